@@ -1,0 +1,185 @@
+"""Sizes and choices as frozen dataclasses, and the presets built from them.
+
+Field names are those of Wan2.1's own config.json and modules. Validation reports all faults of a config at once.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from causalcine_jax.errors import UsageError, nearest, raise_faults
+
+POLICIES = ("camr", "sink", "none")
+POSITIONS = ("block_relative", "absolute")
+
+WAN_LATENT_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_LATENT_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The diffusion transformer (Wan2.1 `wan/modules/model.py`, class WanModel)."""
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    text_dim: int = 4096
+    text_len: int = 512
+    in_dim: int = 16
+    out_dim: int = 16
+    freq_dim: int = 256
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        raise_faults("transformer", self.faults())
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    def faults(self) -> list[str]:
+        faults = [
+            f"{f.name} must be a positive integer, not {v!r}"
+            for f in dataclasses.fields(self)
+            if f.type is int and (not isinstance(v := getattr(self, f.name), int) or v <= 0)
+        ]
+        if not faults and self.dim % self.num_heads:
+            faults.append(f"dim {self.dim} is not divisible by num_heads {self.num_heads}")
+        elif not faults and self.head_dim % 2:
+            faults.append(f"head_dim {self.head_dim} must be even for RoPE")
+        if not faults and self.freq_dim % 2:
+            faults.append(f"freq_dim {self.freq_dim} must be even")
+        if self.patch_size[0] != 1:
+            faults.append(f"patch_size[0] must be 1 (a latent frame is never merged with the next), not {self.patch_size}")
+        return faults
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The causal 3-D VAE (Wan2.1 `wan/modules/vae.py`). `mean` and `std` normalise its latents, per channel."""
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temperal_downsample: tuple[bool, ...] = (False, True, True)
+    mean: tuple[float, ...] = WAN_LATENT_MEAN
+    std: tuple[float, ...] = WAN_LATENT_STD
+
+    def __post_init__(self):
+        raise_faults("vae", self.faults())
+
+    def faults(self) -> list[str]:
+        faults = []
+        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
+            faults.append(f"temperal_downsample needs {len(self.dim_mult) - 1} entries, one per downsampling stage")
+        if any((self.dim * m) % 2 for m in self.dim_mult):
+            faults.append(f"dim * dim_mult must be even, got {[self.dim * m for m in self.dim_mult]}")
+        if not len(self.mean) == len(self.std) == self.z_dim:
+            faults.append(f"mean and std need z_dim={self.z_dim} entries, got {len(self.mean)} and {len(self.std)}")
+        return faults
+
+    @property
+    def spatial_stride(self) -> int:
+        return 2 ** len(self.temperal_downsample)
+
+    @property
+    def temporal_stride(self) -> int:
+        return 2 ** sum(self.temperal_downsample)
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """The UMT5 encoder (Wan2.1 `wan/modules/t5.py`, class T5Encoder with shared_pos=False)."""
+
+    vocab_size: int = 256384
+    dim: int = 4096
+    dim_attn: int = 4096
+    dim_ffn: int = 10240
+    num_heads: int = 64
+    num_layers: int = 24
+    num_buckets: int = 32
+    max_distance: int = 128
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        raise_faults("text_encoder", [f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}"] if self.dim_attn % self.num_heads else [])
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Which history a chunk attends to (paper 3.3). All counts are in chunks or latent frames, never pixels.
+
+    policy          camr (content-aware memory routing), sink (the first frames) or none
+    window_chunks   W: this many chunks before the own one are always attended to
+    memory_frames   K: this many older frames are retrieved by the policy
+    route_clean     True: clean chunks use the same bounded field as a commit does. False: they see all earlier chunks
+                    (the paper's words for the packed pass), and a commit does the same
+    positions       block_relative (slots of a compact field) or absolute (true distance in the film)
+    """
+
+    policy: str = "camr"
+    window_chunks: int = 3
+    memory_frames: int = 5
+    route_clean: bool = True
+    positions: str = "block_relative"
+
+    def __post_init__(self):
+        raise_faults("memory", self.faults())
+
+    def faults(self) -> list[str]:
+        faults = []
+        if self.policy not in POLICIES:
+            faults.append(f"unknown policy {self.policy!r}, {nearest(str(self.policy), POLICIES)}")
+        if self.positions not in POSITIONS:
+            faults.append(f"unknown positions {self.positions!r}, {nearest(str(self.positions), POSITIONS)}")
+        if self.window_chunks < 0:
+            faults.append(f"window_chunks must not be negative, got {self.window_chunks}")
+        if self.memory_frames < 0:
+            faults.append(f"memory_frames must not be negative, got {self.memory_frames}")
+        return faults
+
+    @property
+    def retrieved_frames(self) -> int:
+        """K as the policy uses it: none retrieves nothing."""
+        return 0 if self.policy == "none" else self.memory_frames
+
+    def smallest_pool(self, chunk_frames: int) -> int:
+        """Fewest frame slots a pool needs when it evicts: the window, the protected sink, and one chunk to give away."""
+        sink = -(-self.memory_frames // chunk_frames)
+        return (self.window_chunks + sink + 1) * chunk_frames
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model family: three networks and how they are sampled by default."""
+
+    transformer: TransformerConfig
+    vae: VAEConfig
+    text_encoder: TextEncoderConfig
+
+
+_WAN_TEXT = TextEncoderConfig()
+PRESETS = {
+    "storyworld": Preset(
+        TransformerConfig(dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64),
+        VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
+        TextEncoderConfig(vocab_size=1024, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2),
+    ),
+    "wan-1.3b": Preset(TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30), VAEConfig(), _WAN_TEXT),
+    "wan-14b": Preset(TransformerConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40), VAEConfig(), _WAN_TEXT),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; `UsageError` naming the nearest one if there is none."""
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}, {nearest(name, PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,75 @@
+"""The few layers every network here is made of: typed parameter trees, nothing else.
+
+This is the only file that decides how parameters are held (flax NNX). Modules keep `nnx.Param`s and static sizes; no caches,
+RNG, mesh or mode flags, and no nnx transform is used anywhere: `jax.jit`, `jax.lax.scan`, `jax.grad` act on the modules
+as plain pytrees. A layer computes in the dtype of its weights; norms compute in float32 (Wan2.1's rule).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Param = nnx.Param
+Module = nnx.Module
+
+
+def fan_in_uniform(key, shape, fan_in: int) -> Array:
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def xavier_uniform(key, shape, fan_in: int, fan_out: int) -> Array:
+    bound = (6.0 / (fan_in + fan_out)) ** 0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+class Linear(Module):
+    """y = x W + b with W [in, out]; computes in W's dtype."""
+
+    def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True, std: float | None = None):
+        weight = xavier_uniform(key, (d_in, d_out), d_in, d_out) if std is None else std * jax.random.normal(key, (d_in, d_out))
+        self.weight = Param(weight)
+        self.bias = Param(jnp.zeros((d_out,))) if bias else None
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        weight = self.weight[...]
+        y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class RMSNorm(Module):
+    """x / rms(x) * weight over the last axis; statistics in float32, then cast back before the weight (Wan2.1 WanRMSNorm)."""
+
+    def __init__(self, dim: int):
+        self.weight = Param(jnp.ones((dim,)))
+
+    def __call__(self, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+        return normed.astype(x.dtype) * self.weight[...].astype(x.dtype)
+
+
+class LayerNorm(Module):
+    """LayerNorm with weight and bias; computed in float32, returned in x's dtype."""
+
+    def __init__(self, dim: int):
+        self.weight = Param(jnp.ones((dim,)))
+        self.bias = Param(jnp.zeros((dim,)))
+
+    def __call__(self, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
+        y = layer_norm(x, eps) * self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
+    """LayerNorm without weight and bias, in float32."""
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + eps)
+
+
+def stack_init(make, count: int, key):
+    """`count` copies of the module `make(key)`, each initialised by its own key, parameters stacked on a leading axis."""
+    return jax.vmap(make)(jax.random.split(key, count))
