@@ -1,0 +1,243 @@
+"""The layers of the causal 3-D VAE: convolutions that look back in time and never forward.
+
+A causal layer needs the last frames of what came before. `Past` carries them: it walks through the layers in the order they
+run, puts the two remembered frames in front of each input and remembers the two newest. At the start of a film the remembered
+frames are zeros. What it has collected at the end is the cache of the next call: a tuple of arrays, nothing else.
+
+The names of modules are regular, so that Wan2.1's state-dict keys follow by a few substitutions (convert/tables.py):
+    ResidualBlock   norm1, conv1, norm2, conv2, shortcut   =  residual.0, residual.2, residual.3, residual.6, shortcut
+    Downsample      conv, time_conv                        =  resample.1, time_conv             (Upsample alike)
+    AttentionBlock  norm, to_qkv, proj                     =  the same
+    Head            norm, conv                             =  head.0, head.2
+Parameters are `weight`, `bias` and `gamma`. Weights are channels-last: [kt,kh,kw,in,out] and [kh,kw,in,out]; gamma is [channels].
+
+A layer computes in the dtype of its weights, statistics of norms and the softmax are float32 (the reference runs all in float32).
+Source: Wan2.1 `wan/modules/vae.py`.
+"""
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from causalcine_jax.models.nn import Module, Param
+
+Frames = Float[Array, "b t h w c"]
+
+
+class Past:
+    """The frames before the ones now computed. `Past()` begins a film, `Past(cache)` goes on where another `Past` ended."""
+
+    def __init__(self, cache: tuple[Array, ...] = ()):
+        self.first = not cache
+        self._old = iter(cache)
+        self._new = []
+
+    def extend(self, x: Frames, frames: int = 2) -> Frames:
+        """x with the `frames` frames before it in front; the newest `frames` are kept for the next call."""
+        old = jnp.zeros_like(x, shape=(x.shape[0], frames, *x.shape[2:])) if self.first else next(self._old).astype(x.dtype)
+        x = jnp.concatenate([old, x], axis=1)
+        self._new.append(x[:, -frames:])
+        return x
+
+    @property
+    def cache(self) -> tuple[Array, ...]:
+        """The newest frames of every causal layer, in the order the layers ran."""
+        return tuple(self._new)
+
+
+def conv_init(key, shape) -> Array:
+    """Uniform with variance 1 / fan_in."""
+    fan_in = shape[-2] * shape[-3] * shape[-4]
+    bound = (3.0 / fan_in) ** 0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def conv2d(x: Float[Array, "n h w i"], weight: Float[Array, "kh kw i o"], bias: Float[Array, " o"], stride: int, padding) -> Array:
+    y = jax.lax.conv_general_dilated(x.astype(weight.dtype), weight, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y + bias
+
+
+def conv3d(x: Frames, weight: Float[Array, "3 3 3 i o"]) -> Frames:
+    """3x3x3 convolution of t+2 frames into t, zero padding in space only.
+
+    On a CPU, XLA's 3-D convolution is slow, so the time taps become input channels of a 2-D convolution: the same sum.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(x, weight, (1, 1, 1), ((0, 0), (1, 1), (1, 1)), dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+    batch, frames = x.shape[0], x.shape[1] - 2
+    taps = jnp.concatenate([x[:, k : k + frames] for k in range(3)], axis=-1)
+    y = jax.lax.conv_general_dilated(
+        einops.rearrange(taps, "b t h w i -> (b t) h w i"),
+        einops.rearrange(weight, "k kh kw i o -> kh kw (k i) o"),
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return einops.rearrange(y, "(b t) h w o -> b t h w o", b=batch)
+
+
+class CausalConv3d(Module):
+    """3x3x3 convolution that sees its own frame and the two before. Starts by ignoring the two before: an image model."""
+
+    def __init__(self, d_in: int, d_out: int, *, key, zero: bool = False):
+        tap = jnp.zeros((3, 3, d_in, d_out)) if zero else conv_init(key, (3, 3, d_in, d_out))
+        self.weight = Param(jnp.zeros((3, 3, 3, d_in, d_out)).at[2].set(tap))
+        self.bias = Param(jnp.zeros((d_out,)))
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        weight = self.weight[...]
+        return conv3d(past.extend(x.astype(weight.dtype)), weight) + self.bias[...]
+
+
+class PointConv(Module):
+    """1x1x1 convolution: a matrix for every pixel."""
+
+    def __init__(self, d_in: int, d_out: int, *, key, spatial_only: bool = False):
+        shape = (1, 1, d_in, d_out) if spatial_only else (1, 1, 1, d_in, d_out)
+        self.weight = Param(conv_init(key, shape))
+        self.bias = Param(jnp.zeros((d_out,)))
+
+    def __call__(self, x: Frames) -> Frames:
+        weight = self.weight[...]
+        weight = weight.reshape(weight.shape[-2:])
+        return jnp.einsum("bthwi,io->bthwo", x.astype(weight.dtype), weight) + self.bias[...]
+
+
+class FrameConv(Module):
+    """3x3 convolution of every frame by itself."""
+
+    def __init__(self, d_in: int, d_out: int, *, stride: int = 1, key):
+        self.weight = Param(conv_init(key, (3, 3, d_in, d_out)))
+        self.bias = Param(jnp.zeros((d_out,)))
+        self.stride = stride
+
+    def __call__(self, x: Frames) -> Frames:
+        # With stride 2 the reference pads only below and to the right.
+        padding = ((1, 1), (1, 1)) if self.stride == 1 else ((0, 1), (0, 1))
+        y = conv2d(einops.rearrange(x, "b t h w c -> (b t) h w c"), self.weight[...], self.bias[...], self.stride, padding)
+        return einops.rearrange(y, "(b t) h w c -> b t h w c", b=x.shape[0])
+
+
+class TimeConv(Module):
+    """3x1x1 convolution along time: t frames become (t - 3) // stride + 1. Starts as a copy of the newest frame.
+
+    Written as three matrix products: a strided 3-D convolution has a very slow input gradient on GPUs.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, stride: int = 1):
+        copy = jnp.tile(jnp.eye(d_in), (1, d_out // d_in))
+        self.weight = Param(jnp.zeros((3, 1, 1, d_in, d_out)).at[2, 0, 0].set(copy))
+        self.bias = Param(jnp.zeros((d_out,)))
+        self.stride = stride
+
+    def __call__(self, x: Frames) -> Frames:
+        weight = self.weight[...]
+        x = x.astype(weight.dtype)
+        last = x.shape[1] - 2
+        taps = (jnp.einsum("bthwi,io->bthwo", x[:, k : k + last : self.stride], weight[k, 0, 0]) for k in range(3))
+        return sum(taps) + self.bias[...]
+
+
+class ChannelNorm(Module):
+    """x / rms(x) * gamma over the channels (Wan2.1 RMS_norm), statistics in float32."""
+
+    def __init__(self, dim: int):
+        self.gamma = Param(jnp.ones((dim,)))
+
+    def __call__(self, x: Frames) -> Frames:
+        x32 = x.astype(jnp.float32)
+        # The reference divides by max(|x|, 1e-12) and multiplies by sqrt(channels); the square root of 0 has no gradient.
+        square = jnp.maximum(jnp.sum(jnp.square(x32), axis=-1, keepdims=True), 1e-24)
+        normed = x32 * (x.shape[-1] ** 0.5 * jax.lax.rsqrt(square))
+        return (normed * self.gamma[...]).astype(x.dtype)
+
+
+class ResidualBlock(Module):
+    """Two causal convolutions, each after norm and SiLU, beside a shortcut. The second starts at zero: the block is a copy."""
+
+    def __init__(self, d_in: int, d_out: int, *, key):
+        keys = jax.random.split(key, 2)
+        self.norm1 = ChannelNorm(d_in)
+        self.conv1 = CausalConv3d(d_in, d_out, key=keys[0])
+        self.norm2 = ChannelNorm(d_out)
+        self.conv2 = CausalConv3d(d_out, d_out, key=key, zero=True)
+        self.shortcut = PointConv(d_in, d_out, key=keys[1]) if d_in != d_out else None
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        y = self.conv1(jax.nn.silu(self.norm1(x)), past)
+        y = self.conv2(jax.nn.silu(self.norm2(y)), past)
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class AttentionBlock(Module):
+    """Every pixel of a frame attends to all pixels of the same frame; one head."""
+
+    def __init__(self, dim: int, *, key):
+        keys = jax.random.split(key, 2)
+        self.norm = ChannelNorm(dim)
+        self.to_qkv = PointConv(dim, 3 * dim, key=keys[0], spatial_only=True)
+        self.proj = PointConv(dim, dim, key=keys[1], spatial_only=True)
+        self.proj.weight[...] = jnp.zeros_like(self.proj.weight[...])
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        qkv = self.to_qkv(self.norm(x))
+        q, k, v = jnp.split(einops.rearrange(qkv, "b t h w c -> b t (h w) c"), 3, axis=-1)
+        scores = jnp.einsum("btqc,btkc->btqk", q, k, preferred_element_type=jnp.float32) * x.shape[-1] ** -0.5
+        y = jnp.einsum("btqk,btkc->btqc", jax.nn.softmax(scores).astype(v.dtype), v)
+        return x + self.proj(einops.rearrange(y, "b t (h w) c -> b t h w c", h=x.shape[2]))
+
+
+class Downsample(Module):
+    """Halves height and width and, if `temporal`, the frames after the film's first, which stays a frame of its own."""
+
+    def __init__(self, dim: int, *, temporal: bool, key):
+        self.conv = FrameConv(dim, dim, stride=2, key=key)
+        self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        x = self.conv(x)
+        if self.time_conv is None:
+            return x
+        extended = past.extend(x, frames=1)
+        if not past.first:
+            return self.time_conv(extended)
+        return jnp.concatenate([x[:, :1], self.time_conv(x)], axis=1)
+
+
+class Upsample(Module):
+    """Doubles height and width and, if `temporal`, the frames after the film's first; halves the channels.
+
+    The film's second frame does not see the first in `time_conv`, as if the film began with it: so Wan2.1 was trained.
+    """
+
+    def __init__(self, dim: int, *, temporal: bool, key):
+        self.conv = FrameConv(dim, dim // 2, key=key)
+        self.time_conv = TimeConv(dim, 2 * dim) if temporal else None
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        if self.time_conv is not None:
+            x = jnp.concatenate([x[:, :1], self.double(x[:, 1:], past)], axis=1) if past.first else self.double(x, past)
+        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
+
+    def double(self, x: Frames, past: Past) -> Frames:
+        """Two frames for one: the first half of the channels is the earlier frame."""
+        return einops.rearrange(self.time_conv(past.extend(x)), "b t h w (two c) -> b (t two) h w c", two=2)
+
+
+class Head(Module):
+    """Norm, SiLU and the last causal convolution."""
+
+    def __init__(self, d_in: int, d_out: int, *, key):
+        self.norm = ChannelNorm(d_in)
+        self.conv = CausalConv3d(d_in, d_out, key=key)
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        return self.conv(jax.nn.silu(self.norm(x)), past)
+
+
+def middle(dim: int, key) -> nnx.List:
+    """What both halves have at the coarsest stage: residual block, attention, residual block."""
+    keys = jax.random.split(key, 3)
+    return nnx.List([ResidualBlock(dim, dim, key=keys[0]), AttentionBlock(dim, key=keys[1]), ResidualBlock(dim, dim, key=keys[2])])
