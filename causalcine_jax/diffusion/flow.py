@@ -1,0 +1,98 @@
+"""The straight path between data and noise, and what training draws from it.
+
+A clean latent x0 and a noise sample meet on x_t = (1 - sigma) x0 + sigma noise with sigma = t / 1000, so t = 0 is data and t = 1000 is
+noise. Networks predict the path's velocity v = noise - x0; x0 = x_t - sigma v gets the data back. `shift` bends a uniform
+schedule toward noise (Wan2.1 uses 5), and `sample_time` draws training times from the bent schedule.
+
+Everywhere here t is in 0..1000 and may be a scalar, [B] (one per film) or [B, N] (one per chunk); latents are [B, F, h, w, C].
+"""
+
+import functools
+import math
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from causalcine_jax.errors import UsageError, nearest
+
+TRAIN_TIMES = 1000
+LOSS_WEIGHTS = ("none", "bsmntw")
+
+
+def per_frame(t: Float[Array, "*n"] | float, frames: int) -> Float[Array, "b f"]:
+    """Spreads times (scalar, [B] or [B, N] for N equal chunks) over `frames` latent frames: [B, F], or [1, F] for a scalar.
+
+    Raises ValueError if the frames do not divide into N chunks.
+    """
+    t = jnp.asarray(t, jnp.float32)
+    if t.ndim > 2:
+        raise ValueError(f"t must be a scalar, [B] or [B, N], not of shape {t.shape}")
+    chunks = jnp.atleast_1d(t)[:, None] if t.ndim < 2 else t
+    if frames % chunks.shape[1]:
+        raise ValueError(f"{frames} frames do not divide into the {chunks.shape[1]} chunks of t {t.shape}")
+    return einops.repeat(chunks, "b n -> b (n c)", c=frames // chunks.shape[1])
+
+
+def add_noise(x0: Float[Array, "b f h w c"], noise: Float[Array, "b f h w c"], t) -> Float[Array, "b f h w c"]:
+    """x_t, the point at time t on the path from `x0` to `noise`; float32."""
+    sigma = _sigma(t, x0)
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def velocity_target(x0: Float[Array, "*b"], noise: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """dx_t/dsigma of the path: what the network is trained to predict."""
+    return noise - x0
+
+
+def x0_from_velocity(xt: Float[Array, "b f h w c"], velocity: Float[Array, "b f h w c"], t) -> Float[Array, "b f h w c"]:
+    """The data that `velocity` at (`xt`, t) points back to; float32 whatever the network's dtype."""
+    return xt - _sigma(t, xt) * velocity
+
+
+def velocity_from_x0(xt: Float[Array, "b f h w c"], x0: Float[Array, "b f h w c"], t) -> Float[Array, "b f h w c"]:
+    """The inverse of `x0_from_velocity`; undefined at t = 0."""
+    return (xt - x0) / _sigma(t, xt)
+
+
+def shift(u, s: float):
+    """Bends schedule positions `u` in 0..1 toward 1 (noise) by the factor `s`; s = 1 changes nothing. Takes numpy or jax arrays."""
+    return s * u / (1 + (s - 1) * u)
+
+
+def sample_time(key, shape: tuple[int, ...], s: float) -> Float[Array, "*shape"]:
+    """Training times in (0, 1000]: uniform positions, shifted by `s`. Shape () or [B] or [B, N]."""
+    return TRAIN_TIMES * shift(1 - jax.random.uniform(key, shape), s)
+
+
+def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) -> Float[Array, "*n"]:
+    """The weight of a squared error at time t; averages 1 over the schedule shifted by `s`.
+
+    none      1 everywhere
+    bsmntw    a bell around t = 500 lowered to 0 at t = 1000: the weight of the public causal Wan forks
+              (Self-Forcing `utils/scheduler.py`), as a function of t instead of a table lookup
+    """
+    if name not in LOSS_WEIGHTS:
+        raise UsageError(f"unknown loss weight {name!r}, {nearest(name, LOSS_WEIGHTS)}")
+    if name == "none":
+        return jnp.ones_like(t)
+    lowest, scale = _bell_constants(s)
+    return jnp.maximum(_bell(t, jnp) - lowest, 0.0) * scale
+
+
+def _sigma(t, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f 1 1 1"]:
+    return per_frame(t, latents.shape[1])[:, :, None, None, None] / TRAIN_TIMES
+
+
+def _bell(t, xp):
+    return xp.exp(-2 * ((t - TRAIN_TIMES / 2) / TRAIN_TIMES) ** 2)
+
+
+@functools.lru_cache(maxsize=16)
+def _bell_constants(s: float) -> tuple[float, float]:
+    """The bell's minimum over the shifted schedule, and the factor that makes the lowered bell average 1 there."""
+    bell = _bell(TRAIN_TIMES * shift(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], s), np)
+    lowest = float(bell.min())
+    return lowest, TRAIN_TIMES / math.fsum(bell - lowest)
