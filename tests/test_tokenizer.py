@@ -72,15 +72,15 @@ def test_save_and_load(tokenizer, tmp_path):
 
 def test_too_many_words_for_the_embedding():
     with pytest.raises(UsageError, match="13 tokens, the text encoder holds 12"):
-        word_tokenizer("a b c d e f g h i j".split(), vocab_size=12)
-    assert word_tokenizer("a b c d e f g h i j".split(), vocab_size=13).size == 13
+        word_tokenizer(list("abcdefghij"), vocab_size=12)
+    assert word_tokenizer(list("abcdefghij"), vocab_size=13).size == 13
 
 
 def test_missing_and_corrupt_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="no tokenizer at .*text_encoder"):
+    with pytest.raises(DataError, match=r"no tokenizer at .*text_encoder"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{ not json")
-    with pytest.raises(DataError, match="tokenizer.json is not a tokenizer"):
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer"):
         Tokenizer.load(tmp_path)
 
 
