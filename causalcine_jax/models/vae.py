@@ -11,6 +11,7 @@ takes the cache (donated: do not use it again) and the following frames. The pie
 Source: Wan2.1 `wan/modules/vae.py`, WanVAE_ (encode returns the mean, decode clips to [-1,1]).
 """
 
+import itertools
 from functools import partial
 
 import jax
@@ -36,7 +37,7 @@ class Encoder(Module):
         dims = [cfg.dim * m for m in (1, *cfg.dim_mult)]
         self.conv1 = CausalConv3d(3, dims[0], key=next(keys))
         layers = []
-        for stage, (d_in, d_out) in enumerate(zip(dims, dims[1:], strict=False)):
+        for stage, (d_in, d_out) in enumerate(itertools.pairwise(dims)):
             for block in range(cfg.num_res_blocks):
                 layers.append(ResidualBlock(d_in if block == 0 else d_out, d_out, key=next(keys)))
             if stage < len(cfg.temperal_downsample):
@@ -61,7 +62,7 @@ class Decoder(Module):
         self.conv1 = CausalConv3d(cfg.z_dim, dims[0], key=next(keys))
         self.middle = middle(dims[0], next(keys))
         layers = []
-        for stage, (d_in, d_out) in enumerate(zip(dims, dims[1:], strict=False)):
+        for stage, (d_in, d_out) in enumerate(itertools.pairwise(dims)):
             d_in = d_in // 2 if stage > 0 else d_in  # an Upsample halves the channels
             for block in range(cfg.num_res_blocks + 1):
                 layers.append(ResidualBlock(d_in if block == 0 else d_out, d_out, key=next(keys)))

@@ -1,0 +1,184 @@
+"""The diffusion transformer's parameters and its parts, as Wan2.1 has them (`wan/modules/model.py`), without any attention pattern.
+
+Parts are small functions of (module, arrays); `packed.py` strings them together for training and for streaming. The residual
+stream, modulation, time embedding and norm statistics are float32; a Linear computes in the dtype of its weights.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from causalcine_jax.config import TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.attention import attention
+from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, RMSNorm, layer_norm, stack_init
+
+
+class Attention(Module):
+    """The four projections and the full-width qk norms of one attention."""
+
+    def __init__(self, dim: int, *, key):
+        q, k, v, o = jax.random.split(key, 4)
+        self.q = Linear(dim, dim, key=q)
+        self.k = Linear(dim, dim, key=k)
+        self.v = Linear(dim, dim, key=v)
+        self.o = Linear(dim, dim, key=o)
+        self.norm_q = RMSNorm(dim)
+        self.norm_k = RMSNorm(dim)
+
+
+class Block(Module):
+    """One transformer block: modulated self-attention, cross-attention to text, modulated feed-forward."""
+
+    def __init__(self, config: TransformerConfig, *, key):
+        keys = jax.random.split(key, 5)
+        self.modulation = Param(jax.random.normal(keys[0], (6, config.dim)) / config.dim**0.5)
+        self.self_attn = Attention(config.dim, key=keys[1])
+        self.norm3 = LayerNorm(config.dim)
+        self.cross_attn = Attention(config.dim, key=keys[2])
+        self.ffn_0 = Linear(config.dim, config.ffn_dim, key=keys[3])
+        self.ffn_2 = Linear(config.ffn_dim, config.dim, key=keys[4])
+
+
+class Transformer(Module):
+    """WanModel (text to video). `blocks` holds all layers, stacked on a leading axis, for `jax.lax.scan`."""
+
+    def __init__(self, config: TransformerConfig, *, key):
+        keys = jax.random.split(key, 9)
+        dim, patch = config.dim, int(np.prod(config.patch_size))
+        self.config = config
+        self.patch_embedding = Linear(config.in_dim * patch, dim, key=keys[0])
+        self.text_embedding_0 = Linear(config.text_dim, dim, key=keys[1], std=0.02)
+        self.text_embedding_2 = Linear(dim, dim, key=keys[2], std=0.02)
+        self.time_embedding_0 = Linear(config.freq_dim, dim, key=keys[3], std=0.02)
+        self.time_embedding_2 = Linear(dim, dim, key=keys[4], std=0.02)
+        self.time_projection_1 = Linear(dim, 6 * dim, key=keys[5])
+        self.blocks = stack_init(lambda k: Block(config, key=k), config.num_layers, keys[6])
+        self.head_modulation = Param(jax.random.normal(keys[7], (2, dim)) / dim**0.5)
+        self.head = Linear(dim, config.out_dim * patch, key=keys[8], std=0.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TextContext:
+    """What cross-attention needs of the prompts of some shots: every layer's keys and values, computed once per prompt."""
+
+    k: Float[Array, "l b shots t h d"]
+    v: Float[Array, "l b shots t h d"]
+
+
+def token_grid(config: TransformerConfig, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of tokens of a latent frame of height x width; `UsageError` where the patch does not divide it."""
+    _, rows, columns = config.patch_size
+    if height % rows or width % columns:
+        raise UsageError(f"latent frames of {height}x{width} cannot be cut into patches of {rows}x{columns}")
+    return height // rows, width // columns
+
+
+def patchify(model: Transformer, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f p d"]:
+    """Latent frames to tokens; a patch's vector is ordered (channel, row, column) as the Conv3d's weights are."""
+    _, rows, columns = model.config.patch_size
+    patches = rearrange(latents, "b f (h r) (w s) c -> b f (h w) (c r s)", r=rows, s=columns)
+    return model.patch_embedding(patches).astype(jnp.float32)
+
+
+def unpatchify(model: Transformer, patches: Float[Array, "b f p v"], grid: tuple[int, int]) -> Float[Array, "b f h w c"]:
+    """Head output to latent frames; its vector is ordered (row, column, channel), unlike the input's."""
+    _, rows, columns = model.config.patch_size
+    return rearrange(patches, "b f (h w) (r s c) -> b f (h r) (w s) c", h=grid[0], w=grid[1], r=rows, s=columns)
+
+
+def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
+    """[cos | sin] of t * 10000^(-i / (dim/2)), 0 <= t <= 1000, to float64 accuracy: an exact table for t's integer part, the rest added as an angle."""
+    half = dim // 2
+    frequency = 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
+    angles = np.outer(np.arange(1001), frequency)
+    t = t.astype(jnp.float32)
+    whole = jnp.clip(jnp.floor(t), 0, 1000)
+    cos_a, sin_a = (jnp.asarray(f(angles), jnp.float32)[whole.astype(jnp.int32)] for f in (np.cos, np.sin))
+    rest = (t - whole)[..., None] * jnp.asarray(frequency, jnp.float32)
+    cos_b, sin_b = jnp.cos(rest), jnp.sin(rest)
+    return jnp.concatenate([cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b], axis=-1)
+
+
+def embed_time(model: Transformer, t: Float[Array, "*b"]) -> tuple[Float[Array, "*b d"], Float[Array, "*b 6 d"]]:
+    """The time embedding e (for the head) and its projection e0 (for the blocks), float32. t in 0..1000."""
+    e = model.time_embedding_2(jax.nn.silu(model.time_embedding_0(sinusoid(t, model.config.freq_dim)))).astype(jnp.float32)
+    e0 = model.time_projection_1(jax.nn.silu(e)).astype(jnp.float32)
+    return e, rearrange(e0, "... (six d) -> ... six d", six=6)
+
+
+def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextContext:
+    """Keys and values of every layer's cross-attention. Prompts are zero-padded to text_len and, as in Wan2.1, never masked."""
+    config = model.config
+    missing = config.text_len - text.shape[2]
+    if missing < 0:
+        raise UsageError(f"a prompt of {text.shape[2]} tokens is longer than this model's text_len {config.text_len}")
+    text = jnp.pad(text, ((0, 0), (0, 0), (0, missing), (0, 0)))
+    context = model.text_embedding_2(jax.nn.gelu(model.text_embedding_0(text), approximate=True))
+
+    def layer(block: Block):
+        attn = block.cross_attn
+        return heads(attn.norm_k(attn.k(context), config.eps), config), heads(attn.v(context), config)
+
+    k, v = jax.lax.map(layer, model.blocks)
+    return TextContext(k, v)
+
+
+def heads(x: Float[Array, "*b d"], config: TransformerConfig) -> Float[Array, "*b h e"]:
+    return rearrange(x, "... (h e) -> ... h e", h=config.num_heads)
+
+
+def merge_heads(x: Float[Array, "*b h e"]) -> Float[Array, "*b d"]:
+    return rearrange(x, "... h e -> ... (h e)")
+
+
+def modulated_norm(x, shift, scale, eps: float):
+    """LayerNorm(x) * (1 + scale) + shift in float32."""
+    return layer_norm(x, eps) * (1 + scale) + shift
+
+
+def self_attention_inputs(block: Block, x: Float[Array, "*b d"], config: TransformerConfig):
+    """q, k (normed over the full width, unrotated) and v of modulated tokens x, split into heads."""
+    attn = block.self_attn
+    q = heads(attn.norm_q(attn.q(x), config.eps), config)
+    k = heads(attn.norm_k(attn.k(x), config.eps), config)
+    return q, k, heads(attn.v(x), config)
+
+
+def cross_attention(block: Block, x: Float[Array, "b s t d"], k, v, shot, config: TransformerConfig) -> Float[Array, "b s t d"]:
+    """Attention of each segment's tokens to its own shot's prompt. k, v [b, shots, text, h, e]; shot [b, s] indexes shots."""
+    attn = block.cross_attn
+    q = heads(attn.norm_q(attn.q(block.norm3(x, config.eps)), config.eps), config)
+    take = jax.vmap(lambda prompts, index: prompts[index])
+    fold = lambda a: a.reshape(-1, *a.shape[2:])
+    out = attention(fold(q), fold(take(k, shot)), fold(take(v, shot)))
+    return attn.o(merge_heads(out.reshape(q.shape)))
+
+
+def feed_forward(block: Block, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    return block.ffn_2(jax.nn.gelu(block.ffn_0(x), approximate=True))
+
+
+def head(model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"]) -> Float[Array, "b s t v"]:
+    """Modulated norm and projection to patches, float32. Takes the time embedding itself, not its projection."""
+    modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
+    shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
+    return model.head(modulated_norm(x, shift, scale, model.config.eps)).astype(jnp.float32)
+
+
+FLOAT32_PARAMETERS = ("time_embedding_0", "time_embedding_2", "time_projection_1", "modulation", "head_modulation", "head", "norm")
+
+
+def cast_weights(model: Transformer, dtype) -> Transformer:
+    """The model with Linear weights in `dtype`; time embedding, modulation, norms and head stay float32, as Wan2.1 computes them."""
+
+    def cast(path, leaf):
+        name = jax.tree_util.keystr(path)
+        return leaf if any(part in name for part in FLOAT32_PARAMETERS) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, model)

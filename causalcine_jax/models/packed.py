@@ -1,0 +1,242 @@
+"""The pass through the transformer: segments in, velocities out. Training and streaming are this one function.
+
+A segment is a chunk of tokens with its own time and prompt. Its keys and values come from itself and from its receptive field in
+a history of clean frames. The history is either the clean segments of the same pass (the packed pass of paper 3.2: N clean and
+N noisy chunks in one forward) or a `KVCache` (streaming: one segment). Each segment gathers the frames of its field, rotates
+them to their slots and attends densely. No mask over the packed sequence exists; the paper's four quadrants follow from the indices.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float, Int
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models import dit
+from causalcine_jax.models.attention import attention
+from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.kv_cache import KVCache, describe
+from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
+from causalcine_jax.models.rope import rotate, rotation
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class History:
+    """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty)."""
+
+    k: Float[Array, "b f p h d"]
+    v: Float[Array, "b f p h d"]
+    descriptors: Float[Array, "b f h d"]
+    time: Int[Array, "f"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PassOutput:
+    """velocity of the noisy segments; and, where asked for, keys and values of the last segment, features, fields.
+
+    field.* have leading axes [layers, segments, batch].
+    """
+
+    velocity: Float[Array, "b f h w c"]
+    k: Float[Array, "l b c p h d"] | None = None
+    v: Float[Array, "l b c p h d"] | None = None
+    features: tuple[Float[Array, "b s t d"], ...] = ()
+    field: ReceptiveField | None = None
+
+
+def teacher_forced(
+    model: Transformer,
+    clean: Float[Array, "b f h w c"] | None,
+    noisy: Float[Array, "b f h w c"],
+    t: Float[Array, "..."],
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+    *,
+    memory: MemoryConfig = MemoryConfig(),
+    chunk_frames: int = 3,
+    t_clean: float = 0,
+    history: KVCache | None = None,
+    features: tuple[int, ...] = (),
+    remat: bool = False,
+    segments_at_once: int | None = None,
+):
+    """Velocity of every noisy chunk given the clean chunks before it, in one forward (paper Eq. 4 and 5).
+
+    clean, noisy   F = N * chunk_frames latent frames; `clean` is not read when `history` holds the clean chunks already
+    t              noise time 0..1000: a scalar, [B] (one per film, the paper's) or [B, N] (one per chunk)
+    text           prompts' embeddings per shot, zero beyond each prompt's tokens; padded to text_len inside
+    shot_of_chunk  which shot's prompt a chunk is under, for its clean and its noisy copy alike
+    features       layer indices whose output tokens [B, N, C*P, D] of the noisy chunks are returned too
+    remat          recompute layers in the backward pass
+    Returns the velocity [B,F,h,w,C], or (velocity, features) where features were asked for. Raises `UsageError` on shapes that do not fit.
+    """
+    batch, frames = noisy.shape[:2]
+    if frames % chunk_frames:
+        raise UsageError(f"{frames} latent frames are not whole chunks of {chunk_frames}")
+    chunks = frames // chunk_frames
+    if shot_of_chunk.shape != (batch, chunks):
+        raise UsageError(f"shot_of_chunk has shape {shot_of_chunk.shape}, expected {(batch, chunks)}")
+    t = jnp.broadcast_to(jnp.reshape(t, jnp.shape(t) + (1,) * (2 - jnp.ndim(t))), (batch, chunks)).astype(jnp.float32)
+    index = jnp.arange(chunks, dtype=jnp.int32)
+    context = dit.embed_text(model, text)
+    # Nothing attends to the last clean chunk, so it is left out of the pass.
+    committed = 0 if history is not None else chunks - 1
+    latents, times, indices, shots = noisy, t, index, shot_of_chunk
+    if committed:
+        latents = jnp.concatenate([clean[:, : committed * chunk_frames].astype(noisy.dtype), noisy], axis=1)
+        times = jnp.concatenate([jnp.full((batch, committed), t_clean, jnp.float32), t], axis=1)
+        indices = jnp.concatenate([index[:committed], index])
+        shots = jnp.concatenate([shot_of_chunk[:, :committed], shot_of_chunk], axis=1)
+    out = transformer_pass(
+        model, latents, times, indices, context, shots, memory=memory, chunk_frames=chunk_frames, clean_segments=committed,
+        history=history, features=features, remat=remat, segments_at_once=segments_at_once,
+    )  # fmt: skip
+    return (out.velocity, out.features) if features else out.velocity
+
+
+def whole_film(
+    model: Transformer, x: Float[Array, "b f h w c"], t: Float[Array, "b"], text: Float[Array, "b tokens text_dim"]
+) -> Float[Array, "b f h w c"]:
+    """Bidirectional Wan2.1: the film as one chunk with no history, under one prompt. Returns the velocity."""
+    shots = jnp.zeros((x.shape[0], 1), jnp.int32)
+    return teacher_forced(model, None, x, t, text[:, None], shots, chunk_frames=x.shape[1])
+
+
+def transformer_pass(
+    model: Transformer,
+    latents: Float[Array, "b f h w c"],
+    t: Float[Array, "b s"],
+    chunk_index: Int[Array, "s"],
+    text: TextContext,
+    shot: Int[Array, "b s"],
+    *,
+    memory: MemoryConfig,
+    chunk_frames: int,
+    clean_segments: int = 0,
+    history: KVCache | None = None,
+    features: tuple[int, ...] = (),
+    return_kv: bool = False,
+    return_field: bool = False,
+    replay: ReceptiveField | None = None,
+    remat: bool = False,
+    segments_at_once: int | None = None,
+) -> PassOutput:
+    """S segments of `chunk_frames` latent frames through all layers.
+
+    The first `clean_segments` segments are the history of all others (chunks 0.. in order) and get no velocity; with `history`
+    given there are none. `replay` forces the fields of an earlier pass (top-k is discontinuous, so equality
+    of two passes is checked under the same choice). `segments_at_once` bounds the memory of gathered fields.
+    """
+    config = model.config
+    grid = dit.token_grid(config, *latents.shape[2:4])
+    tokens = grid[0] * grid[1]
+    x = rearrange(dit.patchify(model, latents), "b (s c) p d -> b s (c p) d", c=chunk_frames)
+    e, e0 = dit.embed_time(model, t)
+    own_slots = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
+    own_rotation = rotation(own_slots, grid, config.head_dim)
+
+    def frames_of(y):  # [b, s, (c p), ...] -> [b, (s c), p, ...]
+        return y.reshape(y.shape[0], -1, tokens, *y.shape[3:])
+
+    def layer(x, inputs):
+        block, text_k, text_v, cached, forced = inputs
+        modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (modulation[:, :, None, i] for i in range(6))
+
+        q, k, v = dit.self_attention_inputs(block, dit.modulated_norm(x, shift_sa, scale_sa, config.eps), config)
+        if cached is not None:
+            past = History(*cached, time=history.frame_time())
+        else:
+            clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
+            past = History(clean_k, clean_v, describe(clean_k), jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32))
+        attended, field = _attend(
+            q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, segments_at_once
+        )
+        x = x + block.self_attn.o(dit.merge_heads(attended)) * gate_sa
+        x = x + dit.cross_attention(block, x, text_k, text_v, shot, config)
+        x = x + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps)) * gate_ff
+        kept = (frames_of(k[:, -1:]), frames_of(v[:, -1:])) if return_kv else None
+        return x, (kept, field if return_field else None)
+
+    body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+    cached = None if history is None else (history.k, history.v, history.descriptors)
+    x, kept, taps = _scan_layers(body, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features)
+    kv, field = kept
+    noisy = x[:, clean_segments:]
+    patches = dit.head(model, noisy, e[:, clean_segments:])
+    velocity = dit.unpatchify(model, frames_of(patches), grid)
+    k, v = kv if kv is not None else (None, None)
+    return PassOutput(velocity, k, v, tuple(tap[:, clean_segments:] for tap in taps), field)
+
+
+def _scan_layers(body, x, inputs, layers: int, taps: tuple[int, ...]):
+    """Scans `body` over the layers, pausing after each layer in `taps` to keep its output. Returns x, stacked outputs, taps."""
+    wrong = [tap for tap in taps if not 0 <= tap < layers]
+    if wrong:
+        raise UsageError(f"features {wrong} are not layers of this model (0..{layers - 1})")
+    stops = sorted({tap + 1 for tap in taps} | {layers})
+    tapped, outputs, start = {}, [], 0
+    for stop in stops:
+        part = inputs if (start, stop) == (0, layers) else jax.tree.map(lambda a: a[start:stop], inputs)
+        x, out = jax.lax.scan(body, x, part)
+        outputs.append(out)
+        tapped[stop - 1] = x
+        start = stop
+    joined = outputs[0] if len(outputs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
+    return x, joined, tuple(tapped[tap] for tap in taps)
+
+
+def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, at_once):
+    """Self-attention of all segments over their fields; q, k, v [b, s, (c p), h, e]. Returns ([b, s, (c p), h, e], fields [s, b, ...])."""
+    operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
+
+    def run(part: slice, rule: MemoryConfig, forced):
+        attend_one = lambda segment: _attend_segment(*segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames)
+        segments = (*jax.tree.map(lambda a: a[part], operands), chunk_index[part], forced)
+        if chunk_index[part].shape[0] == 1:  # streaming: no loop around one segment
+            out = attend_one(jax.tree.map(lambda a: a[0], segments))
+            return jax.tree.map(lambda a: a[None], out)
+        return jax.lax.map(attend_one, segments, batch_size=at_once) if at_once else jax.vmap(attend_one)(segments)
+
+    if memory.route_clean or clean_segments == 0:
+        out, field = run(slice(None), memory, forced)
+    else:
+        if forced is not None:
+            raise UsageError("replay needs route_clean=True in a packed pass, whose clean and noisy fields else differ in size")
+        clean_out, _ = run(slice(clean_segments), unbounded(memory, past.time.shape[0], chunk_frames), None)
+        noisy_out, field = run(slice(clean_segments, None), memory, None)
+        out = jnp.concatenate([clean_out, noisy_out])
+    return jnp.moveaxis(out, 0, 1), field
+
+
+def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> MemoryConfig:
+    """The field of a clean chunk under route_clean=False: every earlier chunk, slots counting back without bound."""
+    return dataclasses.replace(memory, policy="none", window_chunks=max(1, pool_frames // chunk_frames))
+
+
+def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int):
+    """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e]."""
+    batch, length, num_heads, head_dim = q.shape
+    per_frame = lambda y: y.reshape(batch, chunk_frames, -1, num_heads, head_dim)
+    flat = lambda y: y.reshape(batch, -1, num_heads, head_dim)
+    q_rotated = flat(rotate(per_frame(q), *own_rotation))
+    k_rotated = flat(rotate(per_frame(k), *own_rotation))
+    if past.time.shape[0] == 0:
+        return attention(q_rotated, k_rotated, v), None
+    field = forced
+    if field is None:
+        query = jnp.mean(q.astype(jnp.float32), axis=1)
+        choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
+        field = jax.vmap(choose)(query, past.descriptors)
+    gather = jax.vmap(lambda frames, index: frames[index])
+    k_past = rotate(gather(past.k, field.frame), *rotation(field.slot, grid, head_dim))
+    v_past = gather(past.v, field.frame)
+    tokens = length // chunk_frames
+    keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
+    values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
+    return attention(q_rotated, keys, values, (chunk_frames + field.length) * tokens), field

@@ -1,0 +1,149 @@
+"""The property that guards everything: a rollout fed ground-truth chunks equals the packed pass, layer by layer."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.generation.rollout import chunk_pass, commit_chunk
+from causalcine_jax.models import dit
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.packed import teacher_forced, transformer_pass
+
+CONFIG = TransformerConfig(dim=36, ffn_dim=48, num_heads=3, num_layers=3, text_dim=10, text_len=6, in_dim=4, out_dim=4, freq_dim=16)
+HEIGHT, WIDTH, BATCH = 4, 6, 2
+
+
+def random_model(seed=0):
+    """Random weights everywhere, the zero-initialised head included."""
+    model = Transformer(CONFIG, key=jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(model)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+def film(chunks, chunk_frames, shots=2, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shape = (BATCH, chunks * chunk_frames, HEIGHT, WIDTH, CONFIG.in_dim)
+    clean, noisy = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
+    text = jax.random.normal(keys[2], (BATCH, shots, 5, CONFIG.text_dim))
+    cut = np.stack([np.arange(chunks) * shots // chunks, np.minimum(np.arange(chunks) // 2, shots - 1)])
+    return clean, noisy, text, jnp.asarray(cut, jnp.int32)
+
+
+def relative(a, b):
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+def packed(model, clean, noisy, t, text, shot, memory, chunk_frames):
+    """The packed pass with everything it can report: noisy features of all layers, fields of all segments."""
+    chunks = clean.shape[1] // chunk_frames
+    index = jnp.concatenate([jnp.arange(chunks - 1), jnp.arange(chunks)]).astype(jnp.int32)
+    times = jnp.concatenate([jnp.zeros((BATCH, chunks - 1)), jnp.full((BATCH, chunks), t)], axis=1)
+    latents = jnp.concatenate([clean[:, : (chunks - 1) * chunk_frames], noisy], axis=1)
+    shots = jnp.concatenate([shot[:, :-1], shot], axis=1)
+    return transformer_pass(
+        model, latents, times, index, dit.embed_text(model, text), shots, memory=memory, chunk_frames=chunk_frames,
+        clean_segments=chunks - 1, features=tuple(range(CONFIG.num_layers)), return_field=True,
+    )  # fmt: skip
+
+
+def field_of(field, segment):
+    return jax.tree.map(lambda a: a[:, segment : segment + 1], field)
+
+
+@pytest.mark.parametrize(
+    "policy, route_clean, chunk_frames, window, memory_frames, chunks",
+    [
+        ("camr", True, 3, 2, 4, 7),
+        ("camr", True, 1, 3, 2, 9),  # frame-wise
+        ("camr", False, 3, 1, 2, 5),
+        ("sink", True, 3, 1, 3, 5),
+        ("none", True, 3, 1, 3, 5),
+        ("camr", True, 3, 3, 5, 2),  # a history shorter than the field
+    ],
+)
+def test_rollout_of_true_chunks_equals_packed_pass(policy, route_clean, chunk_frames, window, memory_frames, chunks):
+    memory = MemoryConfig(policy=policy, window_chunks=window, memory_frames=memory_frames, route_clean=route_clean)
+    model = random_model()
+    clean, noisy, text, shot = film(chunks, chunk_frames)
+    whole = packed(model, clean, noisy, 600.0, text, shot, memory, chunk_frames)
+
+    tokens = HEIGHT * WIDTH // 4
+    cache = KVCache.empty(CONFIG, BATCH, chunks * chunk_frames, tokens, chunk_frames)
+    step = jax.jit(chunk_pass, static_argnames=("memory", "features", "return_field"))
+    commit = jax.jit(commit_chunk, static_argnames=("memory",))
+    for i in range(chunks):
+        # Each film of the batch may be in another shot, so the context picks per element.
+        pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
+        context = dit.embed_text(model, pick)
+        part = slice(i * chunk_frames, (i + 1) * chunk_frames)
+        segment = i + (chunks - 1 if route_clean else 0)
+        # The same indices are replayed: top-k is discontinuous. A short pool pads its fields as the packed history does.
+        replay = field_of(whole.field, segment) if route_clean else None
+        out = step(
+            model, cache, noisy[:, part], 600.0, context, i, memory=memory, features=tuple(range(CONFIG.num_layers)), replay=replay
+        )
+        for layer in range(CONFIG.num_layers):
+            assert relative(out.features[layer], whole.features[layer][:, i : i + 1]) <= 1e-5, (layer, i)
+        assert relative(out.velocity, whole.velocity[:, part]) <= 1e-5
+        free = step(model, cache, noisy[:, part], 600.0, context, i, memory=memory, return_field=True).field
+        expected = field_of(whole.field, segment)
+        assert jnp.array_equal(jnp.sort(free.time, -1)[..., -expected.time.shape[-1] :], jnp.sort(expected.time, -1))
+        replay = field_of(whole.field, i) if route_clean and i < chunks - 1 else None
+        cache = commit(model, cache, clean[:, part], context, i, memory=memory, replay=replay)
+
+
+def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    cache = KVCache.empty(CONFIG, BATCH, 12, HEIGHT * WIDTH // 4)
+    for i in range(4):
+        pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
+        cache = commit_chunk(model, cache, clean[:, 3 * i : 3 * i + 3], dit.embed_text(model, pick), i, memory=memory)
+    t = jnp.asarray([300.0, 900.0])
+    with_stream = teacher_forced(model, clean, noisy, t, text, shot, memory=memory)
+    with_cache = teacher_forced(model, None, noisy, t, text, shot, memory=memory, history=cache)
+    assert relative(with_cache, with_stream) <= 1e-5
+
+
+def test_the_future_and_the_own_clean_copy_are_invisible():
+    """Paper 3.2: noisy chunk i sees clean chunks before i and itself, nothing else."""
+    memory = MemoryConfig(window_chunks=1, memory_frames=3)
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    base = teacher_forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    changed = teacher_forced(model, clean.at[:, 6:].add(1.0), noisy.at[:, 9:].add(1.0), 500.0, text, shot, memory=memory)
+    assert jnp.array_equal(base[:, :9], changed[:, :9])
+    assert relative(changed[:, 9:], base[:, 9:]) > 1e-3
+    other_shot = teacher_forced(model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, memory=memory)
+    assert jnp.array_equal(base[:, :6], other_shot[:, :6])
+
+
+def test_segments_in_small_groups_and_remat_change_nothing():
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    loss = lambda m, **how: jnp.mean(teacher_forced(m, clean, noisy, 500.0, text, shot, memory=MemoryConfig(memory_frames=2, window_chunks=1), **how) ** 2)
+    plain, grouped = jax.grad(loss)(model), jax.grad(lambda m: loss(m, segments_at_once=2, remat=True))(model)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(grouped), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_policies_and_positions_differ_only_where_memory_reaches():
+    model = random_model()
+    clean, noisy, text, shot = film(6, 3)
+    base = MemoryConfig(window_chunks=1, memory_frames=2)
+    run = lambda memory: teacher_forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    camr = run(base)
+    for other in ("sink", "none"):
+        out = run(dataclasses.replace(base, policy=other))
+        assert relative(out[:, :6], camr[:, :6]) <= 1e-6  # chunks 0 and 1: the window is the whole history
+        assert relative(out[:, 12:], camr[:, 12:]) > 1e-4
+    absolute = run(dataclasses.replace(base, positions="absolute"))
+    assert relative(absolute[:, :6], camr[:, :6]) <= 1e-6
+    assert relative(absolute[:, 12:], camr[:, 12:]) > 1e-4
