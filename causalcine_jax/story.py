@@ -1,0 +1,202 @@
+"""A story: a global line and a list of shots, checked, and snapped to whole chunks.
+
+    story file -> plain data -> faults, all at once -> Story -> resolve() -> which chunk shows which shot, where the cuts fall
+
+The model works in chunks of 3 latent frames: 12 video frames (0.75 s at 16 fps), 9 for the very first chunk, whose first latent
+frame is a video frame of its own. A shot asks for seconds or chunks. Every asked cut moves to the nearest chunk boundary; cuts are
+snapped one by one along the film, not shot lengths, so rounding never adds up.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import raise_faults
+from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA, SHOT_KEYS, TEMPORAL_STRIDE, VIDEO_KEYS, read_plain, story_faults
+from causalcine_jax.whole_file import whole_file
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames per second and pixels. A size of None is the model's own."""
+
+    fps: int = 16
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One caption, and how long it holds: exactly one of `seconds` and `chunks`. `id` None becomes s1, s2, ... by its place."""
+
+    caption: str
+    seconds: float | None = None
+    chunks: int | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Story:
+    """A film to be made. `UsageError` listing every fault if it cannot be one.
+
+    shots           at least one
+    global_caption  what holds for all shots; opens every prompt
+    seed            of the noise; 0 <= seed < 2^32
+    negative        the text that guidance steers away from
+    """
+
+    shots: tuple[Shot, ...]
+    global_caption: str = ""
+    seed: int = 0
+    negative: str = ""
+    video: Video = Video()
+
+    def __post_init__(self):
+        raise_faults("story", story_faults(self.to_dict()))
+
+    @classmethod
+    def from_dict(cls, data: Any, what: str = "story") -> "Story":
+        """The story in plain data as YAML or JSON gives it. `what` names it in the error."""
+        raise_faults(what, story_faults(data))
+        shots = tuple(Shot(s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id")) for s in data["shots"])
+        return cls(
+            shots,
+            global_caption=data.get("global", "").strip(),
+            seed=data.get("seed", 0),
+            negative=data.get("negative", "").strip(),
+            video=Video(**data.get("video", {})),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal story."""
+        set_fields = lambda item, keys: {k: getattr(item, k) for k in keys if getattr(item, k) is not None}
+        return {
+            "schema": SCHEMA,
+            "global": self.global_caption,
+            "seed": self.seed,
+            "negative": self.negative,
+            "video": set_fields(self.video, VIDEO_KEYS),
+            "shots": [set_fields(shot, SHOT_KEYS) for shot in self.shots],
+        }
+
+    def prompt(self, shot: Shot) -> str:
+        """What the text encoder reads for a shot."""
+        return prompt_of(self.global_caption, shot.caption)
+
+    def resolve(self) -> "ResolvedStory":
+        """Every shot with its whole chunks, frames and prompt, and what was asked for beside it."""
+        return resolve(self)
+
+
+@dataclass(frozen=True)
+class ResolvedShot:
+    """A shot on the chunk grid: chunks [first_chunk, first_chunk + chunks), video frames [first_frame, first_frame + frames)."""
+
+    id: str
+    caption: str
+    prompt: str
+    first_chunk: int
+    chunks: int
+    first_frame: int
+    frames: int
+    seconds: float
+    asked_seconds: float
+
+
+@dataclass(frozen=True)
+class ResolvedStory:
+    """`asked_cut_frames` is where the story wanted its cuts, `cut_frames` where the chunk grid lets them fall."""
+
+    shots: tuple[ResolvedShot, ...]
+    fps: int
+    cut_frames: tuple[int, ...]
+    asked_cut_frames: tuple[int, ...]
+
+    @property
+    def chunks(self) -> int:
+        return sum(shot.chunks for shot in self.shots)
+
+    @property
+    def frames(self) -> int:
+        return sum(shot.frames for shot in self.shots)
+
+    @property
+    def shot_of_chunk(self) -> tuple[int, ...]:
+        return tuple(i for i, shot in enumerate(self.shots) for _ in range(shot.chunks))
+
+    def snapped(self) -> list[str]:
+        """One line for every shot that does not last exactly as long as asked."""
+        return [
+            f"shot '{s.id}': {s.asked_seconds:g} s asked, {s.seconds:.4g} s on the chunk grid ({s.chunks} chunks)"
+            for s in self.shots
+            if abs(s.seconds - s.asked_seconds) > 1e-6
+        ]
+
+
+def prompt_of(global_caption: str, caption: str) -> str:
+    """The prompt template, the one that training uses."""
+    return f"{global_caption} {caption}".strip()
+
+
+def first_frame_of_chunk(chunk: int) -> int:
+    """The video frame where a chunk starts: 0, 9, 21, 33, ..."""
+    return max(0, TEMPORAL_STRIDE * (CHUNK_FRAMES * chunk - 1) + 1)
+
+
+def chunk_at(frame: float) -> int:
+    """The chunk boundary nearest to a video frame (a tie goes to the earlier one)."""
+    per_chunk = TEMPORAL_STRIDE * CHUNK_FRAMES
+    after = max(0, math.floor((frame + TEMPORAL_STRIDE - 1) / per_chunk))
+    return min((after, after + 1), key=lambda chunk: abs(first_frame_of_chunk(chunk) - frame))
+
+
+def resolve(story: Story) -> ResolvedStory:
+    """See `Story.resolve`. A shot lasts at least one chunk; a shot given in chunks is exact and re-anchors the cuts after it."""
+    fps, shots, asked_ends = story.video.fps, [], []
+    chunk, asked_end = 0, 0.0
+    for number, shot in enumerate(story.shots, start=1):
+        if shot.chunks is not None:
+            end = chunk + shot.chunks
+            asked_end = float(first_frame_of_chunk(end))
+            asked_seconds = (asked_end - first_frame_of_chunk(chunk)) / fps
+        else:
+            asked_end += shot.seconds * fps
+            end = max(chunk + 1, chunk_at(asked_end))
+            asked_seconds = float(shot.seconds)
+        first, frames = first_frame_of_chunk(chunk), first_frame_of_chunk(end) - first_frame_of_chunk(chunk)
+        shots.append(
+            ResolvedShot(
+                id=shot.id or f"s{number}",
+                caption=shot.caption,
+                prompt=story.prompt(shot),
+                first_chunk=chunk,
+                chunks=end - chunk,
+                first_frame=first,
+                frames=frames,
+                seconds=frames / fps,
+                asked_seconds=asked_seconds,
+            )
+        )
+        asked_ends.append(round(asked_end))
+        chunk = end
+    return ResolvedStory(tuple(shots), fps, tuple(s.first_frame for s in shots[1:]), tuple(asked_ends[:-1]))
+
+
+def read_story(path: str | Path) -> Story:
+    """The story in a .yaml, .yml or .json file. `UsageError` for its faults, `DataError` if the file cannot be read."""
+    return Story.from_dict(read_plain(path), what=str(path))
+
+
+def write_story(story: Story, path: str | Path) -> None:
+    """Writes a story as JSON for .json, else as YAML."""
+    import yaml
+
+    data = story.to_dict()
+    as_json = Path(path).suffix == ".json"
+    text = (
+        json.dumps(data, indent=2, ensure_ascii=False) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    )
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
