@@ -1,0 +1,26 @@
+"""StoryWorld: an endless procedural cinema with captions and ground truth, for training and measuring memory across shots.
+
+    story = sample_story(seed=0, index=7, world=WorldConfig.storyworld())
+    film = render(scene_parameters(story), story.world.height, story.world.width)   # uint8 [T, H, W, 3]
+"""
+
+from causalcine_jax.data.storyworld.render import render
+from causalcine_jax.data.storyworld.scene import scene_parameters
+from causalcine_jax.data.storyworld.story_sampler import Character, Return, Shot, Story, returns, sample_story
+from causalcine_jax.data.storyworld.world import (
+    ACCESSORIES,
+    ACTIONS,
+    CAMERAS,
+    COLOURS,
+    NAMES,
+    PLACES,
+    SIZES,
+    SPECIES,
+    TIMES,
+    WorldConfig,
+)
+
+__all__ = [
+    "ACCESSORIES", "ACTIONS", "CAMERAS", "COLOURS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES",
+    "Character", "Return", "Shot", "Story", "WorldConfig", "render", "returns", "sample_story", "scene_parameters",
+]  # fmt: skip

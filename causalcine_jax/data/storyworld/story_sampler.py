@@ -1,0 +1,189 @@
+"""Draws a story: cast, shots and what varies about each place, from (seed, index) alone.
+
+Every story has its own Philox stream keyed by SeedSequence([seed, index]), so any story can be drawn without the others and
+on any machine. A shot is drawn freely; the plan of who appears when is redrawn until it holds the return that was decided
+on first (a character seen again after more than the attention window), in most stories.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from causalcine_jax.data.storyworld import grammar
+from causalcine_jax.data.storyworld.places import Layout
+from causalcine_jax.data.storyworld.world import (
+    ACCESSORIES,
+    ACTIONS,
+    CAMERAS,
+    CHUNK_FRAMES,
+    COLOURS,
+    MAX_ON_SCREEN,
+    NAMES,
+    PLACES,
+    SIZES,
+    SPECIES,
+    TIMES,
+    WorldConfig,
+    first_frame_of_chunk,
+)
+from causalcine_jax.errors import UsageError
+
+UNTOLD = 1 / 3  # stories in which no caption names an attribute
+PLANS = {"late": 0.50, "early": 0.32, "free": 0.18}  # which return a story must hold
+
+
+@dataclass(frozen=True)
+class Character:
+    name: str
+    species: str
+    colour: str
+    accessory: str
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A run of chunks under one caption. `cast` and `actions` run in parallel: indices into Story.cast and what each of them does."""
+
+    start_chunk: int
+    chunks: int
+    cast: tuple[int, ...]
+    actions: tuple[str, ...]
+    place: str
+    time: str
+    size: str
+    camera: str
+    facing: float
+    offset: float
+    caption: str = ""
+
+    @property
+    def end_chunk(self) -> int:
+        return self.start_chunk + self.chunks
+
+    @property
+    def frames(self) -> range:
+        """Video frames of the shot."""
+        return range(first_frame_of_chunk(self.start_chunk), first_frame_of_chunk(self.end_chunk))
+
+
+@dataclass(frozen=True)
+class Story:
+    """All of a film: render it with scene_parameters, prompt it with prompts()."""
+
+    seed: int
+    index: int
+    world: WorldConfig
+    cast: tuple[Character, ...]
+    told: bool
+    shots: tuple[Shot, ...]
+    layouts: dict[str, Layout]
+    global_caption: str
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return tuple(shot.caption for shot in self.shots)
+
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each shot: global line and caption."""
+        return tuple(f"{self.global_caption} {caption}".strip() for caption in self.captions)
+
+    def shot_of_chunk(self) -> np.ndarray:
+        """int32 [chunks]."""
+        return np.repeat(np.arange(len(self.shots), dtype=np.int32), [shot.chunks for shot in self.shots])
+
+
+@dataclass(frozen=True)
+class Return:
+    """A character comes back at `chunk`, more than the window after `last_seen_chunk`. `first_seen_frame` is a latent frame."""
+
+    character: int
+    chunk: int
+    last_seen_chunk: int
+    first_seen_frame: int
+    shot: int
+
+
+def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
+    """Story `index` of the world's endless collection `seed`; both must be non-negative integers."""
+    if seed < 0 or index < 0:
+        raise UsageError(f"seed and index of a story must not be negative, got {seed} and {index}")
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
+    cast = _sample_cast(rng)
+    told = bool(rng.random() >= UNTOLD)
+    lengths, casting = _plan(rng, len(cast), world)
+    shots, start, place = [], 0, None
+    for length, who in zip(lengths, casting, strict=True):
+        shot = _sample_shot(rng, start, length, who, place)
+        shots.append(shot)
+        start, place = shot.end_chunk, shot.place
+    layouts = {name: Layout(shift=float(rng.uniform(-0.12, 0.12)), mirror=float(rng.choice([-1.0, 1.0]))) for name in PLACES}
+    global_caption, captions = grammar.write(rng, cast, shots, told)
+    shots = tuple(Shot(**{**vars(shot), "caption": caption}) for shot, caption in zip(shots, captions, strict=True))
+    return Story(seed, index, world, cast, told, shots, layouts, global_caption)
+
+
+def returns(story: Story) -> list[Return]:
+    """Every return of a character after an absence longer than the window: last seen before chunk r - window."""
+    return _returns([(s.start_chunk, s.chunks, s.cast) for s in story.shots], story.world.window_chunks)
+
+
+def _returns(plan: list[tuple[int, int, tuple[int, ...]]], window: int) -> list[Return]:
+    first, last, found = {}, {}, []
+    for number, (start, length, who) in enumerate(plan):
+        for character in who:
+            if character in last and last[character] < start - window:
+                found.append(Return(character, start, last[character], first[character] * CHUNK_FRAMES, number))
+            first.setdefault(character, start)
+            last[character] = start + length - 1
+    return found
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
+def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
+    count = 2 + int(rng.random() < 0.4)
+    names = rng.permutation(len(NAMES))[:count]
+    species = rng.permutation(len(SPECIES))[:count]
+    return tuple(Character(NAMES[n], SPECIES[s], _pick(rng, tuple(COLOURS)), _pick(rng, tuple(ACCESSORIES))) for n, s in zip(names, species, strict=True))
+
+
+def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Lengths in chunks and the cast of each shot, with the kind of return decided on first."""
+    kind = list(PLANS)[int(np.searchsorted(np.cumsum(list(PLANS.values())), rng.random(), side="right").clip(0, len(PLANS) - 1))]
+    while True:
+        lengths = _lengths(rng, world)
+        casting = [_who(rng, characters) for _ in lengths]
+        if len({who for shot in casting for who in shot}) < characters:
+            continue
+        starts = np.cumsum([0, *lengths[:-1]])
+        found = _returns(list(zip(starts.tolist(), lengths, casting, strict=True)), world.window_chunks)
+        late = [r.first_seen_frame >= world.late_chunk * CHUNK_FRAMES for r in found]
+        if kind == "free" or (kind == "late" and any(late)) or (kind == "early" and found and not any(late)):
+            return lengths, casting
+
+
+def _lengths(rng: np.random.Generator, world: WorldConfig) -> list[int]:
+    """Shot lengths that fill the film, all within bounds."""
+    while True:
+        shots = int(rng.integers(world.min_shots, world.max_shots + 1))
+        cuts = np.sort(rng.permutation(world.chunks - 1)[: shots - 1] + 1)
+        lengths = np.diff(np.concatenate([[0], cuts, [world.chunks]]))
+        if lengths.min() >= world.min_shot_chunks and lengths.max() <= world.max_shot_chunks:
+            return [int(n) for n in lengths]
+
+
+def _who(rng: np.random.Generator, characters: int) -> tuple[int, ...]:
+    dice = rng.random()
+    count = 0 if dice < 0.05 else MAX_ON_SCREEN if dice < 0.17 else 1
+    return tuple(int(c) for c in rng.permutation(characters)[:count])
+
+
+def _sample_shot(rng: np.random.Generator, start: int, length: int, who: tuple[int, ...], previous_place: str | None) -> Shot:
+    place = _pick(rng, [p for p in PLACES if p != previous_place])
+    size = "wide" if not who else _pick(rng, SIZES[:2] if len(who) == 2 else SIZES)
+    return Shot(
+        start, length, who, tuple(_pick(rng, ACTIONS) for _ in who), place, _pick(rng, TIMES), size, _pick(rng, CAMERAS),
+        facing=float(rng.choice([-1.0, 1.0])), offset=float(rng.uniform(-0.22, 0.22)),
+    )  # fmt: skip
