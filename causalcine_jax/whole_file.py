@@ -15,13 +15,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     An OSError inside (a full disk, no permission) becomes a `DataError` that names the file.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    partial = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
+        yield partial
+        os.replace(partial, path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
