@@ -19,7 +19,7 @@ def pose(action: str, frames: np.ndarray, facing: float, size: str) -> Pose:
             right_arm=0.45 - 0.4 * swing, head_tilt=0.05 * swing, gaze=facing * 0.8,
         )  # fmt: skip
     if action == "jump":
-        lift = 0.30 if size != "close-up" else 0.16
+        lift = {"wide": 0.28, "medium": 0.15, "close-up": 0.11}[size]
         squash = 1.0 - 0.12 * np.maximum(0.0, 1.0 - 3.0 * hop)
         return Pose(dy=-lift * hop, stretch=squash + 0.05 * hop, left_arm=0.5 + 1.5 * hop, right_arm=0.5 + 1.5 * hop)
     if action == "wave":
@@ -32,7 +32,7 @@ def pose(action: str, frames: np.ndarray, facing: float, size: str) -> Pose:
     if action == "sleep":
         breath = 0.012 * np.sin(phase)
         return Pose(
-            sink=0.13, stretch=1.0 + breath, head_tilt=0.26 * facing + breath, head_y=0.06, head_x=0.03 * facing, left_leg=1.25, right_leg=-1.25,
+            sink=0.13 if size != "close-up" else -0.02, stretch=1.0 + breath, head_tilt=0.26 * facing + breath, head_y=0.05, head_x=0.03 * facing, left_leg=1.25, right_leg=-1.25,
             left_arm=0.1, right_arm=0.1, asleep=True,
         )  # fmt: skip
     side = np.tanh(2.2 * swing) / np.tanh(2.2)

@@ -5,7 +5,7 @@ Drawn with three pens of increasing depth scale (far, mid, near), which the came
 
 from dataclasses import dataclass
 
-from causalcine_jax.data.storyworld.shapes import Pen, darken, lighten
+from causalcine_jax.data.storyworld.shapes import Pen
 
 CENTRE = 5 / 6
 
@@ -96,7 +96,7 @@ def _forest(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
 def _mountains(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
     for x, h, w in ((-0.50, 0.30, 0.52), (0.52, 0.26, 0.48), (0.02, 0.19, 0.40)):
         far.shape(x, 0.72 - h, w, h, (122, 138, 176), (96, 112, 156), taper=0.94, round=(0.06, 0.02), outline=0)
-        far.shape(x, 0.72 - 2 * h + 0.34 * h, w * 0.34, h * 0.34, (250, 252, 255), taper=0.90, round=(0.1, 0.3), outline=0)
+        far.shape(x, 0.72 - 2 * h + 0.34 * h, w * 0.395, h * 0.34, (250, 252, 255), taper=0.84, round=(0.06, 0.02), outline=0)
     near.shape(0, 1.10, 2.6, 0.44, (226, 238, 250), (176, 204, 234), round=0.8, outline=0)
     for x, s in ((-0.70, 0.12), (0.72, 0.14)):
         mid.shape(x, 0.62 - s, s * 0.75, s * 1.5, (58, 110, 104), (44, 90, 92), taper=0.9, round=0.1, outline=0)

@@ -6,6 +6,8 @@ triangles, limbs, hills and houses. Its edge is anti-aliased from an approximate
 the resolution but the pixel grid.
 """
 
+import functools
+
 import numpy as np
 
 # The columns of a display list. Lengths are in frame heights, y points down, the frame spans [0, 5/3] x [0, 1].
@@ -16,6 +18,9 @@ FIELDS = (
     "soft", "alpha", "outline", "ink",  # extra edge softness, opacity, outline width, brightness of the outline
     "r0", "g0", "b0", "r1", "g1", "b1",  # colour at the top and at the bottom, 0..1
 )  # fmt: skip
+TOP = slice(FIELDS.index("r0"), FIELDS.index("r0") + 3)
+BOTTOM = slice(FIELDS.index("r1"), FIELDS.index("r1") + 3)
+NUMPY_BLOCK = 8  # frames painted together under numpy, so that a block stays in the processor's cache
 
 
 def render(params, height: int, width: int, xp=np):
@@ -29,23 +34,39 @@ def render(params, height: int, width: int, xp=np):
     Returns:
       uint8 [T, height, width, 3]. numpy and jax agree within one grey level.
     """
-    shapes = xp.asarray(params["shapes"], dtype=xp.float32)
+    shapes = xp.moveaxis(xp.asarray(params["shapes"], dtype=xp.float32), 1, 0)
+    if xp is np:
+        blocks = [shapes[:, i : i + NUMPY_BLOCK] for i in range(0, shapes.shape[1], NUMPY_BLOCK)]
+        return np.concatenate([_film(functools.reduce(lambda c, s: paint(c, s, np), b, _blank(b.shape[1], height, width, np)), np) for b in blocks])
+    import jax
+
+    canvas = _blank(shapes.shape[1], height, width, xp)
+    canvas, _ = jax.lax.scan(lambda canvas, shape: (paint(canvas, shape, xp), None), canvas, shapes, unroll=8)
+    return _film(canvas, xp)
+
+
+def paint(canvas, shape, xp):
+    """Lays one shape of every frame, [T, len(FIELDS)], over `canvas` [T, 3, H, W] (0..1)."""
+    height, width = canvas.shape[-2:]
     pixel = np.float32(1.0 / height)
     ys = ((xp.arange(height, dtype=xp.float32) + 0.5) * pixel)[None, :, None]
     xs = ((xp.arange(width, dtype=xp.float32) + 0.5) * pixel)[None, None, :]
-    red = green = blue = xp.zeros((shapes.shape[0], height, width), dtype=xp.float32)
-    for k in range(shapes.shape[1]):
-        s = {name: shapes[:, k, i, None, None] for i, name in enumerate(FIELDS)}
-        distance, v = _distance(s, xs, ys, xp)
-        edge = 0.5 * pixel + s["soft"]
-        coverage = s["alpha"] * _smooth(0.5 - distance / (2 * edge), xp)
-        line = 1.0 - (1.0 - s["ink"]) * _smooth(0.5 + (distance + s["outline"]) / pixel, xp)
-        mix = xp.clip(0.5 + 0.5 * v, 0.0, 1.0)
-        red = red + coverage * ((s["r0"] + (s["r1"] - s["r0"]) * mix) * line - red)
-        green = green + coverage * ((s["g0"] + (s["g1"] - s["g0"]) * mix) * line - green)
-        blue = blue + coverage * ((s["b0"] + (s["b1"] - s["b0"]) * mix) * line - blue)
-    film = xp.stack([red, green, blue], axis=-1)
-    return xp.clip(film * 255.0 + 0.5, 0.0, 255.0).astype(xp.uint8)
+    s = {name: shape[:, i, None, None] for i, name in enumerate(FIELDS)}
+    distance, v = _distance(s, xs, ys, xp)
+    coverage = s["alpha"] * _smooth(0.5 - distance / (pixel + 2.0 * s["soft"]), xp)
+    line = 1.0 - (1.0 - s["ink"]) * _smooth(0.5 + (distance + s["outline"]) / pixel, xp)
+    down = xp.clip(0.5 + 0.5 * v, 0.0, 1.0)
+    top, bottom = shape[:, TOP, None, None], shape[:, BOTTOM, None, None]
+    colour = (top + (bottom - top) * down[:, None]) * line[:, None]
+    return canvas + coverage[:, None] * (colour - canvas)
+
+
+def _blank(frames: int, height: int, width: int, xp):
+    return xp.zeros((frames, 3, height, width), dtype=xp.float32)
+
+
+def _film(canvas, xp):
+    return xp.moveaxis(xp.clip(canvas * 255.0 + 0.5, 0.0, 255.0).astype(xp.uint8), 1, -1)
 
 
 def _distance(s, xs, ys, xp):
