@@ -1,0 +1,172 @@
+"""Modules to a model on disk: a folder of safetensors under the original Wan2.1 keys, with config.json beside each.
+
+    transformer/    config.json, diffusion_pytorch_model.safetensors
+    vae/            config.json, model.safetensors
+    text_encoder/   config.json, model.safetensors, tokenizer.json
+    metadata.json   how the model came to be, as the caller tells it
+
+The folder appears under its name only when it is whole.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.convert import tables
+from causalcine_jax.convert.safetensors_files import write_tensors
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.models.vae import VAE
+
+METADATA = "metadata.json"
+
+
+def save_model(
+    folder: str | os.PathLike,
+    *,
+    transformer: Transformer | None = None,
+    vae: VAE | None = None,
+    text_encoder: UMT5Encoder | None = None,
+    tokenizer: Tokenizer | None = None,
+    dtype=jnp.bfloat16,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the given networks as a model folder; what an existing folder holds beside them is kept.
+
+    Args:
+      folder: the model folder. It is replaced in one step at the end, by a folder written beside it under another name.
+      text_encoder, tokenizer: go together.
+      dtype: of every tensor on disk, bfloat16 or float32.
+      metadata: what metadata.json shall say (JSON values); what it said before is replaced.
+
+    Raises:
+      UsageError: a dtype that is not offered, nothing to save, an encoder without its tokenizer.
+      DataError: the disk is full or cannot be written; the old folder is untouched.
+    """
+    folder = Path(folder).absolute()
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(jnp.bfloat16), np.dtype(np.float32)):
+        raise UsageError(f"models are saved as bfloat16 or float32, not {dtype}")
+    if (text_encoder is None) != (tokenizer is None):
+        raise UsageError("a text encoder is saved together with its tokenizer: give both or neither")
+    if all(network is None for network in (transformer, vae, text_encoder)):
+        raise UsageError("nothing to save: give a transformer, a vae or a text encoder")
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        partial.chmod(0o755)
+        if transformer is not None:
+            settings = {"_class_name": "WanModel", "model_type": "t2v", **dataclasses.asdict(transformer.config)}
+            places = tables.places(transformer, tables.TRANSFORMER, transformer.config.patch_size)
+            _write_part(partial / "transformer", "diffusion_pytorch_model.safetensors", transformer, places, dtype, settings)
+        if vae is not None:
+            settings = {"_class_name": "WanVAE", **dataclasses.asdict(vae.cfg)}
+            _write_part(partial / "vae", "model.safetensors", vae, tables.places(vae, tables.VAE), dtype, settings)
+        if text_encoder is not None:
+            settings = {"_class_name": "T5Encoder", **dataclasses.asdict(text_encoder.cfg)}
+            places = tables.places(text_encoder, tables.TEXT_ENCODER)
+            _write_part(partial / "text_encoder", "model.safetensors", text_encoder, places, dtype, settings)
+            tokenizer.save(partial / "text_encoder")
+        if metadata is not None:
+            _write_json(partial / METADATA, dict(metadata))
+        _keep_the_rest(folder, partial)
+        _replace(folder, partial)
+    except OSError as error:
+        raise DataError(f"cannot write the model {folder}: {error.strerror or error} (what was there before is untouched)") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def weights_hash(folder: str | os.PathLike) -> str:
+    """SHA-256 over names and bytes of all .safetensors and .json files below `folder`, metadata.json left out.
+
+    Equal for equal models wherever they lie; takes a model folder or one of its parts.
+    """
+    folder = Path(folder)
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.name != METADATA)
+    if not files:
+        raise DataError(f"no model in {folder}")
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
+    """What `save_model` was told about the model; empty where there is no metadata.json."""
+    file = Path(folder) / METADATA
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file} is not JSON ({error})") from error
+
+
+def _write_part(folder: Path, name: str, module, places: list[tables.Place], dtype: np.dtype, settings: dict[str, Any]) -> None:
+    folder.mkdir()
+    _write_json(folder / "config.json", settings)
+    write_tensors(folder / name, [(place.key, place.shape) for place in places], dtype, _tensors(module, places))
+
+
+def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:
+    """The checkpoint's tensors in the order of `places`; one parameter (all its layers) is on the host at a time."""
+    parameters = tables.parameters(module)
+    path, parameter = None, None
+    for place in places:
+        if place.path != path:
+            path, parameter = place.path, np.asarray(parameters[place.path])
+        yield place.to_torch(parameter)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _keep_the_rest(old: Path, new: Path) -> None:
+    """What `old` holds and `new` does not, as hard links (copies where the file system has none)."""
+
+    def link(source, target):
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    for entry in old.iterdir() if old.is_dir() else ():
+        target = new / entry.name
+        if target.exists():
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, target, copy_function=link)
+        else:
+            link(entry, target)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Gives `new` the name `folder`; what had that name goes only after that."""
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    old = new.with_name(new.name.replace(".partial-", ".old-"))
+    os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
