@@ -1,12 +1,14 @@
 """StoryWorld: an endless procedural cinema with captions and ground truth, for training and measuring memory across shots.
 
-    story = sample_story(seed=0, index=7, world=WorldConfig.storyworld())
-    film = render(scene_parameters(story), story.world.height, story.world.width)   # uint8 [T, H, W, 3]
+story = sample_story(seed=0, index=7, world=WorldConfig.storyworld())
+film = render(scene_parameters(story), story.world.height, story.world.width)   # uint8 [T, H, W, 3]
 """
 
+from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, VOCABULARY, words
 from causalcine_jax.data.storyworld.render import render
 from causalcine_jax.data.storyworld.scene import scene_parameters
 from causalcine_jax.data.storyworld.story_sampler import Character, Return, Shot, Story, returns, sample_story
+from causalcine_jax.data.storyworld.truth import GroundTruth, box_masks, cast_per_chunk, ground_truth
 from causalcine_jax.data.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -21,6 +23,7 @@ from causalcine_jax.data.storyworld.world import (
 )
 
 __all__ = [
-    "ACCESSORIES", "ACTIONS", "CAMERAS", "COLOURS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES",
-    "Character", "Return", "Shot", "Story", "WorldConfig", "render", "returns", "sample_story", "scene_parameters",
+    "ACCESSORIES", "ACTIONS", "ATTRIBUTE_WORDS", "CAMERAS", "COLOURS", "MAX_PROMPT_WORDS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES", "VOCABULARY",
+    "Character", "GroundTruth", "Return", "Shot", "Story", "WorldConfig",
+    "box_masks", "cast_per_chunk", "ground_truth", "render", "returns", "sample_story", "scene_parameters", "words",
 ]  # fmt: skip

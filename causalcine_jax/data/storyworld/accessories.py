@@ -36,8 +36,8 @@ def draw_on_head(head: Pen, accessory: str) -> None:
         head.shape(0, -0.215, 0.30, 0.045, main, round=0.7, ink=0.5)
     elif accessory == "crown":
         for x in (-0.155, 0.0, 0.155):
-            head.shape(x, -0.36, 0.085, 0.12, main, taper=0.9, round=(0.2, 0.1), angle=x * 1.2, ink=0.5)
-        head.shape(0, -0.255, 0.225, 0.075, main, darken(main, 0.1), round=0.25, taper=-0.08, ink=0.5)
+            head.shape(x, -0.36, 0.085, 0.12, main, taper=0.9, round=(0.2, 0.1), angle=x * 1.2, ink=0.62)
+        head.shape(0, -0.255, 0.225, 0.075, main, darken(main, 0.1), round=0.25, taper=-0.08, ink=0.62)
         for x in (-0.13, 0.0, 0.13):
             head.shape(x, -0.255, 0.04, 0.045, second, outline=0)
     else:

@@ -88,8 +88,8 @@ def _head(pen: Pen, species: str, fur: RGB, pale: RGB, ink: float, pose: Pose) -
     eye_y, eye_x, eye_r = -0.02, 0.115, 0.072
     if species == "fox":
         for side in (-1, 1):
-            pen.shape(side * 0.20, -0.27, 0.125, 0.17, fur, angle=side * 0.28, taper=0.85, round=(0.5, 0.3), ink=ink)
-            pen.shape(side * 0.20, -0.24, 0.065, 0.10, DARK, angle=side * 0.28, taper=0.8, round=(0.5, 0.3), outline=0)
+            pen.shape(side * 0.215, -0.27, 0.125, 0.20, fur, angle=side * 0.42, taper=0.85, round=(0.5, 0.3), ink=ink)
+            pen.shape(side * 0.215, -0.25, 0.062, 0.12, DARK, angle=side * 0.42, taper=0.8, round=(0.5, 0.3), outline=0)
         pen.shape(0, 0, rx, ry, fur, ink=ink, taper=-0.16)
         for side in (-1, 1):
             pen.shape(side * 0.135 + look, 0.13, 0.135, 0.10, pale, angle=-side * 0.5, outline=0)

@@ -41,7 +41,8 @@ def draw_place(pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layo
     sky.shape(CENTRE, 1.35, 3.0, 0.66, light.sky[1], round=0.0, outline=0)
     _heavens(sky, pens[0], time, layout)
     far, mid, near = (
-        pen.child(CENTRE + layout.shift * depth, 0.0, scale_x=layout.mirror, tint=light.scenery) for pen, depth in zip(pens, (0.5, 1.0, 1.0), strict=True)
+        pen.child(CENTRE + layout.shift * depth, 0.0, scale_x=layout.mirror, tint=light.scenery)
+        for pen, depth in zip(pens, (0.5, 1.0, 1.0), strict=True)
     )
     PAINTERS[place](far, mid, near, time == "night")
 
@@ -68,7 +69,12 @@ def _meadow(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
     mid.shape(0.68, 0.52, 0.035, 0.16, (140, 96, 64), round=0.2, outline=0)
     mid.shape(0.68, 0.34, 0.19, 0.17, (84, 160, 72), (60, 130, 60), outline=0)
     near.shape(0, 1.08, 2.6, 0.46, (132, 206, 88), (84, 160, 66), round=0.9, outline=0)
-    for x, y, colour in ((-0.62, 0.80, (255, 250, 240)), (-0.38, 0.93, (255, 150, 190)), (0.42, 0.80, (255, 226, 110)), (0.64, 0.92, (255, 250, 240))):
+    for x, y, colour in (
+        (-0.62, 0.80, (255, 250, 240)),
+        (-0.38, 0.93, (255, 150, 190)),
+        (0.42, 0.80, (255, 226, 110)),
+        (0.64, 0.92, (255, 250, 240)),
+    ):
         near.shape(x, y, 0.03, 0.022, colour, outline=0)
 
 
@@ -79,7 +85,15 @@ def _beach(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
     near.shape(0, 1.03, 3.2, 0.29, (252, 226, 160), (228, 190, 120), round=0.3, outline=0)
     near.shape(0.66, 0.53, 0.032, 0.28, (164, 116, 70), bend=0.10, round=0.3, outline=0)
     for dx, dy, angle in ((-0.13, 0.02, -0.5), (0.15, 0.02, 0.5), (-0.04, -0.09, -0.1 + 1.57), (0.06, 0.10, 1.1)):
-        near.shape(0.74 + dx, 0.25 + dy, 0.17 if abs(angle) < 1 else 0.05, 0.05 if abs(angle) < 1 else 0.13, (50, 150, 84), angle=angle * 0.6, outline=0)
+        near.shape(
+            0.74 + dx,
+            0.25 + dy,
+            0.17 if abs(angle) < 1 else 0.05,
+            0.05 if abs(angle) < 1 else 0.13,
+            (50, 150, 84),
+            angle=angle * 0.6,
+            outline=0,
+        )
 
 
 def _forest(far: Pen, mid: Pen, near: Pen, night: bool) -> None:

@@ -37,7 +37,9 @@ def render(params, height: int, width: int, xp=np):
     shapes = xp.moveaxis(xp.asarray(params["shapes"], dtype=xp.float32), 1, 0)
     if xp is np:
         blocks = [shapes[:, i : i + NUMPY_BLOCK] for i in range(0, shapes.shape[1], NUMPY_BLOCK)]
-        return np.concatenate([_film(functools.reduce(lambda c, s: paint(c, s, np), b, _blank(b.shape[1], height, width, np)), np) for b in blocks])
+        return np.concatenate(
+            [_film(functools.reduce(lambda c, s: paint(c, s, np), b, _blank(b.shape[1], height, width, np)), np) for b in blocks]
+        )
     import jax
 
     canvas = _blank(shapes.shape[1], height, width, xp)

@@ -25,8 +25,8 @@ def scene_parameters(story: Story) -> dict[str, np.ndarray]:
     """What `render` and the truth need, leading axis T.
 
     Returns:
-      shapes float32 [T, K, fields] for render; head, body, accessory float32 [T, 2, 4] boxes (x0, y0, x1, y1) in frame
-      heights, one per place in Shot.cast (zero where nobody is).
+      shapes float32 [T, K, fields] for render; figure, head, body, accessory float32 [T, 2, 4] boxes (x0, y0, x1, y1) in
+      frame heights, one per place in Shot.cast (zero where nobody is). The figure box covers all but ears, tail and arms.
     """
     parts = [_shot(story, shot) for shot in story.shots]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -37,18 +37,29 @@ def _shot(story: Story, shot: Shot) -> dict[str, np.ndarray]:
     zoom, camera_x, walk_x = _camera(shot, frames)
     target = DisplayList(len(frames))
     draw_place(_scenery_pens(target, shot, zoom, camera_x), Pen(target), shot.place, shot.time, story.layouts[shot.place])
-    boxes = {key: np.zeros((len(frames), MAX_ON_SCREEN, 4), np.float32) for key in ("head", "body", "accessory")}
+    boxes = {key: np.zeros((len(frames), MAX_ON_SCREEN, 4), np.float32) for key in ("figure", "head", "body", "accessory")}
     for position, (who, action) in enumerate(zip(shot.cast, shot.actions, strict=True)):
         character = story.cast[who]
         scale, x, y, facing = _standing(shot, position)
         x = x + (walk_x if action == "walk" else 0.0) - camera_x
         pen = Pen(
-            target, FOCUS[0] + (x - FOCUS[0]) * zoom, FOCUS[1] + (y - FOCUS[1]) * zoom, scale * zoom, scale * zoom, tint=LIGHTS[shot.time].figures
+            target,
+            FOCUS[0] + (x - FOCUS[0]) * zoom,
+            FOCUS[1] + (y - FOCUS[1]) * zoom,
+            scale * zoom,
+            scale * zoom,
+            tint=LIGHTS[shot.time].figures,
         )
-        trunk, head, crest = draw_character(pen, character.species, character.colour, character.accessory, pose(action, frames, facing, shot.size))
+        trunk, head, crest = draw_character(
+            pen, character.species, character.colour, character.accessory, pose(action, frames, facing, shot.size)
+        )
         boxes["head"][:, position] = _box(head, (-HEAD_RADIUS[0], -HEAD_RADIUS[1], *HEAD_RADIUS))
         boxes["body"][:, position] = _box(trunk, (-0.22, -0.52, 0.22, -0.06))
         boxes["accessory"][:, position] = _box(trunk if character.accessory in ON_TRUNK else crest, BOXES[character.accessory])
+        parts = np.stack(
+            [boxes[key][:, position] for key in ("head", "body", "accessory")] + [_box(pen.child(0, 0), (0.0, -0.1, 0.0, 0.0))]
+        )
+        boxes["figure"][:, position] = np.concatenate([parts[..., :2].min(0), parts[..., 2:].max(0)], axis=-1)
     return {"shapes": target.array(), **boxes}
 
 

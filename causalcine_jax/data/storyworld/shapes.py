@@ -60,9 +60,13 @@ class Pen:
     def child(self, x=0.0, y=0.0, scale_x=1.0, scale_y=1.0, angle=0.0, tint=None) -> "Pen":
         px, py = self.point(x, y)
         sign = np.sign(self.scale_x)
-        return Pen(self.target, px, py, self.scale_x * scale_x, self.scale_y * scale_y, self.angle + sign * angle, tint or self.tint, self.line)
+        return Pen(
+            self.target, px, py, self.scale_x * scale_x, self.scale_y * scale_y, self.angle + sign * angle, tint or self.tint, self.line
+        )
 
-    def shape(self, x, y, rx, ry, colour, bottom=None, *, angle=0.0, taper=0.0, bend=0.0, round=1.0, soft=0.0, alpha=1.0, outline=1.0, ink=0.4):
+    def shape(
+        self, x, y, rx, ry, colour, bottom=None, *, angle=0.0, taper=0.0, bend=0.0, round=1.0, soft=0.0, alpha=1.0, outline=1.0, ink=0.4
+    ):
         """Adds one shape. `colour`, `bottom`: 0..255 RGB at its top and bottom. `round`: corner radius, or (top, bottom). See render.FIELDS."""
         px, py = self.point(x, y)
         sign = np.sign(self.scale_x)

@@ -146,7 +146,10 @@ def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
     count = 2 + int(rng.random() < 0.4)
     names = rng.permutation(len(NAMES))[:count]
     species = rng.permutation(len(SPECIES))[:count]
-    return tuple(Character(NAMES[n], SPECIES[s], _pick(rng, tuple(COLOURS)), _pick(rng, tuple(ACCESSORIES))) for n, s in zip(names, species, strict=True))
+    return tuple(
+        Character(NAMES[n], SPECIES[s], _pick(rng, tuple(COLOURS)), _pick(rng, tuple(ACCESSORIES)))
+        for n, s in zip(names, species, strict=True)
+    )
 
 
 def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tuple[list[int], list[tuple[int, ...]]]:

@@ -69,7 +69,9 @@ class WorldConfig:
         if not 1 <= self.min_shots <= self.max_shots:
             faults.append(f"min_shots {self.min_shots} and max_shots {self.max_shots} must be in order and positive")
         if not self.max_shots * self.min_shot_chunks <= self.chunks <= self.min_shots * self.max_shot_chunks:
-            faults.append(f"{self.min_shots} to {self.max_shots} shots of {self.min_shot_chunks} to {self.max_shot_chunks} chunks cannot always fill {self.chunks}")
+            faults.append(
+                f"{self.min_shots} to {self.max_shots} shots of {self.min_shot_chunks} to {self.max_shot_chunks} chunks cannot always fill {self.chunks}"
+            )
         raise_faults("StoryWorld", faults)
 
     @classmethod
