@@ -1,0 +1,67 @@
+# Every target works from a bare clone: it makes .venv (or adopts the one that is there) and installs what it needs, once.
+#   make test PYTHON=python3.12       another interpreter for a new .venv
+#   make test ARGS="-k solver -x"     more words for pytest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: help demo test parity lint format clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo     a 15 s film from examples/demo.yaml: outputs/demo/film.mp4, contact_sheet.png, film.json"
+	@echo "make test     the tests, on CPU"
+	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
+	@echo "make lint     ruff check and ruff format --check;  make format mends what it can"
+	@echo "make clean    outputs and caches;  make distclean also .venv"
+
+demo: $(VENV)/.core
+	$(BIN)/python launch/generate.py --story examples/demo.yaml --out outputs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+parity: $(VENV)/.parity
+	$(BIN)/python -m pytest tests/parity $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:
+	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "causalcine_jax needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there)." >&2; \
+	  echo "Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Could not make $(VENV): Debian and Ubuntu need the package python3-venv." >&2; exit 1; }
+
+# A stamp each for the package itself and for what tests and parity add to it, so that the next run starts at once.
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(VENV) holds $$($(BIN)/python --version), but causalcine_jax needs Python 3.11 or newer: make distclean" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	@$(INSTALL) ".[test]"
+	@touch $@
+
+$(VENV)/.parity: $(VENV)/.test
+	@echo "Installing torch, diffusers and transformers into $(VENV) ..."
+	@$(INSTALL) ".[test,parity]"
+	@touch $@
