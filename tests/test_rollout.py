@@ -1,6 +1,7 @@
 """The property that guards everything: a rollout fed ground-truth chunks equals the packed pass, layer by layer."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,24 @@ CONFIG = TransformerConfig(dim=36, ffn_dim=48, num_heads=3, num_layers=3, text_d
 HEIGHT, WIDTH, BATCH = 4, 6, 2
 
 
+# Eager JAX compiles every small operation of its own; one jit each keeps these tests quick.
+forced = jax.jit(teacher_forced, static_argnames=("memory", "chunk_frames"))
+embed = jax.jit(dit.embed_text)
+velocity_of = jax.jit(chunk_pass, static_argnames=("memory", "features", "return_field"))
+commit = jax.jit(commit_chunk, static_argnames=("memory",))
+
+
 def random_model(seed=0):
     """Random weights everywhere, the zero-initialised head included."""
-    model = Transformer(CONFIG, key=jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(model)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    model = jax.eval_shape(lambda: Transformer(CONFIG, key=jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0.05, 0.25, x.shape), x.dtype), model)
 
 
 def film(chunks, chunk_frames, shots=2, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
+    rng = np.random.default_rng(seed)
     shape = (BATCH, chunks * chunk_frames, HEIGHT, WIDTH, CONFIG.in_dim)
-    clean, noisy = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
-    text = jax.random.normal(keys[2], (BATCH, shots, 5, CONFIG.text_dim))
+    clean, noisy, text = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, shape, (BATCH, shots, 5, CONFIG.text_dim)))
     cut = np.stack([np.arange(chunks) * shots // chunks, np.minimum(np.arange(chunks) // 2, shots - 1)])
     return clean, noisy, text, jnp.asarray(cut, jnp.int32)
 
@@ -39,6 +45,7 @@ def relative(a, b):
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
+@functools.partial(jax.jit, static_argnames=("memory", "chunk_frames"))
 def packed(model, clean, noisy, t, text, shot, memory, chunk_frames):
     """The packed pass with everything it can report: noisy features of all layers, fields of all segments."""
     chunks = clean.shape[1] // chunk_frames
@@ -75,23 +82,21 @@ def test_rollout_of_true_chunks_equals_packed_pass(policy, route_clean, chunk_fr
 
     tokens = HEIGHT * WIDTH // 4
     cache = KVCache.empty(CONFIG, BATCH, chunks * chunk_frames, tokens, chunk_frames)
-    step = jax.jit(chunk_pass, static_argnames=("memory", "features", "return_field"))
-    commit = jax.jit(commit_chunk, static_argnames=("memory",))
     for i in range(chunks):
         # Each film of the batch may be in another shot, so the context picks per element.
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
-        context = dit.embed_text(model, pick)
+        context = embed(model, pick)
         part = slice(i * chunk_frames, (i + 1) * chunk_frames)
         segment = i + (chunks - 1 if route_clean else 0)
         # The same indices are replayed: top-k is discontinuous. A short pool pads its fields as the packed history does.
         replay = field_of(whole.field, segment) if route_clean else None
-        out = step(
+        out = velocity_of(
             model, cache, noisy[:, part], 600.0, context, i, memory=memory, features=tuple(range(CONFIG.num_layers)), replay=replay
         )
         for layer in range(CONFIG.num_layers):
             assert relative(out.features[layer], whole.features[layer][:, i : i + 1]) <= 1e-5, (layer, i)
         assert relative(out.velocity, whole.velocity[:, part]) <= 1e-5
-        free = step(model, cache, noisy[:, part], 600.0, context, i, memory=memory, return_field=True).field
+        free = velocity_of(model, cache, noisy[:, part], 600.0, context, i, memory=memory, return_field=True).field
         expected = field_of(whole.field, segment)
         assert jnp.array_equal(jnp.sort(free.time, -1)[..., -expected.time.shape[-1] :], jnp.sort(expected.time, -1))
         replay = field_of(whole.field, i) if route_clean and i < chunks - 1 else None
@@ -105,10 +110,10 @@ def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
     cache = KVCache.empty(CONFIG, BATCH, 12, HEIGHT * WIDTH // 4)
     for i in range(4):
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
-        cache = commit_chunk(model, cache, clean[:, 3 * i : 3 * i + 3], dit.embed_text(model, pick), i, memory=memory)
+        cache = commit(model, cache, clean[:, 3 * i : 3 * i + 3], embed(model, pick), i, memory=memory)
     t = jnp.asarray([300.0, 900.0])
-    with_stream = teacher_forced(model, clean, noisy, t, text, shot, memory=memory)
-    with_cache = teacher_forced(model, None, noisy, t, text, shot, memory=memory, history=cache)
+    with_stream = forced(model, clean, noisy, t, text, shot, memory=memory)
+    with_cache = forced(model, None, noisy, t, text, shot, memory=memory, history=cache)
     assert relative(with_cache, with_stream) <= 1e-5
 
 
@@ -117,19 +122,22 @@ def test_the_future_and_the_own_clean_copy_are_invisible():
     memory = MemoryConfig(window_chunks=1, memory_frames=3)
     model = random_model()
     clean, noisy, text, shot = film(4, 3)
-    base = teacher_forced(model, clean, noisy, 500.0, text, shot, memory=memory)
-    changed = teacher_forced(model, clean.at[:, 6:].add(1.0), noisy.at[:, 9:].add(1.0), 500.0, text, shot, memory=memory)
+    base = forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    changed = forced(model, clean.at[:, 6:].add(1.0), noisy.at[:, 9:].add(1.0), 500.0, text, shot, memory=memory)
     assert jnp.array_equal(base[:, :9], changed[:, :9])
     assert relative(changed[:, 9:], base[:, 9:]) > 1e-3
-    other_shot = teacher_forced(model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, memory=memory)
+    other_shot = forced(model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, memory=memory)
     assert jnp.array_equal(base[:, :6], other_shot[:, :6])
 
 
 def test_segments_in_small_groups_and_remat_change_nothing():
     model = random_model()
     clean, noisy, text, shot = film(4, 3)
-    loss = lambda m, **how: jnp.mean(teacher_forced(m, clean, noisy, 500.0, text, shot, memory=MemoryConfig(memory_frames=2, window_chunks=1), **how) ** 2)
-    plain, grouped = jax.grad(loss)(model), jax.grad(lambda m: loss(m, segments_at_once=2, remat=True))(model)
+    loss = lambda m, **how: jnp.mean(
+        teacher_forced(m, clean, noisy, 500.0, text, shot, memory=MemoryConfig(memory_frames=2, window_chunks=1), **how) ** 2
+    )
+    plain = jax.jit(jax.grad(loss))(model)
+    grouped = jax.jit(jax.grad(lambda m: loss(m, segments_at_once=2, remat=True)))(model)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(grouped), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -138,7 +146,7 @@ def test_policies_and_positions_differ_only_where_memory_reaches():
     model = random_model()
     clean, noisy, text, shot = film(6, 3)
     base = MemoryConfig(window_chunks=1, memory_frames=2)
-    run = lambda memory: teacher_forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    run = lambda memory: forced(model, clean, noisy, 500.0, text, shot, memory=memory)
     camr = run(base)
     for other in ("sink", "none"):
         out = run(dataclasses.replace(base, policy=other))

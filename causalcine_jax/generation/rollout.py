@@ -6,14 +6,12 @@ Classifier-free guidance is a batch of two films, [prompt, null], each with its 
 commits it under its own prompt. `chunk_index` is an array, so a whole film compiles each move once.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.diffusion.solvers import SamplerConfig, guided, sample
+from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.kv_cache import KVCache, slot_for, write
@@ -85,21 +83,19 @@ def denoise_chunk(
     """A chunk from noise to x0 by the sampler's solver; the pool is only read.
 
     With guidance the pool and the text hold 2b films, first all with their prompts, then all with the null text; noise and x0 hold b.
+    Sampling needs noise of unit variance at t = 1000. `key` is used by solvers that renoise.
     Also returns which film frames every layer's field held at the last step, newest first, -1 where it held none; the first
     window_chunks * C entries are the window, the rest memory (once the film is long enough).
     """
-    use_guidance = sampler.guidance != 1.0
-    twice = (lambda x: jnp.concatenate([x, x])) if use_guidance else (lambda x: x)
 
     def velocity(x, t):
-        v = chunk_velocity(model, cache, twice(x), t, text, chunk_index, memory=memory)
-        return guided(*jnp.split(v, 2), sampler.guidance) if use_guidance else v
+        out = chunk_pass(model, cache, x, t, text, chunk_index, memory=memory, return_field=True)
+        return out.velocity, out.field.time
 
-    x0 = sample(velocity, noise, sampler, key)
-    seen = chunk_pass(model, cache, twice(x0), jnp.float32(0.0), text, chunk_index, memory=memory, return_field=True).field.time
-    return x0, seen[:, 0, : noise.shape[0]]
+    x0, seen = sample(velocity, noise, sampler, key, has_aux=True)
+    return x0, seen[-1, :, 0, : noise.shape[0]]
 
 
 # The jitted moves that every rollout shares: one compilation each per film shape, sampler and memory.
-denoise = functools.partial(jax.jit, static_argnames=("sampler", "memory"))(denoise_chunk)
-commit = functools.partial(jax.jit, static_argnames=("memory", "t"), donate_argnames=("cache",))(commit_chunk)
+denoise = jax.jit(denoise_chunk, static_argnames=("sampler", "memory"))
+commit = jax.jit(commit_chunk, static_argnames=("memory", "t"), donate_argnames=("cache",))

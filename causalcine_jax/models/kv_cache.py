@@ -109,5 +109,7 @@ def pool_frames_for(film_chunks: int | None, memory: MemoryConfig, chunk_frames:
     if evicts and asked < smallest:
         raise UsageError(f"a pool of {asked} frames is too small for this field: it needs at least {smallest} (window + sink + one chunk)")
     if evicts and not memory.route_clean:
-        raise UsageError("route_clean=False lets clean chunks see the whole film, so nothing may be evicted: give the pool the film's length")
+        raise UsageError(
+            "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: give the pool the film's length"
+        )
     return asked

@@ -182,7 +182,7 @@ def _scan_layers(body, x, inputs, layers: int, taps: tuple[int, ...]):
     stops = sorted({tap + 1 for tap in taps} | {layers})
     tapped, outputs, start = {}, [], 0
     for stop in stops:
-        part = inputs if (start, stop) == (0, layers) else jax.tree.map(lambda a: a[start:stop], inputs)
+        part = inputs if (start, stop) == (0, layers) else jax.tree.map(lambda a, part=slice(start, stop): a[part], inputs)
         x, out = jax.lax.scan(body, x, part)
         outputs.append(out)
         tapped[stop - 1] = x
@@ -196,7 +196,9 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
     operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
 
     def run(part: slice, rule: MemoryConfig, forced):
-        attend_one = lambda segment: _attend_segment(*segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames)
+        attend_one = lambda segment: _attend_segment(
+            *segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames
+        )
         segments = (*jax.tree.map(lambda a: a[part], operands), chunk_index[part], forced)
         if chunk_index[part].shape[0] == 1:  # streaming: no loop around one segment
             out = attend_one(jax.tree.map(lambda a: a[0], segments))
