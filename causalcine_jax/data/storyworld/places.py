@@ -22,7 +22,7 @@ class Light:
 LIGHTS = {
     "day": Light(((74, 168, 245), (200, 236, 255)), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
     "sunset": Light(((232, 96, 108), (255, 204, 120)), (0.92, 0.68, 0.58), (1.0, 0.95, 0.90)),
-    "night": Light(((20, 24, 78), (70, 84, 156)), (0.38, 0.44, 0.68), (0.88, 0.90, 0.98)),
+    "night": Light(((20, 24, 78), (70, 84, 156)), (0.44, 0.52, 0.78), (0.88, 0.90, 0.98)),
 }
 
 
@@ -130,7 +130,7 @@ def _desert(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
 def _city(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
     for x, h, w, colour in ((-0.25, 0.24, 0.15, (170, 178, 204)), (0.22, 0.28, 0.13, (178, 170, 196))):
         far.shape(x, 0.80 - h, w, h, colour, round=0.03, outline=0)
-    window = (255, 236, 150) if not night else (640, 540, 230)
+    window = (255, 236, 150) if not night else (570, 450, 190)  # lit: brighter than the scenery's light
     for x, h, w, colour in ((-0.72, 0.33, 0.21, (206, 128, 108)), (0.68, 0.29, 0.22, (116, 148, 186))):
         mid.shape(x, 0.82 - h, w, h, colour, round=0.02, outline=0)
         for y in (0.30, 0.52):

@@ -2,7 +2,7 @@
 
 The host describes every frame as a fixed number of shapes, back to front (shapes.py, scene.py). Each shape is a rounded box
 in its own rotated and scaled frame, optionally tapered and bent: that is enough for discs, ellipses, eggs, drops, domes,
-triangles, limbs, hills and houses. Its edge is anti-aliased from an approximate signed distance, so nothing here depends on
+triangles, limbs, hills and houses. Its edge is anti-aliased from an approximate signed distance (f / |grad f|), so nothing here depends on
 the resolution but the pixel grid.
 """
 
@@ -85,9 +85,9 @@ def _distance(s, xs, ys, xp):
     length = xp.sqrt(mu * mu + mv * mv)
     slope_u, slope_v = mu / half_width, mv / s["ry"]
     slope = xp.sqrt(slope_u * slope_u + slope_v * slope_v)
-    # Where no corner is near (length 0) the quotient's limit is any length scale of the shape; it is deep inside there.
-    scale = (length + 1e-4) / (slope + 1e-4 / xp.minimum(half_width, s["ry"]))
-    return (length - corner) * scale, v
+    near_corner = (length - corner) * (length + 1e-9) / (slope + 1e-9)
+    deep = -xp.minimum((1.0 - xp.abs(u)) * half_width, (1.0 - xp.abs(v)) * s["ry"])
+    return xp.where(length > 0.0, near_corner, deep), v
 
 
 def _smooth(t, xp):

@@ -29,7 +29,7 @@ from causalcine_jax.data.storyworld.world import (
 from causalcine_jax.errors import UsageError
 
 UNTOLD = 1 / 3  # stories in which no caption names an attribute
-PLANS = {"late": 0.50, "early": 0.32, "free": 0.18}  # which return a story must hold
+PLANS = {"late": 0.52, "early": 0.32, "free": 0.16}  # which return a story must hold
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tupl
         starts = np.cumsum([0, *lengths[:-1]])
         found = _returns(list(zip(starts.tolist(), lengths, casting, strict=True)), world.window_chunks)
         late = [r.first_seen_frame >= world.late_chunk * CHUNK_FRAMES for r in found]
-        if kind == "free" or (kind == "late" and any(late)) or (kind == "early" and found and not any(late)):
+        if kind == "free" or (kind == "late" and found and all(late)) or (kind == "early" and found and not any(late)):
             return lengths, casting
 
 
