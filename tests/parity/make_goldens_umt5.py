@@ -1,0 +1,34 @@
+"""Writes tests/goldens/umt5.npz: outputs of transformers' UMT5EncoderModel, for `make test` to compare ours to without torch.
+
+Holds the config, the weights under the original Wan2.1 keys, and per case ids, mask and embeddings (padding rows zero). Run with
+the extra `parity` installed:
+
+    python tests/parity/make_goldens_umt5.py
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from torch_models import umt5_encoder
+from wan_weights import TEXT_ENCODER, text_encoder_tensors
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "umt5.npz"
+
+
+def main():
+    tensors = text_encoder_tensors(TEXT_ENCODER)
+    encode = umt5_encoder(TEXT_ENCODER, tensors)
+    arrays = {"config": np.array(json.dumps(dataclasses.asdict(TEXT_ENCODER)))}
+    arrays |= {f"weights/{key}": tensor for key, tensor in tensors.items()}
+    rng = np.random.default_rng(0)
+    for case, lengths in {"short": [6, 3, 1], "long": [40, 25]}.items():
+        mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int32)
+        ids = rng.integers(1, TEXT_ENCODER.vocab_size, mask.shape).astype(np.int32) * mask
+        arrays |= {f"{case}/ids": ids, f"{case}/mask": mask, f"{case}/embeddings": encode(ids, mask) * mask[..., None]}
+    np.savez_compressed(GOLDENS, **arrays)
+
+
+if __name__ == "__main__":
+    main()
