@@ -9,6 +9,7 @@ Sources: UniPC, Zhao et al. 2023 (arXiv 2302.04867), with the choices of Wan2.1'
 prediction, lower order in the end); few-step renoising as in Self-Forcing's rollout.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,20 +51,26 @@ class SamplerConfig:
         faults = []
         if self.solver not in SOLVERS:
             faults.append(f"unknown solver {self.solver!r}, {nearest(str(self.solver), SOLVERS)}")
-        if not isinstance(self.steps, int) or not 1 <= self.steps <= TRAIN_TIMES:
+        if not _is_int(self.steps) or not 1 <= self.steps <= TRAIN_TIMES:
             faults.append(f"steps must be an integer from 1 to {TRAIN_TIMES}, not {self.steps!r}")
-        if not 0 < self.shift < float("inf"):
+        if not _is_number(self.shift) or not 0 < self.shift < float("inf"):
             faults.append(f"shift must be positive and finite, not {self.shift!r}")
-        if not 0 <= self.guidance < float("inf"):
+        if not _is_number(self.guidance) or not 0 <= self.guidance < float("inf"):
             faults.append(f"guidance must be finite and not negative (1 means none), not {self.guidance!r}")
         if self.step_list is not None:
-            times = [*self.step_list, 0]
-            if self.solver != "few_step":
-                faults.append(f"step_list belongs to the solver few_step, not to {self.solver!r}")
-            if len(self.step_list) != self.steps:
-                faults.append(f"step_list has {len(self.step_list)} times but steps is {self.steps}")
-            if not times[0] <= TRAIN_TIMES or any(a <= b for a, b in zip(times, times[1:], strict=False)):
-                faults.append(f"step_list must fall from at most {TRAIN_TIMES} to above 0, not {self.step_list}")
+            faults += self._step_list_faults()
+        return faults
+
+    def _step_list_faults(self) -> list[str]:
+        if not isinstance(self.step_list, tuple) or not all(_is_number(t) for t in self.step_list):
+            return [f"step_list must be a list of times, not {self.step_list!r}"]
+        faults = []
+        if self.solver != "few_step":
+            faults.append(f"step_list belongs to the solver few_step, not to {self.solver!r}")
+        if len(self.step_list) != self.steps:
+            faults.append(f"step_list has {len(self.step_list)} times but steps is {self.steps}")
+        if not all(TRAIN_TIMES >= a > b for a, b in itertools.pairwise((*self.step_list, 0))):
+            faults.append(f"step_list must fall from at most {TRAIN_TIMES} to above 0, not {self.step_list}")
         return faults
 
     @property
@@ -142,6 +149,14 @@ def sample(
 def guided(v_cond: Float[Array, "*x"], v_uncond: Float[Array, "*x"], guidance: float) -> Float[Array, "*x"]:
     """Classifier-free guidance as Wan2.1 applies it: 1 is the conditional velocity, 0 the unconditional one."""
     return v_uncond + guidance * (v_cond - v_uncond)
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return _is_int(value) or isinstance(value, float)
 
 
 def _weighted_sum(weights, terms):
@@ -224,7 +239,7 @@ def _correct(sigmas, i: int, order: int) -> tuple[float, float, float, float]:
     if order == 1:
         return kept, 0.5 * pull, 0.5 * pull, 0.0
     r = (_log_snr(sigmas[i - 2]) - _log_snr(sigmas[i - 1])) / h
-    # Zhao et al. (2023), eq. 9: R rho = (phi_2, 2 phi_3) / B, with -h for h as data prediction asks.
+    # UniPC's order conditions R rho = (phi_2, 2 phi_3) / B, with -h for h as data prediction asks.
     phi_2 = b / -h - 1
     phi_3 = phi_2 / -h - 0.5
     inner, outer = np.linalg.solve([[1.0, 1.0], [r, 1.0]], [phi_2 / b, 2 * phi_3 / b]) * pull
