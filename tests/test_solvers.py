@@ -167,7 +167,7 @@ def test_illegal_settings_are_named_all_at_once():
         SamplerConfig(solver="unipcc", steps=0, shift=-1.0, guidance=float("nan"), step_list=(500.0, 900.0))
     for part in ("did you mean 'unipc'", "steps must be", "shift must be", "guidance must be", "step_list belongs", "2 times", "must fall"):
         assert part in str(error.value)
-    with pytest.raises(UsageError, match="shift must be .* not '5'; step_list must be a list of times"):
+    with pytest.raises(UsageError, match=r"shift must be .* not '5'; step_list must be a list of times"):
         SamplerConfig("few_step", steps=1, shift="5", step_list=["1000"])
     assert SamplerConfig("few_step", steps=2, step_list=[1000, 500]) == SamplerConfig("few_step", steps=2, step_list=(1000, 500))
 
