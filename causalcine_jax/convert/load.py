@@ -52,7 +52,7 @@ def load_vae(path: str | os.PathLike, dtype=jnp.float32) -> VAE:
 def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> UMT5Encoder:
     """Loads the text encoder from a model folder, its text_encoder/ folder, or a .safetensors file. See `load_transformer`.
 
-    `Tokenizer.load` takes the same path.
+    `Tokenizer.load` takes the same folder.
     """
     return _load(path, "text_encoder", _text_encoder_config, UMT5Encoder, tables.TEXT_ENCODER, dtype)
 
