@@ -41,7 +41,7 @@ class Shot:
 class Story:
     """A film to be made. `UsageError` listing every fault if it cannot be one.
 
-    shots           at least one
+    shots           a story file has at least one; a director may begin with none
     global_caption  what holds for all shots; opens every prompt
     seed            of the noise; 0 <= seed < 2^32
     negative        the text that guidance steers away from
@@ -54,7 +54,7 @@ class Story:
     video: Video = Video()
 
     def __post_init__(self):
-        raise_faults("story", story_faults(self.to_dict()))
+        raise_faults("story", story_faults(self.to_dict(), fewest_shots=0))
 
     @classmethod
     def from_dict(cls, data: Any, what: str = "story") -> "Story":
@@ -103,6 +103,10 @@ class ResolvedShot:
     frames: int
     seconds: float
     asked_seconds: float
+
+    @property
+    def end_chunk(self) -> int:
+        return self.first_chunk + self.chunks
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ LONGEST_SHOT = 3600.0  # seconds; longer ones are typing errors
 MAX_SEED = 2**32 - 1
 
 
-def story_faults(data: Any) -> list[str]:
+def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
     """Every reason why plain data is no story; empty if it is one."""
     if not isinstance(data, Mapping):
         return [f"must be a mapping with the keys {', '.join(STORY_KEYS)}, not {_kind(data)}"]
@@ -39,7 +39,7 @@ def story_faults(data: Any) -> list[str]:
         faults.append(f"seed must be a whole number from 0 to {MAX_SEED}, not {seed!r}")
     faults += _video_faults(data.get("video", {}))
     shots = data.get("shots")
-    if not isinstance(shots, list | tuple) or not shots:
+    if not isinstance(shots, list | tuple) or len(shots) < fewest_shots:
         found = "which is missing" if shots is None else f"not {'an empty one' if shots == [] else _kind(shots)}"
         return [*faults, f"shots must be a list of at least one shot, {found}"]
     for number, shot in enumerate(shots, start=1):

@@ -1,0 +1,137 @@
+"""The director: turns a story into a stream of chunks and takes new shots while they stream.
+
+    director = Director(load_model(), read_story("story.yaml"))
+    for chunk in director:
+        show(chunk.frames)
+
+A shot's prompt is embedded when the shot begins and kept for its chunks. A new shot takes hold at the chunk after all shots that are
+already queued. The stream ends when no shot is left; after `add_shot` it can be iterated again and goes on where it was.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.generation.engine import Engine, RolloutEngine
+from causalcine_jax.generation.model_folder import Model
+from causalcine_jax.generation.prompts import check_prompts
+from causalcine_jax.models.kv_cache import pool_frames_for
+from causalcine_jax.story import ResolvedShot, Shot, Story
+from causalcine_jax.story_schema import CHUNK_FRAMES
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of the film.
+
+    frames     9 (the first chunk) or 12 video frames
+    index      place among the film's chunks, from 0
+    shot       the shot it belongs to, on the chunk grid
+    retrieved  per layer, the film's latent frames that memory brought back, newest first, -1 where there was none
+    seconds    spent on denoise, commit and decode
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    index: int
+    shot: ResolvedShot
+    retrieved: Int[np.ndarray, "l k"]
+    seconds: dict[str, float]
+
+    @property
+    def is_cut(self) -> bool:
+        """A new shot begins here (the film's beginning is no cut)."""
+        return self.index > 0 and self.index == self.shot.first_chunk
+
+
+class Director:
+    """An iterator over the chunks of one film. Another thread than the one that iterates may add shots."""
+
+    def __init__(
+        self,
+        model: Model,
+        story: Story | str,
+        *,
+        seed: int | None = None,
+        sampler: SamplerConfig | None = None,
+        memory: MemoryConfig | None = None,
+        pool_frames: int | None = None,
+        engine: Callable[..., Engine] = RolloutEngine,
+    ):
+        """Checks every prompt and allocates the pool; nothing is computed before the first chunk is asked for.
+
+        Args:
+          story: a story, or only a global caption; its shots then come by `add_shot`.
+          seed, sampler, memory: in place of the story's and the model's.
+          pool_frames: latent frames of history kept, in whole chunks. By default the whole story's; what is beyond goes, oldest first.
+
+        Raises:
+          UsageError: prompts that the model cannot read, or a pool too small for the receptive field.
+        """
+        story = Story((), global_caption=story) if isinstance(story, str) else story
+        if story.video.height is None:
+            story = replace(story, video=replace(model.video, fps=story.video.fps))
+        self.story = story if seed is None else replace(story, seed=seed)
+        self.resolved = self.story.resolve()
+        self.model = model
+        self.sampler = sampler or model.sampler
+        self.memory = memory or model.memory
+        self.pool_frames = self._pool_size(pool_frames)
+        self.next_chunk = 0
+        self._lock = threading.Lock()
+        self._prompt, self._context = None, None
+        self._check_prompts(self.resolved.shots)
+        self.engine = engine(
+            model,
+            height=self.story.video.height,
+            width=self.story.video.width,
+            seed=self.story.seed,
+            sampler=self.sampler,
+            memory=self.memory,
+            pool_frames=self.pool_frames,
+            negative=self.story.negative,
+        )
+
+    def add_shot(self, caption: str, *, chunks: int | None = None, seconds: float | None = None, id: str | None = None) -> ResolvedShot:
+        """Queues a shot after all others; returns its place in the film. Give chunks or seconds.
+
+        Raises:
+          UsageError: the shot is at fault (all faults are listed), or a film that may not evict would outgrow its pool.
+        """
+        with self._lock:
+            story = replace(self.story, shots=(*self.story.shots, Shot(caption, seconds, chunks, id)))
+            resolved = story.resolve()
+            self._check_prompts(resolved.shots[-1:])
+            pool_frames_for(resolved.chunks, self.memory, CHUNK_FRAMES, self.pool_frames)
+            self.story, self.resolved = story, resolved
+            return resolved.shots[-1]
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        with self._lock:
+            resolved = self.resolved
+        index = self.next_chunk
+        if index >= resolved.chunks:
+            raise StopIteration
+        shot = next(shot for shot in resolved.shots if index < shot.end_chunk)
+        if shot.prompt != self._prompt:
+            self._prompt, self._context = shot.prompt, self.engine.embed(shot.prompt)
+        made = self.engine.chunk(self._context, index)
+        self.next_chunk += 1
+        return Chunk(made.frames, index, shot, made.retrieved, made.seconds)
+
+    def _check_prompts(self, shots: Iterable[ResolvedShot]) -> None:
+        prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", self.story.negative)]
+        check_prompts(prompts, self.model.tokenizer, self.model.transformer.config.text_len)
+
+    def _pool_size(self, asked: int | None) -> int:
+        whole = self.resolved.chunks or None
+        frames = pool_frames_for(whole, self.memory, CHUNK_FRAMES, asked)
+        # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
+        return frames if asked else max(frames, self.memory.smallest_pool(CHUNK_FRAMES))

@@ -1,0 +1,34 @@
+"""Can the model read these prompts? Long ones are counted, unknown words are named, all in one message."""
+
+from collections.abc import Iterable
+
+from causalcine_jax.errors import raise_faults
+from causalcine_jax.models.tokenizer import Tokenizer
+
+WORD_LEVEL = 10_000  # a vocabulary smaller than this is one of whole words, worth listing
+
+
+def check_prompts(prompts: Iterable[tuple[str, str]], tokenizer: Tokenizer, text_len: int, what: str = "story") -> None:
+    """Raises a `UsageError` listing every prompt that is too long or has words without an id.
+
+    prompts   (where it stands, such as "shot 's2'", and its text as the encoder will read it)
+    text_len  tokens that the model reads, the one that ends the text included
+    """
+    faults, unknown = [], {}
+    for where, text in prompts:
+        count = tokenizer.count(text)
+        if count > text_len:
+            faults.append(
+                f"{where}: the prompt has {count} tokens, the model reads at most {text_len} (global caption and one end token included)"
+            )
+        for word in tokenizer.unknown_words(text):
+            unknown.setdefault(word, where)
+    if unknown:
+        listed = ", ".join(f"'{word}' ({where})" for word, where in unknown.items())
+        faults.append(f"the model does not know {listed}{_what_it_knows(tokenizer)}")
+    raise_faults(what, faults)
+
+
+def _what_it_knows(tokenizer: Tokenizer) -> str:
+    words = [w for w in tokenizer.known_words() if any(c.isalnum() for c in w)] if tokenizer.size < WORD_LEVEL else []
+    return f"; it knows only: {' '.join(words)}" if words else ""
