@@ -59,10 +59,10 @@ TIME_PHRASES = {
 # Each phrase for one character and for two who do the same. {way} is left or right.
 ACTION_PHRASES = {
     "walk": (("walks {way}", "walk {way}"), ("strolls {way}", "stroll {way}")),
-    "jump": (("jumps", "jump"), ("hops for joy", "hop for joy")),
+    "jump": (("jumps", "jump"), ("hops happily", "hop happily")),
     "wave": (("waves", "wave"), ("waves hello", "wave hello")),
-    "dance": (("dances", "dance"), ("dances happily", "dance happily")),
-    "sleep": (("sleeps", "sleep"), ("takes a nap", "take a nap")),
+    "dance": (("dances", "dance"), ("dances around", "dance around")),
+    "sleep": (("sleeps", "sleep"), ("naps", "nap")),
     "look": (("looks around", "look around"), ("peers around", "peer around")),
 }
 SIZE_PHRASES = {"wide": ("wide shot", "long shot"), "medium": ("medium shot", "mid shot"), "close-up": ("close-up", "close shot")}
