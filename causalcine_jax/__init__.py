@@ -1,0 +1,24 @@
+"""causalcine_jax: autoregressive multi-shot video generation in JAX. An open, unofficial implementation of CausalCine.
+
+The names below are imported on first use, so that a command's --help or a bad story does not wait for JAX.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MemoryConfig": "config",
+    "Story": "story",
+    "Director": "generation.director",
+    "teacher_forced": "models.packed",
+    "denoise_chunk": "generation.rollout",
+    "commit_chunk": "generation.rollout",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'causalcine_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"causalcine_jax.{_HOMES[name]}"), name)
