@@ -4,6 +4,7 @@ metadata.json beside the networks may say `video` {fps, width, height}, `sampler
 model was trained for. A story or a flag overrides them.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ class Model:
     sampler: SamplerConfig = SamplerConfig()
     memory: MemoryConfig = MemoryConfig()
     folder: Path | None = None
+
+    def defaults(self) -> dict[str, Any]:
+        """What metadata.json has to say for these defaults to come back."""
+        return {name: dataclasses.asdict(getattr(self, name)) for name in ("video", "sampler", "memory")}
 
 
 def load_model(folder: str | Path | None = None, dtype="float32") -> Model:

@@ -1,0 +1,187 @@
+"""From a story file to a folder with the film: what `launch/generate.py` does once its flags are read.
+
+    story -> Director -> chunk -> film.mp4, frame hashes, the frames that the pictures need -> contact_sheet.png, memory.png, film.json
+
+The film is named film.mp4 when its last frame is in; film.json is written last, so a folder that has one is complete.
+"""
+
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import raise_faults
+from causalcine_jax.generation import provenance
+from causalcine_jax.generation.contact_sheet import save_contact_sheet, sheet_frames
+from causalcine_jax.generation.director import Chunk, Director
+from causalcine_jax.generation.film import FilmWriter, viewing_scale
+from causalcine_jax.generation.memory_picture import MemoryPicture
+from causalcine_jax.generation.model_folder import load_model
+from causalcine_jax.generation.provenance import Recipe
+from causalcine_jax.story import ResolvedStory
+from causalcine_jax.whole_file import whole_file
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line may override; None leaves the film.json's, the story's or the model's choice."""
+
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    solver: str | None = None
+    policy: str | None = None
+    pool_frames: int | None = None
+    scale: int | None = None
+
+
+def generate(
+    recipe: Recipe, out: Path, *, model: Path | None = None, choices: Choices = Choices(), progress: bool = True
+) -> dict[str, Any]:
+    """Makes the film and everything beside it in `out`; returns the record that film.json holds.
+
+    Raises:
+      UsageError: the story, the choices and the model do not fit together; nothing is written.
+      DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
+    """
+    if choices.scale is not None:
+        raise_faults("generate", [f"scale must be at least 1, not {choices.scale}"] if choices.scale < 1 else [])
+    started = time.perf_counter()
+    networks = load_model(model)
+    sampler = _sampler(recipe, networks.sampler, choices)
+    memory = _memory(recipe, networks.memory, choices)
+    pool_frames = choices.pool_frames or recipe.recorded.get("pool_frames")
+    director = Director(networks, recipe.story, seed=choices.seed, sampler=sampler, memory=memory, pool_frames=pool_frames)
+    story, resolved = director.story, director.resolved
+    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(story.video.height)
+    weights = weights_hash(networks.folder)
+    say = _say if progress else (lambda line: None)
+    for line in _opening(director, recipe, weights):
+        say(line)
+
+    wanted = {frame for shot in resolved.shots for frame in sheet_frames(shot)}
+    sheet, memories, digest = {}, MemoryPicture(), provenance.FramesHash()
+    frames_per_chunk, seconds, retrieved = [], [], []
+    line = _ProgressLine(resolved) if progress else None
+    with FilmWriter(Path(out) / "film.mp4", story.video.fps, scale) as film:
+        for chunk in director:
+            first = film.frames
+            film.append(chunk.frames)
+            digest.add(chunk.frames)
+            memories.add(chunk)
+            sheet |= {first + i: image for i, image in enumerate(chunk.frames) if first + i in wanted}
+            frames_per_chunk.append(len(chunk.frames))
+            seconds.append(chunk.seconds)
+            retrieved.append(chunk.retrieved.tolist())
+            if line:
+                line.show(chunk)
+    record = {
+        "schema": provenance.SCHEMA,
+        "story": story.to_dict(),
+        "resolved": provenance.resolved_dict(resolved),
+        "sampler": asdict(sampler),
+        "memory": asdict(memory),
+        "pool_frames": director.pool_frames,
+        "scale": scale,
+        "model": networks.folder.name,
+        "weights_sha256": weights,
+        "frames_sha256": digest.hexdigest(),
+        "software": provenance.software(),
+        "device": provenance.device(),
+        "timings": {
+            "total_seconds": round(time.perf_counter() - started, 3),
+            "pool_bytes": director.engine.pool_bytes,
+            **provenance.timings(frames_per_chunk, seconds),
+        },
+        # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
+        "retrieved": retrieved,
+    }
+    save_contact_sheet(Path(out) / "contact_sheet.png", resolved, sheet, story.global_caption, _details(record))
+    if not memories.save(Path(out) / "memory.png", resolved):
+        (Path(out) / "memory.png").unlink(missing_ok=True)  # an earlier film's
+    with whole_file(Path(out) / "film.json") as partial:
+        partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
+    for text in _closing(record, recipe, Path(out)):
+        say(text)
+    return record
+
+
+def _sampler(recipe: Recipe, default: SamplerConfig, choices: Choices) -> SamplerConfig:
+    sampler = provenance.recorded_choice(SamplerConfig, recipe.recorded, "sampler") or default
+    asked = {name: value for name in ("steps", "guidance", "solver") if (value := getattr(choices, name)) is not None}
+    if asked and sampler.step_list and {"steps", "solver"} & set(asked):
+        asked["step_list"] = None
+    return replace(sampler, **asked)
+
+
+def _memory(recipe: Recipe, default: MemoryConfig, choices: Choices) -> MemoryConfig:
+    memory = provenance.recorded_choice(MemoryConfig, recipe.recorded, "memory") or default
+    return memory if choices.policy is None else replace(memory, policy=choices.policy)
+
+
+def _opening(director: Director, recipe: Recipe, weights: str) -> list[str]:
+    resolved, video = director.resolved, director.story.video
+    memory, pool = director.memory, director.engine.pool_bytes
+    lines = [
+        f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",
+        f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
+        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
+        *resolved.snapped(),
+    ]
+    if recipe.recorded and recipe.recorded["weights_sha256"] != weights:
+        lines.append("note: these are not the weights that the film.json names, so the film will differ")
+    return lines
+
+
+def _details(record: dict[str, Any]) -> str:
+    resolved, video, sampler = record["resolved"], record["story"]["video"], record["sampler"]
+    parts = [
+        f"{resolved['seconds']:.1f} s",
+        f"{resolved['frames']} frames of {video['width']}x{video['height']} at {video['fps']} fps",
+        f"seed {record['story']['seed']}",
+        f"memory {record['memory']['policy']}",
+        f"{sampler['solver']}, {sampler['steps']} steps",
+        f"weights {record['weights_sha256'][:12]}",
+    ]
+    return "    ".join(parts)
+
+
+def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
+    spent = record["timings"]
+    speed = (
+        f", {spent['fps']:.2f} frames per second once compiled ({spent['fps_without_decode']:.2f} without decoding)" if spent["fps"] else ""
+    )
+    lines = [f"{out / 'film.mp4'} in {spent['total_seconds']:.1f} s{speed}"]
+    if before := recipe.recorded.get("frames_sha256"):
+        same = before == record["frames_sha256"]
+        lines.append("the same film, frame by frame" if same else "not the same frames as the film.json's film")
+    return lines
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class _ProgressLine:
+    """chunk, shot and speed: one line that renews itself on a terminal, a line per chunk in a log."""
+
+    def __init__(self, story: ResolvedStory):
+        self._story = story
+        self._recent: list[tuple[int, float]] = []
+
+    def show(self, chunk: Chunk) -> None:
+        self._recent = [*self._recent[-3:], (len(chunk.frames), sum(chunk.seconds.values()))]
+        frames, seconds = np.sum(self._recent, axis=0)
+        total, number = self._story.chunks, [s.id for s in self._story.shots].index(chunk.shot.id) + 1
+        line = f"chunk {chunk.index + 1:>{len(str(total))}}/{total}  shot {number}/{len(self._story.shots)} {chunk.shot.id}  {frames / max(seconds, 1e-9):.1f} fps"
+        if sys.stderr.isatty():
+            last = chunk.index + 1 == total
+            print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+        else:
+            _say(line)

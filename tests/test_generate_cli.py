@@ -1,0 +1,169 @@
+"""launch/generate.py from flags to files: what it leaves, that a film.json makes the same film again, and how it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from PIL import Image
+from tiny_models import tiny_model
+
+from causalcine_jax.convert import save_model
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation.film import read_film
+from causalcine_jax.generation.generate import Choices, generate
+from causalcine_jax.generation.provenance import pretty, read_recipe
+from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.story import read_story
+
+ROOT = Path(__file__).parents[1]
+STORY = """\
+schema: causalcine/story@1
+global: A story.
+seed: 4
+shots:
+  - {id: mia, caption: Mia waves. Mia is red., seconds: 1.5}
+  - {caption: Otto sleeps., seconds: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    model = tiny_model()
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(
+        folder, transformer=model.transformer, vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer,
+        dtype=jnp.float32, metadata=model.defaults(),
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("film")
+    (out / "story.yaml").write_text(STORY)
+    record = generate(read_recipe(out / "story.yaml"), out, model=folder, progress=False)
+    return out, record
+
+
+def launch(*words, cwd=None):
+    return subprocess.run([sys.executable, str(ROOT / "launch" / "generate.py"), *map(str, words)], capture_output=True, text=True, cwd=cwd)
+
+
+def test_the_folder_holds_the_film_and_all_about_it(made):
+    out, record = made
+    assert sorted(p.name for p in out.iterdir()) == ["contact_sheet.png", "film.json", "film.mp4", "memory.png", "story.yaml"]
+    assert read_film(out / "film.mp4").shape == (57, 384, 768, 3)  # 16x32 pixels enlarged 24 times to be seen
+    assert Image.open(out / "contact_sheet.png").width > 2000
+    assert json.loads((out / "film.json").read_text()) == record
+    assert record["story"] == read_story(out / "story.yaml").to_dict() | {"video": {"fps": 16, "width": 32, "height": 16}}
+    assert record["resolved"]["cut_frames"] == [21] and record["resolved"]["asked_cut_frames"] == [24]
+    assert len(record["retrieved"]) == len(record["timings"]["chunks"]) == 5
+    assert all(len(frames) == 2 for layers in record["retrieved"] for frames in layers)
+    assert record["timings"]["fps"] > 0 and record["software"]["jax"] and record["device"]["platform"] == "cpu"
+
+
+def test_a_film_json_makes_the_same_film_again(made, folder, tmp_path, capsys):
+    out, record = made
+    again = generate(read_recipe(out / "film.json"), tmp_path, model=folder)
+    assert again["frames_sha256"] == record["frames_sha256"]
+    said = capsys.readouterr().err
+    assert "the same film, frame by frame" in said and "chunk 5/5  shot 2/2 s2" in said
+
+
+def test_choices_override_the_record_and_are_recorded(made, folder, tmp_path):
+    out, record = made
+    choices = Choices(seed=5, policy="none", scale=1)
+    other = generate(read_recipe(out / "film.json"), tmp_path, model=folder, choices=choices, progress=False)
+    assert other["frames_sha256"] != record["frames_sha256"]
+    assert (other["story"]["seed"], other["memory"]["policy"], other["scale"]) == (5, "none", 1)
+    assert read_film(tmp_path / "film.mp4").shape == (57, 16, 32, 3)
+    assert not (tmp_path / "memory.png").exists()
+
+
+def test_a_film_json_that_lacks_something_says_what(made, tmp_path):
+    out, _ = made
+    data = json.loads((out / "film.json").read_text())
+    del data["memory"]
+    (tmp_path / "film.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"film\.json: this film\.json lacks 'memory'"):
+        read_recipe(tmp_path / "film.json")
+
+
+def test_an_unreadable_prompt_or_a_bad_choice_writes_nothing(made, folder, tmp_path):
+    out, _ = made
+    recipe = read_recipe(out / "story.yaml")
+    for choices, fault in (
+        (Choices(pool_frames=4), "not a positive multiple of 3"),
+        (Choices(steps=0), "steps must be an integer from 1"),
+        (Choices(scale=0), "scale must be at least 1"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            generate(recipe, tmp_path / "new", model=folder, choices=choices, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda model: (model / "metadata.json").write_text("{"), "metadata.json"),
+        (lambda model: (model / "metadata.json").write_text('{"video": {"hight": 3}}'), "metadata.json"),
+        (lambda model: (model / "vae" / "model.safetensors").write_bytes(b"broken"), "model.safetensors"),
+        (lambda model: (model / "text_encoder" / "tokenizer.json").unlink(), "no tokenizer at"),
+        (lambda model: (model / "vae").rename(model / "elsewhere"), "is not a model folder: it lacks vae/"),
+    ],
+)
+def test_a_damaged_model_is_named(made, folder, tmp_path, damage, fault):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(DataError, match=fault):
+        generate(read_recipe(made[0] / "story.yaml"), tmp_path / "new", model=tmp_path / "model", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_faults_of_a_story_leave_exit_code_2_and_one_message(tmp_path):
+    (tmp_path / "story.yaml").write_text(STORY.replace("seconds: 2", "second: 2"))
+    done = launch("--story", "story.yaml", "--out", "film", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "film").exists()
+    assert "shot 2: unknown key 'second', did you mean 'seconds'?; shot 2: has no duration" in done.stderr
+
+
+def test_missing_weights_leave_exit_code_1(tmp_path):
+    (tmp_path / "story.yaml").write_text(STORY)
+    done = launch("--story", "story.yaml", "--out", "film", "--model", "none", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "none is not a model folder" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_speak_only_what_the_small_model_knows(path):
+    from tiny_models import WORDS
+
+    from causalcine_jax.config import preset
+    from causalcine_jax.data.storyworld.grammar import MAX_PROMPT_WORDS
+    from causalcine_jax.generation.prompts import check_prompts
+
+    resolved = read_story(path).resolve()
+    most = min(MAX_PROMPT_WORDS + 1, preset("storyworld").transformer.text_len)
+    check_prompts([(shot.id, shot.prompt) for shot in resolved.shots], WORDS, most)
+    assert isinstance(WORDS, Tokenizer)
+
+
+def test_the_demo_is_the_film_that_the_readme_promises():
+    from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, words
+
+    resolved = read_story(ROOT / "examples" / "demo.yaml").resolve()
+    assert (len(resolved.shots), resolved.chunks, resolved.frames) == (5, 20, 237)
+    first, *between, last = resolved.shots
+    assert ATTRIBUTE_WORDS & set(words(first.caption)) and not ATTRIBUTE_WORDS & set(words(last.prompt))
+    assert "mia" in words(last.caption) and not any("mia" in words(shot.caption) for shot in between)
+    assert last.first_chunk - first.end_chunk > 3  # longer than the window
+
+
+def test_numbers_stay_on_one_line():
+    text = pretty({"a": [1, 2, [3]], "b": [[[1]], [[2]]], "c": ["x", "y"], "d": {}, "e": []})
+    assert json.loads(text) == {"a": [1, 2, [3]], "b": [[[1]], [[2]]], "c": ["x", "y"], "d": {}, "e": []}
+    assert '"a": [1, 2, [3]]' in text and "    [[1]],\n    [[2]]" in text
