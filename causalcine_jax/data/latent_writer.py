@@ -1,0 +1,127 @@
+"""Writes a latent store once, shard by shard, so that an interrupted writer goes on where it was.
+
+All work happens in STORE.partial. A shard is done when its captions are there, for they are written after its arrays; `pending` lists
+the others, split between processes (which may share the folder: they never touch the same shard). `finish` renames the folder to
+STORE when nothing is pending.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from causalcine_jax.data.latent_store import (
+    LatentStore,
+    StoreSpec,
+    captions_file,
+    missing_shards,
+    open_arrays,
+    partial_path,
+    read_spec,
+    write_spec,
+)
+from causalcine_jax.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class NewRecord:
+    """One film to be written: latents [F,h,w,z] (normalised), token_ids int32 [shots, T], shot_of_chunk int32 [N], a prompt per shot."""
+
+    latents: np.ndarray
+    token_ids: np.ndarray
+    shot_of_chunk: np.ndarray
+    prompts: Sequence[str]
+
+
+class LatentStoreWriter:
+    """Writes the store `path` as `spec` says; goes on with what is there.
+
+    Raises:
+      UsageError: there is a store, whole or partial, that was made otherwise; names what differs.
+      DataError: the disk refuses.
+    """
+
+    def __init__(self, path: str | os.PathLike, spec: StoreSpec):
+        self.path = Path(path)
+        self.spec = spec
+        self._partial = partial_path(self.path)
+        self._arrays = None
+        for folder in (self.path, self._partial):
+            if folder.exists():
+                _require_same(folder, read_spec(folder), spec)
+        if self.path.exists():
+            return
+        try:
+            (self._partial / "captions").mkdir(parents=True, exist_ok=True)
+            self._arrays = open_arrays(self._partial, spec, create=True)
+            write_spec(self._partial, spec)
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot write {self._partial}: {error}") from error
+
+    def pending(self, process_index: int = 0, process_count: int = 1) -> list[range]:
+        """The films still to be written, a range per shard, of this process's part of the store."""
+        if self._arrays is None:
+            return []
+        mine = (shard for shard in missing_shards(self._partial, self.spec) if shard % process_count == process_index)
+        return [self.spec.films_of(shard) for shard in mine]
+
+    def write(self, films: range, records: Sequence[NewRecord]) -> None:
+        """Writes one shard: `films` is one of the ranges of `pending`, `records` its films in order."""
+        shard = films.start // self.spec.films_per_shard
+        if films != self.spec.films_of(shard) or len(records) != len(films):
+            raise ValueError(f"{len(records)} records for {films}: a shard is written whole")
+        stacked = {
+            "latents": np.stack([_as_float16(record, film) for film, record in zip(films, records, strict=True)]),
+            "token_ids": np.stack([_padded(record.token_ids, self.spec.shots) for record in records]).astype(np.int32),
+            "shot_of_chunk": np.stack([record.shot_of_chunk for record in records]).astype(np.int32),
+        }
+        lines = (
+            json.dumps({"film": film, "prompts": list(record.prompts)}, ensure_ascii=False)
+            for film, record in zip(films, records, strict=True)
+        )
+        try:
+            writes = [self._arrays[name][films.start : films.stop].write(value) for name, value in stacked.items()]
+            for write in writes:
+                write.result()
+            file = captions_file(self._partial, shard)
+            temporary = file.with_suffix(f".{os.getpid()}")
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(temporary, file)
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot write {self._partial} ({error}); make room and run again, it goes on where it stopped") from error
+
+    def finish(self) -> LatentStore:
+        """Gives the store its name, once every process is done; opens it."""
+        if self._arrays is not None:
+            missing = missing_shards(self._partial, self.spec)
+            if missing:
+                raise DataError(f"{self._partial}: {len(missing)} of {self.spec.shards} shards are still missing; run the encoding again")
+            self._arrays = None
+            os.replace(self._partial, self.path)
+        return LatentStore.open(self.path)
+
+
+def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:
+    there, wanted = dataclasses.asdict(there), dataclasses.asdict(wanted)
+    differing = [f"{name} is {there[name]!r}, asked {wanted[name]!r}" for name in there if there[name] != wanted[name]]
+    if differing:
+        raise UsageError(f"{folder} was made otherwise: {'; '.join(differing)}. Choose another --out, or delete it")
+
+
+def _as_float16(record: NewRecord, film: int) -> np.ndarray:
+    latents = np.asarray(record.latents)
+    limit = np.finfo(np.float16).max
+    if not np.all(np.abs(latents) <= limit):  # also catches NaN
+        raise DataError(f"film {film}: the VAE gave latents that are not finite; check the VAE's weights and its mean and std")
+    return latents.astype(np.float16)
+
+
+def _padded(token_ids: np.ndarray, shots: int) -> np.ndarray:
+    """Rows of zeros up to `shots` rows."""
+    if len(token_ids) > shots:
+        raise ValueError(f"a film of {len(token_ids)} shots in a store of at most {shots}")
+    return np.pad(token_ids, ((0, shots - len(token_ids)), (0, 0)))

@@ -1,0 +1,152 @@
+"""Training batches from a latent store: shuffled anew each epoch, split between processes, resumable to the batch.
+
+    store -> readable records (a damaged one gives way to the next) -> one global order, reshuffled every epoch, without end
+          -> this process's every process_count-th film -> batches of numpy arrays
+
+The order depends on the seed alone: batch n of all processes together holds the same films for any number of processes.
+"""
+
+import logging
+import threading
+from typing import Any
+
+import grain
+
+from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, Record
+from causalcine_jax.errors import DataError, raise_faults
+
+log = logging.getLogger(__name__)
+
+EPOCHS = 10**6  # without end, as far as anyone trains; grain's own endless repeat overflows in batches of 1
+
+
+class ReadableRecords:
+    """A store as a random-access source in which a damaged record is replaced by the next readable one.
+
+    Replacing depends on the store alone, so order and shapes of the batches hold, run after run. `bad` is what was met so far; more
+    than `max_bad_fraction` of the store is a `DataError`.
+    """
+
+    def __init__(self, store: LatentStore, max_bad_fraction: float):
+        self._store = store
+        self._allowed = int(max_bad_fraction * len(store))
+        self._lock = threading.Lock()
+        self.bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> Record:
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            if candidate in self.bad:
+                continue
+            try:
+                return self._store[candidate]
+            except CorruptRecord as error:
+                self._count(candidate, error)
+        raise DataError(f"{self._store.path}: no record can be read; encode the films again")
+
+    def __repr__(self) -> str:
+        return f"ReadableRecords({self._store.path})"
+
+    def _count(self, index: int, error: CorruptRecord) -> None:
+        with self._lock:
+            if index in self.bad:
+                return
+            self.bad.add(index)
+            bad = sorted(self.bad)
+        if len(bad) > self._allowed:
+            raise DataError(
+                f"{self._store.path}: {len(bad)} of {len(self)} records cannot be read ({_listed(bad)}), max_bad_fraction allows "
+                f"{self._allowed}; copy the store again, or delete it and encode it again. The last: {error}"
+            ) from error
+        log.warning("skipped record %d, bad record %d of at most %d: %s", index, len(bad), self._allowed, error)
+
+
+class Loader(grain.DatasetIterator):
+    """Endless batches of this process's films; an iterator with a position that can be saved.
+
+    A batch: {"latents" float32 [B,F,h,w,z] normalised, "token_ids" int32 [B,S,T], "shot_of_chunk" int32 [B,N], "index" int64 [B]}.
+    orbax saves and restores it like any grain iterator: `save_checkpointables(step, {"state": ..., "data": loader})`.
+
+    Args:
+      store: what to read.
+      batch_size: films per batch of this process.
+      seed: of the order of the films.
+      process_index, process_count: which part of every epoch is this process's.
+      threads: films are read ahead by that many threads; 0 reads in `next`, which is enough where films are small.
+      max_bad_fraction: of the store's records, how many may be damaged before `next` raises `DataError`.
+
+    Raises:
+      UsageError: arguments that cannot work, all of them at once.
+    """
+
+    def __init__(
+        self,
+        store: LatentStore,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 0,
+        max_bad_fraction: float = 0.01,
+    ):
+        super().__init__()
+        self._batches = None
+        faults = []
+        if batch_size < 1:
+            faults.append(f"batch_size must be at least 1, not {batch_size}")
+        if not 0 <= process_index < process_count:
+            faults.append(f"process_index must be in 0..{process_count - 1}, not {process_index}")
+        if not 0 <= seed < 2**32:
+            faults.append(f"seed must be in 0..2^32-1, not {seed}")
+        if threads < 0:
+            faults.append(f"threads must not be negative, got {threads}")
+        if not 0 <= max_bad_fraction < 1:
+            faults.append(f"max_bad_fraction must be in [0, 1), not {max_bad_fraction}")
+        raise_faults("loader", faults)
+        self._records = ReadableRecords(store, max_bad_fraction)
+        films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)[process_index::process_count]
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0)
+        self._batches = iter(films.batch(batch_size).to_iter_dataset(options))
+        # What a position means depends on these; a position saved under others is refused.
+        self._order = {"films": len(store), "batch_size": batch_size, "seed": seed, "process_count": process_count}
+
+    @property
+    def bad_records(self) -> tuple[int, ...]:
+        """Records skipped so far because they cannot be read."""
+        return tuple(sorted(self._records.bad))
+
+    def __next__(self) -> Record:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, as JSON."""
+        return {"order": self._order, "position": self._batches.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position of `get_state`; `UsageError` if it was saved by a loader of another order."""
+        differing = [
+            f"{name} was {state['order'][name]}, is {value}" for name, value in self._order.items() if state["order"][name] != value
+        ]
+        raise_faults("cannot resume the data where it was", differing)
+        self._batches.set_state(state["position"])
+
+    def close(self) -> None:
+        """Ends the threads; `next` raises ValueError from then on."""
+        if self._batches is not None:
+            self._batches.close()
+        super().close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _listed(indices: list[int], limit: int = 10) -> str:
+    listed = ", ".join(map(str, indices[:limit]))
+    return listed if len(indices) <= limit else f"{listed}, ..."
