@@ -7,7 +7,8 @@ film = render(scene_parameters(story), story.world.height, story.world.width)   
 from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, VOCABULARY, words
 from causalcine_jax.data.storyworld.render import render
 from causalcine_jax.data.storyworld.scene import scene_parameters
-from causalcine_jax.data.storyworld.story_sampler import Character, Return, Shot, Story, returns, sample_story
+from causalcine_jax.data.storyworld.story import Character, Return, Shot, Story, returns
+from causalcine_jax.data.storyworld.story_sampler import sample_story
 from causalcine_jax.data.storyworld.truth import GroundTruth, box_masks, cast_per_chunk, ground_truth
 from causalcine_jax.data.storyworld.world import (
     ACCESSORIES,

@@ -22,7 +22,7 @@ def pose(action: str, frames: np.ndarray, facing: float, size: str) -> Pose:
         lift = {"wide": 0.28, "medium": 0.15, "close-up": 0.06}[size]  # hats stay in the frame
         return Pose(dy=-lift * hop, stretch=1.04 - 0.10 * (1.0 - hop) ** 2, left_arm=0.5 + 1.5 * hop, right_arm=0.5 + 1.5 * hop)
     if action == "wave":
-        return Pose(left_arm=0.3, right_arm=2.45 + 0.42 * np.sin(2 * phase), head_tilt=0.10 + 0.04 * swing, gaze=0.25)
+        return Pose(left_arm=0.3, right_arm=2.0 + 0.55 * np.sin(1.5 * phase), head_tilt=-0.10, gaze=0.25)
     if action == "dance":
         sway = swing * (0.65 if size == "close-up" else 1.0)
         return Pose(

@@ -9,9 +9,11 @@ A prompt ("global caption" of a shot) has at most MAX_PROMPT_WORDS words, punctu
 
 import re
 import string
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from causalcine_jax.data.storyworld.story import Character, Shot
 from causalcine_jax.data.storyworld.world import ACCESSORIES, COLOURS, NAMES, SPECIES
 
 MAX_PROMPT_WORDS = 60
@@ -80,7 +82,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
-def write(rng: np.random.Generator, cast, shots, told: bool) -> tuple[str, list[str]]:
+def write(rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[Shot], told: bool) -> tuple[str, list[str]]:
     """The global line and a caption per shot. `told`: colours and accessories are named where their owner first appears."""
     line = _pick(rng, GLOBAL).format(tone=_pick(rng, TONES), kind=_pick(rng, KINDS), cast=_listed([_who(c) for c in cast]))
     seen: set[int] = set()
@@ -93,7 +95,7 @@ def write(rng: np.random.Generator, cast, shots, told: bool) -> tuple[str, list[
     return _capital(line), captions
 
 
-def _caption(rng: np.random.Generator, cast, shot) -> str:
+def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: Shot) -> str:
     way = WAYS[shot.facing]
     return _sentences(
         _pick(rng, SHOT if shot.cast else EMPTY_SHOT).format(
@@ -114,12 +116,12 @@ def _deed(rng: np.random.Generator, who: list[str], actions: tuple[str, ...], wa
     return _listed([f"{name} {one}" for name, (one, _) in zip(who, phrases, strict=True)]).format(way=way)
 
 
-def _looks(rng: np.random.Generator, character, count: int) -> str:
+def _looks(rng: np.random.Generator, character: Character, count: int) -> str:
     template = _pick(rng, PAIR_LOOKS if count > 1 else LOOKS)
     return template.format(name=character.name, colour=character.colour, accessory=character.accessory)
 
 
-def _who(character) -> str:
+def _who(character: Character) -> str:
     return f"{character.name} the {character.species}"
 
 
@@ -137,11 +139,11 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _pick(rng: np.random.Generator, options):
+def _pick(rng: np.random.Generator, options: Sequence):
     return options[int(rng.integers(len(options)))]
 
 
-def _everything_sayable():
+def _everything_sayable() -> Iterator[str]:
     """Every phrase of every table, without the holes in it."""
     yield from (*GLOBAL, *TONES, *KINDS, *SHOT, *EMPTY_SHOT, *LOOKS, *NAMES, *SPECIES, *COLOURS, *ACCESSORIES, *WAYS.values(), "the, and")
     for table in (PLACE_PHRASES, TIME_PHRASES, SIZE_PHRASES, CAMERA_PHRASES):

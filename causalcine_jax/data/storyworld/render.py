@@ -40,10 +40,10 @@ def render(params, height: int, width: int, xp=np):
         return np.concatenate(
             [_film(functools.reduce(lambda c, s: paint(c, s, np), b, _blank(b.shape[1], height, width, np)), np) for b in blocks]
         )
-    import jax
+    import jax  # here, so that numpy alone is enough for the rest
 
     canvas = _blank(shapes.shape[1], height, width, xp)
-    canvas, _ = jax.lax.scan(lambda canvas, shape: (paint(canvas, shape, xp), None), canvas, shapes, unroll=8)
+    canvas, _ = jax.lax.scan(lambda canvas, shape: (paint(canvas, shape, xp), None), canvas, shapes)
     return _film(canvas, xp)
 
 

@@ -10,7 +10,7 @@ from causalcine_jax.data.storyworld.actions import pose
 from causalcine_jax.data.storyworld.characters import HEAD_RADIUS, draw_character
 from causalcine_jax.data.storyworld.places import CENTRE, LIGHTS, draw_place
 from causalcine_jax.data.storyworld.shapes import DisplayList, Pen
-from causalcine_jax.data.storyworld.story_sampler import Shot, Story
+from causalcine_jax.data.storyworld.story import Shot, Story
 from causalcine_jax.data.storyworld.world import FPS, MAX_ON_SCREEN
 
 FOCUS = (CENTRE, 0.60)  # the point that pushes and pulls keep in place

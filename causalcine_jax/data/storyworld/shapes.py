@@ -49,7 +49,6 @@ class Pen:
     scale_y: np.ndarray | float = 1.0
     angle: np.ndarray | float = 0.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    line: float = 1.0
 
     def point(self, x, y):
         """Screen position of a point of this pen's own frame."""
@@ -60,9 +59,7 @@ class Pen:
     def child(self, x=0.0, y=0.0, scale_x=1.0, scale_y=1.0, angle=0.0, tint=None) -> "Pen":
         px, py = self.point(x, y)
         sign = np.sign(self.scale_x)
-        return Pen(
-            self.target, px, py, self.scale_x * scale_x, self.scale_y * scale_y, self.angle + sign * angle, tint or self.tint, self.line
-        )
+        return Pen(self.target, px, py, self.scale_x * scale_x, self.scale_y * scale_y, self.angle + sign * angle, tint or self.tint)
 
     def shape(
         self, x, y, rx, ry, colour, bottom=None, *, angle=0.0, taper=0.0, bend=0.0, round=1.0, soft=0.0, alpha=1.0, outline=1.0, ink=0.4
@@ -79,7 +76,7 @@ class Pen:
         self.target.add(
             x=px, y=py, rx=np.maximum(np.abs(rx * self.scale_x), 1e-3), ry=np.maximum(np.abs(ry * self.scale_y), 1e-3), cos=np.cos(turn), sin=np.sin(turn),
             taper=taper, bend=bend * self.scale_x, round_top=max(top, 0.02), round_bottom=max(low, 0.02), soft=soft * size, alpha=alpha,
-            outline=OUTLINE * outline * self.line * np.sqrt(size), ink=ink if outline else 1.0,
+            outline=OUTLINE * outline * np.sqrt(size), ink=ink if outline else 1.0,
             r0=first[0], g0=first[1], b0=first[2], r1=last[0], g1=last[1], b1=last[2],
         )  # fmt: skip
 

@@ -5,12 +5,13 @@ on any machine. A shot is drawn freely; the plan of who appears when is redrawn 
 on first (a character seen again after more than the attention window), in most stories.
 """
 
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 
 from causalcine_jax.data.storyworld import grammar
 from causalcine_jax.data.storyworld.places import Layout
+from causalcine_jax.data.storyworld.story import Character, Return, Shot, Story, returns, returns_of_plan
 from causalcine_jax.data.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -24,83 +25,13 @@ from causalcine_jax.data.storyworld.world import (
     SPECIES,
     TIMES,
     WorldConfig,
-    first_frame_of_chunk,
 )
 from causalcine_jax.errors import UsageError
 
+__all__ = ["Character", "Return", "Shot", "Story", "returns", "sample_story"]
+
 UNTOLD = 1 / 3  # stories in which no caption names an attribute
 PLANS = {"late": 0.52, "early": 0.32, "free": 0.16}  # which return a story must hold
-
-
-@dataclass(frozen=True)
-class Character:
-    name: str
-    species: str
-    colour: str
-    accessory: str
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A run of chunks under one caption. `cast` and `actions` run in parallel: indices into Story.cast and what each of them does."""
-
-    start_chunk: int
-    chunks: int
-    cast: tuple[int, ...]
-    actions: tuple[str, ...]
-    place: str
-    time: str
-    size: str
-    camera: str
-    facing: float
-    offset: float
-    caption: str = ""
-
-    @property
-    def end_chunk(self) -> int:
-        return self.start_chunk + self.chunks
-
-    @property
-    def frames(self) -> range:
-        """Video frames of the shot."""
-        return range(first_frame_of_chunk(self.start_chunk), first_frame_of_chunk(self.end_chunk))
-
-
-@dataclass(frozen=True)
-class Story:
-    """All of a film: render it with scene_parameters, prompt it with prompts()."""
-
-    seed: int
-    index: int
-    world: WorldConfig
-    cast: tuple[Character, ...]
-    told: bool
-    shots: tuple[Shot, ...]
-    layouts: dict[str, Layout]
-    global_caption: str
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        return tuple(shot.caption for shot in self.shots)
-
-    def prompts(self) -> tuple[str, ...]:
-        """The prompt of each shot: global line and caption."""
-        return tuple(f"{self.global_caption} {caption}".strip() for caption in self.captions)
-
-    def shot_of_chunk(self) -> np.ndarray:
-        """int32 [chunks]."""
-        return np.repeat(np.arange(len(self.shots), dtype=np.int32), [shot.chunks for shot in self.shots])
-
-
-@dataclass(frozen=True)
-class Return:
-    """A character comes back at `chunk`, more than the window after `last_seen_chunk`. `first_seen_frame` is a latent frame."""
-
-    character: int
-    chunk: int
-    last_seen_chunk: int
-    first_seen_frame: int
-    shot: int
 
 
 def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
@@ -118,24 +49,8 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
         start, place = shot.end_chunk, shot.place
     layouts = {name: Layout(shift=float(rng.uniform(-0.12, 0.12)), mirror=float(rng.choice([-1.0, 1.0]))) for name in PLACES}
     global_caption, captions = grammar.write(rng, cast, shots, told)
-    shots = tuple(Shot(**{**vars(shot), "caption": caption}) for shot, caption in zip(shots, captions, strict=True))
+    shots = tuple(dataclasses.replace(shot, caption=caption) for shot, caption in zip(shots, captions, strict=True))
     return Story(seed, index, world, cast, told, shots, layouts, global_caption)
-
-
-def returns(story: Story) -> list[Return]:
-    """Every return of a character after an absence longer than the window: last seen before chunk r - window."""
-    return _returns([(s.start_chunk, s.chunks, s.cast) for s in story.shots], story.world.window_chunks)
-
-
-def _returns(plan: list[tuple[int, int, tuple[int, ...]]], window: int) -> list[Return]:
-    first, last, found = {}, {}, []
-    for number, (start, length, who) in enumerate(plan):
-        for character in who:
-            if character in last and last[character] < start - window:
-                found.append(Return(character, start, last[character], first[character] * CHUNK_FRAMES, number))
-            first.setdefault(character, start)
-            last[character] = start + length - 1
-    return found
 
 
 def _pick(rng: np.random.Generator, options):
@@ -161,7 +76,7 @@ def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tupl
         if len({who for shot in casting for who in shot}) < characters:
             continue
         starts = np.cumsum([0, *lengths[:-1]])
-        found = _returns(list(zip(starts.tolist(), lengths, casting, strict=True)), world.window_chunks)
+        found = returns_of_plan(list(zip(starts.tolist(), lengths, casting, strict=True)), world.window_chunks)
         late = [r.first_seen_frame >= world.late_chunk * CHUNK_FRAMES for r in found]
         if kind == "free" or (kind == "late" and found and all(late)) or (kind == "early" and found and not any(late)):
             return lengths, casting

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from causalcine_jax.data.storyworld.scene import scene_parameters
-from causalcine_jax.data.storyworld.story_sampler import Story
+from causalcine_jax.data.storyworld.story import Story
 from causalcine_jax.data.storyworld.world import (
     ACCESSORIES,
     ACTIONS,

@@ -1,0 +1,75 @@
+"""How many StoryWorld films a second this machine draws: `python benchmarks/storyworld.py [--world base|storyworld] [--films 20]`.
+
+Prints one JSON object: films/s of the host's part (story, captions and scene parameters) and of the pixels under numpy and
+under jax.jit (compiled once, measured with its result on the host), and what it ran on.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
+
+
+def films_per_second(draw, inputs) -> float:
+    start = time.perf_counter()
+    for item in inputs:
+        draw(item)
+    return round(len(inputs) / (time.perf_counter() - start), 3)
+
+
+def commit() -> str:
+    """The checked-out commit, with + if files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if dirty else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("--world", choices=("base", "storyworld"), default="base")
+    parser.add_argument("--films", type=int, default=20, help="films drawn with jax; numpy draws a tenth of them")
+    args = parser.parse_args()
+    world = getattr(WorldConfig, args.world)()
+    height, width = world.height, world.width
+    scenes = [scene_parameters(sample_story(0, i, world))["shapes"] for i in range(args.films)]
+
+    draw = jax.jit(lambda shapes: render({"shapes": shapes}, height, width, jnp))
+    start = time.perf_counter()
+    jax.block_until_ready(draw(scenes[0]))
+    compile_seconds = time.perf_counter() - start
+    result = {
+        "benchmark": "storyworld",
+        "world": args.world,
+        "film": [world.frames, height, width],
+        "films_per_second": {
+            "scene": films_per_second(lambda i: scene_parameters(sample_story(1, i, world)), range(args.films)),
+            "numpy": films_per_second(lambda shapes: render({"shapes": shapes}, height, width), scenes[: max(1, args.films // 10)]),
+            "jax.jit": films_per_second(lambda shapes: np.asarray(draw(shapes)), scenes),
+        },
+        "compile_seconds": round(compile_seconds, 2),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "jax": jax.__version__},
+        "commit": commit(),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
