@@ -1,6 +1,8 @@
 """launch/generate.py from flags to files: what it leaves, that a film.json makes the same film again, and how it refuses."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +10,16 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 from PIL import Image
-from tiny_models import tiny_model
+from tiny_models import WORDS, tiny_model
 
+from causalcine_jax.config import preset
 from causalcine_jax.convert import save_model
+from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, words
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.film import read_film
 from causalcine_jax.generation.generate import Choices, generate
+from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.generation.provenance import pretty, read_recipe
-from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.story import read_story
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +52,9 @@ def made(folder, tmp_path_factory):
     return out, record
 
 
-def launch(*words, cwd=None):
-    return subprocess.run([sys.executable, str(ROOT / "launch" / "generate.py"), *map(str, words)], capture_output=True, text=True, cwd=cwd)
+def launch(*flags, cwd=None):
+    command = [sys.executable, str(ROOT / "launch" / "generate.py"), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def test_the_folder_holds_the_film_and_all_about_it(made):
@@ -75,12 +80,11 @@ def test_a_film_json_makes_the_same_film_again(made, folder, tmp_path, capsys):
 
 def test_choices_override_the_record_and_are_recorded(made, folder, tmp_path):
     out, record = made
-    choices = Choices(seed=5, policy="none", scale=1)
+    choices = Choices(seed=5, scale=1)
     other = generate(read_recipe(out / "film.json"), tmp_path, model=folder, choices=choices, progress=False)
     assert other["frames_sha256"] != record["frames_sha256"]
-    assert (other["story"]["seed"], other["memory"]["policy"], other["scale"]) == (5, "none", 1)
+    assert (other["story"]["seed"], other["memory"], other["scale"]) == (5, record["memory"], 1)
     assert read_film(tmp_path / "film.mp4").shape == (57, 16, 32, 3)
-    assert not (tmp_path / "memory.png").exists()
 
 
 def test_a_film_json_that_lacks_something_says_what(made, tmp_path):
@@ -116,8 +120,6 @@ def test_an_unreadable_prompt_or_a_bad_choice_writes_nothing(made, folder, tmp_p
     ],
 )
 def test_a_damaged_model_is_named(made, folder, tmp_path, damage, fault):
-    import shutil
-
     shutil.copytree(folder, tmp_path / "model")
     damage(tmp_path / "model")
     with pytest.raises(DataError, match=fault):
@@ -132,6 +134,34 @@ def test_faults_of_a_story_leave_exit_code_2_and_one_message(tmp_path):
     assert "shot 2: unknown key 'second', did you mean 'seconds'?; shot 2: has no duration" in done.stderr
 
 
+def test_the_command_makes_a_film(folder, tmp_path):
+    (tmp_path / "story.yaml").write_text(STORY.replace("seconds: 1.5", "chunks: 1").replace("seconds: 2", "chunks: 1"))
+    flags = (
+        "--model",
+        folder,
+        "--steps",
+        1,
+        "--guidance",
+        1,
+        "--policy",
+        "sink",
+        "--sampler",
+        "euler",
+        "--scale",
+        2,
+        "--pool-frames",
+        12,
+        "--seed",
+        3,
+    )
+    done = launch("--story", "story.yaml", "--out", "film", *flags, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "") and "chunk 2/2  shot 2/2 s2" in done.stderr
+    record = json.loads((tmp_path / "film" / "film.json").read_text())
+    assert (record["sampler"]["solver"], record["sampler"]["steps"], record["sampler"]["guidance"]) == ("euler", 1, 1.0)
+    assert (record["memory"]["policy"], record["pool_frames"], record["scale"], record["story"]["seed"]) == ("none", 12, 2, 3)
+    assert not (tmp_path / "film" / "memory.png").exists()
+
+
 def test_missing_weights_leave_exit_code_1(tmp_path):
     (tmp_path / "story.yaml").write_text(STORY)
     done = launch("--story", "story.yaml", "--out", "film", "--model", "none", cwd=tmp_path)
@@ -140,21 +170,12 @@ def test_missing_weights_leave_exit_code_1(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_examples_speak_only_what_the_small_model_knows(path):
-    from tiny_models import WORDS
-
-    from causalcine_jax.config import preset
-    from causalcine_jax.data.storyworld.grammar import MAX_PROMPT_WORDS
-    from causalcine_jax.generation.prompts import check_prompts
-
     resolved = read_story(path).resolve()
     most = min(MAX_PROMPT_WORDS + 1, preset("storyworld").transformer.text_len)
     check_prompts([(shot.id, shot.prompt) for shot in resolved.shots], WORDS, most)
-    assert isinstance(WORDS, Tokenizer)
 
 
 def test_the_demo_is_the_film_that_the_readme_promises():
-    from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, words
-
     resolved = read_story(ROOT / "examples" / "demo.yaml").resolve()
     assert (len(resolved.shots), resolved.chunks, resolved.frames) == (5, 20, 237)
     first, *between, last = resolved.shots

@@ -1,6 +1,6 @@
 """The director: turns a story into a stream of chunks and takes new shots while they stream.
 
-    director = Director(load_model(), read_story("story.yaml"))
+    director = Director("model folder", read_story("story.yaml"))
     for chunk in director:
         show(chunk.frames)
 
@@ -11,6 +11,7 @@ already queued. The stream ends when no shot is left; after `add_shot` it can be
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -18,7 +19,7 @@ from jaxtyping import Int, UInt8
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.generation.engine import Engine, RolloutEngine
-from causalcine_jax.generation.model_folder import Model
+from causalcine_jax.generation.model_folder import Model, load_model
 from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
@@ -53,7 +54,7 @@ class Director:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | str | Path | None,
         story: Story | str,
         *,
         seed: int | None = None,
@@ -65,13 +66,16 @@ class Director:
         """Checks every prompt and allocates the pool; nothing is computed before the first chunk is asked for.
 
         Args:
+          model: the networks, or the model folder to load them from; None is the embedded one.
           story: a story, or only a global caption; its shots then come by `add_shot`.
           seed, sampler, memory: in place of the story's and the model's.
           pool_frames: latent frames of history kept, in whole chunks. By default the whole story's; what is beyond goes, oldest first.
 
         Raises:
+          DataError: no such model folder, or a damaged one.
           UsageError: prompts that the model cannot read, or a pool too small for the receptive field.
         """
+        model = load_model(model) if model is None or isinstance(model, str | Path) else model
         story = Story((), global_caption=story) if isinstance(story, str) else story
         if story.video.height is None:
             story = replace(story, video=replace(model.video, fps=story.video.fps))

@@ -19,21 +19,23 @@ from causalcine_jax.whole_file import whole_file
 SHOWN = 5  # remembered frames per chunk
 THUMB_WIDTH = 168
 GAP, MARGIN, EDGE = 12, 56, 4
-ROWS = 10  # per column
+COLUMN_GAP = 48
+ONE_COLUMN = 10  # more rows than these stand in two columns
+MOST_ROWS = 40
 
 
 class MemoryPicture:
     """Collects one small image per latent frame and each chunk's votes while a film streams; draws them at the end."""
 
     def __init__(self):
-        self._images: list[UInt8[np.ndarray, "h w 3"]] = []
+        self._images: list[Image.Image] = []
         self._votes: list[Counter] = []
         self._layers = 0
 
     def add(self, chunk: Chunk) -> None:
         # A latent frame after the first stands for 4 video frames; the last of them represents it.
         first = 0 if chunk.index == 0 else TEMPORAL_STRIDE - 1
-        self._images += list(chunk.frames[first::TEMPORAL_STRIDE].copy())
+        self._images += [_thumb(image) for image in chunk.frames[first::TEMPORAL_STRIDE]]
         self._votes.append(Counter(chunk.retrieved[chunk.retrieved >= 0].tolist()))
         self._layers = len(chunk.retrieved)
 
@@ -42,18 +44,20 @@ class MemoryPicture:
         chunks = [index for index, votes in enumerate(self._votes) if votes]
         if not chunks:
             return False
+        if len(chunks) > MOST_ROWS:
+            chunks = [chunks[round(i)] for i in np.linspace(0, len(chunks) - 1, MOST_ROWS)]
         page = self._draw(story, chunks)
         with whole_file(path) as partial:
             page.save(partial, format="PNG", optimize=True)
         return True
 
     def _draw(self, story: ResolvedStory, chunks: list[int]) -> Image.Image:
-        height, width, _ = self._images[0].shape
-        thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))
+        thumb = self._images[0].size
+        columns = 1 if len(chunks) <= ONE_COLUMN else 2
+        rows = -(-len(chunks) // columns)
         row_height = thumb[1] + 34
-        column_width = 84 + (1 + SHOWN) * (THUMB_WIDTH + GAP) + 44
-        columns = -(-len(chunks) // ROWS)
-        size = (2 * MARGIN + columns * column_width - GAP, MARGIN + 92 + min(ROWS, len(chunks)) * row_height + MARGIN - 20)
+        column_width = 84 + (1 + SHOWN) * (THUMB_WIDTH + GAP) + 20
+        size = (2 * MARGIN + columns * (column_width + COLUMN_GAP) - COLUMN_GAP, MARGIN + 92 + rows * row_height + MARGIN - 20)
         page = Image.new("RGB", size, PAPER)
         draw = ImageDraw.Draw(page)
         draw.text((MARGIN, MARGIN - 14), "What the film remembered", TEXT, font(34))
@@ -62,8 +66,8 @@ class MemoryPicture:
         )
         draw.text((MARGIN, MARGIN + 32), subtitle, SOFT, font(18))
         for place, chunk in enumerate(chunks):
-            x = MARGIN + (place // ROWS) * column_width
-            y = MARGIN + 92 + (place % ROWS) * row_height
+            x = MARGIN + (place // rows) * (column_width + COLUMN_GAP)
+            y = MARGIN + 92 + (place % rows) * row_height
             self._draw_row(page, draw, story, chunk, thumb, x, y)
         return page
 
@@ -87,4 +91,9 @@ class MemoryPicture:
         colour = shot_colour(story.shot_of_chunk[frame // CHUNK_FRAMES])
         draw.rectangle((x, y, x + thumb[0] - 1, y + thumb[1] - 1), fill=colour)
         inner = (thumb[0] - 2 * EDGE, thumb[1] - 2 * EDGE)
-        page.paste(Image.fromarray(self._images[frame]).resize(inner, Image.Resampling.LANCZOS), (x + EDGE, y + EDGE))
+        page.paste(self._images[frame].resize(inner, Image.Resampling.LANCZOS), (x + EDGE, y + EDGE))
+
+
+def _thumb(image: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
+    height, width, _ = image.shape
+    return Image.fromarray(image).resize((THUMB_WIDTH, round(THUMB_WIDTH * height / width)), Image.Resampling.LANCZOS)
