@@ -144,7 +144,7 @@ def test_the_command_makes_a_film(folder, tmp_path):
         "--guidance",
         1,
         "--policy",
-        "sink",
+        "none",
         "--sampler",
         "euler",
         "--scale",
