@@ -87,11 +87,12 @@ def test_a_short_film_still_gets_a_pool_that_may_evict():
 
 
 def test_prompts_that_the_model_cannot_read():
-    story = Story((Shot("Mia meets a dragon.", chunks=1), Shot("Otto " * 30, chunks=1)), "A robot story.")
+    story = Story((Shot("Mia meets a dragon, walking.", chunks=1), Shot("Otto " * 30, chunks=1)), "A robot story.")
     with pytest.raises(UsageError) as error:
         paper_director(story)
     message = str(error.value)
-    assert "the model does not know 'robot' (shot 's1'), 'meets' (shot 's1'), 'dragon' (shot 's1'); it knows only: a about" in message
+    assert "the model does not know 'robot' in shot 's1', 'meets' in shot 's1' (did you mean 'meet'?), 'dragon' in shot 's1'" in message
+    assert "'walking' in shot 's1' (did you mean 'walk'?); it knows only: a about" in message
     assert " zelda" in message
     assert "shot 's2': the prompt has 35 tokens, the model reads at most 24" in message
 

@@ -69,10 +69,13 @@ def generate(
     sheet, memories, digest = {}, MemoryPicture(), provenance.FramesHash()
     frames_per_chunk, seconds, retrieved = [], [], []
     line = _ProgressLine(resolved) if progress else None
+    rolling = time.perf_counter()
     with FilmWriter(Path(out) / "film.mp4", story.video.fps, scale) as film:
         for chunk in director:
             first = film.frames
             film.append(chunk.frames)
+            if chunk.index == 0:
+                first_chunk = time.perf_counter() - rolling
             digest.add(chunk.frames)
             memories.add(chunk)
             sheet |= {first + i: image for i, image in enumerate(chunk.frames) if first + i in wanted}
@@ -97,6 +100,7 @@ def generate(
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
             "pool_bytes": director.engine.pool_bytes,
+            "first_chunk_seconds": round(first_chunk, 3),
             **provenance.timings(frames_per_chunk, seconds),
         },
         # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.

@@ -1,5 +1,6 @@
 """Can the model read these prompts? Long ones are counted, unknown words are named, all in one message."""
 
+import difflib
 from collections.abc import Iterable
 
 from causalcine_jax.errors import raise_faults
@@ -24,11 +25,17 @@ def check_prompts(prompts: Iterable[tuple[str, str]], tokenizer: Tokenizer, text
         for word in tokenizer.unknown_words(text):
             unknown.setdefault(word, where)
     if unknown:
-        listed = ", ".join(f"'{word}' ({where})" for word, where in unknown.items())
-        faults.append(f"the model does not know {listed}{_what_it_knows(tokenizer)}")
+        known = known_words(tokenizer)
+        listed = ", ".join(f"'{word}' in {where}{_hint(word, known)}" for word, where in unknown.items())
+        faults.append(f"the model does not know {listed}{'; it knows only: ' + ' '.join(known) if known else ''}")
     raise_faults(what, faults)
 
 
-def _what_it_knows(tokenizer: Tokenizer) -> str:
-    words = [w for w in tokenizer.known_words() if any(c.isalnum() for c in w)] if tokenizer.size < WORD_LEVEL else []
-    return f"; it knows only: {' '.join(words)}" if words else ""
+def known_words(tokenizer: Tokenizer) -> list[str]:
+    """The words that a word-level tokenizer knows; empty for tokenizers of word pieces, where a list would say nothing."""
+    return [w for w in tokenizer.known_words() if any(c.isalnum() for c in w)] if tokenizer.size < WORD_LEVEL else []
+
+
+def _hint(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -89,7 +89,6 @@ def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dic
         return round(sum(frames_per_chunk[i] for i in settled) / spent, 3) if spent else None
 
     return {
-        "first_chunk_seconds": round(sum(seconds[0].values()), 4),
         "fps": fps("denoise", "commit", "decode"),
         "fps_without_decode": fps("denoise", "commit"),
         "chunks": [{stage: round(value, 4) for stage, value in lap.items()} for lap in seconds],
