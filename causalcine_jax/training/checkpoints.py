@@ -1,0 +1,93 @@
+"""The state of a run on disk, saved in the background: arrays and the data iterator together, so that a run goes on exactly.
+
+orbax writes a checkpoint under a temporary name and renames it when it is whole; a process that is killed leaves the last whole
+one. Arrays are saved under flat names (params.transformer.blocks.ffn_0.weight), whatever module classes hold them.
+"""
+
+import shutil
+from pathlib import Path
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.training.optim import name_of
+from causalcine_jax.training.state import Batches, TrainState
+
+
+class Checkpoints:
+    """The checkpoints in a folder, of which the last `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder.absolute()
+        self._orbax = ocp.training.Checkpointer(
+            self.folder,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        newest = self._orbax.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: TrainState, batches: Batches) -> None:
+        """Begins to save; returns as soon as the state may be donated again."""
+        if step == self.latest:
+            return
+        try:
+            self._orbax.save_checkpointables_async(step, {"state": flat(state), "data": batches})
+        except OSError as error:
+            raise DataError(f"cannot write a checkpoint to {self.folder}: {error.strerror or error}") from error
+
+    def restore(self, like: TrainState, batches: Batches) -> TrainState:
+        """The newest checkpoint, with the shardings of `like` (shapes); `batches` is set to where it was.
+
+        Raises:
+          UsageError: it is of another network or optimizer.
+          DataError: it cannot be read.
+        """
+        wanted = flat(like)
+        saved = self._orbax.checkpointables_metadata().metadata["state"]
+        there = {name: tuple(leaf.shape) for name, leaf in saved.items()}
+        faults = [
+            f"{name}: {there.get(name, 'missing')}, expected {leaf.shape}" for name, leaf in wanted.items() if there.get(name) != leaf.shape
+        ]
+        faults += [f"{name}: not expected" for name in there if name not in wanted]
+        if faults:
+            more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+            raise UsageError(
+                f"the checkpoint in {self.folder} is of another run: {'; '.join(faults[:4])}{more}; choose another out, or delete it"
+            )
+        try:
+            loaded = self._orbax.load_checkpointables(None, {"state": wanted, "data": batches})
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"checkpoint {self.latest} in {self.folder} cannot be read ({' '.join(str(error).split())[:200]}); delete that folder to go on from the one before"
+            ) from error
+        return jax.tree.unflatten(jax.tree.structure(like), [loaded["state"][name] for name in wanted])
+
+    def wait(self) -> None:
+        """Until everything is on disk."""
+        try:
+            self._orbax.wait()
+        except OSError as error:
+            raise DataError(f"cannot write a checkpoint to {self.folder}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        self.wait()
+        self._orbax.close()
+
+
+def flat(state: TrainState) -> dict[str, jax.Array]:
+    """The arrays of a state by name, in the order of its leaves."""
+    leaves = {name_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    if len(leaves) != len(jax.tree.leaves(state)):
+        raise AssertionError("two arrays of the state have the same name")
+    return leaves
+
+
+def delete_all(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,98 @@
+"""From the command line to a `TrainConfig`: `--config configs/base.py --config.optim.lr=3e-5`.
+
+A config file holds `get_config()`, which returns an ml_collections ConfigDict; `config_dict(TrainConfig(...))` makes one. It is
+locked, so that a mistyped override is an error, and then frozen into our dataclasses, which check everything.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.training.config import TrainConfig, from_plain
+
+USAGE = "python launch/train.py --config configs/base.py [--config.optim.lr=3e-5 ...] [--print_config]"
+
+
+def config_dict(config: TrainConfig) -> ConfigDict:
+    """`config` as a ConfigDict whose every field can be overridden on the command line."""
+    return ConfigDict(dataclasses.asdict(config), convert_dict=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line asks for beside the config."""
+
+    print_config: bool
+    compile_cache: str
+
+
+def parse(arguments: list[str]) -> tuple[TrainConfig, Options]:
+    """The run that `arguments` (sys.argv without the program) ask for, and how.
+
+    Raises:
+      UsageError: no or a wrong config file, a key that there is not, a value of the wrong type, an illegal combination.
+    """
+    argv = ["train.py", *arguments]
+    values = flags.FlagValues()
+    flags.DEFINE_bool("print_config", False, "print the resolved config and stop", flag_values=values)
+    flags.DEFINE_string("compile_cache", "", "keep compiled programs in this folder", flag_values=values)
+    config_flags.DEFINE_config_file("config", None, "configs/*.py", lock_config=True, flag_values=values, sys_argv=argv)
+    _check_file(arguments)
+    try:
+        rest = values(argv)[1:]
+    except (AttributeError, KeyError) as error:
+        raise UsageError(_unknown_key(argv, error)) from None
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(f"unknown flag --{error.flagname}; usage: {USAGE}") from None
+    except (flags.Error, ValueError, TypeError, config_flags.UnsupportedOperationError) as error:
+        raise UsageError(f"{_one_line(error)}; usage: {USAGE}") from None
+    if rest:
+        raise UsageError(f"what is {' '.join(rest)!r}? usage: {USAGE}")
+    return from_plain(values.config.to_dict()), Options(values.print_config, values.compile_cache)
+
+
+def _check_file(arguments: list[str]) -> None:
+    """The config file must be there and run: what it raises is not for absl to report."""
+    path = None
+    for at, argument in enumerate(arguments):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+            path = match[1] if match[1] is not None else (arguments[at + 1] if at + 1 < len(arguments) else None)
+    if not path:
+        raise UsageError(f"which config? usage: {USAGE}")
+    if not Path(path).is_file():
+        there = sorted(str(file) for file in Path(path).parent.glob("*.py")) or sorted(str(file) for file in Path("configs").glob("*.py"))
+        raise UsageError(f"there is no config file {path}, {nearest(path, there)}" if there else f"there is no config file {path}")
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        compile(text, path, "exec")
+    except SyntaxError as error:
+        raise UsageError(f"{path}, line {error.lineno}: {error.msg}") from None
+    if "def get_config" not in text:
+        raise UsageError(f"{path} is not a config file: it defines no get_config()")
+
+
+def _unknown_key(argv: list[str], error: Exception) -> str:
+    """Which override named something that there is not; every one of them."""
+    faults = []
+    plain = dataclasses.asdict(TrainConfig())
+    for argument in argv[1:]:
+        if match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+            level, path = plain, match[1].split(".")
+            for depth, name in enumerate(path):
+                if not isinstance(level, dict):
+                    faults.append(f"{'.'.join(path[:depth])} is a single value, it has no {name}")
+                    break
+                if name not in level:
+                    faults.append(f"unknown key {'.'.join(path[: depth + 1])}, {nearest(name, level)}")
+                    break
+                level = level[name]
+    return "config: " + "; ".join(faults or [_one_line(error)])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,116 @@
+"""The log of a run: metrics.jsonl, one record per `log_every` steps; TensorBoard if asked for; a progress line; the loss as a picture.
+
+Records hold what the steps since the last one averaged to. A run that resumes first drops the records beyond its checkpoint, so the
+file reads as if nothing had happened.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import tqdm
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.whole_file import whole_file
+
+FILE = "metrics.jsonl"
+PROMINENT = ("loss", "step_s")
+
+
+class MetricLog:
+    """Appends records to OUT/metrics.jsonl, and shows progress on stderr."""
+
+    def __init__(self, out: Path, steps: int, start: int, *, tensorboard: bool = False):
+        self.path = out / FILE
+        drop_after(self.path, start)
+        self._writer = _tensorboard_writer(out) if tensorboard else None
+        self._steps = steps
+        self._lines = not sys.stderr.isatty()  # a log file: a line per record instead of a bar
+        self._bar = tqdm.tqdm(
+            total=steps, initial=start, unit="step", dynamic_ncols=True, mininterval=1, file=sys.stderr, disable=self._lines
+        )
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def write(self, record: dict[str, float]) -> None:
+        """Appends one record. NaN and infinity are written as null."""
+        plain = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(plain) + "\n")
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+        if self._writer:
+            for name, value in plain.items():
+                if name != "step" and value is not None:
+                    self._writer.add_scalar(name, value, record["step"])
+        if self._lines:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in ("step",) and isinstance(value, float))
+            self.say(f"step {record['step']}/{self._steps}  {shown}")
+        else:
+            self._bar.set_postfix({name: f"{record[name]:.4g}" for name in PROMINENT if name in record})
+
+    def say(self, line: str) -> None:
+        tqdm.tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._writer:
+            self._writer.close()
+
+
+def read_records(path: Path) -> list[dict]:
+    """All whole records; a line that was cut off by a crash is left out."""
+    records = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+    return records
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Removes the records of steps after `step`, and what a crash has left half-written."""
+    if path.exists():
+        kept = [record for record in read_records(path) if record["step"] <= step]
+        with whole_file(path) as partial:
+            partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+def draw_loss_curve(out: Path) -> None:
+    """OUT/loss.png from OUT/metrics.jsonl: the loss, and its parts by noise level where they are logged."""
+    records = [record for record in read_records(out / FILE) if record.get("loss") is not None]
+    if not records:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5), dpi=120)
+    steps = [record["step"] for record in records]
+    for name in sorted({name for record in records for name in record if name.startswith("mse_t")}):
+        points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), lw=0.8, alpha=0.6, label=name.replace("mse_t", "t ").replace("_", " to "))
+    axes.plot(steps, [record["loss"] for record in records], color="black", lw=1.4, label="loss")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.25, which="both")
+    axes.legend(frameon=False)
+    with whole_file(out / "loss.png") as partial:
+        figure.savefig(partial, format="png", bbox_inches="tight")
+    plt.close(figure)
+
+
+def _tensorboard_writer(out: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UsageError("tensorboard=True needs tensorboardX: pip install 'causalcine-jax[tensorboard]'") from None
+    os.makedirs(out / "tensorboard", exist_ok=True)
+    return SummaryWriter(str(out / "tensorboard"))

@@ -1,0 +1,22 @@
+"""A film by the model in training, of a story that it is not trained on: how far along it is, at a glance."""
+
+from pathlib import Path
+
+from causalcine_jax.data.storyworld import Story as WorldStory
+from causalcine_jax.data.storyworld import WorldConfig, sample_story
+from causalcine_jax.generation.generate import generate
+from causalcine_jax.generation.provenance import Recipe
+from causalcine_jax.story import Shot, Story
+
+SAMPLE_SEED = 31_337  # of the sampled stories; neither training nor evaluation uses it
+
+
+def as_story(told: WorldStory, seed: int) -> Story:
+    """A StoryWorld story as one that a director can film: its captions and lengths."""
+    return Story(tuple(Shot(shot.caption, chunks=shot.chunks) for shot in told.shots), told.global_caption, seed)
+
+
+def sample_film(model: Path, out: Path, step: int, *, world: WorldConfig, seed: int) -> None:
+    """Leaves film.mp4, contact_sheet.png and film.json in `out`. The story is the same at every step, so that films can be compared."""
+    story = as_story(sample_story(SAMPLE_SEED, seed, world), seed)
+    generate(Recipe(story), out, model=model, progress=False)

@@ -1,0 +1,166 @@
+"""From a config to what the loop runs on: networks, data and loss of each stage, and how its model is written.
+
+teacher_forcing   latents from a store (made first where it is missing) -> transformer and text encoder
+autoencoder       clips painted while training -> VAE, whose latents' mean and std are measured when it is written
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tqdm
+
+from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae, save_model
+from causalcine_jax.data.clips import Clips, clip_batches, paint
+from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec, tokenizer_hash, vae_hash
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.data.loader import Loader
+from causalcine_jax.data.storyworld import VOCABULARY
+from causalcine_jax.data.storyworld.world import FPS
+from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.generation.model_folder import EMBEDDED
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.models.vae import VAE
+from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
+from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.sample import sample_film
+from causalcine_jax.training.state import Nets, Stage
+from causalcine_jax.training.teacher_forcing import TeacherForcing, teacher_forcing_loss
+
+STATISTICS_BATCHES = 32
+
+
+def make_stage(config: TrainConfig) -> Stage:
+    """The stage that config.stage names, with its data open. `UsageError` where networks, data and config do not fit together."""
+    return {"teacher_forcing": _teacher_forcing, "autoencoder": _autoencoder}[config.stage](config)
+
+
+def _teacher_forcing(config: TrainConfig) -> Stage:
+    init = Path(config.init) if config.init else None
+    tokenizer = Tokenizer.load(init) if init else word_tokenizer(VOCABULARY, config.text_encoder.vocab_size)
+    transformer = load_transformer(init) if init else lambda key: Transformer(config.transformer, key=key)
+    text_encoder = load_text_encoder(init) if init else lambda key: UMT5Encoder(config.text_encoder, key=key)
+    sizes = transformer.config if init else config.transformer
+    vae = _vae(config)
+    store = open_store(config, vae, tokenizer, sizes.text_len)
+    _check_store(config, store, vae, tokenizer, sizes)
+    loader = Loader(
+        store,
+        config.batch // jax.process_count(),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+    task = TeacherForcing(
+        null_prompt=tuple(tokenizer([""], store.spec.text_len)[0][0].tolist()),
+        memory=config.memory,
+        time=config.time,
+        chunk_frames=config.chunk_frames,
+        caption_dropout=config.caption_dropout,
+        remat=config.remat,
+    )
+    nets = {"transformer": transformer, "text_encoder": text_encoder}
+    fixed = {} if config.train_text_encoder else {"text_encoder": nets.pop("text_encoder")}
+    stride = vae.cfg.spatial_stride if vae else 8
+    video = {"fps": FPS, "width": store.spec.width * stride, "height": store.spec.height * stride}
+    sampler = {"steps": config.sample.steps, "guidance": config.sample.guidance}
+
+    def export(trained: Nets, folder: Path, facts: dict) -> None:
+        facts = {"video": video, "memory": asdict(config.memory), "sampler": sampler, **facts}
+        save_model(
+            folder, **fixed, **trained, vae=vae, tokenizer=tokenizer, dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=facts
+        )
+
+    return Stage(
+        trained=nets,
+        fixed=fixed,
+        loss=teacher_forcing_loss(task),
+        batches=loader,
+        export=export,
+        sample=functools.partial(sample_film, world=config.world, seed=config.seed) if vae else None,
+        bad=lambda: len(loader.bad_records),
+        notes=(f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}",),
+    )
+
+
+def _vae(config: TrainConfig) -> VAE | None:
+    """The VAE of the store and of the exported model. None where none is named and this installation has no embedded one."""
+    if config.data.vae:
+        return load_vae(config.data.vae)
+    return load_vae(EMBEDDED) if (EMBEDDED / "vae").is_dir() else None
+
+
+def open_store(config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer, text_len: int) -> LatentStore:
+    """The latent store that config.data names; encodes config.data.films films first where it is not there or not whole."""
+    path = Path(config.data.store or Path(config.out) / "latents")
+    if path.is_dir():
+        return LatentStore.open(path)
+    if vae is None:
+        raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with a VAE as data.vae")
+    source = StoryWorldFilms(config.world, config.data.seed)
+    writer = LatentStoreWriter(path, storyworld_spec(source, config.data.films, vae, tokenizer, text_len))
+    pending = sum(len(shard) for shard in writer.pending())
+    print(f"encoding {pending} films into {path}", flush=True)
+    with tqdm.tqdm(total=config.data.films, initial=config.data.films - pending, unit="film", mininterval=2) as bar:
+        encode_films(vae, tokenizer, source, writer, on_progress=bar.update)
+    return writer.finish()
+
+
+def _check_store(config: TrainConfig, store: LatentStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:
+    spec, faults = store.spec, []
+    if vae is not None and spec.vae and spec.vae != vae_hash(vae):
+        faults.append(f"its latents are of another VAE than {config.data.vae or EMBEDDED} (data.vae)")
+    if spec.tokenizer and spec.tokenizer != tokenizer_hash(tokenizer):
+        faults.append("its token ids are of another tokenizer")
+    if spec.text_len > sizes.text_len:
+        faults.append(f"its prompts have {spec.text_len} tokens, transformer.text_len is {sizes.text_len}")
+    if spec.channels != sizes.in_dim:
+        faults.append(f"its latents have {spec.channels} channels, transformer.in_dim is {sizes.in_dim}")
+    if spec.chunk_frames != config.chunk_frames:
+        faults.append(f"its chunks have {spec.chunk_frames} frames, chunk_frames is {config.chunk_frames}")
+    raise_faults(f"latent store {store.path}", faults)
+
+
+def _autoencoder(config: TrainConfig) -> Stage:
+    world, frames = config.world, 4 * config.data.clip_frames - 3
+    if frames > world.frames:
+        raise UsageError(f"data.clip_frames {config.data.clip_frames} is more than a film of {world.latent_frames} latent frames")
+    clips = Clips(world, config.data.seed, frames)
+    weights = AutoencoderLossConfig(kl=config.autoencoder.kl, edge=config.autoencoder.edge)
+    make = load_vae(config.init) if config.init else lambda key: VAE(config.vae, key=key)
+    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        video = paint(batch, world.height, world.width)
+        value, metrics = autoencoder_loss(trained["vae"], video, key, weights)
+        return value, {name: (jnp.asarray(metric, jnp.float32), jnp.ones(())) for name, metric in metrics.items() if name != "loss"}
+
+    def measured(vae: VAE) -> VAE:
+        """The same weights with the mean and std of their latents, over clips that were not trained on."""
+        held_out = clip_batches(Clips(world, config.data.seed + 1, frames), config.batch, seed=config.seed)
+        painted: Iterator = (
+            jax.jit(paint, static_argnums=(1, 2))(next(held_out), world.height, world.width) for _ in range(STATISTICS_BATCHES)
+        )
+        sizes = latent_statistics(vae, painted)
+        like = jax.eval_shape(lambda: VAE(sizes, key=jax.random.key(0)))
+        return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(vae))
+
+    def export(trained: Nets, folder: Path, facts: dict) -> None:
+        vae = measured(jax.device_put(trained["vae"], jax.local_devices()[0]))
+        save_model(folder, vae=vae, dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=facts)
+
+    return Stage(
+        trained={"vae": make},
+        fixed={},
+        loss=loss,
+        batches=clip_batches(clips, config.batch // jax.process_count(), seed=config.seed, workers=config.data.workers, **part),
+        export=export,
+    )

@@ -1,0 +1,37 @@
+"""SIGTERM and Ctrl-C as a request: the step in progress is finished and saved before the process ends with exit code 0."""
+
+import signal
+import sys
+from types import FrameType
+
+
+class StopRequest:
+    """Inside its `with`, the first SIGTERM or SIGINT sets `asked`; a second one ends the process as if there were no handler.
+
+    While `at_once` is true (nothing is there that could be lost) the first one ends the process right away, with exit code 0.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.asked = False
+        self.at_once = True
+        self._before = {}
+
+    def __enter__(self) -> "StopRequest":
+        try:
+            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        except ValueError:  # not the main thread, whose owner decides about signals
+            self._before = {}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.at_once:
+            print("stopped before the first step", file=sys.stderr)
+            raise SystemExit(0)
+        self.asked = True
+        signal.signal(number, self._before[number])

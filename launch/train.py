@@ -1,0 +1,48 @@
+"""Trains one stage: `python launch/train.py --config configs/base.py --config.optim.lr=3e-5`.
+
+    --config FILE           a file of configs/
+    --config.KEY=VALUE      another value of one of its fields
+    --print_config          print the resolved config as JSON and stop
+    --compile_cache DIR     keep compiled programs in DIR for the next start
+
+The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
+"""
+
+import os
+import sys
+
+# Read by jax when it is imported. O1 overlaps communication with compute; the second silences notes about other people's hardware.
+os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from causalcine_jax.cli import run
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(__doc__)
+        return
+    import dataclasses
+    import json
+    import logging
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells a story about every checkpoint
+    from causalcine_jax.training.flags import parse
+
+    config, options = parse(arguments)
+    text = json.dumps(dataclasses.asdict(config), indent=2)
+    print(text, flush=True)
+    if options.print_config:
+        return
+    if options.compile_cache:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", options.compile_cache)
+    from causalcine_jax.training.loop import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    run(main)
