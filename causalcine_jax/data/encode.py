@@ -1,0 +1,186 @@
+"""Films to a latent store: paint, encode, tokenise, write.
+
+    film -> per-frame inputs on the host (scene parameters) -> pixels and VAE latents in one jit, a few frames at a time
+         -> float16 latents, token ids and prompts, one shard at a time, into the store
+
+The VAE is causal, so coding a film piece by piece gives the same latents as coding it whole; pieces that fit the cache are several
+times faster on a CPU. While the device encodes a batch, the host prepares the next one.
+"""
+
+import hashlib
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from causalcine_jax.data.latent_store import StoreSpec
+from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
+from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer
+from causalcine_jax.models.vae import VAE
+
+FRAMES_PER_STEP = 8  # video frames coded together; a multiple of the VAE's temporal stride
+
+
+@dataclass(frozen=True)
+class Film:
+    """One film before encoding.
+
+    frames         a tree of arrays with leading axis T, from which `FilmSource.pixels` makes the video
+    prompts        one per shot
+    shot_of_chunk  int32 [N]
+    """
+
+    frames: Any
+    prompts: Sequence[str]
+    shot_of_chunk: np.ndarray
+
+
+class FilmSource(Protocol):
+    """Films by index. `pixels` is a pure JAX function of some frames of a film, so that it runs where the VAE does."""
+
+    def __getitem__(self, index: int) -> Film: ...
+
+    def pixels(self, frames: Any) -> UInt8[Array, "t h w 3"]: ...
+
+
+@dataclass(frozen=True)
+class StoryWorldFilms:
+    """Story `index` of the collection `seed`. Another seed is another collection: that is how films are held out."""
+
+    world: WorldConfig
+    seed: int
+
+    def __getitem__(self, index: int) -> Film:
+        story = sample_story(self.seed, index, self.world)
+        return Film(scene_parameters(story)["shapes"], story.prompts(), story.shot_of_chunk())
+
+    def pixels(self, frames: Float[Array, "t k f"]) -> UInt8[Array, "t h w 3"]:
+        return render({"shapes": frames}, self.world.height, self.world.width, jnp)
+
+
+def storyworld_spec(films: StoryWorldFilms, count: int, vae: VAE, tokenizer: Tokenizer, text_len: int) -> StoreSpec:
+    """The spec of a store of the first `count` films."""
+    world, stride = films.world, vae.cfg.spatial_stride
+    return StoreSpec(
+        films=count,
+        latent_frames=world.latent_frames,
+        height=world.height // stride,
+        width=world.width // stride,
+        shots=world.max_shots,
+        text_len=text_len,
+        channels=vae.cfg.z_dim,
+        source={"storyworld": asdict(world), "seed": films.seed},
+        vae=vae_hash(vae),
+        tokenizer=tokenizer_hash(tokenizer),
+    )
+
+
+def encode_films(
+    vae: VAE,
+    tokenizer: Tokenizer,
+    source: FilmSource,
+    writer: LatentStoreWriter,
+    *,
+    batch: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_progress: Callable[[int], None] = lambda films: None,
+) -> None:
+    """Encodes what is pending of this process's part of the store; `writer.finish()` is left to the caller.
+
+    Args:
+      batch: films encoded together (default: 1 on a CPU, 16 elsewhere).
+      on_progress: called with the number of films just written.
+
+    Raises:
+      UsageError: a prompt is longer than the store's text_len, or the video's size does not suit the VAE.
+      DataError: the disk refuses, or the latents are not finite.
+    """
+    batch = batch or (1 if jax.default_backend() == "cpu" else 16)
+    shards = writer.pending(process_index, process_count)
+    films = ((index, source[index]) for shard in shards for index in shard)
+    latents_of = _encoded(vae, source.pixels, films, batch)
+    for shard in shards:
+        records = []
+        for _ in shard:
+            film, latents = next(latents_of)
+            token_ids, _ = tokenizer(film.prompts, writer.spec.text_len)
+            records.append(NewRecord(latents, token_ids, film.shot_of_chunk, film.prompts))
+        writer.write(shard, records)
+        on_progress(len(shard))
+
+
+def _encoded(vae: VAE, pixels, films: Iterable[tuple[int, Film]], batch: int) -> Iterator[tuple[Film, np.ndarray]]:
+    """Each film and its latents [F,h,w,z], in order; keeps one batch on the device while the next is made on the host."""
+    in_flight: deque[tuple[list[Film], Array]] = deque()
+
+    def flush(allowed: int):
+        while len(in_flight) > allowed:
+            done, latents = in_flight.popleft()
+            yield from zip(done, np.asarray(latents))  # the last batch may be padded
+
+    films = (film for _, film in films)
+    while chosen := [film for _, film in zip(range(batch), films)]:
+        padded = chosen + [chosen[-1]] * (batch - len(chosen))  # one shape, one compilation
+        frames = jax.tree.map(lambda *leaves: np.stack(leaves), *(film.frames for film in padded))
+        in_flight.append((chosen, paint_and_encode(vae, frames, pixels)))
+        yield from flush(1)
+    yield from flush(0)
+
+
+@partial(jax.jit, static_argnames=("pixels", "frames_per_step"))
+def paint_and_encode(vae: VAE, frames: Any, pixels: Callable, frames_per_step: int = FRAMES_PER_STEP) -> Float[Array, "b f h w z"]:
+    """Latents of B films from their per-frame inputs.
+
+    Args:
+      frames: a tree of arrays [B, T, ...].
+      pixels: makes uint8 video [n,H,W,3] of the same tree with axes [n, ...].
+      frames_per_step: video frames painted and coded at a time.
+    """
+    length = jax.tree.leaves(frames)[0].shape[1]
+    first = 1 + (length - 1) % frames_per_step
+
+    def video(piece):
+        return jax.vmap(pixels)(piece).astype(jnp.float32) / 127.5 - 1.0
+
+    def step(cache, piece):
+        latents, cache = vae.encode_next(cache, video(piece))
+        return cache, latents
+
+    latents, cache = vae.encode_first(video(jax.tree.map(lambda x: x[:, :first], frames)))
+    if length > first:
+        rest = jax.tree.map(lambda x: _pieces(x[:, first:], frames_per_step), frames)
+        _, later = jax.lax.scan(step, cache, rest)
+        later = jnp.moveaxis(later, 0, 1)
+        latents = jnp.concatenate([latents, later.reshape(later.shape[0], -1, *later.shape[3:])], axis=1)
+    return latents
+
+
+def _pieces(x: Array, length: int) -> Array:
+    """[B, n*length, ...] -> [n, B, length, ...]."""
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, length, *x.shape[2:]), 1, 0)
+
+
+def vae_hash(vae: VAE) -> str:
+    """Names what latents follow from: all weights, and the config with its mean and std."""
+    digest = hashlib.sha256(repr(vae.cfg).encode())
+    for path, leaf in jax.tree.leaves_with_path(vae):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Names what token ids follow from: the tokenizer's file as it writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        return hashlib.sha256((Path(folder) / FILE_NAME).read_bytes()).hexdigest()[:16]

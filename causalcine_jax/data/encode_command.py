@@ -1,0 +1,161 @@
+"""`launch/encode.py`: a StoryWorld store from a model folder, in this process or in several.
+
+On a CPU a process per core encodes more films than one process with all cores, because the VAE's small convolutions do not
+keep the cores busy. Processes own different shards of the same store; the parent shows their common progress and names the store.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import queue
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from causalcine_jax.config import preset
+from causalcine_jax.convert import load_vae
+from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.data.storyworld import VOCABULARY, WorldConfig
+from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer, word_tokenizer
+
+WORLDS = {"base": WorldConfig.base, "storyworld": WorldConfig.storyworld}
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """What `launch/encode.py` is asked for.
+
+    model      folder with vae/; text_encoder/tokenizer.json is used if it is there, else StoryWorld's own word tokenizer
+    out        the store to write
+    world      a name of WORLDS
+    seed       of the collection of films: hold films out by giving them another seed than the training's
+    films      how many, from the collection's first on
+    batch      films per VAE call, None for the device's default
+    processes  more than 1 only on a CPU: an accelerator belongs to one process
+    text_len   token ids per shot
+    films_per_shard  films written at a time, which an interruption costs at most per process
+    """
+
+    model: Path
+    out: Path
+    world: str = "base"
+    seed: int = 0
+    films: int = 1500
+    batch: int | None = None
+    processes: int = 1
+    text_len: int = 64
+    films_per_shard: int = 32
+
+    def __post_init__(self):
+        faults = [
+            f"{name} must be positive, not {getattr(self, name)}"
+            for name in ("films", "processes", "text_len", "films_per_shard")
+            if getattr(self, name) < 1
+        ]
+        if self.batch is not None and self.batch < 1:
+            faults.append(f"batch must be positive, not {self.batch}")
+        if self.seed < 0:
+            faults.append(f"seed must not be negative, got {self.seed}")
+        if self.world not in WORLDS:
+            faults.append(f"unknown world {self.world!r}, {nearest(self.world, WORLDS)}")
+        raise_faults("encode", faults)
+
+
+def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> LatentStore:
+    """Writes the store and returns it, open. Interrupted, it goes on where it was when called again.
+
+    Raises:
+      UsageError: the request, or another store at `config.out`.
+      DataError: the model's files, the disk, or a process that died.
+    """
+    task = _Task(config)
+    pending = sum(len(shard) for shard in task.writer.pending())
+    start = time.monotonic()
+    with tqdm(total=config.films, initial=config.films - pending, unit="film", disable=not show_progress, smoothing=0.05) as bar:
+        if config.processes == 1:
+            task.run(0, 1, bar.update)
+        else:
+            _in_processes(config, bar.update)
+    if pending and show_progress:
+        seconds = time.monotonic() - start
+        print(f"{config.out}: {pending} films encoded in {seconds:.0f} s, {pending / seconds:.2f} films/s")
+    return task.writer.finish()
+
+
+class _Task:
+    """What one process needs to encode its part."""
+
+    def __init__(self, config: EncodeConfig):
+        self.batch = config.batch
+        self.vae = load_vae(config.model)
+        self.tokenizer = _tokenizer(config.model)
+        self.source = StoryWorldFilms(WORLDS[config.world](), config.seed)
+        spec = storyworld_spec(self.source, config.films, self.vae, self.tokenizer, config.text_len)
+        self.writer = LatentStoreWriter(config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard))
+
+    def run(self, index: int, count: int, on_progress) -> None:
+        encode_films(
+            self.vae,
+            self.tokenizer,
+            self.source,
+            self.writer,
+            batch=self.batch,
+            process_index=index,
+            process_count=count,
+            on_progress=on_progress,
+        )
+
+
+def _in_processes(config: EncodeConfig, on_progress) -> None:
+    context = multiprocessing.get_context("spawn")  # fork and the threads of JAX do not go together
+    results = context.Queue()
+    workers = [context.Process(target=_worker, args=(config, i, results), daemon=True) for i in range(config.processes)]
+    try:
+        for worker in workers:
+            worker.start()
+        running = set(range(config.processes))
+        while running:
+            try:
+                index, films, error = results.get(timeout=1.0)
+            except queue.Empty:
+                died = [i for i in running if not workers[i].is_alive() and workers[i].exitcode != 0]
+                if died:
+                    raise DataError(
+                        f"an encoding process died (exit code {workers[died[0]].exitcode}); is there memory for {config.processes} of them? "
+                        f"Run again, it goes on where it stopped"
+                    ) from None
+                continue
+            if error is not None:
+                raise error
+            if films is None:
+                running.discard(index)
+            else:
+                on_progress(films)
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+
+
+def _worker(config: EncodeConfig, index: int, results) -> None:
+    if hasattr(os, "sched_setaffinity"):  # XLA starts a thread per core that it may use; this is before it starts
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[index % len(cores) :: config.processes])
+    try:
+        _Task(config).run(index, config.processes, lambda films: results.put((index, films, None)))
+        results.put((index, None, None))
+    except (UsageError, DataError) as error:
+        results.put((index, None, error))
+
+
+def _tokenizer(model: Path) -> Tokenizer:
+    if (model / "text_encoder" / FILE_NAME).is_file():
+        return Tokenizer.load(model)
+    return word_tokenizer(VOCABULARY, preset("storyworld").text_encoder.vocab_size)

@@ -1,0 +1,42 @@
+"""Encodes StoryWorld films into a latent store, from which launch/train.py reads.
+
+    python launch/encode.py --model DIR --out outputs/data/train --world base --seed 0 --films 1500 --processes 2
+    python launch/encode.py --model DIR --out outputs/data/held_out --world base --seed 1000000 --films 64
+
+DIR holds vae/. An interrupted run goes on where it was. --processes helps on a CPU; an accelerator belongs to one process.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from causalcine_jax.cli import run
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder with vae/ (and, if it has one, text_encoder/tokenizer.json)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the store to write")
+    parser.add_argument("--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)")
+    parser.add_argument("--seed", type=int, default=0, help="of the collection of films; held-out films have another seed (default 0)")
+    parser.add_argument("--films", type=int, default=1500, help="how many (default 1500)")
+    parser.add_argument("--batch", type=int, help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)")
+    parser.add_argument("--processes", type=int, default=1, help="on a CPU: as many as there are cores (default 1)")
+    parser.add_argument("--text-len", type=int, default=64, help="token ids per shot, the model's text_len (default 64)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    flags = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the processes are ended, too
+    # After the flags are understood: a wrong one should not wait for jax.
+    from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
+
+    encode_storyworld(EncodeConfig(**vars(flags)))
+
+
+if __name__ == "__main__":
+    run(main)
