@@ -133,7 +133,7 @@ class ResolvedStory:
     def snapped(self) -> list[str]:
         """One line for every shot that does not last exactly as long as asked."""
         return [
-            f"shot '{s.id}': {s.asked_seconds:g} s asked, {s.seconds:.4g} s on the chunk grid ({s.chunks} chunks)"
+            f"shot '{s.id}': {s.asked_seconds:g} s asked, {s.seconds:.4g} s on the chunk grid ({s.chunks} chunk{'s' * (s.chunks > 1)})"
             for s in self.shots
             if abs(s.seconds - s.asked_seconds) > 1e-6
         ]

@@ -72,7 +72,7 @@ def test_cuts_are_snapped_one_by_one_so_rounding_never_adds_up():
     resolved = Story(tuple(Shot("x", seconds=1) for _ in range(5))).resolve()
     assert resolved.cut_frames == (21, 33, 45, 69) and resolved.frames == 81
     assert [s.chunks for s in resolved.shots] == [2, 1, 1, 2, 1]
-    assert "shot 's2': 1 s asked, 0.75 s on the chunk grid (1 chunks)" in resolved.snapped()
+    assert "shot 's2': 1 s asked, 0.75 s on the chunk grid (1 chunk)" in resolved.snapped()
 
 
 def test_chunks_are_exact_and_every_shot_lasts_a_chunk():
