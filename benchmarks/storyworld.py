@@ -7,16 +7,14 @@ under jax.jit (compiled once, measured with its result on the host), and what it
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.generation.provenance import device, software
 
 
 def films_per_second(draw, inputs) -> float:
@@ -24,19 +22,6 @@ def films_per_second(draw, inputs) -> float:
     for item in inputs:
         draw(item)
     return round(len(inputs) / (time.perf_counter() - start), 3)
-
-
-def commit() -> str:
-    """The checked-out commit, with + if files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if dirty else "")
 
 
 def main() -> None:
@@ -62,11 +47,10 @@ def main() -> None:
             "jax.jit": films_per_second(lambda shapes: np.asarray(draw(shapes)), scenes),
         },
         "compile_seconds": round(compile_seconds, 2),
-        "device": jax.devices()[0].device_kind,
+        "device": device(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "jax": jax.__version__},
-        "commit": commit(),
+        "software": software(),
     }
     print(json.dumps(result, indent=2))
 
