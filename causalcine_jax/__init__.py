@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "MemoryConfig": "config",
     "Story": "story",
+    "read_story": "story",
+    "load_model": "generation.model_folder",
     "Director": "generation.director",
     "teacher_forced": "models.packed",
     "denoise_chunk": "generation.rollout",
