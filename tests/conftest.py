@@ -5,9 +5,9 @@ import os
 # Tests compile many small programs and run each once: compile quickly rather than well.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
-import jax  # noqa: E402  (the flags above are read when jax starts)
-import pytest  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import pytest
+from flax import nnx
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,3 +15,11 @@ def _numerics_and_tree_mode():
     jax.config.update("jax_default_matmul_precision", "highest")
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
+
+
+def pytest_collection_modifyitems(items):
+    if jax.default_backend() != "gpu":
+        skip = pytest.mark.skip(reason=f"needs an NVIDIA GPU, jax runs on {jax.default_backend()} here")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
