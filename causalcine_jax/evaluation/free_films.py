@@ -1,0 +1,152 @@
+"""SECONDARY measures: whole films from captions alone, judged on cuts, prompts, memory of themselves and steadiness.
+
+Nothing true is committed here: the film remembers what it drew itself. In a third of the stories no caption says how anybody looks,
+so a character's first shot decides; `self recall` asks whether a return matches that, `truth recall` (told stories only) whether it
+matches the story.
+"""
+
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.data.storyworld import Shot, Story, returns, sample_story
+from causalcine_jax.data.storyworld.world import WorldConfig
+from causalcine_jax.evaluation.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.cut_detector import CutDetector
+from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
+from causalcine_jax.evaluation.judge import OF_CHARACTER
+from causalcine_jax.evaluation.reading import CharacterReading, Judge, Reading, of_character, of_scene
+from causalcine_jax.evaluation.shot_cuts import TOLERANCES, CutScore, Detection, detection, sca
+from causalcine_jax.evaluation.true_films import true_cuts, true_film
+
+TRUE_FILMS = "true films"
+STORIES_APART = 1_000_000  # free films take their stories from here on, so that none is one of the recall's
+
+
+@dataclass
+class FilmScores:
+    """Everything counted in one film. Hits are 0 or 1 per question asked."""
+
+    cuts: CutScore
+    near: dict[int, Detection]
+    prompt: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in ("place", "time", "action", "size")})
+    self_recall: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in OF_CHARACTER})
+    truth_recall: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in OF_CHARACTER})
+    consistency: list[float] = field(default_factory=list)
+
+
+def score_film(story: Story, video: UInt8[np.ndarray, "t h w 3"], judge: Judge, detector: CutDetector = CutDetector()) -> FilmScores:
+    """Judges a film that was made (or rendered) for `story`, at the shot ranges that the story asks for."""
+    asked, found = true_cuts(story), detector(video)
+    scores = FilmScores(sca(found, asked, len(video)), {tolerance: detection(found, asked, tolerance) for tolerance in TOLERANCES})
+    reading = judge.read(video)
+    seen: list[dict[int, CharacterReading | None]] = []
+    for shot in story.shots:
+        frames = reading.frames(shot.frames)
+        seen.append({who: of_character(frames, sought(story, shot, who)) for who in shot.cast})
+        _score_prompt(scores, judge, story, shot, frames, seen[-1])
+    _score_recall(scores, story, seen)
+    return scores
+
+
+def sought(story: Story, shot: Shot, who: int) -> str | None:
+    """The species by which to look for a character; None (whoever is most visible) where it is alone in the shot."""
+    return story.cast[who].species if len(shot.cast) > 1 else None
+
+
+def _score_prompt(scores: FilmScores, judge: Judge, story: Story, shot: Shot, frames: Reading, seen: dict) -> None:
+    for name, what in of_scene(frames).items():
+        scores.prompt[name].append(what == getattr(shot, name))
+    for who, action in zip(shot.cast, shot.actions, strict=True):
+        reading = seen[who]
+        scores.consistency.append(reading.consistency if reading else 0.0)
+        done = judge.action(frames, reading.species) if reading else ""
+        if done is not None:
+            scores.prompt["action"].append(done == action)
+
+
+def _score_recall(scores: FilmScores, story: Story, seen: list[dict]) -> None:
+    for back in returns(story):
+        first_shot = next(number for number, shot in enumerate(story.shots) if back.character in shot.cast)
+        first, now = seen[first_shot][back.character], seen[back.shot][back.character]
+        for name in OF_CHARACTER:
+            if first is not None:
+                scores.self_recall[name].append(now is not None and getattr(now, name) == getattr(first, name))
+            if story.told:
+                scores.truth_recall[name].append(now is not None and getattr(now, name) == getattr(story.cast[back.character], name))
+
+
+def roll_out(engine: BatchRollout, stories: list[Story], memory: MemoryConfig) -> UInt8[np.ndarray, "b t h w 3"]:
+    """Films of the stories, from captions alone."""
+    contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories)), []
+    for chunk, context in enumerate(contexts):
+        x0, _ = engine.denoise(pool, stories, context, chunk, memory)
+        pool = engine.commit(pool, x0, context, chunk, memory)
+        latents.append(x0)
+    return engine.decode(jnp.concatenate(latents, axis=1))
+
+
+@dataclass
+class FreeResult:
+    """Scores of every film by row: the policies, and the same measures on true films as the ceiling."""
+
+    stories: list[Story]
+    scores: dict[str, list[FilmScores]]
+
+    def row(self, name: str) -> dict[str, Interval | float]:
+        return summarise(self.scores[name])
+
+
+def measure_free_films(
+    engine: BatchRollout, judge: Judge, count: int, seed: int, policies: dict[str, MemoryConfig], films: int, progress: bool = True
+) -> FreeResult:
+    """Makes and judges `count` films under every policy, `films` of them side by side."""
+    stories = stories_apart(engine.world, seed, count)
+    scores = {TRUE_FILMS: [score_film(story, true_film(story), judge) for story in stories]}
+    starts = range(0, count, films)
+    with tqdm(total=len(starts) * len(policies), desc="free films", unit="batch", disable=not progress) as bar:
+        for name, memory in policies.items():
+            scores[name] = []
+            for start in starts:
+                batch = stories[start : start + films]
+                videos = roll_out(engine, [batch[i % len(batch)] for i in range(films)], memory)
+                scores[name] += [score_film(story, video, judge) for story, video in zip(batch, videos, strict=False)]
+                bar.update()
+    return FreeResult(stories, scores)
+
+
+def stories_apart(world: WorldConfig, seed: int, count: int) -> list[Story]:
+    return [sample_story(seed, STORIES_APART + index, world) for index in range(count)]
+
+
+def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
+    """Means over films (SCA, its parts) and shares over shots, characters and returns, with 95 % intervals where they are shares or means.
+
+    The questions of one film are counted as independent, which makes the intervals of shares a little too narrow.
+    """
+    pooled = lambda lists: [hit for hits in lists for hit in hits]
+    share = lambda hits: wilson(sum(hits), len(hits))
+    cuts = [s.cuts for s in scores]
+    matched = sum(c.matched for c in cuts)
+    summary: dict[str, Interval | float] = {
+        "sca": bootstrap_mean([c.sca for c in cuts]),
+        "nsd": float(np.mean([c.nsd for c in cuts])) if cuts else 0.0,
+        "frames_per_cut": sum(c.deviation for c in cuts) / matched if matched else float("nan"),
+        "missed_per_film": sum(c.missed for c in cuts) / max(1, len(cuts)),
+        "extra_per_film": sum(c.extra for c in cuts) / max(1, len(cuts)),
+    }
+    for tolerance in TOLERANCES:
+        near = sum((s.near[tolerance] for s in scores), Detection())
+        summary |= {f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")}
+    for name in ("place", "time", "action", "size"):
+        summary[name] = share(pooled(s.prompt[name] for s in scores))
+    summary["prompt"] = share(pooled(s.prompt[name] for s in scores for name in ("place", "time", "action")))
+    for kind in ("self_recall", "truth_recall"):
+        for name in OF_CHARACTER:
+            summary[f"{kind}_{name}"] = share(pooled(getattr(s, kind)[name] for s in scores))
+    summary["consistency"] = bootstrap_mean(pooled(s.consistency for s in scores))
+    return summary

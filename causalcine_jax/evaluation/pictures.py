@@ -1,0 +1,96 @@
+"""Two pictures beside the numbers: what came back under each policy, and recall as bars with their intervals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from causalcine_jax.evaluation.recall import CHANCE, TRUTH, VAE, RecallResult, ReturnCase
+from causalcine_jax.evaluation.true_films import true_film
+from causalcine_jax.generation.typography import ACCENT, FAINT, PAPER, SOFT, TEXT, fit_text, font
+from causalcine_jax.whole_file import whole_file
+
+THUMB_WIDTH, GAP, MARGIN, LABEL = 300, 12, 48, 58
+RIGHT, WRONG = (140, 206, 132), (232, 112, 100)
+HEADS = {TRUTH: "true return", VAE: "through the VAE"}
+SHOWN = ("colour", "accessory", "joint", "mean")
+
+
+def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> None:
+    """A row per return: the first appearance, the true return, and what every policy drew, each with what the judge read in it."""
+    chosen = np.unique(np.linspace(0, len(result.cases) - 1, min(count, len(result.cases))).astype(int))
+    columns = list(result.verdicts)
+    height, width, _ = result.stills[TRUTH][0].shape
+    thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))
+    row_height = thumb[1] + LABEL
+    size = (2 * MARGIN + (1 + len(columns)) * (THUMB_WIDTH + GAP) - GAP, 2 * MARGIN + 40 + len(chosen) * (row_height + GAP))
+    page = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(page)
+    for column, name in enumerate(["first appearance", *(HEADS.get(row, row) for row in columns)]):
+        draw.text((MARGIN + column * (THUMB_WIDTH + GAP), MARGIN - 8), name, ACCENT, font(24))
+    for line, number in enumerate(chosen):
+        y = MARGIN + 40 + line * (row_height + GAP)
+        case = result.cases[number]
+        character = case.character
+        _cell(
+            page,
+            draw,
+            0,
+            y,
+            thumb,
+            _first_seen(case),
+            f"{character.name} the {character.species}",
+            (f"{character.colour}, {character.accessory}", TEXT),
+        )
+        for column, row in enumerate(columns, start=1):
+            verdict = result.verdicts[row][number]
+            found = verdict.found
+            said = ("not found", WRONG) if found is None else (f"{found.colour}, {found.accessory}", RIGHT if verdict.joint else WRONG)
+            note = f"chunk {case.back.chunk}, last seen in {case.back.last_seen_chunk}" if row == TRUTH else ""
+            _cell(page, draw, column, y, thumb, result.stills[row][number], note, said)
+    with whole_file(path) as partial:
+        page.save(partial, format="PNG", optimize=True)
+
+
+def _cell(
+    page, draw, column: int, y: int, thumb: tuple[int, int], frame: UInt8[np.ndarray, "h w 3"], note: str, said: tuple[str, tuple]
+) -> None:
+    x = MARGIN + column * (THUMB_WIDTH + GAP)
+    page.paste(Image.fromarray(frame).resize(thumb, Image.Resampling.LANCZOS), (x, y))
+    draw.text((x + 2, y + thumb[1] + 4), said[0], said[1], font(20))
+    draw.text((x + 2, y + thumb[1] + 30), fit_text(note, font(16), THUMB_WIDTH), SOFT if column == 0 else FAINT, font(16))
+
+
+def _first_seen(case: ReturnCase) -> UInt8[np.ndarray, "h w 3"]:
+    """The middle frame of the true shot in which the character first appears."""
+    shot = next(shot for shot in case.story.shots if case.back.character in shot.cast)
+    return true_film(case.story)[shot.frames[len(shot.frames) // 2]]
+
+
+def write_recall_chart(path: Path, report: dict[str, Any]) -> None:
+    """Bars of colour, accessory, joint and mean recall for every row, with 95 % intervals, and a line at chance."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because only this picture needs matplotlib
+    from matplotlib.figure import Figure
+
+    rows = report["primary"]["rows"]
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    width = 0.8 / len(rows)
+    for i, (row, values) in enumerate(rows.items()):
+        x = np.arange(len(SHOWN)) + (i - (len(rows) - 1) / 2) * width
+        value = np.array([values[name]["value"] for name in SHOWN])
+        spread = np.abs(np.array([[values[name][end] for name in SHOWN] for end in ("low", "high")]) - value)
+        axes.bar(x, value, width * 0.92, yerr=spread, capsize=3, label=HEADS.get(row, row).replace("true return", "judge on truth"))
+    for i, name in enumerate(SHOWN):
+        axes.hlines(CHANCE[name], i - 0.45, i + 0.45, colors="black", linestyles="dashed", label="chance" if i == 0 else None)
+    axes.set_xticks(range(len(SHOWN)), SHOWN)
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("recall")
+    axes.set_title(f"What memory carries: {report['primary']['returns']} returns after absences longer than the window")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(ncols=len(rows) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

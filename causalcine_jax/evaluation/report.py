@@ -1,0 +1,138 @@
+"""The evaluation as JSON for machines and as a markdown table for people."""
+
+import dataclasses
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from causalcine_jax.evaluation import free_films, recall
+from causalcine_jax.evaluation.intervals import Interval
+from causalcine_jax.evaluation.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
+from causalcine_jax.evaluation.shot_cuts import PAPER_CALIBRATED
+from causalcine_jax.whole_file import whole_file
+
+LABELS = {TRUTH: "ground truth (judge on true pixels)", VAE: "true latents through the VAE (ceiling)"}
+RECALL_COLUMNS = ("colour", "accessory", "joint", "mean", "found", "remembered")
+FREE_COLUMNS = {
+    "SCA": "sca", "frames off per cut": "frames_per_cut", "missed": "missed_per_film", "extra": "extra_per_film", "F1@2": "f1@2", "F1@6": "f1@6",
+    "F1@12": "f1@12", "prompt": "prompt", "place": "place", "time": "time", "action": "action", "self recall colour": "self_recall_colour",
+    "self recall accessory": "self_recall_accessory", "truth recall colour": "truth_recall_colour",
+    "truth recall accessory": "truth_recall_accessory", "intra-shot consistency": "consistency",
+}  # fmt: skip
+
+
+def build_report(settings: dict[str, Any], primary: RecallResult, secondary: "free_films.FreeResult | None") -> dict[str, Any]:
+    """Everything measured, as plain JSON values; intervals as {value, low, high, count}."""
+    report = {
+        "settings": settings,
+        "environment": {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "python": platform.python_version()},
+        "intervals": "95 %; shares: Wilson; means (mean, remembered, SCA, consistency): percentile bootstrap over returns, films or shots",
+        "primary": {
+            "returns": len(primary.cases),
+            "chance": CHANCE,
+            "rows": {row: primary.row(row) for row in primary.verdicts},
+            "subsets": {name: _subset_rows(primary, keep) for name, keep in _SUBSETS.items()},
+            "cases": [_case(primary, number) for number in range(len(primary.cases))],
+        },
+    }
+    if secondary is not None:
+        report["secondary"] = {
+            "films": len(secondary.stories),
+            "sca_penalty": f"{PAPER_CALIBRATED} of the film per missed or extra cut, calibrated on published tables, not official",
+            "rows": {row: secondary.row(row) for row in secondary.scores},
+        }
+    return _plain(report)
+
+
+_SUBSETS = {
+    "first appeared late (a memory of first frames cannot hold them)": lambda case: (
+        case.back.first_seen_frame >= case.story.world.late_chunk * 3
+    ),
+    "first appeared early": lambda case: case.back.first_seen_frame < case.story.world.late_chunk * 3,
+    "told: a caption named the looks once": lambda case: case.story.told,
+    "untold: no caption ever names the looks": lambda case: not case.story.told,
+}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The tables that are printed."""
+    primary, settings = report["primary"], report["settings"]
+    lines = [
+        f"## PRIMARY recall: {primary['returns']} returns after absences longer than the window",
+        f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, seed {settings['seed']}, {report['environment']['device']}; "
+        "value [95 % interval]",
+        "",
+        *_table(("", *RECALL_COLUMNS), [("chance", *(_number(CHANCE.get(c)) for c in RECALL_COLUMNS)), *_recall_rows(primary["rows"])]),
+    ]
+    for name, rows in primary["subsets"].items():
+        count = next(iter(rows.values()))["joint"]["count"] if rows else 0
+        if count:
+            policies = {row: values for row, values in rows.items() if row not in LABELS}
+            lines += ["", f"{name}: {count} returns", "", *_table(("", *RECALL_COLUMNS), _recall_rows(policies))]
+    if "secondary" in report:
+        secondary = report["secondary"]
+        rows = secondary["rows"]
+        body = [(label, *(_number(values[key]) for values in rows.values())) for label, key in FREE_COLUMNS.items()]
+        lines += ["", f"## SECONDARY: {secondary['films']} free films per policy", "", *_table(("", *rows), body)]
+        lines += ["", f"SCA penalty: {secondary['sca_penalty']}."]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """evaluation.json and evaluation.md, each under its final name only when whole."""
+    for name, text in (("evaluation.json", json.dumps(report, indent=1)), ("evaluation.md", markdown(report))):
+        with whole_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _recall_rows(rows: dict[str, dict]) -> list[tuple[str, ...]]:
+    return [(LABELS.get(row, row), *(_number(values[column]) for column in RECALL_COLUMNS)) for row, values in rows.items()]
+
+
+def _subset_rows(primary: RecallResult, keep) -> dict[str, dict]:
+    numbers = [number for number, case in enumerate(primary.cases) if keep(case)]
+    return {row: recall.summarise([verdicts[i] for i in numbers]) for row, verdicts in primary.verdicts.items()} if numbers else {}
+
+
+def _case(primary: RecallResult, number: int) -> dict[str, Any]:
+    case = primary.cases[number]
+    return {
+        "story": case.story.index,
+        "chunk": case.back.chunk,
+        "told": case.story.told,
+        **dataclasses.asdict(case.back),
+        "truth": dataclasses.asdict(case.character),
+        "seen": {row: _seen(verdicts[number]) for row, verdicts in primary.verdicts.items()},
+    }
+
+
+def _seen(verdict: Verdict) -> dict[str, Any] | None:
+    return None if verdict.found is None else dataclasses.asdict(verdict.found)
+
+
+def _table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    line = lambda row: "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+    return [line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, body)]
+
+
+def _number(value: dict | float | None) -> str:
+    """A number or an interval as the tables show it; - where nothing was asked."""
+    if isinstance(value, dict):
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value["count"] else "-"
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    """Intervals to dicts, NaN to null: strict JSON."""
+    if isinstance(value, Interval):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
