@@ -136,6 +136,8 @@ class VAE(Module):
         return ((latents - mean) / std).astype(latents.dtype)
 
     def denormalize(self, latents: Latents) -> Latents:
+        if latents.shape[-1] != self.cfg.z_dim:
+            raise UsageError(f"vae: cannot decode latents of {latents.shape[-1]} channels; this VAE's have {self.cfg.z_dim}")
         mean, std = jnp.array(self.cfg.mean), jnp.array(self.cfg.std)
         return (latents * std + mean).astype(latents.dtype)
 
