@@ -6,6 +6,7 @@ locked, so that a mistyped override is an error, and then frozen into our datacl
 
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 from absl import flags
@@ -64,15 +65,21 @@ def _check_file(arguments: list[str]) -> None:
             path = match[1] if match[1] is not None else (arguments[at + 1] if at + 1 < len(arguments) else None)
     if not path:
         raise UsageError(f"which config? usage: {USAGE}")
+    path, _, variant = path.partition(":")
     if not Path(path).is_file():
         there = sorted(str(file) for file in Path(path).parent.glob("*.py")) or sorted(str(file) for file in Path("configs").glob("*.py"))
         raise UsageError(f"there is no config file {path}, {nearest(path, there)}" if there else f"there is no config file {path}")
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
-        compile(text, path, "exec")
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is not None:
+            get_config(*[variant] if variant else [])
+    except UsageError:
+        raise
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno}: {error.msg}") from None
-    if "def get_config" not in text:
+    except Exception as error:  # whatever a config file does wrong
+        raise UsageError(f"{path}: {type(error).__name__}: {_one_line(error)}") from None
+    if get_config is None:
         raise UsageError(f"{path} is not a config file: it defines no get_config()")
 
 

@@ -144,7 +144,7 @@ class Run:
 
     def _record(self, number: int, state: TrainState) -> None:
         """Writes one record; the only place where the host waits for numbers."""
-        window, skipped, in_a_row = jax.device_get((state.window, state.skipped, state.in_a_row))
+        window, skipped = jax.device_get((state.window, state.skipped))
         since = (number - 1) % self.config.log_every + 1
         mean = {name: float(total / weight) if weight else float("nan") for name, (total, weight) in window.sums.items()}
         mean = {name: value for name, value in mean.items() if not (name.startswith("mse_") and np.isnan(value))}
@@ -163,9 +163,8 @@ class Run:
         )
         if window.longest >= self.config.max_nan_steps:
             raise DataError(
-                f"loss or gradient was not finite in {int(window.longest)} steps in a row"
-                f"{f', since step {number - int(in_a_row) + 1}' if in_a_row else f', before step {number}'}; their updates were skipped. "
-                "Lower optim.lr, or look at the data; the newest checkpoint is from before"
+                f"loss or gradient was not finite in {window.longest} steps in a row, from step {window.until - window.longest + 1} on; "
+                f"these updates were skipped. Lower optim.lr, or look at the data; the newest checkpoint is of step {self.checkpoints.latest}"
             )
         if window.skipped:
             self.log.say(f"note: {int(window.skipped)} of the last {since} updates were skipped, their loss or gradient was not finite")

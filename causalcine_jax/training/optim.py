@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from causalcine_jax.training.config import OptimConfig
-
-# sqrt(max(fan_in, fan_out)) * 0.2 is the root mean square of a typical AdamW update (arXiv 2502.16982), so that both share one rate.
-MUON_RMS = 0.2
+from causalcine_jax.training.muon import scale_by_muon
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -32,20 +30,13 @@ def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     """The update rule without clipping and learning rate; acts on a dict of networks."""
-    adamw = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
-    if config.optimizer == "adamw":
-        return optax.adamw(1.0, **adamw, weight_decay=config.weight_decay, mask=decayed)
-    return optax.contrib.muon(
-        1.0,
-        muon_weight_dimension_numbers=matrices,
-        consistent_rms=MUON_RMS,
-        weight_decay=config.weight_decay,
-        weight_decay_mask=decayed,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        eps=config.eps,
-        adam_weight_decay=config.weight_decay,
-    )
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    if config.optimizer == "muon":
+        by_rule = lambda params: jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adam", matrices(params))
+        rule = optax.partition({"muon": scale_by_muon(), "adam": adam}, by_rule)
+    else:
+        rule = adam
+    return optax.chain(rule, optax.add_decayed_weights(config.weight_decay, mask=decayed), optax.scale(-1.0))
 
 
 def name_of(path) -> str:
@@ -59,14 +50,13 @@ def decayed(params):
 
 
 def matrices(params):
-    """Muon's view of the parameters: the axes of the matrices in stacked blocks, None for everything else."""
+    """True for what muon updates: the weight matrices of blocks, all layers stacked on a leading axis."""
 
-    def axes(path, leaf):
+    def is_matrix(path, leaf) -> bool:
         name = name_of(path)
-        stacked = ".blocks." in name and leaf.ndim == 3 and _is_weight(name)
-        return optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1) if stacked else None
+        return ".blocks." in name and leaf.ndim == 3 and _is_weight(name)
 
-    return jax.tree_util.tree_map_with_path(axes, params)
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def _is_weight(name: str) -> bool:

@@ -5,26 +5,26 @@ autoencoder       clips painted while training -> VAE, whose latents' mean and s
 """
 
 import functools
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import tqdm
 
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae, save_model
 from causalcine_jax.data.clips import Clips, clip_batches, paint
-from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec, tokenizer_hash, vae_hash
+from causalcine_jax.data.encode import tokenizer_hash, vae_hash
+from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
 from causalcine_jax.data.latent_store import LatentStore
-from causalcine_jax.data.latent_writer import LatentStoreWriter
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.storyworld import VOCABULARY
 from causalcine_jax.data.storyworld.world import FPS
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.generation.model_folder import EMBEDDED
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer, word_tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
@@ -43,12 +43,15 @@ def make_stage(config: TrainConfig) -> Stage:
 
 def _teacher_forcing(config: TrainConfig) -> Stage:
     init = Path(config.init) if config.init else None
-    tokenizer = Tokenizer.load(init) if init else word_tokenizer(VOCABULARY, config.text_encoder.vocab_size)
+    tokenizer = _tokenizer(init or Path(config.data.vae or EMBEDDED))
     transformer = load_transformer(init) if init else lambda key: Transformer(config.transformer, key=key)
     text_encoder = load_text_encoder(init) if init else lambda key: UMT5Encoder(config.text_encoder, key=key)
     sizes = transformer.config if init else config.transformer
+    vocabulary = text_encoder.cfg.vocab_size if init else config.text_encoder.vocab_size
+    if tokenizer.size > vocabulary:
+        raise UsageError(f"text_encoder.vocab_size {vocabulary} is too small for the tokenizer's {tokenizer.size} ids")
     vae = _vae(config)
-    store = open_store(config, vae, tokenizer, sizes.text_len)
+    store = open_store(config, sizes.text_len)
     _check_store(config, store, vae, tokenizer, sizes)
     loader = Loader(
         store,
@@ -98,20 +101,23 @@ def _vae(config: TrainConfig) -> VAE | None:
     return load_vae(EMBEDDED) if (EMBEDDED / "vae").is_dir() else None
 
 
-def open_store(config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer, text_len: int) -> LatentStore:
+def _tokenizer(model: Path) -> Tokenizer:
+    """The tokenizer of a model folder; StoryWorld's words where it has none. launch/encode.py chooses alike."""
+    there = (model / "text_encoder" / FILE_NAME).is_file()
+    return Tokenizer.load(model) if there else word_tokenizer(VOCABULARY)
+
+
+def open_store(config: TrainConfig, text_len: int) -> LatentStore:
     """The latent store that config.data names; encodes config.data.films films first where it is not there or not whole."""
-    path = Path(config.data.store or Path(config.out) / "latents")
+    path, model = Path(config.data.store or Path(config.out) / "latents"), Path(config.data.vae or EMBEDDED)
     if path.is_dir():
         return LatentStore.open(path)
-    if vae is None:
-        raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with a VAE as data.vae")
-    source = StoryWorldFilms(config.world, config.data.seed)
-    writer = LatentStoreWriter(path, storyworld_spec(source, config.data.films, vae, tokenizer, text_len))
-    pending = sum(len(shard) for shard in writer.pending())
-    print(f"encoding {pending} films into {path}", flush=True)
-    with tqdm.tqdm(total=config.data.films, initial=config.data.films - pending, unit="film", mininterval=2) as bar:
-        encode_films(vae, tokenizer, source, writer, on_progress=bar.update)
-    return writer.finish()
+    if not (model / "vae").is_dir():
+        raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae")
+    print(f"encoding {config.data.films} films into {path}", flush=True)
+    processes = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" and hasattr(os, "sched_getaffinity") else 1
+    wanted = {"world": config.data.world, "seed": config.data.seed, "films": config.data.films, "text_len": text_len}
+    return encode_storyworld(EncodeConfig(model, path, processes=processes, **wanted))
 
 
 def _check_store(config: TrainConfig, store: LatentStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:

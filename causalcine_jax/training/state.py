@@ -26,12 +26,13 @@ class Window:
 
     sums      name -> (weighted sum, sum of weights) of every metric, over the steps that were not skipped
     skipped   steps whose update was skipped
-    longest   most skipped steps in a row, counted up to any step of this window
+    longest   most skipped steps in a row, counted up to any step of this window; the last of them was step `until`
     """
 
     sums: Metrics
     skipped: Int[Array, ""]
     longest: Int[Array, ""]
+    until: Int[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -92,5 +93,5 @@ def new_state(nets: Nets, optimizer: optax.GradientTransformation, metric_names:
         opt_state=optimizer.init(nets),
         in_a_row=zero(),
         skipped=zero(),
-        window=Window(sums, zero(), zero()),
+        window=Window(sums, zero(), zero(), zero()),
     )

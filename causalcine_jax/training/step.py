@@ -40,7 +40,7 @@ def make_step(loss: Loss, config: TrainConfig) -> Callable[[TrainState, Nets, ob
     def step(state: TrainState, fixed: Nets, batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, metrics = _accumulated(gradients, state.params, fixed, batch, key, config.optim.accumulation)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
         if config.optim.clip:
             grads = jax.tree.map(lambda g: g * jnp.minimum(1, config.optim.clip / (norm + 1e-12)), grads)
@@ -94,4 +94,5 @@ def _noted(state: TrainState, metrics, finite, in_a_row, log_every: int) -> Wind
         name: tuple(total + jnp.where(finite, value, 0) for total, value in zip(past.sums[name], metrics[name], strict=True))
         for name in past.sums
     }
-    return Window(sums, past.skipped + ~finite, jnp.maximum(past.longest, in_a_row))
+    until = jnp.where(in_a_row > past.longest, state.step + 1, past.until)
+    return Window(sums, past.skipped + ~finite, jnp.maximum(past.longest, in_a_row), until)

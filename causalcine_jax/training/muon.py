@@ -1,0 +1,73 @@
+"""Muon: momentum whose singular values are all made about 1, for the weight matrices of transformer blocks.
+
+Source: Keller Jordan et al., github.com/KellerJordan/Muon (Newton-Schulz coefficients, Nesterov momentum), scaled to the size of an
+AdamW update as in arXiv 2502.16982. optax.contrib.muon does the same matrix by matrix; here all matrices of one shape go through one
+batched iteration, which compiles several times faster.
+"""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+# sqrt(max(rows, columns)) * 0.2 is the root mean square of a typical AdamW update, so that both rules share one learning rate.
+RMS = 0.2
+
+
+class MuonState(NamedTuple):
+    momentum: optax.Params
+
+
+def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
+    """Updates for a tree of matrices [..., rows, columns]; leading axes are a batch of matrices."""
+
+    def init(params):
+        return MuonState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients, state, params=None):
+        del params
+        carried = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, gradients)
+        ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, carried, gradients)
+        leaves, structure = jax.tree.flatten(ahead)
+        return jax.tree.unflatten(structure, _orthogonal(leaves)), MuonState(carried)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _orthogonal(leaves: list[Array]) -> list[Array]:
+    """Every matrix of `leaves` orthogonalised and scaled; those of one shape (or its transpose) together."""
+    groups = defaultdict(list)
+    for number, leaf in enumerate(leaves):
+        groups[tuple(sorted(leaf.shape[-2:]))].append(number)
+    results = {}
+    for (short, long), members in groups.items():
+        wide = [_wide(leaves[number]).reshape(-1, short, long) for number in members]
+        done = RMS * long**0.5 * newton_schulz(jnp.concatenate(wide))
+        start = 0
+        for number, part in zip(members, wide, strict=True):
+            leaf = leaves[number]
+            result, start = done[start : start + len(part)], start + len(part)
+            tall = leaf.shape[-2] > leaf.shape[-1]
+            results[number] = (jnp.swapaxes(result, -1, -2) if tall else result).reshape(leaf.shape)
+    return [results[number] for number in range(len(leaves))]
+
+
+def newton_schulz(x: Float[Array, "n r c"]) -> Float[Array, "n r c"]:
+    """The nearest (semi-)orthogonal matrices, roughly: singular values come out between 0.7 and 1.2. r <= c."""
+    a, b, c = COEFFICIENTS
+
+    def iterate(_, x):
+        gram = x @ jnp.swapaxes(x, -1, -2)
+        return a * x + (b * gram + c * gram @ gram) @ x
+
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
+    return jax.lax.fori_loop(0, ITERATIONS, iterate, x)
+
+
+def _wide(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2) if x.shape[-2] > x.shape[-1] else x

@@ -1,0 +1,67 @@
+"""The real recipe: StoryWorld at 96x160, films of 60 latent frames (20 chunks, 14.8 s), on one H200. Four commands.
+
+    # 1. The VAE, on clips painted while it trains; its latents' mean and std are measured at the end.
+    python launch/train.py --config configs/storyworld.py:autoencoder
+
+    # 2. 20,000 films to latents (about 12 GB).
+    python launch/encode.py --model outputs/storyworld/autoencoder/model --world storyworld --films 20000 --out outputs/storyworld/latents
+
+    # 3. The causal transformer and its text encoder. Every command here can be stopped and given again: it goes on where it was.
+    python launch/train.py --config configs/storyworld.py
+
+    # 4. Recall, cuts and prompts on 200 held-out stories.
+    python launch/evaluate.py --model outputs/storyworld/model --world storyworld --returns 200 --out outputs/storyworld/evaluation
+
+Each is meant to take at most 9 minutes there, all of them 27; the steps below are chosen for that and are to be adjusted to what
+`step_s` says. Where a machine cannot be kept, only model folders need to travel: `--config.init=DIR` begins stage 3 from one, and
+`--config.data.vae=DIR` names the VAE. With less memory: --config.remat, --config.optim.accumulation=4.
+"""
+
+from ml_collections import ConfigDict
+
+from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
+from causalcine_jax.training.flags import config_dict
+
+OUT = "outputs/storyworld"
+
+
+def get_config(stage: str = "teacher_forcing") -> ConfigDict:
+    stages = {"autoencoder": autoencoder, "teacher_forcing": teacher_forcing}
+    if stage not in stages:
+        raise UsageError(f"configs/storyworld.py has no stage {stage!r}, {nearest(stage, stages)}")
+    return config_dict(stages[stage]())
+
+
+def autoencoder() -> TrainConfig:
+    return TrainConfig(
+        stage="autoencoder",
+        out=f"{OUT}/autoencoder",
+        steps=6000,
+        batch=32,
+        dtype="bfloat16",
+        log_every=50,
+        vae=VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
+        optim=OptimConfig(lr=1e-3, warmup=200, ema_decay=0.999),
+        data=DataConfig(world="storyworld", clip_frames=3, workers=8),
+        checkpoint=CheckpointConfig(every=1000, keep=1),
+    )
+
+
+def teacher_forcing() -> TrainConfig:
+    return TrainConfig(
+        stage="teacher_forcing",
+        out=OUT,
+        steps=8000,
+        batch=32,
+        dtype="bfloat16",
+        log_every=50,
+        transformer=TransformerConfig(dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64),
+        text_encoder=TextEncoderConfig(vocab_size=192, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2),
+        time=TimeConfig(shift=3.0),
+        optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=200, ema_decay=0.999),
+        data=DataConfig(world="storyworld", store=f"{OUT}/latents", vae=f"{OUT}/autoencoder/model", films=20_000, threads=8),
+        checkpoint=CheckpointConfig(every=1000, keep=1, export_every=2000),
+        sample=SampleConfig(every=2000),
+    )
