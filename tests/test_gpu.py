@@ -7,6 +7,7 @@ import pytest
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.models import attention, dit
+from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.packed import teacher_forced
 
 pytestmark = pytest.mark.gpu
@@ -40,4 +41,4 @@ def test_packed_pass_in_bfloat16_is_close_to_float32():
     text, shot = jax.random.normal(jax.random.key(3), (1, 2, 12, 32)), jnp.asarray([[0, 0, 0, 1, 1, 1]])
     # With no memory to choose, both precisions see the same frames.
     run = lambda m: teacher_forced(m, clean, noisy, 500.0, text, shot, memory=MemoryConfig(policy="sink", memory_frames=3))
-    assert relative(run(dit.cast_weights(model, jnp.bfloat16)), run(model)) <= 2e-2
+    assert relative(run(cast_weights(model, jnp.bfloat16)), run(model)) <= 2e-2

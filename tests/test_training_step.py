@@ -8,13 +8,13 @@ from toy_stage import toy_batches, toy_config, toy_loss
 
 from causalcine_jax.config import TransformerConfig
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.nn import Linear
+from causalcine_jax.models.nn import Linear, cast_weights
 from causalcine_jax.parallel.sharding import _cut
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
 from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices, name_of
 from causalcine_jax.training.state import new_state
-from causalcine_jax.training.step import compute_copy, make_step, metric_names
+from causalcine_jax.training.step import make_step, metric_names
 
 TINY = TransformerConfig(dim=16, ffn_dim=24, num_heads=2, num_layers=2, text_dim=8, text_len=4, freq_dim=8)
 
@@ -134,11 +134,11 @@ def test_muon_leaves_the_rest_to_adamw():
 
 
 def test_what_steers_every_token_stays_float32():
-    nets = jax.eval_shape(lambda: compute_copy({"transformer": Transformer(TINY, key=jax.random.key(0))}, jnp.bfloat16))
+    nets = jax.eval_shape(lambda: cast_weights({"transformer": Transformer(TINY, key=jax.random.key(0))}, jnp.bfloat16))
     kinds = {name_of(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(nets)[0]}
     full = {name for name, dtype in kinds.items() if dtype == jnp.float32}
     assert kinds["transformer.blocks.ffn_0.weight"] == jnp.bfloat16
-    assert full == {n for n in kinds if any(part in n for part in ("norm", "modulation", "time_embedding", "time_projection"))}
+    assert full == {n for n in kinds if any(part in n for part in ("norm", "modulation", "time_embedding", "time_projection", "transformer.head"))}
 
 
 @pytest.mark.parametrize(

@@ -169,16 +169,3 @@ def head(model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
     return model.head(modulated_norm(x, shift, scale, model.config.eps)).astype(jnp.float32)
-
-
-FLOAT32_PARAMETERS = ("time_embedding_0", "time_embedding_2", "time_projection_1", "modulation", "head_modulation", "head", "norm")
-
-
-def cast_weights(model: Transformer, dtype) -> Transformer:
-    """The model with Linear weights in `dtype`; time embedding, modulation, norms and head stay float32, as Wan2.1 computes them."""
-
-    def cast(path, leaf):
-        name = jax.tree_util.keystr(path)
-        return leaf if any(part in name for part in FLOAT32_PARAMETERS) else leaf.astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(cast, model)

@@ -73,3 +73,19 @@ def layer_norm(x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
 def stack_init(make, count: int, key):
     """`count` copies of the module `make(key)`, each initialised by its own key, parameters stacked on a leading axis."""
     return jax.vmap(make)(jax.random.split(key, count))
+
+
+# Wan2.1 computes these in float32 (facts of `wan/modules/model.py`): they steer every token, and rounding them shows.
+FLOAT32_PARTS = ("norm", "modulation", "time_embedding", "time_projection")
+
+
+def cast_weights(tree, dtype):
+    """Networks in the dtype they compute in: weights in `dtype`; norms, modulation, time embedding and the transformer's head in float32."""
+
+    def cast(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        parts = set(name.split("."))
+        steering = any(part in name for part in FLOAT32_PARTS) or ("head" in parts and not parts & {"encoder", "decoder"})
+        return leaf if steering else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, tree)

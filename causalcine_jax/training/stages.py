@@ -74,7 +74,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     fixed = {} if config.train_text_encoder else {"text_encoder": nets.pop("text_encoder")}
     stride = vae.cfg.spatial_stride if vae else 8
     video = {"fps": FPS, "width": store.spec.width * stride, "height": store.spec.height * stride}
-    sampler = {"steps": config.sample.steps, "guidance": config.sample.guidance}
+    sampler = {"steps": config.sample.steps, "guidance": config.sample.guidance, "shift": config.time.shift}
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
         facts = {"video": video, "memory": asdict(config.memory), "sampler": sampler, **facts}

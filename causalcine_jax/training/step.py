@@ -6,20 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.optim import learning_rate, make_optimizer, name_of
+from causalcine_jax.training.optim import learning_rate, make_optimizer
 from causalcine_jax.training.state import Loss, Nets, TrainState, Window
-
-# Wan2.1 keeps these in float32 (facts 1.2): they steer every token, and rounding them shows.
-FLOAT32 = ("norm", "modulation", "time_embedding", "time_projection")
-
-
-def compute_copy(nets: Nets, dtype) -> Nets:
-    """`nets` in the dtype they compute in, but for the parts that stay float32."""
-    if dtype == jnp.float32:
-        return nets
-    cast = lambda path, leaf: leaf if any(part in name_of(path) for part in FLOAT32) else leaf.astype(dtype)
-    return jax.tree_util.tree_map_with_path(cast, nets)
 
 
 def ema_decay(limit: float, step):
@@ -33,7 +23,7 @@ def make_step(loss: Loss, config: TrainConfig) -> Callable[[TrainState, Nets, ob
     dtype = jnp.dtype(config.dtype)
 
     def gradients(params: Nets, fixed: Nets, batch, key):
-        compute = lambda params: loss(compute_copy(params, dtype), compute_copy(fixed, dtype), batch, key)
+        compute = lambda params: loss(cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key)
         (value, metrics), grads = jax.value_and_grad(compute, has_aux=True)(params)
         return grads, {**metrics, "loss": (value, jnp.ones(()))}
 
