@@ -8,9 +8,9 @@ times faster on a CPU. While the device encodes a batch, the host prepares the n
 """
 
 import hashlib
+import itertools
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -45,11 +45,22 @@ class Film:
 
 
 class FilmSource(Protocol):
-    """Films by index. `pixels` is a pure JAX function of some frames of a film, so that it runs where the VAE does."""
+    """Films by index. `pixels` makes uint8 video [n,H,W,3] of n frames of a film: a pure JAX function, so that it runs where the VAE does."""
+
+    pixels: Callable[[Any], UInt8[Array, "n h w 3"]]
 
     def __getitem__(self, index: int) -> Film: ...
 
-    def pixels(self, frames: Any) -> UInt8[Array, "t h w 3"]: ...
+
+@dataclass(frozen=True)
+class Paint:
+    """The renderer as `FilmSource.pixels`; equal sizes are one function, compiled once."""
+
+    height: int
+    width: int
+
+    def __call__(self, frames: Float[Array, "n k f"]) -> UInt8[Array, "n h w 3"]:
+        return render({"shapes": frames}, self.height, self.width, jnp)
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,9 @@ class StoryWorldFilms:
         story = sample_story(self.seed, index, self.world)
         return Film(scene_parameters(story)["shapes"], story.prompts(), story.shot_of_chunk())
 
-    def pixels(self, frames: Float[Array, "t k f"]) -> UInt8[Array, "t h w 3"]:
-        return render({"shapes": frames}, self.world.height, self.world.width, jnp)
+    @property
+    def pixels(self) -> Paint:
+        return Paint(self.world.height, self.world.width)
 
 
 def storyworld_spec(films: StoryWorldFilms, count: int, vae: VAE, tokenizer: Tokenizer, text_len: int) -> StoreSpec:
@@ -107,34 +119,36 @@ def encode_films(
     """
     batch = batch or (1 if jax.default_backend() == "cpu" else 16)
     shards = writer.pending(process_index, process_count)
-    films = ((index, source[index]) for shard in shards for index in shard)
-    latents_of = _encoded(vae, source.pixels, films, batch)
+    films = (_tokenised(source[index], tokenizer, writer.spec.text_len) for shard in shards for index in shard)
+    encoded = _encoded(vae, source.pixels, films, batch)
     for shard in shards:
-        records = []
-        for _ in shard:
-            film, latents = next(latents_of)
-            token_ids, _ = tokenizer(film.prompts, writer.spec.text_len)
-            records.append(NewRecord(latents, token_ids, film.shot_of_chunk, film.prompts))
+        records = [
+            NewRecord(latents, token_ids, film.shot_of_chunk, film.prompts)
+            for (film, token_ids), latents in itertools.islice(encoded, len(shard))
+        ]
         writer.write(shard, records)
         on_progress(len(shard))
 
 
-def _encoded(vae: VAE, pixels, films: Iterable[tuple[int, Film]], batch: int) -> Iterator[tuple[Film, np.ndarray]]:
-    """Each film and its latents [F,h,w,z], in order; keeps one batch on the device while the next is made on the host."""
-    in_flight: deque[tuple[list[Film], Array]] = deque()
+def _tokenised(film: Film, tokenizer: Tokenizer, text_len: int) -> tuple[Film, np.ndarray]:
+    token_ids, _ = tokenizer(film.prompts, text_len)
+    return film, token_ids
 
-    def flush(allowed: int):
-        while len(in_flight) > allowed:
-            done, latents = in_flight.popleft()
-            yield from zip(done, np.asarray(latents))  # the last batch may be padded
 
-    films = (film for _, film in films)
-    while chosen := [film for _, film in zip(range(batch), films)]:
+def _encoded(
+    vae: VAE, pixels: Callable, films: Iterator[tuple[Film, np.ndarray]], batch: int
+) -> Iterator[tuple[tuple[Film, np.ndarray], np.ndarray]]:
+    """Each of `films` with its latents [F,h,w,z], in order; one batch is on the device while the next is made on the host."""
+    in_flight = None
+    while chosen := list(itertools.islice(films, batch)):
         padded = chosen + [chosen[-1]] * (batch - len(chosen))  # one shape, one compilation
-        frames = jax.tree.map(lambda *leaves: np.stack(leaves), *(film.frames for film in padded))
-        in_flight.append((chosen, paint_and_encode(vae, frames, pixels)))
-        yield from flush(1)
-    yield from flush(0)
+        frames = jax.tree.map(lambda *leaves: np.stack(leaves), *(film.frames for film, _ in padded))
+        latents = paint_and_encode(vae, frames, pixels)
+        if in_flight:
+            yield from zip(in_flight[0], np.asarray(in_flight[1]))
+        in_flight = chosen, latents
+    if in_flight:
+        yield from zip(in_flight[0], np.asarray(in_flight[1]))
 
 
 @partial(jax.jit, static_argnames=("pixels", "frames_per_step"))

@@ -8,6 +8,7 @@ STORE when nothing is pending.
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,17 +51,27 @@ class LatentStoreWriter:
         self.spec = spec
         self._partial = partial_path(self.path)
         self._arrays = None
-        for folder in (self.path, self._partial):
-            if folder.exists():
-                _require_same(folder, read_spec(folder), spec)
         if self.path.exists():
+            _require_same(self.path, read_spec(self.path), spec)
             return
         try:
+            if self._partial.exists():
+                self._go_on()
             (self._partial / "captions").mkdir(parents=True, exist_ok=True)
             self._arrays = open_arrays(self._partial, spec, create=True)
             write_spec(self._partial, spec)
+        except UsageError:  # a ValueError, like tensorstore's
+            raise
         except (OSError, ValueError) as error:
             raise DataError(f"cannot write {self._partial}: {error}") from error
+
+    def _go_on(self) -> None:
+        """Keeps a partial store of the same spec; one of another spec gives way if it has no film yet."""
+        there = read_spec(self._partial)
+        if len(missing_shards(self._partial, there)) == there.shards and there != self.spec:
+            shutil.rmtree(self._partial)
+        else:
+            _require_same(self._partial, there, self.spec)
 
     def pending(self, process_index: int = 0, process_count: int = 1) -> list[range]:
         """The films still to be written, a range per shard, of this process's part of the store."""
