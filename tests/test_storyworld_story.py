@@ -139,3 +139,10 @@ def test_stories_are_plain_values():
     story = sample_story(0, 1, WORLDS["base"])
     assert dataclasses.replace(story) == story
     assert story.shot_of_chunk().tolist() == [n for n, shot in enumerate(story.shots) for _ in range(shot.chunks)]
+
+
+def test_a_world_too_short_for_any_return_is_refused():
+    world = dataclasses.replace(WorldConfig.base(), latent_frames=9, min_shots=1, max_shots=3)
+    with pytest.raises(UsageError, match="bring a character back"):
+        for index in range(20):
+            sample_story(0, index, world)

@@ -31,6 +31,7 @@ from causalcine_jax.errors import UsageError
 __all__ = ["Character", "Return", "Shot", "Story", "returns", "sample_story"]
 
 UNTOLD = 1 / 3  # stories in which no caption names an attribute
+TRIES = 10_000  # a possible plan is found within a few dozen
 PLANS = {"late": 0.52, "early": 0.32, "free": 0.16}  # which return a story must hold
 
 
@@ -70,7 +71,7 @@ def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
 def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tuple[list[int], list[tuple[int, ...]]]:
     """Lengths in chunks and the cast of each shot, with the kind of return decided on first."""
     kind = list(PLANS)[int(np.searchsorted(np.cumsum(list(PLANS.values())), rng.random(), side="right").clip(0, len(PLANS) - 1))]
-    while True:
+    for _ in range(TRIES):
         lengths = _lengths(rng, world)
         casting = [_who(rng, characters) for _ in lengths]
         if len({who for shot in casting for who in shot}) < characters:
@@ -80,16 +81,20 @@ def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tupl
         late = [r.first_seen_frame >= world.late_chunk * CHUNK_FRAMES for r in found]
         if kind == "free" or (kind == "late" and found and all(late)) or (kind == "early" and found and not any(late)):
             return lengths, casting
+    raise UsageError(
+        f"no story of this world can bring a character back after {world.window_chunks} chunks of absence: make {world} longer"
+    )
 
 
 def _lengths(rng: np.random.Generator, world: WorldConfig) -> list[int]:
     """Shot lengths that fill the film, all within bounds."""
-    while True:
+    for _ in range(TRIES):
         shots = int(rng.integers(world.min_shots, world.max_shots + 1))
         cuts = np.sort(rng.permutation(world.chunks - 1)[: shots - 1] + 1)
         lengths = np.diff(np.concatenate([[0], cuts, [world.chunks]]))
         if lengths.min() >= world.min_shot_chunks and lengths.max() <= world.max_shot_chunks:
             return [int(n) for n in lengths]
+    raise UsageError(f"no shot lengths fill a film of this world: {world}")
 
 
 def _who(rng: np.random.Generator, characters: int) -> tuple[int, ...]:
