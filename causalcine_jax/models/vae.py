@@ -79,7 +79,10 @@ class Decoder(Module):
 
 
 class VAE(Module):
-    """Encoder, decoder and the point-wise layers between. Everything computes in the dtype of the weights."""
+    """Encoder, decoder and the point-wise layers between. Everything computes in the dtype of the weights.
+
+    New weights start as an image autoencoder that repeats frames; make them under `jax.jit`, the initial values are many small programs.
+    """
 
     def __init__(self, cfg: VAEConfig, *, key):
         keys = jax.random.split(key, 4)
