@@ -110,7 +110,10 @@ class TextEncoderConfig:
     eps: float = 1e-6
 
     def __post_init__(self):
-        raise_faults("text_encoder", [f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}"] if self.dim_attn % self.num_heads else [])
+        raise_faults(
+            "text_encoder",
+            [f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}"] if self.dim_attn % self.num_heads else [],
+        )
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ def get_config() -> ConfigDict:
         TrainConfig(
             stage="teacher_forcing",
             out="outputs/base",
-            steps=400,
-            batch=8,
+            steps=600,
+            batch=4,
+            remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
             log_every=10,
             transformer=TransformerConfig(dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64),
             text_encoder=TextEncoderConfig(vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2),
