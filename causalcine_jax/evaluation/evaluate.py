@@ -15,7 +15,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.free_films import FreeResult, measure_free_films
-from causalcine_jax.evaluation.judge_training import TRAINING_SEED
+from causalcine_jax.evaluation.judge_clips import TRAINING_SEED
 from causalcine_jax.evaluation.pictures import write_recall_chart, write_returns_sheet
 from causalcine_jax.evaluation.reading import Judge
 from causalcine_jax.evaluation.recall import RecallResult, find_returns, measure_recall, policy_configs

@@ -19,7 +19,7 @@ from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.cut_detector import CutDetector
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
 from causalcine_jax.evaluation.judge import OF_CHARACTER
-from causalcine_jax.evaluation.reading import CharacterReading, Judge, Reading, of_character, of_scene
+from causalcine_jax.evaluation.reading import CharacterReading, Judge, Reading, of_character, of_scene, sought
 from causalcine_jax.evaluation.shot_cuts import TOLERANCES, CutScore, Detection, detection, sca
 from causalcine_jax.evaluation.true_films import true_cuts, true_film
 
@@ -53,18 +53,13 @@ def score_film(story: Story, video: UInt8[np.ndarray, "t h w 3"], judge: Judge, 
     return scores
 
 
-def sought(story: Story, shot: Shot, who: int) -> str | None:
-    """The species by which to look for a character; None (whoever is most visible) where it is alone in the shot."""
-    return story.cast[who].species if len(shot.cast) > 1 else None
-
-
 def _score_prompt(scores: FilmScores, judge: Judge, story: Story, shot: Shot, frames: Reading, seen: dict) -> None:
     for name, what in of_scene(frames).items():
         scores.prompt[name].append(what == getattr(shot, name))
     for who, action in zip(shot.cast, shot.actions, strict=True):
         reading = seen[who]
         scores.consistency.append(reading.consistency if reading else 0.0)
-        done = judge.action(frames, reading.species) if reading else ""
+        done = judge.action(frames, sought(story, shot, who)) if reading else ""
         if done is not None:
             scores.prompt["action"].append(done == action)
 

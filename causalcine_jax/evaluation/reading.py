@@ -9,34 +9,60 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from causalcine_jax.data.storyworld.world import SPECIES
+from causalcine_jax.data.storyworld import SPECIES, Shot, Story
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation import judge
 from causalcine_jax.evaluation.judge import CLASSES, CLIP_SPAN, CLIP_STRIDE, HEIGHT, OF_CHARACTER, OF_FRAME, WIDTH
 
 BLOCK = 64  # frames looked at together; one compilation
-VISIBLE = 0.5  # mean probability from which a character counts as found
+FOUND = 0.5  # mean probability from which a character counts as found
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The judge's probabilities for every frame of a film; `motion` is what it compares over time."""
+    """The judge's probabilities for every frame of a film, and for every cell of its map; `motion` is for judge.act."""
 
-    visible: Float[np.ndarray, "t species"]
-    colour: Float[np.ndarray, "t species classes"]
-    accessory: Float[np.ndarray, "t species classes"]
+    figure: Float[np.ndarray, "t cells"]
+    species: Float[np.ndarray, "t cells classes"]
+    colour: Float[np.ndarray, "t cells classes"]
+    accessory: Float[np.ndarray, "t cells classes"]
+    motion: Float[np.ndarray, "t cells features"]
     place: Float[np.ndarray, "t classes"]
     time: Float[np.ndarray, "t classes"]
     size: Float[np.ndarray, "t classes"]
-    motion: Float[np.ndarray, "t species features"]
 
     def frames(self, frames: range) -> "Reading":
         """The reading of some of its frames."""
         return Reading(**{name: values[frames.start : frames.stop] for name, values in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Sought:
+    """Whom to look for in a shot: anybody, or the one of `species` rather than those of the `others`' species."""
+
+    species: str | None = None
+    others: tuple[str, ...] = ()
+
+    def cells(self, reading: Reading) -> Float[np.ndarray, "t cells"]:
+        """The probability that its head is in each cell."""
+        if self.species is None:
+            return reading.figure
+        share = lambda name: reading.species[:, :, SPECIES.index(name)]
+        return reading.figure * share(self.species) / (sum(map(share, (self.species, *self.others))) + 1e-6)
+
+
+ANYBODY = Sought()
+
+
+def sought(story: Story, shot: Shot, who: int) -> Sought:
+    """How to look for character `who`: by species where it shares the shot, as anybody where it is alone."""
+    if len(shot.cast) == 1:
+        return ANYBODY
+    return Sought(story.cast[who].species, tuple(story.cast[other].species for other in shot.cast if other != who))
 
 
 @dataclass(frozen=True)
@@ -75,35 +101,35 @@ class Judge:
         blocks = [jax.device_get(_probabilities(self.params, padded[i : i + BLOCK])) for i in range(0, len(padded), BLOCK)]
         return Reading(**{name: np.concatenate([block[name] for block in blocks])[: len(video)] for name in blocks[0]})
 
-    def action(self, reading: Reading, species: str) -> str | None:
-        """What `species` does in the reading's frames, which must be of one shot; None where they are too few to tell."""
+    def action(self, reading: Reading, who: Sought = ANYBODY) -> str | None:
+        """What the character does in the reading's frames, which must be of one shot; None where they are too few to tell."""
         starts = np.arange(0, len(reading.motion) - CLIP_SPAN + 1, 2)
         if not starts.size:
             return None
-        looks = starts[:, None] + np.arange(0, CLIP_SPAN, CLIP_STRIDE)
-        logits = np.asarray(judge.act(self.params, reading.motion[looks]))[:, SPECIES.index(species)]
+        cell = who.cells(reading).argmax(axis=1)
+        motion = np.concatenate([_at(reading.motion, cell), judge.CELL_CENTRES[cell]], axis=-1)
+        clips = motion[starts[:, None] + np.arange(0, CLIP_SPAN, CLIP_STRIDE)]
+        logits = np.asarray(judge.act(self.params, clips.astype(np.float32)))
         return CLASSES["action"][int(_mean_log_probability(logits).argmax())]
 
 
-def of_character(reading: Reading, species: str | None = None) -> CharacterReading | None:
-    """The character seen in the reading's frames: the one of `species`, or the most visible one. None where none is found.
-
-    Frames count by how visible the character is in them.
-    """
-    visible = reading.visible.mean(axis=0)
-    who = int(visible.argmax()) if species is None else SPECIES.index(species)
-    if visible[who] < VISIBLE:
+def of_character(reading: Reading, who: Sought = ANYBODY) -> CharacterReading | None:
+    """The character seen in the reading's frames; None where it is not found. Frames count by how visible it is in them."""
+    cells = who.cells(reading)
+    visible, cell = cells.max(axis=1), cells.argmax(axis=1)
+    if visible.mean() < FOUND:
         return None
-    weight = reading.visible[:, who, None]
-    best, same = {}, np.ones(len(weight), bool)
+    seen = {name: _at(getattr(reading, name), cell) for name in ("species", *OF_CHARACTER)}
+    best = {name: int((visible @ probability).argmax()) for name, probability in seen.items()}
+    same = visible >= FOUND
     for name in OF_CHARACTER:
-        probability = getattr(reading, name)[:, who]
-        best[name] = int((weight * probability).sum(axis=0).argmax())
-        same &= probability.argmax(axis=1) == best[name]
+        same &= seen[name].argmax(axis=1) == best[name]
     names = {name: CLASSES[name][index] for name, index in best.items()}
-    return CharacterReading(
-        SPECIES[who], **names, confidence=float(visible[who]), consistency=float((same & (weight[:, 0] >= VISIBLE)).mean())
-    )
+    return CharacterReading(**names, confidence=float(visible.mean()), consistency=float(same.mean()))
+
+
+def _at(values: Float[np.ndarray, "t cells c"], cell: Int[np.ndarray, " t"]) -> Float[np.ndarray, "t c"]:
+    return values[np.arange(len(cell)), cell]
 
 
 def of_scene(reading: Reading) -> dict[str, str]:
@@ -126,8 +152,8 @@ def shrink_to_judge(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t
 @jax.jit
 def _probabilities(params: judge.Params, frames: UInt8[np.ndarray, "n 48 80 3"]):
     seen = judge.look(params, frames.astype(jnp.float32) / 255)
-    kept = {"visible": jax.nn.sigmoid(seen["visible"]), "motion": seen["motion"]}
-    return kept | {name: jax.nn.softmax(seen[name]) for name in (*OF_CHARACTER, *OF_FRAME)}
+    kept = {"figure": jax.nn.sigmoid(seen["figure"]), "motion": seen["motion"]}
+    return kept | {name: jax.nn.softmax(seen[name]) for name in ("species", *OF_CHARACTER, *OF_FRAME)}
 
 
 def _mean_log_probability(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, " classes"]:

@@ -1,8 +1,7 @@
 """PRIMARY recall: is a character drawn as it was, when it comes back after the attention window has forgotten it?
 
 For each return: the true film up to it is encoded and committed, the first two chunks of the return's shot are generated, and
-the judge reads colour and accessory in their frames. Not found is wrong. A character is looked for by its species where it
-shares the shot, and is the most visible character where it is alone.
+the judge reads colour and accessory in their frames. Not found is wrong.
 
 Rows: each policy; `truth`, the judge on the true frames; `vae`, on the true frames through the VAE, the ceiling of any policy.
 At most one return is taken from a film, so returns are independent. All decoded rows start from the same true chunk before the
@@ -25,7 +24,7 @@ from causalcine_jax.data.storyworld.world import ACCESSORIES, CHUNK_FRAMES, COLO
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
-from causalcine_jax.evaluation.reading import CharacterReading, Judge, of_character
+from causalcine_jax.evaluation.reading import CharacterReading, Judge, Sought, of_character, sought
 from causalcine_jax.evaluation.true_films import true_film
 
 CHUNKS_JUDGED = 2
@@ -52,9 +51,8 @@ class ReturnCase:
         return range(first_frame_of_chunk(self.back.chunk), first_frame_of_chunk(self.back.chunk + CHUNKS_JUDGED))
 
     @property
-    def sought(self) -> str | None:
-        """The species to look for; None (whoever is most visible) where the character is alone."""
-        return self.character.species if len(self.story.shots[self.back.shot].cast) > 1 else None
+    def sought(self) -> Sought:
+        return sought(self.story, self.story.shots[self.back.shot], self.back.character)
 
 
 @dataclass(frozen=True)
