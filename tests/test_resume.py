@@ -50,7 +50,7 @@ def interrupt(runs: Path, out: str, after: int, number: int) -> tuple[int, str]:
             process.send_signal(number)
             break
         time.sleep(0.002)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=1200)
     return process.returncode, errors
 
 
@@ -62,7 +62,7 @@ def curve(out: Path) -> list[str]:
 
 def test_the_loss_curve_is_that_of_the_uninterrupted_run(runs):
     whole = start(runs, "whole")
-    _, errors = whole.communicate(timeout=300)
+    _, errors = whole.communicate(timeout=1200)
     assert whole.returncode == 0, errors
     first, second = sorted(random.sample(range(5, STEPS - 30), 2))
     code, errors = interrupt(runs, "parts", first, signal.SIGTERM)
@@ -70,7 +70,7 @@ def test_the_loss_curve_is_that_of_the_uninterrupted_run(runs):
     code, errors = interrupt(runs, "parts", second + 5, signal.SIGKILL)
     assert code == -signal.SIGKILL and "resumed at step" in errors, errors
     last = start(runs, "parts")
-    _, errors = last.communicate(timeout=300)
+    _, errors = last.communicate(timeout=1200)
     assert last.returncode == 0 and "resumed at step" in errors, errors
     assert "Traceback" not in errors
     assert len(curve(runs / "whole")) == STEPS

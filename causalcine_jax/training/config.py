@@ -91,7 +91,7 @@ class DataConfig:
     films       in the latent store
     store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Not read by stage autoencoder
     vae         model folder of the VAE that encodes, and that goes into the exported model; "" for the embedded weights
-    clip_frames latent frames F of a clip of stage autoencoder, which trains on 4F - 3 video frames
+    clip_frames latent frames F of a clip of stage autoencoder: 4F - 3 video frames for a VAE of Wan2.1's strides
     threads     that read films ahead; 0 reads between steps, which is enough for small films
     workers     processes that make clips ahead in stage autoencoder; 0 makes them in threads of this one
     max_bad_fraction  of records that may be corrupt; they are skipped and counted, more of them stop the run

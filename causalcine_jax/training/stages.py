@@ -136,12 +136,13 @@ def _check_store(config: TrainConfig, store: LatentStore, vae: VAE | None, token
 
 
 def _autoencoder(config: TrainConfig) -> Stage:
-    world, frames = config.world, 4 * config.data.clip_frames - 3
+    make = load_vae(config.init) if config.init else lambda key: VAE(config.vae, key=key)
+    sizes = make.cfg if config.init else config.vae
+    world, frames = config.world, sizes.temporal_stride * (config.data.clip_frames - 1) + 1
     if frames > world.frames:
         raise UsageError(f"data.clip_frames {config.data.clip_frames} is more than a film of {world.latent_frames} latent frames")
     clips = Clips(world, config.data.seed, frames)
     weights = AutoencoderLossConfig(kl=config.autoencoder.kl, edge=config.autoencoder.edge)
-    make = load_vae(config.init) if config.init else lambda key: VAE(config.vae, key=key)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def loss(trained: Nets, fixed: Nets, batch, key):
