@@ -5,7 +5,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: help demo test parity lint format clean distclean
 .DELETE_ON_ERROR:
@@ -27,7 +26,7 @@ parity: $(VENV)/.parity
 	$(BIN)/python -m pytest tests/parity $(ARGS)
 
 lint: $(VENV)/.test
-	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff check --no-cache .
 	$(BIN)/python -m ruff format --check .
 
 format: $(VENV)/.test
@@ -49,19 +48,24 @@ $(BIN)/python:
 	  echo "Could not make $(VENV): Debian and Ubuntu need the package python3-venv." >&2; exit 1; }
 
 # A stamp each for the package itself and for what tests and parity add to it, so that the next run starts at once.
+# The larger installs hold the smaller ones.
 $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "$(VENV) holds $$($(BIN)/python --version), but causalcine_jax needs Python 3.11 or newer: make distclean" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
-	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@$(INSTALL) .
+	$(call install,.)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
-	@$(INSTALL) ".[test]"
-	@touch $@
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.[test])
+	@touch $(VENV)/.core $@
 
-$(VENV)/.parity: $(VENV)/.test
-	@echo "Installing torch, diffusers and transformers into $(VENV) ..."
-	@$(INSTALL) ".[test,parity]"
-	@touch $@
+$(VENV)/.parity: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.[test$(comma)parity])
+	@touch $(VENV)/.core $(VENV)/.test $@
+
+comma := ,
+define install
+@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "$(VENV) holds $$($(BIN)/python --version), but causalcine_jax needs Python 3.11 or newer: make distclean" >&2; exit 1; }
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
+@echo "Installing $(1) into $(VENV) (a few minutes the first time) ..."
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$(1)"
+endef
