@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 from causalcine_jax.cli import run
-
 from causalcine_jax.config import POLICIES
 
 
