@@ -138,7 +138,9 @@ def test_what_steers_every_token_stays_float32():
     kinds = {name_of(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(nets)[0]}
     full = {name for name, dtype in kinds.items() if dtype == jnp.float32}
     assert kinds["transformer.blocks.ffn_0.weight"] == jnp.bfloat16
-    assert full == {n for n in kinds if any(part in n for part in ("norm", "modulation", "time_embedding", "time_projection", "transformer.head"))}
+    assert full == {
+        n for n in kinds if any(part in n for part in ("norm", "modulation", "time_embedding", "time_projection", "transformer.head"))
+    }
 
 
 @pytest.mark.parametrize(
