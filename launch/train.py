@@ -27,7 +27,7 @@ def main() -> None:
     import json
     import logging
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells a story about every checkpoint
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it then raises, and much besides
     from causalcine_jax.training.flags import parse
 
     config, options = parse(arguments)

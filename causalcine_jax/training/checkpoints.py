@@ -4,7 +4,8 @@ orbax writes a checkpoint under a temporary name and renames it when it is whole
 one. Arrays are saved under flat names (params.transformer.blocks.ffn_0.weight), whatever module classes hold them.
 """
 
-import shutil
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -37,10 +38,8 @@ class Checkpoints:
         """Begins to save; returns as soon as the state may be donated again."""
         if step == self.latest:
             return
-        try:
+        with self._disk_faults():
             self._orbax.save_checkpointables_async(step, {"state": flat(state), "data": batches})
-        except OSError as error:
-            raise DataError(f"cannot write a checkpoint to {self.folder}: {error.strerror or error}") from error
 
     def restore(self, like: TrainState, batches: Batches) -> TrainState:
         """The newest checkpoint, with the shardings of `like` (shapes); `batches` is set to where it was.
@@ -65,20 +64,28 @@ class Checkpoints:
             loaded = self._orbax.load_checkpointables(None, {"state": wanted, "data": batches})
         except (OSError, ValueError) as error:
             raise DataError(
-                f"checkpoint {self.latest} in {self.folder} cannot be read ({' '.join(str(error).split())[:200]}); delete that folder to go on from the one before"
+                f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); delete that folder to go on from the one before"
             ) from error
         return jax.tree.unflatten(jax.tree.structure(like), [loaded["state"][name] for name in wanted])
 
     def wait(self) -> None:
-        """Until everything is on disk."""
-        try:
+        """Until everything is on disk; `DataError` if it cannot be."""
+        with self._disk_faults():
             self._orbax.wait()
-        except OSError as error:
-            raise DataError(f"cannot write a checkpoint to {self.folder}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        self.wait()
-        self._orbax.close()
+        """Ends the background work. Whoever wants to know that all is on disk calls `wait` first."""
+        with contextlib.suppress(OSError, ValueError):
+            self._orbax.close()
+
+    @contextlib.contextmanager
+    def _disk_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+            full = "No space left" in str(error)
+            reason = "the disk is full; make room and run again" if full else _one_line(error)
+            raise DataError(f"cannot write a checkpoint to {self.folder}: {reason}") from error
 
 
 def flat(state: TrainState) -> dict[str, jax.Array]:
@@ -89,5 +96,5 @@ def flat(state: TrainState) -> dict[str, jax.Array]:
     return leaves
 
 
-def delete_all(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -268,14 +268,6 @@ def _type_faults(config, prefix: str) -> Iterable[str]:
 _ARTICLES = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
 
 
-def with_fields(config: TrainConfig, **changes) -> TrainConfig:
-    """`config` with some fields replaced; "optim__lr" reaches into a part."""
-    for name, value in changes.items():
-        part, _, inner = name.partition("__")
-        config = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{inner: value}) if inner else value})
-    return config
-
-
 def from_plain(plain: dict, config_class=TrainConfig, prefix: str = ""):
     """A config dataclass from nested plain data, as JSON or ml_collections holds it.
 

@@ -8,10 +8,12 @@ newest, to the bit as if it had never stopped. SIGTERM and Ctrl-C save after the
 The host never waits for a step but to write a record, except that it stays at most two steps ahead of the devices.
 """
 
+import contextlib
 import json
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -81,17 +83,19 @@ class Run:
         step = jax.jit(make_step(stage.loss, config), donate_argnums=0, out_shardings=shardings)
         self.log.say(f"{_count(state.params):,} parameters, {jax.device_count()} {jax.devices()[0].device_kind}, out {self.out}")
         self.stop.at_once = False
+        self.clock.lap()
         in_flight: deque = deque()
         for number in range(self.start + 1, config.steps + 1):
             with self.clock.waiting():
                 batch = put_batch(self.mesh, next(stage.batches))
             state = step(state, fixed, batch)
+            self.clock.step()
             in_flight.append(jax.numpy.copy(state.step))
             if len(in_flight) > STEPS_AHEAD:
                 in_flight.popleft().block_until_ready()
             if number == self.start + 1:
                 jax.block_until_ready(state)
-                self.log.say(f"first step {self.clock.lap(1)['step_s']:.1f} s, compilation included")
+                self.log.say(f"first step {self.clock.lap()['step_s']:.1f} s, compilation included")
             self.log.advance()
             if number % config.log_every == 0 or number == config.steps:
                 self._record(number, state)
@@ -148,7 +152,8 @@ class Run:
         since = (number - 1) % self.config.log_every + 1
         mean = {name: float(total / weight) if weight else float("nan") for name, (total, weight) in window.sums.items()}
         mean = {name: value for name, value in mean.items() if not (name.startswith("mse_") and np.isnan(value))}
-        timing = self.clock.lap(min(since, number - self.start))
+        timing = self.clock.lap()
+        speed = {"films_per_s": self.config.batch / timing["step_s"]} if timing else {}
         self.log.write(
             {
                 "step": number,
@@ -157,7 +162,7 @@ class Run:
                 "lr": float(self.rate(number - 1)),
                 "skipped": int(skipped),
                 "bad_records": self.stage.bad(),
-                "films_per_s": self.config.batch / timing["step_s"],
+                **speed,
                 **timing,
             }
         )
@@ -175,7 +180,7 @@ class Run:
         if due(config.checkpoint.export_every) or due(config.sample.every):
             self._export(number, state, sample=bool(due(config.sample.every)))
             draw_loss_curve(self.out)
-            self.clock.lap(1)
+            self.clock.lap()
 
     def _export(self, number: int, state: TrainState, *, sample: bool) -> None:
         nets = state.ema if self.config.optim.ema_decay else state.params
@@ -189,36 +194,29 @@ class Run:
             self.stage.sample(folder, self.out / "samples" / f"{number:06d}", number)
 
 
-@dataclass
 class Clock:
-    """Seconds per step, and how many of them the loop waited for data."""
+    """Seconds per step, and how many of them the loop waited for data, since the last lap."""
 
-    started: float = 0.0
-    waited: float = 0.0
+    def __init__(self):
+        self._start()
 
-    def __post_init__(self):
-        self.started = time.perf_counter()
+    def _start(self) -> None:
+        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
-    def waiting(self) -> "_Waiting":
-        return _Waiting(self)
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
 
-    def lap(self, steps: int) -> dict[str, float]:
-        """Per step since the last lap, of which there were `steps`."""
-        now = time.perf_counter()
-        lap = {"step_s": (now - self.started) / max(1, steps), "data_wait_s": self.waited / max(1, steps)}
-        self.started, self.waited = now, 0.0
-        return lap
+    def step(self) -> None:
+        self._steps += 1
 
-
-class _Waiting:
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def __enter__(self):
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_):
-        self.clock.waited += time.perf_counter() - self.began
+    def lap(self) -> dict[str, float]:
+        """The lap's times per step, nothing for a lap without a step; begins the next."""
+        steps, seconds, waited = self._steps, time.perf_counter() - self._began, self._waited
+        self._start()
+        return {"step_s": seconds / steps, "data_wait_s": waited / steps} if steps else {}
 
 
 def check_same_run(out: Path, config: TrainConfig) -> list[str]:
