@@ -1,20 +1,19 @@
 """The evaluator on films whose truth is known: near 1 on true films, at chance on shuffled truth, wrong where nobody is drawn."""
 
 import dataclasses
-import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluation_films import SEED, WORLD, film, paint
 from PIL import Image
 
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from causalcine_jax.data.storyworld import VOCABULARY, Story, WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.data.storyworld import VOCABULARY
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation import free_films, pictures, recall
@@ -31,20 +30,6 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import word_tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE as VideoVAE
-
-WORLD = WorldConfig.base()
-SEED = 31_337
-# Painting is loops over pixels: compiled quickly (conftest.py) it would take most of the tests' time.
-_paint = jax.jit(
-    functools.partial(render, height=48, width=80, xp=jnp),
-    compiler_options={"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False},
-)
-
-
-@functools.cache
-def film(index: int) -> tuple[Story, np.ndarray]:
-    story = sample_story(SEED, index, WORLD)
-    return story, np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +93,7 @@ def test_a_blank_film_holds_no_character(judge):
     assert of_character(judge.read(np.full((24, 48, 80, 3), 128, np.uint8))) is None
 
 
-@pytest.mark.xfail(reason="the shipped judge takes white noise for a character; its next training should see noise")
+@pytest.mark.xfail(reason="the shipped judge takes white noise for a character; judge_training now shows it noise, but has not been rerun")
 def test_white_noise_holds_no_character(judge):
     noise = np.random.default_rng(0).integers(0, 255, (24, 48, 80, 3), dtype=np.uint8)
     assert of_character(judge.read(noise)) is None
@@ -179,11 +164,10 @@ def tiny_model() -> Model:
 def untrained(tiny_model, judge):
     """Recall and free films of a model that knows nothing, on the real path from stories to verdicts."""
     patch = pytest.MonkeyPatch()
-    paint = lambda story: np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
     for module in (recall, free_films, pictures):
         patch.setattr(module, "true_film", paint)
     engine = BatchRollout(tiny_model, WORLD, SamplerConfig(solver="euler", steps=1, guidance=2.0), seed=3)
-    policies = policy_configs(["camr", "none"], MemoryConfig())
+    policies = policy_configs(["camr"], MemoryConfig())
     cases = find_returns(WORLD, SEED, 3)
     measured = measure_recall(engine, judge, cases, policies, films=2, progress=False)
     free = free_films.measure_free_films(engine, judge, 1, 3, {"camr": policies["camr"]}, films=2, progress=False)
@@ -193,10 +177,10 @@ def untrained(tiny_model, judge):
 
 def test_an_untrained_model_recalls_nothing_and_the_judge_reads_the_truth(untrained):
     _, _, measured, free = untrained
-    assert list(measured.verdicts) == [TRUTH, VAE, "camr", "none"]
+    assert list(measured.verdicts) == [TRUTH, VAE, "camr"]
     assert measured.row(TRUTH)["mean"].value >= 0.8
-    assert measured.row("camr")["joint"].value == measured.row("none")["joint"].value == 0.0
-    assert measured.row("camr")["remembered"].count == 3 and measured.row("none")["remembered"].value == 0.0
+    assert measured.row("camr")["joint"].value == 0.0
+    assert measured.row("camr")["remembered"].count == 3 and measured.row(TRUTH)["remembered"].count == 0
     assert free.row(free_films.TRUE_FILMS)["sca"].value == 1.0 and free.row("camr")["sca"].value < 0.8
 
 

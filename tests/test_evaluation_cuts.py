@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from evaluation_films import film
 
-from causalcine_jax.data.storyworld import WorldConfig, sample_story
 from causalcine_jax.evaluation.cut_detector import CutDetector
 from causalcine_jax.evaluation.intervals import bootstrap_mean, wilson
 from causalcine_jax.evaluation.shot_cuts import PAPER_CALIBRATED, Detection, detection, sca
-from causalcine_jax.evaluation.true_films import true_cuts, true_film
+from causalcine_jax.evaluation.true_films import true_cuts
 
 FRAMES = 117
 ASKED = [21, 45, 69, 93]
@@ -61,9 +61,9 @@ def test_detection_counts_each_cut_once():
 
 def test_the_detector_finds_the_cuts_of_true_films():
     total = Detection()
-    for index in range(8):
-        story = sample_story(7, index, WorldConfig.base())
-        total += detection(CutDetector()(true_film(story)), true_cuts(story), tolerance=0)
+    for index in range(10):
+        story, video = film(index)
+        total += detection(CutDetector()(video), true_cuts(story), tolerance=0)
     assert total.asked > 15
     assert total.precision >= 0.98 and total.recall >= 0.98
 

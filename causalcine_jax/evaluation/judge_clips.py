@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
@@ -76,6 +77,22 @@ def mirrored(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "head": np.where(head >= 0, head - column + GRID[1] - 1 - column, -1),
         "pose": clips["pose"][..., _MIRROR_ORDER] * _MIRROR_SIGN,
     }
+
+
+def with_nonsense(rng: np.random.Generator, clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The clips with the first one made unreadable, so that the judge learns to find nobody: coloured noise, or its own pieces shuffled."""
+    clips = {name: values.copy() for name, values in clips.items()}
+    frames = clips["frames"][0]
+    if rng.random() < 0.5:
+        size = int(rng.choice([1, 2, 4, 8]))
+        noise = rng.integers(0, 256, (len(frames), HEIGHT // size, WIDTH // size, 3), dtype=np.uint8)
+        clips["frames"][0] = noise.repeat(size, axis=1).repeat(size, axis=2)
+    else:
+        pieces = rearrange(frames, "t (h r) (w s) c -> (h w) t r s c", h=GRID[0], w=GRID[1])
+        clips["frames"][0] = rearrange(rng.permutation(pieces), "(h w) t r s c -> t (h r) (w s) c", h=GRID[0])
+    for name in LABELS:
+        clips[name][0] = 0 if name == "pose" else -1
+    return clips
 
 
 def _render(shapes: Float[np.ndarray, "n k fields"], block: int = 32 * CLIP_FRAMES) -> np.ndarray:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from causalcine_jax.evaluation import judge
 from causalcine_jax.evaluation.judge import GRID, OF_CHARACTER, OF_FRAME, SPECIES
-from causalcine_jax.evaluation.judge_clips import mirrored, sample_clips
+from causalcine_jax.evaluation.judge_clips import mirrored, sample_clips, with_nonsense
 from causalcine_jax.whole_file import whole_file
 
 
@@ -111,7 +111,7 @@ def train(clips: dict[str, np.ndarray], steps: int, batch: int = 8, rate: float 
     for i in progress:
         rows = order[i * batch : (i + 1) * batch]
         taken = {name: values[rows] for name, values in clips.items()}
-        taken = mirrored(taken) if i % 2 else taken
+        taken = with_nonsense(rng, mirrored(taken) if i % 2 else taken)
         params, state, value = step(params, state, jax.random.fold_in(key, i), taken.pop("frames"), taken)
         if i % 20 == 0:
             progress.set_postfix(loss=f"{float(value):.3f}")
