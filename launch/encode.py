@@ -20,7 +20,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model", type=Path, required=True, help="model folder with vae/ (and, if it has one, text_encoder/tokenizer.json)"
     )
     parser.add_argument("--out", type=Path, required=True, help="the store to write")
-    parser.add_argument("--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)")
+    parser.add_argument(
+        "--world",
+        default="base",
+        help="base (48x80, 10 chunks), montage (base with a cut at almost every chunk) or storyworld (96x160, 20 chunks)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the collection of films; held-out films have another seed (default 0)")
     parser.add_argument("--films", type=int, default=1500, help="how many (default 1500)")
     parser.add_argument("--batch", type=int, help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)")

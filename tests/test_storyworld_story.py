@@ -22,7 +22,7 @@ from causalcine_jax.data.storyworld.world import first_frame_of_chunk
 from causalcine_jax.errors import UsageError
 
 GOLDEN_PROMPT = "Gus the elephant, Bruno the frog and Theo the owl in a gentle film. In bright daylight, in the snowy mountains, Theo the owl peers around. Close-up. The camera pulls out. Theo is blue with a scarf."
-WORLDS = {"base": WorldConfig.base(), "storyworld": WorldConfig.storyworld()}
+WORLDS = {"base": WorldConfig.base(), "montage": WorldConfig.montage(), "storyworld": WorldConfig.storyworld()}
 
 
 @pytest.fixture(scope="module", params=WORLDS)

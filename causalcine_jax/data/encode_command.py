@@ -19,11 +19,9 @@ from causalcine_jax.convert import load_vae
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
-from causalcine_jax.data.storyworld import VOCABULARY, WorldConfig
+from causalcine_jax.data.storyworld import VOCABULARY, WORLDS
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer, word_tokenizer
-
-WORLDS = {"base": WorldConfig.base, "storyworld": WorldConfig.storyworld}
 
 
 @dataclass(frozen=True)

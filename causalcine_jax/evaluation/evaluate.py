@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.config import POLICIES
-from causalcine_jax.data.storyworld.world import WorldConfig
+from causalcine_jax.data.storyworld.world import WORLDS
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
@@ -22,7 +22,6 @@ from causalcine_jax.evaluation.recall import RecallResult, find_returns, measure
 from causalcine_jax.evaluation.report import build_report, write_report
 from causalcine_jax.generation.model_folder import Model
 
-WORLDS = {"base": WorldConfig.base, "storyworld": WorldConfig.storyworld}
 HELD_OUT_SEED = 424_242  # of the evaluation's stories; training uses small seeds
 
 

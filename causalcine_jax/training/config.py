@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from causalcine_jax.config import PRESETS, MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from causalcine_jax.data.storyworld.world import WorldConfig
+from causalcine_jax.data.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 
@@ -19,7 +19,6 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant")
 DTYPES = ("float32", "bfloat16")
 TIME_SHARED_BY = ("film", "chunk")
-WORLDS = {"base": WorldConfig.base, "storyworld": WorldConfig.storyworld}
 
 _SMALL = PRESETS["storyworld"]
 
@@ -86,7 +85,7 @@ class TimeConfig:
 class DataConfig:
     """What is trained on.
 
-    world       StoryWorld's sizes: base (48x80, 30 latent frames) or storyworld (96x160, 60)
+    world       StoryWorld films: base (48x80, 30 latent frames), montage (base with a cut at almost every chunk) or storyworld (96x160, 60)
     seed        of the stories; evaluation uses others
     films       in the latent store
     store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Not read by stage autoencoder

@@ -20,11 +20,12 @@ from causalcine_jax.data.storyworld.world import (
     SIZES,
     SPECIES,
     TIMES,
+    WORLDS,
     WorldConfig,
 )
 
 __all__ = [
-    "ACCESSORIES", "ACTIONS", "ATTRIBUTE_WORDS", "CAMERAS", "COLOURS", "MAX_PROMPT_WORDS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES", "VOCABULARY",
+    "ACCESSORIES", "ACTIONS", "ATTRIBUTE_WORDS", "CAMERAS", "COLOURS", "MAX_PROMPT_WORDS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES", "VOCABULARY", "WORLDS",
     "Character", "GroundTruth", "Return", "Shot", "Story", "WorldConfig",
     "box_masks", "cast_per_chunk", "ground_truth", "render", "returns", "sample_story", "scene_parameters", "words",
 ]  # fmt: skip

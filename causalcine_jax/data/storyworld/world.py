@@ -80,6 +80,11 @@ class WorldConfig:
         return cls(48, 80, 30, min_shots=3, max_shots=5, min_shot_chunks=1, max_shot_chunks=4, late_chunk=2)
 
     @classmethod
+    def montage(cls) -> "WorldConfig":
+        """The films of base() in shots of one or two chunks: most chunks start a shot, so most of a film teaches recall."""
+        return cls(48, 80, 30, min_shots=8, max_shots=10, min_shot_chunks=1, max_shot_chunks=2, late_chunk=2)
+
+    @classmethod
     def storyworld(cls) -> "WorldConfig":
         """96x160, 237 video frames (14.8 s), 5 shots."""
         return cls(96, 160, 60, min_shots=5, max_shots=5, min_shot_chunks=2, max_shot_chunks=7, late_chunk=3)
@@ -92,6 +97,9 @@ class WorldConfig:
     def frames(self) -> int:
         """Video frames T = 4F - 3, as a causal video VAE encodes them."""
         return TEMPORAL_STRIDE * (self.latent_frames - 1) + 1
+
+
+WORLDS = {"base": WorldConfig.base, "montage": WorldConfig.montage, "storyworld": WorldConfig.storyworld}
 
 
 def first_frame_of_chunk(chunk: int) -> int:
