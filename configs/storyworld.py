@@ -43,7 +43,7 @@ def autoencoder() -> TrainConfig:
         dtype="bfloat16",
         log_every=50,
         vae=VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
-        optim=OptimConfig(lr=1e-3, warmup=200, ema_decay=0.999),
+        optim=OptimConfig(optimizer="muon", lr=1e-3, warmup=200, ema_decay=0.999),
         data=DataConfig(world="storyworld", clip_frames=3, workers=8),
         checkpoint=CheckpointConfig(every=1000, keep=1),
     )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from toy_stage import toy_batches, toy_config, toy_loss
 
-from causalcine_jax.config import TransformerConfig
+from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, cast_weights
+from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.sharding import _cut
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
@@ -121,6 +122,22 @@ def test_muon_makes_singular_values_about_one():
         # The factors of the singular value decomposition stay: the update is as aligned with its gradient as can be.
         u, _, v = jnp.linalg.svd(gradient[name], full_matrices=False)
         assert float(jnp.mean(jnp.einsum("...ij,...ij", u @ v, updates[name] / (0.2 * longest**0.5)))) > 0.8 * 16
+
+
+def test_muon_takes_a_convolution_as_one_matrix():
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 8, 16))
+    rule = scale_by_muon()
+    together, _ = rule.update({"kernel": kernel}, rule.init({"kernel": kernel}))
+    flat, _ = rule.update({"matrix": kernel.reshape(-1, 16)}, rule.init({"matrix": kernel.reshape(-1, 16)}))
+    np.testing.assert_allclose(together["kernel"].reshape(-1, 16), flat["matrix"], rtol=1e-6)
+    vae = {
+        "vae": jax.eval_shape(
+            lambda: VAE(VAEConfig(dim=8, dim_mult=(1, 1), num_res_blocks=1, temperal_downsample=(True,)), key=jax.random.key(0))
+        )
+    }
+    by_muon = names(matrices(vae), lambda leaf: leaf is True)
+    assert "vae.encoder.middle.0.conv1.weight" in by_muon
+    assert not any("conv1.bias" in name or name in ("vae.encoder.conv1.weight", "vae.decoder.head.conv.weight") for name in by_muon)
 
 
 def test_muon_leaves_the_rest_to_adamw():

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
@@ -52,35 +52,45 @@ def _blur(x: Array, sigma: Array) -> Array:
 
 
 def loss(params: judge.Params, frames: Float[Array, "n t h w 3"], truth: dict[str, Array]) -> Array:
-    """Cross-entropies of everything the judge answers, of a character only in the cell of its head."""
+    """Cross-entropies of everything the judge answers, of a character in the cell where it would look: the likeliest around the head."""
     n, t = frames.shape[:2]
     seen = judge.look(params, frames.reshape(n * t, *frames.shape[2:]))
     head = truth["head"].reshape(n * t, -1)
-    there = lambda values: jnp.take_along_axis(values, jnp.maximum(head, 0)[..., None], axis=1)
+    cell = _attended(seen["figure"], head)
+    there = lambda values: jnp.take_along_axis(values, cell[..., None], axis=1)
     per_frame = {name: jnp.repeat(truth[name], t, axis=0) for name in (*OF_CHARACTER, *OF_FRAME)}
     per_frame["species"] = jnp.where(head >= 0, jnp.arange(len(SPECIES)), -1)
 
     total = _figure_loss(seen["figure"], head)
     total += sum(_masked(there(seen[name]), per_frame[name]) for name in ("species", *OF_CHARACTER))
     total += 0.3 * sum(_masked(seen[name], per_frame[name]) for name in OF_FRAME)
-    where = jnp.asarray(judge.CELL_CENTRES, jnp.float32)[jnp.maximum(head, 0)]
     motion = there(seen["motion"])
     held = truth["pose"].reshape(*head.shape, -1)
     # The first motion features are the pose itself: a target in every frame teaches actions sooner than one class per clip.
     error = jnp.square(motion[..., : held.shape[-1]] - held).mean(axis=-1)
     total += jnp.sum(error * (head >= 0)) / jnp.maximum(jnp.sum(head >= 0), 1)
-    clips = jnp.concatenate([motion, where], axis=-1).reshape(n, t, len(SPECIES), -1).swapaxes(1, 2)
+    clips = jnp.concatenate([motion, jnp.asarray(judge.CELL_CENTRES, jnp.float32)[cell]], axis=-1)
+    clips = clips.reshape(n, t, len(SPECIES), -1).swapaxes(1, 2)
     return total + _masked(judge.act(params, clips), truth["action"])
+
+
+def _attended(figure: Float[Array, "n cells"], head: Int[Array, "n species"]) -> Int[Array, "n species"]:
+    """Of the cells around each head, the one where a figure is likeliest; any cell where there is no head."""
+    return jnp.where(_around(head), jax.lax.stop_gradient(figure)[:, None], -jnp.inf).argmax(axis=-1)
 
 
 def _figure_loss(figure: Float[Array, "n cells"], head: Int[Array, "n species"]) -> Array:
     """The map should light up in the cells of heads alone; the cells around them are not asked. Per head in the batch."""
-    cell = np.arange(GRID[0] * GRID[1])
-    near = (np.abs(cell[:, None] // GRID[1] - cell // GRID[1]) <= 1) & (np.abs(cell[:, None] % GRID[1] - cell % GRID[1]) <= 1)
-    target = (cell == head[..., None]).any(axis=1)
-    around = (jnp.asarray(near)[jnp.maximum(head, 0)] & (head >= 0)[..., None]).any(axis=1)
-    weight = jnp.where(target, 1.0, jnp.where(around, 0.0, 0.3))
+    target = (np.arange(figure.shape[1]) == head[..., None]).any(axis=1)
+    weight = jnp.where(target, 1.0, jnp.where(_around(head).any(axis=1), 0.0, 0.3))
     return jnp.sum(weight * optax.sigmoid_binary_cross_entropy(figure, target.astype(jnp.float32))) / jnp.maximum(jnp.sum(target), 1)
+
+
+def _around(head: Int[Array, "n species"]) -> Bool[Array, "n species cells"]:
+    """The head's cell and its neighbours; none where there is no head."""
+    row, column = np.divmod(np.arange(GRID[0] * GRID[1]), GRID[1])
+    near = (np.abs(row[:, None] - row) <= 1) & (np.abs(column[:, None] - column) <= 1)
+    return jnp.asarray(near)[jnp.maximum(head, 0)] & (head >= 0)[..., None]
 
 
 def _masked(logits: Array, labels: Array) -> Array:

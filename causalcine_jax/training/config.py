@@ -27,7 +27,7 @@ _SMALL = PRESETS["storyworld"]
 class OptimConfig:
     """The optimizer.
 
-    optimizer     adamw, or muon: orthogonalised momentum for the matrices of all blocks, adamw for everything else
+    optimizer     adamw, or muon: orthogonalised momentum for blocks' matrices and convolutions, adamw for everything else
     lr            peak learning rate (muon's updates are scaled to the size of adamw's, so that one rate serves both)
     schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup` linear steps
     weight_decay  of the weights of linear layers and convolutions only
@@ -218,8 +218,6 @@ class TrainConfig:
             found.append(f"batch {self.batch} is not divisible by optim.accumulation {self.optim.accumulation}")
         if self.optim.schedule == "cosine" and self.optim.warmup >= self.steps:
             found.append(f"optim.warmup {self.optim.warmup} must be shorter than steps {self.steps}")
-        if self.stage == "autoencoder" and self.optim.optimizer == "muon":
-            found.append("optim.optimizer muon is for transformer blocks, stage autoencoder needs adamw")
         if self.stage == "teacher_forcing" and not self.init:
             found += self._network_faults()
         return found

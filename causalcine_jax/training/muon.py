@@ -1,4 +1,4 @@
-"""Muon: momentum whose singular values are all made about 1, for the weight matrices of transformer blocks.
+"""Muon: momentum whose singular values are all made about 1, for the weight matrices of transformer blocks and for convolutions.
 
 Source: Keller Jordan et al., github.com/KellerJordan/Muon (Newton-Schulz coefficients, Nesterov momentum), scaled to the size of an
 AdamW update as in arXiv 2502.16982. optax.contrib.muon does the same matrix by matrix; here all matrices of one shape go through one
@@ -24,7 +24,10 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
-    """Updates for a tree of matrices [..., rows, columns]; leading axes are a batch of matrices."""
+    """Updates for a tree of stacked matrices [layers, rows, columns] and convolution kernels [..., i, o].
+
+    A kernel is one matrix: all that an output channel sees by the output channels.
+    """
 
     def init(params):
         return MuonState(jax.tree.map(jnp.zeros_like, params))
@@ -34,7 +37,9 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
         carried = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, gradients)
         ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, carried, gradients)
         leaves, structure = jax.tree.flatten(ahead)
-        return jax.tree.unflatten(structure, _orthogonal(leaves)), MuonState(carried)
+        done = _orthogonal([_matrices(leaf) for leaf in leaves])
+        done = [result.reshape(leaf.shape) for result, leaf in zip(done, leaves, strict=True)]
+        return jax.tree.unflatten(structure, done), MuonState(carried)
 
     return optax.GradientTransformation(init, update)
 
@@ -67,6 +72,10 @@ def newton_schulz(x: Float[Array, "n r c"]) -> Float[Array, "n r c"]:
 
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
     return jax.lax.fori_loop(0, ITERATIONS, iterate, x)
+
+
+def _matrices(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1]) if x.ndim >= 4 else x
 
 
 def _wide(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The update rule: AdamW for everything, or Muon for the matrices of transformer blocks and AdamW for the rest.
+"""The update rule: AdamW for everything, or Muon for the matrices of transformer blocks and convolutions and AdamW for the rest.
 
 Transformations here give updates for a learning rate of 1; the step multiplies them by `learning_rate(step)`, so that the rate
 depends on the step alone and not on a count inside the optimizer's state.
@@ -12,6 +12,8 @@ import optax
 
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
+
+FEW_CHANNELS = 8  # a convolution from or to fewer (pixels, say) is left to AdamW
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -50,11 +52,13 @@ def decayed(params):
 
 
 def matrices(params):
-    """True for what muon updates: the weight matrices of blocks, all layers stacked on a leading axis."""
+    """True for what muon updates: the weight matrices of blocks, all layers stacked on a leading axis, and kernels between many channels."""
 
     def is_matrix(path, leaf) -> bool:
         name = name_of(path)
-        return ".blocks." in name and leaf.ndim == 3 and _is_weight(name)
+        of_block = ".blocks." in name and leaf.ndim == 3
+        of_convolution = leaf.ndim >= 4 and min(leaf.shape[-2:]) >= FEW_CHANNELS
+        return _is_weight(name) and (of_block or of_convolution)
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
