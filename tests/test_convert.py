@@ -230,8 +230,10 @@ def test_all_tensors_that_do_not_fit_are_listed_at_once(folder):
 
 
 def test_another_network_is_named_as_such(folder):
-    with pytest.raises(DataError, match=r"does not hold a Wan2\.1 transformer: patch_embedding\.weight is missing.*begin with conv1\.bias"):
+    with pytest.raises(DataError, match=r"vae has no transformer: its config\.json is that of another network"):
         load_transformer(folder / "vae")
+    with pytest.raises(DataError, match=r"does not hold a Wan2\.1 transformer: patch_embedding\.weight is missing.*begin with conv1\.bias"):
+        load_transformer(folder / "vae/model.safetensors")
 
 
 def test_without_config_heads_are_wans(networks, tmp_path):

@@ -19,6 +19,7 @@ from causalcine_jax.errors import DataError, UsageError
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 FILE_NAME = "tokenizer.json"
+FOLDERS = ("text_encoder", "tokenizer", "google/umt5-xxl")  # in our model folder, in Diffusers' and in Wan2.1's own
 
 
 def clean(text: str) -> str:
@@ -41,12 +42,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads tokenizer.json: the file itself, the folder that holds it, or a model folder (text_encoder/tokenizer.json)."""
+        """Reads tokenizer.json: the file itself, the folder that holds it, or a model folder, whether ours, Diffusers' or Wan2.1's own."""
         path = Path(path)
-        places = [path] if path.suffix == ".json" else [path / FILE_NAME, path / "text_encoder" / FILE_NAME]
+        places = [path] if path.suffix == ".json" else [path / FILE_NAME, *(path / folder / FILE_NAME for folder in FOLDERS)]
+        if path.name == "text_encoder":
+            places.append(path.parent / "tokenizer" / FILE_NAME)
         file = next((p for p in places if p.is_file()), None)
         if file is None:
-            raise DataError(f"no tokenizer at {path}: looked for {' and '.join(map(str, places))}")
+            raise DataError(
+                f"no tokenizer at {path}: looked for {FILE_NAME} there and in {', '.join(FOLDERS)}; google/umt5-xxl has the one of Wan2.1 "
+                "(a spiece.model alone is not read)"
+            )
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception for every fault of a file

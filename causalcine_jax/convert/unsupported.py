@@ -1,0 +1,69 @@
+"""Wan's relatives that this project cannot run, recognised by their tensors, so that the error says which one it is and why."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Pattern of a key (original or Diffusers naming) that only this kind of network has, and what it is.
+_TRANSFORMERS = (
+    (r"vace_(blocks|patch_embedding)\.", "a Wan VACE transformer: its control blocks have no counterpart here"),
+    (r"(motion_encoder|face_adapter)\.", "a Wan-Animate transformer: its motion and face encoders have no counterpart here"),
+    (r"(casual_audio_encoder|audio_injector|audio_proj)\.", "a Wan speech-to-video transformer: its audio layers have no counterpart here"),
+    (r"(control_adapter|ref_conv|cam_encoder)\.", "a Wan Fun-Control transformer: its control layers have no counterpart here"),
+    (
+        r"(img_emb\.|condition_embedder\.image_embedder\.|blocks\.\d+\.(cross_attn\.k_img|attn2\.add_k_proj)\.)",
+        "a Wan image-to-video transformer: it attends to CLIP image tokens, which text-to-video has not",
+    ),
+)
+_VAES = (
+    (
+        r"(encoder\.downsamples\.\d+\.downsamples\.|decoder\.upsamples\.\d+\.upsamples\.|encoder\.down_blocks\.\d+\.(resnets|downsampler)\.)",
+        "the VAE of Wan2.2-TI2V-5B: 48 latent channels and residual resampling, for which no Wan2.1 transformer is trained",
+    ),
+    (r"(encoder|decoder)\.\d+\.(conv\.\d+\.)?weight", "a TAEHV decoder (taew2_1): another network than Wan2.1's VAE; use Wan2.1_VAE.pth"),
+)
+_TEXT_ENCODERS = (
+    (r"decoder\.(block|final_layer_norm)\.", "a whole UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel"),
+    (r"text_model\.", "a CLIP text encoder: Wan2.1 reads prompts with UMT5-XXL"),
+)
+_KINDS = {"transformer": _TRANSFORMERS, "vae": _VAES, "text_encoder": _TEXT_ENCODERS}
+_CHANNELS = {
+    36: "a Wan image-to-video transformer: 36 input channels, the first frame's latents and a mask beside the noise",
+    48: "Wan2.2-TI2V-5B: its latents have 48 channels, those of another VAE (LongLive-2.0-5B is of this kind)",
+}
+
+
+def unsupported(part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: Mapping[str, Any]) -> str | None:
+    """What the tensors are, and why they cannot be used; None where nothing speaks against them.
+
+    Args:
+      part: what they were taken for: transformer, vae or text_encoder.
+      shapes, dtypes: by key, in original or Diffusers naming, wrappers' prefixes stripped.
+      settings: config.json as it stands.
+    """
+    for pattern, what in _KINDS[part]:
+        if any(re.match(pattern, key) for key in shapes):
+            return what
+    packed = next((key for key, dtype in dtypes.items() if dtype.startswith(("F8", "F4", "F6", "I", "U"))), None)
+    if packed is not None and (packed.endswith("weight") or any("scale_weight" in key or "weight_scale" in key for key in shapes)):
+        return f"quantised weights ({packed} is {dtypes[packed]}): take the bfloat16 or float32 file"
+    if part == "transformer":
+        return _transformer(shapes, settings)
+    if part == "vae":
+        latent = (shapes.get("conv2.weight") or shapes.get("post_quant_conv.weight") or (16,))[0]
+        return _VAES[0][1] if latent == 48 else None
+    relative = [key for key in shapes if key.endswith("relative_attention_bias.weight")]
+    if len(relative) == 1 and any(key.startswith("encoder.block.1.") for key in shapes):
+        return "a T5 encoder, whose layers share one position bias: Wan2.1 reads prompts with UMT5-XXL, where each has its own"
+    return None
+
+
+def _transformer(shapes: Shapes, settings: Mapping[str, Any]) -> str | None:
+    channels = shapes.get("patch_embedding.weight", (0, 16))[1:2]
+    if channels and channels[0] in _CHANNELS:
+        return _CHANNELS[channels[0]]
+    if settings.get("model_type", "t2v") != "t2v":
+        return f"a Wan transformer of another kind: config.json says model_type {settings['model_type']!r}, and only t2v is supported"
+    return None
