@@ -5,6 +5,7 @@ Format: https://github.com/huggingface/safetensors: 8 bytes with the header's le
 
 import contextlib
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -25,9 +26,10 @@ DTYPES = {
 
 
 class TensorFiles:
-    """The tensors of one or more safetensors files, by key. `shapes` is known from the headers; `read` fetches one tensor's bytes."""
+    """The tensors of one or more safetensors `files`, by key. `shapes` is known from the headers; `read` fetches one tensor's bytes."""
 
     def __init__(self, files: list[Path], handles: contextlib.ExitStack):
+        self.files = files
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self._source: dict[str, tuple[Path, object]] = {}
@@ -88,6 +90,17 @@ def _find(path: Path) -> list[Path]:
     return [path / shard for shard in shards]
 
 
+def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
+    """What a safetensors file begins with; the tensors' bytes follow in the order of `specs` (key, shape and dtype, such as BF16)."""
+    entries, end = {"__metadata__": {"format": "pt"}}, 0  # "pt": the layouts are torch's, which other readers expect to be told
+    for key, shape, dtype in specs:
+        start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
+        entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the format wants tensors to start at a multiple of 8
+    return struct.pack("<Q", len(text)) + text
+
+
 def write_tensors(file: Path, specs: list[tuple[str, tuple[int, ...]]], dtype: np.dtype, tensors: Iterable[np.ndarray]) -> None:
     """Writes a safetensors file whose tensors all have `dtype`.
 
@@ -97,15 +110,8 @@ def write_tensors(file: Path, specs: list[tuple[str, tuple[int, ...]]], dtype: n
       tensors: each is taken, written and dropped before the next, so a generator keeps one in memory.
     """
     name = next(name for name, known in DTYPES.items() if known == dtype)
-    header, end = {"__metadata__": {"format": "pt"}}, 0  # "pt": the layouts are torch's, which other readers expect to be told
-    for key, shape in specs:
-        start, end = end, end + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        header[key] = {"dtype": name, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # the format wants tensors to start at a multiple of 8
     with open(file, "wb") as out:
-        out.write(struct.pack("<Q", len(text)))
-        out.write(text)
+        out.write(header([(key, shape, name) for key, shape in specs]))
         for (key, shape), tensor in zip(specs, tensors, strict=True):
             if tensor.shape != tuple(shape):
                 raise ValueError(f"{key} has shape {tensor.shape}, announced {shape}")
