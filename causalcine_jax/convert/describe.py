@@ -58,6 +58,13 @@ def describe(part: str, tensors) -> Description:
     return Description(config, shapes, places)
 
 
+def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Config, Any]:
+    """Sizes and abstract module of a network whose config.json says everything, as ours do; `what` begins the message of a fault."""
+    config_class, module_class = _CONFIGS[part], _PARTS[part][1]
+    config = _config(what, config_class, {}, dict(settings))
+    return config, jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
+
+
 def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> TransformerConfig:
     needed = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight", "head.head.weight")
     patch, text, time, ffn, head = _required(what, shapes, needed, ndims=(5, 2, 2, 2, 2))
@@ -100,6 +107,8 @@ _PARTS = {
     "vae": (_vae_config, VAE, tables.VAE),
     "text_encoder": (_text_encoder_config, UMT5Encoder, tables.TEXT_ENCODER),
 }
+
+_CONFIGS = {"transformer": TransformerConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
 
 
 def _required(what: str, shapes: Shapes, keys: tuple[str, ...], ndims: tuple[int, ...]) -> list[tuple[int, ...]]:

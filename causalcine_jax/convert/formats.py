@@ -52,11 +52,13 @@ class PartTensors:
     naming      the keys they have there (ORIGINAL or DIFFUSERS)
     shapes      by original key;  dtypes: safetensors' names (F32, BF16, ...)
     settings    config.json, in our configs' names; empty where there is none
+    files       that the tensors are read from
     """
 
     def __init__(self, path: Path, tensors, names: Mapping[str, str], part: str, settings: Mapping[str, Any]):
         """`tensors` is a `TensorFiles`; `names` gives each plain key's key in it."""
         self.path = path
+        self.files: list[Path] = list(tensors.files)
         self._tensors = tensors
         self._table = key_table(part, names)
         self.naming, originals = _translated(path, names, self._table)
@@ -77,6 +79,7 @@ class PartTensors:
                 faults.append(f"{key} {update}, the base has {self.shapes.get(key, 'none')}")
         if faults:
             raise DataError(f"the LoRA {path} does not belong to {self.path}: {'; '.join(faults[:8])}")
+        self.files += tensors.files
         self._adapters, self._adapter_tensors = found, tensors
 
     def source_key(self, key: str) -> str:
@@ -117,7 +120,7 @@ def open_part(
       DataError: nothing there, missing shards (named), a damaged file, mixed formats, a network that is not supported (which, and why).
     """
     where = find_part(Path(path), part)
-    settings = _settings(where.config)
+    settings = read_settings(where.config)
     with contextlib.ExitStack() as opened:
         tensors = opened.enter_context(open_tensors(where.weights))
         names = checkpoint_keys.network_keys(tensors.shapes, where.weights, weights)
@@ -167,10 +170,15 @@ def find_part(path: Path, part: str) -> Location:
 
 
 def holds(path: Path, part: str) -> bool:
-    """Whether `path` seems to hold `part`, by the names of files alone."""
+    """Whether `path` seems to hold `part`, by the names of files and the class in config.json."""
     if path.is_file():
-        return part == "transformer"
-    return (path / part).is_dir() or bool(_wan_files(path, part)) or (part == "transformer" and _causal_child(path) is not None)
+        name = path.name.lower()
+        return part == ("vae" if "vae" in name else "text_encoder" if "t5" in name else "transformer")
+    if (path / part).is_dir() or _wan_files(path, part):
+        return True
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+        return diffusers_configs.CLASSES.get(diffusers_configs.class_of(read_settings(path / "config.json"))) == part
+    return part == "transformer" and _causal_child(path) is not None
 
 
 def _wan_files(path: Path, part: str) -> list[Path]:
@@ -237,10 +245,10 @@ def _config_of(folder: Path, part: str) -> Path | None:
 def _config_says_other(folder: Path, part: str) -> bool:
     """Whether config.json in `folder` is of another network: Wan2.1's own folder has one, the transformer's, beside all its files."""
     file = folder / "config.json"
-    return file.is_file() and diffusers_configs.CLASSES.get(diffusers_configs.class_of(_settings(file)), part) != part
+    return file.is_file() and diffusers_configs.CLASSES.get(diffusers_configs.class_of(read_settings(file)), part) != part
 
 
-def _settings(file: Path | None) -> dict[str, Any]:
+def read_settings(file: Path | None) -> dict[str, Any]:
     """What a config.json says; nothing where there is none."""
     if file is None:
         return {}

@@ -4,13 +4,15 @@ What a folder or file holds is checked completely, from the headers alone, befor
 """
 
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from causalcine_jax.convert import tables
-from causalcine_jax.convert.describe import describe
+from causalcine_jax.convert import orbax_copy, tables
+from causalcine_jax.convert.describe import Description, describe
 from causalcine_jax.convert.formats import PartTensors, open_part
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
@@ -44,21 +46,23 @@ def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> UMT5Encoder
     return _load(path, "text_encoder", dtype, "auto")
 
 
-def _load(path, part: str, dtype, weights: str):
-    with open_part(path, part, weights=weights) as tensors:
-        network = describe(part, tensors)
-        return _fill(network.shapes, network.places, tensors, np.dtype(dtype))
-
-
-def _fill(shapes, places: list[tables.Place], tensors: PartTensors, dtype: np.dtype):
-    """The module of `shapes` with the checkpoint's tensors; besides it, one parameter (all its layers) and one tensor are in memory."""
+def fill(network: Description, tensors: PartTensors, dtype) -> nnx.Module:
+    """The module of `network` with the checkpoint's tensors; besides it, one parameter (all its layers) and one tensor are in memory."""
     by_path: dict[str, list[tables.Place]] = {}
-    for place in places:
+    for place in network.places:
         by_path.setdefault(place.path, []).append(place)
     leaves = []
-    for path, leaf in tables.parameters(shapes).items():
-        parameter = np.empty(leaf.shape, dtype)
+    for path, leaf in tables.parameters(network.shapes).items():
+        parameter = np.empty(leaf.shape, np.dtype(dtype))
         for place in by_path[path]:
             parameter[... if place.layer is None else place.layer] = place.to_ours(tensors.read(place.key))
         leaves.append(jnp.asarray(parameter))
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    return jax.tree.unflatten(jax.tree.structure(network.shapes), leaves)
+
+
+def _load(path, part: str, dtype, weights: str):
+    copy = orbax_copy.find(Path(path), part)
+    if copy is not None:
+        return orbax_copy.load(copy, part, dtype)
+    with open_part(path, part, weights=weights) as tensors:
+        return fill(describe(part, tensors), tensors, dtype)

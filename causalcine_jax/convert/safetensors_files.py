@@ -55,6 +55,14 @@ class TensorFiles:
         except (SafetensorError, OSError) as error:
             raise _damaged(file, error) from error
 
+    def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor; only its bytes are read."""
+        file, handle = self._source[key]
+        try:
+            return handle.get_slice(key)[index]
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from error
+
 
 def _damaged(file: Path, error: Exception) -> DataError:
     return DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again")

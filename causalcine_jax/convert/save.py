@@ -30,6 +30,8 @@ from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 
 METADATA = "metadata.json"
+WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}  # name of the .safetensors
+_CLASSES = {"transformer": "WanModel", "vae": "WanVAE", "text_encoder": "T5Encoder"}
 
 
 def save_model(
@@ -68,16 +70,12 @@ def save_model(
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
         partial.chmod(0o755)
         if transformer is not None:
-            settings = {"_class_name": "WanModel", "model_type": "t2v", **dataclasses.asdict(transformer.config)}
             places = tables.places(transformer, tables.TRANSFORMER, transformer.config.patch_size)
-            _write_part(partial / "transformer", "diffusion_pytorch_model.safetensors", transformer, places, dtype, settings)
+            _write_part(partial, "transformer", transformer, transformer.config, places, dtype)
         if vae is not None:
-            settings = {"_class_name": "WanVAE", **dataclasses.asdict(vae.cfg)}
-            _write_part(partial / "vae", "model.safetensors", vae, tables.places(vae, tables.VAE), dtype, settings)
+            _write_part(partial, "vae", vae, vae.cfg, tables.places(vae, tables.VAE), dtype)
         if text_encoder is not None:
-            settings = {"_class_name": "T5Encoder", **dataclasses.asdict(text_encoder.cfg)}
-            places = tables.places(text_encoder, tables.TEXT_ENCODER)
-            _write_part(partial / "text_encoder", "model.safetensors", text_encoder, places, dtype, settings)
+            _write_part(partial, "text_encoder", text_encoder, text_encoder.cfg, tables.places(text_encoder, tables.TEXT_ENCODER), dtype)
             tokenizer.save(partial / "text_encoder")
         if metadata is not None:
             _write_json(partial / METADATA, dict(metadata))
@@ -118,10 +116,17 @@ def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
         raise DataError(f"{file} is not JSON ({error})") from error
 
 
-def _write_part(folder: Path, name: str, module, places: list[tables.Place], dtype: np.dtype, settings: dict[str, Any]) -> None:
-    folder.mkdir()
-    _write_json(folder / "config.json", settings)
-    write_tensors(folder / name, [(place.key, place.shape) for place in places], dtype, _tensors(module, places))
+def config_json(part: str, config) -> dict[str, Any]:
+    """config.json of the transformer, vae or text_encoder with the sizes `config`: Wan2.1's own field names."""
+    kind = {"model_type": "t2v"} if part == "transformer" else {}
+    return {"_class_name": _CLASSES[part], **kind, **dataclasses.asdict(config)}
+
+
+def _write_part(folder: Path, part: str, module, config, places: list[tables.Place], dtype: np.dtype) -> None:
+    (folder / part).mkdir()
+    _write_json(folder / part / "config.json", config_json(part, config))
+    specs = [(place.key, place.shape) for place in places]
+    write_tensors(folder / part / f"{WEIGHTS[part]}.safetensors", specs, dtype, _tensors(module, places))
 
 
 def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:

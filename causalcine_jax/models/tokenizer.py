@@ -43,16 +43,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
         """Reads tokenizer.json: the file itself, the folder that holds it, or a model folder, whether ours, Diffusers' or Wan2.1's own."""
-        path = Path(path)
-        places = [path] if path.suffix == ".json" else [path / FILE_NAME, *(path / folder / FILE_NAME for folder in FOLDERS)]
-        if path.name == "text_encoder":
-            places.append(path.parent / "tokenizer" / FILE_NAME)
-        file = next((p for p in places if p.is_file()), None)
-        if file is None:
-            raise DataError(
-                f"no tokenizer at {path}: looked for {FILE_NAME} there and in {', '.join(FOLDERS)}; google/umt5-xxl has the one of Wan2.1 "
-                "(a spiece.model alone is not read)"
-            )
+        file = tokenizer_file(path)
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception for every fault of a file
@@ -118,6 +109,21 @@ class Tokenizer:
     def _encode(self, text: str) -> list[int]:
         # The end of sequence is added here, so that it does not depend on the file's post-processor.
         return [*self._backend.encode(clean(text), add_special_tokens=False).ids, self._eos]
+
+
+def tokenizer_file(path: str | os.PathLike) -> Path:
+    """Where the tokenizer.json lies that `Tokenizer.load(path)` reads; `DataError` if there is none."""
+    path = Path(path)
+    places = [path] if path.suffix == ".json" else [path / FILE_NAME, *(path / folder / FILE_NAME for folder in FOLDERS)]
+    if path.name == "text_encoder":
+        places.append(path.parent / "tokenizer" / FILE_NAME)
+    file = next((p for p in places if p.is_file()), None)
+    if file is None:
+        raise DataError(
+            f"no tokenizer at {path}: looked for {FILE_NAME} there and in {', '.join(FOLDERS)}; google/umt5-xxl has the one of Wan2.1 "
+            "(a spiece.model alone is not read)"
+        )
+    return file
 
 
 def word_tokenizer(vocabulary: Iterable[str], vocab_size: int | None = None) -> Tokenizer:

@@ -1,0 +1,167 @@
+"""What a converted model consists of: which tensor goes to which file under which name, and the small files beside them.
+
+Two layouts: our model folder (original Wan2.1 keys) and Diffusers' (WanPipeline.from_pretrained). Nothing is written here.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.convert import diffusers_configs
+from causalcine_jax.convert.describe import Description
+from causalcine_jax.convert.diffusers_tables import key_table
+from causalcine_jax.convert.formats import PARTS, PartTensors
+from causalcine_jax.convert.safetensors_files import DTYPES, header
+from causalcine_jax.convert.save import METADATA, WEIGHTS, config_json
+
+_DIFFUSERS_WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "spiece.model")  # beside tokenizer.json, of use to transformers
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the source."""
+
+    part: str
+    tensors: PartTensors
+    description: Description
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor to write: `key` is its original key, `name` the one it gets, `dtype` safetensors' name of the target's."""
+
+    source: PartTensors
+    key: str
+    name: str
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shapes[self.key]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One .safetensors file of the target; `file` is relative to its folder."""
+
+    file: str
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def header(self) -> bytes:
+        return header((tensor.name, tensor.shape, tensor.dtype) for tensor in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A whole target: files of tensors, and small files by their relative name."""
+
+    shards: list[Shard]
+    documents: dict[str, bytes]
+
+
+def model_folder(networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: Path | None, metadata: dict[str, Any]) -> Layout:
+    """Our model folder.
+
+    Args:
+      dtype: safetensors' name of every tensor's target dtype; None keeps each one's.
+      shard_bytes: a file holds at most so many, or one tensor.
+      tokenizer: the tokenizer.json that goes with the text encoder.
+      metadata: what metadata.json shall say.
+    """
+    shards, documents = [], {METADATA: json_bytes(metadata)}
+    for network in networks:
+        tensors = [Tensor(network.tensors, key, key, dtype or network.tensors.dtypes[key]) for key in network.tensors.shapes]
+        shards += _sharded(network.part, WEIGHTS[network.part], tensors, shard_bytes, documents)
+        documents[f"{network.part}/config.json"] = json_bytes(config_json(network.part, network.description.config))
+        if network.part == "text_encoder":
+            documents["text_encoder/tokenizer.json"] = tokenizer.read_bytes()
+    return Layout(shards, documents)
+
+
+def diffusers(networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: Path | None, shift: float) -> Layout:
+    """Diffusers' folder; with all three networks it is a whole WanPipeline, whose UniPC scheduler has the given flow shift."""
+    shards, documents = [], {}
+    for network in networks:
+        table = key_table(network.part, network.tensors.shapes)
+        tensors = [
+            Tensor(network.tensors, key, table.to_diffusers(key), dtype or network.tensors.dtypes[key]) for key in network.tensors.shapes
+        ]
+        shards += _sharded(network.part, _DIFFUSERS_WEIGHTS[network.part], tensors, shard_bytes, documents)
+        settings = getattr(diffusers_configs, network.part)(network.description.config)
+        documents[f"{network.part}/config.json"] = json_bytes(settings)
+        if network.part == "text_encoder":
+            documents |= _tokenizer(tokenizer, network.description.config.vocab_size)
+    if {network.part for network in networks} == set(PARTS):
+        documents["scheduler/scheduler_config.json"] = json_bytes(_scheduler(shift))
+        documents["model_index.json"] = json_bytes(_MODEL_INDEX)
+    return Layout(shards, documents)
+
+
+def _sharded(part: str, name: str, tensors: list[Tensor], shard_bytes: int, documents: dict[str, bytes]) -> list[Shard]:
+    """The tensors cut into files, in order; adds the index to `documents` where there are several."""
+    groups: list[list[Tensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if groups[-1] and size + tensor.nbytes > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += tensor.nbytes
+    if len(groups) == 1:
+        return [Shard(f"{part}/{name}.safetensors", tuple(tensors))]
+    files = [f"{name}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+    where = {tensor.name: file for file, group in zip(files, groups, strict=True) for tensor in group}
+    total = sum(tensor.nbytes for tensor in tensors)
+    documents[f"{part}/{name}.safetensors.index.json"] = json_bytes({"metadata": {"total_size": total}, "weight_map": where})
+    return [Shard(f"{part}/{file}", tuple(group)) for file, group in zip(files, groups, strict=True)]
+
+
+def _tokenizer(file: Path, vocab_size: int) -> dict[str, bytes]:
+    found = {f"tokenizer/{name}": (file.parent / name).read_bytes() for name in _TOKENIZER_FILES if (file.parent / name).is_file()}
+    plain = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "model_max_length": 512,
+    }
+    return {"tokenizer/tokenizer_config.json": json_bytes(plain), **found, "tokenizer/tokenizer.json": file.read_bytes()}
+
+
+_MODEL_INDEX = {
+    "_class_name": "WanPipeline",
+    "_diffusers_version": "0.36.0",
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
+
+
+def _scheduler(shift: float) -> dict[str, Any]:
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "_diffusers_version": "0.36.0",
+        "flow_shift": shift,
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+    }
+
+
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """A JSON file as this project writes them."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

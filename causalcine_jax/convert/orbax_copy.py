@@ -1,0 +1,57 @@
+"""A sharded orbax copy of a model, for a fast start on many hosts: each process reads the slices of its own devices.
+
+    transformer/  vae/  text_encoder/     config.json as in a model folder, and orbax/ with the parameters under our names
+    metadata.json  manifest.json
+
+Safetensors are for exchange; this is the one other form that a model has on disk, made from one and equal to it.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from causalcine_jax.convert import tables
+from causalcine_jax.convert.describe import from_config
+from causalcine_jax.convert.formats import read_settings
+from causalcine_jax.errors import DataError
+
+FOLDER = "orbax"
+
+
+def save(module, folder: Path) -> None:
+    """Writes the parameters of a network to `folder`/orbax, under names such as blocks.ffn_0.weight, cut as they lie on the devices.
+
+    Raises:
+      DataError: the disk is full or cannot be written.
+    """
+    try:
+        ocp.save_checkpointables(folder.absolute() / FOLDER, {"parameters": tables.parameters(module)}, overwrite=True)
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+        raise DataError(f"cannot write {folder / FOLDER}: {_one_line(error)}") from error
+
+
+def find(path: Path, part: str) -> Path | None:
+    """The folder of `part` in or at `path`, where that is such a copy."""
+    return next((folder for folder in (path / part, path) if (folder / FOLDER).is_dir()), None)
+
+
+def load(folder: Path, part: str, dtype=jnp.float32):
+    """The network that `folder` holds, in `dtype`, on the default device.
+
+    Raises:
+      DataError: it is of another network, or cannot be read.
+    """
+    _, shapes = from_config(part, read_settings(folder / "config.json"), f"{folder / 'config.json'} is not that of a {part}")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=device) for name, leaf in tables.parameters(shapes).items()}
+    try:
+        loaded = ocp.load_checkpointables(folder.absolute() / FOLDER, {"parameters": wanted})["parameters"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder / FOLDER} cannot be read ({_one_line(error)}); convert the model again") from error
+    return jax.tree.unflatten(jax.tree.structure(shapes), [loaded[name] for name in wanted])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,160 @@
+"""A layout to disk: shard after shard, a block of rows in memory at a time, hashed on the way, under its name only when whole.
+
+Files are written to `.NAME.partial` beside the target. A journal there says which shards are finished and what their bytes hash to,
+so a conversion that was killed goes on with the next shard, after it has made sure of the finished ones.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from causalcine_jax.convert.layouts import Layout, Shard, Tensor
+from causalcine_jax.convert.safetensors_files import DTYPES
+from causalcine_jax.errors import DataError
+from causalcine_jax.whole_file import whole_file
+
+BLOCK_BYTES = 64 << 20
+MANIFEST = "manifest.json"
+_JOURNAL = "journal.json"
+
+
+def write(layout: Layout, out: Path, request: dict[str, Any], sources: list[Path], progress: bool = True) -> None:
+    """Writes `layout` as the folder `out`, with a manifest.json of SHA-256 sums.
+
+    Args:
+      out: must not exist.
+      request: what identifies this conversion (JSON values): shards that an earlier run of the same request finished are kept.
+      sources: the files read, for the manifest.
+
+    Raises:
+      DataError: not enough room on the disk, or it cannot be written; finished shards stay for the next run.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    finished = _finished(partial, request, layout)
+    unfinished = (shard.nbytes for shard in layout.shards if shard.file not in finished)
+    check_room(sum(unfinished) + sum(map(len, layout.documents.values())), out)
+    read = sum(file.stat().st_size for file in sources)
+    bar = tqdm(total=sum(shard.nbytes for shard in layout.shards) + read, unit="B", unit_scale=True, disable=not progress, desc="converting")
+    with bar, _disk_faults(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        _write_json(partial / _JOURNAL, {"request": request, "files": finished})
+        for shard in layout.shards:
+            kept = finished.pop(shard.file, None)
+            if kept is None or _sha256(partial / shard.file, bar) != kept["sha256"]:
+                kept = _write_shard(partial, shard, bar)
+            finished[shard.file] = kept
+            _write_json(partial / _JOURNAL, {"request": request, "files": finished})
+        for name, content in layout.documents.items():
+            with whole_file(partial / name) as file:
+                file.write_bytes(content)
+            finished[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        bar.set_description("hashing the source")
+        _write_json(partial / MANIFEST, {"source": _hashed(sources, bar), "files": dict(sorted(finished.items()))})
+        (partial / _JOURNAL).unlink()
+        os.replace(partial, out)
+
+
+def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> None:
+    """Writes manifest.json for a `folder` as it is: the SHA-256 of each of its files, and of the `sources`."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    with tqdm(
+        total=sum(f.stat().st_size for f in [*files, *sources]), unit="B", unit_scale=True, disable=not progress, desc="hashing"
+    ) as bar:
+        there = {file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file, bar)} for file in files}
+        _write_json(folder / MANIFEST, {"source": _hashed(sources, bar), "files": there})
+
+
+def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
+    """The tensor in its target's dtype, some rows at a time: as much as is in memory."""
+    dtype, rest = DTYPES[tensor.dtype], tuple(slice(None) for _ in tensor.shape[1:])
+    row = max(1, tensor.nbytes // max(1, tensor.shape[0]))
+    step = max(1, BLOCK_BYTES // row)
+    for start in range(0, tensor.shape[0], step):
+        rows = slice(start, min(start + step, tensor.shape[0]))
+        yield np.ascontiguousarray(tensor.source.read_slice(tensor.key, (rows, *rest)).astype(dtype, copy=False))
+
+
+def _write_shard(partial: Path, shard: Shard, bar: tqdm) -> dict[str, Any]:
+    """Writes one file; returns its line of the manifest."""
+    digest, size = hashlib.sha256(), 0
+    with whole_file(partial / shard.file) as temporary, open(temporary, "wb") as out:
+        for content in _contents(shard):
+            out.write(content)
+            digest.update(content)
+            size += len(content)
+            bar.update(len(content))
+        out.flush()
+        os.fsync(out.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _contents(shard: Shard) -> Iterator[bytes | memoryview]:
+    yield shard.header
+    for tensor in shard.tensors:
+        for block in blocks(tensor):
+            yield block.reshape(-1).view(np.uint8).data
+
+
+def _finished(partial: Path, request: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """What an interrupted run of the same request has finished; another request's remains are removed."""
+    try:
+        journal = json.loads((partial / _JOURNAL).read_text("utf-8"))
+        if journal["request"] == request:
+            wanted = {shard.file for shard in layout.shards}
+            return {f: line for f, line in journal["files"].items() if f in wanted and _has_size(partial / f, line["bytes"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    shutil.rmtree(partial, ignore_errors=True)
+    return {}
+
+
+def _has_size(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
+def check_room(needed: int, out: Path) -> None:
+    """`DataError` if the disk of `out`, which need not exist, has fewer than `needed` bytes free."""
+    there = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise DataError(
+            f"not enough room on the disk: {out} needs {_size(needed)}, {there} has {_size(free)} free; make room or choose another --out"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3f} MB"
+
+
+def _hashed(files: list[Path], bar: tqdm) -> list[dict[str, Any]]:
+    return [{"file": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file, bar)} for file in files]
+
+
+def _sha256(file: Path, bar: tqdm) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while content := opened.read(8 << 20):
+            digest.update(content)
+            bar.update(len(content))
+    return digest.hexdigest()
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _disk_faults(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}; finished shards are kept, run again to go on") from error
