@@ -16,19 +16,20 @@ from tqdm import tqdm
 
 from causalcine_jax.config import preset
 from causalcine_jax.convert import load_vae
+from causalcine_jax.convert.formats import holds
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
 from causalcine_jax.data.storyworld import VOCABULARY, WORLDS
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
-from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer, word_tokenizer
+from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
     """What `launch/encode.py` is asked for.
 
-    model      folder with vae/; text_encoder/tokenizer.json is used if it is there, else StoryWorld's own word tokenizer
+    model      a model with a VAE, in any format that is read; its tokenizer if it has a text encoder, else StoryWorld's own word tokenizer
     out        the store to write
     world      a name of WORLDS
     seed       of the collection of films: hold films out by giving them another seed than the training's
@@ -91,7 +92,7 @@ class _Task:
     def __init__(self, config: EncodeConfig):
         self.batch = config.batch
         self.vae = load_vae(config.model)
-        self.tokenizer = _tokenizer(config.model)
+        self.tokenizer = tokenizer_of(config.model)
         self.source = StoryWorldFilms(WORLDS[config.world](), config.seed)
         spec = storyworld_spec(self.source, config.films, self.vae, self.tokenizer, config.text_len)
         self.writer = LatentStoreWriter(config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard))
@@ -153,7 +154,8 @@ def _worker(config: EncodeConfig, index: int, results) -> None:
         results.put((index, None, error))
 
 
-def _tokenizer(model: Path) -> Tokenizer:
-    if (model / "text_encoder" / FILE_NAME).is_file():
+def tokenizer_of(model: Path) -> Tokenizer:
+    """The tokenizer of a model that has a text encoder; StoryWorld's words for one that has none yet."""
+    if holds(model, "text_encoder"):
         return Tokenizer.load(model)
     return word_tokenizer(VOCABULARY, preset("storyworld").text_encoder.vocab_size)

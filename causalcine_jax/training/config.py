@@ -89,7 +89,7 @@ class DataConfig:
     seed        of the stories; evaluation uses others
     films       in the latent store
     store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Not read by stage autoencoder
-    vae         model folder of the VAE that encodes, and that goes into the exported model; "" for the embedded weights
+    vae         model folder of the VAE that encodes, and that goes into the exported model; "" for that of `init`, and without one the embedded
     clip_frames latent frames F of a clip of stage autoencoder: 4F - 3 video frames for a VAE of Wan2.1's strides
     threads     that read films ahead; 0 reads between steps, which is enough for small films
     workers     processes that make clips ahead in stage autoencoder; 0 makes them in threads of this one
@@ -166,8 +166,8 @@ class TrainConfig:
     batch            films (or clips) per step, over all devices
     dtype            that networks compute in; weights and optimizer stay float32, and so do norms, modulation and time embedding
     remat            recompute layers in the backward pass: less memory, a third more time
-    init             a model folder to start from instead of random weights; sizes are then that model's
-    train_text_encoder  with the DiT; False freezes it (it then needs init)
+    init             a model to start from instead of random weights, in any format that is read (convert/formats.py); sizes are then that model's
+    train_text_encoder  with the DiT; False leaves it as it is in init, and holds it in `dtype`
     caption_dropout  fraction of films whose every prompt is replaced by the null prompt, so that guidance can be used
     max_nan_steps    consecutive steps with a loss or gradient that is not finite, all skipped, after which the run stops
     """

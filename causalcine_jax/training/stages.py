@@ -1,6 +1,7 @@
 """From a config to what the loop runs on: networks, data and loss of each stage, and how its model is written.
 
-teacher_forcing   latents from a store (made first where it is missing) -> transformer and text encoder
+teacher_forcing   latents from a store (made first where it is missing) -> transformer and text encoder; from a pretrained model (config.init)
+                  the text encoder may stay as it is: it then embeds each batch's prompts in the dtype of the run, outside the gradient
 autoencoder       clips painted while training -> VAE, whose latents' mean and std are measured when it is written
 """
 
@@ -14,17 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae, save_model
+from causalcine_jax.convert.formats import holds
 from causalcine_jax.data.clips import Clips, clip_batches, paint
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
-from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
+from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld, tokenizer_of
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
-from causalcine_jax.data.storyworld import VOCABULARY
 from causalcine_jax.data.storyworld.world import FPS
-from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.generation.model_folder import EMBEDDED
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer, word_tokenizer
+from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
@@ -43,13 +44,18 @@ def make_stage(config: TrainConfig) -> Stage:
 
 def _teacher_forcing(config: TrainConfig) -> Stage:
     init = Path(config.init) if config.init else None
-    tokenizer = _tokenizer(init or Path(config.data.vae or EMBEDDED))
+    if init and not init.exists():
+        raise DataError(f"no model at {init} (init): there is no such file or folder")
+    tokenizer = Tokenizer.load(init) if init else tokenizer_of(vae_folder(config))
+    # What is not trained needs no float32 copy: UMT5-XXL is 11 GB in the bfloat16 of its checkpoint.
+    text_dtype = jnp.float32 if config.train_text_encoder else jnp.dtype(config.dtype)
+    text_encoder = load_text_encoder(init, text_dtype) if init else lambda key: UMT5Encoder(config.text_encoder, key=key)
     transformer = load_transformer(init) if init else lambda key: Transformer(config.transformer, key=key)
-    text_encoder = load_text_encoder(init) if init else lambda key: UMT5Encoder(config.text_encoder, key=key)
-    sizes = transformer.config if init else config.transformer
-    vocabulary = text_encoder.cfg.vocab_size if init else config.text_encoder.vocab_size
-    if tokenizer.size > vocabulary:
-        raise UsageError(f"text_encoder.vocab_size {vocabulary} is too small for the tokenizer's {tokenizer.size} ids")
+    sizes, text_sizes = (transformer.config, text_encoder.cfg) if init else (config.transformer, config.text_encoder)
+    if tokenizer.size > text_sizes.vocab_size:
+        raise UsageError(f"text_encoder.vocab_size {text_sizes.vocab_size} is too small for the tokenizer's {tokenizer.size} ids")
+    if sizes.text_dim != text_sizes.dim:
+        raise UsageError(f"{init}: its transformer reads text of width {sizes.text_dim}, its text encoder gives {text_sizes.dim}")
     vae = _vae(config)
     store = open_store(config, sizes.text_len)
     _check_store(config, store, vae, tokenizer, sizes)
@@ -94,25 +100,25 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     )
 
 
+def vae_folder(config: TrainConfig) -> Path:
+    """The model whose VAE makes the latents: data.vae, else the one that the run starts from, else the embedded one."""
+    if config.data.vae:
+        return Path(config.data.vae)
+    return Path(config.init) if config.init and holds(Path(config.init), "vae") else EMBEDDED
+
+
 def _vae(config: TrainConfig) -> VAE | None:
     """The VAE of the store and of the exported model. None where none is named and this installation has no embedded one."""
-    if config.data.vae:
-        return load_vae(config.data.vae)
-    return load_vae(EMBEDDED) if (EMBEDDED / "vae").is_dir() else None
-
-
-def _tokenizer(model: Path) -> Tokenizer:
-    """The tokenizer of a model folder; StoryWorld's words where it has none. launch/encode.py chooses alike."""
-    there = (model / "text_encoder" / FILE_NAME).is_file()
-    return Tokenizer.load(model) if there else word_tokenizer(VOCABULARY)
+    folder = vae_folder(config)
+    return load_vae(folder) if config.data.vae or holds(folder, "vae") else None
 
 
 def open_store(config: TrainConfig, text_len: int) -> LatentStore:
     """The latent store that config.data names; encodes config.data.films films first where it is not there or not whole."""
-    path, model = Path(config.data.store or Path(config.out) / "latents"), Path(config.data.vae or EMBEDDED)
+    path, model = Path(config.data.store or Path(config.out) / "latents"), vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
-    if not (model / "vae").is_dir():
+    if not holds(model, "vae"):
         raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae")
     print(f"encoding {config.data.films} films into {path}", flush=True)
     processes = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" and hasattr(os, "sched_getaffinity") else 1
@@ -123,7 +129,7 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore:
 def _check_store(config: TrainConfig, store: LatentStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:
     spec, faults = store.spec, []
     if vae is not None and spec.vae and spec.vae != vae_hash(vae):
-        faults.append(f"its latents are of another VAE than {config.data.vae or EMBEDDED} (data.vae)")
+        faults.append(f"its latents are of another VAE than {vae_folder(config)} (data.vae)")
     if spec.tokenizer and spec.tokenizer != tokenizer_hash(tokenizer):
         faults.append("its token ids are of another tokenizer")
     if spec.text_len > sizes.text_len:
