@@ -1,0 +1,244 @@
+"""What a film needs of memory before anything is allocated: from configs and shapes alone, for a preset's name or a model on disk.
+
+Counted exactly: parameters, the pool of history, the prompt's keys and values, the VAE's cache while decoding. Estimated: activations, as the tensors
+that must exist together in one pass (`_activations`); the compiler's fusions make it less, its workspace more.
+
+Each device's share: parameters cut by the rule of `parallel.sharding`, everything with heads cut along heads, the VAE whole on every device.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh
+
+from causalcine_jax.config import PRESETS, MemoryConfig, TransformerConfig, VAEConfig
+from causalcine_jax.convert import load_metadata, orbax_copy
+from causalcine_jax.convert.describe import describe, from_config
+from causalcine_jax.convert.formats import PARTS, holds, open_part, read_settings
+from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.models import dit
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel.sharding import AXES, state_shardings
+from causalcine_jax.story_schema import CHUNK_FRAMES
+
+DTYPES = {"bf16": jnp.bfloat16, "fp32": jnp.float32}
+WAN_STRIDE = 8  # pixels per latent, of a VAE that is not there to be asked
+NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `launch/plan.py memory` is asked for.
+
+    model        a preset's name, or a model on disk in any format that is read
+    height, width  of the film in pixels; None for the model's own
+    pool_frames  latent frames of history kept; None for those of a 15 s film, 60
+    devices      that share the work
+    guidance     1 keeps one history, anything else two side by side; None for the model's own
+    dtype        of weights, pool and activations: bf16 or fp32
+    """
+
+    model: str
+    height: int | None = None
+    width: int | None = None
+    pool_frames: int | None = None
+    devices: int = 1
+    guidance: float | None = None
+    dtype: str = "bf16"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the plan: bytes on all devices together, and on each."""
+
+    name: str
+    bytes: int
+    device_bytes: int
+    parameters: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole account of a `Request`, its open choices filled in. `kv_per_frame` is K and V of one latent frame of one history."""
+
+    request: Request
+    tokens_per_frame: int
+    histories: int
+    kv_per_frame: int
+    lines: tuple[Line, ...]
+
+    def total(self, *, device: bool = False, without: tuple[str, ...] = ()) -> int:
+        return sum(line.device_bytes if device else line.bytes for line in self.lines if line.name not in without)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            **dataclasses.asdict(self),
+            "total_bytes": self.total(),
+            "total_device_bytes": self.total(device=True),
+            "total_device_bytes_prompts_precomputed": self.total(device=True, without=("text encoder",)),
+        }
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Shapes of the networks that are there, and the model's own choices."""
+
+    networks: dict[str, Any]
+    memory: MemoryConfig
+    guidance: float
+    height: int
+    width: int
+
+
+def memory_plan(request: Request) -> Plan:
+    """The plan of `request`.
+
+    Raises:
+      UsageError: a size, pool or number of devices that cannot be; the legal ones are named.
+      DataError: no model there, or a damaged one.
+    """
+    model = _preset(request.model) if request.model in PRESETS else _on_disk(request.model)
+    request = _filled(request, model)
+    dtype, histories = DTYPES[request.dtype], 1 if request.guidance == 1 else 2
+    config: TransformerConfig = model.networks["transformer"].config
+    vae = model.networks.get("vae")
+    stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
+    _, patch_height, patch_width = config.patch_size
+    tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
+    _check(request, config, model.memory, stride, tokens)
+
+    pool = jax.eval_shape(lambda: KVCache.empty(config, histories, request.pool_frames, tokens, CHUNK_FRAMES, dtype))
+    text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
+    weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
+    prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)
+    lines = [_network(name, shapes, request.devices) for name, shapes in weights.items()]
+    lines.append(_by_heads("pool of history", _bytes(pool), request.devices))
+    lines.append(_by_heads("prompt's keys and values", _bytes(prompt), request.devices))
+    if vae:
+        latents = jax.ShapeDtypeStruct((1, CHUNK_FRAMES, request.height // stride, request.width // stride, vae.cfg.z_dim), dtype)
+        cache = _bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
+        lines.append(Line("VAE cache", cache, cache))
+    work = histories * _activations(config, model.memory, tokens, dtype)
+    lines.append(Line("activations of a pass", work, -(-work // request.devices), estimated=True))
+    if vae:
+        work = _decoding(vae.cfg, request, dtype)
+        lines.append(Line("activations of decoding", work, work, estimated=True))
+    kv_per_frame = (_bytes(pool.k) + _bytes(pool.v)) // (histories * request.pool_frames)
+    return Plan(request, tokens, histories, kv_per_frame, tuple(lines))
+
+
+def _preset(name: str) -> _Model:
+    preset = PRESETS[name]
+    configs = {"transformer": preset.transformer, "vae": preset.vae, "text_encoder": preset.text_encoder}
+    networks = {part: _shapes(part, config) for part, config in configs.items()}
+    return _Model(networks, MemoryConfig(), preset.guidance, preset.height, preset.width)
+
+
+def _on_disk(name: str) -> _Model:
+    path = Path(name)
+    if not path.exists():
+        raise UsageError(f"there is neither a preset nor a file or folder {name!r}, {nearest(name, PRESETS)}")
+    networks = {}
+    for part in PARTS:
+        copy = orbax_copy.find(path, part)
+        if copy is not None:
+            _, networks[part] = from_config(part, read_settings(copy / "config.json"), f"{copy / 'config.json'}")
+        elif holds(path, part):
+            with open_part(path, part) as tensors:
+                networks[part] = describe(part, tensors).shapes
+    if "transformer" not in networks:
+        raise DataError(f"{path} has no transformer: a plan needs at least that")
+    said = load_metadata(path) if path.is_dir() else {}
+    video, wan = said.get("video", {}), PRESETS["wan-14b"]
+    return _Model(
+        networks,
+        MemoryConfig(**said.get("memory", {})),
+        said.get("sampler", {}).get("guidance", wan.guidance),
+        video.get("height", wan.height),
+        video.get("width", wan.width),
+    )
+
+
+def _shapes(part: str, config):
+    return jax.eval_shape(lambda: NETWORKS[part](config, key=jax.random.key(0)))
+
+
+def _filled(request: Request, model: _Model) -> Request:
+    return dataclasses.replace(
+        request,
+        height=model.height if request.height is None else request.height,
+        width=model.width if request.width is None else request.width,
+        pool_frames=60 if request.pool_frames is None else request.pool_frames,
+        guidance=model.guidance if request.guidance is None else request.guidance,
+    )
+
+
+def _check(request: Request, config: TransformerConfig, memory: MemoryConfig, stride: int, tokens: int) -> None:
+    faults = []
+    for name, size, patch in (("height", request.height, config.patch_size[1]), ("width", request.width, config.patch_size[2])):
+        step = stride * patch
+        if size % step or size <= 0:
+            near = [n for n in (size // step * step, (size // step + 1) * step) if n > 0]
+            faults.append(f"{name} must be a multiple of {step} pixels, not {size}; the nearest: {' and '.join(map(str, near))}")
+    smallest = memory.smallest_pool(CHUNK_FRAMES)
+    if request.pool_frames % CHUNK_FRAMES or request.pool_frames < smallest:
+        faults.append(f"a pool must have a multiple of {CHUNK_FRAMES} frames, at least {smallest}, not {request.pool_frames}")
+    own = CHUNK_FRAMES * tokens
+    legal = [n for n in range(1, config.num_heads + 1) if config.num_heads % n == 0 and own % n == 0]
+    if request.devices not in legal and not faults:
+        faults.append(
+            f"{request.devices} devices cannot share {config.num_heads} heads and a chunk's {own} tokens evenly, "
+            f"but {', '.join(map(str, legal))} can"
+        )
+    raise_faults("plan", faults)
+
+
+def _cast(shapes, dtype):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+
+
+def _bytes(shapes) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def _network(name: str, shapes, devices: int) -> Line:
+    leaves = jax.tree.leaves(shapes)
+    share = _bytes(shapes)
+    if name != "vae":
+        shardings = jax.tree.leaves(state_shardings(AbstractMesh((devices, 1), AXES), shapes))
+        share = sum(int(np.prod(cut.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf, cut in zip(leaves, shardings, strict=True))
+    return Line(name.replace("_", " "), _bytes(shapes), share, parameters=sum(leaf.size for leaf in leaves))
+
+
+def _by_heads(name: str, size: int, devices: int) -> Line:
+    return Line(name, size, -(-size // devices))
+
+
+def _activations(config: TransformerConfig, memory: MemoryConfig, tokens: int, dtype) -> int:
+    """Bytes of the tensors that one pass of one history must hold together.
+
+    The residual stream before and after a layer, in float32; the wider of attention (the field's keys, gathered and again rotated, and values; the
+    chunk's q, k, v and output) and feed-forward (its hidden layer and input); and the new keys and values of all layers, which a commit returns.
+    """
+    size, own = jnp.dtype(dtype).itemsize, CHUNK_FRAMES * tokens
+    field = own + (memory.window_chunks * CHUNK_FRAMES + memory.retrieved_frames) * tokens
+    attention = (3 * field + 4 * own) * config.dim * size
+    feed_forward = own * (config.ffn_dim + config.dim) * size
+    return 2 * own * config.dim * 4 + max(attention, feed_forward) + 2 * config.num_layers * own * config.dim * size
+
+
+def _decoding(vae: VAEConfig, request: Request, dtype) -> int:
+    """Bytes of the decoder's widest moment, the last upsampling of a chunk: enlarged to full size, before and after its convolution."""
+    pixels = CHUNK_FRAMES * vae.temporal_stride * request.height * request.width
+    wide = vae.dim * vae.dim_mult[1]
+    return pixels * (wide + wide // 2) * jnp.dtype(dtype).itemsize

@@ -1,0 +1,120 @@
+"""launch/plan.py memory: against the published numbers of Wan, against the arrays of a small model, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny_checkpoints import wan_folder
+from tiny_models import tiny_model
+
+from causalcine_jax.convert import save_model
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation.rollout import embed_prompt
+from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.parallel.memory_plan import Request, memory_plan
+
+ROOT = Path(__file__).parents[1]
+
+
+def by_name(plan):
+    return {line.name: line for line in plan.lines}
+
+
+@pytest.mark.parametrize(
+    ("name", "kv", "parameters"), [("wan-1.3b", 287_539_200, 1_418_996_800), ("wan-14b", 1_277_952_000, 14_288_491_584)]
+)
+def test_wan_at_its_own_size(name, kv, parameters):
+    plan = memory_plan(Request(name, pool_frames=60))
+    lines = by_name(plan)
+    assert (plan.tokens_per_frame, plan.histories, plan.kv_per_frame) == (1560, 2, kv)
+    assert (lines["transformer"].parameters, lines["transformer"].bytes) == (parameters, 2 * parameters)
+    assert lines["vae"].parameters == 126_892_531 and lines["text encoder"].bytes == 2 * 5_680_910_336
+    descriptors = lines["pool of history"].bytes - 2 * 60 * kv
+    assert 0 < descriptors < 0.002 * 60 * kv
+    assert plan.total() == sum(line.bytes for line in plan.lines) == plan.total(device=True)
+
+
+def test_without_guidance_there_is_one_history_and_fp32_is_twice_bf16():
+    small = {"pool_frames": 18, "height": 96, "width": 160}
+    guided, alone = (memory_plan(Request("storyworld", **small, guidance=g)) for g in (3.0, 1.0))
+    wide = memory_plan(Request("storyworld", **small, guidance=1.0, dtype="fp32"))
+    pool = "pool of history"
+    times = 4 * 18 // 3  # which chunk a slot holds is shared
+    assert by_name(guided)[pool].bytes - times == 2 * (by_name(alone)[pool].bytes - times)
+    assert wide.kv_per_frame == 2 * alone.kv_per_frame
+    assert by_name(wide)["transformer"].bytes == 2 * by_name(alone)["transformer"].bytes
+
+
+def test_devices_share_all_but_the_vae():
+    whole, shared = (memory_plan(Request("wan-14b", devices=d)) for d in (1, 8))
+    for name, line in by_name(shared).items():
+        assert line.bytes == by_name(whole)[name].bytes
+        if name.startswith(("vae", "VAE")) or name.endswith("decoding"):
+            assert line.device_bytes == line.bytes
+        else:
+            assert line.bytes / 8 <= line.device_bytes < 1.01 * line.bytes / 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    model = tiny_model()
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    nets = {"transformer": model.transformer, "vae": model.vae, "text_encoder": model.text_encoder}
+    save_model(folder, **nets, tokenizer=model.tokenizer, dtype=jnp.float32, metadata=model.defaults())
+    return folder
+
+
+def test_the_exact_lines_are_the_bytes_of_the_real_arrays(folder):
+    model = tiny_model()
+    lines = by_name(memory_plan(Request(str(folder), pool_frames=9, dtype="fp32")))
+    size = lambda tree: sum(4 * leaf.size for leaf in jax.tree.leaves(tree))
+    assert lines["transformer"].bytes == size(model.transformer)
+    assert lines["pool of history"].bytes == KVCache.empty(model.transformer.config, 2, 9, 8, 3).bytes
+    assert lines["prompt's keys and values"].bytes == size(jax.eval_shape(embed_prompt, model.transformer, jnp.zeros((2, 24, 16))))
+    _, cache = jax.eval_shape(type(model.vae).decode_first, model.vae, jnp.zeros((1, 3, 4, 8, 16)))
+    assert lines["VAE cache"].bytes == size(cache)
+
+
+def test_a_model_on_disk_is_read_by_its_headers(tmp_path):
+    plan = memory_plan(Request(str(wan_folder(tmp_path / "wan")), height=64, width=96))
+    assert set(by_name(plan)) > {"transformer", "vae", "text encoder"} and plan.tokens_per_frame == 4 * 6
+    (tmp_path / "wan" / "Wan2.1_VAE.safetensors").unlink()
+    assert not {"vae", "VAE cache"} & set(by_name(memory_plan(Request(str(tmp_path / "wan"), height=64, width=96))))
+
+
+@pytest.mark.parametrize(
+    ("request_", "faults"),
+    [
+        (Request("wan-1.3"), ["did you mean 'wan-1.3b'?"]),
+        (Request("wan-14b", devices=7), ["7 devices cannot share 40 heads", "1, 2, 4, 5, 8, 10, 20, 40 can"]),
+        (Request("wan-14b", height=490, width=840, pool_frames=20), ["the nearest: 480 and 496", "the nearest: 832 and 848", "not 20"]),
+    ],
+)
+def test_what_cannot_be_is_named_with_what_can(request_, faults):
+    with pytest.raises(UsageError) as caught:
+        memory_plan(request_)
+    assert all(fault in str(caught.value) for fault in faults), caught.value
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has no transformer"):
+        memory_plan(Request(str(tmp_path)))
+
+
+def launch(*arguments):
+    command = [sys.executable, str(ROOT / "launch" / "plan.py"), "memory", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_the_command_prints_a_table_or_json(folder):
+    done = launch("--model", str(folder), "--pool-frames", "9")
+    assert done.returncode == 0 and "keys and values of one latent frame" in done.stdout and "pool of history" in done.stdout
+    told = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
+    assert told["total_bytes"] == sum(line["bytes"] for line in told["lines"])
+    done = launch("--model", "wan-14b", "--size", "480p")
+    assert (done.returncode, done.stderr) == (2, "error: --size is height x width in pixels, such as 480x832, not '480p'\n")
