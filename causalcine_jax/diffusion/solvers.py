@@ -33,7 +33,9 @@ class SamplerConfig:
     steps       network evaluations (with guidance, each is a batch of two)
     shift       how far the schedule is bent toward noise; 1 leaves it uniform
     guidance    classifier-free guidance scale; 1 means none, and no null prompt is evaluated
-    step_list   few_step only: the exact times in 0..1000, descending, in place of those that `shift` gives; `steps` must be its length
+    step_list   few_step only: the exact times in 0..1000, descending, in place of those that `shift` gives; `steps` must be its length.
+                The network sees these times; their noise is that of the nearest of the 1000 training times bent by `shift`, as the public
+                causal models look it up
     """
 
     solver: str = "unipc"
@@ -185,11 +187,18 @@ def _few_step(config: SamplerConfig) -> Schedule:
     if config.step_list is None:
         sigmas = shift(np.linspace(1.0, 0.0, config.steps + 1), config.shift)
     else:
-        sigmas = np.array([*config.step_list, 0.0]) / TRAIN_TIMES
+        sigmas = np.array([*(_trained_sigma(t, config.shift) for t in config.step_list), 0.0])
+    times = TRAIN_TIMES * sigmas[:-1] if config.step_list is None else np.array(config.step_list)
     correct, advance = _rows(config.steps)
     advance[:, ADVANCE_TERMS.index("guess")] = 1 - sigmas[1:]
     advance[:, ADVANCE_TERMS.index("noise")] = sigmas[1:]
-    return Schedule((TRAIN_TIMES * sigmas[:-1]).astype(np.float32), sigmas, correct, advance)
+    return Schedule(times.astype(np.float32), sigmas, correct, advance)
+
+
+def _trained_sigma(t: float, by: float) -> float:
+    """The sigma of the training time nearest to t (Self-Forcing `utils/scheduler.py`): t / 1000 for times on that grid."""
+    trained = shift(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], by)
+    return float(trained[np.argmin(np.abs(TRAIN_TIMES * trained - t))])
 
 
 def _unipc(config: SamplerConfig) -> Schedule:
