@@ -1,4 +1,4 @@
-"""How every command ends: 0 if all went well, and one line on stderr, never a traceback, for what the user can mend."""
+"""What every command needs: how it ends (0, or one line on stderr, never a traceback, for what the user can mend), and its cores."""
 
 import errno
 import os
@@ -9,6 +9,11 @@ from causalcine_jax.errors import DataError, UsageError
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+
+
+def cores() -> list[int]:
+    """The CPU cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def run(main: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@
 The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
 """
 
+import math
 import os
 import sys
 
@@ -15,7 +16,7 @@ import sys
 os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import cores, run
 
 
 def main() -> None:
@@ -35,9 +36,12 @@ def main() -> None:
     print(text, flush=True)
     if options.print_config:
         return
-    if options.compile_cache:
-        import jax
+    import jax
 
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        # A CPU is as many devices as it has cores (and the batch allows): a core per film is a fifth faster than all cores on each product.
+        jax.config.update("jax_num_cpu_devices", math.gcd(config.batch // config.optim.accumulation, len(cores())))
+    if options.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.compile_cache)
     from causalcine_jax.training.loop import train
 

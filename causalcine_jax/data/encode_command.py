@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from causalcine_jax.cli import cores
 from causalcine_jax.config import preset
 from causalcine_jax.convert import load_vae
 from causalcine_jax.convert.formats import holds
@@ -145,8 +146,8 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
 
 def _worker(config: EncodeConfig, index: int, results) -> None:
     if hasattr(os, "sched_setaffinity"):  # XLA starts a thread per core that it may use; this is before it starts
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[index % len(cores) :: config.processes])
+        mine = cores()
+        os.sched_setaffinity(0, mine[index % len(mine) :: config.processes])
     try:
         _Task(config).run(index, config.processes, lambda films: results.put((index, films, None)))
         results.put((index, None, None))

@@ -13,6 +13,7 @@ from typing import Any
 import grain
 
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, Record
+from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.errors import DataError, raise_faults
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class ReadableRecords:
     than `max_bad_fraction` of the store is a `DataError`.
     """
 
-    def __init__(self, store: LatentStore, max_bad_fraction: float):
+    def __init__(self, store: LatentStore | MixedStore, max_bad_fraction: float):
         self._store = store
         self._allowed = int(max_bad_fraction * len(store))
         self._lock = threading.Lock()
@@ -84,7 +85,7 @@ class Loader(grain.DatasetIterator):
 
     def __init__(
         self,
-        store: LatentStore,
+        store: LatentStore | MixedStore,
         batch_size: int,
         *,
         seed: int = 0,

@@ -88,7 +88,8 @@ class DataConfig:
     world       StoryWorld films: base (48x80, 30 latent frames), montage (base with a cut at almost every chunk) or storyworld (96x160, 60)
     seed        of the stories; evaluation uses others
     films       in the latent store
-    store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Not read by stage autoencoder
+    store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Several, joined by commas,
+                are mixed film by film. Not read by stage autoencoder
     vae         model folder of the VAE that encodes, and that goes into the exported model; "" for that of `init`, and without one the embedded
     clip_frames latent frames F of a clip of stage autoencoder: 4F - 3 video frames for a VAE of Wan2.1's strides
     threads     that read films ahead; 0 reads between steps, which is enough for small films

@@ -6,7 +6,6 @@ autoencoder       clips painted while training -> VAE, whose latents' mean and s
 """
 
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from causalcine_jax.cli import cores
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae, save_model
 from causalcine_jax.convert.formats import holds
 from causalcine_jax.data.clips import Clips, clip_batches, paint
@@ -21,6 +21,7 @@ from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld, tokenizer_of
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
+from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.storyworld.world import FPS
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.generation.model_folder import EMBEDDED
@@ -113,20 +114,23 @@ def _vae(config: TrainConfig) -> VAE | None:
     return load_vae(folder) if config.data.vae or holds(folder, "vae") else None
 
 
-def open_store(config: TrainConfig, text_len: int) -> LatentStore:
-    """The latent store that config.data names; encodes config.data.films films first where it is not there or not whole."""
+def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
+    """The latent stores that config.data names; encodes config.data.films films first where only one is named and is not there or not whole."""
+    several = [part.strip() for part in config.data.store.split(",")]
+    if len(several) > 1:
+        return MixedStore([LatentStore.open(part) for part in several])
     path, model = Path(config.data.store or Path(config.out) / "latents"), vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
     if not holds(model, "vae"):
         raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae")
     print(f"encoding {config.data.films} films into {path}", flush=True)
-    processes = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" and hasattr(os, "sched_getaffinity") else 1
+    processes = len(cores()) if jax.default_backend() == "cpu" else 1
     wanted = {"world": config.data.world, "seed": config.data.seed, "films": config.data.films, "text_len": text_len}
     return encode_storyworld(EncodeConfig(model, path, processes=processes, **wanted))
 
 
-def _check_store(config: TrainConfig, store: LatentStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:
+def _check_store(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:
     spec, faults = store.spec, []
     if vae is not None and spec.vae and spec.vae != vae_hash(vae):
         faults.append(f"its latents are of another VAE than {vae_folder(config)} (data.vae)")

@@ -1,0 +1,49 @@
+"""Several latent stores read as one: the films of the first, then those of the second, and so on; a loader shuffles them all together."""
+
+import bisect
+import dataclasses
+import itertools
+
+import numpy as np
+
+from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
+from causalcine_jax.errors import raise_faults
+
+SAME = ("latent_frames", "height", "width", "channels", "chunk_frames", "text_len", "vae", "tokenizer")
+
+
+class MixedStore:
+    """Stores of one VAE, tokenizer and size of film. A record has as many rows of token ids as the store with most shots needs.
+
+    `UsageError` naming every difference if they do not fit together.
+    """
+
+    def __init__(self, stores: list[LatentStore]):
+        first = stores[0].spec
+        raise_faults(
+            "data.store",
+            [
+                f"{store.path} has {name} {getattr(store.spec, name)!r}, {stores[0].path} has {getattr(first, name)!r}"
+                for store in stores[1:]
+                for name in SAME
+                if getattr(store.spec, name) != getattr(first, name)
+            ],
+        )
+        self._stores = stores
+        self._ends = list(itertools.accumulate(len(store) for store in stores))
+        self.path = ",".join(str(store.path) for store in stores)
+        self.spec: StoreSpec = dataclasses.replace(
+            first, films=self._ends[-1], shots=max(s.spec.shots for s in stores), source={"mixed": [s.spec.source for s in stores]}
+        )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        """Film `index` of all: see `LatentStore.__getitem__`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path} have {len(self)} records, there is no record {index}")
+        number = bisect.bisect_right(self._ends, index)
+        record = self._stores[number][index - (self._ends[number - 1] if number else 0)]
+        missing = self.spec.shots - len(record["token_ids"])
+        return record | {"token_ids": np.pad(record["token_ids"], ((0, missing), (0, 0))), "index": np.int64(index)}
