@@ -192,12 +192,23 @@ PRESETS = {
     "storyworld": Preset(
         TransformerConfig(dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64),
         VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
-        TextEncoderConfig(vocab_size=1024, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2),
+        TextEncoderConfig(vocab_size=192, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2),
         shift=3.0,
         guidance=3.0,
         negative="",
         height=96,
         width=160,
+    ),
+    # The weights inside the package.
+    "storyworld-base": Preset(
+        TransformerConfig(dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64),
+        VAEConfig(dim=8, dim_mult=(1, 3, 6, 8), num_res_blocks=1, mean=(0.0,) * 16, std=(1.0,) * 16),
+        TextEncoderConfig(vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2),
+        shift=3.0,
+        guidance=2.0,
+        negative="",
+        height=48,
+        width=80,
     ),
     # Wan2.1's README asks for a shift of 8 to 12 and guidance 6 at this size; its program's defaults are those of 14B.
     "wan-1.3b": Preset(

@@ -11,9 +11,11 @@ outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import preset
 from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
 from causalcine_jax.training.flags import config_dict
+
+BASE = preset("storyworld-base")
 
 
 def get_config() -> ConfigDict:
@@ -25,8 +27,8 @@ def get_config() -> ConfigDict:
             batch=4,
             remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
             log_every=10,
-            transformer=TransformerConfig(dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64),
-            text_encoder=TextEncoderConfig(vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2),
+            transformer=BASE.transformer,
+            text_encoder=BASE.text_encoder,
             time=TimeConfig(shift=3.0),
             optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=50, ema_decay=0.99),
             data=DataConfig(world="base", films=400),

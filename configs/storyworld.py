@@ -19,12 +19,13 @@ Each is meant to take at most 9 minutes there, all of them 27; the steps below a
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
 from causalcine_jax.training.flags import config_dict
 
 OUT = "outputs/storyworld"
+WORLD = preset("storyworld")
 
 
 def get_config(stage: str = "teacher_forcing") -> ConfigDict:
@@ -42,7 +43,7 @@ def autoencoder() -> TrainConfig:
         batch=32,
         dtype="bfloat16",
         log_every=50,
-        vae=VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
+        vae=WORLD.vae,
         optim=OptimConfig(optimizer="muon", lr=1e-3, warmup=200, ema_decay=0.999),
         data=DataConfig(world="storyworld", clip_frames=3, workers=8),
         checkpoint=CheckpointConfig(every=1000, keep=1),
@@ -57,8 +58,8 @@ def teacher_forcing() -> TrainConfig:
         batch=32,
         dtype="bfloat16",
         log_every=50,
-        transformer=TransformerConfig(dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64),
-        text_encoder=TextEncoderConfig(vocab_size=192, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2),
+        transformer=WORLD.transformer,
+        text_encoder=WORLD.text_encoder,
         time=TimeConfig(shift=3.0),
         optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=200, ema_decay=0.999),
         data=DataConfig(world="storyworld", store=f"{OUT}/latents", vae=f"{OUT}/autoencoder/model", films=20_000, threads=8),

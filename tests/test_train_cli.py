@@ -25,6 +25,9 @@ BASE = f"--config={ROOT / 'configs' / 'base.py'}"
         ("base.py", "base", "teacher_forcing"),
         ("storyworld.py", "storyworld", "teacher_forcing"),
         ("storyworld.py:autoencoder", "storyworld", "autoencoder"),
+        ("embedded.py:first", "base", "teacher_forcing"),
+        ("embedded.py:montage", "montage", "teacher_forcing"),
+        ("embedded.py:last", "base", "teacher_forcing"),
     ],
 )
 def test_the_configs_are_sound(file, world, stage):

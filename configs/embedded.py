@@ -1,0 +1,67 @@
+"""How the weights inside the package were made: three runs on two CPU cores, each from the model that the one before it left.
+
+    python launch/train.py --config configs/embedded.py:first      # films of the base world: what things look like, what words mean
+    python launch/train.py --config configs/embedded.py:montage    # films that cut at almost every chunk: to use memory
+    python launch/train.py --config configs/embedded.py:last       # both, the learning rate going to nothing
+
+Why a montage: in a base film a chunk mostly goes on from the one before it, so the window explains it, and the gradient that teaches a
+character's colour from memory is a small part of the whole. Cutting at almost every chunk, to characters seen before, makes it most of
+it. High noise (shift 6), where colours are decided, and a time per chunk, so that every film shows all of them, help for the same reason.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from causalcine_jax.config import preset
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
+from causalcine_jax.training.flags import config_dict
+
+OUT = "outputs/embedded"
+VAE = "causalcine_jax/weights/storyworld"
+EMBEDDED = preset("storyworld-base")
+OPTIM = OptimConfig(optimizer="muon", lr=1.5e-3, warmup=60, ema_decay=0.998)
+BASE, MONTAGE = f"{OUT}/base_latents", f"{OUT}/montage_latents"
+
+
+def get_config(stage: str = "first") -> ConfigDict:
+    stages = {"first": first, "montage": montage, "last": last}
+    if stage not in stages:
+        raise UsageError(f"configs/embedded.py has no stage {stage!r}, {nearest(stage, stages)}")
+    return config_dict(stages[stage]())
+
+
+def first() -> TrainConfig:
+    optim = dataclasses.replace(OPTIM, lr=2e-3)
+    return _run(
+        "first", "", steps=2500, time=TimeConfig(shift=3.0), optim=optim, data=DataConfig(world="base", films=1024, store=BASE, vae=VAE)
+    )
+
+
+def montage() -> TrainConfig:
+    time, optim = TimeConfig(shift=6.0, shared_by="chunk"), dataclasses.replace(OPTIM, schedule="constant")
+    return _run(
+        "montage", "first", steps=9000, time=time, optim=optim, data=DataConfig(world="montage", films=1536, store=MONTAGE, vae=VAE)
+    )
+
+
+def last() -> TrainConfig:
+    data = DataConfig(world="base", store=f"{BASE},{MONTAGE}", vae=VAE)
+    return _run("last", "montage", steps=2000, time=TimeConfig(shift=4.0, shared_by="chunk"), optim=OPTIM, data=data)
+
+
+def _run(name: str, before: str, **what) -> TrainConfig:
+    return TrainConfig(
+        stage="teacher_forcing",
+        out=f"{OUT}/{name}",
+        init=f"{OUT}/{before}/model" if before else "",
+        batch=4,
+        remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
+        log_every=25,
+        transformer=EMBEDDED.transformer,
+        text_encoder=EMBEDDED.text_encoder,
+        checkpoint=CheckpointConfig(every=500, keep=2),
+        sample=SampleConfig(steps=20, guidance=2.0),
+        **what,
+    )
