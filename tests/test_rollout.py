@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
 from causalcine_jax.generation.rollout import chunk_pass, commit_chunk
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
-from causalcine_jax.models.packed import teacher_forced, transformer_pass
+from causalcine_jax.models.packed import noisy_causal, teacher_forced, transformer_pass
 
 CONFIG = TransformerConfig(dim=36, ffn_dim=48, num_heads=3, num_layers=3, text_dim=10, text_len=6, in_dim=4, out_dim=4, freq_dim=16)
 HEIGHT, WIDTH, BATCH = 4, 6, 2
@@ -201,3 +202,27 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
     # Free choices agree too, but for scores that tie to float32: a handful in 1,200 decisions at most.
     differs = jnp.any(jnp.sort(chosen[:, :, 0], -1) != jnp.sort(noisy_fields.time[:, :, 0], -1), axis=-1)
     assert float(jnp.mean(differs)) <= 0.005
+
+
+def test_the_last_noisy_chunks_alone_are_those_of_the_whole_pass():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    whole = forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    assert relative(forced(model, clean, noisy[:, 6:], 500.0, text, shot, memory=memory), whole[:, 6:]) <= 1e-6
+    with pytest.raises(UsageError, match="clean has shape"):
+        teacher_forced(model, clean[:, 3:], noisy, 500.0, text, shot, memory=memory)
+
+
+def test_noisy_causal_is_the_packed_pass_with_noisy_chunks_as_history():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    model = random_model()
+    _, noisy, text, shot = film(4, 3)
+    t = jnp.asarray([300.0, 900.0])
+    alone = jax.jit(functools.partial(noisy_causal, memory=memory))(model, noisy, t, text, shot)
+    last = jax.jit(functools.partial(noisy_causal, memory=memory, last=2))(model, noisy, t, text, shot)
+    assert relative(last, alone[:, 6:]) <= 1e-6
+    for film_number in range(2):  # t_clean is one number, so film by film
+        one = slice(film_number, film_number + 1)
+        same = jax.jit(functools.partial(teacher_forced, memory=memory, t_clean=float(t[film_number])))
+        assert relative(alone[one], same(model, noisy[one], noisy[one], t[one], text[one], shot[one])) <= 1e-5

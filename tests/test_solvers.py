@@ -10,7 +10,7 @@ import pytest
 import scipy.integrate
 
 from causalcine_jax.diffusion import flow
-from causalcine_jax.diffusion.solvers import SamplerConfig, guided, sample, schedule
+from causalcine_jax.diffusion.solvers import SamplerConfig, guided, sample, sample_until, schedule
 from causalcine_jax.errors import UsageError
 
 GOLDENS = np.load(Path(__file__).parent / "goldens" / "solvers.npz")
@@ -178,3 +178,19 @@ def test_flow_and_solvers_agree_on_the_path():
     config = PLAIN("euler", steps=3)
     got = sample(lambda x, t: jnp.asarray(flow.velocity_target(x0, noise)), noise, config, KEY)
     np.testing.assert_allclose(got, x0, atol=1e-5)
+
+
+def test_a_sampler_stopped_early_is_the_sampler_so_far():
+    config, noise = PLAIN("few_step", steps=3), np.random.default_rng(0).normal(size=(1, 2, 4)).astype(np.float32)
+    stop = jax.jit(lambda last: sample_until(golden_velocity, noise, config, KEY, last))
+    table, x = schedule(config), noise
+    for last in range(3):
+        started, guess = stop(last)
+        np.testing.assert_allclose(started, x, atol=1e-5)
+        np.testing.assert_allclose(guess, x - table.sigmas[last] * golden_velocity(x, table.times[last]), atol=1e-5)
+        fresh = jax.random.normal(jax.random.fold_in(KEY, last), noise.shape)
+        x = (1 - table.sigmas[last + 1]) * guess + table.sigmas[last + 1] * fresh
+    np.testing.assert_allclose(guess, sample(golden_velocity, noise, config, KEY), atol=1e-6)
+    for wrong in (PLAIN("euler", steps=3), SamplerConfig("few_step", steps=3)):
+        with pytest.raises(UsageError, match="only few_step without guidance can stop early"):
+            sample_until(golden_velocity, noise, wrong, KEY, 0)

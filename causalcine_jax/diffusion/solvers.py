@@ -17,10 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from causalcine_jax.diffusion.flow import TRAIN_TIMES, shift
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import UsageError, nearest, raise_faults
 
 SOLVERS = ("unipc", "euler", "few_step")
 
@@ -146,6 +146,30 @@ def sample(
     }
     (x0, *_), aux = jax.lax.scan(step, (noise, zeros, zeros, zeros), rows)
     return (x0, aux) if has_aux else x0
+
+
+def sample_until(
+    velocity_fn: Callable, noise: Float[Array, "b *x"], config: SamplerConfig, key: Array, last: Int[Array, ""]
+) -> tuple[Float[Array, "b *x"], Float[Array, "b *x"]]:
+    """`sample` by the solver few_step, stopped at step `last` (from 0): the x that this step starts from, and the data guessed from it.
+
+    With the last step and the same key, the guess is what `sample` returns. `last` is an array: later steps are not computed, whatever it
+    is, and nothing compiles anew. No gradient passes. `UsageError` for another solver or with guidance.
+    """
+    if config.solver != "few_step" or config.guided:
+        raise UsageError(f"only few_step without guidance can stop early, not {config.solver} with guidance {config.guidance}")
+    table = schedule(config)
+    times, sigmas, advance = jnp.asarray(table.times), jnp.asarray(table.sigmas, jnp.float32), jnp.asarray(table.advance, jnp.float32)
+    noise = noise.astype(jnp.float32)
+
+    def step(i, carry):
+        x = carry[0]
+        guess = x - sigmas[i] * velocity_fn(x, times[i]).astype(jnp.float32)
+        fresh = jax.random.normal(jax.random.fold_in(key, i), noise.shape)
+        return _weighted_sum(advance[i], (x, guess, jnp.zeros_like(x), fresh)), x, guess
+
+    _, x, guess = jax.lax.fori_loop(0, last + 1, step, (noise, noise, noise))
+    return x, guess
 
 
 def guided(v_cond: Float[Array, "*x"], v_uncond: Float[Array, "*x"], guidance: float) -> Float[Array, "*x"]:

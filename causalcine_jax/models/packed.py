@@ -37,7 +37,7 @@ class History:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PassOutput:
-    """velocity of the noisy segments; and, where asked for, keys and values of the last segment, features, fields.
+    """velocity of the noisy segments (those that were asked for); and, where asked for, keys and values of the last segment, features, fields.
 
     field.* have leading axes [layers, segments, batch].
     """
@@ -67,36 +67,79 @@ def teacher_forced(
 ):
     """Velocity of every noisy chunk given the clean chunks before it, in one forward (paper Eq. 4 and 5).
 
-    clean, noisy   F = N * chunk_frames latent frames; `clean` is not read when `history` holds the clean chunks already
-    t              noise time 0..1000: a scalar, [B] (one per film, the paper's) or [B, N] (one per chunk)
+    clean          N * chunk_frames latent frames; not read when `history` holds the clean chunks already
+    noisy          all of the film's N chunks, or only its last M
+    t              noise time 0..1000: a scalar, [B] (one per film, the paper's) or [B, M] (one per noisy chunk)
     text           prompts' embeddings per shot, zero beyond each prompt's tokens; padded to text_len inside
-    shot_of_chunk  which shot's prompt a chunk is under, for its clean and its noisy copy alike
+    shot_of_chunk  [B, N]: which shot's prompt a chunk is under, for its clean and its noisy copy alike
     features       layer indices whose output tokens [B, N, C*P, D] of the noisy chunks are returned too
     remat          recompute layers in the backward pass
-    Returns the velocity [B,F,h,w,C], or (velocity, features) where features were asked for. Raises `UsageError` on shapes that do not fit.
+    Returns the velocity of `noisy`, or (velocity, features) where features were asked for. Raises `UsageError` on shapes that do not fit.
     """
-    batch, frames = noisy.shape[:2]
-    if frames % chunk_frames:
-        raise UsageError(f"{frames} latent frames are not whole chunks of {chunk_frames}")
-    chunks = frames // chunk_frames
-    if shot_of_chunk.shape != (batch, chunks):
-        raise UsageError(f"shot_of_chunk has shape {shot_of_chunk.shape}, expected {(batch, chunks)}")
-    t = jnp.broadcast_to(jnp.reshape(t, jnp.shape(t) + (1,) * (2 - jnp.ndim(t))), (batch, chunks)).astype(jnp.float32)
+    batch, chunks = shot_of_chunk.shape
+    given = _chunks(noisy, shot_of_chunk, chunk_frames)
+    t = _time_per_chunk(t, batch, given)
     index = jnp.arange(chunks, dtype=jnp.int32)
     context = dit.embed_text(model, text)
     # Nothing attends to the last clean chunk, so it is left out of the pass.
     committed = 0 if history is not None else chunks - 1
-    latents, times, indices, shots = noisy, t, index, shot_of_chunk
+    if committed and clean.shape[:2] != (batch, chunks * chunk_frames):
+        raise UsageError(f"clean has shape {clean.shape}, expected {chunks} chunks of {chunk_frames} frames for {batch} films")
+    latents, times, indices, shots = noisy, t, index[chunks - given :], shot_of_chunk[:, chunks - given :]
     if committed:
         latents = jnp.concatenate([clean[:, : committed * chunk_frames].astype(noisy.dtype), noisy], axis=1)
         times = jnp.concatenate([jnp.full((batch, committed), t_clean, jnp.float32), t], axis=1)
-        indices = jnp.concatenate([index[:committed], index])
-        shots = jnp.concatenate([shot_of_chunk[:, :committed], shot_of_chunk], axis=1)
+        indices = jnp.concatenate([index[:committed], indices])
+        shots = jnp.concatenate([shot_of_chunk[:, :committed], shots], axis=1)
     out = transformer_pass(
         model, latents, times, indices, context, shots, memory=memory, chunk_frames=chunk_frames, clean_segments=committed,
         history=history, features=features, remat=remat, segments_at_once=segments_at_once,
     )  # fmt: skip
     return (out.velocity, out.features) if features else out.velocity
+
+
+def noisy_causal(
+    model: Transformer,
+    noisy: Float[Array, "b f h w c"],
+    t: Float[Array, "..."],
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+    *,
+    memory: MemoryConfig = MemoryConfig(),
+    chunk_frames: int = 3,
+    last: int | None = None,
+    features: tuple[int, ...] = (),
+    remat: bool = False,
+    segments_at_once: int | None = None,
+):
+    """Velocity of the film's last `last` chunks (all, when None), where a chunk's history are the *noisy* chunks before it.
+
+    One stream instead of two: nothing clean enters, so a film of pure noise tells nothing about itself. Every chunk has the bounded field
+    of a noisy chunk, whatever memory.route_clean. Arguments, return value and errors otherwise as of `teacher_forced`.
+    """
+    batch, chunks = shot_of_chunk.shape
+    if _chunks(noisy, shot_of_chunk, chunk_frames) != chunks:
+        raise UsageError(f"noisy has {noisy.shape[1]} latent frames, expected all {chunks} chunks of the film")
+    out = transformer_pass(
+        model, noisy, _time_per_chunk(t, batch, chunks), jnp.arange(chunks, dtype=jnp.int32), dit.embed_text(model, text), shot_of_chunk,
+        memory=dataclasses.replace(memory, route_clean=True), chunk_frames=chunk_frames, clean_segments=chunks - 1,
+        first_output=0 if last is None else chunks - last, features=features, remat=remat, segments_at_once=segments_at_once,
+    )  # fmt: skip
+    return (out.velocity, out.features) if features else out.velocity
+
+
+def _chunks(noisy, shot_of_chunk, chunk_frames: int) -> int:
+    """How many chunks `noisy` holds, of a film with those shots."""
+    batch, frames = noisy.shape[:2]
+    if frames % chunk_frames:
+        raise UsageError(f"{frames} latent frames are not whole chunks of {chunk_frames}")
+    if shot_of_chunk.shape[0] != batch or shot_of_chunk.shape[1] < frames // chunk_frames:
+        raise UsageError(f"shot_of_chunk has shape {shot_of_chunk.shape}, expected {(batch, frames // chunk_frames)}")
+    return frames // chunk_frames
+
+
+def _time_per_chunk(t, batch: int, chunks: int) -> Float[Array, "b n"]:
+    return jnp.broadcast_to(jnp.reshape(t, jnp.shape(t) + (1,) * (2 - jnp.ndim(t))), (batch, chunks)).astype(jnp.float32)
 
 
 def whole_film(
@@ -118,6 +161,7 @@ def transformer_pass(
     memory: MemoryConfig,
     chunk_frames: int,
     clean_segments: int = 0,
+    first_output: int | None = None,
     history: KVCache | None = None,
     features: tuple[int, ...] = (),
     return_kv: bool = False,
@@ -128,8 +172,8 @@ def transformer_pass(
 ) -> PassOutput:
     """S segments of `chunk_frames` latent frames through all layers.
 
-    The first `clean_segments` segments are the history of all others (chunks 0.. in order) and get no velocity; with `history`
-    given there are none. `replay` forces the fields of an earlier pass (top-k is discontinuous, so equality
+    The first `clean_segments` segments are the history of all others (chunks 0.. in order); with `history` given there are none.
+    Segments from `first_output` on (those after the clean ones, when None) get velocities and features. `replay` forces the fields of an earlier pass (top-k is discontinuous, so equality
     of two passes is checked under the same choice). `segments_at_once` bounds the memory of gathered fields.
     """
     config = model.config
@@ -167,11 +211,11 @@ def transformer_pass(
     cached = None if history is None else (history.k, history.v, history.descriptors)
     x, kept, taps = _scan_layers(body, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features)
     kv, field = kept
-    noisy = x[:, clean_segments:]
-    patches = dit.head(model, noisy, e[:, clean_segments:])
+    first = clean_segments if first_output is None else first_output
+    patches = dit.head(model, x[:, first:], e[:, first:])
     velocity = dit.unpatchify(model, frames_of(patches), grid)
     k, v = kv if kv is not None else (None, None)
-    return PassOutput(velocity, k, v, tuple(tap[:, clean_segments:] for tap in taps), field)
+    return PassOutput(velocity, k, v, tuple(tap[:, first:] for tap in taps), field)
 
 
 def _scan_layers(body, x, inputs, layers: int, taps: tuple[int, ...]):
