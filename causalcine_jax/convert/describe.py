@@ -120,7 +120,7 @@ def _required(what: str, shapes: Shapes, keys: tuple[str, ...], ndims: tuple[int
 
 
 def _layers(shapes: Shapes) -> int:
-    return 1 + max(int(match[1]) for key in shapes if (match := re.match(r"blocks\.(\d+)\.", key)))
+    return 1 + max(int(match[1]) for key in shapes if (match := re.match(r"blocks\.(\d{1,3})\.", key)))
 
 
 def _config(what: str, config_class, sizes: dict[str, Any], settings: dict[str, Any]):

@@ -22,7 +22,7 @@ import numpy as np
 
 from causalcine_jax.convert import checkpoint_keys, diffusers_configs, lora
 from causalcine_jax.convert.diffusers_tables import TIED, KeyTable, key_table
-from causalcine_jax.convert.safetensors_files import open_tensors
+from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.convert.unsupported import unsupported
 from causalcine_jax.errors import DataError
 
@@ -88,13 +88,8 @@ class PartTensors:
             return self._keys[key].rsplit("/", 1)[-1]
         return (self._table.to_diffusers(key) if self.naming == DIFFUSERS else None) or key
 
-    def read(self, key: str) -> np.ndarray:
-        tensor = self._tensors.read(self._keys[key])
-        adapter = self._adapters.get(key)
-        return tensor if adapter is None else lora.merged(tensor, (slice(None),) * 2, adapter, self._adapter_tensors)
-
     def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor; reads those bytes alone, where its file allows it."""
+        """A part of a tensor, with the adapter's update; no more of the file is read."""
         tensor = self._tensors.read_slice(self._keys[key], index)
         adapter = self._adapters.get(key)
         return tensor if adapter is None else lora.merged(tensor, index, adapter, self._adapter_tensors)
@@ -156,7 +151,7 @@ def find_part(path: Path, part: str) -> Location:
         if own:
             raise DataError(f"{path} holds two formats, {part}/ and {own[0].name}: name the one that is meant")
         return _folder(path / part, part)
-    if own and part == "transformer":
+    if part == "transformer" and own and [file.name for file in own] != ["diffusion_pytorch_model.safetensors"]:
         return _folder(path, part)
     if len(own) > 1:
         raise DataError(f"{path} holds {' and '.join(file.name for file in own)}: name the {what} that is meant")

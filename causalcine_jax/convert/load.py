@@ -1,8 +1,10 @@
-"""A model on disk to modules: one tensor after the other into place.
+"""A model on disk to modules: one parameter after the other into place, on one device or cut over a mesh.
 
-What a folder or file holds is checked completely, from the headers alone, before the first weight is read.
+What a folder or file holds is checked completely, from the headers alone, before the first weight is read. Then each device's slices
+alone are read: a slice of a parameter is a slice of every layer's tensor, with the axes in the checkpoint's order.
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import Description, describe
@@ -17,52 +20,72 @@ from causalcine_jax.convert.formats import PartTensors, open_part
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel.sharding import state_shardings
 
 
-def load_transformer(path: str | os.PathLike, dtype=jnp.float32, *, weights: str = "auto") -> Transformer:
+def load_transformer(path: str | os.PathLike, dtype=jnp.float32, *, weights: str = "auto", mesh: Mesh | None = None) -> Transformer:
     """Loads the transformer from a model folder, a folder or file of Wan2.1, Diffusers, or one of Wan2.1's causal children.
 
     Args:
       path: where; see `formats` for all that it may be. Sizes come from the shapes; heads, text_len and eps from config.json.
       dtype: of all parameters in memory.
       weights: generator or generator_ema, for a .pt that has both; auto takes the one that its authors recommend.
+      mesh: cuts the parameters over its devices, as training does (`parallel.sharding`); this process reads its own devices' slices.
+        Without, they are on the default device.
 
     Raises:
       DataError: missing or damaged files, or tensors that are not those of a Wan2.1 transformer (all are listed).
     """
-    return _load(path, "transformer", dtype, weights)
+    return _load(path, "transformer", dtype, mesh, weights)
 
 
-def load_vae(path: str | os.PathLike, dtype=jnp.float32) -> VAE:
+def load_vae(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> VAE:
     """Loads the VAE from any of the same, or from Wan2.1_VAE.pth. See `load_transformer`."""
-    return _load(path, "vae", dtype, "auto")
+    return _load(path, "vae", dtype, mesh)
 
 
-def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> UMT5Encoder:
+def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> UMT5Encoder:
     """Loads the text encoder from any of the same, or from models_t5_umt5-xxl-enc-bf16.pth. See `load_transformer`.
 
     `Tokenizer.load` takes the same folder.
     """
-    return _load(path, "text_encoder", dtype, "auto")
+    return _load(path, "text_encoder", dtype, mesh)
 
 
-def fill(network: Description, tensors: PartTensors, dtype) -> nnx.Module:
-    """The module of `network` with the checkpoint's tensors; besides it, one parameter (all its layers) and one tensor are in memory."""
-    by_path: dict[str, list[tables.Place]] = {}
+def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:
+    """The module of `network` with the checkpoint's tensors; besides it, this process's part of one parameter is in memory."""
+    places: dict[str, list[tables.Place]] = {}
     for place in network.places:
-        by_path.setdefault(place.path, []).append(place)
+        places.setdefault(place.path, []).append(place)
+    parameters = tables.parameters(network.shapes)
+    shardings = None if mesh is None else state_shardings(mesh, parameters)
     leaves = []
-    for path, leaf in tables.parameters(network.shapes).items():
-        parameter = np.empty(leaf.shape, np.dtype(dtype))
-        for place in by_path[path]:
-            parameter[... if place.layer is None else place.layer] = place.to_ours(tensors.read(place.key))
-        leaves.append(jnp.asarray(parameter))
+    for path, leaf in parameters.items():
+        read = functools.partial(_read, places[path], tensors, leaf.shape, np.dtype(dtype))
+        if shardings is None:
+            leaves.append(jnp.asarray(read((slice(None),) * leaf.ndim)))
+        else:
+            leaves.append(jax.make_array_from_callback(leaf.shape, shardings[path], read))
     return jax.tree.unflatten(jax.tree.structure(network.shapes), leaves)
 
 
-def _load(path, part: str, dtype, weights: str):
+def _read(
+    places: list[tables.Place], tensors: PartTensors, shape: tuple[int, ...], dtype: np.dtype, index: tuple[slice, ...]
+) -> np.ndarray:
+    """The slice `index` of a parameter of `shape`, from one tensor, or from those of its layers."""
+    index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
+    values = np.empty([part.stop - part.start for part in index], dtype)
+    if places[0].layer is None:
+        values[...] = places[0].read(tensors, index)
+    else:
+        for layer, place in enumerate(places[index[0]]):
+            values[layer] = place.read(tensors, index[1:])
+    return values
+
+
+def _load(path, part: str, dtype, mesh: Mesh | None, weights: str = "auto"):
     copy = orbax_copy.find(Path(path), part)
     if copy is not None:
-        return orbax_copy.load(copy, part, dtype)
+        return orbax_copy.load(copy, part, dtype, mesh)
     with open_part(path, part, weights=weights) as tensors:
-        return fill(describe(part, tensors), tensors, dtype)
+        return fill(describe(part, tensors), tensors, dtype, mesh)

@@ -72,7 +72,7 @@ def adapters(
 
 def merged(base: np.ndarray, index: tuple[slice, ...], adapter: Adapter, tensors) -> np.ndarray:
     """`base`, which is `index` of a weight [out, in], with the adapter's update."""
-    rows, columns = (*index, slice(None), slice(None))[:2]
+    rows, columns = index
     down = tensors.read_slice(adapter.down, (slice(None), columns)).astype(np.float32)
     up = tensors.read_slice(adapter.up, (rows, slice(None))).astype(np.float32)
     return (base.astype(np.float32) + adapter.scale * (up @ down)).astype(base.dtype)

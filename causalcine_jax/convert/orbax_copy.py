@@ -10,12 +10,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.describe import from_config
 from causalcine_jax.convert.formats import read_settings
 from causalcine_jax.errors import DataError
+from causalcine_jax.parallel.sharding import state_shardings
 
 FOLDER = "orbax"
 
@@ -37,15 +39,17 @@ def find(path: Path, part: str) -> Path | None:
     return next((folder for folder in (path / part, path) if (folder / FOLDER).is_dir()), None)
 
 
-def load(folder: Path, part: str, dtype=jnp.float32):
-    """The network that `folder` holds, in `dtype`, on the default device.
+def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
+    """The network that `folder` holds, in `dtype`, cut over `mesh`, or on the default device without one.
 
     Raises:
       DataError: it is of another network, or cannot be read.
     """
     _, shapes = from_config(part, read_settings(folder / "config.json"), f"{folder / 'config.json'} is not that of a {part}")
+    parameters = tables.parameters(shapes)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=device) for name, leaf in tables.parameters(shapes).items()}
+    shardings = dict.fromkeys(parameters, device) if mesh is None else state_shardings(mesh, parameters)
+    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=shardings[name]) for name, leaf in parameters.items()}
     try:
         loaded = ocp.load_checkpointables(folder.absolute() / FOLDER, {"parameters": wanted})["parameters"]
     except (OSError, ValueError, KeyError) as error:

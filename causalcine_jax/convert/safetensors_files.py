@@ -1,101 +1,96 @@
-"""Safetensors, one tensor at a time: reading from one file or many shards, writing without holding the file in memory.
+"""Safetensors: where the tensors of a file lie, checked before anything is read, and writing without holding a file in memory.
 
-Format: https://github.com/huggingface/safetensors: 8 bytes with the header's length, a JSON header, the tensors' bytes.
+Format: https://github.com/huggingface/safetensors: 8 bytes with the header's length, a JSON header, the tensors' bytes without gaps.
 """
 
-import contextlib
 import json
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from causalcine_jax.convert.stored import MAX_AXES, NUMPY_DTYPES, Stored
 from causalcine_jax.errors import DataError
 
-DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+# What a network's weights may be.
+DTYPES = {name: NUMPY_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_LENGTH = struct.Struct("<Q")
 
 
-class TensorFiles:
-    """The tensors of one or more safetensors `files`, by key. `shapes` is known from the headers; `read` fetches one tensor's bytes."""
-
-    def __init__(self, files: list[Path], handles: contextlib.ExitStack):
-        self.files = files
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, str] = {}
-        self._source: dict[str, tuple[Path, object]] = {}
-        for file in files:
-            try:
-                handle = handles.enter_context(safe_open(str(file), framework="np"))
-            except FileNotFoundError as error:
-                raise DataError(f"{file} is missing; copy or download it again") from error
-            except (SafetensorError, OSError) as error:
-                raise _damaged(file, error) from error
-            for key in handle.keys():  # noqa: SIM118 (a handle is not a dict)
-                if key in self._source:
-                    raise DataError(f"tensor {key} is in both {self._source[key][0]} and {file}; remove the file that does not belong")
-                part = handle.get_slice(key)
-                self.shapes[key] = tuple(part.get_shape())
-                self.dtypes[key] = part.get_dtype()
-                self._source[key] = file, handle
-
-    def read(self, key: str) -> np.ndarray:
-        file, handle = self._source[key]
-        try:
-            return handle.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
-
-    def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor; only its bytes are read."""
-        file, handle = self._source[key]
-        try:
-            return handle.get_slice(key)[index]
-        except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again")
-
-
-@contextlib.contextmanager
-def open_tensors(path: Path) -> Iterator[TensorFiles]:
-    """Opens one .safetensors file, or a folder of them: the shards its index names, else all it holds.
+def locate(file: Path) -> dict[str, Stored]:
+    """Where each tensor of `file` lies.
 
     Raises:
-      DataError: nothing there, shards missing (all are named), a damaged file.
+      DataError: the header is damaged, or contradicts itself or the file's size.
     """
-    with contextlib.ExitStack() as handles:
-        yield TensorFiles(_find(path), handles)
-
-
-def _find(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    indices = sorted(path.glob("*.safetensors.index.json"))
-    if not indices:
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise DataError(f"no .safetensors file in {path}")
-        return files
     try:
-        shards = sorted({shard for index in indices for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise DataError(f"{' or '.join(map(str, indices))} is not an index of shards ({error}); copy or download it again") from error
-    missing = [shard for shard in shards if not (path / shard).is_file()]
-    if missing:
-        raise DataError(f"shards missing in {path}: {', '.join(missing)}; copy or download them again")
-    return [path / shard for shard in shards]
+        return _locate(file)
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again") from error
+
+
+def _locate(file: Path) -> dict[str, Stored]:
+    size = os.path.getsize(file)
+    with open(file, "rb") as opened:
+        start = opened.read(_LENGTH.size)
+        if len(start) < _LENGTH.size:
+            raise ValueError(f"it has only {size} bytes")
+        length = _LENGTH.unpack(start)[0]
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header would have {length:,} bytes, and {MAX_HEADER_BYTES:,} are allowed")
+        if _LENGTH.size + length > size:
+            raise ValueError(f"its header has {length:,} bytes, the file {size:,}")
+        entries = json.loads(opened.read(length).decode("utf-8"), object_pairs_hook=_without_duplicates)
+    if not isinstance(entries, dict):
+        raise ValueError("its header is no JSON object")
+    entries.pop("__metadata__", None)
+    begin = _LENGTH.size + length
+    spans = {key: _span(key, entry) for key, entry in entries.items()}
+    end = 0
+    for key, (first, last) in sorted(spans.items(), key=lambda item: item[1]):
+        if first != end:
+            raise ValueError(f"{_shown(key)} begins at byte {first:,} of the data, where {end:,} was expected")
+        end = last
+    if begin + end != size:
+        raise ValueError(f"its header describes {begin + end:,} bytes, the file has {size:,}")
+    return {key: Stored(file, entry["dtype"], tuple(entry["shape"]), begin + spans[key][0]) for key, entry in entries.items()}
+
+
+def _span(key: str, entry: Any) -> tuple[int, int]:
+    """First byte of a tensor in the data, and the one behind its last."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise ValueError(f"{_shown(key)} has no dtype")
+    shape, span = entry.get("shape"), entry.get("data_offsets")
+    if not _sizes(shape) or len(shape) > MAX_AXES:
+        raise ValueError(f"{_shown(key)} has no shape that a tensor can have")
+    if not _sizes(span) or len(span) != 2 or span[0] > span[1]:
+        raise ValueError(f"{_shown(key)} has no beginning and end")
+    dtype = NUMPY_DTYPES.get(entry["dtype"])
+    if dtype is not None and math.prod(shape) * dtype.itemsize != span[1] - span[0]:
+        raise ValueError(f"{_shown(key)} of shape {tuple(shape)} in {entry['dtype']} does not fill its {span[1] - span[0]:,} bytes")
+    return span[0], span[1]
+
+
+def _sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"{_shown(twice)} is there twice")
+    return entries
+
+
+def _shown(key: str) -> str:
+    return ascii(key[:100])
 
 
 def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:

@@ -32,6 +32,17 @@ class Rule:
     def to_ours(self, tensor: np.ndarray) -> np.ndarray:
         return rearrange(tensor, f"{self.torch} -> {self.ours}")
 
+    def torch_slices(self, index: tuple[slice, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where the slice `index` of our axes lies in the checkpoint's tensor, and what to take of that once it is in our layout.
+
+        Axes that we hold merged are taken whole from the checkpoint and cut in our layout.
+        """
+        if self.torch == "...":
+            return index, ()
+        ours = dict(zip(re.findall(r"\(.*?\)|\S+", self.ours), index, strict=True))
+        theirs = tuple(ours.get(axis, slice(None)) for axis in self.torch.split())
+        return theirs, tuple(part if "(" in axis else slice(None) for axis, part in ours.items())
+
     def to_torch(self, parameter: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
         """`sizes` are needed for axes that we hold merged."""
         return rearrange(parameter, f"{self.ours} -> {self.torch}", **sizes)
@@ -48,8 +59,10 @@ class Place:
     rule: Rule
     sizes: dict[str, int]
 
-    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        return self.rule.to_ours(tensor)
+    def read(self, tensors, index: tuple[slice, ...]) -> np.ndarray:
+        """The slice `index` of our parameter (without its layer axis), from `tensors`, of which no more is read than it takes."""
+        theirs, rest = self.rule.torch_slices(index)
+        return self.rule.to_ours(tensors.read_slice(self.key, theirs))[rest]
 
     def to_torch(self, parameter: np.ndarray) -> np.ndarray:
         """The checkpoint's tensor of a whole parameter of ours (all layers, where layers are stacked)."""

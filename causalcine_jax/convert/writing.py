@@ -42,7 +42,9 @@ def write(layout: Layout, out: Path, request: dict[str, Any], sources: list[Path
     unfinished = (shard.nbytes for shard in layout.shards if shard.file not in finished)
     check_room(sum(unfinished) + sum(map(len, layout.documents.values())), out)
     read = sum(file.stat().st_size for file in sources)
-    bar = tqdm(total=sum(shard.nbytes for shard in layout.shards) + read, unit="B", unit_scale=True, disable=not progress, desc="converting")
+    bar = tqdm(
+        total=sum(shard.nbytes for shard in layout.shards) + read, unit="B", unit_scale=True, disable=not progress, desc="converting"
+    )
     with bar, _disk_faults(out):
         partial.mkdir(parents=True, exist_ok=True)
         _write_json(partial / _JOURNAL, {"request": request, "files": finished})

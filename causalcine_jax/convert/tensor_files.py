@@ -1,0 +1,105 @@
+"""The tensors of a checkpoint, by key: a .safetensors file, a folder of shards, or a .pt/.pth file.
+
+`safetensors_files` and `torch_files` find out where each tensor lies and check it; here files are mapped into memory, and a tensor, or
+a slice of one, is a view: the disk is read where it is touched, and nothing of it counts as this process's own memory.
+"""
+
+import contextlib
+import json
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from causalcine_jax.convert import safetensors_files, torch_files
+from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored
+from causalcine_jax.errors import DataError
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+class TensorFiles:
+    """The tensors of one or more `files`. `shapes` and `dtypes` (safetensors' names) are known from the headers."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self._stored: dict[str, Stored] = {}
+        self._mapped: dict[Path, mmap.mmap] = {}
+        for file in files:
+            for key, stored in _locate(file).items():
+                if key in self._stored:
+                    raise DataError(f"tensor {key} is in both {self._stored[key].file} and {file}; remove the file that does not belong")
+                self._stored[key] = stored
+        self.shapes = {key: stored.shape for key, stored in self._stored.items()}
+        self.dtypes = {key: stored.dtype for key, stored in self._stored.items()}
+
+    def read(self, key: str) -> np.ndarray:
+        """A whole tensor, as a read-only view of its file."""
+        return self.read_slice(key, ())
+
+    def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, as a read-only view of its file."""
+        stored = self._stored[key]
+        if stored.dtype not in NUMPY_DTYPES:
+            raise DataError(f"{stored.file}: {key} is {stored.dtype}, which is not read here")
+        try:
+            if stored.file not in self._mapped:
+                with open(stored.file, "rb") as file:
+                    self._mapped[stored.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return stored.view(self._mapped[stored.file])[index]
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{stored.file} changed after it was opened, or cannot be read ({error})") from error
+
+    def close(self) -> None:
+        """Lets go of the files; a view that is still in use keeps its own open."""
+        self._mapped.clear()
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[TensorFiles]:
+    """Opens a .safetensors, .pt or .pth file, or a folder of .safetensors: the shards its index names, else all it holds.
+
+    Keys of a .pt are those of its nested dictionaries, joined: "generator/model.blocks.0...".
+
+    Raises:
+      DataError: nothing there, shards missing (all are named), a damaged or hostile file.
+    """
+    files = TensorFiles(_find(path))
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+def _locate(file: Path) -> dict[str, Stored]:
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    if start == _LFS_POINTER:
+        raise DataError(f"{file} is a pointer of Git LFS and not the file itself: fetch it with git lfs pull")
+    return (torch_files if file.suffix in (".pt", ".pth") else safetensors_files).locate(file)
+
+
+def _find(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    indices = sorted(path.glob("*.safetensors.index.json"))
+    if not indices:
+        files = sorted(path.glob("*.safetensors"))
+        if not files:
+            raise DataError(f"no .safetensors file in {path}")
+        return files
+    try:
+        shards = sorted({shard for index in indices for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+        outside = [shard for shard in shards if Path(shard).name != shard]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
+        raise DataError(f"{' or '.join(map(str, indices))} is not an index of shards ({error}); copy or download it again") from error
+    if outside:
+        raise DataError(f"{' or '.join(map(str, indices))} names shards outside its folder: {', '.join(map(ascii, outside[:3]))}")
+    missing = [shard for shard in shards if not (path / shard).is_file()]
+    if missing:
+        raise DataError(f"shards missing in {path}: {', '.join(missing)}; copy or download them again")
+    return [path / shard for shard in shards]
