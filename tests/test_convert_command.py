@@ -1,8 +1,8 @@
 """launch/convert.py: every format in and out, what it says of bad input, and that nothing half-written is ever left."""
 
-import dataclasses
 import hashlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoints import TEXT_ENCODER, TRANSFORMER, VAE_CONFIG, read_all, tensors, wan_folder
+from tiny_checkpoints import TEXT_ENCODER, TRANSFORMER, VAE_CONFIG, read_all, save_torch, tensors, wan_folder
 
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae, writing
 from causalcine_jax.convert.command import ConvertConfig, convert
@@ -120,7 +120,7 @@ def test_shards_index_and_manifest(made):
         content = (folder / name).read_bytes()
         assert line == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     source = {line["file"]: line["sha256"] for line in manifest["source"]}
-    assert source["Wan2.1_VAE.safetensors"] == hashlib.sha256((made / "wan/Wan2.1_VAE.safetensors").read_bytes()).hexdigest()
+    assert source["Wan2.1_VAE.pth"] == hashlib.sha256((made / "wan/Wan2.1_VAE.pth").read_bytes()).hexdigest()
     assert len(source) == 5
 
 
@@ -139,7 +139,7 @@ def test_tensors_are_read_in_blocks(made, tmp_path, monkeypatch):
 def test_parts_from_several_places(made, tmp_path):
     run(made / "model/transformer", tmp_path / "mixed", vae=made / "wan", text_encoder=made / "diffusers/text_encoder")
     assert_equal_bytes(read_all(tmp_path / "mixed"), read_all(made / "model"))
-    run(made / "wan/Wan2.1_VAE.safetensors", tmp_path / "vae")
+    run(made / "wan/Wan2.1_VAE.pth", tmp_path / "vae")
     assert_equal_bytes(read_all(tmp_path / "vae"), only(read_all(made / "model"), "vae"))
 
 
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_listed_for_all_networks_at_once(wan, tmp_path):
     save_file({**changed, "blocks.0.extra": np.zeros(3, np.float32)}, shard)
     vae = tensors("vae")
     del vae["decoder.head.2.bias"]
-    save_file(vae, wan / "Wan2.1_VAE.safetensors")
+    save_torch(wan / "Wan2.1_VAE.pth", **vae)
     with pytest.raises(DataError) as error:
         run(wan, tmp_path / "out")
     for line in (f"missing    {lost} (", f"misshapen  {cut} (", "unmatched  blocks.0.extra (3,)", "missing    decoder.head.2.bias (3,)"):
@@ -278,7 +278,7 @@ def clip_image(wan):
 
 def wan22_vae(wan):
     config = {"mean": (0.0,) * 48, "std": (1.0,) * 48}
-    save_file(tensors("vae", z_dim=48, **config), wan / "Wan2.1_VAE.safetensors")
+    save_torch(wan / "Wan2.2_VAE.pth", **tensors("vae", z_dim=48, **config))
 
 
 def two_experts(wan):
@@ -336,11 +336,83 @@ def test_requests_that_cannot_be(made, wan, tmp_path):
         run(wan, made / "model")
     with pytest.raises(UsageError, match="unknown dtype 'bf17', did you mean 'bf16'"):
         run(wan, tmp_path / "out", dtype="bf17")
+    with pytest.raises(UsageError, match="unknown family 'self-forced', did you mean 'self-forcing'"):
+        run(wan, tmp_path / "out", family="self-forced")
     with pytest.raises(UsageError, match="has one set of weights and no generator"):
         run(wan, tmp_path / "out", weights="generator")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt is no file of tensors"):
         run(tmp_path / "notes.txt", tmp_path / "out")
+
+
+def wrapped(prefix, **changes):
+    """The transformer's tensors as torch's wrappers name them, times a number."""
+    return {f"{prefix}{key}": tensor * changes.get("times", 1) for key, tensor in tensors("transformer").items()}
+
+
+@pytest.mark.parametrize(
+    "file, content, options, times, family",
+    [
+        ("self_forcing_dmd.pt", {"critic": ("model.", 9), "generator": ("model.", 2), "generator_ema": ("model._fsdp_wrapped_module.", 3)},
+         {}, 3, "self-forcing"),
+        ("self_forcing_dmd.pt", {"generator": ("model.", 2), "generator_ema": ("model._fsdp_wrapped_module.", 3)},
+         {"weights": "generator"}, 2, "self-forcing"),
+        ("chunkwise/causal_forcing.pt", {"generator": ("model.", 2), "generator_ema": ("model.", 3)}, {}, 2, "causal-forcing"),
+        ("autoregressive_checkpoint/model.pt", {"generator": ("model._orig_mod.", 2)}, {}, 2, "causvid"),
+        ("rolling_forcing_dmd.pt", {"generator_ema": ("_checkpoint_wrapped_module.model.", 2)}, {}, 2, "rolling-forcing"),
+        ("other.pt", {"model": ("", 2)}, {"family": "memflow"}, 2, "memflow"),
+        ("krea-realtime-video-14b.safetensors", ("model.", 2), {}, 2, "krea-realtime-14b"),
+        ("flat.pth", ("", 2), {}, 2, None),
+    ],
+)  # fmt: skip
+def test_causal_children(tmp_path, file, content, options, times, family):
+    source = tmp_path / file
+    source.parent.mkdir(exist_ok=True)
+    if file.endswith(".safetensors"):
+        save_file(wrapped(content[0], times=content[1]), source)
+    elif isinstance(content, dict):
+        save_torch(source, **{name: wrapped(prefix, times=by) for name, (prefix, by) in content.items()})
+    else:
+        save_torch(source, **wrapped(content[0], times=content[1]))
+    run(source, tmp_path / "out", **options)
+    assert_equal_bytes(read_all(tmp_path / "out"), {f"transformer:{key}": t * times for key, t in tensors("transformer").items()})
+    said = load_metadata(tmp_path / "out")
+    assert said.get("family") == family and said["converted_from"] == source.name
+    assert ("sampler" in said) == ("memory" in said) == (family is not None)
+
+
+def test_what_a_model_folder_says_of_its_sampling_goes_with_it(tmp_path):
+    save_torch(tmp_path / "self_forcing_dmd.pt", generator=wrapped("model."))
+    run(tmp_path / "self_forcing_dmd.pt", tmp_path / "causvid")
+    mine = {**load_metadata(tmp_path / "causvid"), "sampler": {"solver": "euler", "shift": 7.0}}
+    (tmp_path / "causvid/metadata.json").write_text(json.dumps(mine))
+    run(tmp_path / "causvid", tmp_path / "again", dtype="bf16")
+    assert load_metadata(tmp_path / "again") == {**mine, "converted_from": "causvid"}
+    run(tmp_path / "causvid", tmp_path / "other", family="memflow")
+    assert load_metadata(tmp_path / "other")["family"] == "memflow"
+
+
+def test_a_base_with_its_lora_beside_it(tmp_path):
+    """LongLive's two files: named by their folder, they are merged; the base named by itself stays as it is."""
+    rng = np.random.default_rng(1)
+    down, up = rng.standard_normal((2, 24)).astype(np.float32), rng.standard_normal((24, 2)).astype(np.float32)
+    prefix = "base_model.model.model.blocks.0.self_attn.q"
+    models = tmp_path / "LongLive-1.3B/models"
+    models.mkdir(parents=True)
+    save_torch(models / "longlive_base.pt", generator=wrapped("model."))
+    adapter = {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
+    save_torch(models / "lora.pt", generator_lora=adapter, critic_lora=adapter)
+    base = tensors("transformer")["blocks.0.self_attn.q.weight"]
+    for source, update in ((models.parent, up @ down), (models, up @ down), (models / "longlive_base.pt", 0)):
+        run(source, tmp_path / f"from {source.name}")
+        merged = read_all(tmp_path / f"from {source.name}")["transformer:blocks.0.self_attn.q.weight"]
+        np.testing.assert_allclose(merged, base + update, rtol=1e-5, atol=1e-5)
+        assert load_metadata(tmp_path / f"from {source.name}")["family"] == "longlive-1"
+    with pytest.raises(DataError, match=r"lora\.pt .*name its base, and this file as --lora"):
+        run(models / "lora.pt", tmp_path / "out")
+    save_torch(models / "more.pt", generator=wrapped("model."))
+    with pytest.raises(DataError, match=r"models holds 2 checkpoints, longlive_base\.pt, more\.pt: name the one that is meant"):
+        run(models, tmp_path / "out")
 
 
 def test_a_lora_is_merged(made, tmp_path):
@@ -380,13 +452,7 @@ def test_the_command(wan, tmp_path):
 
 
 def test_flags_and_config_agree():
-    assert {f.name for f in dataclasses.fields(ConvertConfig)} >= {
-        "source",
-        "out",
-        "to",
-        "vae",
-        "text_encoder",
-        "lora",
-        "family",
-        "dry_run",
-    }
+    parse = runpy.run_path(str(ROOT / "launch/convert.py"))["parse"]
+    flags = vars(parse(["--from", "a", "--out", "b"]))
+    progress = not flags.pop("no_progress")
+    assert ConvertConfig(**flags, progress=progress) == ConvertConfig(Path("a"), Path("b"))

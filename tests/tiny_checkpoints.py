@@ -8,6 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from torch_archives import archive, dictionary, tensor
 
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import tables
@@ -40,8 +41,22 @@ def tensors(part: str, dtype=np.float32, **changes) -> dict[str, np.ndarray]:
     return {p.key: np.random.default_rng(zlib.crc32(p.key.encode())).standard_normal(p.shape).astype(dtype) for p in places}
 
 
+def save_torch(file: Path, **values) -> Path:
+    """Writes a .pt or .pth as torch.save does: `values` are arrays, or dictionaries of them."""
+    storages = {}
+
+    def pickled(value):
+        if isinstance(value, dict):
+            return dictionary(**{key: pickled(entry) for key, entry in value.items()})
+        kind = "torch.BFloat16Storage" if value.dtype == ml_dtypes.bfloat16 else "torch.FloatStorage"
+        storages[str(len(storages))] = value
+        return tensor(kind, str(len(storages) - 1), value.size, value.shape)
+
+    return archive(file, pickled(values), storages)
+
+
 def wan_folder(folder: Path, shards: int = 3, vae: bool = True) -> Path:
-    """Wan2.1's own folder, its three large files as .safetensors."""
+    """Wan2.1's own folder."""
     folder.mkdir()
     transformer = tensors("transformer")
     names = [f"diffusion_pytorch_model-0000{i + 1}-of-0000{shards}.safetensors" for i in range(shards)]
@@ -51,8 +66,8 @@ def wan_folder(folder: Path, shards: int = 3, vae: bool = True) -> Path:
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     (folder / "config.json").write_text(json.dumps(CONFIG_JSON))
     if vae:
-        save_file(tensors("vae"), folder / "Wan2.1_VAE.safetensors")
-    save_file(tensors("text_encoder", ml_dtypes.bfloat16), folder / "models_t5_umt5-xxl-enc-bf16.safetensors")
+        save_torch(folder / "Wan2.1_VAE.pth", **tensors("vae"))
+    save_torch(folder / "models_t5_umt5-xxl-enc-bf16.pth", **tensors("text_encoder", ml_dtypes.bfloat16))
     WORDS.save(folder / "google/umt5-xxl")
     return folder
 

@@ -15,11 +15,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from causalcine_jax import families
 from causalcine_jax.convert import layouts, load, orbax_copy, writing
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.formats import PARTS, find_part, holds, open_part
 from causalcine_jax.convert.layouts import Layout, Network
-from causalcine_jax.convert.save import METADATA, config_json
+from causalcine_jax.convert.save import METADATA, config_json, load_metadata
+from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.models.tokenizer import tokenizer_file
 
@@ -54,6 +56,8 @@ class ConvertConfig:
             raise UsageError(f"a shard must hold more than nothing, not {self.shard_gb} GB")
         if self.lora_alpha is not None and self.lora is None:
             raise UsageError("--lora-alpha goes with --lora")
+        if self.family is not None:
+            families.family(self.family)  # says which there are
 
 
 def convert(config: ConvertConfig) -> None:
@@ -78,6 +82,7 @@ def convert(config: ConvertConfig) -> None:
             writing.write(layout, config.out, _request(config, layout, sources), sources, config.progress)
     if config.progress:
         print(f"{config.out}: {', '.join(network.part for network in networks)} as {config.to}")
+        print(_said_of_sampling(_metadata(config)))
 
 
 def _sources(config: ConvertConfig) -> dict[str, Path]:
@@ -112,7 +117,7 @@ def _layout(config: ConvertConfig, networks: list[Network]) -> Layout:
     dtype, shard_bytes, tokenizer = DTYPES[config.dtype], int(config.shard_gb * 1e9), _tokenizer(config, networks)
     metadata = _metadata(config)
     if config.to == "diffusers":
-        return layouts.diffusers(networks, dtype, shard_bytes, tokenizer, metadata.get("sampler", {}).get("shift", 5.0))
+        return layouts.diffusers(networks, dtype, shard_bytes, tokenizer, metadata.get("sampler", {}).get("shift", SamplerConfig().shift))
     return layouts.model_folder(networks, dtype, shard_bytes, tokenizer, metadata)
 
 
@@ -131,8 +136,21 @@ def _tokenizer(config: ConvertConfig, networks: list[Network]) -> Path | None:
 
 
 def _metadata(config: ConvertConfig) -> dict[str, Any]:
-    """What metadata.json says: the family's sampler, memory and sizes, and what the model was made from."""
-    return {"converted_from": config.source.name}
+    """What metadata.json says: how the model is sampled (as the source's own says, else as its family is), and what it was made from."""
+    said = load_metadata(config.source) if config.family is None and config.source.is_dir() else {}
+    if "sampler" not in said:
+        family = families.family(config.family) if config.family else families.guess(config.source)
+        said = {**said, **(family.defaults() if family else {})}
+    return {**said, "converted_from": config.source.name}
+
+
+def _said_of_sampling(metadata: dict[str, Any]) -> str:
+    family = families.FAMILIES.get(metadata.get("family"))
+    if family is not None:
+        return f"family: {family.name} (licence of its weights: {family.licence}). {family.note}"
+    if "sampler" in metadata:
+        return "sampled as the source's metadata.json says"
+    return f"family: unknown by its name, so nothing is recorded about sampling; --family NAME tells ({', '.join(families.FAMILIES)})"
 
 
 def _request(config: ConvertConfig, layout: Layout, sources: list[Path]) -> dict[str, Any]:
