@@ -1,0 +1,44 @@
+"""The GAN's head: one logit per film, from features inside a denoiser (paper 3.4, Eq. 11).
+
+    features of some layers [B, N, tokens, D] -> learned queries read each chunk's tokens -> mean over chunks -> all layers' together -> logit
+
+Queries attend within a chunk, so that every chunk has the same say and a film of any length gives one logit. Public heads of this
+kind (APT, arXiv 2501.08316; Self-Forcing's) read with one to three learned tokens per layer too.
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, layer_norm, stack_init
+
+QUERIES = 4  # per layer; each gives a quarter of the width
+EPS = 1e-6
+
+
+class Discriminator(Module):
+    """A head on `layers` tapped layers of a transformer of width `dim`. Everything that differs between layers is stacked on a leading axis."""
+
+    def __init__(self, dim: int, layers: int, *, key):
+        key_queries, key_project, key_hidden, key_logit = jax.random.split(key, 4)
+        width = max(1, dim // QUERIES)
+        self.queries = Param(0.02 * jax.random.normal(key_queries, (layers, QUERIES, dim)))
+        self.project = stack_init(lambda k: Linear(dim, width, key=k), layers, key_project)
+        self.norm = LayerNorm(layers * QUERIES * width)
+        self.hidden = Linear(layers * QUERIES * width, width, key=key_hidden)
+        # A small last layer: an untrained head is near chance whatever it is shown.
+        self.logit = Linear(width, 1, key=key_logit, std=0.02)
+
+    def __call__(self, features: tuple[Float[Array, "b n t d"], ...]) -> Float[Array, "b"]:
+        """The logit that each film is real, float32. One feature array per tapped layer, as `teacher_forced(..., features=...)` gives them."""
+
+        def read(queries, project, tokens):
+            tokens = layer_norm(tokens, EPS)
+            scores = jnp.einsum("bntd,qd->bnqt", tokens, queries.astype(jnp.float32))
+            seen = jnp.einsum("bnqt,bntd->bnqd", jax.nn.softmax(scores, axis=-1), tokens)
+            return jnp.mean(project(seen), axis=1)
+
+        layers = jax.vmap(read)(self.queries[...], self.project, jnp.stack(features))
+        film = self.norm(rearrange(layers, "l b q d -> b (l q d)"), EPS)
+        return self.logit(jax.nn.silu(self.hidden(film)))[:, 0].astype(jnp.float32)
