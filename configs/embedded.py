@@ -42,13 +42,13 @@ def first() -> TrainConfig:
 def montage() -> TrainConfig:
     time, optim = TimeConfig(shift=6.0, shared_by="chunk"), dataclasses.replace(OPTIM, schedule="constant")
     return _run(
-        "montage", "first", steps=9000, time=time, optim=optim, data=DataConfig(world="montage", films=1536, store=MONTAGE, vae=VAE)
+        "montage", "first", steps=8500, time=time, optim=optim, data=DataConfig(world="montage", films=1536, store=MONTAGE, vae=VAE)
     )
 
 
 def last() -> TrainConfig:
     data = DataConfig(world="base", store=f"{BASE},{MONTAGE}", vae=VAE)
-    return _run("last", "montage", steps=2000, time=TimeConfig(shift=4.0, shared_by="chunk"), optim=OPTIM, data=data)
+    return _run("last", "montage", steps=2300, time=TimeConfig(shift=4.0, shared_by="chunk"), optim=OPTIM, data=data)
 
 
 def _run(name: str, before: str, **what) -> TrainConfig:
