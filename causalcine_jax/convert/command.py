@@ -117,7 +117,7 @@ def _layout(config: ConvertConfig, networks: list[Network]) -> Layout:
     dtype, shard_bytes, tokenizer = DTYPES[config.dtype], int(config.shard_gb * 1e9), _tokenizer(config, networks)
     metadata = _metadata(config)
     if config.to == "diffusers":
-        return layouts.diffusers(networks, dtype, shard_bytes, tokenizer, metadata.get("sampler", {}).get("shift", SamplerConfig().shift))
+        return layouts.diffusers(networks, dtype, shard_bytes, tokenizer, _shift(config, metadata))
     return layouts.model_folder(networks, dtype, shard_bytes, tokenizer, metadata)
 
 
@@ -142,6 +142,14 @@ def _metadata(config: ConvertConfig) -> dict[str, Any]:
         family = families.family(config.family) if config.family else families.guess(config.source)
         said = {**said, **(family.defaults() if family else {})}
     return {**said, "converted_from": config.source.name}
+
+
+def _shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
+    """The flow shift of the recorded sampler, Wan2.1's where none is."""
+    try:
+        return SamplerConfig(**metadata.get("sampler", {})).shift
+    except (TypeError, UsageError) as error:
+        raise DataError(f"{config.source / METADATA} does not describe a sampler ({error}): mend it, or give --family") from error
 
 
 def _said_of_sampling(metadata: dict[str, Any]) -> str:

@@ -45,7 +45,8 @@ _TABLES = {"WanTransformer3DModel": _TRANSFORMER, "AutoencoderKLWan": _VAE, "UMT
 def class_of(settings: Mapping[str, Any]) -> str | None:
     """The class that a config.json is of."""
     architectures = settings.get("architectures") or [None]
-    return settings.get("_class_name", architectures[0] if isinstance(architectures, list) else None)
+    name = settings.get("_class_name", architectures[0] if isinstance(architectures, list) else None)
+    return name if isinstance(name, str) else None
 
 
 def ours(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,12 +244,12 @@ def _config_says_other(folder: Path, part: str) -> bool:
 
 
 def read_settings(file: Path | None) -> dict[str, Any]:
-    """What a config.json says; nothing where there is none."""
+    """What a config.json or metadata.json says; nothing where there is none."""
     if file is None:
         return {}
     try:
         settings = json.loads(file.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{file} is not JSON ({error}); copy it again") from error
     if not isinstance(settings, dict):
         raise DataError(f"{file} must hold a JSON object, not {type(settings).__name__}")

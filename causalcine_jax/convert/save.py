@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.convert import tables
+from causalcine_jax.convert.formats import read_settings
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
@@ -108,12 +109,7 @@ def weights_hash(folder: str | os.PathLike) -> str:
 def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
     """What `save_model` was told about the model; empty where there is no metadata.json."""
     file = Path(folder) / METADATA
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{file} is not JSON ({error})") from error
+    return read_settings(file if file.is_file() else None)
 
 
 def config_json(part: str, config) -> dict[str, Any]:
