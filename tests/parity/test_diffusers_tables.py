@@ -4,9 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+import diffusers
+import torch
+import transformers
 
 from causalcine_jax.config import TextEncoderConfig, VAEConfig, preset
 from causalcine_jax.convert import diffusers_configs, tables
