@@ -81,6 +81,7 @@ def differentiated_rollout(model, text, exit_step, config, noise):
     return jnp.moveaxis(x0, 0, 1).reshape(2, CHUNK * CHUNKS, *FRAME)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def noises(key, config):
     """The rollout's noise: per chunk what it starts from, and what each step adds."""
 
@@ -96,42 +97,45 @@ WEIGHT = jnp.asarray(np.random.default_rng(2).standard_normal((2, CHUNK * CHUNKS
 CONFIG_OF_FRAMES = {frames: SelfForcingConfig(steps=3, grad_frames=frames) for frames in (0, 4)}
 
 
-@pytest.fixture(scope="module")
-def by_brute_force(model, text):
-    """The films, and for a weighted sum of all frames (0) and of the last 4 the gradient with respect to model and text."""
+@functools.partial(jax.jit, static_argnames=("config", "remat"))
+def packed(model, text, made, weight, config, remat=False):
+    """The last frames in one pass, and the gradient of their weighted sum with respect to model and text."""
+    x, pull = jax.vjp(lambda m, p: generated(m, made, p, SHOTS, config=config, memory=MEMORY, remat=remat), model, text)
+    return x, flat(pull(weight))
+
+
+def flat(tree):
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def test_one_packed_pass_has_the_gradient_of_the_rollout(model, text):
     config = CONFIG_OF_FRAMES[0]
-    exit_step = int(films(model, text, KEY, config).exit)
+    made = films(model, text, KEY, config)
+    exit_step = int(made.exit)
     assert exit_step == 1  # neither the first nor the last step
-    noise = noises(KEY, config)
 
     @jax.jit
-    def run(model, text):
+    def by_brute_force(model, text, noise):
         x, pull = jax.vjp(lambda m, p: differentiated_rollout(m, p, exit_step, config, noise), model, text)
-        return x, jax.vmap(pull)(jnp.stack([WEIGHT, WEIGHT.at[:, :-4].set(0)]))
+        return x, flat(pull(WEIGHT))
 
-    x, gradients = run(model, text)
-    return x, {frames: jax.tree.map(lambda leaf, i=i: leaf[i], gradients) for i, frames in enumerate((0, 4))}
+    x, expected = by_brute_force(model, text, noises(KEY, config))
+    again, ours = packed(model, text, made, WEIGHT, config)
+    assert relative(made.x0, x) <= 1e-5 and relative(again, x) <= 1e-5
+    assert relative(ours, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("grad_frames, remat", [(0, False), (4, True)])
-def test_one_packed_pass_has_the_gradient_of_the_rollout(model, text, by_brute_force, grad_frames, remat):
-    config, (x, gradients) = CONFIG_OF_FRAMES[grad_frames], by_brute_force
+def test_the_last_frames_alone_have_their_part_of_the_gradient(model, text):
     made = films(model, text, KEY, CONFIG_OF_FRAMES[0])
-
-    @jax.jit
-    def packed(model, text):
-        again, pull = jax.vjp(lambda m, p: generated(m, made, p, SHOTS, config=config, memory=MEMORY, remat=remat), model, text)
-        return again, pull(WEIGHT[:, -grad_frames:])
-
-    again, ours = packed(model, text)
-    assert relative(made.x0, x) <= 1e-5 and relative(again, x[:, -grad_frames:]) <= 1e-5
-    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-    assert relative(flat(ours), flat(gradients[grad_frames])) <= 1e-5
-    assert float(jnp.linalg.norm(flat(ours))) > 0
+    x, expected = packed(model, text, made, WEIGHT.at[:, :-4].set(0), CONFIG_OF_FRAMES[0])
+    last, ours = packed(model, text, made, WEIGHT[:, -4:], CONFIG_OF_FRAMES[4], remat=True)
+    assert last.shape[1] == 4 and relative(last, x[:, -4:]) <= 1e-5
+    assert relative(ours, expected) <= 1e-5
+    assert float(jnp.linalg.norm(ours)) > 0
 
 
 def test_exits_are_drawn_evenly_and_earlier_exits_leave_more_noise(model, text):
-    config = SelfForcingConfig(steps=3)
+    config = CONFIG_OF_FRAMES[0]
     made = [films(model, text, jax.random.key(seed), config) for seed in range(8)]
     exits = np.array([int(each.exit) for each in made])
     assert set(exits) == {0, 1, 2}
@@ -143,7 +147,7 @@ def test_exits_are_drawn_evenly_and_earlier_exits_leave_more_noise(model, text):
 
 
 def test_context_noise_changes_what_later_chunks_see_and_nothing_else(model, text):
-    config = SelfForcingConfig(steps=2, exit="last")
+    config = SelfForcingConfig(steps=3, exit="last")
     clean, noised = (films(model, text, KEY, dataclasses.replace(config, context_noise=t)) for t in (0.0, 100.0))
     assert jnp.array_equal(clean.x0[:, :CHUNK], noised.x0[:, :CHUNK])
     assert relative(noised.x0[:, CHUNK:], clean.x0[:, CHUNK:]) > 1e-4

@@ -112,12 +112,27 @@ def follow(x: Float[Array, "*x"], gradient: Float[Array, "*x"]) -> Float[Array, 
     return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - gradient)))
 
 
+def check_networks(nets: Nets) -> None:
+    """`UsageError` where student, teacher and fake score do not speak of the same latents and texts. Their widths and depths may differ."""
+    student = nets["student"].config
+    raise_faults(
+        "networks",
+        [
+            f"{name}.{part} is {getattr(nets[name].config, part)}, the student's {getattr(student, part)}"
+            for name in ("teacher", "fake_score")
+            for part in ("in_dim", "out_dim", "text_dim")
+            if name in nets and getattr(nets[name].config, part) != getattr(student, part)
+        ],
+    )
+
+
 def generator_loss(task: DistributionMatching) -> Loss:
     """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, teacher, fake_score, text_encoder, and head with a GAN."""
     config, dmd = task.self_forcing, task.dmd
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
+        check_networks(nets)
         key_rollout, key_score = jax.random.split(key)
         text, null = _texts(task, nets, batch)
         shots = batch["shot_of_chunk"]
@@ -155,6 +170,7 @@ def critic_loss(task: DistributionMatching) -> Loss:
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
+        check_networks(nets)
         key_rollout, key_score, key_r1 = jax.random.split(key, 3)
         text, _ = jax.lax.stop_gradient(_texts(task, nets, batch))
         shots = batch["shot_of_chunk"]
