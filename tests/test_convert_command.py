@@ -388,6 +388,10 @@ def test_what_a_model_folder_says_of_its_sampling_goes_with_it(tmp_path):
     (tmp_path / "causvid/metadata.json").write_text(json.dumps(mine))
     run(tmp_path / "causvid", tmp_path / "again", dtype="bf16")
     assert load_metadata(tmp_path / "again") == {**mine, "converted_from": "causvid"}
+    run(tmp_path / "causvid", tmp_path / "theirs", to="diffusers")
+    (tmp_path / "causvid/metadata.json").write_text('{"sampler": {"shift": -1}}')
+    with pytest.raises(DataError, match=r"metadata\.json describes no sampler with \{'shift': -1\}: mend it, or give --family"):
+        run(tmp_path / "causvid", tmp_path / "no", to="diffusers")
     run(tmp_path / "causvid", tmp_path / "other", family="memflow")
     assert load_metadata(tmp_path / "other")["family"] == "memflow"
 

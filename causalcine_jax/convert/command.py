@@ -146,10 +146,11 @@ def _metadata(config: ConvertConfig) -> dict[str, Any]:
 
 def _shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
     """The flow shift of the recorded sampler, Wan2.1's where none is."""
+    recorded = metadata.get("sampler", {})
     try:
-        return SamplerConfig(**metadata.get("sampler", {})).shift
+        return SamplerConfig(**recorded).shift
     except (TypeError, UsageError) as error:
-        raise DataError(f"{config.source / METADATA} does not describe a sampler ({error}): mend it, or give --family") from error
+        raise DataError(f"{config.source / METADATA} describes no sampler with {recorded!r}: mend it, or give --family") from error
 
 
 def _said_of_sampling(metadata: dict[str, Any]) -> str:
