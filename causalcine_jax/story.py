@@ -2,11 +2,12 @@
 
     story file -> plain data -> faults, all at once -> Story -> resolve() -> which chunk shows which shot, where the cuts fall
 
-The model works in chunks of 3 latent frames: 12 video frames (0.75 s at 16 fps), 9 for the very first chunk, whose first latent
-frame is a video frame of its own. A shot asks for seconds or chunks. Every asked cut moves to the nearest chunk boundary; cuts are
+The model works in chunks of latent frames, 3 unless its folder says another number: 12 video frames (0.75 s at 16 fps), 9 for the very first
+chunk, whose first latent frame is a video frame of its own. A shot asks for seconds or chunks. Every asked cut moves to the nearest chunk boundary; cuts are
 snapped one by one along the film, not shot lengths, so rounding never adds up.
 """
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ class Story:
         """What the text encoder reads for a shot."""
         return prompt_of(self.global_caption, shot.caption)
 
-    def resolve(self) -> "ResolvedStory":
-        """Every shot with its whole chunks, frames and prompt, and what was asked for beside it."""
-        return resolve(self)
+    def resolve(self, chunk_frames: int = CHUNK_FRAMES) -> "ResolvedStory":
+        """Every shot with its whole chunks of `chunk_frames` latent frames, frames and prompt, and what was asked for beside it."""
+        return resolve(self, chunk_frames)
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,13 @@ class ResolvedShot:
 
 @dataclass(frozen=True)
 class ResolvedStory:
-    """`asked_cut_frames` is where the story wanted its cuts, `cut_frames` where the chunk grid lets them fall."""
+    """`asked_cut_frames` is where the story wanted its cuts, `cut_frames` where the grid of chunks of `chunk_frames` lets them fall."""
 
     shots: tuple[ResolvedShot, ...]
     fps: int
     cut_frames: tuple[int, ...]
     asked_cut_frames: tuple[int, ...]
+    chunk_frames: int = CHUNK_FRAMES
 
     @property
     def chunks(self) -> int:
@@ -144,32 +146,33 @@ def prompt_of(global_caption: str, caption: str) -> str:
     return f"{global_caption} {caption}".strip()
 
 
-def first_frame_of_chunk(chunk: int) -> int:
-    """The video frame where a chunk starts: 0, 9, 21, 33, ..."""
-    return max(0, TEMPORAL_STRIDE * (CHUNK_FRAMES * chunk - 1) + 1)
+def first_frame_of_chunk(chunk: int, chunk_frames: int = CHUNK_FRAMES) -> int:
+    """The video frame where a chunk starts: 0, 9, 21, 33, ... for chunks of 3 latent frames."""
+    return max(0, TEMPORAL_STRIDE * (chunk_frames * chunk - 1) + 1)
 
 
-def chunk_at(frame: float) -> int:
+def chunk_at(frame: float, chunk_frames: int = CHUNK_FRAMES) -> int:
     """The chunk boundary nearest to a video frame (a tie goes to the earlier one)."""
-    per_chunk = TEMPORAL_STRIDE * CHUNK_FRAMES
+    per_chunk = TEMPORAL_STRIDE * chunk_frames
     after = max(0, math.floor((frame + TEMPORAL_STRIDE - 1) / per_chunk))
-    return min((after, after + 1), key=lambda chunk: abs(first_frame_of_chunk(chunk) - frame))
+    return min((after, after + 1), key=lambda chunk: abs(first_frame_of_chunk(chunk, chunk_frames) - frame))
 
 
-def resolve(story: Story) -> ResolvedStory:
+def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:
     """See `Story.resolve`. A shot lasts at least one chunk; a shot given in chunks is exact and re-anchors the cuts after it."""
     fps, shots, asked_ends = story.video.fps, [], []
+    first_frame = functools.partial(first_frame_of_chunk, chunk_frames=chunk_frames)
     chunk, asked_end = 0, 0.0
     for number, shot in enumerate(story.shots, start=1):
         if shot.chunks is not None:
             end = chunk + shot.chunks
-            asked_end = float(first_frame_of_chunk(end))
-            asked_seconds = (asked_end - first_frame_of_chunk(chunk)) / fps
+            asked_end = float(first_frame(end))
+            asked_seconds = (asked_end - first_frame(chunk)) / fps
         else:
             asked_end += shot.seconds * fps
-            end = max(chunk + 1, chunk_at(asked_end))
+            end = max(chunk + 1, chunk_at(asked_end, chunk_frames))
             asked_seconds = float(shot.seconds)
-        first, frames = first_frame_of_chunk(chunk), first_frame_of_chunk(end) - first_frame_of_chunk(chunk)
+        first, frames = first_frame(chunk), first_frame(end) - first_frame(chunk)
         shots.append(
             ResolvedShot(
                 id=shot.id or f"s{number}",
@@ -185,7 +188,7 @@ def resolve(story: Story) -> ResolvedStory:
         )
         asked_ends.append(round(asked_end))
         chunk = end
-    return ResolvedStory(tuple(shots), fps, tuple(s.first_frame for s in shots[1:]), tuple(asked_ends[:-1]))
+    return ResolvedStory(tuple(shots), fps, tuple(s.first_frame for s in shots[1:]), tuple(asked_ends[:-1]), chunk_frames)
 
 
 def read_story(path: str | Path) -> Story:

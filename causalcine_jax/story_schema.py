@@ -59,10 +59,18 @@ def _video_faults(video: Any) -> list[str]:
     for key in ("width", "height"):
         size = video.get(key, SIZE_STEP)
         if not _is_int(size) or size <= 0 or size % SIZE_STEP:
-            faults.append(f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {size!r}")
+            legal = f" (nearest: {nearest_multiples(size, SIZE_STEP)})" if _is_int(size) and size > 0 else ""
+            faults.append(f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {size!r}{legal}")
     if ("width" in video) != ("height" in video):
         faults.append("video: give both width and height, or neither for the model's own size")
     return faults
+
+
+def nearest_multiples(value: int, step: int, offset: int = 0) -> str:
+    """The legal values around `value`, those of the form step * n + offset with n >= 1 (n >= 0 with an offset): "832 or 848"."""
+    below = (value - offset) // step
+    legal = [step * n + offset for n in (below, below + 1) if step * n + offset > 0]
+    return " or ".join(str(number) for number in legal)
 
 
 def _shot_faults(shot: Any, where: str) -> list[str]:

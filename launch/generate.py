@@ -1,55 +1,107 @@
-"""Makes a film from a story, chunk by chunk.
+"""Makes a film from a story, chunk by chunk, or from one prompt.
 
     python launch/generate.py --story examples/demo.yaml --out outputs/demo
+    python launch/generate.py --prompt "A red fox in the snow." --model models/self-forcing --out outputs/fox
+    python launch/generate.py --prompt "A red fox in the snow." --model models/wan-1.3b --whole-film --frames 81 --out outputs/fox
 
 Leaves in --out:
     film.mp4            grows as film.mp4.part while chunks are made, and can be watched meanwhile
     contact_sheet.png   the film on one page: a row per shot, its caption, the cuts
     memory.png          which older frames memory brought back for each chunk
     film.json           everything that went into the film; `--story film.json` makes it again
+
+What no flag says is as the film.json, the story, or the model's metadata.json has it.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import POLICIES
+from causalcine_jax.config import POLICIES, POSITIONS
+from causalcine_jax.errors import UsageError
+
+CHOICES = (
+    "seed", "steps", "step_list", "shift", "guidance", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
+    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale",
+)  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--story", required=True, type=Path, help="a story (.yaml, .json), or the film.json of an earlier film")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the film; made if missing")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--story", type=Path, help="a story (.yaml, .json), or the film.json of an earlier film")
+    what.add_argument("--prompt", help="a film of one shot, 81 frames unless --frames says another length")
+    parser.add_argument("--out", type=Path, help="folder for the film; made if missing")
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded weights)")
     parser.add_argument("--seed", type=int, help="of the noise (default: the story's)")
-    parser.add_argument("--steps", type=int, help="solver steps per chunk (default: the model's)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none (default: the model's)")
-    parser.add_argument("--policy", choices=POLICIES, help="how memory is chosen (default: the model's)")
-    parser.add_argument("--sampler", choices=("unipc", "euler", "few_step"), help="solver (default: the model's)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
+    parser.add_argument("--frames", type=int, help="video frames of a film of one shot")
+    parser.add_argument("--whole-film", action="store_true", help="all frames at once under one prompt: plain, bidirectional Wan2.1")
+
+    parser.add_argument("--start", type=Path, metavar="FILE", help="a picture or clip that the film goes on from, as its first shot")
+    parser.add_argument("--start-caption", metavar="TEXT", help="what the start shows")
+
+    sampler = parser.add_argument_group("from noise to chunk (default: the model's)")
+    sampler.add_argument("--sampler", choices=("unipc", "euler", "few_step"), help="solver")
+    sampler.add_argument("--steps", type=int, help="solver steps per chunk")
+    sampler.add_argument("--step-list", type=_times, metavar="T,T,...", help="few_step's times in 0..1000, such as 1000,937.5,833.3,625")
+    sampler.add_argument("--shift", type=float, help="how far the schedule is bent toward noise")
+    sampler.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none")
+
+    memory = parser.add_argument_group("what a chunk sees (default: the model's)")
+    memory.add_argument("--policy", choices=POLICIES, help="how memory is chosen")
+    memory.add_argument("--window", type=int, dest="window_chunks", metavar="CHUNKS", help="chunks before the own one that are always seen")
+    memory.add_argument("--memory-frames", type=int, metavar="FRAMES", help="older latent frames that the policy retrieves")
+    memory.add_argument("--positions", choices=POSITIONS, help="places in the receptive field, or distances in the film")
+    memory.add_argument("--chunk-frames", type=int, metavar="FRAMES", help="latent frames made at once")
+    memory.add_argument("--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: the whole film)")
+
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the networks (default: the model's)")
+    parser.add_argument(
+        "--embeddings", type=Path, metavar="FILE", help="prompt embeddings in place of the text encoder, which is not loaded"
+    )
+    parser.add_argument("--embed-only", action="store_true", help="make no film: add the story's prompts to the --embeddings file")
     parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
-    parser.add_argument("--pool-frames", type=int, help="latent frames of history kept (default: the whole film)")
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)
 
 
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: give WIDTHxHEIGHT, such as 832x480")
+    return int(match[1]), int(match[2])
+
+
+def _times(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(time) for time in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of times: give numbers such as 1000,937.5,833.3,625") from None
+
+
 def main() -> None:
     flags = parse()
-    from causalcine_jax.generation.provenance import read_recipe
+    if flags.embed_only and flags.embeddings is None:
+        raise UsageError("--embed-only needs --embeddings FILE, where the embeddings go")
+    if not flags.embed_only and flags.out is None:
+        raise UsageError("give --out FOLDER, where the film goes")
+    from causalcine_jax.generation.provenance import prompt_recipe, read_recipe
 
-    recipe = read_recipe(flags.story)
+    recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
     # After the story is understood: a typing error in it should not wait for jax.
-    from causalcine_jax.generation.generate import Choices, generate
+    from causalcine_jax.generation.choices import Choices
+    from causalcine_jax.generation.generate import generate, save_story_embeddings
 
-    choices = Choices(
-        seed=flags.seed,
-        steps=flags.steps,
-        guidance=flags.guidance,
-        solver=flags.sampler,
-        policy=flags.policy,
-        pool_frames=flags.pool_frames,
-        scale=flags.scale,
-    )
-    generate(recipe, flags.out, model=flags.model, choices=choices, progress=not flags.no_progress)
+    progress = not flags.no_progress
+    if flags.embed_only:
+        save_story_embeddings(
+            recipe, flags.embeddings, model=flags.model, dtype=flags.dtype, start_caption=flags.start_caption, progress=progress
+        )
+        return
+    choices = Choices(solver=flags.sampler, **{name: getattr(flags, name) for name in CHOICES})
+    generate(recipe, flags.out, model=flags.model, choices=choices, progress=progress)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python launch/plan.py memory --model wan-14b --size 480x832 --pool-frames 60 --devices 8
     python launch/plan.py memory --model models/self-forcing --json
 
-memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed. --model is storyworld, wan-1.3b, wan-14b, or
-anything that convert.py reads.
+memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed. --model is a preset (storyworld, wan-1.3b, wan-14b),
+a family (self-forcing, causvid, ...: causalcine_jax/families.py), or anything that convert.py reads.
 """
 
 import argparse
@@ -18,12 +18,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     memory = commands.add_parser("memory", help="bytes of networks, history and activations")
-    memory.add_argument("--model", required=True, help="a preset's name, or a model on disk")
+    memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")
     memory.add_argument("--size", metavar="HxW", help="pixels of the film, 480x832 for Wan (default: the model's own)")
-    memory.add_argument("--pool-frames", type=int, help="latent frames of history kept (default: 60, a film of 15 s)")
+    memory.add_argument(
+        "--pool-frames", type=int, help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)"
+    )
     memory.add_argument("--devices", type=int, default=1, help="that share the work (default 1)")
     memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
-    memory.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="of weights and history (default bf16)")
+    memory.add_argument("--dtype", choices=("bf16", "fp32"), help="of weights and history (default: the model's, bf16 for Wan)")
     memory.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(arguments)
 

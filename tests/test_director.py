@@ -12,6 +12,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.generation import rollout
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import Made
+from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.story import Shot, Story
 
 
@@ -31,13 +32,8 @@ class PaperEngine:
 
 
 def paper_director(story, **options):
-    model = SimpleNamespace(
-        tokenizer=WORDS,
-        transformer=SimpleNamespace(config=SimpleNamespace(text_len=24)),
-        video=SIZE,
-        sampler=SamplerConfig(steps=2),
-        memory=MemoryConfig(),
-    )
+    transformer = SimpleNamespace(config=SimpleNamespace(text_len=24))
+    model = Model(transformer, None, None, WORDS, SIZE, SamplerConfig(steps=2), MemoryConfig())
     return Director(model, story, engine=PaperEngine, **options)
 
 

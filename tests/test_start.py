@@ -5,8 +5,13 @@ import pytest
 from PIL import Image
 from tiny_models import SIZE, tiny_model
 
+from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation.choices import Choices
+from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.film import FilmWriter
+from causalcine_jax.generation.generate import generate
+from causalcine_jax.generation.provenance import Recipe, read_recipe
 from causalcine_jax.generation.start import LONGEST, Start, chosen_start, encode, opening, read_frames, without_start
 from causalcine_jax.story import Shot, Story
 
@@ -78,6 +83,43 @@ def test_the_start_is_the_storys_first_shot(model, clip):
     assert without_start(opened.story) == STORY
     assert opened.latents.shape == (1, 6, SIZE.height // 4, SIZE.width // 4, 16)
     assert opened.record["chunks"] == 2 and len(opened.record["sha256"]) == 64 and opened.record["file"] == str(clip)
+
+
+def test_the_film_opens_with_the_start_and_goes_on_from_it(model, clip):
+    opened = opening(Start(clip, "Mia waves."), STORY, model)
+    film = list(Director(model, opened.story, start=opened.latents))
+    assert [(len(chunk.frames), chunk.shot.id) for chunk in film] == [(9, "start"), (12, "start"), (12, "s2"), (12, "s2")]
+    shown = np.concatenate([chunk.frames for chunk in film[:2]]).astype(int)
+    decoded = (np.asarray(model.vae.decode(opened.latents))[0] + 1) * 127.5
+    assert np.abs(shown - decoded).max() <= 1
+    assert film[0].seconds.keys() == {"commit", "decode"} and (film[1].retrieved == -1).all()
+    other = list(Director(model, opened.story, start=opened.latents[:, ::-1]))
+    assert not np.array_equal(film[2].frames, other[2].frames)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    nets = {"transformer": model.transformer, "vae": model.vae, "text_encoder": model.text_encoder}
+    save_model(folder, **nets, tokenizer=model.tokenizer, dtype=np.float32, metadata=model.defaults())
+    return folder
+
+
+def test_film_json_makes_the_same_film_from_the_same_file(folder, clip, tmp_path):
+    moved = tmp_path / "moved.mp4"
+    moved.write_bytes(clip.read_bytes())
+    choices = Choices(start=moved, start_caption="Mia waves.", scale=1)
+    record = generate(Recipe(STORY), tmp_path / "a", model=folder, choices=choices, progress=False)
+    assert record["start"]["caption"] == "Mia waves." and record["resolved"]["shots"][0]["id"] == "start"
+    assert [shot["caption"] for shot in record["story"]["shots"]] == ["Otto sleeps."]
+    recipe = read_recipe(tmp_path / "a" / "film.json")
+    again = generate(recipe, tmp_path / "b", model=folder, progress=False)
+    assert (again["frames_sha256"], again["start"]) == (record["frames_sha256"], record["start"])
+    moved.unlink()
+    with pytest.raises(DataError, match=r"moved\.mp4 cannot be read to start from"):
+        generate(recipe, tmp_path / "c", model=folder, progress=False)
+    other = generate(recipe, tmp_path / "c", model=folder, choices=Choices(start=clip), progress=False)
+    assert other["frames_sha256"] == record["frames_sha256"]
 
 
 def test_a_recorded_start_is_found_again_and_must_be_the_same_file(model, clip, tmp_path):

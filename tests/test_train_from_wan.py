@@ -10,8 +10,8 @@ import pytest
 from tiny_checkpoints import wan_folder
 from tiny_training import tiny_config
 
-from causalcine_jax.config import preset
-from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae
+from causalcine_jax.config import WAN_NEGATIVE_PROMPT, preset
+from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.latent_store import StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory):
-    return wan_folder(tmp_path_factory.mktemp("wan") / "Wan2.1-T2V-tiny")
+    return wan_folder(tmp_path_factory.mktemp("wan") / "Wan2.1-T2V-1.3B")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,12 @@ def test_only_the_transformer_has_learned(wan, run):
     assert same(load_vae(out / "model"), load_vae(wan))
     assert not same(load_transformer(out / "model"), load_transformer(wan))
     assert Tokenizer.load(out / "model").size == Tokenizer.load(wan).size
+
+
+def test_the_exported_model_is_used_as_it_was_trained(run):
+    said = load_metadata(run[0] / "model")
+    assert said["negative"] == WAN_NEGATIVE_PROMPT  # of the family that the folder's name tells
+    assert (said["chunk_frames"], said["memory"]["window_chunks"], said["sampler"]["shift"]) == (3, 1, 5.0)
 
 
 def test_a_text_encoder_that_is_not_trained_is_held_in_the_dtype_of_the_run(wan, store):

@@ -14,23 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.generation.engine import Engine, RolloutEngine
 from causalcine_jax.generation.model_folder import Model, load_model
-from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
-from causalcine_jax.story_schema import CHUNK_FRAMES
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A chunk of the film.
 
-    frames     9 (the first chunk) or 12 video frames
+    frames     9 (the first chunk) or 12 video frames; 4 n, and 4 n - 3 in the first, for chunks of n latent frames
     index      place among the film's chunks, from 0
     shot       the shot it belongs to, on the chunk grid
     retrieved  per layer, the film's latent frames that memory brought back, newest first, -1 where there was none
@@ -61,6 +59,8 @@ class Director:
         sampler: SamplerConfig | None = None,
         memory: MemoryConfig | None = None,
         pool_frames: int | None = None,
+        embeddings: str | Path | None = None,
+        start: Float[Array, "1 f h w z"] | None = None,
         engine: Callable[..., Engine] = RolloutEngine,
     ):
         """Checks every prompt and allocates the pool; nothing is computed before the first chunk is asked for.
@@ -69,23 +69,29 @@ class Director:
           model: the networks, or the model folder to load them from; None is the embedded one.
           story: a story, or only a global caption; its shots then come by `add_shot`.
           seed, sampler, memory: in place of the story's and the model's.
+          embeddings: a file of prompt embeddings in place of the folder's text encoder, which then stays on disk.
+          start: latents of the film's first chunks, which are then not made from noise; see `start.opening`.
           pool_frames: latent frames of history kept, in whole chunks. By default the whole story's; what is beyond goes, oldest first.
 
         Raises:
           DataError: no such model folder, or a damaged one.
           UsageError: prompts that the model cannot read, or a pool too small for the receptive field.
         """
-        model = load_model(model) if model is None or isinstance(model, str | Path) else model
+        if model is None or isinstance(model, str | Path):
+            model = load_model(model, embeddings=embeddings)
         story = Story((), global_caption=story) if isinstance(story, str) else story
         if story.video.height is None:
             story = replace(story, video=replace(model.video, fps=story.video.fps))
+        if not story.negative:
+            story = replace(story, negative=model.negative)
         self.story = story if seed is None else replace(story, seed=seed)
-        self.resolved = self.story.resolve()
+        self.resolved = self.story.resolve(model.chunk_frames)
         self.model = model
         self.sampler = sampler or model.sampler
         self.memory = memory or model.memory
         self.pool_frames = self._pool_size(pool_frames)
         self.next_chunk = 0
+        self._start = start
         self._lock = threading.Lock()
         self._prompt, self._context = None, None
         self._check_prompts(self.resolved.shots)
@@ -108,9 +114,9 @@ class Director:
         """
         with self._lock:
             story = replace(self.story, shots=(*self.story.shots, Shot(caption, seconds, chunks, id)))
-            resolved = story.resolve()
+            resolved = story.resolve(self.model.chunk_frames)
             self._check_prompts(resolved.shots[-1:])
-            pool_frames_for(resolved.chunks, self.memory, CHUNK_FRAMES, self.pool_frames)
+            pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, self.pool_frames)
             self.story, self.resolved = story, resolved
             return resolved.shots[-1]
 
@@ -126,16 +132,19 @@ class Director:
         shot = next(shot for shot in resolved.shots if index < shot.end_chunk)
         if shot.prompt != self._prompt:
             self._prompt, self._context = shot.prompt, self.engine.embed(shot.prompt)
-        made = self.engine.chunk(self._context, index)
+        first, end = index * self.model.chunk_frames, (index + 1) * self.model.chunk_frames
+        if self._start is not None and end <= self._start.shape[1]:
+            made = self.engine.given(self._context, index, self._start[:, first:end])
+        else:
+            made = self.engine.chunk(self._context, index)
         self.next_chunk += 1
         return Chunk(made.frames, index, shot, made.retrieved, made.seconds)
 
     def _check_prompts(self, shots: Iterable[ResolvedShot]) -> None:
-        prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", self.story.negative)]
-        check_prompts(prompts, self.model.tokenizer, self.model.transformer.config.text_len)
+        self.model.check_prompts([(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", self.story.negative)])
 
     def _pool_size(self, asked: int | None) -> int:
         whole = self.resolved.chunks or None
-        frames = pool_frames_for(whole, self.memory, CHUNK_FRAMES, asked)
+        frames = pool_frames_for(whole, self.memory, self.model.chunk_frames, asked)
         # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-        return frames if asked else max(frames, self.memory.smallest_pool(CHUNK_FRAMES))
+        return frames if asked else max(frames, self.memory.smallest_pool(self.model.chunk_frames))

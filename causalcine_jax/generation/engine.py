@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import rollout
 from causalcine_jax.generation.model_folder import Model
-from causalcine_jax.models.dit import TextContext, token_grid
+from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
-from causalcine_jax.story_schema import CHUNK_FRAMES
+from causalcine_jax.story_schema import nearest_multiples
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Engine(Protocol):
     def chunk(self, context: Any, index: int) -> Made:
         """The film's next chunk under that prompt. `index` counts from 0, without gaps."""
 
+    def given(self, context: Any, index: int, latents: Array) -> Made:
+        """The film's next chunk under that prompt, of these latents."""
+
 
 class RolloutEngine:
     """One film. Holds the only mutable state of a rollout; everything that computes is a pure, jitted function."""
@@ -60,17 +63,11 @@ class RolloutEngine:
         negative: str = "",
     ):
         """Allocates the pool. `UsageError` if the model cannot make frames of height x width."""
-        stride = model.vae.cfg.spatial_stride
-        if height % stride or width % stride:
-            raise UsageError(f"frames of {height}x{width} pixels: the VAE needs multiples of {stride}")
-        config = model.transformer.config
-        rows, columns = token_grid(config, height // stride, width // stride)
         self._model, self._sampler, self._memory, self._negative = model, sampler, memory, negative
         self._key = jax.random.key(seed)
-        self._noise_shape = (1, CHUNK_FRAMES, height // stride, width // stride, config.in_dim)
-        dtype = model.transformer.patch_embedding.weight[...].dtype
-        self._pool = KVCache.empty(config, self.films, pool_frames, rows * columns, CHUNK_FRAMES, dtype)
-        self._vae_cache = None
+        self._noise_shape = (1, model.chunk_frames, *latent_size(model, height, width), model.transformer.config.in_dim)
+        self._pool = self._empty_pool(pool_frames)
+        self._negative_text, self._vae_cache = None, None
 
     @property
     def films(self) -> int:
@@ -82,22 +79,42 @@ class RolloutEngine:
         return self._pool.bytes
 
     def embed(self, prompt: str) -> TextContext:
-        texts = [prompt, self._negative][: self.films]
-        ids, mask = self._model.tokenizer(texts, self._model.transformer.config.text_len)
-        return _embed(self._model.text_encoder, self._model.transformer, ids, mask)
+        texts = [self._model.embed(prompt)]
+        if self.films == 2:
+            if self._negative_text is None:
+                self._negative_text = self._model.embed(self._negative)
+            texts.append(self._negative_text)
+        return text_context(self._model.transformer, jnp.concatenate(texts))
 
     def chunk(self, context: TextContext, index: int) -> Made:
-        clock = _Clock()
+        clock = Clock()
         transformer, number = self._model.transformer, jnp.int32(index)
-        noise, key = _noise(self._key, number, self._noise_shape)
+        noise, key = noise_of(self._key, number, self._noise_shape)
         x0, seen = rollout.denoise(transformer, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory)
         clock.lap("denoise", x0)
+        frames = self._finish(x0, context, number, clock)
+        return Made(frames, self._memory_only(np.asarray(seen)[:, 0], index), clock.seconds)
+
+    def given(self, context: TextContext, index: int, latents: Float[Array, "1 c h w z"]) -> Made:
+        """A chunk that is not made from noise, such as a start's: committed and decoded like any other."""
+        clock = Clock()
+        frames = self._finish(latents, context, jnp.int32(index), clock)
+        nothing = np.full((self._model.transformer.config.num_layers, self._memory.retrieved_frames), -1, np.int32)
+        return Made(frames, nothing, clock.seconds)
+
+    def _finish(self, x0: Array, context: TextContext, number: Array, clock: "Clock") -> UInt8[np.ndarray, "t h w 3"]:
         films = jnp.concatenate([x0] * self.films)
-        self._pool = rollout.commit(transformer, self._pool, films, context, number, memory=self._memory)
+        self._pool = rollout.commit(self._model.transformer, self._pool, films, context, number, memory=self._memory)
         clock.lap("commit", self._pool.time)
         frames = self._decode(x0)
         clock.lap("decode", frames)
-        return Made(np.asarray(frames[0]), self._memory_only(np.asarray(seen)[:, 0], index), clock.seconds)
+        return np.asarray(frames[0])
+
+    def _empty_pool(self, frames: int) -> KVCache:
+        transformer, (_, chunk_frames, height, width, _) = self._model.transformer, self._noise_shape
+        rows, columns = token_grid(transformer.config, height, width)
+        dtype = transformer.patch_embedding.weight[...].dtype
+        return KVCache.empty(transformer.config, self.films, frames, rows * columns, chunk_frames, dtype)
 
     def _decode(self, x0: Array) -> Array:
         latents = x0.astype(self._model.vae.conv2.weight[...].dtype)
@@ -109,7 +126,7 @@ class RolloutEngine:
 
     def _memory_only(self, seen: np.ndarray, index: int) -> np.ndarray:
         """Of the frames [l, r] that the field held, those older than the window, newest first; -1 fills up to K."""
-        window_start = (index - self._memory.window_chunks) * CHUNK_FRAMES
+        window_start = (index - self._memory.window_chunks) * self._model.chunk_frames
         kept = np.full((len(seen), self._memory.retrieved_frames), -1, np.int32)
         for layer, times in enumerate(seen):
             older = times[(times >= 0) & (times < window_start)][: kept.shape[1]]
@@ -117,13 +134,25 @@ class RolloutEngine:
         return kept
 
 
+def latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
+    """Height and width of latent frames of `height` x `width` pixels; `UsageError` naming the nearest legal sizes if the model cannot make them."""
+    stride, (_, rows, columns) = model.vae.cfg.spatial_stride, model.transformer.config.patch_size
+    sides = (("height", height, stride * rows), ("width", width, stride * columns))
+    raise_faults(
+        f"frames of {width}x{height} pixels",
+        [f"{side} must be a multiple of {step} (nearest: {nearest_multiples(size, step)})" for side, size, step in sides if size % step],
+    )
+    return height // stride, width // stride
+
+
 @jax.jit
-def _embed(text_encoder, transformer, ids, mask) -> TextContext:
-    return rollout.embed_prompt(transformer, text_encoder(ids, mask))
+def text_context(transformer: Transformer, text: Float[Array, "b t c"]) -> TextContext:
+    """What cross-attention needs of embedded prompts, one per film of the batch."""
+    return rollout.embed_prompt(transformer, text)
 
 
 @jax.jit(static_argnums=2)
-def _noise(key: Array, index: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def noise_of(key: Array, index: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """The chunk's noise and the key for solvers that renoise: a function of (seed, chunk) alone."""
     noise_key, solver_key = jax.random.split(jax.random.fold_in(key, index))
     return jax.random.normal(noise_key, shape), solver_key
@@ -134,7 +163,7 @@ def _to_uint8(video: Array) -> Array:
     return jnp.clip(jnp.round((video.astype(jnp.float32) + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-class _Clock:
+class Clock:
     """Seconds between laps; a lap ends when its array is ready, not when it was asked for."""
 
     def __init__(self):

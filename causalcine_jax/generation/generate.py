@@ -7,38 +7,27 @@ The film is named film.mp4 when its last frame is in; film.json is written last,
 
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import provenance
+from causalcine_jax.generation.choices import Choices, decide
 from causalcine_jax.generation.contact_sheet import save_contact_sheet, sheet_frames
 from causalcine_jax.generation.director import Chunk, Director
+from causalcine_jax.generation.engine import RolloutEngine
 from causalcine_jax.generation.film import FilmWriter, viewing_scale
 from causalcine_jax.generation.memory_picture import MemoryPicture
-from causalcine_jax.generation.model_folder import load_model
+from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.provenance import Recipe
-from causalcine_jax.story import ResolvedStory
+from causalcine_jax.generation.start import chosen_start, opening, without_start
+from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
+from causalcine_jax.story import ResolvedStory, prompt_of
 from causalcine_jax.whole_file import whole_file
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the command line may override; None leaves the film.json's, the story's or the model's choice."""
-
-    seed: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    solver: str | None = None
-    policy: str | None = None
-    pool_frames: int | None = None
-    scale: int | None = None
 
 
 def generate(
@@ -50,14 +39,16 @@ def generate(
       UsageError: the story, the choices and the model do not fit together; nothing is written.
       DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
     """
-    if choices.scale is not None:
-        raise_faults("generate", [f"scale must be at least 1, not {choices.scale}"] if choices.scale < 1 else [])
+    raise_faults("generate", choices.faults())
+    start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
     started = time.perf_counter()
-    networks = load_model(model)
-    sampler = _sampler(recipe, networks.sampler, choices)
-    memory = _memory(recipe, networks.memory, choices)
-    pool_frames = choices.pool_frames or recipe.recorded.get("pool_frames")
-    director = Director(networks, recipe.story, seed=choices.seed, sampler=sampler, memory=memory, pool_frames=pool_frames)
+    networks = load_model(model, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings)
+    setup = decide(recipe, networks, choices)
+    begun = opening(start, setup.story, setup.model) if start else None
+    director = Director(
+        setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
+        engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
+    )  # fmt: skip
     story, resolved = director.story, director.resolved
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(story.video.height)
     weights = weights_hash(networks.folder)
@@ -86,11 +77,15 @@ def generate(
                 line.show(chunk)
     record = {
         "schema": provenance.SCHEMA,
-        "story": story.to_dict(),
+        "story": (without_start(story) if begun else story).to_dict(),
+        **({"start": begun.record} if begun else {}),
         "resolved": provenance.resolved_dict(resolved),
-        "sampler": asdict(sampler),
-        "memory": asdict(memory),
+        "sampler": asdict(setup.sampler),
+        "memory": asdict(setup.memory),
+        "whole_film": setup.whole_film,
+        "chunk_frames": setup.model.chunk_frames,
         "pool_frames": director.pool_frames,
+        "dtype": networks.dtype,
         "scale": scale,
         "model": networks.folder.name,
         "weights_sha256": weights,
@@ -116,26 +111,39 @@ def generate(
     return record
 
 
-def _sampler(recipe: Recipe, default: SamplerConfig, choices: Choices) -> SamplerConfig:
-    sampler = provenance.recorded_choice(SamplerConfig, recipe.recorded, "sampler") or default
-    asked = {name: value for name in ("steps", "guidance", "solver") if (value := getattr(choices, name)) is not None}
-    if asked and sampler.step_list and {"steps", "solver"} & set(asked):
-        asked["step_list"] = None
-    return replace(sampler, **asked)
-
-
-def _memory(recipe: Recipe, default: MemoryConfig, choices: Choices) -> MemoryConfig:
-    memory = provenance.recorded_choice(MemoryConfig, recipe.recorded, "memory") or default
-    return memory if choices.policy is None else replace(memory, policy=choices.policy)
+def save_story_embeddings(
+    recipe: Recipe,
+    file: Path,
+    *,
+    model: Path | None = None,
+    dtype: str | None = None,
+    start_caption: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Adds the embeddings of the story's prompts to `file`; of the model, only the text encoder is loaded. Raises as `generate` does."""
+    story = recipe.story
+    prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
+    if caption := start_caption or recipe.recorded.get("start", {}).get("caption"):
+        prompts.append(("start", prompt_of(story.global_caption, caption)))
+    if story.negative:
+        prompts.append(("negative", story.negative))
+    new = save_embeddings(file, model, prompts, dtype or recipe.recorded.get("dtype"))
+    if progress:
+        _say(f"{file}: {len(new)} new prompts")
 
 
 def _opening(director: Director, recipe: Recipe, weights: str) -> list[str]:
     resolved, video = director.resolved, director.story.video
     memory, pool = director.memory, director.engine.pool_bytes
+    history = (
+        "the whole film at once"
+        if director.memory == NO_MEMORY
+        else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
+        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB"
+    )
     lines = [
         f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",
-        f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
-        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
+        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
         *resolved.snapped(),
     ]
     if recipe.recorded and recipe.recorded["weights_sha256"] != weights:
@@ -149,7 +157,7 @@ def _details(record: dict[str, Any]) -> str:
         f"{resolved['seconds']:.1f} s",
         f"{resolved['frames']} frames of {video['width']}x{video['height']} at {video['fps']} fps",
         f"seed {record['story']['seed']}",
-        f"memory {record['memory']['policy']}",
+        "whole film" if record["whole_film"] else f"memory {record['memory']['policy']}",
         f"{sampler['solver']}, {sampler['steps']} steps",
         f"weights {record['weights_sha256'][:12]}",
     ]

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from causalcine_jax.generation.director import Chunk
 from causalcine_jax.generation.typography import FAINT, PAPER, SOFT, TEXT, font, shot_colour
 from causalcine_jax.story import ResolvedStory
-from causalcine_jax.story_schema import CHUNK_FRAMES, TEMPORAL_STRIDE
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
 from causalcine_jax.whole_file import whole_file
 
 SHOWN = 5  # remembered frames per chunk
@@ -76,19 +76,19 @@ class MemoryPicture:
         draw.text((x, y + 8), f"chunk {chunk}", TEXT, font(17))
         draw.text((x, y + 32), story.shots[shot].id[:9], shot_colour(shot), font(15))
         x += 84
-        self._paste(page, draw, story, chunk * CHUNK_FRAMES + CHUNK_FRAMES // 2, thumb, x, y)
+        self._paste(page, draw, story, chunk * story.chunk_frames + story.chunk_frames // 2, thumb, x, y)
         x += THUMB_WIDTH + GAP
         middle = y + thumb[1] // 2
         draw.polygon([(x + 18, middle - 8), (x + 18, middle + 8), (x + 4, middle)], fill=FAINT)
         x += 32
         for frame, votes in sorted(self._votes[chunk].most_common(SHOWN)):
             self._paste(page, draw, story, frame, thumb, x, y)
-            draw.text((x, y + thumb[1] + 5), f"chunk {frame // CHUNK_FRAMES}", FAINT, font(14))
+            draw.text((x, y + thumb[1] + 5), f"chunk {frame // story.chunk_frames}", FAINT, font(14))
             draw.text((x + THUMB_WIDTH, y + thumb[1] + 5), f"{votes}/{self._layers} layers", FAINT, font(14), anchor="ra")
             x += THUMB_WIDTH + GAP
 
     def _paste(self, page, draw, story: ResolvedStory, frame: int, thumb, x: int, y: int) -> None:
-        colour = shot_colour(story.shot_of_chunk[frame // CHUNK_FRAMES])
+        colour = shot_colour(story.shot_of_chunk[frame // story.chunk_frames])
         draw.rectangle((x, y, x + thumb[0] - 1, y + thumb[1] - 1), fill=colour)
         inner = (thumb[0] - 2 * EDGE, thumb[1] - 2 * EDGE)
         page.paste(self._images[frame].resize(inner, Image.Resampling.LANCZOS), (x + EDGE, y + EDGE))

@@ -1,7 +1,8 @@
 """A model folder, whole: the networks that make a film, and what they make it with by default.
 
-metadata.json beside the networks may say `video` {fps, width, height}, `sampler` and `memory`: the sizes and choices that the
-model was trained for. A story or a flag overrides them.
+metadata.json beside the networks may say `video` {fps, width, height}, `sampler`, `memory`, `chunk_frames`, `negative` and `dtype`: the sizes
+and choices that the model was trained for. A folder without one, such as Wan2.1's own, is used as the family that its name tells
+(families.py). A story or a flag overrides either.
 """
 
 import dataclasses
@@ -9,58 +10,133 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from causalcine_jax import families
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae
+from causalcine_jax.convert.describe import describe
+from causalcine_jax.convert.formats import holds, open_part
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.generation.embeddings import PromptEmbeddings, embed, embed_prompts, encoder_hash
+from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story import Video
+from causalcine_jax.story_schema import CHUNK_FRAMES
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "storyworld"
 PARTS = ("transformer", "vae", "text_encoder")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Model:
-    """Three networks, their tokenizer, and how they are used unless something else is asked for."""
+    """Three networks, their tokenizer, and how they are used unless something else is asked for.
+
+    text_encoder, tokenizer   None where `embeddings` take their place
+    chunk_frames              latent frames that are made at once
+    negative                  what guidance steers away from where a story says nothing
+    dtype                     of the networks
+    """
 
     transformer: Transformer
     vae: VAE
-    text_encoder: UMT5Encoder
-    tokenizer: Tokenizer
+    text_encoder: UMT5Encoder | None
+    tokenizer: Tokenizer | None
     video: Video = Video(16, 160, 96)
     sampler: SamplerConfig = SamplerConfig()
     memory: MemoryConfig = MemoryConfig()
+    chunk_frames: int = CHUNK_FRAMES
+    negative: str = ""
+    dtype: str = "float32"
     folder: Path | None = None
+    embeddings: PromptEmbeddings | None = None
 
     def defaults(self) -> dict[str, Any]:
         """What metadata.json has to say for these defaults to come back."""
-        return {name: dataclasses.asdict(getattr(self, name)) for name in ("video", "sampler", "memory")}
+        nested = {name: dataclasses.asdict(getattr(self, name)) for name in ("video", "sampler", "memory")}
+        return nested | {name: getattr(self, name) for name in ("chunk_frames", "negative", "dtype")}
+
+    def check_prompts(self, prompts) -> None:
+        """Raises a `UsageError` listing every prompt that cannot be read. `prompts`: (where it stands, its text)."""
+        text_len = self.transformer.config.text_len
+        if self.embeddings is not None:
+            self.embeddings.check(prompts, text_len)
+        else:
+            check_prompts(prompts, self.tokenizer, text_len)
+
+    def embed(self, prompt: str) -> Float[Array, "1 t c"]:
+        """One prompt's embedding, zero beyond its tokens; computed, or read from `embeddings`."""
+        text_len = self.transformer.config.text_len
+        if self.embeddings is not None:
+            return jnp.asarray(self.embeddings.padded(prompt, text_len))
+        return embed(self.text_encoder, self.tokenizer, prompt, text_len)
 
 
-def load_model(folder: str | Path | None = None, dtype="float32") -> Model:
+def load_model(folder: str | Path | None = None, dtype: str | None = None, *, embeddings: str | Path | None = None) -> Model:
     """The model in `folder`, or the embedded one.
+
+    Args:
+      folder: anything that holds all three networks: a model folder, Wan2.1's own folder, Diffusers'.
+      dtype: float32 or bfloat16; by default the one that metadata.json says, else float32.
+      embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
 
     Raises:
       DataError: the folder is missing or incomplete, a file in it is damaged, or metadata.json says what cannot be.
+      UsageError: the embeddings are those of another text encoder than the folder's.
     """
     folder = EMBEDDED if folder is None else Path(folder)
-    _check_parts(folder)
+    needed = PARTS if embeddings is None else PARTS[:2]
+    _check_parts(folder, needed)
+    defaults = model_defaults(folder)
+    dtype = dtype or defaults.get("dtype", DTYPES[0])
+    raise_faults("model", _faults({"dtype": dtype}))
+    known = None
+    if embeddings is not None:
+        known = PromptEmbeddings.load(embeddings)
+        if holds(folder, "text_encoder") and encoder_hash(folder) != known.encoder_sha256:
+            raise UsageError(
+                f"{embeddings} holds embeddings of another text encoder than that of {folder}: make it again with --embed-only"
+            )
     return Model(
         load_transformer(folder, dtype),
         load_vae(folder, dtype),
-        load_text_encoder(folder, dtype),
-        Tokenizer.load(folder / "text_encoder"),
+        load_text_encoder(folder, dtype) if known is None else None,
+        Tokenizer.load(folder) if known is None else None,
         folder=folder,
-        **_defaults(folder),
+        embeddings=known,
+        **{**defaults, "dtype": dtype},
     )
 
 
-def _check_parts(folder: Path) -> None:
-    missing = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
+def save_embeddings(path: Path, folder: str | Path | None, prompts: list[tuple[str, str]], dtype: str | None = None) -> list[str]:
+    """Embeds prompts with the text encoder in `folder`, the only network that is loaded, and adds them to the file at `path`.
+
+    `prompts`: (where it stands, its text); the model's negative prompt is always among them. Returns those that were new.
+
+    Raises as `load_model` does, and `UsageError` for prompts that the model cannot read.
+    """
+    folder = EMBEDDED if folder is None else Path(folder)
+    _check_parts(folder, PARTS)
+    defaults = model_defaults(folder)
+    dtype = dtype or defaults.get("dtype", DTYPES[0])
+    raise_faults("model", _faults({"dtype": dtype}))
+    with open_part(folder, "transformer") as tensors:
+        text_len = describe("transformer", tensors).config.text_len
+    tokenizer = Tokenizer.load(folder)
+    prompts = [*prompts, ("negative", defaults.get("negative", ""))]
+    check_prompts(prompts, tokenizer, text_len)
+    encoder = load_text_encoder(folder, dtype)
+    return embed_prompts(path, [text for _, text in prompts], encoder, tokenizer, text_len, encoder_hash(folder))
+
+
+def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
+    missing = [f"{part}/" for part in parts if not holds(folder, part)]
     if not missing:
         return
     if folder == EMBEDDED:
@@ -68,13 +144,36 @@ def _check_parts(folder: Path) -> None:
             f"this installation has no embedded weights ({folder} lacks {', '.join(missing)}): install the released package, or train "
             "a model with `python launch/train.py --config configs/base.py` and pass its folder as --model"
         )
-    raise DataError(f"{folder} is not a model folder: it lacks {', '.join(missing)}")
+    raise DataError(f"{folder} is not a model folder: it lacks {', '.join(missing)} (launch/convert.py makes one from checkpoints)")
 
 
-def _defaults(folder: Path) -> dict[str, Any]:
+def model_defaults(folder: Path) -> dict[str, Any]:
+    """What metadata.json says of how to use the model, or else the family that its name tells, as fields of `Model`; empty where neither does.
+
+    Raises:
+      DataError: metadata.json says what cannot be.
+    """
     said = load_metadata(folder)
+    guessed = None if said else families.guess(folder)
+    if guessed is not None:
+        said = guessed.defaults()
     kinds = {"video": Video, "sampler": SamplerConfig, "memory": MemoryConfig}
     try:
-        return {name: kind(**said[name]) for name, kind in kinds.items() if name in said}
+        defaults = {name: kind(**said[name]) for name, kind in kinds.items() if name in said}
+        defaults |= {name: said[name] for name in ("chunk_frames", "negative", "dtype") if name in said}
+        raise_faults("metadata", _faults(defaults))
     except (TypeError, UsageError) as error:
         raise DataError(f"{folder / 'metadata.json'}: {error}") from error
+    return defaults
+
+
+def _faults(defaults: dict[str, Any]) -> list[str]:
+    chunk, negative, dtype = defaults.get("chunk_frames", 1), defaults.get("negative", ""), defaults.get("dtype", DTYPES[0])
+    faults = []
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+        faults.append(f"chunk_frames must be a positive integer, not {chunk!r}")
+    if not isinstance(negative, str):
+        faults.append(f"negative must be text, not {negative!r}")
+    if dtype not in DTYPES:
+        faults.append(f"dtype must be {' or '.join(DTYPES)}, not {dtype!r}")
+    return faults

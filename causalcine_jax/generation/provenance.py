@@ -20,6 +20,7 @@ import numpy as np
 
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.story import ResolvedStory, Story
+from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.story_schema import read_plain
 
 SCHEMA = "causalcine/film@1"
@@ -43,6 +44,11 @@ def read_recipe(path: str | Path) -> Recipe:
         raise_faults(str(path), [f"this film.json lacks '{key}'" for key in missing])
         return Recipe(Story.from_dict(data["story"], what=str(path)), data)
     return Recipe(Story.from_dict(data, what=str(path)))
+
+
+def prompt_recipe(prompt: str) -> Recipe:
+    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 per second)."""
+    return Recipe(Story.from_dict({"schema": STORY_SCHEMA, "shots": [{"caption": prompt, "seconds": 81 / 16}]}, what="prompt"))
 
 
 def recorded_choice(kind, recorded: dict[str, Any], name: str):
@@ -82,7 +88,8 @@ def resolved_dict(resolved: ResolvedStory) -> dict[str, Any]:
 
 def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dict[str, Any]:
     """Seconds of every chunk by stage, and frames per second once everything is compiled (None for films of two chunks or less)."""
-    settled = range(COMPILING, len(seconds))
+    denoised = next((i for i, lap in enumerate(seconds) if "denoise" in lap), 0)  # after a start, which is given
+    settled = range(max(COMPILING, denoised + 1), len(seconds))
 
     def fps(*stages: str) -> float | None:
         spent = sum(seconds[i].get(stage, 0.0) for i in settled for stage in stages)

@@ -28,7 +28,6 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story import Shot, Story
-from causalcine_jax.story_schema import CHUNK_FRAMES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST = 60  # seconds of a clip; longer ones are films, not beginnings
@@ -88,10 +87,10 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
         )
     video = model.video if story.video.height is None else story.video
     stride = model.vae.cfg.temporal_stride
-    lengths = stride * (CHUNK_FRAMES - 1) + 1, stride * CHUNK_FRAMES
+    lengths = stride * (model.chunk_frames - 1) + 1, stride * model.chunk_frames
     frames = read_frames(start.file, video.height, video.width, story.video.fps, lengths)
     latents = encode(model.vae, frames, lengths)
-    chunks = latents.shape[1] // CHUNK_FRAMES
+    chunks = latents.shape[1] // model.chunk_frames
     record = {"file": str(start.file), "sha256": digest, "caption": start.caption, "chunks": chunks}
     shot = Shot(start.caption, chunks=chunks, id=SHOT_ID)
     return Opening(dataclasses.replace(story, shots=(shot, *story.shots)), latents, record)

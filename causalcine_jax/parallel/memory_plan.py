@@ -1,4 +1,4 @@
-"""What a film needs of memory before anything is allocated: from configs and shapes alone, for a preset's name or a model on disk.
+"""What a film needs of memory before anything is allocated: from configs and shapes alone, for a preset, a public family or a model on disk.
 
 Counted exactly: parameters, the pool of history, the prompt's keys and values, the VAE's cache while decoding. Estimated: activations, as the tensors
 that must exist together in one pass (`_activations`); the compiler's fusions make it less, its workspace more.
@@ -17,19 +17,23 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from causalcine_jax.config import PRESETS, MemoryConfig, TransformerConfig, VAEConfig
-from causalcine_jax.convert import load_metadata, orbax_copy
+from causalcine_jax.convert import orbax_copy
 from causalcine_jax.convert.describe import describe, from_config
 from causalcine_jax.convert.formats import PARTS, holds, open_part, read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.families import FAMILIES
+from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.sharding import AXES, state_shardings
+from causalcine_jax.story import Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 
 DTYPES = {"bf16": jnp.bfloat16, "fp32": jnp.float32}
+FILM_FRAMES = 60  # of 15 s
 WAN_STRIDE = 8  # pixels per latent, of a VAE that is not there to be asked
 NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
 
@@ -38,12 +42,12 @@ NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
 class Request:
     """What `launch/plan.py memory` is asked for.
 
-    model        a preset's name, or a model on disk in any format that is read
+    model        a preset's name, a family's (families.py), or a model on disk in any format that is read
     height, width  of the film in pixels; None for the model's own
-    pool_frames  latent frames of history kept; None for those of a 15 s film, 60
+    pool_frames  latent frames of history kept; None for as many as the memory policy can use: with camr those of a 15 s film, 60
     devices      that share the work
     guidance     1 keeps one history, anything else two side by side; None for the model's own
-    dtype        of weights, pool and activations: bf16 or fp32
+    dtype        of weights, pool and activations: bf16 or fp32; None for the model's own
     """
 
     model: str
@@ -52,7 +56,7 @@ class Request:
     pool_frames: int | None = None
     devices: int = 1
     guidance: float | None = None
-    dtype: str = "bf16"
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Model:
-    """Shapes of the networks that are there, and the model's own choices."""
+    """Shapes of the networks that are there, and how they are used."""
 
     networks: dict[str, Any]
-    memory: MemoryConfig
+    video: Video
     guidance: float
-    height: int
-    width: int
+    memory: MemoryConfig = MemoryConfig()
+    chunk_frames: int = CHUNK_FRAMES
+    dtype: str = "bf16"
 
 
 def memory_plan(request: Request) -> Plan:
@@ -107,7 +112,7 @@ def memory_plan(request: Request) -> Plan:
       UsageError: a size, pool or number of devices that cannot be; the legal ones are named.
       DataError: no model there, or a damaged one.
     """
-    model = _preset(request.model) if request.model in PRESETS else _on_disk(request.model)
+    model = _named(request.model) or _on_disk(request.model)
     request = _filled(request, model)
     dtype, histories = DTYPES[request.dtype], 1 if request.guidance == 1 else 2
     config: TransformerConfig = model.networks["transformer"].config
@@ -115,9 +120,9 @@ def memory_plan(request: Request) -> Plan:
     stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
-    _check(request, config, model.memory, stride, tokens)
+    _check(request, config, model, stride, tokens)
 
-    pool = jax.eval_shape(lambda: KVCache.empty(config, histories, request.pool_frames, tokens, CHUNK_FRAMES, dtype))
+    pool = jax.eval_shape(lambda: KVCache.empty(config, histories, request.pool_frames, tokens, model.chunk_frames, dtype))
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
     prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)
@@ -125,48 +130,47 @@ def memory_plan(request: Request) -> Plan:
     lines.append(_by_heads("pool of history", _bytes(pool), request.devices))
     lines.append(_by_heads("prompt's keys and values", _bytes(prompt), request.devices))
     if vae:
-        latents = jax.ShapeDtypeStruct((1, CHUNK_FRAMES, request.height // stride, request.width // stride, vae.cfg.z_dim), dtype)
+        latents = jax.ShapeDtypeStruct((1, model.chunk_frames, request.height // stride, request.width // stride, vae.cfg.z_dim), dtype)
         cache = _bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
         lines.append(Line("VAE cache", cache, cache))
-    work = histories * _activations(config, model.memory, tokens, dtype)
-    lines.append(Line("activations of a pass", work, -(-work // request.devices), estimated=True))
-    if vae:
-        work = _decoding(vae.cfg, request, dtype)
-        lines.append(Line("activations of decoding", work, work, estimated=True))
+    work = histories * _activations(config, model, tokens, dtype)
+    decoding = _decoding(vae.cfg, model.chunk_frames, request, dtype) if vae else 0  # after a pass, not beside it
+    lines.append(Line("activations", max(work, decoding), max(-(-work // request.devices), decoding), estimated=True))
     kv_per_frame = (_bytes(pool.k) + _bytes(pool.v)) // (histories * request.pool_frames)
     return Plan(request, tokens, histories, kv_per_frame, tuple(lines))
 
 
-def _preset(name: str) -> _Model:
-    preset = PRESETS[name]
+def _named(name: str) -> _Model | None:
+    if name not in PRESETS and name not in FAMILIES:
+        return None
+    known = FAMILIES.get(name)
+    preset = known.preset if known else PRESETS[name]
     configs = {"transformer": preset.transformer, "vae": preset.vae, "text_encoder": preset.text_encoder}
     networks = {part: _shapes(part, config) for part, config in configs.items()}
-    return _Model(networks, MemoryConfig(), preset.guidance, preset.height, preset.width)
+    if known:
+        return _Model(networks, known.video, known.sampler.guidance, known.memory, known.chunk_frames)
+    return _Model(networks, Video(16, preset.width, preset.height), preset.guidance)
 
 
 def _on_disk(name: str) -> _Model:
     path = Path(name)
     if not path.exists():
-        raise UsageError(f"there is neither a preset nor a file or folder {name!r}, {nearest(name, PRESETS)}")
+        raise UsageError(f"{name!r} is no preset, no family, and no file or folder: {nearest(name, [*PRESETS, *FAMILIES])}")
     networks = {}
     for part in PARTS:
         copy = orbax_copy.find(path, part)
         if copy is not None:
-            _, networks[part] = from_config(part, read_settings(copy / "config.json"), f"{copy / 'config.json'}")
+            _, networks[part] = from_config(part, read_settings(copy / "config.json"), str(copy / "config.json"))
         elif holds(path, part):
             with open_part(path, part) as tensors:
                 networks[part] = describe(part, tensors).shapes
     if "transformer" not in networks:
         raise DataError(f"{path} has no transformer: a plan needs at least that")
-    said = load_metadata(path) if path.is_dir() else {}
-    video, wan = said.get("video", {}), PRESETS["wan-14b"]
-    return _Model(
-        networks,
-        MemoryConfig(**said.get("memory", {})),
-        said.get("sampler", {}).get("guidance", wan.guidance),
-        video.get("height", wan.height),
-        video.get("width", wan.width),
-    )
+    said, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]
+    sampler = said.get("sampler", wan.sampler)
+    choices = {name: said[name] for name in ("memory", "chunk_frames") if name in said}
+    choices["dtype"] = "bf16" if said.get("dtype") == "bfloat16" else "fp32"
+    return _Model(networks, said.get("video", wan.video), sampler.guidance, **choices)
 
 
 def _shapes(part: str, config):
@@ -174,26 +178,29 @@ def _shapes(part: str, config):
 
 
 def _filled(request: Request, model: _Model) -> Request:
+    # Without camr nothing beyond the window and the sink is ever seen again.
+    pool = FILM_FRAMES if model.memory.policy == "camr" else model.memory.smallest_pool(model.chunk_frames)
     return dataclasses.replace(
         request,
-        height=model.height if request.height is None else request.height,
-        width=model.width if request.width is None else request.width,
-        pool_frames=60 if request.pool_frames is None else request.pool_frames,
+        height=model.video.height if request.height is None else request.height,
+        width=model.video.width if request.width is None else request.width,
+        pool_frames=pool if request.pool_frames is None else request.pool_frames,
         guidance=model.guidance if request.guidance is None else request.guidance,
+        dtype=request.dtype or model.dtype,
     )
 
 
-def _check(request: Request, config: TransformerConfig, memory: MemoryConfig, stride: int, tokens: int) -> None:
+def _check(request: Request, config: TransformerConfig, model: _Model, stride: int, tokens: int) -> None:
     faults = []
     for name, size, patch in (("height", request.height, config.patch_size[1]), ("width", request.width, config.patch_size[2])):
         step = stride * patch
         if size % step or size <= 0:
             near = [n for n in (size // step * step, (size // step + 1) * step) if n > 0]
             faults.append(f"{name} must be a multiple of {step} pixels, not {size}; the nearest: {' and '.join(map(str, near))}")
-    smallest = memory.smallest_pool(CHUNK_FRAMES)
-    if request.pool_frames % CHUNK_FRAMES or request.pool_frames < smallest:
-        faults.append(f"a pool must have a multiple of {CHUNK_FRAMES} frames, at least {smallest}, not {request.pool_frames}")
-    own = CHUNK_FRAMES * tokens
+    smallest = model.memory.smallest_pool(model.chunk_frames)
+    if request.pool_frames % model.chunk_frames or request.pool_frames < smallest:
+        faults.append(f"a pool must have a multiple of {model.chunk_frames} frames, at least {smallest}, not {request.pool_frames}")
+    own = model.chunk_frames * tokens
     legal = [n for n in range(1, config.num_heads + 1) if config.num_heads % n == 0 and own % n == 0]
     if request.devices not in legal and not faults:
         faults.append(
@@ -224,21 +231,21 @@ def _by_heads(name: str, size: int, devices: int) -> Line:
     return Line(name, size, -(-size // devices))
 
 
-def _activations(config: TransformerConfig, memory: MemoryConfig, tokens: int, dtype) -> int:
+def _activations(config: TransformerConfig, model: _Model, tokens: int, dtype) -> int:
     """Bytes of the tensors that one pass of one history must hold together.
 
     The residual stream before and after a layer, in float32; the wider of attention (the field's keys, gathered and again rotated, and values; the
     chunk's q, k, v and output) and feed-forward (its hidden layer and input); and the new keys and values of all layers, which a commit returns.
     """
-    size, own = jnp.dtype(dtype).itemsize, CHUNK_FRAMES * tokens
-    field = own + (memory.window_chunks * CHUNK_FRAMES + memory.retrieved_frames) * tokens
+    size, own = jnp.dtype(dtype).itemsize, model.chunk_frames * tokens
+    field = own + (model.memory.window_chunks * model.chunk_frames + model.memory.retrieved_frames) * tokens
     attention = (3 * field + 4 * own) * config.dim * size
     feed_forward = own * (config.ffn_dim + config.dim) * size
     return 2 * own * config.dim * 4 + max(attention, feed_forward) + 2 * config.num_layers * own * config.dim * size
 
 
-def _decoding(vae: VAEConfig, request: Request, dtype) -> int:
+def _decoding(vae: VAEConfig, chunk_frames: int, request: Request, dtype) -> int:
     """Bytes of the decoder's widest moment, the last upsampling of a chunk: enlarged to full size, before and after its convolution."""
-    pixels = CHUNK_FRAMES * vae.temporal_stride * request.height * request.width
+    pixels = chunk_frames * vae.temporal_stride * request.height * request.width
     wide = vae.dim * vae.dim_mult[1]
     return pixels * (wide + wide // 2) * jnp.dtype(dtype).itemsize

@@ -24,7 +24,7 @@ from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.storyworld.world import FPS
 from causalcine_jax.errors import DataError, UsageError, raise_faults
-from causalcine_jax.generation.model_folder import EMBEDDED
+from causalcine_jax.generation.model_folder import EMBEDDED, model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
@@ -83,8 +83,13 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     video = {"fps": FPS, "width": store.spec.width * stride, "height": store.spec.height * stride}
     sampler = {"steps": config.sample.steps, "guidance": config.sample.guidance, "shift": config.time.shift}
 
+    # A pretrained model's guidance goes on steering away from what it always did.
+    inherited = {name: said for name, said in model_defaults(init).items() if name in ("negative", "dtype")} if init else {}
+
     def export(trained: Nets, folder: Path, facts: dict) -> None:
-        facts = {"video": video, "memory": asdict(config.memory), "sampler": sampler, **facts}
+        facts = {
+            **inherited, "video": video, "memory": asdict(config.memory), "sampler": sampler, "chunk_frames": config.chunk_frames, **facts
+        }  # fmt: skip
         save_model(
             folder, **fixed, **trained, vae=vae, tokenizer=tokenizer, dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=facts
         )
