@@ -38,7 +38,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
     parser.add_argument("--frames", type=int, help="video frames of a film of one shot")
     parser.add_argument("--whole-film", action="store_true", help="all frames at once under one prompt: plain, bidirectional Wan2.1")
-
     parser.add_argument("--start", type=Path, metavar="FILE", help="a picture or clip that the film goes on from, as its first shot")
     parser.add_argument("--start-caption", metavar="TEXT", help="what the start shows")
 
@@ -55,7 +54,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument("--memory-frames", type=int, metavar="FRAMES", help="older latent frames that the policy retrieves")
     memory.add_argument("--positions", choices=POSITIONS, help="places in the receptive field, or distances in the film")
     memory.add_argument("--chunk-frames", type=int, metavar="FRAMES", help="latent frames made at once")
-    memory.add_argument("--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: the whole film)")
+    memory.add_argument(
+        "--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: all that the policy may retrieve)"
+    )
 
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the networks (default: the model's)")
     parser.add_argument(

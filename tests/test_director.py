@@ -82,6 +82,13 @@ def test_a_short_film_still_gets_a_pool_that_may_evict():
     assert paper_director(Story((Shot("Mia waves.", chunks=1),))).pool_frames == MemoryConfig().smallest_pool(3) == 18
 
 
+def test_without_camr_the_pool_keeps_only_what_can_be_seen():
+    story = Story((Shot("Mia waves.", chunks=9),))
+    pool = lambda *memory, **options: paper_director(story, memory=MemoryConfig(*memory, **options)).pool_frames
+    assert (pool("camr"), pool("sink"), pool("none", memory_frames=0)) == (27, 18, 12)
+    assert pool("none", route_clean=False) == 27  # clean chunks see the whole film
+
+
 def test_prompts_that_the_model_cannot_read():
     story = Story((Shot("Mia meets a dragon, walking.", chunks=1), Shot("Otto " * 30, chunks=1)), "A robot story.")
     with pytest.raises(UsageError) as error:

@@ -71,7 +71,8 @@ class Director:
           seed, sampler, memory: in place of the story's and the model's.
           embeddings: a file of prompt embeddings in place of the folder's text encoder, which then stays on disk.
           start: latents of the film's first chunks, which are then not made from noise; see `start.opening`.
-          pool_frames: latent frames of history kept, in whole chunks. By default the whole story's; what is beyond goes, oldest first.
+          pool_frames: latent frames of history kept, in whole chunks; what is beyond goes, oldest first. By default all that memory can
+            still choose: with camr the whole story's, else the window and the sink.
 
         Raises:
           DataError: no such model folder, or a damaged one.
@@ -144,7 +145,9 @@ class Director:
         self.model.check_prompts([(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", self.story.negative)])
 
     def _pool_size(self, asked: int | None) -> int:
-        whole = self.resolved.chunks or None
-        frames = pool_frames_for(whole, self.memory, self.model.chunk_frames, asked)
+        smallest = self.memory.smallest_pool(self.model.chunk_frames)
+        if asked is None and self.memory.policy != "camr" and self.memory.route_clean:
+            return smallest  # what has left the window and the sink is never seen again
+        frames = pool_frames_for(self.resolved.chunks or None, self.memory, self.model.chunk_frames, asked)
         # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-        return frames if asked else max(frames, self.memory.smallest_pool(self.model.chunk_frames))
+        return frames if asked else max(frames, smallest)
