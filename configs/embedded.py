@@ -1,8 +1,9 @@
-"""How the weights inside the package were made: three runs on two CPU cores, each from the model that the one before it left.
+"""How the weights inside the package were made: four runs on two CPU cores, each from the model that the one before it left.
 
     python launch/train.py --config configs/embedded.py:first      # films of the base world: what things look like, what words mean
     python launch/train.py --config configs/embedded.py:montage    # films that cut at almost every chunk: to use memory
-    python launch/train.py --config configs/embedded.py:last       # both, the learning rate going to nothing
+    python launch/train.py --config configs/embedded.py:mixed      # both, the learning rate going to nothing
+    python launch/train.py --config configs/embedded.py:last       # the same once more
 
 Why a montage: in a base film a chunk mostly goes on from the one before it, so the window explains it, and the gradient that teaches a
 character's colour from memory is a small part of the whole. Cutting at almost every chunk, to characters seen before, makes it most of
@@ -23,10 +24,11 @@ VAE = "causalcine_jax/weights/storyworld"
 EMBEDDED = preset("storyworld-base")
 OPTIM = OptimConfig(optimizer="muon", lr=1.5e-3, warmup=60, ema_decay=0.998)
 BASE, MONTAGE = f"{OUT}/base_latents", f"{OUT}/montage_latents"
+BOTH = DataConfig(world="base", store=f"{BASE},{MONTAGE}", vae=VAE)
 
 
 def get_config(stage: str = "first") -> ConfigDict:
-    stages = {"first": first, "montage": montage, "last": last}
+    stages = {"first": first, "montage": montage, "mixed": mixed, "last": last}
     if stage not in stages:
         raise UsageError(f"configs/embedded.py has no stage {stage!r}, {nearest(stage, stages)}")
     return config_dict(stages[stage]())
@@ -46,9 +48,12 @@ def montage() -> TrainConfig:
     )
 
 
+def mixed() -> TrainConfig:
+    return _run("mixed", "montage", steps=2300, time=TimeConfig(shift=4.0, shared_by="chunk"), optim=OPTIM, data=BOTH)
+
+
 def last() -> TrainConfig:
-    data = DataConfig(world="base", store=f"{BASE},{MONTAGE}", vae=VAE)
-    return _run("last", "montage", steps=2300, time=TimeConfig(shift=4.0, shared_by="chunk"), optim=OPTIM, data=data)
+    return _run("last", "mixed", steps=1600, time=TimeConfig(shift=5.0, shared_by="chunk"), optim=OPTIM, data=BOTH)
 
 
 def _run(name: str, before: str, **what) -> TrainConfig:

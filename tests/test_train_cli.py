@@ -27,6 +27,7 @@ BASE = f"--config={ROOT / 'configs' / 'base.py'}"
         ("storyworld.py:autoencoder", "storyworld", "autoencoder"),
         ("embedded.py:first", "base", "teacher_forcing"),
         ("embedded.py:montage", "montage", "teacher_forcing"),
+        ("embedded.py:mixed", "base", "teacher_forcing"),
         ("embedded.py:last", "base", "teacher_forcing"),
     ],
 )
