@@ -3,6 +3,7 @@
     --config FILE           a file of configs/
     --config.KEY=VALUE      another value of one of its fields
     --print_config          print the resolved config as JSON and stop
+    --force                 go on with a run although the config that it began with was another
     --compile_cache DIR     keep compiled programs in DIR for the next start
 
 The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
@@ -45,7 +46,7 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", options.compile_cache)
     from causalcine_jax.training.loop import train
 
-    train(config)
+    train(config, force=options.force)
 
 
 if __name__ == "__main__":

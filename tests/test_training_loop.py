@@ -9,7 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from toy_stage import toy_config, toy_stage
+from toy_stage import OPTIM, toy_config, toy_stage
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.training.config import CheckpointConfig, OptimConfig
@@ -91,8 +91,21 @@ def test_a_longer_run_goes_on(tmp_path):
 
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
     train(toy_config(tmp_path, steps=4), toy_stage())
+    optim = OptimConfig(optimizer="muon", lr=0.05, warmup=2)
     with pytest.raises(UsageError, match="of another run"):
-        train(toy_config(tmp_path, steps=8, optim=OptimConfig(optimizer="muon", lr=0.05, warmup=2)), toy_stage())
+        train(toy_config(tmp_path, steps=8, optim=optim), toy_stage(optim=optim), force=True)
+
+
+def test_a_changed_config_is_shown_and_goes_on_only_when_forced(tmp_path, capsys):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    optim = dataclasses.replace(OPTIM, lr=0.01)
+    with pytest.raises(UsageError, match=r"another config: optim\.lr was 0\.05, is 0\.01\. --force goes on"):
+        train(toy_config(tmp_path, steps=6, optim=optim), toy_stage(optim=optim))
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.05
+    assert int(train(toy_config(tmp_path, steps=6, optim=optim), toy_stage(optim=optim), force=True).step) == 6
+    assert "changed since this run began: optim.lr was 0.05, is 0.01" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"another run: seed was 0, is 1"):
+        train(toy_config(tmp_path, steps=6, seed=1, optim=optim), toy_stage(optim=optim), force=True)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):

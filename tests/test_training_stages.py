@@ -19,7 +19,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
-from causalcine_jax.training import stages
+from causalcine_jax.training import film_data, stages
 from causalcine_jax.training.config import CheckpointConfig, DataConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.sample import SAMPLE_SEED, as_story
@@ -81,7 +81,7 @@ def test_a_store_that_does_not_fit_is_refused_with_all_faults(store, model, tmp_
 
 
 def test_what_is_missing_is_named(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(film_data, "EMBEDDED", tmp_path)
     with pytest.raises(UsageError, match=r"no VAE to make one: name a model folder with vae/ as data.vae"):
         make_stage(tiny_config(data=DataConfig(store=str(tmp_path / "none"))))
     with pytest.raises(DataError, match="there is no such file or folder"):

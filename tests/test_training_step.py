@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_stage import toy_batches, toy_config, toy_loss
+from toy_stage import toy_batches, toy_config, toy_loss, toy_stage
 
 from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.models.dit import Transformer
@@ -15,20 +15,21 @@ from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
 from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices, name_of
 from causalcine_jax.training.state import new_state
-from causalcine_jax.training.step import make_step, metric_names
+from causalcine_jax.training.step import make_update, metric_names
 
 TINY = TransformerConfig(dim=16, ffn_dim=24, num_heads=2, num_layers=2, text_dim=8, text_len=4, freq_dim=8)
 
 
 def fresh(config):
-    nets = {"net": Linear(8, 8, key=jax.random.key(0))}
+    nets, stage = {"net": Linear(8, 8, key=jax.random.key(0))}, toy_stage(optim=config.optim)
     batch = next(toy_batches(config.batch))
-    return new_state(nets, make_optimizer(config.optim), metric_names(toy_loss, nets, {}, batch)), batch
+    return new_state(stage, nets, metric_names(stage, nets, {}, batch)), batch
 
 
 def stepped(config, batches):
     state, _ = fresh(config)
-    step = jax.jit(make_step(toy_loss, config))
+    stage = toy_stage(optim=config.optim)
+    step = jax.jit(make_update(stage, stage.updates[0], config))
     for batch in batches:
         state = step(state, {}, batch)
     return state
@@ -44,7 +45,7 @@ def test_micro_batches_add_up_to_the_batch(tmp_path):
     parts = stepped(toy_config(tmp_path, optim=OptimConfig(lr=0.05, warmup=2, ema_decay=0.9, accumulation=2)), batches)
     close(whole.params, parts.params, rtol=1e-5)
     mean = lambda pair: float(pair[0] / pair[1])
-    assert mean(whole.window.sums["loss"]) == pytest.approx(mean(parts.window.sums["loss"]), rel=1e-5)
+    assert mean(whole.window[""].sums["loss"]) == pytest.approx(mean(parts.window[""].sums["loss"]), rel=1e-5)
 
 
 def test_the_first_step_is_adamw_by_hand(tmp_path):
@@ -65,9 +66,9 @@ def test_steps_that_are_not_finite_change_nothing_but_their_count(tmp_path):
     once, then = stepped(config, [good]), stepped(config, [good, poisoned, poisoned])
     for part in ("params", "ema", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(once, part), getattr(then, part))
-    assert (int(then.step), int(then.skipped), int(then.in_a_row), int(then.window.longest)) == (3, 2, 2, 2)
-    assert np.isfinite(then.window.sums["loss"][0]) and int(then.window.sums["loss"][1]) == 1
-    assert int(stepped(config, [good, poisoned, good]).in_a_row) == 0
+    assert (int(then.step), int(then.skipped[""]), int(then.in_a_row[""]), int(then.window[""].longest)) == (3, 2, 2, 2)
+    assert np.isfinite(then.window[""].sums["loss"][0]) and int(then.window[""].sums["loss"][1]) == 1
+    assert int(stepped(config, [good, poisoned, good]).in_a_row[""]) == 0
 
 
 def test_gradients_are_clipped_by_their_global_norm(tmp_path):
@@ -78,7 +79,7 @@ def test_gradients_are_clipped_by_their_global_norm(tmp_path):
     moved = jnp.sqrt(
         sum(jnp.sum(jnp.square(a - b)) for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True))
     )
-    assert float(after.window.sums["grad_norm"][0]) > 100
+    assert float(after.window[""].sums["grad_norm"][0]) > 100
     assert float(moved) < 0.05 * 1.1e-3
 
 
@@ -86,8 +87,8 @@ def test_a_window_begins_after_each_record(tmp_path):
     batches = toy_batches(4)
     first = [next(batches) for _ in range(3)]
     state = stepped(toy_config(tmp_path, log_every=2), first)
-    assert float(state.window.sums["first"][0]) == pytest.approx(float(first[2]["x"][0, 0]))
-    assert float(state.window.sums["first"][1]) == 1
+    assert float(state.window[""].sums["first"][0]) == pytest.approx(float(first[2]["x"][0, 0]))
+    assert float(state.window[""].sums["first"][1]) == 1
 
 
 def test_learning_rate_warms_up_and_falls():

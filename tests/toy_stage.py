@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.models.nn import Linear
-from causalcine_jax.training.config import CheckpointConfig, OptimConfig, SampleConfig, TrainConfig
-from causalcine_jax.training.state import Stage
+from causalcine_jax.training.config import CheckpointConfig, SampleConfig, TrainConfig
+from causalcine_jax.training.optim import OptimConfig
+from causalcine_jax.training.state import Stage, Update
+
+OPTIM = OptimConfig(lr=0.05, warmup=2, ema_decay=0.9)
 
 
 def toy_config(out, **changes) -> TrainConfig:
@@ -15,7 +18,7 @@ def toy_config(out, **changes) -> TrainConfig:
         "steps": 12,
         "batch": 4,
         "log_every": 2,
-        "optim": OptimConfig(lr=0.05, warmup=2, ema_decay=0.9),
+        "optim": OPTIM,
         "checkpoint": CheckpointConfig(every=4),
         "sample": SampleConfig(at_end=False),
     }
@@ -39,11 +42,11 @@ def toy_batches(batch: int, poisoned: tuple[int, ...] = (), seed: int = 0):
     return iter(grain.MapDataset.range(1, 10_000).map(make).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
-def toy_stage(batch: int = 4, poisoned: tuple[int, ...] = (), exported: list | None = None) -> Stage:
+def toy_stage(batch: int = 4, poisoned: tuple[int, ...] = (), exported: list | None = None, optim: OptimConfig = OPTIM) -> Stage:
     return Stage(
         trained={"net": lambda key: Linear(8, 8, key=key)},
         fixed={},
-        loss=toy_loss,
+        updates=(Update(toy_loss, ("net",), optim),),
         batches=toy_batches(batch, poisoned),
         export=lambda nets, folder, facts: exported.append((nets, facts)) if exported is not None else None,
     )

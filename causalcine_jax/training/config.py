@@ -5,7 +5,6 @@ its checkpoints.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,53 +12,19 @@ from causalcine_jax.config import PRESETS, MemoryConfig, TextEncoderConfig, Tran
 from causalcine_jax.data.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
 from causalcine_jax.errors import UsageError, nearest, raise_faults
+from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
+from causalcine_jax.training.distribution_matching import DMDConfig
+from causalcine_jax.training.gan import GANConfig
+from causalcine_jax.training.ode_distillation import ODEConfig
+from causalcine_jax.training.optim import OptimConfig
+from causalcine_jax.training.self_forcing import SelfForcingConfig
 
-STAGES = ("teacher_forcing", "autoencoder")
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "constant")
+STAGES = ("teacher_forcing", "autoencoder", "ode_init", "dmd")
+DISTILLATION = ("ode_init", "dmd")
 DTYPES = ("float32", "bfloat16")
 TIME_SHARED_BY = ("film", "chunk")
 
 _SMALL = PRESETS["storyworld"]
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer.
-
-    optimizer     adamw, or muon: orthogonalised momentum for blocks' matrices and convolutions, adamw for everything else
-    lr            peak learning rate (muon's updates are scaled to the size of adamw's, so that one rate serves both)
-    schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup` linear steps
-    weight_decay  of the weights of linear layers and convolutions only
-    clip          largest global gradient norm; 0 for no clipping
-    accumulation  micro-batches per step: the batch is cut into this many, gradients are averaged
-    ema_decay     of the exponential moving average of the weights, which is what is exported; 0 exports the weights themselves
-    """
-
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    schedule: str = "cosine"
-    warmup: int = 100
-    final_lr: float = 0.02
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    accumulation: int = 1
-    ema_decay: float = 0.999
-
-    def faults(self) -> Iterable[str]:
-        yield from _choice("optim.optimizer", self.optimizer, OPTIMIZERS)
-        yield from _choice("optim.schedule", self.schedule, SCHEDULES)
-        yield from _range("optim.lr", self.lr, 0, 10, open_low=True)
-        yield from _range("optim.warmup", self.warmup, 0)
-        yield from _range("optim.final_lr", self.final_lr, 0, 1)
-        yield from _range("optim.weight_decay", self.weight_decay, 0)
-        yield from _range("optim.clip", self.clip, 0)
-        yield from _range("optim.accumulation", self.accumulation, 1)
-        for name in ("b1", "b2", "ema_decay"):
-            yield from _range(f"optim.{name}", getattr(self, name), 0, 1, open_high=True)
 
 
 @dataclass(frozen=True)
@@ -76,9 +41,9 @@ class TimeConfig:
     weight: str = "none"
 
     def faults(self) -> Iterable[str]:
-        yield from _choice("time.shared_by", self.shared_by, TIME_SHARED_BY)
-        yield from _choice("time.weight", self.weight, LOSS_WEIGHTS)
-        yield from _range("time.shift", self.shift, 0, 100, open_low=True)
+        yield from choice_faults("time.shared_by", self.shared_by, TIME_SHARED_BY)
+        yield from choice_faults("time.weight", self.weight, LOSS_WEIGHTS)
+        yield from range_faults("time.shift", self.shift, 0, 100, open_low=True)
 
 
 @dataclass(frozen=True)
@@ -108,12 +73,12 @@ class DataConfig:
     max_bad_fraction: float = 0.01
 
     def faults(self) -> Iterable[str]:
-        yield from _choice("data.world", self.world, WORLDS)
-        yield from _range("data.films", self.films, 1)
-        yield from _range("data.clip_frames", self.clip_frames, 1)
-        yield from _range("data.threads", self.threads, 0)
-        yield from _range("data.workers", self.workers, 0)
-        yield from _range("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+        yield from choice_faults("data.world", self.world, WORLDS)
+        yield from range_faults("data.films", self.films, 1)
+        yield from range_faults("data.clip_frames", self.clip_frames, 1)
+        yield from range_faults("data.threads", self.threads, 0)
+        yield from range_faults("data.workers", self.workers, 0)
+        yield from range_faults("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -124,8 +89,8 @@ class LossConfig:
     edge: float = 0.5
 
     def faults(self) -> Iterable[str]:
-        yield from _range("autoencoder.kl", self.kl, 0)
-        yield from _range("autoencoder.edge", self.edge, 0)
+        yield from range_faults("autoencoder.kl", self.kl, 0)
+        yield from range_faults("autoencoder.edge", self.edge, 0)
 
 
 @dataclass(frozen=True)
@@ -138,10 +103,10 @@ class CheckpointConfig:
     export_dtype: str = "bfloat16"
 
     def faults(self) -> Iterable[str]:
-        yield from _range("checkpoint.every", self.every, 1)
-        yield from _range("checkpoint.keep", self.keep, 1)
-        yield from _range("checkpoint.export_every", self.export_every, 0)
-        yield from _choice("checkpoint.export_dtype", self.export_dtype, DTYPES)
+        yield from range_faults("checkpoint.every", self.every, 1)
+        yield from range_faults("checkpoint.keep", self.keep, 1)
+        yield from range_faults("checkpoint.export_every", self.export_every, 0)
+        yield from choice_faults("checkpoint.export_dtype", self.export_dtype, DTYPES)
 
 
 @dataclass(frozen=True)
@@ -154,28 +119,34 @@ class SampleConfig:
     guidance: float = 3.0
 
     def faults(self) -> Iterable[str]:
-        yield from _range("sample.every", self.every, 0)
-        yield from _range("sample.steps", self.steps, 1)
-        yield from _range("sample.guidance", self.guidance, 0)
+        yield from range_faults("sample.every", self.every, 0)
+        yield from range_faults("sample.steps", self.steps, 1)
+        yield from range_faults("sample.guidance", self.guidance, 0)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One stage of training. `UsageError` listing every fault.
 
-    stage            teacher_forcing (DiT and text encoder on latents) or autoencoder (VAE on rendered clips)
+    stage            teacher_forcing (DiT and text encoder on latents), autoencoder (VAE on rendered clips), or a student's: ode_init, then dmd
     batch            films (or clips) per step, over all devices
     dtype            that networks compute in; weights and optimizer stay float32, and so do norms, modulation and time embedding
     remat            recompute layers in the backward pass: less memory, a third more time
     init             a model to start from instead of random weights, in any format that is read (convert/formats.py); sizes are then that model's
-    train_text_encoder  with the DiT; False leaves it as it is in init, and holds it in `dtype`
+    teacher          stages ode_init and dmd: the model that the student learns from, with the text encoder of both. Without init, the student
+                     (and always the fake score) starts as it
+    train_text_encoder  with the DiT; False leaves it as it is in init, and holds it in `dtype`. A student's never is trained
     caption_dropout  fraction of films whose every prompt is replaced by the null prompt, so that guidance can be used
     max_nan_steps    consecutive steps with a loss or gradient that is not finite, all skipped, after which the run stops
+    generator_every  stage dmd: steps per update of the student; the critic (fake score and head) is updated at each
+    critic_optim     the critic's optimizer, whose ema_decay is not read; `optim` is the student's
+    max_critic_mse   mean squared error of the fake score's velocities over a record that stops the run as diverged; one that says nothing has about 2
     """
 
     stage: str = "teacher_forcing"
     out: str = "outputs/train"
     init: str = ""
+    teacher: str = ""
     seed: int = 0
     steps: int = 1000
     batch: int = 8
@@ -184,6 +155,8 @@ class TrainConfig:
     train_text_encoder: bool = True
     caption_dropout: float = 0.1
     max_nan_steps: int = 5
+    generator_every: int = 5
+    max_critic_mse: float = 10.0
     log_every: int = 10
     tensorboard: bool = False
     chunk_frames: int = 3
@@ -193,8 +166,13 @@ class TrainConfig:
     memory: MemoryConfig = MemoryConfig()
     time: TimeConfig = field(default_factory=TimeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    critic_optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: LossConfig = field(default_factory=LossConfig)
+    ode: ODEConfig = field(default_factory=ODEConfig)
+    self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
+    dmd: DMDConfig = field(default_factory=DMDConfig)
+    gan: GANConfig = field(default_factory=GANConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -203,25 +181,36 @@ class TrainConfig:
 
     def faults(self) -> list[str]:
         """Everything that is wrong; empty if nothing is."""
-        found = [*_type_faults(self, "")]
+        found = [*type_faults(self)]
         if found:
             return found
-        found += [*_choice("stage", self.stage, STAGES), *_choice("dtype", self.dtype, DTYPES)]
-        for name in ("steps", "batch", "max_nan_steps", "log_every", "chunk_frames"):
-            found += _range(name, getattr(self, name), 1)
-        found += _range("caption_dropout", self.caption_dropout, 0, 1)
+        found += [*choice_faults("stage", self.stage, STAGES), *choice_faults("dtype", self.dtype, DTYPES)]
+        for name in ("steps", "batch", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
+            found += range_faults(name, getattr(self, name), 1)
+        found += range_faults("caption_dropout", self.caption_dropout, 0, 1)
         found += [] if self.out else ["out must name a folder"]
+        found += range_faults("max_critic_mse", self.max_critic_mse, 0, open_low=True)
         for part in (self.time, self.optim, self.data, self.autoencoder, self.checkpoint, self.sample):
+            found += part.faults()
+        found += self.critic_optim.faults("critic_optim")
+        for part in (self.ode, self.self_forcing, self.dmd, self.gan):
             found += part.faults()
         if found:
             return found
-        if self.batch % self.optim.accumulation:
-            found.append(f"batch {self.batch} is not divisible by optim.accumulation {self.optim.accumulation}")
-        if self.optim.schedule == "cosine" and self.optim.warmup >= self.steps:
-            found.append(f"optim.warmup {self.optim.warmup} must be shorter than steps {self.steps}")
+        found += self._schedule_faults("optim", self.optim)
+        if self.stage == "dmd":
+            found += self._schedule_faults("critic_optim", self.critic_optim)
+        if self.stage in DISTILLATION and not self.teacher:
+            found.append(f"stage {self.stage} needs teacher, the model folder of a trained base model")
         if self.stage == "teacher_forcing" and not self.init:
             found += self._network_faults()
         return found
+
+    def _schedule_faults(self, name: str, optim: OptimConfig) -> Iterable[str]:
+        if self.batch % optim.accumulation:
+            yield f"batch {self.batch} is not divisible by {name}.accumulation {optim.accumulation}"
+        if optim.schedule == "cosine" and optim.warmup >= self.steps:
+            yield f"{name}.warmup {optim.warmup} must be shorter than steps {self.steps}"
 
     def _network_faults(self) -> Iterable[str]:
         if self.transformer.text_dim != self.text_encoder.dim:
@@ -234,36 +223,6 @@ class TrainConfig:
     @property
     def world(self) -> WorldConfig:
         return WORLDS[self.data.world]()
-
-
-def _choice(name: str, value, known: Iterable[str]) -> list[str]:
-    return [] if value in known else [f"unknown {name} {value!r}, {nearest(str(value), known)}"]
-
-
-def _range(name: str, value, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> list[str]:
-    if (low < value if open_low else low <= value) and (value < high if open_high else value <= high) and math.isfinite(value):
-        return []
-    bounds = f"more than {low}" if open_low else f"at least {low}"
-    bounds += "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high}"
-    return [f"{name} must be {bounds}, not {value}"]
-
-
-def _type_faults(config, prefix: str) -> Iterable[str]:
-    """Fields whose value is not of the annotated type (int passes for float)."""
-    for f in dataclasses.fields(config):
-        value, name = getattr(config, f.name), prefix + f.name
-        if dataclasses.is_dataclass(f.type):
-            if not isinstance(value, f.type):
-                yield f"{name} must be a {f.type.__name__}, not {value!r}"
-            else:
-                yield from _type_faults(value, f"{name}.")
-        elif f.type in (int, float, str, bool):
-            allowed = (int, float) if f.type is float else (f.type,)
-            if not isinstance(value, allowed) or (isinstance(value, bool) and f.type is not bool):
-                yield f"{name} must be {_ARTICLES[f.type]}, not {value!r}"
-
-
-_ARTICLES = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
 
 
 def from_plain(plain: dict, config_class=TrainConfig, prefix: str = ""):

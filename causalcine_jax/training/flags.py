@@ -16,7 +16,7 @@ from ml_collections.config_flags import config_flags
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.training.config import TrainConfig, from_plain
 
-USAGE = "python launch/train.py --config configs/base.py [--config.optim.lr=3e-5 ...] [--print_config]"
+USAGE = "python launch/train.py --config configs/base.py [--config.optim.lr=3e-5 ...] [--print_config] [--force]"
 
 
 def config_dict(config: TrainConfig) -> ConfigDict:
@@ -29,6 +29,7 @@ class Options:
     """What the command line asks for beside the config."""
 
     print_config: bool
+    force: bool
     compile_cache: str
 
 
@@ -41,6 +42,7 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, Options]:
     argv = ["train.py", *arguments]
     values = flags.FlagValues()
     flags.DEFINE_bool("print_config", False, "print the resolved config and stop", flag_values=values)
+    flags.DEFINE_bool("force", False, "go on with a run whose config was another", flag_values=values)
     flags.DEFINE_string("compile_cache", "", "keep compiled programs in this folder", flag_values=values)
     config_flags.DEFINE_config_file("config", None, "configs/*.py", lock_config=True, flag_values=values, sys_argv=argv)
     _check_file(arguments)
@@ -54,7 +56,7 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, Options]:
         raise UsageError(f"{_one_line(error)}; usage: {USAGE}") from None
     if rest:
         raise UsageError(f"what is {' '.join(rest)!r}? usage: {USAGE}")
-    return from_plain(values.config.to_dict()), Options(values.print_config, values.compile_cache)
+    return from_plain(values.config.to_dict()), Options(values.print_config, values.force, values.compile_cache)
 
 
 def _check_file(arguments: list[str]) -> None:

@@ -9,7 +9,6 @@ The host never waits for a step but to write a record, except that it stays at m
 """
 
 import contextlib
-import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,41 +18,38 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError
 from causalcine_jax.models.nn import Module
 from causalcine_jax.parallel.sharding import check_batch, make_mesh, put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.metrics import MetricLog, draw_loss_curve
-from causalcine_jax.training.optim import learning_rate, make_optimizer
+from causalcine_jax.training.optim import learning_rate
+from causalcine_jax.training.same_run import check_same_run, save_config
 from causalcine_jax.training.stages import make_stage
-from causalcine_jax.training.state import Stage, TrainState, new_state
-from causalcine_jax.training.step import make_step, metric_names
+from causalcine_jax.training.state import Stage, TrainState, Update, new_state
+from causalcine_jax.training.step import INIT, make_update, metric_names
 from causalcine_jax.training.stopping import StopRequest
-from causalcine_jax.whole_file import whole_file
 
 STEPS_AHEAD = 2
-INIT = 2**31 - 1  # the "step" whose key initialises the networks
-# What may differ between a run and its continuation without a word; the loss curve does not depend on it.
-FREE = ("out", "log_every", "tensorboard", "checkpoint", "sample", "max_nan_steps")
-# What a continuation must share with its run: another value is another run.
-FIXED = ("stage", "seed", "batch", "transformer", "text_encoder", "vae", "chunk_frames", "train_text_encoder", "init", "data")
 
 
-def train(config: TrainConfig, stage: Stage | None = None) -> TrainState:
+def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = False) -> TrainState:
     """Trains as `config` says, from the newest checkpoint in config.out if there is one; returns the last state.
 
-    `stage` replaces what config.stage names (tests). Ended early by SIGTERM, it returns what it saved.
+    `stage` replaces what config.stage names (tests). `force` goes on with a run under a changed config. Ended early by SIGTERM, it returns
+    what it saved.
 
     Raises:
       UsageError: the config cannot run here, or config.out holds another run.
-      DataError: data, disk or checkpoints fail, or the loss is not finite in max_nan_steps steps in a row.
+      DataError: data, disk or checkpoints fail, a loss is not finite in max_nan_steps steps in a row, or a metric is beyond the stage's limit.
     """
     out = Path(config.out)
     with StopRequest() as stop:
-        changed = check_same_run(out, config)
+        changed = check_same_run(out, config, force=force)
         mesh = make_mesh()
-        check_batch(mesh, config.batch, config.optim.accumulation)
+        for optim in (config.optim, config.critic_optim):
+            check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
         save_config(out, config)
         run = Run(config, stage, out, mesh, stop)
@@ -71,7 +67,6 @@ class Run:
     def __init__(self, config: TrainConfig, stage: Stage, out: Path, mesh, stop: StopRequest):
         self.config, self.stage, self.out, self.mesh, self.stop = config, stage, out, mesh, stop
         self.checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
-        self.rate = learning_rate(config.optim, config.steps)
         self.start = self.checkpoints.latest or 0
         self.log = MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard)
         self.clock = Clock()
@@ -80,7 +75,8 @@ class Run:
         config, stage = self.config, self.stage
         state, shardings = self._first_state()
         fixed = jax.device_put(stage.fixed, state_shardings(self.mesh, stage.fixed))
-        step = jax.jit(make_step(stage.loss, config), donate_argnums=0, out_shardings=shardings)
+        jitted = lambda update: jax.jit(make_update(stage, update, config), donate_argnums=0, out_shardings=shardings)
+        updates = [(update, jitted(update)) for update in stage.updates]
         self.log.say(f"{_count(state.params):,} parameters, {jax.device_count()} {jax.devices()[0].device_kind}, out {self.out}")
         self.stop.at_once = False
         self.clock.lap()
@@ -88,7 +84,9 @@ class Run:
         for number in range(self.start + 1, config.steps + 1):
             with self.clock.waiting():
                 batch = put_batch(self.mesh, next(stage.batches))
-            state = step(state, fixed, batch)
+            for update, run in updates:
+                if update.due(number - 1):
+                    state = run(state, fixed, batch)
             self.clock.step()
             in_flight.append(jax.numpy.copy(state.step))
             if len(in_flight) > STEPS_AHEAD:
@@ -125,10 +123,10 @@ class Run:
             made = zip(stage.trained.items(), keys, strict=True)
             return {name: loaded[name] if name in loaded else make(key) for (name, make), key in made}
 
-        metrics = metric_names(stage.loss, jax.eval_shape(nets_of, loaded), stage.fixed, self._batch_shapes())
+        metrics = metric_names(stage, jax.eval_shape(nets_of, loaded), stage.fixed, self._batch_shapes())
 
         def create(loaded) -> TrainState:
-            return new_state(nets_of(loaded), make_optimizer(config.optim), metrics)
+            return new_state(stage, nets_of(loaded), metrics)
 
         shapes = jax.eval_shape(create, loaded)
         shardings = state_shardings(self.mesh, shapes)
@@ -148,31 +146,51 @@ class Run:
 
     def _record(self, number: int, state: TrainState) -> None:
         """Writes one record; the only place where the host waits for numbers."""
-        window, skipped = jax.device_get((state.window, state.skipped))
+        windows, skipped = jax.device_get((state.window, state.skipped))
         since = (number - 1) % self.config.log_every + 1
-        mean = {name: float(total / weight) if weight else float("nan") for name, (total, weight) in window.sums.items()}
-        mean = {name: value for name, value in mean.items() if not (name.startswith("mse_") and np.isnan(value))}
+        ran = [update for update in self.stage.updates if any(update.due(step) for step in range(number - since, number))]
+        losses, means, rates = {}, {}, {}
+        for update in ran:
+            mean = {name: float(total / weight) if weight else float("nan") for name, (total, weight) in windows[update.name].sums.items()}
+            losses[update.titled("loss")] = mean.pop(update.titled("loss"))
+            means |= {name: value for name, value in mean.items() if not (name.startswith("mse_") and np.isnan(value))}
+            rates[update.titled("lr")] = float(learning_rate(update.optim, self.config.steps)(number - 1))
         timing = self.clock.lap()
         speed = {"films_per_s": self.config.batch / timing["step_s"]} if timing else {}
         self.log.write(
             {
                 "step": number,
-                "loss": mean.pop("loss"),
-                **mean,
-                "lr": float(self.rate(number - 1)),
-                "skipped": int(skipped),
+                **losses,
+                **means,
+                **rates,
+                "skipped": sum(int(count) for count in skipped.values()),
                 "bad_records": self.stage.bad(),
                 **speed,
                 **timing,
             }
         )
+        for update in ran:
+            self._check_skipped(update, windows[update.name], since)
+        for name, (limit, advice) in self.stage.limits.items():
+            if (value := (losses | means).get(name, 0.0)) > limit:
+                raise DataError(f"{name} was {value:.4g} in the steps up to {number}, more than {limit:g}: {advice}; {self._newest()}")
+
+    def _check_skipped(self, update: Update, window, since: int) -> None:
+        which = f" of {update.name}" if update.name else ""
         if window.longest >= self.config.max_nan_steps:
+            first = window.until - (window.longest - 1) * update.every
             raise DataError(
-                f"loss or gradient was not finite in {window.longest} steps in a row, from step {window.until - window.longest + 1} on; "
-                f"these updates were skipped. Lower optim.lr, or look at the data; the newest checkpoint is of step {self.checkpoints.latest}"
+                f"loss or gradient{which} was not finite in {window.longest} steps in a row, from step {first} on; "
+                f"these updates were skipped. Lower the learning rate, or look at the data; {self._newest()}"
             )
         if window.skipped:
-            self.log.say(f"note: {int(window.skipped)} of the last {since} updates were skipped, their loss or gradient was not finite")
+            self.log.say(
+                f"note: {int(window.skipped)} updates{which} of the last {since} steps were skipped, their loss or gradient was not finite"
+            )
+
+    def _newest(self) -> str:
+        latest = self.checkpoints.latest
+        return "there is no checkpoint yet" if latest is None else f"the newest checkpoint is of step {latest}"
 
     def _periodic(self, number: int, state: TrainState) -> None:
         config = self.config
@@ -183,12 +201,11 @@ class Run:
             self.clock.lap()
 
     def _export(self, number: int, state: TrainState, *, sample: bool) -> None:
-        nets = state.ema if self.config.optim.ema_decay else state.params
         folder = self.out / "model"
         facts = {
             "training": {"step": number, "config": asdict(self.config), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
         }
-        self.stage.export(nets, folder, facts)
+        self.stage.export(state.ema, folder, facts)
         self.log.say(f"model of step {number}: {folder}")
         if sample and self.stage.sample:
             self.stage.sample(folder, self.out / "samples" / f"{number:06d}", number)
@@ -217,40 +234,6 @@ class Clock:
         steps, seconds, waited = self._steps, time.perf_counter() - self._began, self._waited
         self._start()
         return {"step_s": seconds / steps, "data_wait_s": waited / steps} if steps else {}
-
-
-def check_same_run(out: Path, config: TrainConfig) -> list[str]:
-    """What was changed since the run in `out` began, as lines to print; `UsageError` if it is another run altogether."""
-    file = out / "config.json"
-    if not file.is_file() or not (out / "checkpoints").is_dir():
-        return []
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error}); choose another out, or delete {out}") from error
-    now = json.loads(json.dumps(asdict(config)))
-    changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
-    fatal = [
-        f"{name} was {_told(before.get(name), now[name])[0]}, is {_told(before.get(name), now[name])[1]}"
-        for name in changed
-        if name in FIXED
-    ]
-    if fatal:
-        raise UsageError(f"{out} holds another run: {'; '.join(fatal)}. Choose another out, or delete it")
-    return [f"changed since this run began: {name} {_told(before.get(name), now[name])[1]}" for name in changed]
-
-
-def _told(before, now) -> tuple[str, str]:
-    """Both values, cut down to the fields that differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = [name for name in now if before.get(name) != now[name]]
-        return ", ".join(f"{n}={before.get(n)!r}" for n in names), ", ".join(f"{n}={now[n]!r}" for n in names)
-    return repr(before), repr(now)
-
-
-def save_config(out: Path, config: TrainConfig) -> None:
-    with whole_file(out / "config.json") as partial:
-        partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def _count(params) -> int:

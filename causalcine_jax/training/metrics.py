@@ -4,6 +4,7 @@ Records hold what the steps since the last one averaged to. A run that resumes f
 file reads as if nothing had happened.
 """
 
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,6 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.whole_file import whole_file
 
 FILE = "metrics.jsonl"
-PROMINENT = ("loss", "step_s")
 
 
 class MetricLog:
@@ -51,7 +51,7 @@ class MetricLog:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in ("step",) and isinstance(value, float))
             self.say(f"step {record['step']}/{self._steps}  {shown}")
         else:
-            self._bar.set_postfix({name: f"{record[name]:.4g}" for name in PROMINENT if name in record})
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if _is_loss(name) or name == "step_s"})
 
     def say(self, line: str) -> None:
         tqdm.tqdm.write(line, file=sys.stderr)
@@ -84,9 +84,10 @@ def drop_after(path: Path, step: int) -> None:
 
 
 def draw_loss_curve(out: Path) -> None:
-    """OUT/loss.png from OUT/metrics.jsonl: the loss, and its parts by noise level where they are logged."""
-    records = [record for record in read_records(out / FILE) if record.get("loss") is not None]
-    if not records:
+    """OUT/loss.png from OUT/metrics.jsonl: the loss of each update, and its parts by noise level where they are logged."""
+    records = read_records(out / FILE)
+    losses = sorted({name for record in records for name in record if _is_loss(name)})
+    if not any(record.get(name) is not None for record in records for name in losses):
         return
     import matplotlib
 
@@ -94,17 +95,26 @@ def draw_loss_curve(out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5), dpi=120)
-    steps = [record["step"] for record in records]
     for name in sorted({name for record in records for name in record if name.startswith("mse_t")}):
-        points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
-        axes.plot(*zip(*points, strict=True), lw=0.8, alpha=0.6, label=name.replace("mse_t", "t ").replace("_", " to "))
-    axes.plot(steps, [record["loss"] for record in records], color="black", lw=1.4, label="loss")
+        axes.plot(*_points(records, name), lw=0.8, alpha=0.6, label=name.replace("mse_t", "t ").replace("_", " to "))
+    for name, style in zip(losses, itertools.cycle(({"color": "black"}, {"color": "tab:red"}))):
+        axes.plot(*_points(records, name), lw=1.4, label=name.replace("_", " "), **style)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
     with whole_file(out / "loss.png") as partial:
         figure.savefig(partial, format="png", bbox_inches="tight")
     plt.close(figure)
+
+
+def _is_loss(name: str) -> bool:
+    return name == "loss" or name.endswith("_loss")
+
+
+def _points(records: list[dict], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the records that have `name`."""
+    told = [record for record in records if record.get(name) is not None]
+    return [record["step"] for record in told], [record[name] for record in told]
 
 
 def _tensorboard_writer(out: Path):

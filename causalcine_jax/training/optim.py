@@ -4,16 +4,61 @@ Transformations here give updates for a learning rate of 1; the step multiplies 
 depends on the step alone and not on a count inside the optimizer's state.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from causalcine_jax.training.config import OptimConfig
+from causalcine_jax.training.checks import choice_faults, range_faults
 from causalcine_jax.training.muon import scale_by_muon
 
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "constant")
 FEW_CHANNELS = 8  # a convolution from or to fewer (pixels, say) is left to AdamW
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer.
+
+    optimizer     adamw, or muon: orthogonalised momentum for blocks' matrices and convolutions, adamw for everything else
+    lr            peak learning rate (muon's updates are scaled to the size of adamw's, so that one rate serves both)
+    schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup` linear steps
+    weight_decay  of the weights of linear layers and convolutions only
+    clip          largest global gradient norm; 0 for no clipping
+    accumulation  micro-batches per step: the batch is cut into this many, gradients are averaged
+    ema_decay     of the exponential moving average of the weights, which is what is exported; 0 exports the weights themselves
+    ema_start     step from which on the average is taken; until then it is the weights themselves
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup: int = 100
+    final_lr: float = 0.02
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    accumulation: int = 1
+    ema_decay: float = 0.999
+    ema_start: int = 0
+
+    def faults(self, name: str = "optim") -> Iterable[str]:
+        yield from choice_faults(f"{name}.optimizer", self.optimizer, OPTIMIZERS)
+        yield from choice_faults(f"{name}.schedule", self.schedule, SCHEDULES)
+        yield from range_faults(f"{name}.lr", self.lr, 0, 10, open_low=True)
+        yield from range_faults(f"{name}.warmup", self.warmup, 0)
+        yield from range_faults(f"{name}.final_lr", self.final_lr, 0, 1)
+        yield from range_faults(f"{name}.weight_decay", self.weight_decay, 0)
+        yield from range_faults(f"{name}.clip", self.clip, 0)
+        yield from range_faults(f"{name}.accumulation", self.accumulation, 1)
+        yield from range_faults(f"{name}.ema_start", self.ema_start, 0)
+        for part in ("b1", "b2", "ema_decay"):
+            yield from range_faults(f"{name}.{part}", getattr(self, part), 0, 1, open_high=True)
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -42,8 +87,9 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def name_of(path) -> str:
-    """A parameter's path, such as transformer.blocks.self_attn.q.weight."""
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    """A parameter's path, such as transformer.blocks.self_attn.q.weight. Nothing is said of keys that are empty."""
+    parts = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
+    return ".".join(part for part in parts if part)
 
 
 def decayed(params):

@@ -1,5 +1,8 @@
 """What training carries from step to step, and what a stage of training is made of.
 
+A stage trains one or several networks by one or several updates: teacher forcing by one, distillation by one of the student and one
+of its critic, which runs more often. A step of the run is one turn: every update that is due, in order, on the same batch.
+
 PRNG keys are not carried: a step's key is fold_in(key(seed), step). What the log needs of the steps since its last record is
 carried, so that a run that was interrupted writes the same records as one that was not.
 """
@@ -13,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+
+from causalcine_jax.training.optim import OptimConfig, make_optimizer
 
 Nets = dict[str, Any]
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
@@ -38,38 +43,82 @@ class Window:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """step counts finished steps; in_a_row the skipped steps up to now; skipped all of them."""
+    """All networks in training, and by the name of each update: its optimizer, its skipped steps, its window.
+
+    step      finished steps
+    ema       of the networks that are exported
+    in_a_row  steps skipped up to now; skipped: all of them
+    """
 
     step: Int[Array, ""]
     params: Nets
     ema: Nets
-    opt_state: optax.OptState
-    in_a_row: Int[Array, ""]
-    skipped: Int[Array, ""]
-    window: Window
+    opt_state: dict[str, optax.OptState]
+    in_a_row: dict[str, Int[Array, ""]]
+    skipped: dict[str, Int[Array, ""]]
+    window: dict[str, Window]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One gradient step, jitted by itself.
+
+    loss    (trained, fixed, batch, key) -> (loss, metrics), a metric being (weighted sum, weight). `trained` are the networks `nets`, `fixed`
+            all others of the stage: those that are never trained, and those that other updates train
+    optim   its optimizer
+    name    "" for the only update of a stage. Otherwise it precedes the update's own metrics: critic_loss, critic_grad_norm, critic_lr
+    every   it runs at steps 0, every, 2 every, ...
+    """
+
+    loss: Loss
+    nets: tuple[str, ...]
+    optim: OptimConfig
+    name: str = ""
+    every: int = 1
+
+    def titled(self, metric: str) -> str:
+        return f"{self.name}_{metric}" if self.name else metric
+
+    def due(self, step: int) -> bool:
+        """Whether it runs in a step, counted from 0."""
+        return step % self.every == 0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training: what is trained, on what, by which loss, and what it leaves.
+    """A stage of training: what is trained, on what, by which updates, and what it leaves.
 
     trained   name -> network, or a function of a key that makes one (under jit, so that it is born sharded)
-    fixed     networks that the loss needs but that are not trained
-    loss      (trained, fixed, batch, key) -> (loss, metrics); a metric is (weighted sum, weight)
+    fixed     networks that losses need but that are not trained
+    updates   in the order in which they run; the last one ends a step, so it runs at each
     batches   an iterator of this process's batches (numpy), with a state that orbax can save (grain)
     export    (networks, folder, facts about the run) -> writes a model folder
+    exported  the trained networks that `export` is given, averaged; all of them if empty
     sample    (model folder, out folder, step) -> films made by that model, or None if the stage makes none
     bad       how many records were skipped as corrupt so far
+    limits    metric -> (the largest mean over a record that is sound, what to do about a larger one)
     """
 
     trained: dict[str, Any]
     fixed: Nets
-    loss: Loss
+    updates: tuple[Update, ...]
     batches: "Batches"
     export: Callable[[Nets, Path, dict], None]
+    exported: tuple[str, ...] = ()
     sample: Callable[[Path, Path, int], None] | None = None
     bad: Callable[[], int] = lambda: 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    limits: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        names = [update.name for update in self.updates]
+        if self.updates[-1].every != 1 or len(set(names)) != len(names):
+            raise ValueError(f"updates {names} must have names of their own, and the last of them must run at every step")
+
+    def parts(self, update: Update, params: Nets, fixed: Nets) -> tuple[Nets, Nets]:
+        """The two dicts of networks that the loss of `update` is given."""
+        trained = {name: params[name] for name in update.nets}
+        return trained, {**fixed, **{name: net for name, net in params.items() if name not in trained}}
 
 
 class Batches(Protocol):
@@ -81,17 +130,18 @@ class Batches(Protocol):
     def set_state(self, state: Any) -> None: ...
 
 
-def new_state(nets: Nets, optimizer: optax.GradientTransformation, metric_names: list[str]) -> TrainState:
-    """The state before the first step. Called under jit."""
+def new_state(stage: Stage, nets: Nets, metric_names: dict[str, list[str]]) -> TrainState:
+    """The state before the first step; `metric_names` are those of each update. Called under jit."""
     zero = lambda: jnp.zeros((), jnp.int32)
-    sums = {name: (jnp.zeros(()), jnp.zeros(())) for name in metric_names}
+    by_update = lambda make: {update.name: make(update) for update in stage.updates}
+    sums = lambda names: {name: (jnp.zeros(()), jnp.zeros(())) for name in names}
     return TrainState(
         step=zero(),
         params=nets,
         # A copy: a donated state must not hold one buffer twice.
-        ema=jax.tree.map(jnp.copy, nets),
-        opt_state=optimizer.init(nets),
-        in_a_row=zero(),
-        skipped=zero(),
-        window=Window(sums, zero(), zero(), zero()),
+        ema={name: jax.tree.map(jnp.copy, nets[name]) for name in stage.exported or nets},
+        opt_state=by_update(lambda update: make_optimizer(update.optim).init(stage.parts(update, nets, {})[0])),
+        in_a_row=by_update(lambda update: zero()),
+        skipped=by_update(lambda update: zero()),
+        window=by_update(lambda update: Window(sums(metric_names[update.name]), zero(), zero(), zero())),
     )

@@ -1,6 +1,7 @@
-"""One step of training: gradients over micro-batches, clipping, update, average; nothing at all if the numbers are not finite."""
+"""One update: gradients over micro-batches, clipping, optimizer, average; nothing at all if the numbers are not finite."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import optax
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate, make_optimizer
-from causalcine_jax.training.state import Loss, Nets, TrainState, Window
+from causalcine_jax.training.state import Nets, Stage, TrainState, Update, Window
+
+INIT = 2**31 - 1  # the "step" whose key initialises the networks; those before it give updates after the first a stream of their own
 
 
 def ema_decay(limit: float, step):
@@ -17,46 +20,60 @@ def ema_decay(limit: float, step):
     return jnp.minimum(limit, (1 + step) / (10 + step))
 
 
-def make_step(loss: Loss, config: TrainConfig) -> Callable[[TrainState, Nets, object], TrainState]:
-    """The function (state, fixed networks, batch) -> state of one step, to be jitted with its state donated."""
-    optimizer, rate = make_optimizer(config.optim), learning_rate(config.optim, config.steps)
+def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[TrainState, Nets, object], TrainState]:
+    """The function (state, fixed networks, batch) -> state of one update, to be jitted with its state donated.
+
+    It changes nothing that belongs to other updates. The stage's last one counts the step.
+    """
+    optim, number = update.optim, stage.updates.index(update)
+    optimizer, rate = make_optimizer(optim), learning_rate(optim, config.steps)
     dtype = jnp.dtype(config.dtype)
+    own = {name: update.titled(name) for name in ("loss", "grad_norm")}
 
     def gradients(params: Nets, fixed: Nets, batch, key):
-        compute = lambda params: loss(cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key)
+        compute = lambda params: update.loss(cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key)
         (value, metrics), grads = jax.value_and_grad(compute, has_aux=True)(params)
-        return grads, {**metrics, "loss": (value, jnp.ones(()))}
+        return grads, {**metrics, own["loss"]: (value, jnp.ones(()))}
 
-    def step(state: TrainState, fixed: Nets, batch) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        grads, metrics = _accumulated(gradients, state.params, fixed, batch, key, config.optim.accumulation)
+    def run(state: TrainState, fixed: Nets, batch) -> TrainState:
+        base = jax.random.key(config.seed) if number == 0 else jax.random.fold_in(jax.random.key(config.seed), INIT - number)
+        trained, others = stage.parts(update, state.params, fixed)
+        grads, metrics = _accumulated(gradients, trained, others, batch, jax.random.fold_in(base, state.step), optim.accumulation)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
-        if config.optim.clip:
-            grads = jax.tree.map(lambda g: g * jnp.minimum(1, config.optim.clip / (norm + 1e-12)), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p + rate(state.step) * u, state.params, updates)
-        decay = ema_decay(config.optim.ema_decay, state.step)
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics[own["loss"]][0])
+        if optim.clip:
+            grads = jax.tree.map(lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state[update.name], trained)
+        params = jax.tree.map(lambda p, u: p + rate(state.step) * u, trained, updates)
+        done = (state.step - optim.ema_start) // update.every
+        decay = jnp.where(done < 0, 0.0, ema_decay(optim.ema_decay, done))
+        averaged = {name: state.ema[name] for name in trained if name in state.ema}
+        ema = {name: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net, params[name]) for name, net in averaged.items()}
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        in_a_row = jnp.where(finite, 0, state.in_a_row + 1)
-        return TrainState(
-            step=state.step + 1,
-            params=keep(params, state.params),
-            ema=keep(ema, state.ema),
-            opt_state=keep(opt_state, state.opt_state),
-            in_a_row=in_a_row,
-            skipped=state.skipped + ~finite,
-            window=_noted(state, {**metrics, "grad_norm": (norm, jnp.ones(()))}, finite, in_a_row, config.log_every),
+        in_a_row = jnp.where(finite, 0, state.in_a_row[update.name] + 1)
+        window = _noted(state, update, {**metrics, own["grad_norm"]: (norm, jnp.ones(()))}, finite, in_a_row, config.log_every)
+        return replace(
+            state,
+            step=state.step + (update is stage.updates[-1]),
+            params={**state.params, **keep(params, trained)},
+            ema={**state.ema, **keep(ema, averaged)},
+            opt_state={**state.opt_state, update.name: keep(opt_state, state.opt_state[update.name])},
+            in_a_row={**state.in_a_row, update.name: in_a_row},
+            skipped={**state.skipped, update.name: state.skipped[update.name] + ~finite},
+            window={**state.window, update.name: window},
         )
 
-    return step
+    return run
 
 
-def metric_names(loss: Loss, params: Nets, fixed: Nets, batch) -> list[str]:
-    """The metrics that `loss` gives, the step's own included; nothing is computed."""
-    shapes = jax.eval_shape(lambda p, f, b: loss(p, f, b, jax.random.key(0))[1], params, fixed, batch)
-    return sorted({*shapes, "loss", "grad_norm"})
+def metric_names(stage: Stage, params: Nets, fixed: Nets, batch) -> dict[str, list[str]]:
+    """The metrics that each update's loss gives, the update's own included; nothing is computed."""
+
+    def of(update: Update) -> list[str]:
+        shapes = jax.eval_shape(lambda p, f, b: update.loss(p, f, b, jax.random.key(0))[1], *stage.parts(update, params, fixed), batch)
+        return sorted({*shapes, update.titled("loss"), update.titled("grad_norm")})
+
+    return {update.name: of(update) for update in stage.updates}
 
 
 def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
@@ -76,10 +93,11 @@ def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
     return jax.tree.map(lambda g: g / count, grads), metrics
 
 
-def _noted(state: TrainState, metrics, finite, in_a_row, log_every: int) -> Window:
-    """The window with this step's metrics; a new one begins after each record."""
-    fresh = state.step % log_every == 0
-    past = jax.tree.map(lambda value: jnp.where(fresh, jnp.zeros_like(value), value), state.window)
+def _noted(state: TrainState, update: Update, metrics, finite, in_a_row, log_every: int) -> Window:
+    """The update's window with this step's metrics; a new one begins if there was a record since the update last ran."""
+    before = state.window[update.name]
+    fresh = state.step // log_every > (state.step - update.every) // log_every
+    past = jax.tree.map(lambda value: jnp.where(fresh, jnp.zeros_like(value), value), before)
     sums = {
         name: tuple(total + jnp.where(finite, value, 0) for total, value in zip(past.sums[name], metrics[name], strict=True))
         for name in past.sums

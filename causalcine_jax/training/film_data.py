@@ -1,0 +1,94 @@
+"""The films of a run: their latent store, the VAE that made it, batches of it, and what a model trained on it says of itself."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from causalcine_jax.cli import cores
+from causalcine_jax.convert import load_vae
+from causalcine_jax.convert.formats import holds
+from causalcine_jax.data.encode import tokenizer_hash, vae_hash
+from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.loader import Loader
+from causalcine_jax.data.mixed_store import MixedStore
+from causalcine_jax.data.storyworld.world import FPS
+from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.generation.model_folder import EMBEDDED, model_defaults
+from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.models.vae import VAE
+from causalcine_jax.training.config import TrainConfig
+
+
+def vae_folder(config: TrainConfig) -> Path:
+    """The model whose VAE makes the latents: data.vae, else the teacher or what else the run starts from, else the embedded one."""
+    if config.data.vae:
+        return Path(config.data.vae)
+    begun = config.teacher or config.init
+    return Path(begun) if begun and holds(Path(begun), "vae") else EMBEDDED
+
+
+def film_vae(config: TrainConfig) -> VAE | None:
+    """The VAE of the store and of the exported model. None where none is named and this installation has no embedded one."""
+    folder = vae_folder(config)
+    return load_vae(folder) if config.data.vae or holds(folder, "vae") else None
+
+
+def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
+    """The latent stores that config.data names; encodes config.data.films films first where only one is named and is not there or not whole."""
+    several = [part.strip() for part in config.data.store.split(",")]
+    if len(several) > 1:
+        return MixedStore([LatentStore.open(part) for part in several])
+    path, model = Path(config.data.store or Path(config.out) / "latents"), vae_folder(config)
+    if path.is_dir():
+        return LatentStore.open(path)
+    if not holds(model, "vae"):
+        raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae")
+    print(f"encoding {config.data.films} films into {path}", flush=True)
+    processes = len(cores()) if jax.default_backend() == "cpu" else 1
+    wanted = {"world": config.data.world, "seed": config.data.seed, "films": config.data.films, "text_len": text_len}
+    return encode_storyworld(EncodeConfig(model, path, processes=processes, **wanted))
+
+
+def check_store(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:
+    """`UsageError` listing everything in which the store does not fit the run; `sizes` are the transformer's."""
+    spec, faults = store.spec, []
+    if vae is not None and spec.vae and spec.vae != vae_hash(vae):
+        faults.append(f"its latents are of another VAE than {vae_folder(config)} (data.vae)")
+    if spec.tokenizer and spec.tokenizer != tokenizer_hash(tokenizer):
+        faults.append("its token ids are of another tokenizer")
+    if spec.text_len > sizes.text_len:
+        faults.append(f"its prompts have {spec.text_len} tokens, transformer.text_len is {sizes.text_len}")
+    if spec.channels != sizes.in_dim:
+        faults.append(f"its latents have {spec.channels} channels, transformer.in_dim is {sizes.in_dim}")
+    if spec.chunk_frames != config.chunk_frames:
+        faults.append(f"its chunks have {spec.chunk_frames} frames, chunk_frames is {config.chunk_frames}")
+    raise_faults(f"latent store {store.path}", faults)
+
+
+def film_loader(config: TrainConfig, store: LatentStore | MixedStore) -> Loader:
+    """This process's endless batches of the store."""
+    return Loader(
+        store,
+        config.batch // jax.process_count(),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+
+
+def rollout_facts(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, begun: Path | None) -> dict[str, Any]:
+    """What metadata.json says of how the exported model rolls out, but its sampler. `begun`: the model that the run starts from, if any."""
+    stride = vae.cfg.spatial_stride if vae else 8
+    # A pretrained model's guidance goes on steering away from what it always did.
+    inherited = {name: said for name, said in model_defaults(begun).items() if name in ("negative", "dtype")} if begun else {}
+    return {
+        **inherited,
+        "video": {"fps": FPS, "width": store.spec.width * stride, "height": store.spec.height * stride},
+        "memory": asdict(config.memory),
+        "chunk_frames": config.chunk_frames,
+    }

@@ -1,0 +1,194 @@
+"""ODE initialisation: the few-step student learns to jump to where the many-step teacher's ODE ends (paper 3.4, Eq. 10).
+
+    film's clean chunks -> teacher commits them, one after the other -> pool of ground-truth history, computed once
+    noise -> teacher's Euler steps, all chunks at once against that pool -> Trajectory: x at the student's times, and the end
+    student: packed pass over (clean film, x at each of its times) -> x0 -> mean squared error to the end
+
+History is the true film's, never the student's: every chunk of a trajectory starts from noise and ends where the teacher, asked about
+this chunk after these clean ones, would end. The student inherits the teacher's causal visibility before it meets its own rollouts. Sources:
+Causal Forcing (arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
+
+A trajectory costs far more than the student's step on it, so the student learns from all its times at once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion import flow
+from causalcine_jax.diffusion.solvers import SamplerConfig, sample
+from causalcine_jax.errors import UsageError
+from causalcine_jax.generation.rollout import commit_chunk, embed_prompt
+from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.training.checks import range_faults
+from causalcine_jax.training.state import Loss, Metrics, Nets
+
+NEAR = 1.0  # a student's time is one of the teacher's if it is this close, of 1000: public step lists are rounded
+
+
+@dataclass(frozen=True)
+class ODEConfig:
+    """The teacher's trajectories.
+
+    steps     of its Euler solver; the student's times must be among theirs
+    guidance  its classifier-free guidance, which the student learns to do without; 1 means none
+    store     folder of trajectories, made first if it is missing and then read as often as wanted; "" computes each batch's on the fly
+    films     in that store, the first ones of the latent store
+    """
+
+    steps: int = 48
+    guidance: float = 6.0
+    store: str = ""
+    films: int = 256
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("ode.steps", self.steps, 1, flow.TRAIN_TIMES)
+        yield from range_faults("ode.guidance", self.guidance, 0)
+        yield from range_faults("ode.films", self.films, 1)
+
+    def sampler(self, shift: float) -> SamplerConfig:
+        """The teacher's sampler, on the student's schedule."""
+        return SamplerConfig("euler", self.steps, shift, self.guidance)
+
+
+@dataclass(frozen=True)
+class ODEInit:
+    """What the loss needs beside networks and data. `null_prompt`: token ids [T] of the prompt that guidance steers away from.
+
+    student, teacher  their samplers. `UsageError` if a student's time is none of the teacher's
+    stored            batches hold trajectories (trajectory_store.py); False: films, and the teacher is asked
+    """
+
+    null_prompt: tuple[int, ...]
+    student: SamplerConfig
+    teacher: SamplerConfig
+    memory: MemoryConfig = MemoryConfig()
+    chunk_frames: int = 3
+    remat: bool = False
+    stored: bool = False
+
+    def __post_init__(self):
+        _ = self.kept
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """At which of the teacher's steps the student's times are."""
+        times, wanted = self.teacher.times, self.student.times
+        steps = [int(np.argmin(np.abs(times - t))) for t in wanted]
+        strangers = [
+            f"{t:g} (nearest {times[step]:g})" for t, step in zip(wanted, steps, strict=True) if abs(times[step] - t) > NEAR
+        ]  # fmt: skip
+        if strangers:
+            raise UsageError(
+                f"the student's times {', '.join(strangers)} are not among the teacher's {len(times)} steps at shift {self.teacher.shift:g}: "
+                "choose self_forcing.step_list from them, or another ode.steps"
+            )
+        return tuple(steps)
+
+    @property
+    def times(self) -> Float[np.ndarray, "k"]:
+        """The student's times, 0..1000, as the teacher's solver has them."""
+        return self.teacher.times[list(self.kept)]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    """A teacher's way from noise: x at the student's K times, and where it ends. No gradient passes through it."""
+
+    points: Float[Array, "k b f h w c"]
+    end: Float[Array, "b f h w c"]
+
+
+def clean_history(
+    model: Transformer,
+    film: Float[Array, "b f h w c"],
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+    *,
+    memory: MemoryConfig,
+    chunk_frames: int,
+) -> KVCache:
+    """The pool after a rollout that was given `film`: every chunk committed but the last, to which nothing attends."""
+    films, chunks = shot_of_chunk.shape
+    rows, columns = token_grid(model.config, *film.shape[2:4])
+    pool = KVCache.empty(model.config, films, chunks * chunk_frames, rows * columns, chunk_frames, model.patch_embedding.weight[...].dtype)
+
+    def commit(pool: KVCache, index):
+        chunk = jax.lax.dynamic_slice_in_dim(film, index * chunk_frames, chunk_frames, axis=1)
+        prompt = jax.vmap(lambda prompts, shot: prompts[shot])(text, shot_of_chunk[:, index])
+        return commit_chunk(model, pool, chunk, embed_prompt(model, prompt), index, memory=memory), None
+
+    return jax.lax.scan(commit, pool, jnp.arange(chunks - 1, dtype=jnp.int32))[0]
+
+
+def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
+    """The teacher's ODE from noise, for every chunk of the batch's films after their true chunks. With guidance, the null prompt has
+    a history of its own, as in generation."""
+    film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
+    ids = batch["token_ids"]
+    text = text_encoder(ids, ids != 0)
+    if task.teacher.guided:
+        null = jnp.asarray(task.null_prompt)[None, None]
+        nothing = jnp.broadcast_to(text_encoder(null, null != 0), text.shape)
+        text, shots = jnp.concatenate([text, nothing]), jnp.concatenate([shots, shots])
+    how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
+    history = clean_history(teacher, jnp.concatenate([film, film]) if task.teacher.guided else film, text, shots, **how)
+
+    def velocity(x, t):
+        return teacher_forced(teacher, None, x, t, text, shots, history=history, **how), x[: film.shape[0]]
+
+    noise = jax.random.normal(key, film.shape)
+    end, passed = sample(velocity, noise, task.teacher, key, has_aux=True)
+    return jax.lax.stop_gradient(Trajectory(passed[jnp.asarray(task.kept)], end))
+
+
+def ode_init_loss(task: ODEInit) -> Loss:
+    """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, text_encoder, and teacher unless trajectories are stored.
+
+    Metrics: the error at each of the student's times, x0_t1000 and so on.
+    """
+    times = jnp.asarray(task.times, jnp.float32)
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        nets = {**fixed, **trained}
+        if task.stored:
+            batch, trajectory = split_record(batch, len(task.kept))
+        else:
+            trajectory = teacher_trajectory(task, nets["teacher"], nets["text_encoder"], batch, key)
+        ids = batch["token_ids"]
+        text = jax.lax.stop_gradient(nets["text_encoder"](ids, ids != 0))
+        clean = batch["latents"].astype(jnp.float32)
+
+        def error(point):
+            x, t = point
+            velocity = teacher_forced(
+                nets["student"], clean, x, t, text, batch["shot_of_chunk"],
+                memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat,
+            )  # fmt: skip
+            return jnp.mean(jnp.square(flow.x0_from_velocity(x, velocity.astype(jnp.float32), t) - trajectory.end))
+
+        # One time after the other; with remat, what the backward pass needs of each is computed again.
+        errors = jax.lax.map(jax.checkpoint(error) if task.remat else error, (trajectory.points, times))
+        return jnp.mean(errors), _by_time(task, errors)
+
+    return loss
+
+
+def split_record(batch, points: int):
+    """A batch of a trajectory store, as the films in it and the Trajectory of each."""
+    latents, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
+    parts = jnp.moveaxis(jnp.reshape(latents, (latents.shape[0], points + 2, -1, *latents.shape[2:])), 1, 0)
+    film = {**batch, "latents": parts[points + 1], "shot_of_chunk": shots[:, : shots.shape[1] // (points + 2)]}
+    return film, Trajectory(parts[:points], parts[points])
+
+
+def _by_time(task: ODEInit, errors: Float[Array, "k"]) -> Metrics:
+    return {f"x0_t{round(float(t))}": (error, jnp.ones(())) for t, error in zip(task.times, errors, strict=True)}

@@ -1,0 +1,62 @@
+"""Whether a folder's run may go on under a config: what differs from the config that it began with, and whether that is another run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.whole_file import whole_file
+
+FILE = "config.json"
+# What may differ between a run and its continuation without a word; the loss curve does not depend on it.
+FREE = ("out", "log_every", "tensorboard", "checkpoint", "sample", "max_nan_steps", "max_critic_mse")
+# What a continuation must share with its run, whatever is forced: another value is another run.
+FIXED = (
+    "stage", "seed", "batch", "transformer", "text_encoder", "vae", "chunk_frames", "train_text_encoder", "init", "teacher", "data",
+)  # fmt: skip
+# A run may always be made longer.
+TOLD = ("steps",)
+
+
+def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> list[str]:
+    """What was changed since the run in `out` began, as lines to print.
+
+    Raises:
+      UsageError: it is another run altogether; or, unless `force`, anything that its loss curve depends on was changed (but its length).
+      DataError: the saved config cannot be read.
+    """
+    file = out / FILE
+    if not file.is_file() or not (out / "checkpoints").is_dir():
+        return []
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}); choose another out, or delete {out}") from error
+    changed = _differences(before, json.loads(json.dumps(asdict(config))))
+    changed = {name: values for name, values in changed.items() if name.split(".")[0] not in FREE}
+    lines = {name: f"{name} was {was!r}, is {now!r}" for name, (was, now) in changed.items()}
+    if fatal := [line for name, line in lines.items() if name.split(".")[0] in FIXED]:
+        raise UsageError(f"{out} holds another run: {'; '.join(fatal)}. Choose another out, or delete it")
+    refused = [line for name, line in lines.items() if name not in TOLD]
+    if refused and not force:
+        raise UsageError(f"{out} holds a run of another config: {'; '.join(refused)}. --force goes on with it; or choose another out")
+    return [f"changed since this run began: {line}" for line in lines.values()]
+
+
+def save_config(out: Path, config: TrainConfig) -> None:
+    """The resolved config, beside the run's checkpoints."""
+    with whole_file(out / FILE) as partial:
+        partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Path -> (value before, value now), of every value that differs; a field that was not there yet is none of them."""
+    found = {}
+    for name in (name for name in now if name in before):
+        if isinstance(before[name], dict) and isinstance(now[name], dict):
+            found |= _differences(before[name], now[name], f"{prefix}{name}.")
+        elif before[name] != now[name]:
+            found[prefix + name] = (before[name], now[name])
+    return found
