@@ -1,0 +1,114 @@
+"""A four-step student, second stage: distribution matching on its own rollouts, with a GAN head on the fake score (paper 3.4).
+
+    python launch/train.py --config configs/dmd.py                  # films of 48x80, two CPU cores, after configs/ode_init.py
+    python launch/train.py --config configs/dmd.py:storyworld       # 96x160, one H200, after configs/ode_init.py:storyworld
+    python launch/train.py --config configs/dmd.py:wan_1_3b         # after configs/ode_init.py:wan_1_3b; also :wan_14b
+
+    python launch/generate.py --model outputs/dmd/model --story examples/demo.yaml --out outputs/film
+
+`steps` counts updates of the critic (fake score and head); the student is updated at every fifth. Without the head: --config.gan.generator_weight=0.
+The first two are meant to take at most an hour, or 9 minutes on the H200, by counting forward passes; neither has been run to its end yet. For Wan2.1
+the numbers are Self-Forcing's (1.3B) and Self-Forcing-Plus' (14B): AdamW without momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10,
+the average from step 200 on. Student, fake score and teacher are 30 bytes per parameter of the model (14B: 430 GB) before activations, cut over all devices.
+"""
+
+from ml_collections import ConfigDict
+
+from causalcine_jax.config import Preset, preset
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    DMDConfig,
+    OptimConfig,
+    SampleConfig,
+    SelfForcingConfig,
+    TrainConfig,
+)
+from causalcine_jax.training.flags import config_dict
+
+EMBEDDED = "causalcine_jax/weights/storyworld"
+
+
+def get_config(size: str = "base") -> ConfigDict:
+    sizes = {"base": base, "storyworld": storyworld, "wan_1_3b": wan_1_3b, "wan_14b": wan_14b}
+    if size not in sizes:
+        raise UsageError(f"configs/dmd.py has no size {size!r}, {nearest(size, sizes)}")
+    return config_dict(sizes[size]())
+
+
+def base() -> TrainConfig:
+    return _run(
+        preset("storyworld-base"),
+        out="outputs/dmd",
+        init="outputs/ode_init/model",
+        teacher=EMBEDDED,
+        steps=1000,
+        batch=4,
+        remat=True,
+        self_forcing=SelfForcingConfig(shift=3.0),
+        dmd=DMDConfig(shift=3.0, real_guidance=2.0),
+        optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
+        critic_optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999),
+        data=DataConfig(world="base", films=400, store="outputs/ode_init/latents"),
+        checkpoint=CheckpointConfig(every=100, keep=2),
+    )
+
+
+def storyworld() -> TrainConfig:
+    return _run(
+        preset("storyworld"),
+        out="outputs/storyworld/dmd",
+        init="outputs/storyworld/ode_init/model",
+        teacher="outputs/storyworld/model",
+        steps=1000,
+        batch=32,
+        dtype="bfloat16",
+        self_forcing=SelfForcingConfig(shift=3.0),
+        dmd=DMDConfig(shift=3.0, real_guidance=3.0),
+        optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
+        critic_optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999),
+        data=DataConfig(world="storyworld", store="outputs/storyworld/latents", vae="outputs/storyworld/autoencoder/model", threads=8),
+        checkpoint=CheckpointConfig(every=200, keep=1),
+    )
+
+
+def wan_1_3b() -> TrainConfig:
+    return _wan("1.3b", steps=600, real_guidance=4.0)
+
+
+def wan_14b() -> TrainConfig:
+    return _wan("14b", steps=3000, real_guidance=6.0)
+
+
+def _wan(name: str, steps: int, real_guidance: float) -> TrainConfig:
+    rule = {"schedule": "constant", "warmup": 0, "b1": 0.0, "b2": 0.999, "weight_decay": 0.01, "clip": 10.0}
+    return _run(
+        preset(f"wan-{name}"),
+        out=f"outputs/wan-{name}-dmd",
+        init=f"outputs/wan-{name}-ode_init/model",
+        teacher=f"outputs/wan-{name}/model",
+        steps=steps,
+        batch=64,
+        dtype="bfloat16",
+        remat=True,
+        self_forcing=SelfForcingConfig(shift=5.0),
+        dmd=DMDConfig(shift=5.0, real_guidance=real_guidance),
+        optim=OptimConfig(lr=2e-6, ema_decay=0.99, ema_start=200, **rule),
+        critic_optim=OptimConfig(lr=4e-7, **rule),
+        data=DataConfig(world="storyworld", threads=8),
+        checkpoint=CheckpointConfig(every=100, keep=2),
+        sample=SampleConfig(at_end=False),
+    )
+
+
+def _run(sizes: Preset, **what) -> TrainConfig:
+    return TrainConfig(
+        stage="dmd",
+        generator_every=5,
+        train_text_encoder=False,
+        transformer=sizes.transformer,
+        text_encoder=sizes.text_encoder,
+        vae=sizes.vae,
+        **what,
+    )

@@ -1,0 +1,106 @@
+"""A four-step student, first stage: it learns to jump to where its teacher's 48-step ODE ends, after true history (paper 3.4).
+
+    python launch/train.py --config configs/ode_init.py               # films of 48x80, two CPU cores: the embedded weights are the teacher
+    python launch/train.py --config configs/ode_init.py:storyworld    # 96x160, one H200, after configs/storyworld.py
+    python launch/train.py --config configs/ode_init.py:wan_1_3b      # after configs/wan_1_3b.py; also :wan_14b
+    python launch/train.py --config configs/dmd.py                    # then: the second stage
+
+Another teacher: --config.teacher=outputs/base/model. The model that is left films in four steps by itself.
+
+On CPUs a trajectory costs as much as teaching the student on it several times, so they are written to OUT/trajectories first and read again
+and again; where the machine is fast, every step computes its own. Each of the first two is meant to take at most an hour, or 9 minutes on the H200,
+by counting forward passes from the stage before; neither has been run to its end yet. For Wan2.1 the numbers are Causal Forcing's: guidance 6, shift
+5, AdamW at 2e-6, 1000 steps and more.
+"""
+
+from ml_collections import ConfigDict
+
+from causalcine_jax.config import Preset, preset
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    ODEConfig,
+    OptimConfig,
+    SampleConfig,
+    SelfForcingConfig,
+    TrainConfig,
+)
+from causalcine_jax.training.flags import config_dict
+
+EMBEDDED = "causalcine_jax/weights/storyworld"
+
+
+def get_config(size: str = "base") -> ConfigDict:
+    sizes = {"base": base, "storyworld": storyworld, "wan_1_3b": wan_1_3b, "wan_14b": wan_14b}
+    if size not in sizes:
+        raise UsageError(f"configs/ode_init.py has no size {size!r}, {nearest(size, sizes)}")
+    return config_dict(sizes[size]())
+
+
+def base() -> TrainConfig:
+    return _run(
+        preset("storyworld-base"),
+        out="outputs/ode_init",
+        teacher=EMBEDDED,
+        steps=300,
+        batch=4,
+        self_forcing=SelfForcingConfig(shift=3.0),
+        ode=ODEConfig(guidance=2.0, store="outputs/ode_init/trajectories", films=256),
+        optim=OptimConfig(optimizer="muon", lr=5e-4, warmup=20, ema_decay=0.98),
+        data=DataConfig(world="base", films=400),
+        checkpoint=CheckpointConfig(every=50, keep=2),
+    )
+
+
+def storyworld() -> TrainConfig:
+    return _run(
+        preset("storyworld"),
+        out="outputs/storyworld/ode_init",
+        teacher="outputs/storyworld/model",
+        steps=350,
+        batch=32,
+        dtype="bfloat16",
+        self_forcing=SelfForcingConfig(shift=3.0),
+        ode=ODEConfig(guidance=3.0),
+        optim=OptimConfig(optimizer="muon", lr=5e-4, warmup=20, ema_decay=0.98),
+        data=DataConfig(world="storyworld", store="outputs/storyworld/latents", vae="outputs/storyworld/autoencoder/model", threads=8),
+        checkpoint=CheckpointConfig(every=100, keep=1),
+    )
+
+
+def wan_1_3b() -> TrainConfig:
+    return _wan("1.3b", steps=2000)
+
+
+def wan_14b() -> TrainConfig:
+    return _wan("14b", steps=2000)
+
+
+def _wan(name: str, steps: int) -> TrainConfig:
+    return _run(
+        preset(f"wan-{name}"),
+        out=f"outputs/wan-{name}-ode_init",
+        teacher=f"outputs/wan-{name}/model",
+        steps=steps,
+        batch=64,
+        dtype="bfloat16",
+        self_forcing=SelfForcingConfig(shift=5.0),
+        ode=ODEConfig(guidance=6.0),
+        optim=OptimConfig(lr=2e-6, schedule="constant", warmup=0, b1=0.9, b2=0.999, clip=10.0, ema_decay=0.99),
+        data=DataConfig(world="storyworld", threads=8),
+        checkpoint=CheckpointConfig(every=200, keep=2),
+        sample=SampleConfig(at_end=False),
+    )
+
+
+def _run(sizes: Preset, **what) -> TrainConfig:
+    return TrainConfig(
+        stage="ode_init",
+        remat=True,  # the student learns from four times of a trajectory in one step
+        train_text_encoder=False,
+        transformer=sizes.transformer,
+        text_encoder=sizes.text_encoder,
+        vae=sizes.vae,
+        **what,
+    )

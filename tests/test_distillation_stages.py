@@ -1,0 +1,173 @@
+"""The stages of a student: from model folders to a model that films in few steps, what they refuse, and the real sizes as shapes."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import random_weights
+from tiny_training import tiny_config, tiny_store
+
+from causalcine_jax.config import TransformerConfig, preset
+from causalcine_jax.convert import load_text_encoder, load_transformer, save_model
+from causalcine_jax.data.storyworld import VOCABULARY
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation.model_folder import model_defaults
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tokenizer import word_tokenizer
+from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.training import trajectory_store
+from causalcine_jax.training.config import OptimConfig, SelfForcingConfig
+from causalcine_jax.training.distillation_stages import dmd_updates, ode_init_task, ode_init_updates
+from causalcine_jax.training.flags import parse
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.metrics import read_records
+from causalcine_jax.training.ode_distillation import ODEConfig, Trajectory
+from causalcine_jax.training.stages import make_stage
+from causalcine_jax.training.state import Stage, new_state
+from causalcine_jax.training.step import make_update, metric_names
+
+ROOT = Path(__file__).parents[1]
+OPTIM = OptimConfig(lr=1e-3, schedule="constant", warmup=0, ema_decay=0.5)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("student") / "store", films=4).path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return model_folder(tmp_path_factory.mktemp("student") / "base")
+
+
+def model_folder(folder, sizes: TransformerConfig = tiny_config().transformer, seed: int = 0) -> Path:
+    """A random base model whose metadata says that its guidance steers away from a word."""
+    nets = {
+        "transformer": random_weights(lambda key: Transformer(sizes, key=key), seed),
+        "text_encoder": random_weights(lambda key: UMT5Encoder(tiny_config().text_encoder, key=key), 1),
+    }
+    metadata = {"negative": sorted(VOCABULARY)[0], "sampler": {"solver": "unipc", "steps": 5}}
+    save_model(folder, **nets, tokenizer=word_tokenizer(VOCABULARY), dtype=np.float32, metadata=metadata)
+    return folder
+
+
+def config_of(stage: str, base, store, out="", **changes):
+    settings = {
+        "stage": stage,
+        "teacher": str(base),
+        "steps": 3,
+        "batch": 2,
+        "log_every": 1,
+        "optim": OPTIM,
+        "critic_optim": OPTIM,
+        "self_forcing": SelfForcingConfig(steps=2, grad_frames=6),
+        "ode": ODEConfig(steps=4, guidance=2.0),
+        "generator_every": 2,
+        "max_critic_mse": 100.0,  # a random fake score has about 10
+    }
+    return tiny_config(out, store, **{**settings, **changes})
+
+
+def same(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path):
+    state = train(config_of("ode_init", base, store, tmp_path))
+    assert set(state.params) == {"student"}
+    records = read_records(tmp_path / "metrics.jsonl")
+    assert len(records) == 3 and {"loss", "x0_t1000", "x0_t833"} <= set(records[0])
+    said = model_defaults(tmp_path / "model")
+    assert said["sampler"] == SelfForcingConfig(steps=2).sampler and said["negative"] == sorted(VOCABULARY)[0]
+    assert same(load_transformer(tmp_path / "model"), state.ema["student"])
+    assert same(load_text_encoder(tmp_path / "model"), load_text_encoder(base))
+
+
+def test_stored_trajectories_take_the_teachers_place(base, store, tmp_path, monkeypatch):
+    made = lambda task, teacher, text_encoder, batch, key: Trajectory(jnp.stack([batch["latents"]] * 2), batch["latents"])
+    monkeypatch.setattr(trajectory_store, "teacher_trajectory", made)
+    stage = make_stage(config_of("ode_init", base, store, ode=ODEConfig(4, 2.0, str(tmp_path / "trajectories"), 3)))
+    assert set(stage.fixed) == {"text_encoder"}
+    assert next(stage.batches)["latents"].shape == (2, 4 * 9, 4, 4, 16)
+
+
+def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):
+    student = model_folder(tmp_path / "student", seed=5)
+    config = config_of("dmd", base, store, tmp_path / "out", init=str(student))
+    stage = make_stage(config)
+    assert set(stage.trained) == {"student", "fake_score", "head"} and set(stage.fixed) == {"teacher", "text_encoder"}
+    assert same(stage.trained["fake_score"], stage.fixed["teacher"]) and not same(stage.trained["student"], stage.fixed["teacher"])
+    state = train(config)
+    records = read_records(tmp_path / "out" / "metrics.jsonl")
+    assert ["generator_loss" in record for record in records] == [True, False, True]
+    assert all(np.isfinite(record["critic_loss"]) for record in records)
+    assert not same(state.params["student"], load_transformer(student)) and not same(state.params["fake_score"], load_transformer(base))
+    assert set(state.ema) == {"student"} and same(load_transformer(tmp_path / "out" / "model"), state.ema["student"])
+    assert model_defaults(tmp_path / "out" / "model")["sampler"].solver == "few_step"
+
+
+def test_a_fake_score_that_diverges_is_named(base, store, tmp_path):
+    with pytest.raises(DataError, match=r"critic_mse was .*, more than 0.001: the fake score diverges: lower critic_optim.lr"):
+        train(config_of("dmd", base, store, tmp_path, max_critic_mse=0.001, steps=1))
+
+
+@pytest.mark.parametrize("stage", ["ode_init", "dmd"])
+def test_what_does_not_fit_is_refused(stage, base, store, tmp_path):
+    other = model_folder(tmp_path / "other", TransformerConfig(32, 32, 2, 1, text_dim=16, text_len=8, freq_dim=16))
+    with pytest.raises(UsageError, match=r"are not of one shape: dim 24 and 32, num_layers 2 and 1"):
+        make_stage(config_of(stage, base, store, init=str(other)))
+    with pytest.raises(DataError, match=r"no model at .*none/model \(init\).*configs/ode_init.py --config.out=.*none`"):
+        make_stage(config_of(stage, base, store, init=str(tmp_path / "none/model")))
+    with pytest.raises(DataError, match=r"no model at .*none/model \(teacher\).*configs/base.py --config.out=.*none`"):
+        make_stage(config_of(stage, tmp_path / "none/model", store))
+    with pytest.raises(UsageError, match=f"stage {stage} needs teacher"):
+        config_of(stage, "", store)
+
+
+def test_times_that_the_teacher_does_not_pass_are_refused_before_anything_is_loaded(store):
+    with pytest.raises(UsageError, match="are not among the teacher's 5 steps"):
+        make_stage(config_of("ode_init", "no such folder", store, ode=ODEConfig(steps=5)))
+
+
+@pytest.mark.parametrize("file", ["ode_init", "dmd"])
+@pytest.mark.parametrize("size", ["base", "storyworld", "wan_1_3b", "wan_14b"])
+def test_the_configs_are_sound(file, size):
+    config, _ = parse([f"--config={ROOT / 'configs' / file}.py:{size}"])
+    sizes = preset({"base": "storyworld-base", "wan_1_3b": "wan-1.3b", "wan_14b": "wan-14b"}.get(size, size))
+    assert (config.stage, config.transformer, config.text_encoder) == (file, sizes.transformer, sizes.text_encoder)
+    times = {"wan": (1000, 937.5, 2500 / 3, 625)}.get(size[:3], (1000, 900, 750, 500))
+    np.testing.assert_allclose(config.self_forcing.sampler.times, times, atol=1e-3)
+    assert ode_init_task(config, ()).kept == (0, 12, 24, 36)
+    if file == "dmd":  # it goes on where ODE initialisation ended
+        before, _ = parse([f"--config={ROOT / 'configs' / 'ode_init.py'}:{size}"])
+        assert config.init == f"{before.out}/model" and config.teacher == before.teacher
+
+
+@pytest.mark.parametrize("file", ["ode_init", "dmd"])
+@pytest.mark.parametrize("size", ["wan_1_3b", "wan_14b"])
+def test_all_updates_trace_at_full_size(file, size):
+    config, _ = parse([f"--config={ROOT / 'configs' / file}.py:{size}"])
+    null = (1,) + (0,) * (config.transformer.text_len - 1)
+    abstract = lambda make: jax.eval_shape(lambda: make(jax.random.key(0)))
+    transformer = abstract(lambda key: Transformer(config.transformer, key=key))
+    text_encoder = abstract(lambda key: UMT5Encoder(config.text_encoder, key=key))
+    trained, fixed = {"student": transformer}, {"teacher": transformer, "text_encoder": text_encoder}
+    if file == "dmd":
+        head = abstract(lambda key: config.gan.head(config.transformer.dim, config.transformer.num_layers, key=key))
+        trained |= {"fake_score": transformer, "head": head}
+        updates = dmd_updates(config, null)
+    else:
+        updates = ode_init_updates(config, ode_init_task(config, null))
+    stage = Stage(trained, fixed, updates, batches=None, export=None, exported=("student",))
+    batch = {
+        "latents": jax.ShapeDtypeStruct((1, 60, 60, 104, 16), jnp.float32),
+        "token_ids": jax.ShapeDtypeStruct((1, 5, 512), jnp.int32),
+        "shot_of_chunk": jax.ShapeDtypeStruct((1, 20), jnp.int32),
+    }
+    names = metric_names(stage, trained, fixed, batch)
+    state = jax.eval_shape(lambda nets: new_state(stage, nets, names), trained)
+    for update in updates:
+        after = jax.eval_shape(make_update(stage, update, config), state, fixed, batch)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
