@@ -1,6 +1,6 @@
 """Says what a run needs before it is started, or a machine rented for it.
 
-    python launch/plan.py memory --model wan-14b --size 480x832 --pool-frames 60 --devices 8
+    python launch/plan.py memory --model wan-14b --size 832x480 --pool-frames 60 --devices 8
     python launch/plan.py memory --model models/self-forcing --json
 
 memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed. --model is a preset (storyworld, wan-1.3b, wan-14b),
@@ -19,7 +19,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     memory = commands.add_parser("memory", help="bytes of networks, history and activations")
     memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")
-    memory.add_argument("--size", metavar="HxW", help="pixels of the film, 480x832 for Wan (default: the model's own)")
+    memory.add_argument("--size", metavar="WxH", help="pixels of the film, 832x480 for Wan (default: the model's own)")
     memory.add_argument(
         "--pool-frames", type=int, help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)"
     )
@@ -31,16 +31,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def size_of(text: str | None) -> tuple[int | None, int | None]:
+    """Width and height."""
     if text is None:
         return None, None
     if not (match := re.fullmatch(r"(\d+)x(\d+)", text)):
-        raise UsageError(f"--size is height x width in pixels, such as 480x832, not {text!r}")
+        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
     return int(match[1]), int(match[2])
 
 
 def main() -> None:
     flags = parse()
-    height, width = size_of(flags.size)
+    width, height = size_of(flags.size)
     from causalcine_jax.parallel.memory_plan import Request, memory_plan
     from causalcine_jax.parallel.memory_table import table, to_json
 

@@ -125,4 +125,4 @@ def test_the_command_prints_a_table_or_json(folder):
     told = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
     assert told["total_bytes"] == sum(line["bytes"] for line in told["lines"])
     done = launch("--model", "wan-14b", "--size", "480p")
-    assert (done.returncode, done.stderr) == (2, "error: --size is height x width in pixels, such as 480x832, not '480p'\n")
+    assert (done.returncode, done.stderr) == (2, "error: --size is width x height in pixels, such as 832x480, not '480p'\n")

@@ -9,7 +9,7 @@ def table(plan: Plan) -> str:
     """The plan as lines of text; GB is 10^9 bytes."""
     asked, shared = plan.request, plan.request.devices > 1
     lines = [
-        f"{asked.model}, {asked.height}x{asked.width} pixels, {asked.dtype}, {plan.tokens_per_frame} tokens per latent frame, "
+        f"{asked.model}, {asked.width}x{asked.height} pixels, {asked.dtype}, {plan.tokens_per_frame} tokens per latent frame, "
         f"guidance {asked.guidance:g}: {plan.histories} {'histories' if plan.histories > 1 else 'history'}",
         f"keys and values of one latent frame: {_gb(plan.kv_per_frame, 4)} per history",
         "",
