@@ -40,7 +40,7 @@ class ODEConfig:
     steps     of its Euler solver; the student's times must be among theirs
     guidance  its classifier-free guidance, which the student learns to do without; 1 means none
     store     folder of trajectories, made first if it is missing and then read as often as wanted; "" computes each batch's on the fly
-    films     in that store, the first ones of the latent store
+    films     in that store, spread evenly over the latent store's
     """
 
     steps: int = 48

@@ -25,7 +25,7 @@ SHARD = 8  # trajectories at least that an interruption costs
 
 
 def trajectory_spec(films: LatentStore | MixedStore, task: ODEInit, count: int, batch: int, source: dict[str, Any]) -> StoreSpec:
-    """The spec of a store of `count` trajectories over the first films of `films`, made `batch` at a time."""
+    """The spec of a store of `count` trajectories, made `batch` at a time, over films spread evenly over `films`."""
     if count > len(films):
         raise UsageError(f"ode.films {count} is more than the {len(films)} films of {films.path}")
     told = {
@@ -70,17 +70,17 @@ def write_trajectories(
         nets = jax.device_put((teacher, text_encoder), state_shardings(mesh, (teacher, text_encoder)))
         made = jax.jit(lambda nets, batch, key: teacher_trajectory(task, *nets, batch, key))
         for done, part in enumerate(pending):
-            writer.write(part, _shard(films, part, batch, lambda records, key: made(nets, put_batch(mesh, records), key), seed))
+            writer.write(part, _shard(films, part, count, batch, lambda records, key: made(nets, put_batch(mesh, records), key), seed))
             print(f"trajectories: shard {done + 1} of {len(pending)}", flush=True)
     return writer.finish()
 
 
-def _shard(films, part: range, batch: int, make, seed: int) -> list[NewRecord]:
+def _shard(films, part: range, count: int, batch: int, make, seed: int) -> list[NewRecord]:
     records = []
     for first in range(part.start, part.stop, batch):
         # The last batch of all may be short: it is filled up, for one compilation, and cut.
         numbers = [min(first + i, part.stop - 1) for i in range(batch)]
-        read = [films[number] for number in numbers]
+        read = [films[number * len(films) // count] for number in numbers]
         inputs = {name: np.stack([record[name] for record in read]) for name in ("latents", "token_ids", "shot_of_chunk")}
         trajectory = jax.device_get(make(inputs, jax.random.fold_in(jax.random.key(seed), first)))
         for i, record in enumerate(read[: min(batch, part.stop - first)]):
