@@ -13,9 +13,12 @@ import math
 import os
 import sys
 
-# Read by jax when it is imported. O1 overlaps communication with compute; the second silences notes about other people's hardware.
+# Read by jax when it is imported, or starts its devices. O1 overlaps communication with compute; the second silences notes about other people's hardware.
 os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Threads of XLA's CPU client, which otherwise has one per core: a collective holds its thread until all devices are there, and with as many
+# devices as threads two collectives in different orders wait for each other for ever.
+os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))
 
 from causalcine_jax.cli import cores, run
 

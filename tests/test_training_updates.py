@@ -77,6 +77,19 @@ def test_an_update_changes_its_own_networks_only(tmp_path):
     assert changed(after.opt_state, done.opt_state) == {"critic"} and int(done.step) == 1
 
 
+def test_a_network_may_learn_at_a_rate_of_its_own(tmp_path):
+    made = stage()
+    state, batch = fresh(made)
+    far = {}
+    for rate in (1.0, 10.0):
+        update = dataclasses.replace(made.updates[1], rates={"head": rate})
+        one = dataclasses.replace(made, updates=(made.updates[0], update))
+        after = jax.jit(make_update(one, update, toy_config(tmp_path)))(state, made.fixed, batch)
+        far[rate] = {name: after.params[name].weight[...] - state.params[name].weight[...] for name in update.nets}
+    np.testing.assert_allclose(far[10.0]["head"], 10 * far[1.0]["head"], rtol=1e-3)
+    np.testing.assert_array_equal(far[10.0]["judge"], far[1.0]["judge"])
+
+
 def test_updates_draw_from_streams_of_their_own(tmp_path):
     made = stage()
     state, batch = fresh(made)

@@ -98,7 +98,7 @@ def dmd_updates(config: TrainConfig, null_prompt: tuple[int, ...]) -> tuple[Upda
     critics = ("fake_score", "head") if config.gan.on else ("fake_score",)
     return (
         Update(generator_loss(task), ("student",), config.optim, "generator", config.generator_every),
-        Update(critic_loss(task), critics, config.critic_optim, "critic"),
+        Update(critic_loss(task), critics, config.critic_optim, "critic", rates={"head": config.gan.head_rate}),
     )
 
 

@@ -24,6 +24,7 @@ class GANConfig:
     """The GAN beside distribution matching. The paper states none of these numbers.
 
     generator_weight      of the generator's adversarial term; 0 for no GAN at all
+    head_rate             the head's learning rate over the critic's: it starts from nothing, the fake score as the teacher
     discriminator_weight  of the head's loss in the critic's; it matters where the trunk is trained by it
     context               a chunk's history in front of the head: noisy_causal or clean
     taps                  the layers whose features the head reads, as parts of the depth; the defaults are blocks 17, 28 and 39 of 40
@@ -33,6 +34,7 @@ class GANConfig:
     """
 
     generator_weight: float = 1e-2
+    head_rate: float = 10.0
     discriminator_weight: float = 1.0
     context: str = "noisy_causal"
     taps: tuple[float, ...] = (0.45, 0.725, 1.0)
@@ -56,6 +58,8 @@ class GANConfig:
         for name in ("generator_weight", "discriminator_weight", "r1_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 yield f"gan.{name} must be finite and at least 0, not {getattr(self, name)}"
+        if not 0 < self.head_rate < float("inf"):
+            yield f"gan.head_rate must be finite and more than 0, not {self.head_rate}"
         if not self.r1_sigma > 0:
             yield f"gan.r1_sigma must be more than 0, not {self.r1_sigma}"
         if self.context not in GAN_CONTEXTS:

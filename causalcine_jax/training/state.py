@@ -68,6 +68,7 @@ class Update:
     optim   its optimizer
     name    "" for the only update of a stage. Otherwise it precedes the update's own metrics: critic_loss, critic_grad_norm, critic_lr
     every   it runs at steps 0, every, 2 every, ...
+    rates   of some of its networks: their learning rate over that of `optim`
     """
 
     loss: Loss
@@ -75,6 +76,7 @@ class Update:
     optim: OptimConfig
     name: str = ""
     every: int = 1
+    rates: dict[str, float] = field(default_factory=dict)
 
     def titled(self, metric: str) -> str:
         return f"{self.name}_{metric}" if self.name else metric

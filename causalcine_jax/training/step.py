@@ -44,7 +44,8 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
         if optim.clip:
             grads = jax.tree.map(lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state[update.name], trained)
-        params = jax.tree.map(lambda p, u: p + rate(state.step) * u, trained, updates)
+        moved = lambda name, net: jax.tree.map(lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name])
+        params = {name: moved(name, net) for name, net in trained.items()}
         done = (state.step - optim.ema_start) // update.every
         decay = jnp.where(done < 0, 0.0, ema_decay(optim.ema_decay, done))
         averaged = {name: state.ema[name] for name in trained if name in state.ema}
