@@ -22,7 +22,7 @@ from toy_stage import toy_config, toy_stage
 sharding.SMALLEST_CUT = 1
 state = train(toy_config(sys.argv[1], steps=6, log_every=1), toy_stage())
 for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state)):
-    part = leaf.size // 4 if leaf.ndim else leaf.size
+    part = leaf.size // 4 if leaf.ndim == 2 else leaf.size
     assert leaf.addressable_shards[0].data.size == part, leaf.sharding
 """
 

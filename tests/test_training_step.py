@@ -10,7 +10,7 @@ from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, cast_weights
 from causalcine_jax.models.vae import VAE
-from causalcine_jax.parallel.sharding import _cut
+from causalcine_jax.parallel.sharding import spec_of
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
 from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices, name_of
@@ -162,7 +162,16 @@ def test_what_steers_every_token_stays_float32():
 
 
 @pytest.mark.parametrize(
-    "shape, spec", [((1024, 64), (("data", "seq"),)), ((6, 64, 1024), (None, None, ("data", "seq"))), ((8,), ()), ((1023, 1023), ())]
+    "name, shape, spec",
+    [
+        ("q.weight", (6, 1024, 512), (None, None, ("data", "seq"))),
+        ("head.weight", (1024, 63), (("data", "seq"),)),  # outputs that do not divide: inputs
+        ("head.weight", (1023, 1023), ()),
+        ("q.weight", (8, 8), ()),  # small
+        ("norm_q.weight", (40, 5120), ()),
+        ("q.bias", (40, 5120), ()),
+        ("head_modulation", (40, 5120), ()),
+    ],
 )
-def test_arrays_are_cut_along_their_largest_axis_that_divides(shape, spec):
-    assert tuple(_cut(8, shape)) == spec
+def test_weights_are_cut_along_their_outputs_and_vectors_are_whole(name, shape, spec):
+    assert tuple(spec_of(f"net.blocks.{name}", shape, 8)) == spec

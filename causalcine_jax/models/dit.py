@@ -16,6 +16,9 @@ from causalcine_jax.config import TransformerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, RMSNorm, layer_norm, stack_init
+from causalcine_jax.parallel.mesh import cut
+from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.ulysses import over_tokens
 
 
 class Attention(Module):
@@ -79,11 +82,11 @@ def token_grid(config: TransformerConfig, height: int, width: int) -> tuple[int,
     return height // rows, width // columns
 
 
-def patchify(model: Transformer, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f p d"]:
-    """Latent frames to tokens; a patch's vector is ordered (channel, row, column) as the Conv3d's weights are."""
+def patchify(model: Transformer, latents: Float[Array, "b f h w c"], chunk_frames: int) -> Float[Array, "b s t d"]:
+    """Latent frames to the tokens of chunks; a patch's vector is ordered (channel, row, column) as the Conv3d's weights are."""
     _, rows, columns = model.config.patch_size
-    patches = rearrange(latents, "b f (h r) (w s) c -> b f (h w) (c r s)", r=rows, s=columns)
-    return model.patch_embedding(patches).astype(jnp.float32)
+    patches = rearrange(latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns)
+    return gathered(model.patch_embedding)(cut(patches, "data", None, "seq")).astype(jnp.float32)
 
 
 def unpatchify(model: Transformer, patches: Float[Array, "b f p v"], grid: tuple[int, int]) -> Float[Array, "b f h w c"]:
@@ -107,8 +110,9 @@ def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
 
 def embed_time(model: Transformer, t: Float[Array, "*b"]) -> tuple[Float[Array, "*b d"], Float[Array, "*b 6 d"]]:
     """The time embedding e (for the head) and its projection e0 (for the blocks), float32. t in 0..1000."""
-    e = model.time_embedding_2(jax.nn.silu(model.time_embedding_0(sinusoid(t, model.config.freq_dim)))).astype(jnp.float32)
-    e0 = model.time_projection_1(jax.nn.silu(e)).astype(jnp.float32)
+    first, second, projection = gathered((model.time_embedding_0, model.time_embedding_2, model.time_projection_1))
+    e = second(jax.nn.silu(first(sinusoid(t, model.config.freq_dim)))).astype(jnp.float32)
+    e0 = projection(jax.nn.silu(e)).astype(jnp.float32)
     return e, rearrange(e0, "... (six d) -> ... six d", six=6)
 
 
@@ -119,14 +123,16 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
     if missing < 0:
         raise UsageError(f"a prompt of {text.shape[2]} tokens is longer than this model's text_len {config.text_len}")
     text = jnp.pad(text, ((0, 0), (0, 0), (0, missing), (0, 0)))
-    context = model.text_embedding_2(jax.nn.gelu(model.text_embedding_0(text), approximate=True))
+    first, second = gathered((model.text_embedding_0, model.text_embedding_2))
+    # Every device of a row would need the same: each makes a part of the prompt's tokens, and a layer gathers its own.
+    context = second(jax.nn.gelu(first(cut(text, "data", None, "seq")), approximate=True))
 
     def layer(block: Block):
-        attn = block.cross_attn
+        attn = gathered(block.cross_attn)
         return heads(attn.norm_k(attn.k(context), config.eps), config), heads(attn.v(context), config)
 
     k, v = jax.lax.map(layer, model.blocks)
-    return TextContext(k, v)
+    return TextContext(*(cut(x, None, "data", None, "seq") for x in (k, v)))
 
 
 def heads(x: Float[Array, "*b d"], config: TransformerConfig) -> Float[Array, "*b h e"]:
@@ -154,10 +160,13 @@ def cross_attention(block: Block, x: Float[Array, "b s t d"], k, v, shot, config
     """Attention of each segment's tokens to its own shot's prompt. k, v [b, shots, text, h, e]; shot [b, s] indexes shots."""
     attn = block.cross_attn
     q = heads(attn.norm_q(attn.q(block.norm3(x, config.eps)), config.eps), config)
-    take = jax.vmap(lambda prompts, index: prompts[index])
-    fold = lambda a: a.reshape(-1, *a.shape[2:])
-    out = attention(fold(q), fold(take(k, shot)), fold(take(v, shot)))
-    return attn.o(merge_heads(out.reshape(q.shape)))
+
+    def attend(q, k, v, shot):
+        take = jax.vmap(lambda prompts, index: prompts[index])
+        fold = lambda a: a.reshape(-1, *a.shape[2:])
+        return attention(fold(q), fold(take(k, shot)), fold(take(v, shot))).reshape(q.shape)
+
+    return attn.o(merge_heads(over_tokens(attend)(q, k, v, shot)))
 
 
 def feed_forward(block: Block, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -168,4 +177,5 @@ def head(model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"
     """Modulated norm and projection to patches, float32. Takes the time embedding itself, not its projection."""
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
-    return model.head(modulated_norm(x, shift, scale, model.config.eps)).astype(jnp.float32)
+    patches = gathered(model.head)(modulated_norm(x, shift, scale, model.config.eps)).astype(jnp.float32)
+    return cut(patches, "data")

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel.mesh import active_mesh, cut
 
 
 @jax.tree_util.register_dataclass
@@ -30,14 +31,15 @@ class KVCache:
         """An empty pool of `frames` slots. `UsageError` when frames is not a positive multiple of chunk_frames."""
         if frames <= 0 or frames % chunk_frames:
             raise UsageError(f"a pool holds whole chunks: {frames} frames is not a positive multiple of {chunk_frames}")
-        heads, dim = config.num_heads, config.head_dim
-        shape = (config.num_layers, batch, frames, tokens_per_frame, heads, dim)
-        return cls(
-            k=jnp.zeros(shape, dtype),
-            v=jnp.zeros(shape, dtype),
-            descriptors=jnp.zeros((config.num_layers, batch, frames, heads, dim), jnp.float32),
-            time=jnp.full((frames // chunk_frames,), -1, jnp.int32),
-        )
+        films, heads = (config.num_layers, batch, frames), (config.num_heads, config.head_dim)
+
+        def make():
+            k, v = (cut(jnp.zeros((*films, tokens_per_frame, *heads), dtype), None, "data", None, None, "seq") for _ in range(2))
+            descriptors = cut(jnp.zeros((*films, *heads), jnp.float32), None, "data", None, "seq")
+            return cls(k, v, descriptors, jnp.full((frames // chunk_frames,), -1, jnp.int32))
+
+        # Compiled under a mesh: it is born cut by heads.
+        return make() if active_mesh() is None else jax.jit(make)()
 
     @property
     def frames(self) -> int:

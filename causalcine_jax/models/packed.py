@@ -10,7 +10,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
@@ -21,6 +20,9 @@ from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotate, rotation
+from causalcine_jax.parallel.mesh import cut
+from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.ulysses import over_heads
 
 
 @jax.tree_util.register_dataclass
@@ -179,33 +181,37 @@ def transformer_pass(
     config = model.config
     grid = dit.token_grid(config, *latents.shape[2:4])
     tokens = grid[0] * grid[1]
-    x = rearrange(dit.patchify(model, latents), "b (s c) p d -> b s (c p) d", c=chunk_frames)
+    x = dit.patchify(model, latents, chunk_frames)
     e, e0 = dit.embed_time(model, t)
     own_slots = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
-    own_rotation = rotation(own_slots, grid, config.head_dim)
+    pool_time = jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32) if history is None else history.frame_time()
+    shared = (chunk_index, pool_time, rotation(own_slots, grid, config.head_dim))
 
     def frames_of(y):  # [b, s, (c p), ...] -> [b, (s c), p, ...]
         return y.reshape(y.shape[0], -1, tokens, *y.shape[3:])
 
     def layer(x, inputs):
         block, text_k, text_v, cached, forced = inputs
+        block = gathered(block)
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (modulation[:, :, None, i] for i in range(6))
 
         q, k, v = dit.self_attention_inputs(block, dit.modulated_norm(x, shift_sa, scale_sa, config.eps), config)
-        if cached is not None:
-            past = History(*cached, time=history.frame_time())
-        else:
-            clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
-            past = History(clean_k, clean_v, describe(clean_k), jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32))
-        attended, field = _attend(
-            q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, segments_at_once
-        )
+        attended, field, kept = over_heads(attend)(q, k, v, cached, forced, shared)
         x = x + block.self_attn.o(dit.merge_heads(attended)) * gate_sa
         x = x + dit.cross_attention(block, x, text_k, text_v, shot, config)
         x = x + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps)) * gate_ff
-        kept = (frames_of(k[:, -1:]), frames_of(v[:, -1:])) if return_kv else None
-        return x, (kept, field if return_field else None)
+        return cut(x, "data", None, "seq"), (kept, field if return_field else None)
+
+    def attend(q, k, v, cached, forced, shared):
+        index, pool_time, own_rotation = shared
+        if cached is not None:
+            past = History(*cached, time=pool_time)
+        else:
+            clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
+            past = History(clean_k, clean_v, describe(clean_k), pool_time)
+        out, field = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, segments_at_once)
+        return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:])) if return_kv else None
 
     body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
     cached = None if history is None else (history.k, history.v, history.descriptors)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
+from causalcine_jax.parallel.ulysses import sum_over_heads
 
 FAR = jnp.iinfo(jnp.int32).max
 
@@ -84,4 +85,5 @@ def _score(policy: str, query: Float[Array, "h d"], keys: Float[Array, "f h d"],
     """How much a policy wants each frame. No gradient passes: top-k is a choice, learned through attention alone (paper 3.3)."""
     if policy == "sink":  # the film's first frames are those farthest back
         return distance.astype(jnp.float32)
-    return jnp.einsum("hd,fhd->f", jax.lax.stop_gradient(query), jax.lax.stop_gradient(keys), precision="highest")
+    query, keys = jax.lax.stop_gradient((query, keys))
+    return sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))

@@ -18,6 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.models import nn
+from causalcine_jax.parallel.mesh import AXES, cut
+from causalcine_jax.parallel.sharding import gathered
 
 
 @functools.cache
@@ -53,7 +55,7 @@ class Attention(nn.Module):
         def heads(y):
             return y.reshape(*y.shape[:-1], self.num_heads, -1)
 
-        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        q, k, v = heads(self.q(x)), cut(heads(self.k(x)), "data"), cut(heads(self.v(x)), "data")
         logits = jnp.einsum("bthc,bshc->bhts", q, k, preferred_element_type=jnp.float32) + bias
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         y = jnp.einsum("bhts,bshc->bthc", weights, v)
@@ -116,7 +118,8 @@ class UMT5Encoder(nn.Module):
         *batch, length = ids.shape
         kept = mask.reshape(-1, length) != 0
         buckets = jnp.asarray(relative_buckets(length, self.cfg.num_buckets, self.cfg.max_distance))
-        x = self.token_embedding[...][ids.reshape(-1, length)]
-        x, _ = jax.lax.scan(lambda x, block: (block(x, buckets, kept), None), x, self.blocks)
+        # The table is never gathered: every device looks up its own columns, for all prompts.
+        x = cut(cut(self.token_embedding[...][cut(ids.reshape(-1, length))], None, None, AXES))
+        x, _ = jax.lax.scan(lambda x, block: (gathered(block)(cut(x, "data", "seq"), buckets, kept), None), x, self.blocks)
         x = jnp.where(kept[..., None], self.norm(x, self.cfg.eps), 0)
         return x.reshape(*batch, length, -1)

@@ -23,6 +23,8 @@ from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.vae_layers import CausalConv3d, Downsample, Head, Past, PointConv, ResidualBlock, Upsample, middle
+from causalcine_jax.parallel.mesh import cut_frames
+from causalcine_jax.parallel.sharding import gathered
 
 Video = Float[Array, "b t h w 3"]
 Latents = Float[Array, "b f y x z"]
@@ -152,8 +154,10 @@ class VAE(Module):
             raise UsageError(
                 f"vae: cannot encode {frames} frames of {height}x{width}; needs {wanted}, and height and width divisible by {space}"
             )
-        mean, log_variance = jnp.split(self.conv1(self.encoder(video, past)), 2, axis=-1)
+        encoder, point = gathered((self.encoder, self.conv1))
+        mean, log_variance = jnp.split(point(encoder(cut_frames(video, space), past)), 2, axis=-1)
         return mean, log_variance
 
     def _decode(self, latents: Latents, past: Past) -> Video:
-        return self.decoder(self.conv2(latents), past)
+        point, decoder = gathered((self.conv2, self.decoder))
+        return decoder(point(cut_frames(latents)), past)

@@ -1,50 +1,78 @@
-"""Where arrays live: parameters, optimizer and EMA over all devices, batches over the axis "data".
+"""Where arrays live: one table for parameters, and with them for their averages and their optimizer's state; batches along films.
 
-The mesh has the axes ("data", "seq"); one device is a mesh of 1x1, so there is no other path for it. An array is cut along its
-largest axis that the devices divide, and is replicated if there is none.
+Weights are cut over all devices, wherever in the mesh (FSDP), and gathered where they are used, one layer at a time: `gathered`.
+What is computed never travels for a weight's sake. Vectors are small: they are whole everywhere.
 """
+
+import functools
+import re
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel.mesh import AXES, active_mesh
 
-AXES = ("data", "seq")
 SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
 
+WHOLE = PartitionSpec()
+# A weight is [..., in, out]: cut along its outputs, which are the rows of a checkpoint's tensor, so that a device reads one range of bytes.
+OUTPUTS = PartitionSpec(None, AXES)
 
-def make_mesh(seq: int = 1) -> Mesh:
-    """All devices as a mesh of (devices / seq, seq)."""
-    devices = jax.devices()
-    if len(devices) % seq:
-        raise UsageError(f"{len(devices)} devices cannot be split into groups of {seq}")
-    return Mesh(np.asarray(devices).reshape(-1, seq), AXES)
+# The first expression found in a parameter's path, such as student.blocks.self_attn.q.weight, says how its last axes are cut; axes before
+# them (stacked layers, a convolution's taps) never are. What the state of an optimizer holds of a parameter has its path, with more before it.
+TABLE: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"\bnorm\w*\.weight$", WHOLE),
+    (r"\b(bias|gamma|\w*modulation|queries|pos_embedding)$", WHOLE),
+    (r"\b(weight|token_embedding)$", OUTPUTS),
+    (r"", WHOLE),  # counters and sums
+)
+
+
+def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """How a parameter is cut: as the table says; along the axis before (a weight's inputs) where that axis does not divide; or not at all."""
+    last = next(spec for expression, spec in TABLE if re.search(expression, path))
+    if devices == 1 or last == WHOLE or np.prod(shape) < SMALLEST_CUT:
+        return WHOLE
+    named = dict(zip(range(len(shape) - len(last), len(shape)), last, strict=True))
+    for axis in sorted(named, key=lambda axis: named[axis] is None):
+        if shape[axis] % devices == 0:
+            return PartitionSpec(*(AXES if at == axis else None for at in range(axis + 1)))
+    return WHOLE
 
 
 def state_shardings(mesh: Mesh, shapes):
-    """A sharding for every array of the pytree `shapes`."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, _cut(mesh.size, leaf.shape)), shapes)
+    """A sharding for every array of the pytree `shapes`: networks, averages, a whole training state."""
+    place = lambda path, leaf: NamedSharding(mesh, spec_of(path_of(path), leaf.shape, mesh.size))
+    return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-def _cut(devices: int, shape: tuple[int, ...]) -> PartitionSpec:
-    axes = [axis for axis in range(len(shape)) if shape[axis] % devices == 0]
-    if devices == 1 or not axes or np.prod(shape) < SMALLEST_CUT:
-        return PartitionSpec()
-    largest = max(axes, key=lambda axis: shape[axis])
-    return PartitionSpec(*(AXES if axis == largest else None for axis in range(largest + 1)))
+def path_of(path) -> str:
+    """A parameter's path, such as transformer.blocks.self_attn.q.weight."""
+    parts = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
+    return ".".join(part for part in parts if part)
+
+
+def gathered(network):
+    """A network, or a part of one, with its weights whole on every device; the gradients that come back are cut as the weights are kept."""
+    mesh = active_mesh()
+    if mesh is None:
+        return network
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _whole(leaf, spec_of(path_of(path), leaf.shape, mesh.size)), network)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _whole(x, kept: PartitionSpec):
+    return jax.lax.with_sharding_constraint(x, WHOLE)
+
+
+_whole.defvjp(
+    lambda x, kept: (jax.lax.with_sharding_constraint(x, WHOLE), None),
+    lambda kept, _, gradient: (jax.lax.with_sharding_constraint(gradient, kept),),
+)
 
 
 def put_batch(mesh: Mesh, batch):
     """This process's part of a batch (numpy) as global arrays cut over "data"."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
-
-
-def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
-    """A batch must divide into micro-batches over the axis "data"."""
-    groups = mesh.shape["data"]
-    if (batch // accumulation) % groups:
-        raise UsageError(
-            f"a micro-batch of {batch // accumulation} films cannot be split over {groups} devices: make batch a multiple of {groups * accumulation}"
-        )

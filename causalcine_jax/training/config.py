@@ -130,6 +130,7 @@ class TrainConfig:
 
     stage            teacher_forcing (DiT and text encoder on latents), autoencoder (VAE on rendered clips), or a student's: ode_init, then dmd
     batch            films (or clips) per step, over all devices
+    seq              devices that share their films, each with some of a chunk's tokens and heads: fewer films at once, less memory for each device
     dtype            that networks compute in; weights and optimizer stay float32, and so do norms, modulation and time embedding
     remat            recompute layers in the backward pass: less memory, a third more time
     init             a model to start from instead of random weights, in any format that is read (convert/formats.py); sizes are then that model's
@@ -150,6 +151,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 1000
     batch: int = 8
+    seq: int = 1
     dtype: str = "float32"
     remat: bool = False
     train_text_encoder: bool = True
@@ -185,7 +187,7 @@ class TrainConfig:
         if found:
             return found
         found += [*choice_faults("stage", self.stage, STAGES), *choice_faults("dtype", self.dtype, DTYPES)]
-        for name in ("steps", "batch", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
+        for name in ("steps", "batch", "seq", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
             found += range_faults(name, getattr(self, name), 1)
         found += range_faults("caption_dropout", self.caption_dropout, 0, 1)
         found += [] if self.out else ["out must name a folder"]

@@ -56,6 +56,7 @@ def ode_init_stage(config: TrainConfig) -> Stage:
         store = write_trajectories(
             Path(config.ode.store), parts.store, task, fixed.pop("teacher"), parts.text_encoder,
             count=config.ode.films, batch=config.batch, seed=config.seed, source={"teacher_sha256": weights_hash(Path(config.teacher))},
+            seq=config.seq,
         )  # fmt: skip
     return _stage(config, parts, store, trained={"student": parts.student}, fixed=fixed, updates=ode_init_updates(config, task))
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.models.nn import Module
-from causalcine_jax.parallel.sharding import check_batch, make_mesh, put_batch, state_shardings
+from causalcine_jax.parallel.mesh import check_batch, make_mesh
+from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.metrics import MetricLog, draw_loss_curve
@@ -47,7 +48,7 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
     out = Path(config.out)
     with StopRequest() as stop:
         changed = check_same_run(out, config, force=force)
-        mesh = make_mesh()
+        mesh = make_mesh(config.seq)
         for optim in (config.optim, config.critic_optim):
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
@@ -84,9 +85,10 @@ class Run:
         for number in range(self.start + 1, config.steps + 1):
             with self.clock.waiting():
                 batch = put_batch(self.mesh, next(stage.batches))
-            for update, run in updates:
-                if update.due(number - 1):
-                    state = run(state, fixed, batch)
+            with jax.set_mesh(self.mesh):
+                for update, run in updates:
+                    if update.due(number - 1):
+                        state = run(state, fixed, batch)
             self.clock.step()
             in_flight.append(jax.numpy.copy(state.step))
             if len(in_flight) > STEPS_AHEAD:
@@ -123,7 +125,8 @@ class Run:
             made = zip(stage.trained.items(), keys, strict=True)
             return {name: loaded[name] if name in loaded else make(key) for (name, make), key in made}
 
-        metrics = metric_names(stage, jax.eval_shape(nets_of, loaded), stage.fixed, self._batch_shapes())
+        with jax.set_mesh(self.mesh):  # the first to see what the mesh does not divide
+            metrics = metric_names(stage, jax.eval_shape(nets_of, loaded), stage.fixed, self._batch_shapes())
 
         def create(loaded) -> TrainState:
             return new_state(stage, nets_of(loaded), metrics)

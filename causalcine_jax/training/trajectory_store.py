@@ -18,7 +18,8 @@ from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.parallel.sharding import make_mesh, put_batch, state_shardings
+from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.ode_distillation import ODEInit, teacher_trajectory
 
 SHARD = 8  # trajectories at least that an interruption costs
@@ -51,6 +52,7 @@ def write_trajectories(
     batch: int,
     seed: int,
     source: dict[str, Any],
+    seq: int = 1,
 ) -> LatentStore:
     """The store at `path`, with what is missing of it computed first. A trajectory depends on its film, its place in the batch and `seed`.
 
@@ -66,11 +68,13 @@ def write_trajectories(
     if pending:
         missing = sum(len(part) for part in pending)
         print(f"computing {missing} of {count} trajectories of {task.teacher.steps} steps into {path}", flush=True)
-        mesh = make_mesh()
+        mesh = make_mesh(seq)
         nets = jax.device_put((teacher, text_encoder), state_shardings(mesh, (teacher, text_encoder)))
         made = jax.jit(lambda nets, batch, key: teacher_trajectory(task, *nets, batch, key))
         for done, part in enumerate(pending):
-            writer.write(part, _shard(films, part, count, batch, lambda records, key: made(nets, put_batch(mesh, records), key), seed))
+            with jax.set_mesh(mesh):
+                trajectories = _shard(films, part, count, batch, lambda records, key: made(nets, put_batch(mesh, records), key), seed)
+            writer.write(part, trajectories)
             print(f"trajectories: shard {done + 1} of {len(pending)}", flush=True)
     return writer.finish()
 

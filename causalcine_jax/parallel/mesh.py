@@ -1,0 +1,85 @@
+"""The mesh: all devices as a table of ("data", "seq").
+
+    data   rows: each has films of its own
+    seq    the devices of a row share their films: each has some tokens of every chunk, and in attention all tokens of some heads
+
+Nothing holds a mesh. `with jax.set_mesh(mesh):` around calls is all that turns it on; what is traced under it asks for it here. Without one,
+or on one device, every function of this package returns what it was given, and the program is that of one device.
+"""
+
+import math
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from causalcine_jax.errors import UsageError, raise_faults
+
+AXES = ("data", "seq")
+
+
+def make_mesh(seq: int = 1, devices=None) -> Mesh:
+    """All devices (or `devices`, a sequence) as a mesh of (devices / seq, seq). `UsageError` naming what is possible where they cannot be."""
+    devices = jax.devices() if devices is None else devices
+    if not 0 < seq <= len(devices) or len(devices) % seq:
+        fault = "are not enough for" if seq > len(devices) else "cannot be split into"
+        raise UsageError(f"{len(devices)} devices {fault} groups of seq={seq}: seq can be {_listed(divisors(len(devices)))}")
+    return Mesh(np.asarray(devices).reshape(-1, seq), AXES)
+
+
+def active_mesh() -> AbstractMesh | None:
+    """The mesh that the code being traced runs under; None without one, on one device, and inside an island, where arrays are one device's own."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
+
+
+def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """x cut over the mesh: its n-th axis along the n-th of `axes`, where that divides it, and all others whole."""
+    mesh = active_mesh()
+    if mesh is None:
+        return x
+    parts = lambda axis: math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis))
+    fits = (axis if axis and size % parts(axis) == 0 else None for size, axis in zip(x.shape, axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
+
+
+def cut_frames(frames: Float[Array, "b t h w c"], pixels: int = 1) -> Float[Array, "b t h w c"]:
+    """Frames cut over "seq" along their height, else along their width, into whole groups of `pixels`; whole where that divides neither."""
+    mesh = active_mesh()
+    if mesh is None:
+        return frames
+    by_height = frames.shape[2] % (pixels * mesh.shape["seq"]) == 0
+    by_width = frames.shape[3] % (pixels * mesh.shape["seq"]) == 0
+    return cut(frames, "data", None, "seq" if by_height else None, "seq" if by_width and not by_height else None)
+
+
+def check_cut(mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens: int) -> None:
+    """`UsageError` listing everything that the mesh does not divide, with what would."""
+    data, seq = (mesh.shape[axis] for axis in AXES)
+    faults = []
+    if films % data:
+        faults.append(f"{films} films cannot be split over data={data} (make them a multiple of {data})")
+    if heads % seq or chunk_tokens % seq:
+        legal = [n for n in divisors(heads) if chunk_tokens % n == 0]
+        faults.append(f"seq={seq} does not divide both {heads} heads and a chunk's {chunk_tokens} tokens; {_listed(legal)} would")
+    raise_faults(f"mesh of data={data}, seq={seq}", faults)
+
+
+def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
+    """A batch must divide into micro-batches over the axis "data"."""
+    groups = mesh.shape["data"]
+    if (batch // accumulation) % groups:
+        raise UsageError(
+            f"a micro-batch of {batch // accumulation} films cannot be split over {groups} devices: make batch a multiple of {groups * accumulation}"
+        )
+
+
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -1,0 +1,59 @@
+"""Attention of films whose tokens are cut over "seq" (DeepSpeed-Ulysses, arXiv 2309.14509).
+
+    q, k, v of some tokens, all heads --all-to-all--> all tokens, some heads --attend--> all-to-all back
+
+Heads attend each by itself, so between the two exchanges every device works as if alone, on its own heads of the history too. Only what the heads
+decide together, which frames memory retrieves, is summed over their devices: `sum_over_heads`. Both are `jax.shard_map` islands,
+because attention kernels cannot be cut along tokens by the compiler; what they attend by is a function of arrays, and knows of no mesh.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from causalcine_jax.parallel.mesh import active_mesh, check_cut
+
+TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
+HEADS = P("data", None, None, "seq")  # [b, f, p, h, e], a history's keys and values
+POOL = (HEADS, HEADS, P("data", None, "seq"))  # and its frames' descriptors [b, f, h, e]
+FIELDS = P(None, "data")  # [s, b, ...]
+
+
+def over_heads(attend: Callable) -> Callable:
+    """`attend(q, k, v, pool, fields, shared) -> (out, fields, (k, v))` run on all tokens of some heads, given some tokens of all.
+
+    q, k, v, out  [b, s, (c p), h, e]
+    pool          a history's k, v and descriptors, cut by heads; or None
+    fields        of every segment, to be used, or chosen; or None
+    shared        what is the same for all films and heads
+    The k, v that it returns [b, c, p, h, e] stay cut by heads, as a pool holds them. `UsageError` where the mesh does not divide.
+    """
+    mesh = active_mesh()
+    if mesh is None or mesh.shape["seq"] == 1:
+        return attend
+
+    def island(q, k, v, pool, fields, shared):
+        to_heads = lambda x: jax.lax.all_to_all(x, "seq", split_axis=3, concat_axis=2, tiled=True)
+        out, fields, kept = attend(to_heads(q), to_heads(k), to_heads(v), pool, fields, shared)
+        return jax.lax.all_to_all(out, "seq", split_axis=2, concat_axis=3, tiled=True), fields, kept
+
+    def run(q, k, v, pool, fields, shared):
+        check_cut(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
+        specs = (TOKENS, TOKENS, TOKENS, POOL if pool is not None else P(), FIELDS, P())
+        return jax.shard_map(island, in_specs=specs, out_specs=(TOKENS, FIELDS, HEADS))(q, k, v, pool, fields, shared)
+
+    return run
+
+
+def over_tokens(attend: Callable) -> Callable:
+    """`attend(q, *others) -> out` run on some tokens of q [b, s, (c p), h, e]; the others [b, ...] are whole, as a prompt's keys are."""
+    mesh = active_mesh()
+    if mesh is None or mesh.shape["seq"] == 1:
+        return attend
+    return lambda q, *others: jax.shard_map(attend, in_specs=(TOKENS, *(P("data") for _ in others)), out_specs=TOKENS)(q, *others)
+
+
+def sum_over_heads(x: jax.Array) -> jax.Array:
+    """What each device has summed over its own heads, summed over all; inside `over_heads`. Elsewhere all heads are here."""
+    return jax.lax.psum(x, "seq") if "seq" in jax.sharding.get_abstract_mesh().manual_axes else x
