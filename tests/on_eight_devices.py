@@ -119,19 +119,19 @@ def matrices(nets) -> list[jax.Array]:
 
 def distillation() -> dict:
     """The student's stages on (2, 4): ODE initialisation, the generator's and the critic's updates."""
-    batch, mesh = films(3), make_mesh(4)
+    batch, mesh = films(2), make_mesh(4)
     student, teacher, fake = (transformer(seed) for seed in (0, 1, 2))
     text = random_weights(lambda key: UMT5Encoder(TEXT, key=key), 3)
     head = random_weights(lambda key: Discriminator(SIZES.dim, 1, key=key), 4)
-    forcing = SelfForcingConfig(steps=2, grad_frames=6)
-    matching = DistributionMatching(NULL, MEMORY, forcing, gan=GANConfig(taps=(1.0,)), remat=True)
-    ode = ODEInit(NULL, forcing.sampler, SamplerConfig("euler", 4, forcing.shift, guidance=2.0), MEMORY, remat=True)
+    forcing = SelfForcingConfig(steps=2, grad_frames=3)
+    matching = lambda gan: DistributionMatching(NULL, MEMORY, forcing, gan=gan)
+    ode = ODEInit(NULL, forcing.sampler, SamplerConfig("euler", 4, forcing.shift, guidance=2.0), MEMORY)
     everything = {"student": student, "teacher": teacher, "fake_score": fake, "head": head, "text_encoder": text}
     report = {}
     for name, loss, trained in (
         ("ode_init", ode_init_loss(ode), ("student",)),
-        ("generator", generator_loss(matching), ("student",)),
-        ("critic", critic_loss(matching), ("fake_score", "head")),
+        ("generator", generator_loss(matching(GANConfig(generator_weight=0))), ("student",)),
+        ("critic", critic_loss(matching(GANConfig(taps=(1.0,)))), ("fake_score", "head")),
     ):
         own = {net: everything[net] for net in trained}
         fixed = {net: weights for net, weights in everything.items() if net not in trained}
@@ -151,27 +151,24 @@ def film() -> dict:
             model, height=SIZE.height, width=SIZE.width, seed=0, sampler=model.sampler, memory=model.memory, pool_frames=9
         )  # fmt: skip
         context = engine.embed("a cat")
-        return np.concatenate([engine.chunk(context, index).frames for index in range(3)]).astype(int)
+        made = np.concatenate([engine.chunk(context, index).frames for index in range(3)]).astype(int)
+        return made, engine._pool.k.sharding.shard_shape(engine._pool.k.shape)
 
-    alone = frames(one)
+    alone, _ = frames(one)
     with jax.set_mesh(mesh):
-        together = frames(four)
-    return {"largest": int(np.abs(alone - together).max()), "differing": float(np.mean(alone != together)), "spread": float(alone.std())}
+        together, pool = frames(four)
+    difference = np.abs(alone - together)
+    return {"largest": int(difference.max()), "differing": float(np.mean(difference > 0)), "spread": float(alone.std()), "pool": pool}
 
 
 def autoencoder() -> dict:
-    vae, rng = tiny_model().vae, np.random.default_rng(0)
-    report = {}
-    for name, shape in (("height", (32, 16)), ("width", (16, 32))):
-        mesh = make_mesh(8)
-        video = np.clip(rng.standard_normal((1, 5, *shape, 3)), -1, 1).astype(np.float32)
-        there_and_back = lambda nets, video: nets["vae"].decode_raw(nets["vae"].encode_moments(video)[0])
-        wanted, _ = on(None, there_and_back, {"vae": vae}, video)
-        with jax.set_mesh(mesh):
-            cut = jax.device_put({"vae": vae}, sharding.state_shardings(mesh, {"vae": vae}))
-            got = jax.jit(there_and_back)(cut, video)
-        report[name] = {"equal": worst(got, wanted), "of_one_device": got.sharding.shard_shape(got.shape)}
-    return report
+    """There and back on (1, 8), by width: the latents' four rows are too few. (The film's decoder is cut by height.)"""
+    nets = {"vae": tiny_model().vae}
+    video = np.clip(np.random.default_rng(0).standard_normal((1, 5, 16, 32, 3)), -1, 1).astype(np.float32)
+    there_and_back = lambda nets, video: nets["vae"].decode_raw(nets["vae"].encode_moments(video)[0])
+    wanted, _ = on(None, there_and_back, nets, video)
+    got, _ = on(make_mesh(8), there_and_back, nets, video)
+    return {"equal": worst(got, wanted), "of_one_device": got.sharding.shard_shape(got.shape)}
 
 
 def refused() -> str:
