@@ -3,8 +3,9 @@
     q, k, v of some tokens, all heads --all-to-all--> all tokens, some heads --attend--> all-to-all back
 
 Heads attend each by itself, so between the two exchanges every device works as if alone, on its own heads of the history too. Only what the heads
-decide together, which frames memory retrieves, is summed over their devices: `sum_over_heads`. Both are `jax.shard_map` islands,
-because attention kernels cannot be cut along tokens by the compiler; what they attend by is a function of arrays, and knows of no mesh.
+decide together, which frames memory retrieves, is summed over their devices: `sum_over_heads`. What attends is a function of arrays, and
+knows of no mesh; it runs in a `jax.shard_map` island, on a mesh of seq = 1 too, because the compiler cannot cut attention kernels along tokens,
+and those of cuDNN, batched over segments, not even along films: it would gather their inputs.
 """
 
 from collections.abc import Callable
@@ -30,13 +31,15 @@ def over_heads(attend: Callable) -> Callable:
     The k, v that it returns [b, c, p, h, e] stay cut by heads, as a pool holds them. `UsageError` where the mesh does not divide.
     """
     mesh = active_mesh()
-    if mesh is None or mesh.shape["seq"] == 1:
+    if mesh is None:
         return attend
 
+    def exchange(x, split: int, concat: int):
+        return x if mesh.shape["seq"] == 1 else jax.lax.all_to_all(x, "seq", split, concat, tiled=True)
+
     def island(q, k, v, pool, fields, shared):
-        to_heads = lambda x: jax.lax.all_to_all(x, "seq", split_axis=3, concat_axis=2, tiled=True)
-        out, fields, kept = attend(to_heads(q), to_heads(k), to_heads(v), pool, fields, shared)
-        return jax.lax.all_to_all(out, "seq", split_axis=2, concat_axis=3, tiled=True), fields, kept
+        out, fields, kept = attend(*(exchange(x, split=3, concat=2) for x in (q, k, v)), pool, fields, shared)
+        return exchange(out, split=2, concat=3), fields, kept
 
     def run(q, k, v, pool, fields, shared):
         check_cut(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
@@ -48,8 +51,7 @@ def over_heads(attend: Callable) -> Callable:
 
 def over_tokens(attend: Callable) -> Callable:
     """`attend(q, *others) -> out` run on some tokens of q [b, s, (c p), h, e]; the others [b, ...] are whole, as a prompt's keys are."""
-    mesh = active_mesh()
-    if mesh is None or mesh.shape["seq"] == 1:
+    if active_mesh() is None:
         return attend
     return lambda q, *others: jax.shard_map(attend, in_specs=(TOKENS, *(P("data") for _ in others)), out_specs=TOKENS)(q, *others)
 
