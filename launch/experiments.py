@@ -68,7 +68,7 @@ def main() -> None:
     workshop = Workshop(SCALES[flags.scale], out, dict(flags.use))
     commands = [] if flags.no_training else workshop.commands(needed_runs(tables), flags.seeds)
     if flags.dry_run:
-        for run_name, folder in workshop.all_taken(needed_runs(tables)):
+        for run_name, folder in workshop.all_taken(needed_runs(tables)).items():
             print(f"# {run_name}: {folder}")
         for command in commands:
             print(command)

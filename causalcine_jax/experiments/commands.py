@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,15 +63,16 @@ class Workshop:
         store = command.makes.removeprefix("films/")
         return self._encoded(store) if store != command.makes else _finished(self.out / "runs" / command.makes)
 
-    def all_taken(self, runs: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    def all_taken(self, runs: Iterable[str]) -> dict[str, Path]:
         """Runs among those that `runs` need whose models are taken from elsewhere, each with its folder."""
-        needed = list(runs)
-        for name in needed:  # grows as it is read
-            if folder := self.taken(name):
-                yield name, folder
-                continue
-            run = self.scale.runs[name]
-            needed += [before for before in (run.vae, run.teacher, run.init) if before and before not in needed]
+        waiting, seen = list(runs), set()
+        while waiting:
+            name = waiting.pop(0)
+            if name not in seen and not self.taken(name):
+                run = self.scale.runs[name]
+                waiting += filter(None, (self.scale.vae if run.films else None, run.teacher, run.init))
+            seen.add(name)
+        return {name: folder for name in self.scale.runs if name in seen and (folder := self.taken(name))}
 
     def store(self, films: str) -> Path:
         return self.used.get(f"films/{films}", self.out / "films" / films)
@@ -98,9 +99,10 @@ class Workshop:
         if made in listed or self.taken(name) or (self.is_there(name, seed) and not done):
             return
         run = self.scale.runs[name]
-        for before in filter(None, (run.vae, run.teacher, run.init)):
-            if before != name:
-                self._add(before, seed, listed, done)
+        if run.films:
+            self._add(self.scale.vae, 0, listed, done)
+        for before in filter(None, (run.teacher, run.init)):
+            self._add(before, seed, listed, done)
         for films in run.films:
             store = f"films/{films}"
             if store not in listed and store not in self.used and (done or not self._encoded(films)):
@@ -113,7 +115,13 @@ class Workshop:
     def _encode(self, films: str) -> "Command":
         what = self.scale.films[films]
         processes = len(cores()) if self.scale.world == "base" else 1
-        flags = {"model": self.model(what.vae), "out": self.store(films), "world": what.world, "films": what.count, "processes": processes}
+        flags = {
+            "model": self.model(self.scale.vae),
+            "out": self.store(films),
+            "world": what.world,
+            "films": what.count,
+            "processes": processes,
+        }
         return Command(
             f"films/{films}", "launch/encode.py", tuple(part for name, value in flags.items() for part in (f"--{name}", str(value)))
         )
@@ -124,7 +132,7 @@ class Workshop:
         fields |= {key: str(self.model(before, seed)) for key, before in (("init", run.init), ("teacher", run.teacher)) if before}
         if run.films:
             fields["data.store"] = ",".join(str(self.store(films)) for films in run.films)
-            fields["data.vae"] = str(self.model(run.vae, seed))
+            fields["data.vae"] = str(self.model(self.scale.vae))
         fields |= {"seed": str(seed)} if seed else {}
         fields |= {key: value.format(out=out) for key, value in run.overrides}
         flags = ("--config", run.config, *(f"--config.{key}={value}" for key, value in fields.items()))

@@ -32,6 +32,7 @@ from causalcine_jax.training.sample import as_story
 
 STAYING = tuple(action for action in ACTIONS if action != "walk")
 ENDS = 2  # chunks at a shot's beginning and end in which its subject's place is taken: the period of every action
+SETTLED = 6  # frames after a cut: a decoder smears it over the first
 MINUTE = 80  # chunks
 MINUTES = 10
 OPENING = 20  # chunks, 15 s
@@ -50,9 +51,9 @@ def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
         rows[key].append(drift_scores(story, judge.read(video)))
         rows[TRUE_FILMS].append(drift_scores(story, judge.read(true_film(story))))
         if len(measured.shown) < SHOWN:
-            frames = [story.shots[number].frames[-1 if second % 2 else 0] for second, number in enumerate(ends)]
+            frames = [story.shots[number].frames[-1 if second % 2 else SETTLED] for second, number in enumerate(ends)]
             measured.stills[key].append(video[frames])
-            captions = [f"shot {number + 1}, {'last' if second % 2 else 'first'} frame" for second, number in enumerate(ends)]
+            captions = [f"shot {number + 1}, {'end' if second % 2 else 'beginning'}" for second, number in enumerate(ends)]
             measured.shown.append({"title": story.global_caption, "captions": captions})
     measured.scores = {row: scores.by_metric(films) for row, films in rows.items()}
     return measured

@@ -45,17 +45,19 @@ def write_comparison(path: Path, shown: list[dict], rows: dict[str, list[np.ndar
     height, width, _ = next(iter(rows.values()))[0][0].shape
     thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))
     columns = max(len(film) for films in rows.values() for film in films)
-    block = TITLE + CAPTION_LINES * LINE + len(rows) * (thumb[1] + GAP + 26) + 2 * GAP
+    captions = [[wrap(caption, font(15), THUMB_WIDTH)[:CAPTION_LINES] for caption in story["captions"]] for story in shown]
+    lines = max(len(caption) for of in captions for caption in of)
+    block = TITLE + lines * LINE + len(rows) * (thumb[1] + GAP + 26) + 2 * GAP
     page = Image.new("RGB", (2 * MARGIN + columns * (THUMB_WIDTH + GAP) - GAP, 2 * MARGIN + len(shown) * block), PAPER)
     draw = ImageDraw.Draw(page)
     for number, story in enumerate(shown):
         y = MARGIN + number * block
         draw.text((MARGIN, y), fit_text(story["title"], font(26), page.width - 2 * MARGIN), TEXT, font(26))
         y += TITLE
-        for column, caption in enumerate(story["captions"]):
-            for line, text in enumerate(wrap(caption, font(15), THUMB_WIDTH)[:CAPTION_LINES]):
+        for column, caption in enumerate(captions[number]):
+            for line, text in enumerate(caption):
                 draw.text((MARGIN + column * (THUMB_WIDTH + GAP), y + line * LINE), text, SOFT, font(15))
-        y += CAPTION_LINES * LINE
+        y += lines * LINE + 4
         for label, films in rows.items():
             draw.text((MARGIN, y), label, ACCENT, font(18))
             for column, frame in enumerate(films[number] if number < len(films) else []):

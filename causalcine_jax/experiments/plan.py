@@ -16,11 +16,10 @@ Override = tuple[str, str]
 
 @dataclass(frozen=True)
 class Films:
-    """A latent store: `count` films of `world`, encoded by the VAE of run `vae`."""
+    """A latent store: `count` films of `world`."""
 
     world: str
     count: int
-    vae: str = "base"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class Run:
     films      stores it is trained on, by name; mixed film by film
     overrides  (field, value) of its config; {out} is the run's folder
     shipped    a model folder that is taken instead of training, where it exists
-    vae        run whose VAE the latents are of
     """
 
     config: str
@@ -41,16 +39,15 @@ class Run:
     films: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()
     shipped: str = ""
-    vae: str = "base"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A size at which everything can be run. `world`, `single`: its films, and the same in one shot (names of WORLDS)."""
+    """A size at which everything can be run, on films of `world` (a name of WORLDS). All latents are of the VAE of run `vae`, first seed."""
 
     about: str
     world: str
-    single: str
+    vae: str
     films: dict[str, Films]
     runs: dict[str, Run]
 
@@ -271,7 +268,7 @@ SCALES = {
     "base": Scale(
         about="films of 48x80, two CPU cores",
         world="base",
-        single="single",
+        vae="base",
         films={"base": Films("base", 1024), "montage": Films("montage", 1536), "single": Films("single", 1024)},
         runs={
             "base": Run("configs/embedded.py:last", shipped=EMBEDDED),
@@ -283,18 +280,16 @@ SCALES = {
     "storyworld": Scale(
         about="films of 96x160, one H200",
         world="storyworld",
-        single="storyworld-single",
+        vae="autoencoder",
         films={
-            "storyworld": Films("storyworld", 20_000, vae="autoencoder"),
-            "single": Films("storyworld-single", 20_000, vae="autoencoder"),
+            "storyworld": Films("storyworld", 20_000),
+            "single": Films("storyworld-single", 20_000),
         },
         runs={
-            "autoencoder": Run("configs/storyworld.py:autoencoder", vae=""),
-            "base": Run("configs/storyworld.py", films=_WORLD, vae="autoencoder"),
+            "autoencoder": Run("configs/storyworld.py:autoencoder"),
+            "base": Run("configs/storyworld.py", films=_WORLD),
             **_students(":storyworld", _WORLD, _SINGLE, ""),
-            "single-base": Run(
-                "configs/storyworld.py", films=_SINGLE, overrides=(("data.world", "storyworld-single"), _QUIET), vae="autoencoder"
-            ),
+            "single-base": Run("configs/storyworld.py", films=_SINGLE, overrides=(("data.world", "storyworld-single"), _QUIET)),
             **_variants("configs/storyworld.py", _WORLD, ("steps", "1000"), ("optim.warmup", "50"), _QUIET),
         },
     ),
