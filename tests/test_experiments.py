@@ -228,6 +228,11 @@ def test_the_report_says_what_was_measured_and_what_was_not(workshop):
         and "python launch/experiments.py --scale base --tables students --returns 100" in text
     )
     pictures = sorted(path.name for path in (workshop.out / "docs" / "experiments").iterdir())
+    save("recall-memory-sink", ["memory-sink"], right)
+    save("recall-memory-sink-seed1", ["memory-sink"], wrong)
+    lines = write_report(workshop, ["memory"], 2, workshop.out / "docs").read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("| sink, trained so"))
+    assert [line.split("|")[4].split()[0] for line in lines[at : at + 3]] == ["0.600", "1.000", "0.200"] and "... seed 1" in lines[at + 2]
     assert pictures == ["students_recall.png"] and min(Image.open(workshop.out / "docs" / "experiments" / pictures[0]).size) > 300
 
 

@@ -25,15 +25,20 @@ class Numbers:
         found = [load(self.workshop, name) for name in table_measurements(self.workshop, self.table, kind, row, self.seeds)]
         return found if all(found) else []
 
-    def scores(self, row: Row, column: str, key: str | None = None) -> Grouped | None:
-        """The scores of a row (or of `key` beside it) in a column, added up over seeds; None where there are none."""
+    def scores(self, row: Row, column: str, *, key: str | None = None, seed: int | None = None) -> Grouped | None:
+        """The scores of a row (or of `key` beside it) in a column, of one seed or added up over all; None where there are none."""
         kind, metric = column.split(".")
-        pairs = [saved["scores"].get(key or row.key, {}).get(metric) for saved in self.saved(kind, row)]
+        saved = self.saved(kind, row)
+        pairs = [one["scores"].get(key or row.key, {}).get(metric) for one in (saved if seed is None else saved[seed : seed + 1])]
         return scores.grouped(pairs) if pairs and all(pairs) else None
 
-    def interval(self, row: Row, column: str, key: str | None = None) -> Interval | None:
-        found = self.scores(row, column, key)
+    def interval(self, row: Row, column: str, **which) -> Interval | None:
+        found = self.scores(row, column, **which)
         return None if found is None else bootstrap_grouped(found)
+
+    def seeds_of(self, row: Row) -> int:
+        """With how many seeds the row's model was trained; 1 for one that was there."""
+        return len({self.workshop.made(row.run, seed) for seed in range(self.seeds)})
 
     def row(self, key: str) -> Row:
         return next(row for row in self.table.rows if row.key == key)

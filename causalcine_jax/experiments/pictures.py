@@ -13,8 +13,8 @@ from causalcine_jax.experiments.numbers import Numbers
 from causalcine_jax.generation.typography import ACCENT, PAPER, SOFT, TEXT, fit_text, font, wrap
 from causalcine_jax.whole_file import whole_file
 
-THUMB_WIDTH, GAP, MARGIN, TITLE = 240, 10, 40, 44
-CAPTION_LINES, LINE = 4, 19
+THUMB_WIDTH, GAP, MARGIN, TITLE = 200, 10, 40, 44
+CAPTION_LINES, LINE = 5, 18
 
 
 def write_all(numbers: Numbers, name: str, folder: Path) -> Iterator[tuple[Path, str]]:
@@ -45,7 +45,7 @@ def write_comparison(path: Path, shown: list[dict], rows: dict[str, list[np.ndar
     height, width, _ = next(iter(rows.values()))[0][0].shape
     thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))
     columns = max(len(film) for films in rows.values() for film in films)
-    captions = [[wrap(caption, font(15), THUMB_WIDTH)[:CAPTION_LINES] for caption in story["captions"]] for story in shown]
+    captions = [[wrap(caption, font(14), THUMB_WIDTH)[:CAPTION_LINES] for caption in story["captions"]] for story in shown]
     lines = max(len(caption) for of in captions for caption in of)
     block = TITLE + lines * LINE + len(rows) * (thumb[1] + GAP + 26) + 2 * GAP
     page = Image.new("RGB", (2 * MARGIN + columns * (THUMB_WIDTH + GAP) - GAP, 2 * MARGIN + len(shown) * block), PAPER)
@@ -56,7 +56,7 @@ def write_comparison(path: Path, shown: list[dict], rows: dict[str, list[np.ndar
         y += TITLE
         for column, caption in enumerate(captions[number]):
             for line, text in enumerate(caption):
-                draw.text((MARGIN + column * (THUMB_WIDTH + GAP), y + line * LINE), text, SOFT, font(15))
+                draw.text((MARGIN + column * (THUMB_WIDTH + GAP), y + line * LINE), text, SOFT, font(14))
         y += lines * LINE + 4
         for label, films in rows.items():
             draw.text((MARGIN, y), label, ACCENT, font(18))

@@ -28,7 +28,9 @@ def write_report(workshop: Workshop, tables: list[str], seeds: int, docs: Path) 
         "",
         f"Made by `python launch/experiments.py --scale {workshop.name}{f' --seeds {seeds}' if seeds > 1 else ''}`: {workshop.scale.about}. "
         "Numbers are means over all questions with 95 % intervals (percentile bootstrap over stories); differences and ratios of two models are "
-        "bootstrapped over the stories that both filmed. A claim holds beyond the interval when the whole interval is on its side.",
+        "bootstrapped over the stories that both filmed. A claim holds beyond the interval when the whole interval is on its side."
+        + (f" Models that are trained here are trained with {seeds} seeds each, whose answers are counted together." if seeds > 1 else "")
+        + " The intervals are about stories, for the weights as they are; what another seed of training would change, `--seeds 3` tells.",
     ]
     for name in tables:
         lines += ["", *section(Numbers(workshop, TABLES[name], seeds), name, docs / "experiments")]
@@ -44,7 +46,7 @@ def section(numbers: Numbers, name: str, folder: Path) -> list[str]:
     lines = [
         f"## {table.title}",
         "",
-        f"The paper. {table.paper}",
+        f"**The paper.** {table.paper}",
         "",
         *_table(numbers),
         "",
@@ -58,19 +60,24 @@ def section(numbers: Numbers, name: str, folder: Path) -> list[str]:
 
 
 def _table(numbers: Numbers) -> list[str]:
-    table, body = numbers.table, []
+    table = numbers.table
+    cells = lambda row, **which: [numbers.interval(row, column, **which) for column in table.columns]
+    body = []
     for key, label in BOUNDS.items():
-        beside = [numbers.interval(table.rows[0], column, key) for column in table.columns]
+        beside = cells(table.rows[0], key=key)
         if any(beside):
             body.append((label, *("" if cell is None else shown(cell) for cell in beside)))
     for row in table.rows:
-        cells = [numbers.interval(row, column) for column in table.columns]
-        body.append((row.label, *(NOT_MEASURED if cell is None else shown(cell) for cell in cells)))
+        body.append((row.label, *map(shown, cells(row))))
+        if (seeds := numbers.seeds_of(row)) > 1:
+            body += [(f"... seed {seed}", *map(shown, cells(row, seed=seed))) for seed in range(seeds)]
     return markdown_table(("", *table.columns.values()), body)
 
 
-def shown(interval: Interval) -> str:
+def shown(interval: Interval | None) -> str:
     """Three decimals below 10, else one; - where nothing was asked."""
+    if interval is None:
+        return NOT_MEASURED
     digits = 1 if abs(interval.value) >= 10 else 3
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.count else "-"
 
@@ -91,7 +98,7 @@ def _claims(numbers: Numbers) -> list[str]:
 
 def _made(numbers: Numbers, name: str) -> list[str]:
     workshop, saved = numbers.workshop, numbers.all_saved
-    lines = [f"How it was made. {numbers.table.made}", ""]
+    lines = [f"**How it was made.** {numbers.table.made}", ""]
     amounts = {amount: value for one in saved for amount, value in one["settings"]["amounts"].items()}
     flags = "".join(f" {FLAGS[amount]} {value}" for amount, value in amounts.items()) + (
         f" --seeds {numbers.seeds}" if numbers.seeds > 1 else ""
