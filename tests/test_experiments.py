@@ -141,6 +141,9 @@ def test_verdicts_on_claims(first, bounds, words):
     noise -= noise.mean()
     claim = Claim("", ("a", "x.y"), ("b", "x.y"), **bounds)
     assert claims.judge(claim, grouped(first + noise), grouped(np.zeros(120))).words == words
+    few = claims.judge(claim, grouped([first, first]), grouped([0.0, 0.0])).words
+    held = "holds" if words.startswith("holds") else "does not hold"
+    assert few == f"{held} by value; 2 stories are too few for an interval"
 
 
 def test_scores_of_seeds_add_up_story_by_story():
@@ -206,7 +209,7 @@ def test_an_endless_film_is_summed_up_as_it_streams(monkeypatch):
     assert summed["seconds_first"] == (78 * 1.5, 78) and summed["seconds_last"] == (20 * 1.5 + 60 * 2.5, 80)
     assert summed["consistency_first"][0] == summed["consistency_first"][1] > 0
     assert 0 < summed["consistency_last"][0] < summed["consistency_last"][1]
-    assert summed["resident_last"][0] > 1 and summed["live_first"][1] == 1
+    assert summed["resident_last"][0] > 80 and summed["live_first"][1] == 78
 
 
 def test_the_report_says_what_was_measured_and_what_was_not(workshop):

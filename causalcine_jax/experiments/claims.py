@@ -7,6 +7,7 @@ import numpy as np
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_paired
 from causalcine_jax.experiments.plan import Claim
 
+FEWEST = 5  # stories from which an interval is believed
 STATISTICS = {"difference": np.subtract, "ratio": np.divide}
 
 
@@ -27,9 +28,11 @@ def judge(claim: Claim, first: Grouped, second: Grouped) -> Verdict:
     side, bound = (1, claim.at_least) if claim.at_least is not None else (-1, claim.at_most)
     value = side * (interval.value - bound)
     low, high = sorted(side * (end - bound) for end in (interval.low, interval.high))
+    held = "holds" if value >= 0 else "does not hold"
+    if interval.count < FEWEST:
+        return Verdict(interval, f"{held} by value; {interval.count} stories are too few for an interval")
     if low > 0:
         return Verdict(interval, "holds beyond the interval")
     if high < 0:
         return Verdict(interval, "does not hold, beyond the interval")
-    held = "holds" if value >= 0 else "does not hold"
     return Verdict(interval, f"{held} by value, but the interval reaches past {bound:g}")

@@ -146,25 +146,22 @@ def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) 
 
 
 class _EndlessFilm:
-    """What is kept of a film while it streams by: its shots' consistency, chunks' seconds, memory, and a frame per minute."""
+    """What is kept of a film while it streams by: its shots' consistency, what chunks cost, and a frame per minute."""
 
     def __init__(self, story: Story, judge: Judge):
         self.story, self.judge = story, judge
         self.stills: list[np.ndarray] = []
         self._shot, self._frames = 0, []
         self._consistency: list[list[float]] = []
-        self._seconds: list[float] = []
-        self._memory: dict[str, Pair] = {}
+        self._costs: dict[str, list[float]] = {"seconds": [], "resident": [], "live": []}
 
     def add(self, chunk: Chunk) -> None:
         shot = self.story.shots[self._shot]
-        self._seconds.append(sum(chunk.seconds.values()))
+        for name, value in (("seconds", sum(chunk.seconds.values())), ("resident", resident_mb()), ("live", live_mb())):
+            self._costs[name].append(value)
         self._frames.append(chunk.frames)
         if chunk.index % MINUTE == 0:
             self.stills.append(chunk.frames[-1])
-        for when, at in (("first", MINUTE - 1), ("last", self.story.world.chunks - 1)):
-            if chunk.index == at:
-                self._memory |= {f"resident_{when}": (resident_mb(), 1), f"live_{when}": (live_mb(), 1)}
         if chunk.index == shot.end_chunk - 1:
             reading = self.judge.read(np.concatenate(self._frames))
             seen = [of_character(reading, sought(self.story, shot, who)) for who in shot.cast]
@@ -183,9 +180,8 @@ class _EndlessFilm:
             "consistency_first": steady(0, OPENING),
             "consistency_last": steady(end - MINUTE, end),
             **{f"consistency@{minute + 1}": steady(minute * MINUTE, (minute + 1) * MINUTE) for minute in range(end // MINUTE)},
-            "seconds_first": scores.pair(self._seconds[COMPILING:MINUTE]),
-            "seconds_last": scores.pair(self._seconds[-MINUTE:]),
-            **self._memory,
+            **{f"{name}_first": scores.pair(values[COMPILING:MINUTE]) for name, values in self._costs.items()},
+            **{f"{name}_last": scores.pair(values[-MINUTE:]) for name, values in self._costs.items()},
         }
 
 

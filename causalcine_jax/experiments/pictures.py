@@ -85,8 +85,9 @@ def write_curves(path: Path, metrics: dict[str, dict[str, list[Interval]]]) -> N
             value, low, high = np.array([part[:3] for part in parts]).T
             x = np.arange(1, len(parts) + 1) + 0.06 * (i - (len(rows) - 1) / 2)
             axes.errorbar(x, value, yerr=np.abs([low - value, high - value]), capsize=3, marker="o", label=label)
-        axes.set_xlabel("part of the film")
+        axes.set_xlabel(f"part of the film, of {len(parts)}")
         axes.set_title(metric)
         axes.set_ylim(bottom=0)
+        axes.margins(y=0.2)
     panels[0].legend(loc="best", frameon=False, fontsize="small")
     save_figure(figure, path)

@@ -221,9 +221,9 @@ TABLES = {
             "endless.seconds_first": "s per chunk, minute 1",
             "endless.seconds_last": "s per chunk, last minute",
             "endless.resident_first": "resident MB, minute 1",
-            "endless.resident_last": "resident MB, end",
+            "endless.resident_last": "resident MB, last minute",
             "endless.live_first": "live arrays MB, minute 1",
-            "endless.live_last": "live arrays MB, end",
+            "endless.live_last": "live arrays MB, last minute",
         },
         claims=(
             Claim("consistency in the last minute is at least 0.95 of that in the first 15 s", ("student", "endless.consistency_last"), ("student", "endless.consistency_first"), at_least=0.95, statistic="ratio"),

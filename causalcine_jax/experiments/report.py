@@ -90,9 +90,7 @@ def _claims(numbers: Numbers) -> list[str]:
             lines.append(f"* {claim.words}: {NOT_MEASURED}.")
             continue
         verdict = claims.judge(claim, *pair)
-        lines.append(
-            f"* {claim.words}: {claim.statistic} {shown(verdict.interval)} over {verdict.interval.count} stories; **{verdict.words}**."
-        )
+        lines.append(f"* {claim.words}: {claim.statistic} {shown(verdict.interval)} (n = {verdict.interval.count}); **{verdict.words}**.")
     return lines
 
 
