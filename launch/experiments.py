@@ -36,7 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     amounts = parser.add_argument_group("how much is measured")
     amounts.add_argument("--returns", type=int, help="returns of the primary recall (default 200)")
     amounts.add_argument("--films", type=int, help="free films (default 200)")
-    amounts.add_argument("--long-films", type=int, help="films 8 times as long as those of training (default 32)")
+    amounts.add_argument("--long-films", type=int, help="films 8 times as long as those of training (default 30)")
     amounts.add_argument("--endless-films", type=int, help="films of ten minutes (default 8)")
     amounts.add_argument("--batch", type=int, help="films side by side (default 20)")
     return parser.parse_args(arguments)

@@ -38,7 +38,7 @@ class Amounts:
 
     returns: int = 200
     films: int = 200
-    long_films: int = 32
+    long_films: int = 30
     endless_films: int = 8
     batch: int = 20
 

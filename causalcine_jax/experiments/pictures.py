@@ -87,7 +87,6 @@ def write_curves(path: Path, metrics: dict[str, dict[str, list[Interval]]]) -> N
             axes.errorbar(x, value, yerr=np.abs([low - value, high - value]), capsize=3, marker="o", label=label)
         axes.set_xlabel(f"part of the film, of {len(parts)}")
         axes.set_title(metric)
-        axes.set_ylim(bottom=0)
-        axes.margins(y=0.2)
+        axes.set_ylim(0, 1.2 * max(part.high for parts in rows.values() for part in parts))
     panels[0].legend(loc="best", frameon=False, fontsize="small")
     save_figure(figure, path)
