@@ -1,5 +1,6 @@
 """The benchmarks on networks that compile in no time: what they report fits together, and what cannot be measured is refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,18 +9,80 @@ import pytest
 from tiny_training import tiny_config
 
 from causalcine_jax.benchmarks import bench as bench_module
+from causalcine_jax.benchmarks import parts, streaming
 from causalcine_jax.benchmarks import training as training_module
 from causalcine_jax.benchmarks.bench import bench
 from causalcine_jax.benchmarks.report import table
 from causalcine_jax.benchmarks.settings import Settings
 from causalcine_jax.benchmarks.training import configs, stages
+from causalcine_jax.config import PRESETS, MemoryConfig, Preset, VAEConfig
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.kv_cache import KVCache, slot_for
 from causalcine_jax.models.nn import Linear
+from causalcine_jax.parallel.flops import Films
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.state import Update
 
 ROOT = Path(__file__).parents[1]
 ADAM = OptimConfig(schedule="constant", warmup=0)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Settings of a preset of two layers and films of 32x16 pixels."""
+    networks = tiny_config()
+    sizes = Preset(
+        networks.transformer,
+        VAEConfig(4, 16, (1, 1, 1), 1, (True, True), (0.0,) * 16, (1.0,) * 16),
+        networks.text_encoder,
+        3.0,
+        2.0,
+        "",
+        16,
+        32,
+    )
+    monkeypatch.setitem(PRESETS, "tiny", sizes)
+    return Settings("tiny", repeats=2, pool_frames=18, batch=2)
+
+
+def test_a_film_streams_in_its_first_and_tenth_minute(tiny):
+    result = streaming.streaming(tiny)
+    assert result["pool"]["bytes"] == KVCache.empty(tiny.transformer, 1, 18, tiny.tokens).bytes
+    for minute in ("minute_1", "minute_10"):
+        times = {name: result[minute][name] for name in ("denoise", "commit", "decode", "together")}
+        assert all(0 < spent["shortest"] <= spent["median"] <= times["together"]["longest"] for spent in times.values())
+        assert result[minute]["fps"] == pytest.approx(12 / times["together"]["median"]) and result[minute]["memory"]["in_use"] > 0
+    assert result["first"]["prompt"]["median"] > 0 and result["sampler"]["evaluations"] == 4
+    films = Films(tiny.transformer, MemoryConfig(), 1, 900, tiny.tokens, 1)
+    assert result["arithmetic"]["flop"] == (4 * films.noisy(1) + films.commits([899])).forward
+    with pytest.raises(UsageError, match="a pool of 15 frames is too small"):
+        streaming.streaming(dataclasses.replace(tiny, pool_frames=15))
+
+
+def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
+    class Committed:
+        def __init__(self):
+            self.pool = KVCache.empty(tiny.transformer, 1, tiny.pool_frames, 4)
+
+        def given(self, context, index, latents):
+            time = self.pool.time.at[slot_for(self.pool, jnp.int32(index), MemoryConfig())].set(index)
+            self.pool = dataclasses.replace(self.pool, time=time)
+
+    filled, film = Committed(), Committed()
+    for number in range(40):
+        film.given(None, number, None)
+        if number in (2, 30):
+            streaming._fill(filled, None, tiny, MemoryConfig(), number + 1)
+            assert sorted(filled.pool.time.tolist()) == sorted(film.pool.time.tolist())
+
+
+def test_single_parts(tiny):
+    of_attention = parts.attention(tiny)
+    assert of_attention["keys"] == 17 * tiny.tokens and {"segments_1", "segments_2"} <= set(of_attention)
+    backward, forward = (of_attention["segments_2"]["xla_cpu"][name] for name in ("forward_and_backward", "forward"))
+    assert backward["flop"] == 3 * forward["flop"] == 3 * 4 * 2 * 3 * 17 * tiny.tokens**2 * tiny.transformer.dim
+    assert parts.vae(tiny)["frames"] == 12 and parts.text(tiny)["tokens"] == tiny.transformer.text_len
+    assert parts.forward(tiny)["ours"]["flop_per_second"] > 0
 
 
 def linear_networks(config, null_prompt):

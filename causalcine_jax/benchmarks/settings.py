@@ -32,8 +32,8 @@ class Settings:
     dtype          None for the usual: in training the config's, else bfloat16, or float32 on a CPU
     batch          training: films per step (None: the config's); attention: segments in one call (None: those of a film's packed pass)
     repeats        timed calls of everything
-    pool_frames    streaming: latent frames of history kept
-    sampler        streaming: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
+    pool_frames    streaming and start: latent frames of history kept
+    sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
     peer           also time Diffusers and torch on the same
     configs        folder of the training configs
     """
@@ -103,10 +103,17 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-def network(settings: Settings, part: str, dtype=None) -> Module:
-    """One of the preset's networks with random weights, made in one program in the dtype of inference: at 14B no float32 copy ever exists."""
-    config, dtype = getattr(settings.sizes, part), dtype or settings.inference_dtype
-    return jax.jit(lambda key: jax.tree.map(lambda leaf: leaf.astype(dtype), NETWORKS[part](config, key=key)))(jax.random.key(0))
+def network(settings: Settings, part: str) -> Module:
+    """One of the preset's networks with random weights, made by one program in the dtype of inference: at 14B no float32 copy ever exists."""
+    config, dtype = getattr(settings.sizes, part), settings.inference_dtype
+
+    def make(key) -> Module:
+        net = NETWORKS[part](config, key=key)
+        if part == "transformer":  # a new head answers 0 to everything
+            net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), net)
+
+    return jax.jit(make)(jax.random.key(0))
 
 
 def random_like(shape: tuple[int, ...], dtype=jnp.float32, seed: int = 1) -> jax.Array:

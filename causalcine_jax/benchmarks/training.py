@@ -7,6 +7,7 @@ rollout of its own. Its ratio is the time it takes, over the time that its opera
 """
 
 import dataclasses
+import time
 from pathlib import Path
 
 import jax
@@ -52,7 +53,10 @@ def training(settings: Settings) -> dict:
 
 def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: int) -> dict:
     """The stages one after the other; the first is the one whose rate a cycle is held against."""
-    result = {config.stage: measured(Run(config, latent_size), repeats) for config in configs}
+    result = {}
+    for config in configs:
+        print(f"  {config.stage} ...", flush=True)
+        result[config.stage] = measured(Run(config, latent_size), repeats)
     if "dmd" in result:
         first, cycle = result[configs[0].stage], result["dmd"]
         cycle["seconds_at_stage_1_rate"] = cycle["flop"] / first["flop_per_second"]
@@ -64,7 +68,11 @@ def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: in
 def measured(run: "Run", repeats: int) -> dict:
     """`repeats` turns of a stage: as many steps as it takes for every update to be due."""
     steps, flop = max(update.every for update in run.updates), update_flops(run.config, run.films)
-    programs = {update.name: run.program(update) for update in run.updates}
+    programs, compilation = {}, {}
+    for update in run.updates:
+        begun = time.perf_counter()
+        programs[update.name] = run.program(update)
+        compilation[update.name] = time.perf_counter() - begun
     runs = {name: sum(update.due(step) for step in range(steps)) for name, update in zip(programs, run.updates, strict=True)}
     for update in run.updates:
         run.step(programs[update.name])
@@ -89,6 +97,7 @@ def measured(run: "Run", repeats: int) -> dict:
         "remat": run.config.remat,
         "seconds": spread(turns),
         **rates(total, spread(turns)["median"], run.config.dtype),
+        "compile_seconds": sum(compilation.values()),
         "bytes": max((update["bytes"] for update in by_update.values()), key=lambda size: size["together"]),
         "memory": memory(),
         **({"updates": by_update} if len(by_update) > 1 else {}),

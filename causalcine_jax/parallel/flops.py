@@ -67,7 +67,7 @@ class Films:
 
     def packed(self, last: int | None = None) -> Flops:
         """`teacher_forced`: all clean chunks but the last, and the last `last` noisy ones (all, when None)."""
-        return self.commits(self.chunks - 1) + self.against_pool(last)
+        return self.commits(range(self.chunks - 1)) + self.against_pool(last)
 
     def against_pool(self, last: int | None = None) -> Flops:
         """`teacher_forced` with the clean chunks' keys and values at hand: noisy chunks only."""
@@ -85,11 +85,11 @@ class Films:
 
     def rollout(self, steps: float) -> Flops:
         """Every chunk denoised in `steps` steps and committed."""
-        return steps * self.noisy() + self.commits(self.chunks) + self.prompts()
+        return steps * self.noisy() + self.commits(range(self.chunks)) + self.prompts()
 
-    def commits(self, chunks: int) -> Flops:
-        """The first `chunks` chunks committed to a pool, one after the other."""
-        return self._segments([self.keys(i, clean=True) for i in range(chunks)], 0)
+    def commits(self, chunks: Iterable[int]) -> Flops:
+        """Those chunks committed to a pool, one after the other."""
+        return self._segments([self.keys(i, clean=True) for i in chunks], 0)
 
     def prompts(self) -> Flops:
         """Keys and values of every shot's prompt for cross-attention."""

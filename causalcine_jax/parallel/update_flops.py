@@ -28,7 +28,7 @@ def trajectory_flops(config: TrainConfig, films: Films) -> Flops:
     """The teacher's trajectories for a batch: its clean history once, then every chunk at every step. Guidance is a second film."""
     guided = 2 if config.ode.guidance != 1 else 1
     seen = replace(films, films=guided * films.films)
-    return seen.commits(films.chunks - 1) + seen.prompts() + config.ode.steps * seen.against_pool() + _text(config, films)
+    return seen.commits(range(films.chunks - 1)) + seen.prompts() + config.ode.steps * seen.against_pool() + _text(config, films)
 
 
 def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
