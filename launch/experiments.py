@@ -5,7 +5,7 @@
     python launch/experiments.py --scale storyworld --report docs                         # 96x160, one H200
     python launch/experiments.py --dry-run                                                # every command that would be run, in order
 
-Tables: students, multishot, memory, gan, positions, long (causalcine_jax/experiments/plan.py says what each one is).
+Tables: students, multishot, memory, gan, positions, long (causalcine_jax/experiments/tables.py says what each one is).
 
 Given again after it was stopped, it goes on: a run that is done is not repeated, one that was stopped resumes, and every measurement is
 kept as JSON when it is made. --use takes a model, or a latent store, that was made elsewhere: --use student=DIR --use films/base=DIR.
@@ -57,7 +57,8 @@ def main() -> None:
     flags = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a training process is ended, too
     from causalcine_jax.experiments.commands import OUT, Workshop, check_request, needed_runs
-    from causalcine_jax.experiments.plan import SCALES, TABLES
+    from causalcine_jax.experiments.runs import SCALES
+    from causalcine_jax.experiments.tables import TABLES
 
     tables = list(TABLES) if flags.tables is None else flags.tables
     amounts = {

@@ -19,8 +19,10 @@ from causalcine_jax.evaluation.reading import CharacterReading, Reading
 from causalcine_jax.experiments import claims, long_films, measure, scores
 from causalcine_jax.experiments.commands import Command, Workshop, needed_runs
 from causalcine_jax.experiments.kinds import Amounts, Measured
-from causalcine_jax.experiments.plan import EMBEDDED, SCALES, TABLES, Claim
+from causalcine_jax.experiments.plan import Claim
 from causalcine_jax.experiments.report import write_report
+from causalcine_jax.experiments.runs import EMBEDDED, SCALES
+from causalcine_jax.experiments.tables import TABLES
 from causalcine_jax.generation.director import Chunk
 from causalcine_jax.training.flags import parse
 

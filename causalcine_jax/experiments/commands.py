@@ -13,7 +13,9 @@ from pathlib import Path
 
 from causalcine_jax.cli import cores
 from causalcine_jax.errors import DataError, nearest, raise_faults
-from causalcine_jax.experiments.plan import SCALES, TABLES, Scale
+from causalcine_jax.experiments.plan import Scale
+from causalcine_jax.experiments.runs import SCALES
+from causalcine_jax.experiments.tables import TABLES
 
 OUT = Path("outputs/experiments")
 

@@ -73,7 +73,7 @@ def staying_story(world: WorldConfig, index: int) -> Story:
 
 
 def drift_scores(story: Story, reading: Reading) -> dict[str, Pair]:
-    """Of every shot: way, off_middle and lost (see plan.py), and the consistency of how the character looks."""
+    """Of every shot: way, off_middle and lost (see tables.py), and the consistency of how the character looks."""
     parts = []
     for shot in story.shots:
         who, frames = sought(story, shot, shot.cast[0]), reading.frames(shot.frames)

@@ -26,7 +26,8 @@ from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
 from causalcine_jax.experiments import kinds, long_films
 from causalcine_jax.experiments.commands import Workshop
 from causalcine_jax.experiments.kinds import Amounts, Measured, Subject
-from causalcine_jax.experiments.plan import TABLES, Row, Table
+from causalcine_jax.experiments.plan import Row, Table
+from causalcine_jax.experiments.tables import TABLES
 from causalcine_jax.generation.model_folder import load_model, model_defaults
 from causalcine_jax.generation.provenance import device, pretty, software
 from causalcine_jax.whole_file import whole_file

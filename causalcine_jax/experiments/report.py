@@ -13,7 +13,7 @@ from causalcine_jax.evaluation.report import markdown_table
 from causalcine_jax.experiments import claims, pictures
 from causalcine_jax.experiments.commands import Workshop, needed_runs
 from causalcine_jax.experiments.numbers import Numbers
-from causalcine_jax.experiments.plan import TABLES
+from causalcine_jax.experiments.tables import TABLES
 from causalcine_jax.whole_file import whole_file
 
 NOT_MEASURED = "not measured"
