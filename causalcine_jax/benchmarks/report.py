@@ -28,7 +28,7 @@ def _numbers(result: dict, prefix: str = "", unit: str = "") -> Iterator[tuple[s
                 f"{duration(value['median'])}   [{duration(value['shortest'])} to {duration(value['longest'])}, {value['repeats']} times]",
             )
         elif isinstance(value, dict):
-            yield from _numbers(value, f"{path}.", name if name == "bytes" else unit)
+            yield from _numbers(value, f"{path}.", name if name in ("bytes", "seconds") else unit)
         elif value is not None:
             yield path, _value(unit or name, value)
 

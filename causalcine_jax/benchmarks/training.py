@@ -20,7 +20,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel.flops import Films
-from causalcine_jax.parallel.sharding import make_mesh, put_batch, state_shardings
+from causalcine_jax.parallel.sharding import check_batch, make_mesh, put_batch, state_shardings
 from causalcine_jax.parallel.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
@@ -109,6 +109,8 @@ class Run:
 
     def __init__(self, config: TrainConfig, latent_size: tuple[int, int]):
         self.config, self.mesh = config, make_mesh()
+        for optim in (config.optim, config.critic_optim):
+            check_batch(self.mesh, config.batch, optim.accumulation)
         world, (_, rows, columns) = config.world, config.transformer.patch_size
         tokens = latent_size[0] // rows * (latent_size[1] // columns)
         self.films = Films(config.transformer, config.memory, config.batch, world.chunks, tokens, world.max_shots, config.chunk_frames)
