@@ -63,7 +63,7 @@ TABLES = {
         ),
         curves={},
         made="The base of the second row is trained from nothing on films of one shot and then distilled in both stages: the first on its own films, the second on multi-shot films, as the student is. "
-        "It is trained for the steps of its command below, which at the base scale are fewer than went into the embedded weights: the comparison is of recipes, not at equal compute.",
+        "It is trained for the steps of its command below, which at the base scale are fewer than went into the embedded weights: as in the paper, what is left out is training, too, and the comparison is not at equal compute.",
     ),
     "memory": Table(
         title="Memory: none, a sink of first frames, or routed by content",
