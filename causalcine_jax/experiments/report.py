@@ -71,6 +71,8 @@ def _table(numbers: Numbers) -> list[str]:
         body.append((row.label, *map(shown, cells(row))))
         if (seeds := numbers.seeds_of(row)) > 1:
             body += [(f"... seed {seed}", *map(shown, cells(row, seed=seed))) for seed in range(seeds)]
+    asked = [[cell.count for row in table.rows if (cell := numbers.interval(row, column))] for column in table.columns]
+    body.append(("questions asked, at least", *(str(min(counts)) if counts else "" for counts in asked)))
     return markdown_table(("", *table.columns.values()), body)
 
 
