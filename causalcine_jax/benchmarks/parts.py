@@ -7,7 +7,7 @@ from causalcine_jax.benchmarks.settings import CHUNK_FRAMES, Settings, network, 
 from causalcine_jax.benchmarks.timing import measure, rates, spread, timed
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.generation.embeddings import encode
-from causalcine_jax.models import attention as attention_module
+from causalcine_jax.models.attention import BACKENDS
 from causalcine_jax.models.packed import whole_film
 from causalcine_jax.parallel.flops import Films, text_encoder_flops
 
@@ -16,11 +16,14 @@ WHOLE_FILM_FRAMES = 21  # what Wan2.1 makes at once: 81 video frames
 
 
 def attention(settings: Settings) -> dict:
-    """A full receptive field's attention by every back end of this platform, the one in use first: a chunk's alone and a packed pass's segments together."""
+    """A full receptive field's attention, a chunk's alone and those of a packed pass together, by this platform's back ends and the GPU's.
+
+    The first is the one in use; one that cannot run here says why.
+    """
     sizes, policy = settings.transformer, MemoryConfig()
     queries = CHUNK_FRAMES * settings.tokens
     keys = queries + (policy.window_chunks * CHUNK_FRAMES + policy.retrieved_frames) * settings.tokens
-    backends = dict.fromkeys([*attention_module.BACKENDS.get(jax.default_backend(), ()), attention_module._xla])
+    backends = dict.fromkeys([*BACKENDS.get(jax.default_backend(), ()), *BACKENDS["gpu"]])
     result = {
         "queries": queries,
         "keys": keys,
@@ -29,15 +32,15 @@ def attention(settings: Settings) -> dict:
         "dtype": str(settings.inference_dtype),
     }
     for segments in sorted({1, settings.batch or 2 * FILM_CHUNKS - 1}):
-        shape = lambda length, segments=segments: (segments, length, sizes.num_heads, sizes.head_dim)
-        inputs = [random_like(shape(length), settings.inference_dtype, seed) for seed, length in enumerate((queries, keys, keys))]
+        shapes = [(segments, length, sizes.num_heads, sizes.head_dim) for length in (queries, keys, keys)]
+        inputs = [jax.random.normal(jax.random.key(i), shape, settings.inference_dtype) for i, shape in enumerate(shapes)]
         lengths = jnp.full((segments,), keys, jnp.int32)
         flop = 4 * segments * queries * keys * sizes.dim
         by_name = {backend.__name__.strip("_"): _attention_times(backend, inputs, lengths, flop, settings) for backend in backends}
         if settings.peer:
             from causalcine_jax.benchmarks.peer import torch_attention
 
-            by_name["torch"] = torch_attention(inputs, flop, settings)
+            by_name["torch"] = torch_attention(shapes, flop, settings)
         result[f"segments_{segments}"] = by_name
     return result
 

@@ -1,4 +1,4 @@
-"""The same arithmetic by others: Diffusers' WanTransformer3DModel on our weights, torch's attention on our arrays.
+"""The same arithmetic by others: Diffusers' WanTransformer3DModel on our weights, torch's attention at our shapes.
 
 The only file of the package that needs torch, and only when it is asked for (--peer). On an NVIDIA GPU torch shares it with jax.
 """
@@ -49,10 +49,11 @@ def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], np.ndarray
     return call
 
 
-def torch_attention(inputs, flop: float, settings: Settings) -> dict:
-    """scaled_dot_product_attention on the same q, k, v [b, t, h, d], forward and with the gradients of all three."""
+def torch_attention(shapes: list[tuple[int, int, int, int]], flop: float, settings: Settings) -> dict:
+    """scaled_dot_product_attention on random q, k, v of the shapes [b, t, h, d], forward and with the gradients of all three."""
     torch.set_num_threads(len(cores()))
-    q, k, v = (_tensor(a).transpose(1, 2).contiguous().requires_grad_() for a in inputs)
+    how = {"device": DEVICE, "dtype": getattr(torch, str(settings.inference_dtype)), "requires_grad": True}
+    q, k, v = (torch.randn(b, h, t, d, **how) for b, t, h, d in shapes)
     attention = torch.nn.functional.scaled_dot_product_attention
 
     def forward():

@@ -63,7 +63,8 @@ def process_bytes() -> dict[str, int]:
             now = int(file.read().split()[1]) * resource.getpagesize()
     except OSError:
         now = 0
-    return {"in_use": now, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # noted by the system now and then only
+    return {"in_use": now, "peak": max(now, most)}
 
 
 def memory() -> dict[str, int]:
