@@ -6,7 +6,9 @@
     a causal child        a .pt of several dictionaries, or a base and its lora.pt
     one file              .safetensors, .pt or .pth
 
-A VAE or text encoder that a model folder lacks is that of its base (metadata.py). `find_part` says where a network lies, `open_part` opens it: from then on nobody needs to know what it was.
+A VAE or text encoder that a model folder lacks is that of its base (metadata.py).
+
+`find_part` says where a network lies, `open_part` opens it: from then on nobody needs to know what it was.
 """
 
 import contextlib

@@ -54,7 +54,7 @@ def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh 
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """The tokenizer that goes with the text encoder of a model folder; see `Tokenizer.load` for where it is looked for. `DataError` if there is none."""
+    """The tokenizer that goes with a model's text encoder, looked for as `Tokenizer.load` does. `DataError` if there is none."""
     return Tokenizer.load(home(Path(path), "text_encoder"))
 
 

@@ -40,7 +40,7 @@ def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def base_of(folder: str | os.PathLike) -> Path | None:
-    """The model that the one in `folder` was distilled from; None where metadata.json names none. `DataError` if what it names is not there."""
+    """The model that the one in `folder` was distilled from; None where metadata.json names none. `DataError` if it is not there."""
     file, said = Path(folder) / METADATA, load_metadata(folder).get("base")
     if said is None:
         return None
@@ -56,7 +56,11 @@ def base_of(folder: str | os.PathLike) -> Path | None:
 
 
 def bases(folder: str | os.PathLike) -> Iterator[Path]:
-    """The model that the one in `folder` was distilled from, the model that this was distilled from, and so on. `DataError` as `base_of`, or for a circle."""
+    """The model that the one in `folder` was distilled from, the model that this one was distilled from, and so on.
+
+    Raises:
+      DataError: one of them is not there, or they lead in a circle.
+    """
     below, seen = Path(folder), {Path(folder).resolve()}
     while (base := base_of(below)) is not None:
         if base.resolve() in seen:
