@@ -23,7 +23,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--world",
         default="base",
-        help="base (48x80, 10 chunks), montage (base with a cut at almost every chunk) or storyworld (96x160, 20 chunks)",
+        help="base (48x80, 10 chunks), montage (base with a cut at almost every chunk), storyworld (96x160, 20 chunks), "
+        "single or storyworld-single (the same in one shot)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the collection of films; held-out films have another seed (default 0)")
     parser.add_argument("--films", type=int, default=1500, help="how many (default 1500)")

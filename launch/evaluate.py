@@ -13,14 +13,18 @@ from causalcine_jax.cli import run
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="model folder (default: the embedded weights)")
+    parser.add_argument("--model", type=Path, help="model folder (default: the embedded one, a few-step student where there is one)")
     parser.add_argument("--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)")
     parser.add_argument("--returns", type=int, default=200, help="returns of the PRIMARY recall, each from another film (default 200)")
     parser.add_argument("--films", type=int, default=20, help="free films per policy; 0 measures the recall alone (default 20)")
     parser.add_argument("--policies", default="camr,sink,none", help="memory policies, switched at inference (default camr,sink,none)")
     parser.add_argument("--steps", type=int, help="solver steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none (default: the model's)")
-    parser.add_argument("--solver", help="unipc, euler or few_step (default: the model's)")
+    parser.add_argument(
+        "--sampler",
+        choices=("base", "unipc", "euler", "few_step"),
+        help="solver; base: the model that this one was distilled from, with its own",
+    )
     parser.add_argument("--seed", type=int, help="of the held-out stories and of all noise")
     parser.add_argument("--batch", type=int, default=16, help="films side by side; does not change the results (default 16)")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
@@ -32,6 +36,7 @@ def main() -> None:
     # After the flags are understood: a wrong one should not wait for jax.
     from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED, EvaluationConfig, evaluate, write_evaluation
     from causalcine_jax.evaluation.report import markdown
+    from causalcine_jax.generation.chosen_model import chosen_model
     from causalcine_jax.generation.model_folder import load_model
 
     config = EvaluationConfig(
@@ -41,11 +46,11 @@ def main() -> None:
         policies=tuple(name.strip() for name in flags.policies.split(",") if name.strip()),
         steps=flags.steps,
         guidance=flags.guidance,
-        solver=flags.solver,
+        solver=None if flags.sampler == "base" else flags.sampler,
         seed=HELD_OUT_SEED if flags.seed is None else flags.seed,
         batch=flags.batch,
     )
-    evaluation = evaluate(load_model(flags.model), config)
+    evaluation = evaluate(load_model(chosen_model(flags.model, base=flags.sampler == "base")), config)
     write_evaluation(flags.out, evaluation)
     print(markdown(evaluation.report))
     print(f"written to {flags.out}: evaluation.json, evaluation.md, returns.png, recall.png")

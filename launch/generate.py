@@ -22,7 +22,7 @@ from causalcine_jax.config import POLICIES, POSITIONS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
     "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale",
 )  # fmt: skip
 
@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--story", type=Path, help="a story (.yaml, .json), or the film.json of an earlier film")
     what.add_argument("--prompt", help="a film of one shot, 81 frames unless --frames says another length")
     parser.add_argument("--out", type=Path, help="folder for the film; made if missing")
-    parser.add_argument("--model", type=Path, help="model folder (default: the embedded weights)")
+    parser.add_argument("--model", type=Path, help="model folder (default: the embedded one, a few-step student where there is one)")
     parser.add_argument("--seed", type=int, help="of the noise (default: the story's)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
     parser.add_argument("--frames", type=int, help="video frames of a film of one shot")
@@ -42,11 +42,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start-caption", metavar="TEXT", help="what the start shows")
 
     sampler = parser.add_argument_group("from noise to chunk (default: the model's)")
-    sampler.add_argument("--sampler", choices=("unipc", "euler", "few_step"), help="solver")
+    sampler.add_argument(
+        "--sampler",
+        choices=("base", "unipc", "euler", "few_step"),
+        help="solver; base: the model that this one was distilled from, with its own",
+    )
     sampler.add_argument("--steps", type=int, help="solver steps per chunk")
     sampler.add_argument("--step-list", type=_times, metavar="T,T,...", help="few_step's times in 0..1000, such as 1000,937.5,833.3,625")
     sampler.add_argument("--shift", type=float, help="how far the schedule is bent toward noise")
     sampler.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none")
+    sampler.add_argument("--negative", metavar="TEXT", help="what guidance steers away from (default: the story's, else the model's)")
 
     memory = parser.add_argument_group("what a chunk sees (default: the model's)")
     memory.add_argument("--policy", choices=POLICIES, help="how memory is chosen")
@@ -95,14 +100,12 @@ def main() -> None:
     from causalcine_jax.generation.choices import Choices
     from causalcine_jax.generation.generate import generate, save_story_embeddings
 
-    progress = not flags.no_progress
+    base = flags.sampler == "base"
+    choices = Choices(solver=None if base else flags.sampler, base=base, **{name: getattr(flags, name) for name in CHOICES})
     if flags.embed_only:
-        save_story_embeddings(
-            recipe, flags.embeddings, model=flags.model, dtype=flags.dtype, start_caption=flags.start_caption, progress=progress
-        )
-        return
-    choices = Choices(solver=flags.sampler, **{name: getattr(flags, name) for name in CHOICES})
-    generate(recipe, flags.out, model=flags.model, choices=choices, progress=progress)
+        save_story_embeddings(recipe, flags.embeddings, model=flags.model, choices=choices, progress=not flags.no_progress)
+    else:
+        generate(recipe, flags.out, model=flags.model, choices=choices, progress=not flags.no_progress)
 
 
 if __name__ == "__main__":

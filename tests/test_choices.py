@@ -50,6 +50,21 @@ def test_a_step_list_is_replaced_by_what_contradicts_it(model):
         sampler(step_list=(1000.0, 500.0), steps=3)
 
 
+def test_what_guidance_steers_away_from(model):
+    said = lambda recipe, **asked: (
+        (setup := decide(recipe, replace(model, negative="rain"), Choices(**asked))).story.negative or setup.model.negative
+    )
+    assert said(Recipe(STORY)) == "rain" and said(Recipe(replace(STORY, negative="snow"))) == "snow"
+    assert said(Recipe(replace(STORY, negative="snow")), negative="fog") == "fog"
+    assert said(Recipe(STORY), negative="") == "" == said(Recipe(STORY, {"pool_frames": 24}))  # a film.json's story says all
+
+
+def test_a_base_model_is_sampled_as_itself_whatever_the_record_says(model):
+    recipe = Recipe(STORY, {"sampler": asdict(SamplerConfig("euler", 7))})
+    assert decide(recipe, model, Choices(base=True)).sampler == model.sampler
+    assert decide(recipe, model, Choices(base=True, guidance=2.0)).sampler == replace(model.sampler, guidance=2.0)
+
+
 def test_camr_goes_on_top_of_a_familys_weights(model):
     asked = Choices(policy="camr", memory_frames=5, window_chunks=3, positions="block_relative")
     assert decide(Recipe(STORY), model, asked).memory == MemoryConfig()

@@ -10,7 +10,8 @@ from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
 from causalcine_jax.config import TransformerConfig, preset
-from causalcine_jax.convert import load_text_encoder, load_transformer, save_model
+from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, save_model
+from causalcine_jax.convert.metadata import base_entry, base_of
 from causalcine_jax.data.storyworld import VOCABULARY
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.model_folder import model_defaults
@@ -83,6 +84,16 @@ def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path):
     assert said["sampler"] == SelfForcingConfig(steps=2).sampler and said["negative"] == sorted(VOCABULARY)[0]
     assert same(load_transformer(tmp_path / "model"), state.ema["student"])
     assert same(load_text_encoder(tmp_path / "model"), load_text_encoder(base))
+    assert base_of(tmp_path / "model").samefile(base) and not Path(load_metadata(tmp_path / "model")["base"]).is_absolute()
+
+
+def test_a_model_that_has_its_text_encoder_from_a_base_is_a_teacher_too(base, store, tmp_path):
+    small = tmp_path / "small"
+    save_model(small, transformer=load_transformer(base), dtype=np.float32, metadata={"base": base_entry(base, small)})
+    stage = make_stage(config_of("dmd", small, store, init=str(small)))
+    assert same(stage.fixed["teacher"], load_transformer(base)) and same(stage.fixed["text_encoder"], load_text_encoder(base))
+    forcing = make_stage(tiny_config(store=store, init=str(small)))
+    assert same(forcing.trained["text_encoder"], load_text_encoder(base))
 
 
 def test_stored_trajectories_take_the_teachers_place(base, store, tmp_path, monkeypatch):

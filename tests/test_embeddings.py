@@ -60,7 +60,7 @@ def test_the_file_grows_and_holds_no_padding(folder, file, tmp_path):
     grown = tmp_path / "grown.safetensors"
     shutil.copy(file, grown)
     more = Recipe(Story((Shot("Mia waves.", chunks=1), Shot("Mia jumps.", chunks=1)), "A story."))
-    save_story_embeddings(more, grown, model=folder, start_caption="Otto waves.", progress=False)
+    save_story_embeddings(more, grown, model=folder, choices=Choices(start_caption="Otto waves."), progress=False)
     rows = PromptEmbeddings.load(grown).rows
     assert set(rows) - set(known.rows) == {"A story. Mia jumps.", "A story. Otto waves."}
     assert all(np.array_equal(rows[prompt], row) for prompt, row in known.rows.items())

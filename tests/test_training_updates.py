@@ -90,6 +90,25 @@ def test_a_network_may_learn_at_a_rate_of_its_own(tmp_path):
     np.testing.assert_array_equal(far[10.0]["judge"], far[1.0]["judge"])
 
 
+def test_networks_are_clipped_one_by_one(tmp_path):
+    """A head with an enormous gradient leaves the step of the other network as it is without the head."""
+
+    def loss(trained, fixed, batch, key):
+        return 1e6 * jnp.sum(trained["head"].weight[...]) + jnp.sum(trained["judge"].weight[...] * batch["x"][0]), {}
+
+    optim = dataclasses.replace(CRITIC, clip=0.5, eps=1.0, weight_decay=0, schedule="constant")  # eps: steps as long as gradients
+    made = dataclasses.replace(stage(), updates=(Update(loss, ("judge", "head"), optim, "critic"),))
+    state, batch = fresh(made)
+    after = jax.jit(make_update(made, made.updates[0], toy_config(tmp_path)))(state, made.fixed, batch)
+    gradient = jnp.broadcast_to(batch["x"][0], (8, 8))
+    step = 0.5 * gradient / jnp.linalg.norm(gradient)
+    moved = after.params["judge"].weight[...] - state.params["judge"].weight[...]
+    np.testing.assert_allclose(moved, -0.02 * step / (jnp.abs(step) + 1), rtol=1e-3)
+    sums = after.window["critic"].sums
+    norms = {name: float(sums[f"critic_{name}grad_norm"][0]) for name in ("judge_", "head_", "")}
+    assert norms == pytest.approx({"judge_": float(jnp.linalg.norm(gradient)), "head_": 8e6, "": 8e6}, rel=1e-5)
+
+
 def test_updates_draw_from_streams_of_their_own(tmp_path):
     made = stage()
     state, batch = fresh(made)
@@ -124,7 +143,7 @@ def test_the_log_tells_updates_apart(tmp_path):
     records = read_records(tmp_path / "metrics.jsonl")
     # The generator runs in steps 0, 3 and 6: not in the record of steps 4 and 5.
     assert ["generator_loss" in record for record in records] == [True, True, False, True]
-    assert all({"critic_loss", "critic_grad_norm", "critic_lr", "skipped"} <= set(record) for record in records)
+    assert all({"critic_loss", "critic_grad_norm", "critic_head_grad_norm", "critic_lr", "skipped"} <= set(record) for record in records)
     assert {"generator_lr", "generator_grad_norm", "noise"} <= set(records[0]) and "loss" not in records[0]
     assert (tmp_path / "loss.png").stat().st_size > 5000
     [nets] = exported

@@ -20,7 +20,8 @@ from causalcine_jax.convert import layouts, load, orbax_copy, writing
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.formats import PARTS, find_part, holds, open_part
 from causalcine_jax.convert.layouts import Layout, Network
-from causalcine_jax.convert.save import METADATA, config_json, load_metadata
+from causalcine_jax.convert.metadata import METADATA, base_entry, load_metadata
+from causalcine_jax.convert.save import config_json
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.models.tokenizer import tokenizer_file
@@ -141,6 +142,8 @@ def _metadata(config: ConvertConfig) -> dict[str, Any]:
     if "sampler" not in said:
         family = families.family(config.family) if config.family else families.guess(config.source)
         said = {**said, **(family.defaults() if family else {})}
+    if isinstance(said.get("base"), str):  # it is named by its path from the folder
+        said = {**said, "base": base_entry(config.source / said["base"], config.out)}
     return {**said, "converted_from": config.source.name}
 
 

@@ -6,11 +6,12 @@
     a causal child        a .pt of several dictionaries, or a base and its lora.pt
     one file              .safetensors, .pt or .pth
 
+A VAE or text encoder that a model folder lacks is that of its base (metadata.py).
+
 `find_part` says where a network lies, `open_part` opens it: from then on nobody needs to know what it was.
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ import numpy as np
 
 from causalcine_jax.convert import checkpoint_keys, diffusers_configs, lora
 from causalcine_jax.convert.diffusers_tables import TIED, KeyTable, key_table
+from causalcine_jax.convert.metadata import bases, read_settings
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.convert.unsupported import unsupported
 from causalcine_jax.errors import DataError
@@ -132,8 +134,19 @@ def open_part(
         yield view
 
 
+def home(path: Path, part: str) -> Path:
+    """The model that `part` of the model at `path` lies in: `path`, or the base of which it has its VAE and text encoder.
+
+    Raises:
+      DataError: the part is not in `path`, and the base that its metadata.json names is not there.
+    """
+    if part == "transformer" or _holds(path, part):
+        return path
+    return next((base for base in bases(path) if _holds(base, part)), path)
+
+
 def find_part(path: Path, part: str) -> Location:
-    """Where `part` lies in or at `path`. Nothing is opened.
+    """Where `part` lies in or at `path`, or in its base. Nothing is opened.
 
     Raises:
       DataError: it is not there, could be in two places, or shards of it are missing (named).
@@ -141,6 +154,7 @@ def find_part(path: Path, part: str) -> Location:
     what = part.replace("_", " ")
     if not path.exists():
         raise DataError(f"no {what} at {path}: there is no such file or folder")
+    path = home(path, part)
     if path.is_file():
         if path.suffix not in _LOADABLE:
             raise DataError(f"{path} is no file of tensors that can be read: expected {', '.join(_LOADABLE)}")
@@ -165,7 +179,11 @@ def find_part(path: Path, part: str) -> Location:
 
 
 def holds(path: Path, part: str) -> bool:
-    """Whether `path` seems to hold `part`, by the names of files and the class in config.json."""
+    """Whether `path`, or its base for it, seems to hold `part`, by the names of files and the class in config.json. Raises as `home` does."""
+    return _holds(home(path, part), part)
+
+
+def _holds(path: Path, part: str) -> bool:
     if path.is_file():
         name = path.name.lower()
         return part == ("vae" if "vae" in name else "text_encoder" if "t5" in name else "transformer")
@@ -241,19 +259,6 @@ def _config_says_other(folder: Path, part: str) -> bool:
     """Whether config.json in `folder` is of another network: Wan2.1's own folder has one, the transformer's, beside all its files."""
     file = folder / "config.json"
     return file.is_file() and diffusers_configs.CLASSES.get(diffusers_configs.class_of(read_settings(file)), part) != part
-
-
-def read_settings(file: Path | None) -> dict[str, Any]:
-    """What a config.json or metadata.json says; nothing where there is none."""
-    if file is None:
-        return {}
-    try:
-        settings = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{file} is not JSON ({error}); copy it again") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"{file} must hold a JSON object, not {type(settings).__name__}")
-    return settings
 
 
 def _translated(path: Path, names: Mapping[str, str], table: KeyTable) -> tuple[str, dict[str, str]]:

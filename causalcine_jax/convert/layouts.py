@@ -13,8 +13,9 @@ from causalcine_jax.convert import diffusers_configs
 from causalcine_jax.convert.describe import Description
 from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.convert.formats import PARTS, PartTensors
+from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import DTYPES, header
-from causalcine_jax.convert.save import METADATA, WEIGHTS, config_json
+from causalcine_jax.convert.save import WEIGHTS, config_json
 
 _DIFFUSERS_WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "spiece.model")  # beside tokenizer.json, of use to transformers

@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import Description, describe
-from causalcine_jax.convert.formats import PartTensors, open_part
+from causalcine_jax.convert.formats import PartTensors, home, open_part
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.sharding import state_shardings
@@ -47,9 +48,14 @@ def load_vae(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = 
 def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> UMT5Encoder:
     """Loads the text encoder from any of the same, or from models_t5_umt5-xxl-enc-bf16.pth. See `load_transformer`.
 
-    `Tokenizer.load` takes the same folder.
+    `load_tokenizer` takes the same folder.
     """
     return _load(path, "text_encoder", dtype, mesh)
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """The tokenizer that goes with a model's text encoder, looked for as `Tokenizer.load` does. `DataError` if there is none."""
+    return Tokenizer.load(home(Path(path), "text_encoder"))
 
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:

@@ -15,7 +15,8 @@ from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.describe import from_config
-from causalcine_jax.convert.formats import read_settings
+from causalcine_jax.convert.formats import home
+from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError
 from causalcine_jax.parallel.sharding import state_shardings
 
@@ -35,7 +36,8 @@ def save(module, folder: Path) -> None:
 
 
 def find(path: Path, part: str) -> Path | None:
-    """The folder of `part` in or at `path`, where that is such a copy."""
+    """The folder of `part` in or at `path`, or in its base, where that is such a copy."""
+    path = home(path, part)
     return next((folder for folder in (path / part, path) if (folder / FOLDER).is_dir()), None)
 
 

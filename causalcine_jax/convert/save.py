@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.convert import tables
-from causalcine_jax.convert.formats import read_settings
+from causalcine_jax.convert.formats import find_part, home
+from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.models.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 
-METADATA = "metadata.json"
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}  # name of the .safetensors
 _CLASSES = {"transformer": "WanModel", "vae": "WanVAE", "text_encoder": "T5Encoder"}
 
@@ -92,24 +92,28 @@ def save_model(
 def weights_hash(folder: str | os.PathLike) -> str:
     """SHA-256 over names and bytes of all .safetensors and .json files below `folder`, metadata.json left out.
 
-    Equal for equal models wherever they lie; takes a model folder or one of its parts.
+    Equal for equal models wherever they lie, also where VAE and text encoder lie in a base; takes a model folder or one of its parts.
     """
     folder = Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.name != METADATA)
+    files = {file.relative_to(folder): file for file in _files_of_model(folder)}
+    for part in ("vae", "text_encoder"):
+        if (base := home(folder, part)) != folder:
+            lies = [find_part(base, part).weights, *([tokenizer_file(base)] if part == "text_encoder" else [])]
+            files |= {file.relative_to(base): file for place in lies for file in _files_of_model(place)}
     if not files:
         raise DataError(f"no model in {folder}")
     digest = hashlib.sha256()
-    for file in files:
+    for name, file in sorted(files.items()):
         with open(file, "rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{name.as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
 
-def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
-    """What `save_model` was told about the model; empty where there is no metadata.json."""
-    file = Path(folder) / METADATA
-    return read_settings(file if file.is_file() else None)
+def _files_of_model(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return [file for file in place.rglob("*") if file.suffix in (".safetensors", ".json") and file.name != METADATA]
 
 
 def config_json(part: str, config) -> dict[str, Any]:

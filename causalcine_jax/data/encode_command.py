@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from causalcine_jax.cli import cores
 from causalcine_jax.config import preset
-from causalcine_jax.convert import load_vae
+from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.formats import holds
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
 from causalcine_jax.data.latent_store import LatentStore
@@ -158,5 +158,5 @@ def _worker(config: EncodeConfig, index: int, results) -> None:
 def tokenizer_of(model: Path) -> Tokenizer:
     """The tokenizer of a model that has a text encoder; StoryWorld's words for one that has none yet."""
     if holds(model, "text_encoder"):
-        return Tokenizer.load(model)
+        return load_tokenizer(model)
     return word_tokenizer(VOCABULARY, preset("storyworld").text_encoder.vocab_size)

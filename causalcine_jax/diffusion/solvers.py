@@ -11,7 +11,7 @@ prediction, lower order in the end); few-step renoising as in Self-Forcing's rol
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -74,6 +74,14 @@ class SamplerConfig:
         if not all(TRAIN_TIMES >= a > b for a, b in itertools.pairwise((*self.step_list, 0))):
             faults.append(f"step_list must fall from at most {TRAIN_TIMES} to above 0, not {self.step_list}")
         return faults
+
+    def changed(self, **asked) -> "SamplerConfig":
+        """This sampler with other fields. A step_list brings its solver and its length; a list goes where another schedule is asked for."""
+        if "step_list" in asked:
+            asked = {"solver": "few_step", "steps": len(asked["step_list"]), **asked}
+        elif self.step_list and {"steps", "shift", "solver"} & set(asked):
+            asked["step_list"] = None
+        return replace(self, **asked)
 
     @property
     def guided(self) -> bool:

@@ -58,7 +58,7 @@ class EvaluationConfig:
     def sampler(self, default: SamplerConfig) -> SamplerConfig:
         """`default` with what is asked for here in its place."""
         asked = {name: getattr(self, name) for name in ("steps", "guidance", "solver") if getattr(self, name) is not None}
-        return dataclasses.replace(default, **asked)
+        return default.changed(**asked)
 
 
 @dataclass(frozen=True)

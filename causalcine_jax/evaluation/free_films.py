@@ -5,6 +5,7 @@ so a character's first shot decides; `self recall` asks whether a return matches
 matches the story.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -28,32 +29,49 @@ STORIES_APART = 1_000_000  # free films take their stories from here on, so that
 
 
 @dataclass
-class FilmScores:
-    """Everything counted in one film. Hits are 0 or 1 per question asked."""
+class ShotScores:
+    """Everything counted in one shot. Hits are 0 or 1 per question asked; recall is asked where a character comes back."""
 
-    cuts: CutScore
-    near: dict[int, Detection]
     prompt: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in ("place", "time", "action", "size")})
     self_recall: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in OF_CHARACTER})
     truth_recall: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in OF_CHARACTER})
     consistency: list[float] = field(default_factory=list)
 
+    @property
+    def prompt_hits(self) -> list[bool]:
+        """Place, time and action: what counts as prompt accuracy."""
+        return [hit for name in ("place", "time", "action") for hit in self.prompt[name]]
+
+
+@dataclass
+class FilmScores:
+    """Where a film cuts, and what its shots show."""
+
+    cuts: CutScore
+    near: dict[int, Detection]
+    shots: list[ShotScores]
+
 
 def score_film(story: Story, video: UInt8[np.ndarray, "t h w 3"], judge: Judge, detector: CutDetector = CutDetector()) -> FilmScores:
     """Judges a film that was made (or rendered) for `story`, at the shot ranges that the story asks for."""
     asked, found = true_cuts(story), detector(video)
-    scores = FilmScores(sca(found, asked, len(video)), {tolerance: detection(found, asked, tolerance) for tolerance in TOLERANCES})
-    reading = judge.read(video)
-    seen: list[dict[int, CharacterReading | None]] = []
+    near = {tolerance: detection(found, asked, tolerance) for tolerance in TOLERANCES}
+    return FilmScores(sca(found, asked, len(video)), near, score_shots(story, judge.read(video), judge))
+
+
+def score_shots(story: Story, reading: Reading, judge: Judge) -> list[ShotScores]:
+    """What each shot of a film shows, given the judge's reading of all of it."""
+    scores, seen = [], []
     for shot in story.shots:
         frames = reading.frames(shot.frames)
         seen.append({who: of_character(frames, sought(story, shot, who)) for who in shot.cast})
-        _score_prompt(scores, judge, story, shot, frames, seen[-1])
+        scores.append(_prompt_scores(judge, story, shot, frames, seen[-1]))
     _score_recall(scores, story, seen)
     return scores
 
 
-def _score_prompt(scores: FilmScores, judge: Judge, story: Story, shot: Shot, frames: Reading, seen: dict) -> None:
+def _prompt_scores(judge: Judge, story: Story, shot: Shot, frames: Reading, seen: dict[int, CharacterReading | None]) -> ShotScores:
+    scores = ShotScores()
     for name, what in of_scene(frames).items():
         scores.prompt[name].append(what == getattr(shot, name))
     for who, action in zip(shot.cast, shot.actions, strict=True):
@@ -62,17 +80,19 @@ def _score_prompt(scores: FilmScores, judge: Judge, story: Story, shot: Shot, fr
         done = judge.action(frames, sought(story, shot, who)) if reading else ""
         if done is not None:
             scores.prompt["action"].append(done == action)
+    return scores
 
 
-def _score_recall(scores: FilmScores, story: Story, seen: list[dict]) -> None:
+def _score_recall(scores: list[ShotScores], story: Story, seen: list[dict[int, CharacterReading | None]]) -> None:
     for back in returns(story):
         first_shot = next(number for number, shot in enumerate(story.shots) if back.character in shot.cast)
         first, now = seen[first_shot][back.character], seen[back.shot][back.character]
         for name in OF_CHARACTER:
             if first is not None:
-                scores.self_recall[name].append(now is not None and getattr(now, name) == getattr(first, name))
+                scores[back.shot].self_recall[name].append(now is not None and getattr(now, name) == getattr(first, name))
             if story.told:
-                scores.truth_recall[name].append(now is not None and getattr(now, name) == getattr(story.cast[back.character], name))
+                true = getattr(story.cast[back.character], name)
+                scores[back.shot].truth_recall[name].append(now is not None and getattr(now, name) == true)
 
 
 def roll_out(engine: BatchRollout, stories: list[Story], memory: MemoryConfig) -> UInt8[np.ndarray, "b t h w 3"]:
@@ -83,6 +103,16 @@ def roll_out(engine: BatchRollout, stories: list[Story], memory: MemoryConfig) -
         pool = engine.commit(pool, x0, context, chunk, memory)
         latents.append(x0)
     return engine.decode(jnp.concatenate(latents, axis=1))
+
+
+def filmed(
+    engine: BatchRollout, stories: list[Story], memory: MemoryConfig, films: int
+) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
+    """Every story with its film, `films` of them made side by side."""
+    for start in range(0, len(stories), films):
+        batch = stories[start : start + films]
+        videos = roll_out(engine, [batch[i % len(batch)] for i in range(films)], memory)
+        yield from zip(batch, videos, strict=False)
 
 
 @dataclass
@@ -102,14 +132,11 @@ def measure_free_films(
     """Makes and judges `count` films under every policy, `films` of them side by side."""
     stories = stories_apart(engine.world, seed, count)
     scores = {TRUE_FILMS: [score_film(story, true_film(story), judge) for story in stories]}
-    starts = range(0, count, films)
-    with tqdm(total=len(starts) * len(policies), desc="free films", unit="batch", disable=not progress) as bar:
+    with tqdm(total=count * len(policies), desc="free films", unit="film", disable=not progress) as bar:
         for name, memory in policies.items():
             scores[name] = []
-            for start in starts:
-                batch = stories[start : start + films]
-                videos = roll_out(engine, [batch[i % len(batch)] for i in range(films)], memory)
-                scores[name] += [score_film(story, video, judge) for story, video in zip(batch, videos, strict=False)]
+            for story, video in filmed(engine, stories, memory, films):
+                scores[name].append(score_film(story, video, judge))
                 bar.update()
     return FreeResult(stories, scores)
 
@@ -125,7 +152,7 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
     """
     pooled = lambda lists: [hit for hits in lists for hit in hits]
     share = lambda hits: wilson(sum(hits), len(hits))
-    cuts = [s.cuts for s in scores]
+    cuts, shots = [film.cuts for film in scores], [shot for film in scores for shot in film.shots]
     matched = sum(c.matched for c in cuts)
     summary: dict[str, Interval | float] = {
         "sca": bootstrap_mean([c.sca for c in cuts]),
@@ -138,10 +165,10 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
         near = sum((s.near[tolerance] for s in scores), Detection())
         summary |= {f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")}
     for name in ("place", "time", "action", "size"):
-        summary[name] = share(pooled(s.prompt[name] for s in scores))
-    summary["prompt"] = share(pooled(s.prompt[name] for s in scores for name in ("place", "time", "action")))
+        summary[name] = share(pooled(shot.prompt[name] for shot in shots))
+    summary["prompt"] = share(pooled(shot.prompt_hits for shot in shots))
     for kind in ("self_recall", "truth_recall"):
         for name in OF_CHARACTER:
-            summary[f"{kind}_{name}"] = share(pooled(getattr(s, kind)[name] for s in scores))
-    summary["consistency"] = bootstrap_mean(pooled(s.consistency for s in scores))
+            summary[f"{kind}_{name}"] = share(pooled(getattr(shot, kind)[name] for shot in shots))
+    summary["consistency"] = bootstrap_mean(pooled(shot.consistency for shot in shots))
     return summary

@@ -1,11 +1,14 @@
 """Confidence intervals of what the evaluation counts: Wilson for a share of hits, bootstrap for a mean of scores.
 
-Both treat the scores as independent draws. The evaluation earns that by taking at most one return from each film.
+Both treat the scores as independent draws. The evaluation earns that by taking at most one return from each film. Where a film answers
+several questions, `bootstrap_grouped` draws whole films; two models on the same films are compared film by film, by `bootstrap_paired`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 
@@ -47,3 +50,61 @@ def bootstrap_mean(scores, confidence: float = 0.95, resamples: int = 4000, seed
     draws = np.random.default_rng(seed).integers(0, scores.size, (resamples, scores.size))
     low, high = np.quantile(scores[draws].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval(float(scores.mean()), float(low), float(high), int(scores.size))
+
+
+class Grouped(NamedTuple):
+    """Scores of questions that come in groups, such as the shots of a film: their sum and their number in each group."""
+
+    totals: Float[np.ndarray, " groups"]
+    counts: Float[np.ndarray, " groups"]
+
+    @property
+    def mean(self) -> float:
+        return float(self.totals.sum() / self.counts.sum()) if self.counts.sum() else float("nan")
+
+    def first(self, groups: int) -> "Grouped":
+        return Grouped(self.totals[:groups], self.counts[:groups])
+
+
+def bootstrap_grouped(scores: Grouped, confidence: float = 0.95, resamples: int = 4000, seed: int = 0) -> Interval:
+    """Percentile bootstrap of the mean over all questions, whole groups redrawn; `count` is the number of questions.
+
+    Where every question was right, or none, redrawing shows no spread: the interval is then Wilson's over the groups.
+    """
+    answered = int((scores.counts > 0).sum())
+    if not answered:
+        return Interval(float("nan"), 0.0, 1.0, 0)
+    count = int(scores.counts.sum())
+    for hits, all_so in ((answered, scores.totals == scores.counts), (0, scores.totals == 0)):
+        if all_so.all():
+            return wilson(hits, answered, confidence)._replace(count=count)
+    draws = _draws(len(scores.counts), resamples, seed)
+    low, high = _bounds(_redrawn(scores, draws), confidence)
+    return Interval(scores.mean, low, high, count)
+
+
+def bootstrap_paired(
+    first: Grouped, second: Grouped, statistic: Callable, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap of `statistic` (np.subtract, np.divide) of two means over the same groups, redrawn together; `count` is of groups."""
+    if not first.counts.sum() or not second.counts.sum():
+        return Interval(float("nan"), 0.0, 1.0, 0)
+    draws = _draws(len(first.counts), resamples, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(first.mean, second.mean))
+        low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)), confidence)
+    return Interval(value, low, high, len(first.counts))
+
+
+def _draws(groups: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples groups"]:
+    return np.random.default_rng(seed).integers(0, groups, (resamples, groups))
+
+
+def _redrawn(scores: Grouped, draws: Int[np.ndarray, "resamples groups"]) -> Float[np.ndarray, " resamples"]:
+    with np.errstate(invalid="ignore"):
+        return scores.totals[draws].sum(axis=1) / scores.counts[draws].sum(axis=1)
+
+
+def _bounds(means: Float[np.ndarray, " resamples"], confidence: float) -> tuple[float, float]:
+    low, high = np.nanquantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(low), float(high)

@@ -1,5 +1,6 @@
 """Two pictures beside the numbers: what came back under each policy, and recall as bars with their intervals."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +72,44 @@ def _first_seen(case: ReturnCase) -> UInt8[np.ndarray, "h w 3"]:
 
 def write_recall_chart(path: Path, report: dict[str, Any]) -> None:
     """Bars of colour, accessory, joint and mean recall for every row, with 95 % intervals, and a line at chance."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because only this picture needs matplotlib
-    from matplotlib.figure import Figure
-
     rows = report["primary"]["rows"]
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    width = 0.8 / len(rows)
-    for i, (row, values) in enumerate(rows.items()):
-        x = np.arange(len(SHOWN)) + (i - (len(rows) - 1) / 2) * width
-        value = np.array([values[name]["value"] for name in SHOWN])
-        spread = np.abs(np.array([[values[name][end] for name in SHOWN] for end in ("low", "high")]) - value)
-        axes.bar(x, value, width * 0.92, yerr=spread, capsize=3, label=HEADS.get(row, row).replace("true return", "judge on truth"))
+    figure, (axes,) = new_axes(1)
+    label = lambda row: HEADS.get(row, row).replace("true return", "judge on truth")
+    bounds = lambda values: [tuple(values[name][end] for end in ("value", "low", "high")) for name in SHOWN]
+    draw_bars(axes, {label(row): bounds(values) for row, values in rows.items()}, SHOWN)
     for i, name in enumerate(SHOWN):
         axes.hlines(CHANCE[name], i - 0.45, i + 0.45, colors="black", linestyles="dashed", label="chance" if i == 0 else None)
-    axes.set_xticks(range(len(SHOWN)), SHOWN)
-    axes.set_ylim(0, 1.02)
     axes.set_ylabel("recall")
     axes.set_title(f"What memory carries: {report['primary']['returns']} returns after absences longer than the window")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(ncols=len(rows) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    save_figure(figure, path)
+
+
+def new_axes(panels: int):
+    """A figure with so many axes side by side, and the axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because only charts need matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10 if panels == 1 else 5 * panels, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def draw_bars(axes, rows: dict[str, list[tuple[float, float, float]]], groups: Sequence[str]) -> None:
+    """Shares as bars, a group per name in `groups` and in it a bar per row: (value, low, high) for every group."""
+    width = 0.8 / len(rows)
+    for i, (row, bounds) in enumerate(rows.items()):
+        x = np.arange(len(groups)) + (i - (len(rows) - 1) / 2) * width
+        value, low, high = np.array(bounds).T
+        axes.bar(x, value, width * 0.92, yerr=np.abs([low - value, high - value]), capsize=3, label=row)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylim(0, 1.02)
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+
+
+def save_figure(figure, path: Path) -> None:
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150)

@@ -51,6 +51,11 @@ class ReturnCase:
         return range(first_frame_of_chunk(self.back.chunk), first_frame_of_chunk(self.back.chunk + CHUNKS_JUDGED))
 
     @property
+    def late(self) -> bool:
+        """Whether the character first appeared where a memory of first frames cannot hold it."""
+        return self.back.first_seen_frame >= self.story.world.late_chunk * CHUNK_FRAMES
+
+    @property
     def sought(self) -> Sought:
         return sought(self.story, self.story.shots[self.back.shot], self.back.character)
 

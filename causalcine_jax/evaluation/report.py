@@ -49,10 +49,8 @@ def build_report(settings: dict[str, Any], primary: RecallResult, secondary: "fr
 
 
 _SUBSETS = {
-    "first appeared late (a memory of first frames cannot hold them)": lambda case: (
-        case.back.first_seen_frame >= case.story.world.late_chunk * 3
-    ),
-    "first appeared early": lambda case: case.back.first_seen_frame < case.story.world.late_chunk * 3,
+    "first appeared late (a memory of first frames cannot hold them)": lambda case: case.late,
+    "first appeared early": lambda case: not case.late,
     "told: a caption named the looks once": lambda case: case.story.told,
     "untold: no caption ever names the looks": lambda case: not case.story.told,
 }
@@ -66,18 +64,20 @@ def markdown(report: dict[str, Any]) -> str:
         f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, seed {settings['seed']}, {report['environment']['device']}; "
         "value [95 % interval]",
         "",
-        *_table(("", *RECALL_COLUMNS), [("chance", *(_number(CHANCE.get(c)) for c in RECALL_COLUMNS)), *_recall_rows(primary["rows"])]),
+        *markdown_table(
+            ("", *RECALL_COLUMNS), [("chance", *(_number(CHANCE.get(c)) for c in RECALL_COLUMNS)), *_recall_rows(primary["rows"])]
+        ),
     ]
     for name, rows in primary["subsets"].items():
         count = next(iter(rows.values()))["joint"]["count"] if rows else 0
         if count:
             policies = {row: values for row, values in rows.items() if row not in LABELS}
-            lines += ["", f"{name}: {count} returns", "", *_table(("", *RECALL_COLUMNS), _recall_rows(policies))]
+            lines += ["", f"{name}: {count} returns", "", *markdown_table(("", *RECALL_COLUMNS), _recall_rows(policies))]
     if "secondary" in report:
         secondary = report["secondary"]
         rows = secondary["rows"]
         body = [(label, *(_number(values[key]) for values in rows.values())) for label, key in FREE_COLUMNS.items()]
-        lines += ["", f"## SECONDARY: {secondary['films']} free films per policy", "", *_table(("", *rows), body)]
+        lines += ["", f"## SECONDARY: {secondary['films']} free films per policy", "", *markdown_table(("", *rows), body)]
         lines += ["", f"SCA penalty: {secondary['sca_penalty']}."]
     return "\n".join(lines) + "\n"
 
@@ -114,7 +114,8 @@ def _seen(verdict: Verdict) -> dict[str, Any] | None:
     return None if verdict.found is None else dataclasses.asdict(verdict.found)
 
 
-def _table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
+    """The lines of a table, its columns padded so that the text can be read, too."""
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
     line = lambda row: "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
     return [line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, body)]

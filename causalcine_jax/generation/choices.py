@@ -17,6 +17,8 @@ from causalcine_jax.story import Story, Video
 class Choices:
     """What the command line may override; None leaves what else is said.
 
+    base         the model that the named one was distilled from, sampled as itself
+    negative     what guidance steers away from, in place of the story's and the model's; "" for nothing
     size         width and height in pixels
     frames       video frames of a film of one shot; snapped to whole chunks, exact with whole_film
     whole_film   all frames at once: bidirectional Wan2.1 under one prompt
@@ -31,6 +33,8 @@ class Choices:
     shift: float | None = None
     guidance: float | None = None
     solver: str | None = None
+    base: bool = False
+    negative: str | None = None
     policy: str | None = None
     window_chunks: int | None = None
     memory_frames: int | None = None
@@ -73,7 +77,9 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
     """Raises `UsageError` where choices, story and model contradict each other."""
     whole = choices.whole_film or recipe.recorded.get("whole_film", False)
     sampler = _sampler(recipe.recorded, model.sampler, choices)
-    story = _story(recipe.story, model, choices)
+    story = _story(recipe.story, choices)
+    if choices.negative is not None or recipe.recorded:  # a film.json says exactly what was used, if only nothing
+        model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.recorded)
         return Setup(replace(model, chunk_frames=frames), story, sampler, NO_MEMORY, None, True)
@@ -85,13 +91,8 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
 
 
 def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices) -> SamplerConfig:
-    sampler = recorded_choice(SamplerConfig, recorded, "sampler") or default
-    asked = _asked(choices, ("steps", "step_list", "shift", "guidance", "solver"))
-    if "step_list" in asked:
-        asked = {"solver": "few_step", "steps": len(choices.step_list), **asked}
-    elif sampler.step_list and {"steps", "shift", "solver"} & set(asked):
-        asked["step_list"] = None
-    return replace(sampler, **asked)
+    sampler = None if choices.base else recorded_choice(SamplerConfig, recorded, "sampler")
+    return (sampler or default).changed(**_asked(choices, ("steps", "step_list", "shift", "guidance", "solver")))
 
 
 def _memory(recorded: dict[str, Any], default: MemoryConfig, choices: Choices) -> MemoryConfig:
@@ -108,7 +109,9 @@ def _asked(choices: Choices, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(choices, name)) is not None}
 
 
-def _story(story: Story, model: Model, choices: Choices) -> Story:
+def _story(story: Story, choices: Choices) -> Story:
+    if choices.negative is not None:
+        story = replace(story, negative=choices.negative)
     if choices.size is not None:
         story = replace(story, video=Video(story.video.fps, *choices.size))
     if choices.frames is not None:

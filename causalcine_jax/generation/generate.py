@@ -5,28 +5,26 @@
 The film is named film.mp4 when its last frame is in; film.json is written last, so a folder that has one is complete.
 """
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import provenance
-from causalcine_jax.generation.choices import Choices, decide
-from causalcine_jax.generation.contact_sheet import save_contact_sheet, sheet_frames
-from causalcine_jax.generation.director import Chunk, Director
+from causalcine_jax.generation.choices import Choices, Setup, decide
+from causalcine_jax.generation.chosen_model import chosen_model
+from causalcine_jax.generation.contact_sheet import save_contact_sheet
+from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import RolloutEngine
-from causalcine_jax.generation.film import FilmWriter, viewing_scale
-from causalcine_jax.generation.memory_picture import MemoryPicture
+from causalcine_jax.generation.film import viewing_scale
+from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.provenance import Recipe
 from causalcine_jax.generation.start import chosen_start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
-from causalcine_jax.story import ResolvedStory, prompt_of
+from causalcine_jax.story import prompt_of
 from causalcine_jax.whole_file import whole_file
 
 
@@ -40,96 +38,84 @@ def generate(
       DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
     """
     raise_faults("generate", choices.faults())
+    out = Path(out)
     start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
     started = time.perf_counter()
-    networks = load_model(model, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings)
+    folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
+    networks = load_model(folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings)
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
         setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
         engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
     )  # fmt: skip
-    story, resolved = director.story, director.resolved
-    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(story.video.height)
-    weights = weights_hash(networks.folder)
-    say = _say if progress else (lambda line: None)
+    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
+    weights = weights_hash(folder)
+    tell = say if progress else (lambda line: None)
     for line in _opening(director, recipe, weights):
-        say(line)
-
-    wanted = {frame for shot in resolved.shots for frame in sheet_frames(shot)}
-    sheet, memories, digest = {}, MemoryPicture(), provenance.FramesHash()
-    frames_per_chunk, seconds, retrieved = [], [], []
-    line = _ProgressLine(resolved) if progress else None
-    rolling = time.perf_counter()
-    with FilmWriter(Path(out) / "film.mp4", story.video.fps, scale) as film:
-        for chunk in director:
-            first = film.frames
-            film.append(chunk.frames)
-            if chunk.index == 0:
-                first_chunk = time.perf_counter() - rolling
-            digest.add(chunk.frames)
-            memories.add(chunk)
-            sheet |= {first + i: image for i, image in enumerate(chunk.frames) if first + i in wanted}
-            frames_per_chunk.append(len(chunk.frames))
-            seconds.append(chunk.seconds)
-            retrieved.append(chunk.retrieved.tolist())
-            if line:
-                line.show(chunk)
+        tell(line)
+    footage = shoot(director, out / "film.mp4", scale, progress)
     record = {
         "schema": provenance.SCHEMA,
-        "story": (without_start(story) if begun else story).to_dict(),
+        "story": (without_start(director.story) if begun else director.story).to_dict(),
         **({"start": begun.record} if begun else {}),
-        "resolved": provenance.resolved_dict(resolved),
-        "sampler": asdict(setup.sampler),
-        "memory": asdict(setup.memory),
-        "whole_film": setup.whole_film,
-        "chunk_frames": setup.model.chunk_frames,
-        "pool_frames": director.pool_frames,
-        "dtype": networks.dtype,
+        **_record(director, setup, footage),
         "scale": scale,
-        "model": networks.folder.name,
+        "model": folder.name,
         "weights_sha256": weights,
-        "frames_sha256": digest.hexdigest(),
         "software": provenance.software(),
         "device": provenance.device(),
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
             "pool_bytes": director.engine.pool_bytes,
-            "first_chunk_seconds": round(first_chunk, 3),
-            **provenance.timings(frames_per_chunk, seconds),
+            **footage.timings(),
         },
         # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
-        "retrieved": retrieved,
+        "retrieved": footage.retrieved,
     }
-    save_contact_sheet(Path(out) / "contact_sheet.png", resolved, sheet, story.global_caption, _details(record))
-    if not memories.save(Path(out) / "memory.png", resolved):
-        (Path(out) / "memory.png").unlink(missing_ok=True)  # an earlier film's
-    with whole_file(Path(out) / "film.json") as partial:
-        partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
-    for text in _closing(record, recipe, Path(out)):
-        say(text)
+    _save(out, director, footage, record)
+    for line in _closing(record, recipe, out):
+        tell(line)
     return record
 
 
 def save_story_embeddings(
-    recipe: Recipe,
-    file: Path,
-    *,
-    model: Path | None = None,
-    dtype: str | None = None,
-    start_caption: str | None = None,
-    progress: bool = True,
+    recipe: Recipe, file: Path, *, model: Path | None = None, choices: Choices = Choices(), progress: bool = True
 ) -> None:
     """Adds the embeddings of the story's prompts to `file`; of the model, only the text encoder is loaded. Raises as `generate` does."""
     story = recipe.story
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
-    if caption := start_caption or recipe.recorded.get("start", {}).get("caption"):
+    if caption := choices.start_caption or recipe.recorded.get("start", {}).get("caption"):
         prompts.append(("start", prompt_of(story.global_caption, caption)))
-    if story.negative:
-        prompts.append(("negative", story.negative))
-    new = save_embeddings(file, model, prompts, dtype or recipe.recorded.get("dtype"))
+    if negative := story.negative if choices.negative is None else choices.negative:
+        prompts.append(("negative", negative))
+    folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
+    new = save_embeddings(file, folder, prompts, choices.dtype or recipe.recorded.get("dtype"))
     if progress:
-        _say(f"{file}: {len(new)} new prompts")
+        say(f"{file}: {len(new)} new prompts")
+
+
+def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any]:
+    """What film.json says of how the frames came about, and which they are."""
+    return {
+        "resolved": provenance.resolved_dict(director.resolved),
+        "sampler": asdict(setup.sampler),
+        "memory": asdict(setup.memory),
+        "whole_film": setup.whole_film,
+        "chunk_frames": setup.model.chunk_frames,
+        "pool_frames": director.pool_frames,
+        "dtype": setup.model.dtype,
+        "frames_sha256": footage.digest.hexdigest(),
+    }
+
+
+def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> None:
+    """The pictures, then film.json, beside the film in `out`."""
+    save_contact_sheet(out / "contact_sheet.png", director.resolved, footage.sheet, director.story.global_caption, _details(record))
+    if not footage.memories.save(out / "memory.png", director.resolved):
+        (out / "memory.png").unlink(missing_ok=True)  # an earlier film's
+    with whole_file(out / "film.json") as partial:
+        partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
 
 
 def _opening(director: Director, recipe: Recipe, weights: str) -> list[str]:
@@ -174,26 +160,3 @@ def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
         same = before == record["frames_sha256"]
         lines.append("the same film, frame by frame" if same else "not the same frames as the film.json's film")
     return lines
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-class _ProgressLine:
-    """chunk, shot and speed: one line that renews itself on a terminal, a line per chunk in a log."""
-
-    def __init__(self, story: ResolvedStory):
-        self._story = story
-        self._recent: list[tuple[int, float]] = []
-
-    def show(self, chunk: Chunk) -> None:
-        self._recent = [*self._recent[-3:], (len(chunk.frames), sum(chunk.seconds.values()))]
-        frames, seconds = np.sum(self._recent, axis=0)
-        total, number = self._story.chunks, [s.id for s in self._story.shots].index(chunk.shot.id) + 1
-        line = f"chunk {chunk.index + 1:>{len(str(total))}}/{total}  shot {number}/{len(self._story.shots)} {chunk.shot.id}  {frames / max(seconds, 1e-9):.1f} fps"
-        if sys.stderr.isatty():
-            last = chunk.index + 1 == total
-            print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
-        else:
-            _say(line)

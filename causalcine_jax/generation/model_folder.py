@@ -2,7 +2,7 @@
 
 metadata.json beside the networks may say `video` {fps, width, height}, `sampler`, `memory`, `chunk_frames`, `negative` and `dtype`: the sizes
 and choices that the model was trained for. A folder without one, such as Wan2.1's own, is used as the family that its name tells
-(families.py). A story or a flag overrides either.
+(families.py). A story or a flag overrides either. `base` there names the model that this one was distilled from.
 """
 
 import dataclasses
@@ -15,11 +15,13 @@ from jaxtyping import Array, Float
 
 from causalcine_jax import families
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae
+from causalcine_jax.convert import load_metadata, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.formats import holds, open_part
+from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.generation.chosen_model import EMBEDDED, default_model
 from causalcine_jax.generation.embeddings import PromptEmbeddings, embed, embed_prompts, encoder_hash
 from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.dit import Transformer
@@ -29,7 +31,6 @@ from causalcine_jax.models.vae import VAE
 from causalcine_jax.story import Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 
-EMBEDDED = Path(__file__).parents[1] / "weights" / "storyworld"
 PARTS = ("transformer", "vae", "text_encoder")
 DTYPES = ("float32", "bfloat16")
 
@@ -79,10 +80,11 @@ class Model:
 
 
 def load_model(folder: str | Path | None = None, dtype: str | None = None, *, embeddings: str | Path | None = None) -> Model:
-    """The model in `folder`, or the embedded one.
+    """The model in `folder`, or the embedded one: the few-step student where this installation has it, else the base model.
 
     Args:
-      folder: anything that holds all three networks: a model folder, Wan2.1's own folder, Diffusers'.
+      folder: anything that holds all three networks: a model folder, Wan2.1's own folder, Diffusers'; or a distilled model's transformer,
+        whose metadata.json names the base that the other two are read from (convert/metadata.py).
       dtype: float32 or bfloat16; by default the one that metadata.json says, else float32.
       embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
 
@@ -90,7 +92,7 @@ def load_model(folder: str | Path | None = None, dtype: str | None = None, *, em
       DataError: the folder is missing or incomplete, a file in it is damaged, or metadata.json says what cannot be.
       UsageError: the embeddings are those of another text encoder than the folder's.
     """
-    folder = EMBEDDED if folder is None else Path(folder)
+    folder = default_model() if folder is None else Path(folder)
     needed = PARTS if embeddings is None else PARTS[:2]
     _check_parts(folder, needed)
     defaults = model_defaults(folder)
@@ -107,7 +109,7 @@ def load_model(folder: str | Path | None = None, dtype: str | None = None, *, em
         load_transformer(folder, dtype),
         load_vae(folder, dtype),
         load_text_encoder(folder, dtype) if known is None else None,
-        Tokenizer.load(folder) if known is None else None,
+        load_tokenizer(folder) if known is None else None,
         folder=folder,
         embeddings=known,
         **{**defaults, "dtype": dtype},
@@ -121,14 +123,14 @@ def save_embeddings(path: Path, folder: str | Path | None, prompts: list[tuple[s
 
     Raises as `load_model` does, and `UsageError` for prompts that the model cannot read.
     """
-    folder = EMBEDDED if folder is None else Path(folder)
+    folder = default_model() if folder is None else Path(folder)
     _check_parts(folder, PARTS)
     defaults = model_defaults(folder)
     dtype = dtype or defaults.get("dtype", DTYPES[0])
     raise_faults("model", _faults({"dtype": dtype}))
     with open_part(folder, "transformer") as tensors:
         text_len = describe("transformer", tensors).config.text_len
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     prompts = [*prompts, ("negative", defaults.get("negative", ""))]
     check_prompts(prompts, tokenizer, text_len)
     encoder = load_text_encoder(folder, dtype)
@@ -144,7 +146,9 @@ def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
             f"this installation has no embedded weights ({folder} lacks {', '.join(missing)}): install the released package, or train "
             "a model with `python launch/train.py --config configs/base.py` and pass its folder as --model"
         )
-    raise DataError(f"{folder} is not a model folder: it lacks {', '.join(missing)} (launch/convert.py makes one from checkpoints)")
+    base = base_of(folder)
+    what = f"{folder}, with VAE and text encoder of {base}," if base else folder
+    raise DataError(f"{what} is not a model folder: it lacks {', '.join(missing)} (launch/convert.py makes one from checkpoints)")
 
 
 def model_defaults(folder: Path) -> dict[str, Any]:

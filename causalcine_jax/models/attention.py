@@ -42,7 +42,7 @@ def _xla_cpu(q, k, v, lengths):
 BACKENDS: dict[str, tuple[Callable, ...]] = {
     "gpu": (_cudnn, _xla),  # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA)
     "tpu": (_xla,),  # splash attention belongs to the work on pods
-    "cpu": (_xla_cpu,),  # the forward takes a third, forward and backward half of the CPU time of jax.nn's (benchmarks/attention.py)
+    "cpu": (_xla_cpu,),  # the forward takes a third, forward and backward half of the CPU time of jax.nn's (launch/bench.py attention)
 }
 
 

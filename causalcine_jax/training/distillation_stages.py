@@ -2,7 +2,8 @@
 
     trained base model = teacher --ode_init: its trajectories--> student --dmd: the student's own rollouts, both scores, the GAN's head--> student
 
-The text encoder is the teacher's and stays as it is. What is exported is the student's average, with the sampler that it was trained for.
+The text encoder is the teacher's and stays as it is. What is exported is the student's average, with the sampler that it was trained for;
+its metadata.json names the teacher as its base.
 """
 
 import dataclasses
@@ -13,14 +14,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from causalcine_jax.convert import load_text_encoder, load_transformer, save_model, weights_hash
+from causalcine_jax.convert import load_text_encoder, load_tokenizer, load_transformer, save_model, weights_hash
+from causalcine_jax.convert.metadata import base_entry
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
-from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distribution_matching import DistributionMatching, critic_loss, generator_loss
@@ -119,7 +120,7 @@ def _stage(config: TrainConfig, parts: _Parts, store: LatentStore | MixedStore, 
 def _parts(config: TrainConfig) -> _Parts:
     teacher_folder = model_made(config, "teacher")
     student_folder = model_made(config, "init") if config.init else teacher_folder
-    tokenizer = Tokenizer.load(teacher_folder)
+    tokenizer = load_tokenizer(teacher_folder)
     teacher, student = load_transformer(teacher_folder), load_transformer(student_folder)
     check_same_sizes(teacher, teacher_folder, student, student_folder)
     vae = film_vae(config)
@@ -131,9 +132,10 @@ def _parts(config: TrainConfig) -> _Parts:
     defaults = rollout_facts(config, store, vae, teacher_folder) | {"sampler": dataclasses.asdict(config.self_forcing.sampler)}
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
+        said = defaults | {"base": base_entry(teacher_folder, folder)} | facts
         save_model(
             folder, transformer=trained["student"], text_encoder=text_encoder, vae=vae, tokenizer=tokenizer,
-            dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=defaults | facts,
+            dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=said,
         )  # fmt: skip
 
     return _Parts(

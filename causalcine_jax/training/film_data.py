@@ -16,7 +16,8 @@ from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.storyworld.world import FPS
 from causalcine_jax.errors import UsageError, raise_faults
-from causalcine_jax.generation.model_folder import EMBEDDED, model_defaults
+from causalcine_jax.generation.chosen_model import EMBEDDED
+from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.training.config import TrainConfig

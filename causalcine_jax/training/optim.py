@@ -27,7 +27,7 @@ class OptimConfig:
     lr            peak learning rate (muon's updates are scaled to the size of adamw's, so that one rate serves both)
     schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup` linear steps
     weight_decay  of the weights of linear layers and convolutions only
-    clip          largest global gradient norm; 0 for no clipping
+    clip          largest gradient norm of a network, each by itself; 0 for no clipping
     accumulation  micro-batches per step: the batch is cut into this many, gradients are averaged
     ema_decay     of the exponential moving average of the weights, which is what is exported; 0 exports the weights themselves
     ema_start     step from which on the average is taken; until then it is the weights themselves

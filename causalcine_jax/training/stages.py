@@ -13,12 +13,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae, save_model
+from causalcine_jax.convert import load_text_encoder, load_tokenizer, load_transformer, load_vae, save_model
 from causalcine_jax.data.clips import Clips, clip_batches, paint
 from causalcine_jax.data.encode_command import tokenizer_of
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
@@ -42,7 +41,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     init = Path(config.init) if config.init else None
     if init and not init.exists():
         raise DataError(f"no model at {init} (init): there is no such file or folder")
-    tokenizer = Tokenizer.load(init) if init else tokenizer_of(vae_folder(config))
+    tokenizer = load_tokenizer(init) if init else tokenizer_of(vae_folder(config))
     # What is not trained needs no float32 copy: UMT5-XXL is 11 GB in the bfloat16 of its checkpoint.
     text_dtype = jnp.float32 if config.train_text_encoder else jnp.dtype(config.dtype)
     text_encoder = load_text_encoder(init, text_dtype) if init else lambda key: UMT5Encoder(config.text_encoder, key=key)

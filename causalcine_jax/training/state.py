@@ -66,7 +66,8 @@ class Update:
     loss    (trained, fixed, batch, key) -> (loss, metrics), a metric being (weighted sum, weight). `trained` are the networks `nets`, `fixed`
             all others of the stage: those that are never trained, and those that other updates train
     optim   its optimizer
-    name    "" for the only update of a stage. Otherwise it precedes the update's own metrics: critic_loss, critic_grad_norm, critic_lr
+    name    "" for the only update of a stage. Otherwise it precedes the update's own metrics: critic_loss, critic_grad_norm, critic_lr,
+            and critic_head_grad_norm for one of its several networks
     every   it runs at steps 0, every, 2 every, ...
     rates   of some of its networks: their learning rate over that of `optim`
     """

@@ -29,6 +29,7 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
     optimizer, rate = make_optimizer(optim), learning_rate(optim, config.steps)
     dtype = jnp.dtype(config.dtype)
     own = {name: update.titled(name) for name in ("loss", "grad_norm")}
+    clipped = lambda net, norm: jax.tree.map(lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), net)
 
     def gradients(params: Nets, fixed: Nets, batch, key):
         compute = lambda params: update.loss(cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key)
@@ -39,10 +40,11 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
         base = jax.random.key(config.seed) if number == 0 else jax.random.fold_in(jax.random.key(config.seed), INIT - number)
         trained, others = stage.parts(update, state.params, fixed)
         grads, metrics = _accumulated(gradients, trained, others, batch, jax.random.fold_in(base, state.step), optim.accumulation)
-        norm = optax.tree.norm(grads)
+        norms = {name: optax.tree.norm(net) for name, net in grads.items()}
+        norm = optax.tree.norm(norms)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics[own["loss"]][0])
-        if optim.clip:
-            grads = jax.tree.map(lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), grads)
+        if optim.clip:  # each network by itself: one that starts from nothing does not slow down the others
+            grads = {name: clipped(net, norms[name]) for name, net in grads.items()}
         updates, opt_state = optimizer.update(grads, state.opt_state[update.name], trained)
         moved = lambda name, net: jax.tree.map(lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name])
         params = {name: moved(name, net) for name, net in trained.items()}
@@ -52,7 +54,9 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
         ema = {name: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net, params[name]) for name, net in averaged.items()}
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         in_a_row = jnp.where(finite, 0, state.in_a_row[update.name] + 1)
-        window = _noted(state, update, {**metrics, own["grad_norm"]: (norm, jnp.ones(()))}, finite, in_a_row, config.log_every)
+        noted = {own["grad_norm"]: norm, **{metric: norms[name] for name, metric in _norm_names(update).items()}}
+        metrics |= {metric: (value, jnp.ones(())) for metric, value in noted.items()}
+        window = _noted(state, update, metrics, finite, in_a_row, config.log_every)
         return replace(
             state,
             step=state.step + (update is stage.updates[-1]),
@@ -72,9 +76,14 @@ def metric_names(stage: Stage, params: Nets, fixed: Nets, batch) -> dict[str, li
 
     def of(update: Update) -> list[str]:
         shapes = jax.eval_shape(lambda p, f, b: update.loss(p, f, b, jax.random.key(0))[1], *stage.parts(update, params, fixed), batch)
-        return sorted({*shapes, update.titled("loss"), update.titled("grad_norm")})
+        return sorted({*shapes, update.titled("loss"), update.titled("grad_norm"), *_norm_names(update).values()})
 
     return {update.name: of(update) for update in stage.updates}
+
+
+def _norm_names(update: Update) -> dict[str, str]:
+    """The metrics that tell networks' gradients apart, where an update has several."""
+    return {name: update.titled(f"{name}_grad_norm") for name in update.nets} if len(update.nets) > 1 else {}
 
 
 def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):

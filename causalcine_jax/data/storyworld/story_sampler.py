@@ -6,6 +6,7 @@ on first (a character seen again after more than the attention window), in most 
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -42,7 +43,8 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
     cast = _sample_cast(rng)
     told = bool(rng.random() >= UNTOLD)
-    lengths, casting = _plan(rng, len(cast), world)
+    acts = [_plan(rng, len(cast), world) for _ in range(world.acts)]
+    lengths, casting = (list(itertools.chain(*parts)) for parts in zip(*acts, strict=True))
     shots, start, place = [], 0, None
     for length, who in zip(lengths, casting, strict=True):
         shot = _sample_shot(rng, start, length, who, place)
@@ -69,7 +71,9 @@ def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
 
 
 def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Lengths in chunks and the cast of each shot, with the kind of return decided on first."""
+    """Lengths in chunks and the cast of each shot of an act, with the kind of return decided on first."""
+    if world.max_shots == 1:
+        return [world.act_chunks], [_who(rng, characters)]
     kind = list(PLANS)[int(np.searchsorted(np.cumsum(list(PLANS.values())), rng.random(), side="right").clip(0, len(PLANS) - 1))]
     for _ in range(TRIES):
         lengths = _lengths(rng, world)
@@ -87,11 +91,11 @@ def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tupl
 
 
 def _lengths(rng: np.random.Generator, world: WorldConfig) -> list[int]:
-    """Shot lengths that fill the film, all within bounds."""
+    """Shot lengths that fill an act, all within bounds."""
     for _ in range(TRIES):
         shots = int(rng.integers(world.min_shots, world.max_shots + 1))
-        cuts = np.sort(rng.permutation(world.chunks - 1)[: shots - 1] + 1)
-        lengths = np.diff(np.concatenate([[0], cuts, [world.chunks]]))
+        cuts = np.sort(rng.permutation(world.act_chunks - 1)[: shots - 1] + 1)
+        lengths = np.diff(np.concatenate([[0], cuts, [world.act_chunks]]))
         if lengths.min() >= world.min_shot_chunks and lengths.max() <= world.max_shot_chunks:
             return [int(n) for n in lengths]
     raise UsageError(f"no shot lengths fill a film of this world: {world}")

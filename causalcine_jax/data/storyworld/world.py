@@ -3,6 +3,7 @@
 The tables are public and ordered; their order is part of the determinism of a (seed, index) pair.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from causalcine_jax.errors import raise_faults
@@ -48,7 +49,11 @@ MAX_ON_SCREEN = 2
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Sizes of the films of one world. `late_chunk`: who first appears in this chunk or later counts as hidden from first-frame sinks."""
+    """Sizes of the films of one world, and how they are cut.
+
+    late_chunk  who first appears in this chunk or later counts as hidden from first-frame sinks
+    acts        a film is so many plans of shots, equally long, one after the other; the bounds on shots are those of one act
+    """
 
     height: int
     width: int
@@ -59,6 +64,7 @@ class WorldConfig:
     max_shot_chunks: int
     late_chunk: int
     window_chunks: int = 3
+    acts: int = 1
 
     def __post_init__(self):
         faults = []
@@ -66,11 +72,13 @@ class WorldConfig:
             faults.append(f"height x width must be 3:5 and multiples of 16, not {self.height}x{self.width}")
         if self.latent_frames % CHUNK_FRAMES:
             faults.append(f"latent_frames must be a multiple of {CHUNK_FRAMES}, not {self.latent_frames}")
+        if self.acts < 1 or self.chunks % self.acts:
+            raise_faults("StoryWorld", [*faults, f"a film of {self.chunks} chunks does not divide into {self.acts} acts"])
         if not 1 <= self.min_shots <= self.max_shots:
             faults.append(f"min_shots {self.min_shots} and max_shots {self.max_shots} must be in order and positive")
-        if not self.max_shots * self.min_shot_chunks <= self.chunks <= self.min_shots * self.max_shot_chunks:
+        if not self.max_shots * self.min_shot_chunks <= self.act_chunks <= self.min_shots * self.max_shot_chunks:
             faults.append(
-                f"{self.min_shots} to {self.max_shots} shots of {self.min_shot_chunks} to {self.max_shot_chunks} chunks cannot always fill {self.chunks}"
+                f"{self.min_shots} to {self.max_shots} shots of {self.min_shot_chunks} to {self.max_shot_chunks} chunks cannot always fill {self.act_chunks}"
             )
         raise_faults("StoryWorld", faults)
 
@@ -89,9 +97,32 @@ class WorldConfig:
         """96x160, 237 video frames (14.8 s), 5 shots."""
         return cls(96, 160, 60, min_shots=5, max_shots=5, min_shot_chunks=2, max_shot_chunks=7, late_chunk=3)
 
+    @classmethod
+    def single(cls) -> "WorldConfig":
+        """The films of base() in one shot, for a model that never saw a cut."""
+        return cls.base().in_one_shot()
+
+    @classmethod
+    def storyworld_single(cls) -> "WorldConfig":
+        """The films of storyworld() in one shot."""
+        return cls.storyworld().in_one_shot()
+
+    def in_one_shot(self) -> "WorldConfig":
+        """The same films without a cut inside an act. Nobody comes back, and not everybody of the cast appears."""
+        whole = self.act_chunks
+        return dataclasses.replace(self, min_shots=1, max_shots=1, min_shot_chunks=whole, max_shot_chunks=whole)
+
+    def longer(self, times: int) -> "WorldConfig":
+        """Films `times` as long: so many plans of this world one after the other, with one cast."""
+        return dataclasses.replace(self, latent_frames=times * self.latent_frames, acts=times * self.acts)
+
     @property
     def chunks(self) -> int:
         return self.latent_frames // CHUNK_FRAMES
+
+    @property
+    def act_chunks(self) -> int:
+        return self.chunks // self.acts
 
     @property
     def frames(self) -> int:
@@ -99,7 +130,13 @@ class WorldConfig:
         return TEMPORAL_STRIDE * (self.latent_frames - 1) + 1
 
 
-WORLDS = {"base": WorldConfig.base, "montage": WorldConfig.montage, "storyworld": WorldConfig.storyworld}
+WORLDS = {
+    "base": WorldConfig.base,
+    "montage": WorldConfig.montage,
+    "single": WorldConfig.single,
+    "storyworld": WorldConfig.storyworld,
+    "storyworld-single": WorldConfig.storyworld_single,
+}
 
 
 def first_frame_of_chunk(chunk: int) -> int:

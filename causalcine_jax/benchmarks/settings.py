@@ -1,0 +1,121 @@
+"""What a benchmark is asked for, and what follows from it: networks with random weights, sizes of latents, dtype."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.config import Preset, TransformerConfig, preset
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Module
+from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.models.vae import VAE
+from causalcine_jax.story_schema import nearest_multiples
+
+PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
+DTYPES = ("float32", "bfloat16")
+SAMPLERS = ("few_step", "preset")
+CHUNK_FRAMES = 3
+NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A benchmark. `UsageError` listing every fault.
+
+    preset         whose networks, with random weights
+    width, height  pixels of films; None for the preset's
+    dtype          None for the usual: in training the config's, else bfloat16, or float32 on a CPU
+    batch          training: films per step (None: the config's); attention: segments in one call (None: those of a film's packed pass)
+    repeats        timed calls of everything
+    pool_frames    streaming and start: latent frames of history kept
+    sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
+    peer           also time Diffusers and torch on the same
+    configs        folder of the training configs
+    """
+
+    preset: str
+    width: int | None = None
+    height: int | None = None
+    dtype: str | None = None
+    batch: int | None = None
+    repeats: int = 5
+    pool_frames: int = 60
+    sampler: str = "few_step"
+    peer: bool = False
+    configs: str = "configs"
+
+    def __post_init__(self):
+        sizes = preset(self.preset)
+        object.__setattr__(self, "width", self.width or sizes.width)
+        object.__setattr__(self, "height", self.height or sizes.height)
+        raise_faults("benchmark", self._faults(sizes))
+
+    def _faults(self, sizes: Preset) -> list[str]:
+        faults = []
+        for name, patch in (("height", sizes.transformer.patch_size[1]), ("width", sizes.transformer.patch_size[2])):
+            step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
+            if size % step:
+                faults.append(f"{name} must be a multiple of {step}, not {size} (nearest: {nearest_multiples(size, step)})")
+        for name, known in (("dtype", (None, *DTYPES)), ("sampler", SAMPLERS)):
+            if getattr(self, name) not in known:
+                faults.append(f"unknown {name} {getattr(self, name)!r}, {nearest(str(getattr(self, name)), filter(None, known))}")
+        for name in ("batch", "repeats"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                faults.append(f"{name} must be at least 1, not {getattr(self, name)}")
+        return faults
+
+    @property
+    def sizes(self) -> Preset:
+        return preset(self.preset)
+
+    @property
+    def transformer(self) -> TransformerConfig:
+        return self.sizes.transformer
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of a latent frame."""
+        stride = self.sizes.vae.spatial_stride
+        return self.height // stride, self.width // stride
+
+    @property
+    def tokens(self) -> int:
+        """Of a latent frame."""
+        _, rows, columns = self.transformer.patch_size
+        return self.latent_size[0] // rows * (self.latent_size[1] // columns)
+
+    @property
+    def inference_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype or (DTYPES[0] if jax.default_backend() == "cpu" else DTYPES[1]))
+
+    @property
+    def rollout_sampler(self) -> SamplerConfig:
+        if self.sampler == "few_step":
+            return SamplerConfig("few_step", steps=4, shift=self.sizes.shift, guidance=1.0)
+        return SamplerConfig(shift=self.sizes.shift, guidance=self.sizes.guidance)
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def network(settings: Settings, part: str) -> Module:
+    """One of the preset's networks with random weights, made by one program in the dtype of inference: at 14B no float32 copy ever exists."""
+    config, dtype = getattr(settings.sizes, part), settings.inference_dtype
+
+    def make(key) -> Module:
+        net = NETWORKS[part](config, key=key)
+        if part == "transformer":  # a new head answers 0 to everything
+            net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), net)
+
+    return jax.jit(make)(jax.random.key(0))
+
+
+def random_like(shape: tuple[int, ...], dtype=jnp.float32, seed: int = 1) -> jax.Array:
+    """Standard normal numbers; made by numpy, so that no program is compiled for them."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)

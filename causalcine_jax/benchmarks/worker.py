@@ -1,0 +1,54 @@
+"""Measures one part, in a process of its own, so that peak memory, compiled programs and the number of devices are that part's alone.
+
+    python -m causalcine_jax.benchmarks.worker PART SETTINGS.json RESULT.json
+
+`bench.py` starts it; nobody else needs to.
+"""
+
+import json
+import math
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from causalcine_jax.benchmarks.settings import Settings
+from causalcine_jax.cli import cores, run
+
+# Where each part is measured. Imported when it is asked for: the others' imports would count as its start.
+FUNCTIONS = {
+    "streaming": ("streaming", "streaming"),
+    "training": ("training", "training"),
+    "attention": ("parts", "attention"),
+    "vae": ("parts", "vae"),
+    "text": ("parts", "text"),
+    "forward": ("parts", "forward"),
+    "first_chunk": ("start", "first_chunk"),
+}
+# What the launcher of that work sets before jax is imported (launch/train.py says why).
+ENVIRONMENT = {"training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os.cpu_count() or 1))}}
+
+
+def measure_part(part: str, settings: Settings) -> dict:
+    """The part's result, and the device that it ran on."""
+    import jax
+
+    if part == "training" and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        from causalcine_jax.benchmarks.training import configs
+
+        films = (config.batch // config.optim.accumulation for config in configs(settings))
+        jax.config.update("jax_num_cpu_devices", math.gcd(*films, len(cores())))  # as launch/train.py does
+    module, function = FUNCTIONS[part]
+    result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(settings)
+    from causalcine_jax.generation.provenance import device
+
+    return {"result": result, "device": device()}
+
+
+def main() -> None:
+    part, settings, out = sys.argv[1], Settings(**json.loads(Path(sys.argv[2]).read_text())), Path(sys.argv[3])
+    out.write_text(json.dumps(measure_part(part, settings)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""Every model that the tables measure, at two sizes: from which config it is trained, on which films, from and by which other model."""
+
+from causalcine_jax.experiments.plan import Films, Override, Run, Scale
+
+EMBEDDED = "causalcine_jax/weights/storyworld"
+STUDENT = "causalcine_jax/weights/storyworld-student"
+
+
+def _continued(*overrides: Override, config: str, films: tuple[str, ...]) -> Run:
+    return Run(config, init="base", films=films, overrides=overrides)
+
+
+def _variants(config: str, films: tuple[str, ...], *recipe: Override) -> dict[str, Run]:
+    """The same base trained on with another memory, or other positions."""
+    changes = {f"memory-{policy}": ("memory.policy", policy) for policy in ("camr", "sink", "none")}
+    changes["positions-absolute"] = ("memory.positions", "absolute")
+    return {name: _continued(*recipe, change, config=config, films=films) for name, change in changes.items()}
+
+
+def _students(size: str, films: tuple[str, ...], single: tuple[str, ...], shipped: str, *trajectories: Override) -> dict[str, Run]:
+    """Both stages of a student, with and without the head, and of one whose teacher never saw a cut."""
+    ode, dmd = (f"configs/{stage}.py{size}" for stage in ("ode_init", "dmd"))
+    return {
+        "ode": Run(ode, teacher="base", films=films, overrides=trajectories),
+        "student": Run(dmd, init="ode", teacher="base", films=films, shipped=shipped),
+        "student-no-gan": Run(dmd, init="ode", teacher="base", films=films, overrides=(("gan.generator_weight", "0.0"),)),
+        "single-ode": Run(ode, teacher="single-base", films=single, overrides=trajectories),
+        "single-student": Run(dmd, init="single-ode", teacher="single-base", films=films),
+    }
+
+
+_QUIET: Override = ("sample.at_end", "False")
+_BASE_STEPS: tuple[Override, ...] = (("steps", "400"), ("optim.warmup", "20"), ("checkpoint.every", "100"), _QUIET)
+_BOTH, _WORLD, _SINGLE = ("base", "montage"), ("storyworld",), ("single",)
+
+SCALES = {
+    "base": Scale(
+        about="films of 48x80, two CPU cores",
+        world="base",
+        vae="base",
+        films={"base": Films("base", 1024), "montage": Films("montage", 1536), "single": Films("single", 1024)},
+        runs={
+            "base": Run("configs/embedded.py:last", shipped=EMBEDDED),
+            **_students("", _BOTH, _SINGLE, STUDENT, ("ode.store", "{out}/trajectories")),
+            "single-base": Run("configs/embedded.py:first", films=_SINGLE, overrides=(("data.world", "single"), _QUIET)),
+            **_variants("configs/embedded.py:last", _BOTH, *_BASE_STEPS),
+        },
+    ),
+    "storyworld": Scale(
+        about="films of 96x160, one H200",
+        world="storyworld",
+        vae="autoencoder",
+        films={
+            "storyworld": Films("storyworld", 20_000),
+            "single": Films("storyworld-single", 20_000),
+        },
+        runs={
+            "autoencoder": Run("configs/storyworld.py:autoencoder"),
+            "base": Run("configs/storyworld.py", films=_WORLD),
+            **_students(":storyworld", _WORLD, _SINGLE, ""),
+            "single-base": Run("configs/storyworld.py", films=_SINGLE, overrides=(("data.world", "storyworld-single"), _QUIET)),
+            **_variants("configs/storyworld.py", _WORLD, ("steps", "1000"), ("optim.warmup", "50"), _QUIET),
+        },
+    ),
+}

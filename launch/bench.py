@@ -1,0 +1,75 @@
+"""Measures a preset with random weights on the device that is here.
+
+    python launch/bench.py streaming --preset storyworld-base
+    python launch/bench.py training --preset wan-1.3b --batch 1 --out bench.json
+    python launch/bench.py streaming training attention vae text forward start --preset wan-1.3b --batch 1 --peer --out bench.json
+
+    streaming   a chunk: denoise, commit, decode, apart and together; the first, in minute 1, in minute 10; frames per second, pool, memory
+    training    a step of stage 1 and of ODE initialisation, a cycle of DMD, as configs/ have them: seconds, FLOP, FLOP/s, MFU, memory
+    attention   a receptive field's attention, forward and backward
+    vae         12 video frames to latents and back
+    text        a prompt
+    forward     the transformer on a film of 21 latent frames at once
+    start       from nothing to the first frames, and again with the compiled programs of the first start
+
+Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# Read by jax when it is imported: no notes about other people's hardware.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from causalcine_jax.cli import run
+from causalcine_jax.config import PRESETS
+from causalcine_jax.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", metavar="PART", help="what to measure, see above; all for everything")
+    parser.add_argument("--preset", required=True, help=f"whose sizes: {', '.join(PRESETS)}")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the whole record goes")
+    parser.add_argument(
+        "--dtype", help="float32 or bfloat16 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)"
+    )
+    parser.add_argument("--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)")
+    parser.add_argument("--batch", type=int, help="training: films per step (default: the config's); attention: segments in one call")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (default 5)")
+    parser.add_argument("--pool-frames", type=int, default=60, help="streaming: latent frames of history kept (default 60)")
+    parser.add_argument("--sampler", default="few_step", help="streaming: few_step, 4 steps without guidance (default), or preset, its own")
+    parser.add_argument("--peer", action="store_true", help="also time Diffusers' transformer and torch's attention on the same")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    flags = parse()
+    from causalcine_jax.benchmarks.bench import bench
+    from causalcine_jax.benchmarks.report import table
+    from causalcine_jax.benchmarks.settings import PARTS, Settings
+    from causalcine_jax.errors import nearest, raise_faults
+
+    parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
+    raise_faults("bench", [f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}" for part in parts if part not in PARTS])
+    width, height = _size(flags.size)
+    same = {name: getattr(flags, name) for name in ("preset", "dtype", "batch", "repeats", "pool_frames", "sampler", "peer")}
+    settings = Settings(width=width, height=height, configs=str(ROOT / "configs"), **same)
+    record = bench(settings, parts, flags.out, say=lambda line: print(line, flush=True))
+    print(table(record))
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
+    return int(width), int(height)
+
+
+if __name__ == "__main__":
+    run(main)
