@@ -20,7 +20,8 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel.flops import Films
-from causalcine_jax.parallel.sharding import check_batch, make_mesh, put_batch, state_shardings
+from causalcine_jax.parallel.mesh import check_batch, make_mesh
+from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.parallel.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
@@ -108,7 +109,7 @@ class Run:
     """A stage that is ready to run: random weights and films where `training/loop.py` has checkpoints and stores."""
 
     def __init__(self, config: TrainConfig, latent_size: tuple[int, int]):
-        self.config, self.mesh = config, make_mesh()
+        self.config, self.mesh = config, make_mesh(config.seq)
         for optim in (config.optim, config.critic_optim):
             check_batch(self.mesh, config.batch, optim.accumulation)
         world, (_, rows, columns) = config.world, config.transformer.patch_size
@@ -127,7 +128,8 @@ class Run:
         """An update, compiled as the loop does it."""
         shardings = state_shardings(self.mesh, self._state)
         jitted = jax.jit(make_update(self._stage, update, self.config), donate_argnums=0, out_shardings=shardings)
-        return jitted.lower(self._state, self.fixed, self.batch).compile()
+        with jax.set_mesh(self.mesh):
+            return jitted.lower(self._state, self.fixed, self.batch).compile()
 
     def step(self, program):
         self._state = program(self._state, self.fixed, self.batch)
