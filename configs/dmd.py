@@ -9,7 +9,7 @@
 `steps` counts updates of the critic (fake score and head); the student is updated at every fifth. Without the head: --config.gan.generator_weight=0.
 The first two are meant to take at most an hour, or 9 minutes on the H200, by counting forward passes; neither has been run to its end yet. For Wan2.1
 the numbers are Self-Forcing's (1.3B) and Self-Forcing-Plus' (14B): AdamW without momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10,
-the average from step 200 on. Student, fake score and teacher are 30 bytes per parameter of the model (14B: 430 GB) before activations, cut over all devices.
+the average from step 200 on. Student, fake score and teacher are 22 bytes per parameter of the model (14B: 315 GB) before activations, cut over all devices.
 """
 
 from ml_collections import ConfigDict
