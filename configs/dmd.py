@@ -48,8 +48,8 @@ def base() -> TrainConfig:
         remat=True,
         self_forcing=SelfForcingConfig(shift=4.0, grad_frames=0),
         dmd=DMDConfig(shift=4.0, real_guidance=2.0),
-        optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
-        critic_optim=OptimConfig(lr=2e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999),
+        optim=OptimConfig(lr=1e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
+        critic_optim=OptimConfig(lr=2e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999),
         data=DataConfig(world="base", films=400, store="outputs/ode_init/latents"),
         checkpoint=CheckpointConfig(every=100, keep=2),
     )
@@ -66,8 +66,8 @@ def storyworld() -> TrainConfig:
         dtype="bfloat16",
         self_forcing=SelfForcingConfig(shift=3.0, grad_frames=0),
         dmd=DMDConfig(shift=3.0, real_guidance=3.0),
-        optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
-        critic_optim=OptimConfig(lr=1e-4, schedule="constant", warmup=0, b1=0.0, b2=0.999),
+        optim=OptimConfig(lr=1e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
+        critic_optim=OptimConfig(lr=1e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999),
         data=DataConfig(world="storyworld", store="outputs/storyworld/latents", vae="outputs/storyworld/autoencoder/model", threads=8),
         checkpoint=CheckpointConfig(every=200, keep=1),
     )

@@ -35,7 +35,7 @@ SMALLEST_NORM = 1e-6
 class DMDConfig:
     """Distribution matching. Where the paper gives no number, the defaults are Self-Forcing's and LongLive's.
 
-    shift, t_min, t_max  of the times at which films are scored: uniform positions bent by `shift`, then clamped
+    shift, t_min, t_max  of the times at which films are scored: uniform positions, stratified over the batch, bent by `shift`, then clamped
     real_guidance        of the teacher, 1 meaning none. 4 is what Self-Forcing writes as c + 3 (c - u)
     fake_guidance        of the fake score
     normalizer           the gradient is divided by the mean of |x - teacher's x0| over a chunk, a film, or not at all

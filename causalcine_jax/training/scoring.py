@@ -15,8 +15,23 @@ from causalcine_jax.models.packed import noisy_causal, teacher_forced
 
 
 def score_times(key: Array, films: int, shift: float, t_min: float, t_max: float) -> Float[Array, "b"]:
-    """One time per film: uniform positions of the schedule bent by `shift`, clamped to t_min..t_max (Self-Forcing `model/dmd.py`)."""
-    return jnp.clip(flow.sample_time(key, (films,), shift), t_min, t_max)
+    """One time per film: a position from each equal part of the schedule, bent by `shift`, clamped to t_min..t_max.
+
+    Self-Forcing (`model/dmd.py`) draws positions independently; so drawn they are as uniform, and a batch's gradient varies less.
+    """
+    return jnp.clip(flow.stratified_times(key, films, shift), t_min, t_max)
+
+
+def window(film: Float[Array, "b f h w c"], start: int | Int[Array, ""], frames: int, chunk_frames: int) -> Float[Array, "b g h w c"]:
+    """The `frames` frames of a film (or of its chunks' features) from chunk `start` on."""
+    return film if frames == film.shape[1] else jax.lax.dynamic_slice_in_dim(film, start * chunk_frames, frames, axis=1)
+
+
+def with_window(
+    film: Float[Array, "b f h w c"], part: Float[Array, "b g h w c"], start: int | Int[Array, ""], chunk_frames: int
+) -> Float[Array, "b f h w c"]:
+    """The film with `part` in place of its frames from chunk `start` on."""
+    return part if part.shape == film.shape else jax.lax.dynamic_update_slice_in_dim(film, part, start * chunk_frames, axis=1)
 
 
 def last_chunks(
