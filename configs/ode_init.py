@@ -97,7 +97,7 @@ def _wan(name: str, steps: int) -> TrainConfig:
 def _run(sizes: Preset, **what) -> TrainConfig:
     return TrainConfig(
         stage="ode_init",
-        remat=True,  # the student learns from four times of a trajectory in one step
+        remat=True,  # the student learns from four times of a trajectory in one pass
         train_text_encoder=False,
         transformer=sizes.transformer,
         text_encoder=sizes.text_encoder,

@@ -20,7 +20,8 @@ def _teacher_forcing(config: TrainConfig, films: Films) -> dict[str, float]:
 
 
 def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
-    student = config.self_forcing.sampler.steps * films.packed().trained + _text(config, films).forward
+    packed = films.commits(range(films.chunks - 1)) + config.self_forcing.sampler.steps * films.noisy() + films.prompts()
+    student = packed.trained + _text(config, films).forward
     return {"": student if config.ode.store else student + trajectory_flops(config, films).forward}
 
 
