@@ -9,7 +9,8 @@ from causalcine_jax.training.config import TrainConfig
 def update_flops(config: TrainConfig, films: Films) -> dict[str, float]:
     """Operations of one update of config.stage on `films` (config.batch of them), by the update's name.
 
-    A rollout with random exits counts as it does on average. The GAN's head is less than a hundredth, and left out. Stage autoencoder is not counted.
+    A rollout with random exits counts as it does on average, a window of frames with gradient as one at the film's end. The GAN's head is less than
+    a hundredth, and left out. Stage autoencoder is not counted.
     """
     return {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}[config.stage](config, films)
 
