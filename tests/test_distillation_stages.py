@@ -43,13 +43,13 @@ def base(tmp_path_factory):
     return model_folder(tmp_path_factory.mktemp("student") / "base")
 
 
-def model_folder(folder, sizes: TransformerConfig = tiny_config().transformer, seed: int = 0) -> Path:
-    """A random base model whose metadata says that its guidance steers away from a word."""
+def model_folder(folder, sizes: TransformerConfig = tiny_config().transformer, seed: int = 0, text_seed: int = 1, **said) -> Path:
+    """A random base model whose metadata says that its guidance steers away from a word, and what else is `said`."""
     nets = {
         "transformer": random_weights(lambda key: Transformer(sizes, key=key), seed),
-        "text_encoder": random_weights(lambda key: UMT5Encoder(tiny_config().text_encoder, key=key), 1),
+        "text_encoder": random_weights(lambda key: UMT5Encoder(tiny_config().text_encoder, key=key), text_seed),
     }
-    metadata = {"negative": sorted(VOCABULARY)[0], "sampler": {"solver": "unipc", "steps": 5}}
+    metadata = {"negative": sorted(VOCABULARY)[0], "sampler": {"solver": "unipc", "steps": 5}, **said}
     save_model(folder, **nets, tokenizer=word_tokenizer(VOCABULARY), dtype=np.float32, metadata=metadata)
     return folder
 
@@ -138,6 +138,25 @@ def test_what_does_not_fit_is_refused(stage, base, store, tmp_path):
 
 
 def test_times_that_the_teacher_does_not_pass_are_refused_before_anything_is_loaded(store):
+def test_what_models_say_of_themselves_must_be_what_the_config_says(base, store, tmp_path):
+    memory = {"policy": "camr", "window_chunks": 1, "memory_frames": 2}
+    sampler = {"solver": "few_step", "steps": 2, "guidance": 1.0, "shift": 5.0}
+    teacher = model_folder(tmp_path / "teacher", memory={**memory, "policy": "sink"}, chunk_frames=3)
+    student = model_folder(tmp_path / "student", text_seed=9, memory=memory, sampler={**sampler, "steps": 4, "shift": 3.0}, chunk_frames=1)
+    with pytest.raises(UsageError) as error:
+        make_stage(config_of("dmd", teacher, store, init=str(student)))
+    for fault in (
+        f"teacher {teacher} was made with memory.policy 'sink', not 'camr': --config.memory.policy=sink",
+        f"init {student} was made with chunk_frames 1, not 3: --config.chunk_frames=1",
+        "makes films at times 1000, 900, 750, 500, not 1000, 833.333: --config.self_forcing.steps=4 --config.self_forcing.shift=3",
+        f"init {student} has another text encoder than teacher {teacher}",
+    ):
+        assert fault in str(error.value)
+    assert str(error.value).count(";") == 3
+    fits = model_folder(tmp_path / "fits", memory=memory, sampler={**sampler, "step_list": [1000.0, 833.0]}, chunk_frames=3)
+    make_stage(config_of("dmd", fits, store, init=str(fits)))
+
+
     with pytest.raises(UsageError, match="are not among the teacher's 5 steps"):
         make_stage(config_of("ode_init", "no such folder", store, ode=ODEConfig(steps=5)))
 
