@@ -1,4 +1,4 @@
-"""Films under noise, and what a denoiser says of their last chunks: the common ground of distribution matching and the GAN.
+"""Films under noise, and what a denoiser says of a window of their chunks: the common ground of distribution matching and the GAN.
 
 A film is noised to one time. Then a chunk's history is either the film's clean chunks, as in the denoiser's own training (clean), or its noisy
 ones, as everything is in one noisy stream (noisy_causal).
@@ -34,7 +34,7 @@ def with_window(
     return part if part.shape == film.shape else jax.lax.dynamic_update_slice_in_dim(film, part, start * chunk_frames, axis=1)
 
 
-def last_chunks(
+def window_velocity(
     model: Transformer,
     clean: Float[Array, "b f h w c"],
     noisy: Float[Array, "b f h w c"],
@@ -42,6 +42,7 @@ def last_chunks(
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
     *,
+    start: int | Int[Array, ""],
     frames: int,
     from_noisy: bool,
     memory: MemoryConfig,
@@ -49,11 +50,16 @@ def last_chunks(
     features: tuple[int, ...] = (),
     remat: bool = False,
 ):
-    """Velocity of the last `frames` frames of `noisy` (or velocity and features), after the film's noisy or clean chunks.
+    """Velocity of the `frames` frames of `noisy` from chunk `start` on (or velocity and features), after the film's noisy or clean chunks.
 
     No gradient passes through `clean`. Through `noisy` it passes, as history too where it is one.
     """
     how = {"memory": memory, "chunk_frames": chunk_frames, "features": features, "remat": remat}
-    if from_noisy:
-        return noisy_causal(model, noisy, t, text, shot_of_chunk, last=frames // chunk_frames, **how)
-    return teacher_forced(model, jax.lax.stop_gradient(clean), noisy[:, -frames:], t, text, shot_of_chunk, **how)
+    if not from_noisy:
+        seen = window(noisy, start, frames, chunk_frames)
+        return teacher_forced(model, jax.lax.stop_gradient(clean), seen, t, text, shot_of_chunk, first=start, **how)
+    out = noisy_causal(model, noisy, t, text, shot_of_chunk, **how)
+    if not features:
+        return window(out, start, frames, chunk_frames)
+    velocity, taps = out
+    return window(velocity, start, frames, chunk_frames), tuple(window(tap, start, frames // chunk_frames, 1) for tap in taps)
