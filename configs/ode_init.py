@@ -7,10 +7,11 @@
 
 Another teacher: --config.teacher=outputs/base/model. The model that is left films in four steps by itself.
 
-On CPUs a trajectory costs as much as teaching the student on it several times, so they are written to OUT/trajectories first and read again
-and again; where the machine is fast, every step computes its own. Each of the first two is meant to take at most an hour, or 9 minutes on the H200,
-by counting forward passes from the stage before; neither has been run to its end yet. For Wan2.1 the numbers are Causal Forcing's: guidance 6, shift
-5, AdamW at 2e-6, 1000 steps and more.
+On CPUs a trajectory costs as much as teaching the student on it several times, so they are written to the folder ode.store first and read
+again and again (with other settings: another --config.ode.store); where the machine is fast, every step computes its own. Each of the first two
+is meant to take at most an hour, or 9 minutes on the H200, by counting forward passes from the stage before; neither has been run to its end yet.
+For Wan2.1 the numbers are Causal Forcing's: guidance 6, shift 5, AdamW at 2e-6, 1000 steps and more. A trajectory of 60 latent frames is then
+1920 passes of a chunk, so they are stored, by one process before the run: 6000 of them, 72 MB each at 480x832.
 """
 
 from ml_collections import ConfigDict
@@ -86,9 +87,9 @@ def _wan(name: str, steps: int) -> TrainConfig:
         batch=64,
         dtype="bfloat16",
         self_forcing=SelfForcingConfig(shift=5.0),
-        ode=ODEConfig(guidance=6.0),
+        ode=ODEConfig(guidance=6.0, store=f"outputs/wan-{name}-ode_init/trajectories", films=6000),
         optim=OptimConfig(lr=2e-6, schedule="constant", warmup=0, b1=0.9, b2=0.999, clip=10.0, ema_decay=0.99),
-        data=DataConfig(world="storyworld", threads=8),
+        data=DataConfig(world="storyworld", films=6000, threads=8),
         checkpoint=CheckpointConfig(every=200, keep=2),
         sample=SampleConfig(at_end=False),
     )
@@ -97,7 +98,7 @@ def _wan(name: str, steps: int) -> TrainConfig:
 def _run(sizes: Preset, **what) -> TrainConfig:
     return TrainConfig(
         stage="ode_init",
-        remat=True,  # the student learns from four times of a trajectory in one step
+        remat=True,  # the student learns from four times of a trajectory in one pass
         train_text_encoder=False,
         transformer=sizes.transformer,
         text_encoder=sizes.text_encoder,

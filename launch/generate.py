@@ -1,6 +1,7 @@
 """Makes a film from a story, chunk by chunk, or from one prompt.
 
     python launch/generate.py --story examples/demo.yaml --out outputs/demo
+    python launch/generate.py --story examples/demo.yaml --out outputs/base --sampler base     # by the model that the student learned from
     python launch/generate.py --prompt "A red fox in the snow." --model models/self-forcing --out outputs/fox
     python launch/generate.py --prompt "A red fox in the snow." --model models/wan-1.3b --whole-film --frames 81 --out outputs/fox
 

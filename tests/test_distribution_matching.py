@@ -14,8 +14,10 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Module, Param
+from causalcine_jax.training import distribution_matching
 from causalcine_jax.training.distribution_matching import DistributionMatching, DMDConfig, critic_loss, generator_loss
 from causalcine_jax.training.gan import GANConfig
+from causalcine_jax.training.scoring import window
 from causalcine_jax.training.self_forcing import SelfForcingConfig
 
 CONFIG = TransformerConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=6, in_dim=4, out_dim=4, freq_dim=16)
@@ -121,6 +123,20 @@ def trained_critic(task, nets, batch, names, steps=40):
     return jax.jit(lambda carry: jax.lax.scan(step, carry, jax.random.split(jax.random.key(2), steps))[1])(
         (trained, optimizer.init(trained))
     )
+
+
+def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatch):
+    """A fake score that knows the noise makes no error, and one that is off by 0.5 everywhere one of 0.25."""
+
+    def knowing(net, film, noisy, t, text, shots, *, start, frames, chunk_frames, **_):
+        off = 0.5 * (shots[0, 1] - 1)  # 0 or -0.5, as the batch has it
+        return window((noisy - film) / (t / 1000)[:, None, None, None, None], start, frames, chunk_frames) + off
+
+    monkeypatch.setattr(distribution_matching, "window_velocity", knowing)
+    task = dataclasses.replace(TASK, gan=GANConfig(generator_weight=0))
+    error = jax.jit(lambda batch: critic_loss(task)(nets, {}, batch, jax.random.key(3))[1]["critic_mse"][0])
+    assert float(error({**batch, "shot_of_chunk": batch["shot_of_chunk"][::-1]})) < 1e-8
+    assert float(error(batch)) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_in_pure_noise_the_head_stays_at_chance(nets, batch):

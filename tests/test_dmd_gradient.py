@@ -137,6 +137,14 @@ def test_times_are_shifted_and_clamped():
     assert np.median(t) == pytest.approx(1000 * flow.shift(0.5, 5.0), rel=0.01)
 
 
+def test_a_batch_has_a_time_from_each_part_of_the_schedule():
+    draw = jax.vmap(lambda key: score_times(key, 8, 5.0, 0.0, 1000.0))
+    positions = np.asarray(draw(jax.random.split(jax.random.key(0), 50))) / 1000
+    positions = positions / (5 - 4 * positions)  # the shift undone
+    np.testing.assert_array_equal(np.sort(np.floor(8 * positions - 1e-5), axis=1), np.tile(np.arange(8), (50, 1)))
+    assert np.std(np.argmin(positions, axis=1)) > 1.5  # in random order
+
+
 def test_all_faults_of_the_task_in_one_error():
     with pytest.raises(UsageError) as error:
         DistributionMatching(

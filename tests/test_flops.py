@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny_training import tiny_config
 
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
 from causalcine_jax.models.dit import Transformer
@@ -12,6 +13,9 @@ from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.packed import noisy_causal, teacher_forced
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel.flops import Films, Flops, peak, segments, text_encoder_flops
+from causalcine_jax.parallel.update_flops import update_flops
+from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig
+from causalcine_jax.training.distillation_stages import dmd_updates
 
 # One layer: XLA counts the body of a loop once.
 ONE_LAYER = TransformerConfig(dim=128, ffn_dim=320, num_heads=2, num_layers=1, text_dim=48, text_len=20, freq_dim=32)
@@ -77,3 +81,30 @@ def test_prompts_as_xla_counts_them():
     ids = jax.ShapeDtypeStruct((3, 24), jnp.int32)
     xla = counted(lambda encoder, ids: encoder(ids, ids != 0), encoder, ids)
     assert xla == pytest.approx(text_encoder_flops(config, prompts=3, length=24).forward, rel=0.06)
+
+
+def test_updates_of_distribution_matching_as_xla_counts_them():
+    """One chunk, one step, one layer, so that no loop runs twice."""
+    sizes = dataclasses.replace(ONE_LAYER, dim=256, ffn_dim=640)
+    config = tiny_config(
+        stage="dmd", teacher="-", batch=2, transformer=sizes, text_encoder=TextEncoderConfig(50, 48, 48, 96, 2, 1),
+        self_forcing=SelfForcingConfig(steps=1, exit="last", grad_frames=0), dmd=DMDConfig(real_guidance=3.0),
+        critic_optim=OptimConfig(schedule="constant", warmup=0),
+    )  # fmt: skip
+    films = Films(sizes, config.memory, films=2, chunks=1, tokens=6, shots=2)
+    abstract = lambda make: jax.eval_shape(lambda: make(jax.random.key(0)))
+    transformer = abstract(lambda key: Transformer(sizes, key=key))
+    nets = dict.fromkeys(("student", "fake_score", "teacher"), transformer)
+    nets |= {"text_encoder": abstract(lambda key: UMT5Encoder(config.text_encoder, key=key))}
+    nets |= {"head": abstract(lambda key: config.gan.head(sizes.dim, 1, key=key))}
+    batch = {
+        "latents": film(1),
+        "token_ids": jax.ShapeDtypeStruct((2, 2, 20), jnp.int32),
+        "shot_of_chunk": jax.ShapeDtypeStruct((2, 1), jnp.int32),
+    }
+    for update in dmd_updates(config, (1,) + (0,) * 19):
+        trained = {name: nets[name] for name in update.nets}
+        fixed = {name: net for name, net in nets.items() if name not in trained}
+        loss = lambda trained, fixed, batch, update=update: update.loss(trained, fixed, batch, jax.random.key(0))[0]
+        xla = counted(jax.grad(loss), trained, fixed, batch)
+        assert update_flops(config, films)[update.name] == pytest.approx(xla, rel=0.08), update.name

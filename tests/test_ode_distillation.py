@@ -17,9 +17,18 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.generation import rollout
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.training import trajectory_store
-from causalcine_jax.training.ode_distillation import ODEConfig, ODEInit, Trajectory, ode_init_loss, split_record, teacher_trajectory
+from causalcine_jax.training.ode_distillation import (
+    ODEConfig,
+    ODEInit,
+    Trajectory,
+    ode_init_loss,
+    split_record,
+    student_velocity,
+    teacher_trajectory,
+)
 from causalcine_jax.training.self_forcing import SelfForcingConfig
 from causalcine_jax.training.trajectory_store import write_trajectories
 
@@ -117,6 +126,32 @@ def test_the_loss_is_the_distance_of_the_students_guess_to_the_end(nets, batch, 
     np.testing.assert_allclose([metrics[f"x0_t{t}"][0] for t in (1000, 909, 714)], wanted, rtol=1e-4)
     assert float(value) == pytest.approx(float(jnp.mean(wanted)), rel=1e-4)
     assert float(jnp.abs(gradient["student"].head.weight[...]).max()) > 0
+
+
+def test_all_times_in_one_pass_are_the_passes_one_by_one(nets, batch, trajectory):
+    """A noisy segment sees clean history and itself: neither the other times' segments nor a clean copy of its own chunk change it."""
+    transformer, text_encoder = nets
+    clean, shots = jnp.asarray(batch["latents"]), batch["shot_of_chunk"]
+    text = text_encoder(batch["token_ids"], batch["token_ids"] != 0)
+    weight = jax.random.normal(jax.random.key(3), trajectory.points.shape)
+
+    @jax.jit
+    def together(model):
+        velocity, pull = jax.vjp(lambda model: student_velocity(TASK, model, clean, trajectory.points, text, shots), model)
+        return velocity, pull(weight)[0]
+
+    @jax.jit
+    def alone(model, x, t, weight):
+        forced = lambda model: teacher_forced(model, clean, x, t, text, shots, memory=TASK.memory)
+        velocity, pull = jax.vjp(forced, model)
+        return velocity, pull(weight)[0]
+
+    velocity, gradient = together(transformer)
+    each = [alone(transformer, x, jnp.float32(t), w) for x, t, w in zip(trajectory.points, TASK.times, weight, strict=True)]
+    relative = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+    assert relative(velocity, jnp.stack([v for v, _ in each])) <= 1e-5
+    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    assert relative(flat(gradient), sum(flat(g) for _, g in each)) <= 1e-5
 
 
 HOW = {"batch": 2, "seed": 0, "source": {"teacher_sha256": "0"}}

@@ -125,20 +125,37 @@ def test_one_packed_pass_has_the_gradient_of_the_rollout(model, text):
     assert relative(ours, expected) <= 1e-5
 
 
-def test_the_last_frames_alone_have_their_part_of_the_gradient(model, text):
-    made = films(model, text, KEY, CONFIG_OF_FRAMES[0])
-    x, expected = packed(model, text, made, WEIGHT.at[:, :-4].set(0), CONFIG_OF_FRAMES[0])
-    last, ours = packed(model, text, made, WEIGHT[:, -4:], CONFIG_OF_FRAMES[4], remat=True)
-    assert last.shape[1] == 4 and relative(last, x[:, -4:]) <= 1e-5
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_a_windows_frames_alone_have_their_part_of_the_gradient(model, text, start):
+    made = dataclasses.replace(films(model, text, KEY, CONFIG_OF_FRAMES[0]), start=jnp.int32(start))
+    inside = slice(CHUNK * start, CHUNK * start + 4)
+    others = jnp.ones_like(WEIGHT).at[:, inside].set(0)
+    x, expected = packed(model, text, made, WEIGHT * (1 - others), CONFIG_OF_FRAMES[0])
+    part, ours = packed(model, text, made, WEIGHT[:, inside], CONFIG_OF_FRAMES[4], remat=True)
+    assert part.shape[1] == 4 and relative(part, x[:, inside]) <= 1e-5
     assert relative(ours, expected) <= 1e-5
     assert float(jnp.linalg.norm(ours)) > 0
 
 
-def test_exits_are_drawn_evenly_and_earlier_exits_leave_more_noise(model, text):
+def test_exits_and_windows_are_drawn_evenly():
+    """What is drawn is a function of the key alone, so that every process draws the same."""
+    config, keys = SelfForcingConfig(steps=4, grad_frames=21), jax.random.split(jax.random.key(0), 4000)
+    counts = np.bincount(jax.vmap(config.exit_step)(keys), minlength=4)
+    assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(4000 * 3 / 16))  # five standard deviations
+    starts = np.asarray(jax.vmap(lambda key: config.window_start(key, 20, 3))(keys))
+    assert set(starts) == set(range(14))
+    trained = np.array([np.mean((starts <= chunk) & (chunk < starts + 7)) for chunk in range(20)])
+    # Places -6..19 are drawn: every chunk is inside of at least 7 of the 26, and none in twice as many.
+    assert trained.min() > 7 / 26 - 0.04 and trained.max() < 13 / 26 + 0.04
+    assert int(SelfForcingConfig(grad_frames=0).window_start(keys[0], 20, 3)) == 0
+    assert set(jax.vmap(SelfForcingConfig(exit="last").exit_step)(keys[:9]).tolist()) == {3}
+
+
+def test_earlier_exits_leave_more_noise(model, text):
     config = CONFIG_OF_FRAMES[0]
-    made = [films(model, text, jax.random.key(seed), config) for seed in range(8)]
+    made = [films(model, text, jax.random.key(seed), config) for seed in range(6)]
     exits = np.array([int(each.exit) for each in made])
-    assert set(exits) == {0, 1, 2}
+    assert len(set(exits)) > 1
     table = schedule(config.sampler)
     for each in made:
         # x_t of the first step is pure noise; of later ones, the guess of the step before under sigma of noise.

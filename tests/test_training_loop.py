@@ -1,10 +1,12 @@
 """The loop on a toy: records, resuming, stopping, refusing."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
 import signal
+import weakref
 
 import jax
 import numpy as np
@@ -12,9 +14,12 @@ import pytest
 from toy_stage import OPTIM, toy_config, toy_stage
 
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.nn import Linear
+from causalcine_jax.training import loop
 from causalcine_jax.training.config import CheckpointConfig, OptimConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import drop_after, read_records
+from causalcine_jax.training.state import Stage
 
 TIMES = ("films_per_s", "step_s", "data_wait_s")
 
@@ -36,6 +41,19 @@ def test_a_run_leaves_records_checkpoints_config_and_picture(tmp_path):
     [(nets, facts)] = exported
     jax.tree.map(np.testing.assert_array_equal, nets, state.ema)
     assert facts["training"]["step"] == 12
+
+
+def test_what_was_loaded_is_not_kept_beside_the_state(tmp_path, monkeypatch):
+    held = []
+
+    def loads(config) -> Stage:
+        net = Linear(8, 8, key=jax.random.key(0))
+        held.append(weakref.ref(net.weight[...]))
+        return dataclasses.replace(toy_stage(), trained={"net": net}, export=lambda *_: (gc.collect(), held.append(held[0]())))
+
+    monkeypatch.setattr(loop, "make_stage", loads)
+    train(toy_config(tmp_path, steps=3))
+    assert held[1] is None
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):

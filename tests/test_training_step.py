@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy_stage import toy_batches, toy_config, toy_loss, toy_stage
 
@@ -139,6 +140,17 @@ def test_muon_takes_a_convolution_as_one_matrix():
     by_muon = names(matrices(vae), lambda leaf: leaf is True)
     assert "vae.encoder.middle.0.conv1.weight" in by_muon
     assert not any("conv1.bias" in name or name in ("vae.encoder.conv1.weight", "vae.decoder.head.conv.weight") for name in by_muon)
+
+
+def test_without_momentum_adam_keeps_one_moment():
+    params = {"net": Linear(8, 8, key=jax.random.key(0))}
+    rule, adam = make_optimizer(OptimConfig(b1=0.0, weight_decay=0)), optax.scale_by_adam(b1=0.0, b2=0.95)
+    ours, theirs = rule.init(params), adam.init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(ours)) == 72 + 1  # a number for each weight, and the count of steps
+    for scale in (1.0, 1e-3, 10.0):
+        gradient = jax.tree.map(lambda p, scale=scale: scale * jnp.sin(100 * p + scale), params)
+        (a, ours), (b, theirs) = rule.update(gradient, ours, params), adam.update(gradient, theirs)
+        close(a, jax.tree.map(jnp.negative, b), rtol=1e-6)
 
 
 def test_muon_leaves_the_rest_to_adamw():

@@ -67,6 +67,13 @@ def sample_time(key, shape: tuple[int, ...], s: float) -> Float[Array, "*shape"]
     return TRAIN_TIMES * shift(1 - jax.random.uniform(key, shape), s)
 
 
+def stratified_times(key, count: int, s: float) -> Float[Array, "b"]:
+    """Such times, one from each of `count` equal parts of the schedule, in random order: each is as uniform, and all together vary less."""
+    key_order, key_place = jax.random.split(key)
+    u = (jax.random.permutation(key_order, count) + jax.random.uniform(key_place, (count,))) / count
+    return TRAIN_TIMES * shift(1 - u, s)
+
+
 def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) -> Float[Array, "*n"]:
     """The weight of a squared error at time t; averages 1 over the schedule shifted by `s`.
 

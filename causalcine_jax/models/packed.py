@@ -62,6 +62,7 @@ def teacher_forced(
     memory: MemoryConfig = MemoryConfig(),
     chunk_frames: int = 3,
     t_clean: float = 0,
+    first: int | Int[Array, ""] | None = None,
     history: KVCache | None = None,
     features: tuple[int, ...] = (),
     remat: bool = False,
@@ -70,7 +71,8 @@ def teacher_forced(
     """Velocity of every noisy chunk given the clean chunks before it, in one forward (paper Eq. 4 and 5).
 
     clean          N * chunk_frames latent frames; not read when `history` holds the clean chunks already
-    noisy          all of the film's N chunks, or only its last M
+    noisy          all of the film's N chunks, or M of them
+    first          which chunk `noisy` begins with, from 0; the last M when None
     t              noise time 0..1000: a scalar, [B] (one per film, the paper's) or [B, M] (one per noisy chunk)
     text           prompts' embeddings per shot, zero beyond each prompt's tokens; padded to text_len inside
     shot_of_chunk  [B, N]: which shot's prompt a chunk is under, for its clean and its noisy copy alike
@@ -82,12 +84,14 @@ def teacher_forced(
     given = _chunks(noisy, shot_of_chunk, chunk_frames)
     t = _time_per_chunk(t, batch, given)
     index = jnp.arange(chunks, dtype=jnp.int32)
+    first = chunks - given if first is None else first
+    part = lambda a: jax.lax.dynamic_slice_in_dim(a, first, given, axis=-1)
     context = dit.embed_text(model, text)
     # Nothing attends to the last clean chunk, so it is left out of the pass.
     committed = 0 if history is not None else chunks - 1
     if committed and clean.shape[:2] != (batch, chunks * chunk_frames):
         raise UsageError(f"clean has shape {clean.shape}, expected {chunks} chunks of {chunk_frames} frames for {batch} films")
-    latents, times, indices, shots = noisy, t, index[chunks - given :], shot_of_chunk[:, chunks - given :]
+    latents, times, indices, shots = noisy, t, part(index), part(shot_of_chunk)
     if committed:
         latents = jnp.concatenate([clean[:, : committed * chunk_frames].astype(noisy.dtype), noisy], axis=1)
         times = jnp.concatenate([jnp.full((batch, committed), t_clean, jnp.float32), t], axis=1)
@@ -109,12 +113,11 @@ def noisy_causal(
     *,
     memory: MemoryConfig = MemoryConfig(),
     chunk_frames: int = 3,
-    last: int | None = None,
     features: tuple[int, ...] = (),
     remat: bool = False,
     segments_at_once: int | None = None,
 ):
-    """Velocity of the film's last `last` chunks (all, when None), where a chunk's history are the *noisy* chunks before it.
+    """Velocity of the film's every chunk, where a chunk's history are the *noisy* chunks before it.
 
     One stream instead of two: nothing clean enters, so a film of pure noise tells nothing about itself. Every chunk has the bounded field
     of a noisy chunk, whatever memory.route_clean. Arguments, return value and errors otherwise as of `teacher_forced`.
@@ -125,7 +128,7 @@ def noisy_causal(
     out = transformer_pass(
         model, noisy, _time_per_chunk(t, batch, chunks), jnp.arange(chunks, dtype=jnp.int32), dit.embed_text(model, text), shot_of_chunk,
         memory=dataclasses.replace(memory, route_clean=True), chunk_frames=chunk_frames, clean_segments=chunks - 1,
-        first_output=0 if last is None else chunks - last, features=features, remat=remat, segments_at_once=segments_at_once,
+        first_output=0, features=features, remat=remat, segments_at_once=segments_at_once,
     )  # fmt: skip
     return (out.velocity, out.features) if features else out.velocity
 

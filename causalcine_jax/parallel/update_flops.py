@@ -9,7 +9,8 @@ from causalcine_jax.training.config import TrainConfig
 def update_flops(config: TrainConfig, films: Films) -> dict[str, float]:
     """Operations of one update of config.stage on `films` (config.batch of them), by the update's name.
 
-    A rollout with random exits counts as it does on average. The GAN's head is less than a hundredth, and left out. Stage autoencoder is not counted.
+    A rollout with random exits counts as it does on average, a window of frames with gradient as one at the film's end. The GAN's head is less than
+    a hundredth, and left out. Stage autoencoder is not counted.
     """
     return {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}[config.stage](config, films)
 
@@ -20,7 +21,8 @@ def _teacher_forcing(config: TrainConfig, films: Films) -> dict[str, float]:
 
 
 def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
-    student = config.self_forcing.sampler.steps * films.packed().trained + _text(config, films).forward
+    packed = films.commits(range(films.chunks - 1)) + config.self_forcing.sampler.steps * films.noisy() + films.prompts()
+    student = packed.trained + _text(config, films).forward
     return {"": student if config.ode.store else student + trajectory_flops(config, films).forward}
 
 

@@ -141,7 +141,8 @@ class TrainConfig:
     max_nan_steps    consecutive steps with a loss or gradient that is not finite, all skipped, after which the run stops
     generator_every  stage dmd: steps per update of the student; the critic (fake score and head) is updated at each
     critic_optim     the critic's optimizer, whose ema_decay is not read; `optim` is the student's
-    max_critic_mse   mean squared error of the fake score's velocities over a record that stops the run as diverged; one that says nothing has about 2
+    max_critic_mse   mean squared error of the fake score's velocities over a record that stops the run as diverged: one that says nothing has
+                     about 2, sound ones 0.3
     """
 
     stage: str = "teacher_forcing"
@@ -158,7 +159,7 @@ class TrainConfig:
     caption_dropout: float = 0.1
     max_nan_steps: int = 5
     generator_every: int = 5
-    max_critic_mse: float = 10.0
+    max_critic_mse: float = 1.5
     log_every: int = 10
     tensorboard: bool = False
     chunk_frames: int = 3

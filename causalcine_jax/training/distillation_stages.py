@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import load_text_encoder, load_tokenizer, load_transformer, save_model, weights_hash
@@ -23,10 +22,12 @@ from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.parallel.sharding import make_mesh
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distribution_matching import DistributionMatching, critic_loss, generator_loss
 from causalcine_jax.training.film_data import check_store, film_loader, film_vae, open_store, rollout_facts
 from causalcine_jax.training.ode_distillation import ODEInit, ode_init_loss
+from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.sample import sample_film
 from causalcine_jax.training.state import Nets, Stage, Update
 from causalcine_jax.training.trajectory_store import write_trajectories
@@ -77,7 +78,7 @@ def dmd_stage(config: TrainConfig) -> Stage:
     """Distribution matching on the student's rollouts. Raises as `ode_init_stage` does."""
     dmd_updates(config, ())  # before anything is loaded: its parts may not fit together
     parts = _parts(config)
-    trained, sizes = {"student": parts.student, "fake_score": jax.tree.map(jnp.copy, parts.teacher)}, parts.teacher.config
+    trained, sizes = {"student": parts.student, "fake_score": parts.teacher}, parts.teacher.config
     if config.gan.on:
         trained["head"] = lambda key: config.gan.head(sizes.dim, sizes.num_layers, key=key)
     advice = "the fake score diverges: lower critic_optim.lr, or raise generator_every (max_critic_mse is this limit)"
@@ -121,13 +122,17 @@ def _parts(config: TrainConfig) -> _Parts:
     teacher_folder = model_made(config, "teacher")
     student_folder = model_made(config, "init") if config.init else teacher_folder
     tokenizer = load_tokenizer(teacher_folder)
-    teacher, student = load_transformer(teacher_folder), load_transformer(student_folder)
+    # Where the run will have them; it makes copies of its own of what it trains.
+    mesh = make_mesh()
+    # Nothing trains it, so it needs no float32 copy: UMT5-XXL is 11 GB in bfloat16.
+    text_encoder = load_text_encoder(teacher_folder, jnp.dtype(config.dtype), mesh=mesh)
+    check_recorded(config, text_encoder, mesh)
+    teacher = load_transformer(teacher_folder, mesh=mesh)
+    student = load_transformer(student_folder, mesh=mesh) if config.init else teacher
     check_same_sizes(teacher, teacher_folder, student, student_folder)
     vae = film_vae(config)
     store = open_store(config, teacher.config.text_len)
     check_store(config, store, vae, tokenizer, teacher.config)
-    # Nothing trains it, so it needs no float32 copy: UMT5-XXL is 11 GB in bfloat16.
-    text_encoder = load_text_encoder(teacher_folder, jnp.dtype(config.dtype))
     negative = model_defaults(teacher_folder).get("negative", "")
     defaults = rollout_facts(config, store, vae, teacher_folder) | {"sampler": dataclasses.asdict(config.self_forcing.sampler)}
 

@@ -22,7 +22,7 @@ from causalcine_jax.diffusion.solvers import guided
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.training import gan
 from causalcine_jax.training.gan import GANConfig
-from causalcine_jax.training.scoring import last_chunks, score_times
+from causalcine_jax.training.scoring import score_times, window, window_velocity, with_window
 from causalcine_jax.training.self_forcing import SelfForcingConfig, generated, student_rollout
 from causalcine_jax.training.state import Loss, Metrics, Nets
 
@@ -35,7 +35,7 @@ SMALLEST_NORM = 1e-6
 class DMDConfig:
     """Distribution matching. Where the paper gives no number, the defaults are Self-Forcing's and LongLive's.
 
-    shift, t_min, t_max  of the times at which films are scored: uniform positions bent by `shift`, then clamped
+    shift, t_min, t_max  of the times at which films are scored: uniform positions, stratified over the batch, bent by `shift`, then clamped
     real_guidance        of the teacher, 1 meaning none. 4 is what Self-Forcing writes as c + 3 (c - u)
     fake_guidance        of the fake score
     normalizer           the gradient is divided by the mean of |x - teacher's x0| over a chunk, a film, or not at all
@@ -139,23 +139,33 @@ def generator_loss(task: DistributionMatching) -> Loss:
         rollout = _rollout(task, nets, text, batch, key_rollout)
         x = generated(nets["student"], rollout, text, shots, config=config, memory=task.memory, remat=task.remat)
         frames, film = x.shape[1], rollout.x0
+        part = lambda film: window(film, rollout.start, frames, task.chunk_frames)
         t, noise = _noise(task, key_score, film)
         noisy = flow.add_noise(film, noise, t)
 
         def denoised(net: str, guidance: float):
-            velocity = _velocity(task, nets[net], film, noisy, t, (text, null), shots, frames, guidance)
-            return flow.x0_from_velocity(noisy[:, -frames:], velocity, t)
+            velocity = _velocity(task, nets[net], film, noisy, t, (text, null), shots, rollout.start, frames, guidance)
+            return flow.x0_from_velocity(part(noisy), velocity, t)
 
         real, fake = denoised("teacher", dmd.real_guidance), denoised("fake_score", dmd.fake_guidance)
-        gradient = dmd_gradient(film[:, -frames:], real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer)
+        gradient = dmd_gradient(part(film), real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer)
+
+        def adversarial_of(x):
+            whole = with_window(film, x, rollout.start, task.chunk_frames)
+            logit = _logits(task, nets, film, flow.add_noise(whole, noise, t), t, text, shots, rollout.start, frames)
+            return gan.generator_term(logit)
+
         value = follow(x, jax.lax.stop_gradient(gradient))
         metrics = {"dmd": value, "dmd_gradient": jnp.mean(jnp.abs(gradient)), "exit_step": rollout.exit.astype(jnp.float32)}
         if task.gan.on:
-            whole = jnp.concatenate([film[:, :-frames], x], axis=1)
-            logit = _logits(task, nets, film, flow.add_noise(whole, noise, t), t, text, shots, frames)
-            adversarial = gan.generator_term(logit)
-            value += task.gan.generator_weight * adversarial
-            metrics |= {"adversarial": adversarial}
+            # Its gradient in x is taken here: what remains is the student's own pass, as it is for the other term, and both can be compared.
+            adversarial, pull = jax.vjp(adversarial_of, jax.lax.stop_gradient(x))
+            in_x = jax.lax.stop_gradient(pull(jnp.ones(()))[0])
+            adversarial += jnp.sum(in_x * (x - jax.lax.stop_gradient(x)))
+            weight = task.gan.generator_weight
+            value += weight * adversarial
+            # Both as they are before the mean over x.
+            metrics |= {"adversarial": adversarial, "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(in_x))}
         return value, _weighted(metrics)
 
     return loss
@@ -174,20 +184,21 @@ def critic_loss(task: DistributionMatching) -> Loss:
         key_rollout, key_score, key_r1 = jax.random.split(key, 3)
         text, _ = jax.lax.stop_gradient(_texts(task, nets, batch))
         shots = batch["shot_of_chunk"]
-        film = _rollout(task, nets, text, batch, key_rollout).x0
+        rollout = _rollout(task, nets, text, batch, key_rollout)
+        film, start = rollout.x0, rollout.start
         frames = config.frames(film.shape[1])
         t, noise = _noise(task, key_score, film)
         noisy = flow.add_noise(film, noise, t)
-        velocity = last_chunks(
+        velocity = window_velocity(
             nets["fake_score"], film, noisy, t, text, shots,
-            frames=frames, from_noisy=dmd.score_context == "noisy_causal",
+            start=start, frames=frames, from_noisy=dmd.score_context == "noisy_causal",
             memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat,
         )  # fmt: skip
-        target = flow.velocity_target(film, noise)[:, -frames:]
+        target = window(flow.velocity_target(film, noise), start, frames, task.chunk_frames)
         value = jnp.mean(jnp.square(velocity.astype(jnp.float32) - target))
         metrics = {"critic_mse": value}
         if task.gan.on:
-            head, of_head = _head_loss(task, nets, batch["latents"].astype(jnp.float32), film, t, noise, text, shots, frames, key_r1)
+            head, of_head = _head_loss(task, nets, batch["latents"].astype(jnp.float32), film, t, noise, text, shots, start, frames, key_r1)
             value += task.gan.discriminator_weight * head
             metrics |= of_head
         return value, _weighted(metrics)
@@ -195,7 +206,7 @@ def critic_loss(task: DistributionMatching) -> Loss:
     return loss
 
 
-def _head_loss(task: DistributionMatching, nets: Nets, real, film, t, noise, text, shots, frames: int, key):
+def _head_loss(task: DistributionMatching, nets: Nets, real, film, t, noise, text, shots, start, frames: int, key):
     """The discriminator's loss on real and generated films noised alike, in one pass."""
     films = [flow.add_noise(real, noise, t), flow.add_noise(film, noise, t)]
     clean = [real, film]
@@ -206,7 +217,7 @@ def _head_loss(task: DistributionMatching, nets: Nets, real, film, t, noise, tex
         nets = {**nets, "fake_score": jax.lax.stop_gradient(nets["fake_score"])}
     together = lambda a: jnp.concatenate([a] * len(films))
     logits = _logits(
-        task, nets, jnp.concatenate(clean), jnp.concatenate(films), together(t), together(text), together(shots), frames
+        task, nets, jnp.concatenate(clean), jnp.concatenate(films), together(t), together(text), together(shots), start, frames
     )  # fmt: skip
     logit_real, logit_generated, *perturbed = jnp.split(logits, len(films))
     value = gan.discriminator_term(logit_real, logit_generated)
@@ -218,20 +229,21 @@ def _head_loss(task: DistributionMatching, nets: Nets, real, film, t, noise, tex
     return value, metrics
 
 
-def _logits(task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots, frames: int) -> Float[Array, "b"]:
+def _logits(task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots, start, frames: int) -> Float[Array, "b"]:
     fake_score = nets["fake_score"]
-    _, features = last_chunks(
+    _, features = window_velocity(
         fake_score, clean, noisy, t, text, shots,
-        frames=frames, from_noisy=task.gan.context == "noisy_causal", memory=task.memory, chunk_frames=task.chunk_frames,
+        start=start, frames=frames, from_noisy=task.gan.context == "noisy_causal", memory=task.memory, chunk_frames=task.chunk_frames,
         features=task.gan.layers(fake_score.config.num_layers), remat=task.remat,
     )  # fmt: skip
     return nets["head"](features)
 
 
-def _velocity(task: DistributionMatching, net, film, noisy, t, texts, shots, frames: int, guidance: float):
-    """A score's velocity of the film's last frames. With guidance a batch of two, [prompt, null], each with its own history."""
+def _velocity(task: DistributionMatching, net, film, noisy, t, texts, shots, start, frames: int, guidance: float):
+    """A score's velocity of the window's frames. With guidance a batch of two, [prompt, null], each with its own history."""
     text, null = texts
     how = {
+        "start": start,
         "frames": frames,
         "memory": task.memory,
         "chunk_frames": task.chunk_frames,
@@ -239,9 +251,9 @@ def _velocity(task: DistributionMatching, net, film, noisy, t, texts, shots, fra
     }
     net = jax.lax.stop_gradient(net)
     if guidance == 1:
-        return last_chunks(net, film, noisy, t, text, shots, **how).astype(jnp.float32)
+        return window_velocity(net, film, noisy, t, text, shots, **how).astype(jnp.float32)
     twice = lambda a: jnp.concatenate([a, a])
-    both = last_chunks(net, twice(film), twice(noisy), twice(t), jnp.concatenate([text, null]), twice(shots), **how)
+    both = window_velocity(net, twice(film), twice(noisy), twice(t), jnp.concatenate([text, null]), twice(shots), **how)
     return guided(*jnp.split(both.astype(jnp.float32), 2), guidance)
 
 

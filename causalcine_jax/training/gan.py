@@ -3,7 +3,8 @@
     real and generated films, noised alike -> fake score's features of the last chunks -> head -> one logit per film -> logistic losses
 
 Real and generated films get the same time and the same noise, so at t = 1000 they are the same to the head. Chunks' history is noisy too by
-default: were it clean, the head could separate films by a history that the generator gets no gradient for.
+default: were it clean, the head could separate films by a history that the generator gets no gradient for. The price: the fake score itself
+is trained after clean history (dmd.score_context), so that its features after a noisy one are off what it knows.
 """
 
 from collections.abc import Iterable

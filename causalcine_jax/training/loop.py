@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -54,8 +54,9 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
         stage = stage or make_stage(config)
         save_config(out, config)
         run = Run(config, stage, out, mesh, stop)
+        del stage  # the run lets go of what was loaded, once it has copies of its own
         try:
-            for line in (*stage.notes, *changed):
+            for line in (*run.stage.notes, *changed):
                 run.log.say(line)
             return run.run()
         finally:
@@ -73,9 +74,11 @@ class Run:
         self.clock = Clock()
 
     def run(self) -> TrainState:
-        config, stage = self.config, self.stage
+        config = self.config
         state, shardings = self._first_state()
-        fixed = jax.device_put(stage.fixed, state_shardings(self.mesh, stage.fixed))
+        fixed = jax.device_put(self.stage.fixed, state_shardings(self.mesh, self.stage.fixed))
+        # Nothing that was loaded is kept twice: the state has copies of its own, and `fixed` is where it is used.
+        self.stage = stage = replace(self.stage, trained={}, fixed={})
         jitted = lambda update: jax.jit(make_update(stage, update, config), donate_argnums=0, out_shardings=shardings)
         updates = [(update, jitted(update)) for update in stage.updates]
         self.log.say(f"{_count(state.params):,} parameters, {jax.device_count()} {jax.devices()[0].device_kind}, out {self.out}")

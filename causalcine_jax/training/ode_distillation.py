@@ -2,13 +2,14 @@
 
     film's clean chunks -> teacher commits them, one after the other -> pool of ground-truth history, computed once
     noise -> teacher's Euler steps, all chunks at once against that pool -> Trajectory: x at the student's times, and the end
-    student: packed pass over (clean film, x at each of its times) -> x0 -> mean squared error to the end
+    student: one packed pass over (clean film, x at its first time, x at its second, ..) -> x0 -> mean squared error to the end
 
 History is the true film's, never the student's: every chunk of a trajectory starts from noise and ends where the teacher, asked about
 this chunk after these clean ones, would end. The student inherits the teacher's causal visibility before it meets its own rollouts. Sources:
 Causal Forcing (arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
 
-A trajectory costs far more than the student's step on it, so the student learns from all its times at once.
+A trajectory costs far more than the student's step on it, so the student learns from all its times at once. Every noisy segment of the pass
+attends to itself and to the clean chunks before it alone, so the film's clean half is computed once for all times.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
@@ -24,9 +26,9 @@ from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation.rollout import commit_chunk, embed_prompt
-from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.dit import Transformer, embed_text, token_grid
 from causalcine_jax.models.kv_cache import KVCache
-from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.models.packed import teacher_forced, transformer_pass
 from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.state import Loss, Metrics, Nets
 
@@ -150,6 +152,34 @@ def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch,
     return jax.lax.stop_gradient(Trajectory(passed[jnp.asarray(task.kept)], end))
 
 
+def student_velocity(
+    task: ODEInit,
+    student: Transformer,
+    clean: Float[Array, "b f h w c"],
+    points: Float[Array, "k b f h w c"],
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+) -> Float[Array, "k b f h w c"]:
+    """The student's velocity at `points`, x at each of its K times, after the clean chunks before each: K times `teacher_forced`, in one pass."""
+    (films, frames), chunks = clean.shape[:2], shot_of_chunk.shape[1]
+    index, count = jnp.arange(chunks, dtype=jnp.int32), len(points)
+    noisy_times = jnp.broadcast_to(jnp.repeat(jnp.asarray(task.times, jnp.float32), chunks), (films, count * chunks))
+    out = transformer_pass(
+        student,
+        # Nothing attends to the last clean chunk, so it is left out.
+        jnp.concatenate([clean[:, : frames - task.chunk_frames], *points], axis=1),
+        jnp.concatenate([jnp.zeros((films, chunks - 1)), noisy_times], axis=1),
+        jnp.concatenate([index[:-1], jnp.tile(index, count)]),
+        embed_text(student, text),
+        jnp.concatenate([shot_of_chunk[:, :-1], jnp.tile(shot_of_chunk, (1, count))], axis=1),
+        memory=task.memory,
+        chunk_frames=task.chunk_frames,
+        clean_segments=chunks - 1,
+        remat=task.remat,
+    )
+    return rearrange(out.velocity, "b (k f) h w c -> k b f h w c", k=count)
+
+
 def ode_init_loss(task: ODEInit) -> Loss:
     """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, text_encoder, and teacher unless trajectories are stored.
 
@@ -167,16 +197,9 @@ def ode_init_loss(task: ODEInit) -> Loss:
         text = jax.lax.stop_gradient(nets["text_encoder"](ids, ids != 0))
         clean = batch["latents"].astype(jnp.float32)
 
-        def error(point):
-            x, t = point
-            velocity = teacher_forced(
-                nets["student"], clean, x, t, text, batch["shot_of_chunk"],
-                memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat,
-            )  # fmt: skip
-            return jnp.mean(jnp.square(flow.x0_from_velocity(x, velocity.astype(jnp.float32), t) - trajectory.end))
-
-        # One time after the other; with remat, what the backward pass needs of each is computed again.
-        errors = jax.lax.map(jax.checkpoint(error) if task.remat else error, (trajectory.points, times))
+        velocity = student_velocity(task, nets["student"], clean, trajectory.points, text, batch["shot_of_chunk"])
+        x0 = jax.vmap(flow.x0_from_velocity)(trajectory.points, velocity.astype(jnp.float32), times)
+        errors = jnp.mean(jnp.square(x0 - trajectory.end), axis=(1, 2, 3, 4, 5))
         return jnp.mean(errors), _by_time(task, errors)
 
     return loss

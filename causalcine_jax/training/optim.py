@@ -77,7 +77,10 @@ def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     """The update rule without clipping and learning rate; acts on a dict of networks."""
-    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    if config.b1:
+        adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    else:  # the same rule, without a first moment that nobody reads: four bytes per parameter less
+        adam = optax.scale_by_rms(config.b2, config.eps, eps_in_sqrt=False, bias_correction=True)
     if config.optimizer == "muon":
         by_rule = lambda params: jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adam", matrices(params))
         rule = optax.partition({"muon": scale_by_muon(), "adam": adam}, by_rule)

@@ -1,7 +1,7 @@
 """The student's own rollout, and its gradient (paper 3.4; Self-Forcing, arXiv 2506.08009).
 
     noise -> chunk by chunk: the few-step sampler up to a random exit step, x0 guessed there, committed -> Rollout   (no gradient)
-    Rollout's x_t at the exit step + Rollout's pool -> one packed pass -> x0 of the last chunks                         (gradient)
+    Rollout's x_t at the exit step + Rollout's pool -> one packed pass -> x0 of the chunks in the window               (gradient)
 
 The rollout is that of generation: the same moves against the same pool. All its chunks leave the sampler at one step, drawn once, so
 that a process never waits for another. Backpropagation would need a pool per chunk; but no gradient goes through history, so the exit steps
@@ -25,6 +25,7 @@ from causalcine_jax.models import dit
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.training.scoring import window
 
 EXITS = ("random", "last")
 
@@ -37,7 +38,7 @@ class SelfForcingConfig:
     shift          of its times: 4 steps and 5 give 1000, 937.5, 833.3, 625
     step_list      the exact times instead, descending; empty for those of `steps` and `shift`
     exit           the step whose guess a chunk keeps: random (one for all chunks of all films) or last (always all steps)
-    grad_frames    the last frames of the film that carry gradient, whole chunks; 0 for the whole film
+    grad_frames    how many frames of the film carry gradient, whole chunks, from a random chunk on; 0 for the whole film
     context_noise  time at which a chunk is committed, noised to it: 0 commits it clean, as generation does
     """
 
@@ -53,6 +54,21 @@ class SelfForcingConfig:
         """The student's sampler, for training and for generation. `UsageError` where there is none such."""
         steps = len(self.step_list) or self.steps
         return SamplerConfig("few_step", steps, self.shift, guidance=1.0, step_list=tuple(self.step_list) or None)
+
+    def exit_step(self, key) -> Int[Array, ""]:
+        """The step that all chunks leave the sampler at."""
+        last = self.sampler.steps - 1
+        return jnp.int32(last) if self.exit == "last" else jax.random.randint(key, (), 0, last + 1)
+
+    def window_start(self, key, chunks: int, chunk_frames: int) -> Int[Array, ""]:
+        """The chunk that the frames with gradient begin at.
+
+        Places before and after the film are drawn too, and moved into it: else its first and last chunk would be trained by one place alone.
+        """
+        inside = self.frames(chunks * chunk_frames) // chunk_frames
+        if inside == chunks:
+            return jnp.int32(0)
+        return jnp.clip(jax.random.randint(key, (), 1 - inside, chunks), 0, chunks - inside)
 
     def frames(self, film_frames: int) -> int:
         """How many frames of a film carry gradient."""
@@ -76,15 +92,17 @@ class SelfForcingConfig:
 class Rollout:
     """A student's films, as numbers: no gradient passes through any of this.
 
-    x0    what was committed, chunk by chunk
-    xt    what the sampler's exit step started from
-    exit  that step, counted from 0
-    pool  the keys and values of all chunks
+    x0     what was committed, chunk by chunk
+    xt     what the sampler's exit step started from
+    exit   that step, counted from 0
+    start  the first chunk of those with gradient
+    pool   the keys and values of all chunks
     """
 
     x0: Float[Array, "b f h w c"]
     xt: Float[Array, "b f h w c"]
     exit: Int[Array, ""]
+    start: Int[Array, ""]
     pool: KVCache
 
 
@@ -105,9 +123,8 @@ def student_rollout(
     """
     model, text = jax.lax.stop_gradient((model, text))
     (films, chunks), sampler = shot_of_chunk.shape, config.sampler
-    key_exit, key_noise = jax.random.split(key)
-    last = jnp.int32(sampler.steps - 1)
-    exit_step = last if config.exit == "last" else jax.random.randint(key_exit, (), 0, sampler.steps)
+    key_exit, key_noise, key_window = jax.random.split(key, 3)
+    exit_step = config.exit_step(key_exit)
     prompts = dit.embed_text(model, text)
     rows, columns = dit.token_grid(model.config, *frame_shape[:2])
     dtype = model.patch_embedding.weight[...].dtype
@@ -128,7 +145,7 @@ def student_rollout(
 
     pool, made = jax.lax.scan(chunk, pool, jnp.arange(chunks, dtype=jnp.int32))
     x0, xt = (jnp.moveaxis(a, 0, 1).reshape(films, chunks * chunk_frames, *frame_shape) for a in made)
-    return Rollout(x0, xt, exit_step, pool)
+    return Rollout(x0, xt, exit_step, config.window_start(key_window, chunks, chunk_frames), pool)
 
 
 def generated(
@@ -141,14 +158,14 @@ def generated(
     memory: MemoryConfig,
     remat: bool = False,
 ) -> Float[Array, "b g h w c"]:
-    """The rollout's last `grad_frames` frames again, now with their gradient with respect to `model` and `text`."""
+    """The `grad_frames` frames of the rollout from its `start` on again, now with their gradient with respect to `model` and `text`."""
     table = schedule(config.sampler)
     t, sigma = (jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas))
     frames = config.frames(rollout.xt.shape[1])
-    xt = rollout.xt[:, -frames:]
+    xt = window(rollout.xt, rollout.start, frames, rollout.pool.chunk_frames)
     velocity = teacher_forced(
         model, None, xt, t, text, shot_of_chunk,
-        memory=memory, chunk_frames=rollout.pool.chunk_frames, history=jax.lax.stop_gradient(rollout.pool), remat=remat,
+        memory=memory, chunk_frames=rollout.pool.chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool), remat=remat,
     )  # fmt: skip
     return xt - sigma * velocity.astype(jnp.float32)
 

@@ -68,14 +68,12 @@ def teacher_forcing_loss(task: TeacherForcing) -> Callable[[Nets, Nets, dict[str
 
 
 def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array, "..."]:
-    """Times in (0, 1000], one per film [B] or per chunk [B, N]; stratified ones are one from each B-th of the schedule, in random order."""
+    """Times in (0, 1000], one per film [B] or per chunk [B, N]; config.stratified: one from each B-th of the schedule."""
     if config.shared_by == "chunk":
         return flow.sample_time(key, (films, chunks), config.shift)
     if not config.stratified:
         return flow.sample_time(key, (films,), config.shift)
-    key_order, key_place = jax.random.split(key)
-    u = (jax.random.permutation(key_order, films) + jax.random.uniform(key_place, (films,))) / films
-    return flow.TRAIN_TIMES * flow.shift(1 - u, config.shift)
+    return flow.stratified_times(key, films, config.shift)
 
 
 def drop_captions(ids: Int[Array, "b s t"], null: Int[Array, "t"], rate: float, key) -> Int[Array, "b s t"]:

@@ -1,0 +1,80 @@
+"""What the models that a student is made from say of themselves (metadata.json), against what its config asks for.
+
+A difference would train in silence: another memory than the teacher knows, other times than the student has learned to start from, prompts that it
+reads in another language.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.convert import load_metadata, load_text_encoder
+from causalcine_jax.convert.formats import holds
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import raise_faults
+from causalcine_jax.generation.model_folder import model_defaults
+from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.ode_distillation import NEAR
+
+
+def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None:
+    """`UsageError` listing everything in which the config's teacher and init, where they say it, differ from the config or from each other.
+
+    A folder that says nothing of itself may be anything. `text_encoder` is the teacher's.
+    """
+    faults = []
+    for name in ("teacher", "init"):
+        folder = getattr(config, name)
+        if folder and load_metadata(folder):
+            said = model_defaults(Path(folder))
+            faults += _memory_faults(config, f"{name} {folder}", said.get("memory"), said.get("chunk_frames"))
+            if name == "init":
+                faults += _sampler_faults(config, folder, said.get("sampler"))
+    if config.init and holds(Path(config.init), "text_encoder"):
+        own = load_text_encoder(config.init, jnp.bfloat16, mesh=mesh)
+        if not _same(own, text_encoder):
+            faults.append(
+                f"init {config.init} has another text encoder than teacher {config.teacher}: name the teacher that init was made from"
+            )
+    raise_faults("teacher and student", faults)
+
+
+def _memory_faults(config: TrainConfig, what: str, memory: MemoryConfig | None, chunk_frames: int | None) -> list[str]:
+    asked = {f"memory.{field}": value for field, value in asdict(config.memory).items()} | {"chunk_frames": config.chunk_frames}
+    said = {f"memory.{field}": value for field, value in asdict(memory).items()} if memory else {}
+    said |= {"chunk_frames": chunk_frames} if chunk_frames else {}
+    return [
+        f"{what} was made with {field} {value!r}, not {asked[field]!r}: --config.{field}={value}"
+        for field, value in said.items()
+        if value != asked[field]
+    ]
+
+
+def _sampler_faults(config: TrainConfig, folder: str, sampler: SamplerConfig | None) -> list[str]:
+    """A few-step student goes on at the times that it has learned; public step lists are rounded, so nearly is enough."""
+    asked = config.self_forcing.sampler
+    if sampler is None or sampler.solver != asked.solver:
+        return []
+    if len(sampler.times) == len(asked.times) and np.allclose(sampler.times, asked.times, rtol=0, atol=NEAR):
+        return []
+    times = [", ".join(f"{t:g}" for t in each.times) for each in (sampler, asked)]
+    own = (
+        f"step_list={tuple(sampler.step_list)}"
+        if sampler.step_list
+        else f"steps={sampler.steps} --config.self_forcing.shift={sampler.shift:g}"
+    )
+    return [f"init {folder} makes films at times {times[0]}, not {times[1]}: --config.self_forcing.{own}"]
+
+
+def _same(one: UMT5Encoder, other: UMT5Encoder) -> bool:
+    """Equal weights, to the precision that an export may have left of them."""
+    pairs = [jax.tree.leaves(net) for net in (one, other)]
+    low = lambda leaf: leaf.astype(jnp.bfloat16)
+    return [leaf.shape for leaf in pairs[0]] == [leaf.shape for leaf in pairs[1]] and all(
+        bool(jnp.array_equal(low(a), low(b))) for a, b in zip(*pairs, strict=True)
+    )
