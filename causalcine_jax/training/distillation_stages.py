@@ -22,7 +22,7 @@ from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.parallel.sharding import make_mesh
+from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distribution_matching import DistributionMatching, critic_loss, generator_loss
 from causalcine_jax.training.film_data import check_store, film_loader, film_vae, open_store, rollout_facts
@@ -123,7 +123,7 @@ def _parts(config: TrainConfig) -> _Parts:
     student_folder = model_made(config, "init") if config.init else teacher_folder
     tokenizer = load_tokenizer(teacher_folder)
     # Where the run will have them; it makes copies of its own of what it trains.
-    mesh = make_mesh()
+    mesh = make_mesh(config.seq)
     # Nothing trains it, so it needs no float32 copy: UMT5-XXL is 11 GB in bfloat16.
     text_encoder = load_text_encoder(teacher_folder, jnp.dtype(config.dtype), mesh=mesh)
     check_recorded(config, text_encoder, mesh)

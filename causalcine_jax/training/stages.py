@@ -20,7 +20,7 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
-from causalcine_jax.parallel.sharding import make_mesh
+from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distillation_stages import dmd_stage, ode_init_stage
@@ -45,7 +45,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     tokenizer = load_tokenizer(init) if init else tokenizer_of(vae_folder(config))
     # What is not trained needs no float32 copy: UMT5-XXL is 11 GB in the bfloat16 of its checkpoint.
     text_dtype = jnp.float32 if config.train_text_encoder else jnp.dtype(config.dtype)
-    mesh = make_mesh()
+    mesh = make_mesh(config.seq)
     text_encoder = load_text_encoder(init, text_dtype, mesh=mesh) if init else lambda key: UMT5Encoder(config.text_encoder, key=key)
     transformer = load_transformer(init, mesh=mesh) if init else lambda key: Transformer(config.transformer, key=key)
     sizes, text_sizes = (transformer.config, text_encoder.cfg) if init else (config.transformer, config.text_encoder)
