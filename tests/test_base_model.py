@@ -22,7 +22,7 @@ from causalcine_jax.generation.choices import Choices
 from causalcine_jax.generation.chosen_model import chosen_model
 from causalcine_jax.generation.embeddings import encoder_hash
 from causalcine_jax.generation.generate import generate
-from causalcine_jax.generation.model_folder import load_model
+from causalcine_jax.generation.model_folder import load_model, model_defaults
 from causalcine_jax.generation.provenance import Recipe
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel.memory_plan import Request, memory_plan
@@ -129,3 +129,11 @@ def test_the_base_films_as_itself_and_a_film_json_finds_its_model(embedded, base
     assert used(record, choices=Choices(solver="unipc")) == (student, "unipc")
     assert used({**retired, "weights_sha256": weights_hash(base), "model": "renamed"}) == used(retired) == (base, "euler")
     assert used({**retired, "model": "mine"})[0] == student
+
+
+def test_the_package_holds_a_few_step_student_of_its_base():
+    assert base_of(chosen.STUDENT) == chosen.EMBEDDED and model_defaults(chosen.STUDENT)["sampler"].solver == "few_step"
+    files = [file for file in chosen.STUDENT.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 12e6 and not (chosen.STUDENT / "vae").exists()
+    said = (chosen.STUDENT / "metadata.json").read_text()
+    assert '"/' not in said and "file:" not in said  # nothing of where it was made
