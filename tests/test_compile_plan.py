@@ -19,7 +19,7 @@ from causalcine_jax.parallel import targets
 from causalcine_jax.parallel.compile_plan import compile_plan
 from causalcine_jax.parallel.compile_table import table, to_json
 from causalcine_jax.parallel.planned_step import Films, abstract_stage, shapes, size_of, training_steps
-from causalcine_jax.parallel.targets import Chip, target, target_devices
+from causalcine_jax.parallel.targets import Chip, target, target_devices, target_mesh
 from causalcine_jax.training.config import DataConfig, OptimConfig
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ Total hbm usage >= 23.00G:
 def here(monkeypatch):
     """This machine's CPU as hardware to plan for."""
     monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", 10**9, 1e12, 1e11, 1e10, ("1x1",)))
-    monkeypatch.setattr(planning, "target_devices", lambda where: jax.devices()[:1])
+    monkeypatch.setattr(targets, "target_devices", lambda where: jax.devices()[:1])
 
 
 @pytest.mark.usefixtures("here")
@@ -118,11 +118,12 @@ def test_what_a_tpus_compiler_refuses_is_told_with_its_largest_allocations():
     ]
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("stage", ["ode_init", "dmd"])
 def test_a_students_stages_have_their_networks_history_and_turns(stage, tmp_path):
     optim = OptimConfig(lr=1e-3, warmup=1)
     config = tiny_config(tmp_path, stage=stage, teacher="teacher", remat=True, train_text_encoder=False, critic_optim=optim)
-    mesh = planning.make_mesh(1, jax.devices()[:1])
+    mesh = target_mesh(target("here"))
     steps = {step.name: step for step in training_steps(config, Films.of(config, **FILMS), mesh)}
     student = size_of(shapes(*networks_of(config)["transformer"]))
     parts = {name: whole for name, (whole, _) in next(iter(steps.values())).parts.items()}
@@ -155,6 +156,8 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"unknown topology 'b200', .*v6e:8x8"):
         target("b200")
     assert (target("h200").name, target("h200").devices, target("v5e").devices) == ("h200:1x8", 8, 64)
+    with pytest.raises(UsageError, match=r"v5p:2x2x1 has 4 devices, which cannot be split into groups of seq=3: 1, 2, 4 can be"):
+        target_mesh(target("v5p:2x2x1"), 3)
     monkeypatch.setattr(targets, "_installed", lambda module: False)
     with pytest.raises(
         UsageError, match=r"compiling for v6e:8x8 needs libtpu, which is not installed here: pip install 'causalcine-jax\[tpu\]'"
@@ -175,6 +178,6 @@ def test_a_tiny_stage_compiles_for_four_tpus_and_knows_that_it_is_for_them(tmp_p
     assert plan.fits and account.collectives and account.temporaries > 0 and account.flops > 0
     from causalcine_jax.models.platform import platform
 
-    mesh = planning.make_mesh(1, target_devices(plan.target))
+    mesh = target_mesh(plan.target)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         assert jax.eval_shape(lambda: jnp.zeros(platform() == "tpu")).shape == (1,)

@@ -160,13 +160,12 @@ def test_roofline_by_hand():
 
 SHARDED = """
 import json, sys
-import jax, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from causalcine_jax.parallel.hlo import parse_hlo
 from causalcine_jax.parallel.hlo_collectives import by_kind, collectives
-from causalcine_jax.parallel.sharding import make_mesh
 
-mesh = make_mesh()
+mesh = Mesh(np.asarray(jax.devices()), ("data",))
 put = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
 whole = lambda w: jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))
 net = lambda w, x: jax.lax.scan(lambda x, w: (jnp.tanh(x @ whole(w)), None), x, w)[0]

@@ -19,8 +19,7 @@ from causalcine_jax.parallel.jaxpr_flops import program_flops
 from causalcine_jax.parallel.planned_rollout import rollout_steps
 from causalcine_jax.parallel.planned_step import Films, PlannedStep, training_steps
 from causalcine_jax.parallel.roofline import Roofline, roofline
-from causalcine_jax.parallel.sharding import make_mesh
-from causalcine_jax.parallel.targets import Target, target, target_devices
+from causalcine_jax.parallel.targets import Target, target, target_mesh
 from causalcine_jax.training.config import TrainConfig
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -98,7 +97,7 @@ def compile_plan(
     """
     where = target(topology)
     films = Films.of(config, frames, size)
-    mesh = make_mesh(seq, target_devices(where))
+    mesh = target_mesh(where, seq)
     steps = rollout_steps(config, films, mesh, pool_frames) if rollout else training_steps(config, films, mesh)
     accounts = tuple(account(step, mesh, where) for step in steps)
     plan = CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)

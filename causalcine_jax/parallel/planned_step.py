@@ -18,9 +18,10 @@ from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.parallel.sharding import check_batch, state_shardings
+from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distillation_stages import dmd_updates, ode_init_task, ode_init_updates
+from causalcine_jax.training.loop import check_batch
 from causalcine_jax.training.stages import teacher_forcing_task
 from causalcine_jax.training.state import Stage, Update, new_state
 from causalcine_jax.training.step import make_update, metric_names

@@ -14,9 +14,9 @@ AXES = ("data", "seq")
 SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
 
 
-def make_mesh(seq: int = 1, devices=None) -> Mesh:
-    """All devices (or `devices`, a sequence) as a mesh of (devices / seq, seq)."""
-    devices = jax.devices() if devices is None else devices
+def make_mesh(seq: int = 1) -> Mesh:
+    """All devices as a mesh of (devices / seq, seq)."""
+    devices = jax.devices()
     if len(devices) % seq:
         raise UsageError(f"{len(devices)} devices cannot be split into groups of {seq}")
     return Mesh(np.asarray(devices).reshape(-1, seq), AXES)

@@ -11,7 +11,11 @@ import importlib.util
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from jax.sharding import Mesh
+
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.parallel.sharding import AXES
 
 GB = 10**9
 
@@ -138,6 +142,14 @@ def target_devices(target: Target) -> list:
     nodes, gpus = target.sides
     found = topologies.get_topology_desc(target.name, platform="cuda", target_config=H200_CONFIG, topology=f"1x{nodes}x{gpus}")
     return list(found.devices)
+
+
+def target_mesh(target: Target, seq: int = 1) -> Mesh:
+    """The target's devices as a mesh of (devices / seq, seq). `UsageError` naming the degrees that divide them."""
+    if target.devices % seq:
+        legal = ", ".join(str(n) for n in range(1, target.devices + 1) if target.devices % n == 0)
+        raise UsageError(f"{target.name} has {target.devices} devices, which cannot be split into groups of seq={seq}: {legal} can be")
+    return Mesh(np.asarray(target_devices(target)).reshape(-1, seq), AXES)
 
 
 def _installed(module: str) -> bool:
