@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     step = commands.add_parser("compile", help="a training step, compiled for hardware that need not be here", allow_abbrev=False)
     step.add_argument("--config", metavar="FILE", required=True, help="a file of configs/, with --config.KEY=VALUE as for train.py")
     step.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="v5p:4x4x4, v6e:8x8, v5e:8x8, h200:1x8 (nodes x GPUs), ...")
-    step.add_argument("--seq", type=int, default=1, help="devices that share a film (default 1)")
+    step.add_argument("--seq", type=int, help="devices that share a film (default: the config's, 1 if it has none)")
     step.add_argument("--frames", type=int, help="latent frames of the films (default: those of the config's world)")
     step.add_argument("--size", metavar="WxH", help="their pixels (default: the size that the config's transformer was made for)")
     step.add_argument(

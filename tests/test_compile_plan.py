@@ -1,5 +1,6 @@
 """launch/plan.py compile: a tiny stage compiled for this machine's CPU, whose account is checked against its arrays; what does not fit; what is refused; a TPU."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -72,11 +73,11 @@ def test_a_stages_account_is_that_of_its_arrays(tmp_path, monkeypatch, capsys):
     assert account.roofline.bound <= account.roofline.serial and not account.collectives
     told = json.loads(to_json(plan))
     assert told["fits"] and told["programs"][0]["parts"]["parameters"]["device"] == parameters and not told["advice"]
-    assert "fits in 1.000 GB" in table(plan)
+    assert "fits in 1.000 GB" in table(plan) and plan.seconds == (account.roofline.bound, account.roofline.serial)
 
     # The same program, and a device that is too small for it: the command's exit code and what it names.
     monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", account.total - 1, 1e12, 1e11, 1e10, ("1x1",)))
-    monkeypatch.setattr(planning, "account", lambda *_: planning.dataclasses.replace(account, limit=account.total - 1))
+    monkeypatch.setattr(planning, "account", lambda *_: dataclasses.replace(account, limit=account.total - 1))
     monkeypatch.setattr(sys, "argv", ["plan.py", "compile", "--topology=here", "--frames=6", "--size=32x32", f"--config={TINY}"])
     with pytest.raises(SystemExit) as ended:
         run(launched().main)

@@ -4,7 +4,6 @@ TrainConfig + Target -> planned_step.py: the real step, its arguments as shapes 
       -> Account: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
 """
 
-import dataclasses
 import re
 import time
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class Account:
 
 @dataclass(frozen=True)
 class CompilePlan:
-    """Every program of a stage, or of a rollout, on a target, and the fields that would make what does not fit smaller."""
+    """Every program of a stage, or of a rollout, on a target."""
 
     what: str
     config: TrainConfig
@@ -70,18 +69,25 @@ class CompilePlan:
     films: Films
     seq: int
     accounts: tuple[Account, ...]
-    advice: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
         return all(account.fits for account in self.accounts)
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """The roofline of a training step (each update as often as it runs) or of a chunk: at least, and if nothing overlaps. None where one is unknown."""
+        lines = [(one.roofline, one.every) for one in self.accounts]
+        if any(line is None for line, _ in lines):
+            return None
+        return sum(line.bound / every for line, every in lines), sum(line.serial / every for line, every in lines)
 
 
 def compile_plan(
     config: TrainConfig,
     topology: str,
     *,
-    seq: int = 1,
+    seq: int | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
     rollout: bool = False,
@@ -89,6 +95,7 @@ def compile_plan(
 ) -> CompilePlan:
     """Compiles every update of the stage that `config` names for `topology`, whose devices work on a film in groups of `seq`; or a rollout's moves.
 
+    seq           None for the config's
     frames, size  of the films: latent frames, and (width, height) in pixels; None for what the config trains on
     pool_frames   of a rollout's history; None for the whole film
 
@@ -97,11 +104,11 @@ def compile_plan(
     """
     where = target(topology)
     films = Films.of(config, frames, size)
+    seq = seq or getattr(config, "seq", 1)
     mesh = target_mesh(where, seq)
     steps = rollout_steps(config, films, mesh, pool_frames) if rollout else training_steps(config, films, mesh)
     accounts = tuple(account(step, mesh, where) for step in steps)
-    plan = CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
-    return plan if plan.fits else dataclasses.replace(plan, advice=tuple(advice(plan)))
+    return CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
 
 
 def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
@@ -157,46 +164,3 @@ def _refused(step: PlannedStep, where: Target, flops: float, said: str, seconds:
 
 def _bytes(number: str, unit: str) -> int:
     return round(float(number) * _UNITS[unit])
-
-
-def advice(plan: CompilePlan) -> list[str]:
-    """What would make the programs of `plan` smaller, the cheapest change first."""
-    config, where, seq = plan.config, plan.target, plan.seq
-    worst = max(plan.accounts, key=lambda one: one.total)
-    given = sum(share for _, share in worst.parts.values())
-    of_work = worst.temporaries is None or worst.temporaries > given
-    found = _of_rollout(plan) if plan.what == "rollout" else _of_stage(plan)
-    longer = [n for n in range(seq + 1, where.devices + 1) if where.devices % n == 0 and config.transformer.num_heads % n == 0]
-    if longer and (of_work or plan.what == "rollout"):
-        found.append(
-            f"--seq {longer[0]} (or {', '.join(map(str, longer[1:4]))}) cuts a film over several devices"
-            if longer[1:]
-            else f"--seq {longer[0]}"
-        )
-    if not of_work:
-        found.append(f"more devices: the {given / 1e9:.0f} GB that each holds before it computes anything shrink with their number")
-    return found
-
-
-def _of_rollout(plan: CompilePlan) -> list[str]:
-    smallest = plan.config.memory.smallest_pool(plan.config.chunk_frames)
-    return [f"--pool-frames N: fewer frames of history, at least {smallest}"]
-
-
-def _of_stage(plan: CompilePlan) -> list[str]:
-    config, found = plan.config, []
-    at_once = config.batch // config.optim.accumulation * plan.seq // plan.target.devices
-    if not config.remat:
-        found.append("--config.remat=True keeps only the residual stream between layers")
-    if at_once > 1:
-        more = f"accumulation={config.optim.accumulation * at_once}"
-        critic = f" --config.critic_optim.{more}" if config.stage == "dmd" else ""
-        found.append(f"--config.optim.{more}{critic} takes one film at a time instead of {at_once}")
-    if config.stage == "ode_init" and not config.ode.store:
-        found.append("--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the teacher and its history")
-    if config.stage == "dmd":
-        if config.self_forcing.grad_frames != config.chunk_frames:
-            found.append("--config.self_forcing.grad_frames=N gives gradient to fewer of a film's last frames")
-        if config.gan.on:
-            found.append("--config.gan.generator_weight=0 leaves out the head's passes")
-    return [*found, f"--frames N below {plan.films.frames}: shorter films (data.store)"]

@@ -5,6 +5,7 @@ import json
 
 import jax
 
+from causalcine_jax.parallel.compile_advice import advice
 from causalcine_jax.parallel.compile_plan import Account, CompilePlan
 from causalcine_jax.parallel.hlo_collectives import by_kind
 from causalcine_jax.parallel.roofline import assumptions
@@ -18,10 +19,21 @@ def table(plan: CompilePlan) -> str:
     ]
     for account in plan.accounts:
         lines += ["", *_program(account)]
+    lines += ["", *_time(plan)] if plan.seconds else []
     lines += ["", "assumed:", *(f"  {line}" for line in assumptions(where))]
     if not plan.fits:
-        lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in plan.advice)]
+        lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
     return "\n".join(lines)
+
+
+def _time(plan: CompilePlan) -> list[str]:
+    least, most = plan.seconds
+    if plan.what != "rollout":
+        return [f"a step: at least {least:.3g} s, {most:.3g} s if nothing overlaps"]
+    frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
+    return [
+        f"a chunk of {frames} video frames: at least {least:.3g} s ({frames / least:.1f} fps), {most:.3g} s ({frames / most:.1f} fps) if nothing overlaps"
+    ]
 
 
 def _films(plan: CompilePlan) -> str:
@@ -56,7 +68,8 @@ def to_dict(plan: CompilePlan) -> dict:
         "films": dataclasses.asdict(plan.films),
         "fits": plan.fits,
         "programs": [of(one) for one in plan.accounts],
-        "advice": list(plan.advice),
+        "seconds": plan.seconds and {"bound": plan.seconds[0], "serial": plan.seconds[1]},
+        "advice": [] if plan.fits else advice(plan),
         "config": dataclasses.asdict(plan.config),
         "jax": jax.__version__,
     }
