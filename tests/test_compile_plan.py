@@ -1,6 +1,5 @@
-"""launch/plan.py compile: a tiny stage compiled for this machine's CPU, whose account is checked against its arrays; what does not fit; what is refused; a TPU."""
+"""launch/plan.py compile: what a stage is given, by its arrays; a program compiled for this machine's CPU; what does not fit; what is refused; a TPU."""
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -60,25 +59,41 @@ def here(monkeypatch):
 
 
 @pytest.mark.usefixtures("here")
-def test_a_stages_account_is_that_of_its_arrays(tmp_path, monkeypatch, capsys):
+def test_a_stage_is_given_its_networks_and_what_trains_them(tmp_path):
     config = tiny_config(tmp_path)
-    plan = compile_plan(config, "here", **FILMS | {"frames": 6})
-    (account,) = plan.accounts
-    networks = {name: shapes(*net) for name, net in networks_of(config).items()}
-    parameters = sum(size_of(net) for net in networks.values())
-    assert account.parts["parameters"] == account.parts["EMA"] == (parameters, parameters)
-    assert account.parts["optimizer"][0] == 2 * parameters + 4  # two moments and a count
-    given = sum(share for _, share in account.parts.values())
-    assert plan.fits and account.total >= given + account.temporaries > given and account.flops > 0
-    assert account.roofline.bound <= account.roofline.serial and not account.collectives
-    told = json.loads(to_json(plan))
-    assert told["fits"] and told["programs"][0]["parts"]["parameters"]["device"] == parameters and not told["advice"]
-    assert "fits in 1.000 GB" in table(plan) and plan.seconds == (account.roofline.bound, account.roofline.serial)
+    (step,) = training_steps(config, Films.of(config, **FILMS), target_mesh(target("here")))
+    parameters = sum(size_of(shapes(*net)) for net in networks_of(config).values())
+    assert step.parts["parameters"] == step.parts["EMA"] == (parameters, parameters)
+    assert step.parts["optimizer"][0] == 2 * parameters + 4  # two moments and a count
+    assert step.parts["batch"][0] == 4 * (9 * 4 * 4 * 16 * 4 + 5 * 8 * 4 + 3 * 4)  # latents, token ids, shots
+    assert size_of(step.arguments) == sum(whole for whole, _ in step.parts.values()) + size_of(bookkeeping(step.arguments[0]))
 
-    # The same program, and a device that is too small for it: the command's exit code and what it names.
+
+def bookkeeping(state):
+    return (state.step, state.in_a_row, state.skipped, state.window)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, capsys):
+    weight, x = jax.ShapeDtypeStruct((256, 256), jnp.float32), jax.ShapeDtypeStruct((64, 256), jnp.float32)
+    update = jax.jit(lambda w, x: w - jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w)))(w), donate_argnums=0)
+    step = planning.PlannedStep(
+        "update", update.trace, (weight, x), {"parameters": (size_of(weight),) * 2, "batch": (size_of(x),) * 2}, every=2
+    )
+    monkeypatch.setattr(planning, "training_steps", lambda *_: [step])
+    plan = compile_plan(tiny_config(), "here", **FILMS)
+    (account,) = plan.accounts
+    assert account.flops == 2 * (2 * 64 * 256 * 256) and not account.collectives and account.results == 0
+    assert plan.fits and account.total == size_of((weight, x)) + account.temporaries + account.code
+    assert account.buffers[0].bytes in (size_of(weight), size_of(x)) and account.traffic > size_of((weight, x))
+    assert plan.seconds == (account.roofline.bound / 2, account.roofline.serial / 2)
+    told = json.loads(to_json(plan))
+    assert told["fits"] and told["programs"][0]["parts"]["batch"]["device"] == size_of(x) and not told["advice"]
+    assert "fits in 1.000 GB" in table(plan)
+
+    # A device that is too small for it: the command's exit code, and what it names.
     monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", account.total - 1, 1e12, 1e11, 1e10, ("1x1",)))
-    monkeypatch.setattr(planning, "account", lambda *_: dataclasses.replace(account, limit=account.total - 1))
-    monkeypatch.setattr(sys, "argv", ["plan.py", "compile", "--topology=here", "--frames=6", "--size=32x32", f"--config={TINY}"])
+    monkeypatch.setattr(sys, "argv", ["plan.py", "compile", "--topology=here", "--frames=9", "--size=32x32", f"--config={TINY}"])
     with pytest.raises(SystemExit) as ended:
         run(launched().main)
     out, said = capsys.readouterr()
