@@ -25,15 +25,13 @@ def program_flops(jaxpr, unknown_trips: int = 1) -> float:
         elif name == "cond":
             total += max(program_flops(branch, unknown_trips) for branch in params["branches"])
         else:
-            rounds = {"scan": params.get("length", 1), "while": unknown_trips, "shard_map": _devices(params)}.get(name, 1)
+            rounds = _devices(params) if name == "shard_map" else {"scan": params.get("length", 1), "while": unknown_trips}.get(name, 1)
             total += rounds * sum(program_flops(inner, unknown_trips) for inner in _inner(params))
     return total
 
 
 def _devices(params) -> int:
     """How many devices run a shard_map's body, whose shapes are one device's own."""
-    if "mesh" not in params:
-        return 1
     axes = params.get("newly_manual_axes") or params.get("manual_axes") or params["mesh"].axis_names
     return math.prod(params["mesh"].shape[axis] for axis in axes)
 
