@@ -2,22 +2,38 @@
 
     python launch/plan.py memory --model wan-14b --size 832x480 --pool-frames 60 --devices 8
     python launch/plan.py memory --model models/self-forcing --json
+    python launch/plan.py compile --config configs/wan_14b.py --topology v5p:4x4x4
+    python launch/plan.py compile --config configs/dmd.py:wan_14b --config.batch=32 --topology h200:8x8 --json
+    python launch/plan.py compile --config configs/dmd.py:wan_14b --rollout --pool-frames 720 --topology h200:1x8 --seq 8
 
 memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed. --model is a preset (storyworld, wan-1.3b, wan-14b),
 a family (self-forcing, causvid, ...: causalcine_jax/families.py), or anything that convert.py reads.
+
+compile: the real training step of a stage (or, with --rollout, what makes a chunk), compiled for hardware that need not be here (v5p, v6e, v5e, h200; its compiler must be: pip install
+'causalcine-jax[tpu]' or '[cuda13]'). Bytes per device by part, collectives, FLOPs, a roofline. Exit code 1 if it does not fit.
 """
 
 import argparse
+import os
 import re
 
+# Read by jax when it is imported: plans need no device, and ask for none. A step is compiled as train.py has it compiled.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+# The TPU's compiler would ask the machine which TPU it has.
+os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
+
 from causalcine_jax.cli import run
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import DataError, UsageError
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own flags, and those of the config."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    memory = commands.add_parser("memory", help="bytes of networks, history and activations")
+    memory = commands.add_parser("memory", help="bytes of networks, history and activations", allow_abbrev=False)
     memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")
     memory.add_argument("--size", metavar="WxH", help="pixels of the film, 832x480 for Wan (default: the model's own)")
     memory.add_argument(
@@ -27,26 +43,64 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
     memory.add_argument("--dtype", choices=("bf16", "fp32"), help="of weights and history (default: the model's, bf16 for Wan)")
     memory.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    return parser.parse_args(arguments)
+    step = commands.add_parser("compile", help="a training step, compiled for hardware that need not be here", allow_abbrev=False)
+    step.add_argument("--config", metavar="FILE", required=True, help="a file of configs/, with --config.KEY=VALUE as for train.py")
+    step.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="v5p:4x4x4, v6e:8x8, v5e:8x8, h200:1x8 (nodes x GPUs), ...")
+    step.add_argument("--seq", type=int, help="devices that share a film (default: the config's, 1 if it has none)")
+    step.add_argument("--frames", type=int, help="latent frames of the films (default: those of the config's world)")
+    step.add_argument("--size", metavar="WxH", help="their pixels (default: the size that the config's transformer was made for)")
+    step.add_argument(
+        "--rollout", action="store_true", help="not the stage's step but a rollout by the config's transformer, sampler and memory"
+    )
+    step.add_argument("--pool-frames", type=int, help="latent frames of a rollout's history (default: the whole film)")
+    step.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    flags, rest = parser.parse_known_args(arguments)
+    if rest and (flags.command == "memory" or not all(word.startswith(("--config.", "--noconfig.")) for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return flags, rest
 
 
-def size_of(text: str | None) -> tuple[int | None, int | None]:
+def size_of(text: str | None) -> tuple[int, int] | None:
     """Width and height."""
     if text is None:
-        return None, None
+        return None
     if not (match := re.fullmatch(r"(\d+)x(\d+)", text)):
         raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
     return int(match[1]), int(match[2])
 
 
-def main() -> None:
-    flags = parse()
-    width, height = size_of(flags.size)
+def memory(flags: argparse.Namespace) -> None:
+    width, height = size_of(flags.size) or (None, None)
     from causalcine_jax.parallel.memory_plan import Request, memory_plan
     from causalcine_jax.parallel.memory_table import table, to_json
 
     plan = memory_plan(Request(flags.model, height, width, flags.pool_frames, flags.devices, flags.guidance, flags.dtype))
     print(to_json(plan) if flags.json else table(plan))
+
+
+def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
+    size = size_of(flags.size)
+    from causalcine_jax.parallel.targets import target
+    from causalcine_jax.training.flags import parse as parse_config
+
+    target(flags.topology)  # a mistyped one is told at once
+    config, _ = parse_config([f"--config={flags.config}", *rest])
+    from causalcine_jax.parallel.compile_plan import compile_plan
+    from causalcine_jax.parallel.compile_table import table, to_json
+
+    how = {"seq": flags.seq, "frames": flags.frames, "size": size, "rollout": flags.rollout, "pool_frames": flags.pool_frames}
+    plan = compile_plan(config, flags.topology, **how)
+    print(to_json(plan) if flags.json else table(plan), flush=True)
+    if not plan.fits:
+        raise DataError(f"{plan.what} does not fit {plan.target.name}; the largest arrays and what to change are printed above")
+
+
+def main() -> None:
+    flags, rest = parse()
+    if flags.command == "memory":
+        memory(flags)
+    else:
+        compile_step(flags, rest)
 
 
 if __name__ == "__main__":

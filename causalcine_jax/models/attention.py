@@ -9,14 +9,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.models.platform import platform
+
 
 def _cudnn(q, k, v, lengths):
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise NotImplementedError("cuDNN attention computes in bfloat16 or float16 only")
+    if k.shape[1] % 2:
+        raise NotImplementedError("cuDNN attention's backward pass needs an even number of keys")
+    if q.shape[1] % 2:  # and of queries, of which one more changes nothing
+        return _cudnn(jnp.pad(q, ((0, 0), (0, 1), (0, 0), (0, 0))), k, v, lengths)[:, :-1]
     if lengths is None:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    # Both lengths must be given when batched by vmap; the query's are always whole. Never a boolean mask: it becomes a dense bias.
-    query_lengths = jnp.full_like(lengths, q.shape[1])
+    # Both lengths must be given, and both batched where one is (full_like is not, under vmap); the query's are always whole.
+    # Never a boolean mask: it becomes a dense bias.
+    query_lengths = 0 * lengths + q.shape[1]
     return jax.nn.dot_product_attention(
         q, k, v, query_seq_lengths=query_lengths, key_value_seq_lengths=lengths, implementation="cudnn"
     )  # fmt: skip
@@ -51,7 +58,7 @@ def attention(
 ) -> Float[Array, "b t h d"]:
     """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys of each element (all of them when None)."""
     reasons = []
-    for backend in BACKENDS.get(jax.default_backend(), (_xla,)):
+    for backend in BACKENDS.get(platform(), (_xla,)):
         try:
             return backend(q, k, v, lengths)
         except NotImplementedError as reason:

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from causalcine_jax.models.nn import Module, Param
+from causalcine_jax.models.platform import platform
 
 Frames = Float[Array, "b t h w c"]
 
@@ -64,7 +65,7 @@ def conv3d(x: Frames, weight: Float[Array, "3 3 3 i o"]) -> Frames:
 
     On a CPU, XLA's 3-D convolution is slow, so the time taps become input channels of a 2-D convolution: the same sum.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jax.lax.conv_general_dilated(x, weight, (1, 1, 1), ((0, 0), (1, 1), (1, 1)), dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
     batch, frames = x.shape[0], x.shape[1] - 2
     taps = jnp.concatenate([x[:, k : k + frames] for k in range(3)], axis=-1)

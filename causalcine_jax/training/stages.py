@@ -57,14 +57,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     store = open_store(config, sizes.text_len)
     check_store(config, store, vae, tokenizer, sizes)
     loader = film_loader(config, store)
-    task = TeacherForcing(
-        null_prompt=tuple(tokenizer([""], store.spec.text_len)[0][0].tolist()),
-        memory=config.memory,
-        time=config.time,
-        chunk_frames=config.chunk_frames,
-        caption_dropout=config.caption_dropout,
-        remat=config.remat,
-    )
+    task = teacher_forcing_task(config, tuple(tokenizer([""], store.spec.text_len)[0][0].tolist()))
     nets = {"transformer": transformer, "text_encoder": text_encoder}
     fixed = {} if config.train_text_encoder else {"text_encoder": nets.pop("text_encoder")}
     sampler = {"steps": config.sample.steps, "guidance": config.sample.guidance, "shift": config.time.shift}
@@ -83,6 +76,18 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
         sample=functools.partial(sample_film, world=config.world, seed=config.seed) if vae else None,
         bad=lambda: len(loader.bad_records),
         notes=(f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}",),
+    )
+
+
+def teacher_forcing_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> TeacherForcing:
+    """What the loss needs beside networks and data."""
+    return TeacherForcing(
+        null_prompt=null_prompt,
+        memory=config.memory,
+        time=config.time,
+        chunk_frames=config.chunk_frames,
+        caption_dropout=config.caption_dropout,
+        remat=config.remat,
     )
 
 

@@ -1,0 +1,42 @@
+"""What to change when a program does not fit its target."""
+
+from causalcine_jax.parallel.compile_plan import CompilePlan
+
+
+def advice(plan: CompilePlan) -> list[str]:
+    """What would make the programs of `plan` smaller, the cheapest change first."""
+    config, where, seq = plan.config, plan.target, plan.seq
+    worst = max(plan.accounts, key=lambda one: one.total)
+    given = sum(share for _, share in worst.parts.values())
+    of_work = worst.temporaries is None or worst.temporaries > given
+    found = _of_rollout(plan) if plan.what == "rollout" else _of_stage(plan)
+    longer = [n for n in range(seq + 1, where.devices + 1) if where.devices % n == 0 and config.transformer.num_heads % n == 0]
+    if longer and (of_work or plan.what == "rollout"):
+        found.append(f"--seq {' or '.join(map(str, longer[:4]))} cuts a film over so many devices")
+    if not of_work:
+        found.append(f"more devices: the {given / 1e9:.0f} GB that each holds before it computes anything shrink with their number")
+    return found
+
+
+def _of_rollout(plan: CompilePlan) -> list[str]:
+    smallest = plan.config.memory.smallest_pool(plan.config.chunk_frames)
+    return [f"--pool-frames N: fewer frames of history, at least {smallest}"]
+
+
+def _of_stage(plan: CompilePlan) -> list[str]:
+    config, found = plan.config, []
+    at_once = config.batch // config.optim.accumulation * plan.seq // plan.target.devices
+    if not config.remat:
+        found.append("--config.remat=True keeps only the residual stream between layers")
+    if at_once > 1:
+        more = f"accumulation={config.optim.accumulation * at_once}"
+        critic = f" --config.critic_optim.{more}" if config.stage == "dmd" else ""
+        found.append(f"--config.optim.{more}{critic} takes one film at a time instead of {at_once}")
+    if config.stage == "ode_init" and not config.ode.store:
+        found.append("--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the teacher and its history")
+    if config.stage == "dmd":
+        if config.self_forcing.grad_frames != config.chunk_frames:
+            found.append("--config.self_forcing.grad_frames=N gives gradient to fewer of a film's last frames")
+        if config.gan.on:
+            found.append("--config.gan.generator_weight=0 leaves out the head's passes")
+    return [*found, f"--frames N below {plan.films.frames}: shorter films (data.store)"]

@@ -1,0 +1,169 @@
+"""What a training step needs of hardware that is not there: it is compiled for it, and the compiled program is read.
+
+TrainConfig + Target -> planned_step.py: the real step, its arguments as shapes with shardings -> the compiler of that hardware
+      -> Account: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
+"""
+
+import re
+import time
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh
+
+from causalcine_jax.parallel.hlo import parse_hlo
+from causalcine_jax.parallel.hlo_collectives import Collective, collectives
+from causalcine_jax.parallel.hlo_traffic import Buffer, largest_buffers, memory_traffic
+from causalcine_jax.parallel.jaxpr_flops import program_flops
+from causalcine_jax.parallel.planned_rollout import rollout_steps
+from causalcine_jax.parallel.planned_step import Films, PlannedStep, training_steps
+from causalcine_jax.parallel.roofline import Roofline, roofline
+from causalcine_jax.parallel.targets import Target, target, target_mesh
+from causalcine_jax.training.config import TrainConfig
+
+# A GPU's machine code is made after memory is laid out. It is never run here, so it need not be fast, and is made in half the time.
+NEVER_RUN = {"gpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}, "tpu": {}}
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?)\w* of ([\d.]+)([KMGT]?)\w* hbm")
+_ALLOCATION = re.compile(r"Size: ([\d.]+)([KMGT]?)\w*\s+(?:Operator: op_name=\"([^\"]*)\"[^\n]*\s+)?Shape: ([^\s{]+)")
+
+
+@dataclass(frozen=True)
+class Account:
+    """One program on one device of the target, all sizes in bytes.
+
+    parts         name -> (on all devices, on each) of what lies there while it runs: what it is given, and what other programs need
+    results       what it returns beside what it was given to write into
+    temporaries   activations and all else that lives while it runs, as laid out by the compiler; `pool` is the part of them that is history
+    total         the most at one time, `limit` what there is. Where the compiler refuses, total is what it says that it needs, and the program's own sizes are unknown
+    buffers       the largest arrays that the program makes
+    seconds       of tracing and of compiling, here
+    """
+
+    name: str
+    every: int
+    parts: dict[str, tuple[int, int]]
+    results: int | None
+    temporaries: int | None
+    pool: int
+    code: int | None
+    total: int
+    limit: int
+    flops: float
+    collectives: tuple[Collective, ...]
+    traffic: int | None
+    roofline: Roofline | None
+    buffers: tuple[Buffer, ...]
+    seconds: dict[str, float]
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.limit
+
+
+@dataclass(frozen=True)
+class CompilePlan:
+    """Every program of a stage, or of a rollout, on a target."""
+
+    what: str
+    config: TrainConfig
+    target: Target
+    films: Films
+    seq: int
+    accounts: tuple[Account, ...]
+
+    @property
+    def fits(self) -> bool:
+        return all(account.fits for account in self.accounts)
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """The roofline of a training step (each update as often as it runs) or of a chunk: at least, and if nothing overlaps. None where one is unknown."""
+        lines = [(one.roofline, one.every) for one in self.accounts]
+        if any(line is None for line, _ in lines):
+            return None
+        return sum(line.bound / every for line, every in lines), sum(line.serial / every for line, every in lines)
+
+
+def compile_plan(
+    config: TrainConfig,
+    topology: str,
+    *,
+    seq: int | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    rollout: bool = False,
+    pool_frames: int | None = None,
+) -> CompilePlan:
+    """Compiles every update of the stage that `config` names for `topology`, whose devices work on a film in groups of `seq`; or a rollout's moves.
+
+    seq           None for the config's
+    frames, size  of the films: latent frames, and (width, height) in pixels; None for what the config trains on
+    pool_frames   of a rollout's history; None for the whole film
+
+    Raises:
+      UsageError: no such topology, its compiler is not installed, or config and mesh do not fit together.
+    """
+    where = target(topology)
+    films = Films.of(config, frames, size)
+    seq = seq or getattr(config, "seq", 1)
+    mesh = target_mesh(where, seq)
+    steps = rollout_steps(config, films, mesh, pool_frames) if rollout else training_steps(config, films, mesh)
+    accounts = tuple(account(step, mesh, where) for step in steps)
+    return CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
+
+
+def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
+    """Compiles one program and reads it."""
+    seconds, clock = {}, time.perf_counter()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        traced = step.trace(*step.arguments)
+        lowered = traced.lower()
+    seconds["trace"] = time.perf_counter() - clock
+    flops = program_flops(traced.jaxpr, step.unknown_trips)
+    clock = time.perf_counter()
+    try:
+        compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _refused(step, where, flops, str(error), seconds | {"compile": time.perf_counter() - clock})
+    seconds["compile"] = time.perf_counter() - clock
+    memory, program = compiled.memory_analysis(), parse_hlo(compiled.as_text())
+    found = collectives(program, where.devices, where.domain, step.unknown_trips)
+    traffic = memory_traffic(program, step.unknown_trips)
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Account(
+        step.name,
+        step.every,
+        step.parts,
+        results=results,
+        temporaries=memory.temp_size_in_bytes,
+        pool=step.pool,
+        code=memory.generated_code_size_in_bytes,
+        total=step.beside + memory.argument_size_in_bytes + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        limit=where.chip.memory,
+        flops=flops,
+        collectives=tuple(found),
+        traffic=traffic,
+        roofline=roofline(where, flops, traffic, found),
+        buffers=tuple(largest_buffers(program)),
+        seconds=seconds,
+    )
+
+
+def _refused(step: PlannedStep, where: Target, flops: float, said: str, seconds: dict[str, float]) -> Account:
+    """What a TPU's compiler says of a program that does not fit: sizes, and its largest allocations."""
+    limit, given = where.chip.memory, sum(share for _, share in step.parts.values())
+    used = _USED.search(said)
+    total = step.beside + _bytes(used[1], used[2]) if used else max(limit + 1, given)
+    buffers = tuple(Buffer(_bytes(size, unit), shape, source) for size, unit, source, shape in _ALLOCATION.findall(said))
+    return Account(
+        step.name, step.every, step.parts, results=None, temporaries=max(0, total - given) if used else None, pool=step.pool, code=None,
+        total=max(total, limit + 1), limit=limit, flops=flops, collectives=(), traffic=None, roofline=None, buffers=buffers, seconds=seconds,
+    )  # fmt: skip
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * _UNITS[unit])

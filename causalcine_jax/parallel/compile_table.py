@@ -1,0 +1,114 @@
+"""A compile plan to read: lines of text, and JSON for programs. GB is 10^9 bytes."""
+
+import dataclasses
+import json
+
+import jax
+
+from causalcine_jax.parallel.compile_advice import advice
+from causalcine_jax.parallel.compile_plan import Account, CompilePlan
+from causalcine_jax.parallel.hlo_collectives import by_kind
+from causalcine_jax.parallel.roofline import assumptions
+
+
+def table(plan: CompilePlan) -> str:
+    films, where = plan.films, plan.target
+    lines = [
+        f"{plan.what} on {where.name}: {where.devices} devices as {where.devices // plan.seq} x {plan.seq} (data x seq); "
+        f"{_films(plan)} of {films.frames} latent frames, {films.width}x{films.height} pixels"
+    ]
+    for account in plan.accounts:
+        lines += ["", *_program(account)]
+    lines += ["", *_time(plan)] if plan.seconds else []
+    lines += ["", "assumed:", *(f"  {line}" for line in assumptions(where))]
+    if not plan.fits:
+        lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
+    return "\n".join(lines)
+
+
+def _time(plan: CompilePlan) -> list[str]:
+    least, most = plan.seconds
+    if plan.what != "rollout":
+        return [f"a step: at least {least:.3g} s, {most:.3g} s if nothing overlaps"]
+    frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
+    return [
+        f"a chunk of {frames} video frames: at least {least:.3g} s ({frames / least:.1f} fps), {most:.3g} s ({frames / most:.1f} fps) if nothing overlaps"
+    ]
+
+
+def _films(plan: CompilePlan) -> str:
+    return f"{plan.target.devices // plan.seq} films at once," if plan.what == "rollout" else f"a batch of {plan.config.batch} films"
+
+
+def to_json(plan: CompilePlan) -> str:
+    return json.dumps(to_dict(plan) | {"assumptions": assumptions(plan.target)}, indent=2)
+
+
+def to_dict(plan: CompilePlan) -> dict:
+    """Plain data for JSON."""
+
+    def of(one: Account) -> dict:
+        return {
+            **dataclasses.asdict(one),
+            "parts": {name: {"all": whole, "device": share} for name, (whole, share) in one.parts.items()},
+            "collectives": {kind: {"count": count, "bytes": size} for kind, (count, size) in by_kind(one.collectives).items()},
+            "largest_collectives": [dataclasses.asdict(collective) for collective in one.collectives[:8]],
+            "roofline": one.roofline
+            and dataclasses.asdict(one.roofline)
+            | {"bound": one.roofline.bound, "serial": one.roofline.serial, "limit": one.roofline.limit},
+            "fits": one.fits,
+        }
+
+    return {
+        "program": plan.what,
+        "topology": plan.target.name,
+        "devices": plan.target.devices,
+        "seq": plan.seq,
+        "batch": plan.config.batch,
+        "films": dataclasses.asdict(plan.films),
+        "fits": plan.fits,
+        "programs": [of(one) for one in plan.accounts],
+        "seconds": plan.seconds and {"bound": plan.seconds[0], "serial": plan.seconds[1]},
+        "advice": [] if plan.fits else advice(plan),
+        "config": dataclasses.asdict(plan.config),
+        "jax": jax.__version__,
+    }
+
+
+def _program(one: Account) -> list[str]:
+    turn = f", in one of {one.every} steps" if one.every > 1 else ""
+    lines = [f"{one.name}{turn}", _row("", "all", "each device")]
+    lines += [_row(name, _gb(whole), _gb(share)) for name, (whole, share) in one.parts.items()]
+    if one.results is not None:
+        lines.append(_row("results not in place", "", _gb(one.results)))
+    if one.temporaries is not None:
+        history = f"{_gb(one.pool)} of them history" if one.pool else ""
+        lines.append(_row("activations, temporaries", "", _gb(one.temporaries), history))
+    if one.code:
+        lines.append(_row("code", "", _gb(one.code)))
+    verdict = "fits" if one.fits else "DOES NOT FIT"
+    lines += [_row("total", "", _gb(one.total), f"{verdict} in {_gb(one.limit)}")]
+    lines += (
+        ["  largest arrays:", *(f"    {_gb(b.bytes):>10}  {b.shape}  {b.source[-90:]}" for b in one.buffers[:5])] if one.buffers else []
+    )
+    kinds = by_kind(one.collectives)
+    if kinds:
+        lines.append("  collectives, bytes that each device sends:")
+        lines += [f"    {kind:<20}{count:>9} x{_gb(size):>14}" for kind, (count, size) in kinds.items()]
+    lines.append(f"  {one.flops:.3e} FLOPs on all devices, remat's included")
+    if one.roofline is not None:
+        r = one.roofline
+        lines.append(
+            f"  at least {r.bound:.3g} s by {r.limit}: arithmetic {r.arithmetic:.3g} s, memory {r.memory:.3g} s ({_gb(one.traffic)}), collectives {r.collectives:.3g} s; "
+            f"{r.serial:.3g} s if nothing overlaps"
+        )
+    lines.append(f"  traced in {one.seconds['trace']:.0f} s, compiled in {one.seconds['compile']:.0f} s")
+    return lines
+
+
+def _row(name: str, whole: str, share: str, note: str = "") -> str:
+    return f"  {name:<28}{whole:>14}{share:>14}   {note}".rstrip()
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3f} GB"

@@ -1,0 +1,74 @@
+"""Bytes that a compiled program moves between a device's memory and its arithmetic, and the arrays that take the most room.
+
+Each instruction reads its operands and writes its results once. Of an array that is only sliced, the slice counts; of one updated in place, the update; what lies
+in a TPU's on-chip memory not at all. Caches are not modelled.
+"""
+
+from dataclasses import dataclass
+
+from causalcine_jax.parallel.hlo import Computation, Instruction, Program
+
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id",
+    "iota", "opt-barrier", "copy-start", "copy-done", "async-start", "async-update", "async-done",
+}  # fmt: skip
+SLICES = {"dynamic-slice", "slice", "gather"}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An array that lives while a program runs: its bytes on a device, its shape there, and where in the traced program it comes from."""
+
+    bytes: int
+    shape: str
+    source: str
+
+
+def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
+    """Bytes read and written per device in one run."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        return {} if one.opcode in FREE or one.opcode.endswith("-done") else {"bytes": _moved(program, computation, one)}
+
+    return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
+
+
+def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
+    """The largest arrays that instructions make, one of each shape; arguments are not among them."""
+    found: dict[str, Buffer] = {}
+    for _, one in program.running():
+        if one.opcode not in FREE and not one.opcode.endswith("-done"):
+            for array in one.arrays:
+                if array.main_memory and not (array.text in found and found[array.text].source):
+                    found[array.text] = Buffer(array.bytes, array.text, one.source)
+    return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:count]
+
+
+def _moved(program: Program, computation: Computation, one: Instruction) -> int:
+    operands = [_main(operand) for operand in computation.operands(one)]
+    if one.opcode in SLICES:
+        return 2 * _main(one)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * (operands[1] if len(operands) > 1 else 0)
+    if one.opcode != "fusion" or one.called[0] not in program.computations:
+        return _main(one) + sum(operands)
+    return _of_fusion(program.computations[one.called[0]], one, operands)
+
+
+def _of_fusion(inner: Computation, one: Instruction, operands: list[int]) -> int:
+    parameters = sorted((i for i in inner.instructions.values() if i.opcode == "parameter"), key=lambda i: int(i.operands[0]))
+    total = 0
+    for parameter, whole in zip(parameters, operands, strict=False):
+        users = [(user, user.operands.index(parameter.name)) for user in inner.instructions.values() if parameter.name in user.operands]
+        if users and all(user.opcode in SLICES and place == 0 for user, place in users):
+            total += min(whole, sum(user.bytes for user, _ in users))
+        elif not (users and all(user.opcode == "dynamic-update-slice" and place == 0 for user, place in users)):
+            total += whole
+    root = inner.root
+    if root.opcode == "dynamic-update-slice":
+        return total + sum(operand.bytes for operand in inner.operands(root)[1:2])
+    return total + _main(one)
+
+
+def _main(one: Instruction) -> int:
+    return sum(array.bytes for array in one.arrays if array.main_memory)

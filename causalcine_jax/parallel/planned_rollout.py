@@ -1,0 +1,86 @@
+"""A rollout's moves made of shapes alone: denoise a chunk, commit it, decode it, for the transformer, sampler and memory of a training config.
+
+Every group of `seq` devices films one film (two histories with guidance), its pool cut by heads. Prompts are embedded already.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.generation import rollout
+from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.kv_cache import KVCache, pool_frames_for
+from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
+from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.training.config import TrainConfig
+
+DTYPE = jnp.bfloat16
+
+
+def rollout_steps(config: TrainConfig, films: Films, mesh: Mesh, pool_frames: int | None = None) -> list[PlannedStep]:
+    """denoise, commit and decode of one chunk. `pool_frames`: of history; None for the whole film. `UsageError` for a mesh that does not cut it."""
+    sizes, sampler = config.transformer, sampler_of(config)
+    if sizes.num_heads % (seq := mesh.shape["seq"]):
+        raise UsageError(f"seq={seq} does not divide the {sizes.num_heads} heads by which a pool is cut")
+    frames = pool_frames_for(None, config.memory, config.chunk_frames, pool_frames or films.frames)
+    histories = mesh.shape["data"] * (2 if sampler.guided else 1)
+    height, width = (side // config.vae.spatial_stride for side in (films.height, films.width))
+    rows, columns = token_grid(sizes, height, width)
+    whole = lambda tree: jax.tree.map(lambda a: _at(a, mesh), tree)
+    by_films = lambda shape, dtype=jnp.float32: _at(jax.ShapeDtypeStruct(shape, dtype), mesh, "data")
+
+    model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
+    model = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), model, state_shardings(mesh, model))
+    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE))
+    pool = KVCache(
+        _at(pool.k, mesh, None, "data", None, None, "seq"),
+        _at(pool.v, mesh, None, "data", None, None, "seq"),
+        _at(pool.descriptors, mesh, None, "data", None, "seq"),
+        _at(pool.time, mesh),
+    )
+    text = jax.eval_shape(rollout.embed_prompt, model, jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE))
+    text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
+    chunk = (config.chunk_frames, height, width, sizes.in_dim)
+    noise, x0 = by_films((mesh.shape["data"], *chunk)), by_films((histories, *chunk))
+    index, key = whole((jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))))
+
+    vae = jax.eval_shape(partial(_cast, dtype=DTYPE), shapes(VAE, config.vae))
+    latents = jax.ShapeDtypeStruct((mesh.shape["data"], *chunk), DTYPE)
+    cache = whole(jax.eval_shape(VAE.decode_first, vae, latents)[1])
+    vae, latents = whole(vae), _at(latents, mesh, "data")
+
+    parts = {"parameters": model, "pool": pool, "prompts' keys and values": text}
+    decoding = {"VAE": vae, "VAE cache": cache}
+    # What is not an argument of a move is on the device all the same.
+    how = {"memory": config.memory}
+    return [
+        _step("denoise", partial(rollout.denoise.trace, sampler=sampler, **how), (model, pool, noise, text, index, key), parts, decoding),
+        _step("commit", partial(rollout.commit.trace, **how), (model, pool, x0, text, index), parts, decoding),
+        _step("decode", VAE.decode_next.trace, (vae, cache, latents), decoding, parts),
+    ]
+
+
+def sampler_of(config: TrainConfig) -> SamplerConfig:
+    """The student's in a stage that makes one, else that of config.sample."""
+    if config.stage in ("ode_init", "dmd"):
+        return config.self_forcing.sampler
+    return SamplerConfig("unipc", config.sample.steps, config.time.shift, config.sample.guidance)
+
+
+def _step(name: str, trace, arguments: tuple, given: dict, beside: dict) -> PlannedStep:
+    sized = lambda trees: {part: (size_of(tree), device_size_of(tree)) for part, tree in trees.items()}
+    return PlannedStep(name, trace, arguments, sized(given) | sized(beside), beside=sum(share for _, share in sized(beside).values()))
+
+
+def _at(leaf, mesh: Mesh, *axes) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

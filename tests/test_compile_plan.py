@@ -1,0 +1,199 @@
+"""launch/plan.py compile: what a stage is given, by its arrays; a program compiled for this machine's CPU; what does not fit; what is refused; a TPU."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny_training import tiny_config
+
+from causalcine_jax.cli import run
+from causalcine_jax.config import preset
+from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel import compile_plan as planning
+from causalcine_jax.parallel import targets
+from causalcine_jax.parallel.compile_plan import compile_plan
+from causalcine_jax.parallel.compile_table import table, to_json
+from causalcine_jax.parallel.planned_step import Films, abstract_stage, shapes, size_of, training_steps
+from causalcine_jax.parallel.targets import Chip, target, target_devices, target_mesh
+from causalcine_jax.training.config import DataConfig, OptimConfig
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "tiny_training.py"
+FILMS = {"frames": 9, "size": (32, 32)}
+REFUSAL = """RESOURCE_EXHAUSTED: TPU backend error (ResourceExhausted). XLA:TPU compile permanent error. Ran out of memory in memory space hbm. \
+Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G.
+
+Total hbm usage >= 23.00G:
+    reserved        512.00M
+    program          17.50G
+    arguments         5.00G
+
+  Largest program allocations in hbm:
+
+  1. Size: 4.00G
+     Operator: op_name="jit(run)/while/body/gather" source_file="packed.py" source_line=291
+     Shape: bf16[20,10,1560,12,128]{4,3,2,1,0:T(8,128)(2,1)}
+     Unpadded size: 3.90G
+     XLA label: fusion.1
+     Allocation type: HLO temp
+     ==========================
+
+  2. Size: 512.00M
+     Shape: f32[8,128]{1,0:T(8,128)}
+     Unpadded size: 512.00M
+     Allocation type: HLO temp
+     ==========================
+"""
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """This machine's CPU as hardware to plan for."""
+    monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", 10**9, 1e12, 1e11, 1e10, ("1x1",)))
+    monkeypatch.setattr(targets, "target_devices", lambda where: jax.devices()[:1])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_stage_is_given_its_networks_and_what_trains_them(tmp_path):
+    config = tiny_config(tmp_path)
+    (step,) = training_steps(config, Films.of(config, **FILMS), target_mesh(target("here")))
+    parameters = sum(size_of(shapes(*net)) for net in networks_of(config).values())
+    assert step.parts["parameters"] == step.parts["EMA"] == (parameters, parameters)
+    assert step.parts["optimizer"][0] == 2 * parameters + 4  # two moments and a count
+    assert step.parts["batch"][0] == 4 * (9 * 4 * 4 * 16 * 4 + 5 * 8 * 4 + 3 * 4)  # latents, token ids, shots
+    assert size_of(step.arguments) == sum(whole for whole, _ in step.parts.values()) + size_of(bookkeeping(step.arguments[0]))
+
+
+def bookkeeping(state):
+    return (state.step, state.in_a_row, state.skipped, state.window)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, capsys):
+    weight, x = jax.ShapeDtypeStruct((256, 256), jnp.float32), jax.ShapeDtypeStruct((64, 256), jnp.float32)
+    update = jax.jit(lambda w, x: w - jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w)))(w), donate_argnums=0)
+    step = planning.PlannedStep(
+        "update", update.trace, (weight, x), {"parameters": (size_of(weight),) * 2, "batch": (size_of(x),) * 2}, every=2
+    )
+    monkeypatch.setattr(planning, "training_steps", lambda *_: [step])
+    plan = compile_plan(tiny_config(), "here", **FILMS)
+    (account,) = plan.accounts
+    assert account.flops == 2 * (2 * 64 * 256 * 256) and not account.collectives and account.results == 0
+    assert plan.fits and account.total == size_of((weight, x)) + account.temporaries + account.code
+    assert account.buffers[0].bytes in (size_of(weight), size_of(x)) and account.traffic > size_of((weight, x))
+    assert plan.seconds == (account.roofline.bound / 2, account.roofline.serial / 2)
+    told = json.loads(to_json(plan))
+    assert told["fits"] and told["programs"][0]["parts"]["batch"]["device"] == size_of(x) and not told["advice"]
+    assert "fits in 1.000 GB" in table(plan)
+
+    # A device that is too small for it: the command's exit code, and what it names.
+    monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", account.total - 1, 1e12, 1e11, 1e10, ("1x1",)))
+    monkeypatch.setattr(sys, "argv", ["plan.py", "compile", "--topology=here", "--frames=9", "--size=32x32", f"--config={TINY}"])
+    with pytest.raises(SystemExit) as ended:
+        run(launched().main)
+    out, said = capsys.readouterr()
+    assert ended.value.code == 1 and "does not fit here:1x1" in said
+    assert (
+        "DOES NOT FIT" in out
+        and account.buffers[0].shape in out
+        and "--config.remat=True" in out
+        and "--config.optim.accumulation=4" in out
+    )
+
+
+def networks_of(config):
+    from causalcine_jax.models.dit import Transformer
+    from causalcine_jax.models.umt5 import UMT5Encoder
+
+    return {"transformer": (Transformer, config.transformer), "text_encoder": (UMT5Encoder, config.text_encoder)}
+
+
+def launched():
+    """launch/plan.py as a module; what it sets for a process of its own is put back."""
+    before = dict(os.environ)
+    spec = importlib.util.spec_from_file_location("plan_command", ROOT / "launch" / "plan.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    os.environ.clear()
+    os.environ.update(before)
+    return module
+
+
+def test_what_a_tpus_compiler_refuses_is_told_with_its_largest_allocations():
+    step = planning.PlannedStep("step", None, (), parts={"parameters": (64 * 5 * 2**30, 5 * 2**30)})
+    account = planning._refused(step, target("v5e:8x8"), 1e12, REFUSAL, {"trace": 1.0, "compile": 2.0})
+    assert not account.fits and (account.total, account.temporaries) == (int(22.5 * 2**30), int(17.5 * 2**30))
+    assert [(b.bytes, b.shape, b.source) for b in account.buffers] == [
+        (4 * 2**30, "bf16[20,10,1560,12,128]", "jit(run)/while/body/gather"),
+        (2**29, "f32[8,128]", ""),
+    ]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("stage", ["ode_init", "dmd"])
+def test_a_students_stages_have_their_networks_history_and_turns(stage, tmp_path):
+    optim = OptimConfig(lr=1e-3, warmup=1)
+    config = tiny_config(tmp_path, stage=stage, teacher="teacher", remat=True, train_text_encoder=False, critic_optim=optim)
+    mesh = target_mesh(target("here"))
+    steps = {step.name: step for step in training_steps(config, Films.of(config, **FILMS), mesh)}
+    student = size_of(shapes(*networks_of(config)["transformer"]))
+    parts = {name: whole for name, (whole, _) in next(iter(steps.values())).parts.items()}
+    pool = 2 * 2 * 4 * 9 * 4 * 24 * 4  # k and v, layers, films, frames, tokens, channels, float32
+    if stage == "ode_init":
+        assert set(steps) == {"ode_init"} and parts["parameters"] == parts["EMA"] == parts["teacher, not trained"] == student
+        assert steps["ode_init"].pool == pytest.approx(2 * pool, rel=0.2)  # guidance: two histories
+    else:
+        assert (steps["generator"].every, steps["critic"].every, steps["critic"].unknown_trips) == (5, 1, 4)
+        head = size_of(abstract_stage(config).trained["head"])
+        assert (parts["parameters"], parts["EMA"]) == (2 * student + head, student)
+        assert steps["critic"].pool == pytest.approx(pool, rel=0.2)
+
+
+def test_a_film_is_of_the_size_that_its_transformer_was_made_for(tmp_path):
+    wan, world = preset("wan-1.3b"), DataConfig(world="storyworld")
+    config = tiny_config(tmp_path, transformer=wan.transformer, text_encoder=wan.text_encoder, data=world)
+    assert Films.of(config) == Films(60, 480, 832, 5)
+    world = tiny_config(tmp_path, data=DataConfig(world="base"))
+    assert Films.of(world) == Films(30, 48, 80, 5)
+    with pytest.raises(UsageError, match="10 latent frames are not whole chunks of 3; height 30 is not a multiple of 16 pixels"):
+        Films.of(world, frames=10, size=(80, 30))
+
+
+def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(
+        UsageError, match=r"unknown topology 'v5p:4x4x5', did you mean 'v5p:4x4x8'\?; known: v5p:4x4x4, v5p:2x2x1, .*h200:8x8"
+    ):
+        target("v5p:4x4x5")
+    with pytest.raises(UsageError, match=r"unknown topology 'b200', .*v6e:8x8"):
+        target("b200")
+    assert (target("h200").name, target("h200").devices, target("v5e").devices) == ("h200:1x8", 8, 64)
+    with pytest.raises(UsageError, match=r"v5p:2x2x1 has 4 devices, which cannot be split into groups of seq=3: 1, 2, 4 can be"):
+        target_mesh(target("v5p:2x2x1"), 3)
+    monkeypatch.setattr(targets, "_installed", lambda module: False)
+    with pytest.raises(
+        UsageError, match=r"compiling for v6e:8x8 needs libtpu, which is not installed here: pip install 'causalcine-jax\[tpu\]'"
+    ):
+        target_devices(target("v6e:8x8"))
+    with pytest.raises(UsageError, match=r"needs jax_plugins, .*pip install 'causalcine-jax\[cuda13\]'"):
+        target_devices(target("h200"))
+    with pytest.raises(UsageError, match="stage autoencoder is not planned"):
+        abstract_stage(tiny_config(tmp_path, stage="autoencoder"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'causalcine-jax[tpu]'")
+def test_a_tiny_stage_compiles_for_four_tpus_and_knows_that_it_is_for_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    with jax.default_matmul_precision("default"):
+        plan = compile_plan(tiny_config(tmp_path, remat=True, dtype="bfloat16"), "v5e:2x2", **FILMS)
+    (account,) = plan.accounts
+    assert plan.fits and account.collectives and account.temporaries > 0 and account.flops > 0
+    from causalcine_jax.models.platform import platform
+
+    mesh = target_mesh(plan.target)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        assert jax.eval_shape(lambda: jnp.zeros(platform() == "tpu")).shape == (1,)

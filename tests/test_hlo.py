@@ -1,0 +1,181 @@
+"""What is read of compiled programs: collectives, memory traffic and FLOPs by hand, loops counted; and of a program that XLA's own CPU compiler made."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from causalcine_jax.parallel.hlo import parse_hlo
+from causalcine_jax.parallel.hlo_collectives import Collective, by_kind, collectives, first_group
+from causalcine_jax.parallel.hlo_traffic import largest_buffers, memory_traffic
+from causalcine_jax.parallel.jaxpr_flops import program_flops
+from causalcine_jax.parallel.roofline import assumptions, roofline, speed
+from causalcine_jax.parallel.targets import target
+
+ROOT = Path(__file__).parents[1]
+HLO = """
+HloModule step, is_scheduled=true, num_partitions=8
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%slice_one (p0: bf16[5,64,128], p1: s32[]) -> bf16[64,128] {
+  %p0 = bf16[5,64,128]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %one = bf16[1,64,128]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,64,128}
+}
+
+%layer (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %state = (s32[], /*index=1*/f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%state), index=1
+  %weights = bf16[5,64,128]{2,1,0} constant({...})
+  %mine = bf16[64,128]{1,0} fusion(%weights, %i), kind=kLoop, calls=%slice_one
+  %gather-start = (bf16[64,128]{1,0}, bf16[512,128]{1,0}) all-gather-start(%mine), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, metadata={op_name="layer/gather"}
+  %gather-done = bf16[512,128]{1,0} all-gather-done(%gather-start)
+  %fast = f32[8,128]{1,0:T(8,128)S(1)} add(%x, %x)
+  %summed = f32[8,128]{1,0:T(8,128)} all-reduce(%fast), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add, metadata={op_name="layer/sum"}
+  ROOT %out = (s32[], f32[8,128]{1,0:T(8,128)}) tuple(%i, %summed)
+}
+
+%going (state.1: (s32[], f32[8,128])) -> pred[] {
+  %state.1 = (s32[], f32[8,128]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  %five = s32[] constant(5)
+  ROOT %less = pred[] compare(%i.1, %five), direction=LT
+}
+
+%scatter (p: f32[16,128]) -> f32[2,128] {
+  %p = f32[16,128]{1,0} parameter(0)
+  ROOT %scattered = f32[2,128]{1,0} reduce-scatter(%p), replica_groups=mesh['data'=4,'seq'=2] {'data','seq'}, dimensions={0}, to_apply=%add
+}
+
+%none (p.1: f32[16,128]) -> f32[2,128] {
+  %p.1 = f32[16,128]{1,0} parameter(0)
+  ROOT %first = f32[2,128]{1,0} slice(%p.1), slice={[0:2], [0:128]}
+}
+
+ENTRY %main (arg: f32[8,128], which: pred[], long: f32[16,128]) -> f32[2,128] {
+  %arg = f32[8,128]{1,0} parameter(0)
+  %which = pred[] parameter(1)
+  %long = f32[16,128]{1,0} parameter(2)
+  %start = s32[] constant(0)
+  %begin = (s32[], f32[8,128]{1,0}) tuple(%start, %arg)
+  %loop = (s32[], f32[8,128]{1,0}) while(%begin), condition=%going, body=%layer, backend_config={"known_trip_count":{"n":"5"}}
+  %sent = f32[16,128]{1,0} collective-permute(%long), source_target_pairs={{0,4},{4,0}}
+  %itself = f32[16,128]{1,0} all-to-all(%sent), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}
+  ROOT %end = f32[2,128]{1,0} conditional(%which, %itself, %itself), true_computation=%scatter, false_computation=%none
+}
+"""
+
+
+def test_collectives_are_counted_as_often_as_loops_run_and_by_the_bytes_that_a_device_sends():
+    found = collectives(parse_hlo(HLO), devices=8, domain=4)
+    assert {(one.kind, one.source, one.devices, one.far, one.count, one.bytes) for one in found} == {
+        ("all-gather", "layer/gather", 8, True, 5, 5 * 7 * 64 * 128 * 2),
+        ("all-reduce", "layer/sum", 2, False, 5, 5 * 8 * 128 * 4),
+        ("reduce-scatter", "", 8, True, 1, 16 * 128 * 4 * 7 // 8),
+        ("collective-permute", "", 2, True, 1, 16 * 128 * 4),
+    }
+    assert next(iter(by_kind(found).items())) == ("all-gather", (5, 5 * 7 * 64 * 128 * 2))
+
+
+@pytest.mark.parametrize("trips", ["backend_config", "condition", "unknown"])
+def test_a_loops_length_is_the_compilers_or_its_conditions_or_given(trips):
+    text = HLO
+    if trips != "backend_config":
+        text = text.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")
+    if trips == "unknown":
+        text = text.replace("direction=LT", "direction=NE")
+    count = by_kind(collectives(parse_hlo(text), 8, 8, unknown_trips=3))["all-gather"][0]
+    assert count == (3 if trips == "unknown" else 5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "group"),
+    [
+        ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), more", [0, 4]),
+        ("replica_groups=mesh['data'=4,'seq'=2] {'data'}", [0, 2, 4, 6]),
+        ("replica_groups=mesh['data'=8,'seq'=1] {'data':(2)2}", [0, 2]),
+        ("replica_groups={}", [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_groups_are_read_however_they_are_written(attributes, group):
+    assert first_group(attributes, 8) == group
+
+
+def test_traffic_counts_slices_and_leaves_out_on_chip_memory():
+    small, long, out = 8 * 128 * 4, 16 * 128 * 4, 2 * 128 * 4
+    one_layer = 2 * 64 * 128 * 2 + 4 + (64 + 512) * 128 * 2 + 64 * 128 * 2 + 2 * small + small
+    entry = 2 * long + 2 * long + (long + out)  # permute, all-to-all, the dearer branch's reduce-scatter
+    assert memory_traffic(parse_hlo(HLO)) == 5 * one_layer + entry
+    largest = largest_buffers(parse_hlo(HLO), 1)[0]
+    assert (largest.bytes, largest.shape, largest.source) == (512 * 128 * 2, "bf16[512,128]", "layer/gather")
+
+
+def test_flops_of_loops_recomputation_choices_and_convolutions():
+    weights, x = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32), jax.ShapeDtypeStruct((4, 32), jnp.float32)
+    layer = 2 * 4 * 32 * 32
+
+    def net(weights, x):
+        body = jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), None), prevent_cse=False)
+        return jnp.sum(jax.lax.scan(body, x, weights)[0])
+
+    count = lambda f, *args, **how: program_flops(jax.make_jaxpr(f)(*args), **how)
+    assert count(net, weights, x) == 5 * layer
+    assert count(jax.grad(net, argnums=(0, 1)), weights, x) == 5 * layer * 4  # forward, again, and two products backward
+    until = lambda x, n: jax.lax.fori_loop(0, n, lambda _, x: jnp.sin(x) @ jnp.ones((32, 32)), x)
+    assert count(until, x, jax.ShapeDtypeStruct((), jnp.int32), unknown_trips=3) == 3 * layer
+    choose = lambda p, x: jax.lax.cond(p, lambda x: x @ jnp.ones((32, 32)), lambda x: x, x)
+    assert count(choose, jax.ShapeDtypeStruct((), bool), x) == layer
+    image, kernel = jax.ShapeDtypeStruct((1, 8, 8, 6), jnp.float32), jax.ShapeDtypeStruct((3, 3, 6, 10), jnp.float32)
+    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert count(convolve, image, kernel) == 2 * (4 * 4 * 10) * 9 * 6
+
+
+def test_roofline_by_hand():
+    gpus, chips = target("h200:8x8"), target("v6e:8x8")
+    near = Collective("all-gather", "", 8, False, 1, 45 * 10**9)
+    far = Collective("all-gather", "", 64, True, 1, 40 * 10**9)
+    crossed = Collective("all-to-all", "", 16, True, 1, 5 * 10**9)
+    assert [speed(gpus, one) for one in (near, far, crossed)] == [450e9, 400e9, 50e9]
+    line = roofline(gpus, flops=64 * 989e12 / 2, traffic=4_800_000_000, found=[near, far, crossed])
+    assert (line.arithmetic, line.memory, line.collectives, line.bound, line.limit) == (
+        0.5, pytest.approx(0.001), pytest.approx(0.3), 0.5, "arithmetic",
+    )  # fmt: skip
+    assert line.serial == pytest.approx(0.801)
+    assert chips.fabric == 2 * 90e9 and target("v6e:16x16").fabric == 4 * 90e9 and target("v5p:4x4x4").fabric == 6 * 90e9
+    assert any("corner" in line for line in assumptions(chips)) and any("50 GB/s" in line for line in assumptions(gpus))
+
+
+SHARDED = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from causalcine_jax.parallel.hlo import parse_hlo
+from causalcine_jax.parallel.hlo_collectives import by_kind, collectives
+
+mesh = Mesh(np.asarray(jax.devices()), ("data",))
+put = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
+whole = lambda w: jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))
+net = lambda w, x: jax.lax.scan(lambda x, w: (jnp.tanh(x @ whole(w)), None), x, w)[0]
+compiled = jax.jit(net).lower(put((7, 64, 64), None, "data"), put((8, 64), "data")).compile()
+print(json.dumps(by_kind(collectives(parse_hlo(compiled.as_text()), 4, 4))))
+"""
+
+
+def test_a_real_program_gathers_each_layers_weights_once():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"all-gather": [7, 7 * 3 * (16 * 64 * 4)]}
