@@ -28,7 +28,8 @@ MESHES = ("8x1", "4x2", "2x4", "1x8")
 def report():
     environment = {
         **os.environ,
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
+        # Quickly compiled rather than quick: what is compiled is run once.
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "NPROC": "32",  # threads: with as many as devices, collectives taken in different orders wait for each other for ever
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
@@ -55,10 +56,15 @@ def test_a_pool_is_cut_by_films_and_heads_and_gradients_as_their_weights(report,
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_weights_are_gathered_and_activations_never_summed(report, mesh):
-    """Of the training step as compiled. Activations are the larger here: on every mesh, a device has 7 segments of 144 tokens of 48 channels."""
+    """Of the training step as compiled. Activations are the larger here: on every mesh, a device has 7 segments of 144 tokens of 48 channels.
+
+    What is summed are weights' gradients and, where "seq" is all the mesh, the gradients of the text encoder's few tokens, which it does not cut.
+    """
     found, largest_matrix = report["training"][mesh]["collectives"], report["largest_matrix"]
     sizes = lambda *kinds: [math.prod(shape) for kind, shapes in found if kind in kinds for shape in shapes]
-    assert max(sizes("all-reduce", "reduce-scatter")) <= largest_matrix < 7 * 144 * 48
+    activations = 7 * 144 * 48
+    assert largest_matrix < activations / 2
+    assert max(sizes("all-reduce", "reduce-scatter")) <= (activations / 2 if mesh == "1x8" else largest_matrix)
     gathered = [shape[-2:] for kind, shapes in found if kind == "all-gather" for shape in shapes]
     assert all(weight in gathered for weight in ([48, 48], [48, 64], [64, 48], [48, 288]))
     # q, k, v and the output: forward, recomputed, and backward; each device's share of them.
