@@ -161,7 +161,7 @@ class _EndlessFilm:
             self._costs[name].append(value)
         self._frames.append(chunk.frames)
         if chunk.index % MINUTE == 0:
-            self.stills.append(chunk.frames[-1])
+            self.stills.append(chunk.frames[-1].copy())  # a view would keep the chunk's device buffer alive
         if chunk.index == shot.end_chunk - 1:
             reading = self.judge.read(np.concatenate(self._frames))
             seen = [of_character(reading, sought(self.story, shot, who)) for who in shot.cast]
