@@ -33,17 +33,42 @@ def _xla(q, k, v, lengths):
     return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="xla")
 
 
+SCORES_AT_ONCE = 2**21  # of a loop's turn on CPU, 8 MiB: they stay in the caches, where all at once they are written to memory three times
+
+
 def _xla_cpu(q, k, v, lengths):
-    """Heads first, and the softmax divided out after the product with v: a division per output instead of one per score."""
+    """Heads first, softmax divided out after the product with v, and a loop over films, or over blocks of a film's queries, where scores are many."""
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
-    q, k, v = heads_first(q * q.shape[-1] ** -0.5), heads_first(k), heads_first(v)
-    scores = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
-    if lengths is not None:
-        inside = jnp.arange(k.shape[2]) < lengths[:, None]
-        scores += jnp.where(inside, 0.0, -1e30)[:, None, None, :]
+    operands = heads_first(q * q.shape[-1] ** -0.5), heads_first(k), heads_first(v), lengths
+    films, heads, queries, _ = operands[0].shape
+    scores = heads * queries * k.shape[1]  # of one film
+    turns = -(-scores // SCORES_AT_ONCE)
+    if films > 1 and films * scores > SCORES_AT_ONCE:
+        out = jax.lax.map(lambda film: _by_blocks(*film, turns), operands)
+    else:
+        out = jax.vmap(lambda *film: _by_blocks(*film, turns))(*operands)
+    return heads_first(out).astype(v.dtype)
+
+
+def _by_blocks(q, k, v, length, turns: int):
+    """Attention of one film's scaled queries [h, t, d], `turns` blocks of them one after the other."""
+    if turns == 1:
+        return _softmax_sum(q, k, v, length)
+    heads, queries, dim = q.shape
+    block = -(-queries // turns)
+    padded = jnp.pad(q, ((0, 0), (0, turns * block - queries), (0, 0))).reshape(heads, turns, block, dim)
+    out = jax.lax.map(lambda part: _softmax_sum(part, k, v, length), jnp.moveaxis(padded, 1, 0))
+    return jnp.moveaxis(out, 0, 1).reshape(heads, turns * block, dim)[:, :queries]
+
+
+def _softmax_sum(q, k, v, length):
+    """softmax(q k^T) v per head; a division per output instead of one per score."""
+    scores = jnp.einsum("htd,hsd->hts", q, k, preferred_element_type=jnp.float32)
+    if length is not None:
+        scores += jnp.where(jnp.arange(k.shape[1]) < length, 0.0, -1e30)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-    out = jnp.einsum("bhts,bhsd->bhtd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return heads_first(out / jnp.sum(weights, axis=-1, keepdims=True)).astype(v.dtype)
+    out = jnp.einsum("hts,hsd->htd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out / jnp.sum(weights, axis=-1, keepdims=True)
 
 
 BACKENDS: dict[str, tuple[Callable, ...]] = {
