@@ -6,12 +6,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test parity lint format clean distclean
+.PHONY: help demo test slow parity lint format clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     a 15 s film from examples/demo.yaml: outputs/demo/film.mp4, contact_sheet.png, film.json"
 	@echo "make test     the tests, on CPU"
+	@echo "make slow     the tests that take minutes: every stage on every mesh of eight devices, made of one CPU"
 	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
 	@echo "make lint     ruff check and ruff format --check;  make format mends what it can"
 	@echo "make clean    outputs and caches;  make distclean also .venv"
@@ -21,6 +22,9 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest tests/parity $(ARGS)

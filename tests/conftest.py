@@ -4,6 +4,8 @@ import os
 
 # Tests compile many small programs and run each once: compile quickly rather than well.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Several test processes share a GPU, if there is one: none may take most of it at its start.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import pytest

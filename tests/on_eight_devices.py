@@ -1,9 +1,13 @@
-"""Run by test_parallel.py with eight CPU devices: what meshes compute against what one device computes, and the collectives they do it by, as JSON."""
+"""Run by test_parallel.py with eight CPU devices: what meshes compute against what one device computes, and the collectives they do it by, as JSON.
+
+Arguments: meshes to train on (data x seq: 8x1 4x2 2x4 1x8), and which of distillation, film, autoencoder, refused.
+"""
 
 import dataclasses
 import json
 import math
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +38,7 @@ TEXT = TextEncoderConfig(64, dim=16, dim_attn=16, dim_ffn=32, num_heads=2, num_l
 MEMORY = MemoryConfig("camr", 1, 2)
 NULL = (1, 0, 0, 0, 0, 0, 0, 0)
 KEY = jax.random.key(0)
-MESHES = (1, 2, 4, 8)  # degrees of "seq"; the rest of the eight devices is "data"
+MESHES = ("8x1", "4x2", "2x4", "1x8")  # data x seq
 
 
 def transformer(seed: int):
@@ -88,18 +92,19 @@ def collectives(program: str) -> list[tuple[str, list[list[int]]]]:
     return [(kind, shapes(result)) for result, kind in found]
 
 
-def training_and_rollout() -> dict:
+def training_and_rollout(meshes: list[str]) -> dict:
+    """Loss, gradient and a student's rollout on each mesh."""
     nets = {"transformer": transformer(0), "text_encoder": random_weights(lambda key: UMT5Encoder(TEXT, key=key), 1)}
     task = TeacherForcing(NULL, MEMORY, TimeConfig(), remat=True)
     step = gradients(teacher_forcing_loss(task))
     batch, report = films(CHUNKS), {}
     (loss, gradient), _ = on(None, step, nets, {}, batch)
     made, _ = on(None, rollout, nets, batch)
-    for seq in MESHES:
-        mesh = make_mesh(seq)
+    for name in meshes:
+        mesh = make_mesh(int(name[-1]))
         (sharded_loss, sharded_gradient), program = on(mesh, step, nets, {}, batch)
         sharded, _ = on(mesh, rollout, nets, batch)
-        report[f"{8 // seq}x{seq}"] = {
+        report[name] = {
             "loss": worst(sharded_loss, loss),
             "gradient": worst(sharded_gradient, gradient),
             "film": worst(sharded.x0, made.x0),
@@ -186,13 +191,13 @@ def refused() -> str:
 
 
 if __name__ == "__main__":
-    import sys
-
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
     jax.config.update("jax_default_matmul_precision", "highest")
     sharding.SMALLEST_CUT = 1
     largest = max(math.prod(leaf.shape[-2:]) for leaf in jax.tree.leaves(transformer(0)))
-    parts = {"training": training_and_rollout, "distillation": distillation, "film": film, "autoencoder": autoencoder, "refused": refused}
-    report = {name: part() for name, part in parts.items() if name in sys.argv[1:] or len(sys.argv) == 1}
-    print(json.dumps({"largest_matrix": largest, **report}))
+    asked = sys.argv[1:]
+    report = {part.__name__: part() for part in (distillation, film, autoencoder, refused) if part.__name__ in asked}
+    if meshes := [name for name in asked if name in MESHES]:
+        report |= {"largest_matrix": largest, "training": training_and_rollout(meshes)}
+    print(json.dumps(report))
