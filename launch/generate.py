@@ -24,7 +24,7 @@ from causalcine_jax.errors import UsageError
 
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
-    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale",
+    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale", "seq",
 )  # fmt: skip
 
 
@@ -69,6 +69,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--embeddings", type=Path, metavar="FILE", help="prompt embeddings in place of the text encoder, which is not loaded"
     )
     parser.add_argument("--embed-only", action="store_true", help="make no film: add the story's prompts to the --embeddings file")
+    parser.add_argument(
+        "--seq",
+        type=int,
+        metavar="DEVICES",
+        help="devices that make each chunk together; must divide heads and a chunk's tokens (default 1)",
+    )
     parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)

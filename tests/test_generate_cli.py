@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from PIL import Image
 from tiny_models import WORDS, tiny_model
@@ -52,9 +53,30 @@ def made(folder, tmp_path_factory):
     return out, record
 
 
-def launch(*flags, cwd=None):
+def launch(*flags, cwd=None, **environment):
     command = [sys.executable, str(ROOT / "launch" / "generate.py"), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+@pytest.mark.slow
+def test_two_devices_make_the_film_together(made, folder, tmp_path):
+    out, record = made
+    two = {
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    }
+    done = launch("--story", out / "film.json", "--model", folder, "--out", tmp_path / "film", "--seq", 2, **two)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "film" / "film.json").read_text())
+    assert again["device"]["seq"] == 2 and again["timings"]["pool_bytes"] == record["timings"]["pool_bytes"]
+    pictures = [read_film(folder / "film.mp4").astype(int) for folder in (out, tmp_path / "film")]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.1
+
+
+def test_devices_that_are_not_there_are_not_asked_to_help(made, folder, tmp_path):
+    with pytest.raises(UsageError, match=r"1 devices are not enough for groups of seq=2: seq can be 1"):
+        generate(read_recipe(made[0] / "film.json"), tmp_path / "new", model=folder, choices=Choices(seq=2), progress=False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_folder_holds_the_film_and_all_about_it(made):

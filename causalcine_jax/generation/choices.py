@@ -24,6 +24,7 @@ class Choices:
     whole_film   all frames at once: bidirectional Wan2.1 under one prompt
     dtype        float32 or bfloat16, of the networks
     embeddings   a file of prompt embeddings in place of the text encoder
+    seq          devices that make each chunk together (parallel/mesh.py)
     start        a picture or clip to go on from, and start_caption, what it shows (start.py)
     """
 
@@ -49,9 +50,10 @@ class Choices:
     start: Path | None = None
     start_caption: str | None = None
     scale: int | None = None
+    seq: int | None = None
 
     def faults(self) -> list[str]:
-        counted = ("scale", "chunk_frames", "frames")
+        counted = ("scale", "chunk_frames", "frames", "seq")
         faults = [
             f"{n} must be at least 1, not {getattr(self, n)}" for n in counted if getattr(self, n) is not None and getattr(self, n) < 1
         ]

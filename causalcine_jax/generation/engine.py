@@ -22,6 +22,7 @@ from causalcine_jax.generation import rollout
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.parallel.mesh import active_mesh, check_cut
 from causalcine_jax.story_schema import nearest_multiples
 
 
@@ -62,10 +63,14 @@ class RolloutEngine:
         pool_frames: int,
         negative: str = "",
     ):
-        """Allocates the pool. `UsageError` if the model cannot make frames of height x width."""
+        """Allocates the pool. `UsageError` if the model cannot make frames of height x width, or the mesh it is under cannot cut them."""
         self._model, self._sampler, self._memory, self._negative = model, sampler, memory, negative
         self._key = jax.random.key(seed)
         self._noise_shape = (1, model.chunk_frames, *latent_size(model, height, width), model.transformer.config.in_dim)
+        if mesh := active_mesh():
+            rows, columns = token_grid(model.transformer.config, *self._noise_shape[2:4])
+            tokens = model.chunk_frames * rows * columns
+            check_cut(mesh, films=self.films, heads=model.transformer.config.num_heads, chunk_tokens=tokens)
         self._pool = self._empty_pool(pool_frames)
         self._negative_text, self._vae_cache = None, None
 

@@ -58,7 +58,7 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
                 footage.first_chunk_seconds = time.perf_counter() - begun
             footage.digest.add(chunk.frames)
             footage.memories.add(chunk)
-            footage.sheet |= {first + i: image for i, image in enumerate(chunk.frames) if first + i in wanted}
+            footage.sheet |= {first + i: image.copy() for i, image in enumerate(chunk.frames) if first + i in wanted}
             footage.frames_per_chunk.append(len(chunk.frames))
             footage.seconds.append(chunk.seconds)
             footage.retrieved.append(chunk.retrieved.tolist())

@@ -5,10 +5,14 @@
 The film is named film.mp4 when its last frame is in; film.json is written last, so a folder that has one is complete.
 """
 
+import contextlib
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import jax
+from jax.sharding import Mesh
 
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.errors import raise_faults
@@ -22,8 +26,9 @@ from causalcine_jax.generation.film import viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.provenance import Recipe
-from causalcine_jax.generation.start import chosen_start, opening, without_start
+from causalcine_jax.generation.start import Start, chosen_start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
+from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.story import prompt_of
 from causalcine_jax.whole_file import whole_file
 
@@ -40,9 +45,18 @@ def generate(
     raise_faults("generate", choices.faults())
     out = Path(out)
     start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
-    started = time.perf_counter()
     folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
-    networks = load_model(folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings)
+    mesh = make_mesh(choices.seq, jax.devices()[: choices.seq]) if choices.seq else None
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        return _generate(recipe, out, folder, mesh, choices, start, progress)
+
+
+def _generate(
+    recipe: Recipe, out: Path, folder: Path, mesh: Mesh | None, choices: Choices, start: Start | None, progress: bool
+) -> dict[str, Any]:
+    """`generate`, once it is known which model makes the film, on which devices, and what it opens with."""
+    started = time.perf_counter()
+    networks = load_model(folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, mesh=mesh)
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
@@ -64,7 +78,7 @@ def generate(
         "model": folder.name,
         "weights_sha256": weights,
         "software": provenance.software(),
-        "device": provenance.device(),
+        "device": {**provenance.device(), "seq": choices.seq or 1},
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
             "pool_bytes": director.engine.pool_bytes,

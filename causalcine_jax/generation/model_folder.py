@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from causalcine_jax import families
@@ -79,7 +80,9 @@ class Model:
         return embed(self.text_encoder, self.tokenizer, prompt, text_len)
 
 
-def load_model(folder: str | Path | None = None, dtype: str | None = None, *, embeddings: str | Path | None = None) -> Model:
+def load_model(
+    folder: str | Path | None = None, dtype: str | None = None, *, embeddings: str | Path | None = None, mesh: Mesh | None = None
+) -> Model:
     """The model in `folder`, or the embedded one: the few-step student where this installation has it, else the base model.
 
     Args:
@@ -87,6 +90,7 @@ def load_model(folder: str | Path | None = None, dtype: str | None = None, *, em
         whose metadata.json names the base that the other two are read from (convert/metadata.py).
       dtype: float32 or bfloat16; by default the one that metadata.json says, else float32.
       embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
+      mesh: cuts the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
 
     Raises:
       DataError: the folder is missing or incomplete, a file in it is damaged, or metadata.json says what cannot be.
@@ -106,9 +110,9 @@ def load_model(folder: str | Path | None = None, dtype: str | None = None, *, em
                 f"{embeddings} holds embeddings of another text encoder than that of {folder}: make it again with --embed-only"
             )
     return Model(
-        load_transformer(folder, dtype),
-        load_vae(folder, dtype),
-        load_text_encoder(folder, dtype) if known is None else None,
+        load_transformer(folder, dtype, mesh=mesh),
+        load_vae(folder, dtype, mesh=mesh),
+        load_text_encoder(folder, dtype, mesh=mesh) if known is None else None,
         load_tokenizer(folder) if known is None else None,
         folder=folder,
         embeddings=known,
