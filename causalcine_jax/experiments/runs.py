@@ -42,7 +42,7 @@ SCALES = {
         runs={
             "base": Run("configs/embedded.py:last", shipped=EMBEDDED),
             **_students("", _BOTH, _SINGLE, STUDENT, ("ode.store", "{out}/trajectories")),
-            "single-base": Run("configs/embedded.py:first", films=_SINGLE, overrides=(("data.world", "single"), _QUIET)),
+            "single-base": Run("configs/embedded.py:first", films=_SINGLE, overrides=(("steps", "1000"), ("data.world", "single"), _QUIET)),
             **_variants("configs/embedded.py:last", _BOTH, *_BASE_STEPS),
         },
     ),
