@@ -40,7 +40,7 @@ def bench(settings: Settings, parts: tuple[str, ...], out: Path | None, say: Cal
     record = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": settings.to_dict(),
+        "settings": {name: value for name, value in settings.to_dict().items() if name != "configs"},  # a folder of this machine
         "software": software(),
         "machine": {"cores": len(cores()), "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
         "device": None,
