@@ -24,7 +24,7 @@ from causalcine_jax.errors import UsageError
 
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
-    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale", "seq",
+    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "scale", "seq",
 )  # fmt: skip
 
 
@@ -67,6 +67,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the networks (default: the model's)")
     parser.add_argument(
         "--embeddings", type=Path, metavar="FILE", help="prompt embeddings in place of the text encoder, which is not loaded"
+    )
+    parser.add_argument(
+        "--tiny-decoder", type=Path, metavar="FILE", help="taew2_1.pth: decode Wan2.1's latents by TAEHV, faster and less sharp"
     )
     parser.add_argument("--embed-only", action="store_true", help="make no film: add the story's prompts to the --embeddings file")
     parser.add_argument(

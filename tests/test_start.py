@@ -116,7 +116,7 @@ def test_film_json_makes_the_same_film_from_the_same_file(folder, clip, tmp_path
     again = generate(recipe, tmp_path / "b", model=folder, progress=False)
     assert (again["frames_sha256"], again["start"]) == (record["frames_sha256"], record["start"])
     moved.unlink()
-    with pytest.raises(DataError, match=r"moved\.mp4 cannot be read to start from"):
+    with pytest.raises(DataError, match=r"moved\.mp4 cannot be read"):
         generate(recipe, tmp_path / "c", model=folder, progress=False)
     other = generate(recipe, tmp_path / "c", model=folder, choices=Choices(start=clip), progress=False)
     assert other["frames_sha256"] == record["frames_sha256"]
@@ -143,7 +143,7 @@ def test_what_was_forgotten_is_named(clip):
 
 def test_media_that_cannot_be_read_is_named(tmp_path, model):
     for name, content, fault in (
-        ("none.png", None, "cannot be read to start from: No such file"),
+        ("none.png", None, "cannot be read: No such file"),
         ("torn.png", b"\x89PNG\r\n\x1a\n rest", "cannot be read as a picture"),
         ("text.mp4", b"not a film", "cannot be read as a clip"),
     ):

@@ -9,6 +9,7 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.generation.embeddings import encode
 from causalcine_jax.models.attention import BACKENDS
 from causalcine_jax.models.packed import whole_film
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.parallel.flops import Films, text_encoder_flops
 
 FILM_CHUNKS = 20  # of 15 s
@@ -61,11 +62,13 @@ def _attention_times(backend, inputs, lengths, flop: float, settings: Settings) 
 
 
 def vae(settings: Settings) -> dict:
-    """A chunk of 12 video frames to latents and back in the middle of a film, and the film's first, shorter chunk back."""
+    """A chunk of 12 video frames to latents and back in the middle of a film, the film's first, shorter chunk back, and TAEHV in the VAE's place."""
     net, stride = network(settings, "vae"), settings.sizes.vae.temporal_stride
     dtype = settings.inference_dtype
     video = random_like((1, stride * CHUNK_FRAMES, settings.height, settings.width, 3), dtype)
     latents = random_like((1, CHUNK_FRAMES, *settings.latent_size, settings.sizes.vae.z_dim), dtype)
+    tiny = TinyDecoder(key=jax.random.key(0))
+    tiny = jax.tree.map(lambda leaf: leaf.astype(dtype), tiny)
     beginning = video[:, : stride * (CHUNK_FRAMES - 1) + 1]
     return {
         "frames": video.shape[1],
@@ -73,6 +76,7 @@ def vae(settings: Settings) -> dict:
         "encode": measure(_stream(net.encode_next, net.encode_first(beginning)[1], video), settings.repeats),
         "decode": measure(_stream(net.decode_next, net.decode_first(latents)[1], latents), settings.repeats),
         "decode_first": measure(lambda: net.decode_first(latents), settings.repeats),
+        "tiny_decode": measure(_stream(tiny.decode_next, tiny.decode_first(latents)[1], latents), settings.repeats),
     }
 
 

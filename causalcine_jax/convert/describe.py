@@ -17,20 +17,21 @@ from causalcine_jax.convert import tables
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 
 WAN_HEAD_DIM = 128  # of every Wan2.1 model; only needed where no config.json tells the number of heads
 
 Shapes = Mapping[str, tuple[int, ...]]
-Config = TransformerConfig | VAEConfig | TextEncoderConfig
+Config = TransformerConfig | VAEConfig | TextEncoderConfig | None
 
 
 @dataclass(frozen=True)
 class Description:
     """A network as its checkpoint describes it.
 
-    config   its sizes
+    config   its sizes; None for a network of one size
     shapes   the module with abstract arrays for parameters
     places   every tensor of the checkpoint, and the parameter that it belongs to
     """
@@ -56,6 +57,26 @@ def describe(part: str, tensors) -> Description:
     places = tables.places(shapes, rules, getattr(config, "patch_size", None))
     _check(what, places, tensors)
     return Description(config, shapes, places)
+
+
+def describe_tiny_decoder(tensors) -> Description:
+    """TAEHV's decoder, which has one size; the same faults. `tensors` are a `tensor_files.TensorFiles`, and may hold its encoder too."""
+    shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
+    places = tables.places(shapes, tables.TINY_DECODER)
+    _check(f"{tensors.files[0]} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, _Decoder(tensors))
+    return Description(None, shapes, places)
+
+
+class _Decoder:
+    """What of a TAEHV concerns its decoder."""
+
+    def __init__(self, tensors):
+        self.shapes = {key: shape for key, shape in tensors.shapes.items() if not key.startswith("encoder.")}
+        self.dtypes = tensors.dtypes
+
+    @staticmethod
+    def source_key(key: str) -> str:
+        return key
 
 
 def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Config, Any]:

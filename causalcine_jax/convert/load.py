@@ -15,9 +15,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from causalcine_jax.convert import orbax_copy, tables
-from causalcine_jax.convert.describe import Description, describe
+from causalcine_jax.convert.describe import Description, describe, describe_tiny_decoder
 from causalcine_jax.convert.formats import PartTensors, home, open_part
+from causalcine_jax.convert.tensor_files import open_tensors
+from causalcine_jax.errors import DataError
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
@@ -51,6 +54,19 @@ def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh 
     `load_tokenizer` takes the same folder.
     """
     return _load(path, "text_encoder", dtype, mesh)
+
+
+def load_tiny_decoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> TinyDecoder:
+    """Loads TAEHV's decoder for Wan2.1 from taew2_1.pth or taew2_1.safetensors.
+
+    Raises:
+      DataError: no such file, a damaged one, or tensors that are not those of that decoder (all are listed).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no tiny decoder at {path}: there is no such file (taew2_1.pth of github.com/madebyollin/taehv)")
+    with open_tensors(path) as tensors:
+        return fill(describe_tiny_decoder(tensors), tensors, dtype, mesh)
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:

@@ -110,6 +110,29 @@ VAE = (
     Rule(r"((encoder\.|decoder\.)?conv[12])\.bias", r"\1.bias"),
 )
 
+# madebyollin/taehv, taehv.py, TAEHV: the decoder is one list of layers, six of them a stage.
+_STAGE = {0: 3, 1: 9, 2: 15}
+TINY_DECODER = (
+    Rule(r"conv_in\.(bias)", r"decoder.1.\1"),
+    Rule(r"conv_in\.(weight)", r"decoder.1.\1", *CONV2D),
+    *(
+        rule
+        for stage, first in _STAGE.items()
+        for rule in (
+            *(
+                Rule(rf"stages\.{stage}\.blocks\.{block}\.conv\.{conv}\.{name}", rf"decoder.{first + block}.conv.{2 * conv}.{name}", *axes)
+                for block in range(3)
+                for conv in range(3)
+                for name, axes in (("weight", CONV2D), ("bias", ()))
+            ),
+            Rule(rf"stages\.{stage}\.grow", rf"decoder.{first + 4}.conv.weight", *CONV2D),
+            Rule(rf"stages\.{stage}\.conv\.weight", rf"decoder.{first + 5}.weight", *CONV2D),
+        )
+    ),
+    Rule(r"conv_out\.(bias)", r"decoder.22.\1"),
+    Rule(r"conv_out\.(weight)", r"decoder.22.\1", *CONV2D),
+)
+
 # Wan2.1 wan/modules/t5.py, T5Encoder.
 TEXT_ENCODER = (
     Rule(r"token_embedding", r"token_embedding.weight"),

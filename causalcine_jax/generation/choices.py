@@ -24,6 +24,7 @@ class Choices:
     whole_film   all frames at once: bidirectional Wan2.1 under one prompt
     dtype        float32 or bfloat16, of the networks
     embeddings   a file of prompt embeddings in place of the text encoder
+    tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
     seq          devices that make each chunk together (parallel/mesh.py)
     start        a picture or clip to go on from, and start_caption, what it shows (start.py)
     """
@@ -51,6 +52,7 @@ class Choices:
     start_caption: str | None = None
     scale: int | None = None
     seq: int | None = None
+    tiny_decoder: Path | None = None
 
     def faults(self) -> list[str]:
         counted = ("scale", "chunk_frames", "frames", "seq")

@@ -124,9 +124,9 @@ class RolloutEngine:
     def _decode(self, x0: Array) -> Array:
         latents = x0.astype(self._model.vae.conv2.weight[...].dtype)
         if self._vae_cache is None:
-            video, self._vae_cache = self._model.vae.decode_first(latents)
+            video, self._vae_cache = self._model.decoder.decode_first(latents)
         else:
-            video, self._vae_cache = self._model.vae.decode_next(self._vae_cache, latents)
+            video, self._vae_cache = self._model.decoder.decode_next(self._vae_cache, latents)
         return _to_uint8(video)
 
     def _memory_only(self, seen: np.ndarray, index: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from causalcine_jax.generation.film import viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.provenance import Recipe
-from causalcine_jax.generation.start import Start, chosen_start, opening, without_start
+from causalcine_jax.generation.start import Start, chosen_start, file_hash, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.story import prompt_of
@@ -56,7 +56,9 @@ def _generate(
 ) -> dict[str, Any]:
     """`generate`, once it is known which model makes the film, on which devices, and what it opens with."""
     started = time.perf_counter()
-    networks = load_model(folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, mesh=mesh)
+    networks = load_model(
+        folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder, mesh=mesh
+    )
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
@@ -65,14 +67,16 @@ def _generate(
     )  # fmt: skip
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
     weights = weights_hash(folder)
+    decoder = choices.tiny_decoder and {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
     tell = say if progress else (lambda line: None)
-    for line in _opening(director, recipe, weights):
+    for line in _opening(director, recipe, weights, decoder):
         tell(line)
     footage = shoot(director, out / "film.mp4", scale, progress)
     record = {
         "schema": provenance.SCHEMA,
         "story": (without_start(director.story) if begun else director.story).to_dict(),
         **({"start": begun.record} if begun else {}),
+        **({"tiny_decoder": decoder} if decoder else {}),
         **_record(director, setup, footage),
         "scale": scale,
         "model": folder.name,
@@ -132,7 +136,7 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
 
 
-def _opening(director: Director, recipe: Recipe, weights: str) -> list[str]:
+def _opening(director: Director, recipe: Recipe, weights: str, decoder: dict[str, str] | None) -> list[str]:
     resolved, video = director.resolved, director.story.video
     memory, pool = director.memory, director.engine.pool_bytes
     history = (
@@ -148,6 +152,9 @@ def _opening(director: Director, recipe: Recipe, weights: str) -> list[str]:
     ]
     if recipe.recorded and recipe.recorded["weights_sha256"] != weights:
         lines.append("note: these are not the weights that the film.json names, so the film will differ")
+    if recipe.recorded and recipe.recorded.get("tiny_decoder") != decoder:
+        before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
+        lines.append(f"note: the film.json's film was decoded by {before}, so the frames will differ")
     return lines
 
 

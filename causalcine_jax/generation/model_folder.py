@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from causalcine_jax import families
-from causalcine_jax.config import MemoryConfig
-from causalcine_jax.convert import load_metadata, load_text_encoder, load_tokenizer, load_transformer, load_vae
+from causalcine_jax.config import MemoryConfig, VAEConfig
+from causalcine_jax.convert import load_metadata, load_text_encoder, load_tiny_decoder, load_tokenizer, load_transformer, load_vae
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.formats import holds, open_part
 from causalcine_jax.convert.metadata import base_of
@@ -26,6 +26,7 @@ from causalcine_jax.generation.chosen_model import EMBEDDED, default_model
 from causalcine_jax.generation.embeddings import PromptEmbeddings, embed, embed_prompts, encoder_hash
 from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
@@ -44,6 +45,7 @@ class Model:
     chunk_frames              latent frames that are made at once
     negative                  what guidance steers away from where a story says nothing
     dtype                     of the networks
+    tiny_decoder              decodes in the VAE's place where there is one
     """
 
     transformer: Transformer
@@ -58,6 +60,12 @@ class Model:
     dtype: str = "float32"
     folder: Path | None = None
     embeddings: PromptEmbeddings | None = None
+    tiny_decoder: TinyDecoder | None = None
+
+    @property
+    def decoder(self) -> VAE | TinyDecoder:
+        """What turns latents into frames."""
+        return self.tiny_decoder or self.vae
 
     def defaults(self) -> dict[str, Any]:
         """What metadata.json has to say for these defaults to come back."""
@@ -81,7 +89,12 @@ class Model:
 
 
 def load_model(
-    folder: str | Path | None = None, dtype: str | None = None, *, embeddings: str | Path | None = None, mesh: Mesh | None = None
+    folder: str | Path | None = None,
+    dtype: str | None = None,
+    *,
+    embeddings: str | Path | None = None,
+    tiny_decoder: str | Path | None = None,
+    mesh: Mesh | None = None,
 ) -> Model:
     """The model in `folder`, or the embedded one: the few-step student where this installation has it, else the base model.
 
@@ -90,11 +103,12 @@ def load_model(
         whose metadata.json names the base that the other two are read from (convert/metadata.py).
       dtype: float32 or bfloat16; by default the one that metadata.json says, else float32.
       embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
+      tiny_decoder: TAEHV's file for Wan2.1, which then decodes in the VAE's place.
       mesh: cuts the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
 
     Raises:
       DataError: the folder is missing or incomplete, a file in it is damaged, or metadata.json says what cannot be.
-      UsageError: the embeddings are those of another text encoder than the folder's.
+      UsageError: the embeddings are those of another text encoder than the folder's, or the tiny decoder's latents not the model's.
     """
     folder = default_model() if folder is None else Path(folder)
     needed = PARTS if embeddings is None else PARTS[:2]
@@ -109,13 +123,17 @@ def load_model(
             raise UsageError(
                 f"{embeddings} holds embeddings of another text encoder than that of {folder}: make it again with --embed-only"
             )
+    vae = load_vae(folder, dtype, mesh=mesh)
+    if tiny_decoder is not None and (vae.cfg.mean, vae.cfg.std) != (VAEConfig().mean, VAEConfig().std):
+        raise UsageError(f"{tiny_decoder} decodes Wan2.1's latents, and those of {folder} are of another VAE: leave out the tiny decoder")
     return Model(
         load_transformer(folder, dtype, mesh=mesh),
-        load_vae(folder, dtype, mesh=mesh),
+        vae,
         load_text_encoder(folder, dtype, mesh=mesh) if known is None else None,
         load_tokenizer(folder) if known is None else None,
         folder=folder,
         embeddings=known,
+        tiny_decoder=None if tiny_decoder is None else load_tiny_decoder(tiny_decoder, dtype, mesh=mesh),
         **{**defaults, "dtype": dtype},
     )
 

@@ -107,7 +107,7 @@ def file_hash(file: Path) -> str:
         with open(file, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{file} cannot be read to start from: {error.strerror or error}") from error
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def read_frames(file: Path, height: int, width: int, fps: int, lengths: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
