@@ -67,8 +67,7 @@ def vae(settings: Settings) -> dict:
     dtype = settings.inference_dtype
     video = random_like((1, stride * CHUNK_FRAMES, settings.height, settings.width, 3), dtype)
     latents = random_like((1, CHUNK_FRAMES, *settings.latent_size, settings.sizes.vae.z_dim), dtype)
-    tiny = TinyDecoder(key=jax.random.key(0))
-    tiny = jax.tree.map(lambda leaf: leaf.astype(dtype), tiny)
+    tiny = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf.astype(dtype), TinyDecoder(key=key)))(jax.random.key(0))
     beginning = video[:, : stride * (CHUNK_FRAMES - 1) + 1]
     return {
         "frames": video.shape[1],
