@@ -107,7 +107,7 @@ def draw_bars(axes, rows: dict[str, list[tuple[float, float, float]]], groups: S
         axes.bar(x, value, width * 0.92, yerr=np.abs([low - value, high - value]), capsize=3, label=row)
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylim(0, 1.02)
-    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
 
 
 def save_figure(figure, path: Path) -> None:
