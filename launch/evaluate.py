@@ -25,6 +25,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("base", "unipc", "euler", "few_step"),
         help="solver; base: the model that this one was distilled from, with its own",
     )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float8"), help="of the networks (default: the model's)")
     parser.add_argument("--seed", type=int, help="of the held-out stories and of all noise")
     parser.add_argument("--batch", type=int, default=16, help="films side by side; does not change the results (default 16)")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
@@ -50,7 +51,7 @@ def main() -> None:
         seed=HELD_OUT_SEED if flags.seed is None else flags.seed,
         batch=flags.batch,
     )
-    evaluation = evaluate(load_model(chosen_model(flags.model, base=flags.sampler == "base")), config)
+    evaluation = evaluate(load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype), config)
     write_evaluation(flags.out, evaluation)
     print(markdown(evaluation.report))
     print(f"written to {flags.out}: evaluation.json, evaluation.md, returns.png, recall.png")

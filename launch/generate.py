@@ -64,7 +64,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: all that the policy may retrieve)"
     )
 
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the networks (default: the model's)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float8"),
+        help="of the networks; float8: bfloat16 with the blocks' matrices in eight bits (default: the model's)",
+    )
     parser.add_argument(
         "--embeddings", type=Path, metavar="FILE", help="prompt embeddings in place of the text encoder, which is not loaded"
     )

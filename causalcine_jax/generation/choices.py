@@ -22,7 +22,7 @@ class Choices:
     size         width and height in pixels
     frames       video frames of a film of one shot; snapped to whole chunks, exact with whole_film
     whole_film   all frames at once: bidirectional Wan2.1 under one prompt
-    dtype        float32 or bfloat16, of the networks
+    dtype        float32, bfloat16 or float8, of the networks
     embeddings   a file of prompt embeddings in place of the text encoder
     tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
     seq          devices that make each chunk together (parallel/mesh.py)

@@ -26,6 +26,7 @@ from causalcine_jax.generation.chosen_model import EMBEDDED, default_model
 from causalcine_jax.generation.embeddings import PromptEmbeddings, embed, embed_prompts, encoder_hash
 from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.float8 import quantize_blocks
 from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
@@ -34,7 +35,7 @@ from causalcine_jax.story import Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 
 PARTS = ("transformer", "vae", "text_encoder")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float8")  # float8: bfloat16, with the matrices of the transformer's blocks in eight bits
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def load_model(
     Args:
       folder: anything that holds all three networks: a model folder, Wan2.1's own folder, Diffusers'; or a distilled model's transformer,
         whose metadata.json names the base that the other two are read from (convert/metadata.py).
-      dtype: float32 or bfloat16; by default the one that metadata.json says, else float32.
+      dtype: float32, bfloat16 or float8; by default the one that metadata.json says, else float32.
       embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
       tiny_decoder: TAEHV's file for Wan2.1, which then decodes in the VAE's place.
       mesh: cuts the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
@@ -123,17 +124,19 @@ def load_model(
             raise UsageError(
                 f"{embeddings} holds embeddings of another text encoder than that of {folder}: make it again with --embed-only"
             )
-    vae = load_vae(folder, dtype, mesh=mesh)
+    others = "bfloat16" if dtype == "float8" else dtype
+    vae = load_vae(folder, others, mesh=mesh)
     if tiny_decoder is not None and (vae.cfg.mean, vae.cfg.std) != (VAEConfig().mean, VAEConfig().std):
         raise UsageError(f"{tiny_decoder} decodes Wan2.1's latents, and those of {folder} are of another VAE: leave out the tiny decoder")
+    transformer = load_transformer(folder, others, mesh=mesh)
     return Model(
-        load_transformer(folder, dtype, mesh=mesh),
+        quantize_blocks(transformer) if dtype == "float8" else transformer,
         vae,
-        load_text_encoder(folder, dtype, mesh=mesh) if known is None else None,
+        load_text_encoder(folder, others, mesh=mesh) if known is None else None,
         load_tokenizer(folder) if known is None else None,
         folder=folder,
         embeddings=known,
-        tiny_decoder=None if tiny_decoder is None else load_tiny_decoder(tiny_decoder, dtype, mesh=mesh),
+        tiny_decoder=None if tiny_decoder is None else load_tiny_decoder(tiny_decoder, others, mesh=mesh),
         **{**defaults, "dtype": dtype},
     )
 
@@ -155,7 +158,7 @@ def save_embeddings(path: Path, folder: str | Path | None, prompts: list[tuple[s
     tokenizer = load_tokenizer(folder)
     prompts = [*prompts, ("negative", defaults.get("negative", ""))]
     check_prompts(prompts, tokenizer, text_len)
-    encoder = load_text_encoder(folder, dtype)
+    encoder = load_text_encoder(folder, "bfloat16" if dtype == "float8" else dtype)
     return embed_prompts(path, [text for _, text in prompts], encoder, tokenizer, text_len, encoder_hash(folder))
 
 
@@ -201,5 +204,5 @@ def _faults(defaults: dict[str, Any]) -> list[str]:
     if not isinstance(negative, str):
         faults.append(f"negative must be text, not {negative!r}")
     if dtype not in DTYPES:
-        faults.append(f"dtype must be {' or '.join(DTYPES)}, not {dtype!r}")
+        faults.append(f"dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {dtype!r}")
     return faults

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from causalcine_jax.models import float8
+
 Param = nnx.Param
 Module = nnx.Module
 
@@ -25,17 +27,26 @@ def xavier_uniform(key, shape, fan_in: int, fan_out: int) -> Array:
 
 
 class Linear(Module):
-    """y = x W + b with W [in, out]; computes in W's dtype."""
+    """y = x W + b with W [in, out]; computes in W's dtype. Where there is a `scale`, W is float8 (models/float8.py) and y has b's dtype."""
 
     def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True, std: float | None = None):
         weight = xavier_uniform(key, (d_in, d_out), d_in, d_out) if std is None else std * jax.random.normal(key, (d_in, d_out))
         self.weight = Param(weight)
         self.bias = Param(jnp.zeros((d_out,))) if bias else None
+        self.scale = None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         weight = self.weight[...]
-        y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight)
+        if self.scale is not None:
+            y = float8.product(x, weight, self.scale[...], dtype=self.bias[...].dtype)
+        else:
+            y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def quantize(self) -> None:
+        """Holds the weight, of stacked layers, in float8 from now on."""
+        weight, scale = float8.columns(self.weight[...])
+        self.weight, self.scale = Param(weight), nnx.data(Param(scale))
 
 
 class RMSNorm(Module):
