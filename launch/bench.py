@@ -35,7 +35,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", required=True, help=f"whose sizes: {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the whole record goes")
     parser.add_argument(
-        "--dtype", help="float32 or bfloat16 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)"
+        "--dtype",
+        help="float32, bfloat16 or (not in training) float8 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)",
     )
     parser.add_argument("--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)")
     parser.add_argument("--batch", type=int, help="training: films per step (default: the config's); attention: segments in one call")

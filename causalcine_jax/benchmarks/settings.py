@@ -11,13 +11,14 @@ from causalcine_jax.config import Preset, TransformerConfig, preset
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.float8 import quantize_blocks
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story_schema import nearest_multiples
 
 PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float8")  # float8: bfloat16, with the matrices of the transformer's blocks in eight bits
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
 NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
@@ -91,7 +92,9 @@ class Settings:
 
     @property
     def inference_dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype or (DTYPES[0] if jax.default_backend() == "cpu" else DTYPES[1]))
+        """Of everything that is not in eight bits."""
+        usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return jnp.dtype("bfloat16" if self.dtype == "float8" else self.dtype or usual)
 
     @property
     def rollout_sampler(self) -> SamplerConfig:
@@ -111,7 +114,8 @@ def network(settings: Settings, part: str) -> Module:
         net = NETWORKS[part](config, key=key)
         if part == "transformer":  # a new head answers 0 to everything
             net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), net)
+        net = jax.tree.map(lambda leaf: leaf.astype(dtype), net)
+        return quantize_blocks(net) if part == "transformer" and settings.dtype == "float8" else net
 
     return jax.jit(make)(jax.random.key(0))
 

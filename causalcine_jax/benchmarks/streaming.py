@@ -79,7 +79,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
     flop = (sampler.steps * films.noisy(1) + films.commits([number])).forward
     return {
         "sampler": {"solver": sampler.solver, "evaluations": evaluations, "guidance": sampler.guidance},
-        "dtype": str(settings.inference_dtype),
+        "dtype": settings.dtype or str(settings.inference_dtype),
         "first": {**_by_move(first), "in_later_chunks": median(lap["together"] for lap in first) / early["together"]["median"]},
         **minutes,
         "late_over_early": late["together"]["median"] / early["together"]["median"],
