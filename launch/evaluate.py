@@ -27,7 +27,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float8"), help="of the networks (default: the model's)")
     parser.add_argument("--seed", type=int, help="of the held-out stories and of all noise")
-    parser.add_argument("--batch", type=int, default=16, help="films side by side; does not change the results (default 16)")
+    parser.add_argument(
+        "--batch", type=int, default=16, help="films side by side (default 16); only few_step's results change with it, by chance"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     return parser.parse_args(arguments)
 

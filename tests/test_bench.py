@@ -144,9 +144,9 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
 
 def test_what_cannot_be_measured_is_refused(monkeypatch, tmp_path):
     with pytest.raises(
-        UsageError, match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float8'.*; repeats must be at least 1"
+        UsageError, match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float4'.*; repeats must be at least 1"
     ):
-        Settings("storyworld", width=90, dtype="float8", repeats=0)
+        Settings("storyworld", width=90, dtype="float4", repeats=0)
     with pytest.raises(UsageError, match="unknown preset 'wan-15b'"):
         Settings("wan-15b")
     monkeypatch.setattr(bench_module, "PEERS", ("no_such_package",))

@@ -61,6 +61,10 @@ def test_what_is_done_is_not_run_again_and_what_was_stopped_is(workshop):
     assert "ode" in names()
     (model / "metadata.json").write_text('{"training": {"step": 300}}')
     assert names() == ["films/base", "films/montage", "student-no-gan"]
+    (model.parent / "config.json").write_text('{"steps": 300, "batch": 3}')
+    with pytest.raises(UsageError, match=r"runs/ode was trained otherwise than it would be now: batch was 3, is 4\. Delete it"):
+        names()
+    (model.parent / "config.json").write_text('{"steps": 300}')
     used = dataclasses.replace(workshop, used={**workshop.used, "films/base": model, "films/montage": model})
     (command,) = used.commands(["student-no-gan"], seeds=1)
     assert f"--config.data.store={model},{model}" in command.flags and "--config.gan.generator_weight=0.0" in command.flags
@@ -145,10 +149,13 @@ def test_verdicts_on_claims(first, bounds, words):
     assert claims.judge(claim, grouped(first + noise), grouped(np.zeros(120))).words == words
     few = claims.judge(claim, grouped([first, first]), grouped([0.0, 0.0])).words
     held = "holds" if words.startswith("holds") else "does not hold"
+    assert claims.judge(claim, grouped([first] * 20), grouped([0.0] * 20)).words.startswith(f"{held} by value; all 20 stories say the same")
     assert few == f"{held} by value; 2 stories are too few for an interval"
 
 
 def test_scores_of_seeds_add_up_story_by_story():
+    pair = bootstrap_paired(grouped([1, 1, 0], [1, 1, 0]), grouped([1, 0, 1], [1, 1, 1]), np.subtract)
+    assert pair.count == 2  # the third story asked one of them nothing
     both = scores.grouped([[(1.0, 2), (0.0, 1), (1.0, 1)], [(2.0, 2), (1.0, 1)]])
     assert both.totals.tolist() == [3, 1] and both.counts.tolist() == [4, 2]
     assert scores.by_part([{"x": (1.0, 2)}, {"x": (0.0, 0)}]) == {"x": (1.0, 2), "x@1": (1.0, 2), "x@2": (0.0, 0)}
@@ -234,6 +241,14 @@ def test_the_report_says_what_was_measured_and_what_was_not(workshop):
         "**does not hold, beyond the interval**" in text
         and "python launch/experiments.py --scale base --tables students --returns 100" in text
     )
+    path = workshop.out / "measurements" / "recall-student.json"
+    other = json.loads(path.read_text())
+    other["settings"]["rows"] = {"student": {"weights_sha256": "of another model"}}
+    path.write_text(json.dumps(other))
+    text = write_report(workshop, ["students"], 1, workshop.out / "docs").read_text()
+    assert "base minus student in primary recall is at most 0.03: not measured" in text
+    save("recall-student", ["student"], wrong)
+    write_report(workshop, ["students"], 1, workshop.out / "docs")
     pictures = sorted(path.name for path in (workshop.out / "docs" / "experiments").iterdir())
     save("recall-memory-sink", ["memory-sink"], right)
     save("recall-memory-sink-seed1", ["memory-sink"], wrong)

@@ -53,11 +53,15 @@ def training(settings: Settings) -> dict:
 
 
 def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: int) -> dict:
-    """The stages one after the other; the first is the one whose rate a cycle is held against."""
+    """The stages one after the other; the first is the one whose rate a cycle is held against.
+
+    A stage's own memory is its programs' `bytes`: what the process has held at most, `memory`, is of all stages so far and their compilation.
+    """
     result = {}
     for config in configs:
         print(f"  {config.stage} ...", flush=True)
         result[config.stage] = measured(Run(config, latent_size), repeats)
+    result["memory"] = memory()
     if "dmd" in result:
         first, cycle = result[configs[0].stage], result["dmd"]
         cycle["seconds_at_stage_1_rate"] = cycle["flop"] / first["flop_per_second"]
@@ -100,7 +104,6 @@ def measured(run: "Run", repeats: int) -> dict:
         **rates(total, spread(turns)["median"], run.config.dtype),
         "compile_seconds": sum(compilation.values()),
         "bytes": max((update["bytes"] for update in by_update.values()), key=lambda size: size["together"]),
-        "memory": memory(),
         **({"updates": by_update} if len(by_update) > 1 else {}),
     }
 

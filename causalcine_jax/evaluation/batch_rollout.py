@@ -2,8 +2,9 @@
 
     true frames -> encode -> latents of the chunks before a return -> commit -> denoise, commit, ... -> latents -> decode -> frames
 
-The films of a batch are at the same chunk but each under its own prompts. A film's noise depends on (seed, story, chunk) alone,
-so neither the batch it is in nor the policy changes it: policies are compared on equal noise. Every batch has `films` films (the
+The films of a batch are at the same chunk but each under its own prompts. The noise that a film's chunk starts from depends on
+(seed, story, chunk) alone: policies are compared on equal noise. What few_step adds between its steps is drawn for the whole batch, so there a film
+depends on its place in it as well. Every batch has `films` films (the
 caller repeats some to fill the last one), so all of an evaluation compiles each move once per policy.
 """
 

@@ -18,7 +18,7 @@ from causalcine_jax.data.storyworld import Shot, Story, returns, sample_story
 from causalcine_jax.data.storyworld.world import WorldConfig
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.cut_detector import CutDetector
-from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
+from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped, bootstrap_mean
 from causalcine_jax.evaluation.judge import OF_CHARACTER
 from causalcine_jax.evaluation.reading import CharacterReading, Judge, Reading, of_character, of_scene, sought
 from causalcine_jax.evaluation.shot_cuts import TOLERANCES, CutScore, Detection, detection, sca
@@ -146,13 +146,14 @@ def stories_apart(world: WorldConfig, seed: int, count: int) -> list[Story]:
 
 
 def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
-    """Means over films (SCA, its parts) and shares over shots, characters and returns, with 95 % intervals where they are shares or means.
+    """Means over films (SCA, its parts) and over shots, characters and returns, with 95 % intervals: whole films are redrawn."""
+    cuts = [film.cuts for film in scores]
 
-    The questions of one film are counted as independent, which makes the intervals of shares a little too narrow.
-    """
-    pooled = lambda lists: [hit for hits in lists for hit in hits]
-    share = lambda hits: wilson(sum(hits), len(hits))
-    cuts, shots = [film.cuts for film in scores], [shot for film in scores for shot in film.shots]
+    def share(answers) -> Interval:
+        """`answers` of a shot."""
+        films = [[float(hit) for shot in film.shots for hit in answers(shot)] for film in scores]
+        return bootstrap_grouped(Grouped(np.array([sum(hits) for hits in films]), np.array([len(hits) for hits in films])))
+
     matched = sum(c.matched for c in cuts)
     summary: dict[str, Interval | float] = {
         "sca": bootstrap_mean([c.sca for c in cuts]),
@@ -165,10 +166,10 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
         near = sum((s.near[tolerance] for s in scores), Detection())
         summary |= {f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")}
     for name in ("place", "time", "action", "size"):
-        summary[name] = share(pooled(shot.prompt[name] for shot in shots))
-    summary["prompt"] = share(pooled(shot.prompt_hits for shot in shots))
+        summary[name] = share(lambda shot, name=name: shot.prompt[name])
+    summary["prompt"] = share(lambda shot: shot.prompt_hits)
     for kind in ("self_recall", "truth_recall"):
         for name in OF_CHARACTER:
-            summary[f"{kind}_{name}"] = share(pooled(getattr(shot, kind)[name] for shot in shots))
-    summary["consistency"] = bootstrap_mean(pooled(shot.consistency for shot in shots))
+            summary[f"{kind}_{name}"] = share(lambda shot, kind=kind, name=name: getattr(shot, kind)[name])
+    summary["consistency"] = share(lambda shot: shot.consistency)
     return summary

@@ -86,14 +86,15 @@ def bootstrap_grouped(scores: Grouped, confidence: float = 0.95, resamples: int 
 def bootstrap_paired(
     first: Grouped, second: Grouped, statistic: Callable, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of `statistic` (np.subtract, np.divide) of two means over the same groups, redrawn together; `count` is of groups."""
-    if not first.counts.sum() or not second.counts.sum():
+    """Percentile bootstrap of `statistic` (np.subtract, np.divide) of two means over the same groups, redrawn together; `count` is of groups in which both answered."""
+    both = int(((first.counts > 0) & (second.counts > 0)).sum())
+    if not both:
         return Interval(float("nan"), 0.0, 1.0, 0)
     draws = _draws(len(first.counts), resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(first.mean, second.mean))
         low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)), confidence)
-    return Interval(value, low, high, len(first.counts))
+    return Interval(value, low, high, both)
 
 
 def _draws(groups: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples groups"]:

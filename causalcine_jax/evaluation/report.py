@@ -30,7 +30,7 @@ def build_report(settings: dict[str, Any], primary: RecallResult, secondary: "fr
     report = {
         "settings": settings,
         "environment": {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "python": platform.python_version()},
-        "intervals": "95 %; shares: Wilson; means (mean, remembered, SCA, consistency): percentile bootstrap over returns, films or shots",
+        "intervals": "95 %; recall of an attribute: Wilson; everything else: percentile bootstrap over returns, or over whole films",
         "primary": {
             "returns": len(primary.cases),
             "chance": CHANCE,

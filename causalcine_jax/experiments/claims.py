@@ -7,7 +7,7 @@ import numpy as np
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_paired
 from causalcine_jax.experiments.plan import Claim
 
-FEWEST = 5  # stories from which an interval is believed
+FEWEST = 8  # stories from which an interval is believed; from so few it is a little too narrow still
 STATISTICS = {"difference": np.subtract, "ratio": np.divide}
 
 
@@ -31,6 +31,8 @@ def judge(claim: Claim, first: Grouped, second: Grouped) -> Verdict:
     held = "holds" if value >= 0 else "does not hold"
     if interval.count < FEWEST:
         return Verdict(interval, f"{held} by value; {interval.count} stories are too few for an interval")
+    if interval.low == interval.high:
+        return Verdict(interval, f"{held} by value; all {interval.count} stories say the same, which leaves no interval")
     if low > 0:
         return Verdict(interval, "holds beyond the interval")
     if high < 0:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from causalcine_jax.cli import cores
-from causalcine_jax.errors import DataError, nearest, raise_faults
+from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.experiments.plan import Scale
 from causalcine_jax.experiments.runs import SCALES
 from causalcine_jax.experiments.tables import TABLES
@@ -98,7 +98,10 @@ class Workshop:
 
     def _add(self, name: str, seed: int, listed: dict[str, "Command"], done: bool) -> None:
         made = self.made(name, seed)
-        if made in listed or self.taken(name) or (self.is_there(name, seed) and not done):
+        if made in listed or self.taken(name):
+            return
+        if self.is_there(name, seed) and not done:
+            _check_recipe(self.folder(name, seed), self._train(name, seed))
             return
         run = self.scale.runs[name]
         if run.films:
@@ -182,6 +185,16 @@ def check_request(scale: str, tables: list[str], seeds: int, amounts: dict[str, 
     faults += [] if tables else ["name at least one table"]
     faults += [f"{name} must be at least 1, not {value}" for name, value in {"seeds": seeds, **amounts}.items() if value < 1]
     raise_faults("experiments", faults)
+
+
+def _check_recipe(out: Path, command: "Command") -> None:
+    """`UsageError` if the finished run in `out` was of another config than the command that would make it now."""
+    from causalcine_jax.training import flags  # here, so that listing commands does not wait for jax
+    from causalcine_jax.training.same_run import changes
+
+    config, _ = flags.parse(list(command.flags))
+    if changed := changes(out, config):
+        raise UsageError(f"{out} was trained otherwise than it would be now: {'; '.join(changed)}. Delete it, or choose another --out")
 
 
 def _finished(out: Path) -> bool:

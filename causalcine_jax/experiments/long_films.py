@@ -130,9 +130,9 @@ def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) 
     ((key, subject),) = subjects.items()
     judge, long_world = Judge.load(), world.longer(MINUTES * MINUTE // world.chunks)
     rows, measured = [], Measured({}, {key: []}, [])
-    for story in stories_apart(long_world, HELD_OUT_SEED, amounts.endless_films):
+    for number, story in enumerate(stories_apart(long_world, HELD_OUT_SEED, amounts.endless_films)):
         film = _EndlessFilm(story, judge)
-        director = Director(subject.model, as_story(story, HELD_OUT_SEED), memory=subject.memory, pool_frames=POOL_FRAMES)
+        director = Director(subject.model, as_story(story, HELD_OUT_SEED + number), memory=subject.memory, pool_frames=POOL_FRAMES)
         for chunk in tqdm(director, desc="ten minutes", unit="chunk", total=long_world.chunks):
             film.add(chunk)
         rows.append(film.scores())

@@ -2,10 +2,12 @@
 
     a row (or, where rows are measured in turn, all of a table's) + a kind -> OUT/measurements/NAME.json, and NAME.npz with stills
 
-A saved measurement is used again if it is of the same weights, memory and sampler, on the same world and seed, and of at least as many films.
+A saved measurement is used again if it is of the same weights, memory and sampler, on the same world and seed, by the same judge and version of its
+kind, and of at least as many films. The report shows a measurement only of a model that is there, with the weights that were measured.
 """
 
 import dataclasses
+import functools
 import json
 import shlex
 import sys
@@ -23,6 +25,7 @@ from causalcine_jax.data.storyworld import WORLDS
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError
 from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
+from causalcine_jax.evaluation.judge import judge_hash
 from causalcine_jax.experiments import kinds, long_films
 from causalcine_jax.experiments.commands import Workshop
 from causalcine_jax.experiments.kinds import Amounts, Measured, Subject
@@ -35,11 +38,17 @@ from causalcine_jax.whole_file import whole_file
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to measure. amounts: the fields of `Amounts` it depends on. together: all rows of a table at once, in turn."""
+    """A way to measure.
+
+    amounts   the fields of `Amounts` it depends on
+    together  all rows of a table at once, in turn
+    version   to be raised whenever what is measured changes
+    """
 
     measure: Any
     amounts: tuple[str, ...]
     together: bool = False
+    version: int = 1
 
 
 KINDS = {
@@ -48,7 +57,7 @@ KINDS = {
     "speed": Kind(kinds.speed, (), together=True),
     "drift": Kind(long_films.drift, ("long_films",)),
     "long": Kind(long_films.long, ("long_films",)),
-    "endless": Kind(long_films.endless, ("endless_films",)),
+    "endless": Kind(long_films.endless, ("endless_films",), version=2),
 }
 
 
@@ -88,6 +97,8 @@ def measure(workshop: Workshop, wanted: Measurement, amounts: Amounts) -> bool:
     folders = {row.key: workshop.model(row.run, wanted.seed) for row in wanted.rows}
     settings = {
         "kind": wanted.kind,
+        "version": kind.version,
+        "judge_sha256": judge_hash(),
         "world": workshop.scale.world,
         "seed": HELD_OUT_SEED,
         "amounts": {name: getattr(amounts, name) for name in kind.amounts},
@@ -133,6 +144,21 @@ def load(workshop: Workshop, name: str) -> dict[str, Any] | None:
         raise DataError(f"{path} is not a measurement ({error!r}): delete it, and it is made again") from error
 
 
+def found(workshop: Workshop, name: str, seed: int) -> dict[str, Any] | None:
+    """`load`, or None where a model that was measured is not there any more, or has other weights now."""
+    saved = load(workshop, name)
+    if saved is None:
+        return None
+    for key, row in saved["settings"]["rows"].items():
+        run = key.split("+")[0]
+        if not workshop.is_there(run, seed) or _hash(workshop.model(run, seed)) != row["weights_sha256"]:
+            return None
+    return saved
+
+
+_hash = functools.cache(weights_hash)
+
+
 def stills(workshop: Workshop, name: str, key: str) -> list[np.ndarray]:
     """The frames kept of a row's first films; none if there are none."""
     path = _path(workshop, name).with_suffix(".npz")
@@ -174,7 +200,7 @@ def _path(workshop: Workshop, name: str) -> Path:
     return workshop.out / "measurements" / f"{name}.json"
 
 
-def table_measurements(workshop: Workshop, table: Table, kind: str, row: Row, seeds: int) -> list[str]:
-    """Names of the measurements in which a row's numbers of one kind are, a seed each; once where its model has one seed only."""
+def table_measurements(workshop: Workshop, table: Table, kind: str, row: Row, seeds: int) -> dict[str, int]:
+    """Names of the measurements in which a row's numbers of one kind are, with their seeds; once where its model has one seed only."""
     rows = table.rows if KINDS[kind].together else (row,)
-    return list(dict.fromkeys(named(workshop, kind, rows, seed) for seed in range(seeds)))
+    return {named(workshop, kind, rows, seed): seed for seed in reversed(range(seeds))}

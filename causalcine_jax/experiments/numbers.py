@@ -8,7 +8,7 @@ import numpy as np
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped
 from causalcine_jax.experiments import scores
 from causalcine_jax.experiments.commands import Workshop
-from causalcine_jax.experiments.measure import load, stills, table_measurements
+from causalcine_jax.experiments.measure import found, stills, table_measurements
 from causalcine_jax.experiments.plan import Row, Table
 
 
@@ -22,8 +22,9 @@ class Numbers:
 
     def saved(self, kind: str, row: Row) -> list[dict[str, Any]]:
         """A row's measurements of one kind, a seed each; empty if any is missing."""
-        found = [load(self.workshop, name) for name in table_measurements(self.workshop, self.table, kind, row, self.seeds)]
-        return found if all(found) else []
+        names = table_measurements(self.workshop, self.table, kind, row, self.seeds)
+        saved = [found(self.workshop, name, seed) for name, seed in sorted(names.items(), key=lambda item: item[1])]
+        return saved if all(saved) else []
 
     def scores(self, row: Row, column: str, *, key: str | None = None, seed: int | None = None) -> Grouped | None:
         """The scores of a row (or of `key` beside it) in a column, of one seed or added up over all; None where there are none."""
@@ -47,12 +48,12 @@ class Numbers:
     def all_saved(self) -> list[dict[str, Any]]:
         """Every measurement of the table, each once."""
         names = {
-            name: None
+            name: seed
             for kind in self.table.kinds
             for row in self.table.rows
-            for name in table_measurements(self.workshop, self.table, kind, row, self.seeds)
+            for name, seed in table_measurements(self.workshop, self.table, kind, row, self.seeds).items()
         }
-        return [saved for name in names if (saved := load(self.workshop, name))]
+        return [saved for name, seed in names.items() if (saved := found(self.workshop, name, seed))]
 
     def along(self, row: Row, column: str) -> list[Interval]:
         """A metric by part of the film; empty if it was not measured so."""
@@ -65,7 +66,7 @@ class Numbers:
         """What the films that are shown were asked to be, and each row's stills of them, by label; of the first seed."""
         shown, rows = [], {}
         for row in self.table.rows:
-            name = table_measurements(self.workshop, self.table, kind, row, 1)[0]
-            if (saved := load(self.workshop, name)) and (kept := stills(self.workshop, name, row.key)):
+            [name] = table_measurements(self.workshop, self.table, kind, row, 1)
+            if (saved := found(self.workshop, name, 0)) and (kept := stills(self.workshop, name, row.key)):
                 shown, rows[row.label] = saved["shown"], kept
         return shown, rows

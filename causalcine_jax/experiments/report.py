@@ -99,7 +99,9 @@ def _claims(numbers: Numbers) -> list[str]:
 def _made(numbers: Numbers, name: str) -> list[str]:
     workshop, saved = numbers.workshop, numbers.all_saved
     lines = [f"**How it was made.** {numbers.table.made}", ""]
-    amounts = {amount: value for one in saved for amount, value in one["settings"]["amounts"].items()}
+    amounts: dict[str, int] = {}
+    for amount, value in (pair for one in saved for pair in one["settings"]["amounts"].items()):
+        amounts[amount] = min(value, amounts.get(amount, value))
     flags = "".join(f" {FLAGS[amount]} {value}" for amount, value in amounts.items()) + (
         f" --seeds {numbers.seeds}" if numbers.seeds > 1 else ""
     )

@@ -30,7 +30,8 @@ class OptimConfig:
     clip          largest gradient norm of a network, each by itself; 0 for no clipping
     accumulation  micro-batches per step: the batch is cut into this many, gradients are averaged
     ema_decay     of the exponential moving average of the weights, which is what is exported; 0 exports the weights themselves
-    ema_start     step from which on the average is taken; until then it is the weights themselves
+    ema_start     step from which on the average is taken, with ema_decay; until then it is the weights themselves. 0: from the first, with a decay that
+                  grows from 0.1, so that random weights are forgotten
     """
 
     optimizer: str = "adamw"

@@ -27,22 +27,34 @@ def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> li
       UsageError: it is another run altogether; or, unless `force`, anything that its loss curve depends on was changed (but its length).
       DataError: the saved config cannot be read.
     """
-    file = out / FILE
-    if not file.is_file() or not (out / "checkpoints").is_dir():
+    if not (out / FILE).is_file() or not (out / "checkpoints").is_dir():
         return []
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error}); choose another out, or delete {out}") from error
-    changed = _differences(before, json.loads(json.dumps(asdict(config))))
-    changed = {name: values for name, values in changed.items() if name.split(".")[0] not in FREE}
-    lines = {name: f"{name} was {was!r}, is {now!r}" for name, (was, now) in changed.items()}
+    before = _saved(out)
+    lines = _changes(before, config)
     if fatal := [line for name, line in lines.items() if name.split(".")[0] in FIXED]:
         raise UsageError(f"{out} holds another run: {'; '.join(fatal)}. Choose another out, or delete it")
     refused = [line for name, line in lines.items() if name not in TOLD]
     if refused and not force:
         raise UsageError(f"{out} holds a run of another config: {'; '.join(refused)}. --force goes on with it; or choose another out")
     return [f"changed since this run began: {line}" for line in lines.values()]
+
+
+def changes(out: Path, config: TrainConfig) -> list[str]:
+    """What of the config that the run in `out` was made with differs from `config`, as far as it matters to what was learned."""
+    return list(_changes(_saved(out), config).values())
+
+
+def _saved(out: Path) -> dict[str, Any]:
+    try:
+        return json.loads((out / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out / FILE} cannot be read ({error}); choose another out, or delete {out}") from error
+
+
+def _changes(before: dict[str, Any], config: TrainConfig) -> dict[str, str]:
+    """By field, in words."""
+    changed = _differences(before, json.loads(json.dumps(asdict(config))))
+    return {name: f"{name} was {was!r}, is {now!r}" for name, (was, now) in changed.items() if name.split(".")[0] not in FREE}
 
 
 def save_config(out: Path, config: TrainConfig) -> None:

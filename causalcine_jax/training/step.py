@@ -49,7 +49,8 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
         moved = lambda name, net: jax.tree.map(lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name])
         params = {name: moved(name, net) for name, net in trained.items()}
         done = (state.step - optim.ema_start) // update.every
-        decay = jnp.where(done < 0, 0.0, ema_decay(optim.ema_decay, done))
+        # An average that begins late begins with trained weights, and needs no warm-up.
+        decay = jnp.where(done < 0, 0.0, optim.ema_decay if optim.ema_start else ema_decay(optim.ema_decay, done))
         averaged = {name: state.ema[name] for name in trained if name in state.ema}
         ema = {name: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net, params[name]) for name, net in averaged.items()}
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
