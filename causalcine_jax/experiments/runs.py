@@ -17,20 +17,24 @@ def _variants(config: str, films: tuple[str, ...], *recipe: Override) -> dict[st
     return {name: _continued(*recipe, change, config=config, films=films) for name, change in changes.items()}
 
 
-def _students(size: str, films: tuple[str, ...], single: tuple[str, ...], shipped: str, *trajectories: Override) -> dict[str, Run]:
-    """Both stages of a student, with and without the head, and of one whose teacher never saw a cut."""
+def _students(
+    size: str, films: tuple[str, ...], shipped: str, *trajectories: Override, brief: dict[str, tuple[Override, ...]]
+) -> dict[str, Run]:
+    """Both stages of a student, with and without the head, and of one whose teacher never saw a cut; `brief` shortens the latter's."""
     ode, dmd = (f"configs/{stage}.py{size}" for stage in ("ode_init", "dmd"))
     return {
         "ode": Run(ode, teacher="base", films=films, overrides=trajectories),
         "student": Run(dmd, init="ode", teacher="base", films=films, shipped=shipped),
         "student-no-gan": Run(dmd, init="ode", teacher="base", films=films, overrides=(("gan.generator_weight", "0.0"),)),
-        "single-ode": Run(ode, teacher="single-base", films=single, overrides=trajectories),
-        "single-student": Run(dmd, init="single-ode", teacher="single-base", films=films),
+        "single-ode": Run(ode, teacher="single-base", films=_SINGLE, overrides=(*trajectories, *brief.get("ode", ()))),
+        "single-student": Run(dmd, init="single-ode", teacher="single-base", films=films, overrides=brief.get("dmd", ())),
     }
 
 
 _QUIET: Override = ("sample.at_end", "False")
 _BASE_STEPS: tuple[Override, ...] = (("steps", "400"), ("optim.warmup", "20"), ("checkpoint.every", "100"), _QUIET)
+# What two cores do in an hour.
+_BRIEF = {"ode": (("steps", "150"), ("ode.films", "160")), "dmd": (("steps", "300"),)}
 _BOTH, _WORLD, _SINGLE = ("base", "montage"), ("storyworld",), ("single",)
 
 SCALES = {
@@ -38,11 +42,11 @@ SCALES = {
         about="films of 48x80, two CPU cores",
         world="base",
         vae="base",
-        films={"base": Films("base", 1024), "montage": Films("montage", 1536), "single": Films("single", 1024)},
+        films={"base": Films("base", 1024), "montage": Films("montage", 1536), "single": Films("single", 512)},
         runs={
             "base": Run("configs/embedded.py:last", shipped=EMBEDDED),
-            **_students("", _BOTH, _SINGLE, STUDENT, ("ode.store", "{out}/trajectories")),
-            "single-base": Run("configs/embedded.py:first", films=_SINGLE, overrides=(("steps", "1000"), ("data.world", "single"), _QUIET)),
+            **_students("", _BOTH, STUDENT, ("ode.store", "{out}/trajectories"), brief=_BRIEF),
+            "single-base": Run("configs/embedded.py:first", films=_SINGLE, overrides=(("steps", "600"), ("data.world", "single"), _QUIET)),
             **_variants("configs/embedded.py:last", _BOTH, *_BASE_STEPS),
         },
     ),
@@ -57,7 +61,7 @@ SCALES = {
         runs={
             "autoencoder": Run("configs/storyworld.py:autoencoder"),
             "base": Run("configs/storyworld.py", films=_WORLD),
-            **_students(":storyworld", _WORLD, _SINGLE, ""),
+            **_students(":storyworld", _WORLD, "", brief={}),
             "single-base": Run("configs/storyworld.py", films=_SINGLE, overrides=(("data.world", "storyworld-single"), _QUIET)),
             **_variants("configs/storyworld.py", _WORLD, ("steps", "1000"), ("optim.warmup", "50"), _QUIET),
         },
