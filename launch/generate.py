@@ -23,7 +23,7 @@ from causalcine_jax.config import POLICIES, POSITIONS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames", "pool_gb",
     "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale",
 )  # fmt: skip
 
@@ -63,6 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument(
         "--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: all that the policy may retrieve)"
     )
+    memory.add_argument("--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes: as many whole chunks as fit")
 
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the networks (default: the model's)")
     parser.add_argument(

@@ -39,6 +39,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument(
         "--pool-frames", type=int, help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)"
     )
+    memory.add_argument(
+        "--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes, on all devices: how many frames are those?"
+    )
     memory.add_argument("--devices", type=int, default=1, help="that share the work (default 1)")
     memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
     memory.add_argument("--dtype", choices=("bf16", "fp32"), help="of weights and history (default: the model's, bf16 for Wan)")
@@ -74,7 +77,7 @@ def memory(flags: argparse.Namespace) -> None:
     from causalcine_jax.parallel.memory_plan import Request, memory_plan
     from causalcine_jax.parallel.memory_table import table, to_json
 
-    plan = memory_plan(Request(flags.model, height, width, flags.pool_frames, flags.devices, flags.guidance, flags.dtype))
+    plan = memory_plan(Request(flags.model, height, width, flags.pool_frames, flags.devices, flags.guidance, flags.dtype, flags.pool_gb))
     print(to_json(plan) if flags.json else table(plan))
 
 

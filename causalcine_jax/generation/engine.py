@@ -20,7 +20,8 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import rollout
 from causalcine_jax.generation.model_folder import Model
-from causalcine_jax.models.dit import TextContext, Transformer, token_grid
+from causalcine_jax.generation.pool import empty_pool
+from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.story_schema import nearest_multiples
 
@@ -72,7 +73,7 @@ class RolloutEngine:
     @property
     def films(self) -> int:
         """Histories kept side by side: two with guidance."""
-        return 2 if self._sampler.guided else 1
+        return histories(self._sampler)
 
     @property
     def pool_bytes(self) -> int:
@@ -111,10 +112,7 @@ class RolloutEngine:
         return np.asarray(frames[0])
 
     def _empty_pool(self, frames: int) -> KVCache:
-        transformer, (_, chunk_frames, height, width, _) = self._model.transformer, self._noise_shape
-        rows, columns = token_grid(transformer.config, height, width)
-        dtype = transformer.patch_embedding.weight[...].dtype
-        return KVCache.empty(transformer.config, self.films, frames, rows * columns, chunk_frames, dtype)
+        return empty_pool(self._model, self.films, frames, self._noise_shape[2:4])
 
     def _decode(self, x0: Array) -> Array:
         latents = x0.astype(self._model.vae.conv2.weight[...].dtype)
@@ -132,6 +130,11 @@ class RolloutEngine:
             older = times[(times >= 0) & (times < window_start)][: kept.shape[1]]
             kept[layer, : len(older)] = older
         return kept
+
+
+def histories(sampler: SamplerConfig) -> int:
+    """How many histories one film has: with guidance the null prompt's beside its own."""
+    return 2 if sampler.guided else 1
 
 
 def latent_size(model: Model, height: int, width: int) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def generate(
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
         setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
-        engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
+        pool_gb=setup.pool_gb, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
     )  # fmt: skip
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
     weights = weights_hash(folder)
