@@ -40,6 +40,7 @@ class Choices:
     window_chunks: int | None = None
     memory_frames: int | None = None
     positions: str | None = None
+    eviction: str | None = None
     chunk_frames: int | None = None
     pool_frames: int | None = None
     pool_gb: float | None = None
@@ -57,7 +58,7 @@ class Choices:
         faults = [
             f"{n} must be at least 1, not {getattr(self, n)}" for n in counted if getattr(self, n) is not None and getattr(self, n) < 1
         ]
-        asked = ("policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames", "pool_gb", "start")
+        asked = ("policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "start")
         if self.whole_film and (useless := [name for name in asked if getattr(self, name) is not None]):
             faults.append(f"a whole film has no memory and no chunks: leave out {', '.join(useless)}")
         return faults
@@ -101,7 +102,7 @@ def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices)
 
 def _memory(recorded: dict[str, Any], default: MemoryConfig, choices: Choices) -> MemoryConfig:
     memory = recorded_choice(MemoryConfig, recorded, "memory") or default
-    asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions"))
+    asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions", "eviction"))
     if asked.get("policy", "none") != "none" and "memory_frames" not in asked and memory.memory_frames == 0:
         raise UsageError(
             f"{choices.policy} retrieves nothing with the 0 memory frames of this model: say how many with --memory-frames, such as 5"

@@ -74,7 +74,7 @@ class Director:
           seed, sampler, memory: in place of the story's and the model's.
           embeddings: a file of prompt embeddings in place of the folder's text encoder, which then stays on disk.
           start: latents of the film's first chunks, which are then not made from noise; see `start.opening`.
-          pool_frames: latent frames of history kept, in whole chunks; what is beyond goes, oldest first. By default all that memory can
+          pool_frames: latent frames of history kept, in whole chunks; what is beyond goes, by memory.eviction. By default all that memory can
             still choose: with camr the whole story's, else the window and the sink.
           pool_gb: the pool's size in GB (10^9 bytes) instead: as many whole chunks as fit.
 

@@ -43,6 +43,7 @@ def rollout_steps(config: TrainConfig, films: Films, mesh: Mesh, pool_frames: in
         _at(pool.v, mesh, None, "data", None, None, "seq"),
         _at(pool.descriptors, mesh, None, "data", None, "seq"),
         _at(pool.time, mesh),
+        _at(pool.usage, mesh),
     )
     text = jax.eval_shape(rollout.embed_prompt, model, jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE))
     text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
