@@ -11,6 +11,7 @@ from causalcine_jax.errors import UsageError, nearest, raise_faults
 POLICIES = ("camr", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
+KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,

@@ -19,11 +19,11 @@ import re
 from pathlib import Path
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import EVICTIONS, POLICIES, POSITIONS
+from causalcine_jax.config import EVICTIONS, KV_DTYPES, POLICIES, POSITIONS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb",
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
     "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "scale",
 )  # fmt: skip
 
@@ -67,6 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: all that the policy may retrieve)"
     )
     memory.add_argument("--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes: as many whole chunks as fit")
+    memory.add_argument("--kv-dtype", choices=KV_DTYPES, help="of the history's keys and values (default: same as the model's)")
 
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the networks (default: the model's)")
     parser.add_argument(

@@ -27,12 +27,19 @@ from causalcine_jax.models.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class BatchRollout:
-    """A model, how it samples, and the size of its films."""
+    """A model, how it samples, and the size of its films.
+
+    pool_frames  latent frames of history kept; None for all of a film. What memory has retrieved is counted over a batch's films together, so
+                 under eviction least_retrieved a film is by itself only in a batch of one
+    kv_dtype     how keys and values of history are stored (models/quantised.py)
+    """
 
     model: Model
     world: WorldConfig
     sampler: SamplerConfig
     seed: int = 0
+    pool_frames: int | None = None
+    kv_dtype: str = "same"
 
     def __post_init__(self):
         stride, grid = self.model.vae.cfg.spatial_stride, self.model.transformer.config.patch_size
@@ -96,13 +103,14 @@ class BatchRollout:
         return contexts
 
     def pool(self, films: int) -> KVCache:
-        """An empty pool that holds whole films."""
+        """An empty pool for as many films."""
         config = self.model.transformer.config
         _, height, width, _ = self.latent_shape
         rows, columns = token_grid(config, height, width)
         films *= 2 if self.sampler.guided else 1
         dtype = self.model.transformer.patch_embedding.weight[...].dtype
-        return KVCache.empty(config, films, self.world.latent_frames, rows * columns, CHUNK_FRAMES, dtype)
+        frames = self.pool_frames or self.world.latent_frames
+        return KVCache.empty(config, films, frames, rows * columns, CHUNK_FRAMES, dtype, self.kv_dtype)
 
     def commit(self, pool: KVCache, latents: Float[Array, "b c h w z"], context: TextContext, chunk: int, memory: MemoryConfig) -> KVCache:
         """The pool with one clean chunk of every film in it. `pool` is donated."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from causalcine_jax.config import MemoryConfig
@@ -26,6 +26,8 @@ from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
 from causalcine_jax.evaluation.reading import CharacterReading, Judge, Sought, of_character, sought
 from causalcine_jax.evaluation.true_films import true_film
+from causalcine_jax.models.dit import TextContext
+from causalcine_jax.models.kv_cache import KVCache
 
 CHUNKS_JUDGED = 2
 TRUTH, VAE = "truth", "vae"
@@ -147,33 +149,53 @@ def _rows(engine: BatchRollout, batch: list[ReturnCase], policies: dict[str, Mem
     films = [true_film(story) for story in stories]
     yield TRUTH, np.stack([film[case.frames.start : case.frames.stop] for film, case in zip(films, batch, strict=True)]), None
 
-    latents = engine.encode(films, chunk + CHUNKS_JUDGED)
-    piece = lambda number: latents[:, number * CHUNK_FRAMES : (number + 1) * CHUNK_FRAMES]
-    _, before = engine.decoded_start(piece(chunk - 1))
-
-    def decode(pieces):
-        cache, frames = jax.tree.map(jnp.copy, before), []
-        for new in pieces:
-            video, cache = engine.decoded_next(cache, new)
-            frames.append(video)
-        return np.concatenate(frames, axis=1)
-
-    yield VAE, decode([piece(chunk + i) for i in range(CHUNKS_JUDGED)]), None
+    latents = _in_chunks(engine.encode(films, chunk + CHUNKS_JUDGED))
+    _, before = engine.decoded_start(latents[chunk - 1])
+    yield VAE, decoded(engine, before, latents[chunk:]), None
 
     contexts = engine.prompts(stories)
     for row, memory in policies.items():
-        pool = engine.pool(len(batch))
-        for number in range(chunk):
-            pool = engine.commit(pool, piece(number), contexts[number], number, memory)
-        made = []
-        for number in range(chunk, chunk + CHUNKS_JUDGED):
-            x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
-            if number == chunk:
-                remembered = _remembered(seen, batch, memory)
-            made.append(x0)
-            if number + 1 < chunk + CHUNKS_JUDGED:
-                pool = engine.commit(pool, x0, contexts[number], number, memory)
-        yield row, decode(made), remembered
+        pool = true_history(engine, latents[:chunk], contexts, memory)
+        made, remembered = film_return(engine, pool, batch, contexts, memory)
+        yield row, decoded(engine, before, made), remembered
+
+
+def _in_chunks(latents: Float[Array, "b f h w z"]) -> list[Float[Array, "b c h w z"]]:
+    return [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
+
+
+def true_history(
+    engine: BatchRollout, chunks: list[Float[Array, "b c h w z"]], contexts: list[TextContext], memory: MemoryConfig
+) -> KVCache:
+    """The pool after a film's first chunks."""
+    pool = engine.pool(len(chunks[0]))
+    for number, latents in enumerate(chunks):
+        pool = engine.commit(pool, latents, contexts[number], number, memory)
+    return pool
+
+
+def film_return(
+    engine: BatchRollout, pool: KVCache, batch: list[ReturnCase], contexts: list[TextContext], memory: MemoryConfig
+) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
+    """Latents of the chunks to be judged, made after the history in `pool` (donated); and of every case the share of layers that remembered."""
+    chunk, stories, made = batch[0].back.chunk, [case.story for case in batch], []
+    for number in range(chunk, chunk + CHUNKS_JUDGED):
+        x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
+        if number == chunk:
+            remembered = _remembered(seen, batch, memory)
+        made.append(x0)
+        if number + 1 < chunk + CHUNKS_JUDGED:
+            pool = engine.commit(pool, x0, contexts[number], number, memory)
+    return made, remembered
+
+
+def decoded(engine: BatchRollout, before, chunks: list[Float[Array, "b c h w z"]]) -> UInt8[np.ndarray, "b t h w 3"]:
+    """Frames of chunks that follow the one after which the decoder's cache was `before`."""
+    cache, frames = jax.tree.map(jnp.copy, before), []
+    for latents in chunks:
+        video, cache = engine.decoded_next(cache, latents)
+        frames.append(video)
+    return np.concatenate(frames, axis=1)
 
 
 def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], list[ReturnCase]]]:

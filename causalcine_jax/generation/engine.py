@@ -61,13 +61,14 @@ class RolloutEngine:
         sampler: SamplerConfig,
         memory: MemoryConfig,
         pool_frames: int,
+        kv_dtype: str = "same",
         negative: str = "",
     ):
         """Allocates the pool. `UsageError` if the model cannot make frames of height x width."""
         self._model, self._sampler, self._memory, self._negative = model, sampler, memory, negative
         self._key = jax.random.key(seed)
         self._noise_shape = (1, model.chunk_frames, *latent_size(model, height, width), model.transformer.config.in_dim)
-        self._pool = self._empty_pool(pool_frames)
+        self._pool = self._empty_pool(pool_frames, kv_dtype)
         self._negative_text, self._vae_cache = None, None
 
     @property
@@ -111,8 +112,8 @@ class RolloutEngine:
         clock.lap("decode", frames)
         return np.asarray(frames[0])
 
-    def _empty_pool(self, frames: int) -> KVCache:
-        return empty_pool(self._model, self.films, frames, self._noise_shape[2:4])
+    def _empty_pool(self, frames: int, kv_dtype: str) -> KVCache:
+        return empty_pool(self._model, self.films, frames, self._noise_shape[2:4], kv_dtype)
 
     def _decode(self, x0: Array) -> Array:
         latents = x0.astype(self._model.vae.conv2.weight[...].dtype)

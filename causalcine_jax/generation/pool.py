@@ -15,19 +15,19 @@ from causalcine_jax.parallel.mesh import active_mesh
 GB = 10**9
 
 
-def empty_pool(model: Model, films: int, frames: int, latent_size: tuple[int, int]) -> KVCache:
-    """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side.
+def empty_pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str = "same") -> KVCache:
+    """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side, stored as kv_dtype says.
 
     `UsageError` naming the bytes where the device has less memory than that.
     """
-    make = partial(_pool, model, films, frames, latent_size)
+    make = partial(_pool, model, films, frames, latent_size, kv_dtype)
     check_room(jax.eval_shape(make).bytes)
     return make()
 
 
-def chunk_bytes(model: Model, films: int, latent_size: tuple[int, int]) -> int:
+def chunk_bytes(model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same") -> int:
     """What a pool holds of one chunk."""
-    return jax.eval_shape(partial(_pool, model, films, model.chunk_frames, latent_size)).bytes
+    return jax.eval_shape(partial(_pool, model, films, model.chunk_frames, latent_size, kv_dtype)).bytes
 
 
 def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_frames: int) -> int:
@@ -48,7 +48,7 @@ def check_room(pool_bytes: int) -> None:
     if room is not None and pool_bytes > room:
         raise UsageError(
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, and memory has room for {room:,}: "
-            "keep less of it (pool_frames, pool_gb)"
+            "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
         )
 
 
@@ -63,7 +63,7 @@ def device_memory() -> int | None:
     return None
 
 
-def _pool(model: Model, films: int, frames: int, latent_size: tuple[int, int]) -> KVCache:
+def _pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str) -> KVCache:
     rows, columns = token_grid(model.transformer.config, *latent_size)
     dtype = model.transformer.patch_embedding.weight[...].dtype
-    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype)
+    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype, kv_dtype)

@@ -51,6 +51,7 @@ class Request:
     devices      that share the work
     guidance     1 keeps one history, anything else two side by side; None for the model's own
     dtype        of weights, pool and activations: bf16 or fp32; None for the model's own
+    kv_dtype     of the pool's keys and values: the same, or int8 or fp8 with scales
     """
 
     model: str
@@ -61,6 +62,7 @@ class Request:
     guidance: float | None = None
     dtype: str | None = None
     pool_gb: float | None = None
+    kv_dtype: str = "same"
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def memory_plan(request: Request) -> Plan:
     stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
-    pool_of = lambda frames: jax.eval_shape(lambda: KVCache.empty(config, histories, frames, tokens, model.chunk_frames, dtype))
+    stored = {"dtype": dtype, "kv_dtype": request.kv_dtype}
+    pool_of = lambda frames: jax.eval_shape(lambda: KVCache.empty(config, histories, frames, tokens, model.chunk_frames, **stored))
     if request.pool_gb is not None and tokens:
         frames = frames_within(request.pool_gb, pool_of(model.chunk_frames).bytes, model.memory, model.chunk_frames)
         request = dataclasses.replace(request, pool_frames=frames)
