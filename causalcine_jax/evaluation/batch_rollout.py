@@ -86,6 +86,14 @@ class BatchRollout:
         video, cache = self.model.vae.decode_next(cache, latents)
         return to_uint8(video), cache
 
+    def decoded_after(self, cache, chunks: list[Float[Array, "b c h w z"]]) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Frames of chunks that follow the one after which the decoder's cache was `cache`, which can be used again."""
+        cache, frames = jax.tree.map(jnp.copy, cache), []
+        for latents in chunks:
+            video, cache = self.decoded_next(cache, latents)
+            frames.append(video)
+        return np.concatenate(frames, axis=1)
+
     def prompts(self, stories: list[Story]) -> list[TextContext]:
         """Each chunk's prompts, one per film (and, with guidance, as many null prompts behind them), ready for cross-attention."""
         shots = max(len(story.shots) for story in stories)
@@ -116,6 +124,13 @@ class BatchRollout:
         """The pool with one clean chunk of every film in it. `pool` is donated."""
         films = jnp.concatenate([latents, latents]) if self.sampler.guided else latents
         return rollout.commit(self.model.transformer, pool, films, context, jnp.int32(chunk), memory=memory)
+
+    def history(self, chunks: list[Float[Array, "b c h w z"]], contexts: list[TextContext], memory: MemoryConfig) -> KVCache:
+        """The pool after the first chunks of a film."""
+        pool = self.pool(len(chunks[0]))
+        for number, latents in enumerate(chunks):
+            pool = self.commit(pool, latents, contexts[number], number, memory)
+        return pool
 
     def denoise(
         self, pool: KVCache, stories: list[Story], context: TextContext, chunk: int, memory: MemoryConfig

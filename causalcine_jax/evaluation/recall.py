@@ -12,8 +12,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
@@ -149,29 +147,16 @@ def _rows(engine: BatchRollout, batch: list[ReturnCase], policies: dict[str, Mem
     films = [true_film(story) for story in stories]
     yield TRUTH, np.stack([film[case.frames.start : case.frames.stop] for film, case in zip(films, batch, strict=True)]), None
 
-    latents = _in_chunks(engine.encode(films, chunk + CHUNKS_JUDGED))
+    latents = engine.encode(films, chunk + CHUNKS_JUDGED)
+    latents = [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
     _, before = engine.decoded_start(latents[chunk - 1])
-    yield VAE, decoded(engine, before, latents[chunk:]), None
+    yield VAE, engine.decoded_after(before, latents[chunk:]), None
 
     contexts = engine.prompts(stories)
     for row, memory in policies.items():
-        pool = true_history(engine, latents[:chunk], contexts, memory)
+        pool = engine.history(latents[:chunk], contexts, memory)
         made, remembered = film_return(engine, pool, batch, contexts, memory)
-        yield row, decoded(engine, before, made), remembered
-
-
-def _in_chunks(latents: Float[Array, "b f h w z"]) -> list[Float[Array, "b c h w z"]]:
-    return [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
-
-
-def true_history(
-    engine: BatchRollout, chunks: list[Float[Array, "b c h w z"]], contexts: list[TextContext], memory: MemoryConfig
-) -> KVCache:
-    """The pool after a film's first chunks."""
-    pool = engine.pool(len(chunks[0]))
-    for number, latents in enumerate(chunks):
-        pool = engine.commit(pool, latents, contexts[number], number, memory)
-    return pool
+        yield row, engine.decoded_after(before, made), remembered
 
 
 def film_return(
@@ -187,15 +172,6 @@ def film_return(
         if number + 1 < chunk + CHUNKS_JUDGED:
             pool = engine.commit(pool, x0, contexts[number], number, memory)
     return made, remembered
-
-
-def decoded(engine: BatchRollout, before, chunks: list[Float[Array, "b c h w z"]]) -> UInt8[np.ndarray, "b t h w 3"]:
-    """Frames of chunks that follow the one after which the decoder's cache was `before`."""
-    cache, frames = jax.tree.map(jnp.copy, before), []
-    for latents in chunks:
-        video, cache = engine.decoded_next(cache, latents)
-        frames.append(video)
-    return np.concatenate(frames, axis=1)
 
 
 def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], list[ReturnCase]]]:
