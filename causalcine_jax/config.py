@@ -10,6 +10,8 @@ from causalcine_jax.errors import UsageError, nearest, raise_faults
 
 POLICIES = ("camr", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
+EVICTIONS = ("oldest", "least_retrieved")
+KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -126,6 +128,8 @@ class MemoryConfig:
     route_clean     True: clean chunks use the same bounded field as a commit does. False: they see all earlier chunks
                     (the paper's words for the packed pass), and a commit does the same
     positions       block_relative (slots of a compact field) or absolute (true distance in the film)
+    eviction        which chunk a full pool gives up, never the sink nor the window: the oldest, or that which memory retrieved least of late
+                    (models/usage.py). Nothing but a rollout whose pool is shorter than its film ever asks
     """
 
     policy: str = "camr"
@@ -133,6 +137,7 @@ class MemoryConfig:
     memory_frames: int = 5
     route_clean: bool = True
     positions: str = "block_relative"
+    eviction: str = "oldest"
 
     def __post_init__(self):
         raise_faults("memory", self.faults())
@@ -143,6 +148,8 @@ class MemoryConfig:
             faults.append(f"unknown policy {self.policy!r}, {nearest(str(self.policy), POLICIES)}")
         if self.positions not in POSITIONS:
             faults.append(f"unknown positions {self.positions!r}, {nearest(str(self.positions), POSITIONS)}")
+        if self.eviction not in EVICTIONS:
+            faults.append(f"unknown eviction {self.eviction!r}, {nearest(str(self.eviction), EVICTIONS)}")
         if self.window_chunks < 0:
             faults.append(f"window_chunks must not be negative, got {self.window_chunks}")
         if self.memory_frames < 0:

@@ -19,11 +19,11 @@ import re
 from pathlib import Path
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import POLICIES, POSITIONS
+from causalcine_jax.config import EVICTIONS, KV_DTYPES, POLICIES, POSITIONS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames",
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
     "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "scale", "seq",
 )  # fmt: skip
 
@@ -59,10 +59,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument("--window", type=int, dest="window_chunks", metavar="CHUNKS", help="chunks before the own one that are always seen")
     memory.add_argument("--memory-frames", type=int, metavar="FRAMES", help="older latent frames that the policy retrieves")
     memory.add_argument("--positions", choices=POSITIONS, help="places in the receptive field, or distances in the film")
+    memory.add_argument(
+        "--eviction", choices=EVICTIONS, help="what a full pool gives up: its oldest chunk, or the one that memory retrieved least of late"
+    )
     memory.add_argument("--chunk-frames", type=int, metavar="FRAMES", help="latent frames made at once")
     memory.add_argument(
         "--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: all that the policy may retrieve)"
     )
+    memory.add_argument("--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes: as many whole chunks as fit")
+    memory.add_argument("--kv-dtype", choices=KV_DTYPES, help="of the history's keys and values (default: same as the model's)")
 
     parser.add_argument(
         "--dtype",

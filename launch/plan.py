@@ -26,6 +26,7 @@ os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
 
 from causalcine_jax.cli import run
+from causalcine_jax.config import KV_DTYPES
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -38,6 +39,12 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument("--size", metavar="WxH", help="pixels of the film, 832x480 for Wan (default: the model's own)")
     memory.add_argument(
         "--pool-frames", type=int, help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)"
+    )
+    memory.add_argument(
+        "--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes, on all devices: how many frames are those?"
+    )
+    memory.add_argument(
+        "--kv-dtype", default="same", choices=KV_DTYPES, help="of keys and values in history (default: same as the weights)"
     )
     memory.add_argument("--devices", type=int, default=1, help="that share the work (default 1)")
     memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
@@ -53,6 +60,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         "--rollout", action="store_true", help="not the stage's step but a rollout by the config's transformer, sampler and memory"
     )
     step.add_argument("--pool-frames", type=int, help="latent frames of a rollout's history (default: the whole film)")
+    step.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="how it stores keys and values")
     step.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags, rest = parser.parse_known_args(arguments)
     if rest and (flags.command == "memory" or not all(word.startswith(("--config.", "--noconfig.")) for word in rest)):
@@ -74,7 +82,9 @@ def memory(flags: argparse.Namespace) -> None:
     from causalcine_jax.parallel.memory_plan import Request, memory_plan
     from causalcine_jax.parallel.memory_table import table, to_json
 
-    plan = memory_plan(Request(flags.model, height, width, flags.pool_frames, flags.devices, flags.guidance, flags.dtype))
+    plan = memory_plan(
+        Request(flags.model, height, width, flags.pool_frames, flags.devices, flags.guidance, flags.dtype, flags.pool_gb, flags.kv_dtype)
+    )
     print(to_json(plan) if flags.json else table(plan))
 
 
@@ -88,7 +98,14 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
     from causalcine_jax.parallel.compile_plan import compile_plan
     from causalcine_jax.parallel.compile_table import table, to_json
 
-    how = {"seq": flags.seq, "frames": flags.frames, "size": size, "rollout": flags.rollout, "pool_frames": flags.pool_frames}
+    how = {
+        "seq": flags.seq,
+        "frames": flags.frames,
+        "size": size,
+        "rollout": flags.rollout,
+        "pool_frames": flags.pool_frames,
+        "kv_dtype": flags.kv_dtype,
+    }
     plan = compile_plan(config, flags.topology, **how)
     print(to_json(plan) if flags.json else table(plan), flush=True)
     if not plan.fits:

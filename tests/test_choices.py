@@ -41,6 +41,15 @@ def test_a_flag_comes_before_the_record_and_the_record_before_the_model(model):
     assert (setup.story.video.width, setup.story.video.height) == (64, 48)
 
 
+def test_a_pools_size_in_bytes_replaces_the_recorded_frames(model):
+    recorded = {"memory": asdict(MemoryConfig("camr", eviction="least_retrieved")), "pool_frames": 24, "kv_dtype": "int8"}
+    setup = decide(Recipe(STORY, recorded), model, Choices(pool_gb=0.5))
+    assert (setup.pool_frames, setup.pool_gb, setup.kv_dtype, setup.memory.eviction) == (None, 0.5, "int8", "least_retrieved")
+    setup = decide(Recipe(STORY, recorded), model, Choices(kv_dtype="same", eviction="oldest"))
+    assert (setup.pool_frames, setup.pool_gb, setup.kv_dtype, setup.memory.eviction) == (24, None, "same", "oldest")
+    assert decide(Recipe(STORY, {"pool_frames": 24}), model, Choices()).kv_dtype == "same"  # of a film.json without the field
+
+
 def test_a_step_list_is_replaced_by_what_contradicts_it(model):
     sampler = lambda **asked: decide(Recipe(STORY), model, Choices(**asked)).sampler
     assert sampler(steps=8) == SamplerConfig("few_step", 8, 5.0, 1.0)

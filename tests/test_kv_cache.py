@@ -38,7 +38,7 @@ def test_eviction_takes_the_oldest_but_never_the_sink_nor_the_next_window():
 def test_a_chunk_committed_again_replaces_itself():
     memory = MemoryConfig(window_chunks=1, memory_frames=3)
     cache = empty(12)
-    cache = KVCache(cache.k, cache.v, cache.descriptors, jnp.asarray([0, 1, 2, -1], jnp.int32))
+    cache = KVCache(cache.k, cache.v, cache.descriptors, jnp.asarray([0, 1, 2, -1], jnp.int32), cache.usage)
     assert int(slot_for(cache, jnp.int32(2), memory)) == 2
     assert int(slot_for(cache, jnp.int32(3), memory)) == 3
 

@@ -28,12 +28,19 @@ from causalcine_jax.models.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class BatchRollout:
-    """A model, how it samples, and the size of its films."""
+    """A model, how it samples, and the size of its films.
+
+    pool_frames  latent frames of history kept; None for all of a film. What memory has retrieved is counted over a batch's films together, so
+                 under eviction least_retrieved a film is by itself only in a batch of one
+    kv_dtype     how keys and values of history are stored (models/quantised.py)
+    """
 
     model: Model
     world: WorldConfig
     sampler: SamplerConfig
     seed: int = 0
+    pool_frames: int | None = None
+    kv_dtype: str = "same"
 
     def __post_init__(self):
         stride, grid = self.model.vae.cfg.spatial_stride, self.model.transformer.config.patch_size
@@ -80,6 +87,14 @@ class BatchRollout:
         video, cache = self.model.vae.decode_next(cache, latents)
         return to_uint8(video), cache
 
+    def decoded_after(self, cache, chunks: list[Float[Array, "b c h w z"]]) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Frames of chunks that follow the one after which the decoder's cache was `cache`, which can be used again."""
+        cache, frames = jax.tree.map(jnp.copy, cache), []
+        for latents in chunks:
+            video, cache = self.decoded_next(cache, latents)
+            frames.append(video)
+        return np.concatenate(frames, axis=1)
+
     def prompts(self, stories: list[Story]) -> list[TextContext]:
         """Each chunk's prompts, one per film (and, with guidance, as many null prompts behind them), ready for cross-attention."""
         shots = max(len(story.shots) for story in stories)
@@ -97,18 +112,26 @@ class BatchRollout:
         return contexts
 
     def pool(self, films: int) -> KVCache:
-        """An empty pool that holds whole films."""
+        """An empty pool for as many films."""
         config = self.model.transformer.config
         _, height, width, _ = self.latent_shape
         rows, columns = token_grid(config, height, width)
         films *= 2 if self.sampler.guided else 1
         dtype = self.model.transformer.patch_embedding.weight[...].dtype
-        return KVCache.empty(config, films, self.world.latent_frames, rows * columns, CHUNK_FRAMES, dtype)
+        frames = self.pool_frames or self.world.latent_frames
+        return KVCache.empty(config, films, frames, rows * columns, CHUNK_FRAMES, dtype, self.kv_dtype)
 
     def commit(self, pool: KVCache, latents: Float[Array, "b c h w z"], context: TextContext, chunk: int, memory: MemoryConfig) -> KVCache:
         """The pool with one clean chunk of every film in it. `pool` is donated."""
         films = jnp.concatenate([latents, latents]) if self.sampler.guided else latents
         return rollout.commit(self.model.transformer, pool, films, context, jnp.int32(chunk), memory=memory)
+
+    def history(self, chunks: list[Float[Array, "b c h w z"]], contexts: list[TextContext], memory: MemoryConfig) -> KVCache:
+        """The pool after the first chunks of a film."""
+        pool = self.pool(len(chunks[0]))
+        for number, latents in enumerate(chunks):
+            pool = self.commit(pool, latents, contexts[number], number, memory)
+        return pool
 
     def denoise(
         self, pool: KVCache, stories: list[Story], context: TextContext, chunk: int, memory: MemoryConfig

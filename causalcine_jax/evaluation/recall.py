@@ -12,10 +12,8 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from causalcine_jax.config import MemoryConfig
@@ -26,6 +24,8 @@ from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
 from causalcine_jax.evaluation.reading import CharacterReading, Judge, Sought, of_character, sought
 from causalcine_jax.evaluation.true_films import true_film
+from causalcine_jax.models.dit import TextContext
+from causalcine_jax.models.kv_cache import KVCache
 
 CHUNKS_JUDGED = 2
 TRUTH, VAE = "truth", "vae"
@@ -148,32 +148,30 @@ def _rows(engine: BatchRollout, batch: list[ReturnCase], policies: dict[str, Mem
     yield TRUTH, np.stack([film[case.frames.start : case.frames.stop] for film, case in zip(films, batch, strict=True)]), None
 
     latents = engine.encode(films, chunk + CHUNKS_JUDGED)
-    piece = lambda number: latents[:, number * CHUNK_FRAMES : (number + 1) * CHUNK_FRAMES]
-    _, before = engine.decoded_start(piece(chunk - 1))
-
-    def decode(pieces):
-        cache, frames = jax.tree.map(jnp.copy, before), []
-        for new in pieces:
-            video, cache = engine.decoded_next(cache, new)
-            frames.append(video)
-        return np.concatenate(frames, axis=1)
-
-    yield VAE, decode([piece(chunk + i) for i in range(CHUNKS_JUDGED)]), None
+    latents = [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
+    _, before = engine.decoded_start(latents[chunk - 1])
+    yield VAE, engine.decoded_after(before, latents[chunk:]), None
 
     contexts = engine.prompts(stories)
     for row, memory in policies.items():
-        pool = engine.pool(len(batch))
-        for number in range(chunk):
-            pool = engine.commit(pool, piece(number), contexts[number], number, memory)
-        made = []
-        for number in range(chunk, chunk + CHUNKS_JUDGED):
-            x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
-            if number == chunk:
-                remembered = _remembered(seen, batch, memory)
-            made.append(x0)
-            if number + 1 < chunk + CHUNKS_JUDGED:
-                pool = engine.commit(pool, x0, contexts[number], number, memory)
-        yield row, decode(made), remembered
+        pool = engine.history(latents[:chunk], contexts, memory)
+        made, remembered = film_return(engine, pool, batch, contexts, memory)
+        yield row, engine.decoded_after(before, made), remembered
+
+
+def film_return(
+    engine: BatchRollout, pool: KVCache, batch: list[ReturnCase], contexts: list[TextContext], memory: MemoryConfig
+) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
+    """Latents of the chunks to be judged, made after the history in `pool` (donated); and of every case the share of layers that remembered."""
+    chunk, stories, made = batch[0].back.chunk, [case.story for case in batch], []
+    for number in range(chunk, chunk + CHUNKS_JUDGED):
+        x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
+        if number == chunk:
+            remembered = _remembered(seen, batch, memory)
+        made.append(x0)
+        if number + 1 < chunk + CHUNKS_JUDGED:
+            pool = engine.commit(pool, x0, contexts[number], number, memory)
+    return made, remembered
 
 
 def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], list[ReturnCase]]]:

@@ -173,6 +173,8 @@ def _covers(known: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
     def what(settings):
         rows = {key: {name: value for name, value in row.items() if name != "model"} for key, row in settings["rows"].items()}
+        for row in rows.values():  # a field of memory that is younger than the measurement had its default
+            row["memory"] = dataclasses.asdict(MemoryConfig()) | row["memory"]
         return json.loads(json.dumps({**settings, "rows": rows, "amounts": None}))
 
     return what(known) == what(wanted) and all(known["amounts"].get(name, 0) >= count for name, count in wanted["amounts"].items())

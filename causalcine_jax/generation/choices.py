@@ -22,6 +22,7 @@ class Choices:
     size         width and height in pixels
     frames       video frames of a film of one shot; snapped to whole chunks, exact with whole_film
     whole_film   all frames at once: bidirectional Wan2.1 under one prompt
+    pool_gb      the pool's size in GB, in place of pool_frames; kv_dtype, how its keys and values are stored
     dtype        float32, bfloat16 or float8, of the networks
     embeddings   a file of prompt embeddings in place of the text encoder
     tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
@@ -41,8 +42,11 @@ class Choices:
     window_chunks: int | None = None
     memory_frames: int | None = None
     positions: str | None = None
+    eviction: str | None = None
     chunk_frames: int | None = None
     pool_frames: int | None = None
+    pool_gb: float | None = None
+    kv_dtype: str | None = None
     size: tuple[int, int] | None = None
     frames: int | None = None
     whole_film: bool = False
@@ -59,7 +63,18 @@ class Choices:
         faults = [
             f"{n} must be at least 1, not {getattr(self, n)}" for n in counted if getattr(self, n) is not None and getattr(self, n) < 1
         ]
-        asked = ("policy", "window_chunks", "memory_frames", "positions", "chunk_frames", "pool_frames", "start")
+        asked = (
+            "policy",
+            "window_chunks",
+            "memory_frames",
+            "positions",
+            "eviction",
+            "chunk_frames",
+            "pool_frames",
+            "pool_gb",
+            "kv_dtype",
+            "start",
+        )
         if self.whole_film and (useless := [name for name in asked if getattr(self, name) is not None]):
             faults.append(f"a whole film has no memory and no chunks: leave out {', '.join(useless)}")
         return faults
@@ -74,6 +89,8 @@ class Setup:
     sampler: SamplerConfig
     memory: MemoryConfig
     pool_frames: int | None
+    pool_gb: float | None
+    kv_dtype: str
     whole_film: bool
 
 
@@ -86,12 +103,13 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
         model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.recorded)
-        return Setup(replace(model, chunk_frames=frames), story, sampler, NO_MEMORY, None, True)
+        return Setup(replace(model, chunk_frames=frames), story, sampler, NO_MEMORY, None, None, "same", True)
     chunk_frames = choices.chunk_frames or recipe.recorded.get("chunk_frames") or model.chunk_frames
     pool = choices.pool_frames
-    if pool is None and choices.chunk_frames is None:
+    if pool is None and choices.pool_gb is None and choices.chunk_frames is None:
         pool = recipe.recorded.get("pool_frames")
-    return Setup(replace(model, chunk_frames=chunk_frames), story, sampler, _memory(recipe.recorded, model.memory, choices), pool, False)
+    memory, kv_dtype = _memory(recipe.recorded, model.memory, choices), choices.kv_dtype or recipe.recorded.get("kv_dtype", "same")
+    return Setup(replace(model, chunk_frames=chunk_frames), story, sampler, memory, pool, choices.pool_gb, kv_dtype, False)
 
 
 def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices) -> SamplerConfig:
@@ -101,7 +119,7 @@ def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices)
 
 def _memory(recorded: dict[str, Any], default: MemoryConfig, choices: Choices) -> MemoryConfig:
     memory = recorded_choice(MemoryConfig, recorded, "memory") or default
-    asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions"))
+    asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions", "eviction"))
     if asked.get("policy", "none") != "none" and "memory_frames" not in asked and memory.memory_frames == 0:
         raise UsageError(
             f"{choices.policy} retrieves nothing with the 0 memory frames of this model: say how many with --memory-frames, such as 5"

@@ -18,8 +18,10 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.generation.engine import Engine, RolloutEngine
+from causalcine_jax.errors import UsageError
+from causalcine_jax.generation.engine import Engine, RolloutEngine, histories, latent_size
 from causalcine_jax.generation.model_folder import Model, load_model
+from causalcine_jax.generation.pool import chunk_bytes, frames_within
 from causalcine_jax.models.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
 
@@ -59,6 +61,8 @@ class Director:
         sampler: SamplerConfig | None = None,
         memory: MemoryConfig | None = None,
         pool_frames: int | None = None,
+        pool_gb: float | None = None,
+        kv_dtype: str = "same",
         embeddings: str | Path | None = None,
         start: Float[Array, "1 f h w z"] | None = None,
         engine: Callable[..., Engine] = RolloutEngine,
@@ -71,12 +75,14 @@ class Director:
           seed, sampler, memory: in place of the story's and the model's.
           embeddings: a file of prompt embeddings in place of the folder's text encoder, which then stays on disk.
           start: latents of the film's first chunks, which are then not made from noise; see `start.opening`.
-          pool_frames: latent frames of history kept, in whole chunks; what is beyond goes, oldest first. By default all that memory can
+          pool_frames: latent frames of history kept, in whole chunks; what is beyond goes, by memory.eviction. By default all that memory can
             still choose: with camr the whole story's, else the window and the sink.
+          pool_gb: the pool's size in GB (10^9 bytes) instead: as many whole chunks as fit.
+          kv_dtype: how the pool stores keys and values: "same" as the model's weights, or "int8" or "fp8".
 
         Raises:
           DataError: no such model folder, or a damaged one.
-          UsageError: prompts that the model cannot read, or a pool too small for the receptive field.
+          UsageError: prompts that the model cannot read, or a pool too small for the receptive field or too large for the device.
         """
         if model is None or isinstance(model, str | Path):
             model = load_model(model, embeddings=embeddings)
@@ -90,7 +96,7 @@ class Director:
         self.model = model
         self.sampler = sampler or model.sampler
         self.memory = memory or model.memory
-        self.pool_frames = self._pool_size(pool_frames)
+        self.pool_frames = self._pool_size(pool_frames, pool_gb, kv_dtype)
         self.next_chunk = 0
         self._start = start
         self._lock = threading.Lock()
@@ -104,6 +110,7 @@ class Director:
             sampler=self.sampler,
             memory=self.memory,
             pool_frames=self.pool_frames,
+            kv_dtype=kv_dtype,
             negative=self.story.negative,
         )
 
@@ -144,7 +151,14 @@ class Director:
     def _check_prompts(self, shots: Iterable[ResolvedShot]) -> None:
         self.model.check_prompts([(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", self.story.negative)])
 
-    def _pool_size(self, asked: int | None) -> int:
+    def _pool_size(self, asked: int | None, gb: float | None, kv_dtype: str) -> int:
+        if gb is not None:
+            if asked is not None:
+                raise UsageError(f"pool_frames={asked} and pool_gb={gb:g} both say how large the pool is: give one of them")
+            size = latent_size(self.model, self.story.video.height, self.story.video.width)
+            asked = frames_within(
+                gb, chunk_bytes(self.model, histories(self.sampler), size, kv_dtype), self.memory, self.model.chunk_frames
+            )
         smallest = self.memory.smallest_pool(self.model.chunk_frames)
         if asked is None and self.memory.policy != "camr" and self.memory.route_clean:
             return smallest  # what has left the window and the sink is never seen again

@@ -20,6 +20,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import rollout
 from causalcine_jax.generation.model_folder import Model
+from causalcine_jax.generation.pool import empty_pool
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.parallel.mesh import active_mesh, check_cut
@@ -61,6 +62,7 @@ class RolloutEngine:
         sampler: SamplerConfig,
         memory: MemoryConfig,
         pool_frames: int,
+        kv_dtype: str = "same",
         negative: str = "",
     ):
         """Allocates the pool. `UsageError` if the model cannot make frames of height x width, or the mesh it is under cannot cut them."""
@@ -71,13 +73,13 @@ class RolloutEngine:
             rows, columns = token_grid(model.transformer.config, *self._noise_shape[2:4])
             tokens = model.chunk_frames * rows * columns
             check_cut(mesh, films=self.films, heads=model.transformer.config.num_heads, chunk_tokens=tokens)
-        self._pool = self._empty_pool(pool_frames)
+        self._pool = self._empty_pool(pool_frames, kv_dtype)
         self._negative_text, self._vae_cache = None, None
 
     @property
     def films(self) -> int:
         """Histories kept side by side: two with guidance."""
-        return 2 if self._sampler.guided else 1
+        return histories(self._sampler)
 
     @property
     def pool_bytes(self) -> int:
@@ -115,11 +117,8 @@ class RolloutEngine:
         clock.lap("decode", frames)
         return np.asarray(frames[0])
 
-    def _empty_pool(self, frames: int) -> KVCache:
-        transformer, (_, chunk_frames, height, width, _) = self._model.transformer, self._noise_shape
-        rows, columns = token_grid(transformer.config, height, width)
-        dtype = transformer.patch_embedding.weight[...].dtype
-        return KVCache.empty(transformer.config, self.films, frames, rows * columns, chunk_frames, dtype)
+    def _empty_pool(self, frames: int, kv_dtype: str) -> KVCache:
+        return empty_pool(self._model, self.films, frames, self._noise_shape[2:4], kv_dtype)
 
     def _decode(self, x0: Array) -> Array:
         latents = x0.astype(self._model.vae.conv2.weight[...].dtype)
@@ -137,6 +136,11 @@ class RolloutEngine:
             older = times[(times >= 0) & (times < window_start)][: kept.shape[1]]
             kept[layer, : len(older)] = older
         return kept
+
+
+def histories(sampler: SamplerConfig) -> int:
+    """How many histories one film has: with guidance the null prompt's beside its own."""
+    return 2 if sampler.guided else 1
 
 
 def latent_size(model: Model, height: int, width: int) -> tuple[int, int]:

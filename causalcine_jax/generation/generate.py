@@ -63,7 +63,7 @@ def _generate(
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
         setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
-        engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
+        pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
     )  # fmt: skip
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
     weights = weights_hash(folder)
@@ -122,6 +122,7 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
         "whole_film": setup.whole_film,
         "chunk_frames": setup.model.chunk_frames,
         "pool_frames": director.pool_frames,
+        "kv_dtype": setup.kv_dtype,
         "dtype": setup.model.dtype,
         "frames_sha256": footage.digest.hexdigest(),
     }

@@ -14,7 +14,7 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.models.kv_cache import KVCache, slot_for, write
+from causalcine_jax.models.kv_cache import KVCache, counted, slot_for, write
 from causalcine_jax.models.packed import PassOutput, transformer_pass, unbounded
 
 
@@ -63,10 +63,15 @@ def commit_chunk(
     """The pool with this clean chunk in it: one pass at t = 0 under the chunk's own prompt. Donate `cache` to write in place.
 
     With memory.route_clean=False the pass sees every chunk in the pool, as the packed pass's clean stream then does.
+    Where eviction asks for it, what this pass retrieved is counted, over all layers and films: histories that share a pool evict together.
     """
+    chunk_index, counts = jnp.asarray(chunk_index, jnp.int32), memory.eviction == "least_retrieved"
     rule = memory if memory.route_clean else unbounded(memory, cache.frames, cache.chunk_frames)
-    out = chunk_pass(model, cache, latents, jnp.float32(t), text, chunk_index, memory=rule, return_kv=True, replay=replay)
-    return write(cache, slot_for(cache, chunk_index, memory), jnp.asarray(chunk_index, jnp.int32), out.k, out.v)
+    out = chunk_pass(
+        model, cache, latents, jnp.float32(t), text, chunk_index, memory=rule, return_kv=True, return_field=counts, replay=replay
+    )  # fmt: skip
+    cache, usage = counted(cache, out.field, chunk_index, memory) if counts else (cache, 0.0)
+    return write(cache, slot_for(cache, chunk_index, memory), chunk_index, out.k, out.v, usage)
 
 
 def denoise_chunk(

@@ -73,5 +73,5 @@ class WholeFilmEngine(RolloutEngine):
     def pool_bytes(self) -> int:
         return 0
 
-    def _empty_pool(self, frames: int) -> None:
+    def _empty_pool(self, frames: int, kv_dtype: str) -> None:
         return None

@@ -18,6 +18,7 @@ from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.kv_cache import KVCache, describe
+from causalcine_jax.models.quantised import Frames, restored
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import cut
@@ -30,8 +31,8 @@ from causalcine_jax.parallel.ulysses import over_heads
 class History:
     """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty)."""
 
-    k: Float[Array, "b f p h d"]
-    v: Float[Array, "b f p h d"]
+    k: Frames  # [b, f, p, h, d]
+    v: Frames
     descriptors: Float[Array, "b f h d"]
     time: Int[Array, "f"]
 
@@ -288,9 +289,10 @@ def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation
         query = jnp.mean(q.astype(jnp.float32), axis=1)
         choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
         field = jax.vmap(choose)(query, past.descriptors)
-    gather = jax.vmap(lambda frames, index: frames[index])
-    k_past = rotate(gather(past.k, field.frame), *rotation(field.slot, grid, head_dim))
-    v_past = gather(past.v, field.frame)
+    take = jax.vmap(lambda frames, index: jax.tree.map(lambda stored: stored[index], frames))
+    gather = lambda frames: restored(take(frames, field.frame))
+    k_past = rotate(gather(past.k), *rotation(field.slot, grid, head_dim))
+    v_past = gather(past.v)
     tokens = length // chunk_frames
     keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
     values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)

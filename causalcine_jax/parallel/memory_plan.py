@@ -24,6 +24,7 @@ from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.families import FAMILIES
 from causalcine_jax.generation.model_folder import model_defaults
+from causalcine_jax.generation.pool import frames_within
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
@@ -46,9 +47,11 @@ class Request:
     model        a preset's name, a family's (families.py), or a model on disk in any format that is read
     height, width  of the film in pixels; None for the model's own
     pool_frames  latent frames of history kept; None for as many as the memory policy can use: with camr those of a 15 s film, 60
+    pool_gb      their GB (10^9 bytes, all histories and devices together) instead; the plan then says how many frames those are
     devices      that share the work
     guidance     1 keeps one history, anything else two side by side; None for the model's own
     dtype        of weights, pool and activations: bf16 or fp32; None for the model's own
+    kv_dtype     of the pool's keys and values: the same, or int8 or fp8 with scales
     """
 
     model: str
@@ -58,6 +61,8 @@ class Request:
     devices: int = 1
     guidance: float | None = None
     dtype: str | None = None
+    pool_gb: float | None = None
+    kv_dtype: str = "same"
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ def memory_plan(request: Request) -> Plan:
       DataError: no model there, or a damaged one.
     """
     model = _named(request.model) or _on_disk(request.model)
+    if request.pool_frames is not None and request.pool_gb is not None:
+        raise UsageError("pool_frames and pool_gb both say how large the pool is: give one of them")
     request = _filled(request, model)
     dtype, histories = DTYPES[request.dtype], 1 if request.guidance == 1 else 2
     config: TransformerConfig = model.networks["transformer"].config
@@ -121,9 +128,14 @@ def memory_plan(request: Request) -> Plan:
     stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
+    stored = {"dtype": dtype, "kv_dtype": request.kv_dtype}
+    pool_of = lambda frames: jax.eval_shape(lambda: KVCache.empty(config, histories, frames, tokens, model.chunk_frames, **stored))
+    if request.pool_gb is not None and tokens:
+        frames = frames_within(request.pool_gb, pool_of(model.chunk_frames).bytes, model.memory, model.chunk_frames)
+        request = dataclasses.replace(request, pool_frames=frames)
     _check(request, config, model, stride, tokens)
 
-    pool = jax.eval_shape(lambda: KVCache.empty(config, histories, request.pool_frames, tokens, model.chunk_frames, dtype))
+    pool = pool_of(request.pool_frames)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
     prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)

@@ -18,7 +18,7 @@ def table(plan: Plan) -> str:
     for line in plan.lines:
         note = f"{line.parameters:,} parameters" if line.parameters else "roughly" if line.estimated else ""
         if line.name == "pool of history":
-            note = f"{asked.pool_frames} frames x {plan.histories}"
+            note = f"{asked.pool_frames} frames x {plan.histories}" + ("" if asked.kv_dtype == "same" else f", {asked.kv_dtype}")
         lines.append(_row(line.name, _gb(line.bytes), _gb(line.device_bytes) if shared else "", note))
     lines.append(_row("total", _gb(plan.total()), _gb(plan.total(device=True)) if shared else "", ""))
     if any(line.name == "text encoder" for line in plan.lines):

@@ -13,7 +13,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation import rollout
 from causalcine_jax.models.dit import Transformer, token_grid
-from causalcine_jax.models.kv_cache import KVCache, pool_frames_for
+from causalcine_jax.models.kv_cache import KVCache, axes_of, pool_frames_for
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
@@ -23,8 +23,13 @@ from causalcine_jax.training.config import TrainConfig
 DTYPE = jnp.bfloat16
 
 
-def rollout_steps(config: TrainConfig, films: Films, mesh: Mesh, pool_frames: int | None = None) -> list[PlannedStep]:
-    """denoise, commit and decode of one chunk. `pool_frames`: of history; None for the whole film. `UsageError` for a mesh that does not cut it."""
+def rollout_steps(
+    config: TrainConfig, films: Films, mesh: Mesh, pool_frames: int | None = None, kv_dtype: str = "same"
+) -> list[PlannedStep]:
+    """denoise, commit and decode of one chunk. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py).
+
+    `UsageError` for a mesh that does not cut it.
+    """
     sizes, sampler = config.transformer, sampler_of(config)
     if sizes.num_heads % (seq := mesh.shape["seq"]):
         raise UsageError(f"seq={seq} does not divide the {sizes.num_heads} heads by which a pool is cut")
@@ -37,13 +42,8 @@ def rollout_steps(config: TrainConfig, films: Films, mesh: Mesh, pool_frames: in
 
     model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
     model = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), model, state_shardings(mesh, model))
-    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE))
-    pool = KVCache(
-        _at(pool.k, mesh, None, "data", None, None, "seq"),
-        _at(pool.v, mesh, None, "data", None, None, "seq"),
-        _at(pool.descriptors, mesh, None, "data", None, "seq"),
-        _at(pool.time, mesh),
-    )
+    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype))
+    pool = jax.tree.map(lambda a: _at(a, mesh, *axes_of(a)), pool)
     text = jax.eval_shape(rollout.embed_prompt, model, jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE))
     text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
     chunk = (config.chunk_frames, height, width, sizes.in_dim)

@@ -17,7 +17,7 @@ from causalcine_jax.parallel.mesh import active_mesh, check_cut
 
 TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
 HEADS = P("data", None, None, "seq")  # [b, f, p, h, e], a history's keys and values
-POOL = (HEADS, HEADS, P("data", None, "seq"))  # and its frames' descriptors [b, f, h, e]
+FRAME_HEADS = P("data", None, "seq")  # its frames' descriptors [b, f, h, e], and scales [b, f, h] where it is quantised
 FIELDS = P(None, "data")  # [s, b, ...]
 
 
@@ -43,7 +43,8 @@ def over_heads(attend: Callable) -> Callable:
 
     def run(q, k, v, pool, fields, shared):
         check_cut(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
-        specs = (TOKENS, TOKENS, TOKENS, POOL if pool is not None else P(), FIELDS, P())
+        by_heads = jax.tree.map(lambda a: HEADS if a.ndim == 5 else FRAME_HEADS, pool)
+        specs = (TOKENS, TOKENS, TOKENS, by_heads, FIELDS, P())
         return jax.shard_map(island, in_specs=specs, out_specs=(TOKENS, FIELDS, HEADS))(q, k, v, pool, fields, shared)
 
     return run

@@ -1,0 +1,197 @@
+"""What a small pool of history forgets, and what a byte per number costs: recall of characters who come back after longer than the pool reaches.
+
+    python benchmarks/pools.py --returns 80 --out outputs/pools.jsonl > pools.json
+
+Films of StoryWorld, several times as long as those of training. A case is a return of somebody who first appeared after the sink and was last seen
+before all that a pool of --pool-frames holds of late: evicting the oldest has forgotten them for certain. The true film is committed up to the
+return, the model films its first two chunks, and the judge reads them (evaluation/recall.py). Every case is filmed from the same noise with
+
+    whole film         every chunk kept: what forgetting costs is measured against this
+    whole film, int8   the same, stored in a byte per number
+    oldest             --pool-frames kept, the oldest chunk goes
+    least_retrieved    --pool-frames kept, the chunk goes that memory retrieved least of late
+
+--out has a line per case; started again, the measurement goes on behind the last. Prints one JSON object: per row the shares that are right (of all
+cases; not found is wrong), how many pools still held a chunk with the character, the share of layers that retrieved one (remembered), the share of
+frames that agree with each other on looks (consistency), the difference to `whole film` in pixel values of 0..255, and paired differences.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from causalcine_jax.cli import run
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.data.storyworld import Story, sample_story
+from causalcine_jax.data.storyworld.story import returns_of_plan
+from causalcine_jax.data.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.evaluation.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
+from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
+from causalcine_jax.evaluation.reading import Judge, of_character
+from causalcine_jax.evaluation.recall import CHANCE, CHUNKS_JUDGED, ReturnCase, Verdict, film_return
+from causalcine_jax.evaluation.true_films import true_film
+from causalcine_jax.generation.chosen_model import chosen_model
+from causalcine_jax.generation.model_folder import load_model
+from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.models.kv_cache import pool_frames_for
+
+WHOLE, INT8, OLDEST, LEAST = "whole film", "whole film, int8", "oldest", "least_retrieved"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="model folder (default: the embedded student)")
+    parser.add_argument("--world", choices=sorted(WORLDS), default="base", help="of the model's training (default base)")
+    parser.add_argument("--longer", type=int, default=3, help="films are so many times as long (default 3)")
+    parser.add_argument("--returns", type=int, default=80, help="cases, each from another film (default 80)")
+    parser.add_argument("--pool-frames", type=int, default=24, help="latent frames of history kept where it evicts (default 24)")
+    parser.add_argument("--out", type=Path, required=True, help="a line of JSON per case; an earlier measurement there is continued")
+    return parser.parse_args()
+
+
+def long_returns(world: WorldConfig, memory: MemoryConfig, pool_chunks: int, first: int = 0) -> Iterator[ReturnCase]:
+    """From every held-out story (from the `first` on) the first return, if any, that a pool evicting the oldest cannot serve: not seen in so many chunks, nor in the sink."""
+    for index in itertools.count(first):
+        story = sample_story(HELD_OUT_SEED, index, world)
+        plan = [(shot.start_chunk, shot.chunks, shot.cast) for shot in story.shots]
+        for back in returns_of_plan(plan, pool_chunks):
+            if story.shots[back.shot].chunks >= CHUNKS_JUDGED and back.first_seen_frame >= memory.memory_frames:
+                yield ReturnCase(story, back)
+                break
+
+
+def rows_of(engine: BatchRollout, memory: MemoryConfig, pool_frames: int) -> dict[str, tuple[BatchRollout, MemoryConfig]]:
+    small = dataclasses.replace(engine, pool_frames=pool_frames)
+    return {
+        WHOLE: (engine, memory),
+        INT8: (dataclasses.replace(engine, kv_dtype="int8"), memory),
+        OLDEST: (small, dataclasses.replace(memory, eviction="oldest")),
+        LEAST: (small, dataclasses.replace(memory, eviction="least_retrieved")),
+    }
+
+
+def film_case(case: ReturnCase, rows: dict[str, tuple[BatchRollout, MemoryConfig]], judge: Judge) -> dict[str, dict]:
+    """What each row shows of the return."""
+    engine, chunk, story = rows[WHOLE][0], case.back.chunk, case.story
+    latents = engine.encode([true_film(story)], chunk)
+    chunks = [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
+    _, before = engine.decoded_start(chunks[-1])
+    contexts, shown = engine.prompts([story]), {}
+    for name, (engine, memory) in rows.items():
+        pool = engine.history(chunks, contexts, memory)
+        held = np.asarray(pool.time)
+        made, (remembered,) = film_return(engine, pool, [case], contexts, memory)
+        frames = engine.decoded_after(before, made)[0].astype(np.int16)
+        whole = frames if name == WHOLE else whole
+        found = of_character(judge.read(frames.astype(np.uint8)), case.sought)
+        verdict = Verdict(case, found)
+        shown[name] = {
+            "found": found is not None,
+            "colour": verdict.right("colour"),
+            "accessory": verdict.right("accessory"),
+            "mean": verdict.mean,
+            "held": bool(shows(story, case.back.character)[held[held >= 0]].any()),
+            "remembered": remembered,
+            "consistency": found.consistency if found else 0.0,
+            "difference": float(np.abs(frames - whole).mean()),
+        }
+    return shown
+
+
+def shows(story: Story, character: int) -> np.ndarray:
+    """Which chunks of the story show the character."""
+    return np.array([character in story.shots[shot].cast for shot in story.shot_of_chunk()])
+
+
+def measured(path: Path, settings: dict, cases_from, count: int, film) -> Iterator[dict]:
+    """A record per case: those in the file, then new ones, each written as soon as it is made. `UsageError` if the file is of other settings."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if lines and lines[0] != settings:
+        raise UsageError(f"{path} holds a measurement of {lines[0]}, not of {settings}: give another --out")
+    with open(path, "a") as file:
+        write = lambda record: print(json.dumps(record), file=file, flush=True)
+        if not lines:
+            write(settings)
+        known = lines[1 : count + 1]
+        yield from known
+        cases = cases_from(known[-1]["story"] + 1 if known else 0)
+        for case in itertools.islice(cases, count - len(known)):
+            record = {"story": case.story.index, **dataclasses.asdict(case.back), "rows": film(case)}
+            write(record)
+            yield record
+
+
+def summary(records: list[dict]) -> dict:
+    """Per row what the module's docstring says, with 95 % intervals; and mean recall less that of another row on the same cases."""
+    of = lambda row, name: [record["rows"][row][name] for record in records]
+    share = lambda row, name: wilson(sum(of(row, name)), len(records))
+    mean = lambda values: bootstrap_mean(values)
+    less = lambda row, other, name="mean": mean(np.subtract(of(row, name), of(other, name)))
+    plain = lambda interval: Interval(*interval)._asdict()
+    rows = {
+        row: {
+            **{name: plain(share(row, name)) for name in ("colour", "accessory", "found", "held")},
+            **{name: plain(mean(of(row, name))) for name in ("mean", "remembered", "consistency", "difference")},
+        }
+        for row in (WHOLE, INT8, OLDEST, LEAST)
+    }
+    paired = {
+        f"{row} less {other}": plain(less(row, other)) for row, other in ((LEAST, OLDEST), (OLDEST, WHOLE), (LEAST, WHOLE), (INT8, WHOLE))
+    }
+    paired["consistency, int8 less whole film"] = plain(less(INT8, WHOLE, "consistency"))
+    same = sum(
+        all(record["rows"][INT8][name] == record["rows"][WHOLE][name] for name in ("found", "colour", "accessory")) for record in records
+    )
+    return {"rows": rows, "paired": paired, "same verdict under int8": plain(wilson(same, len(records)))}
+
+
+def main() -> None:
+    flags = parse()
+    model = load_model(chosen_model(flags.model))
+    memory, world = model.memory, WORLDS[flags.world]().longer(flags.longer)
+    pool_frames_for(world.chunks, memory, CHUNK_FRAMES, flags.pool_frames)
+    rows = rows_of(BatchRollout(model, world, model.sampler, HELD_OUT_SEED), memory, flags.pool_frames)
+    settings = {
+        "model": model.folder.name,
+        "world": flags.world,
+        "longer": flags.longer,
+        "pool_frames": flags.pool_frames,
+        "memory": dataclasses.asdict(memory),
+        "sampler": dataclasses.asdict(model.sampler),
+        "seed": HELD_OUT_SEED,
+    }
+    settings, judge = json.loads(json.dumps(settings)), Judge.load()
+    cases_from = lambda first: long_returns(world, memory, flags.pool_frames // CHUNK_FRAMES, first)
+    records = list(measured(flags.out, settings, cases_from, flags.returns, lambda case: film_case(case, rows, judge)))
+    pools = {name: engine.pool(1).bytes for name, (engine, _) in rows.items()}
+    absent = [record["chunk"] - record["last_seen_chunk"] - 1 for record in records]
+    result = {
+        "benchmark": "pools",
+        "settings": settings,
+        "returns": len(records),
+        "chunks absent": {"least": min(absent), "mean": float(np.mean(absent)), "most": max(absent)},
+        "chance": CHANCE,
+        "pool_bytes": pools,
+        **summary(records),
+        "intervals": "95 %: Wilson for shares, percentile bootstrap over cases for means and paired differences",
+        "command": shlex.join(["python", *sys.argv]),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "software": software(),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,69 @@
+"""How large a film's pool of history is: given in latent frames, or as what fits into so many bytes; and whether the device has room for it."""
+
+import os
+from functools import partial
+
+import jax
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.generation.model_folder import Model
+from causalcine_jax.models.dit import token_grid
+from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.parallel.mesh import active_mesh
+
+GB = 10**9
+
+
+def empty_pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str = "same") -> KVCache:
+    """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side, stored as kv_dtype says.
+
+    `UsageError` naming the bytes where the device has less memory than that.
+    """
+    make = partial(_pool, model, films, frames, latent_size, kv_dtype)
+    check_room(jax.eval_shape(make).bytes)
+    return make()
+
+
+def chunk_bytes(model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same") -> int:
+    """What a pool holds of one chunk."""
+    return jax.eval_shape(partial(_pool, model, films, model.chunk_frames, latent_size, kv_dtype)).bytes
+
+
+def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_frames: int) -> int:
+    """Latent frames of the largest pool of at most `pool_gb` GB (10^9 bytes). `UsageError` where that cannot hold the field of one chunk."""
+    size, smallest = round(pool_gb * GB), memory.smallest_pool(chunk_frames)
+    chunks = size // chunk_bytes
+    if chunks * chunk_frames < smallest:
+        least = smallest // chunk_frames * chunk_bytes
+        raise UsageError(
+            f"a pool of {size:,} bytes is too small for this field: it needs at least {smallest} frames (window + sink + one chunk), {least:,} bytes"
+        )
+    return chunks * chunk_frames
+
+
+def check_room(pool_bytes: int) -> None:
+    """`UsageError` where a pool of so many bytes is more than the devices that share it have left."""
+    room = device_memory()
+    if room is not None and pool_bytes > room:
+        raise UsageError(
+            f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, and memory has room for {room:,}: "
+            "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
+        )
+
+
+def device_memory() -> int | None:
+    """Bytes left on the devices that share a film; on a CPU, all of the machine's. None where nobody tells."""
+    mesh = active_mesh()
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * (1 if mesh is None else mesh.size)
+    if jax.default_backend() == "cpu" and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str) -> KVCache:
+    rows, columns = token_grid(model.transformer.config, *latent_size)
+    dtype = model.transformer.patch_embedding.weight[...].dtype
+    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype, kv_dtype)
