@@ -1,9 +1,10 @@
 """What a small pool of history forgets, and what a byte per number costs: recall of characters who come back after longer than the pool reaches.
 
-    python benchmarks/pools.py --returns 80 --out outputs/pools.jsonl > pools.json
+    python benchmarks/pools.py --absent far --returns 60 --out outputs/pools_far.jsonl > pools_far.json
 
-Films of StoryWorld, several times as long as those of training. A case is a return of somebody who first appeared after the sink and was last seen
-before all that a pool of --pool-frames holds of late: evicting the oldest has forgotten them for certain. The true film is committed up to the
+Films of StoryWorld, several times as long as those of training. A case is a return of somebody who first appeared after the sink, into a pool of
+--pool-frames that is full. far: last seen before all chunks that the pool holds, so that evicting the oldest has forgotten them for certain. near:
+last seen behind the window but not so long ago, so that evicting the oldest still holds them, and whatever else evicts can only lose. The true film is committed up to the
 return, the model films its first two chunks, and the judge reads them (evaluation/recall.py). Every case is filmed from the same noise with
 
     whole film         every chunk kept: what forgetting costs is measured against this
@@ -53,19 +54,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded student)")
     parser.add_argument("--world", choices=sorted(WORLDS), default="base", help="of the model's training (default base)")
     parser.add_argument("--longer", type=int, default=3, help="films are so many times as long (default 3)")
-    parser.add_argument("--returns", type=int, default=80, help="cases, each from another film (default 80)")
+    parser.add_argument(
+        "--absent", choices=("far", "near"), default="far", help="longer than a pool of the newest reaches, or not (default far)"
+    )
+    parser.add_argument("--returns", type=int, default=60, help="cases, each from another film (default 60)")
     parser.add_argument("--pool-frames", type=int, default=24, help="latent frames of history kept where it evicts (default 24)")
     parser.add_argument("--out", type=Path, required=True, help="a line of JSON per case; an earlier measurement there is continued")
     return parser.parse_args()
 
 
-def long_returns(world: WorldConfig, memory: MemoryConfig, pool_chunks: int, first: int = 0) -> Iterator[ReturnCase]:
-    """From every held-out story (from the `first` on) the first return, if any, that a pool evicting the oldest cannot serve: not seen in so many chunks, nor in the sink."""
+def long_returns(world: WorldConfig, memory: MemoryConfig, pool_chunks: int, absent: str = "far", first: int = 0) -> Iterator[ReturnCase]:
+    """From every held-out story (from the `first` on) the first return of the kind, if any, to a full pool of somebody who is not in the sink."""
+    sink = -(-memory.memory_frames // CHUNK_FRAMES)
+    beyond = memory.window_chunks if absent == "near" else pool_chunks
+    # Evicting the oldest keeps the sink and the newest: so many chunks back, at most.
+    reach = pool_chunks - sink if absent == "near" else world.chunks
     for index in itertools.count(first):
         story = sample_story(HELD_OUT_SEED, index, world)
         plan = [(shot.start_chunk, shot.chunks, shot.cast) for shot in story.shots]
-        for back in returns_of_plan(plan, pool_chunks):
-            if story.shots[back.shot].chunks >= CHUNKS_JUDGED and back.first_seen_frame >= memory.memory_frames:
+        for back in returns_of_plan(plan, beyond):
+            full = back.chunk > pool_chunks and back.first_seen_frame >= sink * CHUNK_FRAMES
+            if full and back.chunk - back.last_seen_chunk <= reach and story.shots[back.shot].chunks >= CHUNKS_JUDGED:
                 yield ReturnCase(story, back)
                 break
 
@@ -167,12 +176,13 @@ def main() -> None:
         "world": flags.world,
         "longer": flags.longer,
         "pool_frames": flags.pool_frames,
+        "absent": flags.absent,
         "memory": dataclasses.asdict(memory),
         "sampler": dataclasses.asdict(model.sampler),
         "seed": HELD_OUT_SEED,
     }
     settings, judge = json.loads(json.dumps(settings)), Judge.load()
-    cases_from = lambda first: long_returns(world, memory, flags.pool_frames // CHUNK_FRAMES, first)
+    cases_from = lambda first: long_returns(world, memory, flags.pool_frames // CHUNK_FRAMES, flags.absent, first)
     records = list(measured(flags.out, settings, cases_from, flags.returns, lambda case: film_case(case, rows, judge)))
     pools = {name: engine.pool(1).bytes for name, (engine, _) in rows.items()}
     absent = [record["chunk"] - record["last_seen_chunk"] - 1 for record in records]

@@ -33,6 +33,9 @@ def test_who_comes_back_was_out_of_reach_of_a_pool_that_evicts_the_oldest(pools,
         chunk, shown = case.back.chunk, pools.shows(case.story, case.back.character)
         # 8 chunks: the sink 0 and 1, and the last 6 before the return.
         assert not shown[:2].any() and not shown[chunk - 6 : chunk].any() and shown[:chunk].any() and shown[chunk : chunk + 2].all()
+    near = next(pools.long_returns(WORLD, MemoryConfig(), 8, "near"))
+    chunk, shown = near.back.chunk, pools.shows(near.story, near.back.character)
+    assert chunk > 8 and not shown[:2].any() and not shown[chunk - 3 : chunk].any() and shown[chunk - 6 : chunk - 3].any()
 
 
 def test_a_measurement_goes_on_where_it_was_stopped(pools, cases, tmp_path):
