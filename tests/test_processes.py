@@ -1,0 +1,102 @@
+"""Two processes with devices of their own train as one process does, stop together, and refuse different configs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_training import tiny_config, tiny_store
+from toy_stage import toy_config, toy_stage
+
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.metrics import read_records
+
+ROOT = Path(__file__).parents[1]
+STEPS = 4
+
+
+def two_processes(*command: str, devices: int) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "NPROC": "16",  # as launch/train.py has it
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+    start = lambda number: subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return [start(number) for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folder of all runs, and how the processes of each ended: (code, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("processes")
+    tiny_store(folder / "store")
+    tiny = {"out": folder / "films", "data.store": folder / "store", "steps": STEPS, "log_every": 1, "seq": 2}
+    started = {
+        "films": two_processes(
+            "launch/train.py", "--config=tests/tiny_training.py", *(f"--config.{name}={value}" for name, value in tiny.items()), devices=1
+        ),
+        "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
+    }
+    train(tiny_config(folder / "films_alone", folder / "store", steps=STEPS, log_every=1))
+    train(toy_config(folder / "toy_alone", log_every=1), toy_stage())
+    codes = {}
+    for name, pair in started.items():
+        said = [process.communicate(timeout=600) for process in pair]
+        codes[name] = [(process.returncode, *texts) for process, texts in zip(pair, said, strict=True)]
+    return folder, codes
+
+
+def losses(out: Path) -> np.ndarray:
+    return np.array([record["loss"] for record in read_records(out / "metrics.jsonl")])
+
+
+def weights(model: Path) -> dict[str, np.ndarray]:
+    files = [file for part in ("transformer", "text_encoder") for file in (model / part).glob("*.safetensors")]
+    return {f"{file.parent.name}.{key}": tensor for file in files for key, tensor in load_file(file).items()}
+
+
+def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
+    folder, codes = ended
+    assert [code for code, _, _ in codes["films"]] == [0, 0], codes["films"]
+    assert losses(folder / "films").shape == (STEPS,)
+    np.testing.assert_allclose(losses(folder / "films"), losses(folder / "films_alone"), rtol=1e-5)
+    together, alone = weights(folder / "films" / "model"), weights(folder / "films_alone" / "model")
+    assert together.keys() == alone.keys()
+    for key, wanted in alone.items():
+        np.testing.assert_allclose(together[key], wanted, atol=2e-5, err_msg=key)
+    (_, said, progress), (_, unsaid, silence) = codes["films"]
+    assert '"seq": 2' in said and "step 4/4" in progress
+    assert '"seq"' not in unsaid and "step" not in silence
+
+
+def test_both_stop_after_the_same_step_and_go_on(ended):
+    folder, codes = ended
+    told = [json.loads(line) for _, out, _ in codes["toy"] for line in out.splitlines() if line.startswith("[") and "Gloo" not in line]
+    # The signal came in step 5; the answer to what was asked then was read two steps later.
+    assert told == [[7, 12], [7, 12]], codes["toy"]
+    assert sorted(path.name for path in (folder / "toy" / "checkpoints").iterdir()) == ["12", "8"]
+    np.testing.assert_allclose(losses(folder / "toy"), losses(folder / "toy_alone"), rtol=1e-5)
+    assert np.load(folder / "toy" / "weights.npy").shape == (8, 8)
+
+
+def test_different_configs_are_named_by_all(ended):
+    folder, codes = ended
+    for code, _, errors in codes["toy"]:
+        assert code == 2, errors
+        assert "error: the processes were not started alike: optim.lr is 0.1 in process 0 and 0.2 in process 1\n" in errors
+        assert "Traceback" not in errors
+    assert not (folder / "toy" / "other").exists()
