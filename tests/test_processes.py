@@ -7,12 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 from safetensors.numpy import load_file
+from tiny_models import tiny_model
 from tiny_training import tiny_config, tiny_store
 from toy_stage import toy_config, toy_stage
 
+from causalcine_jax.convert import save_model
+from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel.mesh import AXES, check_batch, own_part
+from causalcine_jax.parallel.processes import joined
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
 
@@ -44,14 +51,18 @@ def ended(tmp_path_factory):
     """The folder of all runs, and how the processes of each ended: (code, stdout, stderr)."""
     folder = tmp_path_factory.mktemp("processes")
     tiny_store(folder / "store")
-    tiny = {"out": folder / "films", "data.store": folder / "store", "steps": STEPS, "log_every": 1, "seq": 2}
+    begun = tiny_model()
+    save_model(folder / "init", transformer=begun.transformer, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer, dtype=np.float32)
+    # A loaded model, of which the transformer alone is trained: less to compile.
+    same = {"init": str(folder / "init"), "train_text_encoder": False, "steps": STEPS, "log_every": 1}
+    tiny = {**same, "out": folder / "films", "data.store": folder / "store", "seq": 2}
     started = {
         "films": two_processes(
             "launch/train.py", "--config=tests/tiny_training.py", *(f"--config.{name}={value}" for name, value in tiny.items()), devices=1
         ),
         "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
     }
-    train(tiny_config(folder / "films_alone", folder / "store", steps=STEPS, log_every=1))
+    train(tiny_config(folder / "films_alone", folder / "store", **same))
     train(toy_config(folder / "toy_alone", log_every=1), toy_stage())
     codes = {}
     for name, pair in started.items():
@@ -100,3 +111,19 @@ def test_different_configs_are_named_by_all(ended):
         assert "error: the processes were not started alike: optim.lr is 0.1 in process 0 and 0.2 in process 1\n" in errors
         assert "Traceback" not in errors
     assert not (folder / "toy" / "other").exists()
+
+
+def test_what_processes_do_not_divide_is_named(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    with pytest.raises(UsageError, match="6 films cannot be split over 12 devices of 3 processes: make batch a multiple of 12"):
+        check_batch(AbstractMesh((12, 1), AXES), 6, 1)
+    with pytest.raises(UsageError, match="seq=3 cannot be made of processes with 4 devices each: seq can be 1, 2, 4 or 12"):
+        own_part(AbstractMesh((4, 3), AXES))
+
+
+def test_half_an_environment_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(UsageError, match="'two'.*JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"), joined():
+        pass

@@ -121,10 +121,10 @@ def check_same(settings: Mapping[str, Any]) -> None:
 def everyones(text: str) -> list[str]:
     """What each process says, in their order."""
     content = np.frombuffer(text.encode("utf-8"), np.uint8)
-    sizes = np.asarray(_gathered(np.array([len(content)], np.int32)))[:, 0]
+    sizes = _gathered(np.array([len(content)], np.int32))[:, 0]
     padded = np.zeros(int(sizes.max()) + 1, np.uint8)
     padded[: len(content)] = content
-    return [bytes(row[:size]).decode("utf-8") for row, size in zip(np.asarray(_gathered(padded)), sizes, strict=True)]
+    return [bytes(row[:size]).decode("utf-8") for row, size in zip(_gathered(padded), sizes, strict=True)]
 
 
 def anyone(asked: bool) -> bool | jax.Array:

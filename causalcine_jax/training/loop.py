@@ -77,6 +77,7 @@ class Run:
         self.config, self.stage, self.out, self.mesh, self.stop = config, stage, out, mesh, stop
         self.checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
         self.start = self.checkpoints.latest or 0
+        check_same({"the newest checkpoint": self.start})
         self.log = MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard) if is_first() else NoLog()
         self.clock = Clock()
 
