@@ -125,5 +125,5 @@ def test_what_processes_do_not_divide_is_named(monkeypatch):
 def test_half_an_environment_is_named(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
-    with pytest.raises(UsageError, match="'two'.*JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"), joined():
+    with pytest.raises(UsageError, match=r"'two'.*JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"), joined():
         pass

@@ -9,6 +9,7 @@ them is computed by all, in the same order; what is printed and written for peop
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -141,9 +142,14 @@ def whole(array: jax.Array | np.ndarray) -> np.ndarray:
 
 def _shared(own: np.ndarray) -> jax.Array:
     """Every process's `own` array, of one shape and dtype, as a row of a global one: on one device of each."""
+    return jax.make_array_from_process_local_data(_row_each(), own[None])
+
+
+@functools.cache
+def _row_each() -> NamedSharding:
     devices = {device.process_index: device for device in reversed(jax.devices())}
     mesh = Mesh(np.array([devices[process] for process in sorted(devices)]), "processes")
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("processes")), own[None])
+    return NamedSharding(mesh, PartitionSpec("processes"))
 
 
 def _gathered(own: np.ndarray) -> np.ndarray:

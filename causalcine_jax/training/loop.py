@@ -59,7 +59,9 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
         by_first(lambda: save_config(out, config))
-        check_all("" if (out / FILE).is_file() else f"{out} is not what process 0 calls so; choose an out that all processes share")
+        check_all(
+            "" if (out / FILE).is_file() else f"{out / FILE}, as process 0 wrote it, is not there: choose an out that all processes share"
+        )
         run = Run(config, stage, out, mesh, stop)
         del stage  # the run lets go of what was loaded, once it has copies of its own
         try:
