@@ -89,7 +89,7 @@ def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
     assert together.keys() == alone.keys()
     for key, wanted in alone.items():
         # By norm: AdamW makes much of an element whose gradient is next to nothing.
-        assert np.linalg.norm(together[key] - wanted) <= 2e-5 * np.linalg.norm(wanted), key
+        assert np.linalg.norm(together[key] - wanted) <= 1e-4 * np.linalg.norm(wanted), key
     (_, said, progress), (_, unsaid, silence) = codes["films"]
     assert '"seq": 2' in said and "step 4/4" in progress
     assert '"seq"' not in unsaid and "step" not in silence
