@@ -7,6 +7,9 @@
     --compile_cache DIR     keep compiled programs in DIR for the next start
 
 The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
+
+One run by several processes (hosts): the same command in each, with JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
+with JAX_COORDINATOR_PORT alone on clusters that jax knows. launch/slurm.sh, tpu_pod.sh and gke.yaml set these.
 """
 
 import math
@@ -37,19 +40,26 @@ def main() -> None:
 
     config, options = parse(arguments)
     text = json.dumps(dataclasses.asdict(config), indent=2)
-    print(text, flush=True)
     if options.print_config:
+        print(text)
         return
     import jax
 
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        # A CPU is as many devices as it has cores (and the batch allows): a core per film is a fifth faster than all cores on each product.
-        jax.config.update("jax_num_cpu_devices", math.gcd(config.batch // config.optim.accumulation, len(cores())))
-    if options.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", options.compile_cache)
-    from causalcine_jax.training.loop import train
+    from causalcine_jax.parallel import processes
 
-    train(config, force=options.force)
+    with processes.joined():
+        alone = not jax.distributed.is_initialized()
+        if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+            # A CPU is as many devices as it has cores (and the batch allows): a core per film is a fifth faster than all cores on each product.
+            # (Where there are several processes, one of them is one.)
+            jax.config.update("jax_num_cpu_devices", math.gcd(config.batch // config.optim.accumulation, len(cores())))
+        if options.compile_cache:
+            jax.config.update("jax_compilation_cache_dir", options.compile_cache)
+        if alone or processes.is_first():
+            print(text, flush=True)
+        from causalcine_jax.training.loop import train
+
+        train(config, force=options.force)
 
 
 if __name__ == "__main__":

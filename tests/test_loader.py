@@ -3,7 +3,6 @@
 import itertools
 import json
 import logging
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -57,9 +56,12 @@ def test_processes_share_one_order(store):
     parts = [Loader(store, 2, process_index=i, process_count=2) for i in range(2)]
     together = [indices(part, 14) for part in parts]
     for batch in range(14):
-        shared = Counter(i for part in together for i in part[2 * batch : 2 * batch + 2])
-        assert shared == Counter(alone[4 * batch : 4 * batch + 4])
-    assert Counter(together[0]) + Counter(together[1]) == dict.fromkeys(range(7), 8)
+        shared = [i for part in together for i in part[2 * batch : 2 * batch + 2]]
+        assert shared == alone[4 * batch : 4 * batch + 4]
+    assert parts[0].get_state() == parts[1].get_state()
+    one = Loader(store, 4)
+    one.set_state(parts[0].get_state())
+    assert [int(i) for i in next(one)["index"]] == [int(i) for part in parts for i in next(part)["index"]]
 
 
 @pytest.mark.parametrize("threads", [0, 2])

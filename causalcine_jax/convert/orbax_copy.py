@@ -49,7 +49,7 @@ def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
     """
     _, shapes = from_config(part, read_settings(folder / "config.json"), f"{folder / 'config.json'} is not that of a {part}")
     parameters = tables.parameters(shapes)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = dict.fromkeys(parameters, device) if mesh is None else state_shardings(mesh, parameters)
     wanted = {name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=shardings[name]) for name, leaf in parameters.items()}
     try:

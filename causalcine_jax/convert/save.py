@@ -8,6 +8,7 @@
 The folder appears under its name only when it is whole.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -30,6 +31,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel.processes import is_first, whole
 
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}  # name of the .safetensors
 _CLASSES = {"transformer": "WanModel", "vae": "WanVAE", "text_encoder": "T5Encoder"}
@@ -46,6 +48,8 @@ def save_model(
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the given networks as a model folder; what an existing folder holds beside them is kept.
+
+    Of several processes whose devices have parts of the networks, all call it, and the first writes.
 
     Args:
       folder: the model folder. It is replaced in one step at the end, by a folder written beside it under another name.
@@ -65,18 +69,26 @@ def save_model(
         raise UsageError("a text encoder is saved together with its tokenizer: give both or neither")
     if all(network is None for network in (transformer, vae, text_encoder)):
         raise UsageError("nothing to save: give a transformer, a vae or a text encoder")
+    parts = []
+    if transformer is not None:
+        places = tables.places(transformer, tables.TRANSFORMER, transformer.config.patch_size)
+        parts.append(("transformer", transformer, transformer.config, places))
+    if vae is not None:
+        parts.append(("vae", vae, vae.cfg, tables.places(vae, tables.VAE)))
+    if text_encoder is not None:
+        parts.append(("text_encoder", text_encoder, text_encoder.cfg, tables.places(text_encoder, tables.TEXT_ENCODER)))
+    if not is_first():
+        for _, network, _, places in parts:
+            collections.deque(_tensors(network, places), maxlen=0)  # hands over what its devices have of each parameter
+        return
     partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
         partial.chmod(0o755)
-        if transformer is not None:
-            places = tables.places(transformer, tables.TRANSFORMER, transformer.config.patch_size)
-            _write_part(partial, "transformer", transformer, transformer.config, places, dtype)
-        if vae is not None:
-            _write_part(partial, "vae", vae, vae.cfg, tables.places(vae, tables.VAE), dtype)
-        if text_encoder is not None:
-            _write_part(partial, "text_encoder", text_encoder, text_encoder.cfg, tables.places(text_encoder, tables.TEXT_ENCODER), dtype)
+        for part, network, config, places in parts:
+            _write_part(partial, part, network, config, places, dtype)
+        if tokenizer is not None:
             tokenizer.save(partial / "text_encoder")
         if metadata is not None:
             _write_json(partial / METADATA, dict(metadata))
@@ -135,7 +147,7 @@ def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:
     path, parameter = None, None
     for place in places:
         if place.path != path:
-            path, parameter = place.path, np.asarray(parameters[place.path])
+            path, parameter = place.path, whole(parameters[place.path])
         yield place.to_torch(parameter)
 
 

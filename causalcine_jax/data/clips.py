@@ -33,11 +33,11 @@ class Clips:
 def clip_batches(
     clips: Clips, batch: int, *, seed: int, process_index: int = 0, process_count: int = 1, workers: int = 0
 ) -> grain.DatasetIterator:
-    """Endless batches [B, frames, shapes, fields] of this process's clips; an iterator whose position orbax can save.
+    """Endless batches [B, frames, shapes, fields], this process's part of those of all; an iterator whose position orbax can save.
 
     workers: processes that make clips ahead; 0 makes them in two threads of this one.
     """
-    source = grain.MapDataset.source(clips).seed(seed)[process_index::process_count].batch(batch)
+    source = grain.MapDataset.source(clips).seed(seed).batch(batch)[process_index::process_count]
     options = grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 4)
     dataset = source.to_iter_dataset(options)
     if workers:

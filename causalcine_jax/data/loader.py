@@ -1,9 +1,9 @@
 """Training batches from a latent store: shuffled anew each epoch, split between processes, resumable to the batch.
 
     store -> readable records (a damaged one gives way to the next) -> one global order, reshuffled every epoch, without end
-          -> this process's every process_count-th film -> batches of numpy arrays
+          -> batches of numpy arrays, of which this process has its part
 
-The order depends on the seed alone: batch n of all processes together holds the same films for any number of processes.
+The order depends on the seed alone: batch n of all processes together, one part after the other, is the same for any number of processes.
 """
 
 import logging
@@ -75,7 +75,7 @@ class Loader(grain.DatasetIterator):
       store: what to read.
       batch_size: films per batch of this process.
       seed: of the order of the films.
-      process_index, process_count: which part of every epoch is this process's.
+      process_index, process_count: which part of every batch of all is this process's.
       threads: films are read ahead by that many threads; 0 reads in `next`, which is enough where films are small.
       max_bad_fraction: of the store's records, how many may be damaged before `next` raises `DataError`.
 
@@ -109,11 +109,11 @@ class Loader(grain.DatasetIterator):
             faults.append(f"max_bad_fraction must be in [0, 1), not {max_bad_fraction}")
         raise_faults("loader", faults)
         self._records = ReadableRecords(store, max_bad_fraction)
-        films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)[process_index::process_count]
+        films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0)
-        self._batches = iter(films.batch(batch_size).to_iter_dataset(options))
-        # What a position means depends on these; a position saved under others is refused.
-        self._order = {"films": len(store), "batch_size": batch_size, "seed": seed, "process_count": process_count}
+        self._batches = iter(films.batch(batch_size)[process_index::process_count].to_iter_dataset(options))
+        # What a position means depends on these; a position saved under others is refused. It is the same in all processes.
+        self._order = {"films": len(store), "batch_size": batch_size * process_count, "seed": seed}
 
     @property
     def bad_records(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from causalcine_jax.generation.pool import empty_pool
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.parallel.mesh import active_mesh, check_cut
+from causalcine_jax.parallel.processes import whole
 from causalcine_jax.story_schema import nearest_multiples
 
 
@@ -100,7 +101,7 @@ class RolloutEngine:
         x0, seen = rollout.denoise(transformer, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory)
         clock.lap("denoise", x0)
         frames = self._finish(x0, context, number, clock)
-        return Made(frames, self._memory_only(np.asarray(seen)[:, 0], index), clock.seconds)
+        return Made(frames, self._memory_only(whole(seen)[:, 0], index), clock.seconds)
 
     def given(self, context: TextContext, index: int, latents: Float[Array, "1 c h w z"]) -> Made:
         """A chunk that is not made from noise, such as a start's: committed and decoded like any other."""
@@ -115,7 +116,7 @@ class RolloutEngine:
         clock.lap("commit", self._pool.time)
         frames = self._decode(x0)
         clock.lap("decode", frames)
-        return np.asarray(frames[0])
+        return whole(frames)[0]
 
     def _empty_pool(self, frames: int, kv_dtype: str) -> KVCache:
         return empty_pool(self._model, self.films, frames, self._noise_shape[2:4], kv_dtype)

@@ -21,8 +21,11 @@ AXES = ("data", "seq")
 
 
 def make_mesh(seq: int = 1, devices=None) -> Mesh:
-    """All devices (or `devices`, a sequence) as a mesh of (devices / seq, seq). `UsageError` naming what is possible where they cannot be."""
-    devices = jax.devices() if devices is None else devices
+    """All devices of all processes (or `devices`, a sequence) as a mesh of (devices / seq, seq).
+
+    Those of a process stand next to each other. `UsageError` naming what is possible where they cannot be.
+    """
+    devices = sorted(jax.devices(), key=lambda device: device.process_index) if devices is None else devices
     if not 0 < seq <= len(devices) or len(devices) % seq:
         fault = "are not enough for" if seq > len(devices) else "cannot be split into"
         raise UsageError(f"{len(devices)} devices {fault} groups of seq={seq}: seq can be {_listed(divisors(len(devices)))}")
@@ -71,9 +74,26 @@ def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
     """A batch must divide into micro-batches over the axis "data"."""
     groups = mesh.shape["data"]
     if (batch // accumulation) % groups:
+        of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        devices = f"{groups} devices" if mesh.shape["seq"] == 1 else f"{groups} groups of {mesh.shape['seq']} devices"
         raise UsageError(
-            f"a micro-batch of {batch // accumulation} films cannot be split over {groups} devices: make batch a multiple of {groups * accumulation}"
+            f"a micro-batch of {batch // accumulation} films cannot be split over {devices}{of_processes}: "
+            f"make batch a multiple of {groups * accumulation}"
         )
+
+
+def own_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process reads, and of how many: (index, count).
+
+    Processes whose devices share rows of the mesh read the same films. `UsageError` naming the legal degrees where rows begin or end inside
+    a process, but not with it.
+    """
+    seq, own = mesh.shape["seq"], jax.local_device_count()
+    if seq % own and own % seq:
+        legal = [n for n in divisors(mesh.size) if n % own == 0 or own % n == 0]
+        raise UsageError(f"groups of seq={seq} cannot be made of processes with {own} devices each: seq can be {_listed(legal)}")
+    sharing = max(1, seq // own)
+    return jax.process_index() // sharing, jax.process_count() // sharing
 
 
 def divisors(number: int) -> list[int]:

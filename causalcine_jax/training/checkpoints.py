@@ -1,17 +1,21 @@
 """The state of a run on disk, saved in the background: arrays and the data iterator together, so that a run goes on exactly.
 
 orbax writes a checkpoint under a temporary name and renames it when it is whole; a process that is killed leaves the last whole
-one. Arrays are saved under flat names (params.transformer.blocks.ffn_0.weight), whatever module classes hold them.
+one. Arrays are saved under flat names (params.transformer.blocks.ffn_0.weight), whatever module classes hold them, each device's part by its
+process. A checkpoint of some processes is loaded by any number of them.
 """
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.training.optim import name_of
 from causalcine_jax.training.state import Batches, TrainState
 
@@ -39,7 +43,7 @@ class Checkpoints:
         if step == self.latest:
             return
         with self._disk_faults():
-            self._orbax.save_checkpointables_async(step, {"state": flat(state), "data": batches})
+            self._orbax.save_checkpointables_async(step, {"state": flat(state), "data": _Position(batches)})
 
     def restore(self, like: TrainState, batches: Batches) -> TrainState:
         """The newest checkpoint, with the shardings of `like` (shapes); `batches` is set to where it was.
@@ -61,7 +65,7 @@ class Checkpoints:
                 f"the checkpoint in {self.folder} is of another run: {'; '.join(faults[:4])}{more}; choose another out, or delete it"
             )
         try:
-            loaded = self._orbax.load_checkpointables(None, {"state": wanted, "data": batches})
+            loaded = self._orbax.load_checkpointables(None, {"state": wanted, "data": _Position(batches)})
         except (OSError, ValueError) as error:
             raise DataError(
                 f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); delete that folder to go on from the one before"
@@ -86,6 +90,32 @@ class Checkpoints:
             full = "No space left" in str(error)
             reason = "the disk is full; make room and run again" if full else _one_line(error)
             raise DataError(f"cannot write a checkpoint to {self.folder}: {reason}") from error
+
+
+class _Position:
+    """Where the batches are, which is the same in all processes, as orbax saves it (its `StatefulCheckpointable`).
+
+    The file is the one that grain writes for an iterator where one process trains.
+    """
+
+    FILE = "process_0-of-1.json"
+
+    def __init__(self, batches: Batches):
+        self._batches = batches
+
+    async def save(self, directory) -> Awaitable[None]:
+        return self._write(directory, json.dumps(self._batches.get_state(), indent=4))
+
+    async def load(self, directory) -> Awaitable[None]:
+        return self._read(directory)
+
+    async def _write(self, directory, state: str) -> None:
+        folder = await directory.await_creation()
+        if is_first():
+            await asyncio.to_thread((folder / self.FILE).write_text, state)
+
+    async def _read(self, folder) -> None:
+        self._batches.set_state(json.loads(await asyncio.to_thread((folder / self.FILE).read_text)))
 
 
 def flat(state: TrainState) -> dict[str, jax.Array]:

@@ -20,6 +20,8 @@ from causalcine_jax.generation.chosen_model import EMBEDDED
 from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel.mesh import make_mesh, own_part
+from causalcine_jax.parallel.processes import several
 from causalcine_jax.training.config import TrainConfig
 
 
@@ -39,14 +41,20 @@ def film_vae(config: TrainConfig) -> VAE | None:
 
 def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
     """The latent stores that config.data names; encodes config.data.films films first where only one is named and is not there or not whole."""
-    several = [part.strip() for part in config.data.store.split(",")]
-    if len(several) > 1:
-        return MixedStore([LatentStore.open(part) for part in several])
+    stores = [part.strip() for part in config.data.store.split(",")]
+    if len(stores) > 1:
+        return MixedStore([LatentStore.open(part) for part in stores])
     path, model = Path(config.data.store or Path(config.out) / "latents"), vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
     if not holds(model, "vae"):
         raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae")
+    if several():
+        raise UsageError(
+            f"there is no latent store {path}, and several processes do not make one: "
+            f"python launch/encode.py --model {model} --out {path} --world {config.data.world} --seed {config.data.seed} "
+            f"--films {config.data.films} --text-len {text_len} does"
+        )
     print(f"encoding {config.data.films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1
     wanted = {"world": config.data.world, "seed": config.data.seed, "films": config.data.films, "text_len": text_len}
@@ -70,13 +78,14 @@ def check_store(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE |
 
 
 def film_loader(config: TrainConfig, store: LatentStore | MixedStore) -> Loader:
-    """This process's endless batches of the store."""
+    """This process's part of endless batches of the store."""
+    index, count = own_part(make_mesh(config.seq))
     return Loader(
         store,
-        config.batch // jax.process_count(),
+        config.batch // count,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
     )

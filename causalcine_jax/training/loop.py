@@ -6,6 +6,9 @@ OUT holds config.json, metrics.jsonl, loss.png, checkpoints/, model/ and samples
 newest, to the bit as if it had never stopped. SIGTERM and Ctrl-C save after the step in progress.
 
 The host never waits for a step but to write a record, except that it stays at most two steps ahead of the devices.
+
+With several processes (parallel/processes.py) each runs this loop. OUT must be storage that all share: each saves its devices' part of a
+checkpoint, and the first writes all else. When one of them is asked to stop, all stop after the same step, a little later.
 """
 
 import contextlib
@@ -20,13 +23,14 @@ import numpy as np
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.models.nn import Module
-from causalcine_jax.parallel.mesh import check_batch, make_mesh
+from causalcine_jax.parallel.mesh import check_batch, make_mesh, own_part
+from causalcine_jax.parallel.processes import anyone, by_first, check_all, check_same, is_first, several
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.metrics import MetricLog, draw_loss_curve
+from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.optim import learning_rate
-from causalcine_jax.training.same_run import check_same_run, save_config
+from causalcine_jax.training.same_run import FILE, check_same_run, save_config
 from causalcine_jax.training.stages import make_stage
 from causalcine_jax.training.state import Stage, TrainState, Update, new_state
 from causalcine_jax.training.step import INIT, make_update, metric_names
@@ -42,17 +46,22 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
     what it saved.
 
     Raises:
-      UsageError: the config cannot run here, or config.out holds another run.
+      UsageError: the config cannot run here, config.out holds another run, or the processes were not started alike.
       DataError: data, disk or checkpoints fail, a loss is not finite in max_nan_steps steps in a row, or a metric is beyond the stage's limit.
     """
     out = Path(config.out)
     with StopRequest() as stop:
-        changed = check_same_run(out, config, force=force)
+        stop.at_once = not several()  # the others could not know
+        check_same({**asdict(config), "--force": force, "devices": jax.local_device_count(), "jax": jax.__version__})
+        changed = by_first(lambda: check_same_run(out, config, force=force)) or []
         mesh = make_mesh(config.seq)
         for optim in (config.optim, config.critic_optim):
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
-        save_config(out, config)
+        by_first(lambda: save_config(out, config))
+        check_all(
+            "" if (out / FILE).is_file() else f"{out / FILE}, as process 0 wrote it, is not there: choose an out that all processes share"
+        )
         run = Run(config, stage, out, mesh, stop)
         del stage  # the run lets go of what was loaded, once it has copies of its own
         try:
@@ -70,7 +79,8 @@ class Run:
         self.config, self.stage, self.out, self.mesh, self.stop = config, stage, out, mesh, stop
         self.checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
         self.start = self.checkpoints.latest or 0
-        self.log = MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard)
+        check_same({"the newest checkpoint": self.start})
+        self.log = MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard) if is_first() else NoLog()
         self.clock = Clock()
 
     def run(self) -> TrainState:
@@ -93,25 +103,27 @@ class Run:
                     if update.due(number - 1):
                         state = run(state, fixed, batch)
             self.clock.step()
-            in_flight.append(jax.numpy.copy(state.step))
+            asked = self.stop.asked and not several()
+            in_flight.append((jax.numpy.copy(state.step), anyone(self.stop.asked)))
             if len(in_flight) > STEPS_AHEAD:
-                in_flight.popleft().block_until_ready()
+                finished, told = in_flight.popleft()
+                finished.block_until_ready()
+                asked = asked or bool(told)
             if number == self.start + 1:
                 jax.block_until_ready(state)
                 self.log.say(f"first step {self.clock.lap()['step_s']:.1f} s, compilation included")
             self.log.advance()
             if number % config.log_every == 0 or number == config.steps:
                 self._record(number, state)
-            if number % config.checkpoint.every == 0 or number == config.steps or self.stop.asked:
+            if number % config.checkpoint.every == 0 or number == config.steps or asked:
                 self.checkpoints.save(number, state, stage.batches)
-            if self.stop.asked and number < config.steps:
+            if asked and number < config.steps:
                 self.checkpoints.wait()
                 self.log.say(f"stopped and saved at step {number}; the same command goes on from there")
                 return state
             self._periodic(number, state)
         self.checkpoints.wait()
         self._export(config.steps, state, sample=config.sample.at_end)
-        draw_loss_curve(self.out)
         return state
 
     def close(self) -> None:
@@ -148,7 +160,8 @@ class Run:
         position = self.stage.batches.get_state()
         batch = next(self.stage.batches)
         self.stage.batches.set_state(position)
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((a.shape[0] * jax.process_count(), *a.shape[1:]), a.dtype), batch)
+        _, parts = own_part(self.mesh)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((a.shape[0] * parts, *a.shape[1:]), a.dtype), batch)
 
     def _record(self, number: int, state: TrainState) -> None:
         """Writes one record; the only place where the host waits for numbers."""
@@ -203,18 +216,21 @@ class Run:
         due = lambda every: every and number % every == 0 and number < config.steps
         if due(config.checkpoint.export_every) or due(config.sample.every):
             self._export(number, state, sample=bool(due(config.sample.every)))
-            draw_loss_curve(self.out)
             self.clock.lap()
 
     def _export(self, number: int, state: TrainState, *, sample: bool) -> None:
+        """The model, the loss as a picture and, if asked for, a film. Every process hands over its part of the model; the first does the rest."""
         folder = self.out / "model"
         facts = {
             "training": {"step": number, "config": asdict(self.config), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
         }
         self.stage.export(state.ema, folder, facts)
+        if not is_first():
+            return
         self.log.say(f"model of step {number}: {folder}")
         if sample and self.stage.sample:
             self.stage.sample(folder, self.out / "samples" / f"{number:06d}", number)
+        draw_loss_curve(self.out)
 
 
 class Clock:

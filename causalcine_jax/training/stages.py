@@ -20,7 +20,8 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
-from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.parallel.mesh import make_mesh, own_part
+from causalcine_jax.parallel.processes import whole
 from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distillation_stages import dmd_stage, ode_init_stage
@@ -99,7 +100,7 @@ def _autoencoder(config: TrainConfig) -> Stage:
         raise UsageError(f"data.clip_frames {config.data.clip_frames} is more than a film of {world.latent_frames} latent frames")
     clips = Clips(world, config.data.seed, frames)
     weights = AutoencoderLossConfig(kl=config.autoencoder.kl, edge=config.autoencoder.edge)
-    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    index, count = own_part(make_mesh(config.seq))
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         video = paint(batch, world.height, world.width)
@@ -117,13 +118,15 @@ def _autoencoder(config: TrainConfig) -> Stage:
         return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(vae))
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
-        vae = measured(jax.device_put(trained["vae"], jax.local_devices()[0]))
+        vae = measured(jax.device_put(jax.tree.map(whole, trained["vae"]), jax.local_devices()[0]))
         save_model(folder, vae=vae, dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=facts)
 
     return Stage(
         trained={"vae": make},
         fixed={},
         updates=(Update(loss, ("vae",), config.optim),),
-        batches=clip_batches(clips, config.batch // jax.process_count(), seed=config.seed, workers=config.data.workers, **part),
+        batches=clip_batches(
+            clips, config.batch // count, seed=config.seed, process_index=index, process_count=count, workers=config.data.workers
+        ),
         export=export,
     )

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C as a request: the step in progress is finished and saved before the process ends with exit code 0."""
+"""SIGTERM and Ctrl-C as a request: the step in progress is finished and saved before the process ends with exit code 0.
+
+Of several processes, one that is asked asks all (`processes.anyone`).
+"""
 
 import signal
 import sys

@@ -19,6 +19,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.parallel.processes import several
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.ode_distillation import ODEInit, teacher_trajectory
 
@@ -60,11 +61,13 @@ def write_trajectories(
       UsageError: there is a store that was made otherwise; more trajectories than films; it is not whole, and several processes are asked.
       DataError: the disk refuses.
     """
+    if several() and not path.exists():
+        raise UsageError(
+            f"ode.store {path} is not there, or not whole, and only one process by itself makes one: run it so first, or leave ode.store empty"
+        )
     spec = trajectory_spec(films, task, count, batch, {**source, "seed": seed, "batch": batch})
     writer = LatentStoreWriter(path, spec)
     pending = writer.pending()
-    if pending and jax.process_count() > 1:
-        raise UsageError(f"{path} is not there: trajectories are written by one process; or leave ode.store empty")
     if pending:
         missing = sum(len(part) for part in pending)
         print(f"computing {missing} of {count} trajectories of {task.teacher.steps} steps into {path}", flush=True)

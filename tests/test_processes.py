@@ -1,0 +1,130 @@
+"""Two processes with devices of their own train as one process does, stop together, and refuse different configs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+from safetensors.numpy import load_file
+from tiny_models import tiny_model
+from tiny_training import tiny_config, tiny_store
+from toy_stage import toy_config, toy_stage
+
+from causalcine_jax.convert import save_model
+from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel.mesh import AXES, check_batch, own_part
+from causalcine_jax.parallel.processes import joined
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.metrics import read_records
+
+ROOT = Path(__file__).parents[1]
+STEPS = 4
+
+
+def two_processes(*command: str, devices: int) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "NPROC": "16",  # as launch/train.py has it
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+    start = lambda number: subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return [start(number) for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folder of all runs, and how the processes of each ended: (code, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("processes")
+    tiny_store(folder / "store")
+    begun = tiny_model()
+    save_model(folder / "init", transformer=begun.transformer, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer, dtype=np.float32)
+    # A loaded model, of which the transformer alone is trained: less to compile.
+    same = {"init": str(folder / "init"), "train_text_encoder": False, "steps": STEPS, "log_every": 1}
+    tiny = {**same, "out": folder / "films", "data.store": folder / "store", "seq": 2}
+    started = {
+        "films": two_processes(
+            "launch/train.py", "--config=tests/tiny_training.py", *(f"--config.{name}={value}" for name, value in tiny.items()), devices=1
+        ),
+        "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
+    }
+    train(tiny_config(folder / "films_alone", folder / "store", **same))
+    train(toy_config(folder / "toy_alone", log_every=1), toy_stage())
+    codes = {}
+    for name, pair in started.items():
+        said = [process.communicate(timeout=600) for process in pair]
+        codes[name] = [(process.returncode, *texts) for process, texts in zip(pair, said, strict=True)]
+    return folder, codes
+
+
+def losses(out: Path) -> np.ndarray:
+    return np.array([record["loss"] for record in read_records(out / "metrics.jsonl")])
+
+
+def weights(model: Path) -> dict[str, np.ndarray]:
+    files = [file for part in ("transformer", "text_encoder") for file in (model / part).glob("*.safetensors")]
+    return {f"{file.parent.name}.{key}": tensor for file in files for key, tensor in load_file(file).items()}
+
+
+def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
+    folder, codes = ended
+    assert [code for code, _, _ in codes["films"]] == [0, 0], codes["films"]
+    assert losses(folder / "films").shape == (STEPS,)
+    np.testing.assert_allclose(losses(folder / "films"), losses(folder / "films_alone"), rtol=1e-5)
+    together, alone = weights(folder / "films" / "model"), weights(folder / "films_alone" / "model")
+    assert together.keys() == alone.keys()
+    for key, wanted in alone.items():
+        # By norm: AdamW makes much of an element whose gradient is next to nothing.
+        assert np.linalg.norm(together[key] - wanted) <= 1e-4 * np.linalg.norm(wanted), key
+    (_, said, progress), (_, unsaid, silence) = codes["films"]
+    assert '"seq": 2' in said and "step 4/4" in progress
+    assert '"seq"' not in unsaid and "step" not in silence
+
+
+def test_both_stop_after_the_same_step_and_go_on(ended):
+    folder, codes = ended
+    told = [json.loads(line) for _, out, _ in codes["toy"] for line in out.splitlines() if line.startswith("[") and "Gloo" not in line]
+    # The signal came in step 5; the answer to what was asked then was read two steps later.
+    assert told == [[7, 12], [7, 12]], codes["toy"]
+    assert sorted(path.name for path in (folder / "toy" / "checkpoints").iterdir()) == ["12", "8"]
+    np.testing.assert_allclose(losses(folder / "toy"), losses(folder / "toy_alone"), rtol=1e-5)
+    assert np.load(folder / "toy" / "weights.npy").shape == (8, 8)
+
+
+def test_different_configs_are_named_by_all(ended):
+    folder, codes = ended
+    for code, _, errors in codes["toy"]:
+        assert code == 2, errors
+        assert "error: the processes were not started alike: optim.lr is 0.1 in process 0 and 0.2 in process 1\n" in errors
+        assert "Traceback" not in errors
+    assert not (folder / "toy" / "other").exists()
+
+
+def test_what_processes_do_not_divide_is_named(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    with pytest.raises(UsageError, match="6 films cannot be split over 12 devices of 3 processes: make batch a multiple of 12"):
+        check_batch(AbstractMesh((12, 1), AXES), 6, 1)
+    with pytest.raises(UsageError, match="seq=3 cannot be made of processes with 4 devices each: seq can be 1, 2, 4 or 12"):
+        own_part(AbstractMesh((4, 3), AXES))
+
+
+def test_half_an_environment_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(UsageError, match=r"'two'.*JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"), joined():
+        pass
