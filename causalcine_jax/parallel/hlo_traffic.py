@@ -59,7 +59,7 @@ def _of_fusion(inner: Computation, one: Instruction, operands: list[int]) -> int
     parameters = sorted((i for i in inner.instructions.values() if i.opcode == "parameter"), key=lambda i: int(i.operands[0]))
     total = 0
     for parameter, whole in zip(parameters, operands, strict=False):
-        users = [(user, user.operands.index(parameter.name)) for user in inner.instructions.values() if parameter.name in user.operands]
+        users = _users(inner, parameter.name)
         if users and all(user.opcode in SLICES and place == 0 for user, place in users):
             total += min(whole, sum(user.bytes for user, _ in users))
         elif not (users and all(user.opcode == "dynamic-update-slice" and place == 0 for user, place in users)):
@@ -68,6 +68,15 @@ def _of_fusion(inner: Computation, one: Instruction, operands: list[int]) -> int
     if root.opcode == "dynamic-update-slice":
         return total + sum(operand.bytes for operand in inner.operands(root)[1:2])
     return total + _main(one)
+
+
+def _users(inner: Computation, name: str) -> list[tuple[Instruction, int]]:
+    """The instructions that use an array, and which operand it is to each; a bitcast is the array itself."""
+    found = []
+    for user in inner.instructions.values():
+        if name in user.operands:
+            found += _users(inner, user.name) if user.opcode == "bitcast" else [(user, user.operands.index(name))]
+    return found
 
 
 def _main(one: Instruction) -> int:
