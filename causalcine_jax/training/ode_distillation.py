@@ -73,7 +73,8 @@ class ODEInit:
     teacher: SamplerConfig
     memory: MemoryConfig = MemoryConfig()
     chunk_frames: int = 3
-    remat: bool = False
+    remat: int = 0
+    segments_at_once: int | None = None
     stored: bool = False
 
     def __post_init__(self):
@@ -145,7 +146,8 @@ def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch,
     history = clean_history(teacher, jnp.concatenate([film, film]) if task.teacher.guided else film, text, shots, **how)
 
     def velocity(x, t):
-        return teacher_forced(teacher, None, x, t, text, shots, history=history, **how), x[: film.shape[0]]
+        at_once = {"segments_at_once": task.segments_at_once}
+        return teacher_forced(teacher, None, x, t, text, shots, history=history, **at_once, **how), x[: film.shape[0]]
 
     noise = jax.random.normal(key, film.shape)
     end, passed = sample(velocity, noise, task.teacher, key, has_aux=True)
@@ -176,6 +178,7 @@ def student_velocity(
         chunk_frames=task.chunk_frames,
         clean_segments=chunks - 1,
         remat=task.remat,
+        segments_at_once=task.segments_at_once,
     )
     return rearrange(out.velocity, "b (k f) h w c -> k b f h w c", k=count)
 
