@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from causalcine_jax.models import attention, splash
+from causalcine_jax.parallel import ulysses
 from causalcine_jax.parallel.jaxpr_flops import program_flops
 
 
@@ -69,3 +70,15 @@ def test_what_splash_refuses_is_left_to_xla():
         splash.splash(q, q, q)
     with pytest.raises(NotImplementedError, match="bfloat16 only"):
         splash.splash(*[jnp.ones((1, 4, 2, 128))] * 3)
+
+
+def test_a_tpu_mesh_attends_by_splash_in_the_island_both_ways(monkeypatch):
+    for module in (attention, ulysses):
+        monkeypatch.setattr(module, "platform", lambda: "tpu")
+    mesh = jax.sharding.AbstractMesh((2, 2), ("data", "seq"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    attend = lambda q, k: jax.vmap(lambda q: attention.attention(q, k, k), in_axes=1, out_axes=1)(q)
+    q, k = jax.ShapeDtypeStruct((2, 3, 128, 4, 128), jnp.bfloat16), jax.ShapeDtypeStruct((2, 64, 4, 128), jnp.bfloat16)
+    with jax.sharding.use_abstract_mesh(mesh):
+        loss = lambda q, k: jnp.sum(ulysses.over_tokens(attend)(q, k).astype(jnp.float32))
+        program = str(jax.jit(jax.grad(loss, argnums=(0, 1))).trace(q, k).jaxpr)
+    assert program.count("pallas_call") == 3 and "shard_map" in program
