@@ -32,7 +32,8 @@ HloModule step, is_scheduled=true, num_partitions=8
   %p1 = s32[] parameter(1)
   %zero = s32[] constant(0)
   %p2 = bf16[5,64,128]{2,1,0} bitcast(%p0)
-  ROOT %one = bf16[1,64,128]{2,1,0} dynamic-slice(%p2, %p1, %zero, %zero), dynamic_slice_sizes={1,64,128}
+  %two = bf16[2,64,128]{2,1,0} dynamic-slice(%p2, %p1, %zero, %zero), dynamic_slice_sizes={2,64,128}
+  ROOT %one = bf16[1,64,128]{2,1,0} slice(%two), slice={[0:1], [0:64], [0:128]}
 }
 
 %layer (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
