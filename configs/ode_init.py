@@ -86,6 +86,9 @@ def _wan(name: str, steps: int) -> TrainConfig:
         steps=steps,
         batch=64,
         dtype="bfloat16",
+        # 99 chunks in one pass: of a film that is kept before every layer, 40 x 9.5 GB at 14B, so every fifth only, and few fields at once.
+        remat_layers=5,
+        segments_at_once=9,
         self_forcing=SelfForcingConfig(shift=5.0),
         ode=ODEConfig(guidance=6.0, store=f"outputs/wan-{name}-ode_init/trajectories", films=6000),
         optim=OptimConfig(lr=2e-6, schedule="constant", warmup=0, b1=0.9, b2=0.999, clip=10.0, ema_decay=0.99),

@@ -10,8 +10,9 @@ From the paper: all noisy chunks of a film share one noise time, plain squared e
 its relatives use: AdamW at 1e-5, a batch of 64 films, a few thousand steps, shift 5, captions dropped for a tenth of the films. Weights, average
 and AdamW's moments are 16 bytes per parameter (229 GB), cut over all devices; with fewer than 64 of them, --config.optim.accumulation cuts the batch.
 
-With remat, a film of that length keeps 153 GB for its backward pass (the residual stream in float32, once per layer): at 14B a film has to be cut
-over several devices, which training cannot do yet, or be shorter. This file's stage has been run at tests' sizes only (tests/test_train_from_wan.py).
+With remat, a film of that length keeps 153 GB for its backward pass (the residual stream in float32, once per layer). On 64 devices, with --config.seq=8
+--config.optim.accumulation=8, a film is cut over 8 of them: 64 GB on each H200 or v5p, by launch/plan.py compile (benchmarks/results/). With
+--config.remat_layers=5 as well it keeps a third of the 153 GB, for a third of the forward's time more. This file's stage has been run at tests' sizes only (tests/test_train_from_wan.py).
 """
 
 from ml_collections import ConfigDict

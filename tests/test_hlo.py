@@ -31,7 +31,9 @@ HloModule step, is_scheduled=true, num_partitions=8
   %p0 = bf16[5,64,128]{2,1,0} parameter(0)
   %p1 = s32[] parameter(1)
   %zero = s32[] constant(0)
-  ROOT %one = bf16[1,64,128]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,64,128}
+  %p2 = bf16[5,64,128]{2,1,0} bitcast(%p0)
+  %two = bf16[2,64,128]{2,1,0} dynamic-slice(%p2, %p1, %zero, %zero), dynamic_slice_sizes={2,64,128}
+  ROOT %one = bf16[1,64,128]{2,1,0} slice(%two), slice={[0:1], [0:64], [0:128]}
 }
 
 %layer (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
@@ -89,11 +91,17 @@ def test_collectives_are_counted_as_often_as_loops_run_and_by_the_bytes_that_a_d
     assert next(iter(by_kind(found).items())) == ("all-gather", (5, 5 * 7 * 64 * 128 * 2))
 
 
-@pytest.mark.parametrize("trips", ["backend_config", "condition", "unknown"])
+@pytest.mark.parametrize("trips", ["backend_config", "condition", "fused condition", "unknown"])
 def test_a_loops_length_is_the_compilers_or_its_conditions_or_given(trips):
     text = HLO
     if trips != "backend_config":
         text = text.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")
+    if trips == "fused condition":
+        text = text.replace("%five = s32[] constant(5)\n", "").replace(
+            "%less = pred[] compare(%i.1, %five), direction=LT", "%less = pred[] fusion(%i.1), calls=%under"
+        )
+        text += "\n%under (i.2: s32[]) -> pred[] {\n  %i.2 = s32[] parameter(0)\n  %five = s32[] constant(5)\n"
+        text += "  ROOT %yes = pred[] compare(%i.2, %five), direction=LT\n}\n"
     if trips == "unknown":
         text = text.replace("direction=LT", "direction=NE")
     count = by_kind(collectives(parse_hlo(text), 8, 8, unknown_trips=3))["all-gather"][0]

@@ -17,6 +17,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel import sharding
 from causalcine_jax.parallel.mesh import AXES, check_cut, make_mesh
 from causalcine_jax.parallel.sharding import path_of, spec_of, state_shardings
 
@@ -134,3 +135,12 @@ def test_an_average_and_an_optimizer_are_cut_as_their_parameters():
     state = {"ema": {"student": {"blocks": {"q": {"weight": leaf}}}}, "opt_state": ({"mu": {"blocks": {"q": {"weight": leaf}}}},)}
     specs = {cut.spec for cut in jax.tree.leaves(state_shardings(AbstractMesh((4, 2), AXES), state))}
     assert [tuple(spec) for spec in specs] == [(None, None, AXES)]
+
+
+def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2), AXES)):
+        program = jax.jit(sharding.gathered).trace(weight).jaxpr
+    inside = program.jaxpr.eqns[0].params["call_jaxpr"]
+    assert [tuple(eqn.params["sharding"].spec) for eqn in inside.eqns] == [(None, "data"), ()]

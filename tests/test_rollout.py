@@ -14,6 +14,7 @@ from causalcine_jax.generation.rollout import chunk_pass, commit_chunk
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.layer_scan import scan_layers
 from causalcine_jax.models.packed import noisy_causal, teacher_forced, transformer_pass
 
 CONFIG = TransformerConfig(dim=36, ffn_dim=48, num_heads=3, num_layers=3, text_dim=10, text_len=6, in_dim=4, out_dim=4, freq_dim=16)
@@ -138,9 +139,24 @@ def test_segments_in_small_groups_and_remat_change_nothing():
         teacher_forced(m, clean, noisy, 500.0, text, shot, memory=MemoryConfig(memory_frames=2, window_chunks=1), **how) ** 2
     )
     plain = jax.jit(jax.grad(loss))(model)
-    grouped = jax.jit(jax.grad(lambda m: loss(m, segments_at_once=2, remat=True)))(model)
+    grouped = jax.jit(jax.grad(lambda m: loss(m, segments_at_once=3, remat=1)))(model)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(grouped), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_recomputed_in_groups_give_the_same_values_taps_and_gradients():
+    """Parts of 5, 6 and 1 layers between the taps, of which groups of 2 leave one, none, and all."""
+    weights, x = jax.random.normal(jax.random.key(0), (12, 5, 5)) / 2, jax.random.normal(jax.random.key(1), (3, 5))
+
+    def run(weights, x, remat):
+        layer = lambda x, w: (jnp.tanh(x @ w), jnp.sum(x))
+        x, sums, taps = scan_layers(layer, x, weights, 12, (4, 10), remat)
+        return jnp.sum(x**2) + jnp.sum(sums * jnp.arange(12)) + sum(jnp.sum(tap**3) for tap in taps)
+
+    kept = [jax.jit(jax.value_and_grad(run, argnums=(0, 1)), static_argnums=2)(weights, x, remat) for remat in (0, 2, 3)]
+    for other in kept[1:]:
+        for a, b in zip(jax.tree.leaves(kept[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_policies_and_positions_differ_only_where_memory_reaches():

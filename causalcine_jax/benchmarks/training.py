@@ -151,7 +151,7 @@ def _networks(config: TrainConfig, null_prompt: tuple[int, ...]) -> tuple[Nets, 
         (lambda key: UMT5Encoder(config.text_encoder, key=key)),
     )
     if config.stage == "teacher_forcing":
-        task = TeacherForcing(null_prompt, config.memory, config.time, config.chunk_frames, config.caption_dropout, config.remat)
+        task = TeacherForcing(null_prompt, config.memory, config.time, config.chunk_frames, config.caption_dropout, **config.saving)
         trained, fixed = {"transformer": transformer, "text_encoder": text_encoder}, {}
         if not config.train_text_encoder:
             fixed["text_encoder"] = trained.pop("text_encoder")

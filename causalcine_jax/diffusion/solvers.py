@@ -119,6 +119,7 @@ def sample(
     key: Array,
     *,
     has_aux: bool = False,
+    keep: tuple[int, ...] = (),
 ) -> Float[Array, "b *x"]:
     """Integrates from `noise` (t = 1000) to data. Can be jitted and differentiated; `config` is static.
 
@@ -126,6 +127,7 @@ def sample(
                   not 1) it is given [2b, ...]: the first half is to be predicted with the prompt, the second with the null prompt
     key           used by few_step only
     has_aux       velocity_fn returns (velocity, aux); `sample` then returns (x0, aux of all steps stacked on a leading axis)
+    keep          steps, from 0, whose x, as the network sees it, comes back last, stacked [k, b, ...]; no others are held
     """
     table = schedule(config)
     renoises = bool(table.advance[:, ADVANCE_TERMS.index("noise")].any())
@@ -133,7 +135,8 @@ def sample(
     zeros = jnp.zeros_like(noise)
 
     def step(carry, row):
-        x, previous_x, before, earlier = carry
+        x, previous_x, before, earlier, kept = carry
+        kept = kept.at[row["place"]].set(x, mode="drop") if keep else kept
         doubled = jnp.concatenate([x, x]) if config.guided else x
         velocity, aux = velocity_fn(doubled, row["t"]) if has_aux else (velocity_fn(doubled, row["t"]), None)
         velocity = velocity.astype(jnp.float32)
@@ -143,7 +146,7 @@ def sample(
         x = _weighted_sum(row["correct"], (x, previous_x, guess, before, earlier))
         fresh = jax.random.normal(jax.random.fold_in(key, row["index"]), noise.shape) if renoises else zeros
         advanced = _weighted_sum(row["advance"], (x, guess, before, fresh))
-        return (advanced, x, guess, before), aux
+        return (advanced, x, guess, before, kept), aux
 
     rows = {
         "t": jnp.asarray(table.times),
@@ -151,9 +154,12 @@ def sample(
         "correct": jnp.asarray(table.correct, jnp.float32),
         "advance": jnp.asarray(table.advance, jnp.float32),
         "index": jnp.arange(config.steps),
+        "place": jnp.asarray([keep.index(i) if i in keep else len(keep) for i in range(config.steps)]),
     }
-    (x0, *_), aux = jax.lax.scan(step, (noise, zeros, zeros, zeros), rows)
-    return (x0, aux) if has_aux else x0
+    nothing = jnp.zeros((len(keep), *noise.shape))
+    (x0, *_, kept), aux = jax.lax.scan(step, (noise, zeros, zeros, zeros, nothing), rows)
+    found = (x0, *([aux] if has_aux else []), *([kept] if keep else []))
+    return found if len(found) > 1 else x0
 
 
 def sample_until(

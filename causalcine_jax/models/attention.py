@@ -29,6 +29,12 @@ def _cudnn(q, k, v, lengths):
     )  # fmt: skip
 
 
+def _splash(q, k, v, lengths):
+    from causalcine_jax.models.splash import splash  # imported where it is used: Pallas for TPUs
+
+    return splash(q, k, v, lengths)
+
+
 def _xla(q, k, v, lengths):
     return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="xla")
 
@@ -73,7 +79,10 @@ def _softmax_sum(q, k, v, length):
 
 BACKENDS: dict[str, tuple[Callable, ...]] = {
     "gpu": (_cudnn, _xla),  # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA)
-    "tpu": (_xla,),  # splash attention belongs to the work on pods
+    "tpu": (
+        _splash,
+        _xla,
+    ),  # XLA writes all scores to memory; splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide
     "cpu": (_xla_cpu,),  # the forward takes a third, forward and backward half of the CPU time of jax.nn's (launch/bench.py attention)
 }
 

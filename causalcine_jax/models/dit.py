@@ -131,7 +131,8 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
         attn = gathered(block.cross_attn)
         return heads(attn.norm_k(attn.k(context), config.eps), config), heads(attn.v(context), config)
 
-    k, v = jax.lax.map(layer, model.blocks)
+    # The backward pass makes a layer's keys and values again: it would else keep the weights of all layers, whole as they were gathered.
+    k, v = jax.lax.map(jax.checkpoint(layer, prevent_cse=False), model.blocks)
     return TextContext(*(cut(x, None, "data", None, "seq") for x in (k, v)))
 
 

@@ -18,6 +18,7 @@ from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.kv_cache import KVCache, describe
+from causalcine_jax.models.layer_scan import scan_layers
 from causalcine_jax.models.quantised import Frames, restored
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotate, rotation
@@ -66,7 +67,7 @@ def teacher_forced(
     first: int | Int[Array, ""] | None = None,
     history: KVCache | None = None,
     features: tuple[int, ...] = (),
-    remat: bool = False,
+    remat: int = 0,
     segments_at_once: int | None = None,
 ):
     """Velocity of every noisy chunk given the clean chunks before it, in one forward (paper Eq. 4 and 5).
@@ -78,7 +79,8 @@ def teacher_forced(
     text           prompts' embeddings per shot, zero beyond each prompt's tokens; padded to text_len inside
     shot_of_chunk  [B, N]: which shot's prompt a chunk is under, for its clean and its noisy copy alike
     features       layer indices whose output tokens [B, N, C*P, D] of the noisy chunks are returned too
-    remat          recompute layers in the backward pass
+    remat          layers that the backward pass recomputes together, from the tokens before them, one by one; 0: it keeps all that it needs
+    segments_at_once  chunks whose fields are gathered and attended to at once (None: all); with remat also in the backward pass, which then attends once more
     Returns the velocity of `noisy`, or (velocity, features) where features were asked for. Raises `UsageError` on shapes that do not fit.
     """
     batch, chunks = shot_of_chunk.shape
@@ -115,7 +117,7 @@ def noisy_causal(
     memory: MemoryConfig = MemoryConfig(),
     chunk_frames: int = 3,
     features: tuple[int, ...] = (),
-    remat: bool = False,
+    remat: int = 0,
     segments_at_once: int | None = None,
 ):
     """Velocity of the film's every chunk, where a chunk's history are the *noisy* chunks before it.
@@ -173,14 +175,14 @@ def transformer_pass(
     return_kv: bool = False,
     return_field: bool = False,
     replay: ReceptiveField | None = None,
-    remat: bool = False,
+    remat: int = 0,
     segments_at_once: int | None = None,
 ) -> PassOutput:
     """S segments of `chunk_frames` latent frames through all layers.
 
     The first `clean_segments` segments are the history of all others (chunks 0.. in order); with `history` given there are none.
     Segments from `first_output` on (those after the clean ones, when None) get velocities and features. `replay` forces the fields of an earlier pass (top-k is discontinuous, so equality
-    of two passes is checked under the same choice). `segments_at_once` bounds the memory of gathered fields.
+    of two passes is checked under the same choice). `remat` and `segments_at_once` are as in `teacher_forced`.
     """
     config = model.config
     grid = dit.token_grid(config, *latents.shape[2:4])
@@ -214,12 +216,12 @@ def transformer_pass(
         else:
             clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
             past = History(clean_k, clean_v, describe(clean_k), pool_time)
-        out, field = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, segments_at_once)
+        at_once = (segments_at_once, bool(remat))
+        out, field = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, *at_once)
         return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:])) if return_kv else None
 
-    body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
     cached = None if history is None else (history.k, history.v, history.descriptors)
-    x, kept, taps = _scan_layers(body, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features)
+    x, kept, taps = scan_layers(layer, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features, remat)
     kv, field = kept
     first = clean_segments if first_output is None else first_output
     patches = dit.head(model, x[:, first:], e[:, first:])
@@ -228,24 +230,7 @@ def transformer_pass(
     return PassOutput(velocity, k, v, tuple(tap[:, first:] for tap in taps), field)
 
 
-def _scan_layers(body, x, inputs, layers: int, taps: tuple[int, ...]):
-    """Scans `body` over the layers, pausing after each layer in `taps` to keep its output. Returns x, stacked outputs, taps."""
-    wrong = [tap for tap in taps if not 0 <= tap < layers]
-    if wrong:
-        raise UsageError(f"features {wrong} are not layers of this model (0..{layers - 1})")
-    stops = sorted({tap + 1 for tap in taps} | {layers})
-    tapped, outputs, start = {}, [], 0
-    for stop in stops:
-        part = inputs if (start, stop) == (0, layers) else jax.tree.map(lambda a, part=slice(start, stop): a[part], inputs)
-        x, out = jax.lax.scan(body, x, part)
-        outputs.append(out)
-        tapped[stop - 1] = x
-        start = stop
-    joined = outputs[0] if len(outputs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
-    return x, joined, tuple(tapped[tap] for tap in taps)
-
-
-def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, at_once):
+def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, at_once, remat):
     """Self-attention of all segments over their fields; q, k, v [b, s, (c p), h, e]. Returns ([b, s, (c p), h, e], fields [s, b, ...])."""
     operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
 
@@ -257,7 +242,10 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
         if chunk_index[part].shape[0] == 1:  # streaming: no loop around one segment
             out = attend_one(jax.tree.map(lambda a: a[0], segments))
             return jax.tree.map(lambda a: a[None], out)
-        return jax.lax.map(attend_one, segments, batch_size=at_once) if at_once else jax.vmap(attend_one)(segments)
+        if not at_once or at_once >= len(chunk_index[part]):
+            return jax.vmap(attend_one)(segments)
+        # A loop's backward pass would keep every round's gathered fields.
+        return jax.lax.map(jax.checkpoint(attend_one, prevent_cse=False) if remat else attend_one, segments, batch_size=at_once)
 
     if memory.route_clean or clean_segments == 0:
         out, field = run(slice(None), memory, forced)

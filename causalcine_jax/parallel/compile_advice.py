@@ -28,6 +28,10 @@ def _of_stage(plan: CompilePlan) -> list[str]:
     at_once = config.batch // config.optim.accumulation * plan.seq // plan.target.devices
     if not config.remat:
         found.append("--config.remat=True keeps only the residual stream between layers")
+    elif config.remat_layers == 1:
+        found.append(f"--config.remat_layers={_root(config.transformer.num_layers)} keeps it before every so many layers only")
+    if not config.segments_at_once:
+        found.append("--config.segments_at_once=8 gathers and attends to the fields of so many chunks at once")
     if at_once > 1:
         more = f"accumulation={config.optim.accumulation * at_once}"
         critic = f" --config.critic_optim.{more}" if config.stage == "dmd" else ""
@@ -40,3 +44,8 @@ def _of_stage(plan: CompilePlan) -> list[str]:
         if config.gan.on:
             found.append("--config.gan.generator_weight=0 leaves out the head's passes")
     return [*found, f"--frames N below {plan.films.frames}: shorter films (data.store)"]
+
+
+def _root(layers: int) -> int:
+    """The divisor nearest the square root: groups of so many layers keep least."""
+    return min((n for n in range(1, layers + 1) if layers % n == 0), key=lambda n: n + layers // n)

@@ -120,9 +120,11 @@ class Program:
         """From a condition of the form i < constant, for a loop that counts from 0."""
         if not (match := re.search(r"condition=%?([\w.\-]+)", loop.attributes)) or match[1] not in self.computations:
             return None
-        condition = self.computations[match[1]]
-        constants = [one for one in condition.instructions.values() if one.opcode == "constant" and re.match(r"[su]\d+\[\]", one.type)]
-        compares = [one for one in condition.instructions.values() if one.opcode == "compare" and "direction=LT" in one.attributes]
+        inside = list(self.computations[match[1]].instructions.values())
+        for name in {name for one in inside if one.opcode == "fusion" for name in one.called}:
+            inside += self.computations[name].instructions.values()
+        constants = [one for one in inside if one.opcode == "constant" and re.match(r"[su]\d+\[\]", one.type)]
+        compares = [one for one in inside if one.opcode == "compare" and "direction=LT" in one.attributes]
         if len(constants) != 1 or len(compares) != 1:
             return None
         return int(constants[0].operands[0]) if constants[0].operands and constants[0].operands[0].isdigit() else None

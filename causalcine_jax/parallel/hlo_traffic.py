@@ -59,15 +59,27 @@ def _of_fusion(inner: Computation, one: Instruction, operands: list[int]) -> int
     parameters = sorted((i for i in inner.instructions.values() if i.opcode == "parameter"), key=lambda i: int(i.operands[0]))
     total = 0
     for parameter, whole in zip(parameters, operands, strict=False):
-        users = [(user, user.operands.index(parameter.name)) for user in inner.instructions.values() if parameter.name in user.operands]
-        if users and all(user.opcode in SLICES and place == 0 for user, place in users):
-            total += min(whole, sum(user.bytes for user, _ in users))
-        elif not (users and all(user.opcode == "dynamic-update-slice" and place == 0 for user, place in users)):
-            total += whole
+        total += _read(inner, parameter.name, whole)
     root = inner.root
     if root.opcode == "dynamic-update-slice":
         return total + sum(operand.bytes for operand in inner.operands(root)[1:2])
     return total + _main(one)
+
+
+def _read(inner: Computation, name: str, whole: int) -> int:
+    """Bytes of an array of `whole` bytes that a fusion reads: what is sliced of it, and of that again; nothing of one that is only updated in place."""
+    total, used = 0, False
+    for user in inner.instructions.values():
+        if name not in user.operands:
+            continue
+        used, first = True, user.operands.index(name) == 0
+        if user.opcode == "bitcast":
+            total += _read(inner, user.name, whole)
+        elif user.opcode in SLICES and first:
+            total += _read(inner, user.name, user.bytes)
+        elif not (user.opcode == "dynamic-update-slice" and first):
+            return whole
+    return min(whole, total) if used else whole
 
 
 def _main(one: Instruction) -> int:

@@ -25,9 +25,19 @@ def program_flops(jaxpr, unknown_trips: int = 1) -> float:
         elif name == "cond":
             total += max(program_flops(branch, unknown_trips) for branch in params["branches"])
         else:
-            rounds = _devices(params) if name == "shard_map" else {"scan": params.get("length", 1), "while": unknown_trips}.get(name, 1)
-            total += rounds * sum(program_flops(inner, unknown_trips) for inner in _inner(params))
+            total += _rounds(name, params, unknown_trips) * sum(program_flops(inner, unknown_trips) for inner in _inner(params))
     return total
+
+
+def _rounds(name: str, params, unknown_trips: int) -> int:
+    """How often an operation runs the program in it."""
+    if name == "scan":
+        return params["length"]
+    if name == "pallas_call":  # a kernel, written for one block
+        return math.prod(params["grid_mapping"].grid)
+    if name == "shard_map":
+        return _devices(params)
+    return unknown_trips if name == "while" else 1
 
 
 def _devices(params) -> int:

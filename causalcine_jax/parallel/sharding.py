@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from causalcine_jax.models.platform import platform
 from causalcine_jax.parallel.mesh import AXES, active_mesh
 
 SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
@@ -63,13 +64,20 @@ def gathered(network):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _whole(x, kept: PartitionSpec):
-    return jax.lax.with_sharding_constraint(x, WHOLE)
+    return _gather(x, kept)
 
 
 _whole.defvjp(
-    lambda x, kept: (jax.lax.with_sharding_constraint(x, WHOLE), None),
+    lambda x, kept: (_gather(x, kept), None),
     lambda kept, _, gradient: (jax.lax.with_sharding_constraint(gradient, kept),),
 )
+
+
+def _gather(x, kept: PartitionSpec):
+    if platform() == "tpu":
+        # Asked for both axes of the mesh at once, XLA for TPUs sums shards among zeros (an all-reduce, twice the bytes); for one after the other, it gathers.
+        x = jax.lax.with_sharding_constraint(x, PartitionSpec(*(AXES[0] if axis == AXES else None for axis in kept)))
+    return jax.lax.with_sharding_constraint(x, WHOLE)
 
 
 def put_batch(mesh: Mesh, batch):

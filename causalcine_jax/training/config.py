@@ -133,6 +133,9 @@ class TrainConfig:
     seq              devices that share their films, each with some of a chunk's tokens and heads: fewer films at once, less memory for each device
     dtype            that networks compute in; weights and optimizer stay float32, and so do norms, modulation and time embedding
     remat            recompute layers in the backward pass: less memory, a third more time
+    remat_layers     with remat: tokens are kept before every so many layers only, and between recomputed too: with a divisor of the layers near their
+                     square root, least memory, another third of the first's time
+    segments_at_once chunks of the packed pass whose fields are gathered and attended to at once, 0 for all: less memory, and with remat attention is computed once more
     init             a model to start from instead of random weights, in any format that is read (convert/formats.py); sizes are then that model's
     teacher          stages ode_init and dmd: the model that the student learns from, with the text encoder of both. Without init, the student
                      (and always the fake score) starts as it
@@ -155,6 +158,8 @@ class TrainConfig:
     seq: int = 1
     dtype: str = "float32"
     remat: bool = False
+    remat_layers: int = 1
+    segments_at_once: int = 0
     train_text_encoder: bool = True
     caption_dropout: float = 0.1
     max_nan_steps: int = 5
@@ -188,8 +193,9 @@ class TrainConfig:
         if found:
             return found
         found += [*choice_faults("stage", self.stage, STAGES), *choice_faults("dtype", self.dtype, DTYPES)]
-        for name in ("steps", "batch", "seq", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
+        for name in ("steps", "batch", "seq", "remat_layers", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
             found += range_faults(name, getattr(self, name), 1)
+        found += range_faults("segments_at_once", self.segments_at_once, 0)
         found += range_faults("caption_dropout", self.caption_dropout, 0, 1)
         found += [] if self.out else ["out must name a folder"]
         found += range_faults("max_critic_mse", self.max_critic_mse, 0, open_low=True)
@@ -222,6 +228,11 @@ class TrainConfig:
             yield f"transformer.in_dim {self.transformer.in_dim} is not transformer.out_dim {self.transformer.out_dim}"
         if not self.train_text_encoder:
             yield "train_text_encoder=False needs init, a model folder with a trained text encoder"
+
+    @property
+    def saving(self) -> dict[str, int | None]:
+        """How the packed pass saves memory, as `teacher_forced` takes it."""
+        return {"remat": self.remat_layers if self.remat else 0, "segments_at_once": self.segments_at_once or None}
 
     @property
     def world(self) -> WorldConfig:

@@ -66,7 +66,8 @@ def ode_init_stage(config: TrainConfig) -> Stage:
 def ode_init_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> ODEInit:
     """What the loss needs. `UsageError` if the student's times are not among the teacher's."""
     student = config.self_forcing.sampler
-    return ODEInit(null_prompt, student, config.ode.sampler(student.shift), config.memory, config.chunk_frames, config.remat)
+    teacher = config.ode.sampler(student.shift)
+    return ODEInit(null_prompt, student, teacher, config.memory, config.chunk_frames, **config.saving)
 
 
 def ode_init_updates(config: TrainConfig, task: ODEInit) -> tuple[Update, ...]:
@@ -96,7 +97,7 @@ def dmd_stage(config: TrainConfig) -> Stage:
 def dmd_updates(config: TrainConfig, null_prompt: tuple[int, ...]) -> tuple[Update, ...]:
     """The student's, at every generator_every-th step, and the critic's at each."""
     task = DistributionMatching(
-        null_prompt, config.memory, config.self_forcing, config.dmd, config.gan, config.chunk_frames, config.remat
+        null_prompt, config.memory, config.self_forcing, config.dmd, config.gan, config.chunk_frames, **config.saving
     )  # fmt: skip
     critics = ("fake_score", "head") if config.gan.on else ("fake_score",)
     return (

@@ -76,7 +76,8 @@ class DistributionMatching:
     dmd: DMDConfig = field(default_factory=DMDConfig)
     gan: GANConfig = field(default_factory=GANConfig)
     chunk_frames: int = 3
-    remat: bool = False
+    remat: int = 0
+    segments_at_once: int | None = None
 
     def __post_init__(self):
         faults = [*self.self_forcing.faults(), *self.dmd.faults(), *self.gan.faults()]
@@ -137,7 +138,8 @@ def generator_loss(task: DistributionMatching) -> Loss:
         text, null = _texts(task, nets, batch)
         shots = batch["shot_of_chunk"]
         rollout = _rollout(task, nets, text, batch, key_rollout)
-        x = generated(nets["student"], rollout, text, shots, config=config, memory=task.memory, remat=task.remat)
+        saving = {"remat": task.remat, "segments_at_once": task.segments_at_once}
+        x = generated(nets["student"], rollout, text, shots, config=config, memory=task.memory, **saving)
         frames, film = x.shape[1], rollout.x0
         part = lambda film: window(film, rollout.start, frames, task.chunk_frames)
         t, noise = _noise(task, key_score, film)
@@ -192,7 +194,7 @@ def critic_loss(task: DistributionMatching) -> Loss:
         velocity = window_velocity(
             nets["fake_score"], film, noisy, t, text, shots,
             start=start, frames=frames, from_noisy=dmd.score_context == "noisy_causal",
-            memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat,
+            memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat, segments_at_once=task.segments_at_once,
         )  # fmt: skip
         target = window(flow.velocity_target(film, noise), start, frames, task.chunk_frames)
         value = jnp.mean(jnp.square(velocity.astype(jnp.float32) - target))
@@ -234,7 +236,7 @@ def _logits(task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots
     _, features = window_velocity(
         fake_score, clean, noisy, t, text, shots,
         start=start, frames=frames, from_noisy=task.gan.context == "noisy_causal", memory=task.memory, chunk_frames=task.chunk_frames,
-        features=task.gan.layers(fake_score.config.num_layers), remat=task.remat,
+        features=task.gan.layers(fake_score.config.num_layers), remat=task.remat, segments_at_once=task.segments_at_once,
     )  # fmt: skip
     return nets["head"](features)
 
@@ -247,6 +249,7 @@ def _velocity(task: DistributionMatching, net, film, noisy, t, texts, shots, sta
         "frames": frames,
         "memory": task.memory,
         "chunk_frames": task.chunk_frames,
+        "segments_at_once": task.segments_at_once,
         "from_noisy": task.dmd.score_context == "noisy_causal",
     }
     net = jax.lax.stop_gradient(net)

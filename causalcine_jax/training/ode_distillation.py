@@ -73,7 +73,8 @@ class ODEInit:
     teacher: SamplerConfig
     memory: MemoryConfig = MemoryConfig()
     chunk_frames: int = 3
-    remat: bool = False
+    remat: int = 0
+    segments_at_once: int | None = None
     stored: bool = False
 
     def __post_init__(self):
@@ -144,12 +145,12 @@ def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch,
     how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
     history = clean_history(teacher, jnp.concatenate([film, film]) if task.teacher.guided else film, text, shots, **how)
 
-    def velocity(x, t):
-        return teacher_forced(teacher, None, x, t, text, shots, history=history, **how), x[: film.shape[0]]
-
+    velocity = lambda x, t: teacher_forced(
+        teacher, None, x, t, text, shots, history=history, segments_at_once=task.segments_at_once, **how
+    )  # fmt: skip
     noise = jax.random.normal(key, film.shape)
-    end, passed = sample(velocity, noise, task.teacher, key, has_aux=True)
-    return jax.lax.stop_gradient(Trajectory(passed[jnp.asarray(task.kept)], end))
+    end, points = sample(velocity, noise, task.teacher, key, keep=task.kept)
+    return jax.lax.stop_gradient(Trajectory(points, end))
 
 
 def student_velocity(
@@ -176,6 +177,7 @@ def student_velocity(
         chunk_frames=task.chunk_frames,
         clean_segments=chunks - 1,
         remat=task.remat,
+        segments_at_once=task.segments_at_once,
     )
     return rearrange(out.velocity, "b (k f) h w c -> k b f h w c", k=count)
 

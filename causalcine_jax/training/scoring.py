@@ -48,13 +48,14 @@ def window_velocity(
     memory: MemoryConfig,
     chunk_frames: int,
     features: tuple[int, ...] = (),
-    remat: bool = False,
+    remat: int = 0,
+    segments_at_once: int | None = None,
 ):
     """Velocity of the `frames` frames of `noisy` from chunk `start` on (or velocity and features), after the film's noisy or clean chunks.
 
     No gradient passes through `clean`. Through `noisy` it passes, as history too where it is one.
     """
-    how = {"memory": memory, "chunk_frames": chunk_frames, "features": features, "remat": remat}
+    how = {"memory": memory, "chunk_frames": chunk_frames, "features": features, "remat": remat, "segments_at_once": segments_at_once}
     if not from_noisy:
         seen = window(noisy, start, frames, chunk_frames)
         return teacher_forced(model, jax.lax.stop_gradient(clean), seen, t, text, shot_of_chunk, first=start, **how)

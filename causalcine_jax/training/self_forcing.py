@@ -156,7 +156,8 @@ def generated(
     *,
     config: SelfForcingConfig,
     memory: MemoryConfig,
-    remat: bool = False,
+    remat: int = 0,
+    segments_at_once: int | None = None,
 ) -> Float[Array, "b g h w c"]:
     """The `grad_frames` frames of the rollout from its `start` on again, now with their gradient with respect to `model` and `text`."""
     table = schedule(config.sampler)
@@ -165,7 +166,8 @@ def generated(
     xt = window(rollout.xt, rollout.start, frames, rollout.pool.chunk_frames)
     velocity = teacher_forced(
         model, None, xt, t, text, shot_of_chunk,
-        memory=memory, chunk_frames=rollout.pool.chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool), remat=remat,
+        memory=memory, chunk_frames=rollout.pool.chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool),
+        remat=remat, segments_at_once=segments_at_once,
     )  # fmt: skip
     return xt - sigma * velocity.astype(jnp.float32)
 

@@ -88,7 +88,7 @@ def teacher_forcing_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> T
         time=config.time,
         chunk_frames=config.chunk_frames,
         caption_dropout=config.caption_dropout,
-        remat=config.remat,
+        **config.saving,
     )
 
 

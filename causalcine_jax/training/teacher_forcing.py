@@ -25,14 +25,15 @@ BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
 
 @dataclass(frozen=True)
 class TeacherForcing:
-    """What the loss needs beside networks and data. `null_prompt` are the token ids of "", [T]."""
+    """What the loss needs beside networks and data. `null_prompt` are the token ids of "", [T]. remat and segments_at_once: of `teacher_forced`."""
 
     null_prompt: tuple[int, ...]
     memory: MemoryConfig
     time: TimeConfig
     chunk_frames: int = 3
     caption_dropout: float = 0.1
-    remat: bool = False
+    remat: int = 0
+    segments_at_once: int | None = None
 
 
 def teacher_forcing_loss(task: TeacherForcing) -> Callable[[Nets, Nets, dict[str, Array], Array], tuple[Float[Array, ""], Metrics]]:
@@ -57,6 +58,7 @@ def teacher_forcing_loss(task: TeacherForcing) -> Callable[[Nets, Nets, dict[str
             memory=task.memory,
             chunk_frames=task.chunk_frames,
             remat=task.remat,
+            segments_at_once=task.segments_at_once,
         )
         error = jnp.square(velocity.astype(jnp.float32) - flow.velocity_target(clean, noise))
         error = jnp.mean(error, axis=(2, 3, 4))  # [B, F]
