@@ -79,10 +79,8 @@ def _softmax_sum(q, k, v, length):
 
 BACKENDS: dict[str, tuple[Callable, ...]] = {
     "gpu": (_cudnn, _xla),  # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA)
-    "tpu": (
-        _splash,
-        _xla,
-    ),  # XLA writes all scores to memory; splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide
+    # XLA writes all scores to memory. Splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide.
+    "tpu": (_splash, _xla),
     "cpu": (_xla_cpu,),  # the forward takes a third, forward and backward half of the CPU time of jax.nn's (launch/bench.py attention)
 }
 
