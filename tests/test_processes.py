@@ -80,6 +80,7 @@ def weights(model: Path) -> dict[str, np.ndarray]:
     return {f"{file.parent.name}.{key}": tensor for file in files for key, tensor in load_file(file).items()}
 
 
+@pytest.mark.slow
 def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
     folder, codes = ended
     assert [code for code, _, _ in codes["films"]] == [0, 0], codes["films"]
@@ -95,6 +96,7 @@ def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
     assert '"seq"' not in unsaid and "step" not in silence
 
 
+@pytest.mark.slow
 def test_both_stop_after_the_same_step_and_go_on(ended):
     folder, codes = ended
     told = [json.loads(line) for _, out, _ in codes["toy"] for line in out.splitlines() if line.startswith("[") and "Gloo" not in line]
@@ -105,6 +107,7 @@ def test_both_stop_after_the_same_step_and_go_on(ended):
     assert np.load(folder / "toy" / "weights.npy").shape == (8, 8)
 
 
+@pytest.mark.slow
 def test_different_configs_are_named_by_all(ended):
     folder, codes = ended
     for code, _, errors in codes["toy"]:
