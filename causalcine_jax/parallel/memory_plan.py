@@ -182,7 +182,7 @@ def _on_disk(name: str) -> _Model:
     said, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]
     sampler = said.get("sampler", wan.sampler)
     choices = {name: said[name] for name in ("memory", "chunk_frames") if name in said}
-    choices["dtype"] = "bf16" if said.get("dtype") == "bfloat16" else "fp32"
+    choices["dtype"] = "bf16" if said.get("dtype") in ("bfloat16", "float8") else "fp32"
     return _Model(networks, said.get("video", wan.video), sampler.guidance, **choices)
 
 
