@@ -11,7 +11,7 @@ its relatives use: AdamW at 1e-5, a batch of 64 films, a few thousand steps, shi
 and AdamW's moments are 16 bytes per parameter (229 GB), cut over all devices; with fewer than 64 of them, --config.optim.accumulation cuts the batch.
 
 With remat, a film of that length keeps 153 GB for its backward pass (the residual stream in float32, once per layer). On 64 devices, with --config.seq=8
---config.optim.accumulation=8, a film is cut over 8 of them: 64 GB on each H200 or v5p, by launch/plan.py compile (benchmarks/results/). With
+--config.optim.accumulation=8, a film is cut over 8 of them: less than 65 GB on each H200 or v5p, by launch/plan.py compile (benchmarks/results/). With
 --config.remat_layers=5 as well it keeps a third of the 153 GB, for a third of the forward's time more. This file's stage has been run at tests' sizes only (tests/test_train_from_wan.py).
 """
 
