@@ -50,7 +50,8 @@ class TimeConfig:
 class DataConfig:
     """What is trained on.
 
-    world       StoryWorld films: base (48x80, 30 latent frames), montage (base with a cut at almost every chunk) or storyworld (96x160, 60)
+    world       StoryWorld films: base (48x80, 30 latent frames), montage (base with a cut at almost every chunk), storyworld (96x160, 60), or without a
+                cut: single (base) and storyworld-single
     seed        of the stories; evaluation uses others
     films       in the latent store
     store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Several, joined by commas,
