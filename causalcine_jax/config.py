@@ -11,6 +11,8 @@ from causalcine_jax.errors import UsageError, nearest, raise_faults
 POLICIES = ("camr", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
+# Of networks while they film. float8: bfloat16, with the matrices of the transformer's blocks in eight bits (models/float8.py).
+DTYPES = ("float32", "bfloat16", "float8")
 KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
 
 WAN_LATENT_MEAN = (

@@ -1,6 +1,7 @@
-"""Files appear under their final name only when they are whole."""
+"""Files as wholes: they appear under their final name only when they are complete, and are known by one hash."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,3 +26,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes. `DataError` where it cannot be read."""
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error

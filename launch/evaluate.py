@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from causalcine_jax.cli import run
+from causalcine_jax.config import DTYPES
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -25,7 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("base", "unipc", "euler", "few_step"),
         help="solver; base: the model that this one was distilled from, with its own",
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float8"), help="of the networks (default: the model's)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")
     parser.add_argument("--seed", type=int, help="of the held-out stories and of all noise")
     parser.add_argument(
         "--batch", type=int, default=16, help="films side by side (default 16); only few_step's results change with it, by chance"

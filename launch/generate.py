@@ -19,7 +19,7 @@ import re
 from pathlib import Path
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import EVICTIONS, KV_DTYPES, POLICIES, POSITIONS
+from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POSITIONS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
@@ -71,7 +71,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float8"),
+        choices=DTYPES,
         help="of the networks; float8: bfloat16 with the blocks' matrices in eight bits (default: the model's)",
     )
     parser.add_argument(

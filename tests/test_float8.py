@@ -12,6 +12,7 @@ from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.model_folder import load_model
 from causalcine_jax.models import float8
 from causalcine_jax.models.packed import whole_film
+from causalcine_jax.models.quantised import rounded
 from causalcine_jax.story import Shot, Story
 
 
@@ -19,7 +20,7 @@ def test_a_product_keeps_small_columns_and_small_tokens():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 5, 64)) * np.array([1e-4, 1, 1e3, 5, 0])[:, None]
     weight = rng.standard_normal((64, 3)) * np.array([1e-3, 1, 100])
-    weight8, scale = float8.quantized(jnp.asarray(weight), axis=0)
+    weight8, scale = rounded(jnp.asarray(weight), float8.FLOAT8, axes=0)
     got = float8.product(jnp.asarray(x), weight8, scale[0], jnp.float32)
     exact = x @ weight
     assert weight8.dtype == jnp.float8_e4m3fn and got.dtype == jnp.float32 and scale.shape == (1, 3)

@@ -13,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from causalcine_jax.benchmarks.settings import Settings
 from causalcine_jax.benchmarks.timing import measure, rates
 from causalcine_jax.cli import cores
+from causalcine_jax.config import TransformerConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.models.dit import Transformer
@@ -20,22 +21,26 @@ from causalcine_jax.models.dit import Transformer
 DEVICE = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 
 
+def diffusers_transformer(config: TransformerConfig) -> WanTransformer3DModel:
+    """Diffusers' transformer of our sizes, with weights of its own."""
+    return WanTransformer3DModel(
+        patch_size=config.patch_size,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
+        in_channels=config.in_dim,
+        out_channels=config.out_dim,
+        text_dim=config.text_dim,
+        freq_dim=config.freq_dim,
+        ffn_dim=config.ffn_dim,
+        num_layers=config.num_layers,
+        eps=config.eps,
+    ).eval()
+
+
 def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], np.ndarray]:
     """A call of Diffusers' transformer on the same film [1, F, h, w, C], time and prompt; its result [1, F, h, w, C]. The answer is ready when it returns."""
-    config = model.config
     with torch.device(DEVICE):
-        net = WanTransformer3DModel(
-            patch_size=config.patch_size,
-            num_attention_heads=config.num_heads,
-            attention_head_dim=config.head_dim,
-            in_channels=config.in_dim,
-            out_channels=config.out_dim,
-            text_dim=config.text_dim,
-            freq_dim=config.freq_dim,
-            ffn_dim=config.ffn_dim,
-            num_layers=config.num_layers,
-            eps=config.eps,
-        ).eval()
+        net = diffusers_transformer(model.config)
     net = net.to(_dtype(x))
     net.load_state_dict(_state(model))
     film, prompt, time = _tensor(x).permute(0, 4, 1, 2, 3).contiguous(), _tensor(text), _tensor(t)

@@ -7,18 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.config import Preset, TransformerConfig, preset
+from causalcine_jax.config import DTYPES, Preset, TransformerConfig, preset
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.float8 import quantize_blocks
+from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story_schema import nearest_multiples
 
 PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
-DTYPES = ("float32", "bfloat16", "float8")  # float8: bfloat16, with the matrices of the transformer's blocks in eight bits
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
 NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
@@ -94,7 +93,7 @@ class Settings:
     def inference_dtype(self) -> jnp.dtype:
         """Of everything that is not in eight bits."""
         usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        return jnp.dtype("bfloat16" if self.dtype == "float8" else self.dtype or usual)
+        return jnp.dtype(outside_blocks(self.dtype or usual))
 
     @property
     def rollout_sampler(self) -> SamplerConfig:

@@ -32,6 +32,7 @@ from causalcine_jax.models.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.processes import is_first, whole
+from causalcine_jax.whole_file import file_hash
 
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}  # name of the .safetensors
 _CLASSES = {"transformer": "WanModel", "vae": "WanVAE", "text_encoder": "T5Encoder"}
@@ -116,9 +117,7 @@ def weights_hash(folder: str | os.PathLike) -> str:
         raise DataError(f"no model in {folder}")
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
-        with open(file, "rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{name.as_posix()} {content}\n".encode())
+        digest.update(f"{name.as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 

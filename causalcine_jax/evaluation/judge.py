@@ -9,7 +9,6 @@ reading.py turns the maps into answers about a character. The network learned fr
 (judge_clips.py, judge_training.py); it has never seen a generated frame.
 """
 
-import hashlib
 from pathlib import Path
 
 import jax
@@ -97,8 +96,3 @@ def _linear(params: Params, name: str, x: Array) -> Array:
 
 def _halve(x: Array) -> Array:
     return reduce(x, "n (h r) (w s) c -> n h w c", "max", r=2, s=2)
-
-
-def judge_hash() -> str:
-    """SHA-256 of the embedded judge's weights."""
-    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()

@@ -24,8 +24,8 @@ from causalcine_jax.convert import weights_hash
 from causalcine_jax.data.storyworld import WORLDS
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError
+from causalcine_jax.evaluation import judge
 from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
-from causalcine_jax.evaluation.judge import judge_hash
 from causalcine_jax.experiments import kinds, long_films
 from causalcine_jax.experiments.commands import Workshop
 from causalcine_jax.experiments.kinds import Amounts, Measured, Subject
@@ -33,7 +33,7 @@ from causalcine_jax.experiments.plan import Row, Table
 from causalcine_jax.experiments.tables import TABLES
 from causalcine_jax.generation.model_folder import load_model, model_defaults
 from causalcine_jax.generation.provenance import device, pretty, software
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.whole_file import file_hash, whole_file
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def measure(workshop: Workshop, wanted: Measurement, amounts: Amounts) -> bool:
     settings = {
         "kind": wanted.kind,
         "version": kind.version,
-        "judge_sha256": judge_hash(),
+        "judge_sha256": file_hash(judge.WEIGHTS),
         "world": workshop.scale.world,
         "seed": HELD_OUT_SEED,
         "amounts": {name: getattr(amounts, name) for name in kind.amounts},

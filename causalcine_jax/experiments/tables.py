@@ -18,6 +18,10 @@ def _kept(what: str, column: str) -> Claim:
     return Claim(f"base minus student in {what} is at most 0.03", ("base", column), ("student", column), at_most=0.03)
 
 
+def _ratio(words: str, first: tuple[str, str], second: tuple[str, str], **bound: float) -> Claim:
+    return Claim(words, first, second, statistic="ratio", **bound)
+
+
 TABLES = {
     "students": Table(
         title="The base model and its four-step student",
@@ -30,19 +34,9 @@ TABLES = {
             _kept("primary recall", "recall.mean"),
             _kept("shot-cut accuracy", "films.sca"),
             _kept("prompt accuracy", "films.prompt"),
-            Claim(
-                "a film takes the base at least 8 times as long",
-                ("base", "speed.seconds"),
-                ("student", "speed.seconds"),
-                at_least=8.0,
-                statistic="ratio",
-            ),
-            Claim(
-                "and so without decoding, which costs both the same",
-                ("base", "speed.latents"),
-                ("student", "speed.latents"),
-                at_least=8.0,
-                statistic="ratio",
+            _ratio("a film takes the base at least 8 times as long", ("base", "speed.seconds"), ("student", "speed.seconds"), at_least=8.0),
+            _ratio(
+                "and so without decoding, which costs both the same", ("base", "speed.latents"), ("student", "speed.latents"), at_least=8.0
             ),
         ),
         curves={},
@@ -147,27 +141,19 @@ TABLES = {
             "endless.live_last": "live arrays MB, last minute",
         },
         claims=(
-            Claim(
+            _ratio(
                 "consistency in the last minute is at least 0.95 of that in the first 15 s",
                 ("student", "endless.consistency_last"),
                 ("student", "endless.consistency_first"),
                 at_least=0.95,
-                statistic="ratio",
             ),
-            Claim(
+            _ratio(
                 "a chunk costs at most 1.05 times as much in the last minute as in the first",
                 ("student", "endless.seconds_last"),
                 ("student", "endless.seconds_first"),
                 at_most=1.05,
-                statistic="ratio",
             ),
-            Claim(
-                "live arrays grow by at most 1 %",
-                ("student", "endless.live_last"),
-                ("student", "endless.live_first"),
-                at_most=1.01,
-                statistic="ratio",
-            ),
+            _ratio("live arrays grow by at most 1 %", ("student", "endless.live_last"), ("student", "endless.live_first"), at_most=1.01),
         ),
         curves={"endless.consistency": "intra-shot consistency"},
         made="One film at a time by the director, as a user makes it, with a pool of 60 latent frames that gives up the oldest; the judge looks at every shot as it streams by. Live arrays are all that jax holds; resident memory is the whole process's, judge and earlier films included.",

@@ -7,7 +7,6 @@ FILE is safetensors: a tensor [tokens, text_dim] per prompt in the dtype the enc
 the hash of the encoder's weights. A prompt is known by its text as the tokenizer cleans it.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from causalcine_jax.convert.formats import find_part
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.models.tokenizer import clean
 from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.whole_file import file_hash, whole_file
 
 SCHEMA = "causalcine/embeddings@1"
 
@@ -90,10 +89,7 @@ def embed(text_encoder: UMT5Encoder, tokenizer, prompt: str, text_len: int) -> F
 def encoder_hash(folder: Path) -> str:
     """SHA-256 of the text encoder that lies in `folder`."""
     weights = find_part(folder, "text_encoder").weights
-    if weights.is_dir():
-        return weights_hash(weights)
-    with open(weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights_hash(weights) if weights.is_dir() else file_hash(weights)
 
 
 def embed_prompts(

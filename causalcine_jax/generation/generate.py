@@ -26,11 +26,11 @@ from causalcine_jax.generation.film import viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.provenance import Recipe
-from causalcine_jax.generation.start import Start, chosen_start, file_hash, opening, without_start
+from causalcine_jax.generation.start import Start, chosen_start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.story import prompt_of
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.whole_file import file_hash, whole_file
 
 
 def generate(

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from causalcine_jax import families
-from causalcine_jax.config import MemoryConfig, VAEConfig
+from causalcine_jax.config import DTYPES, MemoryConfig, VAEConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_tiny_decoder, load_tokenizer, load_transformer, load_vae
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.formats import holds, open_part
@@ -26,7 +26,7 @@ from causalcine_jax.generation.chosen_model import EMBEDDED, default_model
 from causalcine_jax.generation.embeddings import PromptEmbeddings, embed, embed_prompts, encoder_hash
 from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.float8 import quantize_blocks
+from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
@@ -35,7 +35,6 @@ from causalcine_jax.story import Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 
 PARTS = ("transformer", "vae", "text_encoder")
-DTYPES = ("float32", "bfloat16", "float8")  # float8: bfloat16, with the matrices of the transformer's blocks in eight bits
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def load_model(
             raise UsageError(
                 f"{embeddings} holds embeddings of another text encoder than that of {folder}: make it again with --embed-only"
             )
-    others = "bfloat16" if dtype == "float8" else dtype
+    others = outside_blocks(dtype)
     vae = load_vae(folder, others, mesh=mesh)
     if tiny_decoder is not None and (vae.cfg.mean, vae.cfg.std) != (VAEConfig().mean, VAEConfig().std):
         raise UsageError(f"{tiny_decoder} decodes Wan2.1's latents, and those of {folder} are of another VAE: leave out the tiny decoder")
@@ -158,7 +157,7 @@ def save_embeddings(path: Path, folder: str | Path | None, prompts: list[tuple[s
     tokenizer = load_tokenizer(folder)
     prompts = [*prompts, ("negative", defaults.get("negative", ""))]
     check_prompts(prompts, tokenizer, text_len)
-    encoder = load_text_encoder(folder, "bfloat16" if dtype == "float8" else dtype)
+    encoder = load_text_encoder(folder, outside_blocks(dtype))
     return embed_prompts(path, [text for _, text in prompts], encoder, tokenizer, text_len, encoder_hash(folder))
 
 

@@ -11,7 +11,6 @@ whole chunks goes. Both are cut around the centre to the film's shape.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +27,7 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story import Shot, Story
+from causalcine_jax.whole_file import file_hash
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST = 60  # seconds of a clip; longer ones are films, not beginnings
@@ -99,15 +99,6 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
 def without_start(story: Story) -> Story:
     """The story as it was before `opening` put the start's shot in front."""
     return dataclasses.replace(story, shots=story.shots[1:])
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def read_frames(file: Path, height: int, width: int, fps: int, lengths: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:

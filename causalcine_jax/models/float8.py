@@ -9,20 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from causalcine_jax.models.quantised import rounded
+
 FLOAT8 = jnp.float8_e4m3fn
-LARGEST = float(jnp.finfo(FLOAT8).max)  # 448
 
 
-def quantized(x: Float[Array, "*b n"], axis: int) -> tuple[Array, Float[Array, "*b n"]]:
-    """x as float8 and its scale along `axis` (kept, of size 1): x is about their product."""
-    x = x.astype(jnp.float32)
-    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=axis, keepdims=True), 1e-12) / LARGEST
-    return (x / scale).astype(FLOAT8), scale
+def outside_blocks(dtype: str) -> str:
+    """What the networks' other parameters are kept in where the model's dtype is `dtype`."""
+    return "bfloat16" if dtype == "float8" else dtype
 
 
 def product(x: Float[Array, "*b i"], weight: Float[Array, "i o"], scale: Float[Array, " o"], dtype) -> Float[Array, "*b o"]:
     """x W for a float8 weight and the scale of its columns; x is made float8 on the way."""
-    x8, token_scale = quantized(x, axis=-1)
+    x8, token_scale = rounded(x, FLOAT8, axes=-1)
     y = jnp.einsum("...i,io->...o", x8, weight, preferred_element_type=jnp.float32)
     return (y * token_scale * scale).astype(dtype)
 
@@ -42,7 +41,7 @@ def columns(weight: Float[Array, "l i o"]) -> tuple[Array, Float[Array, "l o"]]:
     """The layers' matrices as float8, and the scales of their columns; layer by layer, so that the float32 copy is one layer's."""
 
     def layer(matrix):
-        weight, scale = quantized(matrix, axis=0)
+        weight, scale = rounded(matrix, FLOAT8, axes=0)
         return weight, scale[0]
 
     return jax.lax.map(layer, weight)

@@ -1,4 +1,4 @@
-"""Keys and values in one byte each, as a pool may store them: symmetric, with a scale per frame and head.
+"""Numbers in one byte each, symmetric, with a scale for those that are rounded together; and a pool's keys and values so, a scale per frame and head.
 
     committed k, v --quantise--> values, scale in the pool --gathered by a field--> restored --rotated, attended to
 
@@ -44,13 +44,18 @@ def stored_as(buffer: Frames, frames: Float[Array, "*b f p h d"]) -> Frames:
     """`frames` in the form that `buffer` has."""
     if not isinstance(buffer, Quantised):
         return frames.astype(buffer.dtype)
-    dtype = buffer.values.dtype
+    values, scale = rounded(frames, buffer.values.dtype, axes=(-3, -1))
+    return Quantised(values, scale[..., 0, :, 0])
+
+
+def rounded(x: Float[Array, "*n"], dtype, axes: int | tuple[int, ...]) -> tuple[Shaped[Array, "*n"], Float[Array, "*n"]]:
+    """x in `dtype` (int8 or a float8) and the scale of what `axes` hold together (kept, of size 1; 0 where all is 0): x is about their product."""
     whole = jnp.issubdtype(dtype, jnp.integer)
     limit = float(jnp.iinfo(dtype).max if whole else jnp.finfo(dtype).max)
-    frames = frames.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(frames), axis=(-3, -1)) / limit
-    scaled = frames / jnp.where(scale > 0, scale, 1)[..., None, :, None]
-    return Quantised((jnp.round(scaled) if whole else scaled).astype(dtype), scale)
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=axes, keepdims=True) / limit
+    scaled = x / jnp.where(scale > 0, scale, 1)
+    return (jnp.round(scaled) if whole else scaled).astype(dtype), scale
 
 
 def restored(frames: Frames) -> Shaped[Array, "*b f p h d"]:

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import torch
-from diffusers import WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
+from causalcine_jax.benchmarks.peer import diffusers_transformer
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig
 
 # Original Wan2.1 -> Diffusers. Written here by hand, so that it can disagree with the package.
@@ -52,18 +52,7 @@ def renamed(tensors: dict[str, np.ndarray], table) -> dict[str, torch.Tensor]:
 
 def wan_transformer(config: TransformerConfig, tensors: dict[str, np.ndarray]):
     """(x [B,F,h,w,C], t [B], text [B,T,D]) -> velocity [B,F,h,w,C], by Diffusers' WanTransformer3DModel; T is text_len."""
-    model = WanTransformer3DModel(
-        patch_size=config.patch_size,
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.in_dim,
-        out_channels=config.out_dim,
-        text_dim=config.text_dim,
-        freq_dim=config.freq_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.num_layers,
-        eps=config.eps,
-    ).eval()
+    model = diffusers_transformer(config)
     model.load_state_dict(renamed(tensors, DIFFUSERS), strict=True)
 
     @torch.no_grad()
