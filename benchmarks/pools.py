@@ -95,13 +95,13 @@ def film_case(case: ReturnCase, rows: dict[str, tuple[BatchRollout, MemoryConfig
     latents = engine.encode([true_film(story)], chunk)
     chunks = [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
     _, before = engine.decoded_start(chunks[-1])
-    contexts, shown = engine.prompts([story]), {}
-    for name, (engine, memory) in rows.items():
+    contexts, shown, whole = engine.prompts([story]), {}, None
+    for name, (engine, memory) in rows.items():  # the whole pool comes first: the others' frames are compared with its
         pool = engine.history(chunks, contexts, memory)
         held = np.asarray(pool.time)
         made, (remembered,) = film_return(engine, pool, [case], contexts, memory)
         frames = engine.decoded_after(before, made)[0].astype(np.int16)
-        whole = frames if name == WHOLE else whole
+        whole = frames if whole is None else whole
         found = of_character(judge.read(frames.astype(np.uint8)), case.sought)
         verdict = Verdict(case, found)
         shown[name] = {

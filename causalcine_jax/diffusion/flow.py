@@ -67,7 +67,7 @@ def sample_time(key, shape: tuple[int, ...], s: float) -> Float[Array, "*shape"]
     return TRAIN_TIMES * shift(1 - jax.random.uniform(key, shape), s)
 
 
-def stratified_times(key, count: int, s: float) -> Float[Array, "b"]:
+def stratified_times(key, count: int, s: float) -> Float[Array, " b"]:
     """Such times, one from each of `count` equal parts of the schedule, in random order: each is as uniform, and all together vary less."""
     key_order, key_place = jax.random.split(key)
     u = (jax.random.permutation(key_order, count) + jax.random.uniform(key_place, (count,))) / count

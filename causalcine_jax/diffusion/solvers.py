@@ -101,8 +101,8 @@ ADVANCE_TERMS = ("x", "guess", "before", "noise")
 class Schedule(NamedTuple):
     """A solver as numbers, one row per step. `correct` gives the x that a step starts from, `advance` the x it ends at."""
 
-    times: Float[np.ndarray, "steps"]
-    sigmas: Float[np.ndarray, "steps+1"]
+    times: Float[np.ndarray, " steps"]
+    sigmas: Float[np.ndarray, " steps+1"]
     correct: Float[np.ndarray, "steps 5"]
     advance: Float[np.ndarray, "steps 4"]
 
@@ -114,13 +114,13 @@ def schedule(config: SamplerConfig) -> Schedule:
 
 def sample(
     velocity_fn: Callable,
-    noise: Float[Array, "b *x"],
+    noise: Float[Array, " b *x"],
     config: SamplerConfig,
     key: Array,
     *,
     has_aux: bool = False,
     keep: tuple[int, ...] = (),
-) -> Float[Array, "b *x"]:
+) -> Float[Array, " b *x"]:
     """Integrates from `noise` (t = 1000) to data. Can be jitted and differentiated; `config` is static.
 
     velocity_fn   (x [b, ...] float32, t float32 scalar in 0..1000) -> velocity [b, ...] of any float dtype. With guidance (config.guidance
@@ -163,8 +163,8 @@ def sample(
 
 
 def sample_until(
-    velocity_fn: Callable, noise: Float[Array, "b *x"], config: SamplerConfig, key: Array, last: Int[Array, ""]
-) -> tuple[Float[Array, "b *x"], Float[Array, "b *x"]]:
+    velocity_fn: Callable, noise: Float[Array, " b *x"], config: SamplerConfig, key: Array, last: Int[Array, ""]
+) -> tuple[Float[Array, " b *x"], Float[Array, " b *x"]]:
     """`sample` by the solver few_step, stopped at step `last` (from 0): the x that this step starts from, and the data guessed from it.
 
     With the last step and the same key, the guess is what `sample` returns. `last` is an array: later steps are not computed, whatever it

@@ -156,5 +156,5 @@ def _embed(text_encoder, transformer, ids, mask) -> TextContext:
 
 
 @jax.jit(static_argnums=2)
-def _noise(key: Array, stories: Int[Array, "b"], shape: tuple[int, ...]) -> Float[Array, "b c h w z"]:
+def _noise(key: Array, stories: Int[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b c h w z"]:
     return jax.vmap(lambda story: jax.random.normal(jax.random.fold_in(key, story), shape))(stories)

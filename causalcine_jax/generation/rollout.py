@@ -27,7 +27,7 @@ def chunk_pass(
     model: Transformer,
     cache: KVCache,
     latents: Float[Array, "b c h w ch"],
-    t: Float[Array, ""] | Float[Array, "b"],
+    t: Float[Array, ""] | Float[Array, " b"],
     text: TextContext,
     chunk_index: Int[Array, ""],
     *,

@@ -86,7 +86,7 @@ BACKENDS: dict[str, tuple[Callable, ...]] = {
 
 
 def attention(
-    q: Float[Array, "b t h d"], k: Float[Array, "b s h d"], v: Float[Array, "b s h d"], lengths: Int[Array, "b"] | None = None
+    q: Float[Array, "b t h d"], k: Float[Array, "b s h d"], v: Float[Array, "b s h d"], lengths: Int[Array, " b"] | None = None
 ) -> Float[Array, "b t h d"]:
     """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys of each element (all of them when None)."""
     reasons = []

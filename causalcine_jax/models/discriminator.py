@@ -31,7 +31,7 @@ class Discriminator(Module):
         # A small last layer: an untrained head is near chance whatever it is shown.
         self.logit = Linear(width, 1, key=key_logit, std=0.02)
 
-    def __call__(self, features: tuple[Float[Array, "b n t d"], ...]) -> Float[Array, "b"]:
+    def __call__(self, features: tuple[Float[Array, "b n t d"], ...]) -> Float[Array, " b"]:
         """The logit that each film is real, float32. One feature array per tapped layer, as `teacher_forced(..., features=...)` gives them."""
 
         def read(queries, project, tokens):

@@ -28,8 +28,8 @@ class KVCache:
     k: Frames  # [l, b, f, p, h, d]
     v: Frames
     descriptors: Float[Array, "l b f h d"]
-    time: Int[Array, "slots"]
-    usage: Float[Array, "slots"]
+    time: Int[Array, " slots"]
+    usage: Float[Array, " slots"]
 
     @classmethod
     def empty(
@@ -72,7 +72,7 @@ class KVCache:
     def bytes(self) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
 
-    def frame_time(self) -> Int[Array, "f"]:
+    def frame_time(self) -> Int[Array, " f"]:
         """Each frame slot's index in the film, -1 where empty."""
         frames = self.time[:, None] * self.chunk_frames + jnp.arange(self.chunk_frames, dtype=jnp.int32)
         return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)

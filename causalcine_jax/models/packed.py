@@ -35,7 +35,7 @@ class History:
     k: Frames  # [b, f, p, h, d]
     v: Frames
     descriptors: Float[Array, "b f h d"]
-    time: Int[Array, "f"]
+    time: Int[Array, " f"]
 
 
 @jax.tree_util.register_dataclass
@@ -151,7 +151,7 @@ def _time_per_chunk(t, batch: int, chunks: int) -> Float[Array, "b n"]:
 
 
 def whole_film(
-    model: Transformer, x: Float[Array, "b f h w c"], t: Float[Array, "b"], text: Float[Array, "b tokens text_dim"]
+    model: Transformer, x: Float[Array, "b f h w c"], t: Float[Array, " b"], text: Float[Array, "b tokens text_dim"]
 ) -> Float[Array, "b f h w c"]:
     """Bidirectional Wan2.1: the film as one chunk with no history, under one prompt. Returns the velocity."""
     shots = jnp.zeros((x.shape[0], 1), jnp.int32)
@@ -162,7 +162,7 @@ def transformer_pass(
     model: Transformer,
     latents: Float[Array, "b f h w c"],
     t: Float[Array, "b s"],
-    chunk_index: Int[Array, "s"],
+    chunk_index: Int[Array, " s"],
     text: TextContext,
     shot: Int[Array, "b s"],
     *,

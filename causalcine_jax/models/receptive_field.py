@@ -45,7 +45,7 @@ def field_size(pool_frames: int, memory: MemoryConfig, chunk_frames: int) -> int
 def receptive_field(
     query_descriptor: Float[Array, "h d"],
     history_descriptors: Float[Array, "f h d"],
-    history_time: Int[Array, "f"],
+    history_time: Int[Array, " f"],
     chunk_index: Int[Array, ""],
     memory: MemoryConfig,
     chunk_frames: int,
@@ -81,7 +81,7 @@ def receptive_field(
     )
 
 
-def _score(policy: str, query: Float[Array, "h d"], keys: Float[Array, "f h d"], distance: Int[Array, "f"]) -> Float[Array, "f"]:
+def _score(policy: str, query: Float[Array, "h d"], keys: Float[Array, "f h d"], distance: Int[Array, " f"]) -> Float[Array, " f"]:
     """How much a policy wants each frame. No gradient passes: top-k is a choice, learned through attention alone (paper 3.3)."""
     if policy == "sink":  # the film's first frames are those farthest back
         return distance.astype(jnp.float32)

@@ -14,7 +14,7 @@ def splash(
     q: Float[Array, "b t h d"],
     k: Float[Array, "b s h d"],
     v: Float[Array, "b s h d"],
-    lengths: Int[Array, "b"] | None = None,
+    lengths: Int[Array, " b"] | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "b t h d"]:

@@ -15,8 +15,8 @@ RATE = 0.1  # of the moving average: half of what a chunk has earned is forgotte
 
 
 def usage_after(
-    usage: Float[Array, "slots"], field: ReceptiveField, older: Bool[Array, "slots"], chunk_frames: int
-) -> tuple[Float[Array, "slots"], Float[Array, ""]]:
+    usage: Float[Array, " slots"], field: ReceptiveField, older: Bool[Array, " slots"], chunk_frames: int
+) -> tuple[Float[Array, " slots"], Float[Array, ""]]:
     """(usage after a chunk whose fields were `field`, what a new chunk begins with).
 
     field  of every layer and film, of arrays [l, s, b, r]

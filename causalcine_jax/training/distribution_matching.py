@@ -231,7 +231,7 @@ def _head_loss(task: DistributionMatching, nets: Nets, real, film, t, noise, tex
     return value, metrics
 
 
-def _logits(task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots, start, frames: int) -> Float[Array, "b"]:
+def _logits(task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots, start, frames: int) -> Float[Array, " b"]:
     fake_score = nets["fake_score"]
     _, features = window_velocity(
         fake_score, clean, noisy, t, text, shots,

@@ -69,16 +69,16 @@ class GANConfig:
             yield f"gan.taps must be parts of the depth, more than 0 and at most 1, not {self.taps}"
 
 
-def generator_term(logit_generated: Float[Array, "b"]) -> Float[Array, ""]:
+def generator_term(logit_generated: Float[Array, " b"]) -> Float[Array, ""]:
     """softplus(-d): what the generator pays for being told from real."""
     return jnp.mean(jax.nn.softplus(-logit_generated))
 
 
-def discriminator_term(logit_real: Float[Array, "b"], logit_generated: Float[Array, "b"]) -> Float[Array, ""]:
+def discriminator_term(logit_real: Float[Array, " b"], logit_generated: Float[Array, " b"]) -> Float[Array, ""]:
     """softplus(-d) of real films and softplus(d) of generated ones; 2 log 2 at chance."""
     return jnp.mean(jax.nn.softplus(-logit_real)) + jnp.mean(jax.nn.softplus(logit_generated))
 
 
-def approximate_r1(logit_real: Float[Array, "b"], logit_perturbed: Float[Array, "b"]) -> Float[Array, ""]:
+def approximate_r1(logit_real: Float[Array, " b"], logit_perturbed: Float[Array, " b"]) -> Float[Array, ""]:
     """How much the logit of a real film moves under a small perturbation: a finite difference for R1's gradient (APT, Eq. 4)."""
     return jnp.mean(jnp.square(logit_real - logit_perturbed))

@@ -96,7 +96,7 @@ class ODEInit:
         return tuple(steps)
 
     @property
-    def times(self) -> Float[np.ndarray, "k"]:
+    def times(self) -> Float[np.ndarray, " k"]:
         """The student's times, 0..1000, as the teacher's solver has them."""
         return self.teacher.times[list(self.kept)]
 
@@ -215,5 +215,5 @@ def split_record(batch, points: int):
     return film, Trajectory(parts[:points], parts[points])
 
 
-def _by_time(task: ODEInit, errors: Float[Array, "k"]) -> Metrics:
+def _by_time(task: ODEInit, errors: Float[Array, " k"]) -> Metrics:
     return {f"x0_t{round(float(t))}": (error, jnp.ones(())) for t, error in zip(task.times, errors, strict=True)}

@@ -14,7 +14,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import noisy_causal, teacher_forced
 
 
-def score_times(key: Array, films: int, shift: float, t_min: float, t_max: float) -> Float[Array, "b"]:
+def score_times(key: Array, films: int, shift: float, t_min: float, t_max: float) -> Float[Array, " b"]:
     """One time per film: a position from each equal part of the schedule, bent by `shift`, clamped to t_min..t_max.
 
     Self-Forcing (`model/dmd.py`) draws positions independently; so drawn they are as uniform, and a batch's gradient varies less.
@@ -38,7 +38,7 @@ def window_velocity(
     model: Transformer,
     clean: Float[Array, "b f h w c"],
     noisy: Float[Array, "b f h w c"],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
     *,

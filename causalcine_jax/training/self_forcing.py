@@ -172,6 +172,6 @@ def generated(
     return xt - sigma * velocity.astype(jnp.float32)
 
 
-def _prompt_of(prompts: TextContext, shot: Int[Array, "b"]) -> TextContext:
+def _prompt_of(prompts: TextContext, shot: Int[Array, " b"]) -> TextContext:
     """One prompt per film, of the shot that it is in."""
     return jax.tree.map(lambda a: jax.vmap(lambda shots, i: shots[:, i][:, None], in_axes=(1, 0), out_axes=1)(a, shot), prompts)

@@ -78,7 +78,7 @@ def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array
     return flow.stratified_times(key, films, config.shift)
 
 
-def drop_captions(ids: Int[Array, "b s t"], null: Int[Array, "t"], rate: float, key) -> Int[Array, "b s t"]:
+def drop_captions(ids: Int[Array, "b s t"], null: Int[Array, " t"], rate: float, key) -> Int[Array, "b s t"]:
     """Replaces every prompt of a film by the null prompt, for a fraction `rate` of films (drawn one by one)."""
     dropped = jax.random.bernoulli(key, rate, (ids.shape[0], 1, 1))
     return jnp.where(dropped, null.astype(ids.dtype), ids)
