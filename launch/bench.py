@@ -3,6 +3,7 @@
     python launch/bench.py streaming --preset storyworld-base
     python launch/bench.py training --preset wan-1.3b --batch 1 --out bench.json
     python launch/bench.py streaming training attention vae text forward start --preset wan-1.3b --batch 1 --peer --out bench.json
+    python launch/bench.py --targets h200 --out bench    # every run that this device's targets need, and which of them are met
 
     streaming   a chunk: denoise, commit, decode, apart and together; the first, in minute 1, in minute 10; frames per second, pool, memory
     training    a step of stage 1 and of ODE initialisation, a cycle of DMD, as configs/ have them: seconds, FLOP, FLOP/s, MFU, memory
@@ -13,6 +14,7 @@
     start       from nothing to the first frames, and again with the compiled programs of the first start
 
 Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results.
+--targets (h200 or cpu) does so for a list of runs, into a folder; called again, it goes on with those that are missing.
 """
 
 import argparse
@@ -23,17 +25,19 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import PRESETS
+from causalcine_jax.config import KV_DTYPES, PRESETS
 from causalcine_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
+SAME = ("preset", "dtype", "batch", "repeats", "pool_frames", "sampler", "kv_dtype", "tiny_decoder", "peer")  # flags and settings alike
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", metavar="PART", help="what to measure, see above; all for everything")
-    parser.add_argument("--preset", required=True, help=f"whose sizes: {', '.join(PRESETS)}")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the whole record goes")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure, see above; all for everything")
+    parser.add_argument("--preset", help=f"whose sizes: {', '.join(PRESETS)}")
+    parser.add_argument("--targets", metavar="DEVICE", help="instead of parts and a preset: all that the targets for h200 or cpu need")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the whole record goes; with --targets a folder")
     parser.add_argument(
         "--dtype",
         help="float32, bfloat16 or (not in training) float8 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)",
@@ -43,24 +47,44 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (default 5)")
     parser.add_argument("--pool-frames", type=int, default=60, help="streaming: latent frames of history kept (default 60)")
     parser.add_argument("--sampler", default="few_step", help="streaming: few_step, 4 steps without guidance (default), or preset, its own")
+    parser.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="streaming: how the pool stores keys and values")
+    parser.add_argument("--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place")
+    parser.add_argument("--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)")
     parser.add_argument("--peer", action="store_true", help="also time Diffusers' transformer and torch's attention on the same")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     flags = parse()
+    if flags.targets:
+        return _targets(flags)
+    if not flags.parts or not flags.preset:
+        raise UsageError("bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets")
     from causalcine_jax.benchmarks.bench import bench
     from causalcine_jax.benchmarks.report import table
-    from causalcine_jax.benchmarks.settings import PARTS, Settings
+    from causalcine_jax.benchmarks.settings import PARTS, STAGES, Settings
     from causalcine_jax.errors import nearest, raise_faults
 
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
     raise_faults("bench", [f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}" for part in parts if part not in PARTS])
     width, height = _size(flags.size)
-    same = {name: getattr(flags, name) for name in ("preset", "dtype", "batch", "repeats", "pool_frames", "sampler", "peer")}
-    settings = Settings(width=width, height=height, configs=str(ROOT / "configs"), **same)
-    record = bench(settings, parts, flags.out, say=lambda line: print(line, flush=True))
+    same = {name: getattr(flags, name) for name in SAME}
+    stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
+    settings = Settings(width=width, height=height, stages=stages, configs=str(ROOT / "configs"), **same)
+    record = bench(settings, parts, flags.out, say=say)
     print(table(record))
+
+
+def _targets(flags: argparse.Namespace) -> None:
+    from causalcine_jax.benchmarks.targets import measure_targets
+
+    if flags.parts or flags.preset or not flags.out:
+        raise UsageError("--targets takes --out FOLDER and no parts or preset: its runs say what they measure")
+    print(measure_targets(flags.targets, flags.out, str(ROOT / "configs"), say))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:

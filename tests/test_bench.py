@@ -10,11 +10,12 @@ from tiny_models import random_weights
 from tiny_training import tiny_config
 
 from causalcine_jax.benchmarks import bench as bench_module
-from causalcine_jax.benchmarks import parts, streaming
+from causalcine_jax.benchmarks import parts, streaming, targets
 from causalcine_jax.benchmarks import training as training_module
 from causalcine_jax.benchmarks.bench import bench
 from causalcine_jax.benchmarks.report import table
-from causalcine_jax.benchmarks.settings import NETWORKS, Settings, network
+from causalcine_jax.benchmarks.settings import NETWORKS, PARTS, Settings, network
+from causalcine_jax.benchmarks.targets import PLATFORMS, TARGETS, Run, Target, measure_targets
 from causalcine_jax.benchmarks.training import configs, stages
 from causalcine_jax.config import PRESETS, MemoryConfig, Preset, VAEConfig
 from causalcine_jax.errors import DataError, UsageError
@@ -33,7 +34,8 @@ def tiny(monkeypatch):
     """Settings of a preset of two layers, whose VAE halves a film once in time and space; films of 16x8 pixels."""
     networks, vae = tiny_config(), VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
     sizes = Preset(networks.transformer, vae, networks.text_encoder, shift=3.0, guidance=2.0, negative="", height=8, width=16)
-    made = lambda settings, part: random_weights(lambda key: NETWORKS[part](getattr(sizes, part), key=key), 0)
+    of = lambda part: () if part == "tiny_decoder" else (getattr(sizes, part),)
+    made = lambda settings, part: random_weights(lambda key: NETWORKS[part](*of(part), key=key), 0)
     monkeypatch.setitem(PRESETS, "tiny", sizes)
     for module in (streaming, parts):  # the networks' own programs take longer to compile than all that is measured
         monkeypatch.setattr(module, "network", made)
@@ -47,6 +49,7 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny):
         times = {name: result[minute][name] for name in ("denoise", "commit", "decode", "together")}
         assert all(0 < spent["shortest"] <= spent["median"] <= times["together"]["longest"] for spent in times.values())
         assert result[minute]["fps"] == pytest.approx(6 / times["together"]["median"]) and result[minute]["memory"]["in_use"] > 0
+    assert result["memory_late_over_early"] > 0
     assert result["first"]["prompt"]["median"] > 0 and result["sampler"]["evaluations"] == 4
     films = Films(tiny.transformer, MemoryConfig(), 1, 1601, tiny.tokens, 1)
     assert result["arithmetic"]["flop"] == (4 * films.noisy(1) + films.commits([1600])).forward
@@ -116,6 +119,8 @@ def test_the_measured_networks_are_those_of_the_configs():
     settings = Settings("storyworld-base", batch=2, configs=str(ROOT / "configs"))
     by_stage = {config.stage: config for config in configs(settings)}
     assert list(by_stage) == ["teacher_forcing", "ode_init", "dmd"] and all(config.batch == 2 for config in by_stage.values())
+    only = dataclasses.replace(settings, stages=("dmd",))
+    assert [config.stage for config in configs(only)] == ["dmd"]
     made = {stage: training_module._networks(config, (1,)) for stage, config in by_stage.items()}
     named = {stage: (set(trained), set(fixed), [update.name for update in updates]) for stage, (trained, fixed, updates) in made.items()}
     assert named == {
@@ -142,13 +147,61 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
     assert "text  decode.seconds" in table(record) and any(line.endswith("3 TFLOP") for line in lines)
 
 
-def test_what_cannot_be_measured_is_refused(monkeypatch, tmp_path):
+def test_what_cannot_be_measured_is_refused(tiny, monkeypatch, tmp_path):
     with pytest.raises(
         UsageError, match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float4'.*; repeats must be at least 1"
     ):
         Settings("storyworld", width=90, dtype="float4", repeats=0)
+    with pytest.raises(UsageError, match="unknown stage 'dmt', did you mean 'dmd'"):
+        Settings("storyworld", stages=("dmt",))
+    with pytest.raises(UsageError, match=r"the tiny decoder decodes latents of Wan2\.1's shape"):
+        dataclasses.replace(tiny, tiny_decoder=True)
     with pytest.raises(UsageError, match="unknown preset 'wan-15b'"):
         Settings("wan-15b")
     monkeypatch.setattr(bench_module, "PEERS", ("no_such_package",))
     with pytest.raises(UsageError, match=r"--peer needs no_such_package, .* pip install -e \"\.\[parity\]\""):
         bench(Settings("storyworld", peer=True), ("forward",), None, say=print)
+
+
+def test_targets_are_held_against_records_and_gone_on_with(monkeypatch, tmp_path):
+    asked, broken = [], {"text"}
+
+    def in_process(part, settings, **environment):
+        asked.append(part)
+        if part in broken:
+            raise DataError("out of memory")
+        result = {"vae": {"decode": {"median": 0.25}}, "text": {"flop_per_second": 7e14}, "device": {}}[part]
+        return {"result": result, "device": {"platform": "cpu", "kind": "a chip", "count": 1}}
+
+    monkeypatch.setattr(bench_module, "in_process", in_process)
+    runs = (
+        Run("eyes", ("vae",), {"preset": "storyworld"}, (Target("a chunk", "vae.decode.median", at_most=0.12, unit="s"),)),
+        Run("words", ("text",), {"preset": "storyworld"}, (Target("a prompt", "text.flop_per_second", at_least=6e14, unit="FLOP/s"),)),
+    )
+    monkeypatch.setattr(targets, "in_process", in_process)
+    monkeypatch.setitem(TARGETS, "a chip", runs)
+    monkeypatch.setitem(PLATFORMS, "a chip", "cpu")
+    measured = lambda: measure_targets("a chip", tmp_path, str(ROOT / "configs"), lambda line: None)
+    with pytest.raises(DataError, match="words: text could not be measured"):
+        measured()
+    rows = (tmp_path / "targets.md").read_text().splitlines()
+    assert "| a chunk | ≤ 120 ms | 250 ms | not met | eyes |" in rows and "| a prompt | ≥ 600 TFLOP/s | | | words |" in rows
+    broken.clear()
+    table = measured()
+    assert asked == ["device", "vae", "text", "device", "text"]
+    assert "| a prompt | ≥ 600 TFLOP/s | 700 TFLOP/s | met | words |" in table and "1 x a chip" in table
+    (tmp_path / "eyes.json").write_text("{")
+    with pytest.raises(DataError, match=r"eyes.json is no record of bench.py .* delete it"):
+        measured()
+    with pytest.raises(UsageError, match="the targets for h200 are measured on a gpu, and jax computes on a cpu here"):
+        measure_targets("h200", tmp_path, str(ROOT / "configs"), print)
+
+
+def test_every_target_is_a_number_of_its_run():
+    for run in (run for runs in TARGETS.values() for run in runs):
+        Settings(**run.settings)
+        assert set(run.parts) <= set(PARTS) and all(target.number.split(".")[0] in run.parts for target in run.targets)
+        assert all((target.at_least is None) != (target.at_most is None) for target in run.targets)
+    assert all(len({run.name for run in runs}) == len(runs) for runs in TARGETS.values())
+    with pytest.raises(UsageError, match="no targets for 'h100', did you mean 'h200'"):
+        measure_targets("h100", Path("nowhere"), "configs", print)

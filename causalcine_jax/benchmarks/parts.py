@@ -9,7 +9,6 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.generation.embeddings import encode
 from causalcine_jax.models.attention import BACKENDS
 from causalcine_jax.models.packed import whole_film
-from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.parallel.flops import Films, text_encoder_flops
 
 FILM_CHUNKS = 20  # of 15 s
@@ -67,7 +66,7 @@ def vae(settings: Settings) -> dict:
     dtype = settings.inference_dtype
     video = random_like((1, stride * CHUNK_FRAMES, settings.height, settings.width, 3), dtype)
     latents = random_like((1, CHUNK_FRAMES, *settings.latent_size, settings.sizes.vae.z_dim), dtype)
-    tiny = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf.astype(dtype), TinyDecoder(key=key)))(jax.random.key(0))
+    tiny = network(settings, "tiny_decoder")
     beginning = video[:, : stride * (CHUNK_FRAMES - 1) + 1]
     return {
         "frames": video.shape[1],

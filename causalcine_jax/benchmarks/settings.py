@@ -7,20 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.config import DTYPES, Preset, TransformerConfig, preset
+from causalcine_jax.config import DTYPES, KV_DTYPES, Preset, TransformerConfig, VAEConfig, preset
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import Module
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story_schema import nearest_multiples
 
 PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
+STAGES = ("teacher_forcing", "ode_init", "dmd")
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
-NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
+NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder, "tiny_decoder": TinyDecoder}
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Settings:
     repeats        timed calls of everything
     pool_frames    streaming and start: latent frames of history kept
     sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
+    kv_dtype       streaming and start: how the pool stores keys and values
+    tiny_decoder   streaming and start: TAEHV decodes in the VAE's place
+    stages         training: which of the stages
     peer           also time Diffusers and torch on the same
     configs        folder of the training configs
     """
@@ -46,6 +51,9 @@ class Settings:
     repeats: int = 5
     pool_frames: int = 60
     sampler: str = "few_step"
+    kv_dtype: str = "same"
+    tiny_decoder: bool = False
+    stages: tuple[str, ...] = STAGES
     peer: bool = False
     configs: str = "configs"
 
@@ -61,9 +69,13 @@ class Settings:
             step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
             if size % step:
                 faults.append(f"{name} must be a multiple of {step}, not {size} (nearest: {nearest_multiples(size, step)})")
-        for name, known in (("dtype", (None, *DTYPES)), ("sampler", SAMPLERS)):
-            if getattr(self, name) not in known:
-                faults.append(f"unknown {name} {getattr(self, name)!r}, {nearest(str(getattr(self, name)), filter(None, known))}")
+        asked = [("dtype", self.dtype, (None, *DTYPES)), ("sampler", self.sampler, SAMPLERS), ("kv_dtype", self.kv_dtype, KV_DTYPES)]
+        for name, value, known in (*asked, *(("stage", stage, STAGES) for stage in self.stages)):
+            if value not in known:
+                faults.append(f"unknown {name} {value!r}, {nearest(str(value), filter(None, known))}")
+        of = lambda vae: (vae.z_dim, vae.spatial_stride, vae.temporal_stride)
+        if self.tiny_decoder and of(sizes.vae) != of(VAEConfig()):
+            faults.append("the tiny decoder decodes latents of Wan2.1's shape, and the preset's are of another")
         for name in ("batch", "repeats"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -106,11 +118,11 @@ class Settings:
 
 
 def network(settings: Settings, part: str) -> Module:
-    """One of the preset's networks with random weights, made by one program in the dtype of inference: at 14B no float32 copy ever exists."""
-    config, dtype = getattr(settings.sizes, part), settings.inference_dtype
+    """One of the preset's networks (or TAEHV, which has one size) with random weights, made by one program in the dtype of inference: at 14B no float32 copy ever exists."""
+    dtype, sizes = settings.inference_dtype, () if part == "tiny_decoder" else (getattr(settings.sizes, part),)
 
     def make(key) -> Module:
-        net = NETWORKS[part](config, key=key)
+        net = NETWORKS[part](*sizes, key=key)
         if part == "transformer":  # a new head answers 0 to everything
             net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
         net = jax.tree.map(lambda leaf: leaf.astype(dtype), net)

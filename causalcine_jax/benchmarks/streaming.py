@@ -38,8 +38,8 @@ class RandomPrompt:
 
 
 def random_model(settings: Settings) -> Model:
-    """The preset's transformer and VAE; prompts are random."""
-    networks = {part: network(settings, part) for part in ("transformer", "vae")}
+    """The preset's transformer and VAE, and what decodes in its place where that is asked for; prompts are random."""
+    networks = {part: network(settings, part) for part in ("transformer", "vae", *(["tiny_decoder"] if settings.tiny_decoder else []))}
     return Model(**networks, text_encoder=None, tokenizer=None, chunk_frames=CHUNK_FRAMES, embeddings=RandomPrompt(settings))
 
 
@@ -53,6 +53,7 @@ def new_film(model: Model, settings: Settings, policy: MemoryConfig = MemoryConf
         sampler=settings.rollout_sampler,
         memory=policy,
         pool_frames=settings.pool_frames,
+        kv_dtype=settings.kv_dtype,
     )
 
 
@@ -83,6 +84,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         "first": {**_by_move(first), "in_later_chunks": median(lap["together"] for lap in first) / early["together"]["median"]},
         **minutes,
         "late_over_early": late["together"]["median"] / early["together"]["median"],
+        "memory_late_over_early": late["memory"]["in_use"] / early["memory"]["in_use"],
         "arithmetic": rates(flop, early["denoise"]["median"] + early["commit"]["median"], settings.inference_dtype),
         "pool": {"frames": settings.pool_frames, "bytes": engine.pool_bytes},
         "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in ("transformer", "vae")}},

@@ -40,20 +40,22 @@ CONFIGS = {
 
 
 def configs(settings: Settings) -> list[TrainConfig]:
-    """The three stages of a preset, with what the settings say of batch and dtype."""
+    """The stages of a preset that are asked for, with what the settings say of batch and dtype."""
     first, size = CONFIGS[settings.preset]
     changes = {name: value for name, value in (("batch", settings.batch), ("dtype", settings.dtype)) if value is not None}
-    files = (f"{first}.py", f"ode_init.py:{size}", f"dmd.py:{size}")
-    return [dataclasses.replace(flags.parse([f"--config={Path(settings.configs) / file}"])[0], **changes) for file in files]
+    files = {"teacher_forcing": f"{first}.py", "ode_init": f"ode_init.py:{size}", "dmd": f"dmd.py:{size}"}
+    wanted = [file for stage, file in files.items() if stage in settings.stages]
+    return [dataclasses.replace(flags.parse([f"--config={Path(settings.configs) / file}"])[0], **changes) for file in wanted]
 
 
 def training(settings: Settings) -> dict:
-    """What every stage takes, and the ratio of the cycle of distribution matching."""
-    return {"film": _film(settings), **stages(configs(settings), settings.latent_size, settings.repeats)}
+    """What the stages take, and the ratio of the cycle of distribution matching."""
+    wanted = configs(settings)
+    return {"film": _film(settings, wanted[0]), **stages(wanted, settings.latent_size, settings.repeats)}
 
 
 def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: int) -> dict:
-    """The stages one after the other; the first is the one whose rate a cycle is held against.
+    """The stages one after the other; with stage 1 among them, the cycle of distribution matching is held against its rate.
 
     A stage's own memory is its programs' `bytes`: what the process has held at most, `memory`, is of all stages so far and their compilation.
     """
@@ -62,8 +64,8 @@ def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: in
         print(f"  {config.stage} ...", flush=True)
         result[config.stage] = measured(Run(config, latent_size), repeats)
     result["memory"] = memory()
-    if "dmd" in result:
-        first, cycle = result[configs[0].stage], result["dmd"]
+    if {"teacher_forcing", "dmd"} <= result.keys():
+        first, cycle = result["teacher_forcing"], result["dmd"]
         cycle["seconds_at_stage_1_rate"] = cycle["flop"] / first["flop_per_second"]
         # The mean, since a rollout's exit is drawn anew each time.
         cycle["ratio"] = cycle["seconds"]["mean"] / cycle["seconds_at_stage_1_rate"]
@@ -190,13 +192,12 @@ def _random_films(config: TrainConfig, latent_size: tuple[int, int], frames: int
     }
 
 
-def _film(settings: Settings) -> dict:
-    first = configs(settings)[0]
+def _film(settings: Settings, config: TrainConfig) -> dict:
     return {
         "width": settings.width,
         "height": settings.height,
-        "latent_frames": first.world.latent_frames,
-        "chunks": first.world.chunks,
-        "shots": first.world.max_shots,
+        "latent_frames": config.world.latent_frames,
+        "chunks": config.world.chunks,
+        "shots": config.world.max_shots,
         "tokens_per_frame": settings.tokens,
     }

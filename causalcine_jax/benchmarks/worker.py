@@ -30,7 +30,7 @@ ENVIRONMENT = {"training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os
 
 
 def measure_part(part: str, settings: Settings) -> dict:
-    """The part's result, and the device that it ran on."""
+    """The part's result, and the device that it ran on; of part "device", only that."""
     import jax
 
     if part == "training" and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -38,8 +38,10 @@ def measure_part(part: str, settings: Settings) -> dict:
 
         films = (config.batch // config.optim.accumulation for config in configs(settings))
         jax.config.update("jax_num_cpu_devices", math.gcd(*films, len(cores())))  # as launch/train.py does
-    module, function = FUNCTIONS[part]
-    result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(settings)
+    result = {}
+    if part != "device":
+        module, function = FUNCTIONS[part]
+        result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(settings)
     from causalcine_jax.generation.provenance import device
 
     return {"result": result, "device": device()}
