@@ -1,5 +1,6 @@
 """The director: which chunk is made under which prompt, new shots while it streams; and one real film of a tiny random model."""
 
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,11 @@ from tiny_models import SIZE, WORDS, tiny_model
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError
-from causalcine_jax.generation import rollout
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation import filming, rollout
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import Made
+from causalcine_jax.generation.film import FilmWriter
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.story import Shot, Story
 
@@ -49,6 +51,35 @@ def test_each_prompt_is_embedded_once_and_holds_for_its_chunks():
         (1, "s1", 12, False),
         (2, "s2", 12, True),
     ]
+
+
+def test_a_chunk_is_encoded_while_the_next_is_made(tmp_path, monkeypatch):
+    director = paper_director(Story((Shot("Mia waves.", chunks=3),)))
+    asked, make = [Event() for _ in range(3)], director.engine.chunk
+    director.engine.chunk = lambda context, index: asked[index].set() or make(context, index)
+
+    class Film(FilmWriter):
+        def append(self, frames):
+            next_chunk = (0, 9, 21).index(self.frames) + 1
+            assert next_chunk == 3 or asked[next_chunk].wait(10), "the next chunk is not made before this one is written"
+            super().append(frames)
+
+    monkeypatch.setattr(filming, "FilmWriter", Film)
+    footage = filming.shoot(director, tmp_path / "film.mp4", 1, progress=False)
+    assert footage.frames_per_chunk == [9, 12, 12] and footage.first_chunk_seconds > 0 and len(footage.retrieved) == 3
+
+
+def test_a_film_that_cannot_be_written_ends_with_its_error(tmp_path, monkeypatch):
+    director = paper_director(Story((Shot("Mia waves.", chunks=9),)))
+
+    class Film(FilmWriter):
+        def append(self, frames):
+            raise DataError("no space left")
+
+    monkeypatch.setattr(filming, "FilmWriter", Film)
+    with pytest.raises(DataError, match="no space left"):
+        filming.shoot(director, tmp_path / "film.mp4", 1, progress=False)
+    assert director.next_chunk == 2 and list(tmp_path.iterdir()) == []
 
 
 def test_a_new_shot_takes_hold_after_the_queued_ones():

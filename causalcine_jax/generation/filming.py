@@ -1,10 +1,11 @@
 """The shooting itself: chunks as the director makes them, into film.mp4, and what is kept of them for the pictures and the record.
 
-Frames go to the film at once; only those that the contact sheet shows stay in memory.
+Frames go to the film at once; only those that the contact sheet shows stay in memory. A thread encodes a chunk while the device makes the next.
 """
 
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,20 +51,29 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
     wanted = {frame for shot in director.resolved.shots for frame in sheet_frames(shot)}
     line = _ProgressLine(director.resolved) if progress else None
     begun = time.perf_counter()
-    with FilmWriter(path, director.story.video.fps, scale) as film:
+
+    def keep(chunk: Chunk) -> None:
+        first = film.frames
+        film.append(chunk.frames)
+        if chunk.index == 0:
+            footage.first_chunk_seconds = time.perf_counter() - begun
+        footage.digest.add(chunk.frames)
+        footage.memories.add(chunk)
+        footage.sheet |= {first + i: image.copy() for i, image in enumerate(chunk.frames) if first + i in wanted}
+        footage.frames_per_chunk.append(len(chunk.frames))
+        footage.seconds.append(chunk.seconds)
+        footage.retrieved.append(chunk.retrieved.tolist())
+
+    with FilmWriter(path, director.story.video.fps, scale) as film, ThreadPoolExecutor(1, "film") as writer:
+        kept: Future | None = None
         for chunk in director:
-            first = film.frames
-            film.append(chunk.frames)
-            if chunk.index == 0:
-                footage.first_chunk_seconds = time.perf_counter() - begun
-            footage.digest.add(chunk.frames)
-            footage.memories.add(chunk)
-            footage.sheet |= {first + i: image.copy() for i, image in enumerate(chunk.frames) if first + i in wanted}
-            footage.frames_per_chunk.append(len(chunk.frames))
-            footage.seconds.append(chunk.seconds)
-            footage.retrieved.append(chunk.retrieved.tolist())
+            if kept:
+                kept.result()  # never more than one chunk behind, nor past an error
+            kept = writer.submit(keep, chunk)
             if line:
                 line.show(chunk)
+        if kept:
+            kept.result()
     return footage
 
 

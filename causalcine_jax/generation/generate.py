@@ -6,7 +6,10 @@ The film is named film.mp4 when its last frame is in; film.json is written last,
 """
 
 import contextlib
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +69,7 @@ def _generate(
         pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
     )  # fmt: skip
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
-    weights = weights_hash(folder)
+    weights = _beside(lambda: weights_hash(folder))  # a minute's work for 14B's files: the film need not wait for it
     decoder = choices.tiny_decoder and {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
     tell = say if progress else (lambda line: None)
     for line in _opening(director, recipe, weights, decoder):
@@ -80,7 +83,7 @@ def _generate(
         **_record(director, setup, footage),
         "scale": scale,
         "model": folder.name,
-        "weights_sha256": weights,
+        "weights_sha256": weights(),
         "software": provenance.software(),
         "device": {**provenance.device(), "seq": choices.seq or 1},
         "timings": {
@@ -128,6 +131,20 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
     }
 
 
+def _beside(work: Callable[[], str]) -> Callable[[], str]:
+    """Begins `work` in a thread that a stopped command does not wait for; what is returned waits for its result, or raises its error."""
+    done: Future[str] = Future()
+
+    def run():
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result
+
+
 def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> None:
     """The pictures, then film.json, beside the film in `out`."""
     save_contact_sheet(out / "contact_sheet.png", director.resolved, footage.sheet, director.story.global_caption, _details(record))
@@ -137,7 +154,7 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
 
 
-def _opening(director: Director, recipe: Recipe, weights: str, decoder: dict[str, str] | None) -> list[str]:
+def _opening(director: Director, recipe: Recipe, weights: Callable[[], str], decoder: dict[str, str] | None) -> list[str]:
     resolved, video = director.resolved, director.story.video
     memory, pool = director.memory, director.engine.pool_bytes
     history = (
@@ -151,7 +168,7 @@ def _opening(director: Director, recipe: Recipe, weights: str, decoder: dict[str
         f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
         *resolved.snapped(),
     ]
-    if recipe.recorded and recipe.recorded["weights_sha256"] != weights:
+    if recipe.recorded and recipe.recorded["weights_sha256"] != weights():
         lines.append("note: these are not the weights that the film.json names, so the film will differ")
     if recipe.recorded and recipe.recorded.get("tiny_decoder") != decoder:
         before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
