@@ -13,13 +13,14 @@ import pytest
 from jax.sharding import AbstractMesh
 from safetensors.numpy import load_file
 from tiny_models import tiny_model
-from tiny_training import tiny_config, tiny_store
+from tiny_training import tiny_store
 from toy_stage import toy_config, toy_stage
 
 from causalcine_jax.convert import save_model
 from causalcine_jax.errors import UsageError
 from causalcine_jax.parallel.mesh import AXES, check_batch, own_part
 from causalcine_jax.parallel.processes import joined
+from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
 
@@ -54,15 +55,23 @@ def ended(tmp_path_factory):
     begun = tiny_model()
     save_model(folder / "init", transformer=begun.transformer, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer, dtype=np.float32)
     # A loaded model, of which the transformer alone is trained: less to compile.
-    same = {"init": str(folder / "init"), "train_text_encoder": False, "steps": STEPS, "log_every": 1}
-    tiny = {**same, "out": folder / "films", "data.store": folder / "store", "seq": 2}
+    films = {"init": folder / "init", "train_text_encoder": False, "steps": STEPS}
+    # Rollouts of two steps, whose exit all must draw alike, and one loop over all layers.
+    rollout = {"self_forcing.steps": 2, "self_forcing.grad_frames": 6, "gan.taps": "(1.0,)", "generator_every": 2, "max_critic_mse": 100.0}
+    rates = {f"{optim}.{name}": value for optim in ("optim", "critic_optim") for name, value in (("schedule", "constant"), ("warmup", 0))}
+    student = {"stage": "dmd", "teacher": folder / "init", "steps": 3, **rollout, **rates}
+
+    def flags(name: str, **settings) -> list[str]:
+        settings |= {"out": folder / name, "data.store": folder / "store", "log_every": 1}
+        return ["--config=tests/tiny_training.py", *(f"--config.{key}={value}" for key, value in settings.items())]
+
     started = {
-        "films": two_processes(
-            "launch/train.py", "--config=tests/tiny_training.py", *(f"--config.{name}={value}" for name, value in tiny.items()), devices=1
-        ),
+        "films": two_processes("launch/train.py", *flags("films", **films, seq=2), devices=1),
+        "student": two_processes("launch/train.py", *flags("student", **student), devices=1),
         "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
     }
-    train(tiny_config(folder / "films_alone", folder / "store", **same))
+    train(parse(flags("films_alone", **films))[0])
+    train(parse(flags("student_alone", **student))[0])
     train(toy_config(folder / "toy_alone", log_every=1), toy_stage())
     codes = {}
     for name, pair in started.items():
@@ -94,6 +103,19 @@ def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
     (_, said, progress), (_, unsaid, silence) = codes["films"]
     assert '"seq": 2' in said and "step 4/4" in progress
     assert '"seq"' not in unsaid and "step" not in silence
+
+
+@pytest.mark.slow
+def test_a_student_is_distilled_by_two_processes_as_by_one(ended):
+    folder, codes = ended
+    assert [code for code, _, _ in codes["student"]] == [0, 0], codes["student"]
+    together, alone = (list(read_records(folder / name / "metrics.jsonl")) for name in ("student", "student_alone"))
+    assert ["generator_loss" in record for record in together] == [True, False, True]
+    for ours, wanted in zip(together, alone, strict=True):
+        losses = [key for key in wanted if "loss" in key or "mse" in key or key.startswith("x0")]
+        assert {"critic_loss", "critic_mse"} <= set(losses)
+        for key in losses:
+            assert ours[key] == pytest.approx(wanted[key], rel=1e-4, abs=1e-6), key
 
 
 @pytest.mark.slow
