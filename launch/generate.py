@@ -11,6 +11,7 @@ Leaves in --out:
     memory.png          which older frames memory brought back for each chunk
     film.json           everything that went into the film; `--story film.json` makes it again
 
+One film by several processes (hosts), on all their devices: the same command in each, started as launch/train.py says.
 What no flag says is as the film.json, the story, or the model's metadata.json has it.
 """
 
@@ -118,13 +119,15 @@ def main() -> None:
     # After the story is understood: a typing error in it should not wait for jax.
     from causalcine_jax.generation.choices import Choices
     from causalcine_jax.generation.generate import generate, save_story_embeddings
+    from causalcine_jax.parallel.processes import joined
 
     base = flags.sampler == "base"
     choices = Choices(solver=None if base else flags.sampler, base=base, **{name: getattr(flags, name) for name in CHOICES})
     if flags.embed_only:
         save_story_embeddings(recipe, flags.embeddings, model=flags.model, choices=choices, progress=not flags.no_progress)
     else:
-        generate(recipe, flags.out, model=flags.model, choices=choices, progress=not flags.no_progress)
+        with joined():
+            generate(recipe, flags.out, model=flags.model, choices=choices, progress=not flags.no_progress)
 
 
 if __name__ == "__main__":

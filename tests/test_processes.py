@@ -18,6 +18,9 @@ from toy_stage import toy_config, toy_stage
 
 from causalcine_jax.convert import save_model
 from causalcine_jax.errors import UsageError
+from causalcine_jax.generation.film import read_film
+from causalcine_jax.generation.generate import generate
+from causalcine_jax.generation.provenance import read_recipe
 from causalcine_jax.parallel.mesh import AXES, check_batch, own_part
 from causalcine_jax.parallel.processes import joined
 from causalcine_jax.training.flags import parse
@@ -53,7 +56,13 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     tiny_store(folder / "store")
     begun = tiny_model()
-    save_model(folder / "init", transformer=begun.transformer, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer, dtype=np.float32)
+    save_model(
+        folder / "init", transformer=begun.transformer, vae=begun.vae, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer,
+        dtype=np.float32, metadata=begun.defaults(),
+    )  # fmt: skip
+    (folder / "story.yaml").write_text(
+        "schema: causalcine/story@1\nshots: [{caption: Mia waves., chunks: 2}, {caption: Otto sleeps., chunks: 1}]"
+    )
     # A loaded model, of which the transformer alone is trained: less to compile.
     films = {"init": folder / "init", "train_text_encoder": False, "steps": STEPS}
     # Rollouts of two steps, whose exit all must draw alike, and one loop over all layers.
@@ -68,11 +77,15 @@ def ended(tmp_path_factory):
     started = {
         "films": two_processes("launch/train.py", *flags("films", **films, seq=2), devices=1),
         "student": two_processes("launch/train.py", *flags("student", **student), devices=1),
+        "film": two_processes(
+            "launch/generate.py", f"--story={folder / 'story.yaml'}", f"--model={folder / 'init'}", f"--out={folder / 'film'}", devices=1
+        ),
         "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
     }
     train(parse(flags("films_alone", **films))[0])
     train(parse(flags("student_alone", **student))[0])
     train(toy_config(folder / "toy_alone", log_every=1), toy_stage())
+    generate(read_recipe(folder / "story.yaml"), folder / "film_alone", model=folder / "init", progress=False)
     codes = {}
     for name, pair in started.items():
         said = [process.communicate(timeout=600) for process in pair]
@@ -116,6 +129,18 @@ def test_a_student_is_distilled_by_two_processes_as_by_one(ended):
         assert {"critic_loss", "critic_mse"} <= set(losses)
         for key in losses:
             assert ours[key] == pytest.approx(wanted[key], rel=1e-4, abs=1e-6), key
+
+
+@pytest.mark.slow
+def test_a_film_is_made_by_two_processes_and_written_by_the_first(ended):
+    folder, codes = ended
+    (code, _, progress), (other, _, silence) = codes["film"]
+    assert (code, other) == (0, 0), codes["film"]
+    assert "chunk 3/3" in progress and "chunk" not in silence
+    record = json.loads((folder / "film" / "film.json").read_text())
+    assert record["device"]["seq"] == 2 and len(record["retrieved"]) == 3
+    together, alone = (read_film(folder / name / "film.mp4").astype(int) for name in ("film", "film_alone"))
+    assert together.shape == alone.shape and np.abs(together - alone).mean() < 1  # of 255; other sums, then H.264
 
 
 @pytest.mark.slow

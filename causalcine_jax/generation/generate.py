@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.errors import raise_faults
+from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.generation import provenance
 from causalcine_jax.generation.choices import Choices, Setup, decide
 from causalcine_jax.generation.chosen_model import chosen_model
@@ -32,6 +32,7 @@ from causalcine_jax.generation.provenance import Recipe
 from causalcine_jax.generation.start import Start, chosen_start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
 from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.parallel.processes import check_same, is_first, several
 from causalcine_jax.story import prompt_of
 from causalcine_jax.whole_file import file_hash, whole_file
 
@@ -41,17 +42,31 @@ def generate(
 ) -> dict[str, Any]:
     """Makes the film and everything beside it in `out`; returns the record that film.json holds.
 
+    Several processes (parallel/processes.py) make each chunk together, on all their devices; the first writes, and the others return nothing.
+
     Raises:
-      UsageError: the story, the choices and the model do not fit together; nothing is written.
+      UsageError: the story, the choices and the model do not fit together, or the processes were not asked for the same; nothing is written.
       DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
     """
     raise_faults("generate", choices.faults())
     out = Path(out)
     start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
     folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
-    mesh = make_mesh(choices.seq, jax.devices()[: choices.seq]) if choices.seq else None
+    mesh = _mesh(choices.seq)
+    check_same({"story": recipe.story.to_dict(), "choices": {name: str(value) for name, value in asdict(choices).items()}})
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
         return _generate(recipe, out, folder, mesh, choices, start, progress)
+
+
+def _mesh(seq: int | None) -> Mesh | None:
+    """The devices that make a chunk together: `seq` of this process's, or all of several processes'."""
+    if not several():
+        return make_mesh(seq, jax.devices()[:seq]) if seq else None
+    if seq not in (None, jax.device_count()):
+        raise UsageError(
+            f"{jax.process_count()} processes make a film on all their {jax.device_count()} devices: seq={seq} cannot be, leave it out"
+        )
+    return make_mesh(jax.device_count())
 
 
 def _generate(
@@ -68,6 +83,10 @@ def _generate(
         setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
         pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
     )  # fmt: skip
+    if not is_first():
+        for _ in director:  # this process's part of every chunk
+            pass
+        return {}
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
     weights = _beside(lambda: weights_hash(folder))  # a minute's work for 14B's files: the film need not wait for it
     decoder = choices.tiny_decoder and {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
@@ -85,7 +104,7 @@ def _generate(
         "model": folder.name,
         "weights_sha256": weights(),
         "software": provenance.software(),
-        "device": {**provenance.device(), "seq": choices.seq or 1},
+        "device": {**provenance.device(), "seq": mesh.size if mesh else 1},
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
             "pool_bytes": director.engine.pool_bytes,
