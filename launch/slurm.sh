@@ -1,7 +1,8 @@
 #!/bin/bash
-# One training run over the GPUs of several nodes, under Slurm: one process per GPU.
+# One training run, or one film, over the GPUs of several nodes, under Slurm: one process per GPU.
 #
 #   sbatch --nodes=8 launch/slurm.sh --config configs/wan_14b.py --config.out=/shared/runs/14b --config.seq=8
+#   COMMAND=generate sbatch --nodes=1 launch/slurm.sh --story story.yaml --model models/14b --out /shared/films/story
 #
 # * Submit it from the repository's folder, which all nodes must see, as they must see config.out and the data.
 # * Set the GPUs per node here or on sbatch's command line, both numbers alike. Give no --gpus-per-task or --gpu-bind: each process must see all GPUs
@@ -21,4 +22,4 @@
 export JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-$((20000 + ${SLURM_JOB_ID:?start it by sbatch} % 10000))}
 
 # A process that fails takes the others with it, who would wait for it.
-exec srun --kill-on-bad-exit=1 .venv/bin/python launch/train.py "$@"
+exec srun --kill-on-bad-exit=1 .venv/bin/python "launch/${COMMAND:-train}.py" "$@"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One training run over all hosts of a Cloud TPU pod slice: started on each by ssh, from any machine with gcloud.
+# One training run, or one film (COMMAND=generate), over all hosts of a Cloud TPU pod slice: started on each by ssh, from any machine with gcloud.
 #
 #   TPU=my-v5p-64 ZONE=us-east5-a launch/tpu_pod.sh --config configs/wan_14b.py --config.out=/mnt/shared/runs/14b
 #
@@ -14,4 +14,4 @@ set -eu
 PORT=${JAX_COORDINATOR_PORT:-8482}
 quoted=$(printf ' %q' "$@")
 exec gcloud compute tpus tpu-vm ssh "${TPU:?the name of the TPU}" --zone="${ZONE:?its zone}" --worker=all \
-  --command="cd ${REPO:-\$HOME/causalcine_jax} && JAX_COORDINATOR_PORT=$PORT .venv/bin/python launch/train.py$quoted"
+  --command="cd ${REPO:-\$HOME/causalcine_jax} && JAX_COORDINATOR_PORT=$PORT .venv/bin/python launch/${COMMAND:-train}.py$quoted"
