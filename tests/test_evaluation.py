@@ -195,11 +195,12 @@ def test_a_return_is_drawn_alike_in_any_batch(untrained, judge):
 
 def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
     _, _, measured, free = untrained
-    settings = {"world": "base", "steps": 1, "guidance": 2.0, "seed": 3}
+    settings = {"world": "base", "steps": 1, "guidance": 2.0, "seed": 3, "dtype": "float32"}
     report = build_report(settings, measured, free)
     write_evaluation(tmp_path, Evaluation(measured, free, report))
     read = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert list(read["primary"]["rows"]) == list(measured.verdicts) and len(read["primary"]["cases"]) == 3
+    assert read["device"]["platform"] and "commit" in read["software"]
     text = markdown(report)
     assert "chance" in text and "| camr" in text and "SECONDARY: 1 free films" in text
     for name in ("returns.png", "recall.png"):

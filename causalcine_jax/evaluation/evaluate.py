@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.config import POLICIES
+from causalcine_jax.convert import weights_hash
 from causalcine_jax.data.storyworld.world import WORLDS
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
@@ -83,7 +84,9 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
         **dataclasses.asdict(config),
         **{name: getattr(engine.sampler, name) for name in ("solver", "steps", "shift", "guidance")},
         "memory": dataclasses.asdict(model.memory),
+        "dtype": model.dtype,
         "model": str(model.folder),
+        "weights_sha256": model.folder and weights_hash(model.folder),
         "seconds": round(time.monotonic() - start, 1),
     }
     return Evaluation(recall, free, build_report(settings, recall, free))

@@ -3,16 +3,14 @@
 import dataclasses
 import json
 import math
-import platform
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from causalcine_jax.evaluation import free_films, recall
 from causalcine_jax.evaluation.intervals import Interval
 from causalcine_jax.evaluation.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
 from causalcine_jax.evaluation.shot_cuts import PAPER_CALIBRATED
+from causalcine_jax.generation.provenance import device, software
 from causalcine_jax.whole_file import whole_file
 
 LABELS = {TRUTH: "ground truth (judge on true pixels)", VAE: "true latents through the VAE (ceiling)"}
@@ -29,7 +27,8 @@ def build_report(settings: dict[str, Any], primary: RecallResult, secondary: "fr
     """Everything measured, as plain JSON values; intervals as {value, low, high, count}."""
     report = {
         "settings": settings,
-        "environment": {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "python": platform.python_version()},
+        "software": software(),
+        "device": device(),
         "intervals": "95 %; recall of an attribute: Wilson; everything else: percentile bootstrap over returns, or over whole films",
         "primary": {
             "returns": len(primary.cases),
@@ -61,7 +60,7 @@ def markdown(report: dict[str, Any]) -> str:
     primary, settings = report["primary"], report["settings"]
     lines = [
         f"## PRIMARY recall: {primary['returns']} returns after absences longer than the window",
-        f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, seed {settings['seed']}, {report['environment']['device']}; "
+        f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, seed {settings['seed']}, {settings['dtype']} on {report['device']['kind']}; "
         "value [95 % interval]",
         "",
         *markdown_table(
