@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import mesh_of_nothing
 
 from causalcine_jax.models import attention, splash
 from causalcine_jax.parallel import ulysses
@@ -75,7 +76,7 @@ def test_what_splash_refuses_is_left_to_xla():
 def test_a_tpu_mesh_attends_by_splash_in_the_island_both_ways(monkeypatch):
     for module in (attention, ulysses):
         monkeypatch.setattr(module, "platform", lambda: "tpu")
-    mesh = jax.sharding.AbstractMesh((2, 2), ("data", "seq"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = mesh_of_nothing(2, 2)
     attend = lambda q, k: jax.vmap(lambda q: attention.attention(q, k, k), in_axes=1, out_axes=1)(q)
     q, k = jax.ShapeDtypeStruct((2, 3, 128, 4, 128), jnp.bfloat16), jax.ShapeDtypeStruct((2, 64, 4, 128), jnp.bfloat16)
     with jax.sharding.use_abstract_mesh(mesh):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
-from tiny_models import random_weights
+from jax.sharding import NamedSharding, PartitionSpec
+from tiny_models import mesh_of_nothing, random_weights
 from tiny_training import tiny_config, tiny_store
 
 from causalcine_jax.config import TransformerConfig, preset
@@ -19,7 +19,7 @@ from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import word_tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.parallel.sharding import AXES, state_shardings
+from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.training import trajectory_store
 from causalcine_jax.training.config import OptimConfig, SelfForcingConfig
 from causalcine_jax.training.distillation_stages import dmd_updates, ode_init_task, ode_init_updates
@@ -200,7 +200,7 @@ def test_all_updates_lower_at_full_size_over_many_devices(file):
     }
     names = metric_names(stage, trained, fixed, batch)
     state = jax.eval_shape(lambda nets: new_state(stage, nets, names), trained)
-    mesh = AbstractMesh((64, 1), AXES)
+    mesh = mesh_of_nothing(64, 1)
     shardings = state_shardings(mesh, state)
     placed = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     arguments = [jax.tree.map(placed, tree, state_shardings(mesh, tree)) for tree in (state, fixed)]

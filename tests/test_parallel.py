@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from tiny_models import mesh_of_nothing
 
 from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError
@@ -108,8 +108,8 @@ def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
         "seq=4 does not divide both 3 heads and a chunk's 144 tokens; 1 or 3 would"
     )
     with pytest.raises(UsageError, match=r"seq=8 does not divide both 12 heads and a chunk's 4680 tokens; 1, 2, 3, 4, 6 or 12 would"):
-        check_cut(AbstractMesh((1, 8), AXES), films=1, heads=12, chunk_tokens=4680)
-    check_cut(AbstractMesh((8, 8), AXES), films=8, heads=40, chunk_tokens=4680)
+        check_cut(mesh_of_nothing(1, 8), films=1, heads=12, chunk_tokens=4680)
+    check_cut(mesh_of_nothing(8, 8), films=8, heads=40, chunk_tokens=4680)
     with pytest.raises(UsageError, match=r"1 devices are not enough for groups of seq=2: seq can be 1"):
         make_mesh(2, jax.devices()[:1])
     with pytest.raises(UsageError, match=r"8 devices cannot be split into groups of seq=3: seq can be 1, 2, 4 or 8"):
@@ -133,14 +133,14 @@ def test_the_table_cuts_all_that_is_large_of_wan_and_never_the_layers(part, make
 def test_an_average_and_an_optimizer_are_cut_as_their_parameters():
     leaf = jax.ShapeDtypeStruct((2, 256, 512), np.float32)
     state = {"ema": {"student": {"blocks": {"q": {"weight": leaf}}}}, "opt_state": ({"mu": {"blocks": {"q": {"weight": leaf}}}},)}
-    specs = {cut.spec for cut in jax.tree.leaves(state_shardings(AbstractMesh((4, 2), AXES), state))}
+    specs = {cut.spec for cut in jax.tree.leaves(state_shardings(mesh_of_nothing(4, 2), state))}
     assert [tuple(spec) for spec in specs] == [(None, None, AXES)]
 
 
 def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatch):
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
-    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2), AXES)):
+    with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
         program = jax.jit(sharding.gathered).trace(weight).jaxpr
     inside = program.jaxpr.eqns[0].params["call_jaxpr"]
     assert [tuple(eqn.params["sharding"].spec) for eqn in inside.eqns] == [(None, "data"), ()]

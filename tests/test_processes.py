@@ -10,9 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
 from safetensors.numpy import load_file
-from tiny_models import tiny_model
+from tiny_models import mesh_of_nothing, tiny_model
 from tiny_training import tiny_store
 from toy_stage import toy_config, toy_stage
 
@@ -21,7 +20,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.generation.film import read_film
 from causalcine_jax.generation.generate import generate
 from causalcine_jax.generation.provenance import read_recipe
-from causalcine_jax.parallel.mesh import AXES, check_batch, own_part
+from causalcine_jax.parallel.mesh import check_batch, own_part
 from causalcine_jax.parallel.processes import joined
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
@@ -168,9 +167,9 @@ def test_what_processes_do_not_divide_is_named(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
     with pytest.raises(UsageError, match="6 films cannot be split over 12 devices of 3 processes: make batch a multiple of 12"):
-        check_batch(AbstractMesh((12, 1), AXES), 6, 1)
+        check_batch(mesh_of_nothing(12, 1), 6, 1)
     with pytest.raises(UsageError, match="seq=3 cannot be made of processes with 4 devices each: seq can be 1, 2, 4 or 12"):
-        own_part(AbstractMesh((4, 3), AXES))
+        own_part(mesh_of_nothing(4, 3))
 
 
 def test_half_an_environment_is_named(monkeypatch):

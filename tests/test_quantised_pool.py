@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
-from tiny_models import random_weights, tiny_model
+from tiny_models import mesh_of_nothing, random_weights, tiny_model
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
@@ -17,7 +16,6 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.quantised import Quantised, restored, stored_as, zeros
 from causalcine_jax.parallel.memory_plan import Request, memory_plan
-from causalcine_jax.parallel.sharding import AXES
 from causalcine_jax.story import Shot, Story
 
 CONFIG = TransformerConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=6, text_len=4, in_dim=4, out_dim=4, freq_dim=8)
@@ -80,7 +78,7 @@ def test_a_rollout_differs_a_little_takes_a_quarter_and_is_one_program_in_place(
 def test_a_mesh_cuts_a_pool_and_its_scales_by_heads(kv_dtype):
     commit, velocity = moves()
     x = jax.ShapeDtypeStruct((FILMS, 3, 4, 8, CONFIG.in_dim), jnp.float32)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 2), AXES)):
+    with jax.sharding.use_abstract_mesh(mesh_of_nothing(1, 2)):
         pool = jax.eval_shape(functools.partial(empty, 9, kv_dtype))
         after = jax.eval_shape(commit, pool, x, jnp.int32(3))
         assert jax.eval_shape(velocity, pool, x, jnp.int32(3)).velocity.shape == x.shape

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, AxisType
 
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.data.storyworld.grammar import VOCABULARY
@@ -12,6 +13,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import word_tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
+from causalcine_jax.parallel.mesh import AXES
 from causalcine_jax.story import Video
 
 WORDS = word_tokenizer(VOCABULARY)
@@ -36,3 +38,8 @@ def tiny_model(**options) -> Model:
         WORDS,
         **{"video": SIZE, "sampler": SamplerConfig(steps=2, guidance=3.0), "memory": MemoryConfig("camr", 1, 2), **options},
     )
+
+
+def mesh_of_nothing(data: int, seq: int) -> AbstractMesh:
+    """A mesh without devices, to trace under; its axes are what jax.sharding.Mesh makes of them in every version."""
+    return AbstractMesh((data, seq), AXES, axis_types=(AxisType.Auto,) * 2)
