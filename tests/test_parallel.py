@@ -80,6 +80,12 @@ def test_weights_are_gathered_and_activations_never_summed(report, mesh):
     assert sum(sizes("all-to-all")) == len(exchanged) * 7 * 144 * 48
 
 
+def test_a_rollout_gathers_each_layers_weights_once(report, mesh):
+    """Of two layers, however many passes it makes (here 12): q, k, v and o of both attentions, and the feed-forward's two."""
+    found = report["training"][mesh]["gathered_by_rollout"]
+    assert [found[f"f32[1,{rows},{columns}]"] for rows, columns in ((48, 48), (48, 64), (64, 48))] == [2 * 8, 2, 2]
+
+
 @pytest.mark.slow
 def test_every_stage_of_a_student_is_that_of_one_device():
     distances = on_eight_devices("distillation")["distillation"]
