@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
@@ -15,6 +16,7 @@ from jax.sharding import AbstractMesh
 from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Param, WholeParam
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel import sharding
@@ -148,5 +150,20 @@ def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatc
     weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
     with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2), AXES)):
         program = jax.jit(sharding.gathered).trace(weight).jaxpr
-    inside = program.jaxpr.eqns[0].params["call_jaxpr"]
-    assert [tuple(eqn.params["sharding"].spec) for eqn in inside.eqns] == [(None, "data"), ()]
+    assert way(program) == [(None, "data"), ()]
+
+
+def way(program) -> list[tuple]:
+    """How the one array of `gathered` is asked to lie, one step after the other."""
+    return [tuple(eqn.params["sharding"].spec) for eqn in program.jaxpr.eqns[0].params["call_jaxpr"].eqns]
+
+
+def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
+    """On a TPU the way to whole leads over a cut, which would be one more gathering."""
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2), AXES)):
+        held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
+        program = jax.jit(sharding.gathered).trace(held).jaxpr
+    assert isinstance(held["q"]["weight"], WholeParam) and set(way(program)) == {()}
+    assert type(sharding.for_many_passes(weight, "gathered")["q"]["weight"]) is Param  # one device: as it was

@@ -44,7 +44,7 @@ def _of_stage(plan: CompilePlan) -> list[str]:
     if rolls and config.rollout_weights == "gathered" and plan.target.devices > 1:
         held = size_of(shapes(Transformer, config.transformer)) // 4 * jnp.dtype(config.dtype).itemsize
         found.append(
-            f"--config.rollout_weights=sharded holds {held / 1e9:.0f} GB less while a rollout runs, and gathers them at each of its passes"
+            f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, and gathers them at each of its passes"
         )
     if config.stage == "ode_init" and not config.ode.store:
         found.append("--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the teacher and its history")
