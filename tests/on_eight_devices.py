@@ -23,6 +23,7 @@ from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel import sharding
+from causalcine_jax.parallel.hlo import parse_hlo
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.distribution_matching import DistributionMatching, critic_loss, generator_loss
@@ -61,7 +62,8 @@ def gradients(loss):
 def rollout(nets, batch):
     text = nets["text_encoder"](batch["token_ids"], batch["token_ids"] != 0)
     how = {"config": SelfForcingConfig(steps=2, exit="last"), "memory": MEMORY, "chunk_frames": CHUNK}
-    return student_rollout(nets["transformer"], text, batch["shot_of_chunk"], batch["latents"].shape[2:], KEY, **how)
+    student = sharding.for_many_passes(nets["transformer"], "gathered")
+    return student_rollout(student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], KEY, **how)
 
 
 def on(mesh, function, *arguments):
@@ -92,6 +94,11 @@ def collectives(program: str) -> list[tuple[str, list[list[int]]]]:
     return [(kind, shapes(result)) for result, kind in found]
 
 
+def gathers(program: str) -> dict[str, int]:
+    """How often a compiled program gathers arrays of each shape while it runs."""
+    return parse_hlo(program).total(lambda _, one: {one.type.split("{")[0]: 1} if one.opcode == "all-gather" else {})
+
+
 def training_and_rollout(meshes: list[str]) -> dict:
     """Loss, gradient and a student's rollout on each mesh."""
     nets = {"transformer": transformer(0), "text_encoder": random_weights(lambda key: UMT5Encoder(TEXT, key=key), 1)}
@@ -103,7 +110,7 @@ def training_and_rollout(meshes: list[str]) -> dict:
     for name in meshes:
         mesh = make_mesh(int(name[-1]))
         (sharded_loss, sharded_gradient), program = on(mesh, step, nets, {}, batch)
-        sharded, _ = on(mesh, rollout, nets, batch)
+        sharded, filming = on(mesh, rollout, nets, batch)
         report[name] = {
             "loss": worst(sharded_loss, loss),
             "gradient": worst(sharded_gradient, gradient),
@@ -112,6 +119,7 @@ def training_and_rollout(meshes: list[str]) -> dict:
             "pool_of_one_device": sharded.pool.k.sharding.shard_shape(sharded.pool.k.shape),
             "gradients_cut": all(len(a.sharding.device_set) == 8 and not a.is_fully_replicated for a in matrices(sharded_gradient)),
             "collectives": collectives(program),
+            "gathered_by_rollout": gathers(filming),
         }
     return report
 
@@ -129,14 +137,14 @@ def distillation() -> dict:
     text = random_weights(lambda key: UMT5Encoder(TEXT, key=key), 3)
     head = random_weights(lambda key: Discriminator(SIZES.dim, 1, key=key), 4)
     forcing = SelfForcingConfig(steps=2, grad_frames=3)
-    matching = lambda gan: DistributionMatching(NULL, MEMORY, forcing, gan=gan)
+    matching = lambda gan, weights: DistributionMatching(NULL, MEMORY, forcing, gan=gan, rollout_weights=weights)
     ode = ODEInit(NULL, forcing.sampler, SamplerConfig("euler", 4, forcing.shift, guidance=2.0), MEMORY)
     everything = {"student": student, "teacher": teacher, "fake_score": fake, "head": head, "text_encoder": text}
     report = {}
     for name, loss, trained in (
         ("ode_init", ode_init_loss(ode), ("student",)),
-        ("generator", generator_loss(matching(GANConfig(generator_weight=0))), ("student",)),
-        ("critic", critic_loss(matching(GANConfig(taps=(1.0,)))), ("fake_score", "head")),
+        ("generator", generator_loss(matching(GANConfig(generator_weight=0), "gathered")), ("student",)),
+        ("critic", critic_loss(matching(GANConfig(taps=(1.0,)), "sharded")), ("fake_score", "head")),
     ):
         own = {net: everything[net] for net in trained}
         fixed = {net: weights for net, weights in everything.items() if net not in trained}

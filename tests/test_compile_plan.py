@@ -1,5 +1,6 @@
 """launch/plan.py compile: what a stage is given, by its arrays; a program compiled for this machine's CPU; what does not fit; what is refused; a TPU."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
@@ -16,11 +18,13 @@ from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError
 from causalcine_jax.parallel import compile_plan as planning
 from causalcine_jax.parallel import targets
-from causalcine_jax.parallel.compile_plan import compile_plan
+from causalcine_jax.parallel.compile_advice import advice
+from causalcine_jax.parallel.compile_plan import CompilePlan, compile_plan
 from causalcine_jax.parallel.compile_table import table, to_json
+from causalcine_jax.parallel.mesh import AXES
 from causalcine_jax.parallel.planned_step import Films, abstract_stage, shapes, size_of, training_steps
 from causalcine_jax.parallel.targets import Chip, target, target_devices, target_mesh
-from causalcine_jax.training.config import DataConfig, OptimConfig
+from causalcine_jax.training.config import DataConfig, ODEConfig, OptimConfig
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny_training.py"
@@ -152,6 +156,21 @@ def test_a_students_stages_have_their_networks_history_and_turns(stage, tmp_path
         head = size_of(abstract_stage(config).trained["head"])
         assert (parts["parameters"], parts["EMA"]) == (2 * student + head, student)
         assert steps["critic"].pool == pytest.approx(pool, rel=0.2)
+    (*_, step) = training_steps(config, Films.of(config, **FILMS), AbstractMesh((2, 2), AXES))
+    (*_, whole) = steps.values()
+    assert step.pool == pytest.approx(whole.pool / 4, rel=0.01)  # films over rows, heads over their devices
+
+
+def test_advice_names_the_weights_that_a_rollout_holds_whole(tmp_path):
+    optim = OptimConfig(lr=1e-3, warmup=1)
+    config = tiny_config(tmp_path, stage="dmd", teacher="teacher", train_text_encoder=False, critic_optim=optim)
+    account = planning._refused(planning.PlannedStep("critic", None, (), {"parameters": (8, 2)}), target("v6e:2x2"), 1.0, REFUSAL, {})
+    said = lambda config: " ".join(advice(CompilePlan(config.stage, config, target("v6e:2x2"), Films.of(config, **FILMS), 1, (account,))))
+    assert "--config.rollout_weights=sharded holds 0.00 GB less" in said(config)
+    for change in ({"rollout_weights": "sharded"}, {"stage": "ode_init", "ode": ODEConfig(store="trajectories")}):
+        assert "rollout_weights" not in said(dataclasses.replace(config, **change))
+    with pytest.raises(UsageError, match="unknown rollout_weights 'whole', known: gathered, sharded"):
+        dataclasses.replace(config, rollout_weights="whole")
 
 
 def test_a_film_is_of_the_size_that_its_transformer_was_made_for(tmp_path):

@@ -131,6 +131,53 @@ def test_traffic_counts_slices_and_leaves_out_on_chip_memory():
     assert (largest.bytes, largest.shape, largest.source) == (512 * 128 * 2, "bf16[512,128]", "layer/gather")
 
 
+def test_traffic_of_fusions_within_fusions_as_tpus_have_them():
+    """A product that takes a layer's weights out of the stack of all; a layer's result put into a stack."""
+    program = """
+%layer_of (all: bf16[40,64,128], at: s32[]) -> bf16[64,128] {
+  %all = bf16[40,64,128]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %sliced = bf16[1,64,128]{2,1,0} dynamic-slice(%all, %at), dynamic_slice_sizes={1,64,128}
+  ROOT %layer = bf16[64,128]{1,0} bitcast(%sliced)
+}
+
+%product (at.1: s32[], all.1: bf16[40,64,128], x: bf16[8,64]) -> bf16[8,128] {
+  %x = bf16[8,64]{1,0} parameter(2)
+  %all.1 = bf16[40,64,128]{2,1,0} parameter(1)
+  %at.1 = s32[] parameter(0)
+  %weights = bf16[64,128]{1,0} fusion(%all.1, %at.1), kind=kLoop, calls=%layer_of
+  ROOT %y = bf16[8,128]{1,0} convolution(%x, %weights), dim_labels=bf_io->bf
+}
+
+%put (kept: bf16[40,8,128], new: bf16[8,128], at.2: s32[]) -> bf16[40,8,128] {
+  %kept = bf16[40,8,128]{2,1,0} parameter(0)
+  %new = bf16[8,128]{1,0} parameter(1)
+  %at.2 = s32[] parameter(2)
+  %one = bf16[1,8,128]{2,1,0} bitcast(%new)
+  ROOT %updated = bf16[40,8,128]{2,1,0} dynamic-update-slice(%kept, %one, %at.2)
+}
+
+%keep (kept.1: bf16[40,8,128], new.1: bf16[8,128], at.3: s32[]) -> bf16[40,1,8,128] {
+  %kept.1 = bf16[40,8,128]{2,1,0} parameter(0)
+  %new.1 = bf16[8,128]{1,0} parameter(1)
+  %at.3 = s32[] parameter(2)
+  %all.2 = bf16[40,8,128]{2,1,0} fusion(%kept.1, %new.1, %at.3), kind=kLoop, calls=%put
+  ROOT %shaped = bf16[40,1,8,128]{3,2,1,0} bitcast(%all.2)
+}
+
+ENTRY %main (i: s32[], stack: bf16[40,64,128], x.1: bf16[8,64], outs: bf16[40,8,128]) -> bf16[40,1,8,128] {
+  %i = s32[] parameter(0)
+  %stack = bf16[40,64,128]{2,1,0} parameter(1)
+  %x.1 = bf16[8,64]{1,0} parameter(2)
+  %outs = bf16[40,8,128]{2,1,0} parameter(3)
+  %made = bf16[8,128]{1,0} fusion(%i, %stack, %x.1), kind=kOutput, calls=%product
+  ROOT %kept.2 = bf16[40,1,8,128]{3,2,1,0} fusion(%outs, %made, %i), kind=kLoop, calls=%keep
+}
+"""
+    index, weights, x, y = 4, 64 * 128 * 2, 8 * 64 * 2, 8 * 128 * 2
+    assert memory_traffic(parse_hlo(program)) == (index + weights + x + y) + (y + index + y)
+
+
 def test_flops_of_loops_recomputation_choices_and_convolutions():
     weights, x = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32), jax.ShapeDtypeStruct((4, 32), jnp.float32)
     layer = 2 * 4 * 32 * 32

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_models import mesh_of_nothing
@@ -15,6 +16,7 @@ from tiny_models import mesh_of_nothing
 from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Param, WholeParam
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel import sharding
@@ -80,6 +82,12 @@ def test_weights_are_gathered_and_activations_never_summed(report, mesh):
     assert sum(sizes("all-to-all")) == len(exchanged) * 7 * 144 * 48
 
 
+def test_a_rollout_gathers_each_layers_weights_once(report, mesh):
+    """Of two layers, however many passes it makes (here 12): q, k, v and o of both attentions, and the feed-forward's two."""
+    found = report["training"][mesh]["gathered_by_rollout"]
+    assert [found[f"f32[1,{rows},{columns}]"] for rows, columns in ((48, 48), (48, 64), (64, 48))] == [2 * 8, 2, 2]
+
+
 @pytest.mark.slow
 def test_every_stage_of_a_student_is_that_of_one_device():
     distances = on_eight_devices("distillation")["distillation"]
@@ -142,5 +150,20 @@ def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatc
     weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
         program = jax.jit(sharding.gathered).trace(weight).jaxpr
-    inside = program.jaxpr.eqns[0].params["call_jaxpr"]
-    assert [tuple(eqn.params["sharding"].spec) for eqn in inside.eqns] == [(None, "data"), ()]
+    assert way(program) == [(None, "data"), ()]
+
+
+def way(program) -> list[tuple]:
+    """How the one array of `gathered` is asked to lie, one step after the other."""
+    return [tuple(eqn.params["sharding"].spec) for eqn in program.jaxpr.eqns[0].params["call_jaxpr"].eqns]
+
+
+def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
+    """On a TPU the way to whole leads over a cut, which would be one more gathering."""
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2), AXES)):
+        held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
+        program = jax.jit(sharding.gathered).trace(held).jaxpr
+    assert isinstance(held["q"]["weight"], WholeParam) and set(way(program)) == {()}
+    assert type(sharding.for_many_passes(weight, "gathered")["q"]["weight"]) is Param  # one device: as it was

@@ -16,6 +16,10 @@ Param = nnx.Param
 Module = nnx.Module
 
 
+class WholeParam(Param):
+    """A parameter that was gathered beforehand: where networks gather what they use (parallel/sharding.py), it is there."""
+
+
 def fan_in_uniform(key, shape, fan_in: int) -> Array:
     bound = fan_in**-0.5
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

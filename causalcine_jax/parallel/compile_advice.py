@@ -1,6 +1,10 @@
 """What to change when a program does not fit its target."""
 
+import jax.numpy as jnp
+
+from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel.compile_plan import CompilePlan
+from causalcine_jax.parallel.planned_step import shapes, size_of
 
 
 def advice(plan: CompilePlan) -> list[str]:
@@ -36,6 +40,12 @@ def _of_stage(plan: CompilePlan) -> list[str]:
         more = f"accumulation={config.optim.accumulation * at_once}"
         critic = f" --config.critic_optim.{more}" if config.stage == "dmd" else ""
         found.append(f"--config.optim.{more}{critic} takes one film at a time instead of {at_once}")
+    rolls = config.stage == "dmd" or (config.stage == "ode_init" and not config.ode.store)
+    if rolls and config.rollout_weights == "gathered" and plan.target.devices > 1:
+        held = size_of(shapes(Transformer, config.transformer)) // 4 * jnp.dtype(config.dtype).itemsize
+        found.append(
+            f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, and gathers them at each of its passes"
+        )
     if config.stage == "ode_init" and not config.ode.store:
         found.append("--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the teacher and its history")
     if config.stage == "dmd":

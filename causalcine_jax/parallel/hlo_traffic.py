@@ -52,21 +52,29 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
         return 2 * (operands[1] if len(operands) > 1 else 0)
     if one.opcode != "fusion" or one.called[0] not in program.computations:
         return _main(one) + sum(operands)
-    return _of_fusion(program.computations[one.called[0]], one, operands)
+    inner = program.computations[one.called[0]]
+    read = sum(_read(program, inner, name, whole) for name, whole in zip(_parameters(inner), operands, strict=False))
+    updated = _updated(program, inner, inner.root)
+    return read + (_main(one) if updated is None else updated)
 
 
-def _of_fusion(inner: Computation, one: Instruction, operands: list[int]) -> int:
-    parameters = sorted((i for i in inner.instructions.values() if i.opcode == "parameter"), key=lambda i: int(i.operands[0]))
-    total = 0
-    for parameter, whole in zip(parameters, operands, strict=False):
-        total += _read(inner, parameter.name, whole)
-    root = inner.root
-    if root.opcode == "dynamic-update-slice":
-        return total + sum(operand.bytes for operand in inner.operands(root)[1:2])
-    return total + _main(one)
+def _parameters(inner: Computation) -> list[str]:
+    """Names, in the order in which a fusion's operands are given to them."""
+    return [i.name for i in sorted((i for i in inner.instructions.values() if i.opcode == "parameter"), key=lambda i: int(i.operands[0]))]
 
 
-def _read(inner: Computation, name: str, whole: int) -> int:
+def _updated(program: Program, inner: Computation, result: Instruction) -> int | None:
+    """Bytes of the update where `result` is an array updated in place; None where it is written as a whole."""
+    if result.opcode == "dynamic-update-slice":
+        return sum(operand.bytes for operand in inner.operands(result)[1:2])
+    if result.opcode == "bitcast" and (of := inner.operands(result)):
+        return _updated(program, inner, of[0])
+    if nested := _nested(program, result):
+        return _updated(program, nested, nested.root)
+    return None
+
+
+def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
     """Bytes of an array of `whole` bytes that a fusion reads: what is sliced of it, and of that again; nothing of one that is only updated in place."""
     total, used = 0, False
     for user in inner.instructions.values():
@@ -74,12 +82,19 @@ def _read(inner: Computation, name: str, whole: int) -> int:
             continue
         used, first = True, user.operands.index(name) == 0
         if user.opcode == "bitcast":
-            total += _read(inner, user.name, whole)
+            total += _read(program, inner, user.name, whole)
         elif user.opcode in SLICES and first:
-            total += _read(inner, user.name, user.bytes)
+            total += _read(program, inner, user.name, user.bytes)
+        elif nested := _nested(program, user):  # a TPU's product slices a layer's weights by a fusion of its own
+            names = _parameters(nested)
+            total += sum(_read(program, nested, names[at], whole) for at, operand in enumerate(user.operands) if operand == name)
         elif not (user.opcode == "dynamic-update-slice" and first):
             return whole
     return min(whole, total) if used else whole
+
+
+def _nested(program: Program, one: Instruction) -> Computation | None:
+    return program.computations.get(one.called[0]) if one.opcode == "fusion" else None
 
 
 def _main(one: Instruction) -> int:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.config import PRESETS
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.models.dit import Transformer, token_grid
-from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.kv_cache import KVCache, axes_of
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel.sharding import state_shardings
@@ -185,13 +185,14 @@ def _batch(config: TrainConfig, films: Films, mesh: Mesh):
 
 
 def _pool(config: TrainConfig, films: Films, mesh: Mesh, update: Update) -> int:
-    """History that a rollout, or the teacher's trajectories, keep while the step runs; all heads on every device of a film."""
+    """History that a rollout, or the teacher's trajectories, keep while the step runs: what a device holds of it."""
     if config.stage == "teacher_forcing" or (config.stage == "ode_init" and config.ode.store):
         return 0
     histories = 2 if config.stage == "ode_init" and config.ode.sampler(1.0).guided else 1
-    held = config.batch // update.optim.accumulation // mesh.shape["data"] * histories
+    count = config.batch // update.optim.accumulation * histories
     stride = config.vae.spatial_stride
     rows, columns = token_grid(config.transformer, films.height // stride, films.width // stride)
     dtype = jnp.dtype(config.dtype)
-    pool = jax.eval_shape(lambda: KVCache.empty(config.transformer, held, films.frames, rows * columns, config.chunk_frames, dtype))
-    return size_of(pool)
+    pool = jax.eval_shape(lambda: KVCache.empty(config.transformer, count, films.frames, rows * columns, config.chunk_frames, dtype))
+    cut = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)
+    return device_size_of(_placed(pool, cut))

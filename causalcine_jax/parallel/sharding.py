@@ -1,6 +1,7 @@
 """Where arrays live: one table for parameters, and with them for their averages and their optimizer's state; batches along films.
 
-Weights are cut over all devices, wherever in the mesh (FSDP), and gathered where they are used, one layer at a time: `gathered`.
+Weights are cut over all devices, wherever in the mesh (FSDP), and gathered where they are used, one layer at a time: `gathered`. A network
+that makes hundreds of short passes, as a rollout does, would send little else: it is gathered once, and held whole meanwhile (`for_many_passes`).
 What is computed never travels for a weight's sake. Vectors are small: they are whole everywhere.
 """
 
@@ -11,10 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from causalcine_jax.models.nn import Param, WholeParam
 from causalcine_jax.models.platform import platform
 from causalcine_jax.parallel.mesh import AXES, active_mesh
 
 SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
+
+PASSES_WITH = ("gathered", "sharded")  # weights of a network that makes many passes
 
 WHOLE = PartitionSpec()
 # A weight is [..., in, out]: cut along its outputs, which are the rows of a checkpoint's tensor, so that a device reads one range of bytes.
@@ -59,7 +63,27 @@ def gathered(network):
     mesh = active_mesh()
     if mesh is None:
         return network
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _whole(leaf, spec_of(path_of(path), leaf.shape, mesh.size)), network)
+
+    def whole(path, leaf):
+        if isinstance(leaf, WholeParam):  # said again, lest the compiler cuts it to gather it anew
+            return jax.tree.map(lambda x: _whole(x, WHOLE), leaf)
+        return _whole(leaf, spec_of(path_of(path), leaf.shape, mesh.size))
+
+    return jax.tree_util.tree_map_with_path(whole, network, is_leaf=lambda part: isinstance(part, WholeParam))
+
+
+def for_many_passes(network, weights: str):
+    """A network that makes many passes without gradient: its weights gathered now, to be held whole, or `sharded`, each pass gathering them anew."""
+    network = jax.lax.stop_gradient(network)
+    if weights == "sharded" or active_mesh() is None:
+        return network
+
+    def whole(path, param):
+        named = lambda x: gathered({path_of(path): x})[path_of(path)]
+        # One layer of a stack after the other: gathered at once, all of them would be there a second time, in the order in which they came.
+        return WholeParam(jax.lax.map(named, param[...]) if param[...].ndim > 2 else named(param[...]))
+
+    return jax.tree_util.tree_map_with_path(whole, network, is_leaf=lambda part: isinstance(part, Param))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

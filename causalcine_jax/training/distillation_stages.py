@@ -67,7 +67,9 @@ def ode_init_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> ODEInit:
     """What the loss needs. `UsageError` if the student's times are not among the teacher's."""
     student = config.self_forcing.sampler
     teacher = config.ode.sampler(student.shift)
-    return ODEInit(null_prompt, student, teacher, config.memory, config.chunk_frames, **config.saving)
+    return ODEInit(
+        null_prompt, student, teacher, config.memory, config.chunk_frames, **config.saving, rollout_weights=config.rollout_weights
+    )
 
 
 def ode_init_updates(config: TrainConfig, task: ODEInit) -> tuple[Update, ...]:
@@ -97,7 +99,8 @@ def dmd_stage(config: TrainConfig) -> Stage:
 def dmd_updates(config: TrainConfig, null_prompt: tuple[int, ...]) -> tuple[Update, ...]:
     """The student's, at every generator_every-th step, and the critic's at each."""
     task = DistributionMatching(
-        null_prompt, config.memory, config.self_forcing, config.dmd, config.gan, config.chunk_frames, **config.saving
+        null_prompt, config.memory, config.self_forcing, config.dmd, config.gan, config.chunk_frames,
+        **config.saving, rollout_weights=config.rollout_weights,
     )  # fmt: skip
     critics = ("fake_score", "head") if config.gan.on else ("fake_score",)
     return (

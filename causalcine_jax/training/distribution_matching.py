@@ -20,6 +20,7 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import guided
 from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training import gan
 from causalcine_jax.training.gan import GANConfig
 from causalcine_jax.training.scoring import score_times, window, window_velocity, with_window
@@ -78,6 +79,7 @@ class DistributionMatching:
     chunk_frames: int = 3
     remat: int = 0
     segments_at_once: int | None = None
+    rollout_weights: str = "gathered"
 
     def __post_init__(self):
         faults = [*self.self_forcing.faults(), *self.dmd.faults(), *self.gan.faults()]
@@ -268,8 +270,9 @@ def _texts(task: DistributionMatching, nets: Nets, batch):
 
 
 def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
+    student = for_many_passes(nets["student"], task.rollout_weights)
     return student_rollout(
-        nets["student"], text, batch["shot_of_chunk"], batch["latents"].shape[2:], key,
+        student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], key,
         config=task.self_forcing, memory=task.memory, chunk_frames=task.chunk_frames,
     )  # fmt: skip
 

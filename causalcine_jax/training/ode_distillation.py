@@ -29,6 +29,7 @@ from causalcine_jax.generation.rollout import commit_chunk, embed_prompt
 from causalcine_jax.models.dit import Transformer, embed_text, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.packed import teacher_forced, transformer_pass
+from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.state import Loss, Metrics, Nets
 
@@ -75,6 +76,7 @@ class ODEInit:
     chunk_frames: int = 3
     remat: int = 0
     segments_at_once: int | None = None
+    rollout_weights: str = "gathered"
     stored: bool = False
 
     def __post_init__(self):
@@ -135,6 +137,7 @@ def clean_history(
 def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
     """The teacher's ODE from noise, for every chunk of the batch's films after their true chunks. With guidance, the null prompt has
     a history of its own, as in generation."""
+    teacher = for_many_passes(teacher, task.rollout_weights)
     film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
     ids = batch["token_ids"]
     text = text_encoder(ids, ids != 0)

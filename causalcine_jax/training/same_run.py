@@ -11,7 +11,7 @@ from causalcine_jax.whole_file import whole_file
 
 FILE = "config.json"
 # What may differ between a run and its continuation without a word; the loss curve does not depend on it.
-FREE = ("out", "log_every", "tensorboard", "checkpoint", "sample", "max_nan_steps", "max_critic_mse", "seq")
+FREE = ("out", "log_every", "tensorboard", "checkpoint", "sample", "max_nan_steps", "max_critic_mse", "seq", "rollout_weights")
 # What a continuation must share with its run, whatever is forced: another value is another run.
 FIXED = (
     "stage", "seed", "batch", "transformer", "text_encoder", "vae", "chunk_frames", "train_text_encoder", "init", "teacher", "data",
