@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh
+from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
@@ -21,7 +21,6 @@ from causalcine_jax.parallel import targets
 from causalcine_jax.parallel.compile_advice import advice
 from causalcine_jax.parallel.compile_plan import CompilePlan, compile_plan
 from causalcine_jax.parallel.compile_table import table, to_json
-from causalcine_jax.parallel.mesh import AXES
 from causalcine_jax.parallel.planned_step import Films, abstract_stage, shapes, size_of, training_steps
 from causalcine_jax.parallel.targets import Chip, target, target_devices, target_mesh
 from causalcine_jax.training.config import DataConfig, ODEConfig, OptimConfig
@@ -156,7 +155,7 @@ def test_a_students_stages_have_their_networks_history_and_turns(stage, tmp_path
         head = size_of(abstract_stage(config).trained["head"])
         assert (parts["parameters"], parts["EMA"]) == (2 * student + head, student)
         assert steps["critic"].pool == pytest.approx(pool, rel=0.2)
-    (*_, step) = training_steps(config, Films.of(config, **FILMS), AbstractMesh((2, 2), AXES))
+    (*_, step) = training_steps(config, Films.of(config, **FILMS), mesh_of_nothing(2, 2))
     (*_, whole) = steps.values()
     assert step.pool == pytest.approx(whole.pool / 4, rel=0.01)  # films over rows, heads over their devices
 

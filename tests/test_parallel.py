@@ -162,7 +162,7 @@ def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
     """On a TPU the way to whole leads over a cut, which would be one more gathering."""
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
-    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2), AXES)):
+    with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
         held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
         program = jax.jit(sharding.gathered).trace(held).jaxpr
     assert isinstance(held["q"]["weight"], WholeParam) and set(way(program)) == {()}
