@@ -2,34 +2,49 @@
 
 A pool has F frame slots, a multiple of the chunk, given and taken back by whole chunks. Denoising reads it; a commit writes one
 chunk by one `dynamic_update_slice` into donated buffers; nothing ever copies it. Keys are stored unrotated, because the same
-key gets another slot in every field that retrieves it; keys and values in the model's dtype or in a byte each (quantised.py).
+key gets another slot in every field that retrieves it; keys and values in the model's dtype or in a byte each (quantised.py),
+on the device or in host memory, with the newest chunks on the device too (history.py).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.quantised import Frames, stored_as, zeros
+from causalcine_jax.models.history import History, HostFrames
+from causalcine_jax.models.quantised import Frames, Quantised, stored_as, zeros
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.usage import usage_after
 from causalcine_jax.parallel.mesh import active_mesh, cut
+
+DEVICE, HOST = "device", "pinned_host"  # kinds of memory, as shardings name them
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Recent:
+    """On the device, what a pool in host memory stores of the newest chunks: chunk i in place i mod n. `time` says which those are (-1: none)."""
+
+    k: Shaped[Array, "l b n*c p h d"]
+    v: Shaped[Array, "l b n*c p h d"]
+    time: Int[Array, " n"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
     """k, v of every layer's self-attention; each frame's key descriptor; which chunk of the film a chunk slot holds (-1: empty), and what
-    memory has made of it (usage.py; 0 unless eviction goes by it)."""
+    memory has made of it (usage.py; 0 unless eviction goes by it). Values of k, v are in host memory where there is a `recent`."""
 
     k: Frames  # [l, b, f, p, h, d]
     v: Frames
     descriptors: Float[Array, "l b f h d"]
     time: Int[Array, " slots"]
     usage: Float[Array, " slots"]
+    recent: Recent | None = None
 
     @classmethod
     def empty(
@@ -41,9 +56,12 @@ class KVCache:
         chunk_frames: int = 3,
         dtype=jnp.float32,
         kv_dtype: str = "same",
+        recent_chunks: int | None = None,
     ) -> "KVCache":
         """An empty pool of `frames` slots, its k and v in `dtype` or, by kv_dtype, as int8 or fp8 with scales.
 
+        With `recent_chunks`, k and v belong in host memory, which is for the caller to see to (`memory_kinds`), and so many of the newest chunks
+        are on the device too: the window's, best.
         `UsageError` when frames is not a positive multiple of chunk_frames, or for an unknown kv_dtype.
         """
         if frames <= 0 or frames % chunk_frames:
@@ -55,6 +73,10 @@ class KVCache:
             slots = (frames // chunk_frames,)
             time, usage = jnp.full(slots, -1, jnp.int32), jnp.zeros(slots, jnp.float32)
             pool = cls(k, v, jnp.zeros((*films, *heads), jnp.float32), time, usage)
+            if recent_chunks is not None:
+                newest = min(recent_chunks, *slots)
+                copies = [values_of(a)[:, :, : newest * chunk_frames] for a in (k, v)]
+                pool = dataclasses.replace(pool, recent=Recent(*copies, time[:newest]))
             return jax.tree.map(lambda a: cut(a, *axes_of(a)), pool)
 
         # Compiled under a mesh: it is born cut by heads.
@@ -68,14 +90,55 @@ class KVCache:
     def chunk_frames(self) -> int:
         return self.frames // self.time.shape[0]
 
+    def memory_kinds(self) -> "KVCache":
+        """In place of every array, the kind of memory that it lies in."""
+        kinds = jax.tree.map(lambda _: DEVICE, self)
+        host = lambda frames: dataclasses.replace(frames, values=HOST) if isinstance(frames, Quantised) else HOST
+        return kinds if self.recent is None else dataclasses.replace(kinds, k=host(kinds.k), v=host(kinds.v))
+
     @property
     def bytes(self) -> int:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+        return _size(self)
+
+    @property
+    def host_bytes(self) -> int:
+        """Those of them that are in host memory."""
+        return 0 if self.recent is None else _size((values_of(self.k), values_of(self.v)))
 
     def frame_time(self) -> Int[Array, " f"]:
         """Each frame slot's index in the film, -1 where empty."""
-        frames = self.time[:, None] * self.chunk_frames + jnp.arange(self.chunk_frames, dtype=jnp.int32)
-        return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
+        return frame_time(self.time, self.chunk_frames)
+
+    def layers(self) -> History:
+        """What a scan over layers takes apart: arrays [l, ...]. What all layers share is missing until `of_layer`."""
+        if self.recent is None:
+            return History(self.k, self.v, self.descriptors, None)
+        part = lambda frames, recent: HostFrames(None, frames.scale if isinstance(frames, Quantised) else None, recent)
+        k, v = part(self.k, self.recent.k), part(self.v, self.recent.v)
+        return History(k, v, self.descriptors, None, jnp.arange(self.descriptors.shape[0], dtype=jnp.int32))
+
+    def of_layer(self, part: History) -> History:
+        """A layer's part of `layers`, whole."""
+        part = dataclasses.replace(part, time=self.frame_time())
+        if self.recent is None:
+            return part
+        whole = lambda frames, stored: dataclasses.replace(frames, stored=values_of(stored))
+        recent = frame_time(self.recent.time, self.chunk_frames)
+        return dataclasses.replace(part, k=whole(part.k, self.k), v=whole(part.v, self.v), recent=recent)
+
+
+def frame_time(chunks: Int[Array, " n"], chunk_frames: int) -> Int[Array, " n*c"]:
+    """The indices in the film of the frames of chunks; -1 for those of no chunk (-1)."""
+    frames = chunks[:, None] * chunk_frames + jnp.arange(chunk_frames, dtype=jnp.int32)
+    return jnp.where(chunks[:, None] >= 0, frames, -1).reshape(-1)
+
+
+def values_of(frames: Frames) -> Shaped[Array, "*b f p h d"]:
+    return frames.values if isinstance(frames, Quantised) else frames
+
+
+def _size(arrays) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
 def axes_of(array) -> tuple[str | None, ...]:
@@ -124,16 +187,28 @@ def write(
     usage: float | Float[Array, ""] = 0.0,
 ) -> KVCache:
     """`cache` with chunk slot `slot` holding this chunk. In place when the caller's jit donates the cache."""
-    first = slot * cache.chunk_frames
-    put_array = lambda buffer, new: jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
-    put = lambda buffer, new: jax.tree.map(put_array, buffer, stored_as(buffer, new))
+    descriptors, k, v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
+    put = lambda buffers, new, at: jax.tree.map(lambda buffer, part: _put(buffer, part, at * cache.chunk_frames), buffers, new)
+    recent = cache.recent
+    if recent is not None:
+        place = chunk_index % recent.time.shape[0]
+        copies = [put(buffer, values_of(new), place) for buffer, new in ((recent.k, k), (recent.v, v))]
+        recent = Recent(*copies, recent.time.at[place].set(chunk_index))
     return KVCache(
-        k=put(cache.k, k),
-        v=put(cache.v, v),
-        descriptors=put(cache.descriptors, describe(k)),
+        k=put(cache.k, k, slot),
+        v=put(cache.v, v, slot),
+        descriptors=put(cache.descriptors, descriptors, slot),
         time=cache.time.at[slot].set(chunk_index),
         usage=cache.usage.at[slot].set(usage),
+        recent=recent,
     )
+
+
+def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
+    """`buffer` with the frames `new` from `first` on, wherever it lies."""
+    if (space := jax.typeof(buffer).memory_space) != jax.memory.Space.Device:
+        new = jax.device_put(new, space)
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
 
 
 def pool_frames_for(film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None) -> int:

@@ -17,25 +17,14 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.history import History, take
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
-from causalcine_jax.models.quantised import Frames, restored
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import cut
 from causalcine_jax.parallel.sharding import gathered
 from causalcine_jax.parallel.ulysses import over_heads
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class History:
-    """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty)."""
-
-    k: Frames  # [b, f, p, h, d]
-    v: Frames
-    descriptors: Float[Array, "b f h d"]
-    time: Int[Array, " f"]
 
 
 @jax.tree_util.register_dataclass
@@ -190,37 +179,36 @@ def transformer_pass(
     x = dit.patchify(model, latents, chunk_frames)
     e, e0 = dit.embed_time(model, t)
     own_slots = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
-    pool_time = jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32) if history is None else history.frame_time()
-    shared = (chunk_index, pool_time, rotation(own_slots, grid, config.head_dim))
+    shared = (chunk_index, rotation(own_slots, grid, config.head_dim))
+    if history is not None and history.recent is not None and len(chunk_index) > 1:
+        raise UsageError("a pool in host memory is read by one chunk at a time: keep it on the device for a packed pass")
 
     def frames_of(y):  # [b, s, (c p), ...] -> [b, (s c), p, ...]
         return y.reshape(y.shape[0], -1, tokens, *y.shape[3:])
 
     def layer(x, inputs):
         block, text_k, text_v, cached, forced = inputs
-        block = gathered(block)
+        block, past = gathered(block), None if cached is None else history.of_layer(cached)
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (modulation[:, :, None, i] for i in range(6))
 
         q, k, v = dit.self_attention_inputs(block, dit.modulated_norm(x, shift_sa, scale_sa, config.eps), config)
-        attended, field, kept = over_heads(attend)(q, k, v, cached, forced, shared)
+        attended, field, kept = over_heads(attend)(q, k, v, past, forced, shared)
         x = x + block.self_attn.o(dit.merge_heads(attended)) * gate_sa
         x = x + dit.cross_attention(block, x, text_k, text_v, shot, config)
         x = x + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps)) * gate_ff
         return cut(x, "data", None, "seq"), (kept, field if return_field else None)
 
-    def attend(q, k, v, cached, forced, shared):
-        index, pool_time, own_rotation = shared
-        if cached is not None:
-            past = History(*cached, time=pool_time)
-        else:
+    def attend(q, k, v, past, forced, shared):
+        index, own_rotation = shared
+        if past is None:
             clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
-            past = History(clean_k, clean_v, describe(clean_k), pool_time)
+            past = History(clean_k, clean_v, describe(clean_k), jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32))
         at_once = (segments_at_once, bool(remat))
         out, field = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, *at_once)
         return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:])) if return_kv else None
 
-    cached = None if history is None else (history.k, history.v, history.descriptors)
+    cached = None if history is None else history.layers()
     x, kept, taps = scan_layers(layer, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features, remat)
     kv, field = kept
     first = clean_segments if first_output is None else first_output
@@ -277,10 +265,8 @@ def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation
         query = jnp.mean(q.astype(jnp.float32), axis=1)
         choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
         field = jax.vmap(choose)(query, past.descriptors)
-    take = jax.vmap(lambda frames, index: jax.tree.map(lambda stored: stored[index], frames))
-    gather = lambda frames: restored(take(frames, field.frame))
-    k_past = rotate(gather(past.k), *rotation(field.slot, grid, head_dim))
-    v_past = gather(past.v)
+    k_past, v_past = take(past, field)
+    k_past = rotate(k_past, *rotation(field.slot, grid, head_dim))
     tokens = length // chunk_frames
     keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
     values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
