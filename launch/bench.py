@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import PRESETS
+from causalcine_jax.config import POOL_PLACES, PRESETS
 from causalcine_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +42,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="training: films per step (default: the config's); attention: segments in one call")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (default 5)")
     parser.add_argument("--pool-frames", type=int, default=60, help="streaming: latent frames of history kept (default 60)")
+    parser.add_argument(
+        "--pool-on", choices=POOL_PLACES, default="device", help="streaming: where its keys and values lie (default device)"
+    )
     parser.add_argument("--sampler", default="few_step", help="streaming: few_step, 4 steps without guidance (default), or preset, its own")
     parser.add_argument("--peer", action="store_true", help="also time Diffusers' transformer and torch's attention on the same")
     return parser.parse_args(arguments)
@@ -57,7 +60,7 @@ def main() -> None:
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
     raise_faults("bench", [f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}" for part in parts if part not in PARTS])
     width, height = _size(flags.size)
-    same = {name: getattr(flags, name) for name in ("preset", "dtype", "batch", "repeats", "pool_frames", "sampler", "peer")}
+    same = {name: getattr(flags, name) for name in ("preset", "dtype", "batch", "repeats", "pool_frames", "pool_on", "sampler", "peer")}
     settings = Settings(width=width, height=height, configs=str(ROOT / "configs"), **same)
     record = bench(settings, parts, flags.out, say=lambda line: print(line, flush=True))
     print(table(record))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.config import DTYPES, Preset, TransformerConfig, preset
+from causalcine_jax.config import DTYPES, POOL_PLACES, Preset, TransformerConfig, preset
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.models.dit import Transformer
@@ -32,7 +32,7 @@ class Settings:
     dtype          None for the usual: in training the config's, else bfloat16, or float32 on a CPU
     batch          training: films per step (None: the config's); attention: segments in one call (None: those of a film's packed pass)
     repeats        timed calls of everything
-    pool_frames    streaming and start: latent frames of history kept
+    pool_frames    streaming and start: latent frames of history kept; pool_on: where, device or host
     sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
     peer           also time Diffusers and torch on the same
     configs        folder of the training configs
@@ -45,6 +45,7 @@ class Settings:
     batch: int | None = None
     repeats: int = 5
     pool_frames: int = 60
+    pool_on: str = "device"
     sampler: str = "few_step"
     peer: bool = False
     configs: str = "configs"
@@ -61,7 +62,7 @@ class Settings:
             step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
             if size % step:
                 faults.append(f"{name} must be a multiple of {step}, not {size} (nearest: {nearest_multiples(size, step)})")
-        for name, known in (("dtype", (None, *DTYPES)), ("sampler", SAMPLERS)):
+        for name, known in (("dtype", (None, *DTYPES)), ("sampler", SAMPLERS), ("pool_on", POOL_PLACES)):
             if getattr(self, name) not in known:
                 faults.append(f"unknown {name} {getattr(self, name)!r}, {nearest(str(getattr(self, name)), filter(None, known))}")
         for name in ("batch", "repeats"):

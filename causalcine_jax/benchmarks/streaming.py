@@ -53,6 +53,7 @@ def new_film(model: Model, settings: Settings, policy: MemoryConfig = MemoryConf
         sampler=settings.rollout_sampler,
         memory=policy,
         pool_frames=settings.pool_frames,
+        pool_on=settings.pool_on,
     )
 
 
@@ -84,7 +85,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         **minutes,
         "late_over_early": late["together"]["median"] / early["together"]["median"],
         "arithmetic": rates(flop, early["denoise"]["median"] + early["commit"]["median"], settings.inference_dtype),
-        "pool": {"frames": settings.pool_frames, "bytes": engine.pool_bytes},
+        "pool": {"frames": settings.pool_frames, "bytes": engine.pool_bytes, "host_bytes": engine.pool_host_bytes},
         "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in ("transformer", "vae")}},
     }
 
