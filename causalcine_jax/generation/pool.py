@@ -15,28 +15,31 @@ from causalcine_jax.parallel.mesh import active_mesh
 GB = 10**9
 
 
-def recent_chunks(pool_on: str, memory: MemoryConfig) -> int | None:
-    """How many chunks of a pool on the host are on the device too: the window, which every pass reads. None for a pool on the device.
+def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
+    """What of a pool on the host is on the device too, in newest chunks and retrieved frames; None for a pool on the device.
+
+    The chunks are the window, which every pass reads, and the chunk that has just left it, of which memory takes a fifth of its frames; the frames
+    that it took for the last commit are half of those that it wants next (StoryWorld's demo).
 
     `UsageError` for an unknown place.
     """
     if pool_on not in POOL_PLACES:
         raise UsageError(f"unknown pool_on {pool_on!r}, {nearest(str(pool_on), POOL_PLACES)}")
-    return max(1, memory.window_chunks) if pool_on == "host" else None
+    return (memory.window_chunks + 1, memory.retrieved_frames) if pool_on == "host" else None
 
 
 def empty_pool(
-    model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str = "same", recent_chunks: int | None = None
+    model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str = "same", near: tuple[int, int] | None = None
 ) -> KVCache:
     """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side, stored as kv_dtype says.
 
-    With `recent_chunks`, keys and values are in host memory, and so many of the newest chunks on the device too. `UsageError` naming the bytes
+    With `near`, keys and values are in host memory, and so many of the newest chunks and retrieved frames on the device too. `UsageError` naming the bytes
     where either has less memory than that.
     """
-    make = partial(_pool, model, films, frames, latent_size, kv_dtype, recent_chunks)
+    make = partial(_pool, model, films, frames, latent_size, kv_dtype, near)
     shapes = jax.eval_shape(make)
     check_room(shapes.bytes - shapes.host_bytes)
-    if recent_chunks is None:
+    if near is None:
         return make()
     check_host_room(shapes.host_bytes)
     return in_its_places(make)
@@ -78,7 +81,9 @@ def device_memory() -> int | None:
     return physical_memory() if jax.default_backend() == "cpu" else None
 
 
-def _pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str, recent_chunks: int | None = None) -> KVCache:
+def _pool(
+    model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str, near: tuple[int, int] | None = None
+) -> KVCache:
     rows, columns = token_grid(model.transformer.config, *latent_size)
     dtype = model.transformer.patch_embedding.weight[...].dtype
-    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype, kv_dtype, recent_chunks)
+    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype, kv_dtype, near)

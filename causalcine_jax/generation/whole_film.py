@@ -77,5 +77,5 @@ class WholeFilmEngine(RolloutEngine):
     def pool_host_bytes(self) -> int:
         return 0
 
-    def _empty_pool(self, frames: int, kv_dtype: str, recent: int | None) -> None:
+    def _empty_pool(self, frames: int, kv_dtype: str, near: tuple[int, int] | None) -> None:
         return None

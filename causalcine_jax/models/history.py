@@ -3,8 +3,9 @@
     History + ReceptiveField --take--> k, v of the field's frames, on the device
 
 Keys and values of a pool are on the device, or in host memory, so that a film's history may outgrow the accelerator. There a layer has on the device
-all that routing reads, and the frames of the newest chunks, which are the window's. Any other frame is copied when a field holds it: this layer's
-part, as it is stored, one asynchronous copy each of keys and values. It is the same numbers wherever they lie, so the same film.
+all that routing reads, and the frames that it will most likely want: those of the newest chunks, and those that memory brought over for the last
+commit. Any other frame is copied when a field holds it: this layer's part, as it is stored, one asynchronous copy each of keys and values. It is the
+same numbers wherever they lie, so the same film.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from causalcine_jax.models.quantised import Frames, Quantised, restored
+from causalcine_jax.models.quantised import Frames, Quantised
 from causalcine_jax.models.receptive_field import ReceptiveField
 
 
@@ -24,12 +25,12 @@ class HostFrames:
 
     stored  values of all layers' frames, in host memory; a scan hands it over whole, for what it slices it would copy
     scale   of this layer's frames, where they are quantised
-    recent  values of this layer's newest frames, on the device
+    near    values of those of this layer's frames that are on the device too
     """
 
     stored: Shaped[Array, "l b f p h d"]
     scale: Float[Array, "b f h"] | None
-    recent: Shaped[Array, "b n p h d"]
+    near: Shaped[Array, "b n p h d"]
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +38,7 @@ class HostFrames:
 class History:
     """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty).
 
-    Of a pool in host memory, also which layer this is, and the indices in the film of its recent frames.
+    Of a pool in host memory, also which layer this is, and the indices in the film of the frames that are near.
     """
 
     k: Frames | HostFrames  # [b, f, p, h, d]
@@ -45,32 +46,29 @@ class History:
     descriptors: Float[Array, "b f h d"]
     time: Int[Array, " f"]
     layer: Int[Array, ""] | None = None
-    recent: Int[Array, " n"] | None = None
+    near: Int[Array, "b n"] | None = None
 
 
-def take(past: History, field: ReceptiveField) -> tuple[Shaped[Array, "b r p h d"], Shaped[Array, "b r p h d"]]:
-    """Keys and values of the field's frames [b, r]; what lies beyond its length is arbitrary, but finite."""
-    if isinstance(past.k, HostFrames):
+def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
+    """Keys and values [b, r, p, h, d] of the field's frames, as they are stored; what lies beyond its length is arbitrary, but finite."""
+    if past.near is not None:
         return _brought_over(past, field)
-    return tuple(restored(jax.tree.map(lambda stored: _gather(stored, field.frame), frames)) for frames in (past.k, past.v))
+    return tuple(jax.tree.map(lambda stored: _gather(stored, field.frame), frames) for frames in (past.k, past.v))
 
 
 def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped[Array, "b r *d"]:
     return jax.vmap(lambda frames, index: frames[index])(stored, index)
 
 
-def _brought_over(past: History, field: ReceptiveField):
-    """`take` where only recent frames are on the device."""
-    is_recent = field.time[..., None] == past.recent  # [b, r, n]
-    missing = (field.time >= 0) & ~jnp.any(is_recent, axis=-1)
+def _brought_over(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
+    """`take` where not all frames are on the device."""
+    is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
+    missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
     sources = (past.k, past.v)
-    values = tuple(_gather(frames.recent, jnp.argmax(is_recent, axis=-1)) for frames in sources)
-    values = _with_copies(values, tuple(frames.stored for frames in sources), past.layer, field.frame, missing)
-    scale_of = lambda frames: _gather(frames.scale, field.frame)
-    return tuple(
-        value if frames.scale is None else restored(Quantised(value, scale_of(frames)))
-        for value, frames in zip(values, sources, strict=True)
-    )
+    values = [_gather(frames.near, jnp.argmax(is_near, axis=-1)) for frames in sources]
+    values = _with_copies(values, [frames.stored for frames in sources], past.layer, field.frame, missing)
+    stored = lambda value, scale: value if scale is None else Quantised(value, _gather(scale, field.frame))
+    return tuple(stored(value, frames.scale) for value, frames in zip(values, sources, strict=True))
 
 
 def _with_copies(values, stored, layer: Int[Array, ""], frame: Int[Array, "b r"], missing: Bool[Array, "b r"]):

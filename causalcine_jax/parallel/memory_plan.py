@@ -24,7 +24,7 @@ from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.families import FAMILIES
 from causalcine_jax.generation.model_folder import model_defaults
-from causalcine_jax.generation.pool import frames_within, recent_chunks
+from causalcine_jax.generation.pool import frames_within, kept_near
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
@@ -134,7 +134,7 @@ def memory_plan(request: Request) -> Plan:
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
     stored = {"dtype": dtype, "kv_dtype": request.kv_dtype}
-    recent = recent_chunks(request.pool_on, model.memory)
+    near = kept_near(request.pool_on, model.memory)
     pool_of = lambda frames, **more: jax.eval_shape(
         lambda: KVCache.empty(config, histories, frames, tokens, model.chunk_frames, **stored, **more)
     )
@@ -143,13 +143,13 @@ def memory_plan(request: Request) -> Plan:
         request = dataclasses.replace(request, pool_frames=frames)
     _check(request, config, model, stride, tokens)
 
-    pool = pool_of(request.pool_frames, recent_chunks=recent)
+    pool = pool_of(request.pool_frames, near=near)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
     prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)
     lines = [_network(name, shapes, request.devices) for name, shapes in weights.items()]
     lines.append(_by_heads("pool of history", pool.bytes - pool.host_bytes, request.devices))
-    if recent is not None:
+    if near is not None:
         lines.append(dataclasses.replace(_by_heads("pool in host memory", pool.host_bytes, request.devices), host=True))
     lines.append(_by_heads("prompt's keys and values", _bytes(prompt), request.devices))
     if vae:

@@ -21,7 +21,7 @@ def table(plan: Plan) -> str:
             continue
         note = f"{line.parameters:,} parameters" if line.parameters else "roughly" if line.estimated else ""
         if line.name == "pool of history":
-            note = of_pool if asked.pool_on == "device" else "what routing reads, and the window"
+            note = of_pool if asked.pool_on == "device" else "what routing reads, and the frames that it likely takes"
         lines.append(_row(line.name, _gb(line.bytes), _gb(line.device_bytes) if shared else "", note))
     lines.append(_row("total", _gb(plan.total()), _gb(plan.total(device=True)) if shared else "", ""))
     if any(line.name == "text encoder" for line in plan.lines):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation import rollout
-from causalcine_jax.generation.pool import recent_chunks
+from causalcine_jax.generation.pool import kept_near
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.kv_cache import DEVICE, HOST, KVCache, axes_of, pool_frames_for
 from causalcine_jax.models.nn import cast_weights
@@ -43,8 +43,8 @@ def rollout_steps(
 
     model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
     model = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), model, state_shardings(mesh, model))
-    recent = recent_chunks(pool_on, config.memory)
-    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, recent))
+    near = kept_near(pool_on, config.memory)
+    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, near))
     pool = jax.tree.map(lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds())
     on_device = [array for array in jax.tree.leaves(pool) if array.sharding.memory_kind != HOST]
     text = jax.eval_shape(rollout.embed_prompt, model, jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE))

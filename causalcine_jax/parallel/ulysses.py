@@ -20,7 +20,7 @@ TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
 HEADS = P("data", None, None, "seq")  # [b, f, p, h, e], a history's keys and values
 FRAME_HEADS = P("data", None, "seq")  # its frames' descriptors [b, f, h, e], and scales [b, f, h] where it is quantised
 LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e], those of all layers, in host memory
-PAST = {3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}  # by axes; what counts frames or layers is whole
+PAST = {2: P("data"), 3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}  # by axes; what counts frames or layers is whole
 FIELDS = P(None, "data")  # [s, b, ...]
 
 
