@@ -14,6 +14,7 @@ EVICTIONS = ("oldest", "least_retrieved")
 # Of networks while they film. float8: bfloat16, with the matrices of the transformer's blocks in eight bits (models/float8.py).
 DTYPES = ("float32", "bfloat16", "float8")
 KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
+POOL_PLACES = ("device", "host")  # where they lie (models/history.py)
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,

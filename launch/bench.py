@@ -25,11 +25,22 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import KV_DTYPES, PRESETS
+from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
 from causalcine_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
-SAME = ("preset", "dtype", "batch", "repeats", "pool_frames", "sampler", "kv_dtype", "tiny_decoder", "peer")  # flags and settings alike
+SAME = (
+    "preset",
+    "dtype",
+    "batch",
+    "repeats",
+    "pool_frames",
+    "pool_on",
+    "sampler",
+    "kv_dtype",
+    "tiny_decoder",
+    "peer",
+)  # flags and settings alike
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +57,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="training: films per step (default: the config's); attention: segments in one call")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (default 5)")
     parser.add_argument("--pool-frames", type=int, default=60, help="streaming: latent frames of history kept (default 60)")
+    parser.add_argument(
+        "--pool-on", choices=POOL_PLACES, default="device", help="streaming: where its keys and values lie (default device)"
+    )
     parser.add_argument("--sampler", default="few_step", help="streaming: few_step, 4 steps without guidance (default), or preset, its own")
     parser.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="streaming: how the pool stores keys and values")
     parser.add_argument("--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place")

@@ -20,11 +20,11 @@ import re
 from pathlib import Path
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POSITIONS
+from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype", "pool_on",
     "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "scale", "seq",
 )  # fmt: skip
 
@@ -69,6 +69,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     memory.add_argument("--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes: as many whole chunks as fit")
     memory.add_argument("--kv-dtype", choices=KV_DTYPES, help="of the history's keys and values (default: same as the model's)")
+    memory.add_argument(
+        "--pool-on", choices=POOL_PLACES, help="where keys and values lie: host, for a history that outgrows the device (default: device)"
+    )
 
     parser.add_argument(
         "--dtype",
@@ -119,7 +122,10 @@ def main() -> None:
     # After the story is understood: a typing error in it should not wait for jax.
     from causalcine_jax.generation.choices import Choices
     from causalcine_jax.generation.generate import generate, save_story_embeddings
+    from causalcine_jax.generation.host_memory import allow_all_host_memory
     from causalcine_jax.parallel.processes import joined
+
+    allow_all_host_memory()
 
     base = flags.sampler == "base"
     choices = Choices(solver=None if base else flags.sampler, base=base, **{name: getattr(flags, name) for name in CHOICES})

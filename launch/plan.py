@@ -1,6 +1,7 @@
 """Says what a run needs before it is started, or a machine rented for it.
 
     python launch/plan.py memory --model wan-14b --size 832x480 --pool-frames 60 --devices 8
+    python launch/plan.py memory --model wan-14b --pool-frames 2400 --kv-dtype int8 --pool-on host --devices 8
     python launch/plan.py memory --model models/self-forcing --json
     python launch/plan.py compile --config configs/wan_14b.py --topology v5p:4x4x4
     python launch/plan.py compile --config configs/dmd.py:wan_14b --config.batch=32 --topology h200:8x8 --json
@@ -26,7 +27,7 @@ os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import KV_DTYPES
+from causalcine_jax.config import KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -46,6 +47,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument(
         "--kv-dtype", default="same", choices=KV_DTYPES, help="of keys and values in history (default: same as the weights)"
     )
+    memory.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie (default: device)")
     memory.add_argument("--devices", type=int, default=1, help="that share the work (default 1)")
     memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
     memory.add_argument("--dtype", choices=("bf16", "fp32"), help="of weights and history (default: the model's, bf16 for Wan)")
@@ -61,6 +63,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     step.add_argument("--pool-frames", type=int, help="latent frames of a rollout's history (default: the whole film)")
     step.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="how it stores keys and values")
+    step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie")
     step.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags, rest = parser.parse_known_args(arguments)
     if rest and (flags.command == "memory" or not all(word.startswith(("--config.", "--noconfig.")) for word in rest)):
@@ -83,7 +86,18 @@ def memory(flags: argparse.Namespace) -> None:
     from causalcine_jax.parallel.memory_table import table, to_json
 
     plan = memory_plan(
-        Request(flags.model, height, width, flags.pool_frames, flags.devices, flags.guidance, flags.dtype, flags.pool_gb, flags.kv_dtype)
+        Request(
+            flags.model,
+            height,
+            width,
+            flags.pool_frames,
+            flags.devices,
+            flags.guidance,
+            flags.dtype,
+            flags.pool_gb,
+            flags.kv_dtype,
+            flags.pool_on,
+        )
     )
     print(to_json(plan) if flags.json else table(plan))
 
@@ -105,6 +119,7 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
         "rollout": flags.rollout,
         "pool_frames": flags.pool_frames,
         "kv_dtype": flags.kv_dtype,
+        "pool_on": flags.pool_on,
     }
     plan = compile_plan(config, flags.topology, **how)
     print(to_json(plan) if flags.json else table(plan), flush=True)

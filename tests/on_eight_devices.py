@@ -154,22 +154,22 @@ def distillation() -> dict:
 
 
 def film() -> dict:
-    """A film of three chunks by the engine that streams, guided, on four devices as (2, 2): text encoder, rollout and decoder."""
+    """A film of three chunks by the engine that streams, guided, on four devices as (2, 2): text encoder, rollout and decoder; its pool on the host."""
     one, mesh = tiny_model(), make_mesh(2, jax.devices()[:4])
     place = lambda net: jax.device_put(net, sharding.state_shardings(mesh, net))
     four = dataclasses.replace(one, transformer=place(one.transformer), vae=place(one.vae), text_encoder=place(one.text_encoder))
 
-    def frames(model):
+    def frames(model, pool_on):
         engine = RolloutEngine(
-            model, height=SIZE.height, width=SIZE.width, seed=0, sampler=model.sampler, memory=model.memory, pool_frames=9
+            model, height=SIZE.height, width=SIZE.width, seed=0, sampler=model.sampler, memory=model.memory, pool_frames=9, pool_on=pool_on
         )  # fmt: skip
         context = engine.embed("a cat")
         made = np.concatenate([engine.chunk(context, index).frames for index in range(3)]).astype(int)
         return made, engine._pool.k.sharding.shard_shape(engine._pool.k.shape)
 
-    alone, _ = frames(one)
+    alone, _ = frames(one, "device")
     with jax.set_mesh(mesh):
-        together, pool = frames(four)
+        together, pool = frames(four, "host")
     difference = np.abs(alone - together)
     return {"largest": int(difference.max()), "differing": float(np.mean(difference > 0)), "spread": float(alone.std()), "pool": pool}
 

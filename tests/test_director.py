@@ -103,7 +103,7 @@ def test_the_stream_ends_and_goes_on_after_another_shot():
 def test_the_model_gives_what_the_story_leaves_open():
     story = Story((Shot("Mia waves.", chunks=9),), negative="night", seed=5)
     assert paper_director(story).engine.settings == {
-        "height": 16, "width": 32, "seed": 5, "sampler": SamplerConfig(steps=2), "memory": MemoryConfig(), "pool_frames": 27, "kv_dtype": "same", "negative": "night",
+        "height": 16, "width": 32, "seed": 5, "sampler": SamplerConfig(steps=2), "memory": MemoryConfig(), "pool_frames": 27, "kv_dtype": "same", "pool_on": "device", "negative": "night",
     }  # fmt: skip
     asked = paper_director(story, seed=6, memory=MemoryConfig("sink"), pool_frames=24).engine.settings
     assert (asked["seed"], asked["memory"].policy, asked["pool_frames"]) == (6, "sink", 24)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.config import DTYPES, KV_DTYPES, Preset, TransformerConfig, VAEConfig, preset
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, Preset, TransformerConfig, VAEConfig, preset
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.models.dit import Transformer
@@ -34,7 +34,7 @@ class Settings:
     dtype          None for the usual: in training the config's, else bfloat16, or float32 on a CPU
     batch          training: films per step (None: the config's); attention: segments in one call (None: those of a film's packed pass)
     repeats        timed calls of everything
-    pool_frames    streaming and start: latent frames of history kept
+    pool_frames    streaming and start: latent frames of history kept; pool_on: where, device or host
     sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
     kv_dtype       streaming and start: how the pool stores keys and values
     tiny_decoder   streaming and start: TAEHV decodes in the VAE's place
@@ -50,6 +50,7 @@ class Settings:
     batch: int | None = None
     repeats: int = 5
     pool_frames: int = 60
+    pool_on: str = "device"
     sampler: str = "few_step"
     kv_dtype: str = "same"
     tiny_decoder: bool = False
@@ -69,7 +70,8 @@ class Settings:
             step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
             if size % step:
                 faults.append(f"{name} must be a multiple of {step}, not {size} (nearest: {nearest_multiples(size, step)})")
-        asked = [("dtype", self.dtype, (None, *DTYPES)), ("sampler", self.sampler, SAMPLERS), ("kv_dtype", self.kv_dtype, KV_DTYPES)]
+        choices = {"dtype": (None, *DTYPES), "sampler": SAMPLERS, "kv_dtype": KV_DTYPES, "pool_on": POOL_PLACES}
+        asked = [(name, getattr(self, name), known) for name, known in choices.items()]
         for name, value, known in (*asked, *(("stage", stage, STAGES) for stage in self.stages)):
             if value not in known:
                 faults.append(f"unknown {name} {value!r}, {nearest(str(value), filter(None, known))}")

@@ -54,6 +54,7 @@ def new_film(model: Model, settings: Settings, policy: MemoryConfig = MemoryConf
         memory=policy,
         pool_frames=settings.pool_frames,
         kv_dtype=settings.kv_dtype,
+        pool_on=settings.pool_on,
     )
 
 
@@ -86,7 +87,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         "late_over_early": late["together"]["median"] / early["together"]["median"],
         "memory_late_over_early": late["memory"]["in_use"] / early["memory"]["in_use"],
         "arithmetic": rates(flop, early["denoise"]["median"] + early["commit"]["median"], settings.inference_dtype),
-        "pool": {"frames": settings.pool_frames, "bytes": engine.pool_bytes},
+        "pool": {"frames": settings.pool_frames, "bytes": engine.pool_bytes, "host_bytes": engine.pool_host_bytes},
         "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in ("transformer", "vae")}},
     }
 

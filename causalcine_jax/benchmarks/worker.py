@@ -38,6 +38,10 @@ def measure_part(part: str, settings: Settings) -> dict:
 
         films = (config.batch // config.optim.accumulation for config in configs(settings))
         jax.config.update("jax_num_cpu_devices", math.gcd(*films, len(cores())))  # as launch/train.py does
+    if settings.pool_on == "host":
+        from causalcine_jax.generation.host_memory import allow_all_host_memory
+
+        allow_all_host_memory()
     result = {}
     if part != "device":
         module, function = FUNCTIONS[part]

@@ -22,7 +22,7 @@ class Choices:
     size         width and height in pixels
     frames       video frames of a film of one shot; snapped to whole chunks, exact with whole_film
     whole_film   all frames at once: bidirectional Wan2.1 under one prompt
-    pool_gb      the pool's size in GB, in place of pool_frames; kv_dtype, how its keys and values are stored
+    pool_gb      the pool's size in GB, in place of pool_frames; kv_dtype, how its keys and values are stored; pool_on, where
     dtype        float32, bfloat16 or float8, of the networks
     embeddings   a file of prompt embeddings in place of the text encoder
     tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
@@ -47,6 +47,7 @@ class Choices:
     pool_frames: int | None = None
     pool_gb: float | None = None
     kv_dtype: str | None = None
+    pool_on: str | None = None
     size: tuple[int, int] | None = None
     frames: int | None = None
     whole_film: bool = False
@@ -73,6 +74,7 @@ class Choices:
             "pool_frames",
             "pool_gb",
             "kv_dtype",
+            "pool_on",
             "start",
         )
         if self.whole_film and (useless := [name for name in asked if getattr(self, name) is not None]):
@@ -91,6 +93,7 @@ class Setup:
     pool_frames: int | None
     pool_gb: float | None
     kv_dtype: str
+    pool_on: str
     whole_film: bool
 
 
@@ -103,13 +106,15 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
         model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.recorded)
-        return Setup(replace(model, chunk_frames=frames), story, sampler, NO_MEMORY, None, None, "same", True)
+        return Setup(replace(model, chunk_frames=frames), story, sampler, NO_MEMORY, None, None, "same", "device", True)
     chunk_frames = choices.chunk_frames or recipe.recorded.get("chunk_frames") or model.chunk_frames
     pool = choices.pool_frames
     if pool is None and choices.pool_gb is None and choices.chunk_frames is None:
         pool = recipe.recorded.get("pool_frames")
-    memory, kv_dtype = _memory(recipe.recorded, model.memory, choices), choices.kv_dtype or recipe.recorded.get("kv_dtype", "same")
-    return Setup(replace(model, chunk_frames=chunk_frames), story, sampler, memory, pool, choices.pool_gb, kv_dtype, False)
+    memory = _memory(recipe.recorded, model.memory, choices)
+    kv_dtype = choices.kv_dtype or recipe.recorded.get("kv_dtype", "same")
+    pool_on = choices.pool_on or recipe.recorded.get("pool_on", "device")
+    return Setup(replace(model, chunk_frames=chunk_frames), story, sampler, memory, pool, choices.pool_gb, kv_dtype, pool_on, False)
 
 
 def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices) -> SamplerConfig:

@@ -63,6 +63,7 @@ class Director:
         pool_frames: int | None = None,
         pool_gb: float | None = None,
         kv_dtype: str = "same",
+        pool_on: str = "device",
         embeddings: str | Path | None = None,
         start: Float[Array, "1 f h w z"] | None = None,
         engine: Callable[..., Engine] = RolloutEngine,
@@ -79,6 +80,7 @@ class Director:
             still choose: with camr the whole story's, else the window and the sink.
           pool_gb: the pool's size in GB (10^9 bytes) instead: as many whole chunks as fit.
           kv_dtype: how the pool stores keys and values: "same" as the model's weights, or "int8" or "fp8".
+          pool_on: where they lie: "device", or "host" for a history that outgrows the device. The film is the same.
 
         Raises:
           DataError: no such model folder, or a damaged one.
@@ -111,6 +113,7 @@ class Director:
             memory=self.memory,
             pool_frames=self.pool_frames,
             kv_dtype=kv_dtype,
+            pool_on=pool_on,
             negative=self.story.negative,
         )
 

@@ -20,7 +20,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import rollout
 from causalcine_jax.generation.model_folder import Model
-from causalcine_jax.generation.pool import empty_pool
+from causalcine_jax.generation.pool import empty_pool, kept_near
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.parallel.mesh import active_mesh, check_cut
@@ -64,6 +64,7 @@ class RolloutEngine:
         memory: MemoryConfig,
         pool_frames: int,
         kv_dtype: str = "same",
+        pool_on: str = "device",
         negative: str = "",
     ):
         """Allocates the pool. `UsageError` if the model cannot make frames of height x width, or the mesh it is under cannot cut them."""
@@ -74,7 +75,7 @@ class RolloutEngine:
             rows, columns = token_grid(model.transformer.config, *self._noise_shape[2:4])
             tokens = model.chunk_frames * rows * columns
             check_cut(mesh, films=self.films, heads=model.transformer.config.num_heads, chunk_tokens=tokens)
-        self._pool = self._empty_pool(pool_frames, kv_dtype)
+        self._pool = self._empty_pool(pool_frames, kv_dtype, kept_near(pool_on, memory))
         self._negative_text, self._vae_cache = None, None
 
     @property
@@ -85,6 +86,10 @@ class RolloutEngine:
     @property
     def pool_bytes(self) -> int:
         return self._pool.bytes
+
+    @property
+    def pool_host_bytes(self) -> int:
+        return self._pool.host_bytes
 
     def embed(self, prompt: str) -> TextContext:
         texts = [self._model.embed(prompt)]
@@ -118,8 +123,8 @@ class RolloutEngine:
         clock.lap("decode", frames)
         return whole(frames)[0]
 
-    def _empty_pool(self, frames: int, kv_dtype: str) -> KVCache:
-        return empty_pool(self._model, self.films, frames, self._noise_shape[2:4], kv_dtype)
+    def _empty_pool(self, frames: int, kv_dtype: str, near: tuple[int, int] | None) -> KVCache:
+        return empty_pool(self._model, self.films, frames, self._noise_shape[2:4], kv_dtype, near)
 
     def _decode(self, x0: Array) -> Array:
         latents = x0.astype(self._model.vae.conv2.weight[...].dtype)

@@ -81,7 +81,7 @@ def _generate(
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
         setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
-        pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
+        pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, pool_on=setup.pool_on, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
     )  # fmt: skip
     if not is_first():
         for _ in director:  # this process's part of every chunk
@@ -145,6 +145,7 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
         "chunk_frames": setup.model.chunk_frames,
         "pool_frames": director.pool_frames,
         "kv_dtype": setup.kv_dtype,
+        "pool_on": setup.pool_on,
         "dtype": setup.model.dtype,
         "frames_sha256": footage.digest.hexdigest(),
     }
@@ -175,12 +176,13 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
 
 def _opening(director: Director, recipe: Recipe, weights: Callable[[], str], decoder: dict[str, str] | None) -> list[str]:
     resolved, video = director.resolved, director.story.video
-    memory, pool = director.memory, director.engine.pool_bytes
+    memory, pool, hosted = director.memory, director.engine.pool_bytes, director.engine.pool_host_bytes
+    in_host_memory = f", {hosted / 2**20:.0f} of them in host memory" if hosted else ""
     history = (
         "the whole film at once"
         if director.memory == NO_MEMORY
         else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
-        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB"
+        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
     )
     lines = [
         f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",

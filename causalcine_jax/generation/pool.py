@@ -1,12 +1,12 @@
-"""How large a film's pool of history is: given in latent frames, or as what fits into so many bytes; and whether the device has room for it."""
+"""How large a film's pool of history is: given in latent frames, or as what fits into so many bytes; and whether there is room for it."""
 
-import os
 from functools import partial
 
 import jax
 
-from causalcine_jax.config import MemoryConfig
-from causalcine_jax.errors import UsageError
+from causalcine_jax.config import POOL_PLACES, MemoryConfig
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.generation.host_memory import check_host_room, in_its_places, physical_memory
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.models.dit import token_grid
 from causalcine_jax.models.kv_cache import KVCache
@@ -15,14 +15,34 @@ from causalcine_jax.parallel.mesh import active_mesh
 GB = 10**9
 
 
-def empty_pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str = "same") -> KVCache:
+def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
+    """What of a pool on the host is on the device too, in newest chunks and retrieved frames; None for a pool on the device.
+
+    The chunks are the window, which every pass reads, and the chunk that has just left it, of which memory takes a fifth of its frames; the frames
+    that it took for the last commit are half of those that it wants next (StoryWorld's demo).
+
+    `UsageError` for an unknown place.
+    """
+    if pool_on not in POOL_PLACES:
+        raise UsageError(f"unknown pool_on {pool_on!r}, {nearest(str(pool_on), POOL_PLACES)}")
+    return (memory.window_chunks + 1, memory.retrieved_frames) if pool_on == "host" else None
+
+
+def empty_pool(
+    model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str = "same", near: tuple[int, int] | None = None
+) -> KVCache:
     """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side, stored as kv_dtype says.
 
-    `UsageError` naming the bytes where the device has less memory than that.
+    With `near`, keys and values are in host memory, and so many of the newest chunks and retrieved frames on the device too. `UsageError` naming the bytes
+    where either has less memory than that.
     """
-    make = partial(_pool, model, films, frames, latent_size, kv_dtype)
-    check_room(jax.eval_shape(make).bytes)
-    return make()
+    make = partial(_pool, model, films, frames, latent_size, kv_dtype, near)
+    shapes = jax.eval_shape(make)
+    check_room(shapes.bytes - shapes.host_bytes)
+    if near is None:
+        return make()
+    check_host_room(shapes.host_bytes)
+    return in_its_places(make)
 
 
 def chunk_bytes(model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same") -> int:
@@ -48,7 +68,7 @@ def check_room(pool_bytes: int) -> None:
     if room is not None and pool_bytes > room:
         raise UsageError(
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, and memory has room for {room:,}: "
-            "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
+            "keep less of it (pool_frames, pool_gb), in fewer bits (kv_dtype) or in host memory (pool_on)"
         )
 
 
@@ -58,12 +78,12 @@ def device_memory() -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * (1 if mesh is None else mesh.size)
-    if jax.default_backend() == "cpu" and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return physical_memory() if jax.default_backend() == "cpu" else None
 
 
-def _pool(model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str) -> KVCache:
+def _pool(
+    model: Model, films: int, frames: int, latent_size: tuple[int, int], kv_dtype: str, near: tuple[int, int] | None = None
+) -> KVCache:
     rows, columns = token_grid(model.transformer.config, *latent_size)
     dtype = model.transformer.patch_embedding.weight[...].dtype
-    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype, kv_dtype)
+    return KVCache.empty(model.transformer.config, films, frames, rows * columns, model.chunk_frames, dtype, kv_dtype, near)

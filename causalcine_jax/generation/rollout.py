@@ -67,11 +67,16 @@ def commit_chunk(
     """
     chunk_index, counts = jnp.asarray(chunk_index, jnp.int32), memory.eviction == "least_retrieved"
     rule = memory if memory.route_clean else unbounded(memory, cache.frames, cache.chunk_frames)
+    hosted = cache.near is not None
     out = chunk_pass(
-        model, cache, latents, jnp.float32(t), text, chunk_index, memory=rule, return_kv=True, return_field=counts, replay=replay
+        model, cache, latents, jnp.float32(t), text, chunk_index, memory=rule, return_kv=True, return_field=counts or hosted, replay=replay
     )  # fmt: skip
     cache, usage = counted(cache, out.field, chunk_index, memory) if counts else (cache, 0.0)
-    return write(cache, slot_for(cache, chunk_index, memory), chunk_index, out.k, out.v, usage)
+    slot, retrieved = slot_for(cache, chunk_index, memory), None
+    if hosted:
+        time = out.field.time[:, 0]
+        retrieved = (*out.retrieved, time[..., time.shape[-1] - out.retrieved[0].shape[2] :])
+    return write(cache, slot, chunk_index, out.k, out.v, usage, retrieved)
 
 
 def denoise_chunk(

@@ -73,5 +73,9 @@ class WholeFilmEngine(RolloutEngine):
     def pool_bytes(self) -> int:
         return 0
 
-    def _empty_pool(self, frames: int, kv_dtype: str) -> None:
+    @property
+    def pool_host_bytes(self) -> int:
+        return 0
+
+    def _empty_pool(self, frames: int, kv_dtype: str, near: tuple[int, int] | None) -> None:
         return None

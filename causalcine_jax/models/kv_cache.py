@@ -2,34 +2,55 @@
 
 A pool has F frame slots, a multiple of the chunk, given and taken back by whole chunks. Denoising reads it; a commit writes one
 chunk by one `dynamic_update_slice` into donated buffers; nothing ever copies it. Keys are stored unrotated, because the same
-key gets another slot in every field that retrieves it; keys and values in the model's dtype or in a byte each (quantised.py).
+key gets another slot in every field that retrieves it; keys and values in the model's dtype or in a byte each (quantised.py),
+on the device or in host memory, with what the next chunk will most likely want on the device too (history.py).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.quantised import Frames, stored_as, zeros
+from causalcine_jax.models.history import History, HostFrames
+from causalcine_jax.models.quantised import Frames, Quantised, stored_as, values_of, zeros
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.usage import usage_after
 from causalcine_jax.parallel.mesh import active_mesh, cut
+
+DEVICE, HOST = "device", "pinned_host"  # kinds of memory, as shardings name them
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """Frames of a pool in host memory that are on the device too: of the newest chunks, chunk i in place i mod `chunks`; then those that memory
+    retrieved for the last commit, each layer its own. `time` says which they are in the film (-1: none)."""
+
+    k: Shaped[Array, "l b n p h d"]  # as they are stored; scales are on the device anyway
+    v: Shaped[Array, "l b n p h d"]
+    time: Int[Array, "l b n"]
+    chunks: int = dataclasses.field(metadata={"static": True})
+
+
+# Values of k and v of frames that memory retrieved, and their indices in the film (-1: none).
+Retrieved = tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], Int[Array, "l b m"]]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
     """k, v of every layer's self-attention; each frame's key descriptor; which chunk of the film a chunk slot holds (-1: empty), and what
-    memory has made of it (usage.py; 0 unless eviction goes by it)."""
+    memory has made of it (usage.py; 0 unless eviction goes by it). Values of k, v are in host memory where some are `near`."""
 
     k: Frames  # [l, b, f, p, h, d]
     v: Frames
     descriptors: Float[Array, "l b f h d"]
     time: Int[Array, " slots"]
     usage: Float[Array, " slots"]
+    near: Near | None = None
 
     @classmethod
     def empty(
@@ -41,9 +62,12 @@ class KVCache:
         chunk_frames: int = 3,
         dtype=jnp.float32,
         kv_dtype: str = "same",
+        near: tuple[int, int] | None = None,
     ) -> "KVCache":
         """An empty pool of `frames` slots, its k and v in `dtype` or, by kv_dtype, as int8 or fp8 with scales.
 
+        With `near`, k and v belong in host memory, which is for the caller to see to (`memory_kinds`), and so many of the newest chunks and of the
+        frames that memory retrieves are on the device too.
         `UsageError` when frames is not a positive multiple of chunk_frames, or for an unknown kv_dtype.
         """
         if frames <= 0 or frames % chunk_frames:
@@ -55,6 +79,12 @@ class KVCache:
             slots = (frames // chunk_frames,)
             time, usage = jnp.full(slots, -1, jnp.int32), jnp.zeros(slots, jnp.float32)
             pool = cls(k, v, jnp.zeros((*films, *heads), jnp.float32), time, usage)
+            if near is not None:
+                chunks = min(near[0], *slots)
+                held = (config.num_layers, batch, chunks * chunk_frames + min(near[1], frames))
+                empty = lambda like: jnp.zeros((*held, *like.shape[3:]), like.dtype)
+                copies = [empty(values_of(stored)) for stored in (k, v)]
+                pool = dataclasses.replace(pool, near=Near(*copies, jnp.full(held, -1, jnp.int32), chunks))
             return jax.tree.map(lambda a: cut(a, *axes_of(a)), pool)
 
         # Compiled under a mesh: it is born cut by heads.
@@ -68,20 +98,51 @@ class KVCache:
     def chunk_frames(self) -> int:
         return self.frames // self.time.shape[0]
 
+    def memory_kinds(self) -> "KVCache":
+        """In place of every array, the kind of memory that it lies in."""
+        kinds = jax.tree.map(lambda _: DEVICE, self)
+        host = lambda frames: dataclasses.replace(frames, values=HOST) if isinstance(frames, Quantised) else HOST
+        return kinds if self.near is None else dataclasses.replace(kinds, k=host(kinds.k), v=host(kinds.v))
+
     @property
     def bytes(self) -> int:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+        return _size(self)
+
+    @property
+    def host_bytes(self) -> int:
+        """Those of them that are in host memory."""
+        return 0 if self.near is None else _size((values_of(self.k), values_of(self.v)))
 
     def frame_time(self) -> Int[Array, " f"]:
         """Each frame slot's index in the film, -1 where empty."""
         frames = self.time[:, None] * self.chunk_frames + jnp.arange(self.chunk_frames, dtype=jnp.int32)
         return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
 
+    def layers(self) -> History:
+        """What a scan over layers takes apart: arrays [l, ...]. What all layers share is missing until `of_layer`."""
+        if self.near is None:
+            return History(self.k, self.v, self.descriptors, None)
+        part = lambda frames, near: HostFrames(None, frames.scale if isinstance(frames, Quantised) else None, near)
+        k, v = part(self.k, self.near.k), part(self.v, self.near.v)
+        return History(k, v, self.descriptors, None, jnp.arange(self.descriptors.shape[0], dtype=jnp.int32), self.near.time)
+
+    def of_layer(self, part: History) -> History:
+        """A layer's part of `layers`, whole."""
+        part = dataclasses.replace(part, time=self.frame_time())
+        if self.near is None:
+            return part
+        whole = lambda frames, stored: dataclasses.replace(frames, stored=values_of(stored))
+        return dataclasses.replace(part, k=whole(part.k, self.k), v=whole(part.v, self.v))
+
+
+def _size(arrays) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+
 
 def axes_of(array) -> tuple[str | None, ...]:
     """Along which axes of a mesh an array of a pool is cut: films over "data", heads over "seq"; what all share is whole."""
-    if array.ndim == 1:
-        return ()
+    if array.ndim < 4:
+        return (None, "data") if array.ndim == 3 else ()
     return (None, "data", None, None, "seq") if array.ndim == 6 else (None, "data", None, "seq")
 
 
@@ -122,18 +183,40 @@ def write(
     k: Float[Array, "l b c p h d"],
     v: Float[Array, "l b c p h d"],
     usage: float | Float[Array, ""] = 0.0,
+    retrieved: Retrieved | None = None,
 ) -> KVCache:
-    """`cache` with chunk slot `slot` holding this chunk. In place when the caller's jit donates the cache."""
-    first = slot * cache.chunk_frames
-    put_array = lambda buffer, new: jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
-    put = lambda buffer, new: jax.tree.map(put_array, buffer, stored_as(buffer, new))
+    """`cache` with chunk slot `slot` holding this chunk. In place when the caller's jit donates the cache.
+
+    retrieved  with a pool in host memory: what memory brought over for this chunk
+    """
+    descriptors, k, v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
+    put = lambda buffers, new: jax.tree.map(lambda buffer, part: _put(buffer, part, slot * cache.chunk_frames), buffers, new)
     return KVCache(
         k=put(cache.k, k),
         v=put(cache.v, v),
-        descriptors=put(cache.descriptors, describe(k)),
+        descriptors=put(cache.descriptors, descriptors),
         time=cache.time.at[slot].set(chunk_index),
         usage=cache.usage.at[slot].set(usage),
+        near=cache.near and _near_after(cache.near, chunk_index, values_of(k), values_of(v), retrieved),
     )
+
+
+def _near_after(near: Near, chunk_index: Int[Array, ""], k: Array, v: Array, retrieved: Retrieved | None) -> Near:
+    """What is near once the chunk of k, v is committed."""
+    chunk_frames = k.shape[2]
+    time = jnp.broadcast_to(chunk_index * chunk_frames + jnp.arange(chunk_frames, dtype=jnp.int32), k.shape[:3])
+    arrays, first = (near.k, near.v, near.time), chunk_index % near.chunks * chunk_frames
+    arrays = [_put(array, new, first) for array, new in zip(arrays, (k, v, time), strict=True)]
+    if retrieved is not None:
+        arrays = [_put(array, new, near.chunks * chunk_frames) for array, new in zip(arrays, retrieved, strict=True)]
+    return Near(*arrays, near.chunks)
+
+
+def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
+    """`buffer` with the frames `new` from `first` on, wherever it lies."""
+    if (space := jax.typeof(buffer).memory_space) != jax.memory.Space.Device:
+        new = jax.device_put(new, space)
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
 
 
 def pool_frames_for(film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None) -> int:

@@ -10,16 +10,17 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.history import History, take
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
-from causalcine_jax.models.quantised import Frames, restored
+from causalcine_jax.models.quantised import restored, values_of
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import cut
@@ -29,21 +30,11 @@ from causalcine_jax.parallel.ulysses import over_heads
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class History:
-    """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty)."""
-
-    k: Frames  # [b, f, p, h, d]
-    v: Frames
-    descriptors: Float[Array, "b f h d"]
-    time: Int[Array, " f"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class PassOutput:
     """velocity of the noisy segments (those that were asked for); and, where asked for, keys and values of the last segment, features, fields.
 
-    field.* have leading axes [layers, segments, batch].
+    field.* have leading axes [layers, segments, batch]. With a pool in host memory, `retrieved` goes with k, v: values of the frames that memory
+    brought over, the last of the field's.
     """
 
     velocity: Float[Array, "b f h w c"]
@@ -51,6 +42,7 @@ class PassOutput:
     v: Float[Array, "l b c p h d"] | None = None
     features: tuple[Float[Array, "b s t d"], ...] = ()
     field: ReceptiveField | None = None
+    retrieved: tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"]] | None = None
 
 
 def teacher_forced(
@@ -190,48 +182,52 @@ def transformer_pass(
     x = dit.patchify(model, latents, chunk_frames)
     e, e0 = dit.embed_time(model, t)
     own_slots = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
-    pool_time = jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32) if history is None else history.frame_time()
-    shared = (chunk_index, pool_time, rotation(own_slots, grid, config.head_dim))
+    shared = (chunk_index, rotation(own_slots, grid, config.head_dim))
+    if history is not None and history.near is not None and len(chunk_index) > 1:
+        raise UsageError("a pool in host memory is read by one chunk at a time: keep it on the device for a packed pass")
 
     def frames_of(y):  # [b, s, (c p), ...] -> [b, (s c), p, ...]
         return y.reshape(y.shape[0], -1, tokens, *y.shape[3:])
 
     def layer(x, inputs):
         block, text_k, text_v, cached, forced = inputs
-        block = gathered(block)
+        block, past = gathered(block), None if cached is None else history.of_layer(cached)
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (modulation[:, :, None, i] for i in range(6))
 
         q, k, v = dit.self_attention_inputs(block, dit.modulated_norm(x, shift_sa, scale_sa, config.eps), config)
-        attended, field, kept = over_heads(attend)(q, k, v, cached, forced, shared)
+        attended, field, kept = over_heads(attend)(q, k, v, past, forced, shared)
         x = x + block.self_attn.o(dit.merge_heads(attended)) * gate_sa
         x = x + dit.cross_attention(block, x, text_k, text_v, shot, config)
         x = x + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps)) * gate_ff
         return cut(x, "data", None, "seq"), (kept, field if return_field else None)
 
-    def attend(q, k, v, cached, forced, shared):
-        index, pool_time, own_rotation = shared
-        if cached is not None:
-            past = History(*cached, time=pool_time)
-        else:
+    def attend(q, k, v, past, forced, shared):
+        index, own_rotation = shared
+        if past is None:
             clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
-            past = History(clean_k, clean_v, describe(clean_k), pool_time)
+            past = History(clean_k, clean_v, describe(clean_k), jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32))
         at_once = (segments_at_once, bool(remat))
-        out, field = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, *at_once)
-        return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:])) if return_kv else None
+        out, field, taken = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, *at_once)
+        if not return_kv:
+            return out, field, None
+        return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:]), jax.tree.map(lambda a: a[-1], taken))
 
-    cached = None if history is None else (history.k, history.v, history.descriptors)
+    cached = None if history is None else history.layers()
     x, kept, taps = scan_layers(layer, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features, remat)
     kv, field = kept
     first = clean_segments if first_output is None else first_output
     patches = dit.head(model, x[:, first:], e[:, first:])
     velocity = dit.unpatchify(model, frames_of(patches), grid)
-    k, v = kv if kv is not None else (None, None)
-    return PassOutput(velocity, k, v, tuple(tap[:, first:] for tap in taps), field)
+    k, v, retrieved = kv if kv is not None else (None, None, None)
+    return PassOutput(velocity, k, v, tuple(tap[:, first:] for tap in taps), field, retrieved)
 
 
 def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, at_once, remat):
-    """Self-attention of all segments over their fields; q, k, v [b, s, (c p), h, e]. Returns ([b, s, (c p), h, e], fields [s, b, ...])."""
+    """Self-attention of all segments over their fields; q, k, v [b, s, (c p), h, e].
+
+    Returns ([b, s, (c p), h, e], fields [s, b, ...], what `_attend_segment` keeps [s, b, ...]).
+    """
     operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
 
     def run(part: slice, rule: MemoryConfig, forced):
@@ -248,14 +244,14 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
         return jax.lax.map(jax.checkpoint(attend_one, prevent_cse=False) if remat else attend_one, segments, batch_size=at_once)
 
     if memory.route_clean or clean_segments == 0:
-        out, field = run(slice(None), memory, forced)
+        out, field, taken = run(slice(None), memory, forced)
     else:
         if forced is not None:
             raise UsageError("replay needs route_clean=True in a packed pass, whose clean and noisy fields else differ in size")
-        clean_out, _ = run(slice(clean_segments), unbounded(memory, past.time.shape[0], chunk_frames), None)
-        noisy_out, field = run(slice(clean_segments, None), memory, None)
+        clean_out, *_ = run(slice(clean_segments), unbounded(memory, past.time.shape[0], chunk_frames), None)
+        noisy_out, field, taken = run(slice(clean_segments, None), memory, None)
         out = jnp.concatenate([clean_out, noisy_out])
-    return jnp.moveaxis(out, 0, 1), field
+    return jnp.moveaxis(out, 0, 1), field, taken
 
 
 def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> MemoryConfig:
@@ -264,24 +260,29 @@ def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> Memo
 
 
 def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int):
-    """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e]."""
+    """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e].
+
+    Returns what was attended, the field, and of a pool in host memory the values of k and v that memory retrieved [b, m, p, h, e].
+    """
     batch, length, num_heads, head_dim = q.shape
     per_frame = lambda y: y.reshape(batch, chunk_frames, -1, num_heads, head_dim)
     flat = lambda y: y.reshape(batch, -1, num_heads, head_dim)
     q_rotated = flat(rotate(per_frame(q), *own_rotation))
     k_rotated = flat(rotate(per_frame(k), *own_rotation))
     if past.time.shape[0] == 0:
-        return attention(q_rotated, k_rotated, v), None
+        return attention(q_rotated, k_rotated, v), None, None
     field = forced
     if field is None:
         query = jnp.mean(q.astype(jnp.float32), axis=1)
         choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
         field = jax.vmap(choose)(query, past.descriptors)
-    take = jax.vmap(lambda frames, index: jax.tree.map(lambda stored: stored[index], frames))
-    gather = lambda frames: restored(take(frames, field.frame))
-    k_past = rotate(gather(past.k), *rotation(field.slot, grid, head_dim))
-    v_past = gather(past.v)
+    taken = take(past, field)
+    k_past, v_past = (restored(frames) for frames in taken)
+    k_past = rotate(k_past, *rotation(field.slot, grid, head_dim))
     tokens = length // chunk_frames
     keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
     values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
-    return attention(q_rotated, keys, values, (chunk_frames + field.length) * tokens), field
+    kept = None
+    if past.near is not None:
+        kept = tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
+    return attention(q_rotated, keys, values, (chunk_frames + field.length) * tokens), field, kept

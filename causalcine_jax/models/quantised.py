@@ -40,6 +40,11 @@ def zeros(shape: tuple[int, ...], dtype, kv_dtype: str) -> Frames:
     return Quantised(jnp.zeros(shape, STORED[kv_dtype]), jnp.zeros((*films, heads), jnp.float32))
 
 
+def values_of(frames: Frames) -> Shaped[Array, "*b f p h d"]:
+    """What nearly all of the frames' bytes are."""
+    return frames.values if isinstance(frames, Quantised) else frames
+
+
 def stored_as(buffer: Frames, frames: Float[Array, "*b f p h d"]) -> Frames:
     """`frames` in the form that `buffer` has."""
     if not isinstance(buffer, Quantised):

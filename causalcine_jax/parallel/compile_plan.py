@@ -96,13 +96,14 @@ def compile_plan(
     rollout: bool = False,
     pool_frames: int | None = None,
     kv_dtype: str = "same",
+    pool_on: str = "device",
 ) -> CompilePlan:
     """Compiles every update of the stage that `config` names for `topology`, whose devices work on a film in groups of `seq`; or a rollout's moves.
 
     seq           None for the config's
     frames, size  of the films: latent frames, and (width, height) in pixels; None for what the config trains on
     pool_frames   of a rollout's history; None for the whole film
-    kv_dtype      how that stores keys and values: as they are, or as int8 or fp8
+    kv_dtype      how that stores keys and values: as they are, or as int8 or fp8; pool_on: where, device or host
 
     Raises:
       UsageError: no such topology, its compiler is not installed, or config and mesh do not fit together.
@@ -111,7 +112,7 @@ def compile_plan(
     films = Films.of(config, frames, size)
     seq = seq or getattr(config, "seq", 1)
     mesh = target_mesh(where, seq)
-    steps = rollout_steps(config, films, mesh, pool_frames, kv_dtype) if rollout else training_steps(config, films, mesh)
+    steps = rollout_steps(config, films, mesh, pool_frames, kv_dtype, pool_on) if rollout else training_steps(config, films, mesh)
     accounts = tuple(account(step, mesh, where) for step in steps)
     return CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
 

@@ -24,7 +24,7 @@ from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.families import FAMILIES
 from causalcine_jax.generation.model_folder import model_defaults
-from causalcine_jax.generation.pool import frames_within
+from causalcine_jax.generation.pool import frames_within, kept_near
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
@@ -52,6 +52,7 @@ class Request:
     guidance     1 keeps one history, anything else two side by side; None for the model's own
     dtype        of weights, pool and activations: bf16 or fp32; None for the model's own
     kv_dtype     of the pool's keys and values: the same, or int8 or fp8 with scales
+    pool_on      where they lie, device or host
     """
 
     model: str
@@ -63,17 +64,19 @@ class Request:
     dtype: str | None = None
     pool_gb: float | None = None
     kv_dtype: str = "same"
+    pool_on: str = "device"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the plan: bytes on all devices together, and on each."""
+    """One row of the plan: bytes on all devices together, and on each; or in host memory, and of each device's part."""
 
     name: str
     bytes: int
     device_bytes: int
     parameters: int = 0
     estimated: bool = False
+    host: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,9 @@ class Plan:
     kv_per_frame: int
     lines: tuple[Line, ...]
 
-    def total(self, *, device: bool = False, without: tuple[str, ...] = ()) -> int:
-        return sum(line.device_bytes if device else line.bytes for line in self.lines if line.name not in without)
+    def total(self, *, device: bool = False, without: tuple[str, ...] = (), host: bool = False) -> int:
+        lines = (line for line in self.lines if line.host == host and line.name not in without)
+        return sum(line.device_bytes if device else line.bytes for line in lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -95,6 +99,7 @@ class Plan:
             **dataclasses.asdict(self),
             "total_bytes": self.total(),
             "total_device_bytes": self.total(device=True),
+            "total_host_bytes": self.total(host=True),
             "total_device_bytes_prompts_precomputed": self.total(device=True, without=("text encoder",)),
         }
 
@@ -129,18 +134,23 @@ def memory_plan(request: Request) -> Plan:
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
     stored = {"dtype": dtype, "kv_dtype": request.kv_dtype}
-    pool_of = lambda frames: jax.eval_shape(lambda: KVCache.empty(config, histories, frames, tokens, model.chunk_frames, **stored))
+    near = kept_near(request.pool_on, model.memory)
+    pool_of = lambda frames, **more: jax.eval_shape(
+        lambda: KVCache.empty(config, histories, frames, tokens, model.chunk_frames, **stored, **more)
+    )
     if request.pool_gb is not None and tokens:
         frames = frames_within(request.pool_gb, pool_of(model.chunk_frames).bytes, model.memory, model.chunk_frames)
         request = dataclasses.replace(request, pool_frames=frames)
     _check(request, config, model, stride, tokens)
 
-    pool = pool_of(request.pool_frames)
+    pool = pool_of(request.pool_frames, near=near)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
     prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)
     lines = [_network(name, shapes, request.devices) for name, shapes in weights.items()]
-    lines.append(_by_heads("pool of history", _bytes(pool), request.devices))
+    lines.append(_by_heads("pool of history", pool.bytes - pool.host_bytes, request.devices))
+    if near is not None:
+        lines.append(dataclasses.replace(_by_heads("pool in host memory", pool.host_bytes, request.devices), host=True))
     lines.append(_by_heads("prompt's keys and values", _bytes(prompt), request.devices))
     if vae:
         latents = jax.ShapeDtypeStruct((1, model.chunk_frames, request.height // stride, request.width // stride, vae.cfg.z_dim), dtype)

@@ -15,10 +15,13 @@ def table(plan: Plan) -> str:
         "",
         _row("", "all", "each of " + str(asked.devices) if shared else "", ""),
     ]
+    of_pool = f"{asked.pool_frames} frames x {plan.histories}" + ("" if asked.kv_dtype == "same" else f", {asked.kv_dtype}")
     for line in plan.lines:
+        if line.host:
+            continue
         note = f"{line.parameters:,} parameters" if line.parameters else "roughly" if line.estimated else ""
         if line.name == "pool of history":
-            note = f"{asked.pool_frames} frames x {plan.histories}" + ("" if asked.kv_dtype == "same" else f", {asked.kv_dtype}")
+            note = of_pool if asked.pool_on == "device" else "what routing reads, and the frames that it likely takes"
         lines.append(_row(line.name, _gb(line.bytes), _gb(line.device_bytes) if shared else "", note))
     lines.append(_row("total", _gb(plan.total()), _gb(plan.total(device=True)) if shared else "", ""))
     if any(line.name == "text encoder" for line in plan.lines):
@@ -31,6 +34,8 @@ def table(plan: Plan) -> str:
                 "no text encoder in memory",
             )
         )
+    hosted = [line for line in plan.lines if line.host]
+    lines += [_row(line.name, _gb(line.bytes), _gb(line.device_bytes) if shared else "", of_pool) for line in hosted]
     return "\n".join(lines)
 
 

@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation import rollout
+from causalcine_jax.generation.pool import kept_near
 from causalcine_jax.models.dit import Transformer, token_grid
-from causalcine_jax.models.kv_cache import KVCache, axes_of, pool_frames_for
+from causalcine_jax.models.kv_cache import DEVICE, HOST, KVCache, axes_of, pool_frames_for
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
@@ -24,9 +25,9 @@ DTYPE = jnp.bfloat16
 
 
 def rollout_steps(
-    config: TrainConfig, films: Films, mesh: Mesh, pool_frames: int | None = None, kv_dtype: str = "same"
+    config: TrainConfig, films: Films, mesh: Mesh, pool_frames: int | None = None, kv_dtype: str = "same", pool_on: str = "device"
 ) -> list[PlannedStep]:
-    """denoise, commit and decode of one chunk. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py).
+    """denoise, commit and decode of one chunk. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py); pool_on: where.
 
     `UsageError` for a mesh that does not cut it.
     """
@@ -42,8 +43,10 @@ def rollout_steps(
 
     model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
     model = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), model, state_shardings(mesh, model))
-    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype))
-    pool = jax.tree.map(lambda a: _at(a, mesh, *axes_of(a)), pool)
+    near = kept_near(pool_on, config.memory)
+    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, near))
+    pool = jax.tree.map(lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds())
+    on_device = [array for array in jax.tree.leaves(pool) if array.sharding.memory_kind != HOST]
     text = jax.eval_shape(rollout.embed_prompt, model, jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE))
     text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
     chunk = (config.chunk_frames, height, width, sizes.in_dim)
@@ -55,7 +58,7 @@ def rollout_steps(
     cache = whole(jax.eval_shape(VAE.decode_first, vae, latents)[1])
     vae, latents = whole(vae), _at(latents, mesh, "data")
 
-    parts = {"parameters": model, "pool": pool, "prompts' keys and values": text}
+    parts = {"parameters": model, "pool": on_device, "prompts' keys and values": text}
     decoding = {"VAE": vae, "VAE cache": cache}
     # What is not an argument of a move is on the device all the same.
     how = {"memory": config.memory}
@@ -78,8 +81,14 @@ def _step(name: str, trace, arguments: tuple, given: dict, beside: dict) -> Plan
     return PlannedStep(name, trace, arguments, sized(given) | sized(beside), beside=sum(share for _, share in sized(beside).values()))
 
 
-def _at(leaf, mesh: Mesh, *axes) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+def _at(leaf, mesh: Mesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:
+    # Devices that are not there do not say what memories they have, and what is asked of a GPU's is forgotten: host memory is asked of the abstract mesh.
+    place = (
+        NamedSharding(mesh, PartitionSpec(*axes))
+        if kind == DEVICE
+        else NamedSharding(mesh.abstract_mesh, PartitionSpec(*axes), memory_kind=kind)
+    )
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 def _cast(tree, dtype):

@@ -19,14 +19,16 @@ from causalcine_jax.parallel.mesh import active_mesh, check_cut
 TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
 HEADS = P("data", None, None, "seq")  # [b, f, p, h, e], a history's keys and values
 FRAME_HEADS = P("data", None, "seq")  # its frames' descriptors [b, f, h, e], and scales [b, f, h] where it is quantised
+LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e], those of all layers, in host memory
+PAST = {2: P("data"), 3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}  # by axes; what counts frames or layers is whole
 FIELDS = P(None, "data")  # [s, b, ...]
 
 
 def over_heads(attend: Callable) -> Callable:
-    """`attend(q, k, v, pool, fields, shared) -> (out, fields, (k, v))` run on all tokens of some heads, given some tokens of all.
+    """`attend(q, k, v, past, fields, shared) -> (out, fields, (k, v))` run on all tokens of some heads, given some tokens of all.
 
     q, k, v, out  [b, s, (c p), h, e]
-    pool          a history's k, v and descriptors, cut by heads; or None
+    past          a layer's `History`, its k, v and descriptors cut by heads; or None
     fields        of every segment, to be used, or chosen; or None
     shared        what is the same for all films and heads
     The k, v that it returns [b, c, p, h, e] stay cut by heads, as a pool holds them. `UsageError` where the mesh does not divide.
@@ -38,15 +40,15 @@ def over_heads(attend: Callable) -> Callable:
     def exchange(x, split: int, concat: int):
         return x if mesh.shape["seq"] == 1 else jax.lax.all_to_all(x, "seq", split, concat, tiled=True)
 
-    def island(q, k, v, pool, fields, shared):
-        out, fields, kept = attend(*(exchange(x, split=3, concat=2) for x in (q, k, v)), pool, fields, shared)
+    def island(q, k, v, past, fields, shared):
+        out, fields, kept = attend(*(exchange(x, split=3, concat=2) for x in (q, k, v)), past, fields, shared)
         return exchange(out, split=2, concat=3), fields, kept
 
-    def run(q, k, v, pool, fields, shared):
+    def run(q, k, v, past, fields, shared):
         check_cut(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
-        by_heads = jax.tree.map(lambda a: HEADS if a.ndim == 5 else FRAME_HEADS, pool)
+        by_heads = jax.tree.map(lambda a: PAST.get(a.ndim, P()), past)
         specs = (TOKENS, TOKENS, TOKENS, by_heads, FIELDS, P())
-        return _island(island, specs, (TOKENS, FIELDS, HEADS))(q, k, v, pool, fields, shared)
+        return _island(island, specs, (TOKENS, FIELDS, HEADS))(q, k, v, past, fields, shared)
 
     return run
 

@@ -1,0 +1,66 @@
+"""Host memory that the accelerator's programs read and write: how much there is of it, and a pool of history born in it."""
+
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.kv_cache import HOST, KVCache, axes_of
+from causalcine_jax.parallel.mesh import active_mesh
+
+GB = 10**9
+# JAX on GPUs takes at most so many GiB of it for its arrays.
+LIMIT = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
+DEFAULT_LIMIT = 64
+
+
+def physical_memory() -> int | None:
+    """Bytes of the machine's memory; None where it does not tell."""
+    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def allow_all_host_memory() -> None:
+    """Lets JAX on GPUs place arrays in all of the machine's memory, unless the environment says how much; before the first use of a device."""
+    if size := physical_memory():
+        os.environ.setdefault(LIMIT, str(max(DEFAULT_LIMIT, size // 2**30)))
+
+
+def check_host_room(pool_bytes: int) -> None:
+    """`UsageError` where this process cannot have its share of a pool of so many bytes in host memory."""
+    device = jax.local_devices()[0]
+    if HOST not in {memory.kind for memory in device.addressable_memories()}:
+        raise UsageError(f"{device.device_kind} has no host memory for its programs to read: keep the pool on the device (pool_on)")
+    share, room = pool_bytes // jax.process_count(), physical_memory()
+    if room is not None and share > room:
+        raise UsageError(
+            f"the pool of history takes {share:,} bytes of host memory, {share / GB:.3g} GB, and the machine has {room:,}: "
+            "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
+        )
+    allowed = int(os.environ.get(LIMIT, DEFAULT_LIMIT)) * 2**30
+    if device.platform == "gpu" and share > allowed:
+        raise UsageError(
+            f"the pool of history takes {share:,} bytes of host memory, and JAX is allowed {allowed:,}: set {LIMIT}={-(-share // 2**30) + 1} before it starts"
+        )
+
+
+def in_its_places(make: Callable[[], KVCache]) -> KVCache:
+    """The empty pool that `make` describes, its keys and values in host memory; on the device they never are, not even while it is made."""
+    shapes = jax.eval_shape(make)
+    leaves, structure = jax.tree.flatten(shapes)
+    hosted = [kind == HOST for kind in jax.tree.leaves(shapes.memory_kinds())]
+    made = iter(jax.jit(lambda: [leaf for leaf, host in zip(jax.tree.leaves(make()), hosted, strict=True) if not host])())
+    return structure.unflatten([_zeros(leaf) if host else next(made) for leaf, host in zip(leaves, hosted, strict=True)])
+
+
+def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array of zeros in host memory, of each device its own part."""
+    if active_mesh() is None:
+        return jax.device_put(np.zeros(shape.shape, shape.dtype), SingleDeviceSharding(jax.local_devices()[0], memory_kind=HOST))
+    place = NamedSharding(jax.sharding.get_mesh(), PartitionSpec(*axes_of(shape)), memory_kind=HOST)
+    part = place.shard_shape(shape.shape)
+    return jax.make_array_from_callback(shape.shape, place, lambda _: np.zeros(part, shape.dtype))

@@ -1,0 +1,135 @@
+"""A pool in host memory: the same film bit by bit, whatever is evicted and however it is stored; no copy of it on a device; what is refused."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import random_weights, tiny_model
+from tiny_training import tiny_config
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.generation import host_memory
+from causalcine_jax.generation.choices import Choices, decide
+from causalcine_jax.generation.director import Director
+from causalcine_jax.generation.host_memory import LIMIT, check_host_room, in_its_places
+from causalcine_jax.generation.provenance import Recipe
+from causalcine_jax.generation.rollout import chunk_pass, commit_chunk, embed_prompt
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.kv_cache import HOST, KVCache
+from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.parallel.compile_plan import compile_plan
+from causalcine_jax.parallel.memory_plan import Request, memory_plan
+from causalcine_jax.parallel.memory_table import table
+from causalcine_jax.story import Shot, Story
+
+CONFIG = TransformerConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=6, text_len=4, in_dim=4, out_dim=4, freq_dim=8)
+MEMORY = MemoryConfig(window_chunks=1, memory_frames=3, eviction="least_retrieved")
+TOKENS, FILMS, CHUNKS = 8, 2, 8
+
+
+def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
+    model = random_weights(lambda key: Transformer(CONFIG, key=key), 0)
+    text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
+    x = jax.random.normal(jax.random.key(1), (CHUNKS + 1, FILMS, 3, 4, 8, CONFIG.in_dim))
+    commit = jax.jit(lambda pool, x, i: commit_chunk(model, pool, x, text, i, memory=MEMORY), donate_argnums=0)
+    field = jax.jit(lambda pool, x, i: chunk_pass(model, pool, x, 500.0, text, i, memory=MEMORY, return_field=True).field)
+    empty = lambda near: KVCache.empty(CONFIG, FILMS, 12, TOKENS, kv_dtype="int8", near=near)
+    on_device, on_host = empty(None), in_its_places(lambda: empty((1, 3)))
+    for i in range(CHUNKS):  # twice as many as the pools hold
+        on_device, on_host = (commit(pool, x[i], jnp.int32(i)) for pool in (on_device, on_host))
+    jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(on_host, near=None), on_device)
+    assert [a.values.sharding.memory_kind for a in (on_host.k, on_host.v)] == [HOST, HOST]
+    assert_all_is_where_it_says(on_host)
+    wants = field(on_host, x[CHUNKS], jnp.int32(CHUNKS)).time[:, 0]  # [l, b, r], valid throughout
+    near = jnp.any(wants[..., None] == on_host.near.time[:, :, None], axis=-1)
+    assert near[..., :3].all() and 0 < near[..., 3:].sum() < near[..., 3:].size  # the window; of memory some, and some was brought over
+    with pytest.raises(UsageError, match="read by one chunk at a time"):
+        shots = jnp.zeros((FILMS, 5), jnp.int32)
+        teacher_forced(model, None, jnp.zeros((FILMS, 6, 4, 8, 4)), jnp.float32(5), jnp.ones((FILMS, 1, 3, 6)), shots, history=on_host)
+
+
+def assert_all_is_where_it_says(pool):
+    """What is near of the pool's frames is what the pool has of them, for every layer and film."""
+    held = pool.frame_time().tolist()
+    for layer, film, place in np.argwhere(np.asarray(pool.near.time) >= 0):
+        if (frame := int(pool.near.time[layer, film, place])) not in held:
+            continue  # evicted since, so no field will hold it
+        frame = held.index(frame)
+        for stored, near in ((pool.k, pool.near.k), (pool.v, pool.near.v)):
+            np.testing.assert_array_equal(near[layer, film, place], stored.values[layer, film, frame])
+
+
+def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
+    story, model = Story((Shot("Mia waves.", chunks=5),)), tiny_model()
+    films = {place: Director(model, story, pool_frames=9, pool_on=place) for place in ("device", "host")}
+    made = {place: list(director) for place, director in films.items()}
+    for ours, theirs in zip(made["host"], made["device"], strict=True):
+        np.testing.assert_array_equal(ours.frames, theirs.frames)
+        np.testing.assert_array_equal(ours.retrieved, theirs.retrieved)
+    engines = {place: director.engine for place, director in films.items()}
+    assert engines["device"].pool_host_bytes == 0
+    frame = engines["host"].pool_host_bytes // 9 + 2 * 2 * 4  # k, v and, for two layers and histories, its index in the film
+    assert engines["host"].pool_bytes == engines["device"].pool_bytes + (2 * 3 + 2) * frame
+
+
+def test_choices_and_plans_know_where_a_pool_is():
+    story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
+    assert decide(Recipe(story, {"pool_on": "host"}), model, Choices()).pool_on == "host"
+    assert decide(Recipe(story, {"pool_on": "host"}), model, Choices(pool_on="device")).pool_on == "device"
+    assert decide(Recipe(story), model, Choices()).pool_on == "device"
+    with pytest.raises(UsageError, match="unknown pool_on 'hots', did you mean 'host'"):
+        Director(model, story, pool_on="hots")
+    here, there = (memory_plan(Request("wan-14b", pool_frames=2400, devices=8, kv_dtype="int8", pool_on=on)) for on in ("device", "host"))
+    frame, scales = 2 * 40 * 1560 * 5120, 2 * 40 * 40 * 4
+    assert there.total(host=True) == 2 * 2400 * frame and there.total(host=True, device=True) == 2 * 2400 * frame // 8
+    assert there.total() == here.total() - 2 * (2400 - 17) * frame + 2 * 17 * 40 * 4 and here.total(host=True) == 0
+    assert here.kv_per_frame == there.kv_per_frame == frame + scales
+    assert "pool in host memory" in table(there) and "pool in host memory" not in table(here)
+
+
+def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
+    with pytest.raises(UsageError, match=r"takes 1,000,000,000,001 bytes of host memory, .* has 1,000,000,000,000"):
+        check_host_room(10**12 + 1)
+
+    class Device:
+        platform, device_kind, kinds = "gpu", "H200", ("pinned_host",)
+        addressable_memories = classmethod(lambda cls: [type("Memory", (), {"kind": kind}) for kind in cls.kinds])
+
+    monkeypatch.setattr("jax.local_devices", lambda: [Device])
+    monkeypatch.delenv(LIMIT, raising=False)
+    with pytest.raises(UsageError, match=f"JAX is allowed 68,719,476,736: set {LIMIT}=95 before"):
+        check_host_room(10**11)
+    host_memory.allow_all_host_memory()
+    check_host_room(10**11)
+    Device.kinds = ("device",)
+    with pytest.raises(UsageError, match="H200 has no host memory for its programs to read"):
+        check_host_room(1)
+
+
+@pytest.mark.parametrize(("topology", "compiler"), [("h200:1x2", "jax_plugins"), ("v5e:2x2", "libtpu")])
+def test_compiled_for_an_accelerator_nothing_of_it_is_on_the_device(topology, compiler, tmp_path, monkeypatch):
+    if importlib.util.find_spec(compiler) is None:
+        pytest.skip(f"needs {compiler}: pip install 'causalcine-jax[tpu,cuda13]'")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    frames = 30_000
+    with jax.default_matmul_precision("default"):
+        plan = compile_plan(
+            tiny_config(tmp_path),
+            topology,
+            seq=2,
+            frames=9,
+            size=(32, 32),
+            rollout=True,
+            pool_frames=frames,
+            kv_dtype="int8",
+            pool_on="host",
+        )
+    pool = 2 * 2 * frames * 4 * 12  # k and v of two layers, a byte each, of one of the two heads
+    for account in plan.accounts[:2]:
+        assert account.results < pool / 10 and account.temporaries < pool / 2, account
+        assert account.parts["pool"][1] < pool
