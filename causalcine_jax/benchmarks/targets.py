@@ -109,6 +109,8 @@ TARGETS: dict[str, tuple[Run, ...]] = {
         Run("start_14b", ("start",), {"preset": "wan-14b"}, (AGAIN,)),
         Run("forward_1.3b", ("forward",), {"preset": "wan-1.3b", "peer": True}, (FORWARD,)),
         Run("training_storyworld", ("training",), {"preset": "storyworld", "repeats": 3}, (CYCLE,)),
+        # Nobody has set a bound for what a pool in host memory costs: measured for its own sake.
+        Run("streaming_14b_host_pool", ("streaming",), {"preset": "wan-14b", "pool_frames": 120, "pool_on": "host"}, ()),
     ),
     "cpu": (
         Run("forward_base", ("forward",), {"preset": "storyworld-base", "peer": True, "repeats": 20}, (FORWARD,)),
