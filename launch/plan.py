@@ -27,7 +27,7 @@ os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import KV_DTYPES, POOL_PLACES
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -50,7 +50,11 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie (default: device)")
     memory.add_argument("--devices", type=int, default=1, help="that share the work (default 1)")
     memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
-    memory.add_argument("--dtype", choices=("bf16", "fp32"), help="of weights and history (default: the model's, bf16 for Wan)")
+    memory.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of weights and history (default: the model's, bfloat16 for Wan); float8: the blocks' matrices in eight bits",
+    )
     memory.add_argument("--json", action="store_true", help="print JSON instead of a table")
     step = commands.add_parser("compile", help="a training step, compiled for hardware that need not be here", allow_abbrev=False)
     step.add_argument("--config", metavar="FILE", required=True, help="a file of configs/, with --config.KEY=VALUE as for train.py")

@@ -12,6 +12,7 @@ import pytest
 from tiny_checkpoints import wan_folder
 from tiny_models import tiny_model
 
+from causalcine_jax.config import preset
 from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.rollout import embed_prompt
@@ -45,15 +46,24 @@ def test_a_family_brings_its_own_memory():
     assert memory_plan(Request("krea-realtime-14b")).kv_per_frame == 1_277_952_000
 
 
-def test_without_guidance_there_is_one_history_and_fp32_is_twice_bf16():
+def test_without_guidance_there_is_one_history_and_float32_is_twice_bfloat16():
     small = {"pool_frames": 18, "height": 96, "width": 160}
     guided, alone = (memory_plan(Request("storyworld", **small, guidance=g)) for g in (3.0, 1.0))
-    wide = memory_plan(Request("storyworld", **small, guidance=1.0, dtype="fp32"))
+    wide = memory_plan(Request("storyworld", **small, guidance=1.0, dtype="float32"))
     pool = "pool of history"
     times = (4 + 4) * 18 // 3  # which chunk a slot holds, and what memory makes of it, is shared
     assert by_name(guided)[pool].bytes - times == 2 * (by_name(alone)[pool].bytes - times)
     assert wide.kv_per_frame == 2 * alone.kv_per_frame
     assert by_name(wide)["transformer"].bytes == 2 * by_name(alone)["transformer"].bytes
+
+
+def test_float8_halves_the_blocks_matrices_and_nothing_else():
+    plans = {dtype: by_name(memory_plan(Request("wan-14b", dtype=dtype))) for dtype in ("bfloat16", "float8")}
+    sizes = preset("wan-14b").transformer
+    matrices = sizes.num_layers * (8 * sizes.dim**2 + 2 * sizes.dim * sizes.ffn_dim)
+    scales = 4 * sizes.num_layers * (9 * sizes.dim + sizes.ffn_dim)  # in float32, one for each column
+    saved = {name: line.bytes - plans["float8"][name].bytes for name, line in plans["bfloat16"].items()}
+    assert saved.pop("transformer") == matrices - scales and set(saved.values()) == {0}
 
 
 def test_devices_share_all_but_the_vae():
@@ -79,7 +89,7 @@ def folder(tmp_path_factory):
 
 def test_the_exact_lines_are_the_bytes_of_the_real_arrays(folder):
     model = tiny_model()
-    lines = by_name(memory_plan(Request(str(folder), pool_frames=9, dtype="fp32")))
+    lines = by_name(memory_plan(Request(str(folder), pool_frames=9, dtype="float32")))
     size = lambda tree: sum(4 * leaf.size for leaf in jax.tree.leaves(tree))
     assert lines["transformer"].bytes == size(model.transformer)
     assert lines["pool of history"].bytes == KVCache.empty(model.transformer.config, 2, 9, 8, 3).bytes

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
+from causalcine_jax.errors import DataError
 from causalcine_jax.parallel.hlo import parse_hlo
 from causalcine_jax.parallel.hlo_collectives import Collective, collectives
 from causalcine_jax.parallel.hlo_traffic import Buffer, largest_buffers, memory_traffic
@@ -21,8 +22,12 @@ from causalcine_jax.parallel.roofline import Roofline, roofline
 from causalcine_jax.parallel.targets import Target, target, target_mesh
 from causalcine_jax.training.config import TrainConfig
 
-# A GPU's machine code is made after memory is laid out. It is never run here, so it need not be fast, and is made in half the time.
-NEVER_RUN = {"gpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}, "tpu": {}}
+# A GPU's machine code is made after memory is laid out. It is never run here, so it need not be fast, and is made in half the time. Without a GPU
+# nothing chooses the tiles of Triton's products: some choices that are then taken do not compile, so all products are cuBLAS's.
+NEVER_RUN = {
+    "gpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_gpu_enable_triton_gemm": False},
+    "tpu": {},
+}
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)\w* of ([\d.]+)([KMGT]?)\w* hbm")
@@ -130,7 +135,10 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
         compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            said = str(error).splitlines()[0]
+            raise DataError(
+                f"the compiler for {where.name} fails at {step.name}, which is a fault of its own or of this program's: {said}"
+            ) from error
         return _refused(step, where, flops, str(error), seconds | {"compile": time.perf_counter() - clock})
     seconds["compile"] = time.perf_counter() - clock
     memory, program = compiled.memory_analysis(), parse_hlo(compiled.as_text())

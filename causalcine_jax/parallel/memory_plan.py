@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from causalcine_jax.config import PRESETS, MemoryConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import DTYPES, PRESETS, MemoryConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import orbax_copy
 from causalcine_jax.convert.describe import describe, from_config
 from causalcine_jax.convert.formats import PARTS, holds, open_part
@@ -27,6 +27,7 @@ from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.generation.pool import frames_within, kept_near
 from causalcine_jax.models import dit
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
@@ -34,7 +35,6 @@ from causalcine_jax.parallel.sharding import AXES, state_shardings
 from causalcine_jax.story import Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 
-DTYPES = {"bf16": jnp.bfloat16, "fp32": jnp.float32}
 FILM_FRAMES = 60  # of 15 s
 WAN_STRIDE = 8  # pixels per latent, of a VAE that is not there to be asked
 NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
@@ -50,7 +50,7 @@ class Request:
     pool_gb      their GB (10^9 bytes, all histories and devices together) instead; the plan then says how many frames those are
     devices      that share the work
     guidance     1 keeps one history, anything else two side by side; None for the model's own
-    dtype        of weights, pool and activations: bf16 or fp32; None for the model's own
+    dtype        of weights, pool and activations: float32, bfloat16 or float8 (only the blocks' matrices); None for the model's own
     kv_dtype     of the pool's keys and values: the same, or int8 or fp8 with scales
     pool_on      where they lie, device or host
     """
@@ -113,7 +113,7 @@ class _Model:
     guidance: float
     memory: MemoryConfig = MemoryConfig()
     chunk_frames: int = CHUNK_FRAMES
-    dtype: str = "bf16"
+    dtype: str = "bfloat16"
 
 
 def memory_plan(request: Request) -> Plan:
@@ -127,7 +127,7 @@ def memory_plan(request: Request) -> Plan:
     if request.pool_frames is not None and request.pool_gb is not None:
         raise UsageError("pool_frames and pool_gb both say how large the pool is: give one of them")
     request = _filled(request, model)
-    dtype, histories = DTYPES[request.dtype], 1 if request.guidance == 1 else 2
+    dtype, histories = jnp.dtype(outside_blocks(request.dtype)), 1 if request.guidance == 1 else 2
     config: TransformerConfig = model.networks["transformer"].config
     vae = model.networks.get("vae")
     stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
@@ -146,6 +146,8 @@ def memory_plan(request: Request) -> Plan:
     pool = pool_of(request.pool_frames, near=near)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
+    if request.dtype == "float8":
+        weights["transformer"] = jax.eval_shape(quantize_blocks, weights["transformer"])
     prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)
     lines = [_network(name, shapes, request.devices) for name, shapes in weights.items()]
     lines.append(_by_heads("pool of history", pool.bytes - pool.host_bytes, request.devices))
@@ -192,7 +194,7 @@ def _on_disk(name: str) -> _Model:
     said, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]
     sampler = said.get("sampler", wan.sampler)
     choices = {name: said[name] for name in ("memory", "chunk_frames") if name in said}
-    choices["dtype"] = "bf16" if said.get("dtype") in ("bfloat16", "float8") else "fp32"
+    choices["dtype"] = said.get("dtype", DTYPES[0])
     return _Model(networks, said.get("video", wan.video), sampler.guidance, **choices)
 
 
