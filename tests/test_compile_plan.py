@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
 from causalcine_jax.config import preset
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.parallel import compile_plan as planning
 from causalcine_jax.parallel import targets
 from causalcine_jax.parallel.compile_advice import advice
@@ -59,6 +60,17 @@ def here(monkeypatch):
     """This machine's CPU as hardware to plan for."""
     monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", 10**9, 1e12, 1e11, 1e10, ("1x1",)))
     monkeypatch.setattr(targets, "target_devices", lambda where: jax.devices()[:1])
+
+
+def test_a_compiler_that_fails_is_one_clear_error():
+    def compile(compiler_options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no tiles for %dot.7\n\tmore about it")
+
+    lowered = SimpleNamespace(compile=compile)
+    traced = lambda x: SimpleNamespace(jaxpr=jax.make_jaxpr(lambda x: x)(x), lower=lambda: lowered)
+    step = planning.PlannedStep("denoise", traced, (jnp.zeros(2),), parts={})
+    with pytest.raises(DataError, match=r"^the compiler for h200:1x1 fails at denoise, .*: INTERNAL: no tiles for %dot.7$"):
+        planning.account(step, SimpleNamespace(abstract_mesh=mesh_of_nothing(1, 1)), target("h200:1x1"))
 
 
 @pytest.mark.usefixtures("here")
