@@ -10,6 +10,8 @@
 The first took 29 minutes on two CPU cores that did other work as well (for the embedded student: at a constant rate, on films of both worlds, one gradient clip for both
 networks of the critic); the second is meant to take 9 on the H200, by counting forward passes, and has never run. For Wan2.1 the numbers are Self-Forcing's (1.3B) and Self-Forcing-Plus' (14B): AdamW without momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10,
 the average from step 200 on. Student, fake score and teacher are 22 bytes per parameter of the model (14B: 315 GB) before activations, cut over all devices.
+At 14B on 64 devices, by launch/plan.py compile with --config.seq=8 --config.optim.accumulation=8 --config.critic_optim.accumulation=8: 54 GB on each H200, 70 on each v5p,
+of which 29 are the student's weights, held whole while it films (--config.rollout_weights=sharded is without them, and sends ten times as much).
 """
 
 from ml_collections import ConfigDict

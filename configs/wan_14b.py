@@ -12,7 +12,7 @@ and AdamW's moments are 16 bytes per parameter (229 GB), cut over all devices; w
 
 With remat, a film of that length keeps 153 GB for its backward pass (the residual stream in float32, once per layer). On 64 devices, with --config.seq=8
 --config.optim.accumulation=8, a film is cut over 8 of them: less than 65 GB on each H200 or v5p, by launch/plan.py compile (benchmarks/results/). With
---config.remat_layers=5 as well it keeps a third of the 153 GB, for a third of the forward's time more. This file's stage has been run at tests' sizes only (tests/test_train_from_wan.py).
+--config.remat_layers=5 as well it keeps a third of the 153 GB, for a third of the forward's time more, and with --config.segments_at_once=13 a v6e's 33.5 GB are enough. This file's stage has been run at tests' sizes only (tests/test_train_from_wan.py).
 """
 
 from ml_collections import ConfigDict

@@ -147,6 +147,9 @@ def test_what_a_tpus_compiler_refuses_is_told_with_its_largest_allocations():
         (4 * 2**30, "bf16[20,10,1560,12,128]", "jit(run)/while/body/gather"),
         (2**29, "f32[8,128]", ""),
     ]
+    far_too_large = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (37.25G) exceeds available HBM (15.75G)."
+    account = planning._refused(step, target("v5e:8x8"), 1e12, far_too_large, {})
+    assert (account.total, account.temporaries, account.buffers) == (int(42.25 * 2**30), int(37.25 * 2**30), ())
 
 
 @pytest.mark.usefixtures("here")

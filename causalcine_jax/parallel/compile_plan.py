@@ -31,6 +31,7 @@ NEVER_RUN = {
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)\w* of ([\d.]+)([KMGT]?)\w* hbm")
+_AT_LEAST = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds")  # said before anything is laid out
 _ALLOCATION = re.compile(r"Size: ([\d.]+)([KMGT]?)\w*\s+(?:Operator: op_name=\"([^\"]*)\"[^\n]*\s+)?Shape: ([^\s{]+)")
 
 
@@ -165,13 +166,14 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
 
 
 def _refused(step: PlannedStep, where: Target, flops: float, said: str, seconds: dict[str, float]) -> Account:
-    """What a TPU's compiler says of a program that does not fit: sizes, and its largest allocations."""
+    """What a TPU's compiler says of a program that does not fit: sizes, and its largest allocations; of one far too large its temporaries alone."""
     limit, given = where.chip.memory, sum(share for _, share in step.parts.values())
-    used = _USED.search(said)
-    total = step.beside + _bytes(used[1], used[2]) if used else max(limit + 1, given)
+    used, least = _USED.search(said), _AT_LEAST.search(said)
+    known = step.beside + _bytes(used[1], used[2]) if used else given + _bytes(least[1], least[2]) if least else None
+    total = known or max(limit + 1, given)
     buffers = tuple(Buffer(_bytes(size, unit), shape, source) for size, unit, source, shape in _ALLOCATION.findall(said))
     return Account(
-        step.name, step.every, step.parts, results=None, temporaries=max(0, total - given) if used else None, pool=step.pool, code=None,
+        step.name, step.every, step.parts, results=None, temporaries=max(0, known - given) if known else None, pool=step.pool, code=None,
         total=max(total, limit + 1), limit=limit, flops=flops, collectives=(), traffic=None, roofline=None, buffers=buffers, seconds=seconds,
     )  # fmt: skip
 
