@@ -12,8 +12,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from causalcine_jax.models.platform import platform
 from causalcine_jax.models.quantised import Frames, Quantised
 from causalcine_jax.models.receptive_field import ReceptiveField
 
@@ -82,9 +84,14 @@ def _with_copies(values, stored, layer: Int[Array, ""], frame: Int[Array, "b r"]
     def copied(turn, values):
         at = place[turn]
         frame_of = lambda array: jax.lax.dynamic_index_in_dim(array, source[at])
-        here = [jax.device_put(frame_of(array), jax.memory.Space.Device) for array in stored]
+        here = [_as_stored(jax.device_put(frame_of(array), jax.memory.Space.Device)) for array in stored]
         return [jax.lax.dynamic_update_slice_in_dim(value, new, at, axis=0) for value, new in zip(values, here, strict=True)]
 
     in_row = [value.reshape(-1, *value.shape[2:]) for value in values]
     in_row = jax.lax.fori_loop(0, jnp.sum(missing, dtype=jnp.int32), copied, in_row)
     return [row.reshape(value.shape) for row, value in zip(in_row, values, strict=True)]
+
+
+def _as_stored(frame: Shaped[Array, "1 p h d"]) -> Shaped[Array, "1 p h d"]:
+    """On a TPU, the frame in the layout of its source: whoever reads it would else ask for another of all that is in host memory."""
+    return with_layout_constraint(frame, Layout(tuple(range(frame.ndim)))) if platform() == "tpu" else frame

@@ -1,0 +1,114 @@
+"""What a film with its pool in host memory brings over: frames that memory wants, and how many of them are not on the device already.
+
+    python benchmarks/host_pool.py --story examples/demo.yaml --story examples/lullaby.yaml > host_pool.json
+
+Films each story by the rollout that generate.py runs, and counts in every pass of every layer. Prints one JSON object: per story, over all chunks and
+over those of its second half, frames that memory held per layer and chunk (all passes together), those copied from host memory, and the share that was near.
+Also by what else could have been kept on the device instead: only the chunk behind the window, only what the last commit retrieved, nothing.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.cli import run
+from causalcine_jax.diffusion.solvers import sample
+from causalcine_jax.generation.director import Director
+from causalcine_jax.generation.engine import Made, RolloutEngine, noise_of
+from causalcine_jax.generation.model_folder import load_model
+from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.generation.rollout import chunk_pass
+from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.receptive_field import ReceptiveField
+from causalcine_jax.story import read_story
+
+KEPT = ("near", "chunk behind the window", "last commit's", "nothing")
+
+
+class CountingEngine(RolloutEngine):
+    """`counts` has a row per chunk: frames that memory held, then those missing, by `KEPT`; of all passes, layers and histories."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.counts: list[np.ndarray] = []
+
+    def chunk(self, context, index: int) -> Made:
+        number, net = jnp.int32(index), self._model.transformer
+        noise, key = noise_of(self._key, number, self._noise_shape)
+        x0, denoising, commit = counted(net, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory)
+        self.counts.append(np.asarray(denoising.sum(axis=0) + commit))
+        return self.given(context, index, x0)
+
+    def _decode(self, x0):
+        return jnp.zeros((1, 1, 1, 1, 3), jnp.uint8)  # nobody looks
+
+
+@partial(jax.jit, static_argnames=("sampler", "memory"))
+def counted(net, pool: KVCache, noise, context, index, key, *, sampler, memory):
+    """(x0, missing frames of every step, of the commit)."""
+    missing = partial(frames_missing, pool, memory.window_chunks * pool.chunk_frames)
+
+    def velocity(x, t):
+        out = chunk_pass(net, pool, x, t, context, index, memory=memory, return_field=True)
+        return out.velocity, missing(out.field)
+
+    x0, denoising = sample(velocity, noise, sampler, key, has_aux=True)
+    films = jnp.concatenate([x0] * context.k.shape[1])
+    return x0, denoising, missing(chunk_pass(net, pool, films, 0.0, context, index, memory=memory, return_field=True).field)
+
+
+def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
+    """How many frames memory holds, and how many of those are not among what is kept."""
+    wanted, near, newest = field.time[:, 0, :, window:], pool.near.time, pool.near.chunks * pool.chunk_frames
+    among = lambda kept: jnp.any(wanted[..., None] == kept[:, :, None], axis=-1)
+    held = wanted >= 0
+    kept = (among(near), among(near[..., :newest]), among(near[..., newest:]), False)
+    return jnp.stack([jnp.sum(held), *(jnp.sum(held & ~there) for there in kept)])
+
+
+def film(model, path: Path) -> dict:
+    director = Director(model, read_story(path), pool_on="host", engine=CountingEngine)
+    engine, config = director.engine, model.transformer.config
+    for _ in director:
+        pass
+    per_layer = np.stack(engine.counts) / (config.num_layers * engine.films)
+
+    def means(rows: np.ndarray) -> dict:
+        held, *missing = rows.mean(axis=0).tolist()
+        return {"held": held, "missing": dict(zip(KEPT, missing, strict=True)), "near": 1 - missing[0] / held}
+
+    return {
+        "chunks": len(per_layer),
+        "passes": director.sampler.steps + 1,
+        "per layer and chunk": means(per_layer),
+        "per layer and chunk, second half": means(per_layer[len(per_layer) // 2 :]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="model folder (default: the embedded student)")
+    parser.add_argument("--story", type=Path, action="append", required=True, help="may be given more than once")
+    flags = parser.parse_args()
+    model = load_model(flags.model)
+    result = {
+        "benchmark": "host_pool",
+        "films": {path.stem: film(model, path) for path in flags.story},
+        "command": shlex.join(["python", *sys.argv]),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "software": software(),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    run(main)
