@@ -18,8 +18,8 @@ GB = 10**9
 def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
     """What of a pool on the host is on the device too, in newest chunks and retrieved frames; None for a pool on the device.
 
-    The chunks are the window, which every pass reads, and the chunk that has just left it, of which memory takes a fifth of its frames; the frames
-    that it took for the last commit are half of those that it wants next (StoryWorld's demo).
+    The chunks are the window, which every pass reads, and the one that has just left it; the frames those of the last commit. Together they are three
+    fifths to four fifths of what memory wants next (benchmarks/host_pool.py).
 
     `UsageError` for an unknown place.
     """
