@@ -71,7 +71,8 @@ TABLES = {
         curves={},
         made="The base of the second row is trained from nothing on films of one shot, and then distilled: the first stage on its own films, the second on multi-shot films, as the student is. "
         "At the base scale all three stages are shorter than those of the first row: their steps are in the commands below, against 14,900 of the embedded base, 300 and 600 of its student. "
-        "As in the paper, what is left out is training, too, and the first comparison is not at equal compute; the bases of the last two rows had as many steps on as many films a step.",
+        "As in the paper, what is left out is training, too, and the first comparison is not at equal compute; the bases of the last two rows had as many steps on as many films a step. "
+        "At the base scale they are too young to draw characters: who is not found counts as wrong, so their recall is below chance and says nothing of memory.",
     ),
     "memory": Table(
         title="Memory: none, a sink of first frames, or routed by content",
