@@ -58,14 +58,17 @@ def joined() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        atexit.register(_end_alone)
+        at_end = threading.Event()
+        # Begun now: from 3.12 on, Python begins no thread while it ends.
+        leaving = threading.Thread(target=lambda: at_end.wait() and jax.distributed.shutdown(), daemon=True)
+        leaving.start()
+        atexit.register(_end_alone, at_end, leaving)
         raise
 
 
-def _end_alone() -> None:
+def _end_alone(at_end: threading.Event, leaving: threading.Thread) -> None:
     """Takes leave of the others, but does not wait for those who do not come: jax would, for as long as for the first's film."""
-    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    leaving.start()
+    at_end.set()
     leaving.join(LONELY_END)
     if leaving.is_alive():
         os._exit(1)
