@@ -9,9 +9,6 @@ Also by what else could have been kept on the device instead: only the chunk beh
 
 import argparse
 import json
-import os
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from causalcine_jax.diffusion.solvers import sample
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import Made, RolloutEngine, noise_of
 from causalcine_jax.generation.model_folder import load_model
-from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.generation.provenance import made_here
 from causalcine_jax.generation.rollout import chunk_pass
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
@@ -102,10 +99,7 @@ def main() -> None:
     result = {
         "benchmark": "host_pool",
         "films": {path.stem: film(model, path) for path in flags.story},
-        "command": shlex.join(["python", *sys.argv]),
-        "device": device(),
-        "cores": os.cpu_count(),
-        "software": software(),
+        **made_here(),
     }
     print(json.dumps(result, indent=2))
 

@@ -21,9 +21,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +40,7 @@ from causalcine_jax.evaluation.recall import CHANCE, CHUNKS_JUDGED, ReturnCase, 
 from causalcine_jax.evaluation.true_films import true_film
 from causalcine_jax.generation.chosen_model import chosen_model
 from causalcine_jax.generation.model_folder import load_model
-from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.generation.provenance import made_here
 from causalcine_jax.models.kv_cache import pool_frames_for
 
 WHOLE, INT8, OLDEST, LEAST = "whole film", "whole film, int8", "oldest", "least_retrieved"
@@ -195,10 +192,7 @@ def main() -> None:
         "pool_bytes": pools,
         **summary(records),
         "intervals": "95 %: Wilson for shares, percentile bootstrap over cases for means and paired differences",
-        "command": shlex.join(["python", *sys.argv]),
-        "device": device(),
-        "cores": os.cpu_count(),
-        "software": software(),
+        **made_here(),
     }
     print(json.dumps(result, indent=2))
 

@@ -29,18 +29,8 @@ from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
 from causalcine_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
-SAME = (
-    "preset",
-    "dtype",
-    "batch",
-    "repeats",
-    "pool_frames",
-    "pool_on",
-    "sampler",
-    "kv_dtype",
-    "tiny_decoder",
-    "peer",
-)  # flags and settings alike
+# Flags and settings alike.
+SAME = ("preset", "dtype", "batch", "repeats", "pool_frames", "pool_on", "sampler", "kv_dtype", "tiny_decoder", "peer")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -30,6 +30,9 @@ from causalcine_jax.cli import run
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError
 
+# Of a film's memory: flags and fields of a request alike.
+ASKED = ("pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "pool_on")
+
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The command's own flags, and those of the config."""
@@ -89,20 +92,7 @@ def memory(flags: argparse.Namespace) -> None:
     from causalcine_jax.parallel.memory_plan import Request, memory_plan
     from causalcine_jax.parallel.memory_table import table, to_json
 
-    plan = memory_plan(
-        Request(
-            flags.model,
-            height,
-            width,
-            flags.pool_frames,
-            flags.devices,
-            flags.guidance,
-            flags.dtype,
-            flags.pool_gb,
-            flags.kv_dtype,
-            flags.pool_on,
-        )
-    )
+    plan = memory_plan(Request(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED}))
     print(to_json(plan) if flags.json else table(plan))
 
 

@@ -155,13 +155,13 @@ def measure_targets(device: str, folder: Path, configs: str, say: Callable[[str]
 def targets_table(runs: tuple[Run, ...], folder: Path) -> str:
     """Markdown: a row per target, with what was measured of it so far."""
     rows = ["| target | bound | measured | | run |", "|---|---|---|---|---|"]
-    for run in runs:
-        record = _read(folder / f"{run.name}.json")
+    records = [_read(folder / f"{run.name}.json") for run in runs]
+    for run, record in zip(runs, records, strict=True):
         for target in run.targets:
             value = _number(record, target.number)
             measured = "| |" if value is None else f"{target.shown(value)} | {'met' if target.met(value) else 'not met'} |"
             rows.append(f"| {target.words} | {target.bound} | {measured} {run.name} |")
-    if heads := list(dict.fromkeys(_on(record) for run in runs if (record := _read(folder / f"{run.name}.json")).get("device"))):
+    if heads := dict.fromkeys(_on(record) for record in records if record.get("device")):
         rows += ["", *heads]
     return "\n".join(rows)
 

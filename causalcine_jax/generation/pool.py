@@ -6,13 +6,11 @@ import jax
 
 from causalcine_jax.config import POOL_PLACES, MemoryConfig
 from causalcine_jax.errors import UsageError, nearest
-from causalcine_jax.generation.host_memory import check_host_room, in_its_places, physical_memory
+from causalcine_jax.generation.host_memory import GB, check_host_room, in_its_places, physical_memory
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.models.dit import token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.parallel.mesh import active_mesh
-
-GB = 10**9
 
 
 def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:

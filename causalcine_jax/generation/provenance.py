@@ -10,8 +10,11 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import shlex
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +136,11 @@ def device() -> dict[str, Any]:
 
     first = jax.devices()[0]
     return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count(), "host": platform.machine()}
+
+
+def made_here() -> dict[str, Any]:
+    """What a benchmark's numbers stand beside: the command that printed them, and what it ran on."""
+    return {"command": shlex.join(["python", *sys.argv]), "device": device(), "cores": os.cpu_count(), "software": software()}
 
 
 def pretty(data: Any, indent: str = "") -> str:
