@@ -178,6 +178,17 @@ ENTRY %main (i: s32[], stack: bf16[40,64,128], x.1: bf16[8,64], outs: bf16[40,8,
     assert memory_traffic(parse_hlo(program)) == (index + weights + x + y) + (y + index + y)
 
 
+def test_traffic_of_the_kernel_that_takes_frames_out_of_a_pool():
+    program = """
+ENTRY %main (rows: s32[2], pool: bf16[50,8,128]) -> bf16[2,8,128] {
+  %rows = s32[2]{0} parameter(0)
+  %pool = bf16[50,8,128]{2,1,0} parameter(1)
+  ROOT %frames = bf16[2,8,128]{2,1,0} custom-call(%rows, %pool), custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/gather_frames/pallas_call"}
+}
+"""
+    assert memory_traffic(parse_hlo(program)) == 2 * (2 * 8 * 128 * 2)
+
+
 def test_flops_of_loops_recomputation_choices_and_convolutions():
     weights, x = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32), jax.ShapeDtypeStruct((4, 32), jnp.float32)
     layer = 2 * 4 * 32 * 32

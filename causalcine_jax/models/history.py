@@ -5,7 +5,8 @@
 Keys and values of a pool are on the device, or in host memory, so that a film's history may outgrow the accelerator. There a layer has on the device
 all that routing reads, and the frames that it will most likely want: those of the newest chunks, and those that memory brought over for the last
 commit. Any other frame is copied when a field holds it: this layer's part, as it is stored, one asynchronous copy each of keys and values. It is the
-same numbers wherever they lie, so the same film.
+same numbers wherever they lie, so the same film. What a scan over layers takes apart it slices, and a slice is a copy to a TPU and to host memory: there
+the pool is handed to every layer whole.
 """
 
 import dataclasses
@@ -22,17 +23,17 @@ from causalcine_jax.models.receptive_field import ReceptiveField
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class HostFrames:
-    """One layer's frames of a pool in host memory.
+class PoolFrames:
+    """One layer's frames of a pool that is handed over whole.
 
-    stored  values of all layers' frames, in host memory; a scan hands it over whole, for what it slices it would copy
+    stored  values of all layers' frames
     scale   of this layer's frames, where they are quantised
-    near    values of those of this layer's frames that are on the device too
+    near    where `stored` is in host memory: values of those of this layer's frames that are on the device too
     """
 
     stored: Shaped[Array, "l b f p h d"]
     scale: Float[Array, "b f h"] | None
-    near: Shaped[Array, "b n p h d"]
+    near: Shaped[Array, "b n p h d"] | None
 
 
 @jax.tree_util.register_dataclass
@@ -40,11 +41,11 @@ class HostFrames:
 class History:
     """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty).
 
-    Of a pool in host memory, also which layer this is, and the indices in the film of the frames that are near.
+    Of a pool that is handed over whole, also which layer this is; of one in host memory, the indices in the film of the frames that are near.
     """
 
-    k: Frames | HostFrames  # [b, f, p, h, d]
-    v: Frames | HostFrames
+    k: Frames | PoolFrames  # [b, f, p, h, d]
+    v: Frames | PoolFrames
     descriptors: Float[Array, "b f h d"]
     time: Int[Array, " f"]
     layer: Int[Array, ""] | None = None
@@ -53,33 +54,50 @@ class History:
 
 def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
     """Keys and values [b, r, p, h, d] of the field's frames, as they are stored; what lies beyond its length is arbitrary, but finite."""
-    if past.near is not None:
-        return _brought_over(past, field)
-    return tuple(jax.tree.map(lambda stored: _gather(stored, field.frame), frames) for frames in (past.k, past.v))
+    sources = (past.k, past.v)
+    if past.layer is None:
+        return tuple(jax.tree.map(lambda stored: _gather(stored, field.frame), frames) for frames in sources)
+    values = _picked(past, field) if past.near is None else _brought_over(past, field)
+    stored = lambda value, scale: value if scale is None else Quantised(value, _gather(scale, field.frame))
+    return tuple(stored(value, frames.scale) for value, frames in zip(values, sources, strict=True))
 
 
 def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped[Array, "b r *d"]:
     return jax.vmap(lambda frames, index: frames[index])(stored, index)
 
 
-def _brought_over(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
-    """`take` where not all frames are on the device."""
+def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
+    """Values of the field's frames out of those of all layers, on a TPU."""
+    from causalcine_jax.models.frame_gather import gather_frames  # imported where it is used: Pallas for TPUs
+
+    rows, shape = _rows_of(past, field.frame), field.frame.shape
+    values = (gather_frames(_in_rows(frames.stored), rows) for frames in (past.k, past.v))
+    return [value.reshape(*shape, *value.shape[1:]) for value in values]
+
+
+def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
+    """Values of the field's frames where not all are on the device."""
     is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
     missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
     sources = (past.k, past.v)
     values = [_gather(frames.near, jnp.argmax(is_near, axis=-1)) for frames in sources]
-    values = _with_copies(values, [frames.stored for frames in sources], past.layer, field.frame, missing)
-    stored = lambda value, scale: value if scale is None else Quantised(value, _gather(scale, field.frame))
-    return tuple(stored(value, frames.scale) for value, frames in zip(values, sources, strict=True))
+    return _with_copies(values, [_in_rows(frames.stored) for frames in sources], _rows_of(past, field.frame), missing)
 
 
-def _with_copies(values, stored, layer: Int[Array, ""], frame: Int[Array, "b r"], missing: Bool[Array, "b r"]):
-    """`values` [b, r, p, h, d] with copies of the stored frames in the places that are `missing`, and only those are read."""
-    _, films, frames = stored[0].shape[:3]
+def _in_rows(stored: Shaped[Array, "l b f p h d"]) -> Shaped[Array, "lbf p h d"]:
+    """One axis to slice along: a TPU's copies from host memory have no more."""
+    return stored.reshape(-1, *stored.shape[3:])
+
+
+def _rows_of(past: History, frame: Int[Array, "b r"]) -> Int[Array, " br"]:
+    """Where this layer's frames are in those rows."""
+    _, films, frames = past.k.stored.shape[:3]
+    return ((past.layer * films + jnp.arange(films)[:, None]) * frames + frame).reshape(-1)
+
+
+def _with_copies(values, stored, source: Int[Array, " br"], missing: Bool[Array, "b r"]):
+    """`values` [b, r, p, h, d] with copies of the stored frames `source` in the places that are `missing`, and only those are read."""
     place = jnp.argsort(~missing.reshape(-1), stable=True)
-    source = ((layer * films + jnp.arange(films)[:, None]) * frames + frame).reshape(-1)
-    # One axis to slice along: a TPU's copies from host memory have no more.
-    stored = [array.reshape(-1, *array.shape[3:]) for array in stored]
 
     def copied(turn, values):
         at = place[turn]

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.history import History, HostFrames
+from causalcine_jax.models.history import History, PoolFrames
+from causalcine_jax.models.platform import platform
 from causalcine_jax.models.quantised import Frames, Quantised, stored_as, values_of, zeros
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.usage import usage_after
@@ -118,18 +119,19 @@ class KVCache:
         frames = self.time[:, None] * self.chunk_frames + jnp.arange(self.chunk_frames, dtype=jnp.int32)
         return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
 
-    def layers(self) -> History:
-        """What a scan over layers takes apart: arrays [l, ...]. What all layers share is missing until `of_layer`."""
-        if self.near is None:
+    def layers(self, readers: int = 1) -> History:
+        """What a scan over layers takes apart: arrays [l, ...], for so many segments to gather from. What all layers share is missing until `of_layer`."""
+        if self.near is None and (platform() != "tpu" or readers > 1):
             return History(self.k, self.v, self.descriptors, None)
-        part = lambda frames, near: HostFrames(None, frames.scale if isinstance(frames, Quantised) else None, near)
-        k, v = part(self.k, self.near.k), part(self.v, self.near.v)
-        return History(k, v, self.descriptors, None, jnp.arange(self.descriptors.shape[0], dtype=jnp.int32), self.near.time)
+        part = lambda frames, near: PoolFrames(None, frames.scale if isinstance(frames, Quantised) else None, near)
+        near = self.near or Near(None, None, None, 0)
+        k, v = part(self.k, near.k), part(self.v, near.v)
+        return History(k, v, self.descriptors, None, jnp.arange(self.descriptors.shape[0], dtype=jnp.int32), near.time)
 
     def of_layer(self, part: History) -> History:
         """A layer's part of `layers`, whole."""
         part = dataclasses.replace(part, time=self.frame_time())
-        if self.near is None:
+        if part.layer is None:
             return part
         whole = lambda frames, stored: dataclasses.replace(frames, stored=values_of(stored))
         return dataclasses.replace(part, k=whole(part.k, self.k), v=whole(part.v, self.v))

@@ -213,7 +213,7 @@ def transformer_pass(
             return out, field, None
         return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:]), jax.tree.map(lambda a: a[-1], taken))
 
-    cached = None if history is None else history.layers()
+    cached = None if history is None else history.layers(readers=len(chunk_index))
     x, kept, taps = scan_layers(layer, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features, remat)
     kv, field = kept
     first = clean_segments if first_output is None else first_output

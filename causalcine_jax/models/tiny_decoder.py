@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.nn import Module, Param
 from causalcine_jax.models.vae_layers import Past, conv2d, conv_init
-from causalcine_jax.parallel.mesh import cut_frames
+from causalcine_jax.parallel.mesh import frames_axis
 from causalcine_jax.parallel.sharding import gathered
 
 LATENT_CHANNELS = 16
@@ -99,8 +99,8 @@ class TinyDecoder(Module):
         if latents.shape[-1] != LATENT_CHANNELS:
             raise UsageError(f"tiny decoder: cannot decode latents of {latents.shape[-1]} channels; Wan2.1's have {LATENT_CHANNELS}")
         net = gathered(self)
-        x = cut_frames(latents.astype(net.conv_in.weight[...].dtype))
-        x = jax.nn.relu(net.conv_in(3 * jnp.tanh(x / 3)))
+        past.axis = frames_axis(*latents.shape[2:4])
+        x = jax.nn.relu(net.conv_in(3 * jnp.tanh(latents.astype(net.conv_in.weight[...].dtype) / 3)))
         for stage in net.stages:
             x = stage(x, past)
         return 2 * jnp.clip(net.conv_out(jax.nn.relu(x)), 0, 1) - 1

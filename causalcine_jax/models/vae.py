@@ -23,7 +23,7 @@ from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.vae_layers import CausalConv3d, Downsample, Head, Past, PointConv, ResidualBlock, Upsample, middle
-from causalcine_jax.parallel.mesh import cut_frames
+from causalcine_jax.parallel.mesh import frames_axis
 from causalcine_jax.parallel.sharding import gathered
 
 Video = Float[Array, "b t h w 3"]
@@ -155,9 +155,11 @@ class VAE(Module):
                 f"vae: cannot encode {frames} frames of {height}x{width}; needs {wanted}, and height and width divisible by {space}"
             )
         encoder, point = gathered((self.encoder, self.conv1))
-        mean, log_variance = jnp.split(point(encoder(cut_frames(video, space), past)), 2, axis=-1)
+        past.axis = frames_axis(height // space, width // space)
+        mean, log_variance = jnp.split(point(encoder(video, past)), 2, axis=-1)
         return mean, log_variance
 
     def _decode(self, latents: Latents, past: Past) -> Video:
         point, decoder = gathered((self.conv2, self.decoder))
-        return decoder(point(cut_frames(latents)), past)
+        past.axis = frames_axis(*latents.shape[2:4])
+        return decoder(point(latents), past)

@@ -23,22 +23,27 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.models.nn import Module, Param
 from causalcine_jax.models.platform import platform
+from causalcine_jax.parallel.mesh import cut_frames
 
 Frames = Float[Array, "b t h w c"]
 
 
 class Past:
-    """The frames before the ones now computed. `Past()` begins a film, `Past(cache)` goes on where another `Past` ended."""
+    """The frames before the ones now computed. `Past()` begins a film, `Past(cache)` goes on where another `Past` ended.
+
+    axis  along which all frames are cut over a mesh's devices. Every layer says so again: a compiler that loses it makes all frames on all of them
+    """
 
     def __init__(self, cache: tuple[Array, ...] = ()):
         self.first = not cache
         self._old = iter(cache)
         self._new = []
+        self.axis: int | None = None
 
     def extend(self, x: Frames, frames: int = 2) -> Frames:
         """x with the `frames` frames before it in front; the newest `frames` are kept for the next call."""
         old = jnp.zeros_like(x, shape=(x.shape[0], frames, *x.shape[2:])) if self.first else next(self._old).astype(x.dtype)
-        x = jnp.concatenate([old, x], axis=1)
+        x = cut_frames(jnp.concatenate([old, x], axis=1), self.axis)
         self._new.append(x[:, -frames:])
         return x
 

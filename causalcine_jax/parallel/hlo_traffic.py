@@ -13,6 +13,7 @@ FREE = {
     "iota", "opt-barrier", "copy-start", "copy-done", "async-start", "async-update", "async-done",
 }  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
+PICKS = "gather_frames"  # models/frame_gather.py: a kernel is given the whole pool and reads what it returns
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
 
 def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     operands = [_main(operand) for operand in computation.operands(one)]
-    if one.opcode in SLICES:
+    if one.opcode in SLICES or (one.opcode == "custom-call" and PICKS in one.source):
         return 2 * _main(one)
     if one.opcode == "dynamic-update-slice":
         return 2 * (operands[1] if len(operands) > 1 else 0)

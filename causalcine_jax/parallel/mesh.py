@@ -48,14 +48,16 @@ def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
 
 
-def cut_frames(frames: Float[Array, "b t h w c"], pixels: int = 1) -> Float[Array, "b t h w c"]:
-    """Frames cut over "seq" along their height, else along their width, into whole groups of `pixels`; whole where that divides neither."""
+def frames_axis(height: int, width: int) -> int | None:
+    """Which axis of latent frames [b, t, h, w, c], and of all that a VAE makes of them, is cut over "seq": height, else width; None where that divides neither."""
     mesh = active_mesh()
-    if mesh is None:
-        return frames
-    by_height = frames.shape[2] % (pixels * mesh.shape["seq"]) == 0
-    by_width = frames.shape[3] % (pixels * mesh.shape["seq"]) == 0
-    return cut(frames, "data", None, "seq" if by_height else None, "seq" if by_width and not by_height else None)
+    sides = () if mesh is None else ((2, height), (3, width))
+    return next((axis for axis, side in sides if side % mesh.shape["seq"] == 0), None)
+
+
+def cut_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
+    """Frames cut over "seq" along `axis`."""
+    return cut(frames, "data", None, *("seq" if side == axis else None for side in (2, 3)))
 
 
 def check_cut(mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens: int) -> None:
