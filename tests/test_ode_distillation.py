@@ -109,6 +109,8 @@ def test_the_kept_times_are_the_students():
 def test_step_lists_that_cannot_be_are_refused():
     with pytest.raises(UsageError, match=r"times 700 \(nearest 6.*are not among the teacher's 48 steps at shift 5"):
         ODEInit(NULL, SelfForcingConfig(step_list=(1000.0, 700.0)).sampler, ODEConfig().sampler(5.0))
+    with pytest.raises(UsageError, match=r"times_at_once 3 does not divide the student's 4 times"):
+        ODEInit(NULL, SelfForcingConfig().sampler, ODEConfig().sampler(5.0), times_at_once=3)
     with pytest.raises(UsageError, match=r"step_list must fall from at most 1000 to above 0"):
         tiny_config(stage="ode_init", teacher="somewhere", self_forcing=SelfForcingConfig(step_list=(500.0, 900.0)))
 
@@ -128,8 +130,10 @@ def test_the_loss_is_the_distance_of_the_students_guess_to_the_end(nets, batch, 
     assert float(jnp.abs(gradient["student"].head.weight[...]).max()) > 0
 
 
-def test_all_times_in_one_pass_are_the_passes_one_by_one(nets, batch, trajectory):
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
     """A noisy segment sees clean history and itself: neither the other times' segments nor a clean copy of its own chunk change it."""
+    task = dataclasses.replace(TASK, times_at_once=at_once)
     transformer, text_encoder = nets
     clean, shots = jnp.asarray(batch["latents"]), batch["shot_of_chunk"]
     text = text_encoder(batch["token_ids"], batch["token_ids"] != 0)
@@ -137,7 +141,7 @@ def test_all_times_in_one_pass_are_the_passes_one_by_one(nets, batch, trajectory
 
     @jax.jit
     def together(model):
-        velocity, pull = jax.vjp(lambda model: student_velocity(TASK, model, clean, trajectory.points, text, shots), model)
+        velocity, pull = jax.vjp(lambda model: student_velocity(task, model, clean, trajectory.points, text, shots), model)
         return velocity, pull(weight)[0]
 
     @jax.jit

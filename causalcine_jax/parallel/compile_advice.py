@@ -46,6 +46,8 @@ def _of_stage(plan: CompilePlan) -> list[str]:
         found.append(
             f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, and gathers them at each of its passes"
         )
+    if config.stage == "ode_init" and config.ode.times_at_once != 1:
+        found.append("--config.ode.times_at_once=1 learns from a trajectory's times one after the other")
     if config.stage == "ode_init" and not config.ode.store:
         found.append("--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the teacher and its history")
     if config.stage == "dmd":

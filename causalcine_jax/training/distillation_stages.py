@@ -68,8 +68,9 @@ def ode_init_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> ODEInit:
     student = config.self_forcing.sampler
     teacher = config.ode.sampler(student.shift)
     return ODEInit(
-        null_prompt, student, teacher, config.memory, config.chunk_frames, **config.saving, rollout_weights=config.rollout_weights
-    )
+        null_prompt, student, teacher, config.memory, config.chunk_frames,
+        **config.saving, rollout_weights=config.rollout_weights, times_at_once=config.ode.times_at_once or None,
+    )  # fmt: skip
 
 
 def ode_init_updates(config: TrainConfig, task: ODEInit) -> tuple[Update, ...]:

@@ -9,7 +9,8 @@ this chunk after these clean ones, would end. The student inherits the teacher's
 Causal Forcing (arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
 
 A trajectory costs far more than the student's step on it, so the student learns from all its times at once. Every noisy segment of the pass
-attends to itself and to the clean chunks before it alone, so the film's clean half is computed once for all times.
+attends to itself and to the clean chunks before it alone, so the film's clean half is computed once for all times; or, where memory is short, once
+for each group of them.
 """
 
 from collections.abc import Iterable
@@ -44,17 +45,20 @@ class ODEConfig:
     guidance  its classifier-free guidance, which the student learns to do without; 1 means none
     store     folder of trajectories, made first if it is missing and then read as often as wanted; "" computes each batch's on the fly
     films     in that store, spread evenly over the latent store's
+    times_at_once  of a trajectory that the student learns from in one pass; 0 for all. Fewer keep less for the backward pass, which then makes each pass again
     """
 
     steps: int = 48
     guidance: float = 6.0
     store: str = ""
     films: int = 256
+    times_at_once: int = 0
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("ode.steps", self.steps, 1, flow.TRAIN_TIMES)
         yield from range_faults("ode.guidance", self.guidance, 0)
         yield from range_faults("ode.films", self.films, 1)
+        yield from range_faults("ode.times_at_once", self.times_at_once, 0)
 
     def sampler(self, shift: float) -> SamplerConfig:
         """The teacher's sampler, on the student's schedule."""
@@ -67,6 +71,7 @@ class ODEInit:
 
     student, teacher  their samplers. `UsageError` if a student's time is none of the teacher's
     stored            batches hold trajectories (trajectory_store.py); False: films, and the teacher is asked
+    times_at_once     None for all; a number that does not divide them is a `UsageError`
     """
 
     null_prompt: tuple[int, ...]
@@ -78,9 +83,12 @@ class ODEInit:
     segments_at_once: int | None = None
     rollout_weights: str = "gathered"
     stored: bool = False
+    times_at_once: int | None = None
 
     def __post_init__(self):
-        _ = self.kept
+        times = len(self.kept)
+        if self.times_at_once and times % self.times_at_once:
+            raise UsageError(f"ode.times_at_once {self.times_at_once} does not divide the student's {times} times")
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -164,15 +172,25 @@ def student_velocity(
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
 ) -> Float[Array, "k b f h w c"]:
-    """The student's velocity at `points`, x at each of its K times, after the clean chunks before each: K times `teacher_forced`, in one pass."""
+    """The student's velocity at `points`, x at each of its K times, after the clean chunks before each: K times `teacher_forced`, in one pass, or in a
+    few, each made again in the backward pass."""
+    times = jnp.asarray(task.times, jnp.float32)
+    some = lambda part: _velocity_at(task, student, clean, *part, text, shot_of_chunk)
+    if task.times_at_once in (None, len(times)):
+        return some((points, times))
+    groups = jax.tree.map(lambda a: a.reshape(-1, task.times_at_once, *a.shape[1:]), (points, times))
+    return jax.lax.map(jax.checkpoint(some, prevent_cse=False), groups).reshape(points.shape)
+
+
+def _velocity_at(task: ODEInit, student: Transformer, clean, points, times: Float[Array, " k"], text, shot_of_chunk):
+    """`student_velocity` at K of its times."""
     (films, frames), chunks = clean.shape[:2], shot_of_chunk.shape[1]
     index, count = jnp.arange(chunks, dtype=jnp.int32), len(points)
-    noisy_times = jnp.broadcast_to(jnp.repeat(jnp.asarray(task.times, jnp.float32), chunks), (films, count * chunks))
     out = transformer_pass(
         student,
         # Nothing attends to the last clean chunk, so it is left out.
         jnp.concatenate([clean[:, : frames - task.chunk_frames], *points], axis=1),
-        jnp.concatenate([jnp.zeros((films, chunks - 1)), noisy_times], axis=1),
+        jnp.concatenate([jnp.zeros((films, chunks - 1)), jnp.broadcast_to(jnp.repeat(times, chunks), (films, count * chunks))], axis=1),
         jnp.concatenate([index[:-1], jnp.tile(index, count)]),
         embed_text(student, text),
         jnp.concatenate([shot_of_chunk[:, :-1], jnp.tile(shot_of_chunk, (1, count))], axis=1),
