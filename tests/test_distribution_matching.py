@@ -87,6 +87,21 @@ def test_who_learns_from_the_generators_loss(nets, batch):
     }
 
 
+def test_a_film_that_is_committed_again_teaches_the_same(nets, batch):
+    again = dataclasses.replace(TASK, self_forcing=dataclasses.replace(TASK.self_forcing, recommit=True))
+    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    rest = {name: net for name, net in nets.items() if name != "student"}
+
+    def learned(task):
+        loss = jax.jit(jax.value_and_grad(generator_loss(task), has_aux=True))
+        (value, _), gradient = loss({"student": nets["student"]}, rest, batch, jax.random.key(0))
+        return value, flat(gradient)
+
+    (value, gradient), (wanted, wanted_gradient) = learned(again), learned(TASK)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(jnp.linalg.norm(gradient - wanted_gradient) / jnp.linalg.norm(wanted_gradient)) <= 1e-5
+
+
 def test_who_learns_from_the_critics_loss(nets, batch):
     found = learners(critic_loss(TASK), ["critic_mse", "discriminator", "r1"], nets, batch)
     assert found == {"critic_mse": {"fake_score"}, "discriminator": {"head"}, "r1": {"head"}}

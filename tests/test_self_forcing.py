@@ -100,7 +100,7 @@ CONFIG_OF_FRAMES = {frames: SelfForcingConfig(steps=3, grad_frames=frames) for f
 @functools.partial(jax.jit, static_argnames=("config", "remat"))
 def packed(model, text, made, weight, config, remat=False):
     """The last frames in one pass, and the gradient of their weighted sum with respect to model and text."""
-    x, pull = jax.vjp(lambda m, p: generated(m, made, p, SHOTS, config=config, memory=MEMORY, remat=remat), model, text)
+    x, pull = jax.vjp(lambda m, p: generated(m, made, p, SHOTS, config=config, memory=MEMORY, chunk_frames=CHUNK, remat=remat), model, text)
     return x, flat(pull(weight))
 
 

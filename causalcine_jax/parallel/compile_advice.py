@@ -51,6 +51,10 @@ def _of_stage(plan: CompilePlan) -> list[str]:
     if config.stage == "ode_init" and not config.ode.store:
         found.append("--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the teacher and its history")
     if config.stage == "dmd":
+        if not config.self_forcing.recommit:
+            found.append(
+                "--config.self_forcing.recommit=True makes the rollout's history again instead of keeping it while the film is scored"
+            )
         if config.self_forcing.grad_frames != config.chunk_frames:
             found.append("--config.self_forcing.grad_frames=N gives gradient to fewer of a film's last frames")
         if config.gan.on:

@@ -8,6 +8,7 @@ Both scores are causal multi-shot models in the packed pass. The critic (fake sc
 update of the student; `generator_loss` and `critic_loss` are the two. Sources: DMD (arXiv 2311.18828), DMD2 (2405.14867), Self-Forcing `model/dmd.py`.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,8 +24,9 @@ from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training import gan
 from causalcine_jax.training.gan import GANConfig
+from causalcine_jax.training.ode_distillation import clean_history
 from causalcine_jax.training.scoring import score_times, window, window_velocity, with_window
-from causalcine_jax.training.self_forcing import SelfForcingConfig, generated, student_rollout
+from causalcine_jax.training.self_forcing import Rollout, SelfForcingConfig, generated, student_rollout
 from causalcine_jax.training.state import Loss, Metrics, Nets
 
 NORMALIZERS = ("chunk", "film", "none")
@@ -140,39 +142,52 @@ def generator_loss(task: DistributionMatching) -> Loss:
         text, null = _texts(task, nets, batch)
         shots = batch["shot_of_chunk"]
         rollout = _rollout(task, nets, text, batch, key_rollout)
-        saving = {"remat": task.remat, "segments_at_once": task.segments_at_once}
-        x = generated(nets["student"], rollout, text, shots, config=config, memory=task.memory, **saving)
-        frames, film = x.shape[1], rollout.x0
-        part = lambda film: window(film, rollout.start, frames, task.chunk_frames)
+        film, start, frames = rollout.x0, rollout.start, config.frames(rollout.x0.shape[1])
+        part = lambda film: window(film, start, frames, task.chunk_frames)
         t, noise = _noise(task, key_score, film)
         noisy = flow.add_noise(film, noise, t)
 
         def denoised(net: str, guidance: float):
-            velocity = _velocity(task, nets[net], film, noisy, t, (text, null), shots, rollout.start, frames, guidance)
+            velocity = _velocity(task, nets[net], film, noisy, t, (text, null), shots, start, frames, guidance)
             return flow.x0_from_velocity(part(noisy), velocity, t)
 
         real, fake = denoised("teacher", dmd.real_guidance), denoised("fake_score", dmd.fake_guidance)
         gradient = dmd_gradient(part(film), real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer)
+        metrics = {"dmd_gradient": jnp.mean(jnp.abs(gradient)), "exit_step": rollout.exit.astype(jnp.float32)}
 
         def adversarial_of(x):
-            whole = with_window(film, x, rollout.start, task.chunk_frames)
-            logit = _logits(task, nets, film, flow.add_noise(whole, noise, t), t, text, shots, rollout.start, frames)
-            return gan.generator_term(logit)
+            whole = with_window(film, x, start, task.chunk_frames)
+            return gan.generator_term(_logits(task, nets, film, flow.add_noise(whole, noise, t), t, text, shots, start, frames))
 
-        value = follow(x, jax.lax.stop_gradient(gradient))
-        metrics = {"dmd": value, "dmd_gradient": jnp.mean(jnp.abs(gradient)), "exit_step": rollout.exit.astype(jnp.float32)}
+        pull = None
         if task.gan.on:
             # Its gradient in x is taken here: what remains is the student's own pass, as it is for the other term, and both can be compared.
-            adversarial, pull = jax.vjp(adversarial_of, jax.lax.stop_gradient(x))
-            in_x = jax.lax.stop_gradient(pull(jnp.ones(()))[0])
-            adversarial += jnp.sum(in_x * (x - jax.lax.stop_gradient(x)))
+            adversarial, pull_back = jax.vjp(adversarial_of, part(film))
+            pull = jax.lax.stop_gradient(pull_back(jnp.ones(()))[0])
+
+        x = _again(task, nets["student"], rollout, text, shots, after=(gradient, pull))
+        metrics["dmd"] = value = follow(x, jax.lax.stop_gradient(gradient))
+        if task.gan.on:
             weight = task.gan.generator_weight
+            adversarial += jnp.sum(pull * (x - jax.lax.stop_gradient(x)))
             value += weight * adversarial
             # Both as they are before the mean over x.
-            metrics |= {"adversarial": adversarial, "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(in_x))}
+            metrics |= {"adversarial": adversarial, "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(pull))}
         return value, _weighted(metrics)
 
     return loss
+
+
+def _again(task: DistributionMatching, student, rollout: Rollout, text, shots, *, after) -> Float[Array, "b g h w c"]:
+    """The rollout's frames with their gradient. Only once `after` is known: what this pass keeps for its gradient would else lie there while the film is scored."""
+    how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
+    kept = dataclasses.replace(rollout, pool=None) if task.self_forcing.recommit else rollout
+    kept, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(kept), after))
+    if task.self_forcing.recommit:
+        committing = for_many_passes(jax.lax.stop_gradient(student), task.rollout_weights)
+        kept = dataclasses.replace(kept, pool=clean_history(committing, kept.x0, text, shots, **how))
+    saving = {"remat": task.remat, "segments_at_once": task.segments_at_once}
+    return generated(student, kept, text, shots, config=task.self_forcing, **how, **saving)
 
 
 def critic_loss(task: DistributionMatching) -> Loss:

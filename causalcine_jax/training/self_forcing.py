@@ -40,6 +40,8 @@ class SelfForcingConfig:
     exit           the step whose guess a chunk keeps: random (one for all chunks of all films) or last (always all steps)
     grad_frames    how many frames of the film carry gradient, whole chunks, from a random chunk on; 0 for the whole film
     context_noise  time at which a chunk is committed, noised to it: 0 commits it clean, as generation does
+    recommit       the film is committed once more for the student's gradient, where the rollout's pool would else be kept while the film is scored:
+                   a commit per chunk for a pool's memory
     """
 
     steps: int = 4
@@ -48,6 +50,7 @@ class SelfForcingConfig:
     exit: str = "random"
     grad_frames: int = 21
     context_noise: float = 0.0
+    recommit: bool = False
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -85,6 +88,8 @@ class SelfForcingConfig:
             yield f"self_forcing.grad_frames must be at least 0, not {self.grad_frames}"
         if not 0 <= self.context_noise < flow.TRAIN_TIMES:
             yield f"self_forcing.context_noise must be at least 0 and less than {flow.TRAIN_TIMES}, not {self.context_noise}"
+        if self.recommit and self.context_noise:
+            yield "self_forcing.recommit commits films clean: it needs self_forcing.context_noise=0"
 
 
 @jax.tree_util.register_dataclass
@@ -96,14 +101,14 @@ class Rollout:
     xt     what the sampler's exit step started from
     exit   that step, counted from 0
     start  the first chunk of those with gradient
-    pool   the keys and values of all chunks
+    pool   the keys and values of all chunks; None where they are to be made again
     """
 
     x0: Float[Array, "b f h w c"]
     xt: Float[Array, "b f h w c"]
     exit: Int[Array, ""]
     start: Int[Array, ""]
-    pool: KVCache
+    pool: KVCache | None
 
 
 def student_rollout(
@@ -156,6 +161,7 @@ def generated(
     *,
     config: SelfForcingConfig,
     memory: MemoryConfig,
+    chunk_frames: int,
     remat: int = 0,
     segments_at_once: int | None = None,
 ) -> Float[Array, "b g h w c"]:
@@ -163,10 +169,10 @@ def generated(
     table = schedule(config.sampler)
     t, sigma = (jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas))
     frames = config.frames(rollout.xt.shape[1])
-    xt = window(rollout.xt, rollout.start, frames, rollout.pool.chunk_frames)
+    xt = window(rollout.xt, rollout.start, frames, chunk_frames)
     velocity = teacher_forced(
         model, None, xt, t, text, shot_of_chunk,
-        memory=memory, chunk_frames=rollout.pool.chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool),
+        memory=memory, chunk_frames=chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool),
         remat=remat, segments_at_once=segments_at_once,
     )  # fmt: skip
     return xt - sigma * velocity.astype(jnp.float32)
