@@ -178,6 +178,62 @@ ENTRY %main (i: s32[], stack: bf16[40,64,128], x.1: bf16[8,64], outs: bf16[40,8,
     assert memory_traffic(parse_hlo(program)) == (index + weights + x + y) + (y + index + y)
 
 
+def test_what_tpus_write_several_times_is_one_collective_and_an_all_reduce_kept_in_part_a_reduce_scatter():
+    """As v5e's compiler writes them: an all-gather begun, run beside a product and waited for; and an operand list with its comment."""
+    buffers = "bf16[64,128], bf16[512,128], s32[2]"
+    gather = 'all-gather(%p0), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="3"}, metadata={op_name="gather"}'
+    program = f"""
+%begin (p0: bf16[64,128]) -> ({buffers}) {{
+  %p0 = bf16[64,128] parameter(0)
+  %all-gather.1 = bf16[512,128] {gather}
+  ROOT %started = ({buffers}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%async_collective_fusion.1 (p0: bf16[64,128], p1: bf16[512,128], p2: f32[32,32]) -> (f32[32,32], bf16[64,128], bf16[512,128], bf16[512,128]) {{
+  %p0 = bf16[64,128] parameter(0)
+  %p1 = bf16[512,128] parameter(1)
+  %p2 = f32[32,32] parameter(2)
+  %squared = f32[32,32] convolution(%p2, %p2), dim_labels=bf_io->bf
+  %all-gather.2 = bf16[512,128] {gather}
+  ROOT %both = (f32[32,32], bf16[64,128], bf16[512,128], bf16[512,128]) tuple(%squared, %p0, %p1, %all-gather.2)
+}}
+
+%end (p0: bf16[64,128], p1: bf16[512,128]) -> bf16[512,128] {{
+  %p0 = bf16[64,128] parameter(0)
+  %p1 = bf16[512,128] parameter(1)
+  %all-gather.3 = bf16[512,128] {gather}
+  ROOT %done = bf16[512,128] custom-call(%p0, %p1, %all-gather.3), custom_call_target="AsyncCollectiveDone"
+}}
+
+%all-reduce-scatter.clone (p: bf16[512,128]) -> bf16[64,128] {{
+  %p = bf16[512,128] parameter(0)
+  %summed = bf16[512,128] all-reduce(%p), replica_groups=[1,8]<=[8], to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %mine = bf16[64,128] dynamic-slice(%summed, %zero, %zero), dynamic_slice_sizes={{64,128}}
+}}
+
+ENTRY %main (w: bf16[64,128], x: f32[32,32]) -> bf16[64,128] {{
+  %w = bf16[64,128] parameter(0)
+  %x = f32[32,32] parameter(1)
+  %start = ({buffers}) fusion(%w), kind=kCustom, calls=%begin
+  %mine.1 = bf16[64,128] get-tuple-element(%start), index=0
+  %whole.1 = bf16[512,128] get-tuple-element(%start), index=1
+  %beside = (f32[32,32], bf16[64,128], bf16[512,128], bf16[512,128]) fusion(%mine.1, %whole.1, %x), kind=kOutput, calls=%async_collective_fusion.1
+  %mine.2 = bf16[64,128] get-tuple-element(%beside), index=1
+  %whole.2 = bf16[512,128] get-tuple-element(%beside), index=3
+  %whole = bf16[512,128] fusion(%mine.2, %whole.2), kind=kCustom, calls=%end
+  %six = (bf16[512,128], bf16[512,128]) all-reduce(%whole, /*index=5*/%whole), replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %part = bf16[64,128] fusion(%whole), kind=kCustom, calls=%all-reduce-scatter.clone
+}}
+"""
+    part, whole, product = 64 * 128 * 2, 512 * 128 * 2, 32 * 32 * 4
+    assert by_kind(collectives(parse_hlo(program), 8, 8)) == {
+        "all-reduce": (1, 2 * 2 * whole * 7 // 8), "all-gather": (1, 7 * part), "reduce-scatter": (1, whole * 7 // 8),
+    }  # fmt: skip
+    begun = part + (part + whole + 2 * 4)
+    assert memory_traffic(parse_hlo(program)) == begun + 2 * product + 2 * (2 * whole) + (whole + part)
+
+
 def test_flops_of_loops_recomputation_choices_and_convolutions():
     weights, x = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32), jax.ShapeDtypeStruct((4, 32), jnp.float32)
     layer = 2 * 4 * 32 * 32

@@ -10,6 +10,7 @@ _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"\b(?:calls|body|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_NOTE = re.compile(r"/\*.*?\*/")  # every fifth part of a long list is numbered
 _WHO = re.compile(r'op_name="([^"]*)"')
 _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
@@ -139,7 +140,7 @@ def parse_hlo(text: str) -> Program:
                 current = computations[head[2]] = Computation(head[2])
                 entry = head[2] if head[1] else entry
         elif name := _NAME.match(line):
-            one = _instruction(name[2], line[name.end() :], bool(name[1]))
+            one = _instruction(name[2], _NOTE.sub("", line[name.end() :]), bool(name[1]))
             current.instructions[one.name] = one
     if not entry:
         raise ValueError("this is no HLO text: it has no ENTRY computation")

@@ -1,12 +1,13 @@
 """Bytes that a compiled program moves between a device's memory and its arithmetic, and the arrays that take the most room.
 
 Each instruction reads its operands and writes its results once. Of an array that is only sliced, the slice counts; of one updated in place, the update; what lies
-in a TPU's on-chip memory not at all. Caches are not modelled.
+in a TPU's on-chip memory not at all; nor what a fusion only hands on, as those beside which a collective runs do with its buffers. Caches are not modelled.
 """
 
 from dataclasses import dataclass
 
 from causalcine_jax.parallel.hlo import Computation, Instruction, Program
+from causalcine_jax.parallel.hlo_collectives import goes_on
 
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id",
@@ -53,9 +54,28 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     if one.opcode != "fusion" or one.called[0] not in program.computations:
         return _main(one) + sum(operands)
     inner = program.computations[one.called[0]]
+    if "AsyncCollectiveDone" in inner.root.attributes:
+        return 0
     read = sum(_read(program, inner, name, whole) for name, whole in zip(_parameters(inner), operands, strict=False))
-    updated = _updated(program, inner, inner.root)
-    return read + (_main(one) if updated is None else updated)
+    return read + _written(program, inner, one)
+
+
+def _written(program: Program, inner: Computation, fusion: Instruction) -> int:
+    """Bytes that a fusion writes: of each of its results all, or where that is updated in place the update."""
+    results = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
+    if len(results) != len(fusion.arrays):
+        return _main(fusion)
+    total = 0
+    for array, result in zip(fusion.arrays, results, strict=True):
+        if array.main_memory and not _handed_on(inner, result):
+            updated = _updated(program, inner, result)
+            total += array.bytes if updated is None else updated
+    return total
+
+
+def _handed_on(inner: Computation, one: Instruction) -> bool:
+    """Whether a fusion beside which a collective runs has `one` as that collective's buffer only: its results so far, or a parameter returned as it came."""
+    return goes_on(inner, one) or (one.opcode == "parameter" and any(goes_on(inner, other) for other in inner.instructions.values()))
 
 
 def _parameters(inner: Computation) -> list[str]:
@@ -81,6 +101,8 @@ def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
         if name not in user.operands:
             continue
         used, first = True, user.operands.index(name) == 0
+        if goes_on(inner, user) or (user.root and user.opcode == "tuple" and _handed_on(inner, inner.instructions[name])):
+            continue
         if user.opcode == "bitcast":
             total += _read(program, inner, user.name, whole)
         elif user.opcode in SLICES and first:
