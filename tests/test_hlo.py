@@ -12,7 +12,7 @@ import pytest
 
 from causalcine_jax.parallel.hlo import parse_hlo
 from causalcine_jax.parallel.hlo_collectives import Collective, by_kind, collectives, first_group
-from causalcine_jax.parallel.hlo_traffic import largest_buffers, memory_traffic
+from causalcine_jax.parallel.hlo_traffic import host_copies, largest_buffers, memory_traffic
 from causalcine_jax.parallel.jaxpr_flops import program_flops
 from causalcine_jax.parallel.roofline import assumptions, roofline, speed
 from causalcine_jax.parallel.targets import target
@@ -232,6 +232,46 @@ ENTRY %main (w: bf16[64,128], x: f32[32,32]) -> bf16[64,128] {{
     }  # fmt: skip
     begun = part + (part + whole + 2 * 4)
     assert memory_traffic(parse_hlo(program)) == begun + 2 * product + 2 * (2 * whole) + (whole + part)
+
+
+def test_copies_from_and_to_host_memory_are_counted_apart():
+    program = """
+%brought (state: (s32[], bf16[60,64])) -> (s32[], bf16[60,64]) {
+  %state = (s32[], bf16[60,64]{1,0:S(5)}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %stored = bf16[60,64]{1,0:S(5)} get-tuple-element(%state), index=1
+  %begun = ((bf16[60,64]{1,0:S(5)}, s32[], s32[]), bf16[1,64]{1,0}, u32[]) dynamic-slice-start(%stored, %i, %i)
+  %frame = bf16[1,64]{1,0} dynamic-slice-done(%begun)
+  ROOT %again = (s32[], bf16[60,64]{1,0:S(5)}) tuple(%i, %stored)
+}
+
+%update (stored.1: bf16[60,64], new: bf16[3,64], at: s32[]) -> bf16[60,64] {
+  %stored.1 = bf16[60,64]{1,0:S(5)} parameter(0)
+  %new = bf16[3,64]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  ROOT %put = bf16[60,64]{1,0:S(5)} dynamic-update-slice(%stored.1, %new, %at, %at)
+}
+
+ENTRY %main (pool: bf16[60,64], chunk: bf16[3,64], where: s32[], whole: f32[8,64]) -> bf16[60,64] {
+  %pool = bf16[60,64]{1,0:S(5)} parameter(0)
+  %chunk = bf16[3,64]{1,0} parameter(1)
+  %where = s32[] parameter(2)
+  %whole = f32[8,64]{1,0:S(5)} parameter(3)
+  %copy-start = (f32[8,64]{1,0}, f32[8,64]{1,0:S(5)}, u32[]) copy-start(%whole)
+  %state.1 = (s32[], bf16[60,64]{1,0:S(5)}) tuple(%where, %pool)
+  %loop = (s32[], bf16[60,64]{1,0:S(5)}) while(%state.1), condition=%until, body=%brought
+  %start = ((bf16[60,64]{1,0:S(5)}, bf16[3,64]{1,0}, s32[]), bf16[60,64]{1,0:S(5)}, u32[]) fusion-start(%pool, %chunk, %where), kind=kLoop, calls=%update
+  ROOT %kept = bf16[60,64]{1,0:S(5)} fusion-done(%start)
+}
+"""
+    assert host_copies(parse_hlo(program), unknown_trips=10) == (10 * 64 * 2 + 8 * 64 * 4, 3 * 64 * 2)
+    line = roofline(target("h200"), flops=0.0, traffic=0, found=[], copied=(64 * 10**9, 32 * 10**9))
+    assert (line.copies, line.bound, line.serial, line.limit) == (1.0, 1.0, 1.0, "copies")
+    unknown = roofline(target("v6e"), flops=0.0, traffic=1640 * 10**9, found=[], copied=(1, 0))
+    assert (unknown.copies, unknown.bound) == (None, 1.0)
+    assert any("unknown speed" in line for line in assumptions(target("v6e"), copying=True))
+    assert any("64 GB/s each way" in line for line in assumptions(target("h100"), copying=True))
+    assert not any("host" in line for line in assumptions(target("h200")))
 
 
 def test_flops_of_loops_recomputation_choices_and_convolutions():

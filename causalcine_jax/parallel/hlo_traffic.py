@@ -34,6 +34,23 @@ def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
     return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
 
 
+def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
+    """Bytes that a device copies in one run from host memory, and to it: slices, updates and whole arrays, which are all asynchronous."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        arrays, given = one.arrays, len(one.operands)
+        if not one.opcode.endswith("-start") or not any(array.host_memory for array in arrays):
+            return {}
+        if one.opcode == "copy-start":  # (to, from, ...)
+            to, source = arrays[:2]
+            return {} if to.host_memory == source.host_memory else {"to" if to.host_memory else "from": to.bytes}
+        result = arrays[given]  # (operands, result, ...)
+        return {"to": arrays[1].bytes} if result.host_memory else {"from": result.bytes}
+
+    found = program.total(measure, unknown_trips=unknown_trips, into_fusions=False)
+    return found.get("from", 0), found.get("to", 0)
+
+
 def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
     """The largest arrays that instructions make, one of each shape; arguments are not among them."""
     found: dict[str, Buffer] = {}
