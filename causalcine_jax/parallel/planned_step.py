@@ -3,6 +3,7 @@
 TrainConfig -> Stage of shapes -> the loop's state and batch, sharded over a mesh of devices -> one PlannedStep per update
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ STAGES = ("teacher_forcing", "ode_init", "dmd")
 
 @dataclass(frozen=True)
 class Films:
-    """Of a batch: latent frames and their size in pixels, shots per film."""
+    """The films of a batch: latent frames and their size in pixels, shots per film."""
 
     frames: int
     height: int
@@ -154,15 +155,8 @@ def size_of(tree) -> int:
 
 def device_size_of(tree) -> int:
     """Bytes on one device of arrays that know their sharding."""
-    share = lambda leaf: jnp.dtype(leaf.dtype).itemsize * _count(leaf.sharding.shard_shape(leaf.shape))
+    share = lambda leaf: jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
     return sum(share(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def _count(shape) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _cast(tree, dtype):
