@@ -301,6 +301,7 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'causalcine-jax[tpu]'")
 def test_a_tiny_stage_compiles_for_four_tpus_and_knows_that_it_is_for_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     with jax.default_matmul_precision("default"):
         plan = compile_plan(tiny_config(tmp_path, remat=True, dtype="bfloat16"), "v5e:2x2", **FILMS)
     (account,) = plan.accounts
