@@ -10,8 +10,8 @@
 memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed. --model is a preset (storyworld, wan-1.3b, wan-14b),
 a family (self-forcing, causvid, ...: causalcine_jax/families.py), or anything that convert.py reads.
 
-compile: the real training step of a stage (or, with --rollout, what makes a chunk), compiled for hardware that need not be here (v5p, v6e, v5e, h200; its compiler must be: pip install
-'causalcine-jax[tpu]' or '[cuda13]'). Bytes per device by part, collectives, FLOPs, a roofline. Exit code 1 if it does not fit.
+compile: the real training step of a stage (or, with --rollout, what makes a chunk), compiled for hardware that need not be here (v5p, v6e, v5e, h200, h100; its compiler must be: pip install
+'causalcine-jax[tpu]' or '[cuda13]'). Bytes per device by part, collectives, FLOPs, a roofline of a step (of a cycle of steps, where some do more). Exit code 1 if it does not fit.
 """
 
 import argparse
@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 # The TPU's compiler would ask the machine which TPU it has.
 os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several plans at once: no TPU is taken
 
 from causalcine_jax.cli import run
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
@@ -98,6 +99,8 @@ def memory(flags: argparse.Namespace) -> None:
 
 def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
     size = size_of(flags.size)
+    if not flags.rollout and (flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")):
+        raise UsageError("--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout")
     from causalcine_jax.parallel.targets import target
     from causalcine_jax.training.flags import parse as parse_config
 

@@ -15,16 +15,18 @@ from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import preset
+from causalcine_jax.config import VAEConfig, preset
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.parallel import compile_plan as planning
 from causalcine_jax.parallel import targets
 from causalcine_jax.parallel.compile_advice import advice
 from causalcine_jax.parallel.compile_plan import CompilePlan, compile_plan
 from causalcine_jax.parallel.compile_table import table, to_json
+from causalcine_jax.parallel.planned_rollout import rollout_steps
 from causalcine_jax.parallel.planned_step import Films, abstract_stage, shapes, size_of, training_steps
+from causalcine_jax.parallel.roofline import Roofline
 from causalcine_jax.parallel.targets import Chip, target, target_devices, target_mesh
-from causalcine_jax.training.config import DataConfig, ODEConfig, OptimConfig
+from causalcine_jax.training.config import DataConfig, ODEConfig, OptimConfig, SampleConfig
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny_training.py"
@@ -101,10 +103,11 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
     assert account.flops == 2 * (2 * 64 * 256 * 256) and not account.collectives and account.results == 0
     assert plan.fits and account.total == size_of((weight, x)) + account.temporaries + account.code
     assert account.buffers[0].bytes in (size_of(weight), size_of(x)) and account.traffic > size_of((weight, x))
-    assert plan.seconds == (account.roofline.bound / 2, account.roofline.serial / 2)
+    assert (plan.cycle, plan.cycle_seconds) == (2, (account.roofline.bound, account.roofline.serial))
     told = json.loads(to_json(plan))
+    assert told["seconds_per_step"]["bound"] == account.roofline.bound / 2 and told["seconds_per_cycle"]["runs"] == {"update": 1}
     assert told["fits"] and told["programs"][0]["parts"]["batch"]["device"] == size_of(x) and not told["advice"]
-    assert "fits in 1.000 GB" in table(plan)
+    assert "fits in 1.000 GB" in table(plan) and "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92" in table(plan)
 
     # A device that is too small for it: the command's exit code, and what it names.
     monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", account.total - 1, 1e12, 1e11, 1e10, ("1x1",)))
@@ -119,6 +122,81 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
         and "--config.remat=True" in out
         and "--config.optim.accumulation=4" in out
     )
+
+
+@pytest.mark.usefixtures("here")
+def test_a_rollouts_moves_are_compiled_and_told_by_the_chunk(tmp_path):
+    vae = VAEConfig(2, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
+    config = tiny_config(tmp_path, sample=SampleConfig(steps=2, guidance=3.0), vae=vae)
+    plan = compile_plan(config, "here", frames=9, size=(8, 8), rollout=True, pool_frames=9)
+    assert [one.name for one in plan.accounts] == ["denoise", "commit", "decode"] and plan.fits
+    denoise, commit, _ = plan.accounts
+    tokens, heads_times_channels = 9 * 4, 24
+    keys = 2 * 2 * 2 * tokens * heads_times_channels * 2  # and values, of two layers and two histories, in bfloat16
+    described = 2 * 2 * 9 * 24 * 4 + 3 * 4 + 3 * 4  # a frame's mean key in float32; of chunks their index and use
+    assert denoise.parts["pool"] == commit.parts["pool"] == (keys + described,) * 2 and not denoise.host
+    assert 1.5 * commit.flops < denoise.flops < 2.5 * commit.flops  # two steps; the commit has no head
+    told = json.loads(to_json(plan))
+    bound, serial = plan.cycle_seconds
+    assert told["seconds_per_chunk"] == {"bound": bound, "serial": serial} and "seconds_per_step" not in told
+    assert bound == sum(one.roofline.bound for one in plan.accounts) and "a chunk of 6 video frames: at least" in table(plan)
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_a_rollouts_pool_is_cut_by_heads_wherever_it_is(place, tmp_path):
+    config = tiny_config(tmp_path)
+    steps = rollout_steps(config, Films.of(config, **FILMS), mesh_of_nothing(2, 2), pool_frames=12, pool_on=place)
+    frame = 2 * 2 * 4 * 24 * 2  # of one history: keys and values, layers, tokens, channels, bfloat16
+    for step in steps:
+        held = step.host["pool"] if place == "host" else step.parts["pool"]
+        beside = 0 if place == "host" else 4 * 2 * 12 * 24 * 4 + 4 * 8  # descriptors, chunks' indices and use
+        assert held[0] == 4 * 12 * frame + beside  # a film with guidance in each row of the mesh
+        assert held[1] == pytest.approx(held[0] / 4, rel=0.01)
+    with pytest.raises(UsageError, match="seq=4 does not divide the 2 heads by which a pool is cut"):
+        rollout_steps(config, Films.of(config, **FILMS), mesh_of_nothing(1, 4))
+
+
+def test_a_cycle_of_updates_is_told_beside_the_mean_step(tmp_path):
+    """As bench.py measures distribution matching: one update of the student and five of the critic."""
+    config = tiny_config(tmp_path)
+    blank = planning._refused(planning.PlannedStep("", None, (), {}), target("h200"), 0.0, "", {"trace": 0.0, "compile": 0.0})
+    blank, line = dataclasses.replace(blank, traffic=0), lambda seconds: Roofline(seconds, 1.0, 0.0)
+    accounts = [
+        dataclasses.replace(blank, name=name, every=every, roofline=line(s))
+        for name, every, s in (("generator", 5, 20.0), ("critic", 1, 10.0))
+    ]
+    plan = CompilePlan("dmd", config, target("h200"), Films.of(config, **FILMS), 1, tuple(accounts))
+    assert (plan.cycle, plan.cycle_seconds) == (5, (70.0, 76.0))
+    assert "a cycle of 5 steps (generator once, critic 5 times): at least 70 s, 76 s if nothing overlaps" in table(plan)
+    assert "a step, the mean of a cycle's: at least 14 s, 15.2 s" in table(plan)
+    told = json.loads(to_json(plan))
+    assert told["seconds_per_step"] == {"bound": 14.0, "serial": 15.2}
+    assert told["seconds_per_cycle"] == {"steps": 5, "runs": {"generator": 1, "critic": 5}, "bound": 70.0, "serial": 76.0}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "flags, fault",
+    [
+        ("--seq=0", "1 devices, which cannot be split into groups of seq=0: 1 can be"),
+        ("--seq=-1", "cannot be split into groups of seq=-1"),
+        ("--frames=0", "0 latent frames are not one or more whole chunks of 3"),
+        ("--frames=-3", "-3 latent frames are not one or more whole chunks of 3"),
+        ("--size=0x32", "width 0 is not a positive multiple of 16 pixels"),
+        ("--rollout --pool-frames=0", "0 frames is not a positive multiple of 3"),
+        ("--rollout --pool-frames=-3", "-3 frames is not a positive multiple of 3"),
+        ("--pool-frames=9", "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout"),
+        ("--pool-on=host", "add --rollout"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_one_clear_error(flags, fault, monkeypatch, capsys):
+    asked = [] if "--size" in flags else ["--size=32x32"]
+    asked += [] if "--frames" in flags.split("=") else ["--frames=9"]
+    monkeypatch.setattr(sys, "argv", ["plan.py", "compile", "--topology=here", f"--config={TINY}", *asked, *flags.split()])
+    with pytest.raises(SystemExit) as ended:
+        run(launched().main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and fault in said and len(said.splitlines()) == 1
 
 
 def networks_of(config):
@@ -193,7 +271,9 @@ def test_a_film_is_of_the_size_that_its_transformer_was_made_for(tmp_path):
     assert Films.of(config) == Films(60, 480, 832, 5)
     world = tiny_config(tmp_path, data=DataConfig(world="base"))
     assert Films.of(world) == Films(30, 48, 80, 5)
-    with pytest.raises(UsageError, match="10 latent frames are not whole chunks of 3; height 30 is not a multiple of 16 pixels"):
+    with pytest.raises(
+        UsageError, match="10 latent frames are not one or more whole chunks of 3; height 30 is not a positive multiple of 16 pixels"
+    ):
         Films.of(world, frames=10, size=(80, 30))
 
 
@@ -202,7 +282,7 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
         UsageError, match=r"unknown topology 'v5p:4x4x5', did you mean 'v5p:4x4x8'\?; known: v5p:4x4x4, v5p:2x2x1, .*h200:8x8"
     ):
         target("v5p:4x4x5")
-    with pytest.raises(UsageError, match=r"unknown topology 'b200', .*v6e:8x8"):
+    with pytest.raises(UsageError, match=r"unknown topology 'b200', .*h100:8x8.*v6e:8x8"):
         target("b200")
     assert (target("h200").name, target("h200").devices, target("v5e").devices) == ("h200:1x8", 8, 64)
     with pytest.raises(UsageError, match=r"v5p:2x2x1 has 4 devices, which cannot be split into groups of seq=3: 1, 2, 4 can be"):
@@ -221,6 +301,7 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'causalcine-jax[tpu]'")
 def test_a_tiny_stage_compiles_for_four_tpus_and_knows_that_it_is_for_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     with jax.default_matmul_precision("default"):
         plan = compile_plan(tiny_config(tmp_path, remat=True, dtype="bfloat16"), "v5e:2x2", **FILMS)
     (account,) = plan.accounts

@@ -12,7 +12,7 @@ import pytest
 
 from causalcine_jax.parallel.hlo import parse_hlo
 from causalcine_jax.parallel.hlo_collectives import Collective, by_kind, collectives, first_group
-from causalcine_jax.parallel.hlo_traffic import largest_buffers, memory_traffic
+from causalcine_jax.parallel.hlo_traffic import host_copies, largest_buffers, memory_traffic
 from causalcine_jax.parallel.jaxpr_flops import program_flops
 from causalcine_jax.parallel.roofline import assumptions, roofline, speed
 from causalcine_jax.parallel.targets import target
@@ -187,6 +187,102 @@ ENTRY %main (rows: s32[2], pool: bf16[50,8,128]) -> bf16[2,8,128] {
 }
 """
     assert memory_traffic(parse_hlo(program)) == 2 * (2 * 8 * 128 * 2)
+
+
+def test_what_tpus_write_several_times_is_one_collective_and_an_all_reduce_kept_in_part_a_reduce_scatter():
+    """As v5e's compiler writes them: an all-gather begun, run beside a product and waited for; and an operand list with its comment."""
+    buffers = "bf16[64,128], bf16[512,128], s32[2]"
+    gather = 'all-gather(%p0), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="3"}, metadata={op_name="gather"}'
+    program = f"""
+%begin (p0: bf16[64,128]) -> ({buffers}) {{
+  %p0 = bf16[64,128] parameter(0)
+  %all-gather.1 = bf16[512,128] {gather}
+  ROOT %started = ({buffers}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%async_collective_fusion.1 (p0: bf16[64,128], p1: bf16[512,128], p2: f32[32,32]) -> (f32[32,32], bf16[64,128], bf16[512,128], bf16[512,128]) {{
+  %p0 = bf16[64,128] parameter(0)
+  %p1 = bf16[512,128] parameter(1)
+  %p2 = f32[32,32] parameter(2)
+  %squared = f32[32,32] convolution(%p2, %p2), dim_labels=bf_io->bf
+  %all-gather.2 = bf16[512,128] {gather}
+  ROOT %both = (f32[32,32], bf16[64,128], bf16[512,128], bf16[512,128]) tuple(%squared, %p0, %p1, %all-gather.2)
+}}
+
+%end (p0: bf16[64,128], p1: bf16[512,128]) -> bf16[512,128] {{
+  %p0 = bf16[64,128] parameter(0)
+  %p1 = bf16[512,128] parameter(1)
+  %all-gather.3 = bf16[512,128] {gather}
+  ROOT %done = bf16[512,128] custom-call(%p0, %p1, %all-gather.3), custom_call_target="AsyncCollectiveDone"
+}}
+
+%all-reduce-scatter.clone (p: bf16[512,128]) -> bf16[64,128] {{
+  %p = bf16[512,128] parameter(0)
+  %summed = bf16[512,128] all-reduce(%p), replica_groups=[1,8]<=[8], to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %mine = bf16[64,128] dynamic-slice(%summed, %zero, %zero), dynamic_slice_sizes={{64,128}}
+}}
+
+ENTRY %main (w: bf16[64,128], x: f32[32,32]) -> bf16[64,128] {{
+  %w = bf16[64,128] parameter(0)
+  %x = f32[32,32] parameter(1)
+  %start = ({buffers}) fusion(%w), kind=kCustom, calls=%begin
+  %mine.1 = bf16[64,128] get-tuple-element(%start), index=0
+  %whole.1 = bf16[512,128] get-tuple-element(%start), index=1
+  %beside = (f32[32,32], bf16[64,128], bf16[512,128], bf16[512,128]) fusion(%mine.1, %whole.1, %x), kind=kOutput, calls=%async_collective_fusion.1
+  %mine.2 = bf16[64,128] get-tuple-element(%beside), index=1
+  %whole.2 = bf16[512,128] get-tuple-element(%beside), index=3
+  %whole = bf16[512,128] fusion(%mine.2, %whole.2), kind=kCustom, calls=%end
+  %six = (bf16[512,128], bf16[512,128]) all-reduce(%whole, /*index=5*/%whole), replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %part = bf16[64,128] fusion(%whole), kind=kCustom, calls=%all-reduce-scatter.clone
+}}
+"""
+    part, whole, product = 64 * 128 * 2, 512 * 128 * 2, 32 * 32 * 4
+    assert by_kind(collectives(parse_hlo(program), 8, 8)) == {
+        "all-reduce": (1, 2 * 2 * whole * 7 // 8), "all-gather": (1, 7 * part), "reduce-scatter": (1, whole * 7 // 8),
+    }  # fmt: skip
+    begun = part + (part + whole + 2 * 4)
+    assert memory_traffic(parse_hlo(program)) == begun + 2 * product + 2 * (2 * whole) + (whole + part)
+
+
+def test_copies_from_and_to_host_memory_are_counted_apart():
+    program = """
+%brought (state: (s32[], bf16[60,64])) -> (s32[], bf16[60,64]) {
+  %state = (s32[], bf16[60,64]{1,0:S(5)}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %stored = bf16[60,64]{1,0:S(5)} get-tuple-element(%state), index=1
+  %begun = ((bf16[60,64]{1,0:S(5)}, s32[], s32[]), bf16[1,64]{1,0}, u32[]) dynamic-slice-start(%stored, %i, %i)
+  %frame = bf16[1,64]{1,0} dynamic-slice-done(%begun)
+  ROOT %again = (s32[], bf16[60,64]{1,0:S(5)}) tuple(%i, %stored)
+}
+
+%update (stored.1: bf16[60,64], new: bf16[3,64], at: s32[]) -> bf16[60,64] {
+  %stored.1 = bf16[60,64]{1,0:S(5)} parameter(0)
+  %new = bf16[3,64]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  ROOT %put = bf16[60,64]{1,0:S(5)} dynamic-update-slice(%stored.1, %new, %at, %at)
+}
+
+ENTRY %main (pool: bf16[60,64], chunk: bf16[3,64], where: s32[], whole: f32[8,64]) -> bf16[60,64] {
+  %pool = bf16[60,64]{1,0:S(5)} parameter(0)
+  %chunk = bf16[3,64]{1,0} parameter(1)
+  %where = s32[] parameter(2)
+  %whole = f32[8,64]{1,0:S(5)} parameter(3)
+  %copy-start = (f32[8,64]{1,0}, f32[8,64]{1,0:S(5)}, u32[]) copy-start(%whole)
+  %state.1 = (s32[], bf16[60,64]{1,0:S(5)}) tuple(%where, %pool)
+  %loop = (s32[], bf16[60,64]{1,0:S(5)}) while(%state.1), condition=%until, body=%brought
+  %start = ((bf16[60,64]{1,0:S(5)}, bf16[3,64]{1,0}, s32[]), bf16[60,64]{1,0:S(5)}, u32[]) fusion-start(%pool, %chunk, %where), kind=kLoop, calls=%update
+  ROOT %kept = bf16[60,64]{1,0:S(5)} fusion-done(%start)
+}
+"""
+    assert host_copies(parse_hlo(program), unknown_trips=10) == (10 * 64 * 2 + 8 * 64 * 4, 3 * 64 * 2)
+    line = roofline(target("h200"), flops=0.0, traffic=0, found=[], copied=(64 * 10**9, 32 * 10**9))
+    assert (line.copies, line.bound, line.serial, line.limit) == (1.0, 1.0, 1.0, "copies")
+    unknown = roofline(target("v6e"), flops=0.0, traffic=1640 * 10**9, found=[], copied=(1, 0))
+    assert (unknown.copies, unknown.bound) == (None, 1.0)
+    assert any("unknown speed" in line for line in assumptions(target("v6e"), copying=True))
+    assert any("64 GB/s each way" in line for line in assumptions(target("h100"), copying=True))
+    assert not any("host" in line for line in assumptions(target("h200")))
 
 
 def test_flops_of_loops_recomputation_choices_and_convolutions():

@@ -4,6 +4,7 @@ TrainConfig + Target -> planned_step.py: the real step, its arguments as shapes 
       -> Account: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
 """
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from causalcine_jax.errors import DataError
 from causalcine_jax.parallel.hlo import parse_hlo
 from causalcine_jax.parallel.hlo_collectives import Collective, collectives
-from causalcine_jax.parallel.hlo_traffic import Buffer, largest_buffers, memory_traffic
+from causalcine_jax.parallel.hlo_traffic import Buffer, host_copies, largest_buffers, memory_traffic
 from causalcine_jax.parallel.jaxpr_flops import program_flops
 from causalcine_jax.parallel.planned_rollout import rollout_steps
 from causalcine_jax.parallel.planned_step import Films, PlannedStep, training_steps
@@ -39,17 +40,21 @@ _ALLOCATION = re.compile(r"Size: ([\d.]+)([KMGT]?)\w*\s+(?:Operator: op_name=\"(
 class Account:
     """One program on one device of the target, all sizes in bytes.
 
+    every         it runs in one of so many steps
     parts         name -> (on all devices, on each) of what lies there while it runs: what it is given, and what other programs need
+    host          the same of what lies in host memory: (in all, of each device's part)
     results       what it returns beside what it was given to write into
     temporaries   activations and all else that lives while it runs, as laid out by the compiler; `pool` is the part of them that is history
     total         the most at one time, `limit` what there is. Where the compiler refuses, total is what it says that it needs, and the program's own sizes are unknown
     buffers       the largest arrays that the program makes
+    copied        what a device copies from host memory, and to it
     seconds       of tracing and of compiling, here
     """
 
     name: str
     every: int
     parts: dict[str, tuple[int, int]]
+    host: dict[str, tuple[int, int]]
     results: int | None
     temporaries: int | None
     pool: int
@@ -59,6 +64,7 @@ class Account:
     flops: float
     collectives: tuple[Collective, ...]
     traffic: int | None
+    copied: tuple[int, int]
     roofline: Roofline | None
     buffers: tuple[Buffer, ...]
     seconds: dict[str, float]
@@ -84,12 +90,17 @@ class CompilePlan:
         return all(account.fits for account in self.accounts)
 
     @property
-    def seconds(self) -> tuple[float, float] | None:
-        """The roofline of a training step (each update as often as it runs) or of a chunk: at least, and if nothing overlaps. None where one is unknown."""
-        lines = [(one.roofline, one.every) for one in self.accounts]
+    def cycle(self) -> int:
+        """Steps after which all updates have run as often as they should: 5 where one in 5 trains the student too. A rollout's step is a chunk."""
+        return math.lcm(*(account.every for account in self.accounts))
+
+    @property
+    def cycle_seconds(self) -> tuple[float, float] | None:
+        """The roofline of a cycle: at least, and if nothing overlaps. A step's mean is that over `cycle`. None where a program's is unknown."""
+        lines = [(one.roofline, self.cycle / one.every) for one in self.accounts]
         if any(line is None for line, _ in lines):
             return None
-        return sum(line.bound / every for line, every in lines), sum(line.serial / every for line, every in lines)
+        return sum(line.bound * times for line, times in lines), sum(line.serial * times for line, times in lines)
 
 
 def compile_plan(
@@ -116,7 +127,7 @@ def compile_plan(
     """
     where = target(topology)
     films = Films.of(config, frames, size)
-    seq = seq or getattr(config, "seq", 1)
+    seq = getattr(config, "seq", 1) if seq is None else seq
     mesh = target_mesh(where, seq)
     steps = rollout_steps(config, films, mesh, pool_frames, kv_dtype, pool_on) if rollout else training_steps(config, films, mesh)
     accounts = tuple(account(step, mesh, where) for step in steps)
@@ -145,21 +156,26 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
     memory, program = compiled.memory_analysis(), parse_hlo(compiled.as_text())
     found = collectives(program, where.devices, where.domain, step.unknown_trips)
     traffic = memory_traffic(program, step.unknown_trips)
+    copied = host_copies(program, step.unknown_trips)
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # The compiler leaves out what it is given for nothing, but pads what it reads.
+    given = max(step.beside + memory.argument_size_in_bytes, sum(share for _, share in step.parts.values()))
     return Account(
         step.name,
         step.every,
         step.parts,
+        step.host,
         results=results,
         temporaries=memory.temp_size_in_bytes,
         pool=step.pool,
         code=memory.generated_code_size_in_bytes,
-        total=step.beside + memory.argument_size_in_bytes + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        total=given + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         limit=where.chip.memory,
         flops=flops,
         collectives=tuple(found),
         traffic=traffic,
-        roofline=roofline(where, flops, traffic, found),
+        copied=copied,
+        roofline=roofline(where, flops, traffic, found, copied),
         buffers=tuple(largest_buffers(program)),
         seconds=seconds,
     )
@@ -173,8 +189,8 @@ def _refused(step: PlannedStep, where: Target, flops: float, said: str, seconds:
     total = known or max(limit + 1, given)
     buffers = tuple(Buffer(_bytes(size, unit), shape, source) for size, unit, source, shape in _ALLOCATION.findall(said))
     return Account(
-        step.name, step.every, step.parts, results=None, temporaries=max(0, known - given) if known else None, pool=step.pool, code=None,
-        total=max(total, limit + 1), limit=limit, flops=flops, collectives=(), traffic=None, roofline=None, buffers=buffers, seconds=seconds,
+        step.name, step.every, step.parts, step.host, results=None, temporaries=max(0, known - given) if known else None, pool=step.pool, code=None,
+        total=max(total, limit + 1), limit=limit, flops=flops, collectives=(), traffic=None, copied=(0, 0), roofline=None, buffers=buffers, seconds=seconds,
     )  # fmt: skip
 
 

@@ -10,17 +10,20 @@ _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"\b(?:calls|body|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_NOTE = re.compile(r"/\*.*?\*/")  # every fifth part of a long list is numbered
 _WHO = re.compile(r'op_name="([^"]*)"')
+HOST = "5"  # the number of host memory in a layout such as {1,0:S(5)}
 _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
 
 @dataclass(frozen=True)
 class Array:
-    """An array of a type: bytes, and whether it lies in the chip's main memory (a TPU also has faster, smaller ones)."""
+    """An array of a type: bytes, and where it lies: the device's main memory, the host's, or (neither) one of a TPU's faster, smaller ones."""
 
     text: str
     bytes: int
     main_memory: bool
+    host_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def parse_hlo(text: str) -> Program:
                 current = computations[head[2]] = Computation(head[2])
                 entry = head[2] if head[1] else entry
         elif name := _NAME.match(line):
-            one = _instruction(name[2], line[name.end() :], bool(name[1]))
+            one = _instruction(name[2], _NOTE.sub("", line[name.end() :]), bool(name[1]))
             current.instructions[one.name] = one
     if not entry:
         raise ValueError("this is no HLO text: it has no ENTRY computation")
@@ -181,7 +184,7 @@ def _array(kind: str, sides: str, layout: str) -> Array:
         count *= int(side) if side else 1
     bits = _BITS.get(kind) if kind in _BITS else int(re.search(r"\d+", kind)[0])
     space = re.search(r"S\((\d+)\)", layout)
-    return Array(f"{kind}[{sides}]", -(-count * bits // 8), space is None or space[1] == "0")
+    return Array(f"{kind}[{sides}]", -(-count * bits // 8), space is None or space[1] == "0", space is not None and space[1] == HOST)
 
 
 def _add(sums: dict, more: dict, times: int = 1) -> None:

@@ -2,6 +2,9 @@
 
 Bytes are those of the bandwidth-optimal algorithm, for a group of n: an all-gather sends its operand n - 1 times, a reduce-scatter and an all-to-all (n - 1)/n of it, an
 all-reduce twice that, a permutation the operand once. A collective in a loop counts as often as the loop runs.
+
+A TPU's compiler writes two things in ways of its own. A collective that runs while others compute stands in the fusion that starts it, once more in each that runs
+beside it, and in the one that waits for it: it is one. An all-reduce of which each device keeps a part stands in a fusion called all-reduce-scatter: it is a reduce-scatter.
 """
 
 import re
@@ -44,8 +47,8 @@ def collectives(program: Program, devices: int, domain: int, unknown_trips: int 
     """Those of `program` over `devices` devices, `domain` of which share fast links; the most bytes first."""
 
     def measure(computation: Computation, one: Instruction) -> dict:
-        kind = one.opcode.removesuffix("-start")
-        if kind not in KINDS:
+        kind = kind_of(computation, one)
+        if kind is None or goes_on(computation, one):
             return {}
         group = first_group(one.attributes, devices)
         if len(group) < 2:
@@ -57,6 +60,21 @@ def collectives(program: Program, devices: int, domain: int, unknown_trips: int 
     sums = program.total(measure, unknown_trips=unknown_trips)
     found = [Collective(*key[:-1], count=sums[(*key[:-1], "count")], bytes=value) for key, value in sums.items() if key[-1] == "bytes"]
     return sorted(found, key=lambda one: -one.bytes)
+
+
+def kind_of(computation: Computation, one: Instruction) -> str | None:
+    """Which of `KINDS` an instruction is; None for all others."""
+    if one.opcode == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+        return "reduce-scatter"
+    kind = one.opcode.removesuffix("-start")
+    return kind if kind in KINDS else None
+
+
+def goes_on(computation: Computation, one: Instruction) -> bool:
+    """Whether an instruction is a collective that another computation has started."""
+    return "chain_id=" in one.attributes and not any(
+        "AsyncCollectiveStart" in other.attributes for other in computation.instructions.values()
+    )
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:

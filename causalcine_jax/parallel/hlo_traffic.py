@@ -1,12 +1,13 @@
 """Bytes that a compiled program moves between a device's memory and its arithmetic, and the arrays that take the most room.
 
 Each instruction reads its operands and writes its results once. Of an array that is only sliced, the slice counts; of one updated in place, the update; what lies
-in a TPU's on-chip memory not at all. Caches are not modelled.
+in a TPU's on-chip memory not at all; nor what a fusion only hands on, as those beside which a collective runs do with its buffers. Caches are not modelled.
 """
 
 from dataclasses import dataclass
 
 from causalcine_jax.parallel.hlo import Computation, Instruction, Program
+from causalcine_jax.parallel.hlo_collectives import goes_on
 
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id",
@@ -34,6 +35,23 @@ def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
     return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
 
 
+def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
+    """Bytes that a device copies in one run from host memory, and to it: slices, updates and whole arrays, which are all asynchronous."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        arrays, given = one.arrays, len(one.operands)
+        if not one.opcode.endswith("-start") or not any(array.host_memory for array in arrays):
+            return {}
+        if one.opcode == "copy-start":  # (to, from, ...)
+            to, source = arrays[:2]
+            return {} if to.host_memory == source.host_memory else {"to" if to.host_memory else "from": to.bytes}
+        result = arrays[given]  # (operands, result, ...)
+        return {"to": arrays[1].bytes} if result.host_memory else {"from": result.bytes}
+
+    found = program.total(measure, unknown_trips=unknown_trips, into_fusions=False)
+    return found.get("from", 0), found.get("to", 0)
+
+
 def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
     """The largest arrays that instructions make, one of each shape; arguments are not among them."""
     found: dict[str, Buffer] = {}
@@ -54,9 +72,28 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     if one.opcode != "fusion" or one.called[0] not in program.computations:
         return _main(one) + sum(operands)
     inner = program.computations[one.called[0]]
+    if "AsyncCollectiveDone" in inner.root.attributes:
+        return 0
     read = sum(_read(program, inner, name, whole) for name, whole in zip(_parameters(inner), operands, strict=False))
-    updated = _updated(program, inner, inner.root)
-    return read + (_main(one) if updated is None else updated)
+    return read + _written(program, inner, one)
+
+
+def _written(program: Program, inner: Computation, fusion: Instruction) -> int:
+    """Bytes that a fusion writes: of each of its results all, or where that is updated in place the update."""
+    results = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
+    if len(results) != len(fusion.arrays):
+        return _main(fusion)
+    total = 0
+    for array, result in zip(fusion.arrays, results, strict=True):
+        if array.main_memory and not _handed_on(inner, result):
+            updated = _updated(program, inner, result)
+            total += array.bytes if updated is None else updated
+    return total
+
+
+def _handed_on(inner: Computation, one: Instruction) -> bool:
+    """Whether a fusion beside which a collective runs has `one` as that collective's buffer only: its results so far, or a parameter returned as it came."""
+    return goes_on(inner, one) or (one.opcode == "parameter" and any(goes_on(inner, other) for other in inner.instructions.values()))
 
 
 def _parameters(inner: Computation) -> list[str]:
@@ -82,6 +119,8 @@ def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
         if name not in user.operands:
             continue
         used, first = True, user.operands.index(name) == 0
+        if goes_on(inner, user) or (user.root and user.opcode == "tuple" and _handed_on(inner, inner.instructions[name])):
+            continue
         if user.opcode == "bitcast":
             total += _read(program, inner, user.name, whole)
         elif user.opcode in SLICES and first:

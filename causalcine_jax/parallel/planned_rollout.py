@@ -34,7 +34,7 @@ def rollout_steps(
     sizes, sampler = config.transformer, sampler_of(config)
     if sizes.num_heads % (seq := mesh.shape["seq"]):
         raise UsageError(f"seq={seq} does not divide the {sizes.num_heads} heads by which a pool is cut")
-    frames = pool_frames_for(None, config.memory, config.chunk_frames, pool_frames or films.frames)
+    frames = pool_frames_for(None, config.memory, config.chunk_frames, films.frames if pool_frames is None else pool_frames)
     histories = mesh.shape["data"] * (2 if sampler.guided else 1)
     height, width = (side // config.vae.spatial_stride for side in (films.height, films.width))
     rows, columns = token_grid(sizes, height, width)
@@ -46,7 +46,9 @@ def rollout_steps(
     near = kept_near(pool_on, config.memory)
     pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, near))
     pool = jax.tree.map(lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds())
-    on_device = [array for array in jax.tree.leaves(pool) if array.sharding.memory_kind != HOST]
+    on_device, on_host = (
+        [array for array in jax.tree.leaves(pool) if (array.sharding.memory_kind == HOST) == host] for host in (False, True)
+    )
     text = jax.eval_shape(rollout.embed_prompt, model, jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE))
     text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
     chunk = (config.chunk_frames, height, width, sizes.in_dim)
@@ -60,12 +62,22 @@ def rollout_steps(
 
     parts = {"parameters": model, "pool": on_device, "prompts' keys and values": text}
     decoding = {"VAE": vae, "VAE cache": cache}
-    # What is not an argument of a move is on the device all the same.
-    how = {"memory": config.memory}
+    # What is not an argument of a move is there all the same.
+    how, host = {"memory": config.memory}, {"pool": on_host} if on_host else {}
+    # Of a layer's field, a pass copies from the host what is not near: at most what memory retrieves, for each history.
+    copies = max(1, config.memory.retrieved_frames * histories // mesh.shape["data"])
     return [
-        _step("denoise", partial(rollout.denoise.trace, sampler=sampler, **how), (model, pool, noise, text, index, key), parts, decoding),
-        _step("commit", partial(rollout.commit.trace, **how), (model, pool, x0, text, index), parts, decoding),
-        _step("decode", VAE.decode_next.trace, (vae, cache, latents), decoding, parts),
+        _step(
+            "denoise",
+            partial(rollout.denoise.trace, sampler=sampler, **how),
+            (model, pool, noise, text, index, key),
+            parts,
+            decoding,
+            host,
+            copies,
+        ),
+        _step("commit", partial(rollout.commit.trace, **how), (model, pool, x0, text, index), parts, decoding, host, copies),
+        _step("decode", VAE.decode_next.trace, (vae, cache, latents), decoding, parts, host, copies),
     ]
 
 
@@ -76,9 +88,13 @@ def sampler_of(config: TrainConfig) -> SamplerConfig:
     return SamplerConfig("unipc", config.sample.steps, config.time.shift, config.sample.guidance)
 
 
-def _step(name: str, trace, arguments: tuple, given: dict, beside: dict) -> PlannedStep:
-    sized = lambda trees: {part: (size_of(tree), device_size_of(tree)) for part, tree in trees.items()}
-    return PlannedStep(name, trace, arguments, sized(given) | sized(beside), beside=sum(share for _, share in sized(beside).values()))
+def _step(name: str, trace, arguments: tuple, given: dict, beside: dict, host: dict, copies: int) -> PlannedStep:
+    held = sum(share for _, share in _sized(beside).values())
+    return PlannedStep(name, trace, arguments, _sized(given) | _sized(beside), beside=held, host=_sized(host), unknown_trips=copies)
+
+
+def _sized(parts: dict) -> dict[str, tuple[int, int]]:
+    return {name: (size_of(part), device_size_of(part)) for name, part in parts.items()}
 
 
 def _at(leaf, mesh: Mesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:

@@ -3,8 +3,9 @@
 TrainConfig -> Stage of shapes -> the loop's state and batch, sharded over a mesh of devices -> one PlannedStep per update
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -45,17 +46,18 @@ class Films:
         world = config.world
         same = [preset for preset in PRESETS.values() if preset.transformer == config.transformer]
         width, height = size or ((same[0].width, same[0].height) if same else (world.width, world.height))
-        films = cls(frames or world.latent_frames, height, width, world.max_shots)
+        films = cls(world.latent_frames if frames is None else frames, height, width, world.max_shots)
         raise_faults("films", films.faults(config))
         return films
 
     def faults(self, config: TrainConfig) -> list[str]:
         found = []
-        if self.frames % config.chunk_frames:
-            found.append(f"{self.frames} latent frames are not whole chunks of {config.chunk_frames}")
+        if self.frames < 1 or self.frames % config.chunk_frames:
+            found.append(f"{self.frames} latent frames are not one or more whole chunks of {config.chunk_frames}")
         for name, size, patch in zip(("height", "width"), (self.height, self.width), config.transformer.patch_size[1:], strict=True):
-            if size % (step := config.vae.spatial_stride * patch):
-                found.append(f"{name} {size} is not a multiple of {step} pixels")
+            step = config.vae.spatial_stride * patch
+            if size < 1 or size % step:
+                found.append(f"{name} {size} is not a positive multiple of {step} pixels")
         return found
 
 
@@ -65,6 +67,7 @@ class PlannedStep:
 
     parts          name -> (bytes of all its arrays, bytes on each device) of what lies on the devices while it runs
     beside         bytes per device of those that are no arguments of this program
+    host           the same of what lies in host memory: (bytes of all devices' hosts together, of each device's part)
     pool           bytes per device of the history that it makes and drops; part of its temporaries
     unknown_trips  rounds of a loop whose length is drawn while it runs, at most
     every          it runs in one of so many steps
@@ -75,6 +78,7 @@ class PlannedStep:
     arguments: tuple
     parts: dict[str, tuple[int, int]]
     beside: int = 0
+    host: dict[str, tuple[int, int]] = field(default_factory=dict)
     pool: int = 0
     unknown_trips: int = 1
     every: int = 1
@@ -151,15 +155,8 @@ def size_of(tree) -> int:
 
 def device_size_of(tree) -> int:
     """Bytes on one device of arrays that know their sharding."""
-    share = lambda leaf: jnp.dtype(leaf.dtype).itemsize * _count(leaf.sharding.shard_shape(leaf.shape))
+    share = lambda leaf: jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
     return sum(share(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def _count(shape) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _cast(tree, dtype):

@@ -3,8 +3,9 @@
     target("v5p:4x4x4") -> Target -> target_devices(target): devices that exist to compile for, and for nothing else
 
 Numbers are the makers' own, and peaks: Google's pages of each TPU (memory, bf16 FLOP/s, memory bandwidth; per link and direction, half of a chip's published
-interconnect over its links), NVIDIA's H200 data sheet (SXM: 141 GB, 989 TFLOP/s dense bf16, 4.8 TB/s, NVLink 450 GB/s each way) with a network card of
-400 Gbit/s per GPU, as DGX H200 has. One H200 measured 790 TFLOP/s in a bf16 product and 4.3 TB/s.
+interconnect over its links), NVIDIA's data sheets of H100 and H200 (SXM: 80 and 141 GB, 989 TFLOP/s dense bf16, 3.35 and 4.8 TB/s, NVLink 450 GB/s and PCIe
+gen 5 x16 64 GB/s each way) with a network card of 400 Gbit/s per GPU, as DGX has. Google does not say how fast a TPU reads its host's memory. One H200
+measured 790 TFLOP/s in a bf16 product and 4.3 TB/s.
 """
 
 import importlib.util
@@ -19,9 +20,13 @@ from causalcine_jax.parallel.sharding import AXES
 
 GB = 10**9
 
-# What an H200 says of itself to a compiler (`jax.experimental.topologies.get_attached_topology().target_config` of a machine with one), numbers only.
-H200_CONFIG = """
-gpu_device_info {
+# The share of a GPU's memory that a program may use: XLA_PYTHON_CLIENT_MEM_FRACTION, which is 0.75 where nobody sets it.
+GPU_SHARE = 0.92
+
+# What a GPU of this kind says of itself to a compiler (`jax.experimental.topologies.get_attached_topology().target_config` of a machine with one), numbers
+# only; H100 and H200 differ by their memory.
+HOPPER = """
+gpu_device_info {{
   threads_per_block_limit: 1024
   threads_per_warp: 32
   shared_memory_per_block: 49152
@@ -32,18 +37,18 @@ gpu_device_info {
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000
+  memory_bandwidth: {bandwidth:.0f}
   l2_cache_size: 52428800
   clock_rate_ghz: 1.98
-  device_memory_size: 151397597184
+  device_memory_size: {installed:.0f}
   shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 }
+  cuda_compute_capability {{ major: 9 }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
-}
+}}
 platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-device_description_str: "NVIDIA H200 141GB HBM3e"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{name}"
 """
 
 
@@ -51,13 +56,15 @@ device_description_str: "NVIDIA H200 141GB HBM3e"
 class Chip:
     """One device.
 
-    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that JAX is given (92 %)
+    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that JAX is given (`GPU_SHARE`)
     flops      of bf16, per second, at peak
     bandwidth  of its memory, bytes per second
     link       of one link to a neighbour (TPU) or of all links to the switch (GPU), bytes per second each way
     network    GPU only: bytes per second each way of the GPU's card to other nodes
+    host       bytes per second each way to the host's memory; 0: not published
     wraps      TPU only: a side of the topology closes to a ring if it is a multiple of this
     shapes     topologies that exist: sides of chips (TPU), nodes x GPUs (GPU). The first is meant where none is named
+    described  GPU only: what it says of itself to a compiler
     """
 
     platform: str
@@ -68,6 +75,17 @@ class Chip:
     shapes: tuple[str, ...]
     network: float = 0.0
     wraps: int = 0
+    host: float = 0.0
+    described: str = ""
+
+
+def _hopper(name: str, installed: int, bandwidth: float) -> Chip:
+    """An SXM GPU of that generation, `installed` bytes of memory of `bandwidth` bytes per second, in nodes of eight."""
+    return Chip(
+        "gpu", int(GPU_SHARE * installed), 989e12, bandwidth, 450 * GB,
+        ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"), network=50 * GB, host=64 * GB,
+        described=HOPPER.format(name=name, installed=installed, bandwidth=bandwidth),
+    )  # fmt: skip
 
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x16", "16x16")
@@ -78,10 +96,8 @@ CHIPS = {
     ),
     "v6e": Chip("tpu", int(31.25 * 2**30), 918e12, 1640 * GB, 90 * GB, ("8x8", *_FLAT), wraps=16),
     "v5e": Chip("tpu", int(15.75 * 2**30), 197e12, 819 * GB, 45 * GB, ("8x8", *_FLAT), wraps=16),
-    "h200": Chip(
-        "gpu", int(0.92 * 151397597184), 989e12, 4800 * GB, 450 * GB,
-        ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"), network=50 * GB,
-    ),
+    "h200": _hopper("NVIDIA H200 141GB HBM3e", 151397597184, 4800 * GB),
+    "h100": _hopper("NVIDIA H100 80GB HBM3", 84978434048, 3352 * GB),
 }  # fmt: skip
 INSTALL = {
     "tpu": ("libtpu", "pip install 'causalcine-jax[tpu]'"),
@@ -140,13 +156,13 @@ def target_devices(target: Target) -> list:
     if target.chip.platform == "tpu":
         return list(topologies.get_topology_desc(target.name, platform="tpu").devices)
     nodes, gpus = target.sides
-    found = topologies.get_topology_desc(target.name, platform="cuda", target_config=H200_CONFIG, topology=f"1x{nodes}x{gpus}")
+    found = topologies.get_topology_desc(target.name, platform="cuda", target_config=target.chip.described, topology=f"1x{nodes}x{gpus}")
     return list(found.devices)
 
 
 def target_mesh(target: Target, seq: int = 1) -> Mesh:
     """The target's devices as a mesh of (devices / seq, seq). `UsageError` naming the degrees that divide them."""
-    if target.devices % seq:
+    if seq < 1 or target.devices % seq:
         legal = ", ".join(str(n) for n in range(1, target.devices + 1) if target.devices % n == 0)
         raise UsageError(f"{target.name} has {target.devices} devices, which cannot be split into groups of seq={seq}: {legal} can be")
     return Mesh(np.asarray(target_devices(target)).reshape(-1, seq), AXES)

@@ -57,7 +57,13 @@ def over_tokens(attend: Callable) -> Callable:
     """`attend(q, *others) -> out` run on some tokens of q [b, s, (c p), h, e]; the others [b, ...] are whole, as a prompt's keys are."""
     if active_mesh() is None:
         return attend
-    return lambda q, *others: _island(attend, (TOKENS, *(P("data") for _ in others)), TOKENS)(q, *others)
+
+    def island(q, *others):
+        # A kernel's backward pass may not say that a device knows the gradient of the others by its own tokens only (cuDNN's does not). Copies of
+        # each device's own have the sum of all devices as their gradient, whatever the kernel says.
+        return attend(q, *(jax.lax.pcast(x, "seq", to="varying") for x in others))
+
+    return lambda q, *others: _island(island, (TOKENS, *(P("data") for _ in others)), TOKENS)(q, *others)
 
 
 def _island(function: Callable, in_specs, out_specs) -> Callable:
