@@ -184,10 +184,11 @@ def test_an_untrained_model_recalls_nothing_and_the_judge_reads_the_truth(untrai
     assert free.row(free_films.TRUE_FILMS)["sca"].value == 1.0 and free.row("camr")["sca"].value < 0.8
 
 
-def test_a_return_is_drawn_alike_in_any_batch(untrained, judge):
+def test_a_return_is_drawn_alike_in_any_batch_and_from_a_history_in_host_memory(untrained, judge):
     engine, policies, measured, _ = untrained
-    number = 1
-    alone = measure_recall(engine, judge, measured.cases[number : number + 1], {"camr": policies["camr"]}, films=2, progress=False)
+    number, hosted = 1, dataclasses.replace(engine, pool_on="host")
+    alone = measure_recall(hosted, judge, measured.cases[number : number + 1], {"camr": policies["camr"]}, films=2, progress=False)
+    assert hosted.pool(2).host_bytes > 0 == engine.pool(2).host_bytes
     for row in (VAE, "camr"):
         difference = alone.stills[row][0].astype(int) - measured.stills[row][number].astype(int)
         assert np.abs(difference).max() <= 1
@@ -210,8 +211,9 @@ def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
 
 def test_all_faults_of_a_request_are_named_at_once():
     with pytest.raises(UsageError) as error:
-        EvaluationConfig(world="bass", policies=("cmar", "sink", "sink"), returns=0, films=-1)
+        EvaluationConfig(world="bass", policies=("cmar", "sink", "sink"), returns=0, films=-1, pool_on="hots")
     for part in (
+        "'hots', did you mean 'host'?",
         "'bass', did you mean 'base'?",
         "'cmar', did you mean 'camr'?",
         "named twice",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
+from causalcine_jax.cli import GPU_MEMORY
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.parallel.sharding import AXES
 
@@ -51,7 +52,7 @@ device_description_str: "NVIDIA H200 141GB HBM3e"
 class Chip:
     """One device.
 
-    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that JAX is given (92 %)
+    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that every command gives JAX (cli.py)
     flops      of bf16, per second, at peak
     bandwidth  of its memory, bytes per second
     link       of one link to a neighbour (TPU) or of all links to the switch (GPU), bytes per second each way
@@ -79,7 +80,7 @@ CHIPS = {
     "v6e": Chip("tpu", int(31.25 * 2**30), 918e12, 1640 * GB, 90 * GB, ("8x8", *_FLAT), wraps=16),
     "v5e": Chip("tpu", int(15.75 * 2**30), 197e12, 819 * GB, 45 * GB, ("8x8", *_FLAT), wraps=16),
     "h200": Chip(
-        "gpu", int(0.92 * 151397597184), 989e12, 4800 * GB, 450 * GB,
+        "gpu", int(GPU_MEMORY * 151397597184), 989e12, 4800 * GB, 450 * GB,
         ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"), network=50 * GB,
     ),
 }  # fmt: skip
