@@ -82,7 +82,12 @@ def ended(tmp_path_factory):
         "films": two_processes("launch/train.py", *flags("films", **films, seq=2), devices=1),
         "student": two_processes("launch/train.py", *flags("student", **student), devices=1),
         "film": two_processes(
-            "launch/generate.py", f"--story={folder / 'story.yaml'}", f"--model={folder / 'init'}", f"--out={folder / 'film'}", devices=1
+            "launch/generate.py",
+            f"--story={folder / 'story.yaml'}",
+            f"--model={folder / 'init'}",
+            f"--out={folder / 'film'}",
+            "--pool-on=host",
+            devices=1,
         ),
         "hosts": two_processes("tests/as_two_film_makers.py", str(folder), devices=1),
         "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
@@ -161,7 +166,7 @@ def test_a_film_is_made_by_two_processes_and_written_by_the_first(ended):
     assert (code, other) == (0, 0), codes["film"]
     assert "chunk 3/3" in progress and "chunk" not in silence
     record = json.loads((folder / "film" / "film.json").read_text())
-    assert record["device"]["seq"] == 2 and len(record["retrieved"]) == 3
+    assert (record["device"]["seq"], record["pool_on"]) == (2, "host") and len(record["retrieved"]) == 3
     together, alone = (read_film(folder / name / "film.mp4").astype(int) for name in ("film", "film_alone"))
     assert together.shape == alone.shape and np.abs(together - alone).mean() < 1  # of 255; other sums, then H.264
 

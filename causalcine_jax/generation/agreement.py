@@ -29,13 +29,8 @@ from causalcine_jax.whole_file import file_hash
 
 SAMPLED = 64  # numbers of each tensor that tell one model's weights from another's
 SHOWN = 12  # digits of a hash: enough to tell two apart
-RESULTS = (
-    "resolved",
-    "retrieved",
-    "timings",
-    "software",
-    "device",
-)  # what a film.json says of how its film came out, and is not asked for again
+# What a film.json says of how its film came out, and nobody asks for again.
+RESULTS = ("resolved", "retrieved", "timings", "software", "device")
 
 
 def agreed(recipe: Recipe, model: Path | None, choices: Choices) -> tuple[Start | None, Path, Mesh | None]:
@@ -54,7 +49,7 @@ def agreed(recipe: Recipe, model: Path | None, choices: Choices) -> tuple[Start 
 def _asked(recipe: Recipe, model: Path | None, choices: Choices) -> dict[str, Any]:
     return {
         "story": recipe.story.to_dict(),
-        "film.json": {name: value for name, value in recipe.recorded.items() if name not in RESULTS},
+        "film.json": {name: value for name, value in recipe.recorded.items() if name not in ("story", *RESULTS)},
         "model": str(model),
         **{name: str(value) for name, value in asdict(choices).items()},
         "jax": jax.__version__,
