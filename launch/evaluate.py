@@ -8,8 +8,8 @@ Prints the tables and leaves evaluation.json, evaluation.md, returns.png and rec
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import run
-from causalcine_jax.config import DTYPES
+from causalcine_jax.cli import keep_compiled, run
+from causalcine_jax.config import DTYPES, POOL_PLACES
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +31,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch", type=int, default=16, help="films side by side (default 16); only few_step's results change with it, by chance"
     )
+    parser.add_argument(
+        "--pool-on",
+        default="device",
+        choices=POOL_PLACES,
+        help="where history's keys and values lie: host, for batches that outgrow the device",
+    )
+    parser.add_argument(
+        "--compile-cache",
+        "--compile_cache",  # as train.py spells it
+        metavar="DIR",
+        help="keep compiled programs in DIR: the next start does not compile them again",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     return parser.parse_args(arguments)
 
@@ -41,8 +53,11 @@ def main() -> None:
     from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED, EvaluationConfig, evaluate, write_evaluation
     from causalcine_jax.evaluation.report import markdown
     from causalcine_jax.generation.chosen_model import chosen_model
+    from causalcine_jax.generation.host_memory import allow_all_host_memory
     from causalcine_jax.generation.model_folder import load_model
 
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache)
     config = EvaluationConfig(
         world=flags.world,
         returns=flags.returns,
@@ -53,6 +68,7 @@ def main() -> None:
         solver=None if flags.sampler == "base" else flags.sampler,
         seed=HELD_OUT_SEED if flags.seed is None else flags.seed,
         batch=flags.batch,
+        pool_on=flags.pool_on,
     )
     evaluation = evaluate(load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype), config)
     write_evaluation(flags.out, evaluation)

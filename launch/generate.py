@@ -19,7 +19,7 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import keep_compiled, run
 from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS
 from causalcine_jax.errors import UsageError
 
@@ -92,6 +92,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="devices that make each chunk together; must divide heads and a chunk's tokens (default 1)",
     )
     parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
+    parser.add_argument(
+        "--compile-cache",
+        "--compile_cache",  # as train.py spells it
+        metavar="DIR",
+        help="keep compiled programs in DIR: the next start does not compile them again",
+    )
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)
 
@@ -126,6 +132,7 @@ def main() -> None:
     from causalcine_jax.parallel.processes import joined
 
     allow_all_host_memory()
+    keep_compiled(flags.compile_cache)
 
     base = flags.sampler == "base"
     choices = Choices(solver=None if base else flags.sampler, base=base, **{name: getattr(flags, name) for name in CHOICES})

@@ -107,7 +107,7 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
     told = json.loads(to_json(plan))
     assert told["seconds_per_step"]["bound"] == account.roofline.bound / 2 and told["seconds_per_cycle"]["runs"] == {"update": 1}
     assert told["fits"] and told["programs"][0]["parts"]["batch"]["device"] == size_of(x) and not told["advice"]
-    assert "fits in 1.000 GB" in table(plan) and "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92" in table(plan)
+    assert "fits in 1.000 GB" in table(plan) and "XLA_CLIENT_MEM_FRACTION=0.92" in table(plan)
 
     # A device that is too small for it: the command's exit code, and what it names.
     monkeypatch.setitem(targets.CHIPS, "here", Chip("gpu", account.total - 1, 1e12, 1e11, 1e10, ("1x1",)))

@@ -193,6 +193,13 @@ def test_a_return_is_drawn_alike_in_any_batch(untrained, judge):
         assert np.abs(difference).max() <= 1
 
 
+def test_the_history_of_a_batch_lies_where_it_is_asked_to(untrained):
+    engine, policies, _, _ = untrained
+    here, there = engine.pool(3), dataclasses.replace(engine, pool_on="host").pool(3, policies["camr"])
+    assert here.host_bytes == 0 and here.k.shape == there.k.shape and here.k.shape[1] == 3 * 2  # guided
+    assert there.host_bytes == here.k.nbytes + here.v.nbytes and there.near.k.shape[2] == 4 * 3 + 5
+
+
 def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
     _, _, measured, free = untrained
     settings = {"world": "base", "steps": 1, "guidance": 2.0, "seed": 3, "dtype": "float32"}
@@ -210,8 +217,9 @@ def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
 
 def test_all_faults_of_a_request_are_named_at_once():
     with pytest.raises(UsageError) as error:
-        EvaluationConfig(world="bass", policies=("cmar", "sink", "sink"), returns=0, films=-1)
+        EvaluationConfig(world="bass", policies=("cmar", "sink", "sink"), returns=0, films=-1, pool_on="hots")
     for part in (
+        "'hots', did you mean 'host'?",
         "'bass', did you mean 'base'?",
         "'cmar', did you mean 'camr'?",
         "named twice",

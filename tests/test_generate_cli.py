@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from tiny_models import WORDS, tiny_model
 
 from causalcine_jax.config import preset
 from causalcine_jax.convert import save_model
 from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, words
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation import agreement
 from causalcine_jax.generation.film import read_film
 from causalcine_jax.generation.generate import Choices, generate
 from causalcine_jax.generation.prompts import check_prompts
@@ -154,6 +156,26 @@ def test_faults_of_a_story_leave_exit_code_2_and_one_message(tmp_path):
     done = launch("--story", "story.yaml", "--out", "film", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "film").exists()
     assert "shot 2: unknown key 'second', did you mean 'seconds'?; shot 2: has no duration" in done.stderr
+
+
+def test_processes_compare_what_their_models_and_starts_hold(made, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "other")
+    file = next((tmp_path / "other" / "vae").glob("*.safetensors"))
+    tensors = load_file(file)
+    list(tensors.values())[-1].flat[0] += 1e-3
+    save_file(tensors, file)
+    Image.new("RGB", (32, 16)).save(tmp_path / "start.png")
+    monkeypatch.setattr(agreement, "several", lambda: True)
+    compared = []
+    monkeypatch.setattr(agreement, "check_same", compared.append)
+    recipe, choices = read_recipe(made[0] / "film.json"), Choices(start=tmp_path / "start.png", start_caption="Mia waves.", seq=1)
+    for model in (folder, tmp_path / "other"):
+        assert agreement.agreed(recipe, model, choices)[1] == model
+    asked, held, _, others = json.loads(json.dumps(compared))
+    assert (asked["seq"], asked["model"], asked["film.json"]["scale"]) == ("1", str(folder), 24) and "retrieved" not in asked["film.json"]
+    assert held["model"]["sampler"]["steps"] == 2 and {"start", "tokenizer"} <= held.keys()
+    assert held["weights"].keys() == others["weights"].keys() == {"transformer", "vae", "text_encoder"}
+    assert held["weights"].pop("vae") != others["weights"].pop("vae") and held == others
 
 
 def test_the_command_makes_a_film(folder, tmp_path):

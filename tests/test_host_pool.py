@@ -9,7 +9,7 @@ import pytest
 from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.generation import host_memory
 from causalcine_jax.generation.choices import Choices, decide
 from causalcine_jax.generation.director import Director
@@ -92,6 +92,17 @@ def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
     monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
     with pytest.raises(UsageError, match=r"takes 1,000,000,000,001 bytes of host memory, .* has 1,000,000,000,000"):
         check_host_room(10**12 + 1)
+
+    # Eight processes of sixteen are on this machine, where half the pool lies then.
+    monkeypatch.setattr(host_memory, "several", lambda: True)
+    monkeypatch.setattr(host_memory, "everyones", lambda own: [own, "another"] * 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 16)
+    monkeypatch.setattr(host_memory, "check_all", lambda fault: raise_faults("check", [fault] if fault else []))
+    check_host_room(2 * 10**12)
+    with pytest.raises(UsageError, match=r"takes 1,000,000,000,008 bytes of host memory for 8 processes, .* has 1,000,000,000,000"):
+        check_host_room(2 * 10**12 + 16)
+    monkeypatch.undo()
+    monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
 
     class Device:
         platform, device_kind, kinds = "gpu", "H200", ("pinned_host",)

@@ -8,7 +8,7 @@ depends on its place in it as well. Every batch has `films` films (the
 caller repeats some to fill the last one), so all of an evaluation compiles each move once per policy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,10 @@ from causalcine_jax.data.storyworld.world import CHUNK_FRAMES, WorldConfig, firs
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import rollout
+from causalcine_jax.generation.engine import histories
 from causalcine_jax.generation.model_folder import Model
-from causalcine_jax.models.dit import TextContext, token_grid
+from causalcine_jax.generation.pool import empty_pool, kept_near
+from causalcine_jax.models.dit import TextContext
 from causalcine_jax.models.kv_cache import KVCache
 
 
@@ -33,6 +35,7 @@ class BatchRollout:
     pool_frames  latent frames of history kept; None for all of a film. What memory has retrieved is counted over a batch's films together, so
                  under eviction least_retrieved a film is by itself only in a batch of one
     kv_dtype     how keys and values of history are stored (models/quantised.py)
+    pool_on      where they lie, device or host
     """
 
     model: Model
@@ -41,6 +44,7 @@ class BatchRollout:
     seed: int = 0
     pool_frames: int | None = None
     kv_dtype: str = "same"
+    pool_on: str = "device"
 
     def __post_init__(self):
         stride, grid = self.model.vae.cfg.spatial_stride, self.model.transformer.config.patch_size
@@ -111,15 +115,13 @@ class BatchRollout:
             contexts.append(_embed(self.model.text_encoder, self.model.transformer, ids, mask))
         return contexts
 
-    def pool(self, films: int) -> KVCache:
-        """An empty pool for as many films."""
-        config = self.model.transformer.config
-        _, height, width, _ = self.latent_shape
-        rows, columns = token_grid(config, height, width)
-        films *= 2 if self.sampler.guided else 1
-        dtype = self.model.transformer.patch_embedding.weight[...].dtype
+    def pool(self, films: int, memory: MemoryConfig | None = None) -> KVCache:
+        """An empty pool for as many films under `memory` (None: the model's own). `UsageError` where there is no room for it."""
+        chunk_frames, *size, _ = self.latent_shape
+        model = replace(self.model, chunk_frames=chunk_frames)
         frames = self.pool_frames or self.world.latent_frames
-        return KVCache.empty(config, films, frames, rows * columns, CHUNK_FRAMES, dtype, self.kv_dtype)
+        near = kept_near(self.pool_on, memory or model.memory)
+        return empty_pool(model, films * histories(self.sampler), frames, tuple(size), self.kv_dtype, near)
 
     def commit(self, pool: KVCache, latents: Float[Array, "b c h w z"], context: TextContext, chunk: int, memory: MemoryConfig) -> KVCache:
         """The pool with one clean chunk of every film in it. `pool` is donated."""
@@ -128,7 +130,7 @@ class BatchRollout:
 
     def history(self, chunks: list[Float[Array, "b c h w z"]], contexts: list[TextContext], memory: MemoryConfig) -> KVCache:
         """The pool after the first chunks of a film."""
-        pool = self.pool(len(chunks[0]))
+        pool = self.pool(len(chunks[0]), memory)
         for number, latents in enumerate(chunks):
             pool = self.commit(pool, latents, contexts[number], number, memory)
         return pool

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import POLICIES
+from causalcine_jax.config import POLICIES, POOL_PLACES
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.data.storyworld.world import WORLDS
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -28,7 +28,8 @@ HELD_OUT_SEED = 424_242  # of the evaluation's stories; training uses small seed
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured. `films` free films per policy, none for the recall alone; `batch` films side by side; None: the model's own choice."""
+    """What is measured. `films` free films per policy, none for the recall alone; `batch` films side by side, their history where `pool_on` says;
+    None: the model's own choice."""
 
     world: str = "base"
     returns: int = 200
@@ -39,6 +40,7 @@ class EvaluationConfig:
     solver: str | None = None
     seed: int = HELD_OUT_SEED
     batch: int = 16
+    pool_on: str = "device"
 
     def __post_init__(self):
         raise_faults("evaluation", self.faults())
@@ -46,6 +48,8 @@ class EvaluationConfig:
     def faults(self) -> list[str]:
         faults = [] if self.world in WORLDS else [f"unknown world {self.world!r}, {nearest(str(self.world), WORLDS)}"]
         faults += [f"unknown policy {name!r}, {nearest(str(name), POLICIES)}" for name in self.policies if name not in POLICIES]
+        if self.pool_on not in POOL_PLACES:
+            faults.append(f"unknown pool_on {self.pool_on!r}, {nearest(str(self.pool_on), POOL_PLACES)}")
         if not self.policies:
             faults.append("name at least one policy")
         if len(set(self.policies)) < len(self.policies):
@@ -74,7 +78,7 @@ class Evaluation:
 def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> Evaluation:
     """Measures `model`. Raises `UsageError` where the world does not fit it."""
     start = time.monotonic()
-    engine = BatchRollout(model, WORLDS[config.world](), config.sampler(model.sampler), config.seed)
+    engine = BatchRollout(model, WORLDS[config.world](), config.sampler(model.sampler), config.seed, pool_on=config.pool_on)
     judge, policies = Judge.load(), policy_configs(list(config.policies), model.memory)
     recall = measure_recall(engine, judge, find_returns(engine.world, config.seed, config.returns), policies, config.batch, progress)
     free = None

@@ -97,7 +97,7 @@ def _score_recall(scores: list[ShotScores], story: Story, seen: list[dict[int, C
 
 def roll_out(engine: BatchRollout, stories: list[Story], memory: MemoryConfig) -> UInt8[np.ndarray, "b t h w 3"]:
     """Films of the stories, from captions alone."""
-    contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories)), []
+    contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories), memory), []
     for chunk, context in enumerate(contexts):
         x0, _ = engine.denoise(pool, stories, context, chunk, memory)
         pool = engine.commit(pool, x0, context, chunk, memory)

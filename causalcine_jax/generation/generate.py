@@ -18,8 +18,8 @@ import jax
 from jax.sharding import Mesh
 
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.generation import provenance
+from causalcine_jax.generation.agreement import agreed
 from causalcine_jax.generation.choices import Choices, Setup, decide
 from causalcine_jax.generation.chosen_model import chosen_model
 from causalcine_jax.generation.contact_sheet import save_contact_sheet
@@ -29,10 +29,9 @@ from causalcine_jax.generation.film import viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.provenance import Recipe
-from causalcine_jax.generation.start import Start, chosen_start, opening, without_start
+from causalcine_jax.generation.start import Start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
-from causalcine_jax.parallel.mesh import make_mesh
-from causalcine_jax.parallel.processes import check_same, is_first, several
+from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.story import prompt_of
 from causalcine_jax.whole_file import file_hash, whole_file
 
@@ -48,25 +47,9 @@ def generate(
       UsageError: the story, the choices and the model do not fit together, or the processes were not asked for the same; nothing is written.
       DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
     """
-    raise_faults("generate", choices.faults())
-    out = Path(out)
-    start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
-    folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
-    mesh = _mesh(choices.seq)
-    check_same({"story": recipe.story.to_dict(), "choices": {name: str(value) for name, value in asdict(choices).items()}})
+    start, folder, mesh = agreed(recipe, model, choices)
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        return _generate(recipe, out, folder, mesh, choices, start, progress)
-
-
-def _mesh(seq: int | None) -> Mesh | None:
-    """The devices that make a chunk together: `seq` of this process's, or all of several processes'."""
-    if not several():
-        return make_mesh(seq, jax.devices()[:seq]) if seq else None
-    if seq not in (None, jax.device_count()):
-        raise UsageError(
-            f"{jax.process_count()} processes make a film on all their {jax.device_count()} devices: seq={seq} cannot be, leave it out"
-        )
-    return make_mesh(jax.device_count())
+        return _generate(recipe, Path(out), folder, mesh, choices, start, progress)
 
 
 def _generate(

@@ -1,7 +1,9 @@
 """Host memory that the accelerator's programs read and write: how much there is of it, and a pool of history born in it."""
 
 import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.kv_cache import HOST, KVCache, axes_of
 from causalcine_jax.parallel.mesh import active_mesh
+from causalcine_jax.parallel.processes import check_all, everyones, several
 
 GB = 10**9
 # JAX on GPUs takes at most so many GiB of it for its arrays.
@@ -30,22 +33,30 @@ def allow_all_host_memory() -> None:
         os.environ.setdefault(LIMIT, str(max(DEFAULT_LIMIT, size // 2**30)))
 
 
+def machine() -> str:
+    """The same in all processes on one machine, in its containers too."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.is_file() else platform.node()
+
+
 def check_host_room(pool_bytes: int) -> None:
-    """`UsageError` where this process cannot have its share of a pool of so many bytes in host memory."""
+    """`UsageError`, in every process, where one cannot have its share of a pool of so many bytes in host memory, or its machine all of its processes'."""
     device = jax.local_devices()[0]
     if HOST not in {memory.kind for memory in device.addressable_memories()}:
         raise UsageError(f"{device.device_kind} has no host memory for its programs to read: keep the pool on the device (pool_on)")
+    here = everyones(machine()).count(machine()) if several() else 1
     share, room = pool_bytes // jax.process_count(), physical_memory()
-    if room is not None and share > room:
-        raise UsageError(
-            f"the pool of history takes {share:,} bytes of host memory, {share / GB:.3g} GB, and the machine has {room:,}: "
+    together, allowed = share * here, int(os.environ.get(LIMIT, DEFAULT_LIMIT)) * 2**30
+    fault = ""
+    if room is not None and together > room:
+        of_processes = f" for {here} processes" if here > 1 else ""
+        fault = (
+            f"the pool of history takes {together:,} bytes of host memory{of_processes}, {together / GB:.3g} GB, and the machine has {room:,}: "
             "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
         )
-    allowed = int(os.environ.get(LIMIT, DEFAULT_LIMIT)) * 2**30
-    if device.platform == "gpu" and share > allowed:
-        raise UsageError(
-            f"the pool of history takes {share:,} bytes of host memory, and JAX is allowed {allowed:,}: set {LIMIT}={-(-share // 2**30) + 1} before it starts"
-        )
+    elif device.platform == "gpu" and share > allowed:
+        fault = f"the pool of history takes {share:,} bytes of host memory, and JAX is allowed {allowed:,}: set {LIMIT}={-(-share // 2**30) + 1} before it starts"
+    check_all(fault)
 
 
 def in_its_places(make: Callable[[], KVCache]) -> KVCache:

@@ -112,7 +112,7 @@ def load_model(
     """
     folder = default_model() if folder is None else Path(folder)
     needed = PARTS if embeddings is None else PARTS[:2]
-    _check_parts(folder, needed)
+    check_parts(folder, needed)
     defaults = model_defaults(folder)
     dtype = dtype or defaults.get("dtype", DTYPES[0])
     raise_faults("model", _faults({"dtype": dtype}))
@@ -148,7 +148,7 @@ def save_embeddings(path: Path, folder: str | Path | None, prompts: list[tuple[s
     Raises as `load_model` does, and `UsageError` for prompts that the model cannot read.
     """
     folder = default_model() if folder is None else Path(folder)
-    _check_parts(folder, PARTS)
+    check_parts(folder, PARTS)
     defaults = model_defaults(folder)
     dtype = dtype or defaults.get("dtype", DTYPES[0])
     raise_faults("model", _faults({"dtype": dtype}))
@@ -161,7 +161,8 @@ def save_embeddings(path: Path, folder: str | Path | None, prompts: list[tuple[s
     return embed_prompts(path, [text for _, text in prompts], encoder, tokenizer, text_len, encoder_hash(folder))
 
 
-def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
+def check_parts(folder: Path, parts: tuple[str, ...]) -> None:
+    """`DataError` where the model in `folder` lacks one of these parts."""
     missing = [f"{part}/" for part in parts if not holds(folder, part)]
     if not missing:
         return

@@ -87,23 +87,44 @@ def by_first(work: Callable[[], Result]) -> Result | None:
     """What `work` returns, in the first process, which alone does it; None in the others, who wait. What it raises is raised in all."""
     if not several():
         return work()
-    made, failed = None, None
-    if is_first():
-        try:
-            made = work()
-        except (UsageError, DataError) as error:
-            failed = error
-    told = everyones(json.dumps([isinstance(failed, UsageError), str(failed)]) if failed else "")[0]
-    if told:
-        of_usage, message = json.loads(told)
-        raise (UsageError if of_usage else DataError)(message)
+    made, errors = _tried(work if is_first() else lambda: None)
+    if errors:
+        raise errors[0]
     return made
+
+
+def by_all(work: Callable[[], Result]) -> Result:
+    """What `work` returns, which every process does for itself, without waiting for others. What it raises in any is raised in all."""
+    if not several():
+        return work()
+    made, errors = _tried(work)
+    if errors:
+        said = {number: str(error) for number, error in errors.items()}
+        alike = len(said) == jax.process_count() and len(set(said.values())) == 1
+        kind = type(next(iter(errors.values())))
+        raise kind(said[0] if alike else _shortened([f"process {number}: {message}" for number, message in said.items()]))
+    return made
+
+
+def _tried(work: Callable[[], Result]) -> tuple[Result | None, dict[int, UsageError | DataError]]:
+    """What `work` returns here, and what it raised in the processes where it failed."""
+    made, failed = None, None
+    try:
+        made = work()
+    except (UsageError, DataError) as error:
+        failed = [isinstance(error, UsageError), str(error)]
+    told = map(json.loads, everyones(json.dumps(failed)))
+    return made, {number: (UsageError if said[0] else DataError)(said[1]) for number, said in enumerate(told) if said}
 
 
 def check_all(fault: str) -> None:
     """`UsageError` in every process if any of them has a `fault`; "" is none."""
-    if several() and (faults := [f"process {number}: {said}" for number, said in enumerate(everyones(fault)) if said]):
-        raise UsageError(_shortened(faults))
+
+    def check() -> None:
+        if fault:
+            raise UsageError(fault)
+
+    by_all(check)
 
 
 def check_same(settings: Mapping[str, Any]) -> None:
@@ -167,6 +188,8 @@ def _any(flags: jax.Array) -> jax.Array:
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found = {}
     for name, value in settings.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(zip(map(str, range(len(value))), value))
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
 

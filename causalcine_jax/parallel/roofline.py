@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from causalcine_jax.parallel.hlo_collectives import Collective
-from causalcine_jax.parallel.targets import GPU_SHARE, Target
+from causalcine_jax.cli import GPU_MEMORY
+from causalcine_jax.parallel.targets import Target
 
 # Rings that leave a node use the cards of all its GPUs; what goes to every device alike leaves by the GPU's own card.
 RINGS = ("all-gather", "reduce-scatter", "all-reduce")
@@ -72,8 +73,8 @@ def assumptions(target: Target, copying: bool = False) -> list[str]:
         lines.append(f"copies from and to the host at {link}; as many as there can be: nothing that memory retrieves is near already")
     if chip.platform == "gpu":
         lines.append(
-            f"a program may use {GPU_SHARE:.0%} of a GPU's memory, {chip.memory / 1e9:.1f} of {chip.memory / GPU_SHARE / 1e9:.1f} GB: "
-            f"XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE}"
+            f"a program may use {GPU_MEMORY:.0%} of a GPU's memory, {chip.memory / 1e9:.1f} of {chip.memory / GPU_MEMORY / 1e9:.1f} GB: "
+            f"XLA_CLIENT_MEM_FRACTION={GPU_MEMORY}, as every command sets it"
         )
         far = (
             f"; beyond a node {chip.network / 1e9:.0f} GB/s per GPU, which rings of a whole node share"

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
+from causalcine_jax.cli import GPU_MEMORY
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.parallel.sharding import AXES
 
 GB = 10**9
-
-# The share of a GPU's memory that a program may use: XLA_PYTHON_CLIENT_MEM_FRACTION, which is 0.75 where nobody sets it.
-GPU_SHARE = 0.92
 
 # What a GPU of this kind says of itself to a compiler (`jax.experimental.topologies.get_attached_topology().target_config` of a machine with one), numbers
 # only; H100 and H200 differ by their memory.
@@ -56,7 +54,7 @@ device_description_str: "{name}"
 class Chip:
     """One device.
 
-    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that JAX is given (`GPU_SHARE`)
+    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that every command gives JAX (cli.py)
     flops      of bf16, per second, at peak
     bandwidth  of its memory, bytes per second
     link       of one link to a neighbour (TPU) or of all links to the switch (GPU), bytes per second each way
@@ -82,7 +80,7 @@ class Chip:
 def _hopper(name: str, installed: int, bandwidth: float) -> Chip:
     """An SXM GPU of that generation, `installed` bytes of memory of `bandwidth` bytes per second, in nodes of eight."""
     return Chip(
-        "gpu", int(GPU_SHARE * installed), 989e12, bandwidth, 450 * GB,
+        "gpu", int(GPU_MEMORY * installed), 989e12, bandwidth, 450 * GB,
         ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"), network=50 * GB, host=64 * GB,
         described=HOPPER.format(name=name, installed=installed, bandwidth=bandwidth),
     )  # fmt: skip
