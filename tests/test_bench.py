@@ -17,15 +17,17 @@ from causalcine_jax.benchmarks import bench as bench_module
 from causalcine_jax.benchmarks import parts, random_model, streaming, timing
 from causalcine_jax.benchmarks import training as training_module
 from causalcine_jax.benchmarks.bench import bench, faults, in_process
-from causalcine_jax.benchmarks.film import fill, new_film
+from causalcine_jax.benchmarks.film import TINY_DECODER, fill, new_film
 from causalcine_jax.benchmarks.report import table
 from causalcine_jax.benchmarks.settings import NETWORKS, Settings, network
 from causalcine_jax.benchmarks.start import first_chunk
 from causalcine_jax.benchmarks.training import configs, stages
 from causalcine_jax.config import PRESETS, MemoryConfig, Preset, VAEConfig
+from causalcine_jax.convert import load_tiny_decoder
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.kv_cache import KVCache, slot_for
 from causalcine_jax.models.nn import Linear
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.parallel.flops import Films
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.state import Update
@@ -71,8 +73,15 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatc
     assert list(seconds) == ["import", "networks", "prompt", "first_chunk", "together"] and seconds["import"] >= 1
     assert sum(seconds.values()) == pytest.approx(2 * seconds["together"])
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, weights))
-    with pytest.raises(DataError, match=r"a model folder of .* GB is written to .*other, where .* GB are free; make room"):
+    with pytest.raises(DataError, match=r"GB are written to .*other before it, and .* GB are free there; make room"):
         random_model.model_folder(tiny, str(tmp_path / "other" / "model"))
+
+
+def test_a_tiny_decoder_is_read_back_as_it_was_written(tmp_path):
+    net = random_weights(lambda key: TinyDecoder(key=key), 0)
+    random_model._save_tiny_decoder(net, tmp_path / TINY_DECODER)
+    read = load_tiny_decoder(tmp_path / TINY_DECODER)
+    assert all(bool((a == b).all()) for a, b in zip(jax.tree.leaves(net), jax.tree.leaves(read), strict=True))
 
 
 def test_two_films_take_turns_in_one_pool(tiny):
@@ -199,7 +208,7 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
     "code, said, error, reason",
     [
         (2, "a warning\nerror: a pool of 15 frames is too small\n", UsageError, "a pool of 15 frames is too small"),
-        (1, "Traceback ...\nerror: XlaRuntimeError: RESOURCE_EXHAUSTED\n", DataError, "XlaRuntimeError: RESOURCE_EXHAUSTED"),
+        (1, "Traceback ...\nerror: XlaRuntimeError: RESOURCE_EXHAUSTED\na last word\n", DataError, "XlaRuntimeError: RESOURCE_EXHAUSTED"),
         (-9, "a warning\n", DataError, "its process was ended by signal 9 (Killed), as happens where memory runs out"),
         (1, "", DataError, "its process ended with code 1"),
     ],

@@ -41,7 +41,7 @@ def machine(monkeypatch):
     for module in (bench, targets):
         monkeypatch.setattr(module, "in_process", machine.in_process)
     monkeypatch.setattr(bench, "PEERS", ("no_such_package",))
-    monkeypatch.setitem(TARGETS, "a chip", Hardware("cpu", "a chip", 1, RUNS))
+    monkeypatch.setitem(TARGETS, "a chip", Hardware("cpu", "a chip", 1, ".", RUNS))
     return machine
 
 
@@ -92,7 +92,7 @@ def test_a_record_of_something_else_is_no_record_of_the_run(machine, monkeypatch
 
 
 def test_targets_hold_for_their_device_alone(machine, tmp_path):
-    with pytest.raises(UsageError, match="the targets for h200 hold for NVIDIA H200, and jax computes on a chip here"):
+    with pytest.raises(UsageError, match=r"hold for NVIDIA H200, and jax computes on a chip here: .* pip install .*\[cuda13\]"):
         measure_targets("h200", tmp_path, "configs", print)
     for here, fault in (
         ({"kind": "NVIDIA H100 80GB HBM3", "count": 1}, "NVIDIA H100 80GB HBM3 here"),

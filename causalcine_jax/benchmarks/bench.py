@@ -29,6 +29,7 @@ from causalcine_jax.whole_file import whole_file
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")
 PEERS_INSTALL = 'pip install -c constraints.txt -e ".[parity]"'
+ERROR = "error: "  # as cli.run begins the line
 LAST_LINES = 20  # of what a process said before it failed
 
 
@@ -106,17 +107,18 @@ def in_process(part: str, settings: Settings, environment: dict[str, str] | None
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         if done.returncode == 0:
             return json.loads(answer.read_text())
-    lines = [line for line in done.stderr.strip().splitlines() if line]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    reason = _reason(done.returncode, lines)
     if done.returncode == USAGE:
-        raise UsageError(lines[-1].removeprefix("error: "))
-    print(*lines[-LAST_LINES:-1], sep="\n", file=sys.stderr, flush=True)
-    raise DataError(_reason(done.returncode, lines))
+        raise UsageError(reason)
+    print(*lines[-LAST_LINES:], sep="\n", file=sys.stderr, flush=True)
+    raise DataError(reason)
 
 
 def _reason(code: int, lines: list[str]) -> str:
-    """Why a process failed, in a line: what it said last as an error, else how it ended."""
-    if lines and lines[-1].startswith("error: "):
-        return lines[-1].removeprefix("error: ")
+    """Why a process failed, in a line: the error that it named last, else how it ended."""
+    if named := [line for line in lines if line.startswith(ERROR)]:
+        return named[-1].removeprefix(ERROR)
     if code < 0:
         memory = ", as happens where memory runs out" if -code == signal.SIGKILL else ""
         return f"its process was ended by signal {-code} ({signal.strsignal(-code)}){memory}"

@@ -65,7 +65,7 @@ def _check_disk(place: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < 1.02 * needed:
         raise DataError(
-            f"a start reads weights from disk: a model folder of {needed / GB:.3g} GB is written to {place} for it, where {free / GB:.3g} GB are free; "
+            f"a start reads its weights from disk: {needed / GB:.3g} GB are written to {place} before it, and {free / GB:.3g} GB are free there; "
             "make room, or give an --out on another disk"
         )
 

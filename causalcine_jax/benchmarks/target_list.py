@@ -42,11 +42,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What targets hold for: devices by the platform and the beginning of the kind that jax calls them, and how many of them (None: any number)."""
+    """What targets hold for: devices by the platform and kind that jax calls them, how many of them (None: any number), and how jax finds them."""
 
     platform: str
     kind: str
     devices: int | None
+    install: str
     runs: tuple[Run, ...]
 
 
@@ -126,6 +127,6 @@ _CPU = (
     Run("training_base", ("training",), {"preset": "storyworld-base", "repeats": 3}, (CYCLE,)),
 )
 TARGETS = {
-    "h200": Hardware("gpu", "NVIDIA H200", 1, _H200),
-    "cpu": Hardware("cpu", "cpu", None, _CPU),
+    "h200": Hardware("gpu", "NVIDIA H200", 1, ".[cuda13]", _H200),
+    "cpu": Hardware("cpu", "cpu", None, ".", _CPU),
 }

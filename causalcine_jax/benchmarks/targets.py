@@ -45,9 +45,15 @@ def measure_targets(device: str, folder: Path, configs: str, say: Callable[[str]
 
 def check_device(device: str, hardware: Hardware, here: dict) -> None:
     """`UsageError` where `here` (platform, kind, count) is not what the targets hold for."""
-    if here["platform"] != hardware.platform or not here["kind"].startswith(hardware.kind):
+    if (here["platform"], here["kind"]) != (hardware.platform, hardware.kind):
+        missing = (
+            f'; for one that it does not find: pip install -c constraints.txt -e "{hardware.install}"'
+            if here["platform"] != hardware.platform
+            else ""
+        )
         raise UsageError(
-            f"the targets for {device} hold for {hardware.kind}, and jax computes on {here['kind']} here: measure its parts one by one (bench.py PART --preset ...)"
+            f"the targets for {device} hold for {hardware.kind}, and jax computes on {here['kind']} here: "
+            f"measure what you like of it part by part (bench.py PART --preset ...){missing}"
         )
     if hardware.devices not in (None, here["count"]):
         raise UsageError(
@@ -100,7 +106,7 @@ def _read(file: Path, hardware: Hardware, run: Run) -> dict:
         record = json.loads(file.read_text(encoding="utf-8"))
         kind = (record["device"] or {"kind": hardware.kind})["kind"]
         same = record["settings"] == Settings(**run.settings).recorded() and set(record["parts"]) == set(run.parts)
-        return record if same and kind.startswith(hardware.kind) else {}
+        return record if same and kind == hardware.kind else {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
