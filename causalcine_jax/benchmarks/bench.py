@@ -27,6 +27,7 @@ from causalcine_jax.generation.provenance import pretty, software
 from causalcine_jax.whole_file import whole_file
 
 SCHEMA = "causalcine/benchmark@1"
+ROOT = Path(__file__).parents[2]  # where a worker starts, so that it imports this package and no other
 PEERS = ("torch", "diffusers")
 PEERS_INSTALL = 'pip install -c constraints.txt -e ".[parity]"'
 ERROR = "error: "  # as cli.run begins the line
@@ -104,7 +105,7 @@ def in_process(part: str, settings: Settings, environment: dict[str, str] | None
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if settings.peer else {}
         environment = {**ENVIRONMENT.get(part, {}), **shared, **os.environ, **(environment or {})}
         command = [sys.executable, "-m", "causalcine_jax.benchmarks.worker", part, str(asked), str(answer)]
-        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         if done.returncode == 0:
             return json.loads(answer.read_text())
     lines = [line for line in done.stderr.splitlines() if line.strip()]
