@@ -5,16 +5,20 @@
     python launch/bench.py streaming training attention vae text forward start --preset wan-1.3b --batch 1 --peer --out bench.json
     python launch/bench.py --targets h200 --out bench    # every run that this device's targets need, and which of them are met
 
-    streaming   a chunk: denoise, commit, decode, apart and together; the first, in minute 1, in minute 10; frames per second, pool, memory
+    streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first after a prompt's words, in minutes 1 and 10 in turns;
+                frames per second, pool, memory
     training    a step of stage 1 and of ODE initialisation, a cycle of DMD, as configs/ have them: seconds, FLOP, FLOP/s, MFU, memory
     attention   a receptive field's attention, forward and backward
     vae         12 video frames to latents and back
-    text        a prompt
+    text        a prompt through the text encoder
     forward     the transformer on a film of 21 latent frames at once
-    start       from nothing to the first frames, and again with the compiled programs of the first start
+    start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and again with the compiled programs of the first start.
+                The model folder that it reads is written beforehand beside --out (else where the system keeps temporary files), and removed: at 14B 40 GB
 
-Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results.
---targets (h200 or cpu) does so for a list of runs, into a folder; called again, it goes on with those that are missing.
+Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results. Exit code 1
+if a part failed, after all others ran.
+--targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails; targets.md there says which targets are met, and of the
+others why not. Called again, it goes on with what is missing or failed. Exit code 0 if everything was measured, met or not.
 """
 
 import argparse
@@ -26,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from causalcine_jax.cli import run
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 
 ROOT = Path(__file__).parents[1]
 # Flags and settings alike.
@@ -54,7 +58,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="streaming: how the pool stores keys and values")
     parser.add_argument("--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place")
     parser.add_argument("--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)")
-    parser.add_argument("--peer", action="store_true", help="also time Diffusers' transformer and torch's attention on the same")
+    parser.add_argument("--peer", action="store_true", help="attention, forward: also time torch's, and Diffusers', on the same")
     return parser.parse_args(arguments)
 
 
@@ -64,19 +68,27 @@ def main() -> None:
         return _targets(flags)
     if not flags.parts or not flags.preset:
         raise UsageError("bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets")
-    from causalcine_jax.benchmarks.bench import bench
+    import tempfile
+
+    from causalcine_jax.benchmarks.bench import bench, faults, made, missing_peers, without, write
     from causalcine_jax.benchmarks.report import table
     from causalcine_jax.benchmarks.settings import PARTS, STAGES, Settings
-    from causalcine_jax.errors import nearest, raise_faults
 
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
     raise_faults("bench", [f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}" for part in parts if part not in PARTS])
+    if flags.peer and (missing := missing_peers()):
+        raise UsageError(f"--peer: {without(missing)}")
     width, height = _size(flags.size)
     same = {name: getattr(flags, name) for name in SAME}
     stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
     settings = Settings(width=width, height=height, stages=stages, configs=str(ROOT / "configs"), **same)
-    record = bench(settings, parts, flags.out, say=say)
+    record = bench(settings, parts, made(flags.out.absolute().parent) if flags.out else Path(tempfile.gettempdir()), say)
+    if flags.out:
+        write(record, flags.out)
     print(table(record))
+    if found := faults(record):
+        failed = any("failed" in result for result in record["parts"].values())
+        raise (DataError if failed else UsageError)("; ".join(found))
 
 
 def _targets(flags: argparse.Namespace) -> None:
@@ -84,7 +96,10 @@ def _targets(flags: argparse.Namespace) -> None:
 
     if flags.parts or flags.preset or not flags.out:
         raise UsageError("--targets takes --out FOLDER and no parts or preset: its runs say what they measure")
-    print(measure_targets(flags.targets, flags.out, str(ROOT / "configs"), say))
+    table, unmeasured = measure_targets(flags.targets, flags.out, str(ROOT / "configs"), say)
+    print(table)
+    if unmeasured:
+        raise DataError(f"not measured: {'; '.join(unmeasured)}")
 
 
 def say(line: str) -> None:

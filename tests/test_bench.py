@@ -2,25 +2,32 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 from tiny_models import random_weights
 from tiny_training import tiny_config
 
 from causalcine_jax.benchmarks import bench as bench_module
-from causalcine_jax.benchmarks import parts, streaming, targets
+from causalcine_jax.benchmarks import parts, random_model, streaming, timing
 from causalcine_jax.benchmarks import training as training_module
-from causalcine_jax.benchmarks.bench import bench
+from causalcine_jax.benchmarks.bench import bench, faults, in_process
+from causalcine_jax.benchmarks.film import TINY_DECODER, fill, new_film
 from causalcine_jax.benchmarks.report import table
-from causalcine_jax.benchmarks.settings import NETWORKS, PARTS, Settings, network
-from causalcine_jax.benchmarks.targets import PLATFORMS, TARGETS, Run, Target, measure_targets
+from causalcine_jax.benchmarks.settings import NETWORKS, Settings, network
+from causalcine_jax.benchmarks.start import first_chunk
 from causalcine_jax.benchmarks.training import configs, stages
 from causalcine_jax.config import PRESETS, MemoryConfig, Preset, VAEConfig
+from causalcine_jax.convert import load_tiny_decoder
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.kv_cache import KVCache, slot_for
 from causalcine_jax.models.nn import Linear
+from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.parallel.flops import Films
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.state import Update
@@ -37,24 +44,58 @@ def tiny(monkeypatch):
     of = lambda part: () if part == "tiny_decoder" else (getattr(sizes, part),)
     made = lambda settings, part: random_weights(lambda key: NETWORKS[part](*of(part), key=key), 0)
     monkeypatch.setitem(PRESETS, "tiny", sizes)
-    for module in (streaming, parts):  # the networks' own programs take longer to compile than all that is measured
+    for module in (random_model, parts):  # the networks' own programs take longer to compile than all that is measured
         monkeypatch.setattr(module, "network", made)
     return Settings("tiny", repeats=2, pool_frames=18, batch=1)
 
 
-def test_a_film_streams_in_its_first_and_tenth_minute(tiny):
+def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatch):
     result = streaming.streaming(tiny)
     assert result["pool"]["bytes"] == KVCache.empty(tiny.transformer, 1, 18, tiny.tokens).bytes
     for minute in ("minute_1", "minute_10"):
         times = {name: result[minute][name] for name in ("denoise", "commit", "decode", "together")}
         assert all(0 < spent["shortest"] <= spent["median"] <= times["together"]["longest"] for spent in times.values())
         assert result[minute]["fps"] == pytest.approx(6 / times["together"]["median"]) and result[minute]["memory"]["in_use"] > 0
-    assert result["memory_late_over_early"] > 0
+    assert 0 < result["late_over_early_least"] <= result["late_over_early"] <= result["late_over_early_most"]
+    assert result["memory_late_over_early"] > 0 and result["enqueued"]["seconds"]["repeats"] == 2
     assert result["first"]["prompt"]["median"] > 0 and result["sampler"]["evaluations"] == 4
+    assert result["weights"]["bytes"].keys() == {"transformer", "vae", "text_encoder"}
     films = Films(tiny.transformer, MemoryConfig(), 1, 1601, tiny.tokens, 1)
     assert result["arithmetic"]["flop"] == (4 * films.noisy(1) + films.commits([1600])).forward
     with pytest.raises(UsageError, match="a pool of 15 frames is too small"):
         streaming.streaming(dataclasses.replace(tiny, pool_frames=15))
+
+    # A start reads what a model folder holds; its programs are those of above.
+    files = random_model.model_folder(tiny, str(tmp_path / "model"))
+    weights = sum(leaf.nbytes for part in random_model.PARTS for leaf in jax.tree.leaves(random_model.network(tiny, part)))
+    assert random_model.folder_bytes(tiny) == weights < files["bytes"] < weights + 100_000 and files["page_cache"].startswith("warm")
+    seconds = first_chunk(tiny, str(tmp_path / "model"), started=time.time() - 1)["seconds"]
+    assert list(seconds) == ["import", "networks", "prompt", "first_chunk", "together"] and seconds["import"] >= 1
+    assert sum(seconds.values()) == pytest.approx(2 * seconds["together"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, weights))
+    with pytest.raises(DataError, match=r"GB are written to .*other before it, and .* GB are free there; make room"):
+        random_model.model_folder(tiny, str(tmp_path / "other" / "model"))
+
+
+def test_a_tiny_decoder_is_read_back_as_it_was_written(tmp_path):
+    net = random_weights(lambda key: TinyDecoder(key=key), 0)
+    random_model._save_tiny_decoder(net, tmp_path / TINY_DECODER)
+    read = load_tiny_decoder(tmp_path / TINY_DECODER)
+    assert all(bool((a == b).all()) for a, b in zip(jax.tree.leaves(net), jax.tree.leaves(read), strict=True))
+
+
+def test_two_films_take_turns_in_one_pool(tiny):
+    film = new_film(random_model.random_model(tiny), tiny)
+    film._pool = dataclasses.replace(film._pool, time=jnp.asarray([0, 1, 77, 78, 79, 76]))
+    film.next_chunk = 80
+    early = film.place
+    film._pool = dataclasses.replace(film._pool, time=jnp.asarray([0, 1, 798, 799, 796, 797]))
+    film.next_chunk = 800
+    late = film.place
+    film.go_to(early)
+    assert film.next_chunk == 80 and film.place.time.tolist() == [0, 1, 77, 78, 79, 76]
+    film.go_to(late)
+    assert film.next_chunk == 800 and film.place.time.tolist() == [0, 1, 798, 799, 796, 797]
 
 
 def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
@@ -70,7 +111,7 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
     for number in range(40):
         film.given(None, number, None)
         if number in (2, 30):
-            streaming._fill(filled, None, tiny, MemoryConfig(), number + 1)
+            fill(filled, None, tiny, MemoryConfig(), number + 1)
             assert sorted(filled.pool.time.tolist()) == sorted(film.pool.time.tolist())
 
 
@@ -130,24 +171,56 @@ def test_the_measured_networks_are_those_of_the_configs():
     }
 
 
-def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path):
-    def in_process(part, settings, **environment):
-        if part == "vae":
-            raise DataError("out of memory")
-        return {"result": {"decode": {"seconds": 2.0, "flop": 3e12}}, "device": {"platform": "cpu", "kind": "cpu", "count": 1}}
+def test_a_rate_is_held_against_the_devices_and_the_dtype_that_it_used(monkeypatch):
+    class H200:
+        device_kind = "NVIDIA H200"
 
+    monkeypatch.setattr(timing.jax, "devices", lambda: [H200] * 8)
+    mfu = lambda *how: timing.rates(989e12, 2.0, *how)["mfu"]
+    assert mfu("bfloat16") == 0.5 and mfu("bfloat16", 4) == 0.125
+    assert mfu("float8") == pytest.approx(0.25, rel=1e-3) and mfu("float32") is None
+
+
+def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path):
+    def in_process(part, settings, environment=None, **given):
+        if part in broken:
+            raise broken[part]
+        result = {"decode": {"seconds": 2.0, "flop": 3e12}, **({"folder": given["folder"]} if given else {})}
+        return {"result": result, "device": {"platform": "cpu", "kind": "cpu", "count": 1}}
+
+    broken = {"vae": DataError("out of memory"), "forward": UsageError("no such size")}
     monkeypatch.setattr(bench_module, "in_process", in_process)
-    with pytest.raises(DataError, match="vae could not be measured"):
-        bench(Settings("storyworld"), ("vae", "text", "start"), tmp_path / "bench.json", say=lambda line: None)
-    record = json.loads((tmp_path / "bench.json").read_text())
+    record = bench(Settings("storyworld"), ("vae", "text", "forward", "start"), tmp_path, say=lambda line: None)
+    assert faults(record) == ["vae failed: out of memory", "forward refused: no such size"]
     assert record["schema"] == "causalcine/benchmark@1" and record["device"]["platform"] == "cpu"
     assert set(record["software"]) >= {"jax", "commit"} and record["settings"]["height"] == 96
-    assert record["parts"]["vae"] == {"failed": "out of memory"} and set(record["parts"]["start"]) >= {"cold", "with_compilation_cache"}
+    of_start = record["parts"]["start"]
+    assert set(of_start) >= {"files", "cold", "with_compilation_cache"} and not list(tmp_path.iterdir())
+    assert of_start["files"]["folder"] == of_start["cold"]["folder"] and Path(of_start["cold"]["folder"]).parents[1] == tmp_path
+    bench_module.write(record, tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text()) == record
     lines = table(record).splitlines()
     assert "text  decode.seconds" in table(record) and any(line.endswith("3 TFLOP") for line in lines)
+    assert "out of memory" in table(record)
 
 
-def test_what_cannot_be_measured_is_refused(tiny, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "code, said, error, reason",
+    [
+        (2, "a warning\nerror: a pool of 15 frames is too small\n", UsageError, "a pool of 15 frames is too small"),
+        (1, "Traceback ...\nerror: XlaRuntimeError: RESOURCE_EXHAUSTED\na last word\n", DataError, "XlaRuntimeError: RESOURCE_EXHAUSTED"),
+        (-9, "a warning\n", DataError, "its process was ended by signal 9 (Killed), as happens where memory runs out"),
+        (1, "", DataError, "its process ended with code 1"),
+    ],
+)
+def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, said, error, reason):
+    monkeypatch.setattr(subprocess, "run", lambda command, **how: subprocess.CompletedProcess(command, code, stderr=said))
+    with pytest.raises(error) as failed:
+        in_process("text", Settings("storyworld"))
+    assert str(failed.value) == reason
+
+
+def test_what_cannot_be_measured_is_refused(tiny):
     with pytest.raises(
         UsageError, match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float4'.*; repeats must be at least 1"
     ):
@@ -158,50 +231,5 @@ def test_what_cannot_be_measured_is_refused(tiny, monkeypatch, tmp_path):
         dataclasses.replace(tiny, tiny_decoder=True)
     with pytest.raises(UsageError, match="unknown preset 'wan-15b'"):
         Settings("wan-15b")
-    monkeypatch.setattr(bench_module, "PEERS", ("no_such_package",))
-    with pytest.raises(UsageError, match=r"--peer needs no_such_package, .* pip install -e \"\.\[parity\]\""):
-        bench(Settings("storyworld", peer=True), ("forward",), None, say=print)
-
-
-def test_targets_are_held_against_records_and_gone_on_with(monkeypatch, tmp_path):
-    asked, broken = [], {"text"}
-
-    def in_process(part, settings, **environment):
-        asked.append(part)
-        if part in broken:
-            raise DataError("out of memory")
-        result = {"vae": {"decode": {"median": 0.25}}, "text": {"flop_per_second": 7e14}, "device": {}}[part]
-        return {"result": result, "device": {"platform": "cpu", "kind": "a chip", "count": 1}}
-
-    monkeypatch.setattr(bench_module, "in_process", in_process)
-    runs = (
-        Run("eyes", ("vae",), {"preset": "storyworld"}, (Target("a chunk", "vae.decode.median", at_most=0.12, unit="s"),)),
-        Run("words", ("text",), {"preset": "storyworld"}, (Target("a prompt", "text.flop_per_second", at_least=6e14, unit="FLOP/s"),)),
-    )
-    monkeypatch.setattr(targets, "in_process", in_process)
-    monkeypatch.setitem(TARGETS, "a chip", runs)
-    monkeypatch.setitem(PLATFORMS, "a chip", "cpu")
-    measured = lambda: measure_targets("a chip", tmp_path, str(ROOT / "configs"), lambda line: None)
-    with pytest.raises(DataError, match="words: text could not be measured"):
-        measured()
-    rows = (tmp_path / "targets.md").read_text().splitlines()
-    assert "| a chunk | ≤ 120 ms | 250 ms | not met | eyes |" in rows and "| a prompt | ≥ 600 TFLOP/s | | | words |" in rows
-    broken.clear()
-    table = measured()
-    assert asked == ["device", "vae", "text", "device", "text"]
-    assert "| a prompt | ≥ 600 TFLOP/s | 700 TFLOP/s | met | words |" in table and "1 x a chip" in table
-    (tmp_path / "eyes.json").write_text("{")
-    with pytest.raises(DataError, match=r"eyes.json is no record of bench.py .* delete it"):
-        measured()
-    with pytest.raises(UsageError, match="the targets for h200 are measured on a gpu, and jax computes on a cpu here"):
-        measure_targets("h200", tmp_path, str(ROOT / "configs"), print)
-
-
-def test_every_target_is_a_number_of_its_run():
-    for run in (run for runs in TARGETS.values() for run in runs):
-        Settings(**run.settings)
-        assert set(run.parts) <= set(PARTS) and all(target.number.split(".")[0] in run.parts for target in run.targets)
-        assert all((target.at_least is None) != (target.at_most is None) for target in run.targets)
-    assert all(len({run.name for run in runs}) == len(runs) for runs in TARGETS.values())
-    with pytest.raises(UsageError, match="no targets for 'h100', did you mean 'h200'"):
-        measure_targets("h100", Path("nowhere"), "configs", print)
+    with pytest.raises(UsageError, match="the peers have no float8"):
+        Settings("storyworld", dtype="float8", peer=True)

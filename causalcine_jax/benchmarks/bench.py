@@ -2,12 +2,14 @@
 
     settings, parts --worker.py per part--> results --> record {schema, device, software, settings, parts} --report.py--> a table
 
-The record is written after every part: one that fails is noted in it, and the next begins.
+A part that fails is noted in the record with its reason, and the next begins.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from causalcine_jax.benchmarks.settings import Settings
 from causalcine_jax.benchmarks.worker import ENVIRONMENT
@@ -24,68 +27,110 @@ from causalcine_jax.generation.provenance import pretty, software
 from causalcine_jax.whole_file import whole_file
 
 SCHEMA = "causalcine/benchmark@1"
+ROOT = Path(__file__).parents[2]  # where a worker starts, so that it imports this package and no other
 PEERS = ("torch", "diffusers")
+PEERS_INSTALL = 'pip install -c constraints.txt -e ".[parity]"'
+ERROR = "error: "  # as cli.run begins the line
+LAST_LINES = 20  # of what a process said before it failed
 
 
-def bench(settings: Settings, parts: tuple[str, ...], out: Path | None, say: Callable[[str], None]) -> dict:
-    """Measures `parts`; returns the record, and writes it to `out` after each.
+def bench(settings: Settings, parts: tuple[str, ...], scratch: Path, say: Callable[[str], None]) -> dict:
+    """Measures `parts`; returns the record. `scratch`: a folder for what a part has to read from disk, which goes away again.
 
-    Raises:
-      UsageError: what is asked for cannot be measured.
-      DataError: a part failed, after all others ran; the record says which.
+    A part that cannot be measured as asked says why under `refused`, one that died, or its process, under `failed`. Peers that are not installed
+    are left out, and named under `missing_peers`.
     """
-    missing = [name for name in PEERS if importlib.util.find_spec(name) is None] if settings.peer else []
-    if missing:
-        raise UsageError(f'--peer needs {" and ".join(missing)}, which are not installed here: pip install -e ".[parity]"')
+    missing = missing_peers() if settings.peer else []
     record = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": {name: value for name, value in settings.to_dict().items() if name != "configs"},  # a folder of this machine
+        "settings": settings.recorded(),
         "software": software(),
         "machine": {"cores": len(cores()), "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
         "device": None,
+        **({"missing_peers": missing} if missing else {}),
         "parts": {},
     }
+    settings = dataclasses.replace(settings, peer=settings.peer and not missing)
     for part in parts:
         say(f"{part} ...")
         started = time.perf_counter()
         try:
-            measured = start(settings) if part == "start" else in_process(part, settings)
+            measured = start(settings, scratch) if part == "start" else in_process(part, settings)
             record["device"] = measured["device"]
             record["parts"][part] = {**measured["result"], "took_seconds": round(time.perf_counter() - started, 1)}
-        except DataError as error:
-            say(f"{part} failed: {error}")
-            record["parts"][part] = {"failed": str(error)}
-        if out is not None:
-            with whole_file(out) as partial:
-                partial.write_text(pretty(record) + "\n", encoding="utf-8")
-    if failed := [part for part, result in record["parts"].items() if "failed" in result]:
-        raise DataError(f"{' and '.join(failed)} could not be measured")
+        except (UsageError, DataError) as error:
+            say(f"{part}: {error}")
+            record["parts"][part] = {"refused" if isinstance(error, UsageError) else "failed": str(error)}
     return record
 
 
-def in_process(part: str, settings: Settings, **environment: str) -> dict:
-    """What the worker says of a part. `UsageError` if it was asked for what cannot be, `DataError` if it failed otherwise."""
+def faults(record: dict) -> list[str]:
+    """Why parts of a record could not be measured."""
+    said = ((part, word, result[word]) for part, result in record["parts"].items() for word in ("refused", "failed") if word in result)
+    return [f"{part} {word}: {reason}" for part, word, reason in said]
+
+
+def write(record: dict, out: Path) -> None:
+    """The record as a file, whole or not at all. `DataError` where that cannot be."""
+    with whole_file(out) as partial:
+        partial.write_text(pretty(record) + "\n", encoding="utf-8")
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is missing. `DataError` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def missing_peers() -> list[str]:
+    """Packages that a peer needs and that are not installed."""
+    return [name for name in PEERS if importlib.util.find_spec(name) is None]
+
+
+def without(missing: list[str]) -> str:
+    """That these are missing, and what mends it."""
+    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed here: {PEERS_INSTALL}"
+
+
+def in_process(part: str, settings: Settings, environment: dict[str, str] | None = None, **given: Any) -> dict:
+    """What the worker says of a part, whose function takes `given` beside the settings. `UsageError` if it was asked for what cannot be, `DataError` if it failed otherwise."""
     with tempfile.TemporaryDirectory(prefix="bench.") as scratch:
-        asked, answer = Path(scratch) / "settings.json", Path(scratch) / "result.json"
-        asked.write_text(json.dumps(settings.to_dict()))
+        asked, answer = Path(scratch) / "asked.json", Path(scratch) / "answer.json"
+        asked.write_text(json.dumps({"settings": settings.to_dict(), "given": given}))
         # torch could not have any memory beside jax, which else takes most of the device's at once.
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if settings.peer else {}
-        environment = {**ENVIRONMENT.get(part, {}), **shared, **os.environ, **environment, "BENCH_STARTED": repr(time.time())}
+        environment = {**ENVIRONMENT.get(part, {}), **shared, **os.environ, **(environment or {})}
         command = [sys.executable, "-m", "causalcine_jax.benchmarks.worker", part, str(asked), str(answer)]
-        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         if done.returncode == 0:
             return json.loads(answer.read_text())
-    lines = [line for line in done.stderr.strip().splitlines() if line]
-    reason = lines[-1].removeprefix("error: ") if lines else f"its process ended with code {done.returncode}"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    reason = _reason(done.returncode, lines)
     if done.returncode == USAGE:
         raise UsageError(reason)
+    print(*lines[-LAST_LINES:], sep="\n", file=sys.stderr, flush=True)
     raise DataError(reason)
 
 
-def start(settings: Settings) -> dict:
-    """A start from nothing, then another with the compiled programs that the first one kept."""
-    with tempfile.TemporaryDirectory(prefix="bench.cache.") as cache:
-        keep = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        cold, again = in_process("first_chunk", settings, **keep), in_process("first_chunk", settings, **keep)
-    return {"result": {"cold": cold["result"], "with_compilation_cache": again["result"]}, "device": again["device"]}
+def _reason(code: int, lines: list[str]) -> str:
+    """Why a process failed, in a line: the error that it named last, else how it ended."""
+    if named := [line for line in lines if line.startswith(ERROR)]:
+        return named[-1].removeprefix(ERROR)
+    if code < 0:
+        memory = ", as happens where memory runs out" if -code == signal.SIGKILL else ""
+        return f"its process was ended by signal {-code} ({signal.strsignal(-code)}){memory}"
+    return f"its process ended with code {code}{f': {lines[-1]}' if lines else ''}"
+
+
+def start(settings: Settings, scratch: Path) -> dict:
+    """A start that compiles, then another with the compiled programs that the first one kept; both read a model folder of random weights from disk."""
+    with tempfile.TemporaryDirectory(prefix=".bench.", dir=scratch) as place:
+        folder = str(Path(place) / "model")
+        files = in_process("model_folder", settings, folder=folder)["result"]
+        keep = {"JAX_COMPILATION_CACHE_DIR": str(Path(place) / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cold, again = (in_process("first_chunk", settings, keep, folder=folder, started=time.time()) for _ in range(2))
+    return {"result": {"files": files, "cold": cold["result"], "with_compilation_cache": again["result"]}, "device": again["device"]}

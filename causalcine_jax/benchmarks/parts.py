@@ -1,4 +1,4 @@
-"""Single parts: a field's attention, the VAE's two directions, a prompt, and the whole transformer beside Diffusers'."""
+"""Single parts: a field's attention, the VAE's two directions, a prompt, the whole transformer beside Diffusers'; and the device itself."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def _attention_times(backend, inputs, lengths, flop: float, settings: Settings) 
         }
     except (NotImplementedError, RuntimeError, ValueError) as reason:
         return {"cannot": str(reason).splitlines()[0]}
-    dtype = settings.inference_dtype
+    dtype = str(settings.inference_dtype)
     return {name: {"seconds": seconds, **rates(count, seconds["median"], dtype)} for name, (seconds, count) in passes.items()}
 
 
@@ -95,11 +95,11 @@ def text(settings: Settings) -> dict:
     net, ids = network(settings, "text_encoder"), jnp.arange(1, length + 1)[None] % config.vocab_size
     seconds = measure(lambda: encode(net, ids, jnp.ones_like(ids)), settings.repeats)
     flop = text_encoder_flops(config, prompts=1, length=length).forward
-    return {"tokens": length, "seconds": seconds, **rates(flop, seconds["median"], settings.inference_dtype)}
+    return {"tokens": length, "seconds": seconds, **rates(flop, seconds["median"], str(settings.inference_dtype))}
 
 
 def forward(settings: Settings) -> dict:
-    """The transformer on a film of 21 latent frames at once, as bidirectional Wan2.1 sees it; with a peer, Diffusers' on the same weights, in turns."""
+    """The transformer on a film of 21 latent frames at once, as bidirectional Wan2.1 sees it; with a peer, Diffusers' on the same weights, in turns. Each until its answer is on the device."""
     sizes, dtype = settings.transformer, settings.inference_dtype
     model = network(settings, "transformer")
     x = random_like((1, WHOLE_FILM_FRAMES, *settings.latent_size, sizes.in_dim), dtype)
@@ -107,7 +107,7 @@ def forward(settings: Settings) -> dict:
     run = jax.jit(whole_film)
     calls = {"ours": lambda: run(model, x, t, prompt)}
     if settings.peer:
-        from causalcine_jax.benchmarks.peer import diffusers_forward, versions
+        from causalcine_jax.benchmarks.peer import diffusers_forward, latents_of, versions
 
         calls["diffusers"] = diffusers_forward(model, x, t, prompt)
     answers = {name: call() for name, call in calls.items()}  # compiles, warms up
@@ -117,12 +117,17 @@ def forward(settings: Settings) -> dict:
             seconds[name].append(timed(call))
     films = Films(sizes, MemoryConfig("none", 0), 1, 1, settings.tokens, 1, chunk_frames=WHOLE_FILM_FRAMES)
     flop = films.against_pool().forward
-    result = {"tokens": WHOLE_FILM_FRAMES * settings.tokens, "dtype": str(dtype)}
+    result = {"tokens": WHOLE_FILM_FRAMES * settings.tokens, "dtype": settings.transformer_dtype}
     for name, times in seconds.items():
-        result[name] = {"seconds": spread(times), **rates(flop, spread(times)["median"], dtype)}
+        result[name] = {"seconds": spread(times), **rates(flop, spread(times)["median"], settings.transformer_dtype)}
     if settings.peer:
-        ours, theirs = (jnp.asarray(answers[name], jnp.float32) for name in ("ours", "diffusers"))
+        ours, theirs = answers["ours"].astype(jnp.float32), jnp.asarray(latents_of(answers["diffusers"]))
         result["peer"] = versions()
         result["difference"] = float(jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs))
         result["speed_over_diffusers"] = result["diffusers"]["seconds"]["median"] / result["ours"]["seconds"]["median"]
     return result
+
+
+def device(settings: Settings) -> dict:
+    """Nothing: that a part could run, and on what, is said beside every result."""
+    return {}

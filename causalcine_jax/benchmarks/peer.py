@@ -37,8 +37,8 @@ def diffusers_transformer(config: TransformerConfig) -> WanTransformer3DModel:
     ).eval()
 
 
-def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], np.ndarray]:
-    """A call of Diffusers' transformer on the same film [1, F, h, w, C], time and prompt; its result [1, F, h, w, C]. The answer is ready when it returns."""
+def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], torch.Tensor]:
+    """A call of Diffusers' transformer on the same film [1, F, h, w, C], time and prompt; its answer [1, C, F, h, w] is ready, on the device, when it returns."""
     with torch.device(DEVICE):
         net = diffusers_transformer(model.config)
     net = net.to(_dtype(x))
@@ -46,12 +46,18 @@ def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], np.ndarray
     film, prompt, time = _tensor(x).permute(0, 4, 1, 2, 3).contiguous(), _tensor(text), _tensor(t)
 
     @torch.no_grad()
-    def call() -> np.ndarray:
-        out = net(film, time, prompt, return_dict=False)[0]
-        return out.permute(0, 2, 3, 4, 1).float().cpu().numpy()
+    def call() -> torch.Tensor:
+        velocity = net(film, time, prompt, return_dict=False)[0]
+        _wait()
+        return velocity
 
     torch.set_num_threads(len(cores()))
     return call
+
+
+def latents_of(answer: torch.Tensor) -> np.ndarray:
+    """The answer of `diffusers_forward` as ours is laid out, [1, F, h, w, C] in float32."""
+    return answer.permute(0, 2, 3, 4, 1).float().cpu().numpy()
 
 
 def torch_attention(shapes: list[tuple[int, int, int, int]], flop: float, settings: Settings) -> dict:
@@ -73,7 +79,7 @@ def torch_attention(shapes: list[tuple[int, int, int, int]], flop: float, settin
     result = {}
     for name, call, count in (("forward", forward, flop), ("forward_and_backward", both, 3 * flop)):
         seconds = measure(call, settings.repeats)
-        result[name] = {"seconds": seconds, **rates(count, seconds["median"], settings.inference_dtype)}
+        result[name] = {"seconds": seconds, **rates(count, seconds["median"], str(settings.inference_dtype))}
     return result
 
 

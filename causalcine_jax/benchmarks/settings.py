@@ -78,6 +78,8 @@ class Settings:
         of = lambda vae: (vae.z_dim, vae.spatial_stride, vae.temporal_stride)
         if self.tiny_decoder and of(sizes.vae) != of(VAEConfig()):
             faults.append("the tiny decoder decodes latents of Wan2.1's shape, and the preset's are of another")
+        if self.peer and self.dtype == "float8":
+            faults.append("the peers have no float8: leave out peer, or measure another dtype")
         for name in ("batch", "repeats"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -110,13 +112,23 @@ class Settings:
         return jnp.dtype(outside_blocks(self.dtype or usual))
 
     @property
+    def transformer_dtype(self) -> str:
+        """Of nearly all of the transformer's arithmetic."""
+        return "float8" if self.dtype == "float8" else str(self.inference_dtype)
+
+    @property
     def rollout_sampler(self) -> SamplerConfig:
         if self.sampler == "few_step":
             return SamplerConfig("few_step", steps=4, shift=self.sizes.shift, guidance=1.0)
         return SamplerConfig(shift=self.sizes.shift, guidance=self.sizes.guidance)
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        """As JSON has it, whence `Settings(**_)` comes back."""
+        return dataclasses.asdict(self) | {"stages": list(self.stages)}
+
+    def recorded(self) -> dict:
+        """What a record says of it: all but a folder of this machine."""
+        return {name: value for name, value in self.to_dict().items() if name != "configs"}
 
 
 def network(settings: Settings, part: str) -> Module:

@@ -1,26 +1,30 @@
 """How long a process takes from its start to a film's first frames."""
 
 import itertools
-import os
 import time
+from pathlib import Path
 
 import jax
 
+from causalcine_jax.benchmarks.film import PROMPT, TINY_DECODER, new_film
 from causalcine_jax.benchmarks.settings import Settings
-from causalcine_jax.benchmarks.streaming import new_film, random_model
+from causalcine_jax.generation.model_folder import load_model
 
 
-def first_chunk(settings: Settings) -> dict[str, dict[str, float]]:
-    """Seconds until the package is imported, the networks are there (made, not read from disk), a chunk's frames are there; and all together.
+def first_chunk(settings: Settings, folder: str, started: float) -> dict[str, dict[str, float]]:
+    """Seconds until the package is imported, the networks in `folder` are loaded, a prompt is embedded, a chunk's frames are there; and all together.
 
-    Counted from when the process was asked for, which the environment variable BENCH_STARTED says.
+    Counted from `started`, the time (Unix) at which the process was asked for.
     """
-    moments = {"start": float(os.environ.get("BENCH_STARTED", time.time())), "import": time.time()}
-    model = random_model(settings)
-    jax.block_until_ready((model.transformer, model.vae))
+    moments = {"start": started, "import": time.time()}
+    tiny_decoder = Path(folder) / TINY_DECODER if settings.tiny_decoder else None
+    model = load_model(folder, settings.dtype or str(settings.inference_dtype), tiny_decoder=tiny_decoder)
+    jax.block_until_ready((model.transformer, model.decoder, model.text_encoder))
     moments["networks"] = time.time()
     film = new_film(model, settings)
-    film.chunk(film.embed(""), 0)
+    context = jax.block_until_ready(film.embed(PROMPT))
+    moments["prompt"] = time.time()
+    film.chunk(context, 0)
     moments["first_chunk"] = time.time()
     laps = {name: moments[name] - moments[before] for before, name in itertools.pairwise(moments)}
     return {"seconds": {**laps, "together": moments["first_chunk"] - moments["start"]}}

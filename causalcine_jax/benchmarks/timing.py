@@ -7,7 +7,6 @@ from statistics import mean, median
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from causalcine_jax.parallel.flops import peak
 
@@ -36,11 +35,10 @@ def measure(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     return spread([timed(call) for _ in range(repeats)])
 
 
-def rates(flop: float, seconds: float, dtype) -> dict[str, float | None]:
-    """Operations a second over all devices, and as a fraction (MFU) of what they could do; None where that is not known, or not of this dtype."""
-    best = peak(jax.devices()[0].device_kind) if jnp.dtype(dtype) == jnp.bfloat16 else None
-    rate = flop / seconds
-    return {"flop": flop, "flop_per_second": rate, "mfu": rate / (best * jax.device_count()) if best else None}
+def rates(flop: float, seconds: float, dtype: str, devices: int = 1) -> dict[str, float | None]:
+    """Operations a second over the devices that ran them, and as a fraction (MFU) of what those could do in this dtype; None where that is not known."""
+    best, rate = peak(jax.devices()[0].device_kind, dtype), flop / seconds
+    return {"flop": flop, "flop_per_second": rate, "mfu": rate / (best * devices) if best else None}
 
 
 def program_bytes(compiled) -> dict[str, int]:

@@ -103,7 +103,7 @@ def measured(run: "Run", repeats: int) -> dict:
         "dtype": run.config.dtype,
         "remat": run.config.remat,
         "seconds": spread(turns),
-        **rates(total, spread(turns)["median"], run.config.dtype),
+        **rates(total, spread(turns)["median"], run.config.dtype, run.mesh.size),
         "compile_seconds": sum(compilation.values()),
         "bytes": max((update["bytes"] for update in by_update.values()), key=lambda size: size["together"]),
         **({"updates": by_update} if len(by_update) > 1 else {}),

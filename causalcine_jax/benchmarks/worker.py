@@ -1,19 +1,21 @@
 """Measures one part, in a process of its own, so that peak memory, compiled programs and the number of devices are that part's alone.
 
-    python -m causalcine_jax.benchmarks.worker PART SETTINGS.json RESULT.json
+    python -m causalcine_jax.benchmarks.worker PART ASKED.json ANSWER.json
 
-`bench.py` starts it; nobody else needs to.
+`bench.py` starts it; nobody else needs to. ASKED holds the settings, and under `given` what else the part's function takes.
 """
 
 import json
 import math
 import os
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
 
 from causalcine_jax.benchmarks.settings import Settings
 from causalcine_jax.cli import cores, run
+from causalcine_jax.errors import DataError, UsageError
 
 # Where each part is measured. Imported when it is asked for: the others' imports would count as its start.
 FUNCTIONS = {
@@ -23,14 +25,21 @@ FUNCTIONS = {
     "vae": ("parts", "vae"),
     "text": ("parts", "text"),
     "forward": ("parts", "forward"),
+    "device": ("parts", "device"),
+    "model_folder": ("random_model", "model_folder"),
     "first_chunk": ("start", "first_chunk"),
 }
 # What the launcher of that work sets before jax is imported (launch/train.py says why).
 ENVIRONMENT = {"training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os.cpu_count() or 1))}}
 
 
-def measure_part(part: str, settings: Settings) -> dict:
-    """The part's result, and the device that it ran on; of part "device", only that."""
+def measure_part(part: str, settings: Settings, **given) -> dict:
+    """The part's result, and the device that it ran on.
+
+    Raises:
+      UsageError: it cannot be measured so.
+      DataError: it failed; one line, and on stderr where.
+    """
     import jax
 
     if part == "training" and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -42,18 +51,27 @@ def measure_part(part: str, settings: Settings) -> dict:
         from causalcine_jax.generation.host_memory import allow_all_host_memory
 
         allow_all_host_memory()
-    result = {}
-    if part != "device":
-        module, function = FUNCTIONS[part]
-        result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(settings)
+    module, function = FUNCTIONS[part]
+    try:
+        result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(settings, **given)
+    except (UsageError, DataError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise DataError(f"{type(error).__name__}: {_first_line(error)}") from error
     from causalcine_jax.generation.provenance import device
 
     return {"result": result, "device": device()}
 
 
+def _first_line(error: Exception) -> str:
+    """What an error says; XLA's begin so, and go on with tables of its memory."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+
+
 def main() -> None:
-    part, settings, out = sys.argv[1], Settings(**json.loads(Path(sys.argv[2]).read_text())), Path(sys.argv[3])
-    out.write_text(json.dumps(measure_part(part, settings)))
+    part, asked, answer = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
+    answer.write_text(json.dumps(measure_part(part, Settings(**asked["settings"]), **asked["given"])))
 
 
 if __name__ == "__main__":

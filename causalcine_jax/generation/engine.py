@@ -100,7 +100,7 @@ class RolloutEngine:
         return text_context(self._model.transformer, jnp.concatenate(texts))
 
     def chunk(self, context: TextContext, index: int) -> Made:
-        clock = Clock()
+        clock = self._clock()
         transformer, number = self._model.transformer, jnp.int32(index)
         noise, key = noise_of(self._key, number, self._noise_shape)
         x0, seen = rollout.denoise(transformer, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory)
@@ -110,7 +110,7 @@ class RolloutEngine:
 
     def given(self, context: TextContext, index: int, latents: Float[Array, "1 c h w z"]) -> Made:
         """A chunk that is not made from noise, such as a start's: committed and decoded like any other."""
-        clock = Clock()
+        clock = self._clock()
         frames = self._finish(latents, context, jnp.int32(index), clock)
         nothing = np.full((self._model.transformer.config.num_layers, self._memory.retrieved_frames), -1, np.int32)
         return Made(frames, nothing, clock.seconds)
@@ -122,6 +122,9 @@ class RolloutEngine:
         frames = self._decode(x0)
         clock.lap("decode", frames)
         return whole(frames)[0]
+
+    def _clock(self) -> "Clock":
+        return Clock()
 
     def _empty_pool(self, frames: int, kv_dtype: str, near: tuple[int, int] | None) -> KVCache:
         return empty_pool(self._model, self.films, frames, self._noise_shape[2:4], kv_dtype, near)

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
 
-# Dense bfloat16 operations per second of one device, by the beginning of jax's name for its kind (vendors' data sheets).
-PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100": 989e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12}
+# Dense operations per second of one device, by dtype and by the beginning of jax's name for its kind (vendors' data sheets).
+PEAKS = {
+    "bfloat16": {"NVIDIA H200": 989e12, "NVIDIA H100": 989e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12},
+    "float8": {"NVIDIA H200": 1979e12, "NVIDIA H100": 1979e12},
+}
 
 
-def peak(device_kind: str) -> float | None:
+def peak(device_kind: str, dtype: str = "bfloat16") -> float | None:
     """Operations per second of a device of that kind, None where it is not known."""
-    return next((rate for name, rate in PEAKS.items() if device_kind.startswith(name)), None)
+    return next((rate for name, rate in PEAKS.get(dtype, {}).items() if device_kind.startswith(name)), None)
 
 
 @dataclass(frozen=True)
