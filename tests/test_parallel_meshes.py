@@ -1,0 +1,148 @@
+"""Meshes of eight devices (made of one CPU) compute what one device computes; weights travel, activations do not.
+
+`make test` does it on one mesh, and for what is quick to compile; `make slow` on all, and for every stage.
+"""
+
+import fcntl
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALL_MESHES = ("8x1", "4x2", "2x4", "1x8")  # data x seq
+MESHES = ("2x4", *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ALL_MESHES if mesh != "2x4"))
+# Relative, of every array. What one device's own results move by, when the sums inside feed-forwards are taken in another order, is a tenth of it.
+EQUAL = 1e-5
+
+
+@pytest.fixture(scope="session")
+def on_eight_devices(tmp_path_factory, worker_id):
+    """The report of on_eight_devices.py for (mesh, *parts), made once: whichever of pytest's processes asks first makes it, the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+
+    def report(mesh: str, *parts: str) -> dict:
+        file = shared / f"{'_'.join((mesh, *parts))}.json"
+        with open(file.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                file.write_text(run(mesh, *parts))
+        return json.loads(file.read_text())
+
+    return report
+
+
+def run(*arguments: str) -> str:
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
+        "NPROC": "32",  # threads: with as many as devices, collectives taken in different orders wait for each other for ever
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "on_eight_devices.py", *arguments], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(params=MESHES)
+def mesh(request):
+    return request.param
+
+
+@pytest.fixture
+def report(on_eight_devices, mesh):
+    return on_eight_devices(mesh, "teacher_forcing", "rollout", "autoencoder")
+
+
+@pytest.fixture
+def slow_report(on_eight_devices, mesh):
+    return on_eight_devices(mesh, "ode_init", "dmd_generator", "dmd_critic", "film")
+
+
+def assert_equal(stage: dict, mesh: str, names: set[str], bound: float = EQUAL):
+    distance = stage[mesh]["distance"]
+    assert set(distance) == names
+    assert max(distance.values()) < bound, distance
+
+
+def test_loss_gradient_rollout_text_and_autoencoder_are_those_of_one_device(report, mesh):
+    assert_equal(report["teacher_forcing"], mesh, {"loss", "gradient"})
+    assert_equal(report["rollout"], mesh, {"text", "film", "pool"})
+    assert_equal(report["autoencoder"], mesh, {"latents", "video"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ALL_MESHES)
+@pytest.mark.parametrize("stage", ["ode_init", "dmd_generator", "dmd_critic"])
+def test_every_stage_of_a_student_is_that_of_one_device(slow_report, mesh, stage):
+    assert_equal(slow_report[stage], mesh, {"loss", "gradient"})
+    assert slow_report[stage][mesh]["gradients_cut"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ALL_MESHES)
+def test_a_streamed_film_is_that_of_one_device(slow_report, mesh):
+    """Text encoder, guided rollout and decoder, to a level of 255 where rounding meets a boundary."""
+    film, data = slow_report["film"][mesh], int(mesh[0])
+    if data > 2:  # a guided film is two histories
+        assert f"2 films cannot be split over data={data} (make them a multiple of {data})" in film["refused"]
+        return
+    assert film["spread"] > 10
+    assert film["pool"] < EQUAL
+    assert film["largest"] <= 1 and film["differing"] < 1e-3
+    assert film["held"] == [2, 2 // data, 9, 8, 8 // int(mesh[-1]), 6]
+
+
+def test_pools_frames_and_gradients_are_cut(report, mesh):
+    """A pool by films and heads, frames by films and their height, or their width where that has too few rows; gradients as their weights."""
+    data, seq = map(int, mesh.split("x"))
+    (layers, films, _, _, heads, _), *_ = report["rollout"][mesh]["held"]["pool"]
+    assert (layers, films, heads) == (2, 8 // data, 8 // seq)
+    (_, _, rows, columns, _), *_ = report["autoencoder"][mesh]["held"]["latents"]
+    assert (rows, columns) == ((4, 1) if seq == 8 else (4 // seq, 8))
+    assert report["autoencoder"][mesh]["held"]["video"] == [[8 // data, 5, 4 * rows, 4 * columns, 3]]
+    assert report["teacher_forcing"][mesh]["gradients_cut"]
+
+
+def test_weights_are_gathered_and_activations_never_summed(report, mesh):
+    """Of the training step as compiled. Activations are the larger here: on every mesh, a device has 7 segments of 144 tokens of 48 channels.
+
+    What is summed are weights' gradients and, where "seq" is all the mesh, the gradients of the text encoder's few tokens, which it does not cut.
+    """
+    found, largest_matrix = report["teacher_forcing"][mesh]["collectives"], report["largest_matrix"]
+    sizes = lambda *kinds: [math.prod(shape) for kind, shapes in found if kind in kinds for shape in shapes]
+    activations = 7 * 144 * 48
+    assert largest_matrix < activations / 2
+    assert max(sizes("all-reduce", "reduce-scatter")) <= (activations / 2 if mesh == "1x8" else largest_matrix)
+    gathered = [shape[-2:] for kind, shapes in found if kind == "all-gather" for shape in shapes]
+    assert all(weight in gathered for weight in ([48, 48], [48, 64], [64, 48], [48, 288]))
+    # q, k, v and the output: forward, recomputed, and backward; each device's share of them.
+    exchanged = [shapes for kind, shapes in found if kind == "all-to-all"]
+    assert len(exchanged) == (0 if mesh == "8x1" else 12)
+    assert sum(sizes("all-to-all")) == len(exchanged) * 7 * 144 * 48
+
+
+def test_a_rollout_gathers_each_layers_weights_once(report, mesh):
+    """Of two layers, however many passes it makes (here 12): q, k, v and o of both attentions, and the feed-forward's two."""
+    found = report["rollout"][mesh]["gathers"]
+    assert [found[f"f32[1,{rows},{columns}]"] for rows, columns in ((48, 48), (48, 64), (64, 48))] == [2 * 8, 2, 2]
+
+
+def test_a_rollout_sums_nothing_but_routing_scores(report, mesh):
+    """Of a device's films, one score for each of the pool's 12 frames, summed over the heads' devices: to denoise a chunk and to commit it."""
+    data, seq = map(int, mesh.split("x"))
+    summed = [shapes for kind, shapes in report["rollout"][mesh]["collectives"] if kind in ("all-reduce", "reduce-scatter")]
+    assert summed == ([] if seq == 1 else [[[8 // data, 12]]] * 2)
+
+
+def test_an_autoencoder_sends_borders_but_never_sums_or_gathers_frames(report, mesh):
+    """Beside weights, only the tokens of its middle's attention are gathered: of latents' size, where one frame reads all of it."""
+    found = report["autoencoder"][mesh]["collectives"]
+    assert {kind for kind, _ in found} <= {"all-gather", "collective-permute"}
