@@ -57,11 +57,11 @@ def films(chunks: int) -> dict[str, np.ndarray]:
 
 
 def training(loss, trained: dict[str, Any], fixed: dict[str, Any], chunks: int) -> Stage:
-    """Loss and gradient."""
+    """Loss, and its gradient in each of the trained networks."""
 
     def compute(trained, fixed, batch):
-        value, gradient = jax.value_and_grad(lambda nets: loss(nets, fixed, batch, KEY)[0])(trained)
-        return {"loss": value, "gradient": gradient}
+        value, gradients = jax.value_and_grad(lambda nets: loss(nets, fixed, batch, KEY)[0])(trained)
+        return {"loss": value, **gradients}
 
     return Stage(compute, (trained, fixed), films(chunks))
 

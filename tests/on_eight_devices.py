@@ -41,9 +41,7 @@ def on_meshes(stage: Stage, meshes: dict[str, jax.sharding.Mesh]) -> dict:
             "held": {
                 name: [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(got[name])] for name in got if name != "gradient"
             },
-            "gradients_cut": all(
-                len(a.sharding.device_set) == 8 and not a.is_fully_replicated for a in matrices(mesh, got.get("gradient"))
-            ),
+            "gradients_cut": all(len(a.sharding.device_set) == 8 and not a.is_fully_replicated for a in matrices(mesh, got)),
             **collectives(program),
         }
     return report
@@ -122,7 +120,7 @@ def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
             "largest": int(difference.max()),
             "differing": float(np.mean(difference > 0)),
             "spread": float(alone.std()),
-            "pool": worst((cut_pool.k.values, cut_pool.v.values), (pool.k, pool.v)),
+            "pool": worst((cut_pool.k, cut_pool.v), (pool.k, pool.v)),
             "held": cut_pool.k.sharding.shard_shape(cut_pool.k.shape),
         }
 

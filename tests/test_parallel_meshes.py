@@ -16,8 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 QUICK, SLOW = ("2x4",), ("8x1", "4x2", "1x8")  # data x seq
 MESHES = (*QUICK, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW))
-# Relative, of every array. What one device's own results move by, when the sums inside feed-forwards are taken in another order, is a tenth of it.
-EQUAL = 1e-5
+EQUAL = 1e-5  # relative, of every array
+# Of how a film's tokens are read, little is left of much: the gradient of the head's queries moves by 2.1e-5 on one device where only the sums
+# inside feed-forwards are taken in another order (`reordered` in the report; less than 1e-6 everywhere else).
+EQUAL_HEAD = 5e-5
 
 
 @pytest.fixture(scope="session")
@@ -62,24 +64,27 @@ def report(on_eight_devices, mesh):
     return on_eight_devices(*(QUICK if mesh in QUICK else SLOW), "teacher_forcing", "rollout", "autoencoder")
 
 
-def assert_equal(stage: dict, mesh: str, names: set[str], bound: float = EQUAL):
+def assert_equal(stage: dict, mesh: str, *names: str):
     distance = stage[mesh]["distance"]
-    assert set(distance) == names
-    assert max(distance.values()) < bound, distance
+    assert set(distance) == set(names)
+    assert all(distance[name] < (EQUAL_HEAD if name == "head" else EQUAL) for name in names), distance
 
 
-def test_loss_gradient_rollout_text_and_autoencoder_are_those_of_one_device(report, mesh):
-    assert_equal(report["teacher_forcing"], mesh, {"loss", "gradient"})
-    assert_equal(report["rollout"], mesh, {"text", "film", "pool"})
-    assert_equal(report["autoencoder"], mesh, {"latents", "video"})
+def test_training_rollout_text_and_autoencoder_are_those_of_one_device(report, mesh):
+    assert_equal(report["teacher_forcing"], mesh, "loss", "transformer", "text_encoder")
+    assert_equal(report["rollout"], mesh, "text", "film", "pool")
+    assert_equal(report["autoencoder"], mesh, "latents", "video")
+
+
+STUDENT = {"ode_init": ["student"], "dmd_generator": ["student"], "dmd_critic": ["fake_score", "head"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", QUICK + SLOW)
-@pytest.mark.parametrize("stage", ["ode_init", "dmd_generator", "dmd_critic"])
+@pytest.mark.parametrize("stage", STUDENT)
 def test_every_stage_of_a_student_is_that_of_one_device(on_eight_devices, stage, mesh):
     found = on_eight_devices(*QUICK, *SLOW, stage)[stage]
-    assert_equal(found, mesh, {"loss", "gradient"})
+    assert_equal(found, mesh, "loss", *STUDENT[stage])
     assert found[mesh]["gradients_cut"]
 
 
@@ -133,13 +138,17 @@ def test_a_rollout_gathers_each_layers_weights_once(report, mesh):
 
 
 def test_a_rollout_sums_nothing_but_routing_scores(report, mesh):
-    """Of a device's films, one score for each of the pool's 12 frames, summed over the heads' devices: to denoise a chunk and to commit it."""
-    data, seq = map(int, mesh.split("x"))
-    summed = [shapes for kind, shapes in report["rollout"][mesh]["collectives"] if kind in ("all-reduce", "reduce-scatter")]
-    assert summed == ([] if seq == 1 else [[[8 // data, 12]]] * 2)
+    """In the two passes that it is made of, denoise and commit: of a device's films, the score of each of the pool's 12 frames."""
+    found = report["rollout"][mesh]["collectives"]
+    summed = [shape for kind, shapes in found if kind in ("all-reduce", "reduce-scatter") for shape in shapes]
+    assert summed == [[8 // int(mesh[0]), 12]] * 2
 
 
-def test_an_autoencoder_sends_borders_but_never_sums_or_gathers_frames(report, mesh):
-    """Beside weights, only the tokens of its middle's attention are gathered: of latents' size, where one frame reads all of it."""
-    found = report["autoencoder"][mesh]["collectives"]
-    assert {kind for kind, _ in found} <= {"all-gather", "collective-permute"}
+def test_an_autoencoder_exchanges_borders_and_gathers_what_its_attention_reads(report, mesh):
+    """Which is of latents' size: 2 frames of 32 tokens, q, k and v of 4 channels. Anything else of frames stays where it is."""
+    found, films = report["autoencoder"][mesh]["collectives"], 8 // int(mesh[0])
+    assert {kind for kind, _ in found} == ({"all-gather"} if mesh == "8x1" else {"all-gather", "collective-permute"})
+    weights = ([1, 1, 1, 16, 16], [1, 1, 1, 32, 32], [3, 1, 1, 4, 8], [3, 3, 3, 16, 4], [3, 3, 3, 4, 32])
+    gathered = [shape for kind, shapes in found if kind == "all-gather" for shape in shapes if shape not in weights]
+    assert len(gathered) == {"8x1": 0, "1x8": 2}.get(mesh, 4)
+    assert all(math.prod(shape) <= films * 2 * 32 * 3 * 4 for shape in gathered)
