@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 QUICK, SLOW = ("2x4",), ("8x1", "4x2", "1x8")  # data x seq
 MESHES = (*QUICK, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW))
 EQUAL = 1e-5  # relative, of every array
-# Of how a film's tokens are read, little is left of much: the gradient of the head's queries moves by 2.1e-5 on one device where only the sums
-# inside feed-forwards are taken in another order (`reordered` in the report; less than 1e-6 everywhere else).
+# The gradient of the head's queries is a small difference of large terms: on one device it moves by 2.1e-5 where nothing but the sums inside
+# feed-forwards are taken in another order (`reordered` in the report, which is less than 1e-6 for all else).
 EQUAL_HEAD = 5e-5
 
 
