@@ -16,7 +16,6 @@ from mesh_stages import STAGES, Stage, transformer
 from tiny_models import SIZE, random_weights, tiny_model
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.generation import rollout
 from causalcine_jax.generation.engine import RolloutEngine
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel import sharding
@@ -109,7 +108,6 @@ def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
     def against_one_device(mesh):
         place = lambda net: jax.device_put(net, sharding.state_shardings(mesh, net))
         cut = dataclasses.replace(one, transformer=place(one.transformer), vae=place(one.vae), text_encoder=place(one.text_encoder))
-        before = [move._cache_size() for move in moves]
         try:
             with jax.set_mesh(mesh):
                 together, cut_pool = made(cut, "host")
@@ -121,11 +119,9 @@ def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
             "differing": float(np.mean(difference > 0)),
             "spread": float(alone.std()),
             "pool": worst((cut_pool.k, cut_pool.v), (pool.k, pool.v)),
-            "compiled": [move._cache_size() - count for move, count in zip(moves, before, strict=True)],
             "held": cut_pool.k.sharding.shard_shape(cut_pool.k.shape),
         }
 
-    moves = (rollout.denoise, rollout.commit)
     alone, pool = made(one, "device")
     return {shape: against_one_device(mesh) for shape, mesh in meshes.items()}
 
