@@ -10,7 +10,7 @@ from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError, raise_faults
-from causalcine_jax.generation import host_memory
+from causalcine_jax.generation import host_memory, rollout
 from causalcine_jax.generation.choices import Choices, decide
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.host_memory import LIMIT, check_host_room, in_its_places
@@ -30,7 +30,7 @@ TOKENS, FILMS, CHUNKS = 8, 2, 8
 
 def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
     model = random_weights(lambda key: Transformer(CONFIG, key=key), 0)
-    text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
+    text = jax.jit(embed_prompt)(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
     x = jax.random.normal(jax.random.key(1), (CHUNKS + 1, FILMS, 3, 4, 8, CONFIG.in_dim))
     commit = jax.jit(lambda pool, x, i: commit_chunk(model, pool, x, text, i, memory=MEMORY), donate_argnums=0)
     field = jax.jit(lambda pool, x, i: chunk_pass(model, pool, x, 500.0, text, i, memory=MEMORY, return_field=True).field)
@@ -38,21 +38,25 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
     on_device, on_host = empty(None), in_its_places(lambda: empty((1, 3)))
     for i in range(CHUNKS):  # twice as many as the pools hold
         on_device, on_host = (commit(pool, x[i], jnp.int32(i)) for pool in (on_device, on_host))
-    jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(on_host, near=None), on_device)
+    assert commit._cache_size() == 2
     assert [a.values.sharding.memory_kind for a in (on_host.k, on_host.v)] == [HOST, HOST]
-    assert_all_is_where_it_says(on_host)
-    wants = field(on_host, x[CHUNKS], jnp.int32(CHUNKS)).time[:, 0]  # [l, b, r], valid throughout
-    near = jnp.any(wants[..., None] == on_host.near.time[:, :, None], axis=-1)
+    wants = jax.device_get(field(on_host, x[CHUNKS], jnp.int32(CHUNKS)).time[:, 0])  # [l, b, r], valid throughout
+    held = jax.device_get(on_host)
+    jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(held, near=None), jax.device_get(on_device))
+    assert_all_is_where_it_says(held)
+    near = np.any(wants[..., None] == held.near.time[:, :, None], axis=-1)
     assert near[..., :3].all() and 0 < near[..., 3:].sum() < near[..., 3:].size  # the window; of memory some, and some was brought over
     with pytest.raises(UsageError, match="read by one chunk at a time"):
-        shots = jnp.zeros((FILMS, 5), jnp.int32)
-        teacher_forced(model, None, jnp.zeros((FILMS, 6, 4, 8, 4)), jnp.float32(5), jnp.ones((FILMS, 1, 3, 6)), shots, history=on_host)
+        several = lambda pool: teacher_forced(
+            model, None, jnp.zeros((FILMS, 6, 4, 8, 4)), 5.0, jnp.ones((FILMS, 1, 3, 6)), jnp.zeros((FILMS, 5), jnp.int32), history=pool
+        )  # fmt: skip
+        jax.eval_shape(several, on_host)
 
 
 def assert_all_is_where_it_says(pool):
-    """What is near of the pool's frames is what the pool has of them, for every layer and film."""
+    """What is near of the pool's frames, on the host, is what the pool has of them, for every layer and film."""
     held = pool.frame_time().tolist()
-    for layer, film, place in np.argwhere(np.asarray(pool.near.time) >= 0):
+    for layer, film, place in np.argwhere(pool.near.time >= 0):
         if (frame := int(pool.near.time[layer, film, place])) not in held:
             continue  # evicted since, so no field will hold it
         frame = held.index(frame)
@@ -63,7 +67,10 @@ def assert_all_is_where_it_says(pool):
 def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
     story, model = Story((Shot("Mia waves.", chunks=5),)), tiny_model()
     films = {place: Director(model, story, pool_frames=9, pool_on=place) for place in ("device", "host")}
-    made = {place: list(director) for place, director in films.items()}
+    made, moves = {"device": list(films["device"])}, (rollout.denoise, rollout.commit)
+    before = [move._cache_size() for move in moves]
+    made["host"] = list(films["host"])
+    assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [1, 1]
     for ours, theirs in zip(made["host"], made["device"], strict=True):
         np.testing.assert_array_equal(ours.frames, theirs.frames)
         np.testing.assert_array_equal(ours.retrieved, theirs.retrieved)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.kv_cache import HOST, KVCache, axes_of
+from causalcine_jax.models.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import check_all, everyones, several
 
@@ -64,7 +64,10 @@ def in_its_places(make: Callable[[], KVCache]) -> KVCache:
     shapes = jax.eval_shape(make)
     leaves, structure = jax.tree.flatten(shapes)
     hosted = [kind == HOST for kind in jax.tree.leaves(shapes.memory_kinds())]
-    made = iter(jax.jit(lambda: [leaf for leaf, host in zip(jax.tree.leaves(make()), hosted, strict=True) if not host])())
+    # Said to be there, as what is on the host must be: a commit's results are, and a pool that was not would have every move compiled twice.
+    there = SingleDeviceSharding(jax.local_devices()[0], memory_kind=DEVICE) if active_mesh() is None else None
+    on_device = jax.jit(lambda: [leaf for leaf, host in zip(jax.tree.leaves(make()), hosted, strict=True) if not host], out_shardings=there)
+    made = iter(on_device())
     return structure.unflatten([_zeros(leaf) if host else next(made) for leaf, host in zip(leaves, hosted, strict=True)])
 
 

@@ -7,8 +7,8 @@ reach the published peaks.
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from causalcine_jax.parallel.hlo_collectives import Collective
 from causalcine_jax.cli import GPU_MEMORY
+from causalcine_jax.parallel.hlo_collectives import Collective
 from causalcine_jax.parallel.targets import Target
 
 # Rings that leave a node use the cards of all its GPUs; what goes to every device alike leaves by the GPU's own card.
