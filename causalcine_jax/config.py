@@ -15,6 +15,7 @@ EVICTIONS = ("oldest", "least_retrieved")
 DTYPES = ("float32", "bfloat16", "float8")
 KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
 POOL_PLACES = ("device", "host")  # where they lie (models/history.py)
+ROLLOUT_WEIGHTS = ("gathered", "sharded")  # of a network that makes many passes on several devices (parallel/sharding.py)
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,

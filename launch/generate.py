@@ -20,12 +20,12 @@ import re
 from pathlib import Path
 
 from causalcine_jax.cli import keep_compiled, run
-from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS
+from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import UsageError
 
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype", "pool_on",
-    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "scale", "seq",
+    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "scale", "seq", "rollout_weights",
 )  # fmt: skip
 
 
@@ -90,6 +90,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar="DEVICES",
         help="devices that make each chunk together; must divide heads and a chunk's tokens (default 1)",
+    )
+    parser.add_argument(
+        "--rollout-weights",
+        choices=ROLLOUT_WEIGHTS,
+        help="with --seq: gathered, the transformer's weights whole on every device (default); sharded, each pass gathers them, for small memory",
     )
     parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
     parser.add_argument(

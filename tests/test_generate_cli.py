@@ -61,16 +61,20 @@ def launch(*flags, cwd=None, **environment):
 
 
 @pytest.mark.slow
-def test_two_devices_make_the_film_together(made, folder, tmp_path):
+@pytest.mark.parametrize("weights", ["gathered", "sharded"])
+def test_two_devices_make_the_film_together(weights, made, folder, tmp_path):
     out, record = made
     two = {
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     }
-    done = launch("--story", out / "film.json", "--model", folder, "--out", tmp_path / "film", "--seq", 2, **two)
+    done = launch(
+        "--story", out / "film.json", "--model", folder, "--out", tmp_path / "film", "--seq", 2, "--rollout-weights", weights, **two
+    )
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "film" / "film.json").read_text())
-    assert again["device"]["seq"] == 2 and again["timings"]["pool_bytes"] == record["timings"]["pool_bytes"]
+    assert (again["device"]["seq"], again["device"]["rollout_weights"]) == (2, weights)
+    assert again["timings"]["pool_bytes"] == record["timings"]["pool_bytes"]
     pictures = [read_film(folder / "film.mp4").astype(int) for folder in (out, tmp_path / "film")]
     assert np.abs(pictures[0] - pictures[1]).mean() < 0.1
 

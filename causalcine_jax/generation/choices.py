@@ -26,7 +26,7 @@ class Choices:
     dtype        float32, bfloat16 or float8, of the networks
     embeddings   a file of prompt embeddings in place of the text encoder
     tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
-    seq          devices that make each chunk together (parallel/mesh.py)
+    seq          devices that make each chunk together (parallel/mesh.py); rollout_weights, how the transformer's weights lie on them (sharding.py)
     start        a picture or clip to go on from, and start_caption, what it shows (start.py)
     """
 
@@ -57,6 +57,7 @@ class Choices:
     start_caption: str | None = None
     scale: int | None = None
     seq: int | None = None
+    rollout_weights: str | None = None
     tiny_decoder: Path | None = None
 
     def faults(self) -> list[str]:

@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from causalcine_jax.config import ROLLOUT_WEIGHTS
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.generation import provenance
 from causalcine_jax.generation.agreement import agreed
@@ -32,6 +33,7 @@ from causalcine_jax.generation.provenance import Recipe
 from causalcine_jax.generation.start import Start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
 from causalcine_jax.parallel.processes import is_first
+from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.story import prompt_of
 from causalcine_jax.whole_file import file_hash, whole_file
 
@@ -60,6 +62,9 @@ def _generate(
     networks = load_model(
         folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder, mesh=mesh
     )
+    if mesh:
+        lying = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
+        networks = replace(networks, transformer=jax.jit(for_many_passes, static_argnums=1)(networks.transformer, lying))
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
@@ -87,7 +92,7 @@ def _generate(
         "model": folder.name,
         "weights_sha256": weights(),
         "software": provenance.software(),
-        "device": {**provenance.device(), "seq": mesh.size if mesh else 1},
+        "device": {**provenance.device(), **({"seq": mesh.size, "rollout_weights": lying} if mesh else {"seq": 1})},
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
             "pool_bytes": director.engine.pool_bytes,

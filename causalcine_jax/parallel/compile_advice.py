@@ -24,7 +24,15 @@ def advice(plan: CompilePlan) -> list[str]:
 
 def _of_rollout(plan: CompilePlan) -> list[str]:
     smallest = plan.config.memory.smallest_pool(plan.config.chunk_frames)
-    return [f"--pool-frames N: fewer frames of history, at least {smallest}"]
+    return [f"--pool-frames N: fewer frames of history, at least {smallest}", *_of_weights(plan)]
+
+
+def _of_weights(plan: CompilePlan) -> list[str]:
+    config = plan.config
+    if config.rollout_weights == "sharded" or plan.target.devices == 1:
+        return []
+    held = size_of(shapes(Transformer, config.transformer)) // 4 * jnp.dtype(config.dtype).itemsize
+    return [f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, and gathers them at each of its passes"]
 
 
 def _of_stage(plan: CompilePlan) -> list[str]:
@@ -41,11 +49,8 @@ def _of_stage(plan: CompilePlan) -> list[str]:
         critic = f" --config.critic_optim.{more}" if config.stage == "dmd" else ""
         found.append(f"--config.optim.{more}{critic} takes one film at a time instead of {at_once}")
     rolls = config.stage == "dmd" or (config.stage == "ode_init" and not config.ode.store)
-    if rolls and config.rollout_weights == "gathered" and plan.target.devices > 1:
-        held = size_of(shapes(Transformer, config.transformer)) // 4 * jnp.dtype(config.dtype).itemsize
-        found.append(
-            f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, and gathers them at each of its passes"
-        )
+    if rolls:
+        found += _of_weights(plan)
     if config.stage == "ode_init" and config.ode.times_at_once != 1:
         found.append("--config.ode.times_at_once=1 learns from a trajectory's times one after the other")
     if config.stage == "ode_init" and not config.ode.store:

@@ -18,7 +18,7 @@ from causalcine_jax.models.kv_cache import DEVICE, HOST, KVCache, axes_of, pool_
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
-from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.parallel.sharding import for_many_passes, state_shardings
 from causalcine_jax.training.config import TrainConfig
 
 DTYPE = jnp.bfloat16
@@ -27,7 +27,7 @@ DTYPE = jnp.bfloat16
 def rollout_steps(
     config: TrainConfig, films: Films, mesh: Mesh, pool_frames: int | None = None, kv_dtype: str = "same", pool_on: str = "device"
 ) -> list[PlannedStep]:
-    """denoise, commit and decode of one chunk. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py); pool_on: where.
+    """denoise, commit and decode of one chunk, the weights lying as config.rollout_weights says. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py); pool_on: where.
 
     `UsageError` for a mesh that does not cut it.
     """
@@ -42,7 +42,11 @@ def rollout_steps(
     by_films = lambda shape, dtype=jnp.float32: _at(jax.ShapeDtypeStruct(shape, dtype), mesh, "data")
 
     model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
-    model = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), model, state_shardings(mesh, model))
+    if config.rollout_weights == "gathered":
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            model = whole(jax.eval_shape(partial(for_many_passes, weights="gathered"), model))
+    else:
+        model = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), model, state_shardings(mesh, model))
     near = kept_near(pool_on, config.memory)
     pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, near))
     pool = jax.tree.map(lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds())

@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from causalcine_jax.config import PRESETS, MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import PRESETS, ROLLOUT_WEIGHTS, MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.data.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
 from causalcine_jax.errors import UsageError, nearest, raise_faults
-from causalcine_jax.parallel.sharding import PASSES_WITH
 from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
 from causalcine_jax.training.distribution_matching import DMDConfig
 from causalcine_jax.training.gan import GANConfig
@@ -140,7 +139,7 @@ class TrainConfig:
     segments_at_once chunks of the packed pass whose fields are gathered and attended to at once, 0 for all: less memory, and with remat attention is computed once more
     rollout_weights  stages ode_init and dmd on several devices, of the network that films (the student; a trajectory's teacher): gathered, once per
                      rollout, and held whole by every device meanwhile, in `dtype`; or sharded, gathered a layer at a time at each of a rollout's passes:
-                     less memory, and nearly all that a step sends (at 14B 29 GB, and 19 of 21 TB)
+                     less memory, and nearly all that a step sends (at 14B 29 GB, and 19 of 21 TB). Plans of rollouts go by it too
     init             a model to start from instead of random weights, in any format that is read (convert/formats.py); sizes are then that model's
     teacher          stages ode_init and dmd: the model that the student learns from, with the text encoder of both. Without init, the student
                      (and always the fake score) starts as it
@@ -199,7 +198,7 @@ class TrainConfig:
         if found:
             return found
         found += [*choice_faults("stage", self.stage, STAGES), *choice_faults("dtype", self.dtype, DTYPES)]
-        found += choice_faults("rollout_weights", self.rollout_weights, PASSES_WITH)
+        found += choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
         for name in ("steps", "batch", "seq", "remat_layers", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
             found += range_faults(name, getattr(self, name), 1)
         found += range_faults("segments_at_once", self.segments_at_once, 0)
