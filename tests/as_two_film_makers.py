@@ -1,4 +1,4 @@
-"""What each of two processes with a device runs for test_processes.py: films that they cannot make together, since one lacks or holds something else; then one that
+"""What each of two processes with a device runs for test_film_processes.py: films that they cannot make together, since one lacks or holds something else; then one that
 they can.
 
     python tests/as_two_film_makers.py FOLDER

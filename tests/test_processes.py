@@ -1,56 +1,26 @@
-"""Two processes with devices of their own train and film as one process does, stop together, and refuse what they do not agree on."""
+"""Two processes with devices of their own train as one process does, stop together, and refuse different configs. (Films: test_film_processes.py.)"""
 
 import json
-import os
-import re
-import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from as_two_film_makers import WHOLE
-from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tiny_models import mesh_of_nothing, tiny_model
 from tiny_training import tiny_store
 from toy_stage import toy_config, toy_stage
+from two_processes import both_ended, two_processes
 
 from causalcine_jax.convert import save_model
 from causalcine_jax.errors import UsageError
-from causalcine_jax.generation.film import read_film
-from causalcine_jax.generation.generate import generate
-from causalcine_jax.generation.provenance import prompt_recipe, read_recipe
 from causalcine_jax.parallel.mesh import check_batch, own_part
 from causalcine_jax.parallel.processes import joined
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
 
-ROOT = Path(__file__).parents[1]
 STEPS = 4
-
-
-def two_processes(*command: str, devices: int) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-        "NPROC": "16",  # as launch/train.py has it
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-    }
-    start = lambda number: subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    return [start(number) for number in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +33,6 @@ def ended(tmp_path_factory):
         folder / "init", transformer=begun.transformer, vae=begun.vae, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer,
         dtype=np.float32, metadata=begun.defaults(),
     )  # fmt: skip
-    (folder / "story.yaml").write_text(
-        "schema: causalcine/story@1\nshots: [{caption: Mia waves., chunks: 2}, {caption: Otto sleeps., chunks: 1}]"
-    )
-    two_hosts(folder)
     # A loaded model, of which the transformer alone is trained: less to compile.
     films = {"init": folder / "init", "train_text_encoder": False, "steps": STEPS}
     # Rollouts of two steps, whose exit all must draw alike, and one loop over all layers.
@@ -81,44 +47,12 @@ def ended(tmp_path_factory):
     started = {
         "films": two_processes("launch/train.py", *flags("films", **films, seq=2), devices=1),
         "student": two_processes("launch/train.py", *flags("student", **student), devices=1),
-        "film": two_processes(
-            "launch/generate.py",
-            f"--story={folder / 'story.yaml'}",
-            f"--model={folder / 'init'}",
-            f"--out={folder / 'film'}",
-            "--pool-on=host",
-            devices=1,
-        ),
-        "hosts": two_processes("tests/as_two_film_makers.py", str(folder), devices=1),
         "toy": two_processes("tests/as_two_processes.py", str(folder / "toy"), devices=2),
     }
     train(parse(flags("films_alone", **films))[0])
     train(parse(flags("student_alone", **student))[0])
     train(toy_config(folder / "toy_alone", log_every=1), toy_stage())
-    generate(read_recipe(folder / "story.yaml"), folder / "film_alone", model=folder / "init", progress=False)
-    generate(prompt_recipe("Mia waves."), folder / "whole_alone", model=folder / "init", choices=WHOLE, progress=False)
-    codes = {}
-    for name, pair in started.items():
-        said = [process.communicate(timeout=600) for process in pair]
-        codes[name] = [(process.returncode, *texts) for process, texts in zip(pair, said, strict=True)]
-    return folder, codes
-
-
-def two_hosts(folder: Path) -> None:
-    """Two machines' disks: the same model but for one number, and other pictures."""
-    for number in range(2):
-        host = folder / f"host{number}"
-        shutil.copytree(folder / "init", host / "model")
-        Image.new("RGB", (32, 16), (number, 0, 0)).save(host / "start.png")
-    shutil.copy(folder / "host0" / "start.png", folder / "host0" / "only_on_host0.png")
-    nudge(next((host / "model" / "transformer").glob("*.safetensors")))
-
-
-def nudge(file: Path) -> None:
-    """Changes one number of one tensor."""
-    tensors = load_file(file)
-    next(iter(tensors.values())).flat[0] += 1e-3
-    save_file(tensors, file)
+    return folder, {name: both_ended(pair) for name, pair in started.items()}
 
 
 def losses(out: Path) -> np.ndarray:
@@ -157,39 +91,6 @@ def test_a_student_is_distilled_by_two_processes_as_by_one(ended):
         assert {"critic_loss", "critic_mse"} <= set(losses)
         for key in losses:
             assert ours[key] == pytest.approx(wanted[key], rel=1e-4, abs=1e-6), key
-
-
-@pytest.mark.slow
-def test_a_film_is_made_by_two_processes_and_written_by_the_first(ended):
-    folder, codes = ended
-    (code, _, progress), (other, _, silence) = codes["film"]
-    assert (code, other) == (0, 0), codes["film"]
-    assert "chunk 3/3" in progress and "chunk" not in silence
-    record = json.loads((folder / "film" / "film.json").read_text())
-    assert (record["device"]["seq"], record["pool_on"]) == (2, "host") and len(record["retrieved"]) == 3
-    together, alone = (read_film(folder / name / "film.mp4").astype(int) for name in ("film", "film_alone"))
-    assert together.shape == alone.shape and np.abs(together - alone).mean() < 1  # of 255; other sums, then H.264
-
-
-@pytest.mark.slow
-def test_what_one_process_lacks_or_holds_otherwise_is_named_by_both(ended):
-    folder, codes = ended
-    assert [code for code, _, _ in codes["hosts"]] == [0, 0], codes["hosts"]
-    ours, theirs = (json.loads(next(line for line in out.splitlines() if line.startswith("{"))) for _, out, _ in codes["hosts"])
-    assert ours == theirs and not (folder / "refused").exists()
-    apart = "UsageError: the processes were not started alike: "
-    assert ours["seq"] == f"{apart}seq is '2' in process 0 and '3' in process 1"
-    assert re.fullmatch(rf"{apart}weights.transformer is '\w{{12}}' in process 0 and '\w{{12}}' in process 1", ours["model"])
-    assert re.fullmatch(rf"{apart}start is '\w{{12}}' in process 0 and '\w{{12}}' in process 1", ours["start"])
-    assert ours["missing"] == "DataError: process 1: only_on_host0.png cannot be read: No such file or directory"
-
-
-@pytest.mark.slow
-def test_a_whole_film_is_made_by_two_processes_as_by_one(ended):
-    folder, codes = ended
-    assert [code for code, _, _ in codes["hosts"]] == [0, 0], codes["hosts"]
-    together, alone = (read_film(folder / name / "film.mp4").astype(int) for name in ("whole", "whole_alone"))
-    assert together.shape == alone.shape == (17, *alone.shape[1:]) and np.abs(together - alone).mean() < 1
 
 
 @pytest.mark.slow
