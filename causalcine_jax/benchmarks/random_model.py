@@ -38,7 +38,7 @@ def tokenizer(settings: Settings) -> Tokenizer:
 
 
 def model_folder(settings: Settings, folder: str) -> dict:
-    """Writes the model to `folder`: its bytes on disk, and the seconds that took. `DataError`, before anything is written, where the disk has no room."""
+    """Writes the model to `folder`: its bytes on disk, and how long that took. `DataError`, before anything is written, where the disk has no room."""
     begun, path = time.perf_counter(), Path(folder)
     on_disk = dataclasses.replace(settings, dtype=str(settings.inference_dtype))
     _check_disk(path.parent, folder_bytes(on_disk))
@@ -48,7 +48,7 @@ def model_folder(settings: Settings, folder: str) -> dict:
     if settings.tiny_decoder:
         _save_tiny_decoder(network(on_disk, "tiny_decoder"), path / TINY_DECODER)
     written = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return {"bytes": written, "write_seconds": time.perf_counter() - begun, "page_cache": "warm: written just before"}
+    return {"bytes": written, "seconds_to_make": time.perf_counter() - begun, "page_cache": "warm: written just before"}
 
 
 def folder_bytes(settings: Settings) -> int:
@@ -66,7 +66,7 @@ def _check_disk(place: Path, needed: int) -> None:
     if free < 1.02 * needed:
         raise DataError(
             f"a start reads its weights from disk: {needed / GB:.3g} GB are written to {place} before it, and {free / GB:.3g} GB are free there; "
-            "make room, or give an --out on another disk"
+            "make room (a start that was killed leaves a folder .bench.*), or give an --out on another disk"
         )
 
 

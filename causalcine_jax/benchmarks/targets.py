@@ -46,14 +46,13 @@ def measure_targets(device: str, folder: Path, configs: str, say: Callable[[str]
 def check_device(device: str, hardware: Hardware, here: dict) -> None:
     """`UsageError` where `here` (platform, kind, count) is not what the targets hold for."""
     if (here["platform"], here["kind"]) != (hardware.platform, hardware.kind):
-        missing = (
-            f'; for one that it does not find: pip install -c constraints.txt -e "{hardware.install}"'
+        install = (
+            f'install jax for it (pip install -c constraints.txt -e "{hardware.install}"), or '
             if here["platform"] != hardware.platform
             else ""
         )
         raise UsageError(
-            f"the targets for {device} hold for {hardware.kind}, and jax computes on {here['kind']} here: "
-            f"measure what you like of it part by part (bench.py PART --preset ...){missing}"
+            f"the targets for {device} hold for {hardware.kind}, and jax computes on {here['kind']} here: {install}measure part by part (bench.py PART --preset ...)"
         )
     if hardware.devices not in (None, here["count"]):
         raise UsageError(
