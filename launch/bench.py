@@ -16,7 +16,7 @@
                 The model folder that it reads is written beforehand beside --out (else where the system keeps temporary files), and removed: at 14B 40 GB
 
 Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results. Exit code 1
-if a part failed, after all others ran.
+if a part failed, 2 if one cannot be measured as asked; all others run first.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails; targets.md there says which targets are met, and of the
 others why not. Called again, it goes on with what is missing or failed. Exit code 0 if everything was measured, met or not.
 """

@@ -81,6 +81,9 @@ def test_a_record_of_something_else_is_no_record_of_the_run(machine, monkeypatch
         (tmp_path / "eyes.json").write_text(json.dumps(record | other))
         measured()
         assert machine.asked == ["vae"]
+    (tmp_path / "eyes.json").write_text(json.dumps(record | {"parts": {"vae": {"decode": {"cannot": "why"}}}}))
+    table, unmeasured = measured()
+    assert "eyes: its record says no vae.decode.median" in unmeasured and "| its record says no vae.decode.median | eyes |" in table
     machine.asked = []
     (tmp_path / "free.json").write_text("{")
     with pytest.raises(DataError, match=r"free.json is no record of bench.py .* delete it"):
@@ -92,7 +95,7 @@ def test_a_record_of_something_else_is_no_record_of_the_run(machine, monkeypatch
 
 
 def test_targets_hold_for_their_device_alone(machine, tmp_path):
-    with pytest.raises(UsageError, match=r"hold for NVIDIA H200, and jax computes on a chip here: .* pip install .*\[cuda13\]"):
+    with pytest.raises(UsageError, match=r"hold for NVIDIA H200, and jax computes on a chip here: .*pip install .*\[cuda13\]"):
         measure_targets("h200", tmp_path, "configs", print)
     for here, fault in (
         ({"kind": "NVIDIA H100 80GB HBM3", "count": 1}, "NVIDIA H100 80GB HBM3 here"),

@@ -39,18 +39,15 @@ def measure_targets(device: str, folder: Path, configs: str, say: Callable[[str]
         records[run.name] = bench(Settings(configs=configs, **run.settings), run.parts, folder, say)
         write(records[run.name], file(run))
         _write_table(hardware, records, folder)
-    unmeasured = [f"{name}: {reason}" for name, record in records.items() if (reason := why_not(record))]
+    unmeasured = [f"{run.name}: {reason}" for run in hardware.runs if (reason := why_not(run, records[run.name]))]
     return _write_table(hardware, records, folder), unmeasured
 
 
 def check_device(device: str, hardware: Hardware, here: dict) -> None:
     """`UsageError` where `here` (platform, kind, count) is not what the targets hold for."""
     if (here["platform"], here["kind"]) != (hardware.platform, hardware.kind):
-        install = (
-            f'install jax for it (pip install -c constraints.txt -e "{hardware.install}"), or '
-            if here["platform"] != hardware.platform
-            else ""
-        )
+        found = here["platform"] == hardware.platform
+        install = "" if found else f'install jax for it (pip install -c constraints.txt -e "{hardware.install}"), or '
         raise UsageError(
             f"the targets for {device} hold for {hardware.kind}, and jax computes on {here['kind']} here: {install}measure part by part (bench.py PART --preset ...)"
         )
@@ -67,19 +64,21 @@ def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
         record = records[run.name]
         for target in run.targets:
             value = _number(record, target.number)
-            measured, verdict = ("", why_not(record)) if value is None else (target.shown(value), target.verdict(value))
+            measured, verdict = ("", why_not(run, record)) if value is None else (target.shown(value), target.verdict(value))
             rows.append(f"| {target.words} | {target.bound} | {measured} | {verdict.replace('|', '/')} | {run.name} |")
     beside = [f"{name}: {without(record['missing_peers'])}" for name, record in records.items() if "missing_peers" in record]
     heads = dict.fromkeys(_on(record) for record in records.values() if record.get("device"))
     return "\n\n".join(["\n".join(rows), *(["\n".join(beside)] if beside else []), *(["\n".join(heads)] if heads else [])])
 
 
-def why_not(record: dict) -> str:
+def why_not(run: Run, record: dict) -> str:
     """Why something of a run was not measured, in words; empty where all was."""
     if not record:
         return "not measured yet"
-    missing = record.get("missing_peers")
-    return "; ".join([*faults(record), *([f"not measured: {without(missing)}"] if missing else [])])
+    if missing := record.get("missing_peers"):
+        return "; ".join([*faults(record), f"not measured: {without(missing)}"])
+    lacking = [target.number for target in run.targets if _number(record, target.number) is None]
+    return "; ".join(faults(record)) or ", ".join(f"its record says no {number}" for number in lacking)
 
 
 def _write_table(hardware: Hardware, records: dict[str, dict], folder: Path) -> str:
