@@ -5,11 +5,10 @@ import os
 import sys
 from collections.abc import Callable
 
+from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import DataError, UsageError
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
-# Of an NVIDIA GPU's memory, for jax to take at its start; left to itself it takes 0.75. The rest is for NCCL, cuDNN and compiled programs.
-GPU_MEMORY = 0.92
 _GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # jax's present and former one; both together it refuses
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
 

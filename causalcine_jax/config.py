@@ -15,6 +15,8 @@ EVICTIONS = ("oldest", "least_retrieved")
 DTYPES = ("float32", "bfloat16", "float8")
 KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
 POOL_PLACES = ("device", "host")  # where they lie (models/history.py)
+# Of an NVIDIA GPU's memory, what jax takes at its start (cli.py); left to itself it takes 0.75. A choice: the rest is for NCCL, cuDNN and compiled programs.
+GPU_MEMORY = 0.92
 ROLLOUT_WEIGHTS = ("gathered", "sharded")  # of a network that makes many passes on several devices (parallel/sharding.py)
 
 WAN_LATENT_MEAN = (

@@ -6,7 +6,8 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jaxlib import xla_client
 
-from causalcine_jax.cli import GPU_MEMORY, keep_compiled, run
+from causalcine_jax.cli import keep_compiled, run
+from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.parallel.targets import target
 
 FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")

@@ -87,6 +87,7 @@ def test_who_learns_from_the_generators_loss(nets, batch):
     }
 
 
+@pytest.mark.slow
 def test_a_film_that_is_committed_again_teaches_the_same(nets, batch):
     again = dataclasses.replace(TASK, self_forcing=dataclasses.replace(TASK.self_forcing, recommit=True))
     flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])

@@ -19,7 +19,7 @@ MEMORY = MemoryConfig(window_chunks=1, memory_frames=3)
 FILMS, CHUNKS = 2, 4
 
 
-@pytest.mark.parametrize("heads", [3, 8])
+@pytest.mark.parametrize("heads", [3, 4, 8])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
 def test_the_kernel_copies_the_rows_it_is_asked_for(heads, dtype, monkeypatch):
     monkeypatch.setattr(frame_gather, "BLOCK", 2**12)  # a frame in several blocks
@@ -45,6 +45,8 @@ def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype,
     assert pool.layers().layer is None
     usual = velocity()
     monkeypatch.setattr(kv_cache, "platform", lambda: "tpu")
+    assert pool.layers().layer is None  # heads narrower than a register: the kernel would have the pool turned round
+    monkeypatch.setattr(frame_gather, "LANES", CONFIG.head_dim)
     monkeypatch.setattr(frame_gather, "gather_frames", partial(frame_gather.gather_frames, interpret=True))
     assert pool.layers().layer is not None
     assert pool.layers(readers=2).layer is None  # many segments gather together, and are learned from

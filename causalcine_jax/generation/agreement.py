@@ -1,7 +1,7 @@
 """What a film begins with: model, start and devices; and that all processes which make it together have the same.
 
 A process that failed alone, or filmed with other weights than the rest, would leave them waiting for ever or spoil the film unseen. So first they compare what
-each was asked for, then look each for itself for what that names, and compare what they found: files by what they hold.
+each was asked for, then look each for itself for what that names, and compare what they found: files by what they hold, weights by a sample of each tensor.
 """
 
 import hashlib
@@ -63,6 +63,8 @@ def _found(recipe: Recipe, model: Path | None, choices: Choices) -> tuple[Start 
     start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
     folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
     mesh = _mesh(choices.seq)
+    if choices.rollout_weights and mesh is None:
+        raise UsageError("rollout_weights says how several devices hold the weights: say how many, by seq")
     return start, folder, mesh, _held(folder, choices, start) if several() else {}
 
 

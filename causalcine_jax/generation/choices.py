@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.generation.provenance import Recipe, recorded_choice
 from causalcine_jax.generation.whole_film import NO_MEMORY, latent_frames, nearest_length
@@ -65,6 +65,8 @@ class Choices:
         faults = [
             f"{n} must be at least 1, not {getattr(self, n)}" for n in counted if getattr(self, n) is not None and getattr(self, n) < 1
         ]
+        if self.rollout_weights is not None and self.rollout_weights not in ROLLOUT_WEIGHTS:
+            faults.append(f"unknown rollout_weights {self.rollout_weights!r}, {nearest(self.rollout_weights, ROLLOUT_WEIGHTS)}")
         asked = (
             "policy",
             "window_chunks",

@@ -29,11 +29,11 @@ from causalcine_jax.generation.engine import RolloutEngine
 from causalcine_jax.generation.film import viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
+from causalcine_jax.generation.pool import held_for_films
 from causalcine_jax.generation.provenance import Recipe
 from causalcine_jax.generation.start import Start, opening, without_start
 from causalcine_jax.generation.whole_film import NO_MEMORY, WholeFilmEngine
 from causalcine_jax.parallel.processes import is_first
-from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.story import prompt_of
 from causalcine_jax.whole_file import file_hash, whole_file
 
@@ -62,9 +62,10 @@ def _generate(
     networks = load_model(
         folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder, mesh=mesh
     )
-    if mesh:
-        lying = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
-        networks = replace(networks, transformer=jax.jit(for_many_passes, static_argnums=1)(networks.transformer, lying))
+    together = {"seq": mesh.size if mesh else 1}
+    if together["seq"] > 1:
+        together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
+        networks = replace(networks, transformer=held_for_films(networks.transformer, together["rollout_weights"]))
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
@@ -92,7 +93,7 @@ def _generate(
         "model": folder.name,
         "weights_sha256": weights(),
         "software": provenance.software(),
-        "device": {**provenance.device(), **({"seq": mesh.size, "rollout_weights": lying} if mesh else {"seq": 1})},
+        "device": {**provenance.device(), **together},
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
             "pool_bytes": director.engine.pool_bytes,

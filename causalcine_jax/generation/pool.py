@@ -8,9 +8,11 @@ from causalcine_jax.config import POOL_PLACES, MemoryConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.generation.host_memory import GB, check_host_room, in_its_places, physical_memory
 from causalcine_jax.generation.model_folder import Model
-from causalcine_jax.models.dit import token_grid
+from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.parallel.mesh import active_mesh
+from causalcine_jax.parallel.processes import check_all
+from causalcine_jax.parallel.sharding import for_many_passes
 
 
 def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
@@ -60,14 +62,30 @@ def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_
     return chunks * chunk_frames
 
 
+def held_for_films(transformer: Transformer, weights: str) -> Transformer:
+    """The transformer as a mesh's devices hold it while they film: `gathered`, whole on each, or `sharded`. `UsageError` where there is no room for the first."""
+    if weights == "sharded":
+        return transformer
+    whole, room = sum(leaf.nbytes for leaf in jax.tree.leaves(transformer)), device_memory()
+    devices, fault = active_mesh().size, ""
+    if room is not None and devices * whole > room:
+        fault = (
+            f"the transformer's weights take {whole / GB:.3g} GB, whole on each of {devices} devices, which have room for {room / GB:.3g} GB together: "
+            "film with rollout_weights=sharded"
+        )
+    check_all(fault)
+    return jax.jit(for_many_passes, static_argnums=1)(transformer, weights)
+
+
 def check_room(pool_bytes: int) -> None:
-    """`UsageError` where a pool of so many bytes is more than the devices that share it have left."""
-    room = device_memory()
+    """`UsageError`, in all processes, where a pool of so many bytes is more than the devices that share it have left."""
+    room, fault = device_memory(), ""
     if room is not None and pool_bytes > room:
-        raise UsageError(
+        fault = (
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, and memory has room for {room:,}: "
             "keep less of it (pool_frames, pool_gb), in fewer bits (kv_dtype) or in host memory (pool_on)"
         )
+    check_all(fault)
 
 
 def device_memory() -> int | None:

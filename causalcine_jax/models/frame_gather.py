@@ -10,16 +10,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Int, Shaped
 
-SUBLANES = 8  # a TPU's register has so many rows
+LANES, SUBLANES = 128, 8  # a TPU's register has so many columns and rows; it is filled by halves and quarters too
 BLOCK = 2**20  # bytes at most that are copied at once: two on their way in and two out fit on the chip
+
+
+def reads_in_place(head_dim: int) -> bool:
+    """Whether the kernel takes a pool as a TPU lays it out. Narrower heads have tokens for columns there: it would be turned round first, as a whole."""
+    return head_dim % LANES == 0
 
 
 def gather_frames(
     stored: Shaped[jax.Array, "n p h d"], rows: Int[jax.Array, " r"], *, interpret: bool = False
 ) -> Shaped[jax.Array, "r p h d"]:
     """`stored[rows]`, 0 <= rows < n. `interpret` runs it without a TPU."""
-    # As a TPU lays it out, heads before tokens unless heads fill registers by themselves: then these swaps move nothing.
-    swap = stored.shape[2] % SUBLANES != 0
+    # As a TPU lays it out, heads before tokens unless heads fill registers by themselves (seen in compiled programs): then these swaps move nothing.
+    swap = stored.shape[2] not in (SUBLANES // 4, SUBLANES // 2) and stored.shape[2] % SUBLANES != 0
     stored = jnp.swapaxes(stored, 1, 2) if swap else stored
     _, outer, inner, dim = stored.shape
     at_once = _largest_divisor(outer, BLOCK // (inner * dim * stored.dtype.itemsize))

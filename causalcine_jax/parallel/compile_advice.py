@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel.compile_plan import CompilePlan
+from causalcine_jax.parallel.planned_rollout import DTYPE
 from causalcine_jax.parallel.planned_step import shapes, size_of
 
 
@@ -31,7 +32,8 @@ def _of_weights(plan: CompilePlan) -> list[str]:
     config = plan.config
     if config.rollout_weights == "sharded" or plan.target.devices == 1:
         return []
-    held = size_of(shapes(Transformer, config.transformer)) // 4 * jnp.dtype(config.dtype).itemsize
+    dtype = jnp.dtype(DTYPE if plan.what == "rollout" else config.dtype)
+    held = size_of(shapes(Transformer, config.transformer)) // 4 * dtype.itemsize
     return [f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, and gathers them at each of its passes"]
 
 

@@ -45,6 +45,8 @@ def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
         if one.opcode == "copy-start":  # (to, from, ...)
             to, source = arrays[:2]
             return {} if to.host_memory == source.host_memory else {"to" if to.host_memory else "from": to.bytes}
+        if given >= len(arrays):
+            return {}
         result = arrays[given]  # (operands, result, ...)
         return {"to": arrays[1].bytes} if result.host_memory else {"from": result.bytes}
 

@@ -7,7 +7,7 @@ reach the published peaks.
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from causalcine_jax.cli import GPU_MEMORY
+from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.parallel.hlo_collectives import Collective
 from causalcine_jax.parallel.targets import Target
 

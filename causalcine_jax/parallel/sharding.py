@@ -18,7 +18,6 @@ from causalcine_jax.parallel.mesh import AXES, active_mesh
 
 SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
 
-
 WHOLE = PartitionSpec()
 # A weight is [..., in, out]: cut along its outputs, which are the rows of a checkpoint's tensor, so that a device reads one range of bytes.
 OUTPUTS = PartitionSpec(None, AXES)

@@ -23,8 +23,8 @@ from causalcine_jax.diffusion.solvers import guided
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training import gan
+from causalcine_jax.training.clean_history import clean_history
 from causalcine_jax.training.gan import GANConfig
-from causalcine_jax.training.ode_distillation import clean_history
 from causalcine_jax.training.scoring import score_times, window, window_velocity, with_window
 from causalcine_jax.training.self_forcing import Rollout, SelfForcingConfig, generated, student_rollout
 from causalcine_jax.training.state import Loss, Metrics, Nets
@@ -181,11 +181,13 @@ def generator_loss(task: DistributionMatching) -> Loss:
 def _again(task: DistributionMatching, student, rollout: Rollout, text, shots, *, after) -> Float[Array, "b g h w c"]:
     """The rollout's frames with their gradient. Only once `after` is known: what this pass keeps for its gradient would else lie there while the film is scored."""
     how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
-    kept = dataclasses.replace(rollout, pool=None) if task.self_forcing.recommit else rollout
-    kept, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(kept), after))
     if task.self_forcing.recommit:
-        committing = for_many_passes(jax.lax.stop_gradient(student), task.rollout_weights)
-        kept = dataclasses.replace(kept, pool=clean_history(committing, kept.x0, text, shots, **how))
+        film = dataclasses.replace(rollout, pool=None)
+        film, committing, _ = jax.lax.optimization_barrier((*jax.lax.stop_gradient((film, student)), after))
+        pool = clean_history(for_many_passes(committing, task.rollout_weights), film.x0, text, shots, **how)
+        kept = dataclasses.replace(film, pool=pool)
+    else:
+        kept, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(rollout), after))
     saving = {"remat": task.remat, "segments_at_once": task.segments_at_once}
     return generated(student, kept, text, shots, config=task.self_forcing, **how, **saving)
 

@@ -26,12 +26,11 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import UsageError
-from causalcine_jax.generation.rollout import commit_chunk, embed_prompt
-from causalcine_jax.models.dit import Transformer, embed_text, token_grid
-from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.models.dit import Transformer, embed_text
 from causalcine_jax.models.packed import teacher_forced, transformer_pass
 from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training.checks import range_faults
+from causalcine_jax.training.clean_history import clean_history
 from causalcine_jax.training.state import Loss, Metrics, Nets
 
 NEAR = 1.0  # a student's time is one of the teacher's if it is this close, of 1000: public step lists are rounded
@@ -118,28 +117,6 @@ class Trajectory:
 
     points: Float[Array, "k b f h w c"]
     end: Float[Array, "b f h w c"]
-
-
-def clean_history(
-    model: Transformer,
-    film: Float[Array, "b f h w c"],
-    text: Float[Array, "b shots tokens text_dim"],
-    shot_of_chunk: Int[Array, "b n"],
-    *,
-    memory: MemoryConfig,
-    chunk_frames: int,
-) -> KVCache:
-    """The pool after a rollout that was given `film`: every chunk committed but the last, to which nothing attends."""
-    films, chunks = shot_of_chunk.shape
-    rows, columns = token_grid(model.config, *film.shape[2:4])
-    pool = KVCache.empty(model.config, films, chunks * chunk_frames, rows * columns, chunk_frames, model.patch_embedding.weight[...].dtype)
-
-    def commit(pool: KVCache, index):
-        chunk = jax.lax.dynamic_slice_in_dim(film, index * chunk_frames, chunk_frames, axis=1)
-        prompt = jax.vmap(lambda prompts, shot: prompts[shot])(text, shot_of_chunk[:, index])
-        return commit_chunk(model, pool, chunk, embed_prompt(model, prompt), index, memory=memory), None
-
-    return jax.lax.scan(commit, pool, jnp.arange(chunks - 1, dtype=jnp.int32))[0]
 
 
 def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:

@@ -41,7 +41,7 @@ class SelfForcingConfig:
     grad_frames    how many frames of the film carry gradient, whole chunks, from a random chunk on; 0 for the whole film
     context_noise  time at which a chunk is committed, noised to it: 0 commits it clean, as generation does
     recommit       the film is committed once more for the student's gradient, where the rollout's pool would else be kept while the film is scored:
-                   a commit per chunk for a pool's memory
+                   a commit per chunk, and gathering the weights for them once more, for a pool's memory
     """
 
     steps: int = 4
