@@ -86,33 +86,24 @@ def test_a_tiny_decoder_is_read_back_as_it_was_written(tmp_path):
 
 
 def test_two_films_take_turns_in_one_pool(tiny):
-    film = new_film(random_model.random_model(tiny), tiny)
-    film._pool = dataclasses.replace(film._pool, time=jnp.asarray([0, 1, 77, 78, 79, 76]))
-    film.next_chunk = 80
-    early = film.place
-    film._pool = dataclasses.replace(film._pool, time=jnp.asarray([0, 1, 798, 799, 796, 797]))
-    film.next_chunk = 800
-    late = film.place
-    film.go_to(early)
-    assert film.next_chunk == 80 and film.place.time.tolist() == [0, 1, 77, 78, 79, 76]
-    film.go_to(late)
-    assert film.next_chunk == 800 and film.place.time.tolist() == [0, 1, 798, 799, 796, 797]
-
-
-def test_what_a_film_has_near_goes_with_its_place(tiny):
     film = new_film(random_model.random_model(tiny), dataclasses.replace(tiny, pool_on="host"))
 
-    def holds(number):
-        pool, same = film._pool, lambda a: a.at[:].set(number)
-        film._pool = dataclasses.replace(pool, descriptors=same(pool.descriptors), near=jax.tree.map(same, pool.near))
+    def place(chunk, times):
+        """Of a film whose near frames and descriptors are all `chunk`."""
+        pool, same = film._pool, lambda a: a.at[:].set(chunk)
+        film._pool = dataclasses.replace(
+            pool, time=jnp.asarray(times), descriptors=same(pool.descriptors), near=jax.tree.map(same, pool.near)
+        )
+        film.next_chunk = chunk
+        return film.place
 
-    holds(1)
-    early = film.place
-    holds(2)
-    film.go_to(early)
-    assert all((np.asarray(leaf) == 1).all() for leaf in jax.tree.leaves((film._pool.descriptors, film._pool.near)))
+    places = {80: [0, 1, 77, 78, 79, 76], 100: [0, 1, 98, 99, 96, 97]}
+    for film_place in [place(chunk, times) for chunk, times in places.items()]:
+        film.go_to(film_place)
+        assert film.place.time.tolist() == places[film.next_chunk]
+        assert all((np.asarray(leaf) == film.next_chunk).all() for leaf in jax.tree.leaves((film._pool.descriptors, film._pool.near)))
     film.forget()
-    assert film._near_time.max() == -1 and film.place.time.max() == -1
+    assert film._pool.near.time.max() == film._pool.time.max() == -1
     # Of two layers the first brings over 7, the second 3 and 9; -1 is nothing.
     assert frames_missing(np.array([[[5, 7, -1]], [[9, 3, 6]]]), np.array([[[5, 6, -1]], [[5, 6, -1]]])) == 1.5
 
@@ -127,7 +118,7 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
             self.pool = KVCache.empty(tiny.transformer, 1, tiny.pool_frames, 4)
 
         def given(self, context, index, latents):
-            self.seen.add((index, float(jnp.sum(latents)) if latents is not None else 0))
+            self.seen.add((index, 0 if latents is None else float(np.asarray(latents).sum())))
             time = self.pool.time.at[slot_for(self.pool, jnp.int32(index), MemoryConfig())].set(index)
             self.pool = dataclasses.replace(self.pool, time=time)
 
