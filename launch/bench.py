@@ -13,10 +13,10 @@
     text        a prompt through the text encoder
     forward     the transformer on a film of 21 latent frames at once
     start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and again with the compiled programs of the first start.
-                The model folder that it reads is written beforehand beside --out (else where the system keeps temporary files), and removed: at 14B 40 GB
+                The model folder that it reads is written beforehand beside --out (else in the current folder) as .bench.start, and removed: at 14B 40 GB
 
-Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results. Exit code 1
-if a part failed, 2 if one cannot be measured as asked; all others run first.
+Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results, written after
+each part. Exit code 1 if a part failed, 2 if one cannot be measured as asked; all others run first.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails; targets.md there says which targets are met, and of the
 others why not. Called again, it goes on with what is missing or failed. Exit code 0 if everything was measured, met or not.
 """
@@ -68,8 +68,6 @@ def main() -> None:
         return _targets(flags)
     if not flags.parts or not flags.preset:
         raise UsageError("bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets")
-    import tempfile
-
     from causalcine_jax.benchmarks.bench import bench, faults, made, missing_peers, without, write
     from causalcine_jax.benchmarks.report import table
     from causalcine_jax.benchmarks.settings import PARTS, STAGES, Settings
@@ -82,9 +80,9 @@ def main() -> None:
     same = {name: getattr(flags, name) for name in SAME}
     stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
     settings = Settings(width=width, height=height, stages=stages, configs=str(ROOT / "configs"), **same)
-    record = bench(settings, parts, made(flags.out.absolute().parent) if flags.out else Path(tempfile.gettempdir()), say)
-    if flags.out:
-        write(record, flags.out)
+    scratch = made(flags.out.absolute().parent) if flags.out else Path.cwd()
+    keep = (lambda record: write(record, flags.out)) if flags.out else (lambda record: None)
+    record = bench(settings, parts, scratch, say, keep)
     print(table(record))
     if found := faults(record):
         failed = any("failed" in result for result in record["parts"].values())

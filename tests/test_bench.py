@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_models import random_weights
 from tiny_training import tiny_config
@@ -17,7 +18,7 @@ from causalcine_jax.benchmarks import bench as bench_module
 from causalcine_jax.benchmarks import parts, random_model, streaming, timing
 from causalcine_jax.benchmarks import training as training_module
 from causalcine_jax.benchmarks.bench import bench, faults, in_process
-from causalcine_jax.benchmarks.film import TINY_DECODER, fill, new_film
+from causalcine_jax.benchmarks.film import TINY_DECODER, fill, frames_missing, new_film
 from causalcine_jax.benchmarks.report import table
 from causalcine_jax.benchmarks.settings import NETWORKS, Settings, network
 from causalcine_jax.benchmarks.start import first_chunk
@@ -85,25 +86,39 @@ def test_a_tiny_decoder_is_read_back_as_it_was_written(tmp_path):
 
 
 def test_two_films_take_turns_in_one_pool(tiny):
-    film = new_film(random_model.random_model(tiny), tiny)
-    film._pool = dataclasses.replace(film._pool, time=jnp.asarray([0, 1, 77, 78, 79, 76]))
-    film.next_chunk = 80
-    early = film.place
-    film._pool = dataclasses.replace(film._pool, time=jnp.asarray([0, 1, 798, 799, 796, 797]))
-    film.next_chunk = 800
-    late = film.place
-    film.go_to(early)
-    assert film.next_chunk == 80 and film.place.time.tolist() == [0, 1, 77, 78, 79, 76]
-    film.go_to(late)
-    assert film.next_chunk == 800 and film.place.time.tolist() == [0, 1, 798, 799, 796, 797]
+    film = new_film(random_model.random_model(tiny), dataclasses.replace(tiny, pool_on="host"))
+
+    def place(chunk, times):
+        """Of a film whose near frames and descriptors are all `chunk`."""
+        pool, same = film._pool, lambda a: a.at[:].set(chunk)
+        film._pool = dataclasses.replace(
+            pool, time=jnp.asarray(times), descriptors=same(pool.descriptors), near=jax.tree.map(same, pool.near)
+        )
+        film.next_chunk = chunk
+        return film.place
+
+    places = {80: [0, 1, 77, 78, 79, 76], 100: [0, 1, 98, 99, 96, 97]}
+    for film_place in [place(chunk, times) for chunk, times in places.items()]:
+        film.go_to(film_place)
+        assert film.place.time.tolist() == places[film.next_chunk]
+        assert all((np.asarray(leaf) == film.next_chunk).all() for leaf in jax.tree.leaves((film._pool.descriptors, film._pool.near)))
+    film.forget()
+    assert film._pool.near.time.max() == film._pool.time.max() == -1
+    # Of two layers the first brings over 7, the second 3 and 9; -1 is nothing.
+    assert frames_missing(np.array([[[5, 7, -1]], [[9, 3, 6]]]), np.array([[[5, 6, -1]], [[5, 6, -1]]])) == 1.5
 
 
 def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
     class Committed:
         def __init__(self):
+            self.seen = set()
+            self.forget()
+
+        def forget(self):
             self.pool = KVCache.empty(tiny.transformer, 1, tiny.pool_frames, 4)
 
         def given(self, context, index, latents):
+            self.seen.add((index, 0 if latents is None else float(np.asarray(latents).sum())))
             time = self.pool.time.at[slot_for(self.pool, jnp.int32(index), MemoryConfig())].set(index)
             self.pool = dataclasses.replace(self.pool, time=time)
 
@@ -113,6 +128,8 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
         if number in (2, 30):
             fill(filled, None, tiny, MemoryConfig(), number + 1)
             assert sorted(filled.pool.time.tolist()) == sorted(film.pool.time.tolist())
+    chunks, sums = zip(*filled.seen, strict=True)
+    assert len(set(sums)) == len(set(chunks)) == len(filled.seen)  # each chunk its own latents
 
 
 def test_attention_and_prompts(tiny):
@@ -190,7 +207,11 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
 
     broken = {"vae": DataError("out of memory"), "forward": UsageError("no such size")}
     monkeypatch.setattr(bench_module, "in_process", in_process)
-    record = bench(Settings("storyworld"), ("vae", "text", "forward", "start"), tmp_path, say=lambda line: None)
+    (tmp_path / bench_module.START / "model").mkdir(parents=True)  # as a start leaves it that was killed
+    kept = []
+    keep = lambda record: kept.append((list(record["parts"]), record.get("unfinished")))
+    record = bench(Settings("storyworld"), ("vae", "text", "forward", "start"), tmp_path, lambda line: None, keep)
+    assert kept[0] == (["vae"], ["text", "forward", "start"]) and kept[-1] == (["vae", "text", "forward", "start"], None)
     assert faults(record) == ["vae failed: out of memory", "forward refused: no such size"]
     assert record["schema"] == "causalcine/benchmark@1" and record["device"]["platform"] == "cpu"
     assert set(record["software"]) >= {"jax", "commit"} and record["settings"]["height"] == 96

@@ -1,5 +1,6 @@
 """A device's targets: every run is measured, or its record says why not; the same command goes on with what is missing."""
 
+import dataclasses
 import json
 
 import pytest
@@ -92,6 +93,34 @@ def test_a_record_of_something_else_is_no_record_of_the_run(machine, monkeypatch
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot make the folder .*file"):
         measure_targets("a chip", tmp_path / "file", "configs", print)
+
+
+def test_a_run_that_was_interrupted_goes_on_with_its_other_parts(machine, monkeypatch, tmp_path):
+    said = []
+    measured = lambda: measure_targets("a chip", tmp_path, "configs", said.append)[0]
+    both = dataclasses.replace(RUNS[0], parts=("vae", "text"), targets=(*RUNS[0].targets, *RUNS[1].targets))
+    monkeypatch.setitem(TARGETS, "a chip", Hardware("cpu", "a chip", 1, ".", (both, RUNS[3])))
+    machine.broken = {"text": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    record = json.loads((tmp_path / "eyes.json").read_text())
+    assert record["unfinished"] == ["text"] and list(record["parts"]) == ["vae"]
+    table = (tmp_path / "targets.md").read_text()
+    assert "| 250 ms | not met | eyes |" in table and "| not measured yet: text | eyes |" in table
+
+    machine.asked, machine.broken = [], {}
+    measured()
+    assert machine.asked == ["text", "attention"] and "unfinished" not in json.loads((tmp_path / "eyes.json").read_text())
+
+    # Of other software: what was ended counts, and is named; what was begun is measured again, all of it.
+    old = {"software": {**record["software"], "commit": "abc"}}
+    (tmp_path / "free.json").write_text(json.dumps(json.loads((tmp_path / "free.json").read_text()) | old))
+    (tmp_path / "eyes.json").write_text(json.dumps(record | old))
+    machine.asked = []
+    said.clear()
+    heads = measured().splitlines()[-2:]
+    assert machine.asked == ["vae", "text"] and "free.json is of commit abc, and this is " in said[0]
+    assert heads[0].endswith(": eyes") and heads[1].endswith(": free") and "commit abc" in heads[1]
 
 
 def test_targets_hold_for_their_device_alone(machine, tmp_path):

@@ -2,19 +2,21 @@
 
     settings, parts --worker.py per part--> results --> record {schema, device, software, settings, parts} --report.py--> a table
 
-A part that fails is noted in the record with its reason, and the next begins.
+A part that fails is noted in the record with its reason, and the next begins. The record is kept after each, for the last may take hours.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,44 +33,66 @@ ROOT = Path(__file__).parents[2]  # where a worker starts, so that it imports th
 PEERS = ("torch", "diffusers")
 PEERS_INSTALL = 'pip install -c constraints.txt -e ".[parity]"'
 ERROR = "error: "  # as cli.run begins the line
+START = ".bench.start"  # a fixed name: what a start that was killed leaves there, tens of GB, goes with the next
 LAST_LINES = 20  # of what a process said before it failed
 
 
-def bench(settings: Settings, parts: tuple[str, ...], scratch: Path, say: Callable[[str], None]) -> dict:
-    """Measures `parts`; returns the record. `scratch`: a folder for what a part has to read from disk, which goes away again.
+def bench(
+    settings: Settings,
+    parts: tuple[str, ...],
+    scratch: Path,
+    say: Callable[[str], None],
+    keep: Callable[[dict], None] = lambda record: None,
+    begun: dict | None = None,
+) -> dict:
+    """Measures `parts`; returns the record.
+
+    scratch  a folder for what a part has to read from disk, which goes away again
+    keep     is called with the record after each part; until the last it names those to come under `unfinished`
+    begun    a record of the same settings: its parts that were measured are taken from it
 
     A part that cannot be measured as asked says why under `refused`, one that died, or its process, under `failed`. Peers that are not installed
     are left out, and named under `missing_peers`.
     """
     missing = missing_peers() if settings.peer else []
+    measured = {part: result for part, result in begun["parts"].items() if not _fault(result)} if begun else {}
+    coming = [part for part in parts if part not in measured]
     record = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings.recorded(),
         "software": software(),
         "machine": {"cores": len(cores()), "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
-        "device": None,
+        "device": begun["device"] if begun else None,
         **({"missing_peers": missing} if missing else {}),
-        "parts": {},
+        "unfinished": coming,
+        "parts": measured,
     }
     settings = dataclasses.replace(settings, peer=settings.peer and not missing)
-    for part in parts:
+    for number, part in enumerate(coming, 1):
         say(f"{part} ...")
         started = time.perf_counter()
         try:
-            measured = start(settings, scratch) if part == "start" else in_process(part, settings)
-            record["device"] = measured["device"]
-            record["parts"][part] = {**measured["result"], "took_seconds": round(time.perf_counter() - started, 1)}
+            answer = start(settings, scratch) if part == "start" else in_process(part, settings)
+            record["device"] = answer["device"]
+            record["parts"][part] = {**answer["result"], "took_seconds": round(time.perf_counter() - started, 1)}
         except (UsageError, DataError) as error:
             say(f"{part}: {error}")
             record["parts"][part] = {"refused" if isinstance(error, UsageError) else "failed": str(error)}
+        record["unfinished"] = coming[number:]
+        if number == len(coming):
+            del record["unfinished"]
+        keep(record)
     return record
 
 
 def faults(record: dict) -> list[str]:
     """Why parts of a record could not be measured."""
-    said = ((part, word, result[word]) for part, result in record["parts"].items() for word in ("refused", "failed") if word in result)
-    return [f"{part} {word}: {reason}" for part, word, reason in said]
+    return [f"{part} {fault}" for part, result in record["parts"].items() for fault in _fault(result)]
+
+
+def _fault(result: dict) -> list[str]:
+    return [f"{word}: {result[word]}" for word in ("refused", "failed") if word in result]
 
 
 def write(record: dict, out: Path) -> None:
@@ -128,9 +152,24 @@ def _reason(code: int, lines: list[str]) -> str:
 
 def start(settings: Settings, scratch: Path) -> dict:
     """A start that compiles, then another with the compiled programs that the first one kept; both read a model folder of random weights from disk."""
-    with tempfile.TemporaryDirectory(prefix=".bench.", dir=scratch) as place:
-        folder = str(Path(place) / "model")
+    with _emptied(scratch / START) as place:
+        folder = str(place / "model")
         files = in_process("model_folder", settings, folder=folder)["result"]
-        keep = {"JAX_COMPILATION_CACHE_DIR": str(Path(place) / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        keep = {"JAX_COMPILATION_CACHE_DIR": str(place / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         cold, again = (in_process("first_chunk", settings, keep, folder=folder, started=time.time()) for _ in range(2))
     return {"result": {"files": files, "cold": cold["result"], "with_compilation_cache": again["result"]}, "device": again["device"]}
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """The folder, empty, and removed afterwards. `DataError` where that cannot be."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+    except OSError as error:
+        raise DataError(f"cannot make an empty folder {folder}: {error.strerror or error}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

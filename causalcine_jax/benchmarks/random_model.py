@@ -66,7 +66,7 @@ def _check_disk(place: Path, needed: int) -> None:
     if free < 1.02 * needed:
         raise DataError(
             f"a start reads its weights from disk: {needed / GB:.3g} GB are written to {place} before it, and {free / GB:.3g} GB are free there; "
-            "make room (a start that was killed leaves a folder .bench.*), or give an --out on another disk"
+            "make room (a start that was killed leaves a folder .bench.start beside its --out), or give an --out on another disk"
         )
 
 

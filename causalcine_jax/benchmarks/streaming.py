@@ -42,13 +42,17 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         film = new_film(model, settings, policy)
         first.append(_from_prompt(film))
     context, number = film.embed(PROMPT), {minute: 60 * FPS * minute // frames for minute in MINUTES}
-    places, held = {}, {}
+    held = {}
     for minute in MINUTES:
-        fill(film, context, settings, policy, number[minute])
-        film.measured(context)
-        places[minute], held[minute] = film.place, memory()
-    laps, enqueued = _in_turns(film, context, places, settings.repeats)
-    minutes = {minute: {**_by_move(laps[minute]), **_frames_per_second(laps[minute], frames), "memory": held[minute]} for minute in MINUTES}
+        _reach(film, context, settings, policy, number[minute])
+        held[minute] = memory()
+    late = film.place  # a copy, which memory in use is not to count
+    _reach(film, context, settings, policy, number[EARLY])
+    laps, enqueued, copied = _in_turns(film, context, {EARLY: film.place, LATE: late}, settings.repeats)
+    minutes = {
+        minute: {**_by_move(laps[minute]), **_frames_per_second(laps[minute], frames), "memory": held[minute], **copied[minute]}
+        for minute in MINUTES
+    }
     early = minutes[EARLY]
     late_over_early = [late["together"] / early["together"] for early, late in zip(laps[EARLY], laps[LATE], strict=True)]
     films = Films(settings.transformer, policy, film.films, number[LATE] + 1, settings.tokens, 1)
@@ -81,19 +85,29 @@ def _from_prompt(film: MeasuredFilm) -> dict[str, float]:
     return {"prompt": prompt, **film.measured(context), "together": time.perf_counter() - start}
 
 
-def _in_turns(film: MeasuredFilm, context: TextContext, places: dict[int, Place], repeats: int) -> tuple[dict[int, Laps], list[float]]:
-    """Of each minute a chunk, and one of the first minute enqueued; every other time the last minute comes first."""
-    laps, enqueued = {minute: [] for minute in places}, []
+def _reach(film: MeasuredFilm, context: TextContext, settings: Settings, policy: MemoryConfig, number: int) -> None:
+    fill(film, context, settings, policy, number)
+    film.measured(context)
+
+
+def _in_turns(
+    film: MeasuredFilm, context: TextContext, places: dict[int, Place], repeats: int
+) -> tuple[dict[int, Laps], list[float], dict[int, dict]]:
+    """Of each minute a chunk, and one of the first minute enqueued; every other time the last minute comes first. Also, of a pool in host memory, the frames
+    that were brought over in each minute: per layer, chunk by chunk."""
+    laps, enqueued, copied = {minute: [] for minute in places}, [], {minute: {} for minute in places}
     for turn in range(repeats):
         for minute in list(places)[:: 1 if turn % 2 == 0 else -1]:
             film.go_to(places[minute])
             laps[minute].append(film.measured(context))
             places[minute] = film.place
+            for name, count in (film.copied or {}).items():
+                copied[minute].setdefault("frames_copied", {}).setdefault(name, []).append(count)
         film.go_to(places[EARLY])
         film.waits = False
         enqueued.append(film.measured(context)["together"])
         film.waits, places[EARLY] = True, film.place
-    return laps, enqueued
+    return laps, enqueued, copied
 
 
 def _by_move(laps: Laps) -> dict[str, dict[str, float]]:

@@ -112,7 +112,7 @@ _H200 = (
     Run("forward_1.3b", ("forward",), {"preset": "wan-1.3b", "peer": True}, (FORWARD,)),
     Run("training_storyworld", ("training",), {"preset": "storyworld", "repeats": 3}, (CYCLE,)),
     # 51 frames: two arrays of 32.6 GB. XLA takes host memory in regions of doubling size, and two of 32 GiB leave half of a machine of 128 GiB to the rest;
-    # three frames more would want two of 64. What a chunk brings over does not depend on it.
+    # three frames more would want two of 64. Among more frames, memory may want more that are not near, and a chunk cost more.
     Run(
         "streaming_14b_host_pool",
         ("streaming",),

@@ -2,18 +2,20 @@
 
     TARGETS["h200"] --bench.py, a record per run--> FOLDER/<run>.json --> FOLDER/targets.md: number, bound, measured, met
 
-A run that fails is recorded as failed, and the next begins. A run whose record is there and whole is not measured again, so that hours of a rented
-device are not lost: the same command goes on with what is missing or failed.
+A run that fails is recorded as failed, and the next begins. What a record holds is not measured again, so that hours of a rented device are not lost: the
+same command goes on with what is missing or failed. Of a run that was begun by other software nothing is taken; one that was ended by it counts, and is named.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from causalcine_jax.benchmarks.bench import bench, faults, in_process, made, missing_peers, without, write
 from causalcine_jax.benchmarks.settings import Settings
 from causalcine_jax.benchmarks.target_list import TARGETS, Hardware, Run
 from causalcine_jax.errors import DataError, UsageError, nearest
+from causalcine_jax.generation.provenance import software
 from causalcine_jax.whole_file import whole_file
 
 
@@ -31,14 +33,24 @@ def measure_targets(device: str, folder: Path, configs: str, say: Callable[[str]
     folder = made(folder.absolute())
     file = lambda run: folder / f"{run.name}.json"
     records = {run.name: _read(file(run), hardware, run) for run in hardware.runs}
+    here = software()
+
+    def keep(run: Run, record: dict) -> None:
+        records[run.name] = record
+        write(record, file(run))
+        _write_table(hardware, records, folder)
+
+    for run in hardware.runs:
+        record = records[run.name]
+        if _done(record) and record["software"]["commit"] != here["commit"]:
+            say(f"{run.name}: {file(run)} is of commit {record['software']['commit']}, and this is {here['commit']}")
     for run in hardware.runs:
         if _done(records[run.name]):
             say(f"{run.name}: {file(run)} is there (delete it to measure again)")
             continue
         say(f"{run.name}: {' '.join(run.parts)}")
-        records[run.name] = bench(Settings(configs=configs, **run.settings), run.parts, folder, say)
-        write(records[run.name], file(run))
-        _write_table(hardware, records, folder)
+        begun = _begun(records[run.name], here)
+        bench(Settings(configs=configs, **run.settings), run.parts, folder, say, partial(keep, run), begun)
     unmeasured = [f"{run.name}: {reason}" for run in hardware.runs if (reason := why_not(run, records[run.name]))]
     return _write_table(hardware, records, folder), unmeasured
 
@@ -67,7 +79,8 @@ def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
             measured, verdict = ("", why_not(run, record)) if value is None else (target.shown(value), target.verdict(value))
             rows.append(f"| {target.words} | {target.bound} | {measured} | {verdict.replace('|', '/')} | {run.name} |")
     beside = [f"{name}: {without(record['missing_peers'])}" for name, record in records.items() if "missing_peers" in record]
-    heads = dict.fromkeys(_on(record) for record in records.values() if record.get("device"))
+    measured = {name: _on(record) for name, record in records.items() if record.get("device")}
+    heads = [f"{on}: {', '.join(name for name in measured if measured[name] == on)}" for on in dict.fromkeys(measured.values())]
     return "\n\n".join(["\n".join(rows), *(["\n".join(beside)] if beside else []), *(["\n".join(heads)] if heads else [])])
 
 
@@ -77,6 +90,8 @@ def why_not(run: Run, record: dict) -> str:
         return "not measured yet"
     if missing := record.get("missing_peers"):
         return "; ".join([*faults(record), f"not measured: {without(missing)}"])
+    if record.get("unfinished"):
+        return "; ".join([*faults(record), f"not measured yet: {', '.join(record['unfinished'])}"])
     lacking = [target.number for target in run.targets if _number(record, target.number) is None]
     return "; ".join(faults(record)) or ", ".join(f"its record says no {number}" for number in lacking)
 
@@ -95,7 +110,17 @@ def _on(record: dict) -> str:
 
 def _done(record: dict) -> bool:
     """Whether the run need not be measured, or not again: a peer that is missing still is no reason."""
-    return bool(record) and not faults(record) and set(record.get("missing_peers", ())) <= set(missing_peers())
+    return (
+        bool(record)
+        and not record.get("unfinished")
+        and not faults(record)
+        and set(record.get("missing_peers", ())) <= set(missing_peers())
+    )
+
+
+def _begun(record: dict, here: dict) -> dict | None:
+    """The record where what it holds can stand beside what is measured now: by the same software and, failing peers that were missing, whole."""
+    return record if record and record["software"] == here and not record.get("missing_peers") else None
 
 
 def _read(file: Path, hardware: Hardware, run: Run) -> dict:
@@ -103,7 +128,9 @@ def _read(file: Path, hardware: Hardware, run: Run) -> dict:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         kind = (record["device"] or {"kind": hardware.kind})["kind"]
-        same = record["settings"] == Settings(**run.settings).recorded() and set(record["parts"]) == set(run.parts)
+        same = record["settings"] == Settings(**run.settings).recorded() and {*record["parts"], *record.get("unfinished", ())} == set(
+            run.parts
+        )
         return record if same and kind == hardware.kind else {}
     except FileNotFoundError:
         return {}
