@@ -4,6 +4,7 @@ A machine of four devices, as two films at once on two devices each for training
 nothing to read: skipped, naming the install line.
 """
 
+import dataclasses
 import importlib.util
 import math
 import re
@@ -170,18 +171,20 @@ def test_a_training_step_gathers_weights_twice_and_sums_their_gradients_once(top
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("held", ["gathered", "sharded"])
 @pytest.mark.parametrize("topology", TARGETS)
-def test_a_rollouts_passes_gather_weights_and_its_pool_is_cut_by_heads(topology, tmp_path, exchanged):
+def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_heads(topology, held, tmp_path, exchanged):
     """One film with guidance on all four devices: two histories, of each a chunk's 48 tokens on a device, all of its tokens' keys for one head of four."""
-    chosen = config(tmp_path)
+    chosen = dataclasses.replace(config(tmp_path), rollout_weights=held)
     films = Films.of(chosen, **FILMS)
     step, account, found = exchanged(topology, DEVICES, lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=9))
     transformer = cut_weights(Transformer, SIZES)
     inside, outside = split({path: shape for path, shape in transformer.items() if "text_embedding" not in path})
     # Keys and values of the prompts are given.
     inside -= sum(math.prod(transformer[f"blocks.cross_attn.{name}.weight"]) for name in "kv")
-    weights = STEPS * (inside + sum(outside.values())) * 2 * (DEVICES - 1) // DEVICES
-    as_float32 = STEPS * sum(outside.values()) * 2 * (DEVICES - 1) // DEVICES
+    passes = STEPS if held == "sharded" else 0
+    weights = passes * (inside + sum(outside.values())) * 2 * (DEVICES - 1) // DEVICES
+    as_float32 = passes * sum(outside.values()) * 2 * (DEVICES - 1) // DEVICES
     assert weights <= gathered(found, shards(transformer)) <= weights + as_float32
     tokens = 2 * 48 * SIZES.dim * 2
     exchanges = Counter(
@@ -192,8 +195,8 @@ def test_a_rollouts_passes_gather_weights_and_its_pool_is_cut_by_heads(topology,
     keys = 2 * LAYERS * 2 * 9 * 64 * SIZES.dim * 2  # and values, of two histories of 9 frames
     whole, share = step.parts["pool"]
     assert keys < whole < 1.1 * keys and keys // DEVICES < share < 1.1 * keys // DEVICES
-    held = sum(share for _, share in step.parts.values())  # with the weights that this program has no use for
-    assert held + account.results + account.temporaries + account.code <= account.total
+    given = sum(share for _, share in step.parts.values())  # with the weights that this program has no use for
+    assert given + account.results + account.temporaries + account.code <= account.total
 
 
 @pytest.mark.slow
