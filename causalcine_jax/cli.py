@@ -1,5 +1,6 @@
 """What every command needs: how it ends (0, or one line on stderr, never a traceback, for what the user can mend), its cores, and what jax is told."""
 
+import argparse
 import errno
 import os
 import sys
@@ -16,6 +17,16 @@ _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def compile_cache_flag(parser: argparse.ArgumentParser) -> None:
+    """What `keep_compiled` is given."""
+    parser.add_argument(
+        "--compile-cache",
+        "--compile_cache",  # as train.py spells it
+        metavar="DIR",
+        help="keep compiled programs in DIR: the next start does not compile them again",
+    )
 
 
 def keep_compiled(folder: str | None) -> None:

@@ -8,7 +8,7 @@ Prints the tables and leaves evaluation.json, evaluation.md, returns.png and rec
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import keep_compiled, run
+from causalcine_jax.cli import compile_cache_flag, keep_compiled, run
 from causalcine_jax.config import DTYPES, POOL_PLACES
 
 
@@ -37,12 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=POOL_PLACES,
         help="where history's keys and values lie: host, for batches that outgrow the device",
     )
-    parser.add_argument(
-        "--compile-cache",
-        "--compile_cache",  # as train.py spells it
-        metavar="DIR",
-        help="keep compiled programs in DIR: the next start does not compile them again",
-    )
+    compile_cache_flag(parser)
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     return parser.parse_args(arguments)
 

@@ -19,7 +19,7 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import keep_compiled, run
+from causalcine_jax.cli import compile_cache_flag, keep_compiled, run
 from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import UsageError
 
@@ -97,12 +97,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="with --seq: gathered, the transformer's weights whole on every device (default); sharded, each pass gathers them, for small memory",
     )
     parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
-    parser.add_argument(
-        "--compile-cache",
-        "--compile_cache",  # as train.py spells it
-        metavar="DIR",
-        help="keep compiled programs in DIR: the next start does not compile them again",
-    )
+    compile_cache_flag(parser)
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)
 

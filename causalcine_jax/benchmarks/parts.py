@@ -56,7 +56,7 @@ def _attention_times(backend, inputs, lengths, flop: float, settings: Settings) 
         }
     except (NotImplementedError, RuntimeError, ValueError) as reason:
         return {"cannot": str(reason).splitlines()[0]}
-    dtype = str(settings.inference_dtype)
+    dtype = settings.inference_dtype
     return {name: {"seconds": seconds, **rates(count, seconds["median"], dtype)} for name, (seconds, count) in passes.items()}
 
 
@@ -95,7 +95,7 @@ def text(settings: Settings) -> dict:
     net, ids = network(settings, "text_encoder"), jnp.arange(1, length + 1)[None] % config.vocab_size
     seconds = measure(lambda: encode(net, ids, jnp.ones_like(ids)), settings.repeats)
     flop = text_encoder_flops(config, prompts=1, length=length).forward
-    return {"tokens": length, "seconds": seconds, **rates(flop, seconds["median"], str(settings.inference_dtype))}
+    return {"tokens": length, "seconds": seconds, **rates(flop, seconds["median"], settings.inference_dtype)}
 
 
 def forward(settings: Settings) -> dict:

@@ -79,7 +79,7 @@ def torch_attention(shapes: list[tuple[int, int, int, int]], flop: float, settin
     result = {}
     for name, call, count in (("forward", forward, flop), ("forward_and_backward", both, 3 * flop)):
         seconds = measure(call, settings.repeats)
-        result[name] = {"seconds": seconds, **rates(count, seconds["median"], str(settings.inference_dtype))}
+        result[name] = {"seconds": seconds, **rates(count, seconds["median"], settings.inference_dtype)}
     return result
 
 

@@ -35,9 +35,9 @@ def measure(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     return spread([timed(call) for _ in range(repeats)])
 
 
-def rates(flop: float, seconds: float, dtype: str, devices: int = 1) -> dict[str, float | None]:
+def rates(flop: float, seconds: float, dtype, devices: int = 1) -> dict[str, float | None]:
     """Operations a second over the devices that ran them, and as a fraction (MFU) of what those could do in this dtype; None where that is not known."""
-    best, rate = peak(jax.devices()[0].device_kind, dtype), flop / seconds
+    best, rate = peak(jax.devices()[0].device_kind, str(dtype)), flop / seconds
     return {"flop": flop, "flop_per_second": rate, "mfu": rate / (best * devices) if best else None}
 
 

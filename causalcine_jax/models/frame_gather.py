@@ -10,7 +10,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Int, Shaped
 
-LANES, SUBLANES = 128, 8  # a TPU's register has so many columns and rows; it is filled by halves and quarters too
+from causalcine_jax.models.splash import LANES
+
+SUBLANES = 8  # a TPU's register has so many rows, and LANES columns; it is filled by halves and quarters too
 BLOCK = 2**20  # bytes at most that are copied at once: two on their way in and two out fit on the chip
 
 

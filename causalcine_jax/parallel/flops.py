@@ -11,17 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.parallel.targets import CHIPS
 
-# Dense operations per second of one device, by dtype and by the beginning of jax's name for its kind (vendors' data sheets).
-PEAKS = {
-    "bfloat16": {"NVIDIA H200": 989e12, "NVIDIA H100": 989e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12},
-    "float8": {"NVIDIA H200": 1979e12, "NVIDIA H100": 1979e12},
-}
+# The chip that jax means by a kind that begins so.
+KINDS = {"NVIDIA H200": "h200", "NVIDIA H100": "h100", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 
 
 def peak(device_kind: str, dtype: str = "bfloat16") -> float | None:
-    """Operations per second of a device of that kind, None where it is not known."""
-    return next((rate for name, rate in PEAKS.get(dtype, {}).items() if device_kind.startswith(name)), None)
+    """Dense operations per second of a device of that kind, None where it is not known."""
+    chip = next((CHIPS[name] for start, name in KINDS.items() if device_kind.startswith(start)), None)
+    return None if chip is None else {"bfloat16": chip.flops, "float8": chip.float8 or None}.get(dtype)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     target("v5p:4x4x4") -> Target -> target_devices(target): devices that exist to compile for, and for nothing else
 
 Numbers are the makers' own, and peaks: Google's pages of each TPU (memory, bf16 FLOP/s, memory bandwidth; per link and direction, half of a chip's published
-interconnect over its links), NVIDIA's data sheets of H100 and H200 (SXM: 80 and 141 GB, 989 TFLOP/s dense bf16, 3.35 and 4.8 TB/s, NVLink 450 GB/s and PCIe
+interconnect over its links), NVIDIA's data sheets of H100 and H200 (SXM: 80 and 141 GB, 989 TFLOP/s dense bf16 and 1979 float8, 3.35 and 4.8 TB/s, NVLink 450 GB/s and PCIe
 gen 5 x16 64 GB/s each way) with a network card of 400 Gbit/s per GPU, as DGX has. Google does not say how fast a TPU reads its host's memory. One H200
 measured 790 TFLOP/s in a bf16 product and 4.3 TB/s.
 """
@@ -55,7 +55,7 @@ class Chip:
     """One device.
 
     memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that every command gives JAX (cli.py)
-    flops      of bf16, per second, at peak
+    flops      of bf16, per second, at peak; float8, of that, 0 where it has no such products
     bandwidth  of its memory, bytes per second
     link       of one link to a neighbour (TPU) or of all links to the switch (GPU), bytes per second each way
     network    GPU only: bytes per second each way of the GPU's card to other nodes
@@ -75,6 +75,7 @@ class Chip:
     wraps: int = 0
     host: float = 0.0
     described: str = ""
+    float8: float = 0.0
 
 
 def _hopper(name: str, installed: int, bandwidth: float) -> Chip:
@@ -82,7 +83,7 @@ def _hopper(name: str, installed: int, bandwidth: float) -> Chip:
     return Chip(
         "gpu", int(GPU_MEMORY * installed), 989e12, bandwidth, 450 * GB,
         ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"), network=50 * GB, host=64 * GB,
-        described=HOPPER.format(name=name, installed=installed, bandwidth=bandwidth),
+        described=HOPPER.format(name=name, installed=installed, bandwidth=bandwidth), float8=1979e12,
     )  # fmt: skip
 
 
