@@ -50,6 +50,33 @@ def test_sink_takes_the_first_frames_and_none_takes_nothing():
     assert frames(f) == [20, 19, 18] and f.frame.shape == (3,)
 
 
+def test_spread_takes_the_best_frame_of_each_chunk_before_any_second():
+    memory = MemoryConfig("spread", window_chunks=1, memory_frames=3)
+    liked = (4, 3, 5, 13, 0)  # three of one chunk first
+    assert frames(field(range(30), 6, memory, liked)) == [17, 16, 15] + [13, 4, 0]
+    few = frames(field(range(30), 3, memory, liked))  # two chunks before the window: the best of both, then the second best
+    assert few == [8, 7, 6] + [4, 3, 0]
+
+
+def test_random_depends_on_the_chunk_and_on_no_content():
+    memory = MemoryConfig("random", window_chunks=1, memory_frames=4)
+    drawn = [frames(field(range(60), 15, memory, liked))[3:] for liked in ((), (4, 9), (30,))]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert drawn[0] != frames(field(range(60), 16, memory))[3:]
+    shuffled = [*range(30, 60), *range(30)]
+    assert frames(field(shuffled, 15, memory))[3:] == drawn[0]
+
+
+def test_random_draws_all_frames_equally_often():
+    memory = MemoryConfig("random", window_chunks=1, memory_frames=5)
+    counts = np.zeros(57)
+    for chunk in range(20, 420):  # a pool of 57 old frames, seen from later and later chunks
+        for time in frames(field([*range(57)], chunk, memory)):
+            counts[time] += 1
+    expected = 400 * 5 / 57
+    assert counts.sum() == 2000 and abs(counts - expected).max() < 5 * expected**0.5
+
+
 def test_early_chunks_have_a_missing_suffix_and_no_hole():
     memory = MemoryConfig(window_chunks=2, memory_frames=2)
     for chunk, expected in [(0, []), (1, [2, 1, 0]), (2, [5, 4, 3, 2, 1, 0]), (3, [8, 7, 6, 5, 4, 3, 1, 0])]:

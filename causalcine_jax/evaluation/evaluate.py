@@ -34,7 +34,7 @@ class EvaluationConfig:
     world: str = "base"
     returns: int = 200
     films: int = 20
-    policies: tuple[str, ...] = POLICIES
+    policies: tuple[str, ...] = ("camr", "sink", "none")
     steps: int | None = None
     guidance: float | None = None
     solver: str | None = None

@@ -163,7 +163,7 @@ class Director:
                 gb, chunk_bytes(self.model, histories(self.sampler), size, kv_dtype), self.memory, self.model.chunk_frames
             )
         smallest = self.memory.smallest_pool(self.model.chunk_frames)
-        if asked is None and self.memory.policy != "camr" and self.memory.route_clean:
+        if asked is None and not self.memory.reaches_all and self.memory.route_clean:
             return smallest  # what has left the window and the sink is never seen again
         frames = pool_frames_for(self.resolved.chunks or None, self.memory, self.model.chunk_frames, asked)
         # Shots that are added later may evict, so the pool is never smaller than what eviction needs.

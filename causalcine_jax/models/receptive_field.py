@@ -65,7 +65,7 @@ def receptive_field(
     count = min(memory.retrieved_frames, pool_frames)
     if count:
         candidate = is_history & ~selected
-        score = _score(memory.policy, query_descriptor, history_descriptors, distance)
+        score = _score(memory.policy, query_descriptor, history_descriptors, history_time, chunk_index, chunk_frames)
         _, top = jax.lax.top_k(jnp.where(candidate, score, -jnp.inf), count)
         selected |= jnp.zeros_like(selected).at[top].set(True) & candidate
 
@@ -81,9 +81,30 @@ def receptive_field(
     )
 
 
-def _score(policy: str, query: Float[Array, "h d"], keys: Float[Array, "f h d"], distance: Int[Array, " f"]) -> Float[Array, " f"]:
+def _score(
+    policy: str, query: Float[Array, "h d"], keys: Float[Array, "f h d"], time: Int[Array, " f"], chunk: Int[Array, ""], chunk_frames: int
+) -> Float[Array, " f"]:
     """How much a policy wants each frame. No gradient passes: top-k is a choice, learned through attention alone (paper 3.3)."""
-    if policy == "sink":  # the film's first frames are those farthest back
-        return distance.astype(jnp.float32)
+    if policy == "sink":  # the film's first frames
+        return -time.astype(jnp.float32)
+    if policy == "random":
+        return _blind(time, chunk)
     query, keys = jax.lax.stop_gradient((query, keys))
-    return sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))
+    score = sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))
+    return _spread(score, time, chunk_frames) if policy == "spread" else score
+
+
+def _blind(time: Int[Array, " f"], chunk: Int[Array, ""]) -> Float[Array, " f"]:
+    """Numbers in [0, 1) that look random and depend on frame and chunk alone: all layers, films and passes draw the same frames."""
+    mixed = time.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ chunk.astype(jnp.uint32) * jnp.uint32(0x85EBCA77)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return ((mixed ^ (mixed >> 16)) >> 8).astype(jnp.float32) / 2**24
+
+
+def _spread(score: Float[Array, " f"], time: Int[Array, " f"], chunk_frames: int) -> Float[Array, " f"]:
+    """The same order, but the best frame of every chunk before any chunk's second: neighbours in one shot look alike."""
+    order = jnp.argsort(jnp.argsort(score)).astype(jnp.float32)
+    same_chunk = time[:, None] // chunk_frames == time[None, :] // chunk_frames
+    better = jnp.sum(same_chunk & (order[None, :] > order[:, None]), axis=-1)  # frames of its chunk that come before it
+    return order - better * score.shape[0]

@@ -204,7 +204,7 @@ def _shapes(part: str, config):
 
 def _filled(request: Request, model: _Model) -> Request:
     # Without camr nothing beyond the window and the sink is ever seen again.
-    pool = FILM_FRAMES if model.memory.policy == "camr" else model.memory.smallest_pool(model.chunk_frames)
+    pool = FILM_FRAMES if model.memory.reaches_all else model.memory.smallest_pool(model.chunk_frames)
     return dataclasses.replace(
         request,
         height=model.video.height if request.height is None else request.height,
