@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 
-POLICIES = ("camr", "sink", "none")
+POLICIES = ("camr", "spread", "random", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
 # Of networks while they film. float8: bfloat16, with the matrices of the transformer's blocks in eight bits (models/float8.py).
@@ -71,7 +71,10 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The causal 3-D VAE (Wan2.1 `wan/modules/vae.py`). `mean` and `std` normalise its latents, per channel."""
+    """The causal 3-D VAE (Wan2.1 `wan/modules/vae.py`). `mean` and `std` normalise its latents, per channel.
+
+    patch_size  side of the squares of pixels that become channels before the first layer, and pixels again after the last (Wan2.2's VAE: 2)
+    """
 
     dim: int = 96
     z_dim: int = 16
@@ -80,6 +83,7 @@ class VAEConfig:
     temperal_downsample: tuple[bool, ...] = (False, True, True)
     mean: tuple[float, ...] = WAN_LATENT_MEAN
     std: tuple[float, ...] = WAN_LATENT_STD
+    patch_size: int = 1
 
     def __post_init__(self):
         raise_faults("vae", self.faults())
@@ -92,11 +96,18 @@ class VAEConfig:
             faults.append(f"dim * dim_mult must be even, got {[self.dim * m for m in self.dim_mult]}")
         if not len(self.mean) == len(self.std) == self.z_dim:
             faults.append(f"mean and std need z_dim={self.z_dim} entries, got {len(self.mean)} and {len(self.std)}")
+        if not isinstance(self.patch_size, int) or self.patch_size < 1:
+            faults.append(f"patch_size must be a positive integer, not {self.patch_size!r}")
         return faults
 
     @property
+    def pixel_channels(self) -> int:
+        """Channels of the first layer's input and of the last layer's output: red, green and blue of every pixel of a patch."""
+        return 3 * self.patch_size**2
+
+    @property
     def spatial_stride(self) -> int:
-        return 2 ** len(self.temperal_downsample)
+        return self.patch_size * 2 ** len(self.temperal_downsample)
 
     @property
     def temporal_stride(self) -> int:
@@ -128,7 +139,8 @@ class TextEncoderConfig:
 class MemoryConfig:
     """Which history a chunk attends to (paper 3.3). All counts are in chunks or latent frames, never pixels.
 
-    policy          camr (content-aware memory routing), sink (the first frames) or none
+    policy          camr (content-aware memory routing, the paper's), spread (the same score, but the best frame of every chunk before any
+                    chunk's second), random (drawn blindly, to compare with), sink (the first frames) or none
     window_chunks   W: this many chunks before the own one are always attended to
     memory_frames   K: this many older frames are retrieved by the policy
     route_clean     True: clean chunks use the same bounded field as a commit does. False: they see all earlier chunks
@@ -166,6 +178,11 @@ class MemoryConfig:
     def retrieved_frames(self) -> int:
         """K as the policy uses it: none retrieves nothing."""
         return 0 if self.policy == "none" else self.memory_frames
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether any frame of the film may be retrieved, so that a pool must hold them all to lose none."""
+        return self.policy not in ("sink", "none")
 
     def smallest_pool(self, chunk_frames: int) -> int:
         """Fewest frame slots a pool needs when it evicts: the window, the protected sink, and one chunk to give away."""

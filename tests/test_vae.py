@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from safetensors.numpy import save_file
 from tiny_models import random_weights
 
 from causalcine_jax.config import VAEConfig
-from causalcine_jax.convert import load_vae
+from causalcine_jax.convert import load_vae, save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models import vae_layers
-from causalcine_jax.models.vae import VAE
-from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, edge_difference, latent_statistics
+from causalcine_jax.models.vae import VAE, patches, pixels
+from causalcine_jax.training.autoencoder import AutoencoderConfig, autoencoder_loss, edge_difference, latent_statistics
 
 GOLDENS = Path(__file__).parent / "goldens" / "vae.npz"
 TINY = VAEConfig(2, 3, (1, 1, 2), 1, (True, True), mean=(0.5, -1.0, 0.0), std=(2.0, 0.5, 1.0))
@@ -120,6 +121,33 @@ def test_downsample_keeps_the_first_frame_and_halves_the_rest():
     np.testing.assert_allclose(y[0, :, 0, 0, 0], [215])
 
 
+def test_patches_are_ordered_as_in_wan2_2():
+    """Wan2.2: b c f (h q) (w r) -> b (c r q) f h w; here channels come last."""
+    video = np.arange(2 * 4 * 6 * 3).reshape(1, 2, 4, 6, 3)
+    folded = patches(video, 2)
+    assert folded.shape == (1, 2, 2, 3, 12)
+    for colour, column, row in itertools.product(range(3), range(2), range(2)):
+        np.testing.assert_array_equal(folded[..., 4 * colour + 2 * column + row], video[:, :, row::2, column::2, colour])
+    np.testing.assert_array_equal(pixels(folded, 2), video)
+
+
+def test_a_vae_of_patches_streams_and_is_saved_with_its_patch_size(tmp_path, video):
+    sizes = replace(TINY, patch_size=2)
+    assert sizes.spatial_stride == 8
+    vae = random_weights(lambda key: VAE(sizes, key=key), 1)
+    video = video[:1, :9].repeat(2, axis=2)[:, :, :8]
+    save_model(tmp_path / "model", vae=vae)
+    loaded = load_vae(tmp_path / "model")
+    assert loaded.cfg == sizes
+    latents = loaded.encode(video)
+    assert latents.shape == (1, 3, 1, 1, 3)
+    decoded, cache = loaded.decode_first(latents[:, :1])
+    rest, _ = loaded.decode_next(cache, latents[:, 1:])
+    whole = loaded.decode(latents)
+    assert whole.shape == video.shape
+    np.testing.assert_allclose(np.concatenate([decoded, rest], axis=1), whole, atol=1e-5)
+
+
 def test_bfloat16_weights_compute_in_bfloat16(vae, video, latents):
     half = jax.tree.map(lambda p: jnp.asarray(np.asarray(p).astype(jnp.bfloat16)), vae)
     encoded = half.encode(video)
@@ -139,7 +167,7 @@ def test_latents_of_another_vae_are_named(vae):
 
 
 def test_loss_is_the_sum_of_its_parts_and_differentiable(vae, video):
-    config = AutoencoderLossConfig(kl=0.1, edge=0.3)
+    config = AutoencoderConfig(kl=0.1, edge=0.3)
     gradient_and_parts = jax.jit(jax.grad(lambda v, x: autoencoder_loss(v, x, jax.random.key(0), config), has_aux=True))
     gradient, parts = gradient_and_parts(vae, video[:1, :5])
     np.testing.assert_allclose(parts["loss"], parts["l1"] + 0.3 * parts["edge"] + 0.1 * parts["kl"], rtol=1e-5)

@@ -54,7 +54,7 @@ def describe(part: str, tensors) -> Description:
     read_config, module_class, rules = _PARTS[part]
     config = read_config(what, tensors.shapes, tensors.settings)
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    places = tables.places(shapes, rules, getattr(config, "patch_size", None))
+    places = tables.places(shapes, rules, config.patch_size if part == "transformer" else None)
     _check(what, places, tensors)
     return Description(config, shapes, places)
 
@@ -86,6 +86,9 @@ def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Conf
     return config, jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
 
 
+RGB = 3  # channels of a pixel
+
+
 def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> TransformerConfig:
     needed = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight", "head.head.weight")
     patch, text, time, ffn, head = _required(what, shapes, needed, ndims=(5, 2, 2, 2, 2))
@@ -105,7 +108,8 @@ def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> 
 
 def _vae_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> VAEConfig:
     first, last = _required(what, shapes, ("encoder.conv1.weight", "conv2.weight"), ndims=(5, 5))
-    return _config(what, VAEConfig, {"dim": first[0], "z_dim": last[0]}, settings)
+    sizes = {"dim": first[0], "z_dim": last[0], "patch_size": math.isqrt(first[1] // RGB)}
+    return _config(what, VAEConfig, sizes, settings)
 
 
 def _text_encoder_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> TextEncoderConfig:

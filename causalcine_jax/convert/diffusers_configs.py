@@ -29,7 +29,7 @@ _VAE = {
     "base_dim": "dim",
     "latents_mean": "mean",
     "latents_std": "std",
-    **{name: name for name in ("z_dim", "dim_mult", "num_res_blocks", "temperal_downsample")},
+    **{name: name for name in ("z_dim", "dim_mult", "num_res_blocks", "temperal_downsample", "patch_size")},
 }
 _TEXT_ENCODER = {
     "d_model": "dim",
@@ -89,6 +89,7 @@ def vae(config: VAEConfig) -> dict[str, Any]:
         "scale_factor_spatial": config.spatial_stride,
         "scale_factor_temporal": config.temporal_stride,
         **{name: _listed(getattr(config, own)) for name, own in _VAE.items()},
+        "patch_size": config.patch_size if config.patch_size > 1 else None,
     }
 
 

@@ -1,6 +1,6 @@
 """Clips of StoryWorld for training a VAE: drawn while training, never stored, never twice the same.
 
-(seed, index) -> a story -> a stretch of frames that begins anywhere in it -> what the renderer needs (host) -> pixels (device)
+(seed, index) -> a story -> a stretch of its frames, or a crop of it -> what the renderer needs (host) -> pixels (device)
 """
 
 import grain
@@ -10,24 +10,67 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.data.storyworld.render import FIELDS
+from causalcine_jax.data.storyworld.world import TEMPORAL_STRIDE
 
 EPOCH = 10**9  # clips; more than anyone trains on
 
 
 class Clips:
-    """Clip `index` of the collection `seed`: display lists float32 [frames, shapes, fields]. A random-access source for grain."""
+    """Clip `index` of the collection `seed`: display lists float32 [frames, shapes, fields]. A random-access source for grain.
 
-    def __init__(self, world: WorldConfig, seed: int, frames: int):
-        self.world, self.seed, self.frames = world, seed, frames
+    A clip begins where a film's latent frame ends, so that its latent frames, and the cuts between them, are those of the film.
+
+    cuts           fraction of clips that hold a cut for certain, after their first latent frame; the others do by chance
+    height, width  pixels of the clip; where that is less than the film's, half of the clips show a character and half any place of the frame
+    """
+
+    def __init__(self, world: WorldConfig, seed: int, frames: int, *, cuts: float = 0.0, height: int = 0, width: int = 0):
+        self.world, self.seed, self.frames, self.cuts = world, seed, frames, cuts
+        self.height, self.width = height or world.height, width or world.width
 
     def __len__(self) -> int:
         return EPOCH
 
     def __getitem__(self, index: int) -> np.ndarray:
         story = sample_story(self.seed, index, self.world)
-        shapes = scene_parameters(story)["shapes"]
-        first = np.random.default_rng((self.seed, index)).integers(len(shapes) - self.frames + 1)
-        return shapes[first : first + self.frames]
+        scene = scene_parameters(story)
+        rng = np.random.default_rng((self.seed, index))
+        first = self._first_frame(rng, [shot.frames.start for shot in story.shots[1:]], len(scene["shapes"]))
+        clip = slice(first, first + self.frames)
+        shapes = scene["shapes"][clip]
+        if (self.height, self.width) == (self.world.height, self.world.width):
+            return shapes
+        top, left = self._corner(rng, scene["figure"][clip])
+        return crop(shapes, top, left, self.world.height, self.height)
+
+    def _first_frame(self, rng: np.random.Generator, cuts: list[int], total: int) -> int:
+        """The last frame of a latent frame, with a cut among the clip's others where one is wanted and there is one."""
+        starts = np.arange(0, total - self.frames + 1, TEMPORAL_STRIDE)
+        if rng.random() < self.cuts:
+            holding = [start for start in starts if any(start < cut < start + self.frames for cut in cuts)]
+            starts = holding or starts
+        return int(starts[rng.integers(len(starts))])
+
+    def _corner(self, rng: np.random.Generator, figures: np.ndarray) -> tuple[int, int]:
+        """Top and left pixel of a crop; `figures` are the clip's boxes [frames, places, 4] in frame heights."""
+        sizes = np.array([self.height, self.width])
+        room = np.array([self.world.height, self.world.width]) - sizes
+        corner = rng.integers(room + 1)
+        box = figures[rng.integers(len(figures)), rng.integers(figures.shape[1])]
+        if rng.random() < 0.5 and np.any(box):
+            inside = rng.uniform(box[:2], box[2:])[::-1] * self.world.height  # row and column of a point of the character
+            corner = np.clip(np.round(inside - sizes / 2), 0, room)
+        return int(corner[0]), int(corner[1])
+
+
+def crop(shapes: Float[np.ndarray, "t k fields"], top: int, left: int, rows: int, kept: int) -> Float[np.ndarray, "t k fields"]:
+    """Display lists that paint, on a canvas of `kept` rows, the pixels from `top`, `left` on of a film of `rows` rows."""
+    shapes, zoom = shapes.copy(), rows / kept
+    shapes[..., FIELDS.index("x")] -= left / rows
+    shapes[..., FIELDS.index("y")] -= top / rows
+    shapes[..., [FIELDS.index(name) for name in ("x", "y", "rx", "ry", "bend", "soft", "outline")]] *= zoom
+    return shapes
 
 
 def clip_batches(

@@ -8,9 +8,11 @@ The order depends on the seed alone: batch n of all processes together, one part
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import grain
+import numpy as np
 
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, Record
 from causalcine_jax.data.mixed_store import MixedStore
@@ -78,6 +80,7 @@ class Loader(grain.DatasetIterator):
       process_index, process_count: which part of every batch of all is this process's.
       threads: films are read ahead by that many threads; 0 reads in `next`, which is enough where films are small.
       max_bad_fraction: of the store's records, how many may be damaged before `next` raises `DataError`.
+      retelling: what becomes of a record at every visit (retelling.py); its draws depend on the seed and the film's place in the order.
 
     Raises:
       UsageError: arguments that cannot work, all of them at once.
@@ -93,6 +96,7 @@ class Loader(grain.DatasetIterator):
         process_count: int = 1,
         threads: int = 0,
         max_bad_fraction: float = 0.01,
+        retelling: Callable[[Record, np.random.Generator], Record] | None = None,
     ):
         super().__init__()
         self._batches = None
@@ -110,6 +114,7 @@ class Loader(grain.DatasetIterator):
         raise_faults("loader", faults)
         self._records = ReadableRecords(store, max_bad_fraction)
         films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
+        films = films.random_map(retelling) if retelling else films
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0)
         self._batches = iter(films.batch(batch_size)[process_index::process_count].to_iter_dataset(options))
         # What a position means depends on these; a position saved under others is refused. It is the same in all processes.

@@ -33,7 +33,10 @@ class MixedStore:
         self._ends = list(itertools.accumulate(len(store) for store in stores))
         self.path = ",".join(str(store.path) for store in stores)
         self.spec: StoreSpec = dataclasses.replace(
-            first, films=self._ends[-1], shots=max(s.spec.shots for s in stores), source={"mixed": [s.spec.source for s in stores]}
+            first,
+            films=self._ends[-1],
+            shots=max(s.spec.shots for s in stores),
+            source={"mixed": [{**s.spec.source, "films": len(s)} for s in stores]},
         )
 
     def __len__(self) -> int:

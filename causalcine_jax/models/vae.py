@@ -14,6 +14,7 @@ Source: Wan2.1 `wan/modules/vae.py`, WanVAE_ (encode returns the mean, decode cl
 import itertools
 from functools import partial
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -37,7 +38,8 @@ class Encoder(Module):
     def __init__(self, cfg: VAEConfig, *, key):
         keys = iter(jax.random.split(key, 64))
         dims = [cfg.dim * m for m in (1, *cfg.dim_mult)]
-        self.conv1 = CausalConv3d(3, dims[0], key=next(keys))
+        self.patch_size = cfg.patch_size
+        self.conv1 = CausalConv3d(cfg.pixel_channels, dims[0], key=next(keys))
         layers = []
         for stage, (d_in, d_out) in enumerate(itertools.pairwise(dims)):
             for block in range(cfg.num_res_blocks):
@@ -49,7 +51,7 @@ class Encoder(Module):
         self.head = Head(dims[-1], 2 * cfg.z_dim, key=next(keys))
 
     def __call__(self, x: Video, past: Past) -> Latents:
-        x = self.conv1(x, past)
+        x = self.conv1(patches(x, self.patch_size), past)
         for layer in (*self.downsamples, *self.middle, self.head):
             x = layer(x, past)
         return x
@@ -71,13 +73,24 @@ class Decoder(Module):
             if stage < len(cfg.temperal_downsample):
                 layers.append(Upsample(d_out, temporal=cfg.temperal_downsample[-1 - stage], key=next(keys)))
         self.upsamples = nnx.List(layers)
-        self.head = Head(dims[-1], 3, key=next(keys))
+        self.patch_size = cfg.patch_size
+        self.head = Head(dims[-1], cfg.pixel_channels, key=next(keys))
 
     def __call__(self, x: Latents, past: Past) -> Video:
         x = self.conv1(x, past)
         for layer in (*self.middle, *self.upsamples, self.head):
             x = layer(x, past)
-        return x
+        return pixels(x, self.patch_size)
+
+
+def patches(video: Video, side: int) -> Float[Array, "b t y x c"]:
+    """Squares of `side` pixels as channels, ordered as in Wan2.2 (`wan/modules/vae2_2.py` patchify): colour, column, row."""
+    return einops.rearrange(video, "b t (y q) (x r) c -> b t y x (c r q)", q=side, r=side) if side > 1 else video
+
+
+def pixels(x: Float[Array, "b t y x c"], side: int) -> Video:
+    """The inverse of `patches`."""
+    return einops.rearrange(x, "b t y x (c r q) -> b t (y q) (x r) c", q=side, r=side) if side > 1 else x
 
 
 class VAE(Module):

@@ -19,22 +19,34 @@ from jaxtyping import Array, Float
 from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import DataError
 from causalcine_jax.models.vae import VAE
+from causalcine_jax.training.checks import range_faults
 
 
 @dataclass(frozen=True)
-class AutoencoderLossConfig:
-    """Weights of the loss beside the L1 of the pixels.
+class AutoencoderConfig:
+    """Stage autoencoder: the loss and the clips.
 
-    kl     weight of the KL divergence, which counts in nats per pixel value of the clip
-    edge   weight of the L1 of horizontal and vertical differences
+    kl      weight of the KL divergence beside the L1 of the pixels; it counts in nats per pixel value of the clip
+    edge    weight of the L1 of horizontal and vertical differences
+    cuts    fraction of clips that hold a cut. The first frame after a cut is the hardest, and most clips drawn at random hold none
+    crop    height and width in pixels of what a clip shows of its film; (0, 0) for whole frames. Half of the crops show a character
     """
 
     kl: float = 1e-3
     edge: float = 0.5
+    cuts: float = 0.0
+    crop: tuple[int, int] = (0, 0)
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("autoencoder.kl", self.kl, 0)
+        yield from range_faults("autoencoder.edge", self.edge, 0)
+        yield from range_faults("autoencoder.cuts", self.cuts, 0, 1)
+        if len(self.crop) != 2 or min(self.crop) < 0 or (min(self.crop) == 0) != (max(self.crop) == 0):
+            yield f"autoencoder.crop must be a height and a width in pixels, or (0, 0) for whole frames, not {self.crop}"
 
 
 def autoencoder_loss(
-    vae: VAE, video: Float[Array, "b t h w 3"], key: Array, config: AutoencoderLossConfig
+    vae: VAE, video: Float[Array, "b t h w 3"], key: Array, config: AutoencoderConfig
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Loss of one batch of video in [-1,1], T = 4F - 3, and its parts: loss, l1, edge, kl, psnr (dB, peak 2).
 

@@ -12,6 +12,7 @@ from causalcine_jax.config import PRESETS, ROLLOUT_WEIGHTS, MemoryConfig, TextEn
 from causalcine_jax.data.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
 from causalcine_jax.errors import UsageError, nearest, raise_faults
+from causalcine_jax.training.autoencoder import AutoencoderConfig
 from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
 from causalcine_jax.training.distribution_matching import DMDConfig
 from causalcine_jax.training.gan import GANConfig
@@ -50,13 +51,15 @@ class TimeConfig:
 class DataConfig:
     """What is trained on.
 
-    world       StoryWorld films: base (48x80, 30 latent frames), montage (base with a cut at almost every chunk), storyworld (96x160, 60), or without a
-                cut: single (base) and storyworld-single
+    world       StoryWorld films: base (48x80, 30 latent frames), montage (base with a cut at almost every chunk), base-long and montage-long (60
+                latent frames), storyworld (96x160, 60), or without a cut: single (base) and storyworld-single
     seed        of the stories; evaluation uses others
     films       in the latent store
     store       folder of the latent store; made first if it is missing, unless it is "" (then OUT/latents). Several, joined by commas,
                 are mixed film by film. Not read by stage autoencoder
     vae         model folder of the VAE that encodes, and that goes into the exported model; "" for that of `init`, and without one the embedded
+    retell      StoryWorld only: prompts are written anew at every visit of a film, with other names (data/retelling.py)
+    return_weight  with retell: weight in the loss of a chunk in which a character comes back; the others weigh 1
     clip_frames latent frames F of a clip of stage autoencoder: 4F - 3 video frames for a VAE of Wan2.1's strides
     threads     that read films ahead; 0 reads between steps, which is enough for small films
     workers     processes that make clips ahead in stage autoencoder; 0 makes them in threads of this one
@@ -68,6 +71,8 @@ class DataConfig:
     films: int = 2000
     store: str = ""
     vae: str = ""
+    retell: bool = False
+    return_weight: float = 1.0
     clip_frames: int = 3
     threads: int = 0
     workers: int = 0
@@ -77,21 +82,12 @@ class DataConfig:
         yield from choice_faults("data.world", self.world, WORLDS)
         yield from range_faults("data.films", self.films, 1)
         yield from range_faults("data.clip_frames", self.clip_frames, 1)
+        yield from range_faults("data.return_weight", self.return_weight, 0, open_low=True)
+        if self.return_weight != 1 and not self.retell:
+            yield "data.return_weight needs data.retell=True, which knows where a character comes back"
         yield from range_faults("data.threads", self.threads, 0)
         yield from range_faults("data.workers", self.workers, 0)
         yield from range_faults("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Stage autoencoder: weights of the KL divergence and of the edge term beside the L1 of the pixels (autoencoder.py)."""
-
-    kl: float = 1e-3
-    edge: float = 0.5
-
-    def faults(self) -> Iterable[str]:
-        yield from range_faults("autoencoder.kl", self.kl, 0)
-        yield from range_faults("autoencoder.edge", self.edge, 0)
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     critic_optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    autoencoder: LossConfig = field(default_factory=LossConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     ode: ODEConfig = field(default_factory=ODEConfig)
     self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     dmd: DMDConfig = field(default_factory=DMDConfig)
@@ -215,6 +211,8 @@ class TrainConfig:
         found += self._schedule_faults("optim", self.optim)
         if self.stage == "dmd":
             found += self._schedule_faults("critic_optim", self.critic_optim)
+        if self.stage == "ode_init" and self.ode.store and self.data.retell:
+            found.append("data.retell: the trajectories of ode.store were made under the captions of data.store; leave one of the two out")
         if self.stage in DISTILLATION and not self.teacher:
             found.append(f"stage {self.stage} needs teacher, the model folder of a trained base model")
         if self.stage == "teacher_forcing" and not self.init:

@@ -21,6 +21,7 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.training.config import TrainConfig
@@ -42,6 +43,7 @@ class _Parts:
     student: Transformer
     teacher: Transformer
     text_encoder: UMT5Encoder
+    tokenizer: Tokenizer
     store: LatentStore | MixedStore
     null_prompt: tuple[int, ...]
     export: Callable[[Nets, Path, dict], None]
@@ -111,7 +113,7 @@ def dmd_updates(config: TrainConfig, null_prompt: tuple[int, ...]) -> tuple[Upda
 
 
 def _stage(config: TrainConfig, parts: _Parts, store: LatentStore | MixedStore, **what) -> Stage:
-    loader = film_loader(config, store)
+    loader = film_loader(config, store, parts.tokenizer)
     return Stage(
         batches=loader,
         export=parts.export,
@@ -152,6 +154,7 @@ def _parts(config: TrainConfig) -> _Parts:
         student=student,
         teacher=teacher,
         text_encoder=text_encoder,
+        tokenizer=tokenizer,
         store=store,
         null_prompt=tuple(tokenizer([negative], store.spec.text_len)[0][0].tolist()),
         export=export,

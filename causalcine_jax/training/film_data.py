@@ -14,6 +14,7 @@ from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
+from causalcine_jax.data.retelling import Retelling
 from causalcine_jax.data.storyworld.world import FPS
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.generation.chosen_model import EMBEDDED
@@ -77,7 +78,7 @@ def check_store(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE |
     raise_faults(f"latent store {store.path}", faults)
 
 
-def film_loader(config: TrainConfig, store: LatentStore | MixedStore) -> Loader:
+def film_loader(config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer) -> Loader:
     """This process's part of endless batches of the store."""
     index, count = own_part(make_mesh(config.seq))
     return Loader(
@@ -88,6 +89,7 @@ def film_loader(config: TrainConfig, store: LatentStore | MixedStore) -> Loader:
         process_count=count,
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
+        retelling=Retelling(store.spec, tokenizer, config.data.return_weight) if config.data.retell else None,
     )
 
 

@@ -22,7 +22,7 @@ from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.parallel.processes import whole
-from causalcine_jax.training.autoencoder import AutoencoderLossConfig, autoencoder_loss, latent_statistics
+from causalcine_jax.training.autoencoder import autoencoder_loss, latent_statistics
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distillation_stages import dmd_stage, ode_init_stage
 from causalcine_jax.training.film_data import check_store, film_loader, film_vae, open_store, rollout_facts, vae_folder
@@ -57,7 +57,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
     vae = film_vae(config)
     store = open_store(config, sizes.text_len)
     check_store(config, store, vae, tokenizer, sizes)
-    loader = film_loader(config, store)
+    loader = film_loader(config, store, tokenizer)
     task = teacher_forcing_task(config, tuple(tokenizer([""], store.spec.text_len)[0][0].tolist()))
     nets = {"transformer": transformer, "text_encoder": text_encoder}
     fixed = {} if config.train_text_encoder else {"text_encoder": nets.pop("text_encoder")}
@@ -98,17 +98,22 @@ def _autoencoder(config: TrainConfig) -> Stage:
     world, frames = config.world, sizes.temporal_stride * (config.data.clip_frames - 1) + 1
     if frames > world.frames:
         raise UsageError(f"data.clip_frames {config.data.clip_frames} is more than a film of {world.latent_frames} latent frames")
-    clips = Clips(world, config.data.seed, frames)
-    weights = AutoencoderLossConfig(kl=config.autoencoder.kl, edge=config.autoencoder.edge)
+    height, width = config.autoencoder.crop if any(config.autoencoder.crop) else (world.height, world.width)
+    if height > world.height or width > world.width or height % sizes.spatial_stride or width % sizes.spatial_stride:
+        raise UsageError(
+            f"autoencoder.crop {height}x{width} must be multiples of {sizes.spatial_stride}, the VAE's spatial stride, "
+            f"within a film's {world.height}x{world.width}"
+        )
+    clips = Clips(world, config.data.seed, frames, cuts=config.autoencoder.cuts, height=height, width=width)
     index, count = own_part(make_mesh(config.seq))
 
     def loss(trained: Nets, fixed: Nets, batch, key):
-        video = paint(batch, world.height, world.width)
-        value, metrics = autoencoder_loss(trained["vae"], video, key, weights)
+        video = paint(batch, height, width)
+        value, metrics = autoencoder_loss(trained["vae"], video, key, config.autoencoder)
         return value, {name: (jnp.asarray(metric, jnp.float32), jnp.ones(())) for name, metric in metrics.items() if name != "loss"}
 
     def measured(vae: VAE) -> VAE:
-        """The same weights with the mean and std of their latents, over clips that were not trained on."""
+        """The same weights with the mean and std of their latents, over whole frames of clips that were not trained on."""
         held_out = clip_batches(Clips(world, config.data.seed + 1, frames), config.batch, seed=config.seed)
         painted: Iterator = (
             jax.jit(paint, static_argnums=(1, 2))(next(held_out), world.height, world.width) for _ in range(STATISTICS_BATCHES)

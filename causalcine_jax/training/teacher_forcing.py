@@ -64,6 +64,9 @@ def teacher_forcing_loss(task: TeacherForcing) -> Callable[[Nets, Nets, dict[str
         error = jnp.mean(error, axis=(2, 3, 4))  # [B, F]
         t = flow.per_frame(t, frames)
         weight = flow.loss_weight(t, task.time.weight, s=task.time.shift)
+        if "chunk_weight" in batch:
+            by_chunk = batch["chunk_weight"] / jnp.mean(batch["chunk_weight"])
+            weight = weight * jnp.repeat(by_chunk, task.chunk_frames, axis=1)
         return jnp.mean(weight * error), error_by_time(error, t)
 
     return loss

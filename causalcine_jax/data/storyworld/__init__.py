@@ -8,7 +8,7 @@ from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_W
 from causalcine_jax.data.storyworld.render import render
 from causalcine_jax.data.storyworld.scene import scene_parameters
 from causalcine_jax.data.storyworld.story import Character, Return, Shot, Story, returns
-from causalcine_jax.data.storyworld.story_sampler import sample_story
+from causalcine_jax.data.storyworld.story_sampler import retold, sample_story
 from causalcine_jax.data.storyworld.truth import GroundTruth, box_masks, cast_per_chunk, ground_truth
 from causalcine_jax.data.storyworld.world import (
     ACCESSORIES,
@@ -27,5 +27,5 @@ from causalcine_jax.data.storyworld.world import (
 __all__ = [
     "ACCESSORIES", "ACTIONS", "ATTRIBUTE_WORDS", "CAMERAS", "COLOURS", "MAX_PROMPT_WORDS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES", "VOCABULARY", "WORLDS",
     "Character", "GroundTruth", "Return", "Shot", "Story", "WorldConfig",
-    "box_masks", "cast_per_chunk", "ground_truth", "render", "returns", "sample_story", "scene_parameters", "words",
+    "box_masks", "cast_per_chunk", "ground_truth", "render", "retold", "returns", "sample_story", "scene_parameters", "words",
 ]  # fmt: skip

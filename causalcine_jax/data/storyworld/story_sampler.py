@@ -19,6 +19,7 @@ from causalcine_jax.data.storyworld.world import (
     CAMERAS,
     CHUNK_FRAMES,
     COLOURS,
+    EMPTY,
     MAX_ON_SCREEN,
     NAMES,
     PLACES,
@@ -29,7 +30,7 @@ from causalcine_jax.data.storyworld.world import (
 )
 from causalcine_jax.errors import UsageError
 
-__all__ = ["Character", "Return", "Shot", "Story", "returns", "sample_story"]
+__all__ = ["Character", "Return", "Shot", "Story", "retold", "returns", "sample_story"]
 
 UNTOLD = 1 / 3  # stories in which no caption names an attribute
 TRIES = 10_000  # a possible plan is found within a few dozen
@@ -56,6 +57,16 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
     return Story(seed, index, world, cast, told, shots, layouts, global_caption)
 
 
+def retold(story: Story, rng: np.random.Generator) -> Story:
+    """The same film in other words: other names, other phrases, looks told or not. No pixel of it changes."""
+    names = rng.permutation(len(NAMES))[: len(story.cast)]
+    cast = tuple(dataclasses.replace(character, name=NAMES[n]) for character, n in zip(story.cast, names, strict=True))
+    told = bool(rng.random() >= UNTOLD)
+    global_caption, captions = grammar.write(rng, cast, story.shots, told)
+    shots = tuple(dataclasses.replace(shot, caption=caption) for shot, caption in zip(story.shots, captions, strict=True))
+    return dataclasses.replace(story, cast=cast, told=told, shots=shots, global_caption=global_caption)
+
+
 def _pick(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
@@ -73,11 +84,11 @@ def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
 def _plan(rng: np.random.Generator, characters: int, world: WorldConfig) -> tuple[list[int], list[tuple[int, ...]]]:
     """Lengths in chunks and the cast of each shot of an act, with the kind of return decided on first."""
     if world.max_shots == 1:
-        return [world.act_chunks], [_who(rng, characters)]
+        return [world.act_chunks], [_who(rng, characters, world)]
     kind = list(PLANS)[int(np.searchsorted(np.cumsum(list(PLANS.values())), rng.random(), side="right").clip(0, len(PLANS) - 1))]
     for _ in range(TRIES):
         lengths = _lengths(rng, world)
-        casting = [_who(rng, characters) for _ in lengths]
+        casting = [_who(rng, characters, world) for _ in lengths]
         if len({who for shot in casting for who in shot}) < characters:
             continue
         starts = np.cumsum([0, *lengths[:-1]])
@@ -101,9 +112,9 @@ def _lengths(rng: np.random.Generator, world: WorldConfig) -> list[int]:
     raise UsageError(f"no shot lengths fill a film of this world: {world}")
 
 
-def _who(rng: np.random.Generator, characters: int) -> tuple[int, ...]:
+def _who(rng: np.random.Generator, characters: int, world: WorldConfig) -> tuple[int, ...]:
     dice = rng.random()
-    count = 0 if dice < 0.05 else MAX_ON_SCREEN if dice < 0.17 else 1
+    count = 0 if dice < EMPTY else MAX_ON_SCREEN if dice < EMPTY + world.pairs else 1
     return tuple(int(c) for c in rng.permutation(characters)[:count])
 
 

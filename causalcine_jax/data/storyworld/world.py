@@ -45,6 +45,7 @@ CHUNK_FRAMES = 3  # latent frames
 TEMPORAL_STRIDE = 4  # video frames per latent frame after the first
 ASPECT = 5 / 3
 MAX_ON_SCREEN = 2
+EMPTY = 0.05  # fraction of shots that show nobody
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class WorldConfig:
 
     late_chunk  who first appears in this chunk or later counts as hidden from first-frame sinks
     acts        a film is so many plans of shots, equally long, one after the other; the bounds on shots are those of one act
+    pairs       probability that a shot shows two characters; a twentieth of the shots show nobody, the others one. Plans are redrawn until they
+                hold a return, so films have a few per cent more pairs or less
     """
 
     height: int
@@ -65,6 +68,7 @@ class WorldConfig:
     late_chunk: int
     window_chunks: int = 3
     acts: int = 1
+    pairs: float = 0.12
 
     def __post_init__(self):
         faults = []
@@ -74,6 +78,8 @@ class WorldConfig:
             faults.append(f"latent_frames must be a multiple of {CHUNK_FRAMES}, not {self.latent_frames}")
         if self.acts < 1 or self.chunks % self.acts:
             raise_faults("StoryWorld", [*faults, f"a film of {self.chunks} chunks does not divide into {self.acts} acts"])
+        if not 0 <= self.pairs <= 1 - EMPTY:
+            faults.append(f"pairs must be in [0, {1 - EMPTY}], not {self.pairs}")
         if not 1 <= self.min_shots <= self.max_shots:
             faults.append(f"min_shots {self.min_shots} and max_shots {self.max_shots} must be in order and positive")
         if not self.max_shots * self.min_shot_chunks <= self.act_chunks <= self.min_shots * self.max_shot_chunks:
@@ -89,8 +95,16 @@ class WorldConfig:
 
     @classmethod
     def montage(cls) -> "WorldConfig":
-        """The films of base() in shots of one or two chunks: most chunks start a shot, so most of a film teaches recall."""
-        return cls(48, 80, 30, min_shots=8, max_shots=10, min_shot_chunks=1, max_shot_chunks=2, late_chunk=2)
+        """The films of base() in shots of one or two chunks: most chunks start a shot, so most of a film teaches recall.
+
+        Many pairs, because who of two wears what is the hardest to learn.
+        """
+        return cls(48, 80, 30, min_shots=8, max_shots=10, min_shot_chunks=1, max_shot_chunks=2, late_chunk=2, pairs=0.45)
+
+    @classmethod
+    def montage_long(cls) -> "WorldConfig":
+        """The montage in films of 60 latent frames: memory has to choose, since a character is in few of many frames."""
+        return cls(48, 80, 60, min_shots=14, max_shots=20, min_shot_chunks=1, max_shot_chunks=2, late_chunk=2, pairs=0.45)
 
     @classmethod
     def storyworld(cls) -> "WorldConfig":
@@ -132,7 +146,9 @@ class WorldConfig:
 
 WORLDS = {
     "base": WorldConfig.base,
+    "base-long": lambda: WorldConfig.base().longer(2),
     "montage": WorldConfig.montage,
+    "montage-long": WorldConfig.montage_long,
     "single": WorldConfig.single,
     "storyworld": WorldConfig.storyworld,
     "storyworld-single": WorldConfig.storyworld_single,

@@ -1,0 +1,107 @@
+"""How true a VAE is and how fast: `python benchmarks/vae.py [MODEL ...] [--world base] [--films 16] [--picture FILE.png]`.
+
+Prints one JSON object: for each model folder (the embedded one where none is named) PSNR over held-out films, at first frames after cuts and
+elsewhere, sharpness of characters (evaluation/reconstruction.py), and frames a second of encoding and decoding in chunks.
+`--picture` draws frames of a film beside what each VAE makes of them.
+"""
+
+import argparse
+import json
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.convert import load_vae
+from causalcine_jax.data.storyworld import WORLDS, Story, sample_story
+from causalcine_jax.data.storyworld.world import CHUNK_FRAMES
+from causalcine_jax.evaluation.reconstruction import reconstruction, round_trip
+from causalcine_jax.evaluation.true_films import true_cuts, true_film
+from causalcine_jax.generation.chosen_model import EMBEDDED
+from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.models.vae import VAE
+
+SEED = 20261128  # of stories that no stage trains on
+
+
+def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
+    """Frames a second of a stream in chunks, compiled before: what encoding and decoding a film costs."""
+    video = jnp.asarray(film[None], jnp.float32) / 127.5 - 1
+    first = vae.cfg.temporal_stride * (CHUNK_FRAMES - 1) + 1
+
+    def encode():
+        latents, cache = vae.encode_first(video[:, :first])
+        parts = [latents]
+        for start in range(first, video.shape[1], CHUNK_FRAMES * vae.cfg.temporal_stride):
+            latents, cache = vae.encode_next(cache, video[:, start : start + CHUNK_FRAMES * vae.cfg.temporal_stride])
+            parts.append(latents)
+        return jax.block_until_ready(parts)
+
+    def decode(parts):
+        frames, cache = vae.decode_first(parts[0])
+        for latents in parts[1:]:
+            frames, cache = vae.decode_next(cache, latents)
+        return jax.block_until_ready(frames)
+
+    def rate(call) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        return round(repeats * len(film) / (time.perf_counter() - start), 1)
+
+    parts = encode()
+    decode(parts)
+    return {"encode": rate(encode), "decode": rate(lambda: decode(parts))}
+
+
+def picture(vaes: list[VAE], stories: list[Story], file: str) -> None:
+    """A column for the truth and for each VAE; a row for the frames before, at and after the first cut of each story."""
+    from PIL import Image
+
+    rows = []
+    for story in stories:
+        film = true_film(story)
+        versions = [film, *(round_trip(vae, film) for vae in vaes)]
+        cut = true_cuts(story)[0]
+        rows += [np.concatenate([version[frame] for version in versions], axis=1) for frame in (cut - 1, cut, cut + 6)]
+    sheet = Image.fromarray(np.concatenate(rows))
+    sheet.resize((4 * sheet.width, 4 * sheet.height), Image.Resampling.NEAREST).save(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("models", nargs="*", default=[str(EMBEDDED)], help="model folders with a VAE")
+    parser.add_argument("--world", choices=WORLDS, default="base")
+    parser.add_argument("--films", type=int, default=16)
+    parser.add_argument("--picture", help="a .png to write")
+    args = parser.parse_args()
+    stories = [sample_story(SEED, index, WORLDS[args.world]()) for index in range(args.films)]
+    vaes = [load_vae(model) for model in args.models]
+    results = {
+        model: {
+            **reconstruction(vae, stories),
+            "frames_per_second": speed(vae, true_film(stories[0])),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(vae)),
+        }
+        for model, vae in zip(args.models, vaes, strict=True)
+    }
+    if args.picture:
+        picture(vaes, stories[:3], args.picture)
+    record = {
+        "benchmark": "vae",
+        "world": args.world,
+        "films": args.films,
+        "seed": SEED,
+        "models": results,
+        "device": device(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "software": software(),
+    }
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

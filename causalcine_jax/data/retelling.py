@@ -1,0 +1,54 @@
+"""Films of StoryWorld told in other words at every visit, and what each of their chunks weighs in the loss.
+
+The latents stay as they are in the store; the prompts are written anew, with other names for the same characters. A name then means
+nothing but who the captions say it is, and a caption is never seen twice.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.data.latent_store import Record, StoreSpec
+from causalcine_jax.data.storyworld import Story, WorldConfig, retold, returns, sample_story
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Retelling:
+    """Replaces a record's token ids, and adds "chunk_weight" float32 [N]; a grain random map.
+
+    return_weight  of the chunk in which a character comes back after an absence longer than the window; all others weigh 1
+    """
+
+    spec: StoreSpec
+    tokenizer: Tokenizer
+    return_weight: float = 1.0
+
+    def __post_init__(self):
+        for source in _sources(self.spec.source):
+            if "storyworld" not in source:
+                raise UsageError("data.retell needs latent stores of StoryWorld films: nobody can tell other films in other words")
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        story = retold(self.story(int(record["index"])), rng)
+        ids = np.zeros_like(record["token_ids"])
+        told, _ = self.tokenizer(list(story.prompts()), self.spec.text_len)
+        ids[: len(told)] = told
+        weight = np.ones(self.spec.chunks, np.float32)
+        weight[[back.chunk for back in returns(story)]] = self.return_weight
+        return record | {"token_ids": ids, "chunk_weight": weight}
+
+    def story(self, index: int) -> Story:
+        """The story of film `index` of the store, or of several stores read as one."""
+        for source in _sources(self.spec.source):
+            films = source.get("films", self.spec.films)
+            if index < films:
+                return sample_story(source["seed"], index, WorldConfig(**source["storyworld"]))
+            index -= films
+        raise IndexError(f"there is no film {index} in {self.spec.source}")
+
+
+def _sources(source: dict[str, Any]) -> list[dict[str, Any]]:
+    return source.get("mixed", [source])
