@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from causalcine_jax.data.clips import Clips, crop, paint
+from causalcine_jax.data.clips import Clips, clip_batches, crop, paint
 from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
 
 WORLD = WorldConfig.base()
@@ -14,7 +14,7 @@ def film(index: int) -> np.ndarray:
 
 def starts(clips: Clips, index: int) -> list[int]:
     """Where in its film the clip may lie."""
-    clip, shapes = clips[index], film(index)
+    (clip,), shapes = clips[index], film(index)
     return [first for first in range(len(shapes) - 16) if np.array_equal(shapes[first : first + 17], clip)]
 
 
@@ -60,4 +60,11 @@ def test_a_clip_depends_on_its_index_alone():
     one, other = (Clips(WORLD, 4, 5, cuts=0.5, height=24, width=40) for _ in range(2))
     other[0]
     np.testing.assert_array_equal(one[7], other[7])
-    assert np.asarray(paint(one[7][None], 24, 40)).shape == (1, 5, 24, 40, 3)
+    assert np.asarray(paint(one[7], 24, 40)).shape == (1, 5, 24, 40, 3)
+
+
+def test_several_clips_of_a_story_are_as_many_of_a_batch():
+    clips = Clips(WORLD, 4, 1, per_story=3)
+    batch = next(clip_batches(clips, 6, seed=0))
+    assert clips[2].shape[:2] == (3, 1) and batch.shape[:2] == (6, 1)
+    assert len(np.unique(batch.reshape(6, -1), axis=0)) == 6

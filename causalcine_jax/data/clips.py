@@ -17,16 +17,19 @@ EPOCH = 10**9  # clips; more than anyone trains on
 
 
 class Clips:
-    """Clip `index` of the collection `seed`: display lists float32 [frames, shapes, fields]. A random-access source for grain.
+    """Clips of story `index` of the collection `seed`: display lists float32 [clips, frames, shapes, fields]. A random-access source for grain.
 
     A clip begins where a film's latent frame ends, so that its latent frames, and the cuts between them, are those of the film.
 
     cuts           fraction of clips that hold a cut for certain, after their first latent frame; the others do by chance
     height, width  pixels of the clip; where that is less than the film's, half of the clips show a character and half any place of the frame
+    per_story      clips of one story: laying out a film costs as much as painting some seconds of it
     """
 
-    def __init__(self, world: WorldConfig, seed: int, frames: int, *, cuts: float = 0.0, height: int = 0, width: int = 0):
-        self.world, self.seed, self.frames, self.cuts = world, seed, frames, cuts
+    def __init__(
+        self, world: WorldConfig, seed: int, frames: int, *, cuts: float = 0.0, height: int = 0, width: int = 0, per_story: int = 1
+    ):
+        self.world, self.seed, self.frames, self.cuts, self.per_story = world, seed, frames, cuts, per_story
         self.height, self.width = height or world.height, width or world.width
 
     def __len__(self) -> int:
@@ -36,7 +39,11 @@ class Clips:
         story = sample_story(self.seed, index, self.world)
         scene = scene_parameters(story)
         rng = np.random.default_rng((self.seed, index))
-        first = self._first_frame(rng, [shot.frames.start for shot in story.shots[1:]], len(scene["shapes"]))
+        cuts = [shot.frames.start for shot in story.shots[1:]]
+        return np.stack([self._clip(rng, scene, cuts) for _ in range(self.per_story)])
+
+    def _clip(self, rng: np.random.Generator, scene: dict[str, np.ndarray], cuts: list[int]) -> np.ndarray:
+        first = self._first_frame(rng, cuts, len(scene["shapes"]))
         clip = slice(first, first + self.frames)
         shapes = scene["shapes"][clip]
         if (self.height, self.width) == (self.world.height, self.world.width):
@@ -80,7 +87,8 @@ def clip_batches(
 
     workers: processes that make clips ahead; 0 makes them in two threads of this one.
     """
-    source = grain.MapDataset.source(clips).seed(seed).batch(batch)[process_index::process_count]
+    stories = grain.MapDataset.source(clips).seed(seed).batch(batch // clips.per_story)[process_index::process_count]
+    source = stories.map(np.concatenate)
     options = grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 4)
     dataset = source.to_iter_dataset(options)
     if workers:

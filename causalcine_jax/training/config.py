@@ -61,6 +61,7 @@ class DataConfig:
     retell      StoryWorld only: prompts are written anew at every visit of a film, with other names (data/retelling.py)
     return_weight  with retell: weight in the loss of a chunk in which a character comes back; the others weigh 1
     clip_frames latent frames F of a clip of stage autoencoder: 4F - 3 video frames for a VAE of Wan2.1's strides
+    clips_per_story  clips of a batch that come from one story; more cost the host less, which counts for clips of one frame
     threads     that read films ahead; 0 reads between steps, which is enough for small films
     workers     processes that make clips ahead in stage autoencoder; 0 makes them in threads of this one
     max_bad_fraction  of records that may be corrupt; they are skipped and counted, more of them stop the run
@@ -74,6 +75,7 @@ class DataConfig:
     retell: bool = False
     return_weight: float = 1.0
     clip_frames: int = 3
+    clips_per_story: int = 1
     threads: int = 0
     workers: int = 0
     max_bad_fraction: float = 0.01
@@ -82,6 +84,7 @@ class DataConfig:
         yield from choice_faults("data.world", self.world, WORLDS)
         yield from range_faults("data.films", self.films, 1)
         yield from range_faults("data.clip_frames", self.clip_frames, 1)
+        yield from range_faults("data.clips_per_story", self.clips_per_story, 1)
         yield from range_faults("data.return_weight", self.return_weight, 0, open_low=True)
         if self.return_weight != 1 and not self.retell:
             yield "data.return_weight needs data.retell=True, which knows where a character comes back"

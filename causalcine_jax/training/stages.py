@@ -104,8 +104,12 @@ def _autoencoder(config: TrainConfig) -> Stage:
             f"autoencoder.crop {height}x{width} must be multiples of {sizes.spatial_stride}, the VAE's spatial stride, "
             f"within a film's {world.height}x{world.width}"
         )
-    clips = Clips(world, config.data.seed, frames, cuts=config.autoencoder.cuts, height=height, width=width)
+    clips = Clips(
+        world, config.data.seed, frames, cuts=config.autoencoder.cuts, height=height, width=width, per_story=config.data.clips_per_story
+    )
     index, count = own_part(make_mesh(config.seq))
+    if config.batch // count % clips.per_story:
+        raise UsageError(f"data.clips_per_story {clips.per_story} does not divide a process's batch of {config.batch // count}")
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         video = paint(batch, height, width)
