@@ -94,6 +94,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutConfig:
+    """What is measured on films that are not trained on, for the weights and for their average.
+
+    every   steps between measurements; 0: never
+    films   how many (clips, in stage autoencoder), always the same ones under the same noise
+    store   their latent store, or several joined by commas; made first, from the stories of another seed than data.seed, where one is named that is
+            not there. Stage autoencoder paints clips of another seed instead
+    """
+
+    every: int = 0
+    films: int = 64
+    store: str = ""
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("held_out.every", self.every, 0)
+        yield from range_faults("held_out.films", self.films, 1)
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """every: steps between checkpoints, of which the last `keep` stay. export_every: steps between exports of the model; 0: at the end only."""
 
@@ -180,6 +199,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     critic_optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     ode: ODEConfig = field(default_factory=ODEConfig)
     self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
@@ -204,7 +224,7 @@ class TrainConfig:
         found += range_faults("caption_dropout", self.caption_dropout, 0, 1)
         found += [] if self.out else ["out must name a folder"]
         found += range_faults("max_critic_mse", self.max_critic_mse, 0, open_low=True)
-        for part in (self.time, self.optim, self.data, self.autoencoder, self.checkpoint, self.sample):
+        for part in (self.time, self.optim, self.data, self.held_out, self.autoencoder, self.checkpoint, self.sample):
             found += part.faults()
         found += self.critic_optim.faults("critic_optim")
         for part in (self.ode, self.self_forcing, self.dmd, self.gan):
@@ -216,6 +236,12 @@ class TrainConfig:
             found += self._schedule_faults("critic_optim", self.critic_optim)
         if self.stage == "ode_init" and self.ode.store and self.data.retell:
             found.append("data.retell: the trajectories of ode.store were made under the captions of data.store; leave one of the two out")
+        if self.held_out.every and self.stage in DISTILLATION:
+            found.append(f"held_out.every: stage {self.stage} has no loss that says how good its model is; evaluate the model instead")
+        elif self.held_out.every and self.stage != "autoencoder" and not self.held_out.store:
+            found.append("held_out.every needs held_out.store, a latent store of films that are not trained on")
+        if self.held_out.films % self.batch and self.held_out.every:
+            found.append(f"held_out.films {self.held_out.films} is not a multiple of batch {self.batch}")
         if self.stage in DISTILLATION and not self.teacher:
             found.append(f"stage {self.stage} needs teacher, the model folder of a trained base model")
         if self.stage == "teacher_forcing" and not self.init:

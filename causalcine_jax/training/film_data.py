@@ -1,5 +1,7 @@
 """The films of a run: their latent store, the VAE that made it, batches of it, and what a model trained on it says of itself."""
 
+import dataclasses
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.parallel.processes import several
 from causalcine_jax.training.config import TrainConfig
 
+HELD_OUT_SEED = 1_000  # added to data.seed: the stories of another collection
+
 
 def vae_folder(config: TrainConfig) -> Path:
     """The model whose VAE makes the latents: data.vae, else the teacher or what else the run starts from, else the embedded one."""
@@ -45,7 +49,28 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
     stores = [part.strip() for part in config.data.store.split(",")]
     if len(stores) > 1:
         return MixedStore([LatentStore.open(part) for part in stores])
-    path, model = Path(config.data.store or Path(config.out) / "latents"), vae_folder(config)
+    return _one_store(config, Path(config.data.store or Path(config.out) / "latents"), config.data.films, config.data.seed, text_len)
+
+
+def held_out_batches(config: TrainConfig, tokenizer: Tokenizer, text_len: int) -> tuple[dict, ...]:
+    """This process's part of all batches of the films of config.held_out, as they are in their store."""
+    if not config.held_out.every:
+        return ()
+    stores = [part.strip() for part in config.held_out.store.split(",")]
+    if len(stores) > 1:
+        store = MixedStore([LatentStore.open(part) for part in stores])
+    else:
+        store = _one_store(config, Path(stores[0]), config.held_out.films, config.data.seed + HELD_OUT_SEED, text_len)
+    if len(store) < config.held_out.films:
+        raise UsageError(f"held_out.films: {config.held_out.films} are asked for, {store.path} has {len(store)}")
+    told = dataclasses.replace(config, data=dataclasses.replace(config.data, retell=False, return_weight=1.0))
+    with film_loader(told, store, tokenizer) as loader:
+        return tuple(itertools.islice(loader, config.held_out.films // config.batch))
+
+
+def _one_store(config: TrainConfig, path: Path, films: int, seed: int, text_len: int) -> LatentStore:
+    """The store at `path`, made first where it is missing or not whole: `films` films of config.data.world."""
+    model = vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
     if not holds(model, "vae"):
@@ -53,12 +78,12 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
     if several():
         raise UsageError(
             f"there is no latent store {path}, and several processes do not make one: "
-            f"python launch/encode.py --model {model} --out {path} --world {config.data.world} --seed {config.data.seed} "
-            f"--films {config.data.films} --text-len {text_len} does"
+            f"python launch/encode.py --model {model} --out {path} --world {config.data.world} --seed {seed} "
+            f"--films {films} --text-len {text_len} does"
         )
-    print(f"encoding {config.data.films} films into {path}", flush=True)
+    print(f"encoding {films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1
-    wanted = {"world": config.data.world, "seed": config.data.seed, "films": config.data.films, "text_len": text_len}
+    wanted = {"world": config.data.world, "seed": seed, "films": films, "text_len": text_len}
     return encode_storyworld(EncodeConfig(model, path, processes=processes, **wanted))
 
 

@@ -28,6 +28,7 @@ from causalcine_jax.parallel.processes import anyone, by_first, check_all, check
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.held_out import held_out_measure
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.optim import learning_rate
 from causalcine_jax.training.same_run import FILE, check_same_run, save_config
@@ -82,6 +83,7 @@ class Run:
         check_same({"the newest checkpoint": self.start})
         self.log = MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard) if is_first() else NoLog()
         self.clock = Clock()
+        self.held_out = held_out_measure(stage, config, mesh) if config.held_out.every and stage.held_out else None
 
     def run(self) -> TrainState:
         config = self.config
@@ -121,6 +123,9 @@ class Run:
                 self.checkpoints.wait()
                 self.log.say(f"stopped and saved at step {number}; the same command goes on from there")
                 return state
+            if self.held_out and (number % config.held_out.every == 0 or number == config.steps):
+                self.log.write({"step": number, **self.held_out(state, fixed)})
+                self.clock.lap()
             self._periodic(number, state)
         self.checkpoints.wait()
         self._export(config.steps, state, sample=config.sample.at_end)

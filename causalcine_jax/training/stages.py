@@ -7,6 +7,7 @@ ode_init, dmd     a few-step student from a teacher (distillation_stages.py)
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,16 @@ from causalcine_jax.parallel.processes import whole
 from causalcine_jax.training.autoencoder import autoencoder_loss, latent_statistics
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.distillation_stages import dmd_stage, ode_init_stage
-from causalcine_jax.training.film_data import check_store, film_loader, film_vae, open_store, rollout_facts, vae_folder
+from causalcine_jax.training.film_data import (
+    HELD_OUT_SEED,
+    check_store,
+    film_loader,
+    film_vae,
+    held_out_batches,
+    open_store,
+    rollout_facts,
+    vae_folder,
+)
 from causalcine_jax.training.sample import sample_film
 from causalcine_jax.training.state import Nets, Stage, Update
 from causalcine_jax.training.teacher_forcing import TeacherForcing, teacher_forcing_loss
@@ -76,6 +86,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
         export=export,
         sample=functools.partial(sample_film, world=config.world, seed=config.seed) if vae else None,
         bad=lambda: len(loader.bad_records),
+        held_out=held_out_batches(config, tokenizer, sizes.text_len),
         notes=(f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}",),
     )
 
@@ -104,10 +115,11 @@ def _autoencoder(config: TrainConfig) -> Stage:
             f"autoencoder.crop {height}x{width} must be multiples of {sizes.spatial_stride}, the VAE's spatial stride, "
             f"within a film's {world.height}x{world.width}"
         )
-    clips = Clips(
-        world, config.data.seed, frames, cuts=config.autoencoder.cuts, height=height, width=width, per_story=config.data.clips_per_story
-    )
+    shape = {"frames": frames, "cuts": config.autoencoder.cuts, "height": height, "width": width}
+    clips = Clips(world, config.data.seed, **shape, per_story=config.data.clips_per_story)
     index, count = own_part(make_mesh(config.seq))
+    parts = {"seed": config.seed, "process_index": index, "process_count": count}
+    unseen = clip_batches(Clips(world, config.data.seed + HELD_OUT_SEED, **shape), config.batch // count, **parts)
     if config.batch // count % clips.per_story:
         raise UsageError(f"data.clips_per_story {clips.per_story} does not divide a process's batch of {config.batch // count}")
 
@@ -134,8 +146,7 @@ def _autoencoder(config: TrainConfig) -> Stage:
         trained={"vae": make},
         fixed={},
         updates=(Update(loss, ("vae",), config.optim),),
-        batches=clip_batches(
-            clips, config.batch // count, seed=config.seed, process_index=index, process_count=count, workers=config.data.workers
-        ),
+        batches=clip_batches(clips, config.batch // count, **parts, workers=config.data.workers),
         export=export,
+        held_out=tuple(itertools.islice(unseen, config.held_out.films // config.batch)) if config.held_out.every else (),
     )

@@ -100,6 +100,7 @@ class Stage:
     sample    (model folder, out folder, step) -> films made by that model, or None if the stage makes none
     bad       how many records were skipped as corrupt so far
     limits    metric -> (the largest mean over a record that is sound, what to do about a larger one)
+    held_out  this process's part of batches that are never trained on, of which the first update's metrics are logged (held_out.py)
     """
 
     trained: dict[str, Any]
@@ -112,6 +113,7 @@ class Stage:
     bad: Callable[[], int] = lambda: 0
     notes: tuple[str, ...] = ()
     limits: dict[str, tuple[float, str]] = field(default_factory=dict)
+    held_out: tuple[Any, ...] = ()
 
     def __post_init__(self):
         names = [update.name for update in self.updates]
