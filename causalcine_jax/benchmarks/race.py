@@ -1,9 +1,9 @@
-"""Our rollout against Self-Forcing's in plain torch: the same weights, prompt and noise, processes in turns, and the films compared.
+"""Our rollout against Self-Forcing's in plain torch: the same weights, prompt and noise, and the films compared.
 
-    for every case: inputs -> ours, theirs, ours, theirs, ... -> record {schema, device, software, settings, cases, roofline} -> a table
+    for every case: ours, theirs, ours, theirs, ... -> record {schema, device, software, settings, cases, roofline} -> a table
 
-Called again with the same file it goes on with the turns that are missing, if the same software made the others. Where torch is missing, our side is
-measured and the record names it under `missing_peers`.
+Called again with the same file it goes on with the turns that are missing, if the same software made the others.
+Where torch is missing, our side is measured and the record names it under `missing_peers`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from causalcine_jax.generation.provenance import software
 
 SCHEMA = "causalcine/race@1"
 DTYPES = ("float32", "bfloat16")
-# How far two films may differ, relative to their norm. In bfloat16 both sides round at every step, each in its own places.
+# How far two films may differ, relative to their norm. In bfloat16 both sides round, each in its own places.
 LIMITS = {"float32": 1e-5, "bfloat16": 5e-2}
 TURNS = 3
 ROOFLINE = "roofline"  # measured beside the cases
@@ -84,7 +84,8 @@ def race(asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[
     if ROOFLINE in asked.names and ROOFLINE not in record:
         from causalcine_jax.benchmarks.machine import roofline
 
-        record[ROOFLINE] = roofline({name: cases[name] for name in record["cases"]}, asked.dtype, not missing, say)
+        raced = {name: cases[name] for name in record["cases"]}
+        record[ROOFLINE] = roofline(raced, record["cases"], asked.dtype, not missing, say)
         keep()
     return record
 
@@ -92,8 +93,9 @@ def race(asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[
 def faults(record: dict) -> list[str]:
     """Where two films differ by more than rounding."""
     limit = LIMITS[record["settings"]["dtype"]]
-    different = [(name, case["difference"]) for name, case in record["cases"].items() if case.get("difference") is not None]
-    return [f"{name}: the films differ by {value:.2g}, more than {limit:g}" for name, value in different if not value <= limit]
+    found = {name: case.get("difference") for name, case in record["cases"].items()}
+    too_far = {name: value for name, value in found.items() if value is not None and not value <= limit}
+    return [f"{name}: the films differ by {value:.2g}, more than {limit:g}" for name, value in too_far.items()]
 
 
 def race_table(record: dict) -> str:
@@ -131,8 +133,13 @@ def _turn(case: Case, dtype: str, folder: Path, record: dict, alone: bool) -> di
 
 
 def _summary(case: Case, turns: list[dict]) -> dict[str, Any]:
-    """Of all films of a case. `speed`: theirs / ours over a film, turn by turn; `same_chunks`: how many `difference` compares."""
-    summary = {side: _side([turn[side] for turn in turns if side in turn]) for side in ("ours", "theirs") if side in turns[0]}
+    """Of all films of a case.
+
+    speed        theirs / ours over a film, turn by turn
+    same_chunks  how many chunks, from the first, `difference` compares: those for which both sides see the same frames
+    """
+    sides = [side for side in ("ours", "theirs") if side in turns[0]]
+    summary = {side: _side([turn[side] for turn in turns if side in turn]) for side in sides}
     both = [turn for turn in turns if "theirs" in turn]
     if both:
         ratios = [sum(turn["theirs"]["seconds"]) / sum(turn["ours"]["seconds"]) for turn in both]
@@ -153,13 +160,15 @@ def _side(films: list[dict]) -> dict[str, Any]:
 def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
     """The record in `out` where what it holds can stand beside what is measured now, else a new one."""
     here = software()
-    settings = {"dtype": asked.dtype, "sampler": dataclasses.asdict(PEER.sampler) | {"step_list": list(PEER.sampler.step_list)}}
+    sampler = dataclasses.asdict(PEER.sampler) | {"step_list": list(PEER.sampler.step_list)}
+    settings = {"dtype": asked.dtype, "sampler": sampler}
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     new = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings,
         "software": here,
-        "machine": {"cores": len(cores()), "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
+        "machine": {"cores": len(cores()), "load_average": load},
         "device": None,
         "cases": {},
     }

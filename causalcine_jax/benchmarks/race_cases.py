@@ -32,7 +32,8 @@ class Case:
     def from_dict(cls, data: dict[str, Any]) -> "Case":
         """Inverse of `to_dict`."""
         network = data["network"] | {"patch_size": tuple(data["network"]["patch_size"])}
-        return cls(data["chunks"], tuple(data["grid"]), data["theirs"], MemoryConfig(**data["memory"]), TransformerConfig(**network))
+        memory, network = MemoryConfig(**data["memory"]), TransformerConfig(**network)
+        return cls(data["chunks"], tuple(data["grid"]), data["theirs"], memory, network)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -45,10 +46,10 @@ class Case:
         """Of a latent frame."""
         return self.grid[0] * self.grid[1]
 
-    @property
-    def ours(self) -> int:
-        """Latent frames that a chunk of ours sees at most, its own included."""
-        return (self.memory.window_chunks + 1) * CHUNK_FRAMES + self.memory.retrieved_frames
+    def frames(self, side: str) -> int:
+        """Latent frames that the film's last chunk sees on that side, ours or theirs, its own included."""
+        ours = (self.memory.window_chunks + 1) * CHUNK_FRAMES + self.memory.retrieved_frames
+        return min(self.chunks * CHUNK_FRAMES, self.theirs if side == "theirs" else ours)
 
     @property
     def chunk_shape(self) -> tuple[int, int, int, int, int]:

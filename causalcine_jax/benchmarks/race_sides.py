@@ -2,8 +2,8 @@
 
     race_inputs -> weights, prompt and noise, in a file --> race_ours, race_theirs -> film.npy
 
-Seconds of a chunk: from its noise to its clean keys and values being in the cache. Decoding is left out. What compiles is not counted: a chunk
-during which a program was compiled is made again, which changes nothing, and that time is taken.
+Seconds of a chunk: from its noise to its clean keys and values being in the cache. Decoding is left out. Compiling is not
+counted: a chunk during which a program was compiled is made again, which changes nothing, and that time is taken.
 """
 
 import time
@@ -38,7 +38,10 @@ class LatentFilm(RolloutEngine):
 
 
 def race_inputs(case: dict, dtype: str, file: str) -> dict:
-    """Writes all that both sides begin with to `file` (.npz, float32): weights under Wan2.1's names, `text`, `noise` and `fresh` noise of all chunks."""
+    """Writes what both sides begin with to `file` (.npz, float32).
+
+    Weights under Wan2.1's names; `text`; `noise` and `fresh` noise of all chunks.
+    """
     asked = Case.from_dict(case)
     network = _network(asked, dtype)
     parameters = {path: np.asarray(leaf, np.float32) for path, leaf in tables.parameters(network).items()}
@@ -46,9 +49,9 @@ def race_inputs(case: dict, dtype: str, file: str) -> dict:
     weights = {place.key: place.to_torch(parameters[place.path]) for place in places}
     key, shape = jax.random.key(SEED), asked.chunk_shape
     chunks = [noise_of(key, jnp.int32(index), shape) for index in range(asked.chunks)]
-    fresh = [[jax.random.normal(jax.random.fold_in(again, step), shape)[0] for step in range(STEPS - 1)] for _, again in chunks]
-    noise = [noise[0] for noise, _ in chunks]
-    np.savez(file, text=_text(asked, dtype)[0].astype(jnp.float32), noise=np.array(noise), fresh=np.array(fresh), **weights)
+    renoised = lambda key: [jax.random.normal(jax.random.fold_in(key, step), shape)[0] for step in range(STEPS - 1)]
+    given = {"noise": np.array([noise[0] for noise, _ in chunks]), "fresh": np.array([renoised(key) for _, key in chunks])}
+    np.savez(file, text=_text(asked, dtype)[0].astype(jnp.float32), **given, **weights)
     return {"parameters": sum(tensor.size for tensor in weights.values())}
 
 
@@ -69,7 +72,8 @@ def race_ours(case: dict, dtype: str, film: str) -> dict:
     )
     context = jax.block_until_ready(text_context(network, text))
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: compiled.append(event) if event == COMPILED else None)
+    noted = lambda event, seconds, **_: compiled.append(event) if event == COMPILED else None
+    jax.monitoring.register_event_duration_secs_listener(noted)
 
     def chunk(index: int) -> tuple[np.ndarray, float]:
         while True:
@@ -96,12 +100,11 @@ def race_theirs(case: dict, dtype: str, inputs: str, film: str) -> dict:
     noise, fresh = (given.pop(name).to(device) for name in ("noise", "fresh"))
     given = {name: tensor.to(device, getattr(torch, dtype)) for name, tensor in given.items()}
     text = given.pop("text")
-    steps = {"steps": PEER.sampler.step_list, "shift": PEER.sampler.shift}
     new_film = lambda: Film(given, asked.network, asked.grid, asked.theirs, text)
 
     def chunk(made: Film, index: int) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
-        latents = made.chunk(noise[index], fresh[index], index * CHUNK_FRAMES, **steps).cpu().numpy()
+        latents = made.chunk(noise[index], fresh[index], index * CHUNK_FRAMES, PEER.sampler).cpu().numpy()
         return latents, time.perf_counter() - start
 
     chunk(new_film(), 0)  # warms up, as the chunk that is made again does for ours

@@ -1,11 +1,12 @@
 """A film as Self-Forcing makes it, in plain torch: the other side of `bench.py race`.
 
-    noise -> velocity -> x0 -> fresh noise -> ... (4 steps) -> x0 -> one pass at t = 0, which leaves clean keys and values in the cache
+    noise -> velocity -> x0 -> fresh noise -> ... (4 steps) -> x0 -> one pass at t = 0, which leaves clean keys and values
 
-Written here from the published algorithm (guandeh17/Self-Forcing, wan/modules/causal_model.py and pipeline/causal_inference.py); none of
-its code is in it. Keys are stored rotated to their absolute positions. A layer's cache is allocated once for all frames that a chunk may see,
-its own included; what is filled is attended to, by torch's scaled_dot_product_attention. Once the cache is full, its oldest frames roll out.
-Tables of positions are made once and prompts are projected once per film, so nothing is slower here than the algorithm needs.
+Written here from the published algorithm (guandeh17/Self-Forcing, wan/modules/causal_model.py and
+pipeline/causal_inference.py); none of its code is in it. Keys are stored rotated to their absolute positions. A layer's
+cache is allocated once for all frames that a chunk may see, its own included. What is filled is attended to, by torch's
+scaled_dot_product_attention; once the cache is full, its oldest frames roll out. Two things are cheaper than in the
+published code: positions are rotated in complex64, not complex128, and one modulation serves all frames of a chunk.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
 from causalcine_jax.config import TransformerConfig
+from causalcine_jax.diffusion.solvers import SamplerConfig
 
 TRAIN_TIMES = 1000
 BASE = 10000.0
@@ -29,7 +31,7 @@ class Cache:
         self.filled, self.end = 0, 0  # tokens held, tokens of the film so far
 
     def put(self, k: torch.Tensor, v: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes in [t, h, d] of the film's tokens from `start` on, over what an earlier step left there; returns all that is held."""
+        """Takes in [t, h, d] of the film's tokens from `start` on, over what an earlier step left; returns all held."""
         if start + len(k) > self.end:
             if (over := self.filled + len(k) - len(self.k)) > 0:
                 for held in (self.k, self.v):
@@ -45,7 +47,11 @@ class Film:
     """One film: its prompt, its history, and the network that makes the next chunk."""
 
     def __init__(self, weights: Weights, config: TransformerConfig, grid: tuple[int, int], frames: int, text: torch.Tensor):
-        """grid: rows and columns of tokens in a frame; frames: how many a chunk sees, its own included; text [tokens, text_dim]."""
+        """
+        grid    rows and columns of tokens in a latent frame
+        frames  how many a chunk sees, its own included
+        text    the embedded prompt [tokens, text_dim]; its dtype and device are the film's
+        """
         self.weights, self.config, self.grid, self.tokens = weights, config, grid, grid[0] * grid[1]
         self.blocks = [_under(f"blocks.{i}.", weights) for i in range(config.num_layers)]
         self.dtype, self.device = text.dtype, text.device
@@ -56,9 +62,13 @@ class Film:
         self.caches = [Cache(frames * self.tokens, self.prompt[0][0]) for _ in self.blocks]
 
     @torch.no_grad()
-    def chunk(self, noise: torch.Tensor, fresh: torch.Tensor, first: int, steps: tuple[float, ...], shift: float) -> torch.Tensor:
-        """The chunk whose first frame is the film's frame `first`: x0 [f, h, w, c] from such noise, and fresh [steps - 1, f, h, w, c]."""
-        sigmas = [_trained_sigma(t, shift) for t in steps]
+    def chunk(self, noise: torch.Tensor, fresh: torch.Tensor, first: int, sampler: SamplerConfig) -> torch.Tensor:
+        """x0 [f, h, w, c] of the chunk that begins with the film's frame `first`, and its commit.
+
+        noise and x0 [f, h, w, c], fresh [steps - 1, f, h, w, c], all float32. Of the sampler step_list and shift are read.
+        """
+        steps = sampler.step_list
+        sigmas = [_trained_sigma(t, sampler.shift) for t in steps]
         turns = self._turns(first, len(noise))
         x = noise
         for step, (t, sigma) in enumerate(zip(steps, sigmas, strict=True)):
@@ -89,13 +99,15 @@ class Film:
         patches = patches.reshape(frames, rows, columns, height, width, -1)
         return patches.permute(0, 1, 3, 2, 4, 5).reshape(x.shape)
 
-    def _block(self, block: Weights, h: torch.Tensor, e0: torch.Tensor, prompt: tuple, put: Callable, turns: torch.Tensor) -> torch.Tensor:
+    def _block(self, block: Weights, h: torch.Tensor, e0: torch.Tensor, prompt, put: Callable, turns) -> torch.Tensor:
+        """One layer on tokens h [t, d]; `put` takes own keys and values and returns those to attend to."""
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = block["modulation"][0] + e0
         y = self._norm(h) * (1 + scale_sa) + shift_sa
         q, k, v = (_apply(block, f"self_attn.{name}", y) for name in "qkv")
-        q, k = (_rotated(self._heads(self._rms(block[f"self_attn.norm_{name}.weight"], z)), turns) for name, z in (("q", q), ("k", k)))
+        q, k = (self._rms(block[f"self_attn.norm_{name}.weight"], z) for name, z in (("q", q), ("k", k)))
+        q, k = (_rotated(self._heads(z), turns) for z in (q, k))
         h = h + _apply(block, "self_attn.o", _attend(q, *put(k, self._heads(v)))) * gate_sa
-        y = layer_norm(h.float(), h.shape[-1:], eps=self.config.eps).to(h.dtype) * block["norm3.weight"] + block["norm3.bias"]
+        y = self._norm(h) * block["norm3.weight"] + block["norm3.bias"]
         q = self._heads(self._rms(block["cross_attn.norm_q.weight"], _apply(block, "cross_attn.q", y)))
         h = h + _apply(block, "cross_attn.o", _attend(q, *prompt))
         y = self._norm(h) * (1 + scale_ff) + shift_ff
@@ -130,8 +142,10 @@ class Film:
         rows, columns = self.grid
         positions = np.meshgrid(first + np.arange(frames), np.arange(rows), np.arange(columns), indexing="ij")
         sizes = (dim - 2 * space, space, space)
-        angles = [np.outer(at.ravel(), BASE ** (-np.arange(0, n, 2) / n)) for at, n in zip(positions, sizes, strict=True)]
-        return torch.from_numpy(np.exp(1j * np.concatenate(angles, axis=1)).astype(np.complex64))[:, None].to(self.device)
+        frequencies = [BASE ** (-np.arange(0, n, 2) / n) for n in sizes]
+        angles = [np.outer(at.ravel(), each) for at, each in zip(positions, frequencies, strict=True)]
+        turns = np.exp(1j * np.concatenate(angles, axis=1)).astype(np.complex64)
+        return torch.from_numpy(turns)[:, None].to(self.device)
 
 
 def _under(prefix: str, weights: Weights) -> Weights:
