@@ -31,6 +31,7 @@ PASSES = len(PEER.sampler.step_list) + 1  # of a chunk: its steps and the one th
 LIBRARIES = {"ours": "jax", "theirs": "torch"}
 DTYPES = ("float32", "bfloat16")
 PEAKS = ("product", "convolution", "attention")
+WORK = ("projections", "feed_forward", "attention", "cross_attention")
 
 
 def roofline(cases: dict[str, Case], measured: dict, dtype: str, torch: bool, say: Callable[[str], None]) -> dict:
@@ -54,6 +55,25 @@ def roofline(cases: dict[str, Case], measured: dict, dtype: str, torch: bool, sa
     return {"peaks": peaks, "best": {"dtype": dtype, **best}, "last_chunk": found}
 
 
+def roofline_table(found: dict) -> list[str]:
+    """Lines of Markdown: the peaks, then of every case's last chunk the seconds of each part and how much of the peak that is."""
+    lines = ["", "| peak | jax | torch |", "|---|---|---|"]
+    show = lambda value, unit: "" if value is None else f"{value / 1e9:.0f} G{unit}/s"
+    of = lambda name, dtype: [found["peaks"].get(library, {}).get(name, {}).get(dtype) for library in LIBRARIES.values()]
+    for name in PEAKS:
+        lines += [f"| {name}, {dtype} | {' | '.join(show(rate, 'FLOP') for rate in of(name, dtype))} |" for dtype in DTYPES]
+    moved = [found["peaks"].get(library, {}).get("bytes_per_second") for library in LIBRARIES.values()]
+    lines += [f"| memory | {' | '.join(show(rate, 'B') for rate in moved)} |", ""]
+    names = (*WORK, "chunk")
+    lines += [f"| last chunk of | {' | '.join(name.replace('_', ' ') for name in names)} | rest |", "|---" * (len(names) + 2) + "|"]
+    for name, sides in found["last_chunk"].items():
+        for side, held in sides.items():
+            cells = [*held["parts"].values(), held["chunk"]]
+            cells = [f"{cell['seconds']:.2f} s, {cell['attained']:.0%}" for cell in cells]
+            lines.append(f"| {name}, {side} | {' | '.join(cells)} | {held['chunk']['rest_seconds']:.2f} s |")
+    return lines
+
+
 def work(case: Case, frames: int, dtype: str) -> dict[str, dict[str, float]]:
     """FLOP and least bytes of a chunk's parts, all layers and passes, where it sees `frames` latent frames.
 
@@ -62,14 +82,15 @@ def work(case: Case, frames: int, dtype: str) -> dict[str, dict[str, float]]:
     net, own, size = case.network, CHUNK_FRAMES * case.tokens, jnp.dtype(dtype).itemsize
     keys, hidden = frames * case.tokens, net.ffn_dim
     # Multiply-adds, and numbers read or written: weights, operands and results once each.
-    parts = {
-        "projections": (6 * own * net.dim**2, 6 * (net.dim**2 + 2 * own * net.dim)),
-        "feed_forward": (2 * own * net.dim * hidden, 2 * net.dim * hidden + 2 * own * (net.dim + hidden)),
-        "attention": (2 * own * keys * net.dim, 2 * (own + keys) * net.dim),
-        "cross_attention": (2 * own * net.text_len * net.dim, 2 * (own + net.text_len) * net.dim),
-    }
+    parts = (
+        (6 * own * net.dim**2, 6 * (net.dim**2 + 2 * own * net.dim)),
+        (2 * own * net.dim * hidden, 2 * net.dim * hidden + 2 * own * (net.dim + hidden)),
+        (2 * own * keys * net.dim, 2 * (own + keys) * net.dim),
+        (2 * own * net.text_len * net.dim, 2 * (own + net.text_len) * net.dim),
+    )
     calls = net.num_layers * PASSES
-    return {name: {"flop": 2 * calls * adds, "bytes": size * calls * moved} for name, (adds, moved) in parts.items()}
+    counted = dict(zip(WORK, parts, strict=True))
+    return {name: {"flop": 2 * calls * adds, "bytes": size * calls * moved} for name, (adds, moved) in counted.items()}
 
 
 def attained(parts: dict[str, dict], seconds: dict[str, float], chunk: float, best: dict[str, float]) -> dict:

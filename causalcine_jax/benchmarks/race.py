@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from causalcine_jax.benchmarks.bench import in_process, missing_peers, without, write
+from causalcine_jax.benchmarks.machine import roofline, roofline_table
 from causalcine_jax.benchmarks.race_cases import CASES, PEER, Case
 from causalcine_jax.benchmarks.timing import spread
 from causalcine_jax.cli import cores
@@ -82,8 +83,6 @@ def race(asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[
                 record["cases"][name] = {"film": case.to_dict(), **_summary(case, turns), "turns": turns}
                 keep()
     if ROOFLINE in asked.names and ROOFLINE not in record:
-        from causalcine_jax.benchmarks.machine import roofline
-
         raced = {name: cases[name] for name in record["cases"]}
         record[ROOFLINE] = roofline(raced, record["cases"], asked.dtype, not missing, say)
         keep()
@@ -112,7 +111,8 @@ def race_table(record: dict) -> str:
         rows.append(f"| {name} | {' | '.join(shown)} | {faster} | {ends} | {memory} | {apart} |")
     software = record["software"]
     on = f"{record['settings']['dtype']}, {record['machine']['cores']} cores, jax {software['jax']}, torch {record.get('torch')}"
-    return "\n".join([f"{on}, commit {software['commit']}; theirs / ours", "", *rows])
+    head = f"{on}, commit {software['commit']}; theirs / ours"
+    return "\n".join([head, "", *rows, *(roofline_table(record[ROOFLINE]) if ROOFLINE in record else [])])
 
 
 def _turn(case: Case, dtype: str, folder: Path, record: dict, alone: bool) -> dict:
