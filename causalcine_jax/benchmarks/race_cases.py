@@ -66,9 +66,10 @@ class Case:
 WHOLE = PEER.memory
 SAME = MemoryConfig("none", window_chunks=3, memory_frames=0, positions="absolute")
 ROUTED = MemoryConfig()
-GRIDS = {160: (10, 16), 390: (15, 26)}
+# Rows and columns of tokens, and layers: half as many for the larger frames, whose films would else take minutes.
+SIZES = {160: ((10, 16), 8), 390: ((15, 26), 4)}
 CASES = {
-    f"{name}-{tokens}": Case(chunks, grid, theirs, memory)
-    for tokens, grid in GRIDS.items()
+    f"{name}-{tokens}": Case(chunks, grid, theirs, memory, dataclasses.replace(NETWORK, num_layers=layers))
+    for tokens, (grid, layers) in SIZES.items()
     for name, chunks, theirs, memory in (("whole", 7, 21, WHOLE), ("same", 20, 12, SAME), ("routed", 20, 12, ROUTED))
 }
