@@ -3,6 +3,7 @@
     python launch/bench.py streaming --preset storyworld-base
     python launch/bench.py training --preset wan-1.3b --batch 1 --out bench.json
     python launch/bench.py streaming training attention vae text forward start --preset wan-1.3b --batch 1 --peer --out bench.json
+    python launch/bench.py race --out race.json           # our rollout against Self-Forcing's in plain torch
     python launch/bench.py --targets h200 --out bench    # every run that this device's targets need, and which of them are met
 
     streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first after a prompt's words, in minutes 1 and 10 in turns;
@@ -17,6 +18,9 @@
 
 Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON: device, versions, commit, settings, results, written after
 each part. Exit code 1 if a part failed, 2 if one cannot be measured as asked; all others run first.
+race, alone and without a preset, makes the same films by our rollout and by Self-Forcing's in plain torch, in processes that take turns: seconds a chunk,
+memory, and by how much the films differ; and a roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3). Exit code
+1 if the films differ. Called again with the same --out, it goes on with what is missing.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails; targets.md there says which targets are met, and of the
 others why not. Called again, it goes on with what is missing or failed. Exit code 0 if everything was measured, met or not.
 """
@@ -34,7 +38,7 @@ from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 
 ROOT = Path(__file__).parents[1]
 # Flags and settings alike.
-SAME = ("preset", "dtype", "batch", "repeats", "pool_frames", "pool_on", "sampler", "kv_dtype", "tiny_decoder", "peer")
+SAME = ("preset", "dtype", "batch", "pool_frames", "pool_on", "sampler", "kv_dtype", "tiny_decoder", "peer")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +53,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)")
     parser.add_argument("--batch", type=int, help="training: films per step (default: the config's); attention: segments in one call")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (default 5)")
+    parser.add_argument("--repeats", type=int, help="timed calls of everything (default 5; race 3)")
+    parser.add_argument("--case", action="append", metavar="NAME", help="race: only this case, or roofline; may be given several times")
     parser.add_argument("--pool-frames", type=int, default=60, help="streaming: latent frames of history kept (default 60)")
     parser.add_argument(
         "--pool-on", choices=POOL_PLACES, default="device", help="streaming: where its keys and values lie (default device)"
@@ -66,6 +71,8 @@ def main() -> None:
     flags = parse()
     if flags.targets:
         return _targets(flags)
+    if flags.parts == ["race"]:
+        return _race(flags)
     if not flags.parts or not flags.preset:
         raise UsageError("bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets")
     from causalcine_jax.benchmarks.bench import bench, faults, made, missing_peers, without, write
@@ -77,7 +84,7 @@ def main() -> None:
     if flags.peer and (missing := missing_peers()):
         raise UsageError(f"--peer: {without(missing)}")
     width, height = _size(flags.size)
-    same = {name: getattr(flags, name) for name in SAME}
+    same = {name: getattr(flags, name) for name in SAME} | ({} if flags.repeats is None else {"repeats": flags.repeats})
     stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
     settings = Settings(width=width, height=height, stages=stages, configs=str(ROOT / "configs"), **same)
     scratch = made(flags.out.absolute().parent) if flags.out else Path.cwd()
@@ -87,6 +94,16 @@ def main() -> None:
     if found := faults(record):
         failed = any("failed" in result for result in record["parts"].values())
         raise (DataError if failed else UsageError)("; ".join(found))
+
+
+def _race(flags: argparse.Namespace) -> None:
+    from causalcine_jax.benchmarks.race import Race, faults, race, race_table
+
+    asked = {"names": flags.case and tuple(dict.fromkeys(flags.case)), "dtype": flags.dtype, "turns": flags.repeats}
+    record = race(Race(**{name: value for name, value in asked.items() if value is not None}), flags.out, say)
+    print(race_table(record))
+    if found := faults(record):
+        raise DataError("; ".join(found))
 
 
 def _targets(flags: argparse.Namespace) -> None:

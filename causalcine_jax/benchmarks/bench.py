@@ -120,13 +120,13 @@ def without(missing: list[str]) -> str:
     return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed here: {PEERS_INSTALL}"
 
 
-def in_process(part: str, settings: Settings, environment: dict[str, str] | None = None, **given: Any) -> dict:
+def in_process(part: str, settings: Settings | None, environment: dict[str, str] | None = None, **given: Any) -> dict:
     """What the worker says of a part, whose function takes `given` beside the settings. `UsageError` if it was asked for what cannot be, `DataError` if it failed otherwise."""
     with tempfile.TemporaryDirectory(prefix="bench.") as scratch:
         asked, answer = Path(scratch) / "asked.json", Path(scratch) / "answer.json"
-        asked.write_text(json.dumps({"settings": settings.to_dict(), "given": given}))
+        asked.write_text(json.dumps({"settings": settings and settings.to_dict(), "given": given}))
         # torch could not have any memory beside jax, which else takes most of the device's at once.
-        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if settings.peer else {}
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if settings and settings.peer else {}
         environment = {**ENVIRONMENT.get(part, {}), **shared, **os.environ, **(environment or {})}
         command = [sys.executable, "-m", "causalcine_jax.benchmarks.worker", part, str(asked), str(answer)]
         done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", check=False)

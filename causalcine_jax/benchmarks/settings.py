@@ -132,15 +132,20 @@ class Settings:
 
 
 def network(settings: Settings, part: str) -> Module:
-    """One of the preset's networks (or TAEHV, which has one size) with random weights, made by one program in the dtype of inference: at 14B no float32 copy ever exists."""
-    dtype, sizes = settings.inference_dtype, () if part == "tiny_decoder" else (getattr(settings.sizes, part),)
+    """One of the preset's networks (or TAEHV, which has one size) with random weights, in the dtype of inference."""
+    sizes = () if part == "tiny_decoder" else (getattr(settings.sizes, part),)
+    return random_network(part, sizes, settings.inference_dtype, float8=settings.dtype == "float8")
+
+
+def random_network(part: str, sizes: tuple, dtype: jnp.dtype, float8: bool = False) -> Module:
+    """One of NETWORKS of these sizes, made by one program in its dtype: at 14B no float32 copy ever exists."""
 
     def make(key) -> Module:
         net = NETWORKS[part](*sizes, key=key)
         if part == "transformer":  # a new head answers 0 to everything
             net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
         net = jax.tree.map(lambda leaf: leaf.astype(dtype), net)
-        return quantize_blocks(net) if part == "transformer" and settings.dtype == "float8" else net
+        return quantize_blocks(net) if part == "transformer" and float8 else net
 
     return jax.jit(make)(jax.random.key(0))
 

@@ -28,13 +28,24 @@ FUNCTIONS = {
     "device": ("parts", "device"),
     "model_folder": ("random_model", "model_folder"),
     "first_chunk": ("start", "first_chunk"),
+    "race_inputs": ("race_sides", "race_inputs"),
+    "race_ours": ("race_sides", "race_ours"),
+    "race_theirs": ("race_sides", "race_theirs"),
+    "race_peaks": ("machine", "peaks"),
+    "race_products": ("machine", "products"),
 }
 # What the launcher of that work sets before jax is imported (launch/train.py says why).
-ENVIRONMENT = {"training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os.cpu_count() or 1))}}
+_SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # torch has the memory of a GPU that jax leaves
+ENVIRONMENT = {
+    "training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os.cpu_count() or 1))},
+    "race_theirs": _SHARED,
+    "race_peaks": _SHARED,
+    "race_products": _SHARED,
+}
 
 
-def measure_part(part: str, settings: Settings, **given) -> dict:
-    """The part's result, and the device that it ran on.
+def measure_part(part: str, settings: Settings | None, **given) -> dict:
+    """The part's result, and the device that it ran on. Without settings: of a part that takes only what is `given`.
 
     Raises:
       UsageError: it cannot be measured so.
@@ -47,13 +58,13 @@ def measure_part(part: str, settings: Settings, **given) -> dict:
 
         films = (config.batch // config.optim.accumulation for config in configs(settings))
         jax.config.update("jax_num_cpu_devices", math.gcd(*films, len(cores())))  # as launch/train.py does
-    if settings.pool_on == "host":
+    if settings and settings.pool_on == "host":
         from causalcine_jax.generation.host_memory import allow_all_host_memory
 
         allow_all_host_memory()
     module, function = FUNCTIONS[part]
     try:
-        result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(settings, **given)
+        result = getattr(import_module(f"causalcine_jax.benchmarks.{module}"), function)(*filter(None, [settings]), **given)
     except (UsageError, DataError):
         raise
     except Exception as error:
@@ -71,7 +82,7 @@ def _first_line(error: Exception) -> str:
 
 def main() -> None:
     part, asked, answer = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
-    answer.write_text(json.dumps(measure_part(part, Settings(**asked["settings"]), **asked["given"])))
+    answer.write_text(json.dumps(measure_part(part, asked["settings"] and Settings(**asked["settings"]), **asked["given"])))
 
 
 if __name__ == "__main__":
