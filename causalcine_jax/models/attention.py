@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.models.cpu_kernels import flash_attention
 from causalcine_jax.models.platform import platform
 
 
@@ -37,6 +38,20 @@ def _splash(q, k, v, lengths):
 
 def _xla(q, k, v, lengths):
     return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="xla")
+
+
+@jax.custom_vjp
+def _own_kernel(q, k, v, lengths):
+    return flash_attention(q, k, v, jnp.full(q.shape[:1], k.shape[1], jnp.int32) if lengths is None else lengths)
+
+
+def _by_xla(operands, gradient):
+    q, k, v, lengths = operands
+    _, backward = jax.vjp(lambda q, k, v: _xla_cpu(q, k, v, lengths), q, k, v)
+    return *backward(gradient), None
+
+
+_own_kernel.defvjp(lambda *operands: (_own_kernel(*operands), operands), _by_xla)
 
 
 SCORES_AT_ONCE = 2**21  # of a loop's turn on CPU, 8 MiB: they stay in the caches, where all at once they are written to memory three times
@@ -81,7 +96,9 @@ BACKENDS: dict[str, tuple[Callable, ...]] = {
     "gpu": (_cudnn, _xla),  # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA)
     # XLA writes all scores to memory. Splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide.
     "tpu": (_splash, _xla),
-    "cpu": (_xla_cpu,),  # the forward takes a third, forward and backward half of the CPU time of jax.nn's (launch/bench.py attention)
+    # The kernel writes no scores to memory, and its time follows the lengths. _xla_cpu takes a third of the CPU time of jax.nn's forward, half of both passes'
+    # (launch/bench.py attention).
+    "cpu": (_own_kernel, _xla_cpu),
 }
 
 
