@@ -7,6 +7,7 @@ them to their slots and attends densely. No mask over the packed sequence exists
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.history import History, take
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
+from causalcine_jax.models.platform import platform
 from causalcine_jax.models.quantised import restored, values_of
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotate, rotation
@@ -231,12 +233,12 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
     operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
 
     def run(part: slice, rule: MemoryConfig, forced):
-        attend_one = lambda segment: _attend_segment(
-            *segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames
+        attend_one = lambda segment, alone=False: _attend_segment(
+            *segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames, alone=alone
         )
         segments = (*jax.tree.map(lambda a: a[part], operands), chunk_index[part], forced)
         if chunk_index[part].shape[0] == 1:  # streaming: no loop around one segment
-            out = attend_one(jax.tree.map(lambda a: a[0], segments))
+            out = attend_one(jax.tree.map(lambda a: a[0], segments), alone=True)
             return jax.tree.map(lambda a: a[None], out)
         if not at_once or at_once >= len(chunk_index[part]):
             return jax.vmap(attend_one)(segments)
@@ -259,10 +261,11 @@ def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> Memo
     return dataclasses.replace(memory, policy="none", window_chunks=max(1, pool_frames // chunk_frames))
 
 
-def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int):
+def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int, alone: bool):
     """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e].
 
-    Returns what was attended, the field, and of a pool in host memory the values of k and v that memory retrieved [b, m, p, h, e].
+    `alone` says that no other segment is batched with it. Returns what was attended, the field, and of a pool in host memory the values of k and v that
+    memory retrieved [b, m, p, h, e].
     """
     batch, length, num_heads, head_dim = q.shape
     per_frame = lambda y: y.reshape(batch, chunk_frames, -1, num_heads, head_dim)
@@ -276,13 +279,39 @@ def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation
         query = jnp.mean(q.astype(jnp.float32), axis=1)
         choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
         field = jax.vmap(choose)(query, past.descriptors)
-    taken = take(past, field)
-    k_past, v_past = (restored(frames) for frames in taken)
-    k_past = rotate(k_past, *rotation(field.slot, grid, head_dim))
-    tokens = length // chunk_frames
-    keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
-    values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
-    kept = None
-    if past.near is not None:
-        kept = tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
-    return attention(q_rotated, keys, values, (chunk_frames + field.length) * tokens), field, kept
+
+    def attend(frames: int):
+        """Over the field's first `frames` frames, of which it has no more."""
+        part = field.first(frames)
+        taken = take(past, part)
+        k_past, v_past = (restored(frames) for frames in taken)
+        k_past = rotate(k_past, *rotation(part.slot, grid, head_dim))
+        tokens = length // chunk_frames
+        keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
+        values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
+        kept = None
+        if past.near is not None:
+            kept = tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
+        return attention(q_rotated, keys, values, (chunk_frames + part.length) * tokens), kept
+
+    size = field.frame.shape[-1]
+    if platform() == "cpu" and alone and past.layer is not None and past.near is None:
+        steps = _field_steps(size, chunk_frames)
+        enough = jnp.sum(jnp.asarray(steps) < jnp.max(field.length))
+        out, kept = jax.lax.switch(enough, [functools.partial(attend, frames) for frames in steps])
+    else:
+        out, kept = attend(size)
+    return out, field, kept
+
+
+FIELD_STEPS = 6  # at most: every one is compiled
+
+
+def _field_steps(size: int, chunk_frames: int) -> list[int]:
+    """To how many frames a field grows with its film, up to `size`, in whole chunks.
+
+    On a CPU one program holds an attention for each, and a chunk with a short history takes a short one: gathering, rotating and attending cost there what
+    their arithmetic costs. An accelerator has room for a full field's arithmetic long before its launches end, and compiles each size for seconds.
+    """
+    step = chunk_frames * -(-size // (chunk_frames * FIELD_STEPS))
+    return [*range(step, size, step), size]
