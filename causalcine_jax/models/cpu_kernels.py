@@ -107,20 +107,23 @@ def _loaded() -> Kernels | str:
     if compiler is None:
         return f"no C++ compiler: none of {', '.join(COMPILERS)} was found"
     try:
-        file = _folder() / f"kernels-{_fingerprint(compiler)}.so"
-        if not file.exists():
-            _compile(compiler, file)
-        try:
-            library = ctypes.CDLL(str(file))
-        except OSError:  # damaged: made anew
-            _compile(compiler, file)
-            library = ctypes.CDLL(str(file))
+        library = _library(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         return f"{compiler} could not make them: {_first_line(error)}"
     for target in (ATTENTION, LINEAR):
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     dtypes = ("float32", "bfloat16") if library.causalcine_bfloat16() else ("float32",)
     return Kernels(dtypes, library.causalcine_rows())
+
+
+def _library(compiler: str) -> ctypes.CDLL:
+    """The compiled file, made where it is missing or damaged."""
+    file = _folder() / f"kernels-{_fingerprint(compiler)}.so"
+    if file.exists():
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(file))
+    _compile(compiler, file)
+    return ctypes.CDLL(str(file))
 
 
 def _folder() -> Path:

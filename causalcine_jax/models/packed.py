@@ -7,7 +7,6 @@ them to their slots and attends densely. No mask over the packed sequence exists
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.growing_field import at_least
 from causalcine_jax.models.history import History, take
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
@@ -261,7 +261,9 @@ def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> Memo
     return dataclasses.replace(memory, policy="none", window_chunks=max(1, pool_frames // chunk_frames))
 
 
-def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int, alone: bool):
+def _attend_segment(
+    q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int, alone: bool
+):
     """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e].
 
     `alone` says that no other segment is batched with it. Returns what was attended, the field, and of a pool in host memory the values of k and v that
@@ -289,29 +291,9 @@ def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation
         tokens = length // chunk_frames
         keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
         values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
-        kept = None
-        if past.near is not None:
-            kept = tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
+        kept = None if past.near is None else tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
         return attention(q_rotated, keys, values, (chunk_frames + part.length) * tokens), kept
 
-    size = field.frame.shape[-1]
-    if platform() == "cpu" and alone and past.layer is not None and past.near is None:
-        steps = _field_steps(size, chunk_frames)
-        enough = jnp.sum(jnp.asarray(steps) < jnp.max(field.length))
-        out, kept = jax.lax.switch(enough, [functools.partial(attend, frames) for frames in steps])
-    else:
-        out, kept = attend(size)
+    size, grows = field.frame.shape[-1], platform() == "cpu" and alone and past.layer is not None and past.near is None
+    out, kept = at_least(field.length, size, chunk_frames, attend) if grows else attend(size)
     return out, field, kept
-
-
-FIELD_STEPS = 6  # at most: every one is compiled
-
-
-def _field_steps(size: int, chunk_frames: int) -> list[int]:
-    """To how many frames a field grows with its film, up to `size`, in whole chunks.
-
-    On a CPU one program holds an attention for each, and a chunk with a short history takes a short one: gathering, rotating and attending cost there what
-    their arithmetic costs. An accelerator has room for a full field's arithmetic long before its launches end, and compiles each size for seconds.
-    """
-    step = chunk_frames * -(-size // (chunk_frames * FIELD_STEPS))
-    return [*range(step, size, step), size]
