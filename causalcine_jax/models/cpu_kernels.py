@@ -103,6 +103,8 @@ def _loaded() -> Kernels | str:
     """The kernels, or why there are none."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
+    if os.name != "posix":
+        return f"not made for {platform.system()}"
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         return f"no C++ compiler: none of {', '.join(COMPILERS)} was found"
