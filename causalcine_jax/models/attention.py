@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.models.cpu_kernels import flash_attention
+from causalcine_jax.models import cpu_kernels
 from causalcine_jax.models.platform import platform
+
+ATTENDED = "attended"  # what a backward pass needs of the CPU's kernels beside their operands, by its name for jax.checkpoint
 
 
 def _cudnn(q, k, v, lengths):
@@ -42,16 +45,29 @@ def _xla(q, k, v, lengths):
 
 @jax.custom_vjp
 def _own_kernel(q, k, v, lengths):
-    return flash_attention(q, k, v, jnp.full(q.shape[:1], k.shape[1], jnp.int32) if lengths is None else lengths)
+    return cpu_kernels.flash_attention(q, k, v, _lengths(q, k, lengths))
 
 
-def _by_xla(operands, gradient):
-    q, k, v, lengths = operands
+def _lengths(q, k, lengths):
+    return jnp.full(q.shape[:1], k.shape[1], jnp.int32) if lengths is None else lengths
+
+
+def _own_forward(q, k, v, lengths):
+    if not cpu_kernels.differentiates(q.dtype, q.shape[-1]):
+        return _own_kernel(q, k, v, lengths), (q, k, v, lengths, None)
+    kept = checkpoint_name(cpu_kernels.flash_attention_kept(q, k, v, _lengths(q, k, lengths)), ATTENDED)
+    return kept[0], (q, k, v, lengths, kept)
+
+
+def _own_backward(operands, gradient):
+    q, k, v, lengths, kept = operands
+    if kept is not None:
+        return *cpu_kernels.flash_attention_backward(q, k, v, _lengths(q, k, lengths), *kept, gradient), None
     _, backward = jax.vjp(lambda q, k, v: _xla_cpu(q, k, v, lengths), q, k, v)
     return *backward(gradient), None
 
 
-_own_kernel.defvjp(lambda *operands: (_own_kernel(*operands), operands), _by_xla)
+_own_kernel.defvjp(_own_forward, _own_backward)
 
 
 SCORES_AT_ONCE = 2**21  # of a loop's turn on CPU, 8 MiB: they stay in the caches, where all at once they are written to memory three times

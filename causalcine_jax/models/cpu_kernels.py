@@ -31,14 +31,17 @@ FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-w", "-fno-math-errno", "-fno
 FOR_THIS_CPU = ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
 SECONDS = 120  # at most, for the compiler
 ATTENTION, LINEAR = "causalcine_attention", "causalcine_linear"
+ATTENTION_KEPT, ATTENTION_BACKWARD = f"{ATTENTION}_kept", f"{ATTENTION}_backward"
+FIELDS, FIELDS_BACKWARD = "causalcine_fields", "causalcine_fields_backward"
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What was compiled: dtypes that attention multiplies, and what a head's width must be a multiple of."""
+    """What was compiled: dtypes that attention multiplies, and what a head's width must be a multiple of (`lanes`: with a gradient)."""
 
     dtypes: tuple[str, ...]
     rows: int
+    lanes: int
 
 
 def path_in_use() -> str:
@@ -78,6 +81,25 @@ def flash_attention(
     return jax.ffi.ffi_call(ATTENTION, q, vmap_method="broadcast_all")(q, k, v, lengths)
 
 
+def differentiates(dtype, head_dim: int) -> bool:
+    """Whether there are kernels for gradients too, of attention in this dtype with heads of this width."""
+    own = kernels()
+    return own is not None and dtype == jnp.float32 and head_dim % own.lanes == 0 and head_dim % own.rows == 0
+
+
+def flash_attention_kept(q, k, v, lengths) -> tuple[Float[Array, "*b t h d"], Float[Array, "*b h t"]]:
+    """`flash_attention`, and of each query the logarithm to the base 2 of its weights' sum. Only where it `differentiates`."""
+    lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
+    like = (q, jnp.swapaxes(q[..., 0], -1, -2))
+    return tuple(jax.ffi.ffi_call(ATTENTION_KEPT, like, vmap_method="broadcast_all")(q, k, v, lengths))
+
+
+def flash_attention_backward(q, k, v, lengths, out, log_sum, gradient) -> tuple[Array, Array, Array]:
+    """Gradients of q, k and v, given those of what `flash_attention_kept` returned first."""
+    lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
+    return tuple(jax.ffi.ffi_call(ATTENTION_BACKWARD, (q, k, v), vmap_method="broadcast_all")(q, k, v, lengths, out, log_sum, gradient))
+
+
 def multiplies(dtype) -> bool:
     """Whether `linear` multiplies this dtype: bfloat16, where the processor has products of it. XLA turns those into float32 first."""
     return dtype == jnp.bfloat16 and (own := kernels()) is not None and "bfloat16" in own.dtypes
@@ -112,10 +134,10 @@ def _loaded() -> Kernels | str:
         library = _library(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         return f"{compiler} could not make them: {_first_line(error)}"
-    for target in (ATTENTION, LINEAR):
+    for target in (ATTENTION, ATTENTION_KEPT, ATTENTION_BACKWARD, FIELDS, FIELDS_BACKWARD, LINEAR):
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     dtypes = ("float32", "bfloat16") if library.causalcine_bfloat16() else ("float32",)
-    return Kernels(dtypes, library.causalcine_rows())
+    return Kernels(dtypes, library.causalcine_rows(), library.causalcine_lanes())
 
 
 def _library(compiler: str) -> ctypes.CDLL:

@@ -17,13 +17,14 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.field_attention import attend_fields, chosen, fits
 from causalcine_jax.models.growing_field import at_least
 from causalcine_jax.models.history import History, take
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
 from causalcine_jax.models.platform import platform
 from causalcine_jax.models.quantised import restored, values_of
-from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
+from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import cut
 from causalcine_jax.parallel.sharding import gathered
@@ -230,6 +231,10 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
 
     Returns ([b, s, (c p), h, e], fields [s, b, ...], what `_attend_segment` keeps [s, b, ...]).
     """
+    if q.shape[1] > 1 and (memory.route_clean or clean_segments == 0) and fits(q, past, memory):
+        choose = lambda q, index: chosen(q, past, index, memory, chunk_frames)
+        field = jax.vmap(choose, in_axes=(1, 0))(q, chunk_index) if forced is None else forced
+        return attend_fields(q, k, v, past, field, grid), field, None
     operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
 
     def run(part: slice, rule: MemoryConfig, forced):
@@ -276,11 +281,7 @@ def _attend_segment(
     k_rotated = flat(rotate(per_frame(k), *own_rotation))
     if past.time.shape[0] == 0:
         return attention(q_rotated, k_rotated, v), None, None
-    field = forced
-    if field is None:
-        query = jnp.mean(q.astype(jnp.float32), axis=1)
-        choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
-        field = jax.vmap(choose)(query, past.descriptors)
+    field = chosen(q, past, chunk_index, memory, chunk_frames) if forced is None else forced
 
     def attend(frames: int):
         """Over the field's first `frames` frames, of which it has no more."""

@@ -169,9 +169,10 @@ void add_keys(Block<Number>& block, const Number* k, const Number* values, int64
   }
 }
 
-// One head's queries first .. last over `length` keys. Pointers are to the head's first number; zeros where there is no key.
+// One head's queries first .. last over `length` keys. Pointers are to the head's first number; zeros where there is no key. `log_sum`, where it is wanted: of
+// each query, the logarithm of its weights' sum, to the base 2, for the backward pass.
 template <class Number>
-void attend(const Number* q, const Number* k, const Number* v, Number* out, const Sizes& s, int64_t length, int64_t first, int64_t last) {
+void attend(const Number* q, const Number* k, const Number* v, Number* out, float* log_sum, const Sizes& s, int64_t length, int64_t first, int64_t last) {
   const int dim = s.dim, blocks = (last - first + QUERIES - 1) / QUERIES;
   const int64_t row = s.row();
   const float scale = 1.4426950408889634 / std::sqrt(double(dim));  // to the base 2
@@ -200,18 +201,19 @@ void attend(const Number* q, const Number* k, const Number* v, Number* out, cons
     for (int i = 0; i < count_of(b); ++i) {
       const float total = ((const float*)block[b].total)[i], over = length > 0 ? 1.0f / total : 0.0f;
       for (int d = 0; d < dim; ++d) narrow(block[b].sums[d * QUERIES + i] * over, out[(begin(b) + i) * row + d]);
+      if (log_sum) log_sum[begin(b) + i] = length > 0 ? ((const float*)block[b].most)[i] + std::log2(total) : 0.0f;
     }
 }
 
 template <class Number>
-void attention(xla::ffi::ThreadPool& pool, const Number* q, const Number* k, const Number* v, const int32_t* lengths, Number* out, const Sizes& s) {
+void attention(xla::ffi::ThreadPool& pool, const Number* q, const Number* k, const Number* v, const int32_t* lengths, Number* out, float* log_sum, const Sizes& s) {
   const int64_t blocks = (s.queries + QUERIES - 1) / QUERIES, threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t share = std::clamp<int64_t>(s.films * s.heads * blocks / (4 * threads), 1, MOST_BLOCKS), parts = (blocks + share - 1) / share;
   in_parallel(pool, s.films * s.heads * parts, [&](int64_t task) {
     const int64_t part = task % parts, head = task / parts % s.heads, film = task / parts / s.heads;
     const int64_t queries = film * s.queries * s.row() + head * s.dim, keys = film * s.keys * s.row() + head * s.dim;
     const int64_t first = part * share * QUERIES, last = std::min(s.queries, first + share * QUERIES);
-    attend(q + queries, k + keys, v + keys, out + queries, s, std::min<int64_t>(lengths[film], s.keys), first, last);
+    attend(q + queries, k + keys, v + keys, out + queries, log_sum ? log_sum + (film * s.heads + head) * s.queries : nullptr, s, std::min<int64_t>(lengths[film], s.keys), first, last);
   });
 }
 
