@@ -1,6 +1,6 @@
 """A packed pass's self-attention on the CPU by a kernel of our own (cpu/fields.h): gathers, rotates and attends in one call, forward and backward.
 
-    q, k, v of all segments, a pool, the fields --field_attention--> what was attended
+    q, k, v of all segments, a pool, the fields --attend_fields--> what was attended
 
 What XLA would gather, rotate and score is written to memory, segment by segment. The kernel keeps it in the caches, and its cost follows the fields'
 lengths. models/packed.py takes it where `fits` says so; elsewhere it attends segment by segment.
@@ -16,6 +16,7 @@ from causalcine_jax.models.attention import ATTENDED
 from causalcine_jax.models.cpu_kernels import FIELDS, FIELDS_BACKWARD, differentiates
 from causalcine_jax.models.history import History
 from causalcine_jax.models.platform import platform
+from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotation
 
 
@@ -27,24 +28,31 @@ def fits(q: Float[Array, "b s t h e"], past: History, memory: MemoryConfig) -> b
     return dtypes == [jnp.float32] * 3 and differentiates(q.dtype, q.shape[-1])
 
 
-def field_attention(
+def chosen(
+    q: Float[Array, "b t h e"], past: History, chunk_index: Int[Array, ""], memory: MemoryConfig, chunk_frames: int
+) -> ReceptiveField:
+    """The fields [b, ...] of one segment of a batch, given its unrotated queries."""
+    choose = lambda query, keys: receptive_field(query, keys, past.time, chunk_index, memory, chunk_frames)
+    return jax.vmap(choose)(jnp.mean(q.astype(jnp.float32), axis=1), past.descriptors)
+
+
+def attend_fields(
     q: Float[Array, "b s t h e"],
     k: Float[Array, "b s t h e"],
     v: Float[Array, "b s t h e"],
-    past: tuple[Float[Array, "b f p h e"], Float[Array, "b f p h e"]],
-    frame: Int[Array, "s b r"],
-    length: Int[Array, "s b"],
+    past: History,
+    field: ReceptiveField,
     grid: tuple[int, int],
 ) -> Float[Array, "b s t h e"]:
-    """Every segment's attention over its own tokens and the first `length` of its field's frames, all rotated to their slots here."""
-    tokens = grid[0] * grid[1]
-    slots = q.shape[2] // tokens + frame.shape[2]
-    cos, sin = (jnp.repeat(table, 2, axis=-1) for table in rotation(jnp.arange(slots, dtype=jnp.int32), grid, q.shape[-1]))
-    sin = sin * jnp.tile(jnp.array([-1.0, 1.0], jnp.float32), q.shape[-1] // 2)  # of a channel's pair
-    # In an island of a mesh all operands must vary along the same axes; of these numbers nothing is kept.
+    """Every segment's attention over its own tokens and those of its field's frames [s, b, ...], all rotated to their slots here. Only where it `fits`."""
+    tokens, head_dim = grid[0] * grid[1], q.shape[-1]
+    slots = q.shape[2] // tokens + field.frame.shape[2]
+    cos, sin = (jnp.repeat(table, 2, axis=-1) for table in rotation(jnp.arange(slots, dtype=jnp.int32), grid, head_dim))
+    sin = sin * jnp.tile(jnp.array([-1.0, 1.0], jnp.float32), head_dim // 2)  # what a channel has of the other of its pair
+    # In an island of a mesh all operands must vary along the same axes: adding none of q makes them vary as q does.
     nothing = 0 * q[0, 0, 0, 0, 0]
     whole = nothing.astype(jnp.int32)
-    return _attend(q, k, v, *past, frame + whole, length + whole, cos + nothing, sin + nothing)
+    return _attend(q, k, v, past.k, past.v, field.frame + whole, field.length + whole, cos + nothing, sin + nothing)
 
 
 @jax.custom_vjp
