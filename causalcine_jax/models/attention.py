@@ -7,13 +7,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.models import cpu_kernels
 from causalcine_jax.models.platform import platform
-
-ATTENDED = "attended"  # what a backward pass needs of the CPU's kernels beside their operands, by its name for jax.checkpoint
 
 
 def _cudnn(q, k, v, lengths):
@@ -55,7 +52,7 @@ def _lengths(q, k, lengths):
 def _own_forward(q, k, v, lengths):
     if not cpu_kernels.differentiates(q.dtype, q.shape[-1]):
         return _own_kernel(q, k, v, lengths), (q, k, v, lengths, None)
-    kept = checkpoint_name(cpu_kernels.flash_attention_kept(q, k, v, _lengths(q, k, lengths)), ATTENDED)
+    kept = cpu_kernels.flash_attention_kept(q, k, v, _lengths(q, k, lengths))
     return kept[0], (q, k, v, lengths, kept)
 
 

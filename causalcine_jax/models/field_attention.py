@@ -12,12 +12,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.models.attention import ATTENDED
 from causalcine_jax.models.cpu_kernels import FIELDS, FIELDS_BACKWARD, differentiates
 from causalcine_jax.models.history import History
 from causalcine_jax.models.platform import platform
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
 from causalcine_jax.models.rope import rotation
+
+ATTENDED = "attended"  # what the backward pass needs of the forward beside its operands, by its name for jax.checkpoint
 
 
 def fits(q: Float[Array, "b s t h e"], past: History, memory: MemoryConfig) -> bool:

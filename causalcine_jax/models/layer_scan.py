@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.attention import ATTENDED
+from causalcine_jax.models.field_attention import ATTENDED
 
-# What is kept of a layer that the backward pass recomputes: what the CPU's kernels attended, which costs most to make again. Elsewhere nothing has that name.
+# Kept of a layer that the backward pass recomputes: on a CPU what its kernel attended, since all else costs less to make again than to keep. Elsewhere nothing
+# has that name.
 KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 
 
