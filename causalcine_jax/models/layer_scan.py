@@ -7,6 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from causalcine_jax.errors import UsageError
+from causalcine_jax.models.field_attention import ATTENDED
+
+# Kept of a layer that the backward pass recomputes: on a CPU what its kernel attended, since all else costs less to make again than to keep. Elsewhere nothing
+# has that name.
+KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 
 
 def scan_layers(body: Callable, x: Array, inputs, layers: int, taps: tuple[int, ...] = (), remat: int = 0):
@@ -30,7 +35,7 @@ def scan_layers(body: Callable, x: Array, inputs, layers: int, taps: tuple[int, 
 
 def _scan(body, x, inputs, layers: int, remat: int):
     """`jax.lax.scan` whose backward pass has x before every `remat`-th layer, and from there recomputes x before each of those layers, then each layer."""
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    body = jax.checkpoint(body, prevent_cse=False, policy=KEPT) if remat else body
     groups = layers // remat if remat > 1 else 0
     if groups < 2:
         return jax.lax.scan(body, x, inputs)

@@ -17,11 +17,14 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import attention
 from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.field_attention import attend_fields, chosen, fits
+from causalcine_jax.models.growing_field import at_least
 from causalcine_jax.models.history import History, take
 from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
+from causalcine_jax.models.platform import platform
 from causalcine_jax.models.quantised import restored, values_of
-from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
+from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import cut
 from causalcine_jax.parallel.sharding import gathered
@@ -228,15 +231,19 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
 
     Returns ([b, s, (c p), h, e], fields [s, b, ...], what `_attend_segment` keeps [s, b, ...]).
     """
+    if q.shape[1] > 1 and (memory.route_clean or clean_segments == 0) and fits(q, past, memory):
+        choose = lambda q, index: chosen(q, past, index, memory, chunk_frames)
+        field = jax.vmap(choose, in_axes=(1, 0))(q, chunk_index) if forced is None else forced
+        return attend_fields(q, k, v, past, field, grid), field, None
     operands = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
 
     def run(part: slice, rule: MemoryConfig, forced):
-        attend_one = lambda segment: _attend_segment(
-            *segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames
+        attend_one = lambda segment, alone=False: _attend_segment(
+            *segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames, alone=alone
         )
         segments = (*jax.tree.map(lambda a: a[part], operands), chunk_index[part], forced)
         if chunk_index[part].shape[0] == 1:  # streaming: no loop around one segment
-            out = attend_one(jax.tree.map(lambda a: a[0], segments))
+            out = attend_one(jax.tree.map(lambda a: a[0], segments), alone=True)
             return jax.tree.map(lambda a: a[None], out)
         if not at_once or at_once >= len(chunk_index[part]):
             return jax.vmap(attend_one)(segments)
@@ -259,10 +266,13 @@ def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> Memo
     return dataclasses.replace(memory, policy="none", window_chunks=max(1, pool_frames // chunk_frames))
 
 
-def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int):
+def _attend_segment(
+    q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int, alone: bool
+):
     """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e].
 
-    Returns what was attended, the field, and of a pool in host memory the values of k and v that memory retrieved [b, m, p, h, e].
+    `alone` says that no other segment is batched with it. Returns what was attended, the field, and of a pool in host memory the values of k and v that
+    memory retrieved [b, m, p, h, e].
     """
     batch, length, num_heads, head_dim = q.shape
     per_frame = lambda y: y.reshape(batch, chunk_frames, -1, num_heads, head_dim)
@@ -271,18 +281,20 @@ def _attend_segment(q, k, v, chunk_index, forced, *, past: History, own_rotation
     k_rotated = flat(rotate(per_frame(k), *own_rotation))
     if past.time.shape[0] == 0:
         return attention(q_rotated, k_rotated, v), None, None
-    field = forced
-    if field is None:
-        query = jnp.mean(q.astype(jnp.float32), axis=1)
-        choose = lambda qd, kd: receptive_field(qd, kd, past.time, chunk_index, memory, chunk_frames)
-        field = jax.vmap(choose)(query, past.descriptors)
-    taken = take(past, field)
-    k_past, v_past = (restored(frames) for frames in taken)
-    k_past = rotate(k_past, *rotation(field.slot, grid, head_dim))
-    tokens = length // chunk_frames
-    keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
-    values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
-    kept = None
-    if past.near is not None:
-        kept = tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
-    return attention(q_rotated, keys, values, (chunk_frames + field.length) * tokens), field, kept
+    field = chosen(q, past, chunk_index, memory, chunk_frames) if forced is None else forced
+
+    def attend(frames: int):
+        """Over the field's first `frames` frames, of which it has no more."""
+        part = field.first(frames)
+        taken = take(past, part)
+        k_past, v_past = (restored(frames) for frames in taken)
+        k_past = rotate(k_past, *rotation(part.slot, grid, head_dim))
+        tokens = length // chunk_frames
+        keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
+        values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
+        kept = None if past.near is None else tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
+        return attention(q_rotated, keys, values, (chunk_frames + part.length) * tokens), kept
+
+    size, grows = field.frame.shape[-1], platform() == "cpu" and alone and past.layer is not None and past.near is None
+    out, kept = at_least(field.length, size, chunk_frames, attend) if grows else attend(size)
+    return out, field, kept

@@ -36,6 +36,10 @@ class ReceptiveField:
     time: Int[Array, "*b r"]
     length: Int[Array, "*b"]
 
+    def first(self, frames: int) -> "ReceptiveField":
+        """Its nearest `frames` frames."""
+        return ReceptiveField(*(entries[..., :frames] for entries in (self.frame, self.slot, self.time)), jnp.minimum(self.length, frames))
+
 
 def field_size(pool_frames: int, memory: MemoryConfig, chunk_frames: int) -> int:
     """Static number of history entries R of a field over a pool of `pool_frames` frame slots."""

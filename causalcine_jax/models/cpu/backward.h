@@ -1,0 +1,143 @@
+// The gradient of attention: scores once more, weights from the logarithms that the forward left (https://arxiv.org/abs/2205.14135, algorithm 4).
+#pragma once
+
+#include "attention.h"
+
+namespace causalcine {
+
+constexpr int BACK_KEYS = 64;  // of one block
+
+inline int64_t rounded(int64_t rows, int64_t to) { return (rows + to - 1) / to * to; }
+
+// A block of queries, of which there may be fewer: as they are scaled and turned [dim, QUERIES], and as rows [QUERIES, dim]; zeros beyond the last.
+struct BackBlock {
+  float *turned, *rows, *turned_gradient, *gradient, *dq;  // dq is turned too
+  Vector log[VECTORS], inner[VECTORS];                      // of the sum of weights; gradient * out
+  static int64_t numbers(int dim) { return 5 * dim * QUERIES; }
+};
+
+// rows[j] += sum over queries i of weights[j][i] * x[i], for ROWS keys j. weights [keys, QUERIES], x [QUERIES, dim], dim a multiple of LANES
+template <int WIDTH>
+void sum_over_queries(const float* weights, const float* x, float* rows, int dim) {
+  for (int d = 0; d < dim; d += WIDTH * LANES) {
+    Vector sum[ROWS][WIDTH] = {};
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+        for (int w = 0; w < WIDTH; ++w) sum[r][w] += weights[r * QUERIES + i] * ((const Vector*)(x + i * dim + d))[w];
+    for (int r = 0; r < ROWS; ++r)
+      for (int w = 0; w < WIDTH; ++w) ((Vector*)(rows + r * dim + d))[w] += sum[r][w];
+  }
+}
+
+inline void sum_over_queries(const float* weights, const float* x, float* rows, int dim) {
+  dim % (2 * LANES) ? sum_over_queries<1>(weights, x, rows, dim) : sum_over_queries<2>(weights, x, rows, dim);
+}
+
+// Adds what a block of queries says of `count` keys to dk and dv, and what those say of the queries to its dq. k, v, dk, dv [keys, dim], with room for
+// BACK_KEYS. `weights` and `scores` have room for BACK_KEYS * QUERIES numbers.
+inline void add_gradients(BackBlock& block, const float* k, const float* v, int count, int dim, float* weights, float* scores, float* dk, float* dv) {
+  for (int j = 0; j < count; j += ROWS) {
+    const float *keys[ROWS], *values[ROWS];
+    for (int r = 0; r < ROWS; ++r) {
+      const int at = std::min(j + r, count - 1) * dim;
+      keys[r] = k + at, values[r] = v + at;
+    }
+    Tile score = {}, gradient = {};
+    Vector *weight = (Vector*)weights + j * VECTORS, *change = (Vector*)scores + j * VECTORS;
+    Product<float>::scores(keys, block.turned, dim, score);
+    for (int r = 0; r < ROWS; ++r)
+      for (int i = 0; i < VECTORS; ++i) weight[r * VECTORS + i] = j + r < count ? exp2(score[r][i] - block.log[i]) : all(0);
+    Product<float>::scores(values, block.turned_gradient, dim, gradient);
+    for (int r = 0; r < ROWS; ++r)
+      for (int i = 0; i < VECTORS; ++i) change[r * VECTORS + i] = weight[r * VECTORS + i] * (gradient[r][i] - block.inner[i]);
+    sum_over_queries((const float*)weight, block.gradient, dv + j * dim, dim);
+    sum_over_queries((const float*)change, block.rows, dk + j * dim, dim);
+  }
+  for (int d = 0; d < dim; d += ROWS) {
+    Tile sum;
+    Vector* to = (Vector*)block.dq + d * VECTORS;
+    for (int r = 0; r < ROWS; ++r)
+      for (int i = 0; i < VECTORS; ++i) sum[r][i] = to[r * VECTORS + i];
+    Product<float>::accumulate(scores, k, dim, d, count, sum);
+    for (int r = 0; r < ROWS; ++r)
+      for (int i = 0; i < VECTORS; ++i) to[r * VECTORS + i] = sum[r][i];
+  }
+}
+
+// One head's queries [count <= MOST_BLOCKS * QUERIES], over keys and values without gaps [length, dim]. q, out, gradient and dq have `row` numbers from one
+// query to the next. Adds to dk and dv [length rounded to BACK_KEYS, dim].
+inline void attend_backward(const float* q, const float* k, const float* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
+                            int count, int64_t length, int dim, float* dq, float* dk, float* dv) {
+  const int blocks = (count + QUERIES - 1) / QUERIES;
+  const float natural = 1 / std::sqrt(float(dim)), scale = 1.4426950408889634 / std::sqrt(double(dim));
+  const size_t numbers = BackBlock::numbers(dim), part = dim * QUERIES;
+  float* at = (float*)scratch(sizeof(float) * (blocks * numbers + 2 * BACK_KEYS * QUERIES));
+  float *weights = at, *scores = at + BACK_KEYS * QUERIES;
+  at += 2 * BACK_KEYS * QUERIES;
+  std::memset(at, 0, sizeof(float) * blocks * numbers);
+  BackBlock block[MOST_BLOCKS];
+  for (int b = 0; b < blocks; ++b, at += numbers) {
+    block[b] = {at, at + part, at + 2 * part, at + 3 * part, at + 4 * part, {}, {}};
+    for (int i = 0; i < std::min(QUERIES, count - b * QUERIES); ++i) {
+      const int64_t query = b * QUERIES + i;
+      float& inner = ((float*)block[b].inner)[i];
+      for (int d = 0; d < dim; ++d) {
+        const float g = gradient[query * out_row + d];
+        block[b].rows[i * dim + d] = block[b].turned[d * QUERIES + i] = scale * q[query * q_row + d];
+        block[b].gradient[i * dim + d] = block[b].turned_gradient[d * QUERIES + i] = g;
+        inner += g * out[query * out_row + d];
+      }
+      ((float*)block[b].log)[i] = log_sum[query];
+    }
+  }
+  for (int64_t key = 0; key < length; key += BACK_KEYS) {
+    const int keys = std::min<int64_t>(BACK_KEYS, length - key);
+    for (int b = 0; b < blocks; ++b) add_gradients(block[b], k + key * dim, v + key * dim, keys, dim, weights, scores, dk + key * dim, dv + key * dim);
+  }
+  for (int64_t query = 0; query < count; ++query)
+    for (int d = 0; d < dim; ++d) dq[query * q_row + d] = natural * block[query / QUERIES].dq[d * QUERIES + query % QUERIES];
+}
+
+// All queries of one head, in turns of what `attend_backward` takes; sets dk and dv, and brings dk from the base 2 back to e.
+inline void head_backward(const float* q, const float* k, const float* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
+                          int64_t queries, int64_t length, int dim, float* dq, float* dk, float* dv) {
+  std::memset(dk, 0, sizeof(float) * rounded(length, BACK_KEYS) * dim);
+  std::memset(dv, 0, sizeof(float) * rounded(length, BACK_KEYS) * dim);
+  for (int64_t first = 0; first < queries; first += MOST_BLOCKS * QUERIES)
+    attend_backward(q + first * q_row, k, v, out + first * out_row, gradient + first * out_row, log_sum + first, q_row, out_row,
+                    std::min<int64_t>(MOST_BLOCKS * QUERIES, queries - first), length, dim, dq + first * q_row, dk, dv);
+  for (int64_t i = 0; i < length * dim; ++i) dk[i] *= 0.6931471805599453f;
+}
+
+// Memory that a caller of `attend` keeps, whose own is `scratch`.
+inline float* rows_of(size_t numbers) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < numbers + 16) memory.resize(numbers + 16);
+  return (float*)((uintptr_t(memory.data()) + 63) & ~uintptr_t(63));
+}
+
+inline void copy(const float* x, int64_t from, float* y, int64_t to, int64_t rows, int dim) {
+  for (int64_t t = 0; t < rows; ++t, x += from, y += to) std::memcpy(y, x, sizeof(float) * dim);
+}
+
+// The gradient of `attention`. Heads of films are tasks: what they add to is theirs alone.
+inline void attention_backward(xla::ffi::ThreadPool& pool, const float* q, const float* k, const float* v, const int32_t* lengths, const float* out, const float* log_sum,
+                               const float* gradient, float* dq, float* dk, float* dv, const Sizes& s) {
+  in_parallel(pool, s.films * s.heads, [&](int64_t task) {
+    const int64_t film = task / s.heads, offset = task % s.heads * s.dim, row = s.row(), room = rounded(s.keys, BACK_KEYS) * s.dim;
+    const int64_t queries = film * s.queries * row + offset, keys = film * s.keys * row + offset, length = std::min<int64_t>(lengths[film], s.keys);
+    float* rows = rows_of(4 * room);
+    copy(k + keys, row, rows, s.dim, length, s.dim);
+    copy(v + keys, row, rows + room, s.dim, length, s.dim);
+    head_backward(q + queries, rows, rows + room, out + queries, gradient + queries, log_sum + task * s.queries, row, row, s.queries, length, s.dim, dq + queries,
+                  rows + 2 * room, rows + 3 * room);
+    std::memset(rows + 2 * room + length * s.dim, 0, sizeof(float) * (s.keys - length) * s.dim);
+    std::memset(rows + 3 * room + length * s.dim, 0, sizeof(float) * (s.keys - length) * s.dim);
+    copy(rows + 2 * room, s.dim, dk + keys, row, s.keys, s.dim);
+    copy(rows + 3 * room, s.dim, dv + keys, row, s.keys, s.dim);
+  });
+}
+
+}  // namespace causalcine

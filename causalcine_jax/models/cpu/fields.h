@@ -1,0 +1,116 @@
+// Attention of a packed pass: every segment of every film over its receptive field, forward and backward, in one call.
+//
+//   k, v of segments and pool --field's frames, rotated to their slots--> rows in the caches --attend--> out, logarithms
+//
+// One task is one head of one film, all its segments one after the other: it reads one pool again and again, and what its backward pass adds to is its own.
+#pragma once
+
+#include "backward.h"
+
+namespace causalcine {
+
+// A packed pass. A segment has `frames` frames of `tokens` tokens; its field at most `entries` frames of the pool's `pool`.
+struct Pass {
+  int64_t films, segments, frames, tokens, pool, entries, heads, dim;
+  const int32_t *frame, *length;  // [segments, films, entries], [segments, films]
+  const float *cosine, *sine;     // [slots, tokens, dim]: factors of a channel, and of the other of its pair
+
+  int64_t row() const { return heads * dim; }
+  int64_t queries() const { return frames * tokens; }
+  int64_t room() const { return rounded((frames + entries) * tokens, BACK_KEYS) * dim; }
+  int64_t attended(int64_t film, int64_t segment) const { return frames + length[segment * films + film]; }
+  int64_t own(int64_t film, int64_t segment) const { return (film * segments + segment) * queries() * row(); }
+  // The i-th frame attended to: the segment's own, then those of the pool. Slots count back from the newest.
+  bool is_own(int64_t i) const { return i < frames; }
+  int64_t slot(int64_t i) const { return is_own(i) ? frames - 1 - i : i; }
+  int64_t at(int64_t film, int64_t segment, int64_t i) const {
+    if (is_own(i)) return own(film, segment) + i * tokens * row();
+    return (film * pool + frame[(segment * films + film) * entries + i - frames]) * tokens * row();
+  }
+};
+
+// A frame's tokens, `from` numbers apart, turned to its slot (sign 1) or back (-1), written or added to y.
+template <int SIGN, bool ADD>
+void rotate(const float* x, int64_t from, float* y, int64_t to, const Pass& p, int64_t slot) {
+  const float *cosine = p.cosine + slot * p.tokens * p.dim, *sine = p.sine + slot * p.tokens * p.dim;
+  for (int64_t t = 0; t < p.tokens; ++t, x += from, y += to, cosine += p.dim, sine += p.dim)
+    for (int d = 0; d < p.dim; d += 2) {
+      const float even = cosine[d] * x[d] + SIGN * sine[d] * x[d + 1], odd = cosine[d + 1] * x[d + 1] + SIGN * sine[d + 1] * x[d];
+      y[d] = ADD ? y[d] + even : even;
+      y[d + 1] = ADD ? y[d + 1] + odd : odd;
+    }
+}
+
+inline void add(const float* x, int64_t from, float* y, int64_t to, int64_t rows, int dim) {
+  for (int64_t t = 0; t < rows; ++t, x += from, y += to)
+    for (int d = 0; d < dim; ++d) y[d] += x[d];
+}
+
+// All tokens of a pass: [films, segments, queries, heads, dim], and of the pool [films, pool, tokens, heads, dim]
+template <class Number>
+struct Tokens {
+  Number *q, *k, *v, *pool_k, *pool_v;
+};
+
+// A segment's queries [queries, dim] and what they attend to [keys, dim], rotated.
+struct Rows {
+  float *q, *k, *v;
+};
+
+inline void gather(const Pass& p, const Tokens<const float>& x, int64_t film, int64_t segment, int64_t head, const Rows& rows) {
+  for (int64_t i = 0; i < p.attended(film, segment); ++i) {
+    const int64_t from = p.at(film, segment, i) + head * p.dim, to = i * p.tokens * p.dim;
+    const bool own = p.is_own(i);
+    if (own) rotate<1, false>(x.q + from, p.row(), rows.q + to, p.dim, p, p.slot(i));
+    rotate<1, false>((own ? x.k : x.pool_k) + from, p.row(), rows.k + to, p.dim, p, p.slot(i));
+    copy((own ? x.v : x.pool_v) + from, p.row(), rows.v + to, p.dim, p.tokens, p.dim);
+  }
+}
+
+// log_sum [films, heads, segments, queries]
+inline void fields(xla::ffi::ThreadPool& pool, const Pass& p, const Tokens<const float>& x, float* out, float* log_sum) {
+  in_parallel(pool, p.films * p.heads, [&](int64_t task) {
+    const int64_t film = task / p.heads, head = task % p.heads, queries = p.queries();
+    float *result = rows_of(2 * queries * p.dim + 2 * p.room()), *at = result + queries * p.dim;
+    const Rows rows{at, at + queries * p.dim, at + queries * p.dim + p.room()};
+    for (int64_t segment = 0; segment < p.segments; ++segment) {
+      gather(p, x, film, segment, head, rows);
+      const Sizes sizes{1, queries, 0, 1, p.dim};
+      const int64_t length = p.attended(film, segment) * p.tokens;
+      for (int64_t first = 0; first < queries; first += MOST_BLOCKS * QUERIES)
+        attend<float>(rows.q, rows.k, rows.v, result, log_sum + (task * p.segments + segment) * queries, sizes, length, first,
+                      std::min(queries, first + MOST_BLOCKS * QUERIES));
+      copy(result, p.dim, out + p.own(film, segment) + head * p.dim, p.row(), queries, p.dim);
+    }
+  });
+}
+
+inline void fields_backward(xla::ffi::ThreadPool& pool, const Pass& p, const Tokens<const float>& x, const float* out, const float* log_sum, const float* gradient,
+                            const Tokens<float>& d) {
+  in_parallel(pool, p.films * p.heads, [&](int64_t task) {
+    const int64_t film = task / p.heads, head = task % p.heads, queries = p.queries(), row = p.row(), dim = p.dim, room = p.room();
+    float *at = rows_of(2 * queries * dim + 4 * room), *d_at = at + queries * dim + 2 * room;
+    const Rows rows{at, at + queries * dim, at + queries * dim + room}, d_rows{d_at, d_at + queries * dim, d_at + queries * dim + room};
+    for (int64_t t = film * p.pool * p.tokens; t < (film + 1) * p.pool * p.tokens; ++t)
+      for (float* to : {d.pool_k, d.pool_v}) std::memset(to + t * row + head * dim, 0, sizeof(float) * dim);
+    for (int64_t segment = 0; segment < p.segments; ++segment) {
+      gather(p, x, film, segment, head, rows);
+      const int64_t own = p.own(film, segment) + head * dim, frames = p.attended(film, segment);
+      head_backward(rows.q, rows.k, rows.v, out + own, gradient + own, log_sum + (task * p.segments + segment) * queries, dim, row, queries, frames * p.tokens, dim,
+                    d_rows.q, d_rows.k, d_rows.v);
+      for (int64_t i = 0; i < frames; ++i) {
+        const int64_t to = p.at(film, segment, i) + head * dim, from = i * p.tokens * dim;
+        if (p.is_own(i)) {
+          rotate<-1, false>(d_rows.q + from, dim, d.q + to, row, p, p.slot(i));
+          rotate<-1, false>(d_rows.k + from, dim, d.k + to, row, p, p.slot(i));
+          copy(d_rows.v + from, dim, d.v + to, row, p.tokens, dim);
+        } else {
+          rotate<-1, true>(d_rows.k + from, dim, d.pool_k + to, row, p, p.slot(i));
+          add(d_rows.v + from, dim, d.pool_v + to, row, p.tokens, dim);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace causalcine

@@ -1,0 +1,117 @@
+// The kernels as XLA calls them (jax.ffi). models/cpu_kernels.py compiles this file for the machine that it is on, and checks shapes and dtypes.
+#include "fields.h"
+#include "linear.h"
+
+namespace ffi = xla::ffi;
+using namespace causalcine;
+
+namespace {
+
+template <class Number>
+const Number* read(const ffi::AnyBuffer& buffer) {
+  return (const Number*)buffer.untyped_data();
+}
+
+template <class Buffer>
+Sizes sizes_of(const Buffer& q, const Buffer& k) {
+  const auto of_q = q.dimensions(), of_k = k.dimensions();
+  const size_t films = of_q.size() - 3;
+  Sizes sizes{1, of_q[films], of_k[films], of_q[films + 1], of_q[films + 2]};
+  for (size_t i = 0; i < films; ++i) sizes.films *= of_q[i];
+  return sizes;
+}
+
+// q, out [*films, queries, heads, dim]; k, v [*films, keys, heads, dim]; lengths [*films]
+ffi::Error run_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::Buffer<ffi::S32> lengths, ffi::Result<ffi::AnyBuffer> out) {
+  const Sizes sizes = sizes_of(q, k);
+  const auto run = [&](auto number) {
+    using Number = decltype(number);
+    attention<Number>(pool, read<Number>(q), read<Number>(k), read<Number>(v), lengths.typed_data(), (Number*)out->untyped_data(), nullptr, sizes);
+    return ffi::Error::Success();
+  };
+  if (q.element_type() == ffi::F32) return run(float());
+#ifdef __AVX512BF16__
+  if (q.element_type() == ffi::BF16) return run(bfloat16());
+#endif
+  return ffi::Error::InvalidArgument("attention of this dtype was not compiled");
+}
+
+using Floats = ffi::Buffer<ffi::F32>;
+using Integers32 = ffi::Buffer<ffi::S32>;
+
+// Attention with what its backward pass needs: log_sum [films, heads, queries], to the base 2
+ffi::Error run_attention_kept(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Integers32 lengths, ffi::Result<Floats> out, ffi::Result<Floats> log_sum) {
+  attention<float>(pool, q.typed_data(), k.typed_data(), v.typed_data(), lengths.typed_data(), out->typed_data(), log_sum->typed_data(), sizes_of(q, k));
+  return ffi::Error::Success();
+}
+
+ffi::Error run_attention_backward(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Integers32 lengths, Floats out, Floats log_sum, Floats gradient,
+                                  ffi::Result<Floats> dq, ffi::Result<Floats> dk, ffi::Result<Floats> dv) {
+  attention_backward(pool, q.typed_data(), k.typed_data(), v.typed_data(), lengths.typed_data(), out.typed_data(), log_sum.typed_data(), gradient.typed_data(),
+                     dq->typed_data(), dk->typed_data(), dv->typed_data(), sizes_of(q, k));
+  return ffi::Error::Success();
+}
+
+Pass pass_of(const Floats& q, const Floats& pool, const Integers32& frame, const Integers32& length, const Floats& cosine, const Floats& sine) {
+  const auto own = q.dimensions(), past = pool.dimensions();
+  return {own[0], own[1], own[2] / past[2], past[2], past[1], frame.dimensions()[2], own[3], own[4], frame.typed_data(), length.typed_data(), cosine.typed_data(), sine.typed_data()};
+}
+
+// Shapes as in fields.h
+ffi::Error run_fields(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats pool_k, Floats pool_v, Integers32 frame, Integers32 length, Floats cosine, Floats sine,
+                      ffi::Result<Floats> out, ffi::Result<Floats> log_sum) {
+  const Tokens<const float> x{q.typed_data(), k.typed_data(), v.typed_data(), pool_k.typed_data(), pool_v.typed_data()};
+  fields(pool, pass_of(q, pool_k, frame, length, cosine, sine), x, out->typed_data(), log_sum->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error run_fields_backward(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats pool_k, Floats pool_v, Integers32 frame, Integers32 length, Floats cosine,
+                               Floats sine, Floats out, Floats log_sum, Floats gradient, ffi::Result<Floats> dq, ffi::Result<Floats> dk, ffi::Result<Floats> dv,
+                               ffi::Result<Floats> dpool_k, ffi::Result<Floats> dpool_v) {
+  const Tokens<const float> x{q.typed_data(), k.typed_data(), v.typed_data(), pool_k.typed_data(), pool_v.typed_data()};
+  const Tokens<float> d{dq->typed_data(), dk->typed_data(), dv->typed_data(), dpool_k->typed_data(), dpool_v->typed_data()};
+  fields_backward(pool, pass_of(q, pool_k, frame, length, cosine, sine), x, out.typed_data(), log_sum.typed_data(), gradient.typed_data(), d);
+  return ffi::Error::Success();
+}
+
+// x [rows, inner], w [inner, columns], b [columns], y [rows, columns]
+ffi::Error run_linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> y) {
+#ifdef __AVX512BF16__
+  const Matrices sizes{x.dimensions()[0], w.dimensions()[0], w.dimensions()[1]};
+  linear(pool, read<bfloat16>(x), read<bfloat16>(w), read<bfloat16>(b), (bfloat16*)y->untyped_data(), sizes);
+  return ffi::Error::Success();
+#else
+  return ffi::Error::InvalidArgument("this processor has no products of bfloat16");
+#endif
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    causalcine_attention, run_attention,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::Buffer<ffi::S32>>().Ret<ffi::AnyBuffer>());
+
+#define KEPT_ARGS Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Integers32>()
+#define FIELDS_ARGS Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Integers32>().Arg<Integers32>().Arg<Floats>().Arg<Floats>()
+#define GRADIENT_ARGS Arg<Floats>().Arg<Floats>().Arg<Floats>()
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_attention_kept, run_attention_kept, ffi::Ffi::Bind().KEPT_ARGS.Ret<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_attention_backward, run_attention_backward,
+                              ffi::Ffi::Bind().KEPT_ARGS.GRADIENT_ARGS.Ret<Floats>().Ret<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_fields, run_fields, ffi::Ffi::Bind().FIELDS_ARGS.Ret<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_fields_backward, run_fields_backward,
+                              ffi::Ffi::Bind().FIELDS_ARGS.GRADIENT_ARGS.Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    causalcine_linear, run_linear, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+
+// What was compiled: a head's width must be a multiple of this; and whether bfloat16 is multiplied
+extern "C" int causalcine_rows() { return ROWS; }
+extern "C" int causalcine_lanes() { return LANES; }
+extern "C" int causalcine_bfloat16() {
+#ifdef __AVX512BF16__
+  return 1;
+#else
+  return 0;
+#endif
+}
