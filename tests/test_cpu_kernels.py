@@ -118,6 +118,8 @@ def test_a_linear_layer_in_bfloat16_is_xlas(made, rows, inner, columns):
 
     ours, theirs = (product(layer, x) for product in (Linear.__call__, in_float32))
     assert ours.dtype == jnp.bfloat16 and relative(ours, theirs.astype(jnp.bfloat16)) < 1e-3  # rounded once
+    without = cast_weights(Linear(inner, columns, key=jax.random.key(0), bias=False), jnp.bfloat16)
+    assert relative(without(x) + layer.bias[...], ours) < 1e-2
     gradients = [jax.grad(run, argnums=(0, 1))(layer, x, product) for product in (Linear.__call__, in_float32)]
     for got, true in zip(*map(jax.tree.leaves, gradients), strict=True):
         assert relative(got, true) < 2e-2

@@ -43,8 +43,9 @@ class Linear(Module):
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         weight = self.weight[...]
-        if self.scale is None and self.bias is not None and _has_own_product(weight):
-            y = cpu_kernels.linear(x.astype(weight.dtype).reshape(-1, x.shape[-1]), weight, self.bias[...].astype(weight.dtype))
+        if self.scale is None and _has_own_product(weight):
+            bias = jnp.zeros(weight.shape[1:], weight.dtype) if self.bias is None else self.bias[...].astype(weight.dtype)
+            y = cpu_kernels.linear(x.astype(weight.dtype).reshape(-1, x.shape[-1]), weight, bias)
             return y.reshape(*x.shape[:-1], -1)
         if self.scale is not None:
             y = float8.product(x, weight, self.scale[...], dtype=self.bias[...].dtype)
