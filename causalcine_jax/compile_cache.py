@@ -2,10 +2,11 @@
 
     --no-compile-cache  >  --compile-cache DIR  >  JAX_COMPILATION_CACHE_DIR  >  the user's cache directory
 
-The user's is ~/.cache/causalcine_jax/programs/VERSIONS-PROCESSOR (XDG_CACHE_HOME in ~/.cache's place), bounded in size at each start. Nothing here imports jax.
+The user's is ~/.cache/causalcine_jax/programs/VERSIONS-PROCESSOR (XDG_CACHE_HOME in ~/.cache's place), bounded in size at
+each start. Nothing here imports jax.
 
-jax's own bound (jax_compilation_cache_max_size) is not used: it needs the package filelock, which jax does not bring, and fails for good where a process
-was stopped between an entry and its time stamp.
+jax's own bound (jax_compilation_cache_max_size) is not used: it needs the package filelock, which jax does not bring, and
+writes no more once a process was stopped between an entry and its time stamp.
 """
 
 import argparse
@@ -28,15 +29,22 @@ from causalcine_jax.errors import UsageError
 LARGEST = 2**31  # bytes of all programs in the user's cache directory
 # Loading a program takes jax a few milliseconds, and writing it too: one that compiles faster is not worth a file.
 SHORTEST_COMPILE = 0.01  # seconds
-_FOLDER, _SHORTEST, _ENABLED = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_ENABLE_COMPILATION_CACHE"
-_TROUBLE = re.compile(r"Error (reading|writing) persistent compilation cache entry for '([^']*)': (.*)", re.DOTALL)  # jax's warnings
+_FOLDER, _ENABLED = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
+_SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+# jax's warnings
+_TROUBLE = re.compile(r"Error (reading|writing) persistent compilation cache entry for '([^']*)': (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class CompileCache:
-    """Where compiled programs are kept (None: nowhere), who asked for that or why it is so, and what kept them from where they should be."""
+    """Where compiled programs are kept and why.
 
-    folder: Path | None
+    folder  the folder, or an address such as gs://...; None where nothing is kept
+    reason  who asked for that
+    fault   why the folder that was asked for cannot be used
+    """
+
+    folder: str | None
     reason: str
     fault: str = ""
 
@@ -57,7 +65,8 @@ def compile_cache_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep compiled programs in DIR (default: in the user's cache directory)",
     )
-    one.add_argument("--no-compile-cache", "--no_compile_cache", action="store_true", help="compile everything anew and keep nothing")
+    nothing = "compile everything anew and keep nothing"
+    one.add_argument("--no-compile-cache", "--no_compile_cache", action="store_true", help=nothing)
 
 
 def chosen_compile_cache(folder: str | os.PathLike | None = None, off: bool = False) -> CompileCache:
@@ -70,19 +79,23 @@ def chosen_compile_cache(folder: str | os.PathLike | None = None, off: bool = Fa
     if os.environ.get(_ENABLED, "").lower() in ("0", "false", "no", "off", "n", "f"):
         return CompileCache(None, f"{_ENABLED}={os.environ[_ENABLED]}")
     if folder:
-        folder, reason = Path(folder), "--compile-cache"
+        if "://" in str(folder):
+            return CompileCache(str(folder), "--compile-cache")
+        folder, reason = Path(folder).absolute(), "--compile-cache"
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--compile-cache {folder} is a file: name a folder")
     elif os.environ.get(_FOLDER):
-        return CompileCache(Path(os.environ[_FOLDER]), _FOLDER)
+        return CompileCache(os.environ[_FOLDER], _FOLDER)
     else:
         folder, reason = _programs() / _versions(), "the default"
     fault = _fault(folder)
-    return CompileCache(None, reason, fault) if fault else CompileCache(folder, reason)
+    return CompileCache(None, reason, fault) if fault else CompileCache(str(folder), reason)
 
 
 def keep_compiled(folder: str | os.PathLike | None = None, off: bool = False) -> CompileCache:
-    """Keeps the programs that this process and those that it starts compile from now on. What hinders that is said in one line on stderr.
+    """Keeps the programs that this process, and those that it starts, compile from now on.
+
+    What hinders that is said in one line on stderr.
 
     `UsageError` where `folder` is a file.
     """
@@ -93,11 +106,11 @@ def keep_compiled(folder: str | os.PathLike | None = None, off: bool = False) ->
         _tell_jax(_ENABLED, "jax_enable_compilation_cache", False)
         return cache
     if cache.reason != _FOLDER:
-        _tell_jax(_FOLDER, "jax_compilation_cache_dir", str(cache.folder))
+        _tell_jax(_FOLDER, "jax_compilation_cache_dir", cache.folder)
         _tell_jax(_SHORTEST, "jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILE)
     if cache.reason == "the default":
         shrink(_programs(), LARGEST)
-    _say_troubles_once(cache.folder)
+    _say_troubles_once(Path(cache.folder))
     return cache
 
 
@@ -112,7 +125,7 @@ def shrink(folder: Path, largest: int) -> None:
                 file.unlink()
 
 
-def _files(folder: Path) -> list[tuple[float, Path, int]]:
+def _files(folder: str | Path) -> list[tuple[float, Path, int]]:
     """Every file in `folder`: when it was last used, its path, its bytes."""
     found = []
     for parent, _, names in os.walk(folder):
@@ -125,12 +138,13 @@ def _files(folder: Path) -> list[tuple[float, Path, int]]:
 
 
 def _programs() -> Path:
-    """All versions' programs. An empty home makes this relative, which `_fault` refuses."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")) / "causalcine_jax" / "programs"
+    """All versions' programs."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")
+    return Path(caches).absolute() / "causalcine_jax" / "programs"
 
 
 def _versions() -> str:
-    """Of all that a program on disk depends on beyond what jax looks at; homes are shared by machines with other processors."""
+    """Tells versions apart, and processors: homes are shared by machines with other instructions."""
     processor = platform.processor()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -141,7 +155,7 @@ def _versions() -> str:
 
 
 def _fault(folder: Path) -> str:
-    """Why programs cannot be kept in `folder`, which is made; empty where they can. Programs of other people's making are not run."""
+    """Makes `folder`; says why programs cannot be kept there, if so. What other users may write is not run."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -163,7 +177,7 @@ def _tell_jax(variable: str, option: str, value: str | float | bool) -> None:
 
 
 def _say_troubles_once(folder: Path) -> None:
-    """jax warns of every entry that it cannot read or write, and compiles. Instead, one line for all of them; unreadable entries are removed."""
+    """One line in place of jax's warnings of entries that it cannot read or write. Unreadable ones are removed, to be made anew."""
     said, show = [], warnings.showwarning
 
     def show_once(message, category, filename, lineno, file=None, line=None):
@@ -176,13 +190,10 @@ def _say_troubles_once(folder: Path) -> None:
                     entry.unlink()
         if not said:
             said.append(doing)
+            done = "read" if doing == "reading" else "written"
             first = error.splitlines()[0] if error else "no reason given"
-            print(
-                f"note: the compiled programs in {folder} cannot all be {_PARTICIPLE[doing]} ({first}): compiling instead", file=sys.stderr
-            )
+            line = f"note: the compiled programs in {folder} cannot all be {done} ({first}): compiling instead"
+            print(line, file=sys.stderr)
         return None
 
     warnings.showwarning = show_once
-
-
-_PARTICIPLE = {"reading": "read", "writing": "written"}
