@@ -33,7 +33,7 @@ from causalcine_jax.data.storyworld.story import returns_of_plan
 from causalcine_jax.data.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
-from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
 from causalcine_jax.evaluation.reading import Judge, of_character
 from causalcine_jax.evaluation.recall import CHANCE, CHUNKS_JUDGED, ReturnCase, Verdict, film_return

@@ -1,6 +1,5 @@
-"""What every command needs: how it ends (0, or one line on stderr, never a traceback, for what the user can mend), its cores, and what jax is told."""
+"""What every command needs: how it ends (0, or one line on stderr, never a traceback, for what the user can mend), its cores and its part of a GPU's memory."""
 
-import argparse
 import errno
 import os
 import sys
@@ -17,25 +16,6 @@ _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
-def compile_cache_flag(parser: argparse.ArgumentParser) -> None:
-    """What `keep_compiled` is given."""
-    parser.add_argument(
-        "--compile-cache",
-        "--compile_cache",  # as train.py spells it
-        metavar="DIR",
-        help="keep compiled programs in DIR: the next start does not compile them again",
-    )
-
-
-def keep_compiled(folder: str | None) -> None:
-    """Keeps every program that is compiled from now on in `folder`, where the next start finds it; does nothing without a folder."""
-    if folder:
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # else those of less than a second are compiled each time
 
 
 def run(main: Callable[[], object]) -> None:

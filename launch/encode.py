@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from causalcine_jax.cli import run
+from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,16 +32,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)")
     parser.add_argument("--processes", type=int, default=1, help="on a CPU: as many as there are cores (default 1)")
     parser.add_argument("--text-len", type=int, default=64, help="token ids per shot, the model's text_len (default 64)")
+    compile_cache_flags(parser)
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    flags = parse()
+    flags = vars(parse())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the processes are ended, too
-    # After the flags are understood: a wrong one should not wait for jax.
-    from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
+    kept = flags.pop("compile_cache"), flags.pop("no_compile_cache")
+    from causalcine_jax.data.encode_config import EncodeConfig
 
-    encode_storyworld(EncodeConfig(**vars(flags)))
+    config = EncodeConfig(**flags)
+    # After the flags are understood: a wrong one should not wait for jax. And before processes are started, which keep theirs there, too.
+    keep_compiled(*kept)
+    from causalcine_jax.data.encode_command import encode_storyworld
+
+    encode_storyworld(config)
 
 
 if __name__ == "__main__":

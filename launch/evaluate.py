@@ -8,7 +8,8 @@ Prints the tables and leaves evaluation.json, evaluation.md, returns.png and rec
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import compile_cache_flag, keep_compiled, run
+from causalcine_jax.cli import run
+from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.config import DTYPES, POOL_PLACES
 
 
@@ -37,22 +38,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=POOL_PLACES,
         help="where history's keys and values lie: host, for batches that outgrow the device",
     )
-    compile_cache_flag(parser)
+    compile_cache_flags(parser)
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     flags = parse()
-    # After the flags are understood: a wrong one should not wait for jax.
-    from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED, EvaluationConfig, evaluate, write_evaluation
-    from causalcine_jax.evaluation.report import markdown
-    from causalcine_jax.generation.chosen_model import chosen_model
-    from causalcine_jax.generation.host_memory import allow_all_host_memory
-    from causalcine_jax.generation.model_folder import load_model
+    from causalcine_jax.evaluation.config import HELD_OUT_SEED, EvaluationConfig
 
-    allow_all_host_memory()
-    keep_compiled(flags.compile_cache)
     config = EvaluationConfig(
         world=flags.world,
         returns=flags.returns,
@@ -65,6 +59,15 @@ def main() -> None:
         batch=flags.batch,
         pool_on=flags.pool_on,
     )
+    # After the flags are understood: a wrong one should not wait for jax.
+    from causalcine_jax.evaluation.evaluate import evaluate, write_evaluation
+    from causalcine_jax.evaluation.report import markdown
+    from causalcine_jax.generation.chosen_model import chosen_model
+    from causalcine_jax.generation.host_memory import allow_all_host_memory
+    from causalcine_jax.generation.model_folder import load_model
+
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
     evaluation = evaluate(load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype), config)
     write_evaluation(flags.out, evaluation)
     print(markdown(evaluation.report))

@@ -19,7 +19,8 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import compile_cache_flag, keep_compiled, run
+from causalcine_jax.cli import run
+from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import UsageError
 
@@ -97,7 +98,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="with --seq: gathered, the transformer's weights whole on every device (default); sharded, each pass gathers them, for small memory",
     )
     parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
-    compile_cache_flag(parser)
+    compile_cache_flags(parser)
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)
 
@@ -132,7 +133,7 @@ def main() -> None:
     from causalcine_jax.parallel.processes import joined
 
     allow_all_host_memory()
-    keep_compiled(flags.compile_cache)
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
 
     base = flags.sampler == "base"
     choices = Choices(solver=None if base else flags.sampler, base=base, **{name: getattr(flags, name) for name in CHOICES})

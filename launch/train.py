@@ -4,7 +4,8 @@
     --config.KEY=VALUE      another value of one of its fields
     --print_config          print the resolved config as JSON and stop
     --force                 go on with a run although the config that it began with was another
-    --compile_cache DIR     keep compiled programs in DIR: the next start does not compile them again
+    --compile_cache DIR     keep compiled programs in DIR (default: in the user's cache directory)
+    --no_compile_cache      compile everything anew and keep nothing
 
 The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
 
@@ -23,7 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # devices as threads two collectives in different orders wait for each other for ever.
 os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))
 
-from causalcine_jax.cli import cores, keep_compiled, run
+from causalcine_jax.cli import cores, run
+from causalcine_jax.compile_cache import keep_compiled
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def main() -> None:
             # A CPU is as many devices as it has cores (and the batch allows): a core per film is a fifth faster than all cores on each product.
             # (Where there are several processes, one of them is one.)
             jax.config.update("jax_num_cpu_devices", math.gcd(config.batch // config.optim.accumulation, len(cores())))
-        keep_compiled(options.compile_cache)
+        keep_compiled(options.compile_cache, options.no_compile_cache)
         if alone or processes.is_first():
             print(text, flush=True)
         from causalcine_jax.training.loop import train

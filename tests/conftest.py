@@ -13,6 +13,11 @@ import jax
 import pytest
 from flax import nnx
 
+from causalcine_jax.compile_cache import keep_compiled
+
+# For this process and those that tests start: what one has compiled, no other does, nor a later run.
+keep_compiled()
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _numerics_and_tree_mode():

@@ -16,7 +16,8 @@ from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import save_model
 from causalcine_jax.data import encode_command
 from causalcine_jax.data.encode import Film, StoryWorldFilms, encode_films, paint_and_encode, storyworld_spec, tokenizer_hash, vae_hash
-from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
+from causalcine_jax.data.encode_command import encode_storyworld
+from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
 from causalcine_jax.data.storyworld import VOCABULARY, WorldConfig, render, sample_story, scene_parameters

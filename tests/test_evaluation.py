@@ -18,10 +18,10 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation import free_films, pictures, recall
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
-from causalcine_jax.evaluation.evaluate import Evaluation, EvaluationConfig, write_evaluation
+from causalcine_jax.evaluation.config import TRAINING_SEED, EvaluationConfig
+from causalcine_jax.evaluation.evaluate import Evaluation, write_evaluation
 from causalcine_jax.evaluation.free_films import score_film
 from causalcine_jax.evaluation.judge import CLASSES
-from causalcine_jax.evaluation.judge_clips import TRAINING_SEED
 from causalcine_jax.evaluation.reading import CharacterReading, Judge, Reading, Sought, of_character, shrink_to_judge, sought
 from causalcine_jax.evaluation.recall import TRUTH, VAE, Verdict, find_returns, measure_recall, policy_configs, summarise
 from causalcine_jax.evaluation.report import build_report, markdown

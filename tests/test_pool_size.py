@@ -6,7 +6,7 @@ from tiny_models import tiny_model
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation.director import Director
-from causalcine_jax.generation.pool import GB, check_room, device_memory
+from causalcine_jax.generation.pool import GB, check_room, device_memory, in_steps
 from causalcine_jax.parallel.memory_plan import Request, memory_plan
 from causalcine_jax.story import Shot, Story
 
@@ -48,3 +48,15 @@ def test_a_plan_says_how_many_frames_a_size_holds():
         memory_plan(Request("wan-14b", pool_gb=20))
     with pytest.raises(UsageError, match="both say"):
         memory_plan(Request("wan-14b", pool_gb=80, pool_frames=60))
+
+
+def test_films_of_other_lengths_have_the_same_pool_where_little_memory_is_lost_by_it():
+    assert [in_steps(frames, 3, 2**20) for frames in (3, 60, 72, 75)] == [72, 72, 72, 144]
+    assert [in_steps(frames, 3, 2**26) for frames in (9, 12, 15)] == [12, 12, 24]  # a quarter of what may be lost: steps of four chunks
+    assert in_steps(57, 3, 2**30) == 57
+    model = tiny_model()
+    sizes = {Director(model, Story((Shot("Mia waves.", chunks=chunks),))).engine.pool_bytes for chunks in (1, 5, 20)}
+    assert len(sizes) == 1
+    assert Director(model, STORY, pool_frames=12).pool_frames == 12  # what is asked for is had
+    whole = MemoryConfig(route_clean=False, window_chunks=1, memory_frames=2)
+    assert Director(model, STORY, memory=whole).pool_frames == 12  # its chunks would attend to the empty slots

@@ -85,7 +85,7 @@ def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = 
     for path, leaf in parameters.items():
         read = functools.partial(_read, places[path], tensors, leaf.shape, np.dtype(dtype))
         if shardings is None:
-            leaves.append(jnp.asarray(read((slice(None),) * leaf.ndim)))
+            leaves.append(jax.device_put(read((slice(None),) * leaf.ndim)))  # jnp.asarray compiles a program per shape
         else:
             leaves.append(jax.make_array_from_callback(leaf.shape, shardings[path], read))
     return jax.tree.unflatten(jax.tree.structure(network.shapes), leaves)

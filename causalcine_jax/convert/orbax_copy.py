@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.describe import from_config
@@ -29,6 +28,8 @@ def save(module, folder: Path) -> None:
     Raises:
       DataError: the disk is full or cannot be written.
     """
+    from orbax.checkpoint import v1 as ocp  # here, because it takes as long to import as a small model to load
+
     try:
         ocp.save_checkpointables(folder.absolute() / FOLDER, {"parameters": tables.parameters(module)}, overwrite=True)
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
@@ -47,6 +48,8 @@ def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
     Raises:
       DataError: it is of another network, or cannot be read.
     """
+    from orbax.checkpoint import v1 as ocp
+
     _, shapes = from_config(part, read_settings(folder / "config.json"), f"{folder / 'config.json'} is not that of a {part}")
     parameters = tables.parameters(shapes)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import queue
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,51 +18,12 @@ from causalcine_jax.config import preset
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.formats import holds
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
+from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
 from causalcine_jax.data.storyworld import VOCABULARY, WORLDS
-from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
-
-
-@dataclass(frozen=True)
-class EncodeConfig:
-    """What `launch/encode.py` is asked for.
-
-    model      a model with a VAE, in any format that is read; its tokenizer if it has a text encoder, else StoryWorld's own word tokenizer
-    out        the store to write
-    world      a name of WORLDS
-    seed       of the collection of films: hold films out by giving them another seed than the training's
-    films      how many, from the collection's first on
-    batch      films per VAE call, None for the device's default
-    processes  more than 1 only on a CPU: an accelerator belongs to one process
-    text_len   token ids per shot
-    films_per_shard  films written at a time, which an interruption costs at most per process
-    """
-
-    model: Path
-    out: Path
-    world: str = "base"
-    seed: int = 0
-    films: int = 1500
-    batch: int | None = None
-    processes: int = 1
-    text_len: int = 64
-    films_per_shard: int = 32
-
-    def __post_init__(self):
-        faults = [
-            f"{name} must be positive, not {getattr(self, name)}"
-            for name in ("films", "processes", "text_len", "films_per_shard")
-            if getattr(self, name) < 1
-        ]
-        if self.batch is not None and self.batch < 1:
-            faults.append(f"batch must be positive, not {self.batch}")
-        if self.seed < 0:
-            faults.append(f"seed must not be negative, got {self.seed}")
-        if self.world not in WORLDS:
-            faults.append(f"unknown world {self.world!r}, {nearest(self.world, WORLDS)}")
-        raise_faults("encode", faults)
 
 
 def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> LatentStore:

@@ -126,7 +126,7 @@ class BatchRollout:
     def commit(self, pool: KVCache, latents: Float[Array, "b c h w z"], context: TextContext, chunk: int, memory: MemoryConfig) -> KVCache:
         """The pool with one clean chunk of every film in it. `pool` is donated."""
         films = jnp.concatenate([latents, latents]) if self.sampler.guided else latents
-        return rollout.commit(self.model.transformer, pool, films, context, jnp.int32(chunk), memory=memory)
+        return rollout.commit(self.model.transformer, pool, films, context, np.int32(chunk), memory=memory)
 
     def history(self, chunks: list[Float[Array, "b c h w z"]], contexts: list[TextContext], memory: MemoryConfig) -> KVCache:
         """The pool after the first chunks of a film."""
@@ -143,7 +143,7 @@ class BatchRollout:
         noise = _noise(key, np.array([story.index for story in stories], np.uint32), self.latent_shape)
         solver_key = jax.random.fold_in(key, 2**31)
         x0, seen = rollout.denoise(
-            self.model.transformer, pool, noise, context, jnp.int32(chunk), solver_key, sampler=self.sampler, memory=memory
+            self.model.transformer, pool, noise, context, np.int32(chunk), solver_key, sampler=self.sampler, memory=memory
         )
         return x0, np.asarray(seen)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from causalcine_jax.data.storyworld import Shot, Story, WorldConfig, render, sample_story, scene_parameters
 from causalcine_jax.data.storyworld.actions import pose
+from causalcine_jax.evaluation.config import TRAINING_SEED
 from causalcine_jax.evaluation.judge import (
     ACTIONS,
     CLASSES,
@@ -30,7 +31,6 @@ from causalcine_jax.evaluation.judge import (
     WIDTH,
 )
 
-TRAINING_SEED = 90_210  # of the judge's own stories; the evaluation refuses it
 LABELS = (*OF_CHARACTER, *OF_FRAME, "action", "head", "pose")
 CLIPS_PER_SHOT = 3
 

@@ -86,7 +86,7 @@ class Judge:
     def load(cls, path: Path = judge.WEIGHTS) -> "Judge":
         """Reads the weights that judge_training.py wrote; `DataError` if they are missing or another network's."""
         try:
-            params = {name: jnp.asarray(value, jnp.float32) for name, value in load_file(path).items()}
+            params = {name: jax.device_put(np.asarray(value, np.float32)) for name, value in load_file(path).items()}
         except (OSError, SafetensorError) as error:
             raise DataError(f"cannot read the judge's weights at {path} ({error}); run causalcine_jax.evaluation.judge_training") from error
         wanted = jax.eval_shape(judge.init_params, jax.random.key(0))

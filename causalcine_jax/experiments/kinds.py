@@ -17,7 +17,7 @@ from tqdm import tqdm
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.data.storyworld import Story, WorldConfig
 from causalcine_jax.evaluation.batch_rollout import BatchRollout
-from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.free_films import TRUE_FILMS, filmed, score_film, stories_apart
 from causalcine_jax.evaluation.reading import Judge
 from causalcine_jax.evaluation.recall import VAE, find_returns, measure_recall

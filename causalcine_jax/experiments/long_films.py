@@ -18,7 +18,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from causalcine_jax.data.storyworld import ACTIONS, Story, WorldConfig, grammar, sample_story
-from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.free_films import STORIES_APART, TRUE_FILMS, score_shots, stories_apart
 from causalcine_jax.evaluation.judge import CELL_CENTRES
 from causalcine_jax.evaluation.reading import FOUND, Judge, Reading, Sought, of_character, sought

@@ -25,7 +25,7 @@ from causalcine_jax.data.storyworld import WORLDS
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError
 from causalcine_jax.evaluation import judge
-from causalcine_jax.evaluation.evaluate import HELD_OUT_SEED
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.experiments import kinds, long_films
 from causalcine_jax.experiments.commands import Workshop
 from causalcine_jax.experiments.kinds import Amounts, Measured, Subject

@@ -21,7 +21,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation.engine import Engine, RolloutEngine, histories, latent_size
 from causalcine_jax.generation.model_folder import Model, load_model
-from causalcine_jax.generation.pool import chunk_bytes, frames_within
+from causalcine_jax.generation.pool import chunk_bytes, frames_within, in_steps
 from causalcine_jax.models.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
 
@@ -167,4 +167,11 @@ class Director:
             return smallest  # what has left the window and the sink is never seen again
         frames = pool_frames_for(self.resolved.chunks or None, self.memory, self.model.chunk_frames, asked)
         # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-        return frames if asked else max(frames, smallest)
+        return frames if asked else self._shared(max(frames, smallest), kv_dtype)
+
+    def _shared(self, frames: int, kv_dtype: str) -> int:
+        """`frames`, or a few more where other films of about this length then have the same compiled programs."""
+        if not self.memory.route_clean:
+            return frames  # every chunk would attend to the empty slots
+        size = latent_size(self.model, self.story.video.height, self.story.video.width)
+        return in_steps(frames, self.model.chunk_frames, chunk_bytes(self.model, histories(self.sampler), size, kv_dtype))

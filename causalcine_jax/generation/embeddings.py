@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Array, Float, Int
@@ -83,7 +82,7 @@ class PromptEmbeddings:
 
 def embed(text_encoder: UMT5Encoder, tokenizer, prompt: str, text_len: int) -> Float[Array, "1 t c"]:
     """One prompt's embedding. Always alone and padded to text_len: its numbers do not depend on other prompts, nor compilation on its length."""
-    return encode(text_encoder, *map(jnp.asarray, tokenizer([prompt], text_len)))
+    return encode(text_encoder, *tokenizer([prompt], text_len))
 
 
 def encoder_hash(folder: Path) -> str:

@@ -101,7 +101,7 @@ class RolloutEngine:
 
     def chunk(self, context: TextContext, index: int) -> Made:
         clock = self._clock()
-        transformer, number = self._model.transformer, jnp.int32(index)
+        transformer, number = self._model.transformer, np.int32(index)
         noise, key = noise_of(self._key, number, self._noise_shape)
         x0, seen = rollout.denoise(transformer, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory)
         clock.lap("denoise", x0)
@@ -111,7 +111,7 @@ class RolloutEngine:
     def given(self, context: TextContext, index: int, latents: Float[Array, "1 c h w z"]) -> Made:
         """A chunk that is not made from noise, such as a start's: committed and decoded like any other."""
         clock = self._clock()
-        frames = self._finish(latents, context, jnp.int32(index), clock)
+        frames = self._finish(latents, context, np.int32(index), clock)
         nothing = np.full((self._model.transformer.config.num_layers, self._memory.retrieved_frames), -1, np.int32)
         return Made(frames, nothing, clock.seconds)
 

@@ -14,6 +14,8 @@ from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import check_all
 from causalcine_jax.parallel.sharding import for_many_passes
 
+STEP_CHUNKS, STEP_BYTES = 24, 2**28
+
 
 def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
     """What of a pool on the host is on the device too, in newest chunks and retrieved frames; None for a pool on the device.
@@ -40,7 +42,7 @@ def empty_pool(
     shapes = jax.eval_shape(make)
     check_room(shapes.bytes - shapes.host_bytes)
     if near is None:
-        return make()
+        return jax.jit(make)()  # one program instead of one per array
     check_host_room(shapes.host_bytes)
     return in_its_places(make)
 
@@ -60,6 +62,15 @@ def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_
             f"a pool of {size:,} bytes is too small for this field: it needs at least {smallest} frames (window + sink + one chunk), {least:,} bytes"
         )
     return chunks * chunk_frames
+
+
+def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
+    """`frames` or a little more, so that films of other lengths have pools of the same size, hence the same compiled programs.
+
+    The step is STEP_CHUNKS, less for a large model: at most STEP_BYTES of a pool are never used.
+    """
+    step = chunk_frames * max(1, min(STEP_CHUNKS, STEP_BYTES // chunk_bytes))
+    return -(-frames // step) * step
 
 
 def held_for_films(transformer: Transformer, weights: str) -> Transformer:

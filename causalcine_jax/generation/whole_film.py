@@ -60,7 +60,7 @@ class WholeFilmEngine(RolloutEngine):
 
     def chunk(self, context: TextContext, index: int) -> Made:
         clock = Clock()
-        noise, key = noise_of(self._key, jnp.int32(index), self._noise_shape)
+        noise, key = noise_of(self._key, np.int32(index), self._noise_shape)
         x0 = denoise_film(self._model.transformer, noise, context, key, sampler=self._sampler)
         clock.lap("denoise", x0)
         first = x0.shape[1] % DECODED or DECODED

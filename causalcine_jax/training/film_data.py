@@ -12,7 +12,8 @@ from causalcine_jax.cli import cores
 from causalcine_jax.convert import load_vae
 from causalcine_jax.convert.formats import holds
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
-from causalcine_jax.data.encode_command import EncodeConfig, encode_storyworld
+from causalcine_jax.data.encode_command import encode_storyworld
+from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore

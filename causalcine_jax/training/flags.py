@@ -8,19 +8,23 @@ import dataclasses
 import re
 import runpy
 from pathlib import Path
-
-from absl import flags
-from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
+from typing import TYPE_CHECKING
 
 from causalcine_jax.errors import UsageError, nearest
-from causalcine_jax.training.config import TrainConfig, from_plain
+
+if TYPE_CHECKING:  # else jax would be imported before it is known whether there is a config
+    from ml_collections import ConfigDict
+
+    from causalcine_jax.training.config import TrainConfig
 
 USAGE = "python launch/train.py --config configs/base.py [--config.optim.lr=3e-5 ...] [--print_config] [--force]"
+COMPILE_CACHE = re.compile(r"^--(no-)?compile-cache\b")  # as the other commands spell it
 
 
-def config_dict(config: TrainConfig) -> ConfigDict:
+def config_dict(config: "TrainConfig") -> "ConfigDict":
     """`config` as a ConfigDict whose every field can be overridden on the command line."""
+    from ml_collections import ConfigDict
+
     return ConfigDict(dataclasses.asdict(config), convert_dict=True)
 
 
@@ -31,21 +35,29 @@ class Options:
     print_config: bool
     force: bool
     compile_cache: str
+    no_compile_cache: bool
 
 
-def parse(arguments: list[str]) -> tuple[TrainConfig, Options]:
+def parse(arguments: list[str]) -> tuple["TrainConfig", Options]:
     """The run that `arguments` (sys.argv without the program) ask for, and how.
 
     Raises:
       UsageError: no or a wrong config file, a key that there is not, a value of the wrong type, an illegal combination.
     """
+    _check_file(arguments)
+    from absl import flags
+    from ml_collections.config_flags import config_flags
+
+    from causalcine_jax.training.config import from_plain
+
+    arguments = [COMPILE_CACHE.sub(lambda flag: "--" + flag[0][2:].replace("-", "_"), argument) for argument in arguments]
     argv = ["train.py", *arguments]
     values = flags.FlagValues()
     flags.DEFINE_bool("print_config", False, "print the resolved config and stop", flag_values=values)
     flags.DEFINE_bool("force", False, "go on with a run whose config was another", flag_values=values)
     flags.DEFINE_string("compile_cache", "", "keep compiled programs in this folder", flag_values=values)
+    flags.DEFINE_bool("no_compile_cache", False, "compile everything anew and keep nothing", flag_values=values)
     config_flags.DEFINE_config_file("config", None, "configs/*.py", lock_config=True, flag_values=values, sys_argv=argv)
-    _check_file(arguments)
     try:
         rest = values(argv)[1:]
     except (AttributeError, KeyError) as error:
@@ -54,9 +66,11 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, Options]:
         raise UsageError(f"unknown flag --{error.flagname}; usage: {USAGE}") from None
     except (flags.Error, ValueError, TypeError, config_flags.UnsupportedOperationError) as error:
         raise UsageError(f"{_one_line(error)}; usage: {USAGE}") from None
+    if values.compile_cache and values.no_compile_cache:
+        raise UsageError("--compile_cache and --no_compile_cache contradict each other: give one of them")
     if rest:
         raise UsageError(f"what is {' '.join(rest)!r}? usage: {USAGE}")
-    return from_plain(values.config.to_dict()), Options(values.print_config, values.force, values.compile_cache)
+    return from_plain(values.config.to_dict()), Options(values.print_config, values.force, values.compile_cache, values.no_compile_cache)
 
 
 def _check_file(arguments: list[str]) -> None:
@@ -88,6 +102,8 @@ def _check_file(arguments: list[str]) -> None:
 def _unknown_key(argv: list[str], error: Exception) -> str:
     """Which override named something that there is not; every one of them."""
     faults = []
+    from causalcine_jax.training.config import TrainConfig
+
     plain = dataclasses.asdict(TrainConfig())
     for argument in argv[1:]:
         if match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
