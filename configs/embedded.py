@@ -49,7 +49,7 @@ def get_config(stage: str = "first") -> ConfigDict:
 
 # Two pixels by two as channels (Wan2.2's way): no layer has to work at full size with few channels, which is what CPUs are slowest at.
 VAE_SIZES = VAEConfig(
-    dim=16, dim_mult=(1, 2, 4), num_res_blocks=1, temperal_downsample=(True, True), patch_size=2, mean=(0.0,) * 16, std=(1.0,) * 16
+    dim=16, dim_mult=(1, 3, 6), num_res_blocks=1, temperal_downsample=(True, True), patch_size=2, mean=(0.0,) * 16, std=(1.0,) * 16
 )
 
 
