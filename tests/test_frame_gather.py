@@ -10,7 +10,7 @@ from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.generation.rollout import chunk_pass, commit_chunk, embed_prompt
-from causalcine_jax.models import frame_gather, kv_cache
+from causalcine_jax.models import frame_gather, history, kv_cache, packed
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
 
@@ -42,9 +42,14 @@ def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype,
         out = jax.jit(lambda: chunk_pass(model, pool, x[CHUNKS], 500.0, text, jnp.int32(CHUNKS), memory=MEMORY, return_field=True))()
         return out.velocity, out.field.time
 
+    assert pool.layers().layer is not None  # on a CPU, whose field grows
+    grown = velocity()
+    on = lambda name: [monkeypatch.setattr(module, "platform", lambda: name) for module in (kv_cache, history, packed)]
+    on("gpu")
     assert pool.layers().layer is None
     usual = velocity()
-    monkeypatch.setattr(kv_cache, "platform", lambda: "tpu")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), grown, usual)
+    on("tpu")
     assert pool.layers().layer is None  # heads narrower than a register: the kernel would have the pool turned round
     monkeypatch.setattr(frame_gather, "LANES", CONFIG.head_dim)
     monkeypatch.setattr(frame_gather, "gather_frames", partial(frame_gather.gather_frames, interpret=True))
