@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA, SHOT_KEYS, TEMPORAL_STRIDE, VIDEO_KEYS, read_plain, story_faults
+from causalcine_jax.plain_data import read_plain
+from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA, SHOT_KEYS, TEMPORAL_STRIDE, VIDEO_KEYS, story_faults
 from causalcine_jax.whole_file import whole_file
 
 

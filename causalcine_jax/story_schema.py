@@ -1,15 +1,15 @@
 """What a story file may say: its keys, its limits, and every fault of one that is not a story.
 
 Plain data in, a list of faults out: an unknown key with the nearest known one, a wrong type, an empty caption, a duration
-that is missing, doubled or not above zero. All are found in one go. Also reads YAML and JSON without losing doubled keys.
+that is missing, doubled or not above zero. All are found in one go, however rotten the data (plain_data.py reads them).
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
-from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.errors import MOST_FAULTS, nearest, shown
 
 SCHEMA = "causalcine/story@1"
 STORY_KEYS = ("schema", "global", "seed", "negative", "video", "shots")
@@ -19,6 +19,7 @@ SHOT_KEYS = ("id", "caption", "seconds", "chunks")
 CHUNK_FRAMES = 3  # latent frames
 TEMPORAL_STRIDE = 4  # video frames per latent frame, after the first
 SIZE_STEP = 16  # pixels per token: a VAE stride of 8 and patches of 2
+LARGEST_SIDE = 16384  # pixels; H.264 and its players know no more
 LONGEST_SHOT = 3600.0  # seconds; longer ones are typing errors
 MAX_SEED = 2**32 - 1
 
@@ -29,14 +30,13 @@ def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
         return [f"must be a mapping with the keys {', '.join(STORY_KEYS)}, not {_kind(data)}"]
     faults = _unknown_keys(data, STORY_KEYS, "")
     if data.get("schema") != SCHEMA:
-        found = f"not {data['schema']!r}" if "schema" in data else "which is missing"
+        found = f"not {shown(data['schema'])}" if "schema" in data else "which is missing"
         faults.append(f"schema must be '{SCHEMA}', {found}")
     for key in ("global", "negative"):
-        if not isinstance(data.get(key, ""), str):
-            faults.append(f"{key} must be text, not {_kind(data[key])}")
+        faults += _text_faults(data.get(key, ""), key)
     seed = data.get("seed", 0)
     if not _is_int(seed) or not 0 <= seed <= MAX_SEED:
-        faults.append(f"seed must be a whole number from 0 to {MAX_SEED}, not {seed!r}")
+        faults.append(f"seed must be a whole number from 0 to {MAX_SEED}, not {shown(seed)}")
     faults += _video_faults(data.get("video", {}))
     shots = data.get("shots")
     if not isinstance(shots, list | tuple) or len(shots) < fewest_shots:
@@ -44,9 +44,23 @@ def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
         return [*faults, f"shots must be a list of at least one shot, {found}"]
     for number, shot in enumerate(shots, start=1):
         faults += _shot_faults(shot, f"shot {number}")
-    ids = [str(s.get("id") or f"s{n}") for n, s in enumerate(shots, start=1) if isinstance(s, Mapping)]
-    faults += [f"two shots have the id '{name}'" for name in dict.fromkeys(ids) if ids.count(name) > 1]
-    return faults
+    ids = Counter(_id(shot, number) for number, shot in enumerate(shots, start=1) if isinstance(shot, Mapping))
+    return faults + [f"two shots have the id {shown(name)}" for name, count in ids.items() if count > 1]
+
+
+def _id(shot: Mapping, number: int) -> str:
+    given = shot.get("id")
+    return given if given and isinstance(given, str) else f"s{number}"
+
+
+def _text_faults(value: Any, what: str) -> list[str]:
+    if not isinstance(value, str):
+        return [f"{what} must be text, not {_kind(value)}"]
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return [f"{what} holds half a character (a lone surrogate such as \\ud800): write it again"]
+    return []
 
 
 def _video_faults(video: Any) -> list[str]:
@@ -55,12 +69,14 @@ def _video_faults(video: Any) -> list[str]:
     faults = _unknown_keys(video, VIDEO_KEYS, "video: ")
     fps = video.get("fps", 16)
     if not _is_int(fps) or not 1 <= fps <= 240:
-        faults.append(f"video: fps must be a whole number from 1 to 240, not {fps!r}")
+        faults.append(f"video: fps must be a whole number from 1 to 240, not {shown(fps)}")
     for key in ("width", "height"):
         size = video.get(key, SIZE_STEP)
-        if not _is_int(size) or size <= 0 or size % SIZE_STEP:
+        if _is_int(size) and size > LARGEST_SIDE:
+            faults.append(f"video: {key} must be at most {LARGEST_SIDE} pixels, not {shown(size)}")
+        elif not _is_int(size) or size <= 0 or size % SIZE_STEP:
             legal = f" (nearest: {nearest_multiples(size, SIZE_STEP)})" if _is_int(size) and size > 0 else ""
-            faults.append(f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {size!r}{legal}")
+            faults.append(f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {shown(size)}{legal}")
     if ("width" in video) != ("height" in video):
         faults.append("video: give both width and height, or neither for the model's own size")
     return faults
@@ -79,14 +95,16 @@ def _shot_faults(shot: Any, where: str) -> list[str]:
     faults = _unknown_keys(shot, SHOT_KEYS, f"{where}: ")
     name = shot.get("id")
     if name is not None and (not isinstance(name, str) or not name.strip()):
-        faults.append(f"{where}: id must be text, not {name!r}")
+        faults.append(f"{where}: id must be text, not {shown(name)}")
+    elif name is not None:
+        faults += _text_faults(name, f"{where}: id")
     caption = shot.get("caption")
     if caption is None:
         faults.append(f"{where}: has no caption")
-    elif not isinstance(caption, str):
-        faults.append(f"{where}: caption must be text, not {_kind(caption)}")
-    elif not caption.strip():
+    elif isinstance(caption, str) and not caption.strip():
         faults.append(f"{where}: the caption is empty")
+    else:
+        faults += _text_faults(caption, f"{where}: caption")
     return faults + duration_faults(shot.get("seconds"), shot.get("chunks"), where)
 
 
@@ -98,57 +116,17 @@ def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
         return [f"{where}: has no duration, give seconds or chunks"]
     if seconds is not None:
         ok = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= LONGEST_SHOT
-        return [] if ok else [f"{where}: seconds must be a number above 0 and at most {LONGEST_SHOT:g}, not {seconds!r}"]
+        return [] if ok else [f"{where}: seconds must be a number above 0 and at most {LONGEST_SHOT:g}, not {shown(seconds)}"]
     most = int(LONGEST_SHOT / 0.75)
-    return [] if _is_int(chunks) and 0 < chunks <= most else [f"{where}: chunks must be a whole number from 1 to {most}, not {chunks!r}"]
-
-
-def read_plain(path: str | Path) -> Any:
-    """A YAML or JSON file as plain data; a key given twice is a fault, not a silent choice of the last one."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    doubled: list[str] = []
-    data = _parse_json(text, path, doubled) if Path(path).suffix == ".json" else _parse_yaml(text, path, doubled)
-    raise_faults(str(path), [f"the key '{key}' is given twice" for key in doubled])
-    return data
-
-
-def _parse_json(text: str, path, doubled: list[str]) -> Any:
-    def mapping(pairs):
-        doubled.extend(_doubled(key for key, _ in pairs))
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=mapping)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid JSON: {error}") from None
-
-
-def _parse_yaml(text: str, path, doubled: list[str]) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            doubled.extend(_doubled(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)))
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _doubled(keys: Iterable[Any]) -> list[str]:
-    keys = list(keys)
-    return [str(key) for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    return (
+        [] if _is_int(chunks) and 0 < chunks <= most else [f"{where}: chunks must be a whole number from 1 to {most}, not {shown(chunks)}"]
+    )
 
 
 def _unknown_keys(data: Mapping, known: tuple[str, ...], where: str) -> list[str]:
-    return [f"{where}unknown key '{key}', {nearest(str(key), known)}" for key in data if key not in known]
+    unknown = [key for key in data if key not in known]
+    hints = [f", {nearest(key if isinstance(key, str) else shown(key), known)}" for key in unknown[:MOST_FAULTS]]  # more are not listed
+    return [f"{where}unknown key {shown(key)}{hint}" for key, hint in zip_longest(unknown, hints, fillvalue="")]
 
 
 def _is_int(value: Any) -> bool:

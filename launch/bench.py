@@ -32,7 +32,7 @@ from pathlib import Path
 # Read by jax when it is imported: no notes about other people's hardware.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import run, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 
@@ -52,10 +52,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="float32, bfloat16 or (not in training) float8 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)",
     )
     parser.add_argument("--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)")
-    parser.add_argument("--batch", type=int, help="training: films per step (default: the config's); attention: segments in one call")
-    parser.add_argument("--repeats", type=int, help="timed calls of everything (default 5; race 3)")
+    parser.add_argument(
+        "--batch", type=whole_number, help="training: films per step (default: the config's); attention: segments in one call"
+    )
+    parser.add_argument("--repeats", type=whole_number, help="timed calls of everything (default 5; race 3)")
     parser.add_argument("--case", action="append", metavar="NAME", help="race: only this case, or roofline; may be given several times")
-    parser.add_argument("--pool-frames", type=int, default=60, help="streaming: latent frames of history kept (default 60)")
+    parser.add_argument("--pool-frames", type=whole_number, default=60, help="streaming: latent frames of history kept (default 60)")
     parser.add_argument(
         "--pool-on", choices=POOL_PLACES, default="device", help="streaming: where its keys and values lie (default device)"
     )

@@ -13,7 +13,7 @@ only when it is whole, with the SHA-256 of every file, source and target, in man
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import number, run
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text-encoder", type=Path, metavar="PATH", help="folder or file with the text encoder, if --from is not it")
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="folder or tokenizer.json, if it is not beside the text encoder")
     parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the transformer")
-    parser.add_argument("--lora-alpha", type=float, help="its alpha, where the file tells none (default: its rank)")
+    parser.add_argument("--lora-alpha", type=number, help="its alpha, where the file tells none (default: its rank)")
     parser.add_argument(
         "--weights",
         default="auto",
@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument("--dtype", default="keep", choices=("keep", "bf16", "fp32"), help="of all tensors (default: each keeps its own)")
     parser.add_argument("--family", help="whose sampler and memory metadata.json names (default: guessed from file names)")
-    parser.add_argument("--shard-gb", type=float, default=5.0, help="largest file in gigabytes (default 5)")
+    parser.add_argument("--shard-gb", type=number, default=5.0, help="largest file in gigabytes (default 5)")
     parser.add_argument("--dry-run", action="store_true", help="print the table (source key, target key, shape, dtype) and write nothing")
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)

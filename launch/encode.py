@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import run, whole_number
 from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 
 
@@ -27,11 +27,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="base (48x80, 10 chunks), montage (base with a cut at almost every chunk), storyworld (96x160, 20 chunks), "
         "single or storyworld-single (the same in one shot)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the collection of films; held-out films have another seed (default 0)")
-    parser.add_argument("--films", type=int, default=1500, help="how many (default 1500)")
-    parser.add_argument("--batch", type=int, help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)")
-    parser.add_argument("--processes", type=int, default=1, help="on a CPU: as many as there are cores (default 1)")
-    parser.add_argument("--text-len", type=int, default=64, help="token ids per shot, the model's text_len (default 64)")
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="of the collection of films; held-out films have another seed (default 0)"
+    )
+    parser.add_argument("--films", type=whole_number, default=1500, help="how many (default 1500)")
+    parser.add_argument("--batch", type=whole_number, help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)")
+    parser.add_argument("--processes", type=whole_number, default=1, help="on a CPU: as many as there are cores (default 1)")
+    parser.add_argument("--text-len", type=whole_number, default=64, help="token ids per shot, the model's text_len (default 64)")
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
 

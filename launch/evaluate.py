@@ -8,7 +8,7 @@ Prints the tables and leaves evaluation.json, evaluation.md, returns.png and rec
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import number, run, whole_number
 from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.config import DTYPES, POOL_PLACES
 
@@ -17,20 +17,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded one, a few-step student where there is one)")
     parser.add_argument("--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)")
-    parser.add_argument("--returns", type=int, default=200, help="returns of the PRIMARY recall, each from another film (default 200)")
-    parser.add_argument("--films", type=int, default=20, help="free films per policy; 0 measures the recall alone (default 20)")
+    parser.add_argument(
+        "--returns", type=whole_number, default=200, help="returns of the PRIMARY recall, each from another film (default 200)"
+    )
+    parser.add_argument("--films", type=whole_number, default=20, help="free films per policy; 0 measures the recall alone (default 20)")
     parser.add_argument("--policies", default="camr,sink,none", help="memory policies, switched at inference (default camr,sink,none)")
-    parser.add_argument("--steps", type=int, help="solver steps (default: the model's)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none (default: the model's)")
+    parser.add_argument("--steps", type=whole_number, help="solver steps (default: the model's)")
+    parser.add_argument("--guidance", type=number, help="classifier-free guidance, 1 for none (default: the model's)")
     parser.add_argument(
         "--sampler",
         choices=("base", "unipc", "euler", "few_step"),
         help="solver; base: the model that this one was distilled from, with its own",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")
-    parser.add_argument("--seed", type=int, help="of the held-out stories and of all noise")
+    parser.add_argument("--seed", type=whole_number, help="of the held-out stories and of all noise")
     parser.add_argument(
-        "--batch", type=int, default=16, help="films side by side (default 16); only few_step's results change with it, by chance"
+        "--batch", type=whole_number, default=16, help="films side by side (default 16); only few_step's results change with it, by chance"
     )
     parser.add_argument(
         "--pool-on",

@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import run, whole_number
 from causalcine_jax.errors import DataError
 
 
@@ -25,7 +25,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", default="base", help="base (48x80, two CPU cores) or storyworld (96x160, one H200)")
     parser.add_argument("--out", type=Path, help="folder for films, runs and measurements (default: outputs/experiments/SCALE)")
     parser.add_argument("--tables", type=_names, help="some of the tables, joined by commas (default: all)")
-    parser.add_argument("--seeds", type=int, default=1, help="train every variant with so many seeds (default 1)")
+    parser.add_argument("--seeds", type=whole_number, default=1, help="train every variant with so many seeds (default 1)")
     parser.add_argument(
         "--use", type=_use, action="append", default=[], metavar="NAME=DIR", help="take this model for a run, or films/NAME=DIR"
     )
@@ -34,11 +34,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-training", action="store_true", help="measure the models that are there")
     parser.add_argument("--no-measuring", action="store_true", help="write the report from what was measured")
     amounts = parser.add_argument_group("how much is measured")
-    amounts.add_argument("--returns", type=int, help="returns of the primary recall (default 200)")
-    amounts.add_argument("--films", type=int, help="free films (default 200)")
-    amounts.add_argument("--long-films", type=int, help="films 8 times as long as those of training (default 30)")
-    amounts.add_argument("--endless-films", type=int, help="films of ten minutes (default 8)")
-    amounts.add_argument("--batch", type=int, help="films side by side (default 20)")
+    amounts.add_argument("--returns", type=whole_number, help="returns of the primary recall (default 200)")
+    amounts.add_argument("--films", type=whole_number, help="free films (default 200)")
+    amounts.add_argument("--long-films", type=whole_number, help="films 8 times as long as those of training (default 30)")
+    amounts.add_argument("--endless-films", type=whole_number, help="films of ten minutes (default 8)")
+    amounts.add_argument("--batch", type=whole_number, help="films side by side (default 20)")
     return parser.parse_args(arguments)
 
 

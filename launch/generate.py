@@ -19,10 +19,10 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import number, run, whole_number
 from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS, ROLLOUT_WEIGHTS
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, shown
 
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype", "pool_on",
@@ -37,9 +37,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--prompt", help="a film of one shot, 81 frames unless --frames says another length")
     parser.add_argument("--out", type=Path, help="folder for the film; made if missing")
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded one, a few-step student where there is one)")
-    parser.add_argument("--seed", type=int, help="of the noise (default: the story's)")
+    parser.add_argument("--seed", type=whole_number, help="of the noise (default: the story's)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
-    parser.add_argument("--frames", type=int, help="video frames of a film of one shot")
+    parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
     parser.add_argument("--whole-film", action="store_true", help="all frames at once under one prompt: plain, bidirectional Wan2.1")
     parser.add_argument("--start", type=Path, metavar="FILE", help="a picture or clip that the film goes on from, as its first shot")
     parser.add_argument("--start-caption", metavar="TEXT", help="what the start shows")
@@ -50,25 +50,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("base", "unipc", "euler", "few_step"),
         help="solver; base: the model that this one was distilled from, with its own",
     )
-    sampler.add_argument("--steps", type=int, help="solver steps per chunk")
+    sampler.add_argument("--steps", type=whole_number, help="solver steps per chunk")
     sampler.add_argument("--step-list", type=_times, metavar="T,T,...", help="few_step's times in 0..1000, such as 1000,937.5,833.3,625")
-    sampler.add_argument("--shift", type=float, help="how far the schedule is bent toward noise")
-    sampler.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none")
+    sampler.add_argument("--shift", type=number, help="how far the schedule is bent toward noise")
+    sampler.add_argument("--guidance", type=number, help="classifier-free guidance, 1 for none")
     sampler.add_argument("--negative", metavar="TEXT", help="what guidance steers away from (default: the story's, else the model's)")
 
     memory = parser.add_argument_group("what a chunk sees (default: the model's)")
     memory.add_argument("--policy", choices=POLICIES, help="how memory is chosen")
-    memory.add_argument("--window", type=int, dest="window_chunks", metavar="CHUNKS", help="chunks before the own one that are always seen")
-    memory.add_argument("--memory-frames", type=int, metavar="FRAMES", help="older latent frames that the policy retrieves")
+    memory.add_argument(
+        "--window", type=whole_number, dest="window_chunks", metavar="CHUNKS", help="chunks before the own one that are always seen"
+    )
+    memory.add_argument("--memory-frames", type=whole_number, metavar="FRAMES", help="older latent frames that the policy retrieves")
     memory.add_argument("--positions", choices=POSITIONS, help="places in the receptive field, or distances in the film")
     memory.add_argument(
         "--eviction", choices=EVICTIONS, help="what a full pool gives up: its oldest chunk, or the one that memory retrieved least of late"
     )
-    memory.add_argument("--chunk-frames", type=int, metavar="FRAMES", help="latent frames made at once")
+    memory.add_argument("--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once")
     memory.add_argument(
-        "--pool-frames", type=int, metavar="FRAMES", help="latent frames of history kept (default: all that the policy may retrieve)"
+        "--pool-frames",
+        type=whole_number,
+        metavar="FRAMES",
+        help="latent frames of history kept (default: all that the policy may retrieve)",
     )
-    memory.add_argument("--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes: as many whole chunks as fit")
+    memory.add_argument("--pool-gb", type=number, metavar="GB", help="the same in GB of 10^9 bytes: as many whole chunks as fit")
     memory.add_argument("--kv-dtype", choices=KV_DTYPES, help="of the history's keys and values (default: same as the model's)")
     memory.add_argument(
         "--pool-on", choices=POOL_PLACES, help="where keys and values lie: host, for a history that outgrows the device (default: device)"
@@ -88,7 +93,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--embed-only", action="store_true", help="make no film: add the story's prompts to the --embeddings file")
     parser.add_argument(
         "--seq",
-        type=int,
+        type=whole_number,
         metavar="DEVICES",
         help="devices that make each chunk together; must divide heads and a chunk's tokens (default 1)",
     )
@@ -97,24 +102,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=ROLLOUT_WEIGHTS,
         help="with --seq: gathered, the transformer's weights whole on every device (default); sharded, each pass gathers them, for small memory",
     )
-    parser.add_argument("--scale", type=int, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
+    parser.add_argument("--scale", type=whole_number, help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)")
     compile_cache_flags(parser)
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give WIDTHxHEIGHT, such as 832x480")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no size: give WIDTHxHEIGHT, such as 832x480")
     return int(match[1]), int(match[2])
 
 
 def _times(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(time) for time in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of times: give numbers such as 1000,937.5,833.3,625") from None
+        return tuple(number(time) for time in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no list of times: give numbers such as 1000,937.5,833.3,625") from None
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several plans at once: no TPU is taken
 
-from causalcine_jax.cli import run
+from causalcine_jax.cli import number, run, whole_number
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, shown
 
 # Of a film's memory: flags and fields of a request alike.
 ASKED = ("pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "pool_on")
@@ -43,17 +43,19 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")
     memory.add_argument("--size", metavar="WxH", help="pixels of the film, 832x480 for Wan (default: the model's own)")
     memory.add_argument(
-        "--pool-frames", type=int, help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)"
+        "--pool-frames",
+        type=whole_number,
+        help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)",
     )
     memory.add_argument(
-        "--pool-gb", type=float, metavar="GB", help="the same in GB of 10^9 bytes, on all devices: how many frames are those?"
+        "--pool-gb", type=number, metavar="GB", help="the same in GB of 10^9 bytes, on all devices: how many frames are those?"
     )
     memory.add_argument(
         "--kv-dtype", default="same", choices=KV_DTYPES, help="of keys and values in history (default: same as the weights)"
     )
     memory.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie (default: device)")
-    memory.add_argument("--devices", type=int, default=1, help="that share the work (default 1)")
-    memory.add_argument("--guidance", type=float, help="1 keeps one history, else two (default: the model's)")
+    memory.add_argument("--devices", type=whole_number, default=1, help="that share the work (default 1)")
+    memory.add_argument("--guidance", type=number, help="1 keeps one history, else two (default: the model's)")
     memory.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -63,13 +65,13 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     step = commands.add_parser("compile", help="a training step, compiled for hardware that need not be here", allow_abbrev=False)
     step.add_argument("--config", metavar="FILE", required=True, help="a file of configs/, with --config.KEY=VALUE as for train.py")
     step.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="v5p:4x4x4, v6e:8x8, v5e:8x8, h200:1x8 (nodes x GPUs), ...")
-    step.add_argument("--seq", type=int, help="devices that share a film (default: the config's, 1 if it has none)")
-    step.add_argument("--frames", type=int, help="latent frames of the films (default: those of the config's world)")
+    step.add_argument("--seq", type=whole_number, help="devices that share a film (default: the config's, 1 if it has none)")
+    step.add_argument("--frames", type=whole_number, help="latent frames of the films (default: those of the config's world)")
     step.add_argument("--size", metavar="WxH", help="their pixels (default: the size that the config's transformer was made for)")
     step.add_argument(
         "--rollout", action="store_true", help="not the stage's step but a rollout by the config's transformer, sampler and memory"
     )
-    step.add_argument("--pool-frames", type=int, help="latent frames of a rollout's history (default: the whole film)")
+    step.add_argument("--pool-frames", type=whole_number, help="latent frames of a rollout's history (default: the whole film)")
     step.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="how it stores keys and values")
     step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie")
     step.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -83,8 +85,8 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     """Width and height."""
     if text is None:
         return None
-    if not (match := re.fullmatch(r"(\d+)x(\d+)", text)):
-        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
+    if not (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
+        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {shown(text)}")
     return int(match[1]), int(match[2])
 
 

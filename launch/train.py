@@ -38,13 +38,14 @@ def main() -> None:
     import logging
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it then raises, and much besides
-    from causalcine_jax.training.flags import parse
+    from causalcine_jax.training.flags import check_named_stores, parse
 
     config, options = parse(arguments)
     text = json.dumps(dataclasses.asdict(config), indent=2)
     if options.print_config:
         print(text)
         return
+    check_named_stores(arguments, config)
     import jax
 
     from causalcine_jax.parallel import processes

@@ -8,11 +8,12 @@ from tiny_models import SIZE, tiny_model
 from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation.choices import Choices
+from causalcine_jax.generation.clip import LONGEST
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.film import FilmWriter
 from causalcine_jax.generation.generate import generate
 from causalcine_jax.generation.provenance import Recipe, read_recipe
-from causalcine_jax.generation.start import LONGEST, Start, chosen_start, encode, opening, read_frames, without_start
+from causalcine_jax.generation.start import Start, chosen_start, encode, opening, read_frames, without_start
 from causalcine_jax.story import Shot, Story
 
 LENGTHS = 9, 12
@@ -66,7 +67,7 @@ def test_a_clip_is_resampled_to_the_films_rate_and_cut_to_whole_chunks(clip):
     frames = read_frames(clip, 16, 16, 16, LENGTHS)
     assert frames.shape == (21, 16, 16, 3)  # of 32 that two seconds have, 9 + 12
     shown = frames[:, 8, 8, 0].astype(int)
-    expected = 10 * (np.arange(21) * 12 // 16)  # the frame on screen at i/16 s
+    expected = 10 * (np.arange(11, 32) * 12 // 16)  # the frame on screen at i/16 s, up to the last
     assert np.abs(shown - expected).max() <= 3
     assert read_frames(clip, 16, 16, 24, LENGTHS).shape[0] == 45 and read_frames(clip, 16, 16, 6, LENGTHS).shape[0] == 9
 
@@ -144,8 +145,8 @@ def test_what_was_forgotten_is_named(clip):
 def test_media_that_cannot_be_read_is_named(tmp_path, model):
     for name, content, fault in (
         ("none.png", None, "cannot be read: No such file"),
-        ("torn.png", b"\x89PNG\r\n\x1a\n rest", "cannot be read as a picture"),
-        ("text.mp4", b"not a film", "cannot be read as a clip"),
+        ("torn.png", b"\x89PNG\r\n\x1a\n rest", "cannot be read as a picture or a clip"),
+        ("text.mp4", b"not a film", "cannot be read as a picture or a clip"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -156,7 +157,7 @@ def test_media_that_cannot_be_read_is_named(tmp_path, model):
 def test_clips_too_short_or_too_long_are_refused(clip, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"too short to start from: 8 frames at 4 per second, a chunk needs 9"):
         read_frames(clip, 16, 16, 4, LENGTHS)
-    monkeypatch.setattr("causalcine_jax.generation.start.LONGEST", 1)
+    monkeypatch.setattr("causalcine_jax.generation.clip.LONGEST", 1)
     with pytest.raises(UsageError, match="longer than 1 s"):
         read_frames(clip, 16, 16, 16, LENGTHS)
     assert LONGEST == 60

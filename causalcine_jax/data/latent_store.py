@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.errors import DataError, UsageError, raise_faults, shown
 
 SCHEMA = 1
 SPEC_FILE = "store.json"
@@ -138,13 +138,13 @@ def read_spec(path: Path) -> StoreSpec:
     """The spec of the store in folder `path`; `DataError` if there is none that this version reads."""
     file = path / SPEC_FILE
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = json.loads(file.read_text(encoding="utf-8-sig"))
         if fields.get("schema") != SCHEMA:
-            raise DataError(f"{path}: schema {fields.get('schema')!r}, this version reads {SCHEMA}; encode the films again")
+            raise DataError(f"{path}: schema {shown(fields.get('schema'))}, this version reads {SCHEMA}; encode the films again")
         return StoreSpec(**fields)
     except FileNotFoundError:
         raise DataError(f"{path} is not a latent store: it has no {SPEC_FILE}; `python launch/encode.py --out {path}` makes one") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error}); delete the store and encode the films again") from error
 
 
@@ -228,8 +228,11 @@ class LatentStore:
         index = self._index(index)
         shard, row = divmod(index, self.spec.films_per_shard)
         try:
-            return json.loads(captions_file(self.path, shard).read_text(encoding="utf-8").splitlines()[row])["prompts"]
-        except (OSError, ValueError, LookupError) as error:
+            prompts = json.loads(captions_file(self.path, shard).read_text(encoding="utf-8").splitlines()[row])["prompts"]
+            if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+                raise ValueError(f"prompts must be a list of texts, not {shown(prompts)}")
+            return prompts
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise CorruptRecord(f"{self.path}: captions of record {index} cannot be read ({error})") from error
 
     def _index(self, index: int) -> int:

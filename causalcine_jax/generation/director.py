@@ -103,7 +103,7 @@ class Director:
         self._start = start
         self._lock = threading.Lock()
         self._prompt, self._context = None, None
-        self._check_prompts(self.resolved.shots)
+        self._check_prompts(self.resolved.shots, self.story)
         self.engine = engine(
             model,
             height=self.story.video.height,
@@ -126,7 +126,7 @@ class Director:
         with self._lock:
             story = replace(self.story, shots=(*self.story.shots, Shot(caption, seconds, chunks, id)))
             resolved = story.resolve(self.model.chunk_frames)
-            self._check_prompts(resolved.shots[-1:])
+            self._check_prompts(resolved.shots[-1:], story)
             pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, self.pool_frames)
             self.story, self.resolved = story, resolved
             return resolved.shots[-1]
@@ -151,8 +151,8 @@ class Director:
         self.next_chunk += 1
         return Chunk(made.frames, index, shot, made.retrieved, made.seconds)
 
-    def _check_prompts(self, shots: Iterable[ResolvedShot]) -> None:
-        self.model.check_prompts([(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", self.story.negative)])
+    def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
+        self.model.check_prompts([(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", story.negative)], story)
 
     def _pool_size(self, asked: int | None, gb: float | None, kv_dtype: str) -> int:
         if gb is not None:

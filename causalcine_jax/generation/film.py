@@ -12,11 +12,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace
 from jaxtyping import UInt8
 from PIL import Image
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.generation.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
+from causalcine_jax.story_schema import LARGEST_SIDE
 from causalcine_jax.whole_file import whole_file
 
 # frag_keyframe would hold every chunk back until the next keyframe, which is the next chunk.
@@ -24,13 +25,23 @@ GROWING = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
 WHOLE = {"movflags": "faststart"}
 # zerolatency: the encoder keeps no frame to itself. sc_threshold 0: cuts fall on chunks, which start with a keyframe anyway. crf 16 is visually lossless.
 ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "16", "forced-idr": "1", "sc_threshold": "0"}
-BT709, LIMITED_RANGE = 1, 1
 VIEWING_HEIGHT = 384
 
 
 def viewing_scale(height: int) -> int:
     """The integer by which small frames are enlarged so that a film can be watched: 4 for 96 pixels, 1 from 384 on."""
     return max(1, VIEWING_HEIGHT // height)
+
+
+def check_size(height: int, width: int, scale: int) -> None:
+    """`UsageError` where frames of `height` x `width` pixels, enlarged `scale` times, are more than H.264 holds."""
+    if scale < 1:
+        raise UsageError(f"scale must be at least 1, not {shown(scale)}")
+    if max(height, width) * scale > LARGEST_SIDE:
+        raise UsageError(
+            f"scale={shown(scale)} makes frames of {shown(width * scale)} x {shown(height * scale)} pixels, {shown(3 * width * height * scale**2)} bytes each, "
+            f"and an mp4 holds {LARGEST_SIDE} on a side: scale can be at most {LARGEST_SIDE // max(height, width)}"
+        )
 
 
 class FilmWriter:
@@ -44,12 +55,11 @@ class FilmWriter:
     """
 
     def __init__(self, path: str | Path, fps: int, scale: int = 1):
-        if scale < 1:
-            raise UsageError(f"scale must be at least 1, not {scale}")
+        check_size(1, 1, scale)
         self.path, self.part = Path(path), Path(f"{path}.part")
         self.frames = 0
         self._fps, self._scale = fps, scale
-        self._container = self._stream = None
+        self._container = self._stream = self._to_yuv = None
 
     def __enter__(self) -> "FilmWriter":
         with self._disk_faults():
@@ -62,7 +72,7 @@ class FilmWriter:
         _, height, width, _ = frames.shape
         height, width = height * self._scale, width * self._scale
         if self._stream is None:
-            self._stream = self._open_stream(width, height)
+            self._stream, self._to_yuv = self._open_stream(width, height), ToYUV(width, height)
         if (self._stream.height, self._stream.width) != (height, width):
             raise UsageError(f"a film of {self._stream.height}x{self._stream.width} cannot go on with frames of {height}x{width}")
         with self._disk_faults():
@@ -98,8 +108,7 @@ class FilmWriter:
     def _picture(self, image: np.ndarray, width: int, height: int) -> av.VideoFrame:
         if self._scale > 1:
             image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        return picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+        return self._to_yuv(image)
 
     @contextlib.contextmanager
     def _disk_faults(self):
@@ -127,7 +136,7 @@ def read_film(path: str | Path) -> UInt8[np.ndarray, "t h w 3"]:
     """All frames of a film, also of one that is still growing. `DataError` if it cannot be decoded."""
     try:
         with av.open(str(path)) as film:
-            frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+            frames = list(map(ToRGB(), film.decode(video=0)))
     except (OSError, av.error.FFmpegError, IndexError) as error:
         raise DataError(f"{path} cannot be read as a film: {error}") from error
     if not frames:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from causalcine_jax.errors import printable
 from causalcine_jax.generation import provenance
-from causalcine_jax.generation.contact_sheet import sheet_frames
+from causalcine_jax.generation.contact_sheet import thumbnail, wanted_frames
 from causalcine_jax.generation.director import Chunk, Director
 from causalcine_jax.generation.film import FilmWriter
 from causalcine_jax.generation.memory_picture import MemoryPicture
@@ -48,7 +49,7 @@ class Footage:
 def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage:
     """Makes the director's film at `path`, enlarged `scale` times. `DataError` if the disk refuses; no half film is left under that name."""
     footage = Footage()
-    wanted = {frame for shot in director.resolved.shots for frame in sheet_frames(shot)}
+    wanted = wanted_frames(director.resolved)
     line = _ProgressLine(director.resolved) if progress else None
     begun = time.perf_counter()
 
@@ -59,7 +60,7 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
             footage.first_chunk_seconds = time.perf_counter() - begun
         footage.digest.add(chunk.frames)
         footage.memories.add(chunk)
-        footage.sheet |= {first + i: image.copy() for i, image in enumerate(chunk.frames) if first + i in wanted}
+        footage.sheet |= {first + i: thumbnail(image) for i, image in enumerate(chunk.frames) if first + i in wanted}
         footage.frames_per_chunk.append(len(chunk.frames))
         footage.seconds.append(chunk.seconds)
         footage.retrieved.append(chunk.retrieved.tolist())
@@ -78,8 +79,8 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal; standard output stays free."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for the person at the terminal; standard output stays free. What a story says may not move the cursor."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 class _ProgressLine:
@@ -87,13 +88,14 @@ class _ProgressLine:
 
     def __init__(self, story: ResolvedStory):
         self._story = story
+        self._number = {shot.id: number for number, shot in enumerate(story.shots, start=1)}
         self._recent: list[tuple[int, float]] = []
 
     def show(self, chunk: Chunk) -> None:
         self._recent = [*self._recent[-3:], (len(chunk.frames), sum(chunk.seconds.values()))]
         frames, seconds = np.sum(self._recent, axis=0)
-        total, number = self._story.chunks, [s.id for s in self._story.shots].index(chunk.shot.id) + 1
-        line = f"chunk {chunk.index + 1:>{len(str(total))}}/{total}  shot {number}/{len(self._story.shots)} {chunk.shot.id}  {frames / max(seconds, 1e-9):.1f} fps"
+        total, number = self._story.chunks, self._number[chunk.shot.id]
+        line = f"chunk {chunk.index + 1:>{len(str(total))}}/{total}  shot {number}/{len(self._story.shots)} {printable(chunk.shot.id)}  {frames / max(seconds, 1e-9):.1f} fps"
         if sys.stderr.isatty():
             last = chunk.index + 1 == total
             print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ from causalcine_jax.generation.chosen_model import chosen_model
 from causalcine_jax.generation.contact_sheet import save_contact_sheet
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import RolloutEngine
-from causalcine_jax.generation.film import viewing_scale
+from causalcine_jax.generation.film import check_size, viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
 from causalcine_jax.generation.model_folder import load_model, save_embeddings
 from causalcine_jax.generation.pool import held_for_films
@@ -76,11 +76,13 @@ def _generate(
         for _ in director:  # this process's part of every chunk
             pass
         return {}
-    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(director.story.video.height)
+    video = director.story.video
+    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(video.height)
+    check_size(video.height, video.width, scale)
     weights = _beside(lambda: weights_hash(folder))  # a minute's work for 14B's files: the film need not wait for it
     decoder = choices.tiny_decoder and {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
     tell = say if progress else (lambda line: None)
-    for line in _opening(director, recipe, weights, decoder):
+    for line in [*(begun.notes if begun else ()), *_opening(director, recipe, weights, decoder)]:
         tell(line)
     footage = shoot(director, out / "film.mp4", scale, progress)
     record = {
@@ -102,8 +104,7 @@ def _generate(
         # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
         "retrieved": footage.retrieved,
     }
-    _save(out, director, footage, record)
-    for line in _closing(record, recipe, out):
+    for line in [*_save(out, director, footage, record), *_closing(record, recipe, out)]:
         tell(line)
     return record
 
@@ -154,13 +155,14 @@ def _beside(work: Callable[[], str]) -> Callable[[], str]:
     return done.result
 
 
-def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> None:
-    """The pictures, then film.json, beside the film in `out`."""
-    save_contact_sheet(out / "contact_sheet.png", director.resolved, footage.sheet, director.story.global_caption, _details(record))
+def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> list[str]:
+    """The pictures, then film.json, beside the film in `out`; returns what is to be said of them."""
+    notes = save_contact_sheet(out / "contact_sheet.png", director.resolved, footage.sheet, director.story.global_caption, _details(record))
     if not footage.memories.save(out / "memory.png", director.resolved):
         (out / "memory.png").unlink(missing_ok=True)  # an earlier film's
     with whole_file(out / "film.json") as partial:
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
+    return notes
 
 
 def _opening(director: Director, recipe: Recipe, weights: Callable[[], str], decoder: dict[str, str] | None) -> list[str]:

@@ -31,7 +31,7 @@ from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.tokenizer import Tokenizer
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
-from causalcine_jax.story import Video
+from causalcine_jax.story import Story, Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 
 PARTS = ("transformer", "vae", "text_encoder")
@@ -72,13 +72,13 @@ class Model:
         nested = {name: dataclasses.asdict(getattr(self, name)) for name in ("video", "sampler", "memory")}
         return nested | {name: getattr(self, name) for name in ("chunk_frames", "negative", "dtype")}
 
-    def check_prompts(self, prompts) -> None:
-        """Raises a `UsageError` listing every prompt that cannot be read. `prompts`: (where it stands, its text)."""
+    def check_prompts(self, prompts, story: Story | None = None) -> None:
+        """Raises a `UsageError` listing every prompt of `story` that cannot be read. `prompts`: (where it stands, its text)."""
         text_len = self.transformer.config.text_len
         if self.embeddings is not None:
             self.embeddings.check(prompts, text_len)
         else:
-            check_prompts(prompts, self.tokenizer, text_len)
+            check_prompts(prompts, self.tokenizer, text_len, story)
 
     def embed(self, prompt: str) -> Float[Array, "1 t c"]:
         """One prompt's embedding, zero beyond its tokens; computed, or read from `embeddings`."""

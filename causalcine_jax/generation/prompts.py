@@ -3,17 +3,21 @@
 import difflib
 from collections.abc import Iterable
 
-from causalcine_jax.errors import raise_faults
+from causalcine_jax.data.storyworld.grammar import cast_faults
+from causalcine_jax.data.storyworld.world import NAMES
+from causalcine_jax.errors import LONGEST_NAME, MOST_FAULTS, raise_faults, shown
 from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.story import Story
 
 WORD_LEVEL = 10_000  # a vocabulary smaller than this is one of whole words, worth listing
 
 
-def check_prompts(prompts: Iterable[tuple[str, str]], tokenizer: Tokenizer, text_len: int, what: str = "story") -> None:
-    """Raises a `UsageError` listing every prompt that is too long or has words without an id.
+def check_prompts(prompts: Iterable[tuple[str, str]], tokenizer: Tokenizer, text_len: int, story: Story | None = None) -> None:
+    """Raises a `UsageError` listing every prompt that is too long, has words without an id, or names too many characters.
 
     prompts   (where it stands, such as "shot 's2'", and its text as the encoder will read it)
     text_len  tokens that the model reads, the one that ends the text included
+    story     whose prompts they are; a model of StoryWorld knows so many characters and no more
     """
     faults, unknown = [], {}
     for where, text in prompts:
@@ -26,9 +30,19 @@ def check_prompts(prompts: Iterable[tuple[str, str]], tokenizer: Tokenizer, text
             unknown.setdefault(word, where)
     if unknown:
         known = known_words(tokenizer)
-        listed = ", ".join(f"'{word}' in {where}{_hint(word, known)}" for word, where in unknown.items())
+        listed = ", ".join(f"{shown(word)} in {where}{_hint(word, known)}" for word, where in list(unknown.items())[:MOST_FAULTS])
+        if len(unknown) > MOST_FAULTS:
+            listed += f" and {len(unknown) - MOST_FAULTS} more"
         faults.append(f"the model does not know {listed}{'; it knows only: ' + ' '.join(known) if known else ''}")
-    raise_faults(what, faults)
+    if story is not None and _of_storyworld(tokenizer):
+        faults += cast_faults(
+            story.global_caption, [(f"shot {shown(s.id or f's{n}')}", s.caption) for n, s in enumerate(story.shots, start=1)]
+        )
+    raise_faults("story", faults)
+
+
+def _of_storyworld(tokenizer: Tokenizer) -> bool:
+    return tokenizer.size < WORD_LEVEL and {name.lower() for name in NAMES} <= {word.lower() for word in tokenizer.known_words()}
 
 
 def known_words(tokenizer: Tokenizer) -> list[str]:
@@ -37,5 +51,5 @@ def known_words(tokenizer: Tokenizer) -> list[str]:
 
 
 def _hint(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    close = [] if len(word) > LONGEST_NAME else difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
     return f" (did you mean '{close[0]}'?)" if close else ""

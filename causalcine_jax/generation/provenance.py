@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.errors import raise_faults
+from causalcine_jax.generation.record_schema import SCHEMA, field_faults, record_faults
+from causalcine_jax.plain_data import read_plain
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
-from causalcine_jax.story_schema import read_plain
 
-SCHEMA = "causalcine/film@1"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 COMPILING = 2  # the first chunks compile: every move in the first, the decoder's longer form in the second
 
@@ -43,8 +43,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """A story file (YAML or JSON) or the film.json of an earlier film. `UsageError` for its faults."""
     data = read_plain(path)
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
-        missing = [key for key in ("story", "sampler", "memory", "pool_frames", "weights_sha256") if key not in data]
-        raise_faults(str(path), [f"this film.json lacks '{key}'" for key in missing])
+        raise_faults(str(path), record_faults(data))
         return Recipe(Story.from_dict(data["story"], what=str(path)), data)
     return Recipe(Story.from_dict(data, what=str(path)))
 
@@ -58,10 +57,8 @@ def recorded_choice(kind, recorded: dict[str, Any], name: str):
     """The dataclass `kind` that a film.json holds under `name`, or None if it holds none."""
     if name not in recorded:
         return None
-    try:
-        return kind(**recorded[name])
-    except TypeError as error:
-        raise UsageError(f"film.json: {name}: {error}") from error
+    raise_faults("film.json", field_faults(kind, recorded[name], name))
+    return kind(**recorded[name])
 
 
 class FramesHash:

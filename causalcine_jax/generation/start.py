@@ -6,32 +6,32 @@ The director commits these latents as the film's first chunks, under the start's
 decoded like every chunk, and those frames open the film: so the decoder's cache is what it would be inside a film, and the first frame
 that the model makes follows frames that went through the same VAE. The start is the story's first shot.
 
-A picture is held for one chunk. A clip shows, at each of the film's moments, the frame that was on screen then; what is left beyond
-whole chunks goes. Both are cut around the centre to the film's shape.
+What the file is, its content tells. A picture is held for one chunk. A clip shows, at each of the film's moments, the frame that was on screen
+then, and the film goes on from its end: what is left beyond whole chunks goes from its beginning. Both are cut around the centre to the film's shape.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.generation import clip, still
+from causalcine_jax.generation.clip import Frame
 from causalcine_jax.generation.model_folder import Model
 from causalcine_jax.models.vae import VAE
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.whole_file import file_hash
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-LONGEST = 60  # seconds of a clip; longer ones are films, not beginnings
 SHOT_ID = "start"
+ALL_SEEN = 0.995  # of a frame's side: less is said to be cut
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Opening:
-    """A start ready to be filmed: the story with its shot in front, its latents, and what film.json says about it."""
+    """A start ready to be filmed: the story with its shot in front, its latents, what film.json says about it, and what was changed or cut."""
 
     story: Story
     latents: Float[Array, "1 f h w z"]
     record: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def chosen_start(file: Path | None, caption: str | None, recorded: dict[str, Any]) -> Start | None:
@@ -76,9 +77,11 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     """Reads, cuts and encodes a start for the film of `story`.
 
     Raises:
-      UsageError: a clip that is shorter than a chunk or longer than LONGEST, or not the file that `start.sha256` names.
+      UsageError: a clip that is shorter than a chunk or longer than clip.LONGEST, or not the file that `start.sha256` names.
       DataError: the file is missing, or cannot be read as a picture or a clip.
     """
+    if start.file.exists() and not start.file.is_file():
+        raise UsageError(f"{start.file} is no file: name a picture or a clip with --start")
     digest = file_hash(start.file)
     if start.sha256 not in (None, digest):
         raise UsageError(
@@ -88,12 +91,15 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     video = model.video if story.video.height is None else story.video
     stride = model.vae.cfg.temporal_stride
     lengths = stride * (model.chunk_frames - 1) + 1, stride * model.chunk_frames
-    frames = read_frames(start.file, video.height, video.width, story.video.fps, lengths)
+    notes: list[str] = []
+    frames = read_frames(start.file, video.height, video.width, story.video.fps, lengths, notes.append)
     latents = encode(model.vae, frames, lengths)
     chunks = latents.shape[1] // model.chunk_frames
     record = {"file": str(start.file), "sha256": digest, "caption": start.caption, "chunks": chunks}
     shot = Shot(start.caption, chunks=chunks, id=SHOT_ID)
-    return Opening(dataclasses.replace(story, shots=(shot, *story.shots)), latents, record)
+    return Opening(
+        dataclasses.replace(story, shots=(shot, *story.shots)), latents, record, tuple(f"{start.file}: {note}" for note in notes)
+    )
 
 
 def without_start(story: Story) -> Story:
@@ -101,15 +107,40 @@ def without_start(story: Story) -> Story:
     return dataclasses.replace(story, shots=story.shots[1:])
 
 
-def read_frames(file: Path, height: int, width: int, fps: int, lengths: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
-    """The file's frames at the film's size and rate, as many as fill whole chunks; `lengths`: frames of a first and of a later chunk."""
+def read_frames(
+    file: Path, height: int, width: int, fps: int, lengths: tuple[int, int], tell: Callable[[str], None] = lambda note: None
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The file's frames at the film's size and rate, as many as fill whole chunks, up to its end.
+
+    lengths  frames of a first and of a later chunk
+    tell     hears of what was changed or cut
+
+    Raises as `opening` does.
+    """
     first, later = lengths
-    if file.suffix.lower() in PICTURES:
-        return np.repeat(_fitted(_picture(file), height, width)[None], first, axis=0)
-    frames = [_fitted(image, height, width) for image in _at_rate(file, fps)]
-    if len(frames) < first:
-        raise UsageError(f"{file} is too short to start from: {len(frames)} frames at {fps} per second, a chunk needs {first}")
-    return np.stack(frames[: first + (len(frames) - first) // later * later])
+    with still.opened(file) as image:
+        if image is None:
+            source = clip.frames(file)
+        elif still.moves(image):
+            source = itertools.starmap(Frame, still.images(image, tell))
+        else:
+            source = iter([Frame(still.picture(image, tell), 0, 0)])
+        begun = list(itertools.islice(source, 2))
+        if not begun:
+            raise DataError(f"{file} cannot be read as a clip: it holds no frames")
+        _tell_of_the_cut(begun[0], height, width, tell)
+        if len(begun) == 1:
+            return np.repeat(_fitted(begun[0], height, width)[None], first, axis=0)
+        shown = [_fitted(frame, height, width) for frame in clip.at_rate(file, itertools.chain(begun, source), fps)]
+    if len(shown) < first:
+        raise UsageError(f"{file} is too short to start from: {len(shown)} frames at {fps} per second, a chunk needs {first}")
+    cut = (len(shown) - first) % later
+    if cut:
+        kept = len(shown) - cut
+        tell(
+            f"the film goes on from its end: its last {kept / fps:.4g} s are kept, which fill whole chunks; {cut / fps:.4g} s before them are cut"
+        )
+    return np.stack(shown[cut:])
 
 
 def encode(vae: VAE, frames: UInt8[np.ndarray, "t h w 3"], lengths: tuple[int, int]) -> Float[Array, "1 f h w z"]:
@@ -125,54 +156,22 @@ def encode(vae: VAE, frames: UInt8[np.ndarray, "t h w 3"], lengths: tuple[int, i
     return jnp.concatenate(parts, axis=1).astype(jnp.float32)
 
 
-def _picture(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} cannot be read as a picture: {error}") from error
-
-
-def _fitted(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def _fitted(frame: Frame, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
     """Cut around the centre to the film's shape, then resized."""
-    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
+    rows, columns = _seen(frame, height, width)
+    left, top = (frame.image.width - columns) / 2, (frame.image.height - rows) / 2
+    return np.asarray(frame.image.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + columns, top + rows)))
 
 
-def _at_rate(file: Path, fps: int) -> Iterator[Image.Image]:
-    """The clip's frame at each moment i/fps, as long as it lasts."""
-    shown, count, end = None, 0, Fraction(0)
-    for image, start, end in _clip(file):
-        # `shown` was on screen until now.
-        while shown is not None and Fraction(count, fps) < start:
-            yield shown
-            count += 1
-        shown = image
-        if end > LONGEST:
-            raise UsageError(f"{file} is longer than {LONGEST} s: cut out the part to start from")
-    while shown is not None and Fraction(count, fps) < end:
-        yield shown
-        count += 1
+def _seen(frame: Frame, height: int, width: int) -> tuple[float, float]:
+    """Rows and columns of the frame that the film's shape keeps."""
+    shape = width / height / float(frame.aspect)  # in the frame's pixels
+    image = frame.image
+    return (image.height, image.height * shape) if image.width > image.height * shape else (image.width / shape, image.width)
 
 
-def _clip(file: Path) -> Iterator[tuple[Image.Image, Fraction, Fraction]]:
-    """Frames of a video with the seconds, from its first frame, when each comes and goes."""
-    try:
-        with av.open(str(file)) as container:
-            if not container.streams.video:
-                raise DataError(f"{file} cannot be read as a clip: it has no video")
-            stream = container.streams.video[0]
-            rate = stream.average_rate or Fraction(25)
-            zero, start = None, -1 / rate
-            for frame in container.decode(stream):
-                # A frame without a time follows the one before it.
-                here = start + 1 / rate if frame.pts is None else frame.pts * frame.time_base
-                zero = here if zero is None else zero
-                start = here - zero if frame.pts is not None else here
-                yield _upright(frame), start, start + 1 / rate
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise DataError(f"{file} cannot be read as a clip: {error}") from error
-
-
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    """The frame as it is meant to be seen: telephones store their films lying down."""
-    return Image.fromarray(np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90)))
+def _tell_of_the_cut(frame: Frame, height: int, width: int, tell: Callable[[str], None]) -> None:
+    rows, columns = _seen(frame, height, width)
+    for seen, whole, name in ((rows, frame.image.height, "height"), (columns, frame.image.width, "width")):
+        if seen < ALL_SEEN * whole:
+            tell(f"the film's shape shows the middle {100 * seen / whole:.0f} % of its {name}")

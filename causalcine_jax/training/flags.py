@@ -5,12 +5,14 @@ locked, so that a mistyped override is an error, and then frozen into our datacl
 """
 
 import dataclasses
+import math
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
 
 if TYPE_CHECKING:  # else jax would be imported before it is known whether there is a config
     from ml_collections import ConfigDict
@@ -70,7 +72,9 @@ def parse(arguments: list[str]) -> tuple["TrainConfig", Options]:
         raise UsageError("--compile_cache and --no_compile_cache contradict each other: give one of them")
     if rest:
         raise UsageError(f"what is {' '.join(rest)!r}? usage: {USAGE}")
-    return from_plain(values.config.to_dict()), Options(values.print_config, values.force, values.compile_cache, values.no_compile_cache)
+    plain = values.config.to_dict()
+    raise_faults("config", _not_finite(plain))
+    return from_plain(plain), Options(values.print_config, values.force, values.compile_cache, values.no_compile_cache)
 
 
 def _check_file(arguments: list[str]) -> None:
@@ -87,8 +91,7 @@ def _check_file(arguments: list[str]) -> None:
         raise UsageError(f"there is no config file {path}, {nearest(path, there)}" if there else f"there is no config file {path}")
     try:
         get_config = runpy.run_path(path).get("get_config")
-        if get_config is not None:
-            get_config(*[variant] if variant else [])
+        made = get_config(*[variant] if variant else []) if get_config is not None else None
     except UsageError:
         raise
     except SyntaxError as error:
@@ -97,6 +100,37 @@ def _check_file(arguments: list[str]) -> None:
         raise UsageError(f"{path}: {type(error).__name__}: {_one_line(error)}") from None
     if get_config is None:
         raise UsageError(f"{path} is not a config file: it defines no get_config()")
+    from ml_collections import ConfigDict
+
+    if not isinstance(made, ConfigDict):
+        raise UsageError(f"{path}: get_config() must return a ConfigDict, which config_dict(TrainConfig(...)) makes, not {shown(made)}")
+
+
+def _not_finite(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Numbers that are none: nan and inf pass every comparison with a limit, or fail it silently."""
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            yield from _not_finite(value, f"{prefix}{name}.")
+        elif any(isinstance(item, float) and not math.isfinite(item) for item in (value if isinstance(value, list | tuple) else [value])):
+            yield f"{prefix}{name} must be finite, not {shown(value)}"
+
+
+def check_named_stores(arguments: list[str], config: "TrainConfig") -> None:
+    """`UsageError` where the command line, not the config file, names a latent store that is not there: a misspelled one must not be made anew."""
+    if not any(re.match(r"--?config\.data\.store(=|$)", argument) for argument in arguments):
+        return
+    missing = [store for part in config.data.store.split(",") if (store := part.strip()) and not _there(Path(store))]
+    if missing:
+        raise UsageError(
+            f"there is no latent store {', '.join(missing)} (--config.data.store): python launch/encode.py --out {missing[0]} makes one; "
+            "without that flag, the run makes its own"
+        )
+
+
+def _there(store: Path) -> bool:
+    from causalcine_jax.data.latent_store import partial_path
+
+    return store.is_dir() or partial_path(store).is_dir()
 
 
 def _unknown_key(argv: list[str], error: Exception) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from causalcine_jax.data.storyworld.story import Character, Shot
-from causalcine_jax.data.storyworld.world import ACCESSORIES, COLOURS, NAMES, SPECIES
+from causalcine_jax.data.storyworld.world import ACCESSORIES, COLOURS, MAX_CAST, MAX_ON_SCREEN, NAMES, SPECIES
 
 MAX_PROMPT_WORDS = 60
 
@@ -80,6 +80,28 @@ WAYS = {-1.0: "left", 1.0: "right"}
 def words(text: str) -> list[str]:
     """Lower-case words and single punctuation marks of `text`, as a word-level tokenizer sees them."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def cast_faults(global_caption: str, captions: Sequence[tuple[str, str]]) -> list[str]:
+    """Where a story names more characters than any film of training had: in all, or in one shot. captions: (where it stands, its text)."""
+    named = {where: _named(caption) for where, caption in captions}
+    faults = [
+        f"{where} names {len(names)} characters ({', '.join(names)}), and no shot that the model was trained on shows more than {MAX_ON_SCREEN}"
+        for where, names in named.items()
+        if len(names) > MAX_ON_SCREEN
+    ]
+    cast = list(dict.fromkeys([*_named(global_caption), *(name for names in named.values() for name in names)]))
+    if len(cast) > MAX_CAST:
+        faults.append(
+            f"the story names {len(cast)} characters ({', '.join(cast)}), and no film that the model was trained on has more than {MAX_CAST}"
+        )
+    return faults
+
+
+def _named(text: str) -> list[str]:
+    """The characters' names in a text, each once."""
+    said = dict.fromkeys(words(text))
+    return [name for name in NAMES if name.lower() in said]
 
 
 def write(rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[Shot], told: bool) -> tuple[str, list[str]]:

@@ -20,6 +20,7 @@ from causalcine_jax.data.storyworld.world import (
     CHUNK_FRAMES,
     COLOURS,
     EMPTY,
+    MAX_CAST,
     MAX_ON_SCREEN,
     NAMES,
     PLACES,
@@ -72,7 +73,7 @@ def _pick(rng: np.random.Generator, options):
 
 
 def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
-    count = 2 + int(rng.random() < 0.4)
+    count = MAX_CAST - 1 + int(rng.random() < 0.4)
     names = rng.permutation(len(NAMES))[:count]
     species = rng.permutation(len(SPECIES))[:count]
     return tuple(

@@ -44,7 +44,8 @@ FPS = 16
 CHUNK_FRAMES = 3  # latent frames
 TEMPORAL_STRIDE = 4  # video frames per latent frame after the first
 ASPECT = 5 / 3
-MAX_ON_SCREEN = 2
+MAX_ON_SCREEN = 2  # characters that a shot shows
+MAX_CAST = 3  # characters of a story
 EMPTY = 0.05  # fraction of shots that show nobody
 
 
