@@ -1,11 +1,13 @@
 """What every command needs: how it ends (0, or one line on stderr, never a traceback, for what the user can mend), its cores and its part of a GPU's memory."""
 
 import argparse
+import collections
 import errno
 import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import DataError, UsageError, printable, shown
@@ -16,6 +18,7 @@ _OUT_OF_MEMORY = "out of memory"
 _ASK_FOR_LESS = (
     "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, or less history (memory_frames, pool_frames)"
 )
+_GIVEN = "_given"  # what a flag has been given so far, in argparse's namespace while it parses
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
 
 
@@ -44,6 +47,38 @@ def whole_number(text: str) -> int:
     if abs(value) >= 2**63:
         raise argparse.ArgumentTypeError(f"is too large: {shown(text)}")
     return value
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, which refuses a flag given twice that takes one value, where argparse keeps the last without a word."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, rest = super().parse_known_args(args, namespace)
+        vars(namespace).pop(_GIVEN, None)
+        return namespace, rest
+
+
+class _StoreOnce(argparse._StoreAction):
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = vars(namespace).setdefault(_GIVEN, {})
+        if option_string is not None and self.dest in given:
+            parser.error(f"argument {option_string}: given twice, and it takes one value: leave out {given[self.dest]} or {values}")
+        given[self.dest] = values
+        super().__call__(parser, namespace, values, option_string)
+
+
+def refuse_repeated(arguments: Iterable[str]) -> None:
+    """The same for a command whose flags absl reads: `UsageError` where two of `arguments` are the same flag with a value."""
+    counted = collections.Counter(
+        word.split("=", 1)[0].lstrip("-").replace("-", "_") for word in arguments if re.match(r"--?[A-Za-z]", word)
+    )
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise UsageError(f"--{twice[0]} is given {counted[twice[0]]} times, and it takes one value: leave out all but one")
 
 
 def run(main: Callable[[], object]) -> None:

@@ -4,10 +4,13 @@ Field names are those of Wan2.1's own config.json and modules. Validation report
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 
+MAX_EPS = 0.1
+MAX_TEXT_LEN = 4096  # tokens of a prompt; Wan2.1's is 512
 POLICIES = ("camr", "spread", "random", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
@@ -53,11 +56,11 @@ class TransformerConfig:
         return self.dim // self.num_heads
 
     def faults(self) -> list[str]:
-        faults = [
-            f"{f.name} must be a positive integer, not {v!r}"
-            for f in dataclasses.fields(self)
-            if f.type is int and (not isinstance(v := getattr(self, f.name), int) or v <= 0)
-        ]
+        faults = _number_faults(self)
+        if not _of_integers(self.patch_size, 3):
+            return [*faults, f"patch_size must be three positive integers, not {self.patch_size!r}"]
+        if not faults and self.text_len > MAX_TEXT_LEN:
+            faults.append(f"text_len must be at most {MAX_TEXT_LEN}, not {self.text_len}")
         if not faults and self.dim % self.num_heads:
             faults.append(f"dim {self.dim} is not divisible by num_heads {self.num_heads}")
         elif not faults and self.head_dim % 2:
@@ -89,15 +92,23 @@ class VAEConfig:
         raise_faults("vae", self.faults())
 
     def faults(self) -> list[str]:
-        faults = []
+        faults = _number_faults(self)
+        if not _of_integers(self.dim_mult):
+            faults.append(f"dim_mult must be positive integers, not {self.dim_mult!r}")
+        if not isinstance(self.temperal_downsample, tuple) or not all(isinstance(b, bool) for b in self.temperal_downsample):
+            faults.append(f"temperal_downsample must be a list of true and false, not {self.temperal_downsample!r}")
+        for name, positive in (("mean", False), ("std", True)):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not all(_is_finite(v) and (v > 0 or not positive) for v in values):
+                faults.append(f"{name} must be a list of {'positive ' if positive else ''}finite numbers, not {values!r}")
+        if faults:
+            return faults
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             faults.append(f"temperal_downsample needs {len(self.dim_mult) - 1} entries, one per downsampling stage")
         if any((self.dim * m) % 2 for m in self.dim_mult):
             faults.append(f"dim * dim_mult must be even, got {[self.dim * m for m in self.dim_mult]}")
         if not len(self.mean) == len(self.std) == self.z_dim:
             faults.append(f"mean and std need z_dim={self.z_dim} entries, got {len(self.mean)} and {len(self.std)}")
-        if not isinstance(self.patch_size, int) or self.patch_size < 1:
-            faults.append(f"patch_size must be a positive integer, not {self.patch_size!r}")
         return faults
 
     @property
@@ -129,10 +140,34 @@ class TextEncoderConfig:
     eps: float = 1e-6
 
     def __post_init__(self):
-        raise_faults(
-            "text_encoder",
-            [f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}"] if self.dim_attn % self.num_heads else [],
-        )
+        raise_faults("text_encoder", self.faults())
+
+    def faults(self) -> list[str]:
+        faults = _number_faults(self)
+        if not faults and self.dim_attn % self.num_heads:
+            faults.append(f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}")
+        return faults
+
+
+def _number_faults(config) -> list[str]:
+    """Fields of a network's sizes that are no sizes; `eps` keeps a norm from dividing by zero, and a large one flattens it."""
+    faults = []
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if each.type is int and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+            faults.append(f"{each.name} must be a positive integer, not {value!r}")
+        if each.type is float and not (_is_finite(value) and 0 < value <= MAX_EPS):
+            faults.append(f"{each.name} must be a number above 0 and at most {MAX_EPS}, not {value!r}")
+    return faults
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _of_integers(values, count: int | None = None) -> bool:
+    whole = isinstance(values, tuple) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+    return whole and count in (None, len(values))
 
 
 @dataclass(frozen=True)

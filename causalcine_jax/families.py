@@ -10,11 +10,13 @@ child that stores its keys rotated. A child's "local attention of n frames" coun
 
 import dataclasses
 import fnmatch
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import MemoryConfig, Preset, preset
+from causalcine_jax.config import MemoryConfig, Preset, TransformerConfig, preset
 from causalcine_jax.diffusion.flow import TRAIN_TIMES, shift
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
@@ -136,10 +138,23 @@ _TABLE = (
         dataclasses.replace(_ALL_21, window_chunks=20),
         ("*framewise/causal_*.pt",),
         _APACHE,
-        f"Frame by frame; its authors use generator_ema. causal-forcing++ (1 or 2 steps, but 4 for the first frame) runs only with one step "
-        f"list for all frames. {_LONGER}",
+        f"Frame by frame; its authors use generator_ema. {_LONGER}",
         reproduced=True,
         chunk_frames=1,
+    ),
+    # configs/causal_forcing_dmd_framewise_{2,1}step.yaml of thu-ml/Causal-Forcing @1fc7bbc, pipeline/causal_inference.py there.
+    *(
+        Family(
+            f"causal-forcing++-{steps}step",
+            dataclasses.replace(_few_step(5.0, *warped(5.0, *positions)), first_step_list=_FOUR_STEPS.step_list),
+            dataclasses.replace(_ALL_21, window_chunks=20),
+            (f"*framewise-{steps}step.pt", f"*causal-forcing++*{steps}step*", f"*causal_forcing++*{steps}step*"),
+            _APACHE,
+            f"Frame by frame, the film's first frame in 4 steps and each other one in {steps}; its authors use generator_ema. {_LONGER}",
+            reproduced=True,
+            chunk_frames=1,
+        )
+        for steps, positions in ((2, (1000, 500)), (1, (1000,)))
     ),
     Family(
         "causvid",
@@ -205,6 +220,17 @@ _TABLE = (
         "Its sink of 3 frames and its bank of 3, chosen by the prompt, are not reproduced: 6 frames are retrieved by CAMR instead.",
     ),
 )
+# What is said of a model that no family claims: how `generation.model_folder.Model` is used without metadata.json.
+ASSUMED = "plain Wan2.1: UniPC of 50 steps with guidance 5, chunks of 3 frames, CAMR of 5 frames beyond a window of 3 chunks, 160x96 pixels"
+_PLAIN_PIPELINE = "WanPipeline"
+# FastWan, Lightx2v, TurboWan (TurboDiffusion), rCM, SFWan and others of few steps, which bear Wan2.1's name and need samplers of their own.
+_DISTILLED = re.compile(
+    r"fast[-_.]?wan|light[-_.]?x2v|turbo|(?<![a-z])rcm(?![a-z])|sfwan|self[-_.]?forcing|causal(?!cine)|caus[-_.]?vid|distil|dmd|(?<![a-z])lcm(?![a-z])|acc[-_.]?vid"
+    r"|(?<![\d.])(?:[1-9]|one|two|three|four|six|eight|few)[-_.]?steps?"
+)
+_BILLIONS = {"wan-1.3b": "1.3b", "wan-14b": "14b"}
+_SIZES = re.compile(r"(?<![\d.])(?:1[._]3b|14b|5b)(?![a-z])")
+_PUBLISHED_DIMS = {1536, 3072, 5120}  # of Wan2.1 1.3B, Wan2.2 5B and 14B
 FAMILIES: dict[str, Family] = {family.name: family for family in _TABLE}
 
 
@@ -215,12 +241,20 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def guess(path: str | Path) -> Family | None:
-    """The family whose names `path` bears, in itself, in its two parent folders or in the files that it holds; None if none or several do."""
+def guess(path: str | Path, sizes: TransformerConfig | None = None) -> Family | None:
+    """The family whose names `path` bears, in itself, in its two parent folders or in the files that it holds; None if none or several do.
+
+    A name that says another size than the family's, or a pipeline or distillation that plain Wan2.1 has not, is not taken for it.
+
+    Args:
+      sizes: of the transformer, where they are known: a model of another published size is of another family.
+    """
     path = Path(path).absolute()
+    if _pipeline(path) not in (None, _PLAIN_PIPELINE):
+        return None
     inside = [file for place in (path, path / "models", path / "checkpoints") if place.is_dir() for file in place.glob("*.*")]
     for candidates in ([path], inside):
-        found = {each.name for each in _TABLE for candidate in candidates if _bears(candidate, each)}
+        found = {each.name for each in _TABLE for candidate in candidates if _bears(candidate, each) and _has_size(each, sizes)}
         if found:
             return FAMILIES[found.pop()] if len(found) == 1 else None
     return None
@@ -228,4 +262,21 @@ def guess(path: str | Path) -> Family | None:
 
 def _bears(path: Path, each: Family) -> bool:
     name = "/".join(path.parts[-3:]).lower()
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in each.files)
+    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in each.files):
+        return False
+    told = {size.replace("_", ".") for size in _SIZES.findall(name)}
+    return not (each.name.startswith("wan2.1") and _DISTILLED.search(name)) and (not told or _BILLIONS[each.size] in told)
+
+
+def _has_size(each: Family, sizes: TransformerConfig | None) -> bool:
+    """Whether the transformer may be of that family: of its size, or of none that was published."""
+    return sizes is None or sizes.dim == each.preset.transformer.dim or sizes.dim not in _PUBLISHED_DIMS
+
+
+def _pipeline(path: Path) -> str | None:
+    """The pipeline that Diffusers' model_index.json names; FastVideo's few-step ones are WanDMDPipeline and WanCausalDMDPipeline."""
+    try:
+        said = json.loads((path / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return said.get("_class_name") if isinstance(said, dict) else None

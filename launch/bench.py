@@ -32,7 +32,7 @@ from pathlib import Path
 # Read by jax when it is imported: no notes about other people's hardware.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from causalcine_jax.cli import run, whole_number
+from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 
@@ -42,7 +42,7 @@ SAME = ("preset", "dtype", "batch", "pool_frames", "pool_on", "sampler", "kv_dty
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure, see above; all for everything")
     parser.add_argument("--preset", help=f"whose sizes: {', '.join(PRESETS)}")
     parser.add_argument("--targets", metavar="DEVICE", help="instead of parts and a preset: all that the targets for h200 or cpu need")

@@ -4,8 +4,9 @@
     python launch/convert.py --from self_forcing_dmd.pt --vae Wan2.1-T2V-1.3B --text-encoder Wan2.1-T2V-1.3B --out models/self-forcing
     python launch/convert.py --from models/wan-1.3b --to diffusers --out wan-1.3b-diffusers
     python launch/convert.py --from longlive_base.pt --lora lora.pt --out models/longlive --dry-run
+    python launch/convert.py --from models/wan-1.3b --lora style.safetensors:0.8 --lora peft-folder --out models/styled
 
---from may be Wan2.1's own folder, Diffusers' or ours, or one file (.safetensors, .pt, .pth). --dry-run prints what would become of
+--from may be Wan2.1's own folder, Diffusers' or ours, or one file (.safetensors, .pt, .pth, .bin). --dry-run prints what would become of
 every tensor and writes nothing. A conversion that was interrupted goes on when the same command is given again; --out appears
 only when it is whole, with the SHA-256 of every file, source and target, in manifest.json.
 """
@@ -13,17 +14,22 @@ only when it is whole, with the SHA-256 of every file, source and target, in man
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import number, run
+from causalcine_jax.cli import ArgumentParser, number, run
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="folder or file to convert")
     parser.add_argument("--vae", type=Path, metavar="PATH", help="folder or file with the VAE, if --from is not it")
     parser.add_argument("--text-encoder", type=Path, metavar="PATH", help="folder or file with the text encoder, if --from is not it")
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="folder or tokenizer.json, if it is not beside the text encoder")
-    parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the transformer")
-    parser.add_argument("--lora-alpha", type=number, help="its alpha, where the file tells none (default: its rank)")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:STRENGTH]",
+        help="adapter to merge into the transformer, a file or peft's folder; may be given several times: all are merged",
+    )
+    parser.add_argument("--lora-alpha", type=number, help="alpha of the only --lora, where nothing beside it tells (default: its rank)")
     parser.add_argument(
         "--weights",
         default="auto",

@@ -11,12 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-from causalcine_jax.cli import run, whole_number
+from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", type=Path, required=True, help="model folder with vae/ (and, if it has one, text_encoder/tokenizer.json)"
     )

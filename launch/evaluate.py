@@ -8,13 +8,13 @@ Prints the tables and leaves evaluation.json, evaluation.md, returns.png and rec
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import number, run, whole_number
+from causalcine_jax.cli import ArgumentParser, number, run, whole_number
 from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.config import DTYPES, POOL_PLACES
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded one, a few-step student where there is one)")
     parser.add_argument("--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)")
     parser.add_argument(

@@ -16,12 +16,12 @@ import signal
 import sys
 from pathlib import Path
 
-from causalcine_jax.cli import run, whole_number
+from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.errors import DataError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="base", help="base (48x80, two CPU cores) or storyworld (96x160, one H200)")
     parser.add_argument("--out", type=Path, help="folder for films, runs and measurements (default: outputs/experiments/SCALE)")
     parser.add_argument("--tables", type=_names, help="some of the tables, joined by commas (default: all)")

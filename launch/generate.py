@@ -19,19 +19,19 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import number, run, whole_number
+from causalcine_jax.cli import ArgumentParser, number, run, whole_number
 from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.config import DTYPES, EVICTIONS, KV_DTYPES, POLICIES, POOL_PLACES, POSITIONS, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import UsageError, shown
 
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype", "pool_on",
-    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "scale", "seq", "rollout_weights",
+    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "lora", "scale", "seq", "rollout_weights",
 )  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--story", type=Path, help="a story (.yaml, .json), or the film.json of an earlier film")
     what.add_argument("--prompt", help="a film of one shot, 81 frames unless --frames says another length")
@@ -89,6 +89,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--tiny-decoder", type=Path, metavar="FILE", help="taew2_1.pth: decode Wan2.1's latents by TAEHV, faster and less sharp"
+    )
+    parser.add_argument(
+        "--lora", action="append", metavar="FILE[:STRENGTH]", help="adapter to merge into the transformer; may be given several times"
     )
     parser.add_argument("--embed-only", action="store_true", help="make no film: add the story's prompts to the --embeddings file")
     parser.add_argument(

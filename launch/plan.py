@@ -27,7 +27,7 @@ os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1")
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several plans at once: no TPU is taken
 
-from causalcine_jax.cli import number, run, whole_number
+from causalcine_jax.cli import ArgumentParser, number, run, whole_number
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError, shown
 
@@ -37,7 +37,7 @@ ASKED = ("pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The command's own flags, and those of the config."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     memory = commands.add_parser("memory", help="bytes of networks, history and activations", allow_abbrev=False)
     memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")

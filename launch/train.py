@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # devices as threads two collectives in different orders wait for each other for ever.
 os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))
 
-from causalcine_jax.cli import cores, run
+from causalcine_jax.cli import cores, refuse_repeated, run
 from causalcine_jax.compile_cache import keep_compiled
 
 
@@ -33,6 +33,7 @@ def main() -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(__doc__)
         return
+    refuse_repeated(arguments)
     import dataclasses
     import json
     import logging

@@ -12,7 +12,7 @@ from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.convert import load_transformer, save_model, weights_hash
 from causalcine_jax.convert.command import ConvertConfig, convert
-from causalcine_jax.convert.formats import holds
+from causalcine_jax.convert.find import holds
 from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError

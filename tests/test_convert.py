@@ -10,6 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig, preset
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae, save_model, tables, weights_hash
+from causalcine_jax.convert.describe import describe
+from causalcine_jax.convert.finite import is_finite
+from causalcine_jax.convert.formats import open_part
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
@@ -236,11 +239,84 @@ def test_another_network_is_named_as_such(folder):
         load_transformer(folder / "vae/model.safetensors")
 
 
-def test_without_config_heads_are_wans(networks, tmp_path):
+@pytest.mark.parametrize(
+    "part, load, lost, message",
+    [
+        ("transformer", load_transformer, None, r"config\.json is missing, and tensors do not tell num_heads, text_len"),
+        ("transformer", load_transformer, "num_heads", r"config\.json lacks num_heads, which tensors do not tell"),
+        ("transformer", load_transformer, "text_len", r"config\.json lacks text_len"),
+        ("vae", load_vae, None, r"config\.json is missing, and tensors do not tell mean, std"),
+        ("vae", load_vae, "std", r"config\.json lacks std"),
+        ("text_encoder", load_text_encoder, None, r"config\.json is missing"),
+    ],
+)
+def test_what_tensors_cannot_tell_is_never_guessed_in_a_model_folder(folder, part, load, lost, message):
+    file = folder / part / "config.json"
+    settings = json.loads(file.read_text())
+    file.unlink()
+    if lost is not None:
+        file.write_text(json.dumps({name: value for name, value in settings.items() if name != lost}))
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "part, load, change, message",
+    [
+        ("transformer", load_transformer, {"eps": 0}, "eps must be a number above 0 and at most 0.1, not 0"),
+        ("transformer", load_transformer, {"eps": 1e9}, "eps must be"),
+        ("transformer", load_transformer, {"eps": "1e-6"}, "eps must be a number above 0 and at most 0.1, not '1e-6'"),
+        ("transformer", load_transformer, {"text_len": -1}, "text_len must be a positive integer, not -1"),
+        ("transformer", load_transformer, {"text_len": 10**9}, "text_len must be at most 4096"),
+        ("transformer", load_transformer, {"num_heads": True}, "num_heads must be a positive integer, not True"),
+        ("vae", load_vae, {"std": [0.0] * 16}, "std must be a list of positive finite numbers"),
+        ("vae", load_vae, {"mean": ["a"] * 16}, "mean must be a list of finite numbers"),
+        ("vae", load_vae, {"std": [1.0, 2.0]}, "mean and std need z_dim=3 entries"),
+        ("text_encoder", load_text_encoder, {"eps": float("inf")}, "eps must be"),
+    ],
+)
+def test_sizes_that_cannot_be(folder, part, load, change, message):
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize("value, kind", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16, np.float64])
+def test_weights_that_are_no_numbers_are_named_by_network_and_tensor(folder, value, kind, dtype):
+    def damage(tensors):
+        key = "blocks.1.cross_attn.o.weight"
+        tensors[key] = tensors[key].astype(dtype)
+        tensors[key][2, 3] = value
+
+    edit(folder / WEIGHTS, damage)
+    with pytest.raises(DataError, match=rf"blocks\.1\.cross_attn\.o\.weight of the transformer holds {kind}"):
+        load_transformer(folder)
+
+
+def test_large_and_tiny_weights_are_numbers():
+    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64):
+        ends = ml_dtypes.finfo(dtype)
+        assert is_finite(np.array([ends.max, ends.min, ends.tiny, -0.0, 0.0], dtype)) and is_finite(np.zeros(0, dtype))
+        for value in (np.nan, -np.nan, np.inf, -np.inf):
+            assert not is_finite(np.array([1.0, value, -1.0], dtype))
+
+
+def test_without_config_a_published_model_has_its_own_heads_and_another_is_said(networks, tmp_path):
     wan = random_module(Transformer, TransformerConfig(dim=256, ffn_dim=16, num_heads=2, num_layers=1, text_dim=8, freq_dim=10))
     save_model(tmp_path / "model", transformer=wan)
-    (tmp_path / "model/transformer/config.json").unlink()
-    assert load_transformer(tmp_path / "model").config == wan.config
+    file = tmp_path / "child.safetensors"
+    file.write_bytes((tmp_path / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes())
+    with open_part(file, "transformer") as tensors:
+        assert describe("transformer", tensors).config == wan.config
+        assert "tensors do not tell num_heads: 2 is assumed" in tensors.notes[0]
+    (tmp_path / "config.json").write_text('{"_class_name": "WanModel", "num_heads": 4, "text_len": 512}')
+    with open_part(file, "transformer") as tensors:
+        assert (describe("transformer", tensors).config.num_heads, tensors.notes) == (4, [])
+    (tmp_path / "config.json").write_text('{"_class_name": "WanModel", "text_len": 512}')
+    with pytest.raises(DataError, match=r"config\.json lacks num_heads"):
+        load_transformer(file)
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def two_experts(wan):
 def eight_bits(wan):
     single(wan)
     file = wan / "diffusion_pytorch_model.safetensors"
-    packed = {key: t.astype(ml_dtypes.float8_e4m3fn) if key.endswith("q.weight") else t for key, t in load_file(file).items()}
+    packed = {key: t.astype(np.int8) if key.endswith("q.weight") else t for key, t in load_file(file).items()}
     save_file(packed, file)
 
 
@@ -314,7 +314,7 @@ def not_json(wan):
         (clip_image, r"is a Wan image-to-video transformer: it attends to CLIP image tokens"),
         (wan22_vae, r"is the VAE of Wan2\.2-TI2V-5B: 48 latent channels"),
         (two_experts, r"is Wan2\.2-A14B: two transformers"),
-        (eight_bits, r"quantised weights \(blocks\.0\.\w+_attn\.\w*q\.weight is F8_E4M3\)"),
+        (eight_bits, r"quantised weights \(blocks\.0\.\w+_attn\.\w*q\.weight is I8\)"),
         (no_tokenizer, r"no tokenizer beside the text encoder .* as --tokenizer"),
         (not_json, r"config\.json is not JSON"),
     ],
@@ -343,6 +343,13 @@ def test_requests_that_cannot_be(made, wan, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt is no file of tensors"):
         run(tmp_path / "notes.txt", tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", ["model", "diffusers", "orbax"])
+def test_an_out_that_cannot_be_made_is_refused_first(wan, tmp_path, to):
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(UsageError, match=r"file/out cannot be made: .*file is no folder; choose another --out"):
+        run(wan, tmp_path / "file/out", to=to)
 
 
 def wrapped(prefix, **changes):

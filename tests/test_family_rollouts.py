@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import random_weights
+from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.config import TransformerConfig
 from causalcine_jax.families import family
 from causalcine_jax.generation import rollout
+from causalcine_jax.generation.engine import RolloutEngine
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.kv_cache import KVCache
 
@@ -143,6 +144,7 @@ def weights():
     [
         ("self-forcing", 21, 0, 8, (1000, 937.5, 2500 / 3, 625), 5),
         ("causal-forcing-framewise", 21, 0, 22, (1000, 937.5, 2500 / 3, 625), 5),
+        ("causal-forcing++-2step", 21, 0, 3, (1000, 2500 / 3), 5),
         ("causvid", 21, 0, 8, (1000, 757, 522), 8),
         ("longlive-1", 12, 3, 7, (1000, 937.5, 2500 / 3, 625), 5),  # under one prompt: its re-caching is not reproduced
     ],
@@ -155,15 +157,36 @@ def test_a_rollout_is_that_of_its_authors(weights, name, size, sink, chunks, tim
     context = jax.jit(rollout.embed_prompt)(model, jnp.asarray(text[None], jnp.float32))
     # The smallest pool that holds the field: what has rolled out of theirs is evicted from ours.
     pool = KVCache.empty(CONFIG, 1, each.memory.smallest_pool(each.chunk_frames), ROWS * COLUMNS, each.chunk_frames)
-    assert pool.frames < chunks * each.chunk_frames
+    assert pool.frames < chunks * each.chunk_frames or each.sampler.first_step_list
     for index in range(chunks):
         key = jax.random.key(index)
         noise = np.random.default_rng(index).standard_normal(shape).astype(np.float32)
-        x0, _ = rollout.denoise(model, pool, jnp.asarray(noise), context, jnp.int32(index), key, sampler=each.sampler, memory=each.memory)
+        x0, _ = rollout.denoise(
+            model, pool, jnp.asarray(noise), context, jnp.int32(index), key, sampler=each.sampler.of_chunk(index), memory=each.memory
+        )
         pool = rollout.commit(model, pool, x0, context, jnp.int32(index), memory=each.memory)
         fresh = lambda step, key=key: np.asarray(jax.random.normal(jax.random.fold_in(key, step), shape)[0], np.float64)
-        expected = plain.chunk(noise[0].astype(np.float64), times, shift, fresh, index * each.chunk_frames)
+        own = (1000, 937.5, 2500 / 3, 625) if each.sampler.first_step_list and not index else times
+        expected = plain.chunk(noise[0].astype(np.float64), own, shift, fresh, index * each.chunk_frames)
         assert np.linalg.norm(x0[0] - expected) <= 1e-5 * np.linalg.norm(expected), index
+
+
+def test_the_engine_gives_the_first_chunk_its_own_steps(monkeypatch):
+    each, asked = family("causal-forcing++-1step"), []
+
+    def stopped(*args, sampler, **others):
+        asked.append(sampler.steps)
+        raise StopIteration
+
+    monkeypatch.setattr(rollout, "denoise", stopped)
+    memory = each.memory
+    engine = RolloutEngine(
+        tiny_model(), height=16, width=16, seed=0, sampler=each.sampler, memory=memory, pool_frames=memory.smallest_pool(3)
+    )
+    for index in range(3):
+        with pytest.raises(StopIteration):
+            engine.chunk(None, index)
+    assert asked == [4, 1, 1]
 
 
 def test_the_reference_can_fail(weights):

@@ -16,6 +16,7 @@ from tiny_models import WORDS, tiny_model
 
 from causalcine_jax.config import preset
 from causalcine_jax.convert import save_model
+from causalcine_jax.convert.command import ConvertConfig, convert
 from causalcine_jax.data.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, words
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.generation import agreement
@@ -53,6 +54,27 @@ def made(folder, tmp_path_factory):
     (out / "story.yaml").write_text(STORY)
     record = generate(read_recipe(out / "story.yaml"), out, model=folder, progress=False)
     return out, record
+
+
+def test_adapters_are_merged_while_filming_as_they_are_in_conversion(made, folder, tmp_path, capsys):
+    out, plain = made
+    rng = np.random.default_rng(3)
+    for name in ("a", "b"):
+        pair = {
+            f"blocks.1.ffn.0.lora_{s}.weight": rng.standard_normal(shape).astype(np.float32)
+            for s, shape in (("A", (2, 24)), ("B", (32, 2)))
+        }
+        save_file(pair, tmp_path / f"{name}.safetensors")
+    lora = (f"{tmp_path / 'a.safetensors'}:0.8", str(tmp_path / "b.safetensors"))
+    film = generate(read_recipe(out / "story.yaml"), tmp_path / "film", model=folder, choices=Choices(lora=lora))
+    assert "lora a.safetensors: strength 0.8, scale 1 of 1 weights" in capsys.readouterr().err
+    convert(ConvertConfig(folder, tmp_path / "merged", lora=lora, progress=False))
+    same = generate(read_recipe(out / "story.yaml"), tmp_path / "same", model=tmp_path / "merged", progress=False)
+    assert film["frames_sha256"] == same["frames_sha256"] != plain["frames_sha256"]
+    assert [(each["file"], each["strength"]) for each in film["loras"]] == [("a.safetensors", 0.8), ("b.safetensors", 1.0)]
+    assert "loras" not in same and "loras" not in plain
+    with pytest.raises(DataError, match=r"no LoRA at .*: there is no such file"):
+        generate(read_recipe(out / "story.yaml"), tmp_path / "none", model=folder, choices=Choices(lora=("nowhere.safetensors",)))
 
 
 def launch(*flags, cwd=None, **environment):

@@ -21,7 +21,12 @@ from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.umt5 import UMT5Encoder
 from causalcine_jax.models.vae import VAE
 
-WAN_HEAD_DIM = 128  # of every Wan2.1 model; only needed where no config.json tells the number of heads
+# Heads of the published models, which come without a config.json as often as with one: dim and ffn_dim -> num_heads.
+WAN_HEAD_DIM = 128  # of all of them
+WAN_HEADS = {(1536, 8960): 12, (5120, 13824): 40}
+# What no shape tells, and is not the same for all networks of a kind; a model folder's config.json must say it.
+_ONLY_IN_CONFIG = {"transformer": ("num_heads", "text_len"), "vae": ("mean", "std"), "text_encoder": ()}
+_FOREIGN_DEFAULTS = ("text_len", "mean", "std")  # Diffusers' config.json may leave them out, and means Wan2.1's
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = TransformerConfig | VAEConfig | TextEncoderConfig | None
@@ -52,25 +57,33 @@ def describe(part: str, tensors) -> Description:
     """
     what = f"{tensors.path} does not hold a Wan2.1 {part.replace('_', ' ')}"
     read_config, module_class, rules = _PARTS[part]
+    if part != "transformer":  # whose config.json may also contradict the tensors: that is the better message
+        _require(what, part, tensors)
     config = read_config(what, tensors.shapes, tensors.settings)
+    _require(what, part, tensors)
+    _note_assumed(part, tensors, config)
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     places = tables.places(shapes, rules, config.patch_size if part == "transformer" else None)
     _check(what, places, tensors)
     return Description(config, shapes, places)
 
 
-def describe_tiny_decoder(tensors) -> Description:
-    """TAEHV's decoder, which has one size; the same faults. `tensors` are a `tensor_files.TensorFiles`, and may hold its encoder too."""
+def describe_tiny_decoder(tensors: "Decoder") -> Description:
+    """TAEHV's decoder, which has one size; the same faults."""
     shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
     places = tables.places(shapes, tables.TINY_DECODER)
-    _check(f"{tensors.files[0]} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, _Decoder(tensors))
+    _check(f"{tensors.path} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, tensors)
     return Description(None, shapes, places)
 
 
-class _Decoder:
-    """What of a TAEHV concerns its decoder."""
+class Decoder:
+    """The decoder in the tensors of a TAEHV (a `tensor_files.TensorFiles`), which may hold its encoder too."""
+
+    part = "tiny_decoder"
 
     def __init__(self, tensors):
+        self.path = tensors.files[0]
+        self.read_slice = tensors.read_slice
         self.shapes = {key: shape for key, shape in tensors.shapes.items() if not key.startswith("encoder.")}
         self.dtypes = tensors.dtypes
 
@@ -84,6 +97,32 @@ def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Conf
     config_class, module_class = _CONFIGS[part], _PARTS[part][1]
     config = _config(what, config_class, {}, dict(settings))
     return config, jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
+
+
+def _require(what: str, part: str, tensors) -> None:
+    """`DataError` where config.json must say what no shape tells, and does not: in a model folder, and of a transformer wherever there is one."""
+    beside = (tensors.path if tensors.path.is_dir() else tensors.path.parent) / "config.json"
+    needed = [name for name in _ONLY_IN_CONFIG[part] if not (tensors.foreign_config and name in _FOREIGN_DEFAULTS)]
+    lacking = [name for name in needed if name not in tensors.settings]
+    if tensors.complete and not tensors.settings:
+        raise DataError(
+            f"{what}: {beside} is missing, and tensors do not tell {', '.join(needed) or 'its eps and max_distance'}: copy it again"
+        )
+    if lacking and (tensors.complete or (tensors.settings and "num_heads" in lacking)):
+        raise DataError(f"{what}: {beside} lacks {', '.join(lacking)}, which tensors do not tell: copy it again, or add it")
+
+
+def _note_assumed(part: str, tensors, config: Config) -> None:
+    """A published file often comes without config.json: its sizes are then known, and of others a note says what is assumed."""
+    if tensors.settings:
+        return
+    if part == "transformer" and (config.dim, config.ffn_dim) not in WAN_HEADS:
+        tensors.notes.append(
+            f"note: {tensors.path.name} has no config.json beside it, and tensors do not tell num_heads: {config.num_heads} is assumed (dim "
+            f"{config.dim} / {WAN_HEAD_DIM}, as in Wan2.1), and text_len {config.text_len}; if that is wrong, put a config.json there"
+        )
+    if part == "vae" and config.dim != VAEConfig().dim:
+        tensors.notes.append(f"note: {tensors.path.name} has no config.json beside it: mean and std of Wan2.1's latents are assumed")
 
 
 RGB = 3  # channels of a pixel
@@ -102,8 +141,8 @@ def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> 
         "out_dim": head[0] // math.prod(patch[2:]),
         "num_layers": _layers(shapes),
     }
-    settings = {"num_heads": max(1, sizes["dim"] // WAN_HEAD_DIM), **settings}
-    return _config(what, TransformerConfig, sizes, settings)
+    heads = WAN_HEADS.get((sizes["dim"], sizes["ffn_dim"]), max(1, sizes["dim"] // WAN_HEAD_DIM))
+    return _config(what, TransformerConfig, sizes, {"num_heads": heads, **settings})
 
 
 def _vae_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> VAEConfig:

@@ -39,6 +39,7 @@ _TEXT_ENCODER = {
     "layer_norm_epsilon": "eps",
     **{name: name for name in ("vocab_size", "num_heads", "num_layers")},
 }
+FOREIGN = ("WanTransformer3DModel", "AutoencoderKLWan", "UMT5EncoderModel")
 _TABLES = {"WanTransformer3DModel": _TRANSFORMER, "AutoencoderKLWan": _VAE, "UMT5EncoderModel": _TEXT_ENCODER}
 
 

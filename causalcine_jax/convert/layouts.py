@@ -12,7 +12,8 @@ from typing import Any
 from causalcine_jax.convert import diffusers_configs
 from causalcine_jax.convert.describe import Description
 from causalcine_jax.convert.diffusers_tables import key_table
-from causalcine_jax.convert.formats import PARTS, PartTensors
+from causalcine_jax.convert.find import PARTS
+from causalcine_jax.convert.formats import PartTensors
 from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import DTYPES, header
 from causalcine_jax.convert.save import WEIGHTS, config_json
@@ -72,13 +73,15 @@ class Layout:
     documents: dict[str, bytes]
 
 
-def model_folder(networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: Path | None, metadata: dict[str, Any]) -> Layout:
+def model_folder(
+    networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: dict[str, bytes], metadata: dict[str, Any]
+) -> Layout:
     """Our model folder.
 
     Args:
       dtype: safetensors' name of every tensor's target dtype; None keeps each one's.
       shard_bytes: a file holds at most so many, or one tensor.
-      tokenizer: the tokenizer.json that goes with the text encoder.
+      tokenizer: tokenizer.json that goes with the text encoder, and what lies beside it, by name; empty without an encoder.
       metadata: what metadata.json shall say.
     """
     shards, documents = [], {METADATA: json_bytes(metadata)}
@@ -87,11 +90,11 @@ def model_folder(networks: list[Network], dtype: str | None, shard_bytes: int, t
         shards += _sharded(network.part, WEIGHTS[network.part], tensors, shard_bytes, documents)
         documents[f"{network.part}/config.json"] = json_bytes(config_json(network.part, network.description.config))
         if network.part == "text_encoder":
-            documents["text_encoder/tokenizer.json"] = tokenizer.read_bytes()
+            documents["text_encoder/tokenizer.json"] = tokenizer["tokenizer.json"]
     return Layout(shards, documents)
 
 
-def diffusers(networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: Path | None, shift: float) -> Layout:
+def diffusers(networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: dict[str, bytes], shift: float) -> Layout:
     """Diffusers' folder; with all three networks it is a whole WanPipeline, whose UniPC scheduler has the given flow shift."""
     shards, documents = [], {}
     for network in networks:
@@ -129,8 +132,13 @@ def _sharded(part: str, name: str, tensors: list[Tensor], shard_bytes: int, docu
     return [Shard(f"{part}/{file}", tuple(group)) for file, group in zip(files, groups, strict=True)]
 
 
-def _tokenizer(file: Path, vocab_size: int) -> dict[str, bytes]:
-    found = {f"tokenizer/{name}": (file.parent / name).read_bytes() for name in _TOKENIZER_FILES if (file.parent / name).is_file()}
+def tokenizer_files(file: Path) -> dict[str, bytes]:
+    """A tokenizer.json and what lies beside it that transformers reads, by name."""
+    beside = {name: (file.parent / name).read_bytes() for name in _TOKENIZER_FILES if (file.parent / name).is_file()}
+    return {"tokenizer.json": file.read_bytes(), **beside}
+
+
+def _tokenizer(files: dict[str, bytes], vocab_size: int) -> dict[str, bytes]:
     plain = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<pad>",
@@ -138,7 +146,7 @@ def _tokenizer(file: Path, vocab_size: int) -> dict[str, bytes]:
         "unk_token": "<unk>",
         "model_max_length": 512,
     }
-    return {"tokenizer/tokenizer_config.json": json_bytes(plain), **found, "tokenizer/tokenizer.json": file.read_bytes()}
+    return {"tokenizer/tokenizer_config.json": json_bytes(plain), **{f"tokenizer/{name}": content for name, content in files.items()}}
 
 
 _MODEL_INDEX = {

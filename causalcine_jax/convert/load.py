@@ -4,6 +4,7 @@ What a folder or file holds is checked completely, from the headers alone, befor
 alone are read: a slice of a parameter is a slice of every layer's tensor, with the axes in the checkpoint's order.
 """
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -13,12 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
-from causalcine_jax.convert.describe import Description, describe, describe_tiny_decoder
-from causalcine_jax.convert.formats import PartTensors, home, open_part
+from causalcine_jax.convert.describe import Decoder, Description, describe, describe_tiny_decoder
+from causalcine_jax.convert.find import home
+from causalcine_jax.convert.finite import check_finite
+from causalcine_jax.convert.formats import PartTensors, open_part
+from causalcine_jax.convert.lora import Asked
+from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.convert.tensor_files import open_tensors
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.tiny_decoder import TinyDecoder
 from causalcine_jax.models.tokenizer import Tokenizer
@@ -27,20 +33,29 @@ from causalcine_jax.models.vae import VAE
 from causalcine_jax.parallel.sharding import state_shardings
 
 
-def load_transformer(path: str | os.PathLike, dtype=jnp.float32, *, weights: str = "auto", mesh: Mesh | None = None) -> Transformer:
+def load_transformer(
+    path: str | os.PathLike,
+    dtype=jnp.float32,
+    *,
+    weights: str = "auto",
+    lora: "Asked | list[Asked] | tuple[Asked, ...] | None" = None,
+    mesh: Mesh | None = None,
+) -> Transformer:
     """Loads the transformer from a model folder, a folder or file of Wan2.1, Diffusers, or one of Wan2.1's causal children.
 
     Args:
       path: where; see `formats` for all that it may be. Sizes come from the shapes; heads, text_len and eps from config.json.
       dtype: of all parameters in memory.
       weights: generator or generator_ema, for a .pt that has both; auto takes the one that its authors recommend.
+      lora: adapters to merge while it is read, see `lora.loras`.
       mesh: cuts the parameters over its devices, as training does (`parallel.sharding`); this process reads its own devices' slices.
         Without, they are on the default device.
 
     Raises:
-      DataError: missing or damaged files, or tensors that are not those of a Wan2.1 transformer (all are listed).
+      DataError: missing or damaged files, tensors that are not those of a Wan2.1 transformer (all are listed) or not finite, or an adapter of
+        another network.
     """
-    return _load(path, "transformer", dtype, mesh, weights)
+    return _load(path, "transformer", dtype, mesh, weights=weights, lora_path=lora)
 
 
 def load_vae(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> VAE:
@@ -66,12 +81,22 @@ def load_tiny_decoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh 
     if not path.is_file():
         raise DataError(f"no tiny decoder at {path}: there is no such file (taew2_1.pth of github.com/madebyollin/taehv)")
     with open_tensors(path) as tensors:
-        return fill(describe_tiny_decoder(tensors), tensors, dtype, mesh)
+        decoder = Decoder(tensors)
+        return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """The tokenizer that goes with a model's text encoder, looked for as `Tokenizer.load` does. `DataError` if there is none."""
-    return Tokenizer.load(home(Path(path), "text_encoder"))
+    """The tokenizer that goes with a model's text encoder, looked for as `Tokenizer.load` does, else inside it (ComfyUI). `DataError` if there is none."""
+    folder = home(Path(path), "text_encoder")
+    try:
+        return Tokenizer.load(folder)
+    except DataError:
+        packed = None
+        with contextlib.suppress(DataError), open_part(folder, "text_encoder") as tensors:
+            packed = tensors.packed_tokenizer()
+        if packed is None:
+            raise
+        return Tokenizer(Backend.from_str(tokenizer_json(packed, f"the spiece_model in {folder}").decode("utf-8")))
 
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:
@@ -97,17 +122,20 @@ def _read(
     """The slice `index` of a parameter of `shape`, from one tensor, or from those of its layers."""
     index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
     values = np.empty([part.stop - part.start for part in index], dtype)
-    if places[0].layer is None:
-        values[...] = places[0].read(tensors, index)
-    else:
-        for layer, place in enumerate(places[index[0]]):
-            values[layer] = place.read(tensors, index[1:])
+    layers = [(values, places[0], index)]
+    if places[0].layer is not None:
+        layers = [(values[layer], place, index[1:]) for layer, place in enumerate(places[index[0]])]
+    for value, place, part in layers:
+        value[...] = place.read(tensors, part)
+        check_finite(value, tensors, place.key)
     return values
 
 
-def _load(path, part: str, dtype, mesh: Mesh | None, weights: str = "auto"):
+def _load(path, part: str, dtype, mesh: Mesh | None, **how):
     copy = orbax_copy.find(Path(path), part)
     if copy is not None:
+        if how.get("lora_path"):
+            raise UsageError(f"{copy} is an orbax copy, into which no LoRA is merged: name the model that it was converted from")
         return orbax_copy.load(copy, part, dtype, mesh)
-    with open_part(path, part, weights=weights) as tensors:
+    with open_part(path, part, **how) as tensors:
         return fill(describe(part, tensors), tensors, dtype, mesh)

@@ -1,78 +1,213 @@
-"""A low-rank adapter merged into its base while that is read: W + (alpha / r) B A, in float32, in the base's dtype.
+"""Adapters merged into their base while that is read: W + strength (alpha / r) B A, summed in float32, then cast to the base's dtype.
 
-LongLive and MemFlow publish a base and a lora.pt of peft's names: `base_model.model.<key>.lora_A.weight` [r, in] and
-`lora_B` [out, r]. Their alpha equals r; a file that tells another one does so in tensors `<key>.alpha`.
+Whose names an adapter's tensors have is in lora_keys.py, how strongly it acts in lora_scale.py. Several are summed before the cast.
 """
 
-import re
+import collections
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from causalcine_jax.errors import DataError
+from causalcine_jax.convert import checkpoint_keys, lora_keys, lora_scale
+from causalcine_jax.convert.lora_scale import Scale
+from causalcine_jax.errors import DataError, UsageError
 
-_NAME = re.compile(r"(.+)\.(lora_A|lora_B|lora_down|lora_up)(\.default)?\.weight")
-_SIDE = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up"}
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter that is asked for: a file, or peft's folder, and how much of it is added (1: as trained)."""
+
+    path: Path
+    strength: float = 1.0
+
+    def __str__(self):
+        return str(self.path) if self.strength == 1 else f"{self.path}:{self.strength:g}"
+
+
+Asked = str | os.PathLike | Lora
+
+
+def loras(asked: "Asked | list[Asked] | tuple[Asked, ...] | None") -> tuple[Lora, ...]:
+    """What `--lora` was given, once or several times: each FILE or FILE:STRENGTH. `UsageError` for a strength that is no number or a file twice."""
+    if asked is None:
+        return ()
+    found = tuple(_lora(each) for each in (asked if isinstance(asked, list | tuple) else [asked]))
+    counted = collections.Counter(os.path.abspath(each.path) for each in found)
+    if twice := [path for path, count in counted.items() if count > 1]:
+        raise UsageError(f"--lora {twice[0]} is given twice: give it once, with the strength that is meant, such as {twice[0]}:0.8")
+    return found
+
+
+def _lora(asked: Asked) -> Lora:
+    if isinstance(asked, Lora):
+        return asked
+    text = os.fspath(asked)
+    path, colon, strength = text.rpartition(":")
+    if not colon or os.path.exists(text) or not path:
+        return Lora(Path(text))
+    try:
+        value = float(strength)
+    except ValueError:
+        if os.path.exists(path):
+            raise UsageError(f"--lora {text}: its strength {strength!r} is no number; write {path}:0.8") from None
+        return Lora(Path(text))
+    if not math.isfinite(value):
+        raise UsageError(f"--lora {text}: its strength must be finite")
+    return Lora(Path(path), value)
+
+
+@dataclass(frozen=True)
+class Term:
+    """What is added to one tensor: scale * up @ down, or scale * diff; keys of the adapter's `tensors`."""
+
+    tensors: object
+    scale: float
+    diff: str | None = None
+    down: str | None = None
+    up: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shapes = self.tensors.shapes
+        return shapes[self.diff] if self.diff else (shapes[self.up][0], *shapes[self.down][1:])
+
+    def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """The slice `index` of the update of a tensor of `shape`, in float32."""
+        if self.diff:
+            return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(np.float32)
+        if len(shape) == 2:
+            rows, columns = (*index, slice(None), slice(None))[:2]
+            down = self.tensors.read_slice(self.down, (slice(None), columns)).astype(np.float32)
+            return self.scale * (self.tensors.read_slice(self.up, (rows, slice(None))).astype(np.float32) @ down)
+        up, down = (self.tensors.read(key).astype(np.float32) for key in (self.up, self.down))
+        return self.scale * (up.reshape(len(up), -1) @ down.reshape(len(down), -1)).reshape(shape)[index]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One weight's update: `down` [r, in] and `up` [out, r] are keys of the adapter's file."""
+    """One adapter, ready to merge: what it adds to each original key, and the scales of its modules."""
 
-    down: str
-    up: str
-    scale: float
+    asked: Lora
+    terms: Mapping[str, list[Term]]
+    scales: list[Scale]
+
+    def __str__(self):
+        found = collections.Counter((s.value, s.alpha, s.rslora, s.told_by) for s in self.scales)
+        shown = [
+            f"scale {value:g} of {count} weights (alpha {alpha:g}, {by}{', rsLoRA' if root else ''})"
+            for (value, alpha, root, by), count in found.most_common(3)
+        ]
+        others = len(found) - len(shown)
+        whole = len([t for terms in self.terms.values() for t in terms if t.diff])
+        shown += [f"{others} other scales"] * (others > 0) + [f"{whole} whole differences"] * (whole > 0)
+        return f"lora {self.asked.path.name}: strength {self.asked.strength:g}, {'; '.join(shown)}"
 
 
-def adapters(
-    tensors, names: Mapping[str, str], to_original: Callable[[str], str | None], alpha: float | None, what: str
-) -> dict[str, Adapter]:
-    """The adapter of each original weight key.
+def adapter(
+    asked: Lora,
+    tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    names: Mapping[str, Callable[[str], str | None]],
+    alpha: float | None = None,
+) -> Adapter:
+    """The adapter in `tensors` (a `TensorFiles`) for a network whose tensors have `shapes`, by original key.
 
     Args:
-      tensors: of the adapter's file (a `TensorFiles`).
-      names: stripped key -> key in `tensors`.
-      to_original: the original key of a Diffusers key, for adapters that use those names.
-      alpha: for adapters whose file tells none; None for alpha = r.
-      what: the file, for messages.
+      names: `to_original` and `to_diffusers` of the network's key table.
+      alpha: that of the command line.
 
     Raises:
-      DataError: a half without its other half, ranks that differ, tensors of another kind; all are listed.
+      DataError: a half without its other half, ranks that differ, tensors of another kind or network, several adapters in one file, or sources of
+        alpha that disagree; all are listed.
+      UsageError: the command line's alpha contradicts the file's.
     """
-    halves: dict[str, dict[str, str]] = {}
-    told_by: dict[str, str | None] = {}
-    faults = []
-    for name, key in names.items():
-        match = _NAME.fullmatch(name)
-        if match:
-            target = match[1].removeprefix("base_model.model.").removeprefix("model.").removeprefix("transformer.")
-            target = to_original(f"{target}.weight") or f"{target}.weight"
-            halves.setdefault(target, {})[_SIDE[match[2]]] = key
-            told_by[target] = names.get(f"{match[1]}.alpha")
-        elif not name.endswith(".alpha"):
+    file = tensors.files[0]
+    keys = checkpoint_keys.lora_keys(tensors.shapes, file)
+    parts = _parts(file, keys)
+    modules = lora_keys.targets(parts, shapes, names)
+    told = lora_scale.sources(file, tensors.metadata(), alpha)
+    terms: dict[str, list[Term]] = collections.defaultdict(list)
+    scales, faults = [], []
+    for module, sides in parts.items():
+        target = modules[module]
+        weight = f"{target}.weight" if f"{target}.weight" in shapes or target not in shapes else target
+        if {"down", "up"} & set(sides):
+            fault, term = _low_rank(module, sides, tensors)
+            if fault:
+                faults.append(fault)
+                continue
+            own = [lora_scale.Source(f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"]))] if "alpha" in sides else []
+            scale = lora_scale.scale_of(target, tensors.shapes[term.down][0], [*own, *told])
+            scales.append(scale if not own else Scale(scale.value, scale.alpha, scale.rslora, scale.told_by.replace(own[0].name, ".alpha")))
+            terms[weight].append(Term(tensors, scale.value * asked.strength, down=term.down, up=term.up))
+        for side, key in (("diff", weight), ("diff_b", f"{target}.bias")):
+            if side in sides:
+                terms[key].append(Term(tensors, asked.strength, diff=sides[side]))
+        if set(sides) == {"alpha"}:
+            faults.append(f"{sides['alpha']} belongs to no lora_A and lora_B")
+    if faults:
+        raise DataError(f"{file} is not a LoRA of a Wan2.1 transformer: {'; '.join(faults[:8])}")
+    misfits = [
+        f"{key} {term.shape}, the base has {shapes.get(key, 'none')}"
+        for key, found in terms.items()
+        for term in found
+        if key not in shapes or not _fits(term, shapes[key])
+    ]
+    if misfits:
+        raise DataError(f"the LoRA {file} does not belong to this transformer: {'; '.join(misfits[:8])}")
+    return Adapter(asked, dict(terms), scales)
+
+
+def merged(base: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], terms: list[Term]) -> np.ndarray:
+    """`base`, which is the slice `index` of a tensor of `shape`, with the sum of all updates."""
+    total = base.astype(np.float32)
+    for term in terms:
+        total = total + term.read(index, shape)
+    return total.astype(base.dtype)
+
+
+def _parts(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Module -> side -> key in the file."""
+    parts: dict[str, dict[str, str]] = {}
+    called, faults = set(), []
+    for plain, key in keys.items():
+        part = lora_keys.parse(plain)
+        if part is None:
             faults.append(f"{key} is no lora_A or lora_B")
-    found = {}
-    for target, sides in halves.items():
-        if len(sides) != 2:
-            faults.append(f"{next(iter(sides.values()))} has no other half")
             continue
-        down, up = tensors.shapes[sides["down"]], tensors.shapes[sides["up"]]
-        if len(down) != 2 or len(up) != 2 or up[1] != down[0]:
-            faults.append(f"{target}: lora_A {down} and lora_B {up} have no common rank")
-            continue
-        rank = down[0]
-        told = told_by[target]
-        strength = float(tensors.read(told).item()) if told else rank if alpha is None else alpha
-        found[target] = Adapter(sides["down"], sides["up"], strength / rank)
-    if faults or not found:
-        raise DataError(f"{what} is not a LoRA of a Wan2.1 transformer: {'; '.join(faults[:8] or ['it holds no lora_A and lora_B'])}")
-    return found
+        called |= {part.adapter} if part.side in ("down", "up") else set()
+        if part.side in (sides := parts.setdefault(part.module, {})) and len(called) < 2:
+            faults.append(f"{sides[part.side]} and {key} are the same part")
+        sides[part.side] = key
+    other = lora_keys.other_kind(keys)
+    if other is None and len(called - {"", "default"}) > 1:
+        raise DataError(f"{file} holds several adapters, {', '.join(sorted(called))}: save each in a file of its own")
+    if faults or other or not parts:
+        raise DataError(
+            f"{file} is not a LoRA of a Wan2.1 transformer: {other or '; '.join(faults[:8]) or 'it holds no lora_A and lora_B'}"
+        )
+    return parts
 
 
-def merged(base: np.ndarray, index: tuple[slice, ...], adapter: Adapter, tensors) -> np.ndarray:
-    """`base`, which is `index` of a weight [out, in], with the adapter's update."""
-    rows, columns = index
-    down = tensors.read_slice(adapter.down, (slice(None), columns)).astype(np.float32)
-    up = tensors.read_slice(adapter.up, (rows, slice(None))).astype(np.float32)
-    return (base.astype(np.float32) + adapter.scale * (up @ down)).astype(base.dtype)
+def _low_rank(module: str, sides: Mapping[str, str], tensors) -> tuple[str | None, Term | None]:
+    if not {"down", "up"} <= set(sides):
+        return f"{sides.get('down') or sides['up']} has no other half", None
+    down, up = tensors.shapes[sides["down"]], tensors.shapes[sides["up"]]
+    if len(down) < 2 or len(up) < 2 or up[1] != down[0] or math.prod(up[2:]) != 1 or not down[0]:
+        return f"{module}: lora_A {down} and lora_B {up} have no common rank", None
+    return None, Term(tensors, 1.0, down=sides["down"], up=sides["up"])
+
+
+def _alpha(file: Path, tensors, key: str) -> float:
+    value = tensors.read(key)
+    if value.size != 1 or not np.isfinite(float(value.reshape(()))) or float(value.reshape(())) <= 0:
+        raise DataError(f"{file}: {key} must be one positive number, not {value.tolist() if value.size < 4 else value.shape}")
+    return float(value.reshape(()))
+
+
+def _fits(term: Term, shape: tuple[int, ...]) -> bool:
+    return term.shape == shape or (term.diff is not None and math.prod(term.shape) == math.prod(shape))

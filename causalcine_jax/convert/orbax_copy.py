@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.describe import from_config
-from causalcine_jax.convert.formats import home
+from causalcine_jax.convert.find import home
+from causalcine_jax.convert.finite import check_parameters
 from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError
 from causalcine_jax.parallel.sharding import state_shardings
@@ -59,6 +60,7 @@ def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
         loaded = ocp.load_checkpointables(folder.absolute() / FOLDER, {"parameters": wanted})["parameters"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder / FOLDER} cannot be read ({_one_line(error)}); convert the model again") from error
+    check_parameters(loaded, folder, part)
     return jax.tree.unflatten(jax.tree.structure(shapes), [loaded[name] for name in wanted])
 
 

@@ -34,7 +34,17 @@ def locate(file: Path) -> dict[str, Stored]:
         raise DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again") from error
 
 
-def _locate(file: Path) -> dict[str, Stored]:
+def metadata(file: Path) -> dict[str, str]:
+    """The free text of the header, `__metadata__`; empty where it has none. Raises as `locate` does."""
+    try:
+        said = _entries(file)[0].get("__metadata__")
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again") from error
+    return {name: value for name, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}
+
+
+def _entries(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, where the data begins behind it, and the file's size."""
     size = os.path.getsize(file)
     with open(file, "rb") as opened:
         start = opened.read(_LENGTH.size)
@@ -48,8 +58,12 @@ def _locate(file: Path) -> dict[str, Stored]:
         entries = json.loads(opened.read(length).decode("utf-8"), object_pairs_hook=_without_duplicates)
     if not isinstance(entries, dict):
         raise ValueError("its header is no JSON object")
+    return entries, _LENGTH.size + length, size
+
+
+def _locate(file: Path) -> dict[str, Stored]:
+    entries, begin, size = _entries(file)
     entries.pop("__metadata__", None)
-    begin = _LENGTH.size + length
     spans = {key: _span(key, entry) for key, entry in entries.items()}
     end = 0
     for key, (first, last) in sorted(spans.items(), key=lambda item: item[1]):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.convert import tables
-from causalcine_jax.convert.formats import find_part, home
+from causalcine_jax.convert.find import find_part, home
 from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.errors import DataError, UsageError

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, by key: a .safetensors file, a folder of shards, or a .pt/.pth file.
+"""The tensors of a checkpoint, by key: a safetensors file, a file of torch.save, or a folder of shards. The content tells which, not the name.
 
 `safetensors_files` and `torch_files` find out where each tensor lies and check it; here files are mapped into memory, and a tensor, or
 a slice of one, is a view: the disk is read where it is touched, and nothing of it counts as this process's own memory.
@@ -17,6 +17,10 @@ from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored
 from causalcine_jax.errors import DataError
 
 _LFS_POINTER = b"version https://git-lfs"
+_GGUF = b"GGUF"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since 1.6 and before
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_FORMATS = ("safetensors", "bin")  # of shards in a folder, the one to prefer first
 
 
 class TensorFiles:
@@ -33,6 +37,10 @@ class TensorFiles:
                 self._stored[key] = stored
         self.shapes = {key: stored.shape for key, stored in self._stored.items()}
         self.dtypes = {key: stored.dtype for key, stored in self._stored.items()}
+
+    def metadata(self) -> dict[str, str]:
+        """What the headers of safetensors files say in free text; of several files, the last that says it."""
+        return {name: text for file in self.files if not _of_torch(file) for name, text in safetensors_files.metadata(file).items()}
 
     def read(self, key: str) -> np.ndarray:
         """A whole tensor, as a read-only view of its file."""
@@ -58,7 +66,7 @@ class TensorFiles:
 
 @contextlib.contextmanager
 def open_tensors(path: Path) -> Iterator[TensorFiles]:
-    """Opens a .safetensors, .pt or .pth file, or a folder of .safetensors: the shards its index names, else all it holds.
+    """Opens a file of safetensors or torch.save, or a folder of .safetensors or .bin: the shards its index names, else all it holds.
 
     Keys of a .pt are those of its nested dictionaries, joined: "generator/model.blocks.0...".
 
@@ -73,22 +81,40 @@ def open_tensors(path: Path) -> Iterator[TensorFiles]:
 
 
 def _locate(file: Path) -> dict[str, Stored]:
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(len(_LFS_POINTER))
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    start = _start(file)
     if start == _LFS_POINTER:
         raise DataError(f"{file} is a pointer of Git LFS and not the file itself: fetch it with git lfs pull")
-    return (torch_files if file.suffix in (".pt", ".pth") else safetensors_files).locate(file)
+    if start.startswith(_GGUF):
+        raise DataError(
+            f"{file} is GGUF, whose quantised blocks are not read: take the bf16, fp16 or fp8_scaled .safetensors of the same model"
+        )
+    if not _of_torch(file) and start[8:9] != b"{" and file.suffix not in _SUFFIXES:
+        raise DataError(f"{file} is no file of tensors that can be read: expected safetensors, or what torch.save writes")
+    return (torch_files if _of_torch(file) else safetensors_files).locate(file)
+
+
+def _start(file: Path) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _of_torch(file: Path) -> bool:
+    """Whether torch.save wrote the file, by how it begins; a name counts only where the content is neither's, for the message."""
+    start = _start(file)
+    if start.startswith((_ZIP, _PICKLE)) and not (len(start) > 8 and start[8:9] == b"{"):  # a header may have 128 bytes
+        return True
+    return file.suffix in _SUFFIXES[1:] and start[8:9] != b"{"
 
 
 def _find(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    indices = sorted(path.glob("*.safetensors.index.json"))
+    indices = next((found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}.index.json")))), [])
     if not indices:
-        files = sorted(path.glob("*.safetensors"))
+        files = next((found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}")))), [])
         if not files:
             raise DataError(f"no .safetensors file in {path}")
         return files

@@ -1,13 +1,15 @@
 """Wan's relatives that this project cannot run, recognised by their tensors, so that the error says which one it is and why."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Pattern of a key (original or Diffusers naming) that only this kind of network has, and what it is.
 _TRANSFORMERS = (
+    (r"blocks\.\d+\..*(to_gate_compress|gate_compress)\.", "a FastWan transformer: its video sparse attention has no counterpart here"),
+    (r"blocks\.\d+\..*(proj_l|local_attn)\.", "a TurboWan transformer: its sparse linear attention has no counterpart here"),
     (r"vace_(blocks|patch_embedding)\.", "a Wan VACE transformer: its control blocks have no counterpart here"),
     (r"(motion_encoder|face_adapter)\.", "a Wan-Animate transformer: its motion and face encoders have no counterpart here"),
     (r"(casual_audio_encoder|audio_injector|audio_proj)\.", "a Wan speech-to-video transformer: its audio layers have no counterpart here"),
@@ -35,6 +37,11 @@ _CHANNELS = {
 }
 
 
+def kind(part: str, keys: Iterable[str]) -> str | None:
+    """What a relative of `part` the keys tell, and why it cannot be used; None where they tell none."""
+    return next((what for pattern, what in _KINDS[part] if any(re.match(pattern, key) for key in keys)), None)
+
+
 def unsupported(part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: Mapping[str, Any]) -> str | None:
     """What the tensors are, and why they cannot be used; None where nothing speaks against them.
 
@@ -43,12 +50,11 @@ def unsupported(part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: 
       shapes, dtypes: by key, in original or Diffusers naming, wrappers' prefixes stripped.
       settings: config.json as it stands.
     """
-    for pattern, what in _KINDS[part]:
-        if any(re.match(pattern, key) for key in shapes):
-            return what
-    packed = next((key for key, dtype in dtypes.items() if dtype.startswith(("F8", "F4", "F6", "I", "U"))), None)
-    if packed is not None and (packed.endswith("weight") or any("scale_weight" in key or "weight_scale" in key for key in shapes)):
-        return f"quantised weights ({packed} is {dtypes[packed]}): take the bfloat16 or float32 file"
+    if relative := kind(part, shapes):
+        return relative
+    packed = next((key for key, dtype in dtypes.items() if dtype.startswith(("F4_", "F6_", "I", "U")) and key.endswith("weight")), None)
+    if packed is not None:
+        return f"quantised weights ({packed} is {dtypes[packed]}): take the bf16, fp16 or fp8_scaled .safetensors"
     if part == "transformer":
         return _transformer(shapes, settings)
     if part == "vae":

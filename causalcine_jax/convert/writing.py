@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import Layout, Shard, Tensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
@@ -45,7 +46,7 @@ def write(layout: Layout, out: Path, request: dict[str, Any], sources: list[Path
     bar = tqdm(
         total=sum(shard.nbytes for shard in layout.shards) + read, unit="B", unit_scale=True, disable=not progress, desc="converting"
     )
-    with bar, _disk_faults(out):
+    with bar, disk_faults(out):
         partial.mkdir(parents=True, exist_ok=True)
         _write_json(partial / _JOURNAL, {"request": request, "files": finished})
         for shard in layout.shards:
@@ -81,7 +82,9 @@ def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
     step = max(1, BLOCK_BYTES // row)
     for start in range(0, tensor.shape[0], step):
         rows = slice(start, min(start + step, tensor.shape[0]))
-        yield np.ascontiguousarray(tensor.source.read_slice(tensor.key, (rows, *rest)).astype(dtype, copy=False))
+        block = np.ascontiguousarray(tensor.source.read_slice(tensor.key, (rows, *rest)).astype(dtype, copy=False))
+        check_finite(block, tensor.source, tensor.key)
+        yield block
 
 
 def _write_shard(partial: Path, shard: Shard, bar: tqdm) -> dict[str, Any]:
@@ -155,7 +158,8 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _disk_faults(out: Path) -> Iterator[None]:
+def disk_faults(out: Path) -> Iterator[None]:
+    """`DataError` where the disk refuses to take `out`."""
     try:
         yield
     except OSError as error:

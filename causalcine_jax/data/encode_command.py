@@ -16,7 +16,7 @@ from tqdm import tqdm
 from causalcine_jax.cli import cores
 from causalcine_jax.config import preset
 from causalcine_jax.convert import load_tokenizer, load_vae
-from causalcine_jax.convert.formats import holds
+from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore

@@ -5,8 +5,8 @@ renoising then all form the next x as a weighted sum of a few tensors: x, the gu
 one step back, and fresh noise. The weights depend on the schedule only; they are computed here once, in float64 numpy, and scanned over. A
 sampler is therefore compiled once, whatever its number of steps.
 
-Sources: UniPC, Zhao et al. 2023 (arXiv 2302.04867), with the choices of Wan2.1's FlowUniPCMultistepScheduler (order 2, B2(h), data
-prediction, lower order in the end); few-step renoising as in Self-Forcing's rollout.
+Sources: UniPC (arXiv 2302.04867) as Wan2.1's FlowUniPCMultistepScheduler has it (order 2, B2(h), data prediction, lower order in the end);
+few-step renoising as in Self-Forcing's rollout.
 """
 
 import itertools
@@ -33,9 +33,9 @@ class SamplerConfig:
     steps       network evaluations (with guidance, each is a batch of two)
     shift       how far the schedule is bent toward noise; 1 leaves it uniform
     guidance    classifier-free guidance scale; 1 means none, and no null prompt is evaluated
-    step_list   few_step only: the exact times in 0..1000, descending, in place of those that `shift` gives; `steps` must be its length.
-                The network sees these times; their noise is that of the nearest of the 1000 training times bent by `shift`, as the public
-                causal models look it up
+    step_list   few_step only: the exact times in 0..1000, descending, in place of those that `shift` gives; `steps` must be its length. Their
+                noise is that of the nearest of the 1000 training times bent by `shift`, as the public causal models look it up
+    first_step_list  of a film's first chunk alone (Causal Forcing++)
     """
 
     solver: str = "unipc"
@@ -43,44 +43,55 @@ class SamplerConfig:
     shift: float = 5.0
     guidance: float = 5.0
     step_list: tuple[float, ...] | None = None
+    first_step_list: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        if isinstance(self.step_list, list):  # as read from a file; a static argument of jit must be hashable
-            object.__setattr__(self, "step_list", tuple(self.step_list))
+        for name in ("step_list", "first_step_list"):
+            if isinstance(times := getattr(self, name), list):  # as read from a file; a static argument of jit must be hashable
+                object.__setattr__(self, name, tuple(times))
         raise_faults("sampler", self.faults())
 
     def faults(self) -> list[str]:
-        faults = []
-        if self.solver not in SOLVERS:
-            faults.append(f"unknown solver {self.solver!r}, {nearest(str(self.solver), SOLVERS)}")
-        if not _is_int(self.steps) or not 1 <= self.steps <= TRAIN_TIMES:
+        known = self.solver in SOLVERS
+        faults = [] if known else [f"unknown solver {self.solver!r}, {nearest(str(self.solver), SOLVERS)}"]
+        if not _is_number(self.steps, int) or not 1 <= self.steps <= TRAIN_TIMES:
             faults.append(f"steps must be an integer from 1 to {TRAIN_TIMES}, not {self.steps!r}")
         if not _is_number(self.shift) or not 0 < self.shift < float("inf"):
             faults.append(f"shift must be positive and finite, not {self.shift!r}")
         if not _is_number(self.guidance) or not 0 <= self.guidance < float("inf"):
             faults.append(f"guidance must be finite and not negative (1 means none), not {self.guidance!r}")
-        if self.step_list is not None:
-            faults += self._step_list_faults()
+        for name in ("step_list", "first_step_list"):
+            if getattr(self, name) is not None:
+                faults += self._list_faults(name)
         return faults
 
-    def _step_list_faults(self) -> list[str]:
-        if not isinstance(self.step_list, tuple) or not all(_is_number(t) for t in self.step_list):
-            return [f"step_list must be a list of times, not {self.step_list!r}"]
-        faults = []
+    def _list_faults(self, name: str) -> list[str]:
+        times, faults = getattr(self, name), []
+        if not isinstance(times, tuple) or not all(_is_number(t) for t in times):
+            return [f"{name} must be a list of times, not {times!r}"]
         if self.solver != "few_step":
-            faults.append(f"step_list belongs to the solver few_step, not to {self.solver!r}")
-        if len(self.step_list) != self.steps:
-            faults.append(f"step_list has {len(self.step_list)} times but steps is {self.steps}")
-        if not all(TRAIN_TIMES >= a > b for a, b in itertools.pairwise((*self.step_list, 0))):
-            faults.append(f"step_list must fall from at most {TRAIN_TIMES} to above 0, not {self.step_list}")
+            faults.append(f"{name} belongs to the solver few_step, not to {self.solver!r}")
+        if name == "step_list" and len(times) != self.steps:
+            faults.append(f"step_list has {len(times)} times but steps is {self.steps}")
+        if not times or not all(TRAIN_TIMES >= a > b for a, b in itertools.pairwise((*times, 0))):
+            faults.append(f"{name} must fall from at most {TRAIN_TIMES} to above 0, not {times}")
         return faults
+
+    def of_chunk(self, index: int) -> "SamplerConfig":
+        """The sampler of a film's chunk `index`, from 0: the first may have steps of its own."""
+        if self.first_step_list is None:
+            return self
+        times = self.step_list if index else self.first_step_list
+        return replace(self, first_step_list=None, step_list=times, steps=self.steps if index else len(times))
 
     def changed(self, **asked) -> "SamplerConfig":
-        """This sampler with other fields. A step_list brings its solver and its length; a list goes where another schedule is asked for."""
+        """This sampler with other fields. A step_list brings its solver and its length; lists go where another schedule is asked for."""
         if "step_list" in asked:
             asked = {"solver": "few_step", "steps": len(asked["step_list"]), **asked}
         elif self.step_list and {"steps", "shift", "solver"} & set(asked):
             asked["step_list"] = None
+        if {"steps", "step_list", "shift", "solver"} & set(asked):
+            asked["first_step_list"] = None
         return replace(self, **asked)
 
     @property
@@ -191,12 +202,8 @@ def guided(v_cond: Float[Array, "*x"], v_uncond: Float[Array, "*x"], guidance: f
     return v_uncond + guidance * (v_cond - v_uncond)
 
 
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return _is_int(value) or isinstance(value, float)
+def _is_number(value, kinds=int | float) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _weighted_sum(weights, terms):

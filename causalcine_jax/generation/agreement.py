@@ -15,7 +15,9 @@ import jaxlib
 import numpy as np
 from jax.sharding import Mesh
 
-from causalcine_jax.convert.formats import home, open_part
+from causalcine_jax.convert.find import adapter_file, home
+from causalcine_jax.convert.formats import open_part
+from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.generation.choices import Choices
 from causalcine_jax.generation.chosen_model import chosen_model
@@ -60,6 +62,8 @@ def _asked(recipe: Recipe, model: Path | None, choices: Choices) -> dict[str, An
 
 def _found(recipe: Recipe, model: Path | None, choices: Choices) -> tuple[Start | None, Path, Mesh | None, dict[str, Any]]:
     raise_faults("generate", choices.faults())
+    for each in loras(choices.lora):
+        adapter_file(each.path)
     start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
     folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
     mesh = _mesh(choices.seq)
@@ -82,6 +86,7 @@ def _mesh(seq: int | None) -> Mesh | None:
 def _held(folder: Path, choices: Choices, start: Start | None) -> dict[str, Any]:
     """What the files hold: the model's settings as they are, all else as hashes."""
     files = {"start": start and start.file, "embeddings": choices.embeddings, "tiny decoder": choices.tiny_decoder}
+    files |= {f"lora {number}": adapter_file(each.path) for number, each in enumerate(loras(choices.lora))}
     parts = PARTS[:2] if choices.embeddings else PARTS
     check_parts(folder, parts)
     if "text_encoder" in parts:

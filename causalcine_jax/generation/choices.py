@@ -27,6 +27,7 @@ class Choices:
     embeddings   a file of prompt embeddings in place of the text encoder
     tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
     seq          devices that make each chunk together (parallel/mesh.py); rollout_weights, how the transformer's weights lie on them (sharding.py)
+    lora         adapters merged into the transformer, each FILE or FILE:STRENGTH (convert/lora.py)
     start        a picture or clip to go on from, and start_caption, what it shows (start.py)
     """
 
@@ -59,6 +60,7 @@ class Choices:
     seq: int | None = None
     rollout_weights: str | None = None
     tiny_decoder: Path | None = None
+    lora: tuple[str, ...] | None = None
 
     def faults(self) -> list[str]:
         counted = ("scale", "chunk_frames", "frames", "seq")

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError, safe_open
 
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.convert.formats import find_part
+from causalcine_jax.convert.find import find_part
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.models.tokenizer import clean
 from causalcine_jax.models.umt5 import UMT5Encoder

@@ -19,6 +19,8 @@ from jax.sharding import Mesh
 
 from causalcine_jax.config import ROLLOUT_WEIGHTS
 from causalcine_jax.convert import weights_hash
+from causalcine_jax.convert.find import adapter_file
+from causalcine_jax.convert.lora import loras
 from causalcine_jax.generation import provenance
 from causalcine_jax.generation.agreement import agreed
 from causalcine_jax.generation.choices import Choices, Setup, decide
@@ -28,7 +30,7 @@ from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import RolloutEngine
 from causalcine_jax.generation.film import check_size, viewing_scale
 from causalcine_jax.generation.filming import Footage, say, shoot
-from causalcine_jax.generation.model_folder import load_model, save_embeddings
+from causalcine_jax.generation.model_folder import load_model, notes, save_embeddings
 from causalcine_jax.generation.pool import held_for_films
 from causalcine_jax.generation.provenance import Recipe
 from causalcine_jax.generation.start import Start, opening, without_start
@@ -60,8 +62,9 @@ def _generate(
     """`generate`, once it is known which model makes the film, on which devices, and what it opens with."""
     started = time.perf_counter()
     networks = load_model(
-        folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder, mesh=mesh
-    )
+        folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder,
+        lora=choices.lora, mesh=mesh,
+    )  # fmt: skip
     together = {"seq": mesh.size if mesh else 1}
     if together["seq"] > 1:
         together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
@@ -82,7 +85,15 @@ def _generate(
     weights = _beside(lambda: weights_hash(folder))  # a minute's work for 14B's files: the film need not wait for it
     decoder = choices.tiny_decoder and {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
     tell = say if progress else (lambda line: None)
-    for line in [*(begun.notes if begun else ()), *_opening(director, recipe, weights, decoder)]:
+    adapters = [
+        {"file": each.path.name, "strength": each.strength, "sha256": file_hash(adapter_file(each.path))} for each in loras(choices.lora)
+    ]
+    for line in [
+        *(begun.notes if begun else ()),
+        *_opening(director, recipe, weights, decoder),
+        *_of_adapters(recipe, adapters),
+        *notes(folder, choices.lora),
+    ]:
         tell(line)
     footage = shoot(director, out / "film.mp4", scale, progress)
     record = {
@@ -90,6 +101,7 @@ def _generate(
         "story": (without_start(director.story) if begun else director.story).to_dict(),
         **({"start": begun.record} if begun else {}),
         **({"tiny_decoder": decoder} if decoder else {}),
+        **({"loras": adapters} if adapters else {}),
         **_record(director, setup, footage),
         "scale": scale,
         "model": folder.name,
@@ -186,6 +198,15 @@ def _opening(director: Director, recipe: Recipe, weights: Callable[[], str], dec
         before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
         lines.append(f"note: the film.json's film was decoded by {before}, so the frames will differ")
     return lines
+
+
+def _of_adapters(recipe: Recipe, adapters: list[dict[str, Any]]) -> list[str]:
+    """A line where the film.json's film had other adapters merged than this one."""
+    before = recipe.recorded.get("loras", []) if recipe.recorded else adapters
+    if before == adapters:
+        return []
+    listed = ", ".join(f"{each['file']}:{each['strength']:g}" for each in before) or "no LoRA"
+    return [f"note: the film.json's film was made with {listed}, so the film will differ; --lora merges one"]
 
 
 def _details(record: dict[str, Any]) -> str:

@@ -5,7 +5,9 @@ and choices that the model was trained for. A folder without one, such as Wan2.1
 (families.py). A story or a flag overrides either. `base` there names the model that this one was distilled from.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,19 @@ from jaxtyping import Array, Float
 
 from causalcine_jax import families
 from causalcine_jax.config import DTYPES, MemoryConfig, VAEConfig
-from causalcine_jax.convert import load_metadata, load_text_encoder, load_tiny_decoder, load_tokenizer, load_transformer, load_vae
+from causalcine_jax.convert import (
+    load_metadata,
+    load_text_encoder,
+    load_tiny_decoder,
+    load_tokenizer,
+    load_transformer,
+    load_vae,
+    orbax_copy,
+)
 from causalcine_jax.convert.describe import describe
-from causalcine_jax.convert.formats import holds, open_part
+from causalcine_jax.convert.find import holds
+from causalcine_jax.convert.formats import open_part
+from causalcine_jax.convert.lora import Asked
 from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, raise_faults
@@ -94,6 +106,7 @@ def load_model(
     *,
     embeddings: str | Path | None = None,
     tiny_decoder: str | Path | None = None,
+    lora: Asked | Sequence[Asked] | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
     """The model in `folder`, or the embedded one: the few-step student where this installation has it, else the base model.
@@ -104,6 +117,7 @@ def load_model(
       dtype: float32, bfloat16 or float8; by default the one that metadata.json says, else float32.
       embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
       tiny_decoder: TAEHV's file for Wan2.1, which then decodes in the VAE's place.
+      lora: adapters to merge into the transformer, each a file, FILE:STRENGTH or peft's folder (convert/lora.py).
       mesh: cuts the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
 
     Raises:
@@ -127,7 +141,7 @@ def load_model(
     vae = load_vae(folder, others, mesh=mesh)
     if tiny_decoder is not None and (vae.cfg.mean, vae.cfg.std) != (VAEConfig().mean, VAEConfig().std):
         raise UsageError(f"{tiny_decoder} decodes Wan2.1's latents, and those of {folder} are of another VAE: leave out the tiny decoder")
-    transformer = load_transformer(folder, others, mesh=mesh)
+    transformer = load_transformer(folder, others, lora=lora, mesh=mesh)
     return Model(
         quantize_blocks(transformer) if dtype == "float8" else transformer,
         vae,
@@ -176,6 +190,22 @@ def check_parts(folder: Path, parts: tuple[str, ...]) -> None:
     raise DataError(f"{what} is not a model folder: it lacks {', '.join(missing)} (launch/convert.py makes one from checkpoints)")
 
 
+def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str]:
+    """What a user should know of how the model in `folder` is read and used, a line each: adapters and their scales, eight bits, an unknown family."""
+    told = "sampler" in load_metadata(folder)
+    if (told and not lora) or orbax_copy.find(folder, "transformer") is not None:
+        return []
+    with open_part(folder, "transformer", lora_path=lora) as tensors:
+        sizes = None if told else describe("transformer", tensors).config
+        lines = tensors.notes
+    if not told and families.guess(folder, sizes) is None:
+        lines.append(
+            f"note: the family of {folder.name} is not known, so it films as {families.ASSUMED}, where no flag says otherwise; launch/convert.py "
+            "--family NAME records another"
+        )
+    return lines
+
+
 def model_defaults(folder: Path) -> dict[str, Any]:
     """What metadata.json says of how to use the model, or else the family that its name tells, as fields of `Model`; empty where neither does.
 
@@ -184,6 +214,9 @@ def model_defaults(folder: Path) -> dict[str, Any]:
     """
     said = load_metadata(folder)
     guessed = None if said else families.guess(folder)
+    if guessed is not None:  # by its name: does its transformer have the size?
+        with contextlib.suppress(DataError), open_part(folder, "transformer") as tensors:
+            guessed = families.guess(folder, describe("transformer", tensors).config)
     if guessed is not None:
         said = guessed.defaults()
     kinds = {"video": Video, "sampler": SamplerConfig, "memory": MemoryConfig}

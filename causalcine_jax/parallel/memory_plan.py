@@ -19,7 +19,8 @@ from jax.sharding import AbstractMesh
 from causalcine_jax.config import DTYPES, PRESETS, MemoryConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import orbax_copy
 from causalcine_jax.convert.describe import describe, from_config
-from causalcine_jax.convert.formats import PARTS, holds, open_part
+from causalcine_jax.convert.find import PARTS, holds
+from causalcine_jax.convert.formats import open_part
 from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.families import FAMILIES

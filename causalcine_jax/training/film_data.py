@@ -10,7 +10,7 @@ import jax
 
 from causalcine_jax.cli import cores
 from causalcine_jax.convert import load_vae
-from causalcine_jax.convert.formats import holds
+from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.encode_command import encode_storyworld
 from causalcine_jax.data.encode_config import EncodeConfig

@@ -13,7 +13,7 @@ import numpy as np
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder
-from causalcine_jax.convert.formats import holds
+from causalcine_jax.convert.find import holds
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation.model_folder import model_defaults

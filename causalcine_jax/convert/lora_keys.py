@@ -1,0 +1,93 @@
+"""The names of an adapter's tensors, as its many trainers write them: which weight each is for, and which part of the update it is.
+
+    peft         base_model.model.<module>.lora_A.weight, or with an adapter's name: lora_A.<name>.weight
+    ComfyUI      diffusion_model.<module>.lora_down.weight, .lora_up.weight, .alpha, .diff, .diff_b
+    kohya        lora_unet_<module, its dots written _>.lora_down.weight
+    DiffSynth    pipe.dit.<module>.lora_A.default.weight
+    Diffusers    transformer.<module in Diffusers' names>.lora_A.weight, or .lora.down.weight
+
+`down` is A [r, in], `up` is B [out, r]; `diff` and `diff_b` are whole differences of a weight and of a bias.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+_LOW_RANK = re.compile(r"(.+?)[._](lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.([^.]+))?\.weight")
+_WHOLE = re.compile(r"(.+)\.(diff|diff_b)")
+_SIDES = {"lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_B": "up", "lora_up": "up", "lora.up": "up"}
+_PREFIXES = ("base_model.model.", "pipe.dit.", "diffusion_model.", "transformer.", "dit.", "model.")
+_KOHYA = "lora_unet_"
+# Adapters of another arithmetic, and tensors that are of no transformer: they are named, not skipped.
+_OTHERS = (
+    (r".*(dora_scale|lora_magnitude_vector).*", "is of DoRA, whose magnitudes are not merged here: merge it with its trainer's own tool"),
+    (
+        r".*\.(hada_|lokr_|lora_mid|oft_|glora|set_weight|w_norm).*",
+        "is LyCORIS of another kind than LoRA: merge it with LyCORIS's own tool",
+    ),
+    (
+        r"lora_te\d*_.*|text_encoder\..*lora.*",
+        "is an update of a text encoder, which is not merged here: train or save the adapter without it",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of an adapter.
+
+    module   of the network that it updates, in the adapter's own naming
+    side     down, up, diff, diff_b or alpha
+    adapter  its name in the file, where it has one
+    """
+
+    module: str
+    side: str
+    adapter: str = ""
+
+
+def parse(key: str) -> Part | None:
+    """What a plain key of an adapter's file is; None for no part of a LoRA."""
+    if match := _LOW_RANK.fullmatch(key):
+        return Part(match[1], _SIDES[match[2]], match[3] or "")
+    if match := _WHOLE.fullmatch(key):
+        return Part(match[1], match[2])
+    return Part(key.removesuffix(".alpha"), "alpha") if key.endswith(".alpha") else None
+
+
+def is_adapter_key(key: str) -> bool:
+    return parse(key) is not None or any(re.fullmatch(pattern, key) for pattern, _ in _OTHERS)
+
+
+def other_kind(keys: Iterable[str]) -> str | None:
+    """What the first key is that belongs to no LoRA of a transformer and has a name; None where there is none."""
+    return next((f"{key} {what}" for key in keys for pattern, what in _OTHERS if re.fullmatch(pattern, key)), None)
+
+
+def targets(modules: Iterable[str], weights: Iterable[str], names: Mapping[str, Callable[[str], str | None]]) -> dict[str, str]:
+    """Module in an adapter's naming -> module under original keys; those that the network lacks keep their own name.
+
+    Args:
+      weights: original keys of the network's tensors.
+      names: `to_original` and `to_diffusers` of its key table.
+    """
+    weights = list(weights)
+    flat = {_flat(key): key for key in weights}
+    flat |= {_flat(other): key for key in weights if (other := names["to_diffusers"](key))}
+    there = {key.removesuffix(".weight").removesuffix(".bias") for key in weights}
+    found = {}
+    for module in modules:
+        plain = module
+        while prefix := next((p for p in _PREFIXES if plain.startswith(p)), None):
+            plain = plain.removeprefix(prefix)
+        if module.startswith(_KOHYA):
+            plain = flat.get(module.removeprefix(_KOHYA).lstrip("_"), plain).removesuffix(".weight")
+        elif plain not in there:
+            key = names["to_original"](f"{plain}.weight") or names["to_original"](plain)
+            plain = key.removesuffix(".weight") if key else plain
+        found[module] = plain
+    return found
+
+
+def _flat(key: str) -> str:
+    return key.removesuffix(".weight").replace(".", "_")

@@ -1,0 +1,166 @@
+"""How strongly an adapter acts: alpha / r, or alpha / sqrt(r) by rsLoRA, from everything beside or in its file that tells alpha.
+
+    adapter_config.json   peft's: lora_alpha, r, alpha_pattern, rank_pattern, use_rslora
+    the file's header     lora_alpha; Diffusers' lora_adapter_metadata (peft's settings as JSON); kohya's ss_network_alpha, ss_network_dim
+    <module>.alpha        a tensor for each module
+    --lora-alpha          the command line
+
+Sources that disagree are refused, never ranked. Without any, alpha is r, so the scale is 1.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.convert.metadata import read_settings
+from causalcine_jax.errors import DataError, UsageError
+
+CONFIG = "adapter_config.json"
+FLAG = "--lora-alpha"
+_ALPHAS, _RANKS = ("lora_alpha", "alpha", "ss_network_alpha"), ("r", "rank", "lora_rank", "ss_network_dim")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one place says: alpha, rank and whether rsLoRA divides by sqrt(r), each None where it says nothing."""
+
+    name: str
+    alpha: float | None = None
+    rank: int | None = None
+    rslora: bool | None = None
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, module: str) -> tuple[float | None, float | None]:
+        """Alpha and rank of a module; a pattern is peft's: a regular expression for the end of the module's path."""
+        return _by_pattern(self.alpha_pattern, module, self.alpha), _by_pattern(self.rank_pattern, module, self.rank)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale of a module's update, and what it was told by."""
+
+    value: float
+    alpha: float
+    rslora: bool
+    told_by: str
+
+
+def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[Source]:
+    """Everything that says something of the adapter in `file`, except its tensors.
+
+    Raises:
+      DataError: adapter_config.json or the header holds what cannot be, or another adapter than LoRA.
+      UsageError: the flag is no positive number.
+    """
+    found = []
+    beside = file.parent / CONFIG
+    if beside.is_file():
+        found.append(_peft(CONFIG, beside, read_settings(beside)))
+    found.append(_header(file, header))
+    if packed := header.get("lora_adapter_metadata"):
+        try:
+            settings = json.loads(packed)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}: its lora_adapter_metadata is not JSON ({error}); save the adapter again") from error
+        if not isinstance(settings, dict):
+            raise DataError(f"{file}: its lora_adapter_metadata must be a JSON object; save the adapter again")
+        settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
+        found.append(_peft("lora_adapter_metadata", file, settings))
+    if flag is not None:
+        if not math.isfinite(flag) or flag <= 0:
+            raise UsageError(f"{FLAG} must be a positive number, not {flag}")
+        found.append(Source(FLAG, alpha=flag))
+    return found
+
+
+def scale_of(module: str, rank: int, told: list[Source]) -> Scale:
+    """The scale that all sources agree on for a module of `rank`. `UsageError` or `DataError` naming those that disagree, with what each says."""
+    alphas: dict[str, float] = {}
+    for source in told:
+        alpha, said_rank = source.of(module)
+        if said_rank is not None and said_rank != rank:
+            raise DataError(
+                f"{source.name} says rank {said_rank:g} for {module}, whose tensors have {rank}: take the file that belongs to it"
+            )
+        if alpha is not None:
+            alphas[source.name] = alpha
+    root = {source.name: source.rslora for source in told if source.rslora is not None}
+    for what, said in (("alpha", alphas), ("use_rslora", root)):
+        if len(set(said.values())) > 1:
+            listed = ", ".join(f"{name} says {value if what != 'alpha' else f'{value:g}'}" for name, value in said.items())
+            fault = UsageError if FLAG in said else DataError
+            raise fault(f"{what} of {module} is told differently: {listed}; leave out {FLAG}, or mend the file that is wrong")
+    rslora = any(root.values())
+    alpha = next(iter(alphas.values()), float(rank))
+    by = " and ".join(alphas) or "told nowhere, so its rank"
+    return Scale(alpha / (math.sqrt(rank) if rslora else rank), alpha, rslora, by)
+
+
+def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
+    kind = settings.get("peft_type", "LORA")
+    if kind != "LORA" or settings.get("use_dora"):
+        raise DataError(
+            f"{file} is of {'DoRA' if kind == 'LORA' else kind}, and only LoRA is merged: merge it with peft's merge_and_unload"
+        )
+    if settings.get("fan_in_fan_out"):
+        raise DataError(f"{file} says fan_in_fan_out, which no layer of Wan2.1 has: the adapter is of another network")
+    root = settings.get("use_rslora")
+    if root is not None and not isinstance(root, bool):
+        raise DataError(f"{file}: use_rslora must be true or false, not {root!r}")
+    return Source(
+        name,
+        _number(file, "lora_alpha", settings.get("lora_alpha")),
+        _number(file, "r", settings.get("r")),
+        root,
+        _pattern(file, "alpha_pattern", settings.get("alpha_pattern")),
+        _pattern(file, "rank_pattern", settings.get("rank_pattern")),
+    )
+
+
+def _header(file: Path, header: Mapping[str, str]) -> Source:
+    said = {}
+    for what, names in (("alpha", _ALPHAS), ("rank", _RANKS)):
+        for name in names:
+            value = _number(file, name, _float(header.get(name)))
+            if value is not None and said.setdefault(what, value) != value:
+                raise DataError(f"the header of {file} tells {what} twice, {said[what]:g} and {value:g}: save the adapter again")
+    root = {"true": True, "false": False}.get(str(header.get("use_rslora")).lower())
+    return Source("the file's header", said.get("alpha"), said.get("rank"), root)
+
+
+def _float(text: str | None) -> float | None:
+    """A header's number; kohya writes "None" or "Dynamic" where there is no single one."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _number(file: Path, name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise DataError(f"{file}: {name} must be a positive number, not {value!r}")
+    return value
+
+
+def _pattern(file: Path, name: str, value: Any) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f"{file}: {name} must map modules to numbers, not {value!r}")
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"{file}: {name} has {pattern!r}, which is no regular expression ({error})") from error
+    return {pattern: _number(file, f"{name}[{pattern!r}]", number) for pattern, number in value.items()}
+
+
+def _by_pattern(patterns: Mapping[str, float], module: str, otherwise: float | None) -> float | None:
+    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), otherwise)
