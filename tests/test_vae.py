@@ -13,7 +13,7 @@ from tiny_models import random_weights
 from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import load_vae, save_model
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.models import vae_layers
+from causalcine_jax.models import convolution, vae_layers
 from causalcine_jax.models.vae import VAE, patches, pixels
 from causalcine_jax.training.autoencoder import AutoencoderConfig, autoencoder_loss, edge_difference, latent_statistics
 
@@ -81,9 +81,9 @@ def test_the_past_does_not_see_the_future(vae, video, latents):
 def test_conv3d_by_frames_equals_conv3d(monkeypatch):
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 7, 3))
     weight = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 4))
-    folded = vae_layers.conv3d(x, weight)
+    folded = convolution.conv3d(x, weight)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    np.testing.assert_allclose(folded, vae_layers.conv3d(x, weight), atol=1e-5)
+    np.testing.assert_allclose(folded, convolution.conv3d(x, weight), atol=1e-5)
 
 
 def test_the_first_frame_is_not_doubled_and_not_seen_by_the_second():

@@ -3,7 +3,7 @@
     first use --> a compiler? --> ~/.cache/causalcine_jax/kernels-<hash>.so --> jax.ffi --> `flash_attention`, `linear`
                    no, or it fails --> `missing()` says why, and XLA does the same
 
-Nothing needs them: where they cannot be made, models/attention.py and models/nn.py take XLA's path. CAUSALCINE_CPU_KERNELS=0 chooses that path.
+Nothing needs them: where they cannot be made, models/attention.py, models/nn.py and models/convolution.py take XLA's path. CAUSALCINE_CPU_KERNELS=0 chooses that path.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ SECONDS = 120  # at most, for the compiler
 ATTENTION, LINEAR = "causalcine_attention", "causalcine_linear"
 ATTENTION_KEPT, ATTENTION_BACKWARD = f"{ATTENTION}_kept", f"{ATTENTION}_backward"
 FIELDS, FIELDS_BACKWARD = "causalcine_fields", "causalcine_fields_backward"
+CONVOLUTION, CONVOLUTION_GRADIENT = "causalcine_convolution", "causalcine_convolution_gradient"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _loaded() -> Kernels | str:
         library = _library(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         return f"{compiler} could not make them: {_first_line(error)}"
-    for target in (ATTENTION, ATTENTION_KEPT, ATTENTION_BACKWARD, FIELDS, FIELDS_BACKWARD, LINEAR):
+    for target in (ATTENTION, ATTENTION_KEPT, ATTENTION_BACKWARD, FIELDS, FIELDS_BACKWARD, CONVOLUTION, CONVOLUTION_GRADIENT, LINEAR):
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     dtypes = ("float32", "bfloat16") if library.causalcine_bfloat16() else ("float32",)
     return Kernels(dtypes, library.causalcine_rows(), library.causalcine_lanes())

@@ -10,13 +10,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
 from causalcine_jax.errors import UsageError
+from causalcine_jax.models.convolution import conv2d, conv_init, doubling_conv2d
 from causalcine_jax.models.nn import Module, Param
-from causalcine_jax.models.vae_layers import Past, conv2d, conv_init
+from causalcine_jax.models.vae_layers import Past
 from causalcine_jax.parallel.mesh import frames_axis
 from causalcine_jax.parallel.sharding import gathered
 
@@ -36,10 +37,7 @@ class Conv(Module):
         self.bias = Param(jnp.zeros((d_out,))) if bias else None
 
     def __call__(self, x: Frames) -> Frames:
-        y = conv2d(
-            rearrange(x, "b t h w c -> (b t) h w c"), self.weight[...], 0 if self.bias is None else self.bias[...], 1, ((1, 1), (1, 1))
-        )
-        return rearrange(y, "(b t) h w c -> b t h w c", b=x.shape[0])
+        return conv2d(x, self.weight[...], None if self.bias is None else self.bias[...])
 
 
 class MemoryBlock(Module):
@@ -70,7 +68,7 @@ class Stage(Module):
         grow = self.grow[...][0, 0]
         x = jnp.einsum("bthwi,io->bthwo", x, grow)  # before enlarging: it sees single pixels
         x = rearrange(x, "b t h w (n c) -> b (t n) h w c", c=grow.shape[0])
-        return self.conv(repeat(x, "b t h w c -> b t (h 2) (w 2) c"))
+        return doubling_conv2d(x, self.conv.weight[...], None)
 
 
 class TinyDecoder(Module):

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from causalcine_jax.models.convolution import causal_conv3d, conv_init, doubling_conv2d, halving_conv2d
 from causalcine_jax.models.nn import Module, Param
-from causalcine_jax.models.platform import platform
 from causalcine_jax.parallel.mesh import cut_frames
 
 Frames = Float[Array, "b t h w c"]
@@ -53,37 +53,6 @@ class Past:
         return tuple(self._new)
 
 
-def conv_init(key, shape) -> Array:
-    """Uniform with variance 1 / fan_in."""
-    fan_in = shape[-2] * shape[-3] * shape[-4]
-    bound = (3.0 / fan_in) ** 0.5
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-
-def conv2d(x: Float[Array, "n h w i"], weight: Float[Array, "kh kw i o"], bias: Float[Array, " o"], stride: int, padding) -> Array:
-    y = jax.lax.conv_general_dilated(x.astype(weight.dtype), weight, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y + bias
-
-
-def conv3d(x: Frames, weight: Float[Array, "3 3 3 i o"]) -> Frames:
-    """3x3x3 convolution of t+2 frames into t, zero padding in space only.
-
-    On a CPU, XLA's 3-D convolution is slow, so the time taps become input channels of a 2-D convolution: the same sum.
-    """
-    if platform() != "cpu":
-        return jax.lax.conv_general_dilated(x, weight, (1, 1, 1), ((0, 0), (1, 1), (1, 1)), dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-    batch, frames = x.shape[0], x.shape[1] - 2
-    taps = jnp.concatenate([x[:, k : k + frames] for k in range(3)], axis=-1)
-    y = jax.lax.conv_general_dilated(
-        einops.rearrange(taps, "b t h w i -> (b t) h w i"),
-        einops.rearrange(weight, "k kh kw i o -> kh kw (k i) o"),
-        (1, 1),
-        ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return einops.rearrange(y, "(b t) h w o -> b t h w o", b=batch)
-
-
 class CausalConv3d(Module):
     """3x3x3 convolution that sees its own frame and the two before. Starts by ignoring the two before: an image model."""
 
@@ -94,10 +63,9 @@ class CausalConv3d(Module):
 
     def __call__(self, x: Frames, past: Past) -> Frames:
         weight = self.weight[...]
-        extended = past.extend(x.astype(weight.dtype))
-        if past.first and x.shape[1] == 1:  # a picture has nothing before it: one frame convolved instead of three, two of them zeros
-            return conv2d(extended[:, 2], weight[2], self.bias[...], 1, ((1, 1), (1, 1)))[:, None]
-        return conv3d(extended, weight) + self.bias[...]
+        x = x.astype(weight.dtype)
+        extended = past.extend(x)
+        return causal_conv3d(extended, weight, self.bias[...], from_zero=past.first)
 
 
 class PointConv(Module):
@@ -115,18 +83,11 @@ class PointConv(Module):
 
 
 class FrameConv(Module):
-    """3x3 convolution of every frame by itself."""
+    """Weights of a 3x3 convolution of every frame by itself."""
 
-    def __init__(self, d_in: int, d_out: int, *, stride: int = 1, key):
+    def __init__(self, d_in: int, d_out: int, *, key):
         self.weight = Param(conv_init(key, (3, 3, d_in, d_out)))
         self.bias = Param(jnp.zeros((d_out,)))
-        self.stride = stride
-
-    def __call__(self, x: Frames) -> Frames:
-        # With stride 2 the reference pads only below and to the right.
-        padding = ((1, 1), (1, 1)) if self.stride == 1 else ((0, 1), (0, 1))
-        y = conv2d(einops.rearrange(x, "b t h w c -> (b t) h w c"), self.weight[...], self.bias[...], self.stride, padding)
-        return einops.rearrange(y, "(b t) h w c -> b t h w c", b=x.shape[0])
 
 
 class TimeConv(Module):
@@ -202,11 +163,11 @@ class Downsample(Module):
     """Halves height and width and, if `temporal`, the frames after the film's first, which stays a frame of its own."""
 
     def __init__(self, dim: int, *, temporal: bool, key):
-        self.conv = FrameConv(dim, dim, stride=2, key=key)
+        self.conv = FrameConv(dim, dim, key=key)
         self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
 
     def __call__(self, x: Frames, past: Past) -> Frames:
-        x = self.conv(x)
+        x = halving_conv2d(x, self.conv.weight[...], self.conv.bias[...])
         if self.time_conv is None:
             return x
         extended = past.extend(x, frames=1)
@@ -228,7 +189,7 @@ class Upsample(Module):
     def __call__(self, x: Frames, past: Past) -> Frames:
         if self.time_conv is not None:
             x = jnp.concatenate([x[:, :1], self.double(x[:, 1:], past)], axis=1) if past.first else self.double(x, past)
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
+        return doubling_conv2d(x, self.conv.weight[...], self.conv.bias[...])
 
     def double(self, x: Frames, past: Past) -> Frames:
         """Two frames for one: the first half of the channels is the earlier frame."""

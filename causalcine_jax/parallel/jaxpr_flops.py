@@ -7,7 +7,7 @@ not. Padding counts as work: attention over a field whose end is empty costs wha
 import math
 
 ATTENTION = {"dot_product_attention_fwd": 4, "dot_product_attention_bwd": 10}  # cuDNN's kernels: FLOPs per query, key and channel
-# The CPU's own kernels (models/cpu_kernels.py), by the shapes of their operands
+# The CPU's own kernels (models/cpu_kernels.py), by the shapes of their operands and results
 OWN_KERNELS = {
     "causalcine_attention": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
     "causalcine_attention_kept": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
@@ -15,6 +15,8 @@ OWN_KERNELS = {
     "causalcine_fields": lambda q, k, v, pool, _, frame, *__: 4.0 * math.prod(q) * (q[2] + frame[2] * pool[2]),
     "causalcine_fields_backward": lambda q, k, v, pool, _, frame, *__: 10.0 * math.prod(q) * (q[2] + frame[2] * pool[2]),
     "causalcine_linear": lambda x, w, *_: 2.0 * math.prod(x) * w[-1],
+    "causalcine_convolution": lambda x, w, b, y: 2.0 * math.prod(y) * math.prod(w[:-1]),
+    "causalcine_convolution_gradient": lambda x, y, w, b: 2.0 * math.prod(y) * math.prod(w[:-1]),
 }
 
 
@@ -32,7 +34,7 @@ def program_flops(jaxpr, unknown_trips: int = 1) -> float:
             query, key = (eqn.invars[i].aval.shape for i in (0, 1))  # [b, t, h, d], [b, s, h, d]
             total += ATTENTION[kernel] * math.prod(query) * key[1]
         elif name == "ffi_call" and (count := OWN_KERNELS.get(params["target_name"])):
-            total += count(*(operand.aval.shape for operand in eqn.invars))
+            total += count(*(array.aval.shape for array in (*eqn.invars, *eqn.outvars)))
         elif name == "cond":
             total += max(program_flops(branch, unknown_trips) for branch in params["branches"])
         else:

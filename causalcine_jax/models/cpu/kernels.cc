@@ -1,4 +1,5 @@
 // The kernels as XLA calls them (jax.ffi). models/cpu_kernels.py compiles this file for the machine that it is on, and checks shapes and dtypes.
+#include "convolution.h"
 #include "fields.h"
 #include "linear.h"
 
@@ -85,6 +86,28 @@ ffi::Error run_linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, 
 #endif
 }
 
+template <class X, class W, class Y>
+Convolution convolution_of(const X& x, const W& w, const Y& y, int64_t ahead, int64_t top, int64_t left) {
+  const auto in = x.dimensions(), taps = w.dimensions(), out = y.dimensions();
+  return {in[0], in[1], in[2], in[3], in[4], out[1], out[2], out[3], out[4], taps[0], taps[1], taps[2], ahead, top, left};
+}
+
+// x [batch, frames, height, width, inner], w [taps, tall, wide, inner, outer], b [outer], y as x with its own sizes
+ffi::Error run_convolution(ffi::ThreadPool pool, Floats x, Floats w, Floats b, ffi::Result<Floats> y, int64_t ahead, int64_t top, int64_t left) {
+  const Convolution c = convolution_of(x, w, *y, ahead, top, left);
+  const auto run = half_registers(c.outer) ? convolve<HALF> : convolve<LANES>;
+  run(pool, c, x.typed_data(), w.typed_data(), b.typed_data(), y->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error run_convolution_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, ffi::Result<Floats> w, ffi::Result<Floats> b, int64_t ahead, int64_t top,
+                                    int64_t left) {
+  const Convolution c = convolution_of(x, *w, gradient, ahead, top, left);
+  const auto run = half_registers(c.outer) ? convolution_gradient<HALF> : convolution_gradient<LANES>;
+  run(pool, c, x.typed_data(), gradient.typed_data(), w->typed_data(), b->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -104,6 +127,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_fields_backward, run_fields_backward,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     causalcine_linear, run_linear, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+
+#define WINDOW Attr<int64_t>("ahead").Attr<int64_t>("top").Attr<int64_t>("left")
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_convolution, run_convolution,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>().WINDOW);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_convolution_gradient, run_convolution_gradient,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Ret<Floats>().Ret<Floats>().WINDOW);
 
 // What was compiled: a head's width must be a multiple of this; and whether bfloat16 is multiplied
 extern "C" int causalcine_rows() { return ROWS; }
