@@ -24,6 +24,7 @@ from causalcine_jax.generation.film import read_film
 from causalcine_jax.generation.generate import Choices, generate
 from causalcine_jax.generation.prompts import check_prompts
 from causalcine_jax.generation.provenance import pretty, read_recipe
+from causalcine_jax.generation.record_schema import record_faults
 from causalcine_jax.story import read_story
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,9 @@ def test_adapters_are_merged_while_filming_as_they_are_in_conversion(made, folde
     assert film["frames_sha256"] == same["frames_sha256"] != plain["frames_sha256"]
     assert [(each["file"], each["strength"]) for each in film["loras"]] == [("a.safetensors", 0.8), ("b.safetensors", 1.0)]
     assert "loras" not in same and "loras" not in plain
+    assert record_faults(film) == []
+    for value in ("a", [1], [{"file": "a", "strength": "0.8", "sha256": "0"}]):
+        assert "loras must be a list of {file, strength, sha256}" in record_faults({**film, "loras": value})[0]
     with pytest.raises(DataError, match=r"no LoRA at .*: there is no such file"):
         generate(read_recipe(out / "story.yaml"), tmp_path / "none", model=folder, choices=Choices(lora=("nowhere.safetensors",)))
 

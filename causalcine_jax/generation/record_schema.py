@@ -46,6 +46,7 @@ FIELDS = {
     "frames_sha256": _TEXT,
     "start": _TABLE,
     "tiny_decoder": _TABLE,
+    "loras": (lambda value: isinstance(value, list) and all(map(_is_lora, value)), "a list of {file, strength, sha256}"),
 }
 PARTS = {"start": ("file", "caption", "sha256"), "tiny_decoder": ("file", "sha256")}  # texts that these mappings need
 
@@ -60,6 +61,15 @@ def record_faults(data: dict[str, Any]) -> list[str]:
         if isinstance(part := data.get(name), dict):
             faults += [f"{name}: {key} must be text, not {shown(part.get(key))}" for key in keys if not isinstance(part.get(key), str)]
     return faults
+
+
+def _is_lora(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("file"), str)
+        and _is(value.get("strength"), float)
+        and isinstance(value.get("sha256"), str)
+    )
 
 
 def field_faults(kind: type, data: Any, what: str) -> list[str]:
