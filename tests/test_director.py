@@ -10,7 +10,6 @@ from tiny_models import SIZE, WORDS, tiny_model
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.generation import director as director_module
 from causalcine_jax.generation import filming, rollout
 from causalcine_jax.generation.director import Director
 from causalcine_jax.generation.engine import Made
@@ -32,13 +31,6 @@ class PaperEngine:
     def chunk(self, context, index):
         self.calls.append((context, index))
         return Made(np.zeros((9 if index == 0 else 12, 16, 32, 3), np.uint8), np.full((1, 5), -1), {})
-
-
-@pytest.fixture(autouse=True)
-def large_chunks(monkeypatch):
-    """A paper director's chunks are too large for a pool to hold more of them than the film needs."""
-    monkeypatch.setattr(director_module, "latent_size", lambda model, height, width: (height // 8, width // 8))
-    monkeypatch.setattr(director_module, "chunk_bytes", lambda *sizes: 10**12)
 
 
 def paper_director(story, **options):

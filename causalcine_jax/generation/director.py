@@ -21,7 +21,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.generation.engine import Engine, RolloutEngine, histories, latent_size
 from causalcine_jax.generation.model_folder import Model, load_model
-from causalcine_jax.generation.pool import chunk_bytes, frames_within, in_steps
+from causalcine_jax.generation.pool import chunk_bytes, frames_within
 from causalcine_jax.models.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
 
@@ -98,7 +98,7 @@ class Director:
         self.model = model
         self.sampler = sampler or model.sampler
         self.memory = memory or model.memory
-        self.pool_frames = self._pool_size(pool_frames, pool_gb, kv_dtype)
+        self.pool_frames = self._pool_size(pool_frames, pool_gb, kv_dtype, engine)
         self.next_chunk = 0
         self._start = start
         self._lock = threading.Lock()
@@ -154,7 +154,7 @@ class Director:
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         self.model.check_prompts([(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", story.negative)], story)
 
-    def _pool_size(self, asked: int | None, gb: float | None, kv_dtype: str) -> int:
+    def _pool_size(self, asked: int | None, gb: float | None, kv_dtype: str, engine: Callable[..., Engine]) -> int:
         if gb is not None:
             if asked is not None:
                 raise UsageError(f"pool_frames={asked} and pool_gb={gb:g} both say how large the pool is: give one of them")
@@ -167,11 +167,7 @@ class Director:
             return smallest  # what has left the window and the sink is never seen again
         frames = pool_frames_for(self.resolved.chunks or None, self.memory, self.model.chunk_frames, asked)
         # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-        return frames if asked else self._shared(max(frames, smallest), kv_dtype)
-
-    def _shared(self, frames: int, kv_dtype: str) -> int:
-        """`frames`, or a few more where other films of about this length then have the same compiled programs."""
-        if not self.memory.route_clean:
-            return frames  # every chunk would attend to the empty slots
-        size = latent_size(self.model, self.story.video.height, self.story.video.width)
-        return in_steps(frames, self.model.chunk_frames, chunk_bytes(self.model, histories(self.sampler), size, kv_dtype))
+        frames = frames if asked else max(frames, smallest)
+        if asked or not self.memory.route_clean or not hasattr(engine, "shared_pool"):
+            return frames  # without route_clean, every chunk would attend to the empty slots
+        return engine.shared_pool(self.model, self.sampler, self.story.video, frames, kv_dtype)

@@ -20,11 +20,12 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.generation import rollout
 from causalcine_jax.generation.model_folder import Model
-from causalcine_jax.generation.pool import empty_pool, kept_near
+from causalcine_jax.generation.pool import chunk_bytes, empty_pool, in_steps, kept_near
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.kv_cache import KVCache
 from causalcine_jax.parallel.mesh import active_mesh, check_cut
 from causalcine_jax.parallel.processes import whole
+from causalcine_jax.story import Video
 from causalcine_jax.story_schema import nearest_multiples
 
 
@@ -77,6 +78,12 @@ class RolloutEngine:
             check_cut(mesh, films=self.films, heads=model.transformer.config.num_heads, chunk_tokens=tokens)
         self._pool = self._empty_pool(pool_frames, kv_dtype, kept_near(pool_on, memory))
         self._negative_text, self._vae_cache = None, None
+
+    @staticmethod
+    def shared_pool(model: Model, sampler: SamplerConfig, video: Video, frames: int, kv_dtype: str) -> int:
+        """`frames` of history, or a few more where films of about this length then share compiled programs."""
+        size = latent_size(model, video.height, video.width)
+        return in_steps(frames, model.chunk_frames, chunk_bytes(model, histories(sampler), size, kv_dtype))
 
     @property
     def films(self) -> int:
