@@ -134,7 +134,7 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
 
 def test_attention_and_prompts(tiny):
     of_attention = parts.attention(tiny)
-    assert of_attention["keys"] == 17 * tiny.tokens and set(of_attention["segments_1"]) == {"xla_cpu", "xla", "cudnn"}
+    assert of_attention["keys"] == 17 * tiny.tokens and set(of_attention["segments_1"]) == {"own_kernel", "xla_cpu", "xla", "cudnn"}
     assert "bfloat16" in of_attention["segments_1"]["cudnn"]["cannot"]
     backward, forward = (of_attention["segments_1"]["xla_cpu"][name] for name in ("forward_and_backward", "forward"))
     assert backward["flop"] == 3 * forward["flop"] == 3 * 4 * 3 * 17 * tiny.tokens**2 * tiny.transformer.dim

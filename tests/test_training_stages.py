@@ -94,9 +94,9 @@ def test_clips_are_stretches_of_stories():
     world = WorldConfig.base()
     clips = Clips(world, 5, 9)
     film = scene_parameters(sample_story(5, 3, world))["shapes"]
-    clip = clips[3]
+    (clip,) = clips[3]
     assert any(np.array_equal(clip, film[first : first + 9]) for first in range(len(film) - 8))
-    np.testing.assert_array_equal(clip, Clips(world, 5, 9)[3])
+    np.testing.assert_array_equal(clip[None], Clips(world, 5, 9)[3])
     video = np.asarray(jax.jit(paint, static_argnums=(1, 2))(clip[None], 48, 80))
     drawn = render({"shapes": clip}, 48, 80)
     assert video.shape == (1, 9, 48, 80, 3)
