@@ -8,6 +8,8 @@ from jax import lax
 
 from causalcine_jax.models import convolution, cpu_convolution, cpu_kernels
 from causalcine_jax.models.cpu_convolution import Window, convolve
+from causalcine_jax.models.cpu_norm import norm_silu
+from causalcine_jax.models.vae_layers import ChannelNorm
 
 AROUND = ((1, 1), (1, 1))
 
@@ -91,6 +93,30 @@ def test_doubling_is_a_convolution_of_repeated_pixels(path):
     x, weight, bias = random(2, 2, 3, 4, 3), random(3, 3, 3, 5, seed=1), random(5, seed=2)
     theirs = lambda x, w, b: plain(x.repeat(2, 2).repeat(2, 3), w[None], b, ((0, 0), *AROUND))
     assert_same_with_gradients(convolution.doubling_conv2d, theirs, x, weight, bias)
+
+
+@pytest.mark.parametrize("channels", [8, 24, 16, 96])
+def test_the_norms_kernel_is_xlas_norm(channels):
+    if cpu_kernels.kernels() is None:
+        pytest.skip(cpu_kernels.missing())
+    x, gamma = 3 * random(2, 1100, channels), random(channels, seed=1)  # two tasks
+
+    def theirs(x, gamma):
+        norm = ChannelNorm(channels)
+        norm.gamma[...] = gamma
+        return jax.nn.silu(norm(x))
+
+    assert_same_with_gradients(norm_silu, theirs, x, gamma)
+    assert_same_with_gradients(norm_silu, theirs, x, 300 * gamma)  # beyond what an exponential can hold
+
+
+def test_the_norm_of_nothing_and_of_nan():
+    if cpu_kernels.kernels() is None:
+        pytest.skip(cpu_kernels.missing())
+    x = jnp.zeros((3, 8)).at[1, 2].set(jnp.nan)
+    y, back = jax.vjp(norm_silu, x, jnp.ones(8))
+    assert jnp.isnan(y[1]).all() and not y[jnp.array([0, 2])].any()
+    assert jnp.isfinite(back(jnp.ones_like(y))[0][jnp.array([0, 2])]).all()
 
 
 def test_the_kernel_is_for_one_cpu_and_float32(monkeypatch):

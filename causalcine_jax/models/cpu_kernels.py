@@ -34,6 +34,19 @@ ATTENTION, LINEAR = "causalcine_attention", "causalcine_linear"
 ATTENTION_KEPT, ATTENTION_BACKWARD = f"{ATTENTION}_kept", f"{ATTENTION}_backward"
 FIELDS, FIELDS_BACKWARD = "causalcine_fields", "causalcine_fields_backward"
 CONVOLUTION, CONVOLUTION_GRADIENT = "causalcine_convolution", "causalcine_convolution_gradient"
+NORM, NORM_GRADIENT = "causalcine_norm_silu", "causalcine_norm_silu_gradient"
+TARGETS = (
+    ATTENTION,
+    ATTENTION_KEPT,
+    ATTENTION_BACKWARD,
+    FIELDS,
+    FIELDS_BACKWARD,
+    CONVOLUTION,
+    CONVOLUTION_GRADIENT,
+    NORM,
+    NORM_GRADIENT,
+    LINEAR,
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ def _loaded() -> Kernels | str:
         library = _library(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         return f"{compiler} could not make them: {_first_line(error)}"
-    for target in (ATTENTION, ATTENTION_KEPT, ATTENTION_BACKWARD, FIELDS, FIELDS_BACKWARD, CONVOLUTION, CONVOLUTION_GRADIENT, LINEAR):
+    for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     dtypes = ("float32", "bfloat16") if library.causalcine_bfloat16() else ("float32",)
     return Kernels(dtypes, library.causalcine_rows(), library.causalcine_lanes())

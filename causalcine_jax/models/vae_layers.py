@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from causalcine_jax.models.convolution import causal_conv3d, conv_init, doubling_conv2d, halving_conv2d
+from causalcine_jax.models.cpu_norm import norm_silu, normalizes
 from causalcine_jax.models.nn import Module, Param
 from causalcine_jax.parallel.mesh import cut_frames
 
@@ -123,6 +124,12 @@ class ChannelNorm(Module):
         normed = x32 * (x.shape[-1] ** 0.5 * jax.lax.rsqrt(square))
         return (normed * self.gamma[...]).astype(x.dtype)
 
+    def silu(self, x: Frames) -> Frames:
+        """SiLU of the norm."""
+        if x.dtype == jnp.float32 and normalizes(self.gamma[...].dtype, x.shape[-1]):
+            return norm_silu(x, self.gamma[...])
+        return jax.nn.silu(self(x))
+
 
 class ResidualBlock(Module):
     """Two causal convolutions, each after norm and SiLU, beside a shortcut. The second starts at zero: the block is a copy."""
@@ -136,8 +143,8 @@ class ResidualBlock(Module):
         self.shortcut = PointConv(d_in, d_out, key=keys[1]) if d_in != d_out else None
 
     def __call__(self, x: Frames, past: Past) -> Frames:
-        y = self.conv1(jax.nn.silu(self.norm1(x)), past)
-        y = self.conv2(jax.nn.silu(self.norm2(y)), past)
+        y = self.conv1(self.norm1.silu(x), past)
+        y = self.conv2(self.norm2.silu(y), past)
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
@@ -204,7 +211,7 @@ class Head(Module):
         self.conv = CausalConv3d(d_in, d_out, key=key)
 
     def __call__(self, x: Frames, past: Past) -> Frames:
-        return self.conv(jax.nn.silu(self.norm(x)), past)
+        return self.conv(self.norm.silu(x), past)
 
 
 def middle(dim: int, key) -> nnx.List:

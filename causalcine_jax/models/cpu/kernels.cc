@@ -1,7 +1,7 @@
 // The kernels as XLA calls them (jax.ffi). models/cpu_kernels.py compiles this file for the machine that it is on, and checks shapes and dtypes.
-#include "convolution.h"
 #include "fields.h"
 #include "linear.h"
+#include "norm.h"
 
 namespace ffi = xla::ffi;
 using namespace causalcine;
@@ -108,6 +108,21 @@ ffi::Error run_convolution_gradient(ffi::ThreadPool pool, Floats x, Floats gradi
   return ffi::Error::Success();
 }
 
+// x [*pixels, channels], gamma [channels]
+ffi::Error run_norm_silu(ffi::ThreadPool pool, Floats x, Floats gamma, ffi::Result<Floats> y) {
+  const int64_t channels = gamma.element_count(), pixels = x.element_count() / channels;
+  const auto run = half_registers(channels) ? norm_silu<HALF> : norm_silu<LANES>;
+  run(pool, x.typed_data(), gamma.typed_data(), y->typed_data(), pixels, channels);
+  return ffi::Error::Success();
+}
+
+ffi::Error run_norm_silu_gradient(ffi::ThreadPool pool, Floats x, Floats gamma, Floats gradient, ffi::Result<Floats> of_x, ffi::Result<Floats> of_gamma) {
+  const int64_t channels = gamma.element_count(), pixels = x.element_count() / channels;
+  const auto run = half_registers(channels) ? norm_silu_gradient<HALF> : norm_silu_gradient<LANES>;
+  run(pool, x.typed_data(), gamma.typed_data(), gradient.typed_data(), of_x->typed_data(), of_gamma->typed_data(), pixels, channels);
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -134,6 +149,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_convolution, run_convolution,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>().WINDOW);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_convolution_gradient, run_convolution_gradient,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Ret<Floats>().Ret<Floats>().WINDOW);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_norm_silu, run_norm_silu, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_norm_silu_gradient, run_norm_silu_gradient,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>().Ret<Floats>());
 
 // What was compiled: a head's width must be a multiple of this; and whether bfloat16 is multiplied
 extern "C" int causalcine_rows() { return ROWS; }
