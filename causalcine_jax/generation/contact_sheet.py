@@ -67,9 +67,9 @@ def draw_pages(story: ResolvedStory, thumbs: Mapping[int, UInt8[np.ndarray, "h w
     }
     pages = list(_paged(captions, next(iter(thumbs.values())).shape[0]))
     if len(story.shots) > MOST_SHOTS:
-        details += f"    {MOST_SHOTS} of {len(story.shots)} shots"
+        details += f" | {MOST_SHOTS} of {len(story.shots)} shots"
     for number, rows in enumerate(pages, start=1):
-        place = f"    page {number} of {len(pages)}" if len(pages) > 1 else ""
+        place = f" | page {number} of {len(pages)}" if len(pages) > 1 else ""
         yield _draw_page(story, thumbs, title, details + place, {shot: captions[shot] for shot in rows}, page_width)
 
 

@@ -219,7 +219,7 @@ def _details(record: dict[str, Any]) -> str:
         f"{sampler['solver']}, {sampler['steps']} steps",
         f"weights {record['weights_sha256'][:12]}",
     ]
-    return "    ".join(parts)
+    return " | ".join(parts)
 
 
 def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
