@@ -66,7 +66,7 @@ class Case:
 WHOLE = PEER.memory
 SAME = MemoryConfig("none", window_chunks=3, memory_frames=0, positions="absolute")
 ROUTED = MemoryConfig()
-# Rows and columns of tokens, and layers: half as many for the larger frames, whose films would else take minutes.
+# Rows and columns of tokens, and layers. Films of the larger frames would take minutes, so their network has half as many layers.
 SIZES = {160: ((10, 16), 8), 390: ((15, 26), 4)}
 CASES = {
     f"{name}-{tokens}": Case(chunks, grid, theirs, memory, dataclasses.replace(NETWORK, num_layers=layers))
