@@ -53,6 +53,10 @@ def test_teacher_forcing_measures_its_error_by_noise_level(tmp_path):
     few = dataclasses.replace(config, held_out=HeldOutConfig(every=2, films=32, store=str(unseen)))
     with pytest.raises(UsageError, match="32 are asked for"):
         make_stage(few)
+    spec = unseen / "store.json"
+    spec.write_text(spec.read_text().replace('"tokenizer": ""', '"tokenizer": "another"'))
+    with pytest.raises(UsageError, match=f"{unseen}.*another tokenizer"):
+        make_stage(config)
 
 
 def test_an_autoencoder_is_measured_on_clips_of_other_stories():

@@ -53,15 +53,16 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
     return _one_store(config, Path(config.data.store or Path(config.out) / "latents"), config.data.films, config.data.seed, text_len)
 
 
-def held_out_batches(config: TrainConfig, tokenizer: Tokenizer, text_len: int) -> tuple[dict, ...]:
-    """This process's part of all batches of the films of config.held_out, as they are in their store."""
+def held_out_batches(config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer, sizes) -> tuple[dict, ...]:
+    """This process's part of all batches of the films of config.held_out, as they are in their store. Raises as `check_store` does."""
     if not config.held_out.every:
         return ()
     stores = [part.strip() for part in config.held_out.store.split(",")]
     if len(stores) > 1:
         store = MixedStore([LatentStore.open(part) for part in stores])
     else:
-        store = _one_store(config, Path(stores[0]), config.held_out.films, config.data.seed + HELD_OUT_SEED, text_len)
+        store = _one_store(config, Path(stores[0]), config.held_out.films, config.data.seed + HELD_OUT_SEED, sizes.text_len)
+    check_store(config, store, vae, tokenizer, sizes)
     if len(store) < config.held_out.films:
         raise UsageError(f"held_out.films: {config.held_out.films} are asked for, {store.path} has {len(store)}")
     told = dataclasses.replace(config, data=dataclasses.replace(config.data, retell=False, return_weight=1.0))

@@ -86,7 +86,7 @@ def _teacher_forcing(config: TrainConfig) -> Stage:
         export=export,
         sample=functools.partial(sample_film, world=config.world, seed=config.seed) if vae else None,
         bad=lambda: len(loader.bad_records),
-        held_out=held_out_batches(config, tokenizer, sizes.text_len),
+        held_out=held_out_batches(config, vae, tokenizer, sizes),
         notes=(f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}",),
     )
 
@@ -119,7 +119,10 @@ def _autoencoder(config: TrainConfig) -> Stage:
     clips = Clips(world, config.data.seed, **shape, per_story=config.data.clips_per_story)
     index, count = own_part(make_mesh(config.seq))
     parts = {"seed": config.seed, "process_index": index, "process_count": count}
-    unseen = clip_batches(Clips(world, config.data.seed + HELD_OUT_SEED, **shape), config.batch // count, **parts)
+    held_out = ()
+    if config.held_out.every:
+        unseen = clip_batches(Clips(world, config.data.seed + HELD_OUT_SEED, **shape), config.batch // count, **parts)
+        held_out = tuple(itertools.islice(unseen, config.held_out.films // config.batch))
     if config.batch // count % clips.per_story:
         raise UsageError(f"data.clips_per_story {clips.per_story} does not divide a process's batch of {config.batch // count}")
 
@@ -148,5 +151,5 @@ def _autoencoder(config: TrainConfig) -> Stage:
         updates=(Update(loss, ("vae",), config.optim),),
         batches=clip_batches(clips, config.batch // count, **parts, workers=config.data.workers),
         export=export,
-        held_out=tuple(itertools.islice(unseen, config.held_out.films // config.batch)) if config.held_out.every else (),
+        held_out=held_out,
     )
