@@ -32,16 +32,19 @@ from causalcine_jax.convert.safetensors_files import header
 from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
-from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.film.record import device, software
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tokenizer import word_tokenizer
-from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.models.text.tokenizer import word_tokenizer
+from causalcine_jax.models.text.umt5 import UMT5Encoder
 
 SHARD_BYTES = 5 * 10**9
 BLOCK_BYTES = 64 << 20
 ROOM = 2.2  # the weights, and what is made of them
 POLICIES = {os.SCHED_OTHER: "normal", os.SCHED_BATCH: "batch", os.SCHED_IDLE: "idle"}
-PARTS = {"transformer": (Transformer, tables.TRANSFORMER), "text_encoder": (UMT5Encoder, tables.TEXT_ENCODER)}
+PARTS = {
+    "transformer": (Transformer, tables.TRANSFORMER),
+    "text_encoder": (UMT5Encoder, tables.TEXT_ENCODER),
+}
 DIRECTIONS = ("read", "load", "model", "diffusers", "orbax")
 
 
@@ -51,10 +54,15 @@ def write_shards(part: str, config, naming: str, folder: Path) -> int:
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     places = tables.places(shapes, rules, getattr(config, "patch_size", None))
     table = key_table(part, [place.key for place in places])
-    specs = [(table.to_diffusers(p.key) if naming == "diffusers" else p.key, p.shape, "BF16") for p in places]
+    specs = [
+        (table.to_diffusers(p.key) if naming == "diffusers" else p.key, p.shape, "BF16")
+        for p in places
+    ]
     total = sum(2 * math.prod(shape) for _, shape, _ in specs)
     if shutil.disk_usage(folder).free < ROOM * total:
-        raise DataError(f"{folder} has too little room: {ROOM * total / 1e9:.1f} GB are needed, for both sides; choose fewer --layers")
+        raise DataError(
+            f"{folder} has too little room: {ROOM * total / 1e9:.1f} GB are needed, for both sides; choose fewer --layers"
+        )
     groups: list[list] = [[]]
     for spec in specs:
         if sum(2 * math.prod(shape) for _, shape, _ in groups[-1]) > SHARD_BYTES:
@@ -86,7 +94,9 @@ def read_all(folder: Path) -> None:
 
 def anonymous_bytes() -> int:
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1])
+    return 1024 * int(
+        next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]
+    )
 
 
 class Peak:
@@ -111,17 +121,32 @@ class Peak:
 def others() -> dict[str, Any]:
     """What else the machine is doing, and how this process stands behind it."""
     policy = os.sched_getscheduler(0)
-    return {"cores": os.cpu_count(), "load_average_before": round(os.getloadavg()[0], 1), "scheduling": POLICIES.get(policy, str(policy))}
+    return {
+        "cores": os.cpu_count(),
+        "load_average_before": round(os.getloadavg()[0], 1),
+        "scheduling": POLICIES.get(policy, str(policy)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--to", choices=DIRECTIONS, required=True, help="the one direction to measure")
-    parser.add_argument("--naming", choices=("original", "diffusers"), default="original", help="keys of the shards it begins with")
+    parser.add_argument(
+        "--to", choices=DIRECTIONS, required=True, help="the one direction to measure"
+    )
+    parser.add_argument(
+        "--naming",
+        choices=("original", "diffusers"),
+        default="original",
+        help="keys of the shards it begins with",
+    )
     parser.add_argument("--preset", choices=("wan-1.3b", "wan-14b"), default="wan-14b")
     parser.add_argument("--part", choices=tuple(PARTS), default="transformer")
     parser.add_argument("--layers", type=int, help="so many of the preset's layers")
-    parser.add_argument("--scratch", default=".", help="folder on the disk to measure; gets 2.2 times the size of the weights")
+    parser.add_argument(
+        "--scratch",
+        default=".",
+        help="folder on the disk to measure; gets 2.2 times the size of the weights",
+    )
     args = parser.parse_args()
     config = getattr(preset(args.preset), args.part)
     config = dataclasses.replace(config, num_layers=args.layers or config.num_layers)
@@ -147,9 +172,17 @@ def main() -> None:
         "peak_anonymous_MiB": round(peak.bytes / 2**20, 1),
         "of_which_before_MiB": round(peak.before / 2**20, 1),
     }
-    asked = {"preset": args.preset, "part": args.part, "layers": config.num_layers, "naming": args.naming, "to": args.to}
+    asked = {
+        "preset": args.preset,
+        "part": args.part,
+        "layers": config.num_layers,
+        "naming": args.naming,
+        "to": args.to,
+    }
     ran_on = {"machine": machine, "device": device(), "software": software()}
-    print(json.dumps({"benchmark": "convert_memory", **asked, "result": result, **ran_on}, indent=2))
+    print(
+        json.dumps({"benchmark": "convert_memory", **asked, "result": result, **ran_on}, indent=2)
+    )
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import numpy as np
 
 from causalcine_jax.cli import run
 from causalcine_jax.diffusion.solvers import sample
-from causalcine_jax.generation.director import Director
-from causalcine_jax.generation.engine import Made, RolloutEngine, noise_of
-from causalcine_jax.generation.model_folder import load_model
-from causalcine_jax.generation.provenance import made_here
-from causalcine_jax.generation.rollout import chunk_pass
-from causalcine_jax.models.kv_cache import KVCache
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.engine import Made, RolloutEngine, noise_of
+from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.record import made_here
+from causalcine_jax.film.rollout import chunk_pass
+from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.story import read_story
 
@@ -40,7 +40,9 @@ class CountingEngine(RolloutEngine):
     def chunk(self, context, index: int) -> Made:
         number, net = jnp.int32(index), self._model.transformer
         noise, key = noise_of(self._key, number, self._noise_shape)
-        x0, denoising, commit = counted(net, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory)
+        x0, denoising, commit = counted(
+            net, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory
+        )
         self.counts.append(np.asarray(denoising.sum(axis=0) + commit))
         return self.given(context, index, x0)
 
@@ -59,12 +61,24 @@ def counted(net, pool: KVCache, noise, context, index, key, *, sampler, memory):
 
     x0, denoising = sample(velocity, noise, sampler, key, has_aux=True)
     films = jnp.concatenate([x0] * context.k.shape[1])
-    return x0, denoising, missing(chunk_pass(net, pool, films, 0.0, context, index, memory=memory, return_field=True).field)
+    return (
+        x0,
+        denoising,
+        missing(
+            chunk_pass(
+                net, pool, films, 0.0, context, index, memory=memory, return_field=True
+            ).field
+        ),
+    )
 
 
 def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
     """How many frames memory holds, and how many of those are not among what is kept."""
-    wanted, near, newest = field.time[:, 0, :, window:], pool.near.time, pool.near.chunks * pool.chunk_frames
+    wanted, near, newest = (
+        field.time[:, 0, :, window:],
+        pool.near.time,
+        pool.near.chunks * pool.chunk_frames,
+    )
     among = lambda kept: jnp.any(wanted[..., None] == kept[:, :, None], axis=-1)
     held = wanted >= 0
     kept = (among(near), among(near[..., :newest]), among(near[..., newest:]), False)
@@ -80,7 +94,11 @@ def film(model, path: Path) -> dict:
 
     def means(rows: np.ndarray) -> dict:
         held, *missing = rows.mean(axis=0).tolist()
-        return {"held": held, "missing": dict(zip(KEPT, missing, strict=True)), "near": 1 - missing[0] / held}
+        return {
+            "held": held,
+            "missing": dict(zip(KEPT, missing, strict=True)),
+            "near": 1 - missing[0] / held,
+        }
 
     return {
         "chunks": len(per_layer),
@@ -91,9 +109,13 @@ def film(model, path: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded student)")
-    parser.add_argument("--story", type=Path, action="append", required=True, help="may be given more than once")
+    parser.add_argument(
+        "--story", type=Path, action="append", required=True, help="may be given more than once"
+    )
     flags = parser.parse_args()
     model = load_model(flags.model)
     result = {

@@ -5,7 +5,7 @@
 Films of StoryWorld, several times as long as those of training. A case is a return of somebody who first appeared after the sink, into a pool of
 --pool-frames that is full. far: last seen before all chunks that the pool holds, so that evicting the oldest has forgotten them for certain. near:
 last seen behind the window but not so long ago, so that evicting the oldest still holds them, and whatever else evicts can only lose. The true film is committed up to the
-return, the model films its first two chunks, and the judge reads them (evaluation/recall.py). Every case is filmed from the same noise with
+return, the model films its first two chunks, and the judge reads them (evaluation/storyworld/recall.py). Every case is filmed from the same noise with
 
     whole film         every chunk kept: what forgetting costs is measured against this
     whole film, int8   the same, stored in a byte per number
@@ -28,39 +28,71 @@ import numpy as np
 
 from causalcine_jax.cli import run
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.data.storyworld import Story, sample_story
-from causalcine_jax.data.storyworld.story import returns_of_plan
-from causalcine_jax.data.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
-from causalcine_jax.evaluation.reading import Judge, of_character
-from causalcine_jax.evaluation.recall import CHANCE, CHUNKS_JUDGED, ReturnCase, Verdict, film_return
-from causalcine_jax.evaluation.true_films import true_film
-from causalcine_jax.generation.chosen_model import chosen_model
-from causalcine_jax.generation.model_folder import load_model
-from causalcine_jax.generation.provenance import made_here
-from causalcine_jax.models.kv_cache import pool_frames_for
+from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.reading import Judge, of_character
+from causalcine_jax.evaluation.storyworld.recall import (
+    CHANCE,
+    CHUNKS_JUDGED,
+    ReturnCase,
+    Verdict,
+    film_return,
+)
+from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.film.chosen_model import chosen_model
+from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.record import made_here
+from causalcine_jax.models.cache.kv_cache import pool_frames_for
+from causalcine_jax.storyworld import Story, sample_story
+from causalcine_jax.storyworld.story import returns_of_plan
+from causalcine_jax.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
 
 WHOLE, INT8, OLDEST, LEAST = "whole film", "whole film, int8", "oldest", "least_retrieved"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="model folder (default: the embedded student)")
-    parser.add_argument("--world", choices=sorted(WORLDS), default="base", help="of the model's training (default base)")
-    parser.add_argument("--longer", type=int, default=3, help="films are so many times as long (default 3)")
-    parser.add_argument(
-        "--absent", choices=("far", "near"), default="far", help="longer than a pool of the newest reaches, or not (default far)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--returns", type=int, default=60, help="cases, each from another film (default 60)")
-    parser.add_argument("--pool-frames", type=int, default=24, help="latent frames of history kept where it evicts (default 24)")
-    parser.add_argument("--out", type=Path, required=True, help="a line of JSON per case; an earlier measurement there is continued")
+    parser.add_argument("--model", type=Path, help="model folder (default: the embedded student)")
+    parser.add_argument(
+        "--world",
+        choices=sorted(WORLDS),
+        default="base",
+        help="of the model's training (default base)",
+    )
+    parser.add_argument(
+        "--longer", type=int, default=3, help="films are so many times as long (default 3)"
+    )
+    parser.add_argument(
+        "--absent",
+        choices=("far", "near"),
+        default="far",
+        help="longer than a pool of the newest reaches, or not (default far)",
+    )
+    parser.add_argument(
+        "--returns", type=int, default=60, help="cases, each from another film (default 60)"
+    )
+    parser.add_argument(
+        "--pool-frames",
+        type=int,
+        default=24,
+        help="latent frames of history kept where it evicts (default 24)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a line of JSON per case; an earlier measurement there is continued",
+    )
     return parser.parse_args()
 
 
-def long_returns(world: WorldConfig, memory: MemoryConfig, pool_chunks: int, absent: str = "far", first: int = 0) -> Iterator[ReturnCase]:
+def long_returns(
+    world: WorldConfig, memory: MemoryConfig, pool_chunks: int, absent: str = "far", first: int = 0
+) -> Iterator[ReturnCase]:
     """From every held-out story (from the `first` on) the first return of the kind, if any, to a full pool of somebody who is not in the sink."""
     sink = -(-memory.memory_frames // CHUNK_FRAMES)
     beyond = memory.window_chunks if absent == "near" else pool_chunks
@@ -71,12 +103,18 @@ def long_returns(world: WorldConfig, memory: MemoryConfig, pool_chunks: int, abs
         plan = [(shot.start_chunk, shot.chunks, shot.cast) for shot in story.shots]
         for back in returns_of_plan(plan, beyond):
             full = back.chunk > pool_chunks and back.first_seen_frame >= sink * CHUNK_FRAMES
-            if full and back.chunk - back.last_seen_chunk <= reach and story.shots[back.shot].chunks >= CHUNKS_JUDGED:
+            if (
+                full
+                and back.chunk - back.last_seen_chunk <= reach
+                and story.shots[back.shot].chunks >= CHUNKS_JUDGED
+            ):
                 yield ReturnCase(story, back)
                 break
 
 
-def rows_of(engine: BatchRollout, memory: MemoryConfig, pool_frames: int) -> dict[str, tuple[BatchRollout, MemoryConfig]]:
+def rows_of(
+    engine: BatchRollout, memory: MemoryConfig, pool_frames: int
+) -> dict[str, tuple[BatchRollout, MemoryConfig]]:
     small = dataclasses.replace(engine, pool_frames=pool_frames)
     return {
         WHOLE: (engine, memory),
@@ -86,14 +124,22 @@ def rows_of(engine: BatchRollout, memory: MemoryConfig, pool_frames: int) -> dic
     }
 
 
-def film_case(case: ReturnCase, rows: dict[str, tuple[BatchRollout, MemoryConfig]], judge: Judge) -> dict[str, dict]:
+def film_case(
+    case: ReturnCase, rows: dict[str, tuple[BatchRollout, MemoryConfig]], judge: Judge
+) -> dict[str, dict]:
     """What each row shows of the return."""
     engine, chunk, story = rows[WHOLE][0], case.back.chunk, case.story
     latents = engine.encode([true_film(story)], chunk)
-    chunks = [latents[:, start : start + CHUNK_FRAMES] for start in range(0, latents.shape[1], CHUNK_FRAMES)]
+    chunks = [
+        latents[:, start : start + CHUNK_FRAMES]
+        for start in range(0, latents.shape[1], CHUNK_FRAMES)
+    ]
     _, before = engine.decoded_start(chunks[-1])
     contexts, shown, whole = engine.prompts([story]), {}, None
-    for name, (engine, memory) in rows.items():  # the whole pool comes first: the others' frames are compared with its
+    for name, (
+        engine,
+        memory,
+    ) in rows.items():  # the whole pool comes first: the others' frames are compared with its
         pool = engine.history(chunks, contexts, memory)
         held = np.asarray(pool.time)
         made, (remembered,) = film_return(engine, pool, [case], contexts, memory)
@@ -124,7 +170,9 @@ def measured(path: Path, settings: dict, cases_from, count: int, film) -> Iterat
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if lines and lines[0] != settings:
-        raise UsageError(f"{path} holds a measurement of {lines[0]}, not of {settings}: give another --out")
+        raise UsageError(
+            f"{path} holds a measurement of {lines[0]}, not of {settings}: give another --out"
+        )
     with open(path, "a") as file:
         write = lambda record: print(json.dumps(record), file=file, flush=True)
         if not lines:
@@ -133,7 +181,11 @@ def measured(path: Path, settings: dict, cases_from, count: int, film) -> Iterat
         yield from known
         cases = cases_from(known[-1]["story"] + 1 if known else 0)
         for case in itertools.islice(cases, count - len(known)):
-            record = {"story": case.story.index, **dataclasses.asdict(case.back), "rows": film(case)}
+            record = {
+                "story": case.story.index,
+                **dataclasses.asdict(case.back),
+                "rows": film(case),
+            }
             write(record)
             yield record
 
@@ -148,18 +200,30 @@ def summary(records: list[dict]) -> dict:
     rows = {
         row: {
             **{name: plain(share(row, name)) for name in ("colour", "accessory", "found", "held")},
-            **{name: plain(mean(of(row, name))) for name in ("mean", "remembered", "consistency", "difference")},
+            **{
+                name: plain(mean(of(row, name)))
+                for name in ("mean", "remembered", "consistency", "difference")
+            },
         }
         for row in (WHOLE, INT8, OLDEST, LEAST)
     }
     paired = {
-        f"{row} less {other}": plain(less(row, other)) for row, other in ((LEAST, OLDEST), (OLDEST, WHOLE), (LEAST, WHOLE), (INT8, WHOLE))
+        f"{row} less {other}": plain(less(row, other))
+        for row, other in ((LEAST, OLDEST), (OLDEST, WHOLE), (LEAST, WHOLE), (INT8, WHOLE))
     }
     paired["consistency, int8 less whole film"] = plain(less(INT8, WHOLE, "consistency"))
     same = sum(
-        all(record["rows"][INT8][name] == record["rows"][WHOLE][name] for name in ("found", "colour", "accessory")) for record in records
+        all(
+            record["rows"][INT8][name] == record["rows"][WHOLE][name]
+            for name in ("found", "colour", "accessory")
+        )
+        for record in records
     )
-    return {"rows": rows, "paired": paired, "same verdict under int8": plain(wilson(same, len(records)))}
+    return {
+        "rows": rows,
+        "paired": paired,
+        "same verdict under int8": plain(wilson(same, len(records))),
+    }
 
 
 def main() -> None:
@@ -167,7 +231,9 @@ def main() -> None:
     model = load_model(chosen_model(flags.model))
     memory, world = model.memory, WORLDS[flags.world]().longer(flags.longer)
     pool_frames_for(world.chunks, memory, CHUNK_FRAMES, flags.pool_frames)
-    rows = rows_of(BatchRollout(model, world, model.sampler, HELD_OUT_SEED), memory, flags.pool_frames)
+    rows = rows_of(
+        BatchRollout(model, world, model.sampler, HELD_OUT_SEED), memory, flags.pool_frames
+    )
     settings = {
         "model": model.folder.name,
         "world": flags.world,
@@ -179,15 +245,29 @@ def main() -> None:
         "seed": HELD_OUT_SEED,
     }
     settings, judge = json.loads(json.dumps(settings)), Judge.load()
-    cases_from = lambda first: long_returns(world, memory, flags.pool_frames // CHUNK_FRAMES, flags.absent, first)
-    records = list(measured(flags.out, settings, cases_from, flags.returns, lambda case: film_case(case, rows, judge)))
+    cases_from = lambda first: long_returns(
+        world, memory, flags.pool_frames // CHUNK_FRAMES, flags.absent, first
+    )
+    records = list(
+        measured(
+            flags.out,
+            settings,
+            cases_from,
+            flags.returns,
+            lambda case: film_case(case, rows, judge),
+        )
+    )
     pools = {name: engine.pool(1).bytes for name, (engine, _) in rows.items()}
     absent = [record["chunk"] - record["last_seen_chunk"] - 1 for record in records]
     result = {
         "benchmark": "pools",
         "settings": settings,
         "returns": len(records),
-        "chunks absent": {"least": min(absent), "mean": float(np.mean(absent)), "most": max(absent)},
+        "chunks absent": {
+            "least": min(absent),
+            "mean": float(np.mean(absent)),
+            "most": max(absent),
+        },
         "chance": CHANCE,
         "pool_bytes": pools,
         **summary(records),

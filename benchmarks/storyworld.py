@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
-from causalcine_jax.generation.provenance import device, software
+from causalcine_jax.film.record import device, software
+from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 
 
 def films_per_second(draw, inputs) -> float:
@@ -27,7 +27,9 @@ def films_per_second(draw, inputs) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--world", choices=("base", "storyworld"), default="base")
-    parser.add_argument("--films", type=int, default=20, help="films drawn with jax; numpy draws a tenth of them")
+    parser.add_argument(
+        "--films", type=int, default=20, help="films drawn with jax; numpy draws a tenth of them"
+    )
     args = parser.parse_args()
     world = getattr(WorldConfig, args.world)()
     height, width = world.height, world.width
@@ -42,8 +44,13 @@ def main() -> None:
         "world": args.world,
         "film": [world.frames, height, width],
         "films_per_second": {
-            "scene": films_per_second(lambda i: scene_parameters(sample_story(1, i, world)), range(args.films)),
-            "numpy": films_per_second(lambda shapes: render({"shapes": shapes}, height, width), scenes[: max(1, args.films // 10)]),
+            "scene": films_per_second(
+                lambda i: scene_parameters(sample_story(1, i, world)), range(args.films)
+            ),
+            "numpy": films_per_second(
+                lambda shapes: render({"shapes": shapes}, height, width),
+                scenes[: max(1, args.films // 10)],
+            ),
             "jax.jit": films_per_second(lambda shapes: np.asarray(draw(shapes)), scenes),
         },
         "compile_seconds": round(compile_seconds, 2),

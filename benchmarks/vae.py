@@ -1,7 +1,7 @@
 """How true a VAE is and how fast: `python benchmarks/vae.py [MODEL ...] [--world base] [--films 16] [--picture FILE.png]`.
 
 Prints one JSON object: for each model folder (the embedded one where none is named) PSNR over held-out films, at first frames after cuts and
-elsewhere, sharpness of characters (evaluation/reconstruction.py), and frames a second of encoding and decoding in chunks.
+elsewhere, sharpness of characters (evaluation/metrics/reconstruction.py), and frames a second of encoding and decoding in chunks.
 `--picture` draws frames of a film beside what each VAE makes of them.
 """
 
@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.convert import load_vae
-from causalcine_jax.data.storyworld import WORLDS, Story, sample_story
-from causalcine_jax.data.storyworld.world import CHUNK_FRAMES
-from causalcine_jax.evaluation.reconstruction import reconstruction, round_trip
-from causalcine_jax.evaluation.true_films import true_cuts, true_film
-from causalcine_jax.generation.chosen_model import EMBEDDED
-from causalcine_jax.generation.provenance import device, software
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.evaluation.metrics.reconstruction import reconstruction, round_trip
+from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
+from causalcine_jax.film.chosen_model import EMBEDDED
+from causalcine_jax.film.record import device, software
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.storyworld import WORLDS, Story, sample_story
+from causalcine_jax.storyworld.world import CHUNK_FRAMES
 
 SEED = 20261128  # of stories that no stage trains on
 
@@ -35,7 +35,9 @@ def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
         latents, cache = vae.encode_first(video[:, :first])
         parts = [latents]
         for start in range(first, video.shape[1], CHUNK_FRAMES * vae.cfg.temporal_stride):
-            latents, cache = vae.encode_next(cache, video[:, start : start + CHUNK_FRAMES * vae.cfg.temporal_stride])
+            latents, cache = vae.encode_next(
+                cache, video[:, start : start + CHUNK_FRAMES * vae.cfg.temporal_stride]
+            )
             parts.append(latents)
         return jax.block_until_ready(parts)
 
@@ -65,14 +67,19 @@ def picture(vaes: list[VAE], stories: list[Story], file: str) -> None:
         film = true_film(story)
         versions = [film, *(round_trip(vae, film) for vae in vaes)]
         cut = true_cuts(story)[0]
-        rows += [np.concatenate([version[frame] for version in versions], axis=1) for frame in (cut - 1, cut, cut + 6)]
+        rows += [
+            np.concatenate([version[frame] for version in versions], axis=1)
+            for frame in (cut - 1, cut, cut + 6)
+        ]
     sheet = Image.fromarray(np.concatenate(rows))
     sheet.resize((4 * sheet.width, 4 * sheet.height), Image.Resampling.NEAREST).save(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("models", nargs="*", default=[str(EMBEDDED)], help="model folders with a VAE")
+    parser.add_argument(
+        "models", nargs="*", default=[str(EMBEDDED)], help="model folders with a VAE"
+    )
     parser.add_argument("--world", choices=WORLDS, default="base")
     parser.add_argument("--films", type=int, default=16)
     parser.add_argument("--picture", help="a .png to write")

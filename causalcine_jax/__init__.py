@@ -11,11 +11,11 @@ _HOMES = {
     "MemoryConfig": "config",
     "Story": "story",
     "read_story": "story",
-    "load_model": "generation.model_folder",
-    "Director": "generation.director",
+    "load_model": "film.model_folder",
+    "Director": "film.director",
     "teacher_forced": "models.packed",
-    "denoise_chunk": "generation.rollout",
-    "commit_chunk": "generation.rollout",
+    "denoise_chunk": "film.rollout",
+    "commit_chunk": "film.rollout",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -13,18 +13,27 @@ from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import DataError, UsageError, printable, shown
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
-_GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # jax's present and former one; both together it refuses
+_GPU_MEMORY_NAMES = (
+    "XLA_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+)  # jax's present and former one; both together it refuses
 _OUT_OF_MEMORY = "out of memory"
-_ASK_FOR_LESS = (
-    "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, or less history (memory_frames, pool_frames)"
-)
+_ASK_FOR_LESS = "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, or less history (memory_frames, pool_frames)"
 _GIVEN = "_given"  # what a flag has been given so far, in argparse's namespace while it parses
-_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+}
 
 
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
 
 
 def number(text: str) -> float:
@@ -67,7 +76,9 @@ class _StoreOnce(argparse._StoreAction):
     def __call__(self, parser, namespace, values, option_string=None):
         given = vars(namespace).setdefault(_GIVEN, {})
         if option_string is not None and self.dest in given:
-            parser.error(f"argument {option_string}: given twice, and it takes one value: leave out {given[self.dest]} or {values}")
+            parser.error(
+                f"argument {option_string}: given twice, and it takes one value: leave out {given[self.dest]} or {values}"
+            )
         given[self.dest] = values
         super().__call__(parser, namespace, values, option_string)
 
@@ -75,10 +86,14 @@ class _StoreOnce(argparse._StoreAction):
 def refuse_repeated(arguments: Iterable[str]) -> None:
     """The same for a command whose flags absl reads: `UsageError` where two of `arguments` are the same flag with a value."""
     counted = collections.Counter(
-        word.split("=", 1)[0].lstrip("-").replace("-", "_") for word in arguments if re.match(r"--?[A-Za-z]", word)
+        word.split("=", 1)[0].lstrip("-").replace("-", "_")
+        for word in arguments
+        if re.match(r"--?[A-Za-z]", word)
     )
     if twice := [name for name, count in counted.items() if count > 1]:
-        raise UsageError(f"--{twice[0]} is given {counted[twice[0]]} times, and it takes one value: leave out all but one")
+        raise UsageError(
+            f"--{twice[0]} is given {counted[twice[0]]} times, and it takes one value: leave out all but one"
+        )
 
 
 def run(main: Callable[[], object]) -> None:
@@ -100,11 +115,16 @@ def run(main: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _exit(FAILED, "")
     except MemoryError as error:
-        _exit(FAILED, f"error: {_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}: {_ASK_FOR_LESS}")
+        _exit(
+            FAILED, f"error: {_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}: {_ASK_FOR_LESS}"
+        )
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        _exit(FAILED, f"error: {_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}: make room and run again")
+        _exit(
+            FAILED,
+            f"error: {_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}: make room and run again",
+        )
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted")
     except RuntimeError as error:

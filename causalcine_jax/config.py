@@ -16,11 +16,18 @@ POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
 # Of networks while they film. float8: bfloat16, with the matrices of the transformer's blocks in eight bits (models/float8.py).
 DTYPES = ("float32", "bfloat16", "float8")
-KV_DTYPES = ("same", "int8", "fp8")  # of a pool's keys and values: the model's, or a byte each (models/quantised.py)
-POOL_PLACES = ("device", "host")  # where they lie (models/history.py)
+KV_DTYPES = (
+    "same",
+    "int8",
+    "fp8",
+)  # of a pool's keys and values: the model's, or a byte each (models/cache/quantised.py)
+POOL_PLACES = ("device", "host")  # where they lie (models/cache/history.py)
 # Of an NVIDIA GPU's memory, what jax takes at its start (cli.py); left to itself it takes 0.75. A choice: the rest is for NCCL, cuDNN and compiled programs.
 GPU_MEMORY = 0.92
-ROLLOUT_WEIGHTS = ("gathered", "sharded")  # of a network that makes many passes on several devices (parallel/sharding.py)
+ROLLOUT_WEIGHTS = (
+    "gathered",
+    "sharded",
+)  # of a network that makes many passes on several devices (parallel/sharding.py)
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -68,7 +75,9 @@ class TransformerConfig:
         if not faults and self.freq_dim % 2:
             faults.append(f"freq_dim {self.freq_dim} must be even")
         if self.patch_size[0] != 1:
-            faults.append(f"patch_size[0] must be 1 (a latent frame is never merged with the next), not {self.patch_size}")
+            faults.append(
+                f"patch_size[0] must be 1 (a latent frame is never merged with the next), not {self.patch_size}"
+            )
         return faults
 
 
@@ -95,20 +104,34 @@ class VAEConfig:
         faults = _number_faults(self)
         if not _of_integers(self.dim_mult):
             faults.append(f"dim_mult must be positive integers, not {self.dim_mult!r}")
-        if not isinstance(self.temperal_downsample, tuple) or not all(isinstance(b, bool) for b in self.temperal_downsample):
-            faults.append(f"temperal_downsample must be a list of true and false, not {self.temperal_downsample!r}")
+        if not isinstance(self.temperal_downsample, tuple) or not all(
+            isinstance(b, bool) for b in self.temperal_downsample
+        ):
+            faults.append(
+                f"temperal_downsample must be a list of true and false, not {self.temperal_downsample!r}"
+            )
         for name, positive in (("mean", False), ("std", True)):
             values = getattr(self, name)
-            if not isinstance(values, tuple) or not all(_is_finite(v) and (v > 0 or not positive) for v in values):
-                faults.append(f"{name} must be a list of {'positive ' if positive else ''}finite numbers, not {values!r}")
+            if not isinstance(values, tuple) or not all(
+                _is_finite(v) and (v > 0 or not positive) for v in values
+            ):
+                faults.append(
+                    f"{name} must be a list of {'positive ' if positive else ''}finite numbers, not {values!r}"
+                )
         if faults:
             return faults
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
-            faults.append(f"temperal_downsample needs {len(self.dim_mult) - 1} entries, one per downsampling stage")
+            faults.append(
+                f"temperal_downsample needs {len(self.dim_mult) - 1} entries, one per downsampling stage"
+            )
         if any((self.dim * m) % 2 for m in self.dim_mult):
-            faults.append(f"dim * dim_mult must be even, got {[self.dim * m for m in self.dim_mult]}")
+            faults.append(
+                f"dim * dim_mult must be even, got {[self.dim * m for m in self.dim_mult]}"
+            )
         if not len(self.mean) == len(self.std) == self.z_dim:
-            faults.append(f"mean and std need z_dim={self.z_dim} entries, got {len(self.mean)} and {len(self.std)}")
+            faults.append(
+                f"mean and std need z_dim={self.z_dim} entries, got {len(self.mean)} and {len(self.std)}"
+            )
         return faults
 
     @property
@@ -145,7 +168,9 @@ class TextEncoderConfig:
     def faults(self) -> list[str]:
         faults = _number_faults(self)
         if not faults and self.dim_attn % self.num_heads:
-            faults.append(f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}")
+            faults.append(
+                f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}"
+            )
         return faults
 
 
@@ -154,10 +179,14 @@ def _number_faults(config) -> list[str]:
     faults = []
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
-        if each.type is int and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+        if each.type is int and (
+            not isinstance(value, int) or isinstance(value, bool) or value <= 0
+        ):
             faults.append(f"{each.name} must be a positive integer, not {value!r}")
         if each.type is float and not (_is_finite(value) and 0 < value <= MAX_EPS):
-            faults.append(f"{each.name} must be a number above 0 and at most {MAX_EPS}, not {value!r}")
+            faults.append(
+                f"{each.name} must be a number above 0 and at most {MAX_EPS}, not {value!r}"
+            )
     return faults
 
 
@@ -166,7 +195,9 @@ def _is_finite(value) -> bool:
 
 
 def _of_integers(values, count: int | None = None) -> bool:
-    whole = isinstance(values, tuple) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+    whole = isinstance(values, tuple) and all(
+        isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values
+    )
     return whole and count in (None, len(values))
 
 
@@ -182,7 +213,7 @@ class MemoryConfig:
                     (the paper's words for the packed pass), and a commit does the same
     positions       block_relative (slots of a compact field) or absolute (true distance in the film)
     eviction        which chunk a full pool gives up, never the sink nor the window: the oldest, or that which memory retrieved least of late
-                    (models/usage.py). Nothing but a rollout whose pool is shorter than its film ever asks
+                    (models/cache/eviction.py). Nothing but a rollout whose pool is shorter than its film ever asks
     """
 
     policy: str = "camr"
@@ -200,9 +231,13 @@ class MemoryConfig:
         if self.policy not in POLICIES:
             faults.append(f"unknown policy {self.policy!r}, {nearest(str(self.policy), POLICIES)}")
         if self.positions not in POSITIONS:
-            faults.append(f"unknown positions {self.positions!r}, {nearest(str(self.positions), POSITIONS)}")
+            faults.append(
+                f"unknown positions {self.positions!r}, {nearest(str(self.positions), POSITIONS)}"
+            )
         if self.eviction not in EVICTIONS:
-            faults.append(f"unknown eviction {self.eviction!r}, {nearest(str(self.eviction), EVICTIONS)}")
+            faults.append(
+                f"unknown eviction {self.eviction!r}, {nearest(str(self.eviction), EVICTIONS)}"
+            )
         if self.window_chunks < 0:
             faults.append(f"window_chunks must not be negative, got {self.window_chunks}")
         if self.memory_frames < 0:
@@ -255,9 +290,13 @@ _UMT5_XXL = TextEncoderConfig()
 _WAN = {"negative": WAN_NEGATIVE_PROMPT, "height": 480, "width": 832}
 PRESETS = {
     "storyworld": Preset(
-        TransformerConfig(dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64),
+        TransformerConfig(
+            dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64
+        ),
         VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
-        TextEncoderConfig(vocab_size=192, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2),
+        TextEncoderConfig(
+            vocab_size=192, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2
+        ),
         shift=3.0,
         guidance=3.0,
         negative="",
@@ -266,9 +305,15 @@ PRESETS = {
     ),
     # The weights inside the package.
     "storyworld-base": Preset(
-        TransformerConfig(dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64),
-        VAEConfig(dim=8, dim_mult=(1, 3, 6, 8), num_res_blocks=1, mean=(0.0,) * 16, std=(1.0,) * 16),
-        TextEncoderConfig(vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2),
+        TransformerConfig(
+            dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64
+        ),
+        VAEConfig(
+            dim=8, dim_mult=(1, 3, 6, 8), num_res_blocks=1, mean=(0.0,) * 16, std=(1.0,) * 16
+        ),
+        TextEncoderConfig(
+            vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2
+        ),
         shift=3.0,
         guidance=2.0,
         negative="",
@@ -277,10 +322,20 @@ PRESETS = {
     ),
     # Wan2.1's README asks for a shift of 8 to 12 and guidance 6 at this size; its program's defaults are those of 14B.
     "wan-1.3b": Preset(
-        TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30), VAEConfig(), _UMT5_XXL, shift=8.0, guidance=6.0, **_WAN
+        TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+        VAEConfig(),
+        _UMT5_XXL,
+        shift=8.0,
+        guidance=6.0,
+        **_WAN,
     ),
     "wan-14b": Preset(
-        TransformerConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40), VAEConfig(), _UMT5_XXL, shift=5.0, guidance=5.0, **_WAN
+        TransformerConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
+        VAEConfig(),
+        _UMT5_XXL,
+        shift=5.0,
+        guidance=5.0,
+        **_WAN,
     ),
 }
 

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 
 MOST_FAULTS = 20  # listed in one message
 LONGEST_VALUE = 80  # characters of a value in a message
-LONGEST_NAME = 100  # characters of a name that is compared with the known ones; longer ones resemble none
+LONGEST_NAME = (
+    100  # characters of a name that is compared with the known ones; longer ones resemble none
+)
 
 
 class UsageError(ValueError):
@@ -59,7 +61,9 @@ class _Short(reprlib.Repr):
 
     def repr_int(self, value: int, level: int) -> str:
         digits = value.bit_length() * 30103 // 100000
-        return repr(value) if digits < LONGEST_VALUE else f"a number of about {digits} digits"  # Python refuses to write those of thousands
+        return (
+            repr(value) if digits < LONGEST_VALUE else f"a number of about {digits} digits"
+        )  # Python refuses to write those of thousands
 
     def repr_bytes(self, value: bytes, level: int) -> str:
         return f"{len(value)} bytes"

@@ -1,6 +1,6 @@
 """The public Wan2.1 family: what each released model is sampled with, and how much of its own rollout is reproduced here.
 
-    family("self-forcing").defaults()  -> what metadata.json says beside converted weights; generation/model_folder.py reads it back
+    family("self-forcing").defaults()  -> what metadata.json says beside converted weights; film/model_folder.py reads it back
     guess(path)                        -> the family that a checkpoint's file and folder names tell, or None
 
 The causal children add no parameters to Wan2.1: they differ in how noise becomes a chunk (sampler) and in what a chunk sees (memory).
@@ -85,11 +85,15 @@ def _few_step(by: float, *times: float) -> SamplerConfig:
 
 
 def _unipc(size: str) -> SamplerConfig:
-    return SamplerConfig("unipc", steps=50, shift=preset(size).shift, guidance=preset(size).guidance)
+    return SamplerConfig(
+        "unipc", steps=50, shift=preset(size).shift, guidance=preset(size).guidance
+    )
 
 
 _FOUR_STEPS = _few_step(5.0, *warped(5.0, 1000, 750, 500, 250))
-_ALL_21 = MemoryConfig("none", window_chunks=6, memory_frames=0, positions="absolute")  # a cache of 21 frames, the own chunk included
+_ALL_21 = MemoryConfig(
+    "none", window_chunks=6, memory_frames=0, positions="absolute"
+)  # a cache of 21 frames, the own chunk included
 _APACHE, _NONCOMMERCIAL = "Apache-2.0", "CC-BY-NC-SA-4.0, not for commercial use"
 _LONGER = "Trained on 21 latent frames; longer films run on with a window of 18 and the chunk, as its rolling cache of 21 does."
 
@@ -146,9 +150,15 @@ _TABLE = (
     *(
         Family(
             f"causal-forcing++-{steps}step",
-            dataclasses.replace(_few_step(5.0, *warped(5.0, *positions)), first_step_list=_FOUR_STEPS.step_list),
+            dataclasses.replace(
+                _few_step(5.0, *warped(5.0, *positions)), first_step_list=_FOUR_STEPS.step_list
+            ),
             dataclasses.replace(_ALL_21, window_chunks=20),
-            (f"*framewise-{steps}step.pt", f"*causal-forcing++*{steps}step*", f"*causal_forcing++*{steps}step*"),
+            (
+                f"*framewise-{steps}step.pt",
+                f"*causal-forcing++*{steps}step*",
+                f"*causal_forcing++*{steps}step*",
+            ),
             _APACHE,
             f"Frame by frame, the film's first frame in 4 steps and each other one in {steps}; its authors use generator_ema. {_LONGER}",
             reproduced=True,
@@ -252,9 +262,19 @@ def guess(path: str | Path, sizes: TransformerConfig | None = None) -> Family | 
     path = Path(path).absolute()
     if _pipeline(path) not in (None, _PLAIN_PIPELINE):
         return None
-    inside = [file for place in (path, path / "models", path / "checkpoints") if place.is_dir() for file in place.glob("*.*")]
+    inside = [
+        file
+        for place in (path, path / "models", path / "checkpoints")
+        if place.is_dir()
+        for file in place.glob("*.*")
+    ]
     for candidates in ([path], inside):
-        found = {each.name for each in _TABLE for candidate in candidates if _bears(candidate, each) and _has_size(each, sizes)}
+        found = {
+            each.name
+            for each in _TABLE
+            for candidate in candidates
+            if _bears(candidate, each) and _has_size(each, sizes)
+        }
         if found:
             return FAMILIES[found.pop()] if len(found) == 1 else None
     return None
@@ -265,12 +285,18 @@ def _bears(path: Path, each: Family) -> bool:
     if not any(fnmatch.fnmatchcase(name, pattern) for pattern in each.files):
         return False
     told = {size.replace("_", ".") for size in _SIZES.findall(name)}
-    return not (each.name.startswith("wan2.1") and _DISTILLED.search(name)) and (not told or _BILLIONS[each.size] in told)
+    return not (each.name.startswith("wan2.1") and _DISTILLED.search(name)) and (
+        not told or _BILLIONS[each.size] in told
+    )
 
 
 def _has_size(each: Family, sizes: TransformerConfig | None) -> bool:
     """Whether the transformer may be of that family: of its size, or of none that was published."""
-    return sizes is None or sizes.dim == each.preset.transformer.dim or sizes.dim not in _PUBLISHED_DIMS
+    return (
+        sizes is None
+        or sizes.dim == each.preset.transformer.dim
+        or sizes.dim not in _PUBLISHED_DIMS
+    )
 
 
 def _pipeline(path: Path) -> str | None:

@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.plain_data import read_plain
-from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA, SHOT_KEYS, TEMPORAL_STRIDE, VIDEO_KEYS, story_faults
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.story_schema import (
+    CHUNK_FRAMES,
+    SCHEMA,
+    SHOT_KEYS,
+    TEMPORAL_STRIDE,
+    VIDEO_KEYS,
+    story_faults,
+)
+from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.plain_data import read_plain
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,10 @@ class Story:
     def from_dict(cls, data: Any, what: str = "story") -> "Story":
         """The story in plain data as YAML or JSON gives it. `what` names it in the error."""
         raise_faults(what, story_faults(data))
-        shots = tuple(Shot(s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id")) for s in data["shots"])
+        shots = tuple(
+            Shot(s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id"))
+            for s in data["shots"]
+        )
         return cls(
             shots,
             global_caption=data.get("global", "").strip(),
@@ -73,7 +83,9 @@ class Story:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal story."""
-        set_fields = lambda item, keys: {k: getattr(item, k) for k in keys if getattr(item, k) is not None}
+        set_fields = lambda item, keys: {
+            k: getattr(item, k) for k in keys if getattr(item, k) is not None
+        }
         return {
             "schema": SCHEMA,
             "global": self.global_caption,
@@ -156,7 +168,9 @@ def chunk_at(frame: float, chunk_frames: int = CHUNK_FRAMES) -> int:
     """The chunk boundary nearest to a video frame (a tie goes to the earlier one)."""
     per_chunk = TEMPORAL_STRIDE * chunk_frames
     after = max(0, math.floor((frame + TEMPORAL_STRIDE - 1) / per_chunk))
-    return min((after, after + 1), key=lambda chunk: abs(first_frame_of_chunk(chunk, chunk_frames) - frame))
+    return min(
+        (after, after + 1), key=lambda chunk: abs(first_frame_of_chunk(chunk, chunk_frames) - frame)
+    )
 
 
 def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:
@@ -189,7 +203,13 @@ def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:
         )
         asked_ends.append(round(asked_end))
         chunk = end
-    return ResolvedStory(tuple(shots), fps, tuple(s.first_frame for s in shots[1:]), tuple(asked_ends[:-1]), chunk_frames)
+    return ResolvedStory(
+        tuple(shots),
+        fps,
+        tuple(s.first_frame for s in shots[1:]),
+        tuple(asked_ends[:-1]),
+        chunk_frames,
+    )
 
 
 def read_story(path: str | Path) -> Story:
@@ -204,7 +224,9 @@ def write_story(story: Story, path: str | Path) -> None:
     data = story.to_dict()
     as_json = Path(path).suffix == ".json"
     text = (
-        json.dumps(data, indent=2, ensure_ascii=False) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+        json.dumps(data, indent=2, ensure_ascii=False)
+        if as_json
+        else yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     )
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")

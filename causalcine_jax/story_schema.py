@@ -40,12 +40,20 @@ def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
     faults += _video_faults(data.get("video", {}))
     shots = data.get("shots")
     if not isinstance(shots, list | tuple) or len(shots) < fewest_shots:
-        found = "which is missing" if shots is None else f"not {'an empty one' if shots == [] else _kind(shots)}"
+        found = (
+            "which is missing"
+            if shots is None
+            else f"not {'an empty one' if shots == [] else _kind(shots)}"
+        )
         return [*faults, f"shots must be a list of at least one shot, {found}"]
     for number, shot in enumerate(shots, start=1):
         faults += _shot_faults(shot, f"shot {number}")
-    ids = Counter(_id(shot, number) for number, shot in enumerate(shots, start=1) if isinstance(shot, Mapping))
-    return faults + [f"two shots have the id {shown(name)}" for name, count in ids.items() if count > 1]
+    ids = Counter(
+        _id(shot, number) for number, shot in enumerate(shots, start=1) if isinstance(shot, Mapping)
+    )
+    return faults + [
+        f"two shots have the id {shown(name)}" for name, count in ids.items() if count > 1
+    ]
 
 
 def _id(shot: Mapping, number: int) -> str:
@@ -65,7 +73,9 @@ def _text_faults(value: Any, what: str) -> list[str]:
 
 def _video_faults(video: Any) -> list[str]:
     if not isinstance(video, Mapping):
-        return [f"video must be a mapping with the keys {', '.join(VIDEO_KEYS)}, not {_kind(video)}"]
+        return [
+            f"video must be a mapping with the keys {', '.join(VIDEO_KEYS)}, not {_kind(video)}"
+        ]
     faults = _unknown_keys(video, VIDEO_KEYS, "video: ")
     fps = video.get("fps", 16)
     if not _is_int(fps) or not 1 <= fps <= 240:
@@ -75,8 +85,14 @@ def _video_faults(video: Any) -> list[str]:
         if _is_int(size) and size > LARGEST_SIDE:
             faults.append(f"video: {key} must be at most {LARGEST_SIDE} pixels, not {shown(size)}")
         elif not _is_int(size) or size <= 0 or size % SIZE_STEP:
-            legal = f" (nearest: {nearest_multiples(size, SIZE_STEP)})" if _is_int(size) and size > 0 else ""
-            faults.append(f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {shown(size)}{legal}")
+            legal = (
+                f" (nearest: {nearest_multiples(size, SIZE_STEP)})"
+                if _is_int(size) and size > 0
+                else ""
+            )
+            faults.append(
+                f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {shown(size)}{legal}"
+            )
     if ("width" in video) != ("height" in video):
         faults.append("video: give both width and height, or neither for the model's own size")
     return faults
@@ -91,7 +107,9 @@ def nearest_multiples(value: int, step: int, offset: int = 0) -> str:
 
 def _shot_faults(shot: Any, where: str) -> list[str]:
     if not isinstance(shot, Mapping):
-        return [f"{where} must be a mapping with the keys {', '.join(SHOT_KEYS)}, not {_kind(shot)}"]
+        return [
+            f"{where} must be a mapping with the keys {', '.join(SHOT_KEYS)}, not {_kind(shot)}"
+        ]
     faults = _unknown_keys(shot, SHOT_KEYS, f"{where}: ")
     name = shot.get("id")
     if name is not None and (not isinstance(name, str) or not name.strip()):
@@ -115,18 +133,36 @@ def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
     if seconds is None and chunks is None:
         return [f"{where}: has no duration, give seconds or chunks"]
     if seconds is not None:
-        ok = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= LONGEST_SHOT
-        return [] if ok else [f"{where}: seconds must be a number above 0 and at most {LONGEST_SHOT:g}, not {shown(seconds)}"]
+        ok = (
+            isinstance(seconds, int | float)
+            and not isinstance(seconds, bool)
+            and 0 < seconds <= LONGEST_SHOT
+        )
+        return (
+            []
+            if ok
+            else [
+                f"{where}: seconds must be a number above 0 and at most {LONGEST_SHOT:g}, not {shown(seconds)}"
+            ]
+        )
     most = int(LONGEST_SHOT / 0.75)
     return (
-        [] if _is_int(chunks) and 0 < chunks <= most else [f"{where}: chunks must be a whole number from 1 to {most}, not {shown(chunks)}"]
+        []
+        if _is_int(chunks) and 0 < chunks <= most
+        else [f"{where}: chunks must be a whole number from 1 to {most}, not {shown(chunks)}"]
     )
 
 
 def _unknown_keys(data: Mapping, known: tuple[str, ...], where: str) -> list[str]:
     unknown = [key for key in data if key not in known]
-    hints = [f", {nearest(key if isinstance(key, str) else shown(key), known)}" for key in unknown[:MOST_FAULTS]]  # more are not listed
-    return [f"{where}unknown key {shown(key)}{hint}" for key, hint in zip_longest(unknown, hints, fillvalue="")]
+    hints = [
+        f", {nearest(key if isinstance(key, str) else shown(key), known)}"
+        for key in unknown[:MOST_FAULTS]
+    ]  # more are not listed
+    return [
+        f"{where}unknown key {shown(key)}{hint}"
+        for key, hint in zip_longest(unknown, hints, fillvalue="")
+    ]
 
 
 def _is_int(value: Any) -> bool:
@@ -134,5 +170,13 @@ def _is_int(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "true/false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a mapping", type(None): "nothing"}
+    names = {
+        bool: "true/false",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "a mapping",
+        type(None): "nothing",
+    }
     return names.get(type(value), type(value).__name__)

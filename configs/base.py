@@ -12,7 +12,14 @@ outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
 from ml_collections import ConfigDict
 
 from causalcine_jax.config import preset
-from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    SampleConfig,
+    TimeConfig,
+    TrainConfig,
+)
 from causalcine_jax.training.flags import config_dict
 
 BASE = preset("storyworld-base")

@@ -70,7 +70,12 @@ def storyworld() -> TrainConfig:
         dmd=DMDConfig(shift=3.0, real_guidance=3.0),
         optim=OptimConfig(lr=1e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95),
         critic_optim=OptimConfig(lr=1e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999),
-        data=DataConfig(world="storyworld", store="outputs/storyworld/latents", vae="outputs/storyworld/autoencoder/model", threads=8),
+        data=DataConfig(
+            world="storyworld",
+            store="outputs/storyworld/latents",
+            vae="outputs/storyworld/autoencoder/model",
+            threads=8,
+        ),
         checkpoint=CheckpointConfig(every=200, keep=1),
     )
 
@@ -84,7 +89,14 @@ def wan_14b() -> TrainConfig:
 
 
 def _wan(name: str, steps: int, real_guidance: float) -> TrainConfig:
-    rule = {"schedule": "constant", "warmup": 0, "b1": 0.0, "b2": 0.999, "weight_decay": 0.01, "clip": 10.0}
+    rule = {
+        "schedule": "constant",
+        "warmup": 0,
+        "b1": 0.0,
+        "b2": 0.999,
+        "weight_decay": 0.01,
+        "clip": 10.0,
+    }
     return _run(
         preset(f"wan-{name}"),
         out=f"outputs/wan-{name}-dmd",

@@ -20,9 +20,16 @@ from ml_collections import ConfigDict
 
 from causalcine_jax.config import VAEConfig, preset
 from causalcine_jax.errors import UsageError, nearest
-from causalcine_jax.training.autoencoder import AutoencoderConfig
-from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    SampleConfig,
+    TimeConfig,
+    TrainConfig,
+)
 from causalcine_jax.training.flags import config_dict
+from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 
 OUT = "outputs/embedded"
 VAE = "causalcine_jax/weights/storyworld"
@@ -49,30 +56,69 @@ def get_config(stage: str = "first") -> ConfigDict:
 
 # Two pixels by two as channels (Wan2.2's way): no layer has to work at full size with few channels, which is what CPUs are slowest at.
 VAE_SIZES = VAEConfig(
-    dim=16, dim_mult=(1, 3, 6), num_res_blocks=1, temperal_downsample=(True, True), patch_size=2, mean=(0.0,) * 16, std=(1.0,) * 16
+    dim=16,
+    dim_mult=(1, 3, 6),
+    num_res_blocks=1,
+    temperal_downsample=(True, True),
+    patch_size=2,
+    mean=(0.0,) * 16,
+    std=(1.0,) * 16,
 )
 
 
-OPTIM_VAE = OptimConfig(optimizer="muon", lr=4e-3, warmup=100, schedule="constant", weight_decay=0.0, ema_decay=0.998)
-CROP = AutoencoderConfig(kl=3e-4, edge=0.5, cuts=1 / 3, crop=(24, 40))  # a quarter of a frame: four times as many clips for the same work
+OPTIM_VAE = OptimConfig(
+    optimizer="muon", lr=4e-3, warmup=100, schedule="constant", weight_decay=0.0, ema_decay=0.998
+)
+CROP = AutoencoderConfig(
+    kl=3e-4, edge=0.5, cuts=1 / 3, crop=(24, 40)
+)  # a quarter of a frame: four times as many clips for the same work
 
 
 def pictures() -> TrainConfig:
     """Most of what a VAE has to learn is in single frames, and a step on 32 of them costs less than one on four clips."""
-    return _autoencoder("pictures", 6_000, CROP, batch=32, data=DataConfig(world="base", clip_frames=1, clips_per_story=8))
+    return _autoencoder(
+        "pictures",
+        6_000,
+        CROP,
+        batch=32,
+        data=DataConfig(world="base", clip_frames=1, clips_per_story=8),
+    )
 
 
 def autoencoder() -> TrainConfig:
-    return _autoencoder("autoencoder", 20_000, CROP, init="pictures", batch=4, data=DataConfig(world="base", clip_frames=4))
+    return _autoencoder(
+        "autoencoder",
+        20_000,
+        CROP,
+        init="pictures",
+        batch=4,
+        data=DataConfig(world="base", clip_frames=4),
+    )
 
 
 def whole_frames() -> TrainConfig:
     loss = dataclasses.replace(CROP, crop=(0, 0))
     optim = dataclasses.replace(OPTIM_VAE, schedule="cosine", lr=2e-3)
-    return _autoencoder("whole_frames", 3_000, loss, init="autoencoder", batch=4, optim=optim, data=DataConfig(world="base", clip_frames=5))
+    return _autoencoder(
+        "whole_frames",
+        3_000,
+        loss,
+        init="autoencoder",
+        batch=4,
+        optim=optim,
+        data=DataConfig(world="base", clip_frames=5),
+    )
 
 
-def _autoencoder(name: str, steps: int, loss: AutoencoderConfig, *, init: str = "", optim: OptimConfig = OPTIM_VAE, **what) -> TrainConfig:
+def _autoencoder(
+    name: str,
+    steps: int,
+    loss: AutoencoderConfig,
+    *,
+    init: str = "",
+    optim: OptimConfig = OPTIM_VAE,
+    **what,
+) -> TrainConfig:
     return TrainConfig(
         stage="autoencoder",
         out=f"{OUT}/{name}",
@@ -90,23 +136,50 @@ def _autoencoder(name: str, steps: int, loss: AutoencoderConfig, *, init: str = 
 def first() -> TrainConfig:
     optim = dataclasses.replace(OPTIM, lr=2e-3)
     return _run(
-        "first", "", steps=2500, time=TimeConfig(shift=3.0), optim=optim, data=DataConfig(world="base", films=1024, store=BASE, vae=VAE)
+        "first",
+        "",
+        steps=2500,
+        time=TimeConfig(shift=3.0),
+        optim=optim,
+        data=DataConfig(world="base", films=1024, store=BASE, vae=VAE),
     )
 
 
 def montage() -> TrainConfig:
-    time, optim = TimeConfig(shift=6.0, shared_by="chunk"), dataclasses.replace(OPTIM, schedule="constant")
+    time, optim = (
+        TimeConfig(shift=6.0, shared_by="chunk"),
+        dataclasses.replace(OPTIM, schedule="constant"),
+    )
     return _run(
-        "montage", "first", steps=8500, time=time, optim=optim, data=DataConfig(world="montage", films=1536, store=MONTAGE, vae=VAE)
+        "montage",
+        "first",
+        steps=8500,
+        time=time,
+        optim=optim,
+        data=DataConfig(world="montage", films=1536, store=MONTAGE, vae=VAE),
     )
 
 
 def mixed() -> TrainConfig:
-    return _run("mixed", "montage", steps=2300, time=TimeConfig(shift=4.0, shared_by="chunk"), optim=OPTIM, data=BOTH)
+    return _run(
+        "mixed",
+        "montage",
+        steps=2300,
+        time=TimeConfig(shift=4.0, shared_by="chunk"),
+        optim=OPTIM,
+        data=BOTH,
+    )
 
 
 def last() -> TrainConfig:
-    return _run("last", "mixed", steps=1600, time=TimeConfig(shift=5.0, shared_by="chunk"), optim=OPTIM, data=BOTH)
+    return _run(
+        "last",
+        "mixed",
+        steps=1600,
+        time=TimeConfig(shift=5.0, shared_by="chunk"),
+        optim=OPTIM,
+        data=BOTH,
+    )
 
 
 def _run(name: str, before: str, **what) -> TrainConfig:

@@ -65,7 +65,12 @@ def storyworld() -> TrainConfig:
         self_forcing=SelfForcingConfig(shift=3.0),
         ode=ODEConfig(guidance=3.0),
         optim=OptimConfig(optimizer="muon", lr=5e-4, warmup=20, ema_decay=0.98),
-        data=DataConfig(world="storyworld", store="outputs/storyworld/latents", vae="outputs/storyworld/autoencoder/model", threads=8),
+        data=DataConfig(
+            world="storyworld",
+            store="outputs/storyworld/latents",
+            vae="outputs/storyworld/autoencoder/model",
+            threads=8,
+        ),
         checkpoint=CheckpointConfig(every=100, keep=1),
     )
 
@@ -91,7 +96,9 @@ def _wan(name: str, steps: int) -> TrainConfig:
         segments_at_once=9,
         self_forcing=SelfForcingConfig(shift=5.0),
         ode=ODEConfig(guidance=6.0, store=f"outputs/wan-{name}-ode_init/trajectories", films=6000),
-        optim=OptimConfig(lr=2e-6, schedule="constant", warmup=0, b1=0.9, b2=0.999, clip=10.0, ema_decay=0.99),
+        optim=OptimConfig(
+            lr=2e-6, schedule="constant", warmup=0, b1=0.9, b2=0.999, clip=10.0, ema_decay=0.99
+        ),
         data=DataConfig(world="storyworld", films=6000, threads=8),
         checkpoint=CheckpointConfig(every=200, keep=2),
         sample=SampleConfig(at_end=False),

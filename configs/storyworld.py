@@ -21,7 +21,14 @@ from ml_collections import ConfigDict
 
 from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError, nearest
-from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    SampleConfig,
+    TimeConfig,
+    TrainConfig,
+)
 from causalcine_jax.training.flags import config_dict
 
 OUT = "outputs/storyworld"
@@ -62,7 +69,13 @@ def teacher_forcing() -> TrainConfig:
         text_encoder=WORLD.text_encoder,
         time=TimeConfig(shift=3.0),
         optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=200, ema_decay=0.999),
-        data=DataConfig(world="storyworld", store=f"{OUT}/latents", vae=f"{OUT}/autoencoder/model", films=20_000, threads=8),
+        data=DataConfig(
+            world="storyworld",
+            store=f"{OUT}/latents",
+            vae=f"{OUT}/autoencoder/model",
+            films=20_000,
+            threads=8,
+        ),
         checkpoint=CheckpointConfig(every=1000, keep=1, export_every=2000),
         sample=SampleConfig(every=2000),
     )

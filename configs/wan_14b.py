@@ -18,7 +18,14 @@ With remat, a film of that length keeps 153 GB for its backward pass (the residu
 from ml_collections import ConfigDict
 
 from causalcine_jax.config import preset
-from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, SampleConfig, TimeConfig, TrainConfig
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    SampleConfig,
+    TimeConfig,
+    TrainConfig,
+)
 from causalcine_jax.training.flags import config_dict
 
 WAN = preset("wan-14b")
@@ -39,7 +46,9 @@ def get_config() -> ConfigDict:
             text_encoder=WAN.text_encoder,
             vae=WAN.vae,
             time=TimeConfig(shift=5.0, shared_by="film", weight="none"),
-            optim=OptimConfig(optimizer="adamw", lr=1e-5, schedule="constant", warmup=100, b1=0.9, b2=0.95),
+            optim=OptimConfig(
+                optimizer="adamw", lr=1e-5, schedule="constant", warmup=100, b1=0.9, b2=0.95
+            ),
             data=DataConfig(world="storyworld", threads=8),
             checkpoint=CheckpointConfig(every=500, keep=2),
             sample=SampleConfig(at_end=False, steps=50, guidance=WAN.guidance),

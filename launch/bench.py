@@ -27,6 +27,7 @@ others why not. Called again, it goes on with what is missing or failed. Exit co
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 # Read by jax when it is imported: no notes about other people's hardware.
@@ -36,36 +37,97 @@ from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 
-ROOT = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not installed
+
 # Flags and settings alike.
-SAME = ("preset", "dtype", "batch", "pool_frames", "pool_on", "sampler", "kv_dtype", "tiny_decoder", "peer")
+SAME = (
+    "preset",
+    "dtype",
+    "batch",
+    "pool_frames",
+    "pool_on",
+    "sampler",
+    "kv_dtype",
+    "tiny_decoder",
+    "peer",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure, see above; all for everything")
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="what to measure, see above; all for everything"
+    )
     parser.add_argument("--preset", help=f"whose sizes: {', '.join(PRESETS)}")
-    parser.add_argument("--targets", metavar="DEVICE", help="instead of parts and a preset: all that the targets for h200 or cpu need")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the whole record goes; with --targets a folder")
+    parser.add_argument(
+        "--targets",
+        metavar="DEVICE",
+        help="instead of parts and a preset: all that the targets for h200 or cpu need",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="where the whole record goes; with --targets a folder",
+    )
     parser.add_argument(
         "--dtype",
         help="float32, bfloat16 or (not in training) float8 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)",
     )
-    parser.add_argument("--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)")
     parser.add_argument(
-        "--batch", type=whole_number, help="training: films per step (default: the config's); attention: segments in one call"
+        "--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)"
     )
-    parser.add_argument("--repeats", type=whole_number, help="timed calls of everything (default 5; race 3)")
-    parser.add_argument("--case", action="append", metavar="NAME", help="race: only this case, or roofline; may be given several times")
-    parser.add_argument("--pool-frames", type=whole_number, default=60, help="streaming: latent frames of history kept (default 60)")
     parser.add_argument(
-        "--pool-on", choices=POOL_PLACES, default="device", help="streaming: where its keys and values lie (default device)"
+        "--batch",
+        type=whole_number,
+        help="training: films per step (default: the config's); attention: segments in one call",
     )
-    parser.add_argument("--sampler", default="few_step", help="streaming: few_step, 4 steps without guidance (default), or preset, its own")
-    parser.add_argument("--kv-dtype", default="same", choices=KV_DTYPES, help="streaming: how the pool stores keys and values")
-    parser.add_argument("--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place")
-    parser.add_argument("--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)")
-    parser.add_argument("--peer", action="store_true", help="attention, forward: also time torch's, and Diffusers', on the same")
+    parser.add_argument(
+        "--repeats", type=whole_number, help="timed calls of everything (default 5; race 3)"
+    )
+    parser.add_argument(
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="race: only this case, or roofline; may be given several times",
+    )
+    parser.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        default=60,
+        help="streaming: latent frames of history kept (default 60)",
+    )
+    parser.add_argument(
+        "--pool-on",
+        choices=POOL_PLACES,
+        default="device",
+        help="streaming: where its keys and values lie (default device)",
+    )
+    parser.add_argument(
+        "--sampler",
+        default="few_step",
+        help="streaming: few_step, 4 steps without guidance (default), or preset, its own",
+    )
+    parser.add_argument(
+        "--kv-dtype",
+        default="same",
+        choices=KV_DTYPES,
+        help="streaming: how the pool stores keys and values",
+    )
+    parser.add_argument(
+        "--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place"
+    )
+    parser.add_argument(
+        "--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)"
+    )
+    parser.add_argument(
+        "--peer",
+        action="store_true",
+        help="attention, forward: also time torch's, and Diffusers', on the same",
+    )
     return parser.parse_args(arguments)
 
 
@@ -76,19 +138,32 @@ def main() -> None:
     if flags.parts == ["race"]:
         return _race(flags)
     if not flags.parts or not flags.preset:
-        raise UsageError("bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets")
-    from causalcine_jax.benchmarks.bench import bench, faults, made, missing_peers, without, write
-    from causalcine_jax.benchmarks.report import table
-    from causalcine_jax.benchmarks.settings import PARTS, STAGES, Settings
+        raise UsageError(
+            "bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets"
+        )
+    from benchmarks.bench import bench, faults, made, missing_peers, without, write
+    from benchmarks.report import table
+    from benchmarks.settings import PARTS, STAGES, Settings
 
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
-    raise_faults("bench", [f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}" for part in parts if part not in PARTS])
+    raise_faults(
+        "bench",
+        [
+            f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}"
+            for part in parts
+            if part not in PARTS
+        ],
+    )
     if flags.peer and (missing := missing_peers()):
         raise UsageError(f"--peer: {without(missing)}")
     width, height = _size(flags.size)
-    same = {name: getattr(flags, name) for name in SAME} | ({} if flags.repeats is None else {"repeats": flags.repeats})
+    same = {name: getattr(flags, name) for name in SAME} | (
+        {} if flags.repeats is None else {"repeats": flags.repeats}
+    )
     stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
-    settings = Settings(width=width, height=height, stages=stages, configs=str(ROOT / "configs"), **same)
+    settings = Settings(
+        width=width, height=height, stages=stages, configs=str(REPOSITORY / "configs"), **same
+    )
     scratch = made(flags.out.absolute().parent) if flags.out else Path.cwd()
     keep = (lambda record: write(record, flags.out)) if flags.out else (lambda record: None)
     record = bench(settings, parts, scratch, say, keep)
@@ -99,21 +174,29 @@ def main() -> None:
 
 
 def _race(flags: argparse.Namespace) -> None:
-    from causalcine_jax.benchmarks.race import Race, faults, race, race_table
+    from benchmarks.race import Race, faults, race, race_table
 
-    asked = {"names": flags.case and tuple(dict.fromkeys(flags.case)), "dtype": flags.dtype, "turns": flags.repeats}
-    record = race(Race(**{name: value for name, value in asked.items() if value is not None}), flags.out, say)
+    asked = {
+        "names": flags.case and tuple(dict.fromkeys(flags.case)),
+        "dtype": flags.dtype,
+        "turns": flags.repeats,
+    }
+    record = race(
+        Race(**{name: value for name, value in asked.items() if value is not None}), flags.out, say
+    )
     print(race_table(record))
     if found := faults(record):
         raise DataError("; ".join(found))
 
 
 def _targets(flags: argparse.Namespace) -> None:
-    from causalcine_jax.benchmarks.targets import measure_targets
+    from benchmarks.targets import measure_targets
 
     if flags.parts or flags.preset or not flags.out:
-        raise UsageError("--targets takes --out FOLDER and no parts or preset: its runs say what they measure")
-    table, unmeasured = measure_targets(flags.targets, flags.out, str(ROOT / "configs"), say)
+        raise UsageError(
+            "--targets takes --out FOLDER and no parts or preset: its runs say what they measure"
+        )
+    table, unmeasured = measure_targets(flags.targets, flags.out, str(REPOSITORY / "configs"), say)
     print(table)
     if unmeasured:
         raise DataError(f"not measured: {'; '.join(unmeasured)}")

@@ -12,13 +12,18 @@ import sys
 from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, run, whole_number
-from causalcine_jax.compile_cache import compile_cache_flags, keep_compiled
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--model", type=Path, required=True, help="model folder with vae/ (and, if it has one, text_encoder/tokenizer.json)"
+        "--model",
+        type=Path,
+        required=True,
+        help="model folder with vae/ (and, if it has one, text_encoder/tokenizer.json)",
     )
     parser.add_argument("--out", type=Path, required=True, help="the store to write")
     parser.add_argument(
@@ -28,19 +33,38 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "single or storyworld-single (the same in one shot)",
     )
     parser.add_argument(
-        "--seed", type=whole_number, default=0, help="of the collection of films; held-out films have another seed (default 0)"
+        "--seed",
+        type=whole_number,
+        default=0,
+        help="of the collection of films; held-out films have another seed (default 0)",
     )
     parser.add_argument("--films", type=whole_number, default=1500, help="how many (default 1500)")
-    parser.add_argument("--batch", type=whole_number, help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)")
-    parser.add_argument("--processes", type=whole_number, default=1, help="on a CPU: as many as there are cores (default 1)")
-    parser.add_argument("--text-len", type=whole_number, default=64, help="token ids per shot, the model's text_len (default 64)")
+    parser.add_argument(
+        "--batch",
+        type=whole_number,
+        help="films per call of the VAE (default: 1 on a CPU, 16 elsewhere)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=whole_number,
+        default=1,
+        help="on a CPU: as many as there are cores (default 1)",
+    )
+    parser.add_argument(
+        "--text-len",
+        type=whole_number,
+        default=64,
+        help="token ids per shot, the model's text_len (default 64)",
+    )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     flags = vars(parse())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the processes are ended, too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that the processes are ended, too
     kept = flags.pop("compile_cache"), flags.pop("no_compile_cache")
     from causalcine_jax.data.encode_config import EncodeConfig
 

@@ -5,7 +5,7 @@
     python launch/experiments.py --scale storyworld --report docs                         # 96x160, one H200
     python launch/experiments.py --dry-run                                                # every command that would be run, in order
 
-Tables: students, multishot, memory, gan, positions, long (causalcine_jax/experiments/tables.py says what each one is).
+Tables: students, multishot, memory, gan, positions, long (experiments/tables.py says what each one is).
 
 Given again after it was stopped, it goes on: a run that is done is not repeated, one that was stopped resumes, and every measurement is
 kept as JSON when it is made. --use takes a model, or a latent store, that was made elsewhere: --use student=DIR --use films/base=DIR.
@@ -19,25 +19,71 @@ from pathlib import Path
 from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.errors import DataError
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))  # experiments/ is not installed
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default="base", help="base (48x80, two CPU cores) or storyworld (96x160, one H200)")
-    parser.add_argument("--out", type=Path, help="folder for films, runs and measurements (default: outputs/experiments/SCALE)")
-    parser.add_argument("--tables", type=_names, help="some of the tables, joined by commas (default: all)")
-    parser.add_argument("--seeds", type=whole_number, default=1, help="train every variant with so many seeds (default 1)")
-    parser.add_argument(
-        "--use", type=_use, action="append", default=[], metavar="NAME=DIR", help="take this model for a run, or films/NAME=DIR"
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write experiments.md and experiments/*.png there (default: OUT/report)")
-    parser.add_argument("--dry-run", action="store_true", help="print every command that would be run, in order, and stop")
-    parser.add_argument("--no-training", action="store_true", help="measure the models that are there")
-    parser.add_argument("--no-measuring", action="store_true", help="write the report from what was measured")
+    parser.add_argument(
+        "--scale",
+        default="base",
+        help="base (48x80, two CPU cores) or storyworld (96x160, one H200)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for films, runs and measurements (default: outputs/experiments/SCALE)",
+    )
+    parser.add_argument(
+        "--tables", type=_names, help="some of the tables, joined by commas (default: all)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=whole_number,
+        default=1,
+        help="train every variant with so many seeds (default 1)",
+    )
+    parser.add_argument(
+        "--use",
+        type=_use,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="take this model for a run, or films/NAME=DIR",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write experiments.md and experiments/*.png there (default: OUT/report)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print every command that would be run, in order, and stop",
+    )
+    parser.add_argument(
+        "--no-training", action="store_true", help="measure the models that are there"
+    )
+    parser.add_argument(
+        "--no-measuring", action="store_true", help="write the report from what was measured"
+    )
     amounts = parser.add_argument_group("how much is measured")
-    amounts.add_argument("--returns", type=whole_number, help="returns of the primary recall (default 200)")
+    amounts.add_argument(
+        "--returns", type=whole_number, help="returns of the primary recall (default 200)"
+    )
     amounts.add_argument("--films", type=whole_number, help="free films (default 200)")
-    amounts.add_argument("--long-films", type=whole_number, help="films 8 times as long as those of training (default 30)")
-    amounts.add_argument("--endless-films", type=whole_number, help="films of ten minutes (default 8)")
+    amounts.add_argument(
+        "--long-films",
+        type=whole_number,
+        help="films 8 times as long as those of training (default 30)",
+    )
+    amounts.add_argument(
+        "--endless-films", type=whole_number, help="films of ten minutes (default 8)"
+    )
     amounts.add_argument("--batch", type=whole_number, help="films side by side (default 20)")
     return parser.parse_args(arguments)
 
@@ -55,14 +101,18 @@ def _use(text: str) -> tuple[str, Path]:
 
 def main() -> None:
     flags = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a training process is ended, too
-    from causalcine_jax.experiments.commands import OUT, Workshop, check_request, needed_runs
-    from causalcine_jax.experiments.runs import SCALES
-    from causalcine_jax.experiments.tables import TABLES
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that a training process is ended, too
+    from experiments.commands import OUT, Workshop, check_request, needed_runs
+    from experiments.runs import SCALES
+    from experiments.tables import TABLES
 
     tables = list(TABLES) if flags.tables is None else flags.tables
     amounts = {
-        name: value for name in ("returns", "films", "long_films", "endless_films", "batch") if (value := getattr(flags, name)) is not None
+        name: value
+        for name in ("returns", "films", "long_films", "endless_films", "batch")
+        if (value := getattr(flags, name)) is not None
     }
     check_request(flags.scale, tables, flags.seeds, amounts)
     out = flags.out or OUT / flags.scale
@@ -77,11 +127,13 @@ def main() -> None:
     for command in commands:
         command.run()
         if not workshop.made_by(command):
-            raise DataError(f"{command.makes} was stopped; the same command goes on from where it was")
+            raise DataError(
+                f"{command.makes} was stopped; the same command goes on from where it was"
+            )
     # After the training: the processes of the accelerator's owner come one after the other.
-    from causalcine_jax.experiments.kinds import Amounts
-    from causalcine_jax.experiments.measure import measure, measurements
-    from causalcine_jax.experiments.report import write_report
+    from experiments.kinds import Amounts
+    from experiments.measure import measure, measurements
+    from experiments.report import write_report
 
     if not flags.no_measuring:
         for wanted in measurements(workshop, tables, flags.seeds):

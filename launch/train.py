@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))
 
 from causalcine_jax.cli import cores, refuse_repeated, run
-from causalcine_jax.compile_cache import keep_compiled
+from causalcine_jax.utils.compile_cache import keep_compiled
 
 
 def main() -> None:
@@ -38,7 +38,9 @@ def main() -> None:
     import json
     import logging
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it then raises, and much besides
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # orbax logs what it then raises, and much besides
     from causalcine_jax.training.flags import check_named_stores, parse
 
     config, options = parse(arguments)
@@ -56,7 +58,10 @@ def main() -> None:
         if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
             # A CPU is as many devices as it has cores (and the batch allows): a core per film is a fifth faster than all cores on each product.
             # (Where there are several processes, one of them is one.)
-            jax.config.update("jax_num_cpu_devices", math.gcd(config.batch // config.optim.accumulation, len(cores())))
+            jax.config.update(
+                "jax_num_cpu_devices",
+                math.gcd(config.batch // config.optim.accumulation, len(cores())),
+            )
         keep_compiled(options.compile_cache, options.no_compile_cache)
         if alone or processes.is_first():
             print(text, flush=True)

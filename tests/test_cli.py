@@ -6,13 +6,15 @@ from jaxlib import xla_client
 from causalcine_jax.cli import ArgumentParser, refuse_repeated, run
 from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import UsageError
-from causalcine_jax.parallel.targets import target
+from causalcine_jax.planning.hardware import target
 
 FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
 @pytest.mark.parametrize("said", [None, *FRACTIONS])
-def test_jax_is_given_the_memory_that_plans_count_on_unless_the_user_says_otherwise(monkeypatch, said):
+def test_jax_is_given_the_memory_that_plans_count_on_unless_the_user_says_otherwise(
+    monkeypatch, said
+):
     for name in FRACTIONS:
         monkeypatch.setenv(name, "0.5")
         if name != said:
@@ -30,15 +32,28 @@ def test_a_flag_of_one_value_given_twice_is_refused(capsys, again):
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--lora", action="append")
     parser.add_argument("--quiet", action="store_true")
-    assert vars(parser.parse_args(["--lora", "a", "--lora", "b", "--quiet", "--quiet"])) == {"steps": 3, "lora": ["a", "b"], "quiet": True}
-    assert parser.parse_args(["--steps", "4"]).steps == parser.parse_args(["--steps", "4"]).steps == 4
+    assert vars(parser.parse_args(["--lora", "a", "--lora", "b", "--quiet", "--quiet"])) == {
+        "steps": 3,
+        "lora": ["a", "b"],
+        "quiet": True,
+    }
+    assert (
+        parser.parse_args(["--steps", "4"]).steps == parser.parse_args(["--steps", "4"]).steps == 4
+    )
     with pytest.raises(SystemExit) as stopped:
         parser.parse_args(["--steps", "4", *again])
-    assert stopped.value.code == 2 and "given twice, and it takes one value: leave out 4 or 5" in capsys.readouterr().err
+    assert (
+        stopped.value.code == 2
+        and "given twice, and it takes one value: leave out 4 or 5" in capsys.readouterr().err
+    )
 
 
 def test_the_same_for_flags_that_absl_reads():
     refuse_repeated(["--config", "a.py", "--config.optim.lr", "-1e-3", "--out=b", "-3"])
-    for arguments in (["--out", "a", "--out=b"], ["--config.optim.lr", "1", "--config.optim.lr=2"], ["--print_config", "--print-config"]):
+    for arguments in (
+        ["--out", "a", "--out=b"],
+        ["--config.optim.lr", "1", "--config.optim.lr=2"],
+        ["--print_config", "--print-config"],
+    ):
         with pytest.raises(UsageError, match="takes one value: leave out all but one"):
             refuse_repeated(arguments)

@@ -17,7 +17,10 @@ from causalcine_jax.story import Video
 def test_defaults_survive_metadata_json(name):
     each = family(name)
     said = json.loads(json.dumps(each.defaults()))
-    assert SamplerConfig(**said["sampler"]) == each.sampler and MemoryConfig(**said["memory"]) == each.memory
+    assert (
+        SamplerConfig(**said["sampler"]) == each.sampler
+        and MemoryConfig(**said["memory"]) == each.memory
+    )
     assert Video(**said["video"]) == Video(16, 832, 480)
     assert (said["family"], said["chunk_frames"], said["negative"], said["dtype"]) == (
         name,
@@ -36,23 +39,39 @@ def test_what_the_facts_say_of_the_reproduced_ones():
     for name in ("self-forcing", "causal-forcing", "causal-forcing-framewise"):
         np.testing.assert_allclose(family(name).sampler.step_list, [1000, 937.5, 2500 / 3, 625])
         assert (family(name).sampler.shift, family(name).sampler.guidance) == (5.0, 1.0)
-    for each in map(family, ("self-forcing", "causal-forcing", "causal-forcing-framewise", "causal-forcing++-1step", "causvid")):
+    for each in map(
+        family,
+        (
+            "self-forcing",
+            "causal-forcing",
+            "causal-forcing-framewise",
+            "causal-forcing++-1step",
+            "causvid",
+        ),
+    ):
         # 21 frames, the chunk's own included
         assert each.memory.window_chunks * each.chunk_frames + each.chunk_frames == 21
         assert (each.memory.retrieved_frames, each.memory.positions) == (0, "absolute")
     base = family("wan2.1-t2v-14b")
-    assert (base.sampler, base.preset.transformer.dim) == (SamplerConfig("unipc", 50, 5.0, 5.0), 5120)
+    assert (base.sampler, base.preset.transformer.dim) == (
+        SamplerConfig("unipc", 50, 5.0, 5.0),
+        5120,
+    )
 
 
 def test_causal_forcing_plus_plus_takes_four_steps_for_its_first_frame_alone():
     """thu-ml/Causal-Forcing, configs/causal_forcing_dmd_framewise_2step.yaml: [1000, 500] and for the first chunk [1000, 750, 500, 250], warped by 5."""
     two = family("causal-forcing++-2step")
     assert two.chunk_frames == 1
-    np.testing.assert_allclose(two.sampler.of_chunk(0).times, [1000, 937.5, 2500 / 3, 625], rtol=1e-6)
+    np.testing.assert_allclose(
+        two.sampler.of_chunk(0).times, [1000, 937.5, 2500 / 3, 625], rtol=1e-6
+    )
     for chunk in (1, 2, 20):
         np.testing.assert_allclose(two.sampler.of_chunk(chunk).times, [1000, 2500 / 3], rtol=1e-6)
     np.testing.assert_allclose(family("causal-forcing++-1step").sampler.of_chunk(3).times, [1000])
-    assert two.sampler.changed(steps=3).of_chunk(0).steps == 3, "another schedule asked for is that of all chunks"
+    assert two.sampler.changed(steps=3).of_chunk(0).steps == 3, (
+        "another schedule asked for is that of all chunks"
+    )
 
 
 def test_a_time_beside_the_training_grid_has_the_noise_of_the_nearest_on_it():
@@ -67,7 +86,10 @@ def test_a_time_beside_the_training_grid_has_the_noise_of_the_nearest_on_it():
 
 
 def test_warping_bends_positions_by_the_shift():
-    assert warped(1.0, 1000, 250) == (1000.0, 250.0) and warped(5.0, 1000, 500) == (1000.0, 2500 / 3)
+    assert warped(1.0, 1000, 250) == (1000.0, 250.0) and warped(5.0, 1000, 500) == (
+        1000.0,
+        2500 / 3,
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,10 +139,17 @@ def test_a_folder_is_known_by_its_files(tmp_path):
 
 
 def test_a_published_model_of_another_size_is_of_another_family(tmp_path):
-    sizes = {name: family(name).preset.transformer for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b")}
+    sizes = {
+        name: family(name).preset.transformer for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b")
+    }
     assert guess("/models/causvid.pt", sizes["wan2.1-t2v-1.3b"]).name == "causvid"
     assert guess("/models/causvid.pt", sizes["wan2.1-t2v-14b"]) is None
-    assert guess("/models/causvid.pt", dataclasses.replace(sizes["wan2.1-t2v-14b"], dim=24, num_heads=2)).name == "causvid"
+    assert (
+        guess(
+            "/models/causvid.pt", dataclasses.replace(sizes["wan2.1-t2v-14b"], dim=24, num_heads=2)
+        ).name
+        == "causvid"
+    )
     folder = tmp_path / "Wan2.1-T2V-1.3B"
     folder.mkdir()
     assert guess(folder).name == "wan2.1-t2v-1.3b"
@@ -129,5 +158,7 @@ def test_a_published_model_of_another_size_is_of_another_family(tmp_path):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(UsageError, match="unknown family 'self_forcing', did you mean 'self-forcing'"):
+    with pytest.raises(
+        UsageError, match="unknown family 'self_forcing', did you mean 'self-forcing'"
+    ):
         family("self_forcing")

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.story import Shot, Story, Video, chunk_at, first_frame_of_chunk, read_story, write_story
+from causalcine_jax.story import (
+    Shot,
+    Story,
+    Video,
+    chunk_at,
+    first_frame_of_chunk,
+    read_story,
+    write_story,
+)
 
 GOOD = """\
 schema: causalcine/story@1
@@ -48,7 +56,12 @@ def test_yaml_reads_into_a_story(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_written_stories_read_back_equal(tmp_path, suffix):
-    story = Story((Shot("Zoë — “hi”", seconds=1.5), Shot("no: yes", chunks=1, id="end")), "A: b # c", seed=3, negative="blur")
+    story = Story(
+        (Shot("Zoë — “hi”", seconds=1.5), Shot("no: yes", chunks=1, id="end")),
+        "A: b # c",
+        seed=3,
+        negative="blur",
+    )
     write_story(story, tmp_path / f"s{suffix}")
     assert read_story(tmp_path / f"s{suffix}") == story
 
@@ -56,13 +69,30 @@ def test_written_stories_read_back_equal(tmp_path, suffix):
 def test_chunk_grid():
     assert [first_frame_of_chunk(c) for c in range(5)] == [0, 9, 21, 33, 45]
     # Halves of the way between boundaries: 4.5, 15, 27; a tie goes to the earlier boundary.
-    assert [chunk_at(f) for f in (0, 4, 4.5, 5, 9, 14, 15, 16, 21, 26, 28)] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3]
+    assert [chunk_at(f) for f in (0, 4, 4.5, 5, 9, 14, 15, 16, 21, 26, 28)] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+    ]
 
 
 def test_five_shots_of_three_seconds_fill_the_papers_film():
     resolved = Story(tuple(Shot(f"shot {i}", seconds=3) for i in range(5))).resolve()
     assert [s.chunks for s in resolved.shots] == [4, 4, 4, 4, 4]
-    assert resolved.cut_frames == (45, 93, 141, 189) and resolved.asked_cut_frames == (48, 96, 144, 192)
+    assert resolved.cut_frames == (45, 93, 141, 189) and resolved.asked_cut_frames == (
+        48,
+        96,
+        144,
+        192,
+    )
     assert resolved.frames == 237 and resolved.chunks == 20
     assert resolved.shot_of_chunk == (0,) * 4 + (1,) * 4 + (2,) * 4 + (3,) * 4 + (4,) * 4
 
@@ -77,7 +107,11 @@ def test_cuts_are_snapped_one_by_one_so_rounding_never_adds_up():
 
 def test_chunks_are_exact_and_every_shot_lasts_a_chunk():
     resolved = Story((Shot("x", chunks=2), Shot("y", seconds=0.01), Shot("z", chunks=1))).resolve()
-    assert [(s.first_chunk, s.chunks, s.first_frame, s.frames) for s in resolved.shots] == [(0, 2, 0, 21), (2, 1, 21, 12), (3, 1, 33, 12)]
+    assert [(s.first_chunk, s.chunks, s.first_frame, s.frames) for s in resolved.shots] == [
+        (0, 2, 0, 21),
+        (2, 1, 21, 12),
+        (3, 1, 33, 12),
+    ]
     assert [line.split(":")[0] for line in resolved.snapped()] == ["shot 's2'"]
 
 
@@ -130,13 +164,33 @@ def test_a_given_id_may_not_be_one_that_another_shot_gets_by_its_place(tmp_path)
 @pytest.mark.parametrize(
     ("text", "suffix", "fault"),
     [
-        ("schema: causalcine/story@1\nseed: 1\nseed: 2\nshots: []", ".yaml", "the key 'seed' is given twice"),
-        ('{"shots": [{"caption": "a", "caption": "b"}]}', ".json", "the key 'caption' is given twice"),
+        (
+            "schema: causalcine/story@1\nseed: 1\nseed: 2\nshots: []",
+            ".yaml",
+            "the key 'seed' is given twice",
+        ),
+        (
+            '{"shots": [{"caption": "a", "caption": "b"}]}',
+            ".json",
+            "the key 'caption' is given twice",
+        ),
         ("a: [", ".yaml", "not valid YAML"),
         ("{", ".json", "not valid JSON"),
-        ("", ".yaml", "must be a mapping with the keys schema, global, seed, negative, video, shots, not nothing"),
-        ("schema: causalcine/story@1", ".yaml", "shots must be a list of at least one shot, which is missing"),
-        ("schema: causalcine/story@1\nshots: []", ".yaml", "shots must be a list of at least one shot, not an empty one"),
+        (
+            "",
+            ".yaml",
+            "must be a mapping with the keys schema, global, seed, negative, video, shots, not nothing",
+        ),
+        (
+            "schema: causalcine/story@1",
+            ".yaml",
+            "shots must be a list of at least one shot, which is missing",
+        ),
+        (
+            "schema: causalcine/story@1\nshots: []",
+            ".yaml",
+            "shots must be a list of at least one shot, not an empty one",
+        ),
         ("x: !!python/object/apply:os.getcwd []", ".yaml", "not valid YAML"),
     ],
 )

@@ -11,7 +11,17 @@ from causalcine_jax.errors import DataError, UsageError, nearest
 
 WEIGHTS = ("auto", "generator", "generator_ema")
 # Dictionaries that hold a network, the better first; `module` is DeepSpeed's, `net` rCM's.
-_NETWORKS = ("generator_ema", "generator", "net_ema", "net", "model", "ema", "state_dict", "model_state_dict", "module")
+_NETWORKS = (
+    "generator_ema",
+    "generator",
+    "net_ema",
+    "net",
+    "model",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "module",
+)
 FLAT = (
     "generator_ema",
     "generator",
@@ -20,7 +30,11 @@ FLAT = (
     "net",
     "net_fake_score",
 )  # dictionaries that some files flatten: "generator.blocks.0..."
-_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")  # anywhere in a key
+_WRAPPERS = (
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "_orig_mod.",
+)  # anywhere in a key
 _PREFIXES = ("model.", "diffusion_model.", "module.", "net.", "pipe.dit.", "dit.")  # at its start
 LORA = "generator_lora"
 
@@ -48,7 +62,11 @@ def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict
         below = weights != "auto" and any(f"/{weights}/" in path for path in paths.values())
         name = _choose(inside, file, "auto" if below else weights)
         weights = "auto" if name == weights else weights
-        paths = {key: path.removeprefix(f"{name}/") for key, path in paths.items() if path.startswith(f"{name}/")}
+        paths = {
+            key: path.removeprefix(f"{name}/")
+            for key, path in paths.items()
+            if path.startswith(f"{name}/")
+        }
     if weights != "auto":
         raise UsageError(f"{file} has one set of weights and no {weights}: leave the choice out")
     return _stripped(paths, file)
@@ -63,8 +81,12 @@ def stored_networks(keys: Iterable[str]) -> set[str]:
 def lora_keys(keys: Iterable[str], file: Path) -> dict[str, str]:
     """Plain key -> key as saved, of an adapter's file."""
     keys = list(keys)
-    chosen = [key for key in keys if key.startswith(f"{LORA}/")] or [key for key in keys if "/" not in key]
-    if not chosen and len({key.split("/", 1)[0] for key in keys}) == 1:  # all in one dictionary, such as state_dict
+    chosen = [key for key in keys if key.startswith(f"{LORA}/")] or [
+        key for key in keys if "/" not in key
+    ]
+    if (
+        not chosen and len({key.split("/", 1)[0] for key in keys}) == 1
+    ):  # all in one dictionary, such as state_dict
         chosen = keys
     return _stripped({key: key for key in chosen}, file)
 
@@ -103,4 +125,6 @@ def _choose(inside: Iterable[str], file: Path, weights: str) -> str:
         return known[0]
     if LORA in inside:
         raise DataError(f"{file} is a LoRA ({LORA}): name its base, and this file as --lora")
-    raise DataError(f"{file} holds {', '.join(inside)}: expected one of {', '.join(_NETWORKS)}, or the tensors themselves")
+    raise DataError(
+        f"{file} holds {', '.join(inside)}: expected one of {', '.join(_NETWORKS)}, or the tensors themselves"
+    )

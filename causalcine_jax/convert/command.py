@@ -28,7 +28,7 @@ from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, nearest
-from causalcine_jax.models.tokenizer import tokenizer_file
+from causalcine_jax.models.text.tokenizer import tokenizer_file
 
 TARGETS = ("model", "diffusers", "orbax")
 DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
@@ -75,7 +75,11 @@ def convert(config: ConvertConfig) -> None:
       UsageError: the target is there already, or what was asked for contradicts itself.
       DataError: files that are damaged, missing or of another network (all that does not fit is listed), or a full disk.
     """
-    if not config.dry_run and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+    if (
+        not config.dry_run
+        and config.out.exists()
+        and (not config.out.is_dir() or any(config.out.iterdir()))
+    ):
         raise UsageError(f"{config.out} is there already: choose another --out, or delete it")
     above = next((folder for folder in config.out.absolute().parents if folder.exists()), Path("/"))
     if not config.dry_run and not (above.is_dir() and os.access(above, os.W_OK)):
@@ -92,7 +96,9 @@ def convert(config: ConvertConfig) -> None:
             _write_orbax(config, networks, sources)
         else:
             layout = _layout(config, networks)
-            writing.write(layout, config.out, _request(config, layout, sources), sources, config.progress)
+            writing.write(
+                layout, config.out, _request(config, layout, sources), sources, config.progress
+            )
     if config.progress:
         _say(networks)
         print(f"{config.out}: {', '.join(network.part for network in networks)} as {config.to}")
@@ -118,10 +124,18 @@ def _sources(config: ConvertConfig) -> dict[str, Path]:
         if kind is None:
             raise DataError(f"{config.source} {kinds.what_else(config.source)}")
         if named.get(kind):
-            raise UsageError(f"{config.source} is a {kind.replace('_', ' ')}, and {named[kind]} is named as one too: leave one of them out")
-    found = {part: named.get(part) or config.source for part in PARTS if named.get(part) or holds(config.source, part)}
+            raise UsageError(
+                f"{config.source} is a {kind.replace('_', ' ')}, and {named[kind]} is named as one too: leave one of them out"
+            )
+    found = {
+        part: named.get(part) or config.source
+        for part in PARTS
+        if named.get(part) or holds(config.source, part)
+    }
     if not found:
-        raise DataError(f"{config.source} holds no network that is known: neither a folder of Wan2.1 or Diffusers, nor a checkpoint")
+        raise DataError(
+            f"{config.source} holds no network that is known: neither a folder of Wan2.1 or Diffusers, nor a checkpoint"
+        )
     return found
 
 
@@ -131,7 +145,11 @@ def _open(config: ConvertConfig, opened: contextlib.ExitStack) -> list[Network]:
     if config.lora is not None and "transformer" not in sources:
         raise UsageError(f"--lora goes with a transformer, and {config.source} holds none")
     for part, path in sources.items():
-        options = {"weights": config.weights, "lora_path": config.lora, "lora_alpha": config.lora_alpha} if part == "transformer" else {}
+        options = (
+            {"weights": config.weights, "lora_path": config.lora, "lora_alpha": config.lora_alpha}
+            if part == "transformer"
+            else {}
+        )
         try:
             tensors = opened.enter_context(open_part(path, part, **options))
             networks.append(Network(part, tensors, describe(part, tensors)))
@@ -143,7 +161,11 @@ def _open(config: ConvertConfig, opened: contextlib.ExitStack) -> list[Network]:
 
 
 def _layout(config: ConvertConfig, networks: list[Network]) -> Layout:
-    dtype, shard_bytes, tokenizer = DTYPES[config.dtype], int(config.shard_gb * 1e9), _tokenizer(config, networks)
+    dtype, shard_bytes, tokenizer = (
+        DTYPES[config.dtype],
+        int(config.shard_gb * 1e9),
+        _tokenizer(config, networks),
+    )
     metadata = _metadata(config, networks)
     if config.to == "diffusers":
         return layouts.diffusers(networks, dtype, shard_bytes, tokenizer, _shift(config, metadata))
@@ -162,26 +184,43 @@ def _tokenizer(config: ConvertConfig, networks: list[Network]) -> dict[str, byte
         with contextlib.suppress(DataError):
             return layouts.tokenizer_files(tokenizer_file(place))
     if (packed := encoder.tensors.packed_tokenizer()) is not None:
-        return {"tokenizer.json": tokenizer_json(packed, f"the spiece_model in {lies}"), "spiece.model": packed}
-    raise DataError(f"no tokenizer beside the text encoder {lies}: name the folder or tokenizer.json of google/umt5-xxl as --tokenizer")
+        return {
+            "tokenizer.json": tokenizer_json(packed, f"the spiece_model in {lies}"),
+            "spiece.model": packed,
+        }
+    raise DataError(
+        f"no tokenizer beside the text encoder {lies}: name the folder or tokenizer.json of google/umt5-xxl as --tokenizer"
+    )
 
 
 def _metadata(config: ConvertConfig, networks: list[Network]) -> dict[str, Any]:
     """What metadata.json says: how the model is sampled (as the source's own says, else as its family is), and what it was made from."""
     said = load_metadata(config.source) if config.family is None and config.source.is_dir() else {}
     if "sampler" not in said:
-        family = families.family(config.family) if config.family else families.guess(config.source, _sizes(networks))
+        family = (
+            families.family(config.family)
+            if config.family
+            else families.guess(config.source, _sizes(networks))
+        )
         said = {**said, **(family.defaults() if family else {})}
     if isinstance(said.get("base"), str):  # it is named by its path from the folder
         said = {**said, "base": base_entry(config.source / said["base"], config.out)}
     if asked := loras(config.lora):
-        said = {**said, "loras": [*said.get("loras", []), *map(str, (Lora(Path(each.path.name), each.strength) for each in asked))]}
+        said = {
+            **said,
+            "loras": [
+                *said.get("loras", []),
+                *map(str, (Lora(Path(each.path.name), each.strength) for each in asked)),
+            ],
+        }
     return {**said, "converted_from": config.source.name}
 
 
 def _sizes(networks: list[Network]):
     """The transformer's config, where there is one."""
-    return next((network.description.config for network in networks if network.part == "transformer"), None)
+    return next(
+        (network.description.config for network in networks if network.part == "transformer"), None
+    )
 
 
 def _shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
@@ -190,7 +229,9 @@ def _shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
     try:
         return SamplerConfig(**recorded).shift
     except (TypeError, UsageError) as error:
-        raise DataError(f"{config.source / METADATA} describes no sampler with {recorded!r}: mend it, or give --family") from error
+        raise DataError(
+            f"{config.source / METADATA} describes no sampler with {recorded!r}: mend it, or give --family"
+        ) from error
 
 
 def _said_of_sampling(metadata: dict[str, Any]) -> str:
@@ -212,9 +253,15 @@ def _request(config: ConvertConfig, layout: Layout, sources: list[Path]) -> dict
         "weights": config.weights,
         "lora": [[str(each.path.absolute()), each.strength] for each in loras(config.lora)],
         "lora_alpha": config.lora_alpha,
-        "sources": [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in sources],
+        "sources": [
+            [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in sources
+        ],
         "shards": {
-            shard.file: [[tensor.name, tensor.key, tensor.dtype, list(tensor.shape)] for tensor in shard.tensors] for shard in layout.shards
+            shard.file: [
+                [tensor.name, tensor.key, tensor.dtype, list(tensor.shape)]
+                for tensor in shard.tensors
+            ]
+            for shard in layout.shards
         },
     }
 
@@ -228,18 +275,38 @@ def _print(config: ConvertConfig, networks: list[Network]) -> None:
         for network in networks:
             for place in network.description.places:
                 target = place.path if place.layer is None else f"{place.path}[{place.layer}]"
-                rows.append((network.tensors.source_key(place.key), f"{network.part}: {target}", str(place.shape), config.dtype))
+                rows.append(
+                    (
+                        network.tensors.source_key(place.key),
+                        f"{network.part}: {target}",
+                        str(place.shape),
+                        config.dtype,
+                    )
+                )
     else:
         for shard in _layout(config, networks).shards:
             total += shard.nbytes
             for tensor in shard.tensors:
                 had = tensor.source.dtypes[tensor.key]
                 dtype = had if had == tensor.dtype else f"{had} -> {tensor.dtype}"
-                rows.append((tensor.source.source_key(tensor.key), f"{shard.file}: {tensor.name}", str(tensor.shape), dtype))
+                rows.append(
+                    (
+                        tensor.source.source_key(tensor.key),
+                        f"{shard.file}: {tensor.name}",
+                        str(tensor.shape),
+                        dtype,
+                    )
+                )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
-    print(f"{len(rows) - 1} tensors{f', {total / 1e9:.3f} GB' if total else ''}; nothing was written")
+        print(
+            "  ".join(
+                [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]
+            )
+        )
+    print(
+        f"{len(rows) - 1} tensors{f', {total / 1e9:.3f} GB' if total else ''}; nothing was written"
+    )
 
 
 def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[Path]) -> None:
@@ -247,7 +314,11 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
     partial = config.out.with_name(f".{config.out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     documents = {METADATA: layouts.json_bytes(_metadata(config, networks))}
-    sizes = {n.part: sum(map(math.prod, n.tensors.shapes.values())) * np.dtype(_one_dtype(config, n)).itemsize for n in networks}
+    sizes = {
+        n.part: sum(map(math.prod, n.tensors.shapes.values()))
+        * np.dtype(_one_dtype(config, n)).itemsize
+        for n in networks
+    }
     writing.check_room(sum(sizes.values()), config.out)
     try:
         with writing.disk_faults(config.out):
@@ -258,18 +329,29 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill_orbax(config: ConvertConfig, networks: list[Network], partial: Path, documents: dict[str, bytes]) -> None:
+def _fill_orbax(
+    config: ConvertConfig, networks: list[Network], partial: Path, documents: dict[str, bytes]
+) -> None:
     for network in networks:
         (partial / network.part).mkdir(parents=True)
-        orbax_copy.save(load.fill(network.description, network.tensors, _one_dtype(config, network)), partial / network.part)
-        documents[f"{network.part}/config.json"] = layouts.json_bytes(config_json(network.part, network.description.config))
+        orbax_copy.save(
+            load.fill(network.description, network.tensors, _one_dtype(config, network)),
+            partial / network.part,
+        )
+        documents[f"{network.part}/config.json"] = layouts.json_bytes(
+            config_json(network.part, network.description.config)
+        )
         if network.part == "text_encoder":
-            documents["text_encoder/tokenizer.json"] = _tokenizer(config, networks)["tokenizer.json"]
+            documents["text_encoder/tokenizer.json"] = _tokenizer(config, networks)[
+                "tokenizer.json"
+            ]
     for name, content in documents.items():
         (partial / name).write_bytes(content)
 
 
 def _one_dtype(config: ConvertConfig, network: Network):
     """Parameters of stacked layers have one dtype: the one asked for, else bfloat16 where the source has nothing finer."""
-    narrow = config.dtype == "bf16" or (config.dtype == "keep" and set(network.tensors.dtypes.values()) == {"BF16"})
+    narrow = config.dtype == "bf16" or (
+        config.dtype == "keep" and set(network.tensors.dtypes.values()) == {"BF16"}
+    )
     return jnp.bfloat16 if narrow else jnp.float32

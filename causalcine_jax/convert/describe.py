@@ -17,16 +17,24 @@ from causalcine_jax.convert import tables
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tiny_decoder import TinyDecoder
-from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.models.vae.wan_vae import VAE
 
 # Heads of the published models, which come without a config.json as often as with one: dim and ffn_dim -> num_heads.
 WAN_HEAD_DIM = 128  # of all of them
 WAN_HEADS = {(1536, 8960): 12, (5120, 13824): 40}
 # What no shape tells, and is not the same for all networks of a kind; a model folder's config.json must say it.
-_ONLY_IN_CONFIG = {"transformer": ("num_heads", "text_len"), "vae": ("mean", "std"), "text_encoder": ()}
-_FOREIGN_DEFAULTS = ("text_len", "mean", "std")  # Diffusers' config.json may leave them out, and means Wan2.1's
+_ONLY_IN_CONFIG = {
+    "transformer": ("num_heads", "text_len"),
+    "vae": ("mean", "std"),
+    "text_encoder": (),
+}
+_FOREIGN_DEFAULTS = (
+    "text_len",
+    "mean",
+    "std",
+)  # Diffusers' config.json may leave them out, and means Wan2.1's
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = TransformerConfig | VAEConfig | TextEncoderConfig | None
@@ -57,7 +65,9 @@ def describe(part: str, tensors) -> Description:
     """
     what = f"{tensors.path} does not hold a Wan2.1 {part.replace('_', ' ')}"
     read_config, module_class, rules = _PARTS[part]
-    if part != "transformer":  # whose config.json may also contradict the tensors: that is the better message
+    if (
+        part != "transformer"
+    ):  # whose config.json may also contradict the tensors: that is the better message
         _require(what, part, tensors)
     config = read_config(what, tensors.shapes, tensors.settings)
     _require(what, part, tensors)
@@ -84,7 +94,9 @@ class Decoder:
     def __init__(self, tensors):
         self.path = tensors.files[0]
         self.read_slice = tensors.read_slice
-        self.shapes = {key: shape for key, shape in tensors.shapes.items() if not key.startswith("encoder.")}
+        self.shapes = {
+            key: shape for key, shape in tensors.shapes.items() if not key.startswith("encoder.")
+        }
         self.dtypes = tensors.dtypes
 
     @staticmethod
@@ -102,14 +114,20 @@ def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Conf
 def _require(what: str, part: str, tensors) -> None:
     """`DataError` where config.json must say what no shape tells, and does not: in a model folder, and of a transformer wherever there is one."""
     beside = (tensors.path if tensors.path.is_dir() else tensors.path.parent) / "config.json"
-    needed = [name for name in _ONLY_IN_CONFIG[part] if not (tensors.foreign_config and name in _FOREIGN_DEFAULTS)]
+    needed = [
+        name
+        for name in _ONLY_IN_CONFIG[part]
+        if not (tensors.foreign_config and name in _FOREIGN_DEFAULTS)
+    ]
     lacking = [name for name in needed if name not in tensors.settings]
     if tensors.complete and not tensors.settings:
         raise DataError(
             f"{what}: {beside} is missing, and tensors do not tell {', '.join(needed) or 'its eps and max_distance'}: copy it again"
         )
     if lacking and (tensors.complete or (tensors.settings and "num_heads" in lacking)):
-        raise DataError(f"{what}: {beside} lacks {', '.join(lacking)}, which tensors do not tell: copy it again, or add it")
+        raise DataError(
+            f"{what}: {beside} lacks {', '.join(lacking)}, which tensors do not tell: copy it again, or add it"
+        )
 
 
 def _note_assumed(part: str, tensors, config: Config) -> None:
@@ -122,14 +140,22 @@ def _note_assumed(part: str, tensors, config: Config) -> None:
             f"{config.dim} / {WAN_HEAD_DIM}, as in Wan2.1), and text_len {config.text_len}; if that is wrong, put a config.json there"
         )
     if part == "vae" and config.dim != VAEConfig().dim:
-        tensors.notes.append(f"note: {tensors.path.name} has no config.json beside it: mean and std of Wan2.1's latents are assumed")
+        tensors.notes.append(
+            f"note: {tensors.path.name} has no config.json beside it: mean and std of Wan2.1's latents are assumed"
+        )
 
 
 RGB = 3  # channels of a pixel
 
 
 def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> TransformerConfig:
-    needed = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight", "head.head.weight")
+    needed = (
+        "patch_embedding.weight",
+        "text_embedding.0.weight",
+        "time_embedding.0.weight",
+        "blocks.0.ffn.0.weight",
+        "head.head.weight",
+    )
     patch, text, time, ffn, head = _required(what, shapes, needed, ndims=(5, 2, 2, 2, 2))
     sizes = {
         "dim": patch[0],
@@ -152,7 +178,12 @@ def _vae_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> VAEConfi
 
 
 def _text_encoder_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> TextEncoderConfig:
-    needed = ("token_embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.fc1.weight", "blocks.0.pos_embedding.embedding.weight")
+    needed = (
+        "token_embedding.weight",
+        "blocks.0.attn.q.weight",
+        "blocks.0.ffn.fc1.weight",
+        "blocks.0.pos_embedding.embedding.weight",
+    )
     token, q, fc1, position = _required(what, shapes, needed, ndims=(2, 2, 2, 2))
     sizes = {
         "vocab_size": token[0],
@@ -175,22 +206,40 @@ _PARTS = {
 _CONFIGS = {"transformer": TransformerConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
 
 
-def _required(what: str, shapes: Shapes, keys: tuple[str, ...], ndims: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _required(
+    what: str, shapes: Shapes, keys: tuple[str, ...], ndims: tuple[int, ...]
+) -> list[tuple[int, ...]]:
     faults = [f"{key} is missing" for key in keys if key not in shapes]
-    faults += [f"{k} has shape {shapes[k]}, not {n} axes" for k, n in zip(keys, ndims, strict=True) if k in shapes and len(shapes[k]) != n]
+    faults += [
+        f"{k} has shape {shapes[k]}, not {n} axes"
+        for k, n in zip(keys, ndims, strict=True)
+        if k in shapes and len(shapes[k]) != n
+    ]
     if faults:
-        raise DataError(f"{what}: {'; '.join(faults)}; its keys begin with {', '.join(sorted(shapes)[:3]) or 'nothing'}")
+        raise DataError(
+            f"{what}: {'; '.join(faults)}; its keys begin with {', '.join(sorted(shapes)[:3]) or 'nothing'}"
+        )
     return [shapes[key] for key in keys]
 
 
 def _layers(shapes: Shapes) -> int:
-    return 1 + max(int(match[1]) for key in shapes if (match := re.match(r"blocks\.(\d{1,3})\.", key)))
+    return 1 + max(
+        int(match[1]) for key in shapes if (match := re.match(r"blocks\.(\d{1,3})\.", key))
+    )
 
 
 def _config(what: str, config_class, sizes: dict[str, Any], settings: dict[str, Any]):
     """The config of the tensors' `sizes` and, for what shapes cannot tell, config.json's `settings`; they must not contradict."""
-    told = {f.name: _tuples(settings[f.name]) for f in dataclasses.fields(config_class) if f.name in settings}
-    faults = [f"config.json says {k} {told[k]}, the tensors say {sizes[k]}" for k in sizes if k in told and told[k] != sizes[k]]
+    told = {
+        f.name: _tuples(settings[f.name])
+        for f in dataclasses.fields(config_class)
+        if f.name in settings
+    }
+    faults = [
+        f"config.json says {k} {told[k]}, the tensors say {sizes[k]}"
+        for k in sizes
+        if k in told and told[k] != sizes[k]
+    ]
     if faults:
         raise DataError(f"{what}: {'; '.join(faults)}")
     try:
@@ -205,13 +254,21 @@ def _tuples(value):
 
 def _check(what: str, places: list[tables.Place], tensors) -> None:
     wanted = {place.key: place.shape for place in places}
-    faults = [f"  unmatched  {tensors.source_key(key)} {shape}" for key, shape in tensors.shapes.items() if key not in wanted]
+    faults = [
+        f"  unmatched  {tensors.source_key(key)} {shape}"
+        for key, shape in tensors.shapes.items()
+        if key not in wanted
+    ]
     for key, shape in wanted.items():
         if key not in tensors.shapes:
             faults.append(f"  missing    {tensors.source_key(key)} {shape}")
         elif tensors.shapes[key] != shape:
-            faults.append(f"  misshapen  {tensors.source_key(key)} {tensors.shapes[key]}, expected {shape}")
+            faults.append(
+                f"  misshapen  {tensors.source_key(key)} {tensors.shapes[key]}, expected {shape}"
+            )
         elif tensors.dtypes[key] not in DTYPES:
-            faults.append(f"  dtype      {tensors.source_key(key)} is {tensors.dtypes[key]}, expected one of {', '.join(DTYPES)}")
+            faults.append(
+                f"  dtype      {tensors.source_key(key)} is {tensors.dtypes[key]}, expected one of {', '.join(DTYPES)}"
+            )
     if faults:
         raise DataError("\n".join([f"{what}: {len(faults)} of its tensors do not fit", *faults]))

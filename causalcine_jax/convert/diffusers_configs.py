@@ -23,13 +23,27 @@ _TRANSFORMER = {
     "num_attention_heads": "num_heads",
     "in_channels": "in_dim",
     "out_channels": "out_dim",
-    **{name: name for name in ("ffn_dim", "num_layers", "text_dim", "text_len", "freq_dim", "patch_size", "eps")},
+    **{
+        name: name
+        for name in (
+            "ffn_dim",
+            "num_layers",
+            "text_dim",
+            "text_len",
+            "freq_dim",
+            "patch_size",
+            "eps",
+        )
+    },
 }
 _VAE = {
     "base_dim": "dim",
     "latents_mean": "mean",
     "latents_std": "std",
-    **{name: name for name in ("z_dim", "dim_mult", "num_res_blocks", "temperal_downsample", "patch_size")},
+    **{
+        name: name
+        for name in ("z_dim", "dim_mult", "num_res_blocks", "temperal_downsample", "patch_size")
+    },
 }
 _TEXT_ENCODER = {
     "d_model": "dim",
@@ -40,13 +54,19 @@ _TEXT_ENCODER = {
     **{name: name for name in ("vocab_size", "num_heads", "num_layers")},
 }
 FOREIGN = ("WanTransformer3DModel", "AutoencoderKLWan", "UMT5EncoderModel")
-_TABLES = {"WanTransformer3DModel": _TRANSFORMER, "AutoencoderKLWan": _VAE, "UMT5EncoderModel": _TEXT_ENCODER}
+_TABLES = {
+    "WanTransformer3DModel": _TRANSFORMER,
+    "AutoencoderKLWan": _VAE,
+    "UMT5EncoderModel": _TEXT_ENCODER,
+}
 
 
 def class_of(settings: Mapping[str, Any]) -> str | None:
     """The class that a config.json is of."""
     architectures = settings.get("architectures") or [None]
-    name = settings.get("_class_name", architectures[0] if isinstance(architectures, list) else None)
+    name = settings.get(
+        "_class_name", architectures[0] if isinstance(architectures, list) else None
+    )
     return name if isinstance(name, str) else None
 
 
@@ -55,8 +75,15 @@ def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
     table = _TABLES.get(class_of(settings))
     if table is None:
         return dict(settings)
-    told = {table[name]: value for name, value in settings.items() if name in table and value is not None}
-    for product, factors in (("dim", ("num_attention_heads", "attention_head_dim")), ("dim_attn", ("num_heads", "d_kv"))):
+    told = {
+        table[name]: value
+        for name, value in settings.items()
+        if name in table and value is not None
+    }
+    for product, factors in (
+        ("dim", ("num_attention_heads", "attention_head_dim")),
+        ("dim_attn", ("num_heads", "d_kv")),
+    ):
         if all(isinstance(settings.get(name), int) for name in factors):
             told[product] = settings[factors[0]] * settings[factors[1]]
     return told
@@ -64,7 +91,11 @@ def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def transformer(config: TransformerConfig) -> dict[str, Any]:
     """config.json of a WanTransformer3DModel."""
-    sizes = {name: _listed(getattr(config, own)) for name, own in _TRANSFORMER.items() if own != "text_len"}
+    sizes = {
+        name: _listed(getattr(config, own))
+        for name, own in _TRANSFORMER.items()
+        if own != "text_len"
+    }
     return {
         "_class_name": "WanTransformer3DModel",
         "_diffusers_version": "0.36.0",

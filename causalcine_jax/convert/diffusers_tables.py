@@ -8,7 +8,14 @@ Diffusers, so its table is made for a number of blocks per stage.
 import re
 from collections.abc import Iterable
 
-_FIELDS = {"i": r"\d+", "p": "weight|bias", "qkv": "[qkv]", "qkvo": "[qkvo]", "qk": "[qk]", "half": "encoder|decoder"}
+_FIELDS = {
+    "i": r"\d+",
+    "p": "weight|bias",
+    "qkv": "[qkv]",
+    "qkvo": "[qkvo]",
+    "qk": "[qk]",
+    "half": "encoder|decoder",
+}
 
 # WanModel <-> WanTransformer3DModel
 TRANSFORMER = (
@@ -36,7 +43,10 @@ TRANSFORMER = (
 TEXT_ENCODER = (
     ("token_embedding.weight", "shared.weight"),
     ("blocks.{i}.attn.{qkvo}.weight", "encoder.block.{i}.layer.0.SelfAttention.{qkvo}.weight"),
-    ("blocks.{i}.pos_embedding.embedding.weight", "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight"),
+    (
+        "blocks.{i}.pos_embedding.embedding.weight",
+        "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
     ("blocks.{i}.norm1.weight", "encoder.block.{i}.layer.0.layer_norm.weight"),
     ("blocks.{i}.ffn.gate.0.weight", "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight"),
     ("blocks.{i}.ffn.fc1.weight", "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight"),
@@ -77,9 +87,23 @@ def vae(resnets: int, stages: int) -> tuple[tuple[str, str], ...]:
     for stage in range(stages):
         first = stage * (resnets + 1)
         for block in range(resnets):
-            blocks.append((f"decoder.upsamples.{first + block}", f"decoder.up_blocks.{stage}.resnets.{block}", _RESIDUAL_BLOCK))
-        blocks.append((f"decoder.upsamples.{first + resnets}", f"decoder.up_blocks.{stage}.upsamplers.0", _RESAMPLE))
-    return _VAE + tuple((f"{ours}.{a}", f"{theirs}.{b}") for ours, theirs, layers in blocks for a, b in layers)
+            blocks.append(
+                (
+                    f"decoder.upsamples.{first + block}",
+                    f"decoder.up_blocks.{stage}.resnets.{block}",
+                    _RESIDUAL_BLOCK,
+                )
+            )
+        blocks.append(
+            (
+                f"decoder.upsamples.{first + resnets}",
+                f"decoder.up_blocks.{stage}.upsamplers.0",
+                _RESAMPLE,
+            )
+        )
+    return _VAE + tuple(
+        (f"{ours}.{a}", f"{theirs}.{b}") for ours, theirs, layers in blocks for a, b in layers
+    )
 
 
 class KeyTable:
@@ -111,19 +135,41 @@ def key_table(part: str, keys: Iterable[str]) -> KeyTable:
 def _stages(keys: Iterable[str]) -> tuple[int, int]:
     """Residual blocks per decoder stage, and stages."""
     keys = list(keys)
-    flat = [(int(m[1]), m[2]) for key in keys if (m := re.match(r"decoder\.upsamples\.(\d+)\.(\w+)", key))]
+    flat = [
+        (int(m[1]), m[2])
+        for key in keys
+        if (m := re.match(r"decoder\.upsamples\.(\d+)\.(\w+)", key))
+    ]
     if flat:
         last = max(index for index, _ in flat)
         resnets = min((index for index, layer in flat if layer == "resample"), default=last + 1)
         return resnets, last // (resnets + 1) + 1
-    staged = [(int(m[1]), int(m[2])) for key in keys if (m := re.match(r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)", key))]
-    return 1 + max((block for _, block in staged), default=2), 1 + max((stage for stage, _ in staged), default=3)
+    staged = [
+        (int(m[1]), int(m[2]))
+        for key in keys
+        if (m := re.match(r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)", key))
+    ]
+    return 1 + max((block for _, block in staged), default=2), 1 + max(
+        (stage for stage, _ in staged), default=3
+    )
 
 
 def _pattern(template: str) -> re.Pattern:
     pieces = re.split(r"\{(\w+)\}", template)  # text, field, text, field, ..., text
-    return re.compile("".join(f"(?P<{piece}>{_FIELDS[piece]})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)))
+    return re.compile(
+        "".join(
+            f"(?P<{piece}>{_FIELDS[piece]})" if i % 2 else re.escape(piece)
+            for i, piece in enumerate(pieces)
+        )
+    )
 
 
 def _translated(key: str, table: list[tuple[re.Pattern, str]]) -> str | None:
-    return next((template.format(**match.groupdict()) for pattern, template in table if (match := pattern.fullmatch(key))), None)
+    return next(
+        (
+            template.format(**match.groupdict())
+            for pattern, template in table
+            if (match := pattern.fullmatch(key))
+        ),
+        None,
+    )

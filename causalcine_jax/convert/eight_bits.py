@@ -46,7 +46,9 @@ def scales(names: Mapping[str, str], tensors, what: str) -> Scales:
             if weight not in names or tensors.dtypes[names[weight]] not in FLOAT8:
                 faults.append(f"{key} scales no float8 weight")
             elif math.prod(tensors.shapes[key]) not in (1, shape[0]):
-                faults.append(f"{key} has shape {tensors.shapes[key]}, where one number or {shape[0]} were expected")
+                faults.append(
+                    f"{key} has shape {tensors.shapes[key]}, where one number or {shape[0]} were expected"
+                )
             else:
                 found[weight] = key
     if faults:
@@ -55,11 +57,17 @@ def scales(names: Mapping[str, str], tensors, what: str) -> Scales:
     return Scales(found, frozenset(aside))
 
 
-def dequantised(stored: np.ndarray, index: tuple[slice, ...], scale: np.ndarray | None) -> np.ndarray:
+def dequantised(
+    stored: np.ndarray, index: tuple[slice, ...], scale: np.ndarray | None
+) -> np.ndarray:
     """`stored`, which is the slice `index` of a float8 weight, as bfloat16; `scale` is its whole scale."""
     values = stored.astype(np.float32)
     if scale is not None:
         scale = scale.astype(np.float32)
-        rows = scale.reshape(-1)[index[0] if index else slice(None)] if scale.size > 1 else scale.reshape(-1)
+        rows = (
+            scale.reshape(-1)[index[0] if index else slice(None)]
+            if scale.size > 1
+            else scale.reshape(-1)
+        )
         values = values * rows.reshape(-1, *(1,) * (stored.ndim - 1))
     return values.astype(ml_dtypes.bfloat16)

@@ -15,7 +15,13 @@ from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
 
 PARTS = ("transformer", "vae", "text_encoder")
-_LOADABLE = (".safetensors", ".pt", ".pth", ".bin", ".gguf")  # what is looked at in a folder; a file that is named may be called anything
+_LOADABLE = (
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".bin",
+    ".gguf",
+)  # what is looked at in a folder; a file that is named may be called anything
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _BELOW = ("models", "checkpoints")  # folders that the causal children keep their files in
 
@@ -59,7 +65,9 @@ def find_part(path: Path, part: str) -> Location:
     _refuse_experts(path, part)
     if (path / part).is_dir():
         if own := _of_kind(path, part):
-            raise DataError(f"{path} holds two formats, {part}/ and {_shown(own[0])}: name the one that is meant")
+            raise DataError(
+                f"{path} holds two formats, {part}/ and {_shown(own[0])}: name the one that is meant"
+            )
         return _folder(path / part, part)
     for place in (path, *(path / below for below in _BELOW)):
         found = _of_kind(place, part)
@@ -74,8 +82,12 @@ def find_part(path: Path, part: str) -> Location:
             return Location(found[0], _own_adapter(place), config, complete=place.name == part)
     others = [other for other in PARTS if (path / other).is_dir()]
     if others:
-        raise DataError(f"the model folder {path} has no {part}/, only {', '.join(f'{o}/' for o in others)}")
-    if broken := next((fault for fault in units(path).values() if isinstance(fault, DataError)), None):
+        raise DataError(
+            f"the model folder {path} has no {part}/, only {', '.join(f'{o}/' for o in others)}"
+        )
+    if broken := next(
+        (fault for fault in units(path).values() if isinstance(fault, DataError)), None
+    ):
         raise broken
     return _folder(path, part)
 
@@ -104,7 +116,11 @@ def adapter_file(path: Path) -> Path:
         raise DataError(f"no LoRA at {path}: there is no such file")
     found = [file for file, kind in units(path).items() if kind == kinds.ADAPTER]
     if len(found) != 1:
-        listed = f"holds {len(found)} LoRAs, {', '.join(file.name for file in found)}" if found else "holds no LoRA"
+        listed = (
+            f"holds {len(found)} LoRAs, {', '.join(file.name for file in found)}"
+            if found
+            else "holds no LoRA"
+        )
         raise DataError(f"{path} {listed}: name the file that is meant")
     return found[0]
 
@@ -113,14 +129,18 @@ def units(folder: Path) -> dict[Path, str | DataError | None]:
     """What a folder itself holds: each file of tensors, or `folder` for all its shards together, with its kind or why it cannot be read."""
     if not folder.is_dir():
         return {}
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _LOADABLE and file.is_file())
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in _LOADABLE and file.is_file()
+    )
     indices = sorted([*folder.glob("*.safetensors.index.json"), *folder.glob("*.bin.index.json")])
     named = {key: file for index in indices for key, file in _weight_map(index).items()}
     shards = [file for file in files if file.name in named.values() or _SHARD.fullmatch(file.stem)]
     found = {file: _kind(file) for file in files if file not in shards}
     if indices or shards:
         kinds_there = [_kind(file) for file in shards]
-        found[folder] = kinds.kind_of_keys(named) or next((kind for kind in kinds_there if isinstance(kind, str)), None)
+        found[folder] = kinds.kind_of_keys(named) or next(
+            (kind for kind in kinds_there if isinstance(kind, str)), None
+        )
         found[folder] = found[folder] or next(iter(kinds_there), None)
     return found
 
@@ -150,7 +170,10 @@ def _shown(place: Path) -> str:
     return (
         place.name
         if place.is_file()
-        else next(iter(sorted(file.name for file in place.glob("*.*") if _SHARD.fullmatch(file.stem))), place.name)
+        else next(
+            iter(sorted(file.name for file in place.glob("*.*") if _SHARD.fullmatch(file.stem))),
+            place.name,
+        )
     )
 
 
@@ -171,7 +194,9 @@ def _own_adapter(folder: Path) -> Path | None:
 
 def _folder(folder: Path, part: str) -> Location:
     if _config_says_other(folder, part):
-        raise DataError(f"{folder} has no {part.replace('_', ' ')}: its config.json is that of another network")
+        raise DataError(
+            f"{folder} has no {part.replace('_', ' ')}: its config.json is that of another network"
+        )
     _check_numbered(folder)
     return Location(folder, config=_config_of(folder, part), complete=folder.name == part)
 
@@ -191,12 +216,19 @@ def _check_numbered(folder: Path) -> None:
         if i not in there
     ]
     if missing:
-        raise DataError(f"shards missing in {folder}: {', '.join(sorted(missing))}; copy or download them again")
+        raise DataError(
+            f"shards missing in {folder}: {', '.join(sorted(missing))}; copy or download them again"
+        )
 
 
 def _refuse_experts(path: Path, part: str) -> None:
     pair = next(
-        (pair for pair in (("transformer", "transformer_2"), ("high_noise_model", "low_noise_model")) if (path / pair[1]).is_dir()), None
+        (
+            pair
+            for pair in (("transformer", "transformer_2"), ("high_noise_model", "low_noise_model"))
+            if (path / pair[1]).is_dir()
+        ),
+        None,
     )
     if part == "transformer" and pair:
         raise DataError(
@@ -213,4 +245,8 @@ def _config_of(folder: Path, part: str) -> Path | None:
 def _config_says_other(folder: Path, part: str) -> bool:
     """Whether config.json in `folder` is of another network: Wan2.1's own folder has one, the transformer's, beside all its files."""
     file = folder / "config.json"
-    return file.is_file() and diffusers_configs.CLASSES.get(diffusers_configs.class_of(read_settings(file)), part) != part
+    return (
+        file.is_file()
+        and diffusers_configs.CLASSES.get(diffusers_configs.class_of(read_settings(file)), part)
+        != part
+    )

@@ -30,7 +30,9 @@ def check_finite(values: np.ndarray, tensors, key: str) -> None:
 
 def check_parameters(parameters: dict[str, jax.Array], path, part: str) -> None:
     """The same for parameters on their devices, by name."""
-    found = jax.jit(lambda values: [jnp.isfinite(value).all() for value in values])(list(parameters.values()))
+    found = jax.jit(lambda values: [jnp.isfinite(value).all() for value in values])(
+        list(parameters.values())
+    )
     for name, finite in zip(parameters, jax.device_get(found), strict=True):
         if not finite:
             raise DataError(_fault(f"{path}", part, name, "NaN or infinity"))

@@ -43,7 +43,14 @@ class PartTensors:
     notes       what a user should know of how they were read, a line each
     """
 
-    def __init__(self, where: Location, tensors, names: Mapping[str, str], part: str, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        where: Location,
+        tensors,
+        names: Mapping[str, str],
+        part: str,
+        settings: Mapping[str, Any],
+    ):
         """`tensors` is a `TensorFiles`; `names` gives each plain key's key in it."""
         self.path, self.part = where.weights, part
         self.complete = where.complete
@@ -52,21 +59,36 @@ class PartTensors:
         self._tensors = tensors
         scales = eight_bits.scales(names, tensors, str(self.path))
         self._packed_tokenizer = names.get(PACKED_TOKENIZER) if part == "text_encoder" else None
-        names = {name: key for name, key in names.items() if name not in scales.aside and key != self._packed_tokenizer}
+        names = {
+            name: key
+            for name, key in names.items()
+            if name not in scales.aside and key != self._packed_tokenizer
+        }
         self._table = key_table(part, names)
         self.naming, originals = _translated(self.path, names, self._table)
         self._keys = {original: names[plain] for original, plain in originals.items()}
-        self._scales = {original: scales.of[plain] for original, plain in originals.items() if plain in scales.of}
+        self._scales = {
+            original: scales.of[plain]
+            for original, plain in originals.items()
+            if plain in scales.of
+        }
         self.shapes = {original: tensors.shapes[key] for original, key in self._keys.items()}
         stored = {original: tensors.dtypes[key] for original, key in self._keys.items()}
-        self._float8 = {original for original, dtype in stored.items() if dtype in eight_bits.FLOAT8}
-        self.dtypes = {original: eight_bits.READ_AS if original in self._float8 else dtype for original, dtype in stored.items()}
+        self._float8 = {
+            original for original, dtype in stored.items() if dtype in eight_bits.FLOAT8
+        }
+        self.dtypes = {
+            original: eight_bits.READ_AS if original in self._float8 else dtype
+            for original, dtype in stored.items()
+        }
         self.settings = diffusers_configs.ours(settings)
         self.foreign_config = diffusers_configs.class_of(settings) in diffusers_configs.FOREIGN
         self._terms: dict[str, list[lora.Term]] = {}
         if self._float8:
             count, scaled = len(self._float8), len(self._scales)
-            self.notes.append(f"{self.path.name}: {count} weights are float8, {scaled} of them with a scale; they are read as bfloat16")
+            self.notes.append(
+                f"{self.path.name}: {count} weights are float8, {scaled} of them with a scale; they are read as bfloat16"
+            )
 
     def merge(self, asked: lora.Lora, tensors, alpha: float | None) -> None:
         """Adds the adapter in `tensors` to every tensor that it has an update for, on top of those merged before."""
@@ -79,7 +101,9 @@ class PartTensors:
 
     def packed_tokenizer(self) -> bytes | None:
         """The spiece.model that ComfyUI packs into its text encoders; None where there is none."""
-        return self._tensors.read(self._packed_tokenizer).tobytes() if self._packed_tokenizer else None
+        return (
+            self._tensors.read(self._packed_tokenizer).tobytes() if self._packed_tokenizer else None
+        )
 
     def source_key(self, key: str) -> str:
         """The name that the original `key` has, or would have, in the files."""
@@ -122,14 +146,22 @@ def open_part(
         tensors = opened.enter_context(open_tensors(where.weights))
         names = checkpoint_keys.network_keys(tensors.shapes, where.weights, weights)
         plain = {name: tensors.shapes[key] for name, key in names.items()}
-        refused = unsupported(part, plain, {name: tensors.dtypes[key] for name, key in names.items()}, settings)
+        refused = unsupported(
+            part, plain, {name: tensors.dtypes[key] for name, key in names.items()}, settings
+        )
         if refused:
             raise DataError(f"{where.weights} is {refused}")
         view = PartTensors(where, tensors, names, part, settings)
-        if len(several := checkpoint_keys.stored_networks(tensors.shapes)) > 1 and (chosen := next(iter(names.values()), None)):
-            view.notes.append(f"{where.weights.name} holds {', '.join(sorted(several))}: {re.split('[/.]', chosen)[0]} is taken")
+        if len(several := checkpoint_keys.stored_networks(tensors.shapes)) > 1 and (
+            chosen := next(iter(names.values()), None)
+        ):
+            view.notes.append(
+                f"{where.weights.name} holds {', '.join(sorted(several))}: {re.split('[/.]', chosen)[0]} is taken"
+            )
         for each in _adapters(where, lora.loras(lora_path)) if part == "transformer" else ():
-            view.merge(each, opened.enter_context(open_tensors(adapter_file(each.path))), lora_alpha)
+            view.merge(
+                each, opened.enter_context(open_tensors(adapter_file(each.path))), lora_alpha
+            )
         yield view
 
 
@@ -141,7 +173,9 @@ def _adapters(where: Location, asked: tuple[lora.Lora, ...]) -> list[lora.Lora]:
     return [lora.Lora(own), *asked]
 
 
-def _translated(path: Path, names: Mapping[str, str], table: KeyTable) -> tuple[str, dict[str, str]]:
+def _translated(
+    path: Path, names: Mapping[str, str], table: KeyTable
+) -> tuple[str, dict[str, str]]:
     """The naming of the keys, and original key -> plain key. Unknown keys keep their name, and are reported when sizes are known."""
     originals = [name for name in names if table.to_diffusers(name) and not table.to_original(name)]
     foreign = [name for name in names if table.to_original(name) and not table.to_diffusers(name)]
@@ -152,5 +186,7 @@ def _translated(path: Path, names: Mapping[str, str], table: KeyTable) -> tuple[
         )
     if not foreign:
         return ORIGINAL, {name: name for name in names}
-    tied = {name for name, other in TIED.items() if other in names}  # a copy of a tensor that is there under its own name
+    tied = {
+        name for name, other in TIED.items() if other in names
+    }  # a copy of a tensor that is there under its own name
     return DIFFUSERS, {table.to_original(name) or name: name for name in names if name not in tied}

@@ -43,7 +43,9 @@ def kind_of_keys(keys: Iterable[str]) -> str | None:
     """`kind_of` for the keys of a file, as saved."""
     keys = list(keys)
     plain = {checkpoint_keys.plain_key(key) for key in keys}
-    if any(key.startswith(f"{checkpoint_keys.LORA}/") for key in keys) or sum(map(is_adapter_key, plain)) * 2 > len(plain):
+    if any(key.startswith(f"{checkpoint_keys.LORA}/") for key in keys) or sum(
+        map(is_adapter_key, plain)
+    ) * 2 > len(plain):
         return ADAPTER
     plain = {checkpoint_keys.plain_key(_FLAT.sub("", name)) for name in plain}
     known = {part: sum(_known(table, key) for key in plain) for part, table in _TABLES.items()}
@@ -56,8 +58,14 @@ def what_else(path: Path) -> str:
     """What a file of no known kind seems to be, for a message."""
     with open_tensors(path) as tensors:
         plain = sorted(checkpoint_keys.plain_key(key) for key in tensors.shapes)
-    told = next((what for part in (*_TABLES, "vae") if (what := unsupported.kind(part, plain))), None)
-    return f"is {told}" if told else f"holds no network that is known: its keys begin with {', '.join(plain[:3]) or 'nothing'}"
+    told = next(
+        (what for part in (*_TABLES, "vae") if (what := unsupported.kind(part, plain))), None
+    )
+    return (
+        f"is {told}"
+        if told
+        else f"holds no network that is known: its keys begin with {', '.join(plain[:3]) or 'nothing'}"
+    )
 
 
 def _known(table: KeyTable, key: str) -> bool:

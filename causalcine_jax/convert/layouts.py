@@ -18,8 +18,16 @@ from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import DTYPES, header
 from causalcine_jax.convert.save import WEIGHTS, config_json
 
-_DIFFUSERS_WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "spiece.model")  # beside tokenizer.json, of use to transformers
+_DIFFUSERS_WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+_TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+)  # beside tokenizer.json, of use to transformers
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,11 @@ class Layout:
 
 
 def model_folder(
-    networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: dict[str, bytes], metadata: dict[str, Any]
+    networks: list[Network],
+    dtype: str | None,
+    shard_bytes: int,
+    tokenizer: dict[str, bytes],
+    metadata: dict[str, Any],
 ) -> Layout:
     """Our model folder.
 
@@ -86,23 +98,39 @@ def model_folder(
     """
     shards, documents = [], {METADATA: json_bytes(metadata)}
     for network in networks:
-        tensors = [Tensor(network.tensors, key, key, dtype or network.tensors.dtypes[key]) for key in network.tensors.shapes]
+        tensors = [
+            Tensor(network.tensors, key, key, dtype or network.tensors.dtypes[key])
+            for key in network.tensors.shapes
+        ]
         shards += _sharded(network.part, WEIGHTS[network.part], tensors, shard_bytes, documents)
-        documents[f"{network.part}/config.json"] = json_bytes(config_json(network.part, network.description.config))
+        documents[f"{network.part}/config.json"] = json_bytes(
+            config_json(network.part, network.description.config)
+        )
         if network.part == "text_encoder":
             documents["text_encoder/tokenizer.json"] = tokenizer["tokenizer.json"]
     return Layout(shards, documents)
 
 
-def diffusers(networks: list[Network], dtype: str | None, shard_bytes: int, tokenizer: dict[str, bytes], shift: float) -> Layout:
+def diffusers(
+    networks: list[Network],
+    dtype: str | None,
+    shard_bytes: int,
+    tokenizer: dict[str, bytes],
+    shift: float,
+) -> Layout:
     """Diffusers' folder; with all three networks it is a whole WanPipeline, whose UniPC scheduler has the given flow shift."""
     shards, documents = [], {}
     for network in networks:
         table = key_table(network.part, network.tensors.shapes)
         tensors = [
-            Tensor(network.tensors, key, table.to_diffusers(key), dtype or network.tensors.dtypes[key]) for key in network.tensors.shapes
+            Tensor(
+                network.tensors, key, table.to_diffusers(key), dtype or network.tensors.dtypes[key]
+            )
+            for key in network.tensors.shapes
         ]
-        shards += _sharded(network.part, _DIFFUSERS_WEIGHTS[network.part], tensors, shard_bytes, documents)
+        shards += _sharded(
+            network.part, _DIFFUSERS_WEIGHTS[network.part], tensors, shard_bytes, documents
+        )
         settings = getattr(diffusers_configs, network.part)(network.description.config)
         documents[f"{network.part}/config.json"] = json_bytes(settings)
         if network.part == "text_encoder":
@@ -113,7 +141,9 @@ def diffusers(networks: list[Network], dtype: str | None, shard_bytes: int, toke
     return Layout(shards, documents)
 
 
-def _sharded(part: str, name: str, tensors: list[Tensor], shard_bytes: int, documents: dict[str, bytes]) -> list[Shard]:
+def _sharded(
+    part: str, name: str, tensors: list[Tensor], shard_bytes: int, documents: dict[str, bytes]
+) -> list[Shard]:
     """The tensors cut into files, in order; adds the index to `documents` where there are several."""
     groups: list[list[Tensor]] = [[]]
     size = 0
@@ -126,15 +156,25 @@ def _sharded(part: str, name: str, tensors: list[Tensor], shard_bytes: int, docu
     if len(groups) == 1:
         return [Shard(f"{part}/{name}.safetensors", tuple(tensors))]
     files = [f"{name}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
-    where = {tensor.name: file for file, group in zip(files, groups, strict=True) for tensor in group}
+    where = {
+        tensor.name: file for file, group in zip(files, groups, strict=True) for tensor in group
+    }
     total = sum(tensor.nbytes for tensor in tensors)
-    documents[f"{part}/{name}.safetensors.index.json"] = json_bytes({"metadata": {"total_size": total}, "weight_map": where})
-    return [Shard(f"{part}/{file}", tuple(group)) for file, group in zip(files, groups, strict=True)]
+    documents[f"{part}/{name}.safetensors.index.json"] = json_bytes(
+        {"metadata": {"total_size": total}, "weight_map": where}
+    )
+    return [
+        Shard(f"{part}/{file}", tuple(group)) for file, group in zip(files, groups, strict=True)
+    ]
 
 
 def tokenizer_files(file: Path) -> dict[str, bytes]:
     """A tokenizer.json and what lies beside it that transformers reads, by name."""
-    beside = {name: (file.parent / name).read_bytes() for name in _TOKENIZER_FILES if (file.parent / name).is_file()}
+    beside = {
+        name: (file.parent / name).read_bytes()
+        for name in _TOKENIZER_FILES
+        if (file.parent / name).is_file()
+    }
     return {"tokenizer.json": file.read_bytes(), **beside}
 
 
@@ -146,7 +186,10 @@ def _tokenizer(files: dict[str, bytes], vocab_size: int) -> dict[str, bytes]:
         "unk_token": "<unk>",
         "model_max_length": 512,
     }
-    return {"tokenizer/tokenizer_config.json": json_bytes(plain), **{f"tokenizer/{name}": content for name, content in files.items()}}
+    return {
+        "tokenizer/tokenizer_config.json": json_bytes(plain),
+        **{f"tokenizer/{name}": content for name, content in files.items()},
+    }
 
 
 _MODEL_INDEX = {

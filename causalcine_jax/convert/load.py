@@ -26,10 +26,10 @@ from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tiny_decoder import TinyDecoder
-from causalcine_jax.models.tokenizer import Tokenizer
-from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.sharding import state_shardings
 
 
@@ -63,7 +63,9 @@ def load_vae(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = 
     return _load(path, "vae", dtype, mesh)
 
 
-def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> UMT5Encoder:
+def load_text_encoder(
+    path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None
+) -> UMT5Encoder:
     """Loads the text encoder from any of the same, or from models_t5_umt5-xxl-enc-bf16.pth. See `load_transformer`.
 
     `load_tokenizer` takes the same folder.
@@ -71,7 +73,9 @@ def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh 
     return _load(path, "text_encoder", dtype, mesh)
 
 
-def load_tiny_decoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> TinyDecoder:
+def load_tiny_decoder(
+    path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None
+) -> TinyDecoder:
     """Loads TAEHV's decoder for Wan2.1 from taew2_1.pth or taew2_1.safetensors.
 
     Raises:
@@ -79,7 +83,9 @@ def load_tiny_decoder(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh 
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"no tiny decoder at {path}: there is no such file (taew2_1.pth of github.com/madebyollin/taehv)")
+        raise DataError(
+            f"no tiny decoder at {path}: there is no such file (taew2_1.pth of github.com/madebyollin/taehv)"
+        )
     with open_tensors(path) as tensors:
         decoder = Decoder(tensors)
         return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
@@ -96,7 +102,11 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
             packed = tensors.packed_tokenizer()
         if packed is None:
             raise
-        return Tokenizer(Backend.from_str(tokenizer_json(packed, f"the spiece_model in {folder}").decode("utf-8")))
+        return Tokenizer(
+            Backend.from_str(
+                tokenizer_json(packed, f"the spiece_model in {folder}").decode("utf-8")
+            )
+        )
 
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:
@@ -110,14 +120,20 @@ def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = 
     for path, leaf in parameters.items():
         read = functools.partial(_read, places[path], tensors, leaf.shape, np.dtype(dtype))
         if shardings is None:
-            leaves.append(jax.device_put(read((slice(None),) * leaf.ndim)))  # jnp.asarray compiles a program per shape
+            leaves.append(
+                jax.device_put(read((slice(None),) * leaf.ndim))
+            )  # jnp.asarray compiles a program per shape
         else:
             leaves.append(jax.make_array_from_callback(leaf.shape, shardings[path], read))
     return jax.tree.unflatten(jax.tree.structure(network.shapes), leaves)
 
 
 def _read(
-    places: list[tables.Place], tensors: PartTensors, shape: tuple[int, ...], dtype: np.dtype, index: tuple[slice, ...]
+    places: list[tables.Place],
+    tensors: PartTensors,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    index: tuple[slice, ...],
 ) -> np.ndarray:
     """The slice `index` of a parameter of `shape`, from one tensor, or from those of its layers."""
     index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
@@ -135,7 +151,9 @@ def _load(path, part: str, dtype, mesh: Mesh | None, **how):
     copy = orbax_copy.find(Path(path), part)
     if copy is not None:
         if how.get("lora_path"):
-            raise UsageError(f"{copy} is an orbax copy, into which no LoRA is merged: name the model that it was converted from")
+            raise UsageError(
+                f"{copy} is an orbax copy, into which no LoRA is merged: name the model that it was converted from"
+            )
         return orbax_copy.load(copy, part, dtype, mesh)
     with open_part(path, part, **how) as tensors:
         return fill(describe(part, tensors), tensors, dtype, mesh)

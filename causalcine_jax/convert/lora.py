@@ -38,7 +38,9 @@ def loras(asked: "Asked | list[Asked] | tuple[Asked, ...] | None") -> tuple[Lora
     found = tuple(_lora(each) for each in (asked if isinstance(asked, list | tuple) else [asked]))
     counted = collections.Counter(os.path.abspath(each.path) for each in found)
     if twice := [path for path, count in counted.items() if count > 1]:
-        raise UsageError(f"--lora {twice[0]} is given twice: give it once, with the strength that is meant, such as {twice[0]}:0.8")
+        raise UsageError(
+            f"--lora {twice[0]} is given twice: give it once, with the strength that is meant, such as {twice[0]}:0.8"
+        )
     return found
 
 
@@ -53,7 +55,9 @@ def _lora(asked: Asked) -> Lora:
         value = float(strength)
     except ValueError:
         if os.path.exists(path):
-            raise UsageError(f"--lora {text}: its strength {strength!r} is no number; write {path}:0.8") from None
+            raise UsageError(
+                f"--lora {text}: its strength {strength!r} is no number; write {path}:0.8"
+            ) from None
         return Lora(Path(text))
     if not math.isfinite(value):
         raise UsageError(f"--lora {text}: its strength must be finite")
@@ -78,13 +82,20 @@ class Term:
     def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The slice `index` of the update of a tensor of `shape`, in float32."""
         if self.diff:
-            return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(np.float32)
+            return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(
+                np.float32
+            )
         if len(shape) == 2:
             rows, columns = (*index, slice(None), slice(None))[:2]
             down = self.tensors.read_slice(self.down, (slice(None), columns)).astype(np.float32)
-            return self.scale * (self.tensors.read_slice(self.up, (rows, slice(None))).astype(np.float32) @ down)
+            return self.scale * (
+                self.tensors.read_slice(self.up, (rows, slice(None))).astype(np.float32) @ down
+            )
         up, down = (self.tensors.read(key).astype(np.float32) for key in (self.up, self.down))
-        return self.scale * (up.reshape(len(up), -1) @ down.reshape(len(down), -1)).reshape(shape)[index]
+        return (
+            self.scale
+            * (up.reshape(len(up), -1) @ down.reshape(len(down), -1)).reshape(shape)[index]
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,9 @@ class Adapter:
         ]
         others = len(found) - len(shown)
         whole = len([t for terms in self.terms.values() for t in terms if t.diff])
-        shown += [f"{others} other scales"] * (others > 0) + [f"{whole} whole differences"] * (whole > 0)
+        shown += [f"{others} other scales"] * (others > 0) + [f"{whole} whole differences"] * (
+            whole > 0
+        )
         return f"lora {self.asked.path.name}: strength {self.asked.strength:g}, {'; '.join(shown)}"
 
 
@@ -134,16 +147,33 @@ def adapter(
     scales, faults = [], []
     for module, sides in parts.items():
         target = modules[module]
-        weight = f"{target}.weight" if f"{target}.weight" in shapes or target not in shapes else target
+        weight = (
+            f"{target}.weight" if f"{target}.weight" in shapes or target not in shapes else target
+        )
         if {"down", "up"} & set(sides):
             fault, term = _low_rank(module, sides, tensors)
             if fault:
                 faults.append(fault)
                 continue
-            own = [lora_scale.Source(f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"]))] if "alpha" in sides else []
+            own = (
+                [lora_scale.Source(f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"]))]
+                if "alpha" in sides
+                else []
+            )
             scale = lora_scale.scale_of(target, tensors.shapes[term.down][0], [*own, *told])
-            scales.append(scale if not own else Scale(scale.value, scale.alpha, scale.rslora, scale.told_by.replace(own[0].name, ".alpha")))
-            terms[weight].append(Term(tensors, scale.value * asked.strength, down=term.down, up=term.up))
+            scales.append(
+                scale
+                if not own
+                else Scale(
+                    scale.value,
+                    scale.alpha,
+                    scale.rslora,
+                    scale.told_by.replace(own[0].name, ".alpha"),
+                )
+            )
+            terms[weight].append(
+                Term(tensors, scale.value * asked.strength, down=term.down, up=term.up)
+            )
         for side, key in (("diff", weight), ("diff_b", f"{target}.bias")):
             if side in sides:
                 terms[key].append(Term(tensors, asked.strength, diff=sides[side]))
@@ -158,11 +188,15 @@ def adapter(
         if key not in shapes or not _fits(term, shapes[key])
     ]
     if misfits:
-        raise DataError(f"the LoRA {file} does not belong to this transformer: {'; '.join(misfits[:8])}")
+        raise DataError(
+            f"the LoRA {file} does not belong to this transformer: {'; '.join(misfits[:8])}"
+        )
     return Adapter(asked, dict(terms), scales)
 
 
-def merged(base: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], terms: list[Term]) -> np.ndarray:
+def merged(
+    base: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], terms: list[Term]
+) -> np.ndarray:
     """`base`, which is the slice `index` of a tensor of `shape`, with the sum of all updates."""
     total = base.astype(np.float32)
     for term in terms:
@@ -185,7 +219,9 @@ def _parts(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
         sides[part.side] = key
     other = lora_keys.other_kind(keys)
     if other is None and len(called - {"", "default"}) > 1:
-        raise DataError(f"{file} holds several adapters, {', '.join(sorted(called))}: save each in a file of its own")
+        raise DataError(
+            f"{file} holds several adapters, {', '.join(sorted(called))}: save each in a file of its own"
+        )
     if faults or other or not parts:
         raise DataError(
             f"{file} is not a LoRA of a Wan2.1 transformer: {other or '; '.join(faults[:8]) or 'it holds no lora_A and lora_B'}"
@@ -204,10 +240,18 @@ def _low_rank(module: str, sides: Mapping[str, str], tensors) -> tuple[str | Non
 
 def _alpha(file: Path, tensors, key: str) -> float:
     value = tensors.read(key)
-    if value.size != 1 or not np.isfinite(float(value.reshape(()))) or float(value.reshape(())) <= 0:
-        raise DataError(f"{file}: {key} must be one positive number, not {value.tolist() if value.size < 4 else value.shape}")
+    if (
+        value.size != 1
+        or not np.isfinite(float(value.reshape(())))
+        or float(value.reshape(())) <= 0
+    ):
+        raise DataError(
+            f"{file}: {key} must be one positive number, not {value.tolist() if value.size < 4 else value.shape}"
+        )
     return float(value.reshape(()))
 
 
 def _fits(term: Term, shape: tuple[int, ...]) -> bool:
-    return term.shape == shape or (term.diff is not None and math.prod(term.shape) == math.prod(shape))
+    return term.shape == shape or (
+        term.diff is not None and math.prod(term.shape) == math.prod(shape)
+    )

@@ -13,14 +13,26 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-_LOW_RANK = re.compile(r"(.+?)[._](lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.([^.]+))?\.weight")
+_LOW_RANK = re.compile(
+    r"(.+?)[._](lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.([^.]+))?\.weight"
+)
 _WHOLE = re.compile(r"(.+)\.(diff|diff_b)")
-_SIDES = {"lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_B": "up", "lora_up": "up", "lora.up": "up"}
+_SIDES = {
+    "lora_A": "down",
+    "lora_down": "down",
+    "lora.down": "down",
+    "lora_B": "up",
+    "lora_up": "up",
+    "lora.up": "up",
+}
 _PREFIXES = ("base_model.model.", "pipe.dit.", "diffusion_model.", "transformer.", "dit.", "model.")
 _KOHYA = "lora_unet_"
 # Adapters of another arithmetic, and tensors that are of no transformer: they are named, not skipped.
 _OTHERS = (
-    (r".*(dora_scale|lora_magnitude_vector).*", "is of DoRA, whose magnitudes are not merged here: merge it with its trainer's own tool"),
+    (
+        r".*(dora_scale|lora_magnitude_vector).*",
+        "is of DoRA, whose magnitudes are not merged here: merge it with its trainer's own tool",
+    ),
     (
         r".*\.(hada_|lokr_|lora_mid|oft_|glora|set_weight|w_norm).*",
         "is LyCORIS of another kind than LoRA: merge it with LyCORIS's own tool",
@@ -61,10 +73,20 @@ def is_adapter_key(key: str) -> bool:
 
 def other_kind(keys: Iterable[str]) -> str | None:
     """What the first key is that belongs to no LoRA of a transformer and has a name; None where there is none."""
-    return next((f"{key} {what}" for key in keys for pattern, what in _OTHERS if re.fullmatch(pattern, key)), None)
+    return next(
+        (
+            f"{key} {what}"
+            for key in keys
+            for pattern, what in _OTHERS
+            if re.fullmatch(pattern, key)
+        ),
+        None,
+    )
 
 
-def targets(modules: Iterable[str], weights: Iterable[str], names: Mapping[str, Callable[[str], str | None]]) -> dict[str, str]:
+def targets(
+    modules: Iterable[str], weights: Iterable[str], names: Mapping[str, Callable[[str], str | None]]
+) -> dict[str, str]:
     """Module in an adapter's naming -> module under original keys; those that the network lacks keep their own name.
 
     Args:

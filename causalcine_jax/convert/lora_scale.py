@@ -21,7 +21,10 @@ from causalcine_jax.errors import DataError, UsageError
 
 CONFIG = "adapter_config.json"
 FLAG = "--lora-alpha"
-_ALPHAS, _RANKS = ("lora_alpha", "alpha", "ss_network_alpha"), ("r", "rank", "lora_rank", "ss_network_dim")
+_ALPHAS, _RANKS = (
+    ("lora_alpha", "alpha", "ss_network_alpha"),
+    ("r", "rank", "lora_rank", "ss_network_dim"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Source:
 
     def of(self, module: str) -> tuple[float | None, float | None]:
         """Alpha and rank of a module; a pattern is peft's: a regular expression for the end of the module's path."""
-        return _by_pattern(self.alpha_pattern, module, self.alpha), _by_pattern(self.rank_pattern, module, self.rank)
+        return _by_pattern(self.alpha_pattern, module, self.alpha), _by_pattern(
+            self.rank_pattern, module, self.rank
+        )
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,13 @@ def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[S
         try:
             settings = json.loads(packed)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}: its lora_adapter_metadata is not JSON ({error}); save the adapter again") from error
+            raise DataError(
+                f"{file}: its lora_adapter_metadata is not JSON ({error}); save the adapter again"
+            ) from error
         if not isinstance(settings, dict):
-            raise DataError(f"{file}: its lora_adapter_metadata must be a JSON object; save the adapter again")
+            raise DataError(
+                f"{file}: its lora_adapter_metadata must be a JSON object; save the adapter again"
+            )
         settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
         found.append(_peft("lora_adapter_metadata", file, settings))
     if flag is not None:
@@ -92,9 +101,14 @@ def scale_of(module: str, rank: int, told: list[Source]) -> Scale:
     root = {source.name: source.rslora for source in told if source.rslora is not None}
     for what, said in (("alpha", alphas), ("use_rslora", root)):
         if len(set(said.values())) > 1:
-            listed = ", ".join(f"{name} says {value if what != 'alpha' else f'{value:g}'}" for name, value in said.items())
+            listed = ", ".join(
+                f"{name} says {value if what != 'alpha' else f'{value:g}'}"
+                for name, value in said.items()
+            )
             fault = UsageError if FLAG in said else DataError
-            raise fault(f"{what} of {module} is told differently: {listed}; leave out {FLAG}, or mend the file that is wrong")
+            raise fault(
+                f"{what} of {module} is told differently: {listed}; leave out {FLAG}, or mend the file that is wrong"
+            )
     rslora = any(root.values())
     alpha = next(iter(alphas.values()), float(rank))
     by = " and ".join(alphas) or "told nowhere, so its rank"
@@ -108,7 +122,9 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
             f"{file} is of {'DoRA' if kind == 'LORA' else kind}, and only LoRA is merged: merge it with peft's merge_and_unload"
         )
     if settings.get("fan_in_fan_out"):
-        raise DataError(f"{file} says fan_in_fan_out, which no layer of Wan2.1 has: the adapter is of another network")
+        raise DataError(
+            f"{file} says fan_in_fan_out, which no layer of Wan2.1 has: the adapter is of another network"
+        )
     root = settings.get("use_rslora")
     if root is not None and not isinstance(root, bool):
         raise DataError(f"{file}: use_rslora must be true or false, not {root!r}")
@@ -128,7 +144,9 @@ def _header(file: Path, header: Mapping[str, str]) -> Source:
         for name in names:
             value = _number(file, name, _float(header.get(name)))
             if value is not None and said.setdefault(what, value) != value:
-                raise DataError(f"the header of {file} tells {what} twice, {said[what]:g} and {value:g}: save the adapter again")
+                raise DataError(
+                    f"the header of {file} tells {what} twice, {said[what]:g} and {value:g}: save the adapter again"
+                )
     root = {"true": True, "false": False}.get(str(header.get("use_rslora")).lower())
     return Source("the file's header", said.get("alpha"), said.get("rank"), root)
 
@@ -144,7 +162,12 @@ def _float(text: str | None) -> float | None:
 def _number(file: Path, name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value <= 0
+    ):
         raise DataError(f"{file}: {name} must be a positive number, not {value!r}")
     return value
 
@@ -158,9 +181,18 @@ def _pattern(file: Path, name: str, value: Any) -> dict[str, float]:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise DataError(f"{file}: {name} has {pattern!r}, which is no regular expression ({error})") from error
-    return {pattern: _number(file, f"{name}[{pattern!r}]", number) for pattern, number in value.items()}
+            raise DataError(
+                f"{file}: {name} has {pattern!r}, which is no regular expression ({error})"
+            ) from error
+    return {
+        pattern: _number(file, f"{name}[{pattern!r}]", number) for pattern, number in value.items()
+    }
 
 
-def _by_pattern(patterns: Mapping[str, float], module: str, otherwise: float | None) -> float | None:
-    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), otherwise)
+def _by_pattern(
+    patterns: Mapping[str, float], module: str, otherwise: float | None
+) -> float | None:
+    return next(
+        (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)),
+        otherwise,
+    )

@@ -45,7 +45,9 @@ def base_of(folder: str | os.PathLike) -> Path | None:
     if said is None:
         return None
     if not isinstance(said, str) or not said:
-        raise DataError(f"{file}: base must be the path from this folder to a model folder, such as ../storyworld, not {said!r}")
+        raise DataError(
+            f"{file}: base must be the path from this folder to a model folder, such as ../storyworld, not {said!r}"
+        )
     base = Path(folder) / said
     tidy = Path(os.path.normpath(base))  # another place where `folder` is a link
     if not base.exists():

@@ -29,10 +29,14 @@ def save(module, folder: Path) -> None:
     Raises:
       DataError: the disk is full or cannot be written.
     """
-    from orbax.checkpoint import v1 as ocp  # here, because it takes as long to import as a small model to load
+    from orbax.checkpoint import (
+        v1 as ocp,  # here, because it takes as long to import as a small model to load
+    )
 
     try:
-        ocp.save_checkpointables(folder.absolute() / FOLDER, {"parameters": tables.parameters(module)}, overwrite=True)
+        ocp.save_checkpointables(
+            folder.absolute() / FOLDER, {"parameters": tables.parameters(module)}, overwrite=True
+        )
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
         raise DataError(f"cannot write {folder / FOLDER}: {_one_line(error)}") from error
 
@@ -51,15 +55,28 @@ def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
     """
     from orbax.checkpoint import v1 as ocp
 
-    _, shapes = from_config(part, read_settings(folder / "config.json"), f"{folder / 'config.json'} is not that of a {part}")
+    _, shapes = from_config(
+        part,
+        read_settings(folder / "config.json"),
+        f"{folder / 'config.json'} is not that of a {part}",
+    )
     parameters = tables.parameters(shapes)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = dict.fromkeys(parameters, device) if mesh is None else state_shardings(mesh, parameters)
-    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=shardings[name]) for name, leaf in parameters.items()}
+    shardings = (
+        dict.fromkeys(parameters, device) if mesh is None else state_shardings(mesh, parameters)
+    )
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=shardings[name])
+        for name, leaf in parameters.items()
+    }
     try:
-        loaded = ocp.load_checkpointables(folder.absolute() / FOLDER, {"parameters": wanted})["parameters"]
+        loaded = ocp.load_checkpointables(folder.absolute() / FOLDER, {"parameters": wanted})[
+            "parameters"
+        ]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder / FOLDER} cannot be read ({_one_line(error)}); convert the model again") from error
+        raise DataError(
+            f"{folder / FOLDER} cannot be read ({_one_line(error)}); convert the model again"
+        ) from error
     check_parameters(loaded, folder, part)
     return jax.tree.unflatten(jax.tree.structure(shapes), [loaded[name] for name in wanted])
 

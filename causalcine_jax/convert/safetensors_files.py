@@ -31,7 +31,9 @@ def locate(file: Path) -> dict[str, Stored]:
     try:
         return _locate(file)
     except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again") from error
+        raise DataError(
+            f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again"
+        ) from error
 
 
 def metadata(file: Path) -> dict[str, str]:
@@ -39,8 +41,14 @@ def metadata(file: Path) -> dict[str, str]:
     try:
         said = _entries(file)[0].get("__metadata__")
     except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again") from error
-    return {name: value for name, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}
+        raise DataError(
+            f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again"
+        ) from error
+    return (
+        {name: value for name, value in said.items() if isinstance(value, str)}
+        if isinstance(said, dict)
+        else {}
+    )
 
 
 def _entries(file: Path) -> tuple[dict[str, Any], int, int]:
@@ -52,10 +60,14 @@ def _entries(file: Path) -> tuple[dict[str, Any], int, int]:
             raise ValueError(f"it has only {size} bytes")
         length = _LENGTH.unpack(start)[0]
         if length > MAX_HEADER_BYTES:
-            raise ValueError(f"its header would have {length:,} bytes, and {MAX_HEADER_BYTES:,} are allowed")
+            raise ValueError(
+                f"its header would have {length:,} bytes, and {MAX_HEADER_BYTES:,} are allowed"
+            )
         if _LENGTH.size + length > size:
             raise ValueError(f"its header has {length:,} bytes, the file {size:,}")
-        entries = json.loads(opened.read(length).decode("utf-8"), object_pairs_hook=_without_duplicates)
+        entries = json.loads(
+            opened.read(length).decode("utf-8"), object_pairs_hook=_without_duplicates
+        )
     if not isinstance(entries, dict):
         raise ValueError("its header is no JSON object")
     return entries, _LENGTH.size + length, size
@@ -68,11 +80,16 @@ def _locate(file: Path) -> dict[str, Stored]:
     end = 0
     for key, (first, last) in sorted(spans.items(), key=lambda item: item[1]):
         if first != end:
-            raise ValueError(f"{_shown(key)} begins at byte {first:,} of the data, where {end:,} was expected")
+            raise ValueError(
+                f"{_shown(key)} begins at byte {first:,} of the data, where {end:,} was expected"
+            )
         end = last
     if begin + end != size:
         raise ValueError(f"its header describes {begin + end:,} bytes, the file has {size:,}")
-    return {key: Stored(file, entry["dtype"], tuple(entry["shape"]), begin + spans[key][0]) for key, entry in entries.items()}
+    return {
+        key: Stored(file, entry["dtype"], tuple(entry["shape"]), begin + spans[key][0])
+        for key, entry in entries.items()
+    }
 
 
 def _span(key: str, entry: Any) -> tuple[int, int]:
@@ -86,12 +103,16 @@ def _span(key: str, entry: Any) -> tuple[int, int]:
         raise ValueError(f"{_shown(key)} has no beginning and end")
     dtype = NUMPY_DTYPES.get(entry["dtype"])
     if dtype is not None and math.prod(shape) * dtype.itemsize != span[1] - span[0]:
-        raise ValueError(f"{_shown(key)} of shape {tuple(shape)} in {entry['dtype']} does not fill its {span[1] - span[0]:,} bytes")
+        raise ValueError(
+            f"{_shown(key)} of shape {tuple(shape)} in {entry['dtype']} does not fill its {span[1] - span[0]:,} bytes"
+        )
     return span[0], span[1]
 
 
 def _sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value < 2**63 for value in values
+    )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,7 +130,10 @@ def _shown(key: str) -> str:
 
 def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
     """What a safetensors file begins with; the tensors' bytes follow in the order of `specs` (key, shape and dtype, such as BF16)."""
-    entries, end = {"__metadata__": {"format": "pt"}}, 0  # "pt": the layouts are torch's, which other readers expect to be told
+    entries, end = (
+        {"__metadata__": {"format": "pt"}},
+        0,
+    )  # "pt": the layouts are torch's, which other readers expect to be told
     for key, shape, dtype in specs:
         start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
         entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
@@ -118,7 +142,12 @@ def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def write_tensors(file: Path, specs: list[tuple[str, tuple[int, ...]]], dtype: np.dtype, tensors: Iterable[np.ndarray]) -> None:
+def write_tensors(
+    file: Path,
+    specs: list[tuple[str, tuple[int, ...]]],
+    dtype: np.dtype,
+    tensors: Iterable[np.ndarray],
+) -> None:
     """Writes a safetensors file whose tensors all have `dtype`.
 
     Args:

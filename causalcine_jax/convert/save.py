@@ -28,13 +28,17 @@ from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.tokenizer import Tokenizer, tokenizer_file
-from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.processes import is_first, whole
-from causalcine_jax.whole_file import file_hash
+from causalcine_jax.utils.atomic_file import file_hash
 
-WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}  # name of the .safetensors
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "model",
+    "text_encoder": "model",
+}  # name of the .safetensors
 _CLASSES = {"transformer": "WanModel", "vae": "WanVAE", "text_encoder": "T5Encoder"}
 
 
@@ -67,7 +71,9 @@ def save_model(
     if dtype not in (np.dtype(jnp.bfloat16), np.dtype(np.float32)):
         raise UsageError(f"models are saved as bfloat16 or float32, not {dtype}")
     if (text_encoder is None) != (tokenizer is None):
-        raise UsageError("a text encoder is saved together with its tokenizer: give both or neither")
+        raise UsageError(
+            "a text encoder is saved together with its tokenizer: give both or neither"
+        )
     if all(network is None for network in (transformer, vae, text_encoder)):
         raise UsageError("nothing to save: give a transformer, a vae or a text encoder")
     parts = []
@@ -77,10 +83,19 @@ def save_model(
     if vae is not None:
         parts.append(("vae", vae, vae.cfg, tables.places(vae, tables.VAE)))
     if text_encoder is not None:
-        parts.append(("text_encoder", text_encoder, text_encoder.cfg, tables.places(text_encoder, tables.TEXT_ENCODER)))
+        parts.append(
+            (
+                "text_encoder",
+                text_encoder,
+                text_encoder.cfg,
+                tables.places(text_encoder, tables.TEXT_ENCODER),
+            )
+        )
     if not is_first():
         for _, network, _, places in parts:
-            collections.deque(_tensors(network, places), maxlen=0)  # hands over what its devices have of each parameter
+            collections.deque(
+                _tensors(network, places), maxlen=0
+            )  # hands over what its devices have of each parameter
         return
     partial = None
     try:
@@ -96,7 +111,9 @@ def save_model(
         _keep_the_rest(folder, partial)
         _replace(folder, partial)
     except OSError as error:
-        raise DataError(f"cannot write the model {folder}: {error.strerror or error} (what was there before is untouched)") from error
+        raise DataError(
+            f"cannot write the model {folder}: {error.strerror or error} (what was there before is untouched)"
+        ) from error
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
@@ -111,8 +128,13 @@ def weights_hash(folder: str | os.PathLike) -> str:
     files = {file.relative_to(folder): file for file in _files_of_model(folder)}
     for part in ("vae", "text_encoder"):
         if (base := home(folder, part)) != folder:
-            lies = [find_part(base, part).weights, *([tokenizer_file(base)] if part == "text_encoder" else [])]
-            files |= {file.relative_to(base): file for place in lies for file in _files_of_model(place)}
+            lies = [
+                find_part(base, part).weights,
+                *([tokenizer_file(base)] if part == "text_encoder" else []),
+            ]
+            files |= {
+                file.relative_to(base): file for place in lies for file in _files_of_model(place)
+            }
     if not files:
         raise DataError(f"no model in {folder}")
     digest = hashlib.sha256()
@@ -124,7 +146,11 @@ def weights_hash(folder: str | os.PathLike) -> str:
 def _files_of_model(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
-    return [file for file in place.rglob("*") if file.suffix in (".safetensors", ".json") and file.name != METADATA]
+    return [
+        file
+        for file in place.rglob("*")
+        if file.suffix in (".safetensors", ".json") and file.name != METADATA
+    ]
 
 
 def config_json(part: str, config) -> dict[str, Any]:
@@ -133,11 +159,15 @@ def config_json(part: str, config) -> dict[str, Any]:
     return {"_class_name": _CLASSES[part], **kind, **dataclasses.asdict(config)}
 
 
-def _write_part(folder: Path, part: str, module, config, places: list[tables.Place], dtype: np.dtype) -> None:
+def _write_part(
+    folder: Path, part: str, module, config, places: list[tables.Place], dtype: np.dtype
+) -> None:
     (folder / part).mkdir()
     _write_json(folder / part / "config.json", config_json(part, config))
     specs = [(place.key, place.shape) for place in places]
-    write_tensors(folder / part / f"{WEIGHTS[part]}.safetensors", specs, dtype, _tensors(module, places))
+    write_tensors(
+        folder / part / f"{WEIGHTS[part]}.safetensors", specs, dtype, _tensors(module, places)
+    )
 
 
 def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:

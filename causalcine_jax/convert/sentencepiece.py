@@ -11,7 +11,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.models.tokenizer import EOS, PAD, UNKNOWN
+from causalcine_jax.models.text.tokenizer import EOS, PAD, UNKNOWN
 
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # protocol buffers' wire types
 _UNIGRAM = 1
@@ -27,8 +27,17 @@ def tokenizer_json(model: bytes, what: str) -> bytes:
     """
     try:
         return _backend(model).to_str(pretty=False).encode("utf-8")
-    except (ValueError, IndexError, TypeError, struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise DataError(f"{what} is no SentencePiece model ({error}); name the folder or tokenizer.json of google/umt5-xxl") from error
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        struct.error,
+        UnicodeDecodeError,
+        OverflowError,
+    ) as error:
+        raise DataError(
+            f"{what} is no SentencePiece model ({error}); name the folder or tokenizer.json of google/umt5-xxl"
+        ) from error
 
 
 def _backend(model: bytes) -> Backend:
@@ -38,7 +47,10 @@ def _backend(model: bytes) -> Backend:
     for number, value in _fields(model):
         if number == 1:
             piece = dict(_fields(_bytes(value)))
-            text, kind = _bytes(piece[1]).decode("utf-8") if 1 in piece else "", piece.get(3, _NORMAL)
+            text, kind = (
+                _bytes(piece[1]).decode("utf-8") if 1 in piece else "",
+                piece.get(3, _NORMAL),
+            )
             if kind == _UNKNOWN_PIECE:
                 unknown = len(pieces)
             kinds[text] = kind
@@ -52,7 +64,9 @@ def _backend(model: bytes) -> Backend:
         raise ValueError(f"it lacks {PAD}, {EOS} or the unknown piece")
     backend = Backend(models.Unigram(pieces, unk_id=unknown, byte_fallback=by_bytes))
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
-    backend.normalizer = normalizers.Sequence([*steps, normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), _SPACE)])
+    backend.normalizer = normalizers.Sequence(
+        [*steps, normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), _SPACE)]
+    )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
     backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
     backend.add_special_tokens([PAD, EOS, *([UNKNOWN] if UNKNOWN in kinds else [])])

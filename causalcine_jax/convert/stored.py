@@ -49,7 +49,11 @@ class Stored:
     def view(self, mapped) -> np.ndarray:
         """The tensor in `mapped`, the bytes of its whole file; nothing is copied."""
         dtype = NUMPY_DTYPES[self.dtype]
-        strides = None if self.strides is None else tuple(stride * dtype.itemsize for stride in self.strides)
+        strides = (
+            None
+            if self.strides is None
+            else tuple(stride * dtype.itemsize for stride in self.strides)
+        )
         return np.ndarray(self.shape, dtype, mapped, self.offset, strides)
 
 

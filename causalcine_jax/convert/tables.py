@@ -66,7 +66,9 @@ class Place:
 
     def to_torch(self, parameter: np.ndarray) -> np.ndarray:
         """The checkpoint's tensor of a whole parameter of ours (all layers, where layers are stacked)."""
-        return self.rule.to_torch(parameter if self.layer is None else parameter[self.layer], self.sizes)
+        return self.rule.to_torch(
+            parameter if self.layer is None else parameter[self.layer], self.sizes
+        )
 
 
 LINEAR = ("o i", "i o")
@@ -80,10 +82,15 @@ TRANSFORMER = (
     Rule(r"(text_embedding|time_embedding|time_projection)_(\d)\.weight", r"\1.\2.weight", *LINEAR),
     Rule(r"(text_embedding|time_embedding|time_projection)_(\d)\.bias", r"\1.\2.bias"),
     Rule(r"blocks\.modulation", r"blocks.{layer}.modulation", "1 six d", "six d"),
-    Rule(r"blocks\.(self_attn|cross_attn)\.([qkvo])\.weight", r"blocks.{layer}.\1.\2.weight", *LINEAR),
+    Rule(
+        r"blocks\.(self_attn|cross_attn)\.([qkvo])\.weight", r"blocks.{layer}.\1.\2.weight", *LINEAR
+    ),
     Rule(r"blocks\.ffn_(\d)\.weight", r"blocks.{layer}.ffn.\1.weight", *LINEAR),
     Rule(r"blocks\.ffn_(\d)\.bias", r"blocks.{layer}.ffn.\1.bias"),
-    Rule(r"blocks\.((self_attn|cross_attn)\.([qkvo]\.bias|norm_[qk]\.weight)|norm3\.(weight|bias))", r"blocks.{layer}.\1"),
+    Rule(
+        r"blocks\.((self_attn|cross_attn)\.([qkvo]\.bias|norm_[qk]\.weight)|norm3\.(weight|bias))",
+        r"blocks.{layer}.\1",
+    ),
     Rule(r"head_modulation", r"head.modulation", "1 two d", "two d"),
     Rule(r"head\.weight", r"head.head.weight", *LINEAR),
     Rule(r"head\.bias", r"head.head.bias"),
@@ -120,7 +127,11 @@ TINY_DECODER = (
         for stage, first in _STAGE.items()
         for rule in (
             *(
-                Rule(rf"stages\.{stage}\.blocks\.{block}\.conv\.{conv}\.{name}", rf"decoder.{first + block}.conv.{2 * conv}.{name}", *axes)
+                Rule(
+                    rf"stages\.{stage}\.blocks\.{block}\.conv\.{conv}\.{name}",
+                    rf"decoder.{first + block}.conv.{2 * conv}.{name}",
+                    *axes,
+                )
                 for block in range(3)
                 for conv in range(3)
                 for name, axes in (("weight", CONV2D), ("bias", ()))
@@ -148,10 +159,15 @@ TEXT_ENCODER = (
 def parameters(module) -> dict[str, jax.Array]:
     """Path -> parameter (or its abstract shape) of a module, in tree order; a path is "blocks.ffn_0.weight"."""
     leaves = jax.tree_util.tree_leaves_with_path(module)
-    return {jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
+        for path, leaf in leaves
+    }
 
 
-def places(module, rules: Iterable[Rule], patch_size: tuple[int, int, int] | None = None) -> list[Place]:
+def places(
+    module, rules: Iterable[Rule], patch_size: tuple[int, int, int] | None = None
+) -> list[Place]:
     """Every tensor of a checkpoint of `module`, layers of one parameter in order.
 
     Args:
@@ -162,16 +178,23 @@ def places(module, rules: Iterable[Rule], patch_size: tuple[int, int, int] | Non
     rules = [(re.compile(rule.path), rule) for rule in rules]
     found = []
     for path, leaf in parameters(module).items():
-        match, rule = next(((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(path))), (None, None))
+        match, rule = next(
+            ((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(path))), (None, None)
+        )
         if rule is None:
             raise KeyError(f"no rule of the key table names the parameter {path!r}")
         key = match.expand(rule.key)
         sizes = dict(zip("thw", patch_size, strict=True)) if "(" in rule.ours else {}
         stacked = "{layer}" in key
-        example = np.broadcast_to(np.False_, leaf.shape[1:] if stacked else leaf.shape)  # only its shape counts
+        example = np.broadcast_to(
+            np.False_, leaf.shape[1:] if stacked else leaf.shape
+        )  # only its shape counts
         shape = rule.to_torch(example, sizes).shape
         if stacked:
-            found += [Place(key.format(layer=i), path, i, shape, rule, sizes) for i in range(leaf.shape[0])]
+            found += [
+                Place(key.format(layer=i), path, i, shape, rule, sizes)
+                for i in range(leaf.shape[0])
+            ]
         else:
             found.append(Place(key, path, None, shape, rule, sizes))
     return found

@@ -33,14 +33,21 @@ class TensorFiles:
         for file in files:
             for key, stored in _locate(file).items():
                 if key in self._stored:
-                    raise DataError(f"tensor {key} is in both {self._stored[key].file} and {file}; remove the file that does not belong")
+                    raise DataError(
+                        f"tensor {key} is in both {self._stored[key].file} and {file}; remove the file that does not belong"
+                    )
                 self._stored[key] = stored
         self.shapes = {key: stored.shape for key, stored in self._stored.items()}
         self.dtypes = {key: stored.dtype for key, stored in self._stored.items()}
 
     def metadata(self) -> dict[str, str]:
         """What the headers of safetensors files say in free text; of several files, the last that says it."""
-        return {name: text for file in self.files if not _of_torch(file) for name, text in safetensors_files.metadata(file).items()}
+        return {
+            name: text
+            for file in self.files
+            if not _of_torch(file)
+            for name, text in safetensors_files.metadata(file).items()
+        }
 
     def read(self, key: str) -> np.ndarray:
         """A whole tensor, as a read-only view of its file."""
@@ -57,7 +64,9 @@ class TensorFiles:
                     self._mapped[stored.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return stored.view(self._mapped[stored.file])[index]
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{stored.file} changed after it was opened, or cannot be read ({error})") from error
+            raise DataError(
+                f"{stored.file} changed after it was opened, or cannot be read ({error})"
+            ) from error
 
     def close(self) -> None:
         """Lets go of the files; a view that is still in use keeps its own open."""
@@ -83,13 +92,17 @@ def open_tensors(path: Path) -> Iterator[TensorFiles]:
 def _locate(file: Path) -> dict[str, Stored]:
     start = _start(file)
     if start == _LFS_POINTER:
-        raise DataError(f"{file} is a pointer of Git LFS and not the file itself: fetch it with git lfs pull")
+        raise DataError(
+            f"{file} is a pointer of Git LFS and not the file itself: fetch it with git lfs pull"
+        )
     if start.startswith(_GGUF):
         raise DataError(
             f"{file} is GGUF, whose quantised blocks are not read: take the bf16, fp16 or fp8_scaled .safetensors of the same model"
         )
     if not _of_torch(file) and start[8:9] != b"{" and file.suffix not in _SUFFIXES:
-        raise DataError(f"{file} is no file of tensors that can be read: expected safetensors, or what torch.save writes")
+        raise DataError(
+            f"{file} is no file of tensors that can be read: expected safetensors, or what torch.save writes"
+        )
     return (torch_files if _of_torch(file) else safetensors_files).locate(file)
 
 
@@ -104,7 +117,9 @@ def _start(file: Path) -> bytes:
 def _of_torch(file: Path) -> bool:
     """Whether torch.save wrote the file, by how it begins; a name counts only where the content is neither's, for the message."""
     start = _start(file)
-    if start.startswith((_ZIP, _PICKLE)) and not (len(start) > 8 and start[8:9] == b"{"):  # a header may have 128 bytes
+    if start.startswith((_ZIP, _PICKLE)) and not (
+        len(start) > 8 and start[8:9] == b"{"
+    ):  # a header may have 128 bytes
         return True
     return file.suffix in _SUFFIXES[1:] and start[8:9] != b"{"
 
@@ -112,20 +127,34 @@ def _of_torch(file: Path) -> bool:
 def _find(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    indices = next((found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}.index.json")))), [])
+    indices = next(
+        (found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}.index.json")))), []
+    )
     if not indices:
         files = next((found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}")))), [])
         if not files:
             raise DataError(f"no .safetensors file in {path}")
         return files
     try:
-        shards = sorted({shard for index in indices for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+        shards = sorted(
+            {
+                shard
+                for index in indices
+                for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()
+            }
+        )
         outside = [shard for shard in shards if Path(shard).name != shard]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
-        raise DataError(f"{' or '.join(map(str, indices))} is not an index of shards ({error}); copy or download it again") from error
+        raise DataError(
+            f"{' or '.join(map(str, indices))} is not an index of shards ({error}); copy or download it again"
+        ) from error
     if outside:
-        raise DataError(f"{' or '.join(map(str, indices))} names shards outside its folder: {', '.join(map(ascii, outside[:3]))}")
+        raise DataError(
+            f"{' or '.join(map(str, indices))} names shards outside its folder: {', '.join(map(ascii, outside[:3]))}"
+        )
     missing = [shard for shard in shards if not (path / shard).is_file()]
     if missing:
-        raise DataError(f"shards missing in {path}: {', '.join(missing)}; copy or download them again")
+        raise DataError(
+            f"shards missing in {path}: {', '.join(missing)}; copy or download them again"
+        )
     return [path / shard for shard in shards]

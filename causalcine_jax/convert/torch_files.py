@@ -22,7 +22,9 @@ from causalcine_jax.errors import DataError
 MAX_DEPTH = 32  # dictionaries and lists inside each other
 MAX_VALUES = 1_000_000  # of all of them together, counted as often as they are referred to
 _SIGNATURE, _ENCRYPTED = b"PK\x03\x04", 1
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and of the extra field, behind which the bytes begin
+_LOCAL_HEADER = struct.Struct(
+    "<4s22xHH"
+)  # signature; lengths of the name and of the extra field, behind which the bytes begin
 
 
 def locate(file: Path) -> dict[str, Stored]:
@@ -42,8 +44,19 @@ def locate(file: Path) -> dict[str, Stored]:
             f"{file} is refused: its pickle asks for {refused}, and only tensors and plain data are taken from such a file (nothing of it "
             "was run). If you trust where it comes from, load it with torch and save its state dict alone"
         ) from refused
-    except (zipfile.BadZipFile, ValueError, OverflowError, EOFError, IndexError, NotImplementedError, struct.error, OSError) as error:
-        raise DataError(f"{file} is damaged or incomplete, or no file of torch.save ({error}); copy or download it again") from error
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        OverflowError,
+        EOFError,
+        IndexError,
+        NotImplementedError,
+        struct.error,
+        OSError,
+    ) as error:
+        raise DataError(
+            f"{file} is damaged or incomplete, or no file of torch.save ({error}); copy or download it again"
+        ) from error
 
 
 def _refuse_other_kinds(file: Path, start: bytes) -> None:
@@ -63,14 +76,27 @@ class _Members:
         self._opened = opened
         self._size = os.fstat(opened.fileno()).st_size
         names = [info.filename for info in infos]
-        root = next((name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)), None)
+        root = next(
+            (
+                name.removesuffix("data.pkl")
+                for name in names
+                if re.fullmatch(r"[^/]+/data\.pkl", name)
+            ),
+            None,
+        )
         if root is None:
             raise ValueError("it has no data.pkl")
-        self._infos = {info.filename.removeprefix(root): info for info in infos if info.filename.startswith(root)}
+        self._infos = {
+            info.filename.removeprefix(root): info
+            for info in infos
+            if info.filename.startswith(root)
+        }
         if len(self._infos) != len(infos):
             raise ValueError("it has the same member twice, or members outside its folder")
         if "constants.pkl" in self or any(name.startswith("code/") for name in self._infos):
-            raise DataError(f"{file} is a TorchScript archive, a program with its weights: save its state_dict() with torch.save instead")
+            raise DataError(
+                f"{file} is a TorchScript archive, a program with its weights: save its state_dict() with torch.save instead"
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
@@ -88,10 +114,18 @@ class _Members:
         info, shown = self._infos.get(name), ascii(name[:100])
         if info is None:
             raise ValueError(f"its member {shown} is missing")
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & _ENCRYPTED:
-            raise ValueError(f"its member {shown} is compressed or encrypted, which torch.save does not do")
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.compress_size != info.file_size
+            or info.flag_bits & _ENCRYPTED
+        ):
+            raise ValueError(
+                f"its member {shown} is compressed or encrypted, which torch.save does not do"
+            )
         self._opened.seek(info.header_offset)
-        signature, name_length, extra_length = _LOCAL_HEADER.unpack(self._opened.read(_LOCAL_HEADER.size))
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack(
+            self._opened.read(_LOCAL_HEADER.size)
+        )
         offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         if signature != _SIGNATURE or offset + info.file_size > self._size:
             raise ValueError(f"its member {shown} is not where the directory says")
@@ -101,10 +135,14 @@ class _Members:
 def _locate(file: Path, members: _Members) -> dict[str, Stored]:
     order = members.content("byteorder", limit=16) if "byteorder" in members else b"little"
     if order != b"little":
-        raise DataError(f"{file} was saved on a big-endian machine: load it with torch and save it as .safetensors")
+        raise DataError(
+            f"{file} was saved on a big-endian machine: load it with torch and save it as .safetensors"
+        )
     value = read_pickle(members.content("data.pkl", limit=MAX_BYTES))
     if not isinstance(value, dict):
-        raise ValueError(f"it holds a {type(value).__name__.lower()}, where a dictionary of tensors was expected")
+        raise ValueError(
+            f"it holds a {type(value).__name__.lower()}, where a dictionary of tensors was expected"
+        )
     found: dict[str, Stored] = {}
     for key, tensor in _tensors(value, itertools.count()):
         if key in found:
@@ -113,7 +151,9 @@ def _locate(file: Path, members: _Members) -> dict[str, Stored]:
     return found
 
 
-def _tensors(value: Any, seen: Iterator[int], keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    value: Any, seen: Iterator[int], keys: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """The tensors in nested dictionaries and lists, each with its joined key; `seen` counts all values."""
     if next(seen) >= MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_VALUES:,} values")
@@ -132,11 +172,17 @@ def _stored(file: Path, members: _Members, key: str, tensor: Tensor) -> Stored:
     offset, size = members.span(f"data/{storage.key}")
     promised = storage.count * (1 if storage.dtype is None else itemsize)
     if promised > size:
-        raise ValueError(f"{key[:100]!a} is in a storage of {promised:,} bytes, of which the file has {size:,}")
+        raise ValueError(
+            f"{key[:100]!a} is in a storage of {promised:,} bytes, of which the file has {size:,}"
+        )
     needed = (tensor.offset + elements_spanned(tensor.shape, tensor.strides)) * itemsize
     if max(needed, math.prod(tensor.shape) * itemsize) > promised:
-        raise ValueError(f"{key[:100]!a} of shape {tensor.shape} does not fit its storage of {promised:,} bytes")
-    return Stored(file, tensor.dtype, tensor.shape, offset + tensor.offset * itemsize, _strides(tensor))
+        raise ValueError(
+            f"{key[:100]!a} of shape {tensor.shape} does not fit its storage of {promised:,} bytes"
+        )
+    return Stored(
+        file, tensor.dtype, tensor.shape, offset + tensor.offset * itemsize, _strides(tensor)
+    )
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...] | None:
@@ -144,5 +190,8 @@ def _strides(tensor: Tensor) -> tuple[int, ...] | None:
     if math.prod(tensor.shape) == 0:
         return None
     ordered = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
-    strides = tuple(o if size == 1 else s for size, s, o in zip(tensor.shape, tensor.strides, ordered, strict=True))
+    strides = tuple(
+        o if size == 1 else s
+        for size, s, o in zip(tensor.shape, tensor.strides, ordered, strict=True)
+    )
     return None if strides == ordered else strides

@@ -61,7 +61,14 @@ def read_pickle(content: bytes) -> Any:
             if op.name == "STOP":
                 return machine.stack.pop()
             machine.step(op.name, argument)
-    except (IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"its pickle makes no sense: {type(error).__name__}") from error
     raise ValueError("its pickle ends too early")
 
@@ -107,7 +114,11 @@ class _Machine:
                 push(tuple(reversed(values)))
             case "TUPLE" | "LIST" | "DICT" | "FROZENSET":
                 values = self._since_mark()
-                self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": _from_flat, "FROZENSET": _set}[op](values))
+                self.stack.append(
+                    {"TUPLE": tuple, "LIST": list, "DICT": _from_flat, "FROZENSET": _set}[op](
+                        values
+                    )
+                )
             case "APPEND":
                 value = pop()
                 _expect(list, self.stack[-1]).append(value)
@@ -186,7 +197,9 @@ def _shown(name: str) -> str:
 
 def _construct(name: Any, arguments: Any) -> Any:
     if type(name) is not Name or name.text not in _CONSTRUCTORS:
-        raise Refused(f"a call of {name.text if type(name) is Name else f'a {type(name).__name__}'}")
+        raise Refused(
+            f"a call of {name.text if type(name) is Name else f'a {type(name).__name__}'}"
+        )
     return _CONSTRUCTORS[name.text](*_expect(tuple, arguments))
 
 
@@ -201,7 +214,9 @@ def _storage(identity: Any) -> Storage:
 
 def _size(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError("its pickle describes a tensor with a size, offset or stride that no tensor has")
+        raise ValueError(
+            "its pickle describes a tensor with a size, offset or stride that no tensor has"
+        )
     return value
 
 
@@ -215,11 +230,22 @@ def _pair(pair: Any) -> Any:
     return pair
 
 
-def _tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None, dtype: str | None = None) -> Tensor:
+def _tensor(
+    storage,
+    offset,
+    shape,
+    strides,
+    requires_grad=False,
+    hooks=None,
+    metadata=None,
+    dtype: str | None = None,
+) -> Tensor:
     _expect(Storage, storage)
     shape, strides = (tuple(map(_size, _expect(tuple, sizes))) for sizes in (shape, strides))
     if len(shape) != len(strides) or len(shape) > MAX_AXES:
-        raise ValueError(f"its pickle describes a tensor of {len(shape)} sizes and {len(strides)} strides")
+        raise ValueError(
+            f"its pickle describes a tensor of {len(shape)} sizes and {len(strides)} strides"
+        )
     if metadata:
         raise Refused("a conjugated or negated view of a tensor")
     dtype = dtype or storage.dtype
@@ -228,10 +254,14 @@ def _tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, me
     return Tensor(storage, dtype, _size(offset), shape, strides)
 
 
-def _tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None) -> Tensor:
+def _tensor_v3(
+    storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None
+) -> Tensor:
     if type(dtype) is not Name or dtype.text not in _TORCH_DTYPES:
         raise ValueError("its pickle describes a tensor of no known dtype")
-    return _tensor(storage, offset, shape, strides, metadata=metadata, dtype=_TORCH_DTYPES[dtype.text])
+    return _tensor(
+        storage, offset, shape, strides, metadata=metadata, dtype=_TORCH_DTYPES[dtype.text]
+    )
 
 
 def _parameter(data, requires_grad, hooks, state=None) -> Tensor:

@@ -8,12 +8,30 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # Pattern of a key (original or Diffusers naming) that only this kind of network has, and what it is.
 _TRANSFORMERS = (
-    (r"blocks\.\d+\..*(to_gate_compress|gate_compress)\.", "a FastWan transformer: its video sparse attention has no counterpart here"),
-    (r"blocks\.\d+\..*(proj_l|local_attn)\.", "a TurboWan transformer: its sparse linear attention has no counterpart here"),
-    (r"vace_(blocks|patch_embedding)\.", "a Wan VACE transformer: its control blocks have no counterpart here"),
-    (r"(motion_encoder|face_adapter)\.", "a Wan-Animate transformer: its motion and face encoders have no counterpart here"),
-    (r"(casual_audio_encoder|audio_injector|audio_proj)\.", "a Wan speech-to-video transformer: its audio layers have no counterpart here"),
-    (r"(control_adapter|ref_conv|cam_encoder)\.", "a Wan Fun-Control transformer: its control layers have no counterpart here"),
+    (
+        r"blocks\.\d+\..*(to_gate_compress|gate_compress)\.",
+        "a FastWan transformer: its video sparse attention has no counterpart here",
+    ),
+    (
+        r"blocks\.\d+\..*(proj_l|local_attn)\.",
+        "a TurboWan transformer: its sparse linear attention has no counterpart here",
+    ),
+    (
+        r"vace_(blocks|patch_embedding)\.",
+        "a Wan VACE transformer: its control blocks have no counterpart here",
+    ),
+    (
+        r"(motion_encoder|face_adapter)\.",
+        "a Wan-Animate transformer: its motion and face encoders have no counterpart here",
+    ),
+    (
+        r"(casual_audio_encoder|audio_injector|audio_proj)\.",
+        "a Wan speech-to-video transformer: its audio layers have no counterpart here",
+    ),
+    (
+        r"(control_adapter|ref_conv|cam_encoder)\.",
+        "a Wan Fun-Control transformer: its control layers have no counterpart here",
+    ),
     (
         r"(img_emb\.|condition_embedder\.image_embedder\.|blocks\.\d+\.(cross_attn\.k_img|attn2\.add_k_proj)\.)",
         "a Wan image-to-video transformer: it attends to CLIP image tokens, which text-to-video has not",
@@ -24,10 +42,16 @@ _VAES = (
         r"(encoder\.downsamples\.\d+\.downsamples\.|decoder\.upsamples\.\d+\.upsamples\.|encoder\.down_blocks\.\d+\.(resnets|downsampler)\.)",
         "the VAE of Wan2.2-TI2V-5B: 48 latent channels and residual resampling, for which no Wan2.1 transformer is trained",
     ),
-    (r"(encoder|decoder)\.\d+\.(conv\.\d+\.)?weight", "a TAEHV decoder (taew2_1): another network than Wan2.1's VAE; use Wan2.1_VAE.pth"),
+    (
+        r"(encoder|decoder)\.\d+\.(conv\.\d+\.)?weight",
+        "a TAEHV decoder (taew2_1): another network than Wan2.1's VAE; use Wan2.1_VAE.pth",
+    ),
 )
 _TEXT_ENCODERS = (
-    (r"decoder\.(block|final_layer_norm)\.", "a whole UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel"),
+    (
+        r"decoder\.(block|final_layer_norm)\.",
+        "a whole UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel",
+    ),
     (r"text_model\.", "a CLIP text encoder: Wan2.1 reads prompts with UMT5-XXL"),
 )
 _KINDS = {"transformer": _TRANSFORMERS, "vae": _VAES, "text_encoder": _TEXT_ENCODERS}
@@ -39,10 +63,15 @@ _CHANNELS = {
 
 def kind(part: str, keys: Iterable[str]) -> str | None:
     """What a relative of `part` the keys tell, and why it cannot be used; None where they tell none."""
-    return next((what for pattern, what in _KINDS[part] if any(re.match(pattern, key) for key in keys)), None)
+    return next(
+        (what for pattern, what in _KINDS[part] if any(re.match(pattern, key) for key in keys)),
+        None,
+    )
 
 
-def unsupported(part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: Mapping[str, Any]) -> str | None:
+def unsupported(
+    part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: Mapping[str, Any]
+) -> str | None:
     """What the tensors are, and why they cannot be used; None where nothing speaks against them.
 
     Args:
@@ -52,7 +81,14 @@ def unsupported(part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: 
     """
     if relative := kind(part, shapes):
         return relative
-    packed = next((key for key, dtype in dtypes.items() if dtype.startswith(("F4_", "F6_", "I", "U")) and key.endswith("weight")), None)
+    packed = next(
+        (
+            key
+            for key, dtype in dtypes.items()
+            if dtype.startswith(("F4_", "F6_", "I", "U")) and key.endswith("weight")
+        ),
+        None,
+    )
     if packed is not None:
         return f"quantised weights ({packed} is {dtypes[packed]}): take the bf16, fp16 or fp8_scaled .safetensors"
     if part == "transformer":

@@ -20,14 +20,16 @@ from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import Layout, Shard, Tensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.utils.atomic_file import whole_file
 
 BLOCK_BYTES = 64 << 20
 MANIFEST = "manifest.json"
 _JOURNAL = "journal.json"
 
 
-def write(layout: Layout, out: Path, request: dict[str, Any], sources: list[Path], progress: bool = True) -> None:
+def write(
+    layout: Layout, out: Path, request: dict[str, Any], sources: list[Path], progress: bool = True
+) -> None:
     """Writes `layout` as the folder `out`, with a manifest.json of SHA-256 sums.
 
     Args:
@@ -44,7 +46,11 @@ def write(layout: Layout, out: Path, request: dict[str, Any], sources: list[Path
     check_room(sum(unfinished) + sum(map(len, layout.documents.values())), out)
     read = sum(file.stat().st_size for file in sources)
     bar = tqdm(
-        total=sum(shard.nbytes for shard in layout.shards) + read, unit="B", unit_scale=True, disable=not progress, desc="converting"
+        total=sum(shard.nbytes for shard in layout.shards) + read,
+        unit="B",
+        unit_scale=True,
+        disable=not progress,
+        desc="converting",
     )
     with bar, disk_faults(out):
         partial.mkdir(parents=True, exist_ok=True)
@@ -60,7 +66,10 @@ def write(layout: Layout, out: Path, request: dict[str, Any], sources: list[Path
                 file.write_bytes(content)
             finished[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         bar.set_description("hashing the source")
-        _write_json(partial / MANIFEST, {"source": _hashed(sources, bar), "files": dict(sorted(finished.items()))})
+        _write_json(
+            partial / MANIFEST,
+            {"source": _hashed(sources, bar), "files": dict(sorted(finished.items()))},
+        )
         (partial / _JOURNAL).unlink()
         os.replace(partial, out)
 
@@ -69,9 +78,19 @@ def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> 
     """Writes manifest.json for a `folder` as it is: the SHA-256 of each of its files, and of the `sources`."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     with tqdm(
-        total=sum(f.stat().st_size for f in [*files, *sources]), unit="B", unit_scale=True, disable=not progress, desc="hashing"
+        total=sum(f.stat().st_size for f in [*files, *sources]),
+        unit="B",
+        unit_scale=True,
+        disable=not progress,
+        desc="hashing",
     ) as bar:
-        there = {file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file, bar)} for file in files}
+        there = {
+            file.relative_to(folder).as_posix(): {
+                "bytes": file.stat().st_size,
+                "sha256": _sha256(file, bar),
+            }
+            for file in files
+        }
         _write_json(folder / MANIFEST, {"source": _hashed(sources, bar), "files": there})
 
 
@@ -82,7 +101,9 @@ def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
     step = max(1, BLOCK_BYTES // row)
     for start in range(0, tensor.shape[0], step):
         rows = slice(start, min(start + step, tensor.shape[0]))
-        block = np.ascontiguousarray(tensor.source.read_slice(tensor.key, (rows, *rest)).astype(dtype, copy=False))
+        block = np.ascontiguousarray(
+            tensor.source.read_slice(tensor.key, (rows, *rest)).astype(dtype, copy=False)
+        )
         check_finite(block, tensor.source, tensor.key)
         yield block
 
@@ -114,7 +135,11 @@ def _finished(partial: Path, request: dict[str, Any], layout: Layout) -> dict[st
         journal = json.loads((partial / _JOURNAL).read_text("utf-8"))
         if journal["request"] == request:
             wanted = {shard.file for shard in layout.shards}
-            return {f: line for f, line in journal["files"].items() if f in wanted and _has_size(partial / f, line["bytes"])}
+            return {
+                f: line
+                for f, line in journal["files"].items()
+                if f in wanted and _has_size(partial / f, line["bytes"])
+            }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     shutil.rmtree(partial, ignore_errors=True)
@@ -140,7 +165,10 @@ def _size(count: int) -> str:
 
 
 def _hashed(files: list[Path], bar: tqdm) -> list[dict[str, Any]]:
-    return [{"file": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file, bar)} for file in files]
+    return [
+        {"file": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file, bar)}
+        for file in files
+    ]
 
 
 def _sha256(file: Path, bar: tqdm) -> str:
@@ -154,7 +182,9 @@ def _sha256(file: Path, bar: tqdm) -> str:
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
     with whole_file(file) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 @contextlib.contextmanager
@@ -163,4 +193,6 @@ def disk_faults(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}; finished shards are kept, run again to go on") from error
+        raise DataError(
+            f"cannot write {out}: {error.strerror or error}; finished shards are kept, run again to go on"
+        ) from error

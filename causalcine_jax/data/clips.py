@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
-from causalcine_jax.data.storyworld.render import FIELDS
-from causalcine_jax.data.storyworld.world import TEMPORAL_STRIDE
+from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.storyworld.render import FIELDS
+from causalcine_jax.storyworld.world import TEMPORAL_STRIDE
 
 EPOCH = 10**9  # clips; more than anyone trains on
 
@@ -27,9 +27,23 @@ class Clips:
     """
 
     def __init__(
-        self, world: WorldConfig, seed: int, frames: int, *, cuts: float = 0.0, height: int = 0, width: int = 0, per_story: int = 1
+        self,
+        world: WorldConfig,
+        seed: int,
+        frames: int,
+        *,
+        cuts: float = 0.0,
+        height: int = 0,
+        width: int = 0,
+        per_story: int = 1,
     ):
-        self.world, self.seed, self.frames, self.cuts, self.per_story = world, seed, frames, cuts, per_story
+        self.world, self.seed, self.frames, self.cuts, self.per_story = (
+            world,
+            seed,
+            frames,
+            cuts,
+            per_story,
+        )
         self.height, self.width = height or world.height, width or world.width
 
     def __len__(self) -> int:
@@ -42,7 +56,9 @@ class Clips:
         cuts = [shot.frames.start for shot in story.shots[1:]]
         return np.stack([self._clip(rng, scene, cuts) for _ in range(self.per_story)])
 
-    def _clip(self, rng: np.random.Generator, scene: dict[str, np.ndarray], cuts: list[int]) -> np.ndarray:
+    def _clip(
+        self, rng: np.random.Generator, scene: dict[str, np.ndarray], cuts: list[int]
+    ) -> np.ndarray:
         first = self._first_frame(rng, cuts, len(scene["shapes"]))
         clip = slice(first, first + self.frames)
         shapes = scene["shapes"][clip]
@@ -55,7 +71,9 @@ class Clips:
         """The last frame of a latent frame, with a cut among the clip's others where one is wanted and there is one."""
         starts = np.arange(0, total - self.frames + 1, TEMPORAL_STRIDE)
         if rng.random() < self.cuts:
-            holding = [start for start in starts if any(start < cut < start + self.frames for cut in cuts)]
+            holding = [
+                start for start in starts if any(start < cut < start + self.frames for cut in cuts)
+            ]
             starts = holding or starts
         return int(starts[rng.integers(len(starts))])
 
@@ -66,37 +84,59 @@ class Clips:
         corner = rng.integers(room + 1)
         box = figures[rng.integers(len(figures)), rng.integers(figures.shape[1])]
         if rng.random() < 0.5 and np.any(box):
-            inside = rng.uniform(box[:2], box[2:])[::-1] * self.world.height  # row and column of a point of the character
+            inside = (
+                rng.uniform(box[:2], box[2:])[::-1] * self.world.height
+            )  # row and column of a point of the character
             corner = np.clip(np.round(inside - sizes / 2), 0, room)
         return int(corner[0]), int(corner[1])
 
 
-def crop(shapes: Float[np.ndarray, "t k fields"], top: int, left: int, rows: int, kept: int) -> Float[np.ndarray, "t k fields"]:
+def crop(
+    shapes: Float[np.ndarray, "t k fields"], top: int, left: int, rows: int, kept: int
+) -> Float[np.ndarray, "t k fields"]:
     """Display lists that paint, on a canvas of `kept` rows, the pixels from `top`, `left` on of a film of `rows` rows."""
     shapes, zoom = shapes.copy(), rows / kept
     shapes[..., FIELDS.index("x")] -= left / rows
     shapes[..., FIELDS.index("y")] -= top / rows
-    shapes[..., [FIELDS.index(name) for name in ("x", "y", "rx", "ry", "bend", "soft", "outline")]] *= zoom
+    shapes[
+        ..., [FIELDS.index(name) for name in ("x", "y", "rx", "ry", "bend", "soft", "outline")]
+    ] *= zoom
     return shapes
 
 
 def clip_batches(
-    clips: Clips, batch: int, *, seed: int, process_index: int = 0, process_count: int = 1, workers: int = 0
+    clips: Clips,
+    batch: int,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
 ) -> grain.DatasetIterator:
     """Endless batches [B, frames, shapes, fields], this process's part of those of all; an iterator whose position orbax can save.
 
     workers: processes that make clips ahead; 0 makes them in two threads of this one.
     """
-    stories = grain.MapDataset.source(clips).seed(seed).batch(batch // clips.per_story)[process_index::process_count]
+    stories = (
+        grain.MapDataset.source(clips)
+        .seed(seed)
+        .batch(batch // clips.per_story)[process_index::process_count]
+    )
     source = stories.map(np.concatenate)
-    options = grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 4)
+    options = grain.ReadOptions(
+        num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 4
+    )
     dataset = source.to_iter_dataset(options)
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
+        )
     return iter(dataset)
 
 
-def paint(shapes: Float[Array, "b t k fields"], height: int, width: int) -> Float[Array, "b t height width 3"]:
+def paint(
+    shapes: Float[Array, "b t k fields"], height: int, width: int
+) -> Float[Array, "b t height width 3"]:
     """Display lists to video in [-1,1]; runs on the device, inside jit."""
     video = jax.vmap(lambda shapes: render({"shapes": shapes}, height, width, jnp))(shapes)
     return video.astype(jnp.float32) / 127.5 - 1

@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, UInt8
 
 from causalcine_jax.data.latent_store import StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
-from causalcine_jax.data.storyworld import WorldConfig, render, sample_story, scene_parameters
-from causalcine_jax.models.tokenizer import FILE_NAME, Tokenizer
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.models.text.tokenizer import FILE_NAME, Tokenizer
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 
 FRAMES_PER_STEP = 8  # video frames coded together; a multiple of the VAE's temporal stride
 
@@ -79,7 +79,9 @@ class StoryWorldFilms:
         return Paint(self.world.height, self.world.width)
 
 
-def storyworld_spec(films: StoryWorldFilms, count: int, vae: VAE, tokenizer: Tokenizer, text_len: int) -> StoreSpec:
+def storyworld_spec(
+    films: StoryWorldFilms, count: int, vae: VAE, tokenizer: Tokenizer, text_len: int
+) -> StoreSpec:
     """The spec of a store of the first `count` films."""
     world, stride = films.world, vae.cfg.spatial_stride
     return StoreSpec(
@@ -119,7 +121,11 @@ def encode_films(
     """
     batch = batch or (1 if jax.default_backend() == "cpu" else 16)
     shards = writer.pending(process_index, process_count)
-    films = (_tokenised(source[index], tokenizer, writer.spec.text_len) for shard in shards for index in shard)
+    films = (
+        _tokenised(source[index], tokenizer, writer.spec.text_len)
+        for shard in shards
+        for index in shard
+    )
     encoded = _encoded(vae, source.pixels, films, batch)
     for shard in shards:
         records = [
@@ -142,7 +148,9 @@ def _encoded(
     in_flight = None
     while chosen := list(itertools.islice(films, batch)):
         padded = chosen + [chosen[-1]] * (batch - len(chosen))  # one shape, one compilation
-        frames = jax.tree.map(lambda *leaves: np.stack(leaves), *(film.frames for film, _ in padded))
+        frames = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *(film.frames for film, _ in padded)
+        )
         latents = paint_and_encode(vae, frames, pixels)
         if in_flight:
             yield from zip(in_flight[0], np.asarray(in_flight[1]))
@@ -152,7 +160,9 @@ def _encoded(
 
 
 @partial(jax.jit, static_argnames=("pixels", "frames_per_step"))
-def paint_and_encode(vae: VAE, frames: Any, pixels: Callable, frames_per_step: int = FRAMES_PER_STEP) -> Float[Array, "b f h w z"]:
+def paint_and_encode(
+    vae: VAE, frames: Any, pixels: Callable, frames_per_step: int = FRAMES_PER_STEP
+) -> Float[Array, "b f h w z"]:
     """Latents of B films from their per-frame inputs.
 
     Args:
@@ -175,7 +185,9 @@ def paint_and_encode(vae: VAE, frames: Any, pixels: Callable, frames_per_step: i
         rest = jax.tree.map(lambda x: _pieces(x[:, first:], frames_per_step), frames)
         _, later = jax.lax.scan(step, cache, rest)
         later = jnp.moveaxis(later, 0, 1)
-        latents = jnp.concatenate([latents, later.reshape(later.shape[0], -1, *later.shape[3:])], axis=1)
+        latents = jnp.concatenate(
+            [latents, later.reshape(later.shape[0], -1, *later.shape[3:])], axis=1
+        )
     return latents
 
 

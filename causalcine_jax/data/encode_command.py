@@ -21,9 +21,9 @@ from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
-from causalcine_jax.data.storyworld import VOCABULARY, WORLDS
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.models.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.storyworld import VOCABULARY, WORLDS
 
 
 def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> LatentStore:
@@ -36,14 +36,22 @@ def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> La
     task = _Task(config)
     pending = sum(len(shard) for shard in task.writer.pending())
     start = time.monotonic()
-    with tqdm(total=config.films, initial=config.films - pending, unit="film", disable=not show_progress, smoothing=0.05) as bar:
+    with tqdm(
+        total=config.films,
+        initial=config.films - pending,
+        unit="film",
+        disable=not show_progress,
+        smoothing=0.05,
+    ) as bar:
         if config.processes == 1:
             task.run(0, 1, bar.update)
         else:
             _in_processes(config, bar.update)
     if pending and show_progress:
         seconds = time.monotonic() - start
-        print(f"{config.out}: {pending} films encoded in {seconds:.0f} s, {pending / seconds:.2f} films/s")
+        print(
+            f"{config.out}: {pending} films encoded in {seconds:.0f} s, {pending / seconds:.2f} films/s"
+        )
     return task.writer.finish()
 
 
@@ -56,7 +64,9 @@ class _Task:
         self.tokenizer = tokenizer_of(config.model)
         self.source = StoryWorldFilms(WORLDS[config.world](), config.seed)
         spec = storyworld_spec(self.source, config.films, self.vae, self.tokenizer, config.text_len)
-        self.writer = LatentStoreWriter(config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard))
+        self.writer = LatentStoreWriter(
+            config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard)
+        )
 
     def run(self, index: int, count: int, on_progress) -> None:
         encode_films(
@@ -74,7 +84,10 @@ class _Task:
 def _in_processes(config: EncodeConfig, on_progress) -> None:
     context = multiprocessing.get_context("spawn")  # fork and the threads of JAX do not go together
     results = context.Queue()
-    workers = [context.Process(target=_worker, args=(config, i, results), daemon=True) for i in range(config.processes)]
+    workers = [
+        context.Process(target=_worker, args=(config, i, results), daemon=True)
+        for i in range(config.processes)
+    ]
     try:
         for worker in workers:
             worker.start()
@@ -83,7 +96,9 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
             try:
                 index, films, error = results.get(timeout=1.0)
             except queue.Empty:
-                died = [i for i in running if not workers[i].is_alive() and workers[i].exitcode != 0]
+                died = [
+                    i for i in running if not workers[i].is_alive() and workers[i].exitcode != 0
+                ]
                 if died:
                     raise DataError(
                         f"an encoding process died (exit code {workers[died[0]].exitcode}); is there memory for {config.processes} of them? "
@@ -105,7 +120,9 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
 
 
 def _worker(config: EncodeConfig, index: int, results) -> None:
-    if hasattr(os, "sched_setaffinity"):  # XLA starts a thread per core that it may use; this is before it starts
+    if hasattr(
+        os, "sched_setaffinity"
+    ):  # XLA starts a thread per core that it may use; this is before it starts
         mine = cores()
         os.sched_setaffinity(0, mine[index % len(mine) :: config.processes])
     try:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from causalcine_jax.data.storyworld.world import WORLDS
 from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.storyworld.world import WORLDS
 
 
 @dataclass(frozen=True)

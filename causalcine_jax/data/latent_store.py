@@ -60,10 +60,26 @@ class StoreSpec:
     schema: int = SCHEMA
 
     def __post_init__(self):
-        sizes = ("films", "latent_frames", "height", "width", "shots", "text_len", "channels", "chunk_frames", "films_per_shard")
-        faults = [f"{name} must be positive, not {getattr(self, name)}" for name in sizes if getattr(self, name) <= 0]
+        sizes = (
+            "films",
+            "latent_frames",
+            "height",
+            "width",
+            "shots",
+            "text_len",
+            "channels",
+            "chunk_frames",
+            "films_per_shard",
+        )
+        faults = [
+            f"{name} must be positive, not {getattr(self, name)}"
+            for name in sizes
+            if getattr(self, name) <= 0
+        ]
         if not faults and self.latent_frames % self.chunk_frames:
-            faults.append(f"latent_frames {self.latent_frames} is not a multiple of chunk_frames {self.chunk_frames}")
+            faults.append(
+                f"latent_frames {self.latent_frames} is not a multiple of chunk_frames {self.chunk_frames}"
+            )
         raise_faults("latent store", faults)
 
     @property
@@ -95,7 +111,9 @@ def open_arrays(path: Path, spec: StoreSpec, *, create: bool = False) -> dict[st
     for name, shape in spec.shapes().items():
         inner = (spec.chunk_frames, *shape[1:]) if name == "latents" else shape
         futures[name] = ts.open(
-            _array_spec(path / name, spec, shape, inner, "float16" if name == "latents" else "int32"),
+            _array_spec(
+                path / name, spec, shape, inner, "float16" if name == "latents" else "int32"
+            ),
             open=True,
             create=create,
             read=True,
@@ -105,7 +123,9 @@ def open_arrays(path: Path, spec: StoreSpec, *, create: bool = False) -> dict[st
     return {name: future.result() for name, future in futures.items()}
 
 
-def _array_spec(path: Path, spec: StoreSpec, shape: tuple[int, ...], inner: tuple[int, ...], dtype: str) -> dict:
+def _array_spec(
+    path: Path, spec: StoreSpec, shape: tuple[int, ...], inner: tuple[int, ...], dtype: str
+) -> dict:
     checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharding = {"chunk_shape": [1, *inner], "codecs": checked, "index_codecs": checked}
     return {
@@ -119,7 +139,10 @@ def _array_spec(path: Path, spec: StoreSpec, shape: tuple[int, ...], inner: tupl
             "shape": [spec.films, *shape],
             "data_type": dtype,
             "fill_value": 0,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.films_per_shard, *shape]}},
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [spec.films_per_shard, *shape]},
+            },
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         },
     }
@@ -140,12 +163,18 @@ def read_spec(path: Path) -> StoreSpec:
     try:
         fields = json.loads(file.read_text(encoding="utf-8-sig"))
         if fields.get("schema") != SCHEMA:
-            raise DataError(f"{path}: schema {shown(fields.get('schema'))}, this version reads {SCHEMA}; encode the films again")
+            raise DataError(
+                f"{path}: schema {shown(fields.get('schema'))}, this version reads {SCHEMA}; encode the films again"
+            )
         return StoreSpec(**fields)
     except FileNotFoundError:
-        raise DataError(f"{path} is not a latent store: it has no {SPEC_FILE}; `python launch/encode.py --out {path}` makes one") from None
+        raise DataError(
+            f"{path} is not a latent store: it has no {SPEC_FILE}; `python launch/encode.py --out {path}` makes one"
+        ) from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}); delete the store and encode the films again") from error
+        raise DataError(
+            f"{file} cannot be read ({error}); delete the store and encode the films again"
+        ) from error
 
 
 def write_spec(path: Path, spec: StoreSpec) -> None:
@@ -185,7 +214,9 @@ class LatentStore:
         try:
             return cls(path, spec, open_arrays(path, spec))
         except ValueError as error:
-            raise DataError(f"{path} cannot be opened; copy it again or encode it again ({_first_line(error)})") from error
+            raise DataError(
+                f"{path} cannot be opened; copy it again or encode it again ({_first_line(error)})"
+            ) from error
 
     def __reduce__(self):
         return LatentStore.open, (self.path,)
@@ -204,7 +235,9 @@ class LatentStore:
         """A record cut to `chunks` chunks from `first_chunk` on; reads and checks no other latents. Token ids are those of all shots."""
         index = self._index(index)
         if not 0 <= first_chunk < first_chunk + chunks <= self.spec.chunks:
-            raise UsageError(f"chunks {first_chunk} to {first_chunk + chunks} asked of a film of {self.spec.chunks} chunks")
+            raise UsageError(
+                f"chunks {first_chunk} to {first_chunk + chunks} asked of a film of {self.spec.chunks} chunks"
+            )
         cut = slice(first_chunk, first_chunk + chunks)
         frames = slice(cut.start * self.spec.chunk_frames, cut.stop * self.spec.chunk_frames)
         reads = {
@@ -214,8 +247,12 @@ class LatentStore:
         }
         try:
             record = {name: np.asarray(future.result()) for name, future in reads.items()}
-        except ValueError as error:  # tensorstore reports everything as ValueError: DATA_LOSS, NOT_FOUND, ...
-            raise CorruptRecord(f"{self.path}: record {index} cannot be read ({_first_line(error)})") from error
+        except (
+            ValueError
+        ) as error:  # tensorstore reports everything as ValueError: DATA_LOSS, NOT_FOUND, ...
+            raise CorruptRecord(
+                f"{self.path}: record {index} cannot be read ({_first_line(error)})"
+            ) from error
         return {
             "latents": record["latents"].astype(np.float32),
             "token_ids": record["token_ids"],
@@ -228,12 +265,18 @@ class LatentStore:
         index = self._index(index)
         shard, row = divmod(index, self.spec.films_per_shard)
         try:
-            prompts = json.loads(captions_file(self.path, shard).read_text(encoding="utf-8").splitlines()[row])["prompts"]
-            if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+            prompts = json.loads(
+                captions_file(self.path, shard).read_text(encoding="utf-8").splitlines()[row]
+            )["prompts"]
+            if not isinstance(prompts, list) or not all(
+                isinstance(prompt, str) for prompt in prompts
+            ):
                 raise ValueError(f"prompts must be a list of texts, not {shown(prompts)}")
             return prompts
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise CorruptRecord(f"{self.path}: captions of record {index} cannot be read ({error})") from error
+            raise CorruptRecord(
+                f"{self.path}: captions of record {index} cannot be read ({error})"
+            ) from error
 
     def _index(self, index: int) -> int:
         index = operator.index(index)
@@ -254,4 +297,10 @@ def _incomplete(path: Path, partial: Path) -> str:
 
 def _first_line(error: Exception) -> str:
     """tensorstore appends its source locations and specs after the message."""
-    return str(error).split("[source locations")[0].split(" [tensorstore_spec")[0].splitlines()[0].strip()
+    return (
+        str(error)
+        .split("[source locations")[0]
+        .split(" [tensorstore_spec")[0]
+        .splitlines()[0]
+        .strip()
+    )

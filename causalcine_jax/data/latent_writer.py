@@ -77,7 +77,11 @@ class LatentStoreWriter:
         """The films still to be written, a range per shard, of this process's part of the store."""
         if self._arrays is None:
             return []
-        mine = (shard for shard in missing_shards(self._partial, self.spec) if shard % process_count == process_index)
+        mine = (
+            shard
+            for shard in missing_shards(self._partial, self.spec)
+            if shard % process_count == process_index
+        )
         return [self.spec.films_of(shard) for shard in mine]
 
     def write(self, films: range, records: Sequence[NewRecord]) -> None:
@@ -86,16 +90,25 @@ class LatentStoreWriter:
         if films != self.spec.films_of(shard) or len(records) != len(films):
             raise ValueError(f"{len(records)} records for {films}: a shard is written whole")
         stacked = {
-            "latents": np.stack([_as_float16(record, film) for film, record in zip(films, records, strict=True)]),
-            "token_ids": np.stack([_padded(record.token_ids, self.spec.shots) for record in records]).astype(np.int32),
-            "shot_of_chunk": np.stack([record.shot_of_chunk for record in records]).astype(np.int32),
+            "latents": np.stack(
+                [_as_float16(record, film) for film, record in zip(films, records, strict=True)]
+            ),
+            "token_ids": np.stack(
+                [_padded(record.token_ids, self.spec.shots) for record in records]
+            ).astype(np.int32),
+            "shot_of_chunk": np.stack([record.shot_of_chunk for record in records]).astype(
+                np.int32
+            ),
         }
         lines = (
             json.dumps({"film": film, "prompts": list(record.prompts)}, ensure_ascii=False)
             for film, record in zip(films, records, strict=True)
         )
         try:
-            writes = [self._arrays[name][films.start : films.stop].write(value) for name, value in stacked.items()]
+            writes = [
+                self._arrays[name][films.start : films.stop].write(value)
+                for name, value in stacked.items()
+            ]
             for write in writes:
                 write.result()
             file = captions_file(self._partial, shard)
@@ -103,14 +116,18 @@ class LatentStoreWriter:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             os.replace(temporary, file)
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot write {self._partial} ({error}); make room and run again, it goes on where it stopped") from error
+            raise DataError(
+                f"cannot write {self._partial} ({error}); make room and run again, it goes on where it stopped"
+            ) from error
 
     def finish(self) -> LatentStore:
         """Gives the store its name, once every process is done; opens it."""
         if self._arrays is not None:
             missing = missing_shards(self._partial, self.spec)
             if missing:
-                raise DataError(f"{self._partial}: {len(missing)} of {self.spec.shards} shards are still missing; run the encoding again")
+                raise DataError(
+                    f"{self._partial}: {len(missing)} of {self.spec.shards} shards are still missing; run the encoding again"
+                )
             self._arrays = None
             os.replace(self._partial, self.path)
         return LatentStore.open(self.path)
@@ -118,16 +135,24 @@ class LatentStoreWriter:
 
 def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:
     there, wanted = dataclasses.asdict(there), dataclasses.asdict(wanted)
-    differing = [f"{name} is {there[name]!r}, asked {wanted[name]!r}" for name in there if there[name] != wanted[name]]
+    differing = [
+        f"{name} is {there[name]!r}, asked {wanted[name]!r}"
+        for name in there
+        if there[name] != wanted[name]
+    ]
     if differing:
-        raise UsageError(f"{folder} was made otherwise: {'; '.join(differing)}. Choose another --out, or delete it")
+        raise UsageError(
+            f"{folder} was made otherwise: {'; '.join(differing)}. Choose another --out, or delete it"
+        )
 
 
 def _as_float16(record: NewRecord, film: int) -> np.ndarray:
     latents = np.asarray(record.latents)
     limit = np.finfo(np.float16).max
     if not np.all(np.abs(latents) <= limit):  # also catches NaN
-        raise DataError(f"film {film}: the VAE gave latents that are not finite; check the VAE's weights and its mean and std")
+        raise DataError(
+            f"film {film}: the VAE gave latents that are not finite; check the VAE's weights and its mean and std"
+        )
     return latents.astype(np.float16)
 
 

@@ -20,7 +20,9 @@ from causalcine_jax.errors import DataError, raise_faults
 
 log = logging.getLogger(__name__)
 
-EPOCHS = 10**6  # without end, as far as anyone trains; grain's own endless repeat overflows in batches of 1
+EPOCHS = (
+    10**6
+)  # without end, as far as anyone trains; grain's own endless repeat overflows in batches of 1
 
 
 class ReadableRecords:
@@ -64,7 +66,13 @@ class ReadableRecords:
                 f"{self._store.path}: {len(bad)} of {len(self)} records cannot be read ({_listed(bad)}), max_bad_fraction allows "
                 f"{self._allowed}; copy the store again, or delete it and encode it again. The last: {error}"
             ) from error
-        log.warning("skipped record %d, bad record %d of at most %d: %s", index, len(bad), self._allowed, error)
+        log.warning(
+            "skipped record %d, bad record %d of at most %d: %s",
+            index,
+            len(bad),
+            self._allowed,
+            error,
+        )
 
 
 class Loader(grain.DatasetIterator):
@@ -115,8 +123,12 @@ class Loader(grain.DatasetIterator):
         self._records = ReadableRecords(store, max_bad_fraction)
         films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
         films = films.random_map(retelling) if retelling else films
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0)
-        self._batches = iter(films.batch(batch_size)[process_index::process_count].to_iter_dataset(options))
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0
+        )
+        self._batches = iter(
+            films.batch(batch_size)[process_index::process_count].to_iter_dataset(options)
+        )
         # What a position means depends on these; a position saved under others is refused. It is the same in all processes.
         self._order = {"films": len(store), "batch_size": batch_size * process_count, "seed": seed}
 
@@ -135,7 +147,9 @@ class Loader(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a position of `get_state`; `UsageError` if it was saved by a loader of another order."""
         differing = [
-            f"{name} was {state['order'][name]}, is {value}" for name, value in self._order.items() if state["order"][name] != value
+            f"{name} was {state['order'][name]}, is {value}"
+            for name, value in self._order.items()
+            if state["order"][name] != value
         ]
         raise_faults("cannot resume the data where it was", differing)
         self._batches.set_state(state["position"])

@@ -9,7 +9,16 @@ import numpy as np
 from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
 from causalcine_jax.errors import raise_faults
 
-SAME = ("latent_frames", "height", "width", "channels", "chunk_frames", "text_len", "vae", "tokenizer")
+SAME = (
+    "latent_frames",
+    "height",
+    "width",
+    "channels",
+    "chunk_frames",
+    "text_len",
+    "vae",
+    "tokenizer",
+)
 
 
 class MixedStore:
@@ -49,4 +58,7 @@ class MixedStore:
         number = bisect.bisect_right(self._ends, index)
         record = self._stores[number][index - (self._ends[number - 1] if number else 0)]
         missing = self.spec.shots - len(record["token_ids"])
-        return record | {"token_ids": np.pad(record["token_ids"], ((0, missing), (0, 0))), "index": np.int64(index)}
+        return record | {
+            "token_ids": np.pad(record["token_ids"], ((0, missing), (0, 0))),
+            "index": np.int64(index),
+        }

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from causalcine_jax.data.latent_store import Record, StoreSpec
-from causalcine_jax.data.storyworld import Story, WorldConfig, retold, returns, sample_story
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.storyworld import Story, WorldConfig, retold, returns, sample_story
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Retelling:
     def __post_init__(self):
         for source in _sources(self.spec.source):
             if "storyworld" not in source:
-                raise UsageError("data.retell needs latent stores of StoryWorld films: nobody can tell other films in other words")
+                raise UsageError(
+                    "data.retell needs latent stores of StoryWorld films: nobody can tell other films in other words"
+                )
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         story = retold(self.story(int(record["index"])), rng)

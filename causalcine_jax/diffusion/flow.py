@@ -32,11 +32,15 @@ def per_frame(t: Float[Array, "*n"] | float, frames: int) -> Float[Array, "b f"]
         raise ValueError(f"t must be a scalar, [B] or [B, N], not of shape {t.shape}")
     chunks = jnp.atleast_1d(t)[:, None] if t.ndim < 2 else t
     if frames % chunks.shape[1]:
-        raise ValueError(f"{frames} frames do not divide into the {chunks.shape[1]} chunks of t {t.shape}")
+        raise ValueError(
+            f"{frames} frames do not divide into the {chunks.shape[1]} chunks of t {t.shape}"
+        )
     return einops.repeat(chunks, "b n -> b (n c)", c=frames // chunks.shape[1])
 
 
-def add_noise(x0: Float[Array, "b f h w c"], noise: Float[Array, "b f h w c"], t) -> Float[Array, "b f h w c"]:
+def add_noise(
+    x0: Float[Array, "b f h w c"], noise: Float[Array, "b f h w c"], t
+) -> Float[Array, "b f h w c"]:
     """x_t, the point at time t on the path from `x0` to `noise`; float32."""
     sigma = _sigma(t, x0)
     return (1 - sigma) * x0 + sigma * noise
@@ -47,12 +51,16 @@ def velocity_target(x0: Float[Array, "*b"], noise: Float[Array, "*b"]) -> Float[
     return noise - x0
 
 
-def x0_from_velocity(xt: Float[Array, "b f h w c"], velocity: Float[Array, "b f h w c"], t) -> Float[Array, "b f h w c"]:
+def x0_from_velocity(
+    xt: Float[Array, "b f h w c"], velocity: Float[Array, "b f h w c"], t
+) -> Float[Array, "b f h w c"]:
     """The data that `velocity` at (`xt`, t) points back to; float32 whatever the network's dtype."""
     return xt - _sigma(t, xt) * velocity
 
 
-def velocity_from_x0(xt: Float[Array, "b f h w c"], x0: Float[Array, "b f h w c"], t) -> Float[Array, "b f h w c"]:
+def velocity_from_x0(
+    xt: Float[Array, "b f h w c"], x0: Float[Array, "b f h w c"], t
+) -> Float[Array, "b f h w c"]:
     """The inverse of `x0_from_velocity`; undefined at t = 0."""
     return (xt - x0) / _sigma(t, xt)
 

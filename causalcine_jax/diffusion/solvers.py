@@ -47,19 +47,27 @@ class SamplerConfig:
 
     def __post_init__(self):
         for name in ("step_list", "first_step_list"):
-            if isinstance(times := getattr(self, name), list):  # as read from a file; a static argument of jit must be hashable
+            if isinstance(
+                times := getattr(self, name), list
+            ):  # as read from a file; a static argument of jit must be hashable
                 object.__setattr__(self, name, tuple(times))
         raise_faults("sampler", self.faults())
 
     def faults(self) -> list[str]:
         known = self.solver in SOLVERS
-        faults = [] if known else [f"unknown solver {self.solver!r}, {nearest(str(self.solver), SOLVERS)}"]
+        faults = (
+            []
+            if known
+            else [f"unknown solver {self.solver!r}, {nearest(str(self.solver), SOLVERS)}"]
+        )
         if not _is_number(self.steps, int) or not 1 <= self.steps <= TRAIN_TIMES:
             faults.append(f"steps must be an integer from 1 to {TRAIN_TIMES}, not {self.steps!r}")
         if not _is_number(self.shift) or not 0 < self.shift < float("inf"):
             faults.append(f"shift must be positive and finite, not {self.shift!r}")
         if not _is_number(self.guidance) or not 0 <= self.guidance < float("inf"):
-            faults.append(f"guidance must be finite and not negative (1 means none), not {self.guidance!r}")
+            faults.append(
+                f"guidance must be finite and not negative (1 means none), not {self.guidance!r}"
+            )
         for name in ("step_list", "first_step_list"):
             if getattr(self, name) is not None:
                 faults += self._list_faults(name)
@@ -82,7 +90,9 @@ class SamplerConfig:
         if self.first_step_list is None:
             return self
         times = self.step_list if index else self.first_step_list
-        return replace(self, first_step_list=None, step_list=times, steps=self.steps if index else len(times))
+        return replace(
+            self, first_step_list=None, step_list=times, steps=self.steps if index else len(times)
+        )
 
     def changed(self, **asked) -> "SamplerConfig":
         """This sampler with other fields. A step_list brings its solver and its length; lists go where another schedule is asked for."""
@@ -149,13 +159,19 @@ def sample(
         x, previous_x, before, earlier, kept = carry
         kept = kept.at[row["place"]].set(x, mode="drop") if keep else kept
         doubled = jnp.concatenate([x, x]) if config.guided else x
-        velocity, aux = velocity_fn(doubled, row["t"]) if has_aux else (velocity_fn(doubled, row["t"]), None)
+        velocity, aux = (
+            velocity_fn(doubled, row["t"]) if has_aux else (velocity_fn(doubled, row["t"]), None)
+        )
         velocity = velocity.astype(jnp.float32)
         if config.guided:
             velocity = guided(*jnp.split(velocity, 2), config.guidance)
         guess = x - row["sigma"] * velocity
         x = _weighted_sum(row["correct"], (x, previous_x, guess, before, earlier))
-        fresh = jax.random.normal(jax.random.fold_in(key, row["index"]), noise.shape) if renoises else zeros
+        fresh = (
+            jax.random.normal(jax.random.fold_in(key, row["index"]), noise.shape)
+            if renoises
+            else zeros
+        )
         advanced = _weighted_sum(row["advance"], (x, guess, before, fresh))
         return (advanced, x, guess, before, kept), aux
 
@@ -165,7 +181,9 @@ def sample(
         "correct": jnp.asarray(table.correct, jnp.float32),
         "advance": jnp.asarray(table.advance, jnp.float32),
         "index": jnp.arange(config.steps),
-        "place": jnp.asarray([keep.index(i) if i in keep else len(keep) for i in range(config.steps)]),
+        "place": jnp.asarray(
+            [keep.index(i) if i in keep else len(keep) for i in range(config.steps)]
+        ),
     }
     nothing = jnp.zeros((len(keep), *noise.shape))
     (x0, *_, kept), aux = jax.lax.scan(step, (noise, zeros, zeros, zeros, nothing), rows)
@@ -174,7 +192,11 @@ def sample(
 
 
 def sample_until(
-    velocity_fn: Callable, noise: Float[Array, " b *x"], config: SamplerConfig, key: Array, last: Int[Array, ""]
+    velocity_fn: Callable,
+    noise: Float[Array, " b *x"],
+    config: SamplerConfig,
+    key: Array,
+    last: Int[Array, ""],
 ) -> tuple[Float[Array, " b *x"], Float[Array, " b *x"]]:
     """`sample` by the solver few_step, stopped at step `last` (from 0): the x that this step starts from, and the data guessed from it.
 
@@ -182,9 +204,15 @@ def sample_until(
     is, and nothing compiles anew. No gradient passes. `UsageError` for another solver or with guidance.
     """
     if config.solver != "few_step" or config.guided:
-        raise UsageError(f"only few_step without guidance can stop early, not {config.solver} with guidance {config.guidance}")
+        raise UsageError(
+            f"only few_step without guidance can stop early, not {config.solver} with guidance {config.guidance}"
+        )
     table = schedule(config)
-    times, sigmas, advance = jnp.asarray(table.times), jnp.asarray(table.sigmas, jnp.float32), jnp.asarray(table.advance, jnp.float32)
+    times, sigmas, advance = (
+        jnp.asarray(table.times),
+        jnp.asarray(table.sigmas, jnp.float32),
+        jnp.asarray(table.advance, jnp.float32),
+    )
     noise = noise.astype(jnp.float32)
 
     def step(i, carry):
@@ -197,7 +225,9 @@ def sample_until(
     return x, guess
 
 
-def guided(v_cond: Float[Array, "*x"], v_uncond: Float[Array, "*x"], guidance: float) -> Float[Array, "*x"]:
+def guided(
+    v_cond: Float[Array, "*x"], v_uncond: Float[Array, "*x"], guidance: float
+) -> Float[Array, "*x"]:
     """Classifier-free guidance as Wan2.1 applies it: 1 is the conditional velocity, 0 the unconditional one."""
     return v_uncond + guidance * (v_cond - v_uncond)
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from causalcine_jax.config import POLICIES, POOL_PLACES
-from causalcine_jax.data.storyworld.world import WORLDS
 from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.storyworld.world import WORLDS
 
 if TYPE_CHECKING:
     from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -34,21 +34,43 @@ class EvaluationConfig:
         raise_faults("evaluation", self.faults())
 
     def faults(self) -> list[str]:
-        faults = [] if self.world in WORLDS else [f"unknown world {self.world!r}, {nearest(str(self.world), WORLDS)}"]
-        faults += [f"unknown policy {name!r}, {nearest(str(name), POLICIES)}" for name in self.policies if name not in POLICIES]
+        faults = (
+            []
+            if self.world in WORLDS
+            else [f"unknown world {self.world!r}, {nearest(str(self.world), WORLDS)}"]
+        )
+        faults += [
+            f"unknown policy {name!r}, {nearest(str(name), POLICIES)}"
+            for name in self.policies
+            if name not in POLICIES
+        ]
         if self.pool_on not in POOL_PLACES:
-            faults.append(f"unknown pool_on {self.pool_on!r}, {nearest(str(self.pool_on), POOL_PLACES)}")
+            faults.append(
+                f"unknown pool_on {self.pool_on!r}, {nearest(str(self.pool_on), POOL_PLACES)}"
+            )
         if not self.policies:
             faults.append("name at least one policy")
         if len(set(self.policies)) < len(self.policies):
             faults.append(f"a policy is named twice in {','.join(self.policies)}")
-        faults += [f"{name} must be at least 1, not {getattr(self, name)}" for name in ("returns", "batch") if getattr(self, name) < 1]
-        faults += [f"{name} must not be negative, got {getattr(self, name)}" for name in ("films", "seed") if getattr(self, name) < 0]
+        faults += [
+            f"{name} must be at least 1, not {getattr(self, name)}"
+            for name in ("returns", "batch")
+            if getattr(self, name) < 1
+        ]
+        faults += [
+            f"{name} must not be negative, got {getattr(self, name)}"
+            for name in ("films", "seed")
+            if getattr(self, name) < 0
+        ]
         if self.seed == TRAINING_SEED:
             faults.append(f"seed {TRAINING_SEED} is that of the films which trained the judge")
         return faults
 
     def sampler(self, default: "SamplerConfig") -> "SamplerConfig":
         """`default` with what is asked for here in its place."""
-        asked = {name: getattr(self, name) for name in ("steps", "guidance", "solver") if getattr(self, name) is not None}
+        asked = {
+            name: getattr(self, name)
+            for name in ("steps", "guidance", "solver")
+            if getattr(self, name) is not None
+        }
         return default.changed(**asked)

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.data.storyworld.world import WORLDS
-from causalcine_jax.evaluation.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.config import EvaluationConfig
-from causalcine_jax.evaluation.free_films import FreeResult, measure_free_films
 from causalcine_jax.evaluation.pictures import write_recall_chart, write_returns_sheet
-from causalcine_jax.evaluation.reading import Judge
-from causalcine_jax.evaluation.recall import RecallResult, find_returns, measure_recall, policy_configs
 from causalcine_jax.evaluation.report import build_report, write_report
-from causalcine_jax.generation.model_folder import Model
+from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.free_films import FreeResult, measure_free_films
+from causalcine_jax.evaluation.storyworld.reading import Judge
+from causalcine_jax.evaluation.storyworld.recall import (
+    RecallResult,
+    find_returns,
+    measure_recall,
+    policy_configs,
+)
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.storyworld.world import WORLDS
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,38 @@ class Evaluation:
 def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> Evaluation:
     """Measures `model`. Raises `UsageError` where the world does not fit it."""
     start = time.monotonic()
-    engine = BatchRollout(model, WORLDS[config.world](), config.sampler(model.sampler), config.seed, pool_on=config.pool_on)
+    engine = BatchRollout(
+        model,
+        WORLDS[config.world](),
+        config.sampler(model.sampler),
+        config.seed,
+        pool_on=config.pool_on,
+    )
     judge, policies = Judge.load(), policy_configs(list(config.policies), model.memory)
-    recall = measure_recall(engine, judge, find_returns(engine.world, config.seed, config.returns), policies, config.batch, progress)
+    recall = measure_recall(
+        engine,
+        judge,
+        find_returns(engine.world, config.seed, config.returns),
+        policies,
+        config.batch,
+        progress,
+    )
     free = None
     if config.films:
-        free = measure_free_films(engine, judge, config.films, config.seed, policies, min(config.batch, config.films), progress)
+        free = measure_free_films(
+            engine,
+            judge,
+            config.films,
+            config.seed,
+            policies,
+            min(config.batch, config.films),
+            progress,
+        )
     settings = {
         **dataclasses.asdict(config),
-        **{name: getattr(engine.sampler, name) for name in ("solver", "steps", "shift", "guidance")},
+        **{
+            name: getattr(engine.sampler, name) for name in ("solver", "steps", "shift", "guidance")
+        },
         "memory": dataclasses.asdict(model.memory),
         "dtype": model.dtype,
         "model": str(model.folder),

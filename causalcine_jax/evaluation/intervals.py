@@ -34,21 +34,27 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     z = float(ndtri(0.5 + confidence / 2))
     share = hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    half = (
+        z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
     # At 0 and at `count` hits the bound is exact; rounding would leave it a hair inside.
     low = 0.0 if hits == 0 else max(0.0, middle - half)
     high = 1.0 if hits == count else min(1.0, middle + half)
     return Interval(float(share), float(low), float(high), int(count))
 
 
-def bootstrap_mean(scores, confidence: float = 0.95, resamples: int = 4000, seed: int = 0) -> Interval:
+def bootstrap_mean(
+    scores, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+) -> Interval:
     """Percentile bootstrap of the mean of `scores` [n]; NaN scores (not applicable) are left out."""
     scores = np.asarray(scores, np.float64).ravel()
     scores = scores[~np.isnan(scores)]
     if scores.size == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
     draws = np.random.default_rng(seed).integers(0, scores.size, (resamples, scores.size))
-    low, high = np.quantile(scores[draws].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(
+        scores[draws].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2]
+    )
     return Interval(float(scores.mean()), float(low), float(high), int(scores.size))
 
 
@@ -66,7 +72,9 @@ class Grouped(NamedTuple):
         return Grouped(self.totals[:groups], self.counts[:groups])
 
 
-def bootstrap_grouped(scores: Grouped, confidence: float = 0.95, resamples: int = 4000, seed: int = 0) -> Interval:
+def bootstrap_grouped(
+    scores: Grouped, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+) -> Interval:
     """Percentile bootstrap of the mean over all questions, whole groups redrawn; `count` is the number of questions.
 
     Where every question was right, or none, redrawing shows no spread: the interval is then Wilson's over the groups.
@@ -84,7 +92,12 @@ def bootstrap_grouped(scores: Grouped, confidence: float = 0.95, resamples: int 
 
 
 def bootstrap_paired(
-    first: Grouped, second: Grouped, statistic: Callable, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+    first: Grouped,
+    second: Grouped,
+    statistic: Callable,
+    confidence: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap of `statistic` (np.subtract, np.divide) of two means over the same groups, redrawn together; `count` is of groups in which both answered."""
     both = int(((first.counts > 0) & (second.counts > 0)).sum())
@@ -101,7 +114,9 @@ def _draws(groups: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples
     return np.random.default_rng(seed).integers(0, groups, (resamples, groups))
 
 
-def _redrawn(scores: Grouped, draws: Int[np.ndarray, "resamples groups"]) -> Float[np.ndarray, " resamples"]:
+def _redrawn(
+    scores: Grouped, draws: Int[np.ndarray, "resamples groups"]
+) -> Float[np.ndarray, " resamples"]:
     with np.errstate(invalid="ignore"):
         return scores.totals[draws].sum(axis=1) / scores.counts[draws].sum(axis=1)
 

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from causalcine_jax.evaluation.recall import CHANCE, TRUTH, VAE, RecallResult, ReturnCase
-from causalcine_jax.evaluation.true_films import true_film
-from causalcine_jax.generation.typography import ACCENT, FAINT, PAPER, SOFT, TEXT, fit_text, font
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, ReturnCase
+from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.render.typography import ACCENT, FAINT, PAPER, SOFT, TEXT, fit_text, font
+from causalcine_jax.utils.atomic_file import whole_file
 
 THUMB_WIDTH, GAP, MARGIN, LABEL = 300, 12, 48, 58
 RIGHT, WRONG = (140, 206, 132), (232, 112, 100)
@@ -21,12 +21,17 @@ SHOWN = ("colour", "accessory", "joint", "mean")
 
 def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> None:
     """A row per return: the first appearance, the true return, and what every policy drew, each with what the judge read in it."""
-    chosen = np.unique(np.linspace(0, len(result.cases) - 1, min(count, len(result.cases))).astype(int))
+    chosen = np.unique(
+        np.linspace(0, len(result.cases) - 1, min(count, len(result.cases))).astype(int)
+    )
     columns = list(result.verdicts)
     height, width, _ = result.stills[TRUTH][0].shape
     thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))
     row_height = thumb[1] + LABEL
-    size = (2 * MARGIN + (1 + len(columns)) * (THUMB_WIDTH + GAP) - GAP, 2 * MARGIN + 40 + len(chosen) * (row_height + GAP))
+    size = (
+        2 * MARGIN + (1 + len(columns)) * (THUMB_WIDTH + GAP) - GAP,
+        2 * MARGIN + 40 + len(chosen) * (row_height + GAP),
+    )
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
     for column, name in enumerate(["first appearance", *(HEADS.get(row, row) for row in columns)]):
@@ -48,20 +53,40 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
         for column, row in enumerate(columns, start=1):
             verdict = result.verdicts[row][number]
             found = verdict.found
-            said = ("not found", WRONG) if found is None else (f"{found.colour}, {found.accessory}", RIGHT if verdict.joint else WRONG)
-            note = f"chunk {case.back.chunk}, last seen in {case.back.last_seen_chunk}" if row == TRUTH else ""
+            said = (
+                ("not found", WRONG)
+                if found is None
+                else (f"{found.colour}, {found.accessory}", RIGHT if verdict.joint else WRONG)
+            )
+            note = (
+                f"chunk {case.back.chunk}, last seen in {case.back.last_seen_chunk}"
+                if row == TRUTH
+                else ""
+            )
             _cell(page, draw, column, y, thumb, result.stills[row][number], note, said)
     with whole_file(path) as partial:
         page.save(partial, format="PNG", optimize=True)
 
 
 def _cell(
-    page, draw, column: int, y: int, thumb: tuple[int, int], frame: UInt8[np.ndarray, "h w 3"], note: str, said: tuple[str, tuple]
+    page,
+    draw,
+    column: int,
+    y: int,
+    thumb: tuple[int, int],
+    frame: UInt8[np.ndarray, "h w 3"],
+    note: str,
+    said: tuple[str, tuple],
 ) -> None:
     x = MARGIN + column * (THUMB_WIDTH + GAP)
     page.paste(Image.fromarray(frame).resize(thumb, Image.Resampling.LANCZOS), (x, y))
     draw.text((x + 2, y + thumb[1] + 4), said[0], said[1], font(20))
-    draw.text((x + 2, y + thumb[1] + 30), fit_text(note, font(16), THUMB_WIDTH), SOFT if column == 0 else FAINT, font(16))
+    draw.text(
+        (x + 2, y + thumb[1] + 30),
+        fit_text(note, font(16), THUMB_WIDTH),
+        SOFT if column == 0 else FAINT,
+        font(16),
+    )
 
 
 def _first_seen(case: ReturnCase) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,19 +100,32 @@ def write_recall_chart(path: Path, report: dict[str, Any]) -> None:
     rows = report["primary"]["rows"]
     figure, (axes,) = new_axes(1)
     label = lambda row: HEADS.get(row, row).replace("true return", "judge on truth")
-    bounds = lambda values: [tuple(values[name][end] for end in ("value", "low", "high")) for name in SHOWN]
+    bounds = lambda values: [
+        tuple(values[name][end] for end in ("value", "low", "high")) for name in SHOWN
+    ]
     draw_bars(axes, {label(row): bounds(values) for row, values in rows.items()}, SHOWN)
     for i, name in enumerate(SHOWN):
-        axes.hlines(CHANCE[name], i - 0.45, i + 0.45, colors="black", linestyles="dashed", label="chance" if i == 0 else None)
+        axes.hlines(
+            CHANCE[name],
+            i - 0.45,
+            i + 0.45,
+            colors="black",
+            linestyles="dashed",
+            label="chance" if i == 0 else None,
+        )
     axes.set_ylabel("recall")
-    axes.set_title(f"What memory carries: {report['primary']['returns']} returns after absences longer than the window")
+    axes.set_title(
+        f"What memory carries: {report['primary']['returns']} returns after absences longer than the window"
+    )
     axes.legend(ncols=len(rows) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
     save_figure(figure, path)
 
 
 def new_axes(panels: int):
     """A figure with so many axes side by side, and the axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because only charts need matplotlib
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,  # here, because only charts need matplotlib
+    )
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10 if panels == 1 else 5 * panels, 4.6), layout="constrained")
@@ -98,13 +136,17 @@ def new_axes(panels: int):
     return figure, axes
 
 
-def draw_bars(axes, rows: dict[str, list[tuple[float, float, float]]], groups: Sequence[str]) -> None:
+def draw_bars(
+    axes, rows: dict[str, list[tuple[float, float, float]]], groups: Sequence[str]
+) -> None:
     """Shares as bars, a group per name in `groups` and in it a bar per row: (value, low, high) for every group."""
     width = 0.8 / len(rows)
     for i, (row, bounds) in enumerate(rows.items()):
         x = np.arange(len(groups)) + (i - (len(rows) - 1) / 2) * width
         value, low, high = np.array(bounds).T
-        axes.bar(x, value, width * 0.92, yerr=np.abs([low - value, high - value]), capsize=3, label=row)
+        axes.bar(
+            x, value, width * 0.92, yerr=np.abs([low - value, high - value]), capsize=3, label=row
+        )
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylim(0, 1.02)
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)

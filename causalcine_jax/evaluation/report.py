@@ -6,14 +6,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.evaluation import free_films, recall
 from causalcine_jax.evaluation.intervals import Interval
-from causalcine_jax.evaluation.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
-from causalcine_jax.evaluation.shot_cuts import PAPER_CALIBRATED
-from causalcine_jax.generation.provenance import device, software
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
+from causalcine_jax.evaluation.storyworld import free_films, recall
+from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
+from causalcine_jax.film.record import device, software
+from causalcine_jax.utils.atomic_file import whole_file
 
-LABELS = {TRUTH: "ground truth (judge on true pixels)", VAE: "true latents through the VAE (ceiling)"}
+LABELS = {
+    TRUTH: "ground truth (judge on true pixels)",
+    VAE: "true latents through the VAE (ceiling)",
+}
 RECALL_COLUMNS = ("colour", "accessory", "joint", "mean", "found", "remembered")
 FREE_COLUMNS = {
     "SCA": "sca", "frames off per cut": "frames_per_cut", "missed": "missed_per_film", "extra": "extra_per_film", "F1@2": "f1@2", "F1@6": "f1@6",
@@ -23,7 +26,9 @@ FREE_COLUMNS = {
 }  # fmt: skip
 
 
-def build_report(settings: dict[str, Any], primary: RecallResult, secondary: "free_films.FreeResult | None") -> dict[str, Any]:
+def build_report(
+    settings: dict[str, Any], primary: RecallResult, secondary: "free_films.FreeResult | None"
+) -> dict[str, Any]:
     """Everything measured, as plain JSON values; intervals as {value, low, high, count}."""
     report = {
         "settings": settings,
@@ -64,37 +69,67 @@ def markdown(report: dict[str, Any]) -> str:
         "value [95 % interval]",
         "",
         *markdown_table(
-            ("", *RECALL_COLUMNS), [("chance", *(_number(CHANCE.get(c)) for c in RECALL_COLUMNS)), *_recall_rows(primary["rows"])]
+            ("", *RECALL_COLUMNS),
+            [
+                ("chance", *(_number(CHANCE.get(c)) for c in RECALL_COLUMNS)),
+                *_recall_rows(primary["rows"]),
+            ],
         ),
     ]
     for name, rows in primary["subsets"].items():
         count = next(iter(rows.values()))["joint"]["count"] if rows else 0
         if count:
             policies = {row: values for row, values in rows.items() if row not in LABELS}
-            lines += ["", f"{name}: {count} returns", "", *markdown_table(("", *RECALL_COLUMNS), _recall_rows(policies))]
+            lines += [
+                "",
+                f"{name}: {count} returns",
+                "",
+                *markdown_table(("", *RECALL_COLUMNS), _recall_rows(policies)),
+            ]
     if "secondary" in report:
         secondary = report["secondary"]
         rows = secondary["rows"]
-        body = [(label, *(_number(values[key]) for values in rows.values())) for label, key in FREE_COLUMNS.items()]
-        lines += ["", f"## SECONDARY: {secondary['films']} free films per policy", "", *markdown_table(("", *rows), body)]
+        body = [
+            (label, *(_number(values[key]) for values in rows.values()))
+            for label, key in FREE_COLUMNS.items()
+        ]
+        lines += [
+            "",
+            f"## SECONDARY: {secondary['films']} free films per policy",
+            "",
+            *markdown_table(("", *rows), body),
+        ]
         lines += ["", f"SCA penalty: {secondary['sca_penalty']}."]
     return "\n".join(lines) + "\n"
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
     """evaluation.json and evaluation.md, each under its final name only when whole."""
-    for name, text in (("evaluation.json", json.dumps(report, indent=1)), ("evaluation.md", markdown(report))):
+    for name, text in (
+        ("evaluation.json", json.dumps(report, indent=1)),
+        ("evaluation.md", markdown(report)),
+    ):
         with whole_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
 
 def _recall_rows(rows: dict[str, dict]) -> list[tuple[str, ...]]:
-    return [(LABELS.get(row, row), *(_number(values[column]) for column in RECALL_COLUMNS)) for row, values in rows.items()]
+    return [
+        (LABELS.get(row, row), *(_number(values[column]) for column in RECALL_COLUMNS))
+        for row, values in rows.items()
+    ]
 
 
 def _subset_rows(primary: RecallResult, keep) -> dict[str, dict]:
     numbers = [number for number, case in enumerate(primary.cases) if keep(case)]
-    return {row: recall.summarise([verdicts[i] for i in numbers]) for row, verdicts in primary.verdicts.items()} if numbers else {}
+    return (
+        {
+            row: recall.summarise([verdicts[i] for i in numbers])
+            for row, verdicts in primary.verdicts.items()
+        }
+        if numbers
+        else {}
+    )
 
 
 def _case(primary: RecallResult, number: int) -> dict[str, Any]:
@@ -116,14 +151,24 @@ def _seen(verdict: Verdict) -> dict[str, Any] | None:
 def markdown_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
     """The lines of a table, its columns padded so that the text can be read, too."""
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-    line = lambda row: "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-    return [line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, body)]
+    line = lambda row: (
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+    )
+    return [
+        line(head),
+        "|" + "|".join("-" * (width + 2) for width in widths) + "|",
+        *map(line, body),
+    ]
 
 
 def _number(value: dict | float | None) -> str:
     """A number or an interval as the tables show it; - where nothing was asked."""
     if isinstance(value, dict):
-        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value["count"] else "-"
+        return (
+            f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+            if value["count"]
+            else "-"
+        )
     return "-" if value is None else f"{value:.3f}"
 
 

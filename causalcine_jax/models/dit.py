@@ -14,8 +14,16 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.config import TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.attention import attention
-from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, RMSNorm, layer_norm, stack_init
+from causalcine_jax.models.attention.backends import attention
+from causalcine_jax.models.nn import (
+    LayerNorm,
+    Linear,
+    Module,
+    Param,
+    RMSNorm,
+    layer_norm,
+    stack_init,
+)
 from causalcine_jax.parallel.mesh import cut
 from causalcine_jax.parallel.sharding import gathered
 from causalcine_jax.parallel.ulysses import over_tokens
@@ -78,21 +86,31 @@ def token_grid(config: TransformerConfig, height: int, width: int) -> tuple[int,
     """Rows and columns of tokens of a latent frame of height x width; `UsageError` where the patch does not divide it."""
     _, rows, columns = config.patch_size
     if height % rows or width % columns:
-        raise UsageError(f"latent frames of {height}x{width} cannot be cut into patches of {rows}x{columns}")
+        raise UsageError(
+            f"latent frames of {height}x{width} cannot be cut into patches of {rows}x{columns}"
+        )
     return height // rows, width // columns
 
 
-def patchify(model: Transformer, latents: Float[Array, "b f h w c"], chunk_frames: int) -> Float[Array, "b s t d"]:
+def patchify(
+    model: Transformer, latents: Float[Array, "b f h w c"], chunk_frames: int
+) -> Float[Array, "b s t d"]:
     """Latent frames to the tokens of chunks; a patch's vector is ordered (channel, row, column) as the Conv3d's weights are."""
     _, rows, columns = model.config.patch_size
-    patches = rearrange(latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns)
+    patches = rearrange(
+        latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns
+    )
     return gathered(model.patch_embedding)(cut(patches, "data", None, "seq")).astype(jnp.float32)
 
 
-def unpatchify(model: Transformer, patches: Float[Array, "b f p v"], grid: tuple[int, int]) -> Float[Array, "b f h w c"]:
+def unpatchify(
+    model: Transformer, patches: Float[Array, "b f p v"], grid: tuple[int, int]
+) -> Float[Array, "b f h w c"]:
     """Head output to latent frames; its vector is ordered (row, column, channel), unlike the input's."""
     _, rows, columns = model.config.patch_size
-    return rearrange(patches, "b f (h w) (r s c) -> b f (h r) (w s) c", h=grid[0], w=grid[1], r=rows, s=columns)
+    return rearrange(
+        patches, "b f (h w) (r s c) -> b f (h r) (w s) c", h=grid[0], w=grid[1], r=rows, s=columns
+    )
 
 
 def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
@@ -102,15 +120,21 @@ def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
     angles = np.outer(np.arange(1001), frequency)
     t = t.astype(jnp.float32)
     whole = jnp.clip(jnp.floor(t), 0, 1000)
-    cos_a, sin_a = (jnp.asarray(f(angles), jnp.float32)[whole.astype(jnp.int32)] for f in (np.cos, np.sin))
+    cos_a, sin_a = (
+        jnp.asarray(f(angles), jnp.float32)[whole.astype(jnp.int32)] for f in (np.cos, np.sin)
+    )
     rest = (t - whole)[..., None] * jnp.asarray(frequency, jnp.float32)
     cos_b, sin_b = jnp.cos(rest), jnp.sin(rest)
     return jnp.concatenate([cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b], axis=-1)
 
 
-def embed_time(model: Transformer, t: Float[Array, "*b"]) -> tuple[Float[Array, "*b d"], Float[Array, "*b 6 d"]]:
+def embed_time(
+    model: Transformer, t: Float[Array, "*b"]
+) -> tuple[Float[Array, "*b d"], Float[Array, "*b 6 d"]]:
     """The time embedding e (for the head) and its projection e0 (for the blocks), float32. t in 0..1000."""
-    first, second, projection = gathered((model.time_embedding_0, model.time_embedding_2, model.time_projection_1))
+    first, second, projection = gathered(
+        (model.time_embedding_0, model.time_embedding_2, model.time_projection_1)
+    )
     e = second(jax.nn.silu(first(sinusoid(t, model.config.freq_dim)))).astype(jnp.float32)
     e0 = projection(jax.nn.silu(e)).astype(jnp.float32)
     return e, rearrange(e0, "... (six d) -> ... six d", six=6)
@@ -121,7 +145,9 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
     config = model.config
     missing = config.text_len - text.shape[2]
     if missing < 0:
-        raise UsageError(f"a prompt of {text.shape[2]} tokens is longer than this model's text_len {config.text_len}")
+        raise UsageError(
+            f"a prompt of {text.shape[2]} tokens is longer than this model's text_len {config.text_len}"
+        )
     text = jnp.pad(text, ((0, 0), (0, 0), (0, missing), (0, 0)))
     first, second = gathered((model.text_embedding_0, model.text_embedding_2))
     # Every device of a row would need the same: each makes a part of the prompt's tokens, and a layer gathers its own.
@@ -129,7 +155,9 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
 
     def layer(block: Block):
         attn = gathered(block.cross_attn)
-        return heads(attn.norm_k(attn.k(context), config.eps), config), heads(attn.v(context), config)
+        return heads(attn.norm_k(attn.k(context), config.eps), config), heads(
+            attn.v(context), config
+        )
 
     # The backward pass makes a layer's keys and values again: it would else keep the weights of all layers, whole as they were gathered.
     k, v = jax.lax.map(jax.checkpoint(layer, prevent_cse=False), model.blocks)
@@ -157,7 +185,9 @@ def self_attention_inputs(block: Block, x: Float[Array, "*b d"], config: Transfo
     return q, k, heads(attn.v(x), config)
 
 
-def cross_attention(block: Block, x: Float[Array, "b s t d"], k, v, shot, config: TransformerConfig) -> Float[Array, "b s t d"]:
+def cross_attention(
+    block: Block, x: Float[Array, "b s t d"], k, v, shot, config: TransformerConfig
+) -> Float[Array, "b s t d"]:
     """Attention of each segment's tokens to its own shot's prompt. k, v [b, shots, text, h, e]; shot [b, s] indexes shots."""
     attn = block.cross_attn
     q = heads(attn.norm_q(attn.q(block.norm3(x, config.eps)), config.eps), config)
@@ -174,9 +204,13 @@ def feed_forward(block: Block, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     return block.ffn_2(jax.nn.gelu(block.ffn_0(x), approximate=True))
 
 
-def head(model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"]) -> Float[Array, "b s t v"]:
+def head(
+    model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"]
+) -> Float[Array, "b s t v"]:
     """Modulated norm and projection to patches, float32. Takes the time embedding itself, not its projection."""
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
-    patches = gathered(model.head)(modulated_norm(x, shift, scale, model.config.eps)).astype(jnp.float32)
+    patches = gathered(model.head)(modulated_norm(x, shift, scale, model.config.eps)).astype(
+        jnp.float32
+    )
     return cut(patches, "data")

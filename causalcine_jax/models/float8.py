@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from causalcine_jax.models.quantised import rounded
+from causalcine_jax.models.cache.quantised import rounded
 
 FLOAT8 = jnp.float8_e4m3fn
 
@@ -19,7 +19,9 @@ def outside_blocks(dtype: str) -> str:
     return "bfloat16" if dtype == "float8" else dtype
 
 
-def product(x: Float[Array, "*b i"], weight: Float[Array, "i o"], scale: Float[Array, " o"], dtype) -> Float[Array, "*b o"]:
+def product(
+    x: Float[Array, "*b i"], weight: Float[Array, "i o"], scale: Float[Array, " o"], dtype
+) -> Float[Array, "*b o"]:
     """x W for a float8 weight and the scale of its columns; x is made float8 on the way."""
     x8, token_scale = rounded(x, FLOAT8, axes=-1)
     y = jnp.einsum("...i,io->...o", x8, weight, preferred_element_type=jnp.float32)
@@ -30,7 +32,11 @@ def quantize_blocks(transformer):
     """The transformer with its blocks' matrices in float8; the other parameters are shared with the one given. One matrix at a time is widened."""
     transformer = jax.tree.map(lambda leaf: leaf, transformer)
     blocks = transformer.blocks
-    matrices = [getattr(attention, name) for attention in (blocks.self_attn, blocks.cross_attn) for name in "qkvo"]
+    matrices = [
+        getattr(attention, name)
+        for attention in (blocks.self_attn, blocks.cross_attn)
+        for name in "qkvo"
+    ]
     for linear in (*matrices, blocks.ffn_0, blocks.ffn_2):
         linear.quantize()
     return transformer

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.field_attention import ATTENDED
+from causalcine_jax.models.attention.packed_fields import ATTENDED
 
 # Kept of a layer that the backward pass recomputes: on a CPU what its kernel attended, since all else costs less to make again than to keep. Elsewhere nothing
 # has that name.
 KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 
 
-def scan_layers(body: Callable, x: Array, inputs, layers: int, taps: tuple[int, ...] = (), remat: int = 0):
+def scan_layers(
+    body: Callable, x: Array, inputs, layers: int, taps: tuple[int, ...] = (), remat: int = 0
+):
     """Scans `body(x, inputs of a layer) -> (x, outputs)` over the layers. Returns x, stacked outputs, and x after each layer in `taps`.
 
     remat  layers that the backward pass recomputes together (`_scan`); 0: it keeps all that it needs
@@ -41,7 +43,11 @@ def _scan(body, x, inputs, layers: int, remat: int):
         return jax.lax.scan(body, x, inputs)
     group = jax.checkpoint(lambda x, part: jax.lax.scan(body, x, part))
     whole = groups * remat
-    x, out = jax.lax.scan(group, x, jax.tree.map(lambda a: a.reshape(groups, remat, *a.shape[1:]), _part(inputs, 0, whole)))
+    x, out = jax.lax.scan(
+        group,
+        x,
+        jax.tree.map(lambda a: a.reshape(groups, remat, *a.shape[1:]), _part(inputs, 0, whole)),
+    )
     outputs = [jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), out)]
     if whole < layers:
         x, out = group(x, _part(inputs, whole, layers))
@@ -54,4 +60,8 @@ def _part(stacked, start: int, stop: int):
 
 
 def _joined(parts: list):
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+    return (
+        parts[0]
+        if len(parts) == 1
+        else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+    )

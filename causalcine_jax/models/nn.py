@@ -10,16 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from causalcine_jax.models import cpu_kernels, float8
-from causalcine_jax.models.platform import platform
+from causalcine_jax.models import float8
+from causalcine_jax.models.cpu import kernels as cpu_kernels
 from causalcine_jax.parallel.mesh import active_mesh
+from causalcine_jax.parallel.platform import platform
 
 Param = nnx.Param
 Module = nnx.Module
-
-
-class WholeParam(Param):
-    """A parameter that was gathered beforehand: where networks gather what they use (parallel/sharding.py), it is there."""
 
 
 def fan_in_uniform(key, shape, fan_in: int) -> Array:
@@ -36,7 +33,11 @@ class Linear(Module):
     """y = x W + b with W [in, out]; computes in W's dtype. Where there is a `scale`, W is float8 (models/float8.py) and y has b's dtype."""
 
     def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True, std: float | None = None):
-        weight = xavier_uniform(key, (d_in, d_out), d_in, d_out) if std is None else std * jax.random.normal(key, (d_in, d_out))
+        weight = (
+            xavier_uniform(key, (d_in, d_out), d_in, d_out)
+            if std is None
+            else std * jax.random.normal(key, (d_in, d_out))
+        )
         self.weight = Param(weight)
         self.bias = Param(jnp.zeros((d_out,))) if bias else None
         self.scale = None
@@ -44,7 +45,11 @@ class Linear(Module):
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         weight = self.weight[...]
         if self.scale is None and _has_own_product(weight):
-            bias = jnp.zeros(weight.shape[1:], weight.dtype) if self.bias is None else self.bias[...].astype(weight.dtype)
+            bias = (
+                jnp.zeros(weight.shape[1:], weight.dtype)
+                if self.bias is None
+                else self.bias[...].astype(weight.dtype)
+            )
             y = cpu_kernels.linear(x.astype(weight.dtype).reshape(-1, x.shape[-1]), weight, bias)
             return y.reshape(*x.shape[:-1], -1)
         if self.scale is not None:
@@ -61,7 +66,12 @@ class Linear(Module):
 
 def _has_own_product(weight: Array) -> bool:
     """Whether the CPU's kernel multiplies this weight. Under a mesh XLA does: it cuts its own products only."""
-    return platform() == "cpu" and weight.ndim == 2 and active_mesh() is None and cpu_kernels.multiplies(weight.dtype)
+    return (
+        platform() == "cpu"
+        and weight.ndim == 2
+        and active_mesh() is None
+        and cpu_kernels.multiplies(weight.dtype)
+    )
 
 
 class RMSNorm(Module):
@@ -84,7 +94,9 @@ class LayerNorm(Module):
         self.bias = Param(jnp.zeros((dim,)))
 
     def __call__(self, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
-        y = layer_norm(x, eps) * self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        y = layer_norm(x, eps) * self.weight[...].astype(jnp.float32) + self.bias[...].astype(
+            jnp.float32
+        )
         return y.astype(x.dtype)
 
 
@@ -111,7 +123,9 @@ def cast_weights(tree, dtype):
     def cast(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         parts = set(name.split("."))
-        steering = any(part in name for part in FLOAT32_PARTS) or ("head" in parts and not parts & {"encoder", "decoder"})
+        steering = any(part in name for part in FLOAT32_PARTS) or (
+            "head" in parts and not parts & {"encoder", "decoder"}
+        )
         return leaf if steering else leaf.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(cast, tree)

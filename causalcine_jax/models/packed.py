@@ -15,18 +15,18 @@ from jaxtyping import Array, Float, Int, Shaped
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models import dit
-from causalcine_jax.models.attention import attention
+from causalcine_jax.models.attention.backends import attention
+from causalcine_jax.models.attention.growing_field import at_least
+from causalcine_jax.models.attention.packed_fields import attend_fields, chosen, fits
+from causalcine_jax.models.cache.history import History, take
+from causalcine_jax.models.cache.kv_cache import KVCache, describe
+from causalcine_jax.models.cache.quantised import restored, values_of
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.models.field_attention import attend_fields, chosen, fits
-from causalcine_jax.models.growing_field import at_least
-from causalcine_jax.models.history import History, take
-from causalcine_jax.models.kv_cache import KVCache, describe
 from causalcine_jax.models.layer_scan import scan_layers
-from causalcine_jax.models.platform import platform
-from causalcine_jax.models.quantised import restored, values_of
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import cut
+from causalcine_jax.parallel.platform import platform
 from causalcine_jax.parallel.sharding import gathered
 from causalcine_jax.parallel.ulysses import over_heads
 
@@ -88,10 +88,14 @@ def teacher_forced(
     # Nothing attends to the last clean chunk, so it is left out of the pass.
     committed = 0 if history is not None else chunks - 1
     if committed and clean.shape[:2] != (batch, chunks * chunk_frames):
-        raise UsageError(f"clean has shape {clean.shape}, expected {chunks} chunks of {chunk_frames} frames for {batch} films")
+        raise UsageError(
+            f"clean has shape {clean.shape}, expected {chunks} chunks of {chunk_frames} frames for {batch} films"
+        )
     latents, times, indices, shots = noisy, t, part(index), part(shot_of_chunk)
     if committed:
-        latents = jnp.concatenate([clean[:, : committed * chunk_frames].astype(noisy.dtype), noisy], axis=1)
+        latents = jnp.concatenate(
+            [clean[:, : committed * chunk_frames].astype(noisy.dtype), noisy], axis=1
+        )
         times = jnp.concatenate([jnp.full((batch, committed), t_clean, jnp.float32), t], axis=1)
         indices = jnp.concatenate([index[:committed], indices])
         shots = jnp.concatenate([shot_of_chunk[:, :committed], shots], axis=1)
@@ -122,7 +126,9 @@ def noisy_causal(
     """
     batch, chunks = shot_of_chunk.shape
     if _chunks(noisy, shot_of_chunk, chunk_frames) != chunks:
-        raise UsageError(f"noisy has {noisy.shape[1]} latent frames, expected all {chunks} chunks of the film")
+        raise UsageError(
+            f"noisy has {noisy.shape[1]} latent frames, expected all {chunks} chunks of the film"
+        )
     out = transformer_pass(
         model, noisy, _time_per_chunk(t, batch, chunks), jnp.arange(chunks, dtype=jnp.int32), dit.embed_text(model, text), shot_of_chunk,
         memory=dataclasses.replace(memory, route_clean=True), chunk_frames=chunk_frames, clean_segments=chunks - 1,
@@ -137,16 +143,23 @@ def _chunks(noisy, shot_of_chunk, chunk_frames: int) -> int:
     if frames % chunk_frames:
         raise UsageError(f"{frames} latent frames are not whole chunks of {chunk_frames}")
     if shot_of_chunk.shape[0] != batch or shot_of_chunk.shape[1] < frames // chunk_frames:
-        raise UsageError(f"shot_of_chunk has shape {shot_of_chunk.shape}, expected {(batch, frames // chunk_frames)}")
+        raise UsageError(
+            f"shot_of_chunk has shape {shot_of_chunk.shape}, expected {(batch, frames // chunk_frames)}"
+        )
     return frames // chunk_frames
 
 
 def _time_per_chunk(t, batch: int, chunks: int) -> Float[Array, "b n"]:
-    return jnp.broadcast_to(jnp.reshape(t, jnp.shape(t) + (1,) * (2 - jnp.ndim(t))), (batch, chunks)).astype(jnp.float32)
+    return jnp.broadcast_to(
+        jnp.reshape(t, jnp.shape(t) + (1,) * (2 - jnp.ndim(t))), (batch, chunks)
+    ).astype(jnp.float32)
 
 
 def whole_film(
-    model: Transformer, x: Float[Array, "b f h w c"], t: Float[Array, " b"], text: Float[Array, "b tokens text_dim"]
+    model: Transformer,
+    x: Float[Array, "b f h w c"],
+    t: Float[Array, " b"],
+    text: Float[Array, "b tokens text_dim"],
 ) -> Float[Array, "b f h w c"]:
     """Bidirectional Wan2.1: the film as one chunk with no history, under one prompt. Returns the velocity."""
     shots = jnp.zeros((x.shape[0], 1), jnp.int32)
@@ -187,7 +200,9 @@ def transformer_pass(
     own_slots = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
     shared = (chunk_index, rotation(own_slots, grid, config.head_dim))
     if history is not None and history.near is not None and len(chunk_index) > 1:
-        raise UsageError("a pool in host memory is read by one chunk at a time: keep it on the device for a packed pass")
+        raise UsageError(
+            "a pool in host memory is read by one chunk at a time: keep it on the device for a packed pass"
+        )
 
     def frames_of(y):  # [b, s, (c p), ...] -> [b, (s c), p, ...]
         return y.reshape(y.shape[0], -1, tokens, *y.shape[3:])
@@ -196,28 +211,60 @@ def transformer_pass(
         block, text_k, text_v, cached, forced = inputs
         block, past = gathered(block), None if cached is None else history.of_layer(cached)
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
-        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (modulation[:, :, None, i] for i in range(6))
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
+            modulation[:, :, None, i] for i in range(6)
+        )
 
-        q, k, v = dit.self_attention_inputs(block, dit.modulated_norm(x, shift_sa, scale_sa, config.eps), config)
+        q, k, v = dit.self_attention_inputs(
+            block, dit.modulated_norm(x, shift_sa, scale_sa, config.eps), config
+        )
         attended, field, kept = over_heads(attend)(q, k, v, past, forced, shared)
         x = x + block.self_attn.o(dit.merge_heads(attended)) * gate_sa
         x = x + dit.cross_attention(block, x, text_k, text_v, shot, config)
-        x = x + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps)) * gate_ff
+        x = (
+            x
+            + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps))
+            * gate_ff
+        )
         return cut(x, "data", None, "seq"), (kept, field if return_field else None)
 
     def attend(q, k, v, past, forced, shared):
         index, own_rotation = shared
         if past is None:
             clean_k, clean_v = frames_of(k[:, :clean_segments]), frames_of(v[:, :clean_segments])
-            past = History(clean_k, clean_v, describe(clean_k), jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32))
+            past = History(
+                clean_k,
+                clean_v,
+                describe(clean_k),
+                jnp.arange(clean_segments * chunk_frames, dtype=jnp.int32),
+            )
         at_once = (segments_at_once, bool(remat))
-        out, field, taken = _attend(q, k, v, past, index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, *at_once)
+        out, field, taken = _attend(
+            q,
+            k,
+            v,
+            past,
+            index,
+            own_rotation,
+            grid,
+            memory,
+            chunk_frames,
+            clean_segments,
+            forced,
+            *at_once,
+        )
         if not return_kv:
             return out, field, None
-        return out, field, (frames_of(k[:, -1:]), frames_of(v[:, -1:]), jax.tree.map(lambda a: a[-1], taken))
+        return (
+            out,
+            field,
+            (frames_of(k[:, -1:]), frames_of(v[:, -1:]), jax.tree.map(lambda a: a[-1], taken)),
+        )
 
     cached = None if history is None else history.layers(readers=len(chunk_index))
-    x, kept, taps = scan_layers(layer, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features, remat)
+    x, kept, taps = scan_layers(
+        layer, x, (model.blocks, text.k, text.v, cached, replay), config.num_layers, features, remat
+    )
     kv, field = kept
     first = clean_segments if first_output is None else first_output
     patches = dit.head(model, x[:, first:], e[:, first:])
@@ -226,7 +273,21 @@ def transformer_pass(
     return PassOutput(velocity, k, v, tuple(tap[:, first:] for tap in taps), field, retrieved)
 
 
-def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames, clean_segments, forced, at_once, remat):
+def _attend(
+    q,
+    k,
+    v,
+    past,
+    chunk_index,
+    own_rotation,
+    grid,
+    memory,
+    chunk_frames,
+    clean_segments,
+    forced,
+    at_once,
+    remat,
+):
     """Self-attention of all segments over their fields; q, k, v [b, s, (c p), h, e].
 
     Returns ([b, s, (c p), h, e], fields [s, b, ...], what `_attend_segment` keeps [s, b, ...]).
@@ -239,7 +300,13 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
 
     def run(part: slice, rule: MemoryConfig, forced):
         attend_one = lambda segment, alone=False: _attend_segment(
-            *segment, past=past, own_rotation=own_rotation, grid=grid, memory=rule, chunk_frames=chunk_frames, alone=alone
+            *segment,
+            past=past,
+            own_rotation=own_rotation,
+            grid=grid,
+            memory=rule,
+            chunk_frames=chunk_frames,
+            alone=alone,
         )
         segments = (*jax.tree.map(lambda a: a[part], operands), chunk_index[part], forced)
         if chunk_index[part].shape[0] == 1:  # streaming: no loop around one segment
@@ -248,14 +315,22 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
         if not at_once or at_once >= len(chunk_index[part]):
             return jax.vmap(attend_one)(segments)
         # A loop's backward pass would keep every round's gathered fields.
-        return jax.lax.map(jax.checkpoint(attend_one, prevent_cse=False) if remat else attend_one, segments, batch_size=at_once)
+        return jax.lax.map(
+            jax.checkpoint(attend_one, prevent_cse=False) if remat else attend_one,
+            segments,
+            batch_size=at_once,
+        )
 
     if memory.route_clean or clean_segments == 0:
         out, field, taken = run(slice(None), memory, forced)
     else:
         if forced is not None:
-            raise UsageError("replay needs route_clean=True in a packed pass, whose clean and noisy fields else differ in size")
-        clean_out, *_ = run(slice(clean_segments), unbounded(memory, past.time.shape[0], chunk_frames), None)
+            raise UsageError(
+                "replay needs route_clean=True in a packed pass, whose clean and noisy fields else differ in size"
+            )
+        clean_out, *_ = run(
+            slice(clean_segments), unbounded(memory, past.time.shape[0], chunk_frames), None
+        )
         noisy_out, field, taken = run(slice(clean_segments, None), memory, None)
         out = jnp.concatenate([clean_out, noisy_out])
     return jnp.moveaxis(out, 0, 1), field, taken
@@ -263,11 +338,24 @@ def _attend(q, k, v, past, chunk_index, own_rotation, grid, memory, chunk_frames
 
 def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> MemoryConfig:
     """The field of a clean chunk under route_clean=False: every earlier chunk, slots counting back without bound."""
-    return dataclasses.replace(memory, policy="none", window_chunks=max(1, pool_frames // chunk_frames))
+    return dataclasses.replace(
+        memory, policy="none", window_chunks=max(1, pool_frames // chunk_frames)
+    )
 
 
 def _attend_segment(
-    q, k, v, chunk_index, forced, *, past: History, own_rotation, grid, memory: MemoryConfig, chunk_frames: int, alone: bool
+    q,
+    k,
+    v,
+    chunk_index,
+    forced,
+    *,
+    past: History,
+    own_rotation,
+    grid,
+    memory: MemoryConfig,
+    chunk_frames: int,
+    alone: bool,
 ):
     """One segment of a batch: choose the field, gather and rotate it, attend. q, k, v [b, (c p), h, e].
 
@@ -292,9 +380,18 @@ def _attend_segment(
         tokens = length // chunk_frames
         keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
         values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
-        kept = None if past.near is None else tuple(values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken)
+        kept = (
+            None
+            if past.near is None
+            else tuple(
+                values_of(frames)[:, memory.window_chunks * chunk_frames :] for frames in taken
+            )
+        )
         return attention(q_rotated, keys, values, (chunk_frames + part.length) * tokens), kept
 
-    size, grows = field.frame.shape[-1], platform() == "cpu" and alone and past.layer is not None and past.near is None
+    size, grows = (
+        field.frame.shape[-1],
+        platform() == "cpu" and alone and past.layer is not None and past.near is None,
+    )
     out, kept = at_least(field.length, size, chunk_frames, attend) if grows else attend(size)
     return out, field, kept

@@ -38,7 +38,10 @@ class ReceptiveField:
 
     def first(self, frames: int) -> "ReceptiveField":
         """Its nearest `frames` frames."""
-        return ReceptiveField(*(entries[..., :frames] for entries in (self.frame, self.slot, self.time)), jnp.minimum(self.length, frames))
+        return ReceptiveField(
+            *(entries[..., :frames] for entries in (self.frame, self.slot, self.time)),
+            jnp.minimum(self.length, frames),
+        )
 
 
 def field_size(pool_frames: int, memory: MemoryConfig, chunk_frames: int) -> int:
@@ -69,14 +72,25 @@ def receptive_field(
     count = min(memory.retrieved_frames, pool_frames)
     if count:
         candidate = is_history & ~selected
-        score = _score(memory.policy, query_descriptor, history_descriptors, history_time, chunk_index, chunk_frames)
+        score = _score(
+            memory.policy,
+            query_descriptor,
+            history_descriptors,
+            history_time,
+            chunk_index,
+            chunk_frames,
+        )
         _, top = jax.lax.top_k(jnp.where(candidate, score, -jnp.inf), count)
         selected |= jnp.zeros_like(selected).at[top].set(True) & candidate
 
     nearest_first, frame = jax.lax.top_k(jnp.where(selected, -distance, -FAR), size)
     length = jnp.sum(selected, dtype=jnp.int32)
     index = jnp.arange(size, dtype=jnp.int32)
-    behind = index if memory.positions == "block_relative" else jnp.where(index < length, -nearest_first, 0)
+    behind = (
+        index
+        if memory.positions == "block_relative"
+        else jnp.where(index < length, -nearest_first, 0)
+    )
     return ReceptiveField(
         frame=frame.astype(jnp.int32),
         slot=chunk_frames + behind,
@@ -86,7 +100,12 @@ def receptive_field(
 
 
 def _score(
-    policy: str, query: Float[Array, "h d"], keys: Float[Array, "f h d"], time: Int[Array, " f"], chunk: Int[Array, ""], chunk_frames: int
+    policy: str,
+    query: Float[Array, "h d"],
+    keys: Float[Array, "f h d"],
+    time: Int[Array, " f"],
+    chunk: Int[Array, ""],
+    chunk_frames: int,
 ) -> Float[Array, " f"]:
     """How much a policy wants each frame. No gradient passes: top-k is a choice, learned through attention alone (paper 3.3)."""
     if policy == "sink":  # the film's first frames
@@ -100,15 +119,21 @@ def _score(
 
 def _blind(time: Int[Array, " f"], chunk: Int[Array, ""]) -> Float[Array, " f"]:
     """Numbers in [0, 1) that look random and depend on frame and chunk alone: all layers, films and passes draw the same frames."""
-    mixed = time.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ chunk.astype(jnp.uint32) * jnp.uint32(0x85EBCA77)
+    mixed = time.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ chunk.astype(
+        jnp.uint32
+    ) * jnp.uint32(0x85EBCA77)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
     return ((mixed ^ (mixed >> 16)) >> 8).astype(jnp.float32) / 2**24
 
 
-def _spread(score: Float[Array, " f"], time: Int[Array, " f"], chunk_frames: int) -> Float[Array, " f"]:
+def _spread(
+    score: Float[Array, " f"], time: Int[Array, " f"], chunk_frames: int
+) -> Float[Array, " f"]:
     """The same order, but the best frame of every chunk before any chunk's second: neighbours in one shot look alike."""
     order = jnp.argsort(jnp.argsort(score)).astype(jnp.float32)
     same_chunk = time[:, None] // chunk_frames == time[None, :] // chunk_frames
-    better = jnp.sum(same_chunk & (order[None, :] > order[:, None]), axis=-1)  # frames of its chunk that come before it
+    better = jnp.sum(
+        same_chunk & (order[None, :] > order[:, None]), axis=-1
+    )  # frames of its chunk that come before it
     return order - better * score.shape[0]

@@ -40,13 +40,18 @@ def _space_angles(height: int, width: int, head_dim: int) -> tuple[np.ndarray, n
     _, dim_h, dim_w = axis_dims(head_dim)
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     angle = np.concatenate(
-        [np.outer(rows.ravel(), _frequencies(dim_h)), np.outer(columns.ravel(), _frequencies(dim_w))],
+        [
+            np.outer(rows.ravel(), _frequencies(dim_h)),
+            np.outer(columns.ravel(), _frequencies(dim_w)),
+        ],
         axis=1,
     )
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def rotation(slots: Int[Array, "*r"], grid: tuple[int, int], head_dim: int) -> tuple[Float[Array, "*r p c"], Float[Array, "*r p c"]]:
+def rotation(
+    slots: Int[Array, "*r"], grid: tuple[int, int], head_dim: int
+) -> tuple[Float[Array, "*r p c"], Float[Array, "*r p c"]]:
     """cos and sin of every token of frames at `slots` (0 <= slot < MAX_SLOTS); c = head_dim / 2 pairs, P = grid height * width."""
     height, width = grid
     dim_t = axis_dims(head_dim)[0]
@@ -60,14 +65,22 @@ def rotation(slots: Int[Array, "*r"], grid: tuple[int, int], head_dim: int) -> t
 
     def join(time, space):
         time = jnp.broadcast_to(time[..., None, :], (*slots.shape, tokens, dim_t // 2))
-        return jnp.concatenate([time, jnp.broadcast_to(space, (*slots.shape, *space.shape))], axis=-1)
+        return jnp.concatenate(
+            [time, jnp.broadcast_to(space, (*slots.shape, *space.shape))], axis=-1
+        )
 
     return join(cos_t, cos_s), join(sin_t, sin_s)
 
 
-def rotate(x: Float[Array, "*b r p h d"], cos: Float[Array, "*b r p c"], sin: Float[Array, "*b r p c"]) -> Float[Array, "*b r p h d"]:
+def rotate(
+    x: Float[Array, "*b r p h d"], cos: Float[Array, "*b r p c"], sin: Float[Array, "*b r p c"]
+) -> Float[Array, "*b r p h d"]:
     """Rotates each interleaved channel pair of x by its token's angle; computed in float32, returned in x's dtype."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[..., None, :], sin[..., None, :]
-    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
+    return (
+        jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+        .reshape(x.shape)
+        .astype(x.dtype)
+    )

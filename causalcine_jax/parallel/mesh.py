@@ -25,17 +25,27 @@ def make_mesh(seq: int = 1, devices=None) -> Mesh:
 
     Those of a process stand next to each other. `UsageError` naming what is possible where they cannot be.
     """
-    devices = sorted(jax.devices(), key=lambda device: device.process_index) if devices is None else devices
+    devices = (
+        sorted(jax.devices(), key=lambda device: device.process_index)
+        if devices is None
+        else devices
+    )
     if not 0 < seq <= len(devices) or len(devices) % seq:
         fault = "are not enough for" if seq > len(devices) else "cannot be split into"
-        raise UsageError(f"{len(devices)} devices {fault} groups of seq={seq}: seq can be {_listed(divisors(len(devices)))}")
+        raise UsageError(
+            f"{len(devices)} devices {fault} groups of seq={seq}: seq can be {_listed(divisors(len(devices)))}"
+        )
     return Mesh(np.asarray(devices).reshape(-1, seq), AXES)
 
 
 def active_mesh() -> AbstractMesh | None:
     """The mesh that the code being traced runs under; None without one, on one device, and inside an island, where arrays are one device's own."""
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
+    return (
+        None
+        if mesh.empty or mesh.size == 1 or mesh.manual_axes or set(mesh.axis_names) != set(AXES)
+        else mesh
+    )
 
 
 def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
@@ -43,7 +53,9 @@ def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     mesh = active_mesh()
     if mesh is None:
         return x
-    parts = lambda axis: math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis))
+    parts = lambda axis: math.prod(
+        mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis)
+    )
     fits = (axis if axis and size % parts(axis) == 0 else None for size, axis in zip(x.shape, axes))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
 
@@ -65,10 +77,14 @@ def check_cut(mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens
     data, seq = (mesh.shape[axis] for axis in AXES)
     faults = []
     if films % data:
-        faults.append(f"{films} films cannot be split over data={data} (make them a multiple of {data})")
+        faults.append(
+            f"{films} films cannot be split over data={data} (make them a multiple of {data})"
+        )
     if heads % seq or chunk_tokens % seq:
         legal = [n for n in divisors(heads) if chunk_tokens % n == 0]
-        faults.append(f"seq={seq} does not divide both {heads} heads and a chunk's {chunk_tokens} tokens; {_listed(legal)} would")
+        faults.append(
+            f"seq={seq} does not divide both {heads} heads and a chunk's {chunk_tokens} tokens; {_listed(legal)} would"
+        )
     raise_faults(f"mesh of data={data}, seq={seq}", faults)
 
 
@@ -77,7 +93,11 @@ def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
     groups = mesh.shape["data"]
     if (batch // accumulation) % groups:
         of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        devices = f"{groups} devices" if mesh.shape["seq"] == 1 else f"{groups} groups of {mesh.shape['seq']} devices"
+        devices = (
+            f"{groups} devices"
+            if mesh.shape["seq"] == 1
+            else f"{groups} groups of {mesh.shape['seq']} devices"
+        )
         raise UsageError(
             f"a micro-batch of {batch // accumulation} films cannot be split over {devices}{of_processes}: "
             f"make batch a multiple of {groups * accumulation}"
@@ -93,7 +113,9 @@ def own_part(mesh: Mesh) -> tuple[int, int]:
     seq, own = mesh.shape["seq"], jax.local_device_count()
     if seq % own and own % seq:
         legal = [n for n in divisors(mesh.size) if n % own == 0 or own % n == 0]
-        raise UsageError(f"groups of seq={seq} cannot be made of processes with {own} devices each: seq can be {_listed(legal)}")
+        raise UsageError(
+            f"groups of seq={seq} cannot be made of processes with {own} devices each: seq can be {_listed(legal)}"
+        )
     sharing = max(1, seq // own)
     return jax.process_index() // sharing, jax.process_count() // sharing
 

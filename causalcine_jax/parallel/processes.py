@@ -24,7 +24,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.errors import DataError, UsageError
 
 STARTED_BY = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT")
-LONGEST_END = 24 * 3600  # seconds that processes which have ended wait for the first, who may still be making a film
+LONGEST_END = (
+    24 * 3600
+)  # seconds that processes which have ended wait for the first, who may still be making a film
 LONELY_END = 10  # and those that one which has failed waits for others who have failed with it
 SHOWN = 6  # differences in an error
 
@@ -48,7 +50,9 @@ def joined() -> Iterator[None]:
     try:
         count, own = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(own) if own else None, shutdown_timeout_seconds=LONGEST_END
+            num_processes=int(count) if count else None,
+            process_id=int(own) if own else None,
+            shutdown_timeout_seconds=LONGEST_END,
         )
     except ValueError as error:
         raise UsageError(
@@ -60,7 +64,9 @@ def joined() -> Iterator[None]:
     except BaseException:
         at_end = threading.Event()
         # Begun now: from 3.12 on, Python begins no thread while it ends.
-        leaving = threading.Thread(target=lambda: at_end.wait() and jax.distributed.shutdown(), daemon=True)
+        leaving = threading.Thread(
+            target=lambda: at_end.wait() and jax.distributed.shutdown(), daemon=True
+        )
         leaving.start()
         atexit.register(_end_alone, at_end, leaving)
         raise
@@ -102,7 +108,11 @@ def by_all(work: Callable[[], Result]) -> Result:
         said = {number: str(error) for number, error in errors.items()}
         alike = len(said) == jax.process_count() and len(set(said.values())) == 1
         kind = type(next(iter(errors.values())))
-        raise kind(said[0] if alike else _shortened([f"process {number}: {message}" for number, message in said.items()]))
+        raise kind(
+            said[0]
+            if alike
+            else _shortened([f"process {number}: {message}" for number, message in said.items()])
+        )
     return made
 
 
@@ -114,7 +124,11 @@ def _tried(work: Callable[[], Result]) -> tuple[Result | None, dict[int, UsageEr
     except (UsageError, DataError) as error:
         failed = [isinstance(error, UsageError), str(error)]
     told = map(json.loads, everyones(json.dumps(failed)))
-    return made, {number: (UsageError if said[0] else DataError)(said[1]) for number, said in enumerate(told) if said}
+    return made, {
+        number: (UsageError if said[0] else DataError)(said[1])
+        for number, said in enumerate(told)
+        if said
+    }
 
 
 def check_all(fault: str) -> None:
@@ -149,7 +163,10 @@ def everyones(text: str) -> list[str]:
     sizes = _gathered(np.array([len(content)], np.int32))[:, 0]
     padded = np.zeros(int(sizes.max()) + 1, np.uint8)
     padded[: len(content)] = content
-    return [bytes(row[:size]).decode("utf-8") for row, size in zip(_gathered(padded), sizes, strict=True)]
+    return [
+        bytes(row[:size]).decode("utf-8")
+        for row, size in zip(_gathered(padded), sizes, strict=True)
+    ]
 
 
 def anyone(asked: bool) -> bool | jax.Array:
@@ -159,7 +176,9 @@ def anyone(asked: bool) -> bool | jax.Array:
 
 def whole(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array on the host, all of it. Every process must ask for one that lies on devices of several."""
-    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
         return multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
 
@@ -190,7 +209,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             value = dict(zip(map(str, range(len(value))), value))
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return found
 
 

@@ -10,11 +10,11 @@ import re
 
 import jax
 import numpy as np
+from flax.nnx import Param
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from causalcine_jax.models.nn import Param, WholeParam
-from causalcine_jax.models.platform import platform
 from causalcine_jax.parallel.mesh import AXES, active_mesh
+from causalcine_jax.parallel.platform import platform
 
 SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
 
@@ -30,6 +30,10 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"\b(weight|token_embedding)$", OUTPUTS),
     (r"", WHOLE),  # counters and sums
 )
+
+
+class GatheredParam(Param):
+    """A parameter that every device already holds whole, so that `gathered` has nothing to do."""
 
 
 def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -63,11 +67,13 @@ def gathered(network):
         return network
 
     def whole(path, leaf):
-        if isinstance(leaf, WholeParam):  # said again, lest the compiler cuts it to gather it anew
+        if isinstance(leaf, GatheredParam):  # re-assert replication, or XLA re-shards it
             return jax.tree.map(lambda x: _whole(x, WHOLE), leaf)
         return _whole(leaf, spec_of(path_of(path), leaf.shape, mesh.size))
 
-    return jax.tree_util.tree_map_with_path(whole, network, is_leaf=lambda part: isinstance(part, WholeParam))
+    return jax.tree_util.tree_map_with_path(
+        whole, network, is_leaf=lambda part: isinstance(part, GatheredParam)
+    )
 
 
 def for_many_passes(network, weights: str):
@@ -79,9 +85,13 @@ def for_many_passes(network, weights: str):
     def whole(path, param):
         named = lambda x: gathered({path_of(path): x})[path_of(path)]
         # One layer of a stack after the other: gathered at once, all of them would be there a second time, in the order in which they came.
-        return WholeParam(jax.lax.map(named, param[...]) if param[...].ndim > 2 else named(param[...]))
+        return GatheredParam(
+            jax.lax.map(named, param[...]) if param[...].ndim > 2 else named(param[...])
+        )
 
-    return jax.tree_util.tree_map_with_path(whole, network, is_leaf=lambda part: isinstance(part, Param))
+    return jax.tree_util.tree_map_with_path(
+        whole, network, is_leaf=lambda part: isinstance(part, Param)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -98,11 +108,15 @@ _whole.defvjp(
 def _gather(x, kept: PartitionSpec):
     if platform() == "tpu":
         # Asked for both axes of the mesh at once, XLA for TPUs sums shards among zeros (an all-reduce, twice the bytes); for one after the other, it gathers.
-        x = jax.lax.with_sharding_constraint(x, PartitionSpec(*(AXES[0] if axis == AXES else None for axis in kept)))
+        x = jax.lax.with_sharding_constraint(
+            x, PartitionSpec(*(AXES[0] if axis == AXES else None for axis in kept))
+        )
     return jax.lax.with_sharding_constraint(x, WHOLE)
 
 
 def put_batch(mesh: Mesh, batch):
     """This process's part of a batch (numpy) as global arrays cut over "data"."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch
+    )

@@ -13,14 +13,22 @@ from collections.abc import Callable
 import jax
 from jax.sharding import PartitionSpec as P
 
-from causalcine_jax.models.platform import platform
 from causalcine_jax.parallel.mesh import active_mesh, check_cut
+from causalcine_jax.parallel.platform import platform
 
 TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
 HEADS = P("data", None, None, "seq")  # [b, f, p, h, e], a history's keys and values
-FRAME_HEADS = P("data", None, "seq")  # its frames' descriptors [b, f, h, e], and scales [b, f, h] where it is quantised
+FRAME_HEADS = P(
+    "data", None, "seq"
+)  # its frames' descriptors [b, f, h, e], and scales [b, f, h] where it is quantised
 LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e], those of all layers, in host memory
-PAST = {2: P("data"), 3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}  # by axes; what counts frames or layers is whole
+PAST = {
+    2: P("data"),
+    3: FRAME_HEADS,
+    4: FRAME_HEADS,
+    5: HEADS,
+    6: LAYERS_HEADS,
+}  # by axes; what counts frames or layers is whole
 FIELDS = P(None, "data")  # [s, b, ...]
 
 
@@ -38,10 +46,14 @@ def over_heads(attend: Callable) -> Callable:
         return attend
 
     def exchange(x, split: int, concat: int):
-        return x if mesh.shape["seq"] == 1 else jax.lax.all_to_all(x, "seq", split, concat, tiled=True)
+        return (
+            x if mesh.shape["seq"] == 1 else jax.lax.all_to_all(x, "seq", split, concat, tiled=True)
+        )
 
     def island(q, k, v, past, fields, shared):
-        out, fields, kept = attend(*(exchange(x, split=3, concat=2) for x in (q, k, v)), past, fields, shared)
+        out, fields, kept = attend(
+            *(exchange(x, split=3, concat=2) for x in (q, k, v)), past, fields, shared
+        )
         return exchange(out, split=2, concat=3), fields, kept
 
     def run(q, k, v, past, fields, shared):
@@ -63,12 +75,16 @@ def over_tokens(attend: Callable) -> Callable:
         # each device's own have the sum of all devices as their gradient, whatever the kernel says.
         return attend(q, *(jax.lax.pcast(x, "seq", to="varying") for x in others))
 
-    return lambda q, *others: _island(island, (TOKENS, *(P("data") for _ in others)), TOKENS)(q, *others)
+    return lambda q, *others: _island(island, (TOKENS, *(P("data") for _ in others)), TOKENS)(
+        q, *others
+    )
 
 
 def _island(function: Callable, in_specs, out_specs) -> Callable:
     # Splash attention does not say along which axes its results vary, so what is written here cannot be checked where it runs. The CPU tests check it.
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=platform() != "tpu")
+    return jax.shard_map(
+        function, in_specs=in_specs, out_specs=out_specs, check_vma=platform() != "tpu"
+    )
 
 
 def sum_over_heads(x: jax.Array) -> jax.Array:

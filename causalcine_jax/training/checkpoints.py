@@ -43,7 +43,9 @@ class Checkpoints:
         if step == self.latest:
             return
         with self._disk_faults():
-            self._orbax.save_checkpointables_async(step, {"state": flat(state), "data": _Position(batches)})
+            self._orbax.save_checkpointables_async(
+                step, {"state": flat(state), "data": _Position(batches)}
+            )
 
     def restore(self, like: TrainState, batches: Batches) -> TrainState:
         """The newest checkpoint, with the shardings of `like` (shapes); `batches` is set to where it was.
@@ -56,7 +58,9 @@ class Checkpoints:
         saved = self._orbax.checkpointables_metadata().metadata["state"]
         there = {name: tuple(leaf.shape) for name, leaf in saved.items()}
         faults = [
-            f"{name}: {there.get(name, 'missing')}, expected {leaf.shape}" for name, leaf in wanted.items() if there.get(name) != leaf.shape
+            f"{name}: {there.get(name, 'missing')}, expected {leaf.shape}"
+            for name, leaf in wanted.items()
+            if there.get(name) != leaf.shape
         ]
         faults += [f"{name}: not expected" for name in there if name not in wanted]
         if faults:
@@ -65,12 +69,16 @@ class Checkpoints:
                 f"the checkpoint in {self.folder} is of another run: {'; '.join(faults[:4])}{more}; choose another out, or delete it"
             )
         try:
-            loaded = self._orbax.load_checkpointables(None, {"state": wanted, "data": _Position(batches)})
+            loaded = self._orbax.load_checkpointables(
+                None, {"state": wanted, "data": _Position(batches)}
+            )
         except (OSError, ValueError) as error:
             raise DataError(
                 f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); delete that folder to go on from the one before"
             ) from error
-        return jax.tree.unflatten(jax.tree.structure(like), [loaded["state"][name] for name in wanted])
+        return jax.tree.unflatten(
+            jax.tree.structure(like), [loaded["state"][name] for name in wanted]
+        )
 
     def wait(self) -> None:
         """Until everything is on disk; `DataError` if it cannot be."""

@@ -14,9 +14,21 @@ def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:
     return [] if value in known else [f"unknown {name} {value!r}, {nearest(str(value), known)}"]
 
 
-def range_faults(name: str, value, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> list[str]:
+def range_faults(
+    name: str,
+    value,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> list[str]:
     """`value` must be finite and in low..high."""
-    if (low < value if open_low else low <= value) and (value < high if open_high else value <= high) and math.isfinite(value):
+    if (
+        (low < value if open_low else low <= value)
+        and (value < high if open_high else value <= high)
+        and math.isfinite(value)
+    ):
         return []
     bounds = f"more than {low}" if open_low else f"at least {low}"
     bounds += "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high}"

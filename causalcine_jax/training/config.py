@@ -8,17 +8,24 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from causalcine_jax.config import PRESETS, ROLLOUT_WEIGHTS, MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from causalcine_jax.data.storyworld.world import WORLDS, WorldConfig
+from causalcine_jax.config import (
+    PRESETS,
+    ROLLOUT_WEIGHTS,
+    MemoryConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
 from causalcine_jax.errors import UsageError, nearest, raise_faults
-from causalcine_jax.training.autoencoder import AutoencoderConfig
+from causalcine_jax.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
-from causalcine_jax.training.distribution_matching import DMDConfig
-from causalcine_jax.training.gan import GANConfig
-from causalcine_jax.training.ode_distillation import ODEConfig
 from causalcine_jax.training.optim import OptimConfig
-from causalcine_jax.training.self_forcing import SelfForcingConfig
+from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
+from causalcine_jax.training.stages.dmd import DMDConfig
+from causalcine_jax.training.stages.gan import GANConfig
+from causalcine_jax.training.stages.ode import ODEConfig
+from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
 
 STAGES = ("teacher_forcing", "autoencoder", "ode_init", "dmd")
 DISTILLATION = ("ode_init", "dmd")
@@ -216,15 +223,35 @@ class TrainConfig:
         found = [*type_faults(self)]
         if found:
             return found
-        found += [*choice_faults("stage", self.stage, STAGES), *choice_faults("dtype", self.dtype, DTYPES)]
+        found += [
+            *choice_faults("stage", self.stage, STAGES),
+            *choice_faults("dtype", self.dtype, DTYPES),
+        ]
         found += choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
-        for name in ("steps", "batch", "seq", "remat_layers", "max_nan_steps", "log_every", "chunk_frames", "generator_every"):
+        for name in (
+            "steps",
+            "batch",
+            "seq",
+            "remat_layers",
+            "max_nan_steps",
+            "log_every",
+            "chunk_frames",
+            "generator_every",
+        ):
             found += range_faults(name, getattr(self, name), 1)
         found += range_faults("segments_at_once", self.segments_at_once, 0)
         found += range_faults("caption_dropout", self.caption_dropout, 0, 1)
         found += [] if self.out else ["out must name a folder"]
         found += range_faults("max_critic_mse", self.max_critic_mse, 0, open_low=True)
-        for part in (self.time, self.optim, self.data, self.held_out, self.autoencoder, self.checkpoint, self.sample):
+        for part in (
+            self.time,
+            self.optim,
+            self.data,
+            self.held_out,
+            self.autoencoder,
+            self.checkpoint,
+            self.sample,
+        ):
             found += part.faults()
         found += self.critic_optim.faults("critic_optim")
         for part in (self.ode, self.self_forcing, self.dmd, self.gan):
@@ -235,15 +262,25 @@ class TrainConfig:
         if self.stage == "dmd":
             found += self._schedule_faults("critic_optim", self.critic_optim)
         if self.stage == "ode_init" and self.ode.store and self.data.retell:
-            found.append("data.retell: the trajectories of ode.store were made under the captions of data.store; leave one of the two out")
+            found.append(
+                "data.retell: the trajectories of ode.store were made under the captions of data.store; leave one of the two out"
+            )
         if self.held_out.every and self.stage in DISTILLATION:
-            found.append(f"held_out.every: stage {self.stage} has no loss that says how good its model is; evaluate the model instead")
+            found.append(
+                f"held_out.every: stage {self.stage} has no loss that says how good its model is; evaluate the model instead"
+            )
         elif self.held_out.every and self.stage != "autoencoder" and not self.held_out.store:
-            found.append("held_out.every needs held_out.store, a latent store of films that are not trained on")
+            found.append(
+                "held_out.every needs held_out.store, a latent store of films that are not trained on"
+            )
         if self.held_out.films % self.batch and self.held_out.every:
-            found.append(f"held_out.films {self.held_out.films} is not a multiple of batch {self.batch}")
+            found.append(
+                f"held_out.films {self.held_out.films} is not a multiple of batch {self.batch}"
+            )
         if self.stage in DISTILLATION and not self.teacher:
-            found.append(f"stage {self.stage} needs teacher, the model folder of a trained base model")
+            found.append(
+                f"stage {self.stage} needs teacher, the model folder of a trained base model"
+            )
         if self.stage == "teacher_forcing" and not self.init:
             found += self._network_faults()
         return found
@@ -265,7 +302,10 @@ class TrainConfig:
     @property
     def saving(self) -> dict[str, int | None]:
         """How the packed pass saves memory, as `teacher_forced` takes it."""
-        return {"remat": self.remat_layers if self.remat else 0, "segments_at_once": self.segments_at_once or None}
+        return {
+            "remat": self.remat_layers if self.remat else 0,
+            "segments_at_once": self.segments_at_once or None,
+        }
 
     @property
     def world(self) -> WorldConfig:

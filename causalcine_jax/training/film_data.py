@@ -18,14 +18,14 @@ from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
-from causalcine_jax.data.storyworld.world import FPS
 from causalcine_jax.errors import UsageError, raise_faults
-from causalcine_jax.generation.chosen_model import EMBEDDED
-from causalcine_jax.generation.model_folder import model_defaults
-from causalcine_jax.models.tokenizer import Tokenizer
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.film.chosen_model import EMBEDDED
+from causalcine_jax.film.model_folder import model_defaults
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.parallel.processes import several
+from causalcine_jax.storyworld.world import FPS
 from causalcine_jax.training.config import TrainConfig
 
 HELD_OUT_SEED = 1_000  # added to data.seed: the stories of another collection
@@ -50,10 +50,18 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
     stores = [part.strip() for part in config.data.store.split(",")]
     if len(stores) > 1:
         return MixedStore([LatentStore.open(part) for part in stores])
-    return _one_store(config, Path(config.data.store or Path(config.out) / "latents"), config.data.films, config.data.seed, text_len)
+    return _one_store(
+        config,
+        Path(config.data.store or Path(config.out) / "latents"),
+        config.data.films,
+        config.data.seed,
+        text_len,
+    )
 
 
-def held_out_batches(config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer, sizes) -> tuple[dict, ...]:
+def held_out_batches(
+    config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer, sizes
+) -> tuple[dict, ...]:
     """This process's part of all batches of the films of config.held_out, as they are in their store. Raises as `check_store` does."""
     if not config.held_out.every:
         return ()
@@ -61,22 +69,36 @@ def held_out_batches(config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer,
     if len(stores) > 1:
         store = MixedStore([LatentStore.open(part) for part in stores])
     else:
-        store = _one_store(config, Path(stores[0]), config.held_out.films, config.data.seed + HELD_OUT_SEED, sizes.text_len)
+        store = _one_store(
+            config,
+            Path(stores[0]),
+            config.held_out.films,
+            config.data.seed + HELD_OUT_SEED,
+            sizes.text_len,
+        )
     check_store(config, store, vae, tokenizer, sizes)
     if len(store) < config.held_out.films:
-        raise UsageError(f"held_out.films: {config.held_out.films} are asked for, {store.path} has {len(store)}")
-    told = dataclasses.replace(config, data=dataclasses.replace(config.data, retell=False, return_weight=1.0))
+        raise UsageError(
+            f"held_out.films: {config.held_out.films} are asked for, {store.path} has {len(store)}"
+        )
+    told = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, retell=False, return_weight=1.0)
+    )
     with film_loader(told, store, tokenizer) as loader:
         return tuple(itertools.islice(loader, config.held_out.films // config.batch))
 
 
-def _one_store(config: TrainConfig, path: Path, films: int, seed: int, text_len: int) -> LatentStore:
+def _one_store(
+    config: TrainConfig, path: Path, films: int, seed: int, text_len: int
+) -> LatentStore:
     """The store at `path`, made first where it is missing or not whole: `films` films of config.data.world."""
     model = vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
     if not holds(model, "vae"):
-        raise UsageError(f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae")
+        raise UsageError(
+            f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae"
+        )
     if several():
         raise UsageError(
             f"there is no latent store {path}, and several processes do not make one: "
@@ -89,7 +111,13 @@ def _one_store(config: TrainConfig, path: Path, films: int, seed: int, text_len:
     return encode_storyworld(EncodeConfig(model, path, processes=processes, **wanted))
 
 
-def check_store(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, tokenizer: Tokenizer, sizes) -> None:
+def check_store(
+    config: TrainConfig,
+    store: LatentStore | MixedStore,
+    vae: VAE | None,
+    tokenizer: Tokenizer,
+    sizes,
+) -> None:
     """`UsageError` listing everything in which the store does not fit the run; `sizes` are the transformer's."""
     spec, faults = store.spec, []
     if vae is not None and spec.vae and spec.vae != vae_hash(vae):
@@ -97,15 +125,23 @@ def check_store(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE |
     if spec.tokenizer and spec.tokenizer != tokenizer_hash(tokenizer):
         faults.append("its token ids are of another tokenizer")
     if spec.text_len > sizes.text_len:
-        faults.append(f"its prompts have {spec.text_len} tokens, transformer.text_len is {sizes.text_len}")
+        faults.append(
+            f"its prompts have {spec.text_len} tokens, transformer.text_len is {sizes.text_len}"
+        )
     if spec.channels != sizes.in_dim:
-        faults.append(f"its latents have {spec.channels} channels, transformer.in_dim is {sizes.in_dim}")
+        faults.append(
+            f"its latents have {spec.channels} channels, transformer.in_dim is {sizes.in_dim}"
+        )
     if spec.chunk_frames != config.chunk_frames:
-        faults.append(f"its chunks have {spec.chunk_frames} frames, chunk_frames is {config.chunk_frames}")
+        faults.append(
+            f"its chunks have {spec.chunk_frames} frames, chunk_frames is {config.chunk_frames}"
+        )
     raise_faults(f"latent store {store.path}", faults)
 
 
-def film_loader(config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer) -> Loader:
+def film_loader(
+    config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer
+) -> Loader:
     """This process's part of endless batches of the store."""
     index, count = own_part(make_mesh(config.seq))
     return Loader(
@@ -116,18 +152,34 @@ def film_loader(config: TrainConfig, store: LatentStore | MixedStore, tokenizer:
         process_count=count,
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
-        retelling=Retelling(store.spec, tokenizer, config.data.return_weight) if config.data.retell else None,
+        retelling=Retelling(store.spec, tokenizer, config.data.return_weight)
+        if config.data.retell
+        else None,
     )
 
 
-def rollout_facts(config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, begun: Path | None) -> dict[str, Any]:
+def rollout_facts(
+    config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, begun: Path | None
+) -> dict[str, Any]:
     """What metadata.json says of how the exported model rolls out, but its sampler. `begun`: the model that the run starts from, if any."""
     stride = vae.cfg.spatial_stride if vae else 8
     # A pretrained model's guidance goes on steering away from what it always did.
-    inherited = {name: said for name, said in model_defaults(begun).items() if name in ("negative", "dtype")} if begun else {}
+    inherited = (
+        {
+            name: said
+            for name, said in model_defaults(begun).items()
+            if name in ("negative", "dtype")
+        }
+        if begun
+        else {}
+    )
     return {
         **inherited,
-        "video": {"fps": FPS, "width": store.spec.width * stride, "height": store.spec.height * stride},
+        "video": {
+            "fps": FPS,
+            "width": store.spec.width * stride,
+            "height": store.spec.height * stride,
+        },
         "memory": asdict(config.memory),
         "chunk_frames": config.chunk_frames,
     }

@@ -52,14 +52,27 @@ def parse(arguments: list[str]) -> tuple["TrainConfig", Options]:
 
     from causalcine_jax.training.config import from_plain
 
-    arguments = [COMPILE_CACHE.sub(lambda flag: "--" + flag[0][2:].replace("-", "_"), argument) for argument in arguments]
+    arguments = [
+        COMPILE_CACHE.sub(lambda flag: "--" + flag[0][2:].replace("-", "_"), argument)
+        for argument in arguments
+    ]
     argv = ["train.py", *arguments]
     values = flags.FlagValues()
-    flags.DEFINE_bool("print_config", False, "print the resolved config and stop", flag_values=values)
-    flags.DEFINE_bool("force", False, "go on with a run whose config was another", flag_values=values)
-    flags.DEFINE_string("compile_cache", "", "keep compiled programs in this folder", flag_values=values)
-    flags.DEFINE_bool("no_compile_cache", False, "compile everything anew and keep nothing", flag_values=values)
-    config_flags.DEFINE_config_file("config", None, "configs/*.py", lock_config=True, flag_values=values, sys_argv=argv)
+    flags.DEFINE_bool(
+        "print_config", False, "print the resolved config and stop", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "force", False, "go on with a run whose config was another", flag_values=values
+    )
+    flags.DEFINE_string(
+        "compile_cache", "", "keep compiled programs in this folder", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "no_compile_cache", False, "compile everything anew and keep nothing", flag_values=values
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, "configs/*.py", lock_config=True, flag_values=values, sys_argv=argv
+    )
     try:
         rest = values(argv)[1:]
     except (AttributeError, KeyError) as error:
@@ -69,12 +82,16 @@ def parse(arguments: list[str]) -> tuple["TrainConfig", Options]:
     except (flags.Error, ValueError, TypeError, config_flags.UnsupportedOperationError) as error:
         raise UsageError(f"{_one_line(error)}; usage: {USAGE}") from None
     if values.compile_cache and values.no_compile_cache:
-        raise UsageError("--compile_cache and --no_compile_cache contradict each other: give one of them")
+        raise UsageError(
+            "--compile_cache and --no_compile_cache contradict each other: give one of them"
+        )
     if rest:
         raise UsageError(f"what is {' '.join(rest)!r}? usage: {USAGE}")
     plain = values.config.to_dict()
     raise_faults("config", _not_finite(plain))
-    return from_plain(plain), Options(values.print_config, values.force, values.compile_cache, values.no_compile_cache)
+    return from_plain(plain), Options(
+        values.print_config, values.force, values.compile_cache, values.no_compile_cache
+    )
 
 
 def _check_file(arguments: list[str]) -> None:
@@ -82,13 +99,23 @@ def _check_file(arguments: list[str]) -> None:
     path = None
     for at, argument in enumerate(arguments):
         if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
-            path = match[1] if match[1] is not None else (arguments[at + 1] if at + 1 < len(arguments) else None)
+            path = (
+                match[1]
+                if match[1] is not None
+                else (arguments[at + 1] if at + 1 < len(arguments) else None)
+            )
     if not path:
         raise UsageError(f"which config? usage: {USAGE}")
     path, _, variant = path.partition(":")
     if not Path(path).is_file():
-        there = sorted(str(file) for file in Path(path).parent.glob("*.py")) or sorted(str(file) for file in Path("configs").glob("*.py"))
-        raise UsageError(f"there is no config file {path}, {nearest(path, there)}" if there else f"there is no config file {path}")
+        there = sorted(str(file) for file in Path(path).parent.glob("*.py")) or sorted(
+            str(file) for file in Path("configs").glob("*.py")
+        )
+        raise UsageError(
+            f"there is no config file {path}, {nearest(path, there)}"
+            if there
+            else f"there is no config file {path}"
+        )
     try:
         get_config = runpy.run_path(path).get("get_config")
         made = get_config(*[variant] if variant else []) if get_config is not None else None
@@ -103,7 +130,9 @@ def _check_file(arguments: list[str]) -> None:
     from ml_collections import ConfigDict
 
     if not isinstance(made, ConfigDict):
-        raise UsageError(f"{path}: get_config() must return a ConfigDict, which config_dict(TrainConfig(...)) makes, not {shown(made)}")
+        raise UsageError(
+            f"{path}: get_config() must return a ConfigDict, which config_dict(TrainConfig(...)) makes, not {shown(made)}"
+        )
 
 
 def _not_finite(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -111,7 +140,10 @@ def _not_finite(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in plain.items():
         if isinstance(value, dict):
             yield from _not_finite(value, f"{prefix}{name}.")
-        elif any(isinstance(item, float) and not math.isfinite(item) for item in (value if isinstance(value, list | tuple) else [value])):
+        elif any(
+            isinstance(item, float) and not math.isfinite(item)
+            for item in (value if isinstance(value, list | tuple) else [value])
+        ):
             yield f"{prefix}{name} must be finite, not {shown(value)}"
 
 
@@ -119,7 +151,11 @@ def check_named_stores(arguments: list[str], config: "TrainConfig") -> None:
     """`UsageError` where the command line, not the config file, names a latent store that is not there: a misspelled one must not be made anew."""
     if not any(re.match(r"--?config\.data\.store(=|$)", argument) for argument in arguments):
         return
-    missing = [store for part in config.data.store.split(",") if (store := part.strip()) and not _there(Path(store))]
+    missing = [
+        store
+        for part in config.data.store.split(",")
+        if (store := part.strip()) and not _there(Path(store))
+    ]
     if missing:
         raise UsageError(
             f"there is no latent store {', '.join(missing)} (--config.data.store): python launch/encode.py --out {missing[0]} makes one; "
@@ -147,7 +183,9 @@ def _unknown_key(argv: list[str], error: Exception) -> str:
                     faults.append(f"{'.'.join(path[:depth])} is a single value, it has no {name}")
                     break
                 if name not in level:
-                    faults.append(f"unknown key {'.'.join(path[: depth + 1])}, {nearest(name, level)}")
+                    faults.append(
+                        f"unknown key {'.'.join(path[: depth + 1])}, {nearest(name, level)}"
+                    )
                     break
                 level = level[name]
     return "config: " + "; ".join(faults or [_one_line(error)])

@@ -17,7 +17,9 @@ from causalcine_jax.training.state import Nets, Stage, TrainState
 SEED = 2**30  # of the noise; the run's own keys are those of config.seed
 
 
-def held_out_measure(stage: Stage, config: TrainConfig, mesh) -> Callable[[TrainState, Nets], dict[str, float]]:
+def held_out_measure(
+    stage: Stage, config: TrainConfig, mesh
+) -> Callable[[TrainState, Nets], dict[str, float]]:
     """The function (state, fixed networks) -> metrics of the stage's first update over `stage.held_out`.
 
     Names begin with held_out_ for the weights and held_out_ema_ for their average. Compiled at its first call.
@@ -27,13 +29,22 @@ def held_out_measure(stage: Stage, config: TrainConfig, mesh) -> Callable[[Train
     @jax.jit
     def metrics(params: Nets, fixed: Nets, batch, key):
         trained, others = stage.parts(update, params, fixed)
-        loss, metrics = update.loss(cast_weights(trained, dtype), cast_weights(others, dtype), batch, key)
+        loss, metrics = update.loss(
+            cast_weights(trained, dtype), cast_weights(others, dtype), batch, key
+        )
         return {**metrics, "loss": (loss, jnp.ones(()))}
 
     def mean_over(params: Nets, fixed: Nets, batches: Sequence) -> dict[str, float]:
         sums: dict[str, list[float]] = {}
         for number, batch in enumerate(batches):
-            found = jax.device_get(metrics(params, fixed, put_batch(mesh, batch), jax.random.fold_in(jax.random.key(SEED), number)))
+            found = jax.device_get(
+                metrics(
+                    params,
+                    fixed,
+                    put_batch(mesh, batch),
+                    jax.random.fold_in(jax.random.key(SEED), number),
+                )
+            )
             for name, (total, weight) in found.items():
                 before = sums.setdefault(name, [0.0, 0.0])
                 sums[name] = [before[0] + float(total), before[1] + float(weight)]
@@ -42,7 +53,14 @@ def held_out_measure(stage: Stage, config: TrainConfig, mesh) -> Callable[[Train
     def measure(state: TrainState, fixed: Nets) -> dict[str, float]:
         averaged = {**state.params, **state.ema}
         with jax.set_mesh(mesh):
-            found = {"held_out": mean_over(state.params, fixed, stage.held_out), "held_out_ema": mean_over(averaged, fixed, stage.held_out)}
-        return {f"{prefix}_{name}": value for prefix, means in found.items() for name, value in means.items()}
+            found = {
+                "held_out": mean_over(state.params, fixed, stage.held_out),
+                "held_out_ema": mean_over(averaged, fixed, stage.held_out),
+            }
+        return {
+            f"{prefix}_{name}": value
+            for prefix, means in found.items()
+            for name, value in means.items()
+        }
 
     return measure

@@ -24,7 +24,14 @@ import numpy as np
 from causalcine_jax.errors import DataError
 from causalcine_jax.models.nn import Module
 from causalcine_jax.parallel.mesh import check_batch, make_mesh, own_part
-from causalcine_jax.parallel.processes import anyone, by_first, check_all, check_same, is_first, several
+from causalcine_jax.parallel.processes import (
+    anyone,
+    by_first,
+    check_all,
+    check_same,
+    is_first,
+    several,
+)
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
@@ -32,7 +39,7 @@ from causalcine_jax.training.held_out import held_out_measure
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.optim import learning_rate
 from causalcine_jax.training.same_run import FILE, check_same_run, save_config
-from causalcine_jax.training.stages import make_stage
+from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.state import Stage, TrainState, Update, new_state
 from causalcine_jax.training.step import INIT, make_update, metric_names
 from causalcine_jax.training.stopping import StopRequest
@@ -53,7 +60,14 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
     out = Path(config.out)
     with StopRequest() as stop:
         stop.at_once = not several()  # the others could not know
-        check_same({**asdict(config), "--force": force, "devices": jax.local_device_count(), "jax": jax.__version__})
+        check_same(
+            {
+                **asdict(config),
+                "--force": force,
+                "devices": jax.local_device_count(),
+                "jax": jax.__version__,
+            }
+        )
         changed = by_first(lambda: check_same_run(out, config, force=force)) or []
         mesh = make_mesh(config.seq)
         for optim in (config.optim, config.critic_optim):
@@ -61,7 +75,9 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
         stage = stage or make_stage(config)
         by_first(lambda: save_config(out, config))
         check_all(
-            "" if (out / FILE).is_file() else f"{out / FILE}, as process 0 wrote it, is not there: choose an out that all processes share"
+            ""
+            if (out / FILE).is_file()
+            else f"{out / FILE}, as process 0 wrote it, is not there: choose an out that all processes share"
         )
         run = Run(config, stage, out, mesh, stop)
         del stage  # the run lets go of what was loaded, once it has copies of its own
@@ -81,9 +97,17 @@ class Run:
         self.checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
         self.start = self.checkpoints.latest or 0
         check_same({"the newest checkpoint": self.start})
-        self.log = MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard) if is_first() else NoLog()
+        self.log = (
+            MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard)
+            if is_first()
+            else NoLog()
+        )
         self.clock = Clock()
-        self.held_out = held_out_measure(stage, config, mesh) if config.held_out.every and stage.held_out else None
+        self.held_out = (
+            held_out_measure(stage, config, mesh)
+            if config.held_out.every and stage.held_out
+            else None
+        )
 
     def run(self) -> TrainState:
         config = self.config
@@ -91,9 +115,13 @@ class Run:
         fixed = jax.device_put(self.stage.fixed, state_shardings(self.mesh, self.stage.fixed))
         # Nothing that was loaded is kept twice: the state has copies of its own, and `fixed` is where it is used.
         self.stage = stage = replace(self.stage, trained={}, fixed={})
-        jitted = lambda update: jax.jit(make_update(stage, update, config), donate_argnums=0, out_shardings=shardings)
+        jitted = lambda update: jax.jit(
+            make_update(stage, update, config), donate_argnums=0, out_shardings=shardings
+        )
         updates = [(update, jitted(update)) for update in stage.updates]
-        self.log.say(f"{_count(state.params):,} parameters, {jax.device_count()} {jax.devices()[0].device_kind}, out {self.out}")
+        self.log.say(
+            f"{_count(state.params):,} parameters, {jax.device_count()} {jax.devices()[0].device_kind}, out {self.out}"
+        )
         self.stop.at_once = False
         self.clock.lap()
         in_flight: deque = deque()
@@ -121,7 +149,9 @@ class Run:
                 self.checkpoints.save(number, state, stage.batches)
             if asked and number < config.steps:
                 self.checkpoints.wait()
-                self.log.say(f"stopped and saved at step {number}; the same command goes on from there")
+                self.log.say(
+                    f"stopped and saved at step {number}; the same command goes on from there"
+                )
                 return state
             if self.held_out and (number % config.held_out.every == 0 or number == config.steps):
                 self.log.write({"step": number, **self.held_out(state, fixed)})
@@ -141,12 +171,18 @@ class Run:
         loaded = {name: net for name, net in stage.trained.items() if isinstance(net, Module)}
 
         def nets_of(loaded):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), INIT), len(stage.trained))
+            keys = jax.random.split(
+                jax.random.fold_in(jax.random.key(config.seed), INIT), len(stage.trained)
+            )
             made = zip(stage.trained.items(), keys, strict=True)
-            return {name: loaded[name] if name in loaded else make(key) for (name, make), key in made}
+            return {
+                name: loaded[name] if name in loaded else make(key) for (name, make), key in made
+            }
 
         with jax.set_mesh(self.mesh):  # the first to see what the mesh does not divide
-            metrics = metric_names(stage, jax.eval_shape(nets_of, loaded), stage.fixed, self._batch_shapes())
+            metrics = metric_names(
+                stage, jax.eval_shape(nets_of, loaded), stage.fixed, self._batch_shapes()
+            )
 
         def create(loaded) -> TrainState:
             return new_state(stage, nets_of(loaded), metrics)
@@ -155,7 +191,11 @@ class Run:
         shardings = state_shardings(self.mesh, shapes)
         if self.start == 0:
             return jax.jit(create, out_shardings=shardings)(loaded), shardings
-        like = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings)
+        like = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
         state = self.checkpoints.restore(like, stage.batches)
         self.log.say(f"resumed at step {self.start}")
         return state, shardings
@@ -166,19 +206,34 @@ class Run:
         batch = next(self.stage.batches)
         self.stage.batches.set_state(position)
         _, parts = own_part(self.mesh)
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((a.shape[0] * parts, *a.shape[1:]), a.dtype), batch)
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((a.shape[0] * parts, *a.shape[1:]), a.dtype), batch
+        )
 
     def _record(self, number: int, state: TrainState) -> None:
         """Writes one record; the only place where the host waits for numbers."""
         windows, skipped = jax.device_get((state.window, state.skipped))
         since = (number - 1) % self.config.log_every + 1
-        ran = [update for update in self.stage.updates if any(update.due(step) for step in range(number - since, number))]
+        ran = [
+            update
+            for update in self.stage.updates
+            if any(update.due(step) for step in range(number - since, number))
+        ]
         losses, means, rates = {}, {}, {}
         for update in ran:
-            mean = {name: float(total / weight) if weight else float("nan") for name, (total, weight) in windows[update.name].sums.items()}
+            mean = {
+                name: float(total / weight) if weight else float("nan")
+                for name, (total, weight) in windows[update.name].sums.items()
+            }
             losses[update.titled("loss")] = mean.pop(update.titled("loss"))
-            means |= {name: value for name, value in mean.items() if not (name.startswith("mse_") and np.isnan(value))}
-            rates[update.titled("lr")] = float(learning_rate(update.optim, self.config.steps)(number - 1))
+            means |= {
+                name: value
+                for name, value in mean.items()
+                if not (name.startswith("mse_") and np.isnan(value))
+            }
+            rates[update.titled("lr")] = float(
+                learning_rate(update.optim, self.config.steps)(number - 1)
+            )
         timing = self.clock.lap()
         speed = {"films_per_s": self.config.batch / timing["step_s"]} if timing else {}
         self.log.write(
@@ -197,7 +252,9 @@ class Run:
             self._check_skipped(update, windows[update.name], since)
         for name, (limit, advice) in self.stage.limits.items():
             if (value := (losses | means).get(name, 0.0)) > limit:
-                raise DataError(f"{name} was {value:.4g} in the steps up to {number}, more than {limit:g}: {advice}; {self._newest()}")
+                raise DataError(
+                    f"{name} was {value:.4g} in the steps up to {number}, more than {limit:g}: {advice}; {self._newest()}"
+                )
 
     def _check_skipped(self, update: Update, window, since: int) -> None:
         which = f" of {update.name}" if update.name else ""
@@ -214,7 +271,11 @@ class Run:
 
     def _newest(self) -> str:
         latest = self.checkpoints.latest
-        return "there is no checkpoint yet" if latest is None else f"the newest checkpoint is of step {latest}"
+        return (
+            "there is no checkpoint yet"
+            if latest is None
+            else f"the newest checkpoint is of step {latest}"
+        )
 
     def _periodic(self, number: int, state: TrainState) -> None:
         config = self.config
@@ -227,7 +288,12 @@ class Run:
         """The model, the loss as a picture and, if asked for, a film. Every process hands over its part of the model; the first does the rest."""
         folder = self.out / "model"
         facts = {
-            "training": {"step": number, "config": asdict(self.config), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+            "training": {
+                "step": number,
+                "config": asdict(self.config),
+                "device": jax.devices()[0].device_kind,
+                "jax": jax.__version__,
+            }
         }
         self.stage.export(state.ema, folder, facts)
         if not is_first():

@@ -14,7 +14,7 @@ from pathlib import Path
 import tqdm
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.utils.atomic_file import whole_file
 
 FILE = "metrics.jsonl"
 
@@ -29,7 +29,13 @@ class MetricLog:
         self._steps = steps
         self._lines = not sys.stderr.isatty()  # a log file: a line per record instead of a bar
         self._bar = tqdm.tqdm(
-            total=steps, initial=start, unit="step", dynamic_ncols=True, mininterval=1, file=sys.stderr, disable=self._lines
+            total=steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=1,
+            file=sys.stderr,
+            disable=self._lines,
         )
 
     def advance(self) -> None:
@@ -37,7 +43,10 @@ class MetricLog:
 
     def write(self, record: dict[str, float]) -> None:
         """Appends one record. NaN and infinity are written as null."""
-        plain = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
@@ -48,10 +57,20 @@ class MetricLog:
                 if name != "step" and value is not None:
                     self._writer.add_scalar(name, value, record["step"])
         if self._lines:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in ("step",) and isinstance(value, float))
+            shown = "  ".join(
+                f"{name} {value:.4g}"
+                for name, value in record.items()
+                if name not in ("step",) and isinstance(value, float)
+            )
             self.say(f"step {record['step']}/{self._steps}  {shown}")
         else:
-            self._bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if _is_loss(name) or name == "step_s"})
+            self._bar.set_postfix(
+                {
+                    name: f"{value:.4g}"
+                    for name, value in record.items()
+                    if _is_loss(name) or name == "step_s"
+                }
+            )
 
     def say(self, line: str) -> None:
         tqdm.tqdm.write(line, file=sys.stderr)
@@ -92,7 +111,9 @@ def drop_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [record for record in read_records(path) if record["step"] <= step]
         with whole_file(path) as partial:
-            partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            partial.write_text(
+                "".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8"
+            )
 
 
 def draw_loss_curve(out: Path) -> None:
@@ -108,7 +129,12 @@ def draw_loss_curve(out: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(9, 5), dpi=120)
     for name in sorted({name for record in records for name in record if name.startswith("mse_t")}):
-        axes.plot(*_points(records, name), lw=0.8, alpha=0.6, label=name.replace("mse_t", "t ").replace("_", " to "))
+        axes.plot(
+            *_points(records, name),
+            lw=0.8,
+            alpha=0.6,
+            label=name.replace("mse_t", "t ").replace("_", " to "),
+        )
     for name, style in zip(losses, itertools.cycle(({"color": "black"}, {"color": "tab:red"}))):
         axes.plot(*_points(records, name), lw=1.4, label=name.replace("_", " "), **style)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
@@ -133,6 +159,8 @@ def _tensorboard_writer(out: Path):
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise UsageError("tensorboard=True needs tensorboardX: pip install 'causalcine-jax[tensorboard]'") from None
+        raise UsageError(
+            "tensorboard=True needs tensorboardX: pip install 'causalcine-jax[tensorboard]'"
+        ) from None
     os.makedirs(out / "tensorboard", exist_ok=True)
     return SummaryWriter(str(out / "tensorboard"))

@@ -34,7 +34,9 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
 
     def update(gradients, state, params=None):
         del params
-        carried = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, gradients)
+        carried = jax.tree.map(
+            lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, gradients
+        )
         ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, carried, gradients)
         leaves, structure = jax.tree.flatten(ahead)
         done = _orthogonal([_matrices(leaf) for leaf in leaves])

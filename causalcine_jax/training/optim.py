@@ -71,7 +71,11 @@ def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.
         if config.schedule == "constant":
             return config.lr * warm
         progress = jnp.clip((step - config.warmup) / max(1, steps - config.warmup), 0, 1)
-        return config.lr * warm * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+        return (
+            config.lr
+            * warm
+            * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+        )
 
     return rate
 
@@ -83,11 +87,15 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     else:  # the same rule, without a first moment that nobody reads: four bytes per parameter less
         adam = optax.scale_by_rms(config.b2, config.eps, eps_in_sqrt=False, bias_correction=True)
     if config.optimizer == "muon":
-        by_rule = lambda params: jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adam", matrices(params))
+        by_rule = lambda params: jax.tree.map(
+            lambda is_matrix: "muon" if is_matrix else "adam", matrices(params)
+        )
         rule = optax.partition({"muon": scale_by_muon(), "adam": adam}, by_rule)
     else:
         rule = adam
-    return optax.chain(rule, optax.add_decayed_weights(config.weight_decay, mask=decayed), optax.scale(-1.0))
+    return optax.chain(
+        rule, optax.add_decayed_weights(config.weight_decay, mask=decayed), optax.scale(-1.0)
+    )
 
 
 def name_of(path) -> str:

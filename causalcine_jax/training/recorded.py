@@ -16,10 +16,10 @@ from causalcine_jax.convert import load_metadata, load_text_encoder
 from causalcine_jax.convert.find import holds
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.generation.model_folder import model_defaults
-from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.film.model_folder import model_defaults
+from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.ode_distillation import NEAR
+from causalcine_jax.training.stages.ode import NEAR
 
 
 def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None:
@@ -32,7 +32,9 @@ def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None
         folder = getattr(config, name)
         if folder and load_metadata(folder):
             said = model_defaults(Path(folder))
-            faults += _memory_faults(config, f"{name} {folder}", said.get("memory"), said.get("chunk_frames"))
+            faults += _memory_faults(
+                config, f"{name} {folder}", said.get("memory"), said.get("chunk_frames")
+            )
             if name == "init":
                 faults += _sampler_faults(config, folder, said.get("sampler"))
     if config.init and holds(Path(config.init), "text_encoder"):
@@ -44,8 +46,12 @@ def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None
     raise_faults("teacher and student", faults)
 
 
-def _memory_faults(config: TrainConfig, what: str, memory: MemoryConfig | None, chunk_frames: int | None) -> list[str]:
-    asked = {f"memory.{field}": value for field, value in asdict(config.memory).items()} | {"chunk_frames": config.chunk_frames}
+def _memory_faults(
+    config: TrainConfig, what: str, memory: MemoryConfig | None, chunk_frames: int | None
+) -> list[str]:
+    asked = {f"memory.{field}": value for field, value in asdict(config.memory).items()} | {
+        "chunk_frames": config.chunk_frames
+    }
     said = {f"memory.{field}": value for field, value in asdict(memory).items()} if memory else {}
     said |= {"chunk_frames": chunk_frames} if chunk_frames else {}
     return [
@@ -60,7 +66,9 @@ def _sampler_faults(config: TrainConfig, folder: str, sampler: SamplerConfig | N
     asked = config.self_forcing.sampler
     if sampler is None or sampler.solver != asked.solver:
         return []
-    if len(sampler.times) == len(asked.times) and np.allclose(sampler.times, asked.times, rtol=0, atol=NEAR):
+    if len(sampler.times) == len(asked.times) and np.allclose(
+        sampler.times, asked.times, rtol=0, atol=NEAR
+    ):
         return []
     times = [", ".join(f"{t:g}" for t in each.times) for each in (sampler, asked)]
     own = (
@@ -68,7 +76,9 @@ def _sampler_faults(config: TrainConfig, folder: str, sampler: SamplerConfig | N
         if sampler.step_list
         else f"steps={sampler.steps} --config.self_forcing.shift={sampler.shift:g}"
     )
-    return [f"init {folder} makes films at times {times[0]}, not {times[1]}: --config.self_forcing.{own}"]
+    return [
+        f"init {folder} makes films at times {times[0]}, not {times[1]}: --config.self_forcing.{own}"
+    ]
 
 
 def _same(one: UMT5Encoder, other: UMT5Encoder) -> bool:

@@ -7,11 +7,21 @@ from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.whole_file import whole_file
+from causalcine_jax.utils.atomic_file import whole_file
 
 FILE = "config.json"
 # What may differ between a run and its continuation without a word; the loss curve does not depend on it.
-FREE = ("out", "log_every", "tensorboard", "checkpoint", "sample", "max_nan_steps", "max_critic_mse", "seq", "rollout_weights")
+FREE = (
+    "out",
+    "log_every",
+    "tensorboard",
+    "checkpoint",
+    "sample",
+    "max_nan_steps",
+    "max_critic_mse",
+    "seq",
+    "rollout_weights",
+)
 # What a continuation must share with its run, whatever is forced: another value is another run.
 FIXED = (
     "stage", "seed", "batch", "transformer", "text_encoder", "vae", "chunk_frames", "train_text_encoder", "init", "teacher", "data",
@@ -32,10 +42,14 @@ def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> li
     before = _saved(out)
     lines = _changes(before, config)
     if fatal := [line for name, line in lines.items() if name.split(".")[0] in FIXED]:
-        raise UsageError(f"{out} holds another run: {'; '.join(fatal)}. Choose another out, or delete it")
+        raise UsageError(
+            f"{out} holds another run: {'; '.join(fatal)}. Choose another out, or delete it"
+        )
     refused = [line for name, line in lines.items() if name not in TOLD]
     if refused and not force:
-        raise UsageError(f"{out} holds a run of another config: {'; '.join(refused)}. --force goes on with it; or choose another out")
+        raise UsageError(
+            f"{out} holds a run of another config: {'; '.join(refused)}. --force goes on with it; or choose another out"
+        )
     return [f"changed since this run began: {line}" for line in lines.values()]
 
 
@@ -48,13 +62,19 @@ def _saved(out: Path) -> dict[str, Any]:
     try:
         return json.loads((out / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{out / FILE} cannot be read ({error}); choose another out, or delete {out}") from error
+        raise DataError(
+            f"{out / FILE} cannot be read ({error}); choose another out, or delete {out}"
+        ) from error
 
 
 def _changes(before: dict[str, Any], config: TrainConfig) -> dict[str, str]:
     """By field, in words."""
     changed = _differences(before, json.loads(json.dumps(asdict(config))))
-    return {name: f"{name} was {was!r}, is {now!r}" for name, (was, now) in changed.items() if name.split(".")[0] not in FREE}
+    return {
+        name: f"{name} was {was!r}, is {now!r}"
+        for name, (was, now) in changed.items()
+        if name.split(".")[0] not in FREE
+    }
 
 
 def save_config(out: Path, config: TrainConfig) -> None:
@@ -63,7 +83,9 @@ def save_config(out: Path, config: TrainConfig) -> None:
         partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
     """Path -> (value before, value now), of every value that differs; a field that was not there yet is none of them."""
     found = {}
     for name in (name for name in now if name in before):

@@ -2,18 +2,22 @@
 
 from pathlib import Path
 
-from causalcine_jax.data.storyworld import Story as WorldStory
-from causalcine_jax.data.storyworld import WorldConfig, sample_story
-from causalcine_jax.generation.generate import generate
-from causalcine_jax.generation.provenance import Recipe
+from causalcine_jax.film.generate import generate
+from causalcine_jax.film.record import Recipe
 from causalcine_jax.story import Shot, Story
+from causalcine_jax.storyworld import Story as WorldStory
+from causalcine_jax.storyworld import WorldConfig, sample_story
 
 SAMPLE_SEED = 31_337  # of the sampled stories; neither training nor evaluation uses it
 
 
 def as_story(told: WorldStory, seed: int) -> Story:
     """A StoryWorld story as one that a director can film: its captions and lengths."""
-    return Story(tuple(Shot(shot.caption, chunks=shot.chunks) for shot in told.shots), told.global_caption, seed)
+    return Story(
+        tuple(Shot(shot.caption, chunks=shot.chunks) for shot in told.shots),
+        told.global_caption,
+        seed,
+    )
 
 
 def sample_film(model: Path, out: Path, step: int, *, world: WorldConfig, seed: int) -> None:

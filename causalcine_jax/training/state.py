@@ -118,12 +118,17 @@ class Stage:
     def __post_init__(self):
         names = [update.name for update in self.updates]
         if self.updates[-1].every != 1 or len(set(names)) != len(names):
-            raise ValueError(f"updates {names} must have names of their own, and the last of them must run at every step")
+            raise ValueError(
+                f"updates {names} must have names of their own, and the last of them must run at every step"
+            )
 
     def parts(self, update: Update, params: Nets, fixed: Nets) -> tuple[Nets, Nets]:
         """The two dicts of networks that the loss of `update` is given."""
         trained = {name: params[name] for name in update.nets}
-        return trained, {**fixed, **{name: net for name, net in params.items() if name not in trained}}
+        return trained, {
+            **fixed,
+            **{name: net for name, net in params.items() if name not in trained},
+        }
 
 
 class Batches(Protocol):
@@ -145,8 +150,12 @@ def new_state(stage: Stage, nets: Nets, metric_names: dict[str, list[str]]) -> T
         params=nets,
         # A copy: a donated state must not hold one buffer twice.
         ema={name: jax.tree.map(jnp.copy, nets[name]) for name in stage.exported or nets},
-        opt_state=by_update(lambda update: make_optimizer(update.optim).init(stage.parts(update, nets, {})[0])),
+        opt_state=by_update(
+            lambda update: make_optimizer(update.optim).init(stage.parts(update, nets, {})[0])
+        ),
         in_a_row=by_update(lambda update: zero()),
         skipped=by_update(lambda update: zero()),
-        window=by_update(lambda update: Window(sums(metric_names[update.name]), zero(), zero(), zero())),
+        window=by_update(
+            lambda update: Window(sums(metric_names[update.name]), zero(), zero(), zero())
+        ),
     )

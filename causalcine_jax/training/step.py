@@ -12,7 +12,9 @@ from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate, make_optimizer
 from causalcine_jax.training.state import Nets, Stage, TrainState, Update, Window
 
-INIT = 2**31 - 1  # the "step" whose key initialises the networks; those before it give updates after the first a stream of their own
+INIT = (
+    2**31 - 1
+)  # the "step" whose key initialises the networks; those before it give updates after the first a stream of their own
 
 
 def ema_decay(limit: float, step):
@@ -20,7 +22,9 @@ def ema_decay(limit: float, step):
     return jnp.minimum(limit, (1 + step) / (10 + step))
 
 
-def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[TrainState, Nets, object], TrainState]:
+def make_update(
+    stage: Stage, update: Update, config: TrainConfig
+) -> Callable[[TrainState, Nets, object], TrainState]:
     """The function (state, fixed networks, batch) -> state of one update, to be jitted with its state donated.
 
     It changes nothing that belongs to other updates. The stage's last one counts the step.
@@ -29,33 +33,60 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
     optimizer, rate = make_optimizer(optim), learning_rate(optim, config.steps)
     dtype = jnp.dtype(config.dtype)
     own = {name: update.titled(name) for name in ("loss", "grad_norm")}
-    clipped = lambda net, norm: jax.tree.map(lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), net)
+    clipped = lambda net, norm: jax.tree.map(
+        lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), net
+    )
 
     def gradients(params: Nets, fixed: Nets, batch, key):
-        compute = lambda params: update.loss(cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key)
+        compute = lambda params: update.loss(
+            cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key
+        )
         (value, metrics), grads = jax.value_and_grad(compute, has_aux=True)(params)
         return grads, {**metrics, own["loss"]: (value, jnp.ones(()))}
 
     def run(state: TrainState, fixed: Nets, batch) -> TrainState:
-        base = jax.random.key(config.seed) if number == 0 else jax.random.fold_in(jax.random.key(config.seed), INIT - number)
+        base = (
+            jax.random.key(config.seed)
+            if number == 0
+            else jax.random.fold_in(jax.random.key(config.seed), INIT - number)
+        )
         trained, others = stage.parts(update, state.params, fixed)
-        grads, metrics = _accumulated(gradients, trained, others, batch, jax.random.fold_in(base, state.step), optim.accumulation)
+        grads, metrics = _accumulated(
+            gradients,
+            trained,
+            others,
+            batch,
+            jax.random.fold_in(base, state.step),
+            optim.accumulation,
+        )
         norms = {name: optax.tree.norm(net) for name, net in grads.items()}
         norm = optax.tree.norm(norms)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics[own["loss"]][0])
-        if optim.clip:  # each network by itself: one that starts from nothing does not slow down the others
+        if (
+            optim.clip
+        ):  # each network by itself: one that starts from nothing does not slow down the others
             grads = {name: clipped(net, norms[name]) for name, net in grads.items()}
         updates, opt_state = optimizer.update(grads, state.opt_state[update.name], trained)
-        moved = lambda name, net: jax.tree.map(lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name])
+        moved = lambda name, net: jax.tree.map(
+            lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name]
+        )
         params = {name: moved(name, net) for name, net in trained.items()}
         done = (state.step - optim.ema_start) // update.every
         # An average that begins late begins with trained weights, and needs no warm-up.
-        decay = jnp.where(done < 0, 0.0, optim.ema_decay if optim.ema_start else ema_decay(optim.ema_decay, done))
+        decay = jnp.where(
+            done < 0, 0.0, optim.ema_decay if optim.ema_start else ema_decay(optim.ema_decay, done)
+        )
         averaged = {name: state.ema[name] for name in trained if name in state.ema}
-        ema = {name: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net, params[name]) for name, net in averaged.items()}
+        ema = {
+            name: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net, params[name])
+            for name, net in averaged.items()
+        }
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         in_a_row = jnp.where(finite, 0, state.in_a_row[update.name] + 1)
-        noted = {own["grad_norm"]: norm, **{metric: norms[name] for name, metric in _norm_names(update).items()}}
+        noted = {
+            own["grad_norm"]: norm,
+            **{metric: norms[name] for name, metric in _norm_names(update).items()},
+        }
         metrics |= {metric: (value, jnp.ones(())) for metric, value in noted.items()}
         window = _noted(state, update, metrics, finite, in_a_row, config.log_every)
         return replace(
@@ -63,7 +94,10 @@ def make_update(stage: Stage, update: Update, config: TrainConfig) -> Callable[[
             step=state.step + (update is stage.updates[-1]),
             params={**state.params, **keep(params, trained)},
             ema={**state.ema, **keep(ema, averaged)},
-            opt_state={**state.opt_state, update.name: keep(opt_state, state.opt_state[update.name])},
+            opt_state={
+                **state.opt_state,
+                update.name: keep(opt_state, state.opt_state[update.name]),
+            },
             in_a_row={**state.in_a_row, update.name: in_a_row},
             skipped={**state.skipped, update.name: state.skipped[update.name] + ~finite},
             window={**state.window, update.name: window},
@@ -76,15 +110,30 @@ def metric_names(stage: Stage, params: Nets, fixed: Nets, batch) -> dict[str, li
     """The metrics that each update's loss gives, the update's own included; nothing is computed."""
 
     def of(update: Update) -> list[str]:
-        shapes = jax.eval_shape(lambda p, f, b: update.loss(p, f, b, jax.random.key(0))[1], *stage.parts(update, params, fixed), batch)
-        return sorted({*shapes, update.titled("loss"), update.titled("grad_norm"), *_norm_names(update).values()})
+        shapes = jax.eval_shape(
+            lambda p, f, b: update.loss(p, f, b, jax.random.key(0))[1],
+            *stage.parts(update, params, fixed),
+            batch,
+        )
+        return sorted(
+            {
+                *shapes,
+                update.titled("loss"),
+                update.titled("grad_norm"),
+                *_norm_names(update).values(),
+            }
+        )
 
     return {update.name: of(update) for update in stage.updates}
 
 
 def _norm_names(update: Update) -> dict[str, str]:
     """The metrics that tell networks' gradients apart, where an update has several."""
-    return {name: update.titled(f"{name}_grad_norm") for name in update.nets} if len(update.nets) > 1 else {}
+    return (
+        {name: update.titled(f"{name}_grad_norm") for name in update.nets}
+        if len(update.nets) > 1
+        else {}
+    )
 
 
 def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
@@ -92,9 +141,13 @@ def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
     if count == 1:
         return gradients(params, fixed, batch, key)
     # Film i goes to micro-batch i % count: every device keeps the films it holds.
-    parts = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0), batch)
+    parts = jax.tree.map(
+        lambda a: jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0), batch
+    )
     keys = jax.random.split(key, count)
-    first = jax.eval_shape(lambda: gradients(params, fixed, jax.tree.map(lambda a: a[0], parts), key))
+    first = jax.eval_shape(
+        lambda: gradients(params, fixed, jax.tree.map(lambda a: a[0], parts), key)
+    )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
 
     def add(total, part):
@@ -110,7 +163,10 @@ def _noted(state: TrainState, update: Update, metrics, finite, in_a_row, log_eve
     fresh = state.step // log_every > (state.step - update.every) // log_every
     past = jax.tree.map(lambda value: jnp.where(fresh, jnp.zeros_like(value), value), before)
     sums = {
-        name: tuple(total + jnp.where(finite, value, 0) for total, value in zip(past.sums[name], metrics[name], strict=True))
+        name: tuple(
+            total + jnp.where(finite, value, 0)
+            for total, value in zip(past.sums[name], metrics[name], strict=True)
+        )
         for name in past.sums
     }
     until = jnp.where(in_a_row > past.longest, state.step + 1, past.until)

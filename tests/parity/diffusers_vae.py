@@ -13,13 +13,15 @@ from safetensors.numpy import save_file
 
 from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import load_vae, tables
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.models.vae.wan_vae import VAE
 
 # Small, with a shortcut in every stage but one, uneven latent statistics and both kinds of Downsample.
 TINY = VAEConfig(
     dim=2, z_dim=4, dim_mult=(1, 2, 3, 3), num_res_blocks=1, mean=(0.3, -0.2, 0.0, 1.1), std=(1.5, 0.7, 2.0, 0.9)
 )  # fmt: skip
-WAN_LIKE = VAEConfig(dim=8)  # Wan2.1's own multipliers, blocks, latent channels and statistics, a twelfth of its width
+WAN_LIKE = VAEConfig(
+    dim=8
+)  # Wan2.1's own multipliers, blocks, latent channels and statistics, a twelfth of its width
 TIME_FIRST = VAEConfig(
     dim=6, z_dim=5, dim_mult=(1, 2, 2), num_res_blocks=2, temperal_downsample=(True, False), mean=(0.0,) * 5, std=(1.0,) * 5
 )  # fmt: skip
@@ -46,7 +48,10 @@ RENAMED = (
 def vae_tensors(config: VAEConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Random tensors under the original keys, of a size at which every parameter shows in the output."""
     shapes = jax.eval_shape(lambda: VAE(config, key=jax.random.key(0)))
-    return {place.key: _random(place.key, place.shape, seed) for place in tables.places(shapes, tables.VAE)}
+    return {
+        place.key: _random(place.key, place.shape, seed)
+        for place in tables.places(shapes, tables.VAE)
+    }
 
 
 def our_vae(config: VAEConfig, tensors: dict[str, np.ndarray], folder) -> VAE:
@@ -68,7 +73,13 @@ def diffusers_vae(config: VAEConfig, tensors: dict[str, np.ndarray]):
         latents_mean=list(config.mean),
         latents_std=list(config.std),
     ).eval()
-    model.load_state_dict({_name(key, config): torch.from_numpy(np.ascontiguousarray(t)) for key, t in tensors.items()}, strict=True)
+    model.load_state_dict(
+        {
+            _name(key, config): torch.from_numpy(np.ascontiguousarray(t))
+            for key, t in tensors.items()
+        },
+        strict=True,
+    )
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
 
     @torch.no_grad()
@@ -91,7 +102,11 @@ def _name(key: str, config: VAEConfig) -> str:
 
     def stage(match):
         stage, layer = divmod(int(match[1]), per_stage)
-        return f"up_blocks.{stage}.upsamplers.0." if layer == per_stage - 1 else f"up_blocks.{stage}.resnets.{layer}."
+        return (
+            f"up_blocks.{stage}.upsamplers.0."
+            if layer == per_stage - 1
+            else f"up_blocks.{stage}.resnets.{layer}."
+        )
 
     return re.sub(r"upsamples\.(\d+)\.", stage, key)
 
@@ -102,5 +117,7 @@ def _random(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return 1 + 0.2 * x
     if key.endswith("bias"):
         return 0.2 * x
-    small = 0.1 if key.startswith("decoder.head.2") else 1.0  # the video is clipped to [-1,1]: keep most of it inside
+    small = (
+        0.1 if key.startswith("decoder.head.2") else 1.0
+    )  # the video is clipped to [-1,1]: keep most of it inside
     return small * x / np.sqrt(np.prod(shape[1:], dtype=np.float32))

@@ -2,14 +2,13 @@
 
 The "network" is `velocity` below: smooth, nonlinear, dependent on t, and cheap. Run with the extra `parity` installed:
 
-    python tests/parity/make_solver_goldens.py
+    PYTHONPATH=tests/support python tests/parity/make_solver_goldens.py
 """
 
-from pathlib import Path
-
 import numpy as np
+from repository import GOLDENS
 
-GOLDENS = Path(__file__).parents[1] / "goldens" / "solvers.npz"
+GOLDENS_FILE = GOLDENS / "solvers.npz"
 CASES = [("unipc", steps, shift) for steps in (1, 2, 3, 8, 50) for shift in (1.0, 3.0, 5.0)]
 CASES += [("euler", steps, shift) for steps in (1, 4, 50) for shift in (1.0, 5.0)]
 
@@ -28,7 +27,9 @@ def scheduler(solver: str, steps: int, shift: float):
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
     if solver == "unipc":
-        made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+        made = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+        )
         # Newer Diffusers spaces its default schedule differently; Wan2.1's own is this one (wan/utils/fm_solvers_unipc.py).
         made.set_timesteps(sigmas=np.linspace(float(np.float32(0.999)), 0, steps + 1)[:-1])
         return made
@@ -53,8 +54,8 @@ def main():
     for solver, steps, shift in CASES:
         name = f"{solver}-{steps}-{shift:g}"
         arrays[f"{name}.times"], arrays[f"{name}.x0"] = integrate(solver, steps, shift)
-    GOLDENS.parent.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDENS, **arrays)
+    GOLDENS_FILE.parent.mkdir(exist_ok=True)
+    np.savez_compressed(GOLDENS_FILE, **arrays)
 
 
 if __name__ == "__main__":

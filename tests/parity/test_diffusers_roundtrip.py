@@ -16,7 +16,7 @@ from wan_folder import TEXT_ENCODER, TRANSFORMER, WORDS, wan_folder
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae
 from causalcine_jax.convert.command import ConvertConfig, convert
 from causalcine_jax.models.packed import whole_film
-from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.models.text.tokenizer import Tokenizer
 
 PROMPTS = ["a fox", "a"]
 
@@ -25,7 +25,11 @@ PROMPTS = ["a fox", "a"]
 def pipeline_folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("round")
     wan_folder(root / "wan")
-    convert(ConvertConfig(root / "wan", root / "diffusers", to="diffusers", shard_gb=3e-5, progress=False))
+    convert(
+        ConvertConfig(
+            root / "wan", root / "diffusers", to="diffusers", shard_gb=3e-5, progress=False
+        )
+    )
     return root / "diffusers"
 
 
@@ -36,14 +40,23 @@ def pipeline(pipeline_folder):
 
 @pytest.mark.parametrize("kind", [WanTransformer3DModel, AutoencoderKLWan, UMT5EncoderModel])
 def test_nothing_is_missing_or_unexpected(pipeline_folder, kind):
-    part = {WanTransformer3DModel: "transformer", AutoencoderKLWan: "vae", UMT5EncoderModel: "text_encoder"}[kind]
+    part = {
+        WanTransformer3DModel: "transformer",
+        AutoencoderKLWan: "vae",
+        UMT5EncoderModel: "text_encoder",
+    }[kind]
     _, told = kind.from_pretrained(pipeline_folder / part, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"], told
+    assert (
+        not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    ), told
 
 
 def test_ours_in_diffusers(pipeline, pipeline_folder):
     assert_same_outputs(pipeline, pipeline_folder)
-    assert isinstance(pipeline.scheduler, UniPCMultistepScheduler) and pipeline.scheduler.config.flow_shift == 5.0
+    assert (
+        isinstance(pipeline.scheduler, UniPCMultistepScheduler)
+        and pipeline.scheduler.config.flow_shift == 5.0
+    )
 
 
 def test_theirs_in_ours(pipeline, tmp_path):
@@ -74,11 +87,18 @@ def assert_same_outputs(pipeline, folder):
         vae = load_vae(folder)
         decoded, encoded = vae.decode(latents), vae.encode(video)
     assert embedded.shape[-1] == TEXT_ENCODER.dim
-    want = pipeline.transformer(tensor(x), torch.from_numpy(t), torch.from_numpy(text), return_dict=False)[0]
+    want = pipeline.transformer(
+        tensor(x), torch.from_numpy(t), torch.from_numpy(text), return_dict=False
+    )[0]
     assert_close(velocity, array(want))
-    want = pipeline.text_encoder(torch.from_numpy(ids).long(), torch.from_numpy(mask).long()).last_hidden_state.numpy()
+    want = pipeline.text_encoder(
+        torch.from_numpy(ids).long(), torch.from_numpy(mask).long()
+    ).last_hidden_state.numpy()
     assert_close(np.asarray(embedded) * mask[..., None], want * mask[..., None])
-    mean, std = (np.array(getattr(pipeline.vae.config, name), np.float32) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        np.array(getattr(pipeline.vae.config, name), np.float32)
+        for name in ("latents_mean", "latents_std")
+    )
     assert_close(decoded, array(pipeline.vae.decode(tensor(latents * std + mean)).sample))
     assert_close(encoded, (array(pipeline.vae.encode(tensor(video)).latent_dist.mean) - mean) / std)
 

@@ -16,14 +16,32 @@ from causalcine_jax.config import TextEncoderConfig, VAEConfig, preset
 from causalcine_jax.convert import diffusers_configs, tables
 from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.umt5 import UMT5Encoder
-from causalcine_jax.models.vae import VAE
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.wan_vae import VAE
 
 CASES = {
-    "wan-1.3b": ("transformer", Transformer, preset("wan-1.3b").transformer, tables.TRANSFORMER, 825),
-    "wan-14b": ("transformer", Transformer, preset("wan-14b").transformer, tables.TRANSFORMER, 1095),
+    "wan-1.3b": (
+        "transformer",
+        Transformer,
+        preset("wan-1.3b").transformer,
+        tables.TRANSFORMER,
+        825,
+    ),
+    "wan-14b": (
+        "transformer",
+        Transformer,
+        preset("wan-14b").transformer,
+        tables.TRANSFORMER,
+        1095,
+    ),
     "vae": ("vae", VAE, VAEConfig(), tables.VAE, 194),
-    "uneven vae": ("vae", VAE, VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temperal_downsample=(True, False)), tables.VAE, None),
+    "uneven vae": (
+        "vae",
+        VAE,
+        VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temperal_downsample=(True, False)),
+        tables.VAE,
+        None,
+    ),
     "umt5-xxl": ("text_encoder", UMT5Encoder, TextEncoderConfig(), tables.TEXT_ENCODER, 242),
 }
 
@@ -37,17 +55,25 @@ def state_dict(part, config):
             model = diffusers.AutoencoderKLWan.from_config(settings)
         else:
             model = transformers.UMT5EncoderModel(transformers.UMT5Config(**settings))
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key != "encoder.embed_tokens.weight"}
+    return {
+        key: tuple(tensor.shape)
+        for key, tensor in model.state_dict().items()
+        if key != "encoder.embed_tokens.weight"
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_all_keys_and_shapes_both_ways(name):
     part, module_class, config, rules, count = CASES[name]
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    original = {p.key: p.shape for p in tables.places(shapes, rules, getattr(config, "patch_size", None))}
+    original = {
+        p.key: p.shape for p in tables.places(shapes, rules, getattr(config, "patch_size", None))
+    }
     theirs = state_dict(part, config)
     table = key_table(part, original)
     assert {table.to_diffusers(key): shape for key, shape in original.items()} == theirs
     back = key_table(part, theirs)
     assert {back.to_original(key): shape for key, shape in theirs.items()} == original
-    assert count in (None, len(theirs)) and sum(map(np.prod, theirs.values())) == sum(map(np.prod, original.values()))
+    assert count in (None, len(theirs)) and sum(map(np.prod, theirs.values())) == sum(
+        map(np.prod, original.values())
+    )

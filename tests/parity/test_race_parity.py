@@ -9,10 +9,10 @@ pytest.importorskip("torch")
 
 from tiny_race import TINY_RACE
 
-from causalcine_jax.benchmarks import machine
-from causalcine_jax.benchmarks.race import LIMITS
-from causalcine_jax.benchmarks.race_cases import ROUTED, SAME, WHOLE
-from causalcine_jax.benchmarks.race_sides import race_inputs, race_ours, race_theirs
+from benchmarks import machine
+from benchmarks.race import LIMITS
+from benchmarks.race_cases import ROUTED, SAME, WHOLE
+from benchmarks.race_sides import race_inputs, race_ours, race_theirs
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def films(tmp_path):
     """(case, dtype) -> our film and theirs [chunks, c, h, w, ch]."""
 
     def make(case, dtype):
-        inputs, ours, theirs = (str(tmp_path / name) for name in ("inputs.npz", "ours.npy", "theirs.npy"))
+        inputs, ours, theirs = (
+            str(tmp_path / name) for name in ("inputs.npz", "ours.npy", "theirs.npy")
+        )
         race_inputs(case.to_dict(), dtype, inputs)
         race_ours(case.to_dict(), dtype, ours)
         made = race_theirs(case.to_dict(), dtype, inputs, theirs)
@@ -48,7 +50,10 @@ def test_both_sides_make_the_same_film(films, memory, theirs):
 def test_a_shorter_cache_is_another_film(films):
     case = dataclasses.replace(TINY_RACE, memory=SAME, theirs=9)
     ours, theirs = films(case, "float32")
-    assert apart(ours[:3], theirs[:3]) < LIMITS["float32"] / 10 and apart(ours[3:], theirs[3:]) > 100 * LIMITS["float32"]
+    assert (
+        apart(ours[:3], theirs[:3]) < LIMITS["float32"] / 10
+        and apart(ours[3:], theirs[3:]) > 100 * LIMITS["float32"]
+    )
 
 
 def test_in_bfloat16_they_differ_by_rounding(films):
@@ -57,11 +62,25 @@ def test_in_bfloat16_they_differ_by_rounding(films):
 
 
 def test_peaks_and_parts_by_both_libraries(monkeypatch):
-    for name, tiny in {"SIDE": 16, "CONVOLVED": (1, 4, 4, 8), "ATTENDED": (8, 16, 2, 8), "COPIED": 64, "REPEATS": 2}.items():
+    for name, tiny in {
+        "SIDE": 16,
+        "CONVOLVED": (1, 4, 4, 8),
+        "ATTENDED": (8, 16, 2, 8),
+        "COPIED": 64,
+        "REPEATS": 2,
+    }.items():
         monkeypatch.setattr(machine, name, tiny)
     for library in ("jax", "torch"):
         found = machine.peaks(library)
-        assert found.keys() == {*machine.PEAKS, "bytes_per_second"} and found["bytes_per_second"] > 0
-        assert all(found[name].keys() == set(machine.DTYPES) and min(found[name].values()) > 0 for name in machine.PEAKS)
+        assert (
+            found.keys() == {*machine.PEAKS, "bytes_per_second"} and found["bytes_per_second"] > 0
+        )
+        assert all(
+            found[name].keys() == set(machine.DTYPES) and min(found[name].values()) > 0
+            for name in machine.PEAKS
+        )
         seconds = machine.products(library, TINY_RACE.to_dict(), "bfloat16", 6)
-        assert seconds.keys() == machine.work(TINY_RACE, 6, "bfloat16").keys() and min(seconds.values()) > 0
+        assert (
+            seconds.keys() == machine.work(TINY_RACE, 6, "bfloat16").keys()
+            and min(seconds.values()) > 0
+        )

@@ -1,4 +1,4 @@
-"""Our solvers against Diffusers' schedulers themselves; tests/test_solvers.py repeats this from goldens, without torch."""
+"""Our solvers against Diffusers' schedulers themselves; tests/diffusion/test_solvers.py repeats this from goldens, without torch."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,12 @@ from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from make_solver_goldens import CASES, GOLDENS, integrate, start, velocity
+from make_solver_goldens import CASES, GOLDENS_FILE, integrate, start, velocity
 
 
-@pytest.mark.parametrize(("solver", "steps", "shift"), [*CASES, ("unipc", 20, 12.0), ("euler", 7, 3.0)])
+@pytest.mark.parametrize(
+    ("solver", "steps", "shift"), [*CASES, ("unipc", 20, 12.0), ("euler", 7, 3.0)]
+)
 def test_sample_equals_diffusers(solver, steps, shift):
     times, want = integrate(solver, steps, shift)
     config = SamplerConfig(solver, steps=steps, shift=shift, guidance=1.0)
@@ -23,8 +25,10 @@ def test_sample_equals_diffusers(solver, steps, shift):
 
 
 def test_goldens_are_those_of_the_installed_diffusers():
-    goldens = np.load(GOLDENS)
+    goldens = np.load(GOLDENS_FILE)
     for solver, steps, shift in CASES:
         times, x0 = integrate(solver, steps, shift)
         np.testing.assert_allclose(goldens[f"{solver}-{steps}-{shift:g}.times"], times, rtol=1e-6)
-        np.testing.assert_allclose(goldens[f"{solver}-{steps}-{shift:g}.x0"], x0, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            goldens[f"{solver}-{steps}-{shift:g}.x0"], x0, rtol=1e-5, atol=1e-6
+        )

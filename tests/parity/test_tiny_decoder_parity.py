@@ -54,7 +54,13 @@ def decoded(tensors, latents):
             elif layer in (6, 12, 18):
                 frames = [interpolate(x, scale_factor=2, mode="nearest") for x in frames]
             else:
-                frames = [part for x in frames for part in conv2d(x, tensors[f"decoder.{layer}.conv.weight"]).chunk(GROW[layer][1], 1)]
+                frames = [
+                    part
+                    for x in frames
+                    for part in conv2d(x, tensors[f"decoder.{layer}.conv.weight"]).chunk(
+                        GROW[layer][1], 1
+                    )
+                ]
         return frames
 
     def block(layer: int, x):
@@ -62,7 +68,12 @@ def decoded(tensors, latents):
         memory[layer] = x
         y = torch.cat([x, past], 1)
         for conv in (0, 2, 4):
-            y = conv2d(y, tensors[f"decoder.{layer}.conv.{conv}.weight"], tensors[f"decoder.{layer}.conv.{conv}.bias"], padding=1)
+            y = conv2d(
+                y,
+                tensors[f"decoder.{layer}.conv.{conv}.weight"],
+                tensors[f"decoder.{layer}.conv.{conv}.bias"],
+                padding=1,
+            )
             y = relu(y) if conv < 4 else y
         return relu(y + x)
 
@@ -75,8 +86,12 @@ def test_it_decodes_as_a_plain_one_does(tmp_path):
     torch.save(tensors | {"encoder.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "taew2_1.pth")
     latents = torch.randn(3, 16, 4, 6, generator=torch.Generator().manual_seed(1))
     theirs = decoded(tensors, latents).permute(0, 2, 3, 1).numpy()
-    assert theirs.std() > 0.02 and np.mean((theirs == 0) | (theirs == 1)) < 0.2, "too much is clipped to be worth comparing"
+    assert theirs.std() > 0.02 and np.mean((theirs == 0) | (theirs == 1)) < 0.2, (
+        "too much is clipped to be worth comparing"
+    )
     with jax.default_matmul_precision("highest"):
-        ours, _ = load_tiny_decoder(tmp_path / "taew2_1.pth").decode_first(latents.permute(0, 2, 3, 1).numpy()[None])
+        ours, _ = load_tiny_decoder(tmp_path / "taew2_1.pth").decode_first(
+            latents.permute(0, 2, 3, 1).numpy()[None]
+        )
     assert ours.shape == (1, 9, 32, 48, 3)
     assert np.linalg.norm((np.asarray(ours[0]) + 1) / 2 - theirs) <= 1e-5 * np.linalg.norm(theirs)

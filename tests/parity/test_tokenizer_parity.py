@@ -16,7 +16,7 @@ import sentencepiece
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import T5Tokenizer
 
-from causalcine_jax.models.tokenizer import Tokenizer, clean
+from causalcine_jax.models.text.tokenizer import Tokenizer, clean
 
 LENGTH = 96
 SEEN = [
@@ -55,7 +55,11 @@ def made(tmp_path_factory):
     )  # fmt: skip
     theirs = T5Tokenizer.from_pretrained(folder)
     theirs.save_pretrained(folder / "saved")
-    return sentencepiece.SentencePieceProcessor(str(folder / "spiece.model")), theirs, Tokenizer.load(folder / "saved")
+    return (
+        sentencepiece.SentencePieceProcessor(str(folder / "spiece.model")),
+        theirs,
+        Tokenizer.load(folder / "saved"),
+    )
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
@@ -67,7 +71,15 @@ def test_cleaning_is_the_pipelines(prompt):
 def test_ids_and_masks(made, prompt):
     pieces, theirs, ours = made
     ids, mask = ours([prompt], LENGTH)
-    want = theirs(prompt_clean(prompt), padding="max_length", max_length=LENGTH, return_attention_mask=True, return_tensors="np")
+    want = theirs(
+        prompt_clean(prompt),
+        padding="max_length",
+        max_length=LENGTH,
+        return_attention_mask=True,
+        return_tensors="np",
+    )
     assert np.array_equal(ids, want.input_ids) and np.array_equal(mask, want.attention_mask)
-    if prompt != PROMPTS["its own marks"]:  # a special token that is written out: transformers takes it for one, SentencePiece does not
+    if (
+        prompt != PROMPTS["its own marks"]
+    ):  # a special token that is written out: transformers takes it for one, SentencePiece does not
         assert ids[0, : mask.sum()].tolist() == [*pieces.encode(prompt_clean(prompt)), 1]

@@ -45,13 +45,29 @@ def test_dtypes_views_and_nesting(tmp_path, protocol):
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.randn(5, 3, dtype=torch.bfloat16)).sum().backward()
     optimizer.step()
-    saved = {**flat, "generator": module.state_dict(), "optimizer": optimizer.state_dict(), "step": 7, "rng": torch.get_rng_state()}
-    saved |= {"config": {"lr": 1e-5, "names": ["a", None], "dtype": torch.bfloat16, "device": torch.device("cpu"), "size": base.shape}}
+    saved = {
+        **flat,
+        "generator": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": 7,
+        "rng": torch.get_rng_state(),
+    }
+    saved |= {
+        "config": {
+            "lr": 1e-5,
+            "names": ["a", None],
+            "dtype": torch.bfloat16,
+            "device": torch.device("cpu"),
+            "size": base.shape,
+        }
+    }
     torch.save(saved, tmp_path / "a.pt", pickle_protocol=protocol)
     expected = {**flat, "rng": saved["rng"]}
     expected |= {f"generator/{key}": tensor for key, tensor in module.state_dict().items()}
     expected |= {
-        f"optimizer/state/{i}/{key}": tensor for i, state in optimizer.state_dict()["state"].items() for key, tensor in state.items()
+        f"optimizer/state/{i}/{key}": tensor
+        for i, state in optimizer.state_dict()["state"].items()
+        for key, tensor in state.items()
     }
     assert_read_equal(tmp_path / "a.pt", expected)
 

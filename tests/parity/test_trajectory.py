@@ -17,7 +17,7 @@ from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae
 from causalcine_jax.convert.command import ConvertConfig, convert
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.models.packed import whole_film
-from causalcine_jax.models.tokenizer import Tokenizer
+from causalcine_jax.models.text.tokenizer import Tokenizer
 
 STEPS = 10
 
@@ -58,13 +58,20 @@ def theirs(folder, noise, solver, shift, guidance):
         latents=torch.from_numpy(np.ascontiguousarray(np.moveaxis(noise, -1, 1))),
         max_sequence_length=512,
         output_type="pt",
-        callback_on_step_end=lambda pipe, i, t, kept: latents.append(np.moveaxis(kept["latents"].numpy(), 1, -1).copy()) or kept,
+        callback_on_step_end=lambda pipe, i, t, kept: (
+            latents.append(np.moveaxis(kept["latents"].numpy(), 1, -1).copy()) or kept
+        ),
     )
     return latents, 2 * np.moveaxis(made.frames.numpy(), 2, -1) - 1
 
 
 def ours(folder, noise, config):
-    tokenizer, encoder, model, vae = Tokenizer.load(folder), load_text_encoder(folder), load_transformer(folder), load_vae(folder)
+    tokenizer, encoder, model, vae = (
+        Tokenizer.load(folder),
+        load_text_encoder(folder),
+        load_transformer(folder),
+        load_vae(folder),
+    )
     ids, mask = tokenizer(["a fox runs", "blurred"], TRANSFORMER.text_len)
     with jax.default_matmul_precision("highest"):
         text = encoder(ids, mask) * mask[..., None]
@@ -88,13 +95,28 @@ def test_bfloat16_is_near_their_float32(folder):
     t = np.array([937.5, 300.0], np.float32)
     text = rng.standard_normal((2, TRANSFORMER.text_len, TRANSFORMER.text_dim), np.float32)
     ids, mask = Tokenizer.load(folder)(["a fox runs", "blurred"], 16)
-    channels_first = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(a, -1, 1))) for a in (x, x[:1])]
-    want = pipe.transformer(channels_first[0], torch.from_numpy(t), torch.from_numpy(text), return_dict=False)[0]
+    channels_first = [
+        torch.from_numpy(np.ascontiguousarray(np.moveaxis(a, -1, 1))) for a in (x, x[:1])
+    ]
+    want = pipe.transformer(
+        channels_first[0], torch.from_numpy(t), torch.from_numpy(text), return_dict=False
+    )[0]
     got = jax.jit(whole_film)(load_transformer(folder, "bfloat16"), x, t, text)
     assert difference(got, np.moveaxis(want.numpy(), 1, -1)) <= 2e-2
-    want = pipe.text_encoder(torch.from_numpy(ids).long(), torch.from_numpy(mask).long()).last_hidden_state.numpy()
-    assert difference(load_text_encoder(folder, "bfloat16")(ids, mask) * mask[..., None], want * mask[..., None]) <= 2e-2
-    mean, std = (torch.tensor(getattr(pipe.vae.config, name)).reshape(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    want = pipe.text_encoder(
+        torch.from_numpy(ids).long(), torch.from_numpy(mask).long()
+    ).last_hidden_state.numpy()
+    assert (
+        difference(
+            load_text_encoder(folder, "bfloat16")(ids, mask) * mask[..., None],
+            want * mask[..., None],
+        )
+        <= 2e-2
+    )
+    mean, std = (
+        torch.tensor(getattr(pipe.vae.config, name)).reshape(1, -1, 1, 1, 1)
+        for name in ("latents_mean", "latents_std")
+    )
     want = pipe.vae.decode(channels_first[1] * std + mean).sample.numpy()
     assert difference(load_vae(folder, "bfloat16").decode(x[:1]), np.moveaxis(want, 1, -1)) <= 2e-2
 

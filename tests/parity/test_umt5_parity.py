@@ -12,7 +12,9 @@ from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.convert import load_text_encoder
 
 # As deep as small allows, 64 tokens and more: every bucket of UMT5's own 32 and the cut at distance 128 are reached.
-WAN_BUCKETS = TextEncoderConfig(vocab_size=99, dim=32, dim_attn=48, dim_ffn=40, num_heads=6, num_layers=2)
+WAN_BUCKETS = TextEncoderConfig(
+    vocab_size=99, dim=32, dim_attn=48, dim_ffn=40, num_heads=6, num_layers=2
+)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,12 @@ from diffusers_vae import TIME_FIRST, TINY, WAN_LIKE, diffusers_vae, our_vae, va
 
 
 @pytest.mark.parametrize(
-    "config, frames, size", [(TINY, (1, 5, 9, 13), (16, 24)), (WAN_LIKE, (1, 9, 17), (8, 16)), (TIME_FIRST, (1, 5, 9), (8, 12))]
+    "config, frames, size",
+    [
+        (TINY, (1, 5, 9, 13), (16, 24)),
+        (WAN_LIKE, (1, 9, 17), (8, 16)),
+        (TIME_FIRST, (1, 5, 9), (8, 12)),
+    ],
 )
 def test_encode_and_decode_equal_diffusers(config, frames, size, tmp_path):
     tensors = vae_tensors(config)
@@ -21,7 +26,9 @@ def test_encode_and_decode_equal_diffusers(config, frames, size, tmp_path):
         with jax.default_matmul_precision("highest"):
             assert _distance(ours.encode(video), latents) <= 1e-5
             theirs = decode(latents)
-            assert np.mean(np.abs(theirs) == 1) < 0.2, "too much of the video is clipped to be worth comparing"
+            assert np.mean(np.abs(theirs) == 1) < 0.2, (
+                "too much of the video is clipped to be worth comparing"
+            )
             assert _distance(ours.decode(latents), theirs) <= 1e-5
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
-from causalcine_jax.benchmarks.peer import diffusers_transformer
+from benchmarks.peer import diffusers_transformer
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig
 
 # Original Wan2.1 -> Diffusers. Written here by hand, so that it can disagree with the package.
@@ -31,7 +31,10 @@ DIFFUSERS = (
 TRANSFORMERS = (
     (r"^token_embedding", "shared"),
     (r"^norm\.", "encoder.final_layer_norm."),
-    (r"^blocks\.(\d+)\.pos_embedding\.embedding", r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias"),
+    (
+        r"^blocks\.(\d+)\.pos_embedding\.embedding",
+        r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias",
+    ),
     (r"^blocks\.(\d+)\.attn", r"encoder.block.\1.layer.0.SelfAttention"),
     (r"^blocks\.(\d+)\.norm1", r"encoder.block.\1.layer.0.layer_norm"),
     (r"^blocks\.(\d+)\.norm2", r"encoder.block.\1.layer.1.layer_norm"),

@@ -9,10 +9,12 @@ from safetensors.numpy import save_file
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.umt5 import UMT5Encoder
+from causalcine_jax.models.text.umt5 import UMT5Encoder
 
 # head_dim 14 splits into 6 + 4 + 4 channels for time, height and width: uneven, as Wan's 44 + 42 + 42.
-TRANSFORMER = TransformerConfig(dim=28, ffn_dim=40, num_heads=2, num_layers=2, text_dim=10, text_len=7, freq_dim=16)
+TRANSFORMER = TransformerConfig(
+    dim=28, ffn_dim=40, num_heads=2, num_layers=2, text_dim=10, text_len=7, freq_dim=16
+)
 TEXT_ENCODER = TextEncoderConfig(
     vocab_size=50, dim=24, dim_attn=20, dim_ffn=36, num_heads=4, num_layers=3, num_buckets=16, max_distance=32
 )  # fmt: skip
@@ -30,7 +32,11 @@ def load(tensors: dict[str, np.ndarray], config, loader, folder):
     """Our module of `tensors`, by way of a file: so parity covers the key tables too."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
-    settings = {f: getattr(config, f) for f in ("num_heads", "text_len", "max_distance", "eps") if hasattr(config, f)}
+    settings = {
+        f: getattr(config, f)
+        for f in ("num_heads", "text_len", "max_distance", "eps")
+        if hasattr(config, f)
+    }
     (folder / "config.json").write_text(str(settings).replace("'", '"'))
     return loader(folder)
 

@@ -1,4 +1,4 @@
-// The kernels as XLA calls them (jax.ffi). models/cpu_kernels.py compiles this file for the machine that it is on, and checks shapes and dtypes.
+// The kernels as XLA calls them (jax.ffi). models/cpu/kernels.py compiles this file for the machine that it is on, and checks shapes and dtypes.
 #include "fields.h"
 #include "linear.h"
 #include "norm.h"

@@ -1,0 +1,125 @@
+"""The same arithmetic by others: Diffusers' WanTransformer3DModel on our weights, torch's attention at our shapes.
+
+The only file of the package that needs torch, and only when it is asked for (--peer). On an NVIDIA GPU torch shares it with jax.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+
+from benchmarks.settings import Settings
+from benchmarks.timing import measure, rates
+from causalcine_jax.cli import cores
+from causalcine_jax.config import TransformerConfig
+from causalcine_jax.convert import tables
+from causalcine_jax.convert.diffusers_tables import key_table
+from causalcine_jax.models.dit import Transformer
+
+DEVICE = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+
+
+def diffusers_transformer(config: TransformerConfig) -> WanTransformer3DModel:
+    """Diffusers' transformer of our sizes, with weights of its own."""
+    return WanTransformer3DModel(
+        patch_size=config.patch_size,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
+        in_channels=config.in_dim,
+        out_channels=config.out_dim,
+        text_dim=config.text_dim,
+        freq_dim=config.freq_dim,
+        ffn_dim=config.ffn_dim,
+        num_layers=config.num_layers,
+        eps=config.eps,
+    ).eval()
+
+
+def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], torch.Tensor]:
+    """A call of Diffusers' transformer on the same film [1, F, h, w, C], time and prompt; its answer [1, C, F, h, w] is ready, on the device, when it returns."""
+    with torch.device(DEVICE):
+        net = diffusers_transformer(model.config)
+    net = net.to(_dtype(x))
+    net.load_state_dict(_state(model))
+    film, prompt, time = _tensor(x).permute(0, 4, 1, 2, 3).contiguous(), _tensor(text), _tensor(t)
+
+    @torch.no_grad()
+    def call() -> torch.Tensor:
+        velocity = net(film, time, prompt, return_dict=False)[0]
+        _wait()
+        return velocity
+
+    torch.set_num_threads(len(cores()))
+    return call
+
+
+def latents_of(answer: torch.Tensor) -> np.ndarray:
+    """The answer of `diffusers_forward` as ours is laid out, [1, F, h, w, C] in float32."""
+    return answer.permute(0, 2, 3, 4, 1).float().cpu().numpy()
+
+
+def torch_attention(
+    shapes: list[tuple[int, int, int, int]], flop: float, settings: Settings
+) -> dict:
+    """scaled_dot_product_attention on random q, k, v of the shapes [b, t, h, d], forward and with the gradients of all three."""
+    torch.set_num_threads(len(cores()))
+    how = {
+        "device": DEVICE,
+        "dtype": getattr(torch, str(settings.inference_dtype)),
+        "requires_grad": True,
+    }
+    q, k, v = (torch.randn(b, h, t, d, **how) for b, t, h, d in shapes)
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def forward():
+        with torch.no_grad():
+            attention(q, k, v)
+        _wait()
+
+    def both():
+        torch.autograd.grad(attention(q, k, v).float().square().sum(), (q, k, v))
+        _wait()
+
+    result = {}
+    for name, call, count in (("forward", forward, flop), ("forward_and_backward", both, 3 * flop)):
+        seconds = measure(call, settings.repeats)
+        result[name] = {
+            "seconds": seconds,
+            **rates(count, seconds["median"], settings.inference_dtype),
+        }
+    return result
+
+
+def versions() -> dict[str, str]:
+    import diffusers
+
+    return {"torch": torch.__version__, "diffusers": diffusers.__version__, "device": DEVICE}
+
+
+def _state(model: Transformer) -> dict[str, torch.Tensor]:
+    """Our weights under Diffusers' names."""
+    parameters = tables.parameters(model)
+    places = tables.places(model, tables.TRANSFORMER, model.config.patch_size)
+    names = key_table("transformer", [place.key for place in places])
+    return {
+        names.to_diffusers(place.key): _tensor(
+            place.to_torch(np.asarray(parameters[place.path], np.float32))
+        )
+        for place in places
+    }
+
+
+def _tensor(array) -> torch.Tensor:
+    """An array on torch's device, in the same dtype."""
+    return torch.from_numpy(np.array(array, np.float32)).to(DEVICE, _dtype(array))
+
+
+def _dtype(array) -> torch.dtype:
+    return torch.bfloat16 if str(array.dtype) == "bfloat16" else torch.float32
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,234 @@
+"""Our rollout against Self-Forcing's in plain torch: the same weights, prompt and noise, and the films compared.
+
+    for every case: ours, theirs, ours, theirs, ... -> record {schema, device, software, settings, cases, roofline} -> a table
+
+Called again with the same file it goes on with the turns that are missing, if the same software made the others.
+Where torch is missing, our side is measured and the record names it under `missing_peers`.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench import in_process, missing_peers, without, write
+from benchmarks.machine import roofline, roofline_table
+from benchmarks.race_cases import CASES, PEER, Case
+from benchmarks.timing import spread
+from causalcine_jax.cli import cores
+from causalcine_jax.errors import DataError, nearest, raise_faults
+from causalcine_jax.film.record import software
+
+SCHEMA = "causalcine/race@1"
+DTYPES = ("float32", "bfloat16")
+# How far two films may differ, relative to their norm. In bfloat16 both sides round, each in its own places.
+LIMITS = {"float32": 1e-5, "bfloat16": 5e-2}
+TURNS = 3
+ROOFLINE = "roofline"  # measured beside the cases
+NEEDS = ("torch",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """What is asked for. `UsageError` listing every fault.
+
+    names   of CASES, and `roofline`
+    turns   films of each side in every case
+    """
+
+    names: tuple[str, ...] = (*CASES, ROOFLINE)
+    dtype: str = "float32"
+    turns: int = TURNS
+
+    def __post_init__(self):
+        known = (*CASES, ROOFLINE)
+        faults = [
+            f"unknown case {name!r}, {nearest(name, known)}"
+            for name in self.names
+            if name not in known
+        ]
+        if self.dtype not in DTYPES:
+            faults.append(f"unknown dtype {self.dtype!r}, {nearest(self.dtype, DTYPES)}")
+        if self.turns < 1:
+            faults.append(f"repeats must be at least 1, not {self.turns}")
+        raise_faults("race", faults)
+
+
+def race(
+    asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[str, Case] = CASES
+) -> dict:
+    """Measures what is asked for; returns the record, which is written to `out` after every film.
+
+    Raises:
+      DataError: a process failed, or `out` cannot be read or written. What was measured before is in `out`.
+    """
+    record, missing = _begun(asked, out, say), [name for name in missing_peers() if name in NEEDS]
+    record["missing_peers"] = missing
+    if missing:
+        say(f"theirs is left out: {without(missing)}")
+
+    def keep() -> None:
+        if out:
+            write(record, out)
+
+    for name in asked.names:
+        if name == ROOFLINE:
+            continue
+        case, turns = cases[name], record["cases"].get(name, {}).get("turns", [])
+        with tempfile.TemporaryDirectory(prefix="race.") as folder:
+            while len(turns) < asked.turns:
+                say(f"{name}, turn {len(turns) + 1} of {asked.turns} ...")
+                turns.append(_turn(case, asked.dtype, Path(folder), record, bool(missing)))
+                record["cases"][name] = {
+                    "film": case.to_dict(),
+                    **_summary(case, turns),
+                    "turns": turns,
+                }
+                keep()
+    if ROOFLINE in asked.names and ROOFLINE not in record:
+        raced = {name: cases[name] for name in record["cases"]}
+        record[ROOFLINE] = roofline(raced, record["cases"], asked.dtype, not missing, say)
+        keep()
+    return record
+
+
+def faults(record: dict) -> list[str]:
+    """Where two films differ by more than rounding."""
+    limit = LIMITS[record["settings"]["dtype"]]
+    found = {name: case.get("difference") for name, case in record["cases"].items()}
+    too_far = {
+        name: value for name, value in found.items() if value is not None and not value <= limit
+    }
+    return [
+        f"{name}: the films differ by {value:.2g}, more than {limit:g}"
+        for name, value in too_far.items()
+    ]
+
+
+def race_table(record: dict) -> str:
+    """Markdown: a row per case; seconds are those of a chunk, median over all films and chunks."""
+    rows = [
+        "| case | theirs | ours | speed | first chunk, last | memory | films differ by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, case in record["cases"].items():
+        sides = [case.get("theirs"), case["ours"]]
+        shown = [_seconds(side["seconds"]) if side else "not measured" for side in sides]
+        ends = " / ".join(
+            f"{side['by_chunk'][0]:.2f}, {side['by_chunk'][-1]:.2f}" for side in sides if side
+        )
+        memory = " / ".join(f"{side['memory']['peak'] / 1e9:.2f} GB" for side in sides if side)
+        speed, difference = case.get("speed"), case.get("difference")
+        faster = (
+            f"{speed['median']:.2f}x ({speed['lowest']:.2f} to {speed['highest']:.2f})"
+            if speed
+            else ""
+        )
+        apart = "" if difference is None else f"{difference:.1e}"
+        rows.append(f"| {name} | {' | '.join(shown)} | {faster} | {ends} | {memory} | {apart} |")
+    software = record["software"]
+    on = f"{record['settings']['dtype']}, {record['machine']['cores']} cores, jax {software['jax']}, torch {record.get('torch')}"
+    head = f"{on}, commit {software['commit']}; theirs / ours"
+    return "\n".join(
+        [head, "", *rows, *(roofline_table(record[ROOFLINE]) if ROOFLINE in record else [])]
+    )
+
+
+def _turn(case: Case, dtype: str, folder: Path, record: dict, alone: bool) -> dict:
+    """A film of ours, then one of theirs; their difference over the chunks that see the same frames."""
+    inputs, films = (
+        folder / "inputs.npz",
+        {side: folder / f"{side}.npy" for side in ("ours", "theirs")},
+    )
+    given = {"case": case.to_dict(), "dtype": dtype}
+    answer = in_process("race_ours", None, film=str(films["ours"]), **given)
+    record["device"], turn = answer["device"], {"ours": answer["result"]}
+    if alone:
+        return turn
+    if not inputs.exists():
+        in_process("race_inputs", None, file=str(inputs), **given)
+    theirs = in_process(
+        "race_theirs", None, inputs=str(inputs), film=str(films["theirs"]), **given
+    )["result"]
+    record["torch"], record["torch_device"] = theirs.pop("torch"), theirs.pop("torch_device")
+    ours_film, theirs_film = (np.load(file)[: case.same_chunks] for file in films.values())
+    difference = float(np.linalg.norm(ours_film - theirs_film) / np.linalg.norm(theirs_film))
+    return {**turn, "theirs": theirs, "difference": difference}
+
+
+def _summary(case: Case, turns: list[dict]) -> dict[str, Any]:
+    """Of all films of a case.
+
+    speed        theirs / ours over a film, turn by turn
+    same_chunks  how many chunks, from the first, `difference` compares: those for which both sides see the same frames
+    """
+    sides = [side for side in ("ours", "theirs") if side in turns[0]]
+    summary = {side: _side([turn[side] for turn in turns if side in turn]) for side in sides}
+    both = [turn for turn in turns if "theirs" in turn]
+    if both:
+        ratios = [sum(turn["theirs"]["seconds"]) / sum(turn["ours"]["seconds"]) for turn in both]
+        summary["speed"] = {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        summary["difference"], summary["same_chunks"] = (
+            max(turn["difference"] for turn in both),
+            case.same_chunks,
+        )
+    return summary
+
+
+def _side(films: list[dict]) -> dict[str, Any]:
+    by_chunk = list(zip(*(film["seconds"] for film in films), strict=True))
+    return {
+        "seconds": spread([seconds for film in films for seconds in film["seconds"]]),
+        "by_chunk": [median(seconds) for seconds in by_chunk],
+        "memory": max((film["memory"] for film in films), key=lambda memory: memory["peak"]),
+    }
+
+
+def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
+    """The record in `out` where what it holds can stand beside what is measured now, else a new one."""
+    here = software()
+    sampler = dataclasses.asdict(PEER.sampler) | {"step_list": list(PEER.sampler.step_list)}
+    settings = {"dtype": asked.dtype, "sampler": sampler}
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    new = {
+        "schema": SCHEMA,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings,
+        "software": here,
+        "machine": {"cores": len(cores()), "load_average": load},
+        "device": None,
+        "cases": {},
+    }
+    if out is None or not out.exists():
+        return new
+    try:
+        record = json.loads(out.read_text(encoding="utf-8"))
+        known = record["schema"] == SCHEMA
+        same = known and (record["settings"], record["software"]) == (settings, here)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{out} is no record of a race ({error}): give another file, or delete it"
+        ) from error
+    if not known:
+        raise DataError(f"{out} is no record of a race: give another file, or delete it")
+    changed = str(here["commit"]).endswith("+changes")
+    if not same or changed or record.get("missing_peers"):
+        why = (
+            "files differ from the commit"
+            if same and changed
+            else "it is of another software, dtype or without torch"
+        )
+        say(f"{out} is measured anew: {why}")
+        return new
+    return record
+
+
+def _seconds(seconds: dict[str, float]) -> str:
+    return f"{seconds['median']:.2f} s ({seconds['shortest']:.2f} to {seconds['longest']:.2f})"

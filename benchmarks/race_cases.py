@@ -1,0 +1,87 @@
+"""What is raced: films of one network, each side with its own field of history."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.families import Family, family
+
+PEER: Family = family("self-forcing")
+CHUNK_FRAMES = PEER.chunk_frames
+NETWORK = TransformerConfig(
+    dim=512, ffn_dim=2048, num_heads=4, num_layers=8, text_dim=512, text_len=64
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A film that both sides make.
+
+    chunks   of the film
+    grid     rows and columns of tokens in a latent frame
+    theirs   latent frames that a chunk sees in Self-Forcing's rollout, its own included
+    memory   what it sees in ours
+    """
+
+    chunks: int
+    grid: tuple[int, int]
+    theirs: int
+    memory: MemoryConfig
+    network: TransformerConfig = NETWORK
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Case":
+        """Inverse of `to_dict`."""
+        network = data["network"] | {"patch_size": tuple(data["network"]["patch_size"])}
+        memory, network = MemoryConfig(**data["memory"]), TransformerConfig(**network)
+        return cls(data["chunks"], tuple(data["grid"]), data["theirs"], memory, network)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        network = dataclasses.asdict(self.network) | {"patch_size": list(self.network.patch_size)}
+        fields = {"chunks": self.chunks, "grid": list(self.grid), "theirs": self.theirs}
+        return fields | {"memory": dataclasses.asdict(self.memory), "network": network}
+
+    @property
+    def tokens(self) -> int:
+        """Of a latent frame."""
+        return self.grid[0] * self.grid[1]
+
+    def frames(self, side: str) -> int:
+        """Latent frames that the film's last chunk sees on that side, ours or theirs, its own included."""
+        ours = (self.memory.window_chunks + 1) * CHUNK_FRAMES + self.memory.retrieved_frames
+        return min(self.chunks * CHUNK_FRAMES, self.theirs if side == "theirs" else ours)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int, int, int]:
+        """Of a chunk's latents, [1, f, h, w, c]."""
+        _, rows, columns = self.network.patch_size
+        return (1, CHUNK_FRAMES, rows * self.grid[0], columns * self.grid[1], self.network.in_dim)
+
+    @property
+    def same_chunks(self) -> int:
+        """The film's first chunks, those for which both sides see the same frames."""
+        return (
+            min(self.chunks, self.memory.window_chunks + 1)
+            if self.memory.retrieved_frames
+            else self.chunks
+        )
+
+
+WHOLE = PEER.memory
+SAME = MemoryConfig("none", window_chunks=3, memory_frames=0, positions="absolute")
+ROUTED = MemoryConfig()
+# Rows and columns of tokens, and layers. Films of the larger frames would take minutes, so their network has half as many layers.
+SIZES = {160: ((10, 16), 8), 390: ((15, 26), 4)}
+CASES = {
+    f"{name}-{tokens}": Case(
+        chunks, grid, theirs, memory, dataclasses.replace(NETWORK, num_layers=layers)
+    )
+    for tokens, (grid, layers) in SIZES.items()
+    for name, chunks, theirs, memory in (
+        ("whole", 7, 21, WHOLE),
+        ("same", 20, 12, SAME),
+        ("routed", 20, 12, ROUTED),
+    )
+}

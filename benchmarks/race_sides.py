@@ -1,0 +1,143 @@
+"""One film of a race, by one side, in a process of its own: seconds of every chunk, memory, and the film's latents as a file.
+
+    race_inputs -> weights, prompt and noise, in a file --> race_ours, race_theirs -> film.npy
+
+Seconds of a chunk: from its noise to its clean keys and values being in the cache. Decoding is left out. Compiling is not
+counted: a chunk during which a program was compiled is made again, which changes nothing, and that time is taken.
+"""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.race_cases import CHUNK_FRAMES, PEER, Case
+from benchmarks.settings import random_like, random_network
+from benchmarks.timing import memory
+from causalcine_jax.cli import cores
+from causalcine_jax.config import VAEConfig
+from causalcine_jax.convert import tables
+from causalcine_jax.film.engine import RolloutEngine, noise_of, text_context
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.models.cache.kv_cache import pool_frames_for
+from causalcine_jax.models.dit import Transformer
+
+SEED = 0
+STEPS = len(PEER.sampler.step_list)
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class LatentFilm(RolloutEngine):
+    """A film whose chunks come as latents [c, h, w, ch], not as pixels."""
+
+    def _decode(self, x0: jax.Array) -> jax.Array:
+        return x0
+
+
+def race_inputs(case: dict, dtype: str, file: str) -> dict:
+    """Writes what both sides begin with to `file` (.npz, float32).
+
+    Weights under Wan2.1's names; `text`; `noise` and `fresh` noise of all chunks.
+    """
+    asked = Case.from_dict(case)
+    network = _network(asked, dtype)
+    parameters = {
+        path: np.asarray(leaf, np.float32) for path, leaf in tables.parameters(network).items()
+    }
+    places = tables.places(network, tables.TRANSFORMER, asked.network.patch_size)
+    weights = {place.key: place.to_torch(parameters[place.path]) for place in places}
+    key, shape = jax.random.key(SEED), asked.chunk_shape
+    chunks = [noise_of(key, jnp.int32(index), shape) for index in range(asked.chunks)]
+    renoised = lambda key: [
+        jax.random.normal(jax.random.fold_in(key, step), shape)[0] for step in range(STEPS - 1)
+    ]
+    given = {
+        "noise": np.array([noise[0] for noise, _ in chunks]),
+        "fresh": np.array([renoised(key) for _, key in chunks]),
+    }
+    np.savez(file, text=_text(asked, dtype)[0].astype(jnp.float32), **given, **weights)
+    return {"parameters": sum(tensor.size for tensor in weights.values())}
+
+
+def race_ours(case: dict, dtype: str, film: str) -> dict:
+    """Makes the film by the engine that generation uses."""
+    asked = Case.from_dict(case)
+    network, text = _network(asked, dtype), _text(asked, dtype)
+    vae = SimpleNamespace(cfg=VAEConfig())  # nothing is decoded
+    stride, (height, width) = vae.cfg.spatial_stride, asked.chunk_shape[2:4]
+    engine = LatentFilm(
+        Model(network, vae, None, None, chunk_frames=CHUNK_FRAMES, dtype=dtype),
+        height=stride * height,
+        width=stride * width,
+        seed=SEED,
+        sampler=PEER.sampler,
+        memory=asked.memory,
+        pool_frames=pool_frames_for(asked.chunks, asked.memory, CHUNK_FRAMES),
+    )
+    context = jax.block_until_ready(text_context(network, text))
+    compiled = []
+    noted = lambda event, seconds, **_: compiled.append(event) if event == COMPILED else None
+    jax.monitoring.register_event_duration_secs_listener(noted)
+
+    def chunk(index: int) -> tuple[np.ndarray, float]:
+        while True:
+            compiled.clear()
+            start = time.perf_counter()
+            latents = engine.chunk(context, index).frames
+            seconds = time.perf_counter() - start
+            if not compiled:
+                return latents, seconds
+
+    return _film([chunk(index) for index in range(asked.chunks)], film, memory())
+
+
+def race_theirs(case: dict, dtype: str, inputs: str, film: str) -> dict:
+    """Makes the film by Self-Forcing's rollout in torch."""
+    import torch
+
+    from benchmarks.self_forcing_torch import Film
+
+    asked, device = Case.from_dict(case), "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(len(cores()))
+    with np.load(inputs) as arrays:
+        given = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    noise, fresh = (given.pop(name).to(device) for name in ("noise", "fresh"))
+    given = {name: tensor.to(device, getattr(torch, dtype)) for name, tensor in given.items()}
+    text = given.pop("text")
+    new_film = lambda: Film(given, asked.network, asked.grid, asked.theirs, text)
+
+    def chunk(made: Film, index: int) -> tuple[np.ndarray, float]:
+        start = time.perf_counter()
+        latents = (
+            made.chunk(noise[index], fresh[index], index * CHUNK_FRAMES, PEER.sampler).cpu().numpy()
+        )
+        return latents, time.perf_counter() - start
+
+    chunk(new_film(), 0)  # warms up, as the chunk that is made again does for ours
+    made = new_film()
+    chunks = [chunk(made, index) for index in range(asked.chunks)]
+    counted = (
+        {"of": "device", "peak": torch.cuda.max_memory_allocated()}
+        if device == "cuda"
+        else memory()
+    )
+    return {**_film(chunks, film, counted), "torch": torch.__version__, "torch_device": device}
+
+
+def _film(chunks: list[tuple[np.ndarray, float]], file: str, counted: dict) -> dict:
+    """Writes the film, and says what a record keeps of it."""
+    latents, seconds = zip(*chunks, strict=True)
+    np.save(Path(file), np.stack(latents))
+    return {"seconds": list(seconds), "memory": {"of": counted["of"], "peak": counted["peak"]}}
+
+
+def _network(case: Case, dtype: str) -> Transformer:
+    return random_network("transformer", (case.network,), jnp.dtype(dtype))
+
+
+def _text(case: Case, dtype: str) -> jax.Array:
+    """The embedded prompt [1, t, d]."""
+    return random_like((1, case.network.text_len, case.network.text_dim), jnp.dtype(dtype))

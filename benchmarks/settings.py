@@ -1,0 +1,182 @@
+"""What a benchmark is asked for, and what follows from it: networks with random weights, sizes of latents, dtype."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.config import (
+    DTYPES,
+    KV_DTYPES,
+    POOL_PLACES,
+    Preset,
+    TransformerConfig,
+    VAEConfig,
+    preset,
+)
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
+from causalcine_jax.models.nn import Module
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.story_schema import nearest_multiples
+
+PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
+STAGES = ("teacher_forcing", "ode_init", "dmd")
+SAMPLERS = ("few_step", "preset")
+CHUNK_FRAMES = 3
+NETWORKS = {
+    "transformer": Transformer,
+    "vae": VAE,
+    "text_encoder": UMT5Encoder,
+    "tiny_decoder": TinyDecoder,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A benchmark. `UsageError` listing every fault.
+
+    preset         whose networks, with random weights
+    width, height  pixels of films; None for the preset's
+    dtype          None for the usual: in training the config's, else bfloat16, or float32 on a CPU
+    batch          training: films per step (None: the config's); attention: segments in one call (None: those of a film's packed pass)
+    repeats        timed calls of everything
+    pool_frames    streaming and start: latent frames of history kept; pool_on: where, device or host
+    sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
+    kv_dtype       streaming and start: how the pool stores keys and values
+    tiny_decoder   streaming and start: TAEHV decodes in the VAE's place
+    stages         training: which of the stages
+    peer           also time Diffusers and torch on the same
+    configs        folder of the training configs
+    """
+
+    preset: str
+    width: int | None = None
+    height: int | None = None
+    dtype: str | None = None
+    batch: int | None = None
+    repeats: int = 5
+    pool_frames: int = 60
+    pool_on: str = "device"
+    sampler: str = "few_step"
+    kv_dtype: str = "same"
+    tiny_decoder: bool = False
+    stages: tuple[str, ...] = STAGES
+    peer: bool = False
+    configs: str = "configs"
+
+    def __post_init__(self):
+        sizes = preset(self.preset)
+        object.__setattr__(self, "width", self.width or sizes.width)
+        object.__setattr__(self, "height", self.height or sizes.height)
+        raise_faults("benchmark", self._faults(sizes))
+
+    def _faults(self, sizes: Preset) -> list[str]:
+        faults = []
+        for name, patch in (
+            ("height", sizes.transformer.patch_size[1]),
+            ("width", sizes.transformer.patch_size[2]),
+        ):
+            step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
+            if size % step:
+                faults.append(
+                    f"{name} must be a multiple of {step}, not {size} (nearest: {nearest_multiples(size, step)})"
+                )
+        choices = {
+            "dtype": (None, *DTYPES),
+            "sampler": SAMPLERS,
+            "kv_dtype": KV_DTYPES,
+            "pool_on": POOL_PLACES,
+        }
+        asked = [(name, getattr(self, name), known) for name, known in choices.items()]
+        for name, value, known in (*asked, *(("stage", stage, STAGES) for stage in self.stages)):
+            if value not in known:
+                faults.append(
+                    f"unknown {name} {value!r}, {nearest(str(value), filter(None, known))}"
+                )
+        of = lambda vae: (vae.z_dim, vae.spatial_stride, vae.temporal_stride)
+        if self.tiny_decoder and of(sizes.vae) != of(VAEConfig()):
+            faults.append(
+                "the tiny decoder decodes latents of Wan2.1's shape, and the preset's are of another"
+            )
+        if self.peer and self.dtype == "float8":
+            faults.append("the peers have no float8: leave out peer, or measure another dtype")
+        for name in ("batch", "repeats"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                faults.append(f"{name} must be at least 1, not {getattr(self, name)}")
+        return faults
+
+    @property
+    def sizes(self) -> Preset:
+        return preset(self.preset)
+
+    @property
+    def transformer(self) -> TransformerConfig:
+        return self.sizes.transformer
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of a latent frame."""
+        stride = self.sizes.vae.spatial_stride
+        return self.height // stride, self.width // stride
+
+    @property
+    def tokens(self) -> int:
+        """Of a latent frame."""
+        _, rows, columns = self.transformer.patch_size
+        return self.latent_size[0] // rows * (self.latent_size[1] // columns)
+
+    @property
+    def inference_dtype(self) -> jnp.dtype:
+        """Of everything that is not in eight bits."""
+        usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return jnp.dtype(outside_blocks(self.dtype or usual))
+
+    @property
+    def transformer_dtype(self) -> str:
+        """Of nearly all of the transformer's arithmetic."""
+        return "float8" if self.dtype == "float8" else str(self.inference_dtype)
+
+    @property
+    def rollout_sampler(self) -> SamplerConfig:
+        if self.sampler == "few_step":
+            return SamplerConfig("few_step", steps=4, shift=self.sizes.shift, guidance=1.0)
+        return SamplerConfig(shift=self.sizes.shift, guidance=self.sizes.guidance)
+
+    def to_dict(self) -> dict:
+        """As JSON has it, whence `Settings(**_)` comes back."""
+        return dataclasses.asdict(self) | {"stages": list(self.stages)}
+
+    def recorded(self) -> dict:
+        """What a record says of it: all but a folder of this machine."""
+        return {name: value for name, value in self.to_dict().items() if name != "configs"}
+
+
+def network(settings: Settings, part: str) -> Module:
+    """One of the preset's networks (or TAEHV, which has one size) with random weights, in the dtype of inference."""
+    sizes = () if part == "tiny_decoder" else (getattr(settings.sizes, part),)
+    return random_network(part, sizes, settings.inference_dtype, float8=settings.dtype == "float8")
+
+
+def random_network(part: str, sizes: tuple, dtype: jnp.dtype, float8: bool = False) -> Module:
+    """One of NETWORKS of these sizes, made by one program in its dtype: at 14B no float32 copy ever exists."""
+
+    def make(key) -> Module:
+        net = NETWORKS[part](*sizes, key=key)
+        if part == "transformer":  # a new head answers 0 to everything
+            net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
+        net = jax.tree.map(lambda leaf: leaf.astype(dtype), net)
+        return quantize_blocks(net) if part == "transformer" and float8 else net
+
+    return jax.jit(make)(jax.random.key(0))
+
+
+def random_like(shape: tuple[int, ...], dtype=jnp.float32, seed: int = 1) -> jax.Array:
+    """Standard normal numbers; made by numpy, so that no program is compiled for them."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)

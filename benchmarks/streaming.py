@@ -1,0 +1,164 @@
+"""A film as it streams: every chunk by the engine that generation uses, on random weights.
+
+    first     a new film: its prompt through the text encoder and into keys and values, then the first chunk (all compiled before)
+    minutes   chunks in a film's first and tenth minute, in turns, so that a machine that grows faster or slower does so for both
+    enqueued  chunks whose moves are not waited for one by one, in the same turns
+
+A minute begins with a pool that holds what a film of that length leaves in it, as far as its size allows. A chunk in the tenth minute costs what one
+in the first does if nothing grows: neither the field nor the pool.
+"""
+
+import time
+from statistics import median
+
+import jax
+
+from benchmarks.film import PROMPT, MeasuredFilm, Place, fill, new_film
+from benchmarks.random_model import random_model
+from benchmarks.settings import CHUNK_FRAMES, Settings
+from benchmarks.timing import memory, rates, spread
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.film.model_folder import PARTS
+from causalcine_jax.models.cache.kv_cache import pool_frames_for
+from causalcine_jax.models.dit import TextContext
+from causalcine_jax.models.nn import Module
+from causalcine_jax.planning.flops import Films
+
+FPS = 16
+EARLY, LATE = MINUTES = (1, 10)
+Laps = list[dict[str, float]]
+
+
+def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict:
+    """Seconds per chunk by move, frames per second, operations, bytes. `UsageError` for a pool that cannot hold the field."""
+    pool_frames_for(None, policy, CHUNK_FRAMES, settings.pool_frames)
+    model, sampler, frames = (
+        random_model(settings),
+        settings.rollout_sampler,
+        CHUNK_FRAMES * settings.sizes.vae.temporal_stride,
+    )
+    film = new_film(model, settings, policy)
+    for _ in range(2):  # compiles everything: the decoder has two forms
+        film.measured(film.embed(PROMPT))
+    first = []
+    for _ in range(settings.repeats):
+        film = None  # two pools may be more than there is memory for
+        film = new_film(model, settings, policy)
+        first.append(_from_prompt(film))
+    context, number = (
+        film.embed(PROMPT),
+        {minute: 60 * FPS * minute // frames for minute in MINUTES},
+    )
+    held = {}
+    for minute in MINUTES:
+        _reach(film, context, settings, policy, number[minute])
+        held[minute] = memory()
+    late = film.place  # a copy, which memory in use is not to count
+    _reach(film, context, settings, policy, number[EARLY])
+    laps, enqueued, copied = _in_turns(
+        film, context, {EARLY: film.place, LATE: late}, settings.repeats
+    )
+    minutes = {
+        minute: {
+            **_by_move(laps[minute]),
+            **_frames_per_second(laps[minute], frames),
+            "memory": held[minute],
+            **copied[minute],
+        }
+        for minute in MINUTES
+    }
+    early = minutes[EARLY]
+    late_over_early = [
+        late["together"] / early["together"]
+        for early, late in zip(laps[EARLY], laps[LATE], strict=True)
+    ]
+    films = Films(settings.transformer, policy, film.films, number[LATE] + 1, settings.tokens, 1)
+    flop = (sampler.steps * films.noisy(1) + films.commits([number[LATE]])).forward
+    return {
+        "sampler": {
+            "solver": sampler.solver,
+            "evaluations": sampler.steps * film.films,
+            "guidance": sampler.guidance,
+        },
+        "dtype": settings.transformer_dtype,
+        "first": {
+            **_by_move(first),
+            "in_later_chunks": median(lap["together"] for lap in first)
+            / early["together"]["median"],
+        },
+        **{f"minute_{minute}": result for minute, result in minutes.items()},
+        "late_over_early": median(late_over_early),
+        "late_over_early_least": min(late_over_early),
+        "late_over_early_most": max(late_over_early),
+        "memory_late_over_early": held[LATE]["in_use"] / held[EARLY]["in_use"],
+        "enqueued": {
+            "seconds": spread(enqueued),
+            "fps": frames / median(enqueued),
+            "over_sum_of_moves": median(enqueued)
+            / sum(early[move]["median"] for move in ("denoise", "commit", "decode")),
+        },
+        "arithmetic": rates(
+            flop, early["denoise"]["median"] + early["commit"]["median"], settings.transformer_dtype
+        ),
+        "pool": {
+            "frames": settings.pool_frames,
+            "bytes": film.pool_bytes,
+            "host_bytes": film.pool_host_bytes,
+        },
+        "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in PARTS}},
+    }
+
+
+def _from_prompt(film: MeasuredFilm) -> dict[str, float]:
+    """Seconds from a prompt's words to a film's first frames."""
+    start = time.perf_counter()
+    context = jax.block_until_ready(film.embed(PROMPT))
+    prompt = time.perf_counter() - start
+    return {"prompt": prompt, **film.measured(context), "together": time.perf_counter() - start}
+
+
+def _reach(
+    film: MeasuredFilm, context: TextContext, settings: Settings, policy: MemoryConfig, number: int
+) -> None:
+    fill(film, context, settings, policy, number)
+    film.measured(context)
+
+
+def _in_turns(
+    film: MeasuredFilm, context: TextContext, places: dict[int, Place], repeats: int
+) -> tuple[dict[int, Laps], list[float], dict[int, dict]]:
+    """Of each minute a chunk, and one of the first minute enqueued; every other time the last minute comes first. Also, of a pool in host memory, the frames
+    that were brought over in each minute: per layer, chunk by chunk."""
+    laps, enqueued, copied = (
+        {minute: [] for minute in places},
+        [],
+        {minute: {} for minute in places},
+    )
+    for turn in range(repeats):
+        for minute in list(places)[:: 1 if turn % 2 == 0 else -1]:
+            film.go_to(places[minute])
+            laps[minute].append(film.measured(context))
+            places[minute] = film.place
+            for name, count in (film.copied or {}).items():
+                copied[minute].setdefault("frames_copied", {}).setdefault(name, []).append(count)
+        film.go_to(places[EARLY])
+        film.waits = False
+        enqueued.append(film.measured(context)["together"])
+        film.waits, places[EARLY] = True, film.place
+    return laps, enqueued, copied
+
+
+def _by_move(laps: Laps) -> dict[str, dict[str, float]]:
+    return {name: spread([lap[name] for lap in laps]) for name in laps[0]}
+
+
+def _frames_per_second(laps: Laps, frames: int) -> dict[str, float]:
+    without = median(lap["denoise"] + lap["commit"] for lap in laps)
+    return {
+        "fps": frames / median(lap["together"] for lap in laps),
+        "fps_without_decode": frames / without,
+    }
+
+
+def _bytes(net: Module) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(net))

@@ -1,0 +1,105 @@
+"""Measures one part, in a process of its own, so that peak memory, compiled programs and the number of devices are that part's alone.
+
+    python -m benchmarks.worker PART ASKED.json ANSWER.json
+
+`bench.py` starts it; nobody else needs to. ASKED holds the settings, and under `given` what else the part's function takes.
+"""
+
+import json
+import math
+import os
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.settings import Settings
+from causalcine_jax.cli import cores, run
+from causalcine_jax.errors import DataError, UsageError
+
+# Where each part is measured. Imported when it is asked for: the others' imports would count as its start.
+FUNCTIONS = {
+    "streaming": ("streaming", "streaming"),
+    "training": ("training", "training"),
+    "attention": ("parts", "attention"),
+    "vae": ("parts", "vae"),
+    "text": ("parts", "text"),
+    "forward": ("parts", "forward"),
+    "device": ("parts", "device"),
+    "model_folder": ("random_model", "model_folder"),
+    "first_chunk": ("start", "first_chunk"),
+    "race_inputs": ("race_sides", "race_inputs"),
+    "race_ours": ("race_sides", "race_ours"),
+    "race_theirs": ("race_sides", "race_theirs"),
+    "race_peaks": ("machine", "peaks"),
+    "race_products": ("machine", "products"),
+}
+# What the launcher of that work sets before jax is imported (launch/train.py says why).
+_SHARED = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false"
+}  # torch has the memory of a GPU that jax leaves
+ENVIRONMENT = {
+    "training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os.cpu_count() or 1))},
+    "race_theirs": _SHARED,
+    "race_peaks": _SHARED,
+    "race_products": _SHARED,
+}
+
+
+def measure_part(part: str, settings: Settings | None, **given) -> dict:
+    """The part's result, and the device that it ran on. Without settings: of a part that takes only what is `given`.
+
+    Raises:
+      UsageError: it cannot be measured so.
+      DataError: it failed; one line, and on stderr where.
+    """
+    import jax
+
+    if part == "training" and "xla_force_host_platform_device_count" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        from benchmarks.training import configs
+
+        films = (config.batch // config.optim.accumulation for config in configs(settings))
+        jax.config.update(
+            "jax_num_cpu_devices", math.gcd(*films, len(cores()))
+        )  # as launch/train.py does
+    if settings and settings.pool_on == "host":
+        from causalcine_jax.film.host_memory import allow_all_host_memory
+
+        allow_all_host_memory()
+    module, function = FUNCTIONS[part]
+    try:
+        result = getattr(import_module(f"benchmarks.{module}"), function)(
+            *filter(None, [settings]), **given
+        )
+    except (UsageError, DataError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise DataError(f"{type(error).__name__}: {_first_line(error)}") from error
+    from causalcine_jax.film.record import device
+
+    return {"result": result, "device": device()}
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says; XLA's begin so, and go on with tables of its memory."""
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
+    )
+
+
+def main() -> None:
+    part, asked, answer = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
+    answer.write_text(
+        json.dumps(
+            measure_part(
+                part, asked["settings"] and Settings(**asked["settings"]), **asked["given"]
+            )
+        )
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,235 @@
+"""SECONDARY measures: whole films from captions alone, judged on cuts, prompts, memory of themselves and steadiness.
+
+Nothing true is committed here: the film remembers what it drew itself. In a third of the stories no caption says how anybody looks,
+so a character's first shot decides; `self recall` asks whether a return matches that, `truth recall` (told stories only) whether it
+matches the story.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped, bootstrap_mean
+from causalcine_jax.evaluation.metrics.cut_detector import CutDetector
+from causalcine_jax.evaluation.metrics.shot_cuts import (
+    TOLERANCES,
+    CutScore,
+    Detection,
+    detection,
+    sca,
+)
+from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.judge import OF_CHARACTER
+from causalcine_jax.evaluation.storyworld.reading import (
+    CharacterReading,
+    Judge,
+    Reading,
+    of_character,
+    of_scene,
+    sought,
+)
+from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
+from causalcine_jax.storyworld import Shot, Story, returns, sample_story
+from causalcine_jax.storyworld.world import WorldConfig
+
+TRUE_FILMS = "true films"
+STORIES_APART = (
+    1_000_000  # free films take their stories from here on, so that none is one of the recall's
+)
+
+
+@dataclass
+class ShotScores:
+    """Everything counted in one shot. Hits are 0 or 1 per question asked; recall is asked where a character comes back."""
+
+    prompt: dict[str, list[bool]] = field(
+        default_factory=lambda: {name: [] for name in ("place", "time", "action", "size")}
+    )
+    self_recall: dict[str, list[bool]] = field(
+        default_factory=lambda: {name: [] for name in OF_CHARACTER}
+    )
+    truth_recall: dict[str, list[bool]] = field(
+        default_factory=lambda: {name: [] for name in OF_CHARACTER}
+    )
+    consistency: list[float] = field(default_factory=list)
+
+    @property
+    def prompt_hits(self) -> list[bool]:
+        """Place, time and action: what counts as prompt accuracy."""
+        return [hit for name in ("place", "time", "action") for hit in self.prompt[name]]
+
+
+@dataclass
+class FilmScores:
+    """Where a film cuts, and what its shots show."""
+
+    cuts: CutScore
+    near: dict[int, Detection]
+    shots: list[ShotScores]
+
+
+def score_film(
+    story: Story,
+    video: UInt8[np.ndarray, "t h w 3"],
+    judge: Judge,
+    detector: CutDetector = CutDetector(),
+) -> FilmScores:
+    """Judges a film that was made (or rendered) for `story`, at the shot ranges that the story asks for."""
+    asked, found = true_cuts(story), detector(video)
+    near = {tolerance: detection(found, asked, tolerance) for tolerance in TOLERANCES}
+    return FilmScores(
+        sca(found, asked, len(video)), near, score_shots(story, judge.read(video), judge)
+    )
+
+
+def score_shots(story: Story, reading: Reading, judge: Judge) -> list[ShotScores]:
+    """What each shot of a film shows, given the judge's reading of all of it."""
+    scores, seen = [], []
+    for shot in story.shots:
+        frames = reading.frames(shot.frames)
+        seen.append({who: of_character(frames, sought(story, shot, who)) for who in shot.cast})
+        scores.append(_prompt_scores(judge, story, shot, frames, seen[-1]))
+    _score_recall(scores, story, seen)
+    return scores
+
+
+def _prompt_scores(
+    judge: Judge,
+    story: Story,
+    shot: Shot,
+    frames: Reading,
+    seen: dict[int, CharacterReading | None],
+) -> ShotScores:
+    scores = ShotScores()
+    for name, what in of_scene(frames).items():
+        scores.prompt[name].append(what == getattr(shot, name))
+    for who, action in zip(shot.cast, shot.actions, strict=True):
+        reading = seen[who]
+        scores.consistency.append(reading.consistency if reading else 0.0)
+        done = judge.action(frames, sought(story, shot, who)) if reading else ""
+        if done is not None:
+            scores.prompt["action"].append(done == action)
+    return scores
+
+
+def _score_recall(
+    scores: list[ShotScores], story: Story, seen: list[dict[int, CharacterReading | None]]
+) -> None:
+    for back in returns(story):
+        first_shot = next(
+            number for number, shot in enumerate(story.shots) if back.character in shot.cast
+        )
+        first, now = seen[first_shot][back.character], seen[back.shot][back.character]
+        for name in OF_CHARACTER:
+            if first is not None:
+                scores[back.shot].self_recall[name].append(
+                    now is not None and getattr(now, name) == getattr(first, name)
+                )
+            if story.told:
+                true = getattr(story.cast[back.character], name)
+                scores[back.shot].truth_recall[name].append(
+                    now is not None and getattr(now, name) == true
+                )
+
+
+def roll_out(
+    engine: BatchRollout, stories: list[Story], memory: MemoryConfig
+) -> UInt8[np.ndarray, "b t h w 3"]:
+    """Films of the stories, from captions alone."""
+    contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories), memory), []
+    for chunk, context in enumerate(contexts):
+        x0, _ = engine.denoise(pool, stories, context, chunk, memory)
+        pool = engine.commit(pool, x0, context, chunk, memory)
+        latents.append(x0)
+    return engine.decode(jnp.concatenate(latents, axis=1))
+
+
+def filmed(
+    engine: BatchRollout, stories: list[Story], memory: MemoryConfig, films: int
+) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
+    """Every story with its film, `films` of them made side by side."""
+    for start in range(0, len(stories), films):
+        batch = stories[start : start + films]
+        videos = roll_out(engine, [batch[i % len(batch)] for i in range(films)], memory)
+        yield from zip(batch, videos, strict=False)
+
+
+@dataclass
+class FreeResult:
+    """Scores of every film by row: the policies, and the same measures on true films as the ceiling."""
+
+    stories: list[Story]
+    scores: dict[str, list[FilmScores]]
+
+    def row(self, name: str) -> dict[str, Interval | float]:
+        return summarise(self.scores[name])
+
+
+def measure_free_films(
+    engine: BatchRollout,
+    judge: Judge,
+    count: int,
+    seed: int,
+    policies: dict[str, MemoryConfig],
+    films: int,
+    progress: bool = True,
+) -> FreeResult:
+    """Makes and judges `count` films under every policy, `films` of them side by side."""
+    stories = stories_apart(engine.world, seed, count)
+    scores = {TRUE_FILMS: [score_film(story, true_film(story), judge) for story in stories]}
+    with tqdm(
+        total=count * len(policies), desc="free films", unit="film", disable=not progress
+    ) as bar:
+        for name, memory in policies.items():
+            scores[name] = []
+            for story, video in filmed(engine, stories, memory, films):
+                scores[name].append(score_film(story, video, judge))
+                bar.update()
+    return FreeResult(stories, scores)
+
+
+def stories_apart(world: WorldConfig, seed: int, count: int) -> list[Story]:
+    return [sample_story(seed, STORIES_APART + index, world) for index in range(count)]
+
+
+def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
+    """Means over films (SCA, its parts) and over shots, characters and returns, with 95 % intervals: whole films are redrawn."""
+    cuts = [film.cuts for film in scores]
+
+    def share(answers) -> Interval:
+        """`answers` of a shot."""
+        films = [[float(hit) for shot in film.shots for hit in answers(shot)] for film in scores]
+        return bootstrap_grouped(
+            Grouped(
+                np.array([sum(hits) for hits in films]), np.array([len(hits) for hits in films])
+            )
+        )
+
+    matched = sum(c.matched for c in cuts)
+    summary: dict[str, Interval | float] = {
+        "sca": bootstrap_mean([c.sca for c in cuts]),
+        "nsd": float(np.mean([c.nsd for c in cuts])) if cuts else 0.0,
+        "frames_per_cut": sum(c.deviation for c in cuts) / matched if matched else float("nan"),
+        "missed_per_film": sum(c.missed for c in cuts) / max(1, len(cuts)),
+        "extra_per_film": sum(c.extra for c in cuts) / max(1, len(cuts)),
+    }
+    for tolerance in TOLERANCES:
+        near = sum((s.near[tolerance] for s in scores), Detection())
+        summary |= {
+            f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")
+        }
+    for name in ("place", "time", "action", "size"):
+        summary[name] = share(lambda shot, name=name: shot.prompt[name])
+    summary["prompt"] = share(lambda shot: shot.prompt_hits)
+    for kind in ("self_recall", "truth_recall"):
+        for name in OF_CHARACTER:
+            summary[f"{kind}_{name}"] = share(
+                lambda shot, kind=kind, name=name: getattr(shot, kind)[name]
+            )
+    summary["consistency"] = share(lambda shot: shot.consistency)
+    return summary

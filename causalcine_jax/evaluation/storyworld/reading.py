@@ -1,0 +1,203 @@
+"""What the judge reads in a film, and the answers that the metrics ask of it.
+
+video uint8 -> Judge.read -> Reading (probabilities per frame) -> of_character / of_scene over the frames of a shot -> class names
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.evaluation.storyworld import judge
+from causalcine_jax.evaluation.storyworld.judge import (
+    CLASSES,
+    CLIP_SPAN,
+    CLIP_STRIDE,
+    HEIGHT,
+    OF_CHARACTER,
+    OF_FRAME,
+    WIDTH,
+)
+from causalcine_jax.storyworld import SPECIES, Shot, Story
+
+BLOCK = 64  # frames looked at together; one compilation
+FOUND = 0.5  # mean probability from which a character counts as found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The judge's probabilities for every frame of a film, and for every cell of its map; `motion` is for judge.act."""
+
+    figure: Float[np.ndarray, "t cells"]
+    species: Float[np.ndarray, "t cells classes"]
+    colour: Float[np.ndarray, "t cells classes"]
+    accessory: Float[np.ndarray, "t cells classes"]
+    motion: Float[np.ndarray, "t cells features"]
+    place: Float[np.ndarray, "t classes"]
+    time: Float[np.ndarray, "t classes"]
+    size: Float[np.ndarray, "t classes"]
+
+    def frames(self, frames: range) -> "Reading":
+        """The reading of some of its frames."""
+        return Reading(
+            **{name: values[frames.start : frames.stop] for name, values in vars(self).items()}
+        )
+
+
+@dataclass(frozen=True)
+class Sought:
+    """Whom to look for in a shot: anybody, or the one of `species` rather than those of the `others`' species."""
+
+    species: str | None = None
+    others: tuple[str, ...] = ()
+
+    def cells(self, reading: Reading) -> Float[np.ndarray, "t cells"]:
+        """The probability that its head is in each cell."""
+        if self.species is None:
+            return reading.figure
+        share = lambda name: reading.species[:, :, SPECIES.index(name)]
+        return (
+            reading.figure
+            * share(self.species)
+            / (sum(map(share, (self.species, *self.others))) + 1e-6)
+        )
+
+
+ANYBODY = Sought()
+
+
+def sought(story: Story, shot: Shot, who: int) -> Sought:
+    """How to look for character `who`: by species where it shares the shot, as anybody where it is alone."""
+    if len(shot.cast) == 1:
+        return ANYBODY
+    return Sought(
+        story.cast[who].species,
+        tuple(story.cast[other].species for other in shot.cast if other != who),
+    )
+
+
+@dataclass(frozen=True)
+class CharacterReading:
+    """One character in some frames. `consistency`: share of the frames in which the same colour and accessory are seen."""
+
+    species: str
+    colour: str
+    accessory: str
+    confidence: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The trained network; reads films of 48x80 or any whole multiple."""
+
+    params: judge.Params
+
+    @classmethod
+    def load(cls, path: Path = judge.WEIGHTS) -> "Judge":
+        """Reads the weights that judge_training.py wrote; `DataError` if they are missing or another network's."""
+        try:
+            params = {
+                name: jax.device_put(np.asarray(value, np.float32))
+                for name, value in load_file(path).items()
+            }
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                f"cannot read the judge's weights at {path} ({error}); run causalcine_jax.evaluation.storyworld.judge_training"
+            ) from error
+        wanted = jax.eval_shape(judge.init_params, jax.random.key(0))
+        if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in wanted.items()}:
+            raise DataError(
+                f"{path} holds another judge than this code's; train it again by causalcine_jax.evaluation.storyworld.judge_training"
+            )
+        return cls(params)
+
+    def read(self, video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
+        """Looks at every frame."""
+        video = shrink_to_judge(video)
+        padded = np.concatenate([video, np.repeat(video[-1:], -len(video) % BLOCK, axis=0)])
+        blocks = [
+            jax.device_get(_probabilities(self.params, padded[i : i + BLOCK]))
+            for i in range(0, len(padded), BLOCK)
+        ]
+        return Reading(
+            **{
+                name: np.concatenate([block[name] for block in blocks])[: len(video)]
+                for name in blocks[0]
+            }
+        )
+
+    def action(self, reading: Reading, who: Sought = ANYBODY) -> str | None:
+        """What the character does in the reading's frames, which must be of one shot; None where they are too few to tell."""
+        starts = np.arange(0, len(reading.motion) - CLIP_SPAN + 1, 2)
+        if not starts.size:
+            return None
+        cell = who.cells(reading).argmax(axis=1)
+        motion = np.concatenate([_at(reading.motion, cell), judge.CELL_CENTRES[cell]], axis=-1)
+        clips = motion[starts[:, None] + np.arange(0, CLIP_SPAN, CLIP_STRIDE)]
+        logits = np.asarray(judge.act(self.params, clips.astype(np.float32)))
+        return CLASSES["action"][int(_mean_log_probability(logits).argmax())]
+
+
+def of_character(reading: Reading, who: Sought = ANYBODY) -> CharacterReading | None:
+    """The character seen in the reading's frames; None where it is not found. Frames count by how visible it is in them."""
+    cells = who.cells(reading)
+    visible, cell = cells.max(axis=1), cells.argmax(axis=1)
+    if visible.mean() < FOUND:
+        return None
+    seen = {name: _at(getattr(reading, name), cell) for name in ("species", *OF_CHARACTER)}
+    best = {name: int((visible @ probability).argmax()) for name, probability in seen.items()}
+    same = visible >= FOUND
+    for name in OF_CHARACTER:
+        same &= seen[name].argmax(axis=1) == best[name]
+    names = {name: CLASSES[name][index] for name, index in best.items()}
+    return CharacterReading(
+        **names, confidence=float(visible.mean()), consistency=float(same.mean())
+    )
+
+
+def _at(
+    values: Float[np.ndarray, "t cells c"], cell: Int[np.ndarray, " t"]
+) -> Float[np.ndarray, "t c"]:
+    return values[np.arange(len(cell)), cell]
+
+
+def of_scene(reading: Reading) -> dict[str, str]:
+    """Place, time and size by mean probability over the reading's frames."""
+    return {
+        name: CLASSES[name][int(getattr(reading, name).mean(axis=0).argmax())] for name in OF_FRAME
+    }
+
+
+def shrink_to_judge(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 48 80 3"]:
+    """Area means over whole pixels; `UsageError` where 48x80 does not divide the frame."""
+    _, height, width, _ = video.shape
+    if height % HEIGHT or width * HEIGHT != height * WIDTH:
+        raise UsageError(
+            f"the judge reads films of {HEIGHT}x{WIDTH} or a whole multiple, not {height}x{width}"
+        )
+    factor = height // HEIGHT
+    if factor == 1:
+        return video
+    cells = video.reshape(len(video), HEIGHT, factor, WIDTH, factor, 3)
+    return (cells.mean(axis=(2, 4), dtype=np.float32) + 0.5).astype(np.uint8)
+
+
+@jax.jit
+def _probabilities(params: judge.Params, frames: UInt8[np.ndarray, "n 48 80 3"]):
+    seen = judge.look(params, frames.astype(jnp.float32) / 255)
+    kept = {"figure": jax.nn.sigmoid(seen["figure"]), "motion": seen["motion"]}
+    return kept | {
+        name: jax.nn.softmax(seen[name]) for name in ("species", *OF_CHARACTER, *OF_FRAME)
+    }
+
+
+def _mean_log_probability(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, " classes"]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).mean(axis=0)

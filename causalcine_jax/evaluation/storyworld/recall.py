@@ -1,0 +1,256 @@
+"""PRIMARY recall: is a character drawn as it was, when it comes back after the attention window has forgotten it?
+
+For each return: the true film up to it is encoded and committed, the first two chunks of the return's shot are generated, and
+the judge reads colour and accessory in their frames. Not found is wrong.
+
+Rows: each policy; `truth`, the judge on the true frames; `vae`, on the true frames through the VAE, the ceiling of any policy.
+At most one return is taken from a film, so returns are independent. All decoded rows start from the same true chunk before the
+return: the decoder's memory of frames further back is left out.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from tqdm import tqdm
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
+from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.reading import (
+    CharacterReading,
+    Judge,
+    Sought,
+    of_character,
+    sought,
+)
+from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import TextContext
+from causalcine_jax.storyworld import Character, Return, Story, returns, sample_story
+from causalcine_jax.storyworld.world import (
+    ACCESSORIES,
+    CHUNK_FRAMES,
+    COLOURS,
+    WorldConfig,
+    first_frame_of_chunk,
+)
+
+CHUNKS_JUDGED = 2
+TRUTH, VAE = "truth", "vae"
+CHANCE = {"colour": 1 / len(COLOURS), "accessory": 1 / len(ACCESSORIES)}
+CHANCE |= {
+    "joint": CHANCE["colour"] * CHANCE["accessory"],
+    "mean": (CHANCE["colour"] + CHANCE["accessory"]) / 2,
+}
+MAX_STORIES_PER_RETURN = 50
+
+
+@dataclass(frozen=True)
+class ReturnCase:
+    """One return to be judged."""
+
+    story: Story
+    back: Return
+
+    @property
+    def character(self) -> Character:
+        return self.story.cast[self.back.character]
+
+    @property
+    def frames(self) -> range:
+        """Video frames of the chunks that are generated and judged."""
+        return range(
+            first_frame_of_chunk(self.back.chunk),
+            first_frame_of_chunk(self.back.chunk + CHUNKS_JUDGED),
+        )
+
+    @property
+    def late(self) -> bool:
+        """Whether the character first appeared where a memory of first frames cannot hold it."""
+        return self.back.first_seen_frame >= self.story.world.late_chunk * CHUNK_FRAMES
+
+    @property
+    def sought(self) -> Sought:
+        return sought(self.story, self.story.shots[self.back.shot], self.back.character)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one row of the table shows of one return. `remembered`: share of the layers whose memory held a frame of the character."""
+
+    case: ReturnCase
+    found: CharacterReading | None
+    remembered: float | None = None
+
+    def right(self, name: str) -> bool:
+        """Whether the character was found and its `colour`, `accessory` or `species` is the true one."""
+        return self.found is not None and getattr(self.found, name) == getattr(
+            self.case.character, name
+        )
+
+    @property
+    def joint(self) -> bool:
+        return self.right("colour") and self.right("accessory")
+
+    @property
+    def mean(self) -> float:
+        return (self.right("colour") + self.right("accessory")) / 2
+
+
+@dataclass
+class RecallResult:
+    """Verdicts by row, in the order of the cases, and the middle frame of the judged ones by row and case for the picture."""
+
+    cases: list[ReturnCase]
+    verdicts: dict[str, list[Verdict]]
+    stills: dict[str, list[UInt8[np.ndarray, "h w 3"]]]
+
+    def row(self, name: str) -> dict[str, Interval | float]:
+        """The table's row: shares with 95 % intervals, Wilson's for counts and bootstrap over returns for `mean`."""
+        return summarise(self.verdicts[name])
+
+
+def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
+    """colour, accessory, joint, mean, and found, species, remembered; over any set of verdicts."""
+    count = len(verdicts)
+    summary = {
+        name: wilson(sum(v.right(name) for v in verdicts), count)
+        for name in ("colour", "accessory")
+    }
+    summary["joint"] = wilson(sum(v.joint for v in verdicts), count)
+    summary["mean"] = bootstrap_mean([v.mean for v in verdicts])
+    summary["found"] = wilson(sum(v.found is not None for v in verdicts), count)
+    summary["species"] = wilson(sum(v.right("species") for v in verdicts), count)
+    summary["remembered"] = bootstrap_mean(
+        [np.nan if v.remembered is None else v.remembered for v in verdicts]
+    )
+    return summary
+
+
+def find_returns(world: WorldConfig, seed: int, count: int) -> list[ReturnCase]:
+    """The first `count` stories of `seed` that hold a return whose shot is long enough, with one such return each.
+
+    Where a story has several, the one that first appeared latest is taken: the hardest for a memory of first frames.
+    """
+    cases = []
+    for index in range(count * MAX_STORIES_PER_RETURN):
+        if len(cases) == count:
+            return cases
+        story = sample_story(seed, index, world)
+        usable = [back for back in returns(story) if story.shots[back.shot].chunks >= CHUNKS_JUDGED]
+        if usable:
+            cases.append(
+                ReturnCase(story, max(usable, key=lambda back: (back.first_seen_frame, back.chunk)))
+            )
+    raise UsageError(f"this world's stories hold too few returns: {len(cases)} of {count} found")
+
+
+def measure_recall(
+    engine: BatchRollout,
+    judge: Judge,
+    cases: list[ReturnCase],
+    policies: dict[str, MemoryConfig],
+    films: int,
+    progress: bool = True,
+) -> RecallResult:
+    """Judges every case under every policy, `films` of them side by side."""
+    rows = (TRUTH, VAE, *policies)
+    verdicts = {row: [None] * len(cases) for row in rows}
+    stills = {row: [None] * len(cases) for row in rows}
+    batches = list(_batches(cases, films))
+    with tqdm(
+        total=len(batches) * (1 + len(policies)), desc="recall", unit="batch", disable=not progress
+    ) as bar:
+        for numbers, batch in batches:
+            for row, frames, remembered in _rows(engine, batch, policies):
+                for i, number in enumerate(numbers):
+                    found = of_character(judge.read(frames[i]), batch[i].sought)
+                    verdicts[row][number] = Verdict(
+                        batch[i], found, None if remembered is None else remembered[i]
+                    )
+                    stills[row][number] = frames[i, len(frames[i]) // 2]
+                bar.update(row != TRUTH)
+    return RecallResult(cases, verdicts, stills)
+
+
+def _rows(
+    engine: BatchRollout, batch: list[ReturnCase], policies: dict[str, MemoryConfig]
+) -> Iterator[tuple]:
+    """(row, judged frames [b, t, h, w, 3], share of remembering layers or None) for truth, the VAE and every policy."""
+    chunk, stories = batch[0].back.chunk, [case.story for case in batch]
+    films = [true_film(story) for story in stories]
+    yield (
+        TRUTH,
+        np.stack(
+            [
+                film[case.frames.start : case.frames.stop]
+                for film, case in zip(films, batch, strict=True)
+            ]
+        ),
+        None,
+    )
+
+    latents = engine.encode(films, chunk + CHUNKS_JUDGED)
+    latents = [
+        latents[:, start : start + CHUNK_FRAMES]
+        for start in range(0, latents.shape[1], CHUNK_FRAMES)
+    ]
+    _, before = engine.decoded_start(latents[chunk - 1])
+    yield VAE, engine.decoded_after(before, latents[chunk:]), None
+
+    contexts = engine.prompts(stories)
+    for row, memory in policies.items():
+        pool = engine.history(latents[:chunk], contexts, memory)
+        made, remembered = film_return(engine, pool, batch, contexts, memory)
+        yield row, engine.decoded_after(before, made), remembered
+
+
+def film_return(
+    engine: BatchRollout,
+    pool: KVCache,
+    batch: list[ReturnCase],
+    contexts: list[TextContext],
+    memory: MemoryConfig,
+) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
+    """Latents of the chunks to be judged, made after the history in `pool` (donated); and of every case the share of layers that remembered."""
+    chunk, stories, made = batch[0].back.chunk, [case.story for case in batch], []
+    for number in range(chunk, chunk + CHUNKS_JUDGED):
+        x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
+        if number == chunk:
+            remembered = _remembered(seen, batch, memory)
+        made.append(x0)
+        if number + 1 < chunk + CHUNKS_JUDGED:
+            pool = engine.commit(pool, x0, contexts[number], number, memory)
+    return made, remembered
+
+
+def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], list[ReturnCase]]]:
+    """Cases that return at the same chunk, `films` at a time with their numbers; the last of a chunk is filled up by repeats."""
+    chunks = np.array([case.back.chunk for case in cases])
+    for chunk in np.unique(chunks):
+        numbers = np.flatnonzero(chunks == chunk)
+        for start in range(0, len(numbers), films):
+            some = numbers[start : start + films].tolist()
+            yield some, [cases[i] for i in np.resize(some, films)]
+
+
+def _remembered(seen: np.ndarray, batch: list[ReturnCase], memory: MemoryConfig) -> list[float]:
+    """For every case the share of layers whose retrieved frames (older than the window) show its character."""
+    shares = []
+    for i, case in enumerate(batch):
+        shows = np.array(
+            [case.back.character in case.story.shots[s].cast for s in case.story.shot_of_chunk()]
+        )
+        chunk_of = seen[:, i] // CHUNK_FRAMES
+        old = (seen[:, i] >= 0) & (chunk_of < case.back.chunk - memory.window_chunks)
+        shares.append(float((old & shows[chunk_of]).any(axis=1).mean()))
+    return shares
+
+
+def policy_configs(names: list[str], memory: MemoryConfig) -> dict[str, MemoryConfig]:
+    """The model's memory config under each policy."""
+    return {name: dataclasses.replace(memory, policy=name) for name in names}

@@ -1,0 +1,25 @@
+"""True films of StoryWorld, rendered: what the evaluation commits as history and measures its own eyes on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from causalcine_jax.storyworld import Story, render, scene_parameters
+
+_paint = jax.jit(functools.partial(render, xp=jnp), static_argnames=("height", "width"))
+
+
+def true_film(story: Story) -> UInt8[np.ndarray, "t h w 3"]:
+    """All frames of the story as the world draws it."""
+    shapes = scene_parameters(story)["shapes"]
+    return np.asarray(
+        _paint({"shapes": shapes}, height=story.world.height, width=story.world.width)
+    )
+
+
+def true_cuts(story: Story) -> list[int]:
+    """First frames of all shots but the first."""
+    return [shot.frames.start for shot in story.shots[1:]]

@@ -1,0 +1,214 @@
+"""What a film is made with: the command line's choice, else the film.json's, else the story's or the model's."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.record import Recipe, recorded_choice
+from causalcine_jax.film.whole_film import NO_MEMORY, latent_frames, nearest_length
+from causalcine_jax.story import Story, Video
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line may override; None leaves what else is said.
+
+    base         the model that the named one was distilled from, sampled as itself
+    negative     what guidance steers away from, in place of the story's and the model's; "" for nothing
+    size         width and height in pixels
+    frames       video frames of a film of one shot; snapped to whole chunks, exact with whole_film
+    whole_film   all frames at once: bidirectional Wan2.1 under one prompt
+    pool_gb      the pool's size in GB, in place of pool_frames; kv_dtype, how its keys and values are stored; pool_on, where
+    dtype        float32, bfloat16 or float8, of the networks
+    embeddings   a file of prompt embeddings in place of the text encoder
+    tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
+    seq          devices that make each chunk together (parallel/mesh.py); rollout_weights, how the transformer's weights lie on them (sharding.py)
+    lora         adapters merged into the transformer, each FILE or FILE:STRENGTH (convert/lora.py)
+    start        a picture or clip to go on from, and start_caption, what it shows (start.py)
+    """
+
+    seed: int | None = None
+    steps: int | None = None
+    step_list: tuple[float, ...] | None = None
+    shift: float | None = None
+    guidance: float | None = None
+    solver: str | None = None
+    base: bool = False
+    negative: str | None = None
+    policy: str | None = None
+    window_chunks: int | None = None
+    memory_frames: int | None = None
+    positions: str | None = None
+    eviction: str | None = None
+    chunk_frames: int | None = None
+    pool_frames: int | None = None
+    pool_gb: float | None = None
+    kv_dtype: str | None = None
+    pool_on: str | None = None
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+    whole_film: bool = False
+    dtype: str | None = None
+    embeddings: Path | None = None
+    start: Path | None = None
+    start_caption: str | None = None
+    scale: int | None = None
+    seq: int | None = None
+    rollout_weights: str | None = None
+    tiny_decoder: Path | None = None
+    lora: tuple[str, ...] | None = None
+
+    def faults(self) -> list[str]:
+        counted = ("scale", "chunk_frames", "frames", "seq")
+        faults = [
+            f"{n} must be at least 1, not {getattr(self, n)}"
+            for n in counted
+            if getattr(self, n) is not None and getattr(self, n) < 1
+        ]
+        if self.rollout_weights is not None and self.rollout_weights not in ROLLOUT_WEIGHTS:
+            faults.append(
+                f"unknown rollout_weights {self.rollout_weights!r}, {nearest(self.rollout_weights, ROLLOUT_WEIGHTS)}"
+            )
+        asked = (
+            "policy",
+            "window_chunks",
+            "memory_frames",
+            "positions",
+            "eviction",
+            "chunk_frames",
+            "pool_frames",
+            "pool_gb",
+            "kv_dtype",
+            "pool_on",
+            "start",
+        )
+        if self.whole_film and (
+            useless := [name for name in asked if getattr(self, name) is not None]
+        ):
+            faults.append(
+                f"a whole film has no memory and no chunks: leave out {', '.join(useless)}"
+            )
+        return faults
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything decided: the director's arguments."""
+
+    model: Model
+    story: Story
+    sampler: SamplerConfig
+    memory: MemoryConfig
+    pool_frames: int | None
+    pool_gb: float | None
+    kv_dtype: str
+    pool_on: str
+    whole_film: bool
+
+
+def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
+    """Raises `UsageError` where choices, story and model contradict each other."""
+    whole = choices.whole_film or recipe.recorded.get("whole_film", False)
+    sampler = _sampler(recipe.recorded, model.sampler, choices)
+    story = _story(recipe.story, choices)
+    if (
+        choices.negative is not None or recipe.recorded
+    ):  # a film.json says exactly what was used, if only nothing
+        model = replace(model, negative=story.negative)
+    if whole:
+        story, frames = _one_chunk(story, choices, recipe.recorded)
+        return Setup(
+            replace(model, chunk_frames=frames),
+            story,
+            sampler,
+            NO_MEMORY,
+            None,
+            None,
+            "same",
+            "device",
+            True,
+        )
+    chunk_frames = choices.chunk_frames or recipe.recorded.get("chunk_frames") or model.chunk_frames
+    pool = choices.pool_frames
+    if pool is None and choices.pool_gb is None and choices.chunk_frames is None:
+        pool = recipe.recorded.get("pool_frames")
+    memory = _memory(recipe.recorded, model.memory, choices)
+    kv_dtype = choices.kv_dtype or recipe.recorded.get("kv_dtype", "same")
+    pool_on = choices.pool_on or recipe.recorded.get("pool_on", "device")
+    return Setup(
+        replace(model, chunk_frames=chunk_frames),
+        story,
+        sampler,
+        memory,
+        pool,
+        choices.pool_gb,
+        kv_dtype,
+        pool_on,
+        False,
+    )
+
+
+def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices) -> SamplerConfig:
+    sampler = None if choices.base else recorded_choice(SamplerConfig, recorded, "sampler")
+    return (sampler or default).changed(
+        **_asked(choices, ("steps", "step_list", "shift", "guidance", "solver"))
+    )
+
+
+def _memory(recorded: dict[str, Any], default: MemoryConfig, choices: Choices) -> MemoryConfig:
+    memory = recorded_choice(MemoryConfig, recorded, "memory") or default
+    asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions", "eviction"))
+    if (
+        asked.get("policy", "none") != "none"
+        and "memory_frames" not in asked
+        and memory.memory_frames == 0
+    ):
+        raise UsageError(
+            f"{choices.policy} retrieves nothing with the 0 memory frames of this model: say how many with --memory-frames, such as 5"
+        )
+    return replace(memory, **asked)
+
+
+def _asked(choices: Choices, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(choices, name)) is not None}
+
+
+def _story(story: Story, choices: Choices) -> Story:
+    if choices.negative is not None:
+        story = replace(story, negative=choices.negative)
+    if choices.size is not None:
+        story = replace(story, video=Video(story.video.fps, *choices.size))
+    if choices.frames is not None:
+        if len(story.shots) != 1:
+            raise UsageError(
+                f"frames is the length of a film of one shot, and this story has {len(story.shots)}: give each its own duration"
+            )
+        story = replace(
+            story,
+            shots=(replace(story.shots[0], seconds=choices.frames / story.video.fps, chunks=None),),
+        )
+    return story
+
+
+def _one_chunk(story: Story, choices: Choices, recorded: dict[str, Any]) -> tuple[Story, int]:
+    """The story as a film of one chunk, and that chunk's latent frames."""
+    if len(story.shots) != 1:
+        raise UsageError(
+            f"a whole film is made under one prompt, and this story has {len(story.shots)} shots"
+        )
+    shot = story.shots[0]
+    if choices.frames is not None:
+        frames = latent_frames(choices.frames)
+    elif recorded.get("whole_film"):
+        frames = recorded["chunk_frames"]
+    elif shot.seconds:
+        frames = latent_frames(nearest_length(shot.seconds * story.video.fps))
+    else:
+        raise UsageError(
+            "a whole film has no chunks: give the shot's length in seconds, or --frames"
+        )
+    return replace(story, shots=(replace(shot, seconds=None, chunks=1),)), frames

@@ -1,0 +1,57 @@
+"""Which model makes a film: the one that is named, else one that the package holds; or the base of either.
+
+The package holds two: the base model, and where its weights are there, a student of it that films in few steps. The student is the
+default. A film.json is filmed again with the one that it names.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.convert.metadata import base_of
+from causalcine_jax.errors import UsageError
+
+EMBEDDED = Path(__file__).parents[1] / "weights" / "storyworld"
+STUDENT = EMBEDDED.with_name("storyworld-student")
+
+
+def default_model() -> Path:
+    """The embedded model: the student, or the base model where this installation has no student."""
+    return STUDENT if STUDENT.is_dir() else EMBEDDED
+
+
+def chosen_model(
+    named: str | Path | None, *, base: bool = False, recorded: Mapping[str, Any] | None = None
+) -> Path:
+    """The model folder to load.
+
+    Args:
+      named: a model folder, if one is asked for.
+      base: the model that it was distilled from is wanted instead.
+      recorded: the film.json that is filmed again, whose weights are looked for among the embedded ones.
+
+    Raises:
+      UsageError: the model named was not distilled from another.
+      DataError: the base that its metadata.json names is not there.
+    """
+    if named is None:
+        return EMBEDDED if base else _of_record(recorded or {})
+    folder = Path(named)
+    if not base or not folder.exists():
+        return folder
+    found = base_of(folder)
+    if found is None:
+        raise UsageError(
+            f"{folder} has no base model: its metadata.json names none, as a distilled model's does; leave out --sampler base"
+        )
+    return found
+
+
+def _of_record(recorded: Mapping[str, Any]) -> Path:
+    """The embedded model with the weights that the film.json names, else the one of that name, else the default."""
+    embedded = [folder for folder in (STUDENT, EMBEDDED) if folder.is_dir()]
+    weights, name = recorded.get("weights_sha256"), recorded.get("model")
+    same = [folder for folder in embedded if weights and weights_hash(folder) == weights]
+    called = [folder for folder in embedded if folder.name == name]
+    return next(iter([*same, *called]), default_model())

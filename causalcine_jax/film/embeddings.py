@@ -1,0 +1,140 @@
+"""Prompt embeddings on disk: the text encoder (5.7 billion parameters in Wan2.1) need not be in memory while a film is made.
+
+    story -> prompts -> tokenizer, text encoder -> embed_story -> FILE        (encoder in memory, no other network)
+    FILE -> PromptEmbeddings -> Model.embed -> cross-attention                (no encoder in memory)
+
+FILE is safetensors: a tensor [tokens, text_dim] per prompt in the dtype the encoder computed in, and in its header the prompts and
+the hash of the encoder's weights. A prompt is known by its text as the tokenizer cleans it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Array, Float, Int
+from safetensors import SafetensorError, safe_open
+
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.convert.find import find_part
+from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.models.text.tokenizer import clean
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.utils.atomic_file import file_hash, whole_file
+
+SCHEMA = "causalcine/embeddings@1"
+
+
+@jax.jit
+def encode(
+    text_encoder: UMT5Encoder, ids: Int[Array, "b t"], mask: Int[Array, "b t"]
+) -> Float[Array, "b t c"]:
+    """Embeddings of padded prompts, zero beyond each prompt's tokens."""
+    return text_encoder(ids, mask)
+
+
+@dataclass(frozen=True)
+class PromptEmbeddings:
+    """Embeddings of some prompts by one text encoder, without padding; `path` is where they were read from."""
+
+    encoder_sha256: str
+    rows: dict[str, Float[np.ndarray, "t c"]]
+    path: Path | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PromptEmbeddings":
+        """Reads what `save` wrote. `DataError` if the file is missing, damaged or something else."""
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(
+                f"no prompt embeddings at {path}: make them with launch/generate.py --embed-only --embeddings {path}"
+            )
+        try:
+            with safe_open(str(path), framework="np") as opened:
+                said = opened.metadata() or {}
+                if said.get("schema") != SCHEMA:
+                    raise DataError(
+                        f"{path} holds no prompt embeddings (its header lacks the schema {SCHEMA})"
+                    )
+                rows = {
+                    prompt: opened.get_tensor(str(i))
+                    for i, prompt in enumerate(json.loads(said["prompts"]))
+                }
+                return cls(said["encoder_sha256"], rows, path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{path} is damaged or incomplete ({error}): make it again with --embed-only"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        tensors = {str(i): np.ascontiguousarray(row) for i, row in enumerate(self.rows.values())}
+        said = {
+            "schema": SCHEMA,
+            "encoder_sha256": self.encoder_sha256,
+            "prompts": json.dumps(list(self.rows)),
+        }
+        with whole_file(path) as partial:
+            safetensors.numpy.save_file(tensors, partial, said)
+
+    def check(self, prompts: Iterable[tuple[str, str]], text_len: int) -> None:
+        """Raises a `UsageError` naming every prompt that the file lacks or that is too long. `prompts`: (where it stands, its text)."""
+        faults = []
+        for where, text in prompts:
+            row = self.rows.get(clean(text))
+            if row is None:
+                faults.append(
+                    f"{where} is not in {self.path}: {clean(text)!r}; add it with --embed-only"
+                )
+            elif len(row) > text_len:
+                faults.append(
+                    f"{where}: the prompt has {len(row)} tokens, the model reads at most {text_len}"
+                )
+        raise_faults("prompt embeddings", faults)
+
+    def padded(self, prompt: str, text_len: int) -> Float[np.ndarray, "1 t c"]:
+        row = self.rows[clean(prompt)]
+        return np.pad(row, ((0, text_len - len(row)), (0, 0)))[None]
+
+
+def embed(
+    text_encoder: UMT5Encoder, tokenizer, prompt: str, text_len: int
+) -> Float[Array, "1 t c"]:
+    """One prompt's embedding. Always alone and padded to text_len: its numbers do not depend on other prompts, nor compilation on its length."""
+    return encode(text_encoder, *tokenizer([prompt], text_len))
+
+
+def encoder_hash(folder: Path) -> str:
+    """SHA-256 of the text encoder that lies in `folder`."""
+    weights = find_part(folder, "text_encoder").weights
+    return weights_hash(weights) if weights.is_dir() else file_hash(weights)
+
+
+def embed_prompts(
+    path: Path,
+    prompts: Iterable[str],
+    text_encoder: UMT5Encoder,
+    tokenizer,
+    text_len: int,
+    encoder_sha256: str,
+) -> list[str]:
+    """Writes the prompts' embeddings to `path`, beside those it holds already; returns the prompts that were new.
+
+    Raises:
+      UsageError: the file holds another encoder's embeddings.
+      DataError: it cannot be read or written.
+    """
+    known = PromptEmbeddings.load(path) if path.exists() else PromptEmbeddings(encoder_sha256, {})
+    if known.encoder_sha256 != encoder_sha256:
+        raise UsageError(
+            f"{path} holds embeddings of another text encoder: give another --embeddings, or delete it"
+        )
+    new = [text for text in dict.fromkeys(map(clean, prompts)) if text not in known.rows]
+    rows = {
+        text: np.asarray(embed(text_encoder, tokenizer, text, text_len)[0, : tokenizer.count(text)])
+        for text in new
+    }
+    PromptEmbeddings(encoder_sha256, {**known.rows, **rows}).save(path)
+    return new

@@ -1,0 +1,110 @@
+"""The shooting itself: chunks as the director makes them, into film.mp4, and what is kept of them for the pictures and the record.
+
+Frames go to the film at once; only those that the contact sheet shows stay in memory. A thread encodes a chunk while the device makes the next.
+"""
+
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from causalcine_jax.errors import printable
+from causalcine_jax.film import record as provenance
+from causalcine_jax.film.director import Chunk, Director
+from causalcine_jax.render.contact_sheet import thumbnail, wanted_frames
+from causalcine_jax.render.memory_picture import MemoryPicture
+from causalcine_jax.render.mp4 import FilmWriter
+from causalcine_jax.story import ResolvedStory
+
+
+@dataclass
+class Footage:
+    """What remains of a film beside its file.
+
+    sheet                 the frames that the contact sheet shows, by their number
+    first_chunk_seconds   from the beginning to the first frames, compilation included
+    frames_per_chunk, seconds, retrieved   per chunk: video frames, seconds by stage, and the frames that memory brought back, by layer
+    """
+
+    sheet: dict[int, UInt8[np.ndarray, "h w 3"]] = field(default_factory=dict)
+    memories: MemoryPicture = field(default_factory=MemoryPicture)
+    digest: provenance.FramesHash = field(default_factory=provenance.FramesHash)
+    first_chunk_seconds: float = 0.0
+    frames_per_chunk: list[int] = field(default_factory=list)
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    retrieved: list[list[list[int]]] = field(default_factory=list)
+
+    def timings(self) -> dict[str, Any]:
+        return {
+            "first_chunk_seconds": round(self.first_chunk_seconds, 3),
+            **provenance.timings(self.frames_per_chunk, self.seconds),
+        }
+
+
+def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage:
+    """Makes the director's film at `path`, enlarged `scale` times. `DataError` if the disk refuses; no half film is left under that name."""
+    footage = Footage()
+    wanted = wanted_frames(director.resolved)
+    line = _ProgressLine(director.resolved) if progress else None
+    begun = time.perf_counter()
+
+    def keep(chunk: Chunk) -> None:
+        first = film.frames
+        film.append(chunk.frames)
+        if chunk.index == 0:
+            footage.first_chunk_seconds = time.perf_counter() - begun
+        footage.digest.add(chunk.frames)
+        footage.memories.add(chunk.frames, chunk.retrieved)
+        footage.sheet |= {
+            first + i: thumbnail(image)
+            for i, image in enumerate(chunk.frames)
+            if first + i in wanted
+        }
+        footage.frames_per_chunk.append(len(chunk.frames))
+        footage.seconds.append(chunk.seconds)
+        footage.retrieved.append(chunk.retrieved.tolist())
+
+    with (
+        FilmWriter(path, director.story.video.fps, scale) as film,
+        ThreadPoolExecutor(1, "film") as writer,
+    ):
+        kept: Future | None = None
+        for chunk in director:
+            if kept:
+                kept.result()  # never more than one chunk behind, nor past an error
+            kept = writer.submit(keep, chunk)
+            if line:
+                line.show(chunk)
+        if kept:
+            kept.result()
+    return footage
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal; standard output stays free. What a story says may not move the cursor."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+class _ProgressLine:
+    """chunk, shot and speed: one line that renews itself on a terminal, a line per chunk in a log."""
+
+    def __init__(self, story: ResolvedStory):
+        self._story = story
+        self._number = {shot.id: number for number, shot in enumerate(story.shots, start=1)}
+        self._recent: list[tuple[int, float]] = []
+
+    def show(self, chunk: Chunk) -> None:
+        self._recent = [*self._recent[-3:], (len(chunk.frames), sum(chunk.seconds.values()))]
+        frames, seconds = np.sum(self._recent, axis=0)
+        total, number = self._story.chunks, self._number[chunk.shot.id]
+        line = f"chunk {chunk.index + 1:>{len(str(total))}}/{total}  shot {number}/{len(self._story.shots)} {printable(chunk.shot.id)}  {frames / max(seconds, 1e-9):.1f} fps"
+        if sys.stderr.isatty():
+            last = chunk.index + 1 == total
+            print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+        else:
+            say(line)

@@ -1,0 +1,286 @@
+"""From a story file to a folder with the film: what `launch/generate.py` does once its flags are read.
+
+    story -> Director -> chunk -> film.mp4, frame hashes, the frames that the pictures need -> contact_sheet.png, memory.png, film.json
+
+The film is named film.mp4 when its last frame is in; film.json is written last, so a folder that has one is complete.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from causalcine_jax.config import ROLLOUT_WEIGHTS
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.convert.find import adapter_file
+from causalcine_jax.convert.lora import loras
+from causalcine_jax.film import record as provenance
+from causalcine_jax.film.agreement import agreed
+from causalcine_jax.film.choices import Choices, Setup, decide
+from causalcine_jax.film.chosen_model import chosen_model
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.engine import RolloutEngine
+from causalcine_jax.film.filming import Footage, say, shoot
+from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
+from causalcine_jax.film.pool import held_for_films
+from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.start import Start, opening, without_start
+from causalcine_jax.film.whole_film import NO_MEMORY, WholeFilmEngine
+from causalcine_jax.parallel.processes import is_first
+from causalcine_jax.render.contact_sheet import save_contact_sheet
+from causalcine_jax.render.mp4 import check_size, viewing_scale
+from causalcine_jax.story import prompt_of
+from causalcine_jax.utils.atomic_file import file_hash, whole_file
+
+
+def generate(
+    recipe: Recipe,
+    out: Path,
+    *,
+    model: Path | None = None,
+    choices: Choices = Choices(),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Makes the film and everything beside it in `out`; returns the record that film.json holds.
+
+    Several processes (parallel/processes.py) make each chunk together, on all their devices; the first writes, and the others return nothing.
+
+    Raises:
+      UsageError: the story, the choices and the model do not fit together, or the processes were not asked for the same; nothing is written.
+      DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
+    """
+    start, folder, mesh = agreed(recipe, model, choices)
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        return _generate(recipe, Path(out), folder, mesh, choices, start, progress)
+
+
+def _generate(
+    recipe: Recipe,
+    out: Path,
+    folder: Path,
+    mesh: Mesh | None,
+    choices: Choices,
+    start: Start | None,
+    progress: bool,
+) -> dict[str, Any]:
+    """`generate`, once it is known which model makes the film, on which devices, and what it opens with."""
+    started = time.perf_counter()
+    networks = load_model(
+        folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder,
+        lora=choices.lora, mesh=mesh,
+    )  # fmt: skip
+    together = {"seq": mesh.size if mesh else 1}
+    if together["seq"] > 1:
+        together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
+        networks = replace(
+            networks, transformer=held_for_films(networks.transformer, together["rollout_weights"])
+        )
+    setup = decide(recipe, networks, choices)
+    begun = opening(start, setup.story, setup.model) if start else None
+    director = Director(
+        setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
+        pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, pool_on=setup.pool_on, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
+    )  # fmt: skip
+    if not is_first():
+        for _ in director:  # this process's part of every chunk
+            pass
+        return {}
+    video = director.story.video
+    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(video.height)
+    check_size(video.height, video.width, scale)
+    weights = _beside(
+        lambda: weights_hash(folder)
+    )  # a minute's work for 14B's files: the film need not wait for it
+    decoder = choices.tiny_decoder and {
+        "file": choices.tiny_decoder.name,
+        "sha256": file_hash(choices.tiny_decoder),
+    }
+    tell = say if progress else (lambda line: None)
+    adapters = [
+        {
+            "file": each.path.name,
+            "strength": each.strength,
+            "sha256": file_hash(adapter_file(each.path)),
+        }
+        for each in loras(choices.lora)
+    ]
+    for line in [
+        *(begun.notes if begun else ()),
+        *_opening(director, recipe, weights, decoder),
+        *_of_adapters(recipe, adapters),
+        *notes(folder, choices.lora),
+    ]:
+        tell(line)
+    footage = shoot(director, out / "film.mp4", scale, progress)
+    record = {
+        "schema": provenance.SCHEMA,
+        "story": (without_start(director.story) if begun else director.story).to_dict(),
+        **({"start": begun.record} if begun else {}),
+        **({"tiny_decoder": decoder} if decoder else {}),
+        **({"loras": adapters} if adapters else {}),
+        **_record(director, setup, footage),
+        "scale": scale,
+        "model": folder.name,
+        "weights_sha256": weights(),
+        "software": provenance.software(),
+        "device": {**provenance.device(), **together},
+        "timings": {
+            "total_seconds": round(time.perf_counter() - started, 3),
+            "pool_bytes": director.engine.pool_bytes,
+            **footage.timings(),
+        },
+        # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
+        "retrieved": footage.retrieved,
+    }
+    for line in [*_save(out, director, footage, record), *_closing(record, recipe, out)]:
+        tell(line)
+    return record
+
+
+def save_story_embeddings(
+    recipe: Recipe,
+    file: Path,
+    *,
+    model: Path | None = None,
+    choices: Choices = Choices(),
+    progress: bool = True,
+) -> None:
+    """Adds the embeddings of the story's prompts to `file`; of the model, only the text encoder is loaded. Raises as `generate` does."""
+    story = recipe.story
+    prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
+    if caption := choices.start_caption or recipe.recorded.get("start", {}).get("caption"):
+        prompts.append(("start", prompt_of(story.global_caption, caption)))
+    if negative := story.negative if choices.negative is None else choices.negative:
+        prompts.append(("negative", negative))
+    folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
+    new = save_embeddings(file, folder, prompts, choices.dtype or recipe.recorded.get("dtype"))
+    if progress:
+        say(f"{file}: {len(new)} new prompts")
+
+
+def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any]:
+    """What film.json says of how the frames came about, and which they are."""
+    return {
+        "resolved": provenance.resolved_dict(director.resolved),
+        "sampler": asdict(setup.sampler),
+        "memory": asdict(setup.memory),
+        "whole_film": setup.whole_film,
+        "chunk_frames": setup.model.chunk_frames,
+        "pool_frames": director.pool_frames,
+        "kv_dtype": setup.kv_dtype,
+        "pool_on": setup.pool_on,
+        "dtype": setup.model.dtype,
+        "frames_sha256": footage.digest.hexdigest(),
+    }
+
+
+def _beside(work: Callable[[], str]) -> Callable[[], str]:
+    """Begins `work` in a thread that a stopped command does not wait for; what is returned waits for its result, or raises its error."""
+    done: Future[str] = Future()
+
+    def run():
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result
+
+
+def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> list[str]:
+    """The pictures, then film.json, beside the film in `out`; returns what is to be said of them."""
+    notes = save_contact_sheet(
+        out / "contact_sheet.png",
+        director.resolved,
+        footage.sheet,
+        director.story.global_caption,
+        _details(record),
+    )
+    if not footage.memories.save(out / "memory.png", director.resolved):
+        (out / "memory.png").unlink(missing_ok=True)  # an earlier film's
+    with whole_file(out / "film.json") as partial:
+        partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
+    return notes
+
+
+def _opening(
+    director: Director, recipe: Recipe, weights: Callable[[], str], decoder: dict[str, str] | None
+) -> list[str]:
+    resolved, video = director.resolved, director.story.video
+    memory, pool, hosted = (
+        director.memory,
+        director.engine.pool_bytes,
+        director.engine.pool_host_bytes,
+    )
+    in_host_memory = f", {hosted / 2**20:.0f} of them in host memory" if hosted else ""
+    history = (
+        "the whole film at once"
+        if director.memory == NO_MEMORY
+        else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
+        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
+    )
+    lines = [
+        f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",
+        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
+        *resolved.snapped(),
+    ]
+    if recipe.recorded and recipe.recorded["weights_sha256"] != weights():
+        lines.append(
+            "note: these are not the weights that the film.json names, so the film will differ"
+        )
+    if recipe.recorded and recipe.recorded.get("tiny_decoder") != decoder:
+        before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
+        lines.append(
+            f"note: the film.json's film was decoded by {before}, so the frames will differ"
+        )
+    return lines
+
+
+def _of_adapters(recipe: Recipe, adapters: list[dict[str, Any]]) -> list[str]:
+    """A line where the film.json's film had other adapters merged than this one."""
+    before = recipe.recorded.get("loras", []) if recipe.recorded else adapters
+    if before == adapters:
+        return []
+    listed = ", ".join(f"{each['file']}:{each['strength']:g}" for each in before) or "no LoRA"
+    return [
+        f"note: the film.json's film was made with {listed}, so the film will differ; --lora merges one"
+    ]
+
+
+def _details(record: dict[str, Any]) -> str:
+    resolved, video, sampler = record["resolved"], record["story"]["video"], record["sampler"]
+    parts = [
+        f"{resolved['seconds']:.1f} s",
+        f"{resolved['frames']} frames of {video['width']}x{video['height']} at {video['fps']} fps",
+        f"seed {record['story']['seed']}",
+        "whole film" if record["whole_film"] else f"memory {record['memory']['policy']}",
+        f"{sampler['solver']}, {sampler['steps']} steps",
+        f"weights {record['weights_sha256'][:12]}",
+    ]
+    return " | ".join(parts)
+
+
+def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
+    spent = record["timings"]
+    speed = (
+        f", {spent['fps']:.2f} frames per second once compiled ({spent['fps_without_decode']:.2f} without decoding)"
+        if spent["fps"]
+        else ""
+    )
+    lines = [f"{out / 'film.mp4'} in {spent['total_seconds']:.1f} s{speed}"]
+    if before := recipe.recorded.get("frames_sha256"):
+        same = before == record["frames_sha256"]
+        lines.append(
+            "the same film, frame by frame"
+            if same
+            else "not the same frames as the film.json's film"
+        )
+    return lines

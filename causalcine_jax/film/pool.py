@@ -1,0 +1,141 @@
+"""How large a film's pool of history is: given in latent frames, or as what fits into so many bytes; and whether there is room for it."""
+
+from functools import partial
+
+import jax
+
+from causalcine_jax.config import POOL_PLACES, MemoryConfig
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.film.host_memory import GB, check_host_room, in_its_places, physical_memory
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.parallel.mesh import active_mesh
+from causalcine_jax.parallel.processes import check_all
+from causalcine_jax.parallel.sharding import for_many_passes
+
+STEP_CHUNKS, STEP_BYTES = 24, 2**28
+
+
+def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
+    """What of a pool on the host is on the device too, in newest chunks and retrieved frames; None for a pool on the device.
+
+    The chunks are the window, which every pass reads, and the one that has just left it; the frames those of the last commit. Together they are three
+    fifths to four fifths of what memory wants next (benchmarks/host_pool.py).
+
+    `UsageError` for an unknown place.
+    """
+    if pool_on not in POOL_PLACES:
+        raise UsageError(f"unknown pool_on {pool_on!r}, {nearest(str(pool_on), POOL_PLACES)}")
+    return (memory.window_chunks + 1, memory.retrieved_frames) if pool_on == "host" else None
+
+
+def empty_pool(
+    model: Model,
+    films: int,
+    frames: int,
+    latent_size: tuple[int, int],
+    kv_dtype: str = "same",
+    near: tuple[int, int] | None = None,
+) -> KVCache:
+    """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side, stored as kv_dtype says.
+
+    With `near`, keys and values are in host memory, and so many of the newest chunks and retrieved frames on the device too. `UsageError` naming the bytes
+    where either has less memory than that.
+    """
+    make = partial(_pool, model, films, frames, latent_size, kv_dtype, near)
+    shapes = jax.eval_shape(make)
+    check_room(shapes.bytes - shapes.host_bytes)
+    if near is None:
+        return jax.jit(make)()  # one program instead of one per array
+    check_host_room(shapes.host_bytes)
+    return in_its_places(make)
+
+
+def chunk_bytes(
+    model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same"
+) -> int:
+    """What a pool holds of one chunk."""
+    return jax.eval_shape(
+        partial(_pool, model, films, model.chunk_frames, latent_size, kv_dtype)
+    ).bytes
+
+
+def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_frames: int) -> int:
+    """Latent frames of the largest pool of at most `pool_gb` GB (10^9 bytes). `UsageError` where that cannot hold the field of one chunk."""
+    size, smallest = round(pool_gb * GB), memory.smallest_pool(chunk_frames)
+    chunks = size // chunk_bytes
+    if chunks * chunk_frames < smallest:
+        least = smallest // chunk_frames * chunk_bytes
+        raise UsageError(
+            f"a pool of {size:,} bytes is too small for this field: it needs at least {smallest} frames (window + sink + one chunk), {least:,} bytes"
+        )
+    return chunks * chunk_frames
+
+
+def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
+    """`frames` or a little more, so that films of other lengths have pools of the same size, hence the same compiled programs.
+
+    The step is STEP_CHUNKS, less for a large model: at most STEP_BYTES of a pool are never used.
+    """
+    step = chunk_frames * max(1, min(STEP_CHUNKS, STEP_BYTES // chunk_bytes))
+    return -(-frames // step) * step
+
+
+def held_for_films(transformer: Transformer, weights: str) -> Transformer:
+    """The transformer as a mesh's devices hold it while they film: `gathered`, whole on each, or `sharded`. `UsageError` where there is no room for the first."""
+    if weights == "sharded":
+        return transformer
+    whole, room = sum(leaf.nbytes for leaf in jax.tree.leaves(transformer)), device_memory()
+    devices, fault = active_mesh().size, ""
+    if room is not None and devices * whole > room:
+        fault = (
+            f"the transformer's weights take {whole / GB:.3g} GB, whole on each of {devices} devices, which have room for {room / GB:.3g} GB together: "
+            "film with rollout_weights=sharded"
+        )
+    check_all(fault)
+    return jax.jit(for_many_passes, static_argnums=1)(transformer, weights)
+
+
+def check_room(pool_bytes: int) -> None:
+    """`UsageError`, in all processes, where a pool of so many bytes is more than the devices that share it have left."""
+    room, fault = device_memory(), ""
+    if room is not None and pool_bytes > room:
+        fault = (
+            f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, and memory has room for {room:,}: "
+            "keep less of it (pool_frames, pool_gb), in fewer bits (kv_dtype) or in host memory (pool_on)"
+        )
+    check_all(fault)
+
+
+def device_memory() -> int | None:
+    """Bytes left on the devices that share a film; on a CPU, all of the machine's. None where nobody tells."""
+    mesh = active_mesh()
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * (
+            1 if mesh is None else mesh.size
+        )
+    return physical_memory() if jax.default_backend() == "cpu" else None
+
+
+def _pool(
+    model: Model,
+    films: int,
+    frames: int,
+    latent_size: tuple[int, int],
+    kv_dtype: str,
+    near: tuple[int, int] | None = None,
+) -> KVCache:
+    rows, columns = token_grid(model.transformer.config, *latent_size)
+    dtype = model.transformer.patch_embedding.weight[...].dtype
+    return KVCache.empty(
+        model.transformer.config,
+        films,
+        frames,
+        rows * columns,
+        model.chunk_frames,
+        dtype,
+        kv_dtype,
+        near,
+    )

@@ -1,0 +1,79 @@
+"""Can the model read these prompts? Long ones are counted, unknown words are named, all in one message."""
+
+import difflib
+from collections.abc import Iterable
+
+from causalcine_jax.errors import LONGEST_NAME, MOST_FAULTS, raise_faults, shown
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.story import Story
+from causalcine_jax.storyworld.grammar import cast_faults
+from causalcine_jax.storyworld.world import NAMES
+
+WORD_LEVEL = 10_000  # a vocabulary smaller than this is one of whole words, worth listing
+
+
+def check_prompts(
+    prompts: Iterable[tuple[str, str]],
+    tokenizer: Tokenizer,
+    text_len: int,
+    story: Story | None = None,
+) -> None:
+    """Raises a `UsageError` listing every prompt that is too long, has words without an id, or names too many characters.
+
+    prompts   (where it stands, such as "shot 's2'", and its text as the encoder will read it)
+    text_len  tokens that the model reads, the one that ends the text included
+    story     whose prompts they are; a model of StoryWorld knows so many characters and no more
+    """
+    faults, unknown = [], {}
+    for where, text in prompts:
+        count = tokenizer.count(text)
+        if count > text_len:
+            faults.append(
+                f"{where}: the prompt has {count} tokens, the model reads at most {text_len} (global caption and one end token included)"
+            )
+        for word in tokenizer.unknown_words(text):
+            unknown.setdefault(word, where)
+    if unknown:
+        known = known_words(tokenizer)
+        listed = ", ".join(
+            f"{shown(word)} in {where}{_hint(word, known)}"
+            for word, where in list(unknown.items())[:MOST_FAULTS]
+        )
+        if len(unknown) > MOST_FAULTS:
+            listed += f" and {len(unknown) - MOST_FAULTS} more"
+        faults.append(
+            f"the model does not know {listed}{'; it knows only: ' + ' '.join(known) if known else ''}"
+        )
+    if story is not None and _of_storyworld(tokenizer):
+        faults += cast_faults(
+            story.global_caption,
+            [
+                (f"shot {shown(s.id or f's{n}')}", s.caption)
+                for n, s in enumerate(story.shots, start=1)
+            ],
+        )
+    raise_faults("story", faults)
+
+
+def _of_storyworld(tokenizer: Tokenizer) -> bool:
+    return tokenizer.size < WORD_LEVEL and {name.lower() for name in NAMES} <= {
+        word.lower() for word in tokenizer.known_words()
+    }
+
+
+def known_words(tokenizer: Tokenizer) -> list[str]:
+    """The words that a word-level tokenizer knows; empty for tokenizers of word pieces, where a list would say nothing."""
+    return (
+        [w for w in tokenizer.known_words() if any(c.isalnum() for c in w)]
+        if tokenizer.size < WORD_LEVEL
+        else []
+    )
+
+
+def _hint(word: str, known: list[str]) -> str:
+    close = (
+        []
+        if len(word) > LONGEST_NAME
+        else difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    )
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,185 @@
+"""film.json: everything that went into a film, so that it can be judged, and made again.
+
+    python launch/generate.py --story film.json --out again
+
+reads story, seed, sampler, memory and pool from the record. With the same weights, software and device the frames are the
+same, bit by bit: `frames_sha256` tells.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.errors import raise_faults
+from causalcine_jax.film.record_schema import SCHEMA, field_faults, record_faults
+from causalcine_jax.story import ResolvedStory, Story
+from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
+from causalcine_jax.utils.plain_data import read_plain
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
+COMPILING = (
+    2  # the first chunks compile: every move in the first, the decoder's longer form in the second
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a story file asks for. `recorded` is the whole film.json if it was one, else empty."""
+
+    story: Story
+    recorded: dict[str, Any] = field(default_factory=dict)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """A story file (YAML or JSON) or the film.json of an earlier film. `UsageError` for its faults."""
+    data = read_plain(path)
+    if isinstance(data, dict) and data.get("schema") == SCHEMA:
+        raise_faults(str(path), record_faults(data))
+        return Recipe(Story.from_dict(data["story"], what=str(path)), data)
+    return Recipe(Story.from_dict(data, what=str(path)))
+
+
+def prompt_recipe(prompt: str) -> Recipe:
+    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 per second)."""
+    return Recipe(
+        Story.from_dict(
+            {"schema": STORY_SCHEMA, "shots": [{"caption": prompt, "seconds": 81 / 16}]},
+            what="prompt",
+        )
+    )
+
+
+def recorded_choice(kind, recorded: dict[str, Any], name: str):
+    """The dataclass `kind` that a film.json holds under `name`, or None if it holds none."""
+    if name not in recorded:
+        return None
+    raise_faults("film.json", field_faults(kind, recorded[name], name))
+    return kind(**recorded[name])
+
+
+class FramesHash:
+    """SHA-256 of the film's frames as they come, before any encoding."""
+
+    def __init__(self):
+        self._digest = hashlib.sha256()
+
+    def add(self, frames: np.ndarray) -> None:
+        self._digest.update(np.ascontiguousarray(frames).tobytes())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def resolved_dict(resolved: ResolvedStory) -> dict[str, Any]:
+    """The story on the chunk grid, with what was asked for beside what became of it."""
+    return {
+        "chunks": resolved.chunks,
+        "frames": resolved.frames,
+        "seconds": resolved.frames / resolved.fps,
+        "cut_frames": list(resolved.cut_frames),
+        "asked_cut_frames": list(resolved.asked_cut_frames),
+        "shots": [dataclasses.asdict(shot) for shot in resolved.shots],
+    }
+
+
+def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dict[str, Any]:
+    """Seconds of every chunk by stage, and frames per second once everything is compiled (None for films of two chunks or less)."""
+    denoised = next(
+        (i for i, lap in enumerate(seconds) if "denoise" in lap), 0
+    )  # after a start, which is given
+    settled = range(max(COMPILING, denoised + 1), len(seconds))
+
+    def fps(*stages: str) -> float | None:
+        spent = sum(seconds[i].get(stage, 0.0) for i in settled for stage in stages)
+        return round(sum(frames_per_chunk[i] for i in settled) / spent, 3) if spent else None
+
+    return {
+        "fps": fps("denoise", "commit", "decode"),
+        "fps_without_decode": fps("denoise", "commit"),
+        "chunks": [{stage: round(value, 4) for stage, value in lap.items()} for lap in seconds],
+    }
+
+
+def software() -> dict[str, Any]:
+    """Versions of what made the film; the commit where the package runs from its own checkout."""
+    versions = {"python": platform.python_version()}
+    for package in ("causalcine-jax", *PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {**versions, "commit": commit()}
+
+
+def commit() -> str | None:
+    """The git commit of this checkout, with '+changes' if files differ from it; None for an installed package."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # else the repository around us is somebody else's
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device() -> dict[str, Any]:
+    import jax
+
+    first = jax.devices()[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "host": platform.machine(),
+    }
+
+
+def made_here() -> dict[str, Any]:
+    """What a benchmark's numbers stand beside: the command that printed them, and what it ran on."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "software": software(),
+    }
+
+
+def pretty(data: Any, indent: str = "") -> str:
+    """JSON in which a list of numbers, or of lists of numbers, stays on one line."""
+    if isinstance(data, dict) and data:
+        inner = ",\n".join(
+            f"{indent}  {json.dumps(str(key))}: {pretty(value, indent + '  ')}"
+            for key, value in data.items()
+        )
+        return f"{{\n{inner}\n{indent}}}"
+    if isinstance(data, list) and any(
+        isinstance(item, dict | str) or (isinstance(item, list) and _deep(item)) for item in data
+    ):
+        inner = ",\n".join(f"{indent}  {pretty(item, indent + '  ')}" for item in data)
+        return f"[\n{inner}\n{indent}]"
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _deep(items: list) -> bool:
+    return any(isinstance(item, list | dict) for item in items)

@@ -1,0 +1,131 @@
+"""What a film.json must be to be filmed again: people edit them, so every field that is read has its type checked here."""
+
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
+from causalcine_jax.errors import nearest, shown
+from causalcine_jax.story_schema import LARGEST_SIDE
+
+SCHEMA = "causalcine/film@1"
+MOST_FRAMES = 10**9  # latent frames; twelve years of film
+NEEDED = ("story", "sampler", "memory", "pool_frames", "weights_sha256")
+
+
+def _count(most: int) -> tuple[Callable[[Any], bool], str]:
+    fits = lambda value: (
+        isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    )
+    return fits, f"a whole number from 1 to {most}"
+
+
+def _kind(kind: type, name: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: isinstance(value, kind), name
+
+
+def _one_of(*known: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: isinstance(value, str) and value in known, f"one of {', '.join(known)}"
+
+
+_TEXT, _TABLE = _kind(str, "text"), _kind(dict, "a mapping")
+# What is read of a film.json, and what each must be. The story checks itself, and what is not here (timings, retrieved, ...) nobody reads.
+FIELDS = {
+    "sampler": _TABLE,
+    "memory": _TABLE,
+    "pool_frames": _count(MOST_FRAMES),
+    "chunk_frames": _count(MOST_FRAMES),
+    "scale": _count(LARGEST_SIDE),
+    "whole_film": _kind(bool, "true or false"),
+    "kv_dtype": _one_of(*KV_DTYPES),
+    "pool_on": _one_of(*POOL_PLACES),
+    "dtype": _one_of(*DTYPES),
+    "model": _TEXT,
+    "weights_sha256": _TEXT,
+    "frames_sha256": _TEXT,
+    "start": _TABLE,
+    "tiny_decoder": _TABLE,
+    "loras": (
+        lambda value: isinstance(value, list) and all(map(_is_lora, value)),
+        "a list of {file, strength, sha256}",
+    ),
+}
+PARTS = {
+    "start": ("file", "caption", "sha256"),
+    "tiny_decoder": ("file", "sha256"),
+}  # texts that these mappings need
+
+
+def record_faults(data: dict[str, Any]) -> list[str]:
+    """Every reason why the film.json in `data` cannot be filmed again; empty if it can."""
+    faults = [f"this film.json lacks '{key}'" for key in NEEDED if key not in data]
+    for name, (fits, what) in FIELDS.items():
+        if name in data and not fits(data[name]):
+            faults.append(f"{name} must be {what}, not {shown(data[name])}")
+    for name, keys in PARTS.items():
+        if isinstance(part := data.get(name), dict):
+            faults += [
+                f"{name}: {key} must be text, not {shown(part.get(key))}"
+                for key in keys
+                if not isinstance(part.get(key), str)
+            ]
+    return faults
+
+
+def _is_lora(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("file"), str)
+        and _is(value.get("strength"), float)
+        and isinstance(value.get("sha256"), str)
+    )
+
+
+def field_faults(kind: type, data: Any, what: str) -> list[str]:
+    """Why `data` cannot be the fields of the dataclass `kind`: unknown names, values of other types, numbers that are none."""
+    if not isinstance(data, dict):
+        return [f"{what} must be a mapping, not {shown(data)}"]
+    types_of = typing.get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
+    faults = [
+        f"{what}: unknown key {shown(name)}, {nearest(str(name), known)}"
+        for name in data
+        if name not in known
+    ]
+    for name in known:
+        if name in data and not _is(data[name], types_of[name]):
+            faults.append(
+                f"{what}: {name} must be {_named(types_of[name])}, not {shown(data[name])}"
+            )
+    return faults
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_is(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(
+            _is(item, typing.get_args(kind)[0]) for item in value
+        )
+    if kind is float:
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _named(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_named(one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {_named(typing.get_args(kind)[0])}s"
+    return {
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        bool: "true or false",
+        types.NoneType: "nothing",
+    }[kind]

@@ -1,0 +1,211 @@
+"""A film that goes on from a picture or a clip.
+
+    file -> frames at the film's rate and size -> whole chunks -> VAE, chunk by chunk -> latents [1, F, h, w, z]
+
+The director commits these latents as the film's first chunks, under the start's caption, where it would otherwise have denoised noise. They are also
+decoded like every chunk, and those frames open the film: so the decoder's cache is what it would be inside a film, and the first frame
+that the model makes follows frames that went through the same VAE. The start is the story's first shot.
+
+What the file is, its content tells. A picture is held for one chunk. A clip shows, at each of the film's moments, the frame that was on screen
+then, and the film goes on from its end: what is left beyond whole chunks goes from its beginning. Both are cut around the centre to the film's shape.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film import clip, still
+from causalcine_jax.film.clip import Frame
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.story import Shot, Story
+from causalcine_jax.utils.atomic_file import file_hash
+
+SHOT_ID = "start"
+ALL_SEEN = 0.995  # of a frame's side: less is said to be cut
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is asked for: a picture or clip, and the caption of what it shows. `sha256`: the file that it has to be, if that is known."""
+
+    file: Path
+    caption: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A start ready to be filmed: the story with its shot in front, its latents, what film.json says about it, and what was changed or cut."""
+
+    story: Story
+    latents: Float[Array, "1 f h w z"]
+    record: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def chosen_start(file: Path | None, caption: str | None, recorded: dict[str, Any]) -> Start | None:
+    """The start that --start and --start-caption ask for, or else the one of the film.json `recorded`; None where there is neither.
+
+    A film.json's own start may be given again as a file without caption, if it has moved.
+
+    Raises:
+      UsageError: a caption without a file, or a file without a caption.
+    """
+    said = recorded.get("start")
+    if file is None and caption is None:
+        return Start(Path(said["file"]), said["caption"], said["sha256"]) if said else None
+    if file is None:
+        raise UsageError(
+            "--start-caption says what a picture or clip shows: name it with --start FILE"
+        )
+    if caption is None and said:
+        return Start(file, said["caption"], said["sha256"])
+    if caption is None or not caption.strip():
+        raise UsageError(
+            f"a film that starts from {file} needs the caption of what it shows: --start-caption TEXT"
+        )
+    return Start(file, caption.strip())
+
+
+def opening(start: Start, story: Story, model: Model) -> Opening:
+    """Reads, cuts and encodes a start for the film of `story`.
+
+    Raises:
+      UsageError: a clip that is shorter than a chunk or longer than clip.LONGEST, or not the file that `start.sha256` names.
+      DataError: the file is missing, or cannot be read as a picture or a clip.
+    """
+    if start.file.exists() and not start.file.is_file():
+        raise UsageError(f"{start.file} is no file: name a picture or a clip with --start")
+    digest = file_hash(start.file)
+    if start.sha256 not in (None, digest):
+        raise UsageError(
+            f"{start.file} is not the file that this film started from (its SHA-256 is {digest[:12]}..., not {start.sha256[:12]}...): "
+            "name that file with --start"
+        )
+    video = model.video if story.video.height is None else story.video
+    stride = model.vae.cfg.temporal_stride
+    lengths = stride * (model.chunk_frames - 1) + 1, stride * model.chunk_frames
+    notes: list[str] = []
+    frames = read_frames(
+        start.file, video.height, video.width, story.video.fps, lengths, notes.append
+    )
+    latents = encode(model.vae, frames, lengths)
+    chunks = latents.shape[1] // model.chunk_frames
+    record = {"file": str(start.file), "sha256": digest, "caption": start.caption, "chunks": chunks}
+    shot = Shot(start.caption, chunks=chunks, id=SHOT_ID)
+    return Opening(
+        dataclasses.replace(story, shots=(shot, *story.shots)),
+        latents,
+        record,
+        tuple(f"{start.file}: {note}" for note in notes),
+    )
+
+
+def without_start(story: Story) -> Story:
+    """The story as it was before `opening` put the start's shot in front."""
+    return dataclasses.replace(story, shots=story.shots[1:])
+
+
+def read_frames(
+    file: Path,
+    height: int,
+    width: int,
+    fps: int,
+    lengths: tuple[int, int],
+    tell: Callable[[str], None] = lambda note: None,
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The file's frames at the film's size and rate, as many as fill whole chunks, up to its end.
+
+    lengths  frames of a first and of a later chunk
+    tell     hears of what was changed or cut
+
+    Raises as `opening` does.
+    """
+    first, later = lengths
+    with still.opened(file) as image:
+        if image is None:
+            source = clip.frames(file)
+        elif still.moves(image):
+            source = itertools.starmap(Frame, still.images(image, tell))
+        else:
+            source = iter([Frame(still.picture(image, tell), 0, 0)])
+        begun = list(itertools.islice(source, 2))
+        if not begun:
+            raise DataError(f"{file} cannot be read as a clip: it holds no frames")
+        _tell_of_the_cut(begun[0], height, width, tell)
+        if len(begun) == 1:
+            return np.repeat(_fitted(begun[0], height, width)[None], first, axis=0)
+        shown = [
+            _fitted(frame, height, width)
+            for frame in clip.at_rate(file, itertools.chain(begun, source), fps)
+        ]
+    if len(shown) < first:
+        raise UsageError(
+            f"{file} is too short to start from: {len(shown)} frames at {fps} per second, a chunk needs {first}"
+        )
+    cut = (len(shown) - first) % later
+    if cut:
+        kept = len(shown) - cut
+        tell(
+            f"the film goes on from its end: its last {kept / fps:.4g} s are kept, which fill whole chunks; {cut / fps:.4g} s before them are cut"
+        )
+    return np.stack(shown[cut:])
+
+
+def encode(
+    vae: VAE, frames: UInt8[np.ndarray, "t h w 3"], lengths: tuple[int, int]
+) -> Float[Array, "1 f h w z"]:
+    """Normalised latents of the frames, encoded a chunk at a time, so that memory does not grow with the clip."""
+    first, later = lengths
+    dtype = vae.conv2.weight[...].dtype
+    video = lambda begin, end: (
+        jnp.asarray(frames[None, begin:end], jnp.float32) / 127.5 - 1
+    ).astype(dtype)
+    latents, cache = vae.encode_first(video(0, first))
+    parts = [latents]
+    for begin in range(first, len(frames), later):
+        latents, cache = vae.encode_next(cache, video(begin, begin + later))
+        parts.append(latents)
+    return jnp.concatenate(parts, axis=1).astype(jnp.float32)
+
+
+def _fitted(frame: Frame, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Cut around the centre to the film's shape, then resized."""
+    rows, columns = _seen(frame, height, width)
+    left, top = (frame.image.width - columns) / 2, (frame.image.height - rows) / 2
+    return np.asarray(
+        frame.image.resize(
+            (width, height), Image.Resampling.LANCZOS, (left, top, left + columns, top + rows)
+        )
+    )
+
+
+def _seen(frame: Frame, height: int, width: int) -> tuple[float, float]:
+    """Rows and columns of the frame that the film's shape keeps."""
+    shape = width / height / float(frame.aspect)  # in the frame's pixels
+    image = frame.image
+    return (
+        (image.height, image.height * shape)
+        if image.width > image.height * shape
+        else (image.width / shape, image.width)
+    )
+
+
+def _tell_of_the_cut(frame: Frame, height: int, width: int, tell: Callable[[str], None]) -> None:
+    rows, columns = _seen(frame, height, width)
+    for seen, whole, name in (
+        (rows, frame.image.height, "height"),
+        (columns, frame.image.width, "width"),
+    ):
+        if seen < ALL_SEEN * whole:
+            tell(f"the film's shape shows the middle {100 * seen / whole:.0f} % of its {name}")

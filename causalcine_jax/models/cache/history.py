@@ -1,0 +1,137 @@
+"""One layer's history, and the frames that a field takes from it.
+
+    History + ReceptiveField --take--> k, v of the field's frames, on the device
+
+Keys and values of a pool are on the device, or in host memory, so that a film's history may outgrow the accelerator. There a layer has on the device
+all that routing reads, and the frames that it will most likely want: those of the newest chunks, and those that memory brought over for the last
+commit. Any other frame is copied when a field holds it: this layer's part, as it is stored, one asynchronous copy each of keys and values. It is the
+same numbers wherever they lie, so the same film. What a scan over layers takes apart it slices, and a slice is a copy to a TPU and to host memory: there
+the pool is handed to every layer whole.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from causalcine_jax.models.cache.quantised import Frames, Quantised
+from causalcine_jax.models.receptive_field import ReceptiveField
+from causalcine_jax.parallel.platform import platform
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PoolFrames:
+    """One layer's frames of a pool that is handed over whole.
+
+    stored  values of all layers' frames
+    scale   of this layer's frames, where they are quantised
+    near    where `stored` is in host memory: values of those of this layer's frames that are on the device too
+    """
+
+    stored: Shaped[Array, "l b f p h d"]
+    scale: Float[Array, "b f h"] | None
+    near: Shaped[Array, "b n p h d"] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class History:
+    """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty).
+
+    Of a pool that is handed over whole, also which layer this is; of one in host memory, the indices in the film of the frames that are near.
+    """
+
+    k: Frames | PoolFrames  # [b, f, p, h, d]
+    v: Frames | PoolFrames
+    descriptors: Float[Array, "b f h d"]
+    time: Int[Array, " f"]
+    layer: Int[Array, ""] | None = None
+    near: Int[Array, "b n"] | None = None
+
+
+def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
+    """Keys and values [b, r, p, h, d] of the field's frames, as they are stored; what lies beyond its length is arbitrary, but finite."""
+    sources = (past.k, past.v)
+    if past.layer is None:
+        return tuple(
+            jax.tree.map(lambda stored: _gather(stored, field.frame), frames) for frames in sources
+        )
+    values = _picked(past, field) if past.near is None else _brought_over(past, field)
+    stored = lambda value, scale: (
+        value if scale is None else Quantised(value, _gather(scale, field.frame))
+    )
+    return tuple(stored(value, frames.scale) for value, frames in zip(values, sources, strict=True))
+
+
+def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped[Array, "b r *d"]:
+    return jax.vmap(lambda frames, index: frames[index])(stored, index)
+
+
+def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
+    """Values of the field's frames out of those of all layers."""
+    pick = lambda stored, rows: stored.at[rows].get(mode="promise_in_bounds")
+    if platform() == "tpu":
+        from causalcine_jax.models.cache.frame_gather import (
+            gather_frames as pick,  # imported where it is used: Pallas for TPUs
+        )
+
+    rows, shape = _rows_of(past, field.frame), field.frame.shape
+    values = (pick(_in_rows(frames.stored), rows) for frames in (past.k, past.v))
+    return [value.reshape(*shape, *value.shape[1:]) for value in values]
+
+
+def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
+    """Values of the field's frames where not all are on the device."""
+    is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
+    missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
+    sources = (past.k, past.v)
+    values = [_gather(frames.near, jnp.argmax(is_near, axis=-1)) for frames in sources]
+    return _with_copies(
+        values,
+        [_in_rows(frames.stored) for frames in sources],
+        _rows_of(past, field.frame),
+        missing,
+    )
+
+
+def _in_rows(stored: Shaped[Array, "l b f p h d"]) -> Shaped[Array, "lbf p h d"]:
+    """One axis to slice along: a TPU's copies from host memory have no more."""
+    return stored.reshape(-1, *stored.shape[3:])
+
+
+def _rows_of(past: History, frame: Int[Array, "b r"]) -> Int[Array, " br"]:
+    """Where this layer's frames are in those rows."""
+    _, films, frames = past.k.stored.shape[:3]
+    return ((past.layer * films + jnp.arange(films)[:, None]) * frames + frame).reshape(-1)
+
+
+def _with_copies(values, stored, source: Int[Array, " br"], missing: Bool[Array, "b r"]):
+    """`values` [b, r, p, h, d] with copies of the stored frames `source` in the places that are `missing`, and only those are read."""
+    place = jnp.argsort(~missing.reshape(-1), stable=True)
+
+    def copied(turn, values):
+        at = place[turn]
+        frame_of = lambda array: jax.lax.dynamic_index_in_dim(array, source[at])
+        here = [
+            _as_stored(jax.device_put(frame_of(array), jax.memory.Space.Device)) for array in stored
+        ]
+        return [
+            jax.lax.dynamic_update_slice_in_dim(value, new, at, axis=0)
+            for value, new in zip(values, here, strict=True)
+        ]
+
+    in_row = [value.reshape(-1, *value.shape[2:]) for value in values]
+    in_row = jax.lax.fori_loop(0, jnp.sum(missing, dtype=jnp.int32), copied, in_row)
+    return [row.reshape(value.shape) for row, value in zip(in_row, values, strict=True)]
+
+
+def _as_stored(frame: Shaped[Array, "1 p h d"]) -> Shaped[Array, "1 p h d"]:
+    """On a TPU, the frame in the layout of its source: whoever reads it would else ask for another of all that is in host memory."""
+    return (
+        with_layout_constraint(frame, Layout(tuple(range(frame.ndim))))
+        if platform() == "tpu"
+        else frame
+    )

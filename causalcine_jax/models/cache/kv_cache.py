@@ -1,0 +1,295 @@
+"""The pool of history: keys and values of committed chunks, as a plain pytree that functions take and return.
+
+A pool has F frame slots, a multiple of the chunk, given and taken back by whole chunks. Denoising reads it; a commit writes one
+chunk by one `dynamic_update_slice` into donated buffers; nothing ever copies it. Keys are stored unrotated, because the same
+key gets another slot in every field that retrieves it; keys and values in the model's dtype or in a byte each (quantised.py),
+on the device or in host memory, with what the next chunk will most likely want on the device too (history.py).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.cache.eviction import usage_after
+from causalcine_jax.models.cache.history import History, PoolFrames
+from causalcine_jax.models.cache.quantised import Frames, Quantised, stored_as, values_of, zeros
+from causalcine_jax.models.receptive_field import ReceptiveField
+from causalcine_jax.parallel.mesh import active_mesh, cut
+from causalcine_jax.parallel.platform import platform
+
+DEVICE, HOST = "device", "pinned_host"  # kinds of memory, as shardings name them
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """Frames of a pool in host memory that are on the device too: of the newest chunks, chunk i in place i mod `chunks`; then those that memory
+    retrieved for the last commit, each layer its own. `time` says which they are in the film (-1: none)."""
+
+    k: Shaped[Array, "l b n p h d"]  # as they are stored; scales are on the device anyway
+    v: Shaped[Array, "l b n p h d"]
+    time: Int[Array, "l b n"]
+    chunks: int = dataclasses.field(metadata={"static": True})
+
+
+# Values of k and v of frames that memory retrieved, and their indices in the film (-1: none).
+Retrieved = tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], Int[Array, "l b m"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """k, v of every layer's self-attention; each frame's key descriptor; which chunk of the film a chunk slot holds (-1: empty), and what
+    memory has made of it (usage.py; 0 unless eviction goes by it). Values of k, v are in host memory where some are `near`."""
+
+    k: Frames  # [l, b, f, p, h, d]
+    v: Frames
+    descriptors: Float[Array, "l b f h d"]
+    time: Int[Array, " slots"]
+    usage: Float[Array, " slots"]
+    near: Near | None = None
+
+    @classmethod
+    def empty(
+        cls,
+        config: TransformerConfig,
+        batch: int,
+        frames: int,
+        tokens_per_frame: int,
+        chunk_frames: int = 3,
+        dtype=jnp.float32,
+        kv_dtype: str = "same",
+        near: tuple[int, int] | None = None,
+    ) -> "KVCache":
+        """An empty pool of `frames` slots, its k and v in `dtype` or, by kv_dtype, as int8 or fp8 with scales.
+
+        With `near`, k and v belong in host memory, which is for the caller to see to (`memory_kinds`), and so many of the newest chunks and of the
+        frames that memory retrieves are on the device too.
+        `UsageError` when frames is not a positive multiple of chunk_frames, or for an unknown kv_dtype.
+        """
+        if frames <= 0 or frames % chunk_frames:
+            raise UsageError(
+                f"a pool holds whole chunks: {frames} frames is not a positive multiple of {chunk_frames}"
+            )
+        films, heads = (config.num_layers, batch, frames), (config.num_heads, config.head_dim)
+
+        def make():
+            k, v = (zeros((*films, tokens_per_frame, *heads), dtype, kv_dtype) for _ in range(2))
+            slots = (frames // chunk_frames,)
+            time, usage = jnp.full(slots, -1, jnp.int32), jnp.zeros(slots, jnp.float32)
+            pool = cls(k, v, jnp.zeros((*films, *heads), jnp.float32), time, usage)
+            if near is not None:
+                chunks = min(near[0], *slots)
+                held = (config.num_layers, batch, chunks * chunk_frames + min(near[1], frames))
+                empty = lambda like: jnp.zeros((*held, *like.shape[3:]), like.dtype)
+                copies = [empty(values_of(stored)) for stored in (k, v)]
+                pool = dataclasses.replace(
+                    pool, near=Near(*copies, jnp.full(held, -1, jnp.int32), chunks)
+                )
+            return jax.tree.map(lambda a: cut(a, *axes_of(a)), pool)
+
+        # Compiled under a mesh: it is born cut by heads.
+        return make() if active_mesh() is None else jax.jit(make)()
+
+    @property
+    def frames(self) -> int:
+        return self.descriptors.shape[2]
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.frames // self.time.shape[0]
+
+    def memory_kinds(self) -> "KVCache":
+        """In place of every array, the kind of memory that it lies in."""
+        kinds = jax.tree.map(lambda _: DEVICE, self)
+        host = lambda frames: (
+            dataclasses.replace(frames, values=HOST) if isinstance(frames, Quantised) else HOST
+        )
+        return (
+            kinds
+            if self.near is None
+            else dataclasses.replace(kinds, k=host(kinds.k), v=host(kinds.v))
+        )
+
+    @property
+    def bytes(self) -> int:
+        return _size(self)
+
+    @property
+    def host_bytes(self) -> int:
+        """Those of them that are in host memory."""
+        return 0 if self.near is None else _size((values_of(self.k), values_of(self.v)))
+
+    def frame_time(self) -> Int[Array, " f"]:
+        """Each frame slot's index in the film, -1 where empty."""
+        frames = self.time[:, None] * self.chunk_frames + jnp.arange(
+            self.chunk_frames, dtype=jnp.int32
+        )
+        return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
+
+    def layers(self, readers: int = 1) -> History:
+        """What a scan over layers takes apart: arrays [l, ...], for so many segments to gather from. What all layers share is missing until `of_layer`."""
+        if self.near is None and not (readers == 1 and self._picked_in_place()):
+            return History(self.k, self.v, self.descriptors, None)
+        part = lambda frames, near: PoolFrames(
+            None, frames.scale if isinstance(frames, Quantised) else None, near
+        )
+        near = self.near or Near(None, None, None, 0)
+        k, v = part(self.k, near.k), part(self.v, near.v)
+        return History(
+            k,
+            v,
+            self.descriptors,
+            None,
+            jnp.arange(self.descriptors.shape[0], dtype=jnp.int32),
+            near.time,
+        )
+
+    def _picked_in_place(self) -> bool:
+        """Whether a layer takes its frames out of the whole pool. A scan would copy the layer's part of it first: on a TPU, and where a choice between programs
+        stands before the gather, as on a CPU."""
+        if platform() != "tpu":
+            return platform() == "cpu"
+        from causalcine_jax.models.cache.frame_gather import (
+            reads_in_place,  # imported where it is used: Pallas for TPUs
+        )
+
+        return reads_in_place(self.descriptors.shape[-1])
+
+    def of_layer(self, part: History) -> History:
+        """A layer's part of `layers`, whole."""
+        part = dataclasses.replace(part, time=self.frame_time())
+        if part.layer is None:
+            return part
+        whole = lambda frames, stored: dataclasses.replace(frames, stored=values_of(stored))
+        return dataclasses.replace(part, k=whole(part.k, self.k), v=whole(part.v, self.v))
+
+
+def _size(arrays) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+
+
+def axes_of(array) -> tuple[str | None, ...]:
+    """Along which axes of a mesh an array of a pool is cut: films over "data", heads over "seq"; what all share is whole."""
+    if array.ndim < 4:
+        return (None, "data") if array.ndim == 3 else ()
+    return (None, "data", None, None, "seq") if array.ndim == 6 else (None, "data", None, "seq")
+
+
+def describe(keys: Float[Array, "*b p h d"]) -> Float[Array, "*b h d"]:
+    """A frame's descriptor: the mean of its unrotated, normed keys over its tokens, in float32 (paper Eq. 6)."""
+    return jnp.mean(keys.astype(jnp.float32), axis=-3)
+
+
+def slot_for(cache: KVCache, chunk_index: Int[Array, ""], memory: MemoryConfig) -> Int[Array, ""]:
+    """The chunk slot that a commit of `chunk_index` writes: its own if present, else an empty one, else one that may go, by memory.eviction
+    the oldest of all or of those that memory used least.
+
+    Never the sink nor the next chunk's window; a pool of at least `memory.smallest_pool` always has such a slot.
+    Reads only `time` and `usage`, which layers and batch share.
+    """
+    big = jnp.int32(1 << 30)
+    sink_chunks = -(-memory.memory_frames // cache.chunk_frames)
+    may_go = (cache.time >= sink_chunks) & (cache.time <= chunk_index - memory.window_chunks)
+    if memory.eviction == "least_retrieved":
+        may_go &= cache.usage <= jnp.min(jnp.where(may_go, cache.usage, jnp.inf))
+    order = jnp.where(may_go, cache.time, big)
+    order = jnp.where(cache.time < 0, -big, order)
+    order = jnp.where(cache.time == chunk_index, -big - 1, order)
+    return jnp.argmin(order)
+
+
+def counted(
+    cache: KVCache, field: ReceptiveField, chunk_index: Int[Array, ""], memory: MemoryConfig
+) -> tuple[KVCache, Float[Array, ""]]:
+    """`cache` after its chunks' usage was updated by the fields [l, s, b, r] of chunk `chunk_index`, and the usage that this one begins with."""
+    older = (cache.time >= 0) & (cache.time < chunk_index - memory.window_chunks)
+    usage, newcomer = usage_after(cache.usage, field, older, cache.chunk_frames)
+    return dataclasses.replace(cache, usage=usage), newcomer
+
+
+def write(
+    cache: KVCache,
+    slot: Int[Array, ""],
+    chunk_index: Int[Array, ""],
+    k: Float[Array, "l b c p h d"],
+    v: Float[Array, "l b c p h d"],
+    usage: float | Float[Array, ""] = 0.0,
+    retrieved: Retrieved | None = None,
+) -> KVCache:
+    """`cache` with chunk slot `slot` holding this chunk. In place when the caller's jit donates the cache.
+
+    retrieved  with a pool in host memory: what memory brought over for this chunk
+    """
+    descriptors, k, v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
+    put = lambda buffers, new: jax.tree.map(
+        lambda buffer, part: _put(buffer, part, slot * cache.chunk_frames), buffers, new
+    )
+    return KVCache(
+        k=put(cache.k, k),
+        v=put(cache.v, v),
+        descriptors=put(cache.descriptors, descriptors),
+        time=cache.time.at[slot].set(chunk_index),
+        usage=cache.usage.at[slot].set(usage),
+        near=cache.near
+        and _near_after(cache.near, chunk_index, values_of(k), values_of(v), retrieved),
+    )
+
+
+def _near_after(
+    near: Near, chunk_index: Int[Array, ""], k: Array, v: Array, retrieved: Retrieved | None
+) -> Near:
+    """What is near once the chunk of k, v is committed."""
+    chunk_frames = k.shape[2]
+    time = jnp.broadcast_to(
+        chunk_index * chunk_frames + jnp.arange(chunk_frames, dtype=jnp.int32), k.shape[:3]
+    )
+    arrays, first = (near.k, near.v, near.time), chunk_index % near.chunks * chunk_frames
+    arrays = [_put(array, new, first) for array, new in zip(arrays, (k, v, time), strict=True)]
+    if retrieved is not None:
+        arrays = [
+            _put(array, new, near.chunks * chunk_frames)
+            for array, new in zip(arrays, retrieved, strict=True)
+        ]
+    return Near(*arrays, near.chunks)
+
+
+def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
+    """`buffer` with the frames `new` from `first` on, wherever it lies."""
+    if (space := jax.typeof(buffer).memory_space) != jax.memory.Space.Device:
+        new = jax.device_put(new, space)
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
+
+
+def pool_frames_for(
+    film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None
+) -> int:
+    """Frame slots for a film of `film_chunks` chunks (None: endless), or `asked` after checking that it can hold the field.
+
+    Raises `UsageError` for a pool that is too small, and for eviction together with route_clean=False, whose clean
+    chunks would have to see what was evicted.
+    """
+    smallest = memory.smallest_pool(chunk_frames)
+    whole = None if film_chunks is None else film_chunks * chunk_frames
+    if asked is None:
+        if whole is None:
+            raise UsageError(f"an endless film needs a pool size: at least {smallest} frames")
+        return whole
+    evicts = whole is None or asked < whole
+    if asked % chunk_frames or asked <= 0:
+        raise UsageError(
+            f"a pool holds whole chunks: {asked} frames is not a positive multiple of {chunk_frames}"
+        )
+    if evicts and asked < smallest:
+        raise UsageError(
+            f"a pool of {asked} frames is too small for this field: it needs at least {smallest} (window + sink + one chunk)"
+        )
+    if evicts and not memory.route_clean:
+        raise UsageError(
+            "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: give the pool the film's length"
+        )
+    return asked

@@ -1,0 +1,72 @@
+"""Numbers in one byte each, symmetric, with a scale for those that are rounded together; and a pool's keys and values so, a scale per frame and head.
+
+    committed k, v --quantise--> values, scale in the pool --gathered by a field--> restored --rotated, attended to
+
+Only the frames of a field are ever restored, so both the pool's bytes and what a pass reads of it shrink. Within a frame and head a rounding
+error is at most half a step (int8) or a sixteenth of the value (fp8: e4m3, 3 bits of mantissa). Descriptors, by which memory routes, are never rounded.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from causalcine_jax.config import KV_DTYPES
+from causalcine_jax.errors import UsageError, nearest
+
+STORED = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """What stands for an array of frames [*b, f, p, h, d]: values * scale, of each frame and head."""
+
+    values: Shaped[Array, "*b f p h d"]
+    scale: Float[Array, "*b f h"]
+
+
+Frames = Array | Quantised  # [*b, f, p, h, d]
+
+
+def zeros(shape: tuple[int, ...], dtype, kv_dtype: str) -> Frames:
+    """Frames of zeros [*b, f, p, h, d] in `dtype`, or quantised. `UsageError` for an unknown kv_dtype."""
+    if kv_dtype not in KV_DTYPES:
+        raise UsageError(f"unknown kv_dtype {kv_dtype!r}, {nearest(str(kv_dtype), KV_DTYPES)}")
+    if kv_dtype == "same":
+        return jnp.zeros(shape, dtype)
+    *films, _, heads, _ = shape
+    return Quantised(jnp.zeros(shape, STORED[kv_dtype]), jnp.zeros((*films, heads), jnp.float32))
+
+
+def values_of(frames: Frames) -> Shaped[Array, "*b f p h d"]:
+    """What nearly all of the frames' bytes are."""
+    return frames.values if isinstance(frames, Quantised) else frames
+
+
+def stored_as(buffer: Frames, frames: Float[Array, "*b f p h d"]) -> Frames:
+    """`frames` in the form that `buffer` has."""
+    if not isinstance(buffer, Quantised):
+        return frames.astype(buffer.dtype)
+    values, scale = rounded(frames, buffer.values.dtype, axes=(-3, -1))
+    return Quantised(values, scale[..., 0, :, 0])
+
+
+def rounded(
+    x: Float[Array, "*n"], dtype, axes: int | tuple[int, ...]
+) -> tuple[Shaped[Array, "*n"], Float[Array, "*n"]]:
+    """x in `dtype` (int8 or a float8) and the scale of what `axes` hold together (kept, of size 1; 0 where all is 0): x is about their product."""
+    whole = jnp.issubdtype(dtype, jnp.integer)
+    limit = float(jnp.iinfo(dtype).max if whole else jnp.finfo(dtype).max)
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=axes, keepdims=True) / limit
+    scaled = x / jnp.where(scale > 0, scale, 1)
+    return (jnp.round(scaled) if whole else scaled).astype(dtype), scale
+
+
+def restored(frames: Frames) -> Shaped[Array, "*b f p h d"]:
+    """Frames as they were stored: in float32 if they are quantised."""
+    if not isinstance(frames, Quantised):
+        return frames
+    return frames.values.astype(jnp.float32) * frames.scale[..., None, :, None]

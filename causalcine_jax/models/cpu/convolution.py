@@ -1,0 +1,97 @@
+"""Convolution of videos by the CPU's own kernel (cpu/convolution.h), with its gradient.
+
+XLA's convolutions on a CPU reach a fraction of the processor's speed where channels are few, as in a VAE, and their gradients less still.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from causalcine_jax.models.cpu import kernels as cpu_kernels
+from causalcine_jax.parallel.mesh import active_mesh
+from causalcine_jax.parallel.platform import platform
+
+GRADIENT_CHANNELS = 8  # the weights' gradient is made for multiples of it
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a convolution reads, as its taps do.
+
+    frames  of y
+    ahead   y's frame t is made of x's frames from t + ahead on; what is before and after x is zero
+    pads    rows of zeros above and below, columns to the left and right
+    """
+
+    frames: int
+    ahead: int
+    pads: tuple[tuple[int, int], tuple[int, int]]
+
+    def turned(self, x_frames: int, taps: tuple[int, ...]) -> "Window":
+        """That of the gradient of x."""
+        pads = tuple(
+            (tap - 1 - before, tap - 1 - after)
+            for tap, (before, after) in zip(taps[1:], self.pads, strict=True)
+        )
+        return Window(x_frames, 1 - taps[0] - self.ahead, pads)
+
+
+def convolves(dtype) -> bool:
+    """Whether the kernel convolves this dtype here. Under a mesh XLA does: it cuts its own operations only."""
+    return (
+        platform() == "cpu"
+        and dtype == jnp.float32
+        and active_mesh() is None
+        and cpu_kernels.kernels() is not None
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def convolve(
+    x: Float[Array, "b t h w i"],
+    weight: Float[Array, "kt kh kw i o"],
+    bias: Float[Array, " o"],
+    window: Window,
+) -> Array:
+    """y [b, window.frames, h', w', o], in float32. Only where it `convolves`."""
+    sides = (
+        side + sum(pad) - tap + 1
+        for side, pad, tap in zip(x.shape[2:4], window.pads, weight.shape[1:3], strict=True)
+    )
+    shape = jax.ShapeDtypeStruct((x.shape[0], window.frames, *sides, weight.shape[-1]), x.dtype)
+    return jax.ffi.ffi_call(cpu_kernels.CONVOLUTION, shape, vmap_method="sequential")(
+        x, weight, bias, **_begin(window)
+    )
+
+
+def _backward(window: Window, kept, gradient):
+    x, weight = kept
+    turned = jnp.swapaxes(weight[::-1, ::-1, ::-1], 3, 4)
+    of_x = convolve(
+        gradient,
+        turned,
+        jnp.zeros(x.shape[-1:], x.dtype),
+        window.turned(x.shape[1], weight.shape[:3]),
+    )
+    outer = weight.shape[-1]
+    gradient = jnp.pad(gradient, (*((0, 0),) * 4, (0, -outer % GRADIENT_CHANNELS)))
+    shapes = (*weight.shape[:4], gradient.shape[-1]), gradient.shape[-1:]
+    call = jax.ffi.ffi_call(
+        cpu_kernels.CONVOLUTION_GRADIENT,
+        [jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes],
+        vmap_method="sequential",
+    )
+    of_weight, of_bias = call(x, gradient, **_begin(window))
+    return of_x, of_weight[..., :outer], of_bias[:outer]
+
+
+convolve.defvjp(
+    lambda x, weight, bias, window: (convolve(x, weight, bias, window), (x, weight)), _backward
+)
+
+
+def _begin(window: Window) -> dict[str, int]:
+    return {"ahead": window.ahead, "top": window.pads[0][0], "left": window.pads[1][0]}

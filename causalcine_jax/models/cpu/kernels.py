@@ -1,0 +1,265 @@
+"""The CPU's own kernels: cpu/*.h, compiled once for the machine that they are on, kept in the user's cache directory, and called by XLA.
+
+    first use --> a compiler? --> ~/.cache/causalcine_jax/kernels-<hash>.so --> jax.ffi --> `flash_attention`, `linear`
+                   no, or it fails --> `missing()` says why, and XLA does the same
+
+Nothing needs them: where they cannot be made, models/attention/backends.py, models/nn.py and models/vae/convolution.py take XLA's path. CAUSALCINE_CPU_KERNELS=0 chooses that path.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+HERE = Path(__file__).parent
+SWITCH = "CAUSALCINE_CPU_KERNELS"
+COMPILERS = ("c++", "g++", "clang++")
+# Never -ffast-math: it lets denormal numbers vanish in the whole process, and a NaN go unseen.
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-w",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+)
+FOR_THIS_CPU = (
+    ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
+)
+SECONDS = 120  # at most, for the compiler
+ATTENTION, LINEAR = "causalcine_attention", "causalcine_linear"
+ATTENTION_KEPT, ATTENTION_BACKWARD = f"{ATTENTION}_kept", f"{ATTENTION}_backward"
+FIELDS, FIELDS_BACKWARD = "causalcine_fields", "causalcine_fields_backward"
+CONVOLUTION, CONVOLUTION_GRADIENT = "causalcine_convolution", "causalcine_convolution_gradient"
+NORM, NORM_GRADIENT = "causalcine_norm_silu", "causalcine_norm_silu_gradient"
+TARGETS = (
+    ATTENTION,
+    ATTENTION_KEPT,
+    ATTENTION_BACKWARD,
+    FIELDS,
+    FIELDS_BACKWARD,
+    CONVOLUTION,
+    CONVOLUTION_GRADIENT,
+    NORM,
+    NORM_GRADIENT,
+    LINEAR,
+)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What was compiled: dtypes that attention multiplies, and what a head's width must be a multiple of (`lanes`: with a gradient)."""
+
+    dtypes: tuple[str, ...]
+    rows: int
+    lanes: int
+
+
+def path_in_use() -> str:
+    """How the CPU attends, for people: by its own kernels, in which dtypes, or by XLA, and why."""
+    own = kernels()
+    return f"XLA ({missing()})" if own is None else f"own kernels ({', '.join(own.dtypes)})"
+
+
+def kernels() -> Kernels | None:
+    """The kernels of this machine, compiled on first use; None where they cannot be."""
+    loaded = _loaded()
+    return None if isinstance(loaded, str) else loaded
+
+
+def missing() -> str | None:
+    """Why there are no kernels here; None where there are."""
+    loaded = _loaded()
+    return loaded if isinstance(loaded, str) else None
+
+
+def flash_attention(
+    q: Float[Array, "*b t h d"],
+    k: Float[Array, "*b s h d"],
+    v: Float[Array, "*b s h d"],
+    lengths: Int[Array, "*b"],
+) -> Float[Array, "*b t h d"]:
+    """softmax(q k^T / sqrt(d)) v over the first `lengths` keys; the time it takes follows the lengths. No gradient.
+
+    `NotImplementedError` where the kernels are missing, or cannot multiply this dtype or heads of this width.
+    """
+    own = kernels()
+    if own is None:
+        raise NotImplementedError(missing())
+    if not str(q.dtype) == str(k.dtype) == str(v.dtype) or str(q.dtype) not in own.dtypes:
+        raise NotImplementedError(
+            f"this processor's kernels attend in {' or '.join(own.dtypes)}, not {q.dtype}"
+        )
+    if q.shape[-1] % own.rows:
+        raise NotImplementedError(
+            f"heads must be a multiple of {own.rows} channels wide, not {q.shape[-1]}"
+        )
+    # In an island of a mesh all operands must vary along the same axes: adding none of q makes lengths vary as q does.
+    lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
+    return jax.ffi.ffi_call(ATTENTION, q, vmap_method="broadcast_all")(q, k, v, lengths)
+
+
+def differentiates(dtype, head_dim: int) -> bool:
+    """Whether there are kernels for gradients too, of attention in this dtype with heads of this width."""
+    own = kernels()
+    return (
+        own is not None
+        and dtype == jnp.float32
+        and head_dim % own.lanes == 0
+        and head_dim % own.rows == 0
+    )
+
+
+def flash_attention_kept(
+    q, k, v, lengths
+) -> tuple[Float[Array, "*b t h d"], Float[Array, "*b h t"]]:
+    """`flash_attention`, and of each query the logarithm to the base 2 of its weights' sum. Only where it `differentiates`."""
+    lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
+    like = (q, jnp.swapaxes(q[..., 0], -1, -2))
+    return tuple(
+        jax.ffi.ffi_call(ATTENTION_KEPT, like, vmap_method="broadcast_all")(q, k, v, lengths)
+    )
+
+
+def flash_attention_backward(
+    q, k, v, lengths, out, log_sum, gradient
+) -> tuple[Array, Array, Array]:
+    """Gradients of q, k and v, given those of what `flash_attention_kept` returned first."""
+    lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
+    return tuple(
+        jax.ffi.ffi_call(ATTENTION_BACKWARD, (q, k, v), vmap_method="broadcast_all")(
+            q, k, v, lengths, out, log_sum, gradient
+        )
+    )
+
+
+def multiplies(dtype) -> bool:
+    """Whether `linear` multiplies this dtype: bfloat16, where the processor has products of it. XLA turns those into float32 first."""
+    return dtype == jnp.bfloat16 and (own := kernels()) is not None and "bfloat16" in own.dtypes
+
+
+@jax.custom_vjp
+def linear(
+    x: Float[Array, "t i"], weight: Float[Array, "i o"], bias: Float[Array, " o"]
+) -> Float[Array, "t o"]:
+    """x W + b in bfloat16, summed in float32 and rounded once. Only where `multiplies`."""
+    shape = jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), x.dtype)
+    return jax.ffi.ffi_call(LINEAR, shape, vmap_method="sequential")(x, weight, bias)
+
+
+def _linear_backward(kept, gradient):
+    x, weight = kept
+    return (
+        gradient @ weight.T,
+        x.T @ gradient,
+        jnp.sum(gradient, axis=0, dtype=jnp.float32).astype(gradient.dtype),
+    )
+
+
+linear.defvjp(lambda x, weight, bias: (linear(x, weight, bias), (x, weight)), _linear_backward)
+
+
+@functools.cache
+def _loaded() -> Kernels | str:
+    """The kernels, or why there are none."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0"
+    if os.name != "posix":
+        return f"not made for {platform.system()}"
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        return f"no C++ compiler: none of {', '.join(COMPILERS)} was found"
+    try:
+        library = _library(compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{compiler} could not make them: {_first_line(error)}"
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(
+            target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu"
+        )
+    dtypes = ("float32", "bfloat16") if library.causalcine_bfloat16() else ("float32",)
+    return Kernels(dtypes, library.causalcine_rows(), library.causalcine_lanes())
+
+
+def _library(compiler: str) -> ctypes.CDLL:
+    """The compiled file, made where it is missing or damaged."""
+    file = _folder() / f"kernels-{_fingerprint(compiler)}.so"
+    if file.exists():
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(file))
+    _compile(compiler, file)
+    return ctypes.CDLL(str(file))
+
+
+def _folder() -> Path:
+    """Where compiled kernels are kept. `OSError` where that is another user's to write: what lies there is run."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "causalcine_jax"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"{folder} can be written by other users")
+    return folder
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of everything that the compiled file depends on: homes are shared by machines with other processors."""
+    sources = (file.read_text() for file in sorted(HERE.iterdir()) if file.suffix in (".h", ".cc"))
+    parts = (
+        *sources,
+        jax.__version__,
+        compiler,
+        *FLAGS,
+        *FOR_THIS_CPU,
+        platform.machine(),
+        _processor(),
+    )
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What tells this processor's instructions from another's."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return platform.processor()
+
+
+def _compile(compiler: str, file: Path) -> None:
+    """Compiles the kernels to `file`, which appears whole: processes that start together each make their own."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        made = Path(scratch) / file.name
+        command = [
+            compiler,
+            *FLAGS,
+            *FOR_THIS_CPU,
+            f"-I{jax.ffi.include_dir()}",
+            str(HERE / "kernels.cc"),
+            "-o",
+            str(made),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+        )
+        if done.returncode:
+            raise OSError(_first_line(done.stderr))
+        made.replace(file)
+
+
+def _first_line(error) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
+    )

@@ -1,0 +1,114 @@
+"""TAEHV for Wan2.1: a small decoder of the same latents, for speed at some loss of sharpness (github.com/madebyollin/taehv, taew2_1.pth).
+
+    latents [B,F,h,w,16], normalised -> 3 tanh(x/3) -> conv -> three stages of {three memory blocks, twice the size, frames grow, conv} -> conv -> video in [0,1]
+
+A frame sees the newest past through the memory blocks: each looks at its input and at the one before it. One frame is therefore all
+that a stream has to remember, and `decode_first` and `decode_next` are those of the VAE, whose place it takes in a rollout.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.nn import Module, Param
+from causalcine_jax.models.vae.convolution import conv2d, conv_init, doubling_conv2d
+from causalcine_jax.models.vae.layers import Past
+from causalcine_jax.parallel.mesh import frames_axis
+from causalcine_jax.parallel.sharding import gathered
+
+LATENT_CHANNELS = 16
+GROWS = (1, 2, 2)  # frames out of one, by stage
+DIMS = (256, 128, 64)  # channels of a stage's memory blocks
+TRIMMED = 3  # of the film's first four frames: Wan2.1's first latent frame is one video frame
+
+Frames = Float[Array, "b t h w c"]
+
+
+class Conv(Module):
+    """3x3 convolution of every frame by itself."""
+
+    def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True):
+        self.weight = Param(conv_init(key, (3, 3, d_in, d_out)))
+        self.bias = Param(jnp.zeros((d_out,))) if bias else None
+
+    def __call__(self, x: Frames) -> Frames:
+        return conv2d(x, self.weight[...], None if self.bias is None else self.bias[...])
+
+
+class MemoryBlock(Module):
+    """Three convolutions of a frame and the one before it, beside a shortcut."""
+
+    def __init__(self, dim: int, *, key):
+        keys = jax.random.split(key, 3)
+        self.conv = nnx.List(
+            [Conv(2 * dim if n == 0 else dim, dim, key=k) for n, k in enumerate(keys)]
+        )
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        first, second, third = self.conv
+        y = jnp.concatenate([x, past.extend(x, frames=1)[:, :-1]], axis=-1)
+        return jax.nn.relu(third(jax.nn.relu(second(jax.nn.relu(first(y))))) + x)
+
+
+class Stage(Module):
+    """Memory blocks, then twice the height and width and `grow` times the frames."""
+
+    def __init__(self, dim: int, d_out: int, grow: int, *, key):
+        keys = jax.random.split(key, 5)
+        self.blocks = nnx.List([MemoryBlock(dim, key=k) for k in keys[:3]])
+        self.grow = Param(conv_init(keys[3], (1, 1, dim, dim * grow)))
+        self.conv = Conv(dim, d_out, key=keys[4], bias=False)
+
+    def __call__(self, x: Frames, past: Past) -> Frames:
+        for block in self.blocks:
+            x = block(x, past)
+        grow = self.grow[...][0, 0]
+        x = jnp.einsum("bthwi,io->bthwo", x, grow)  # before enlarging: it sees single pixels
+        x = rearrange(x, "b t h w (n c) -> b (t n) h w c", c=grow.shape[0])
+        return doubling_conv2d(x, self.conv.weight[...], None)
+
+
+class TinyDecoder(Module):
+    """Latents to video in the dtype of its weights. Without an encoder: films are made, not read."""
+
+    def __init__(self, *, key):
+        keys = jax.random.split(key, len(DIMS) + 2)
+        outs = (*DIMS[1:], DIMS[-1])
+        self.conv_in = Conv(LATENT_CHANNELS, DIMS[0], key=keys[0])
+        self.stages = nnx.List(
+            [Stage(*sizes, key=k) for *sizes, k in zip(DIMS, outs, GROWS, keys[1:-1], strict=True)]
+        )
+        self.conv_out = Conv(DIMS[-1], 3, key=keys[-1])
+
+    @jax.jit
+    def decode_first(self, latents: Frames) -> tuple[Frames, tuple[Array, ...]]:
+        """The first F latent frames of a film -> 4F - 3 frames of video [B,T,8h,8w,3] in [-1,1] and the cache for `decode_next`."""
+        past = Past()
+        return self._decode(latents, past)[:, TRIMMED:], past.cache
+
+    @partial(jax.jit, donate_argnums=1)
+    def decode_next(
+        self, cache: tuple[Array, ...], latents: Frames
+    ) -> tuple[Frames, tuple[Array, ...]]:
+        """The next F latent frames -> 4F frames of video and the new cache. `cache` is donated."""
+        past = Past(cache)
+        return self._decode(latents, past), past.cache
+
+    def _decode(self, latents: Frames, past: Past) -> Frames:
+        if latents.shape[-1] != LATENT_CHANNELS:
+            raise UsageError(
+                f"tiny decoder: cannot decode latents of {latents.shape[-1]} channels; Wan2.1's have {LATENT_CHANNELS}"
+            )
+        net = gathered(self)
+        past.axis = frames_axis(*latents.shape[2:4])
+        x = jax.nn.relu(
+            net.conv_in(3 * jnp.tanh(latents.astype(net.conv_in.weight[...].dtype) / 3))
+        )
+        for stage in net.stages:
+            x = stage(x, past)
+        return 2 * jnp.clip(net.conv_out(jax.nn.relu(x)), 0, 1) - 1

@@ -1,0 +1,186 @@
+"""A compile plan to read: lines of text, and JSON for programs. GB is 10^9 bytes."""
+
+import dataclasses
+import json
+
+import jax
+
+from causalcine_jax.planning.compile_advice import advice
+from causalcine_jax.planning.compile_plan import Account, CompilePlan
+from causalcine_jax.planning.hlo.collectives import by_kind
+from causalcine_jax.planning.roofline import assumptions
+
+
+def table(plan: CompilePlan) -> str:
+    films, where = plan.films, plan.target
+    lines = [
+        f"{plan.what} on {where.name}: {where.devices} devices as {where.devices // plan.seq} x {plan.seq} (data x seq); "
+        f"{_films(plan)} of {films.frames} latent frames, {films.width}x{films.height} pixels"
+    ]
+    for account in plan.accounts:
+        lines += ["", *_program(account)]
+    lines += ["", *_time(plan)] if plan.cycle_seconds else []
+    lines += ["", "assumed:", *(f"  {line}" for line in _assumptions(plan))]
+    if not plan.fits:
+        lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
+    return "\n".join(lines)
+
+
+def _time(plan: CompilePlan) -> list[str]:
+    (least, most), steps = plan.cycle_seconds, plan.cycle
+    if plan.what == "rollout":
+        frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
+        return [
+            f"a chunk of {frames} video frames: at least {least:.3g} s ({frames / least:.1f} fps), {most:.3g} s ({frames / most:.1f} fps) if nothing overlaps"
+        ]
+    if steps == 1:
+        return [f"a step: at least {least:.3g} s, {most:.3g} s if nothing overlaps"]
+    runs = ", ".join(f"{one.name} {_times(steps // one.every)}" for one in plan.accounts)
+    return [
+        f"a cycle of {steps} steps ({runs}): at least {least:.4g} s, {most:.4g} s if nothing overlaps",
+        f"a step, the mean of a cycle's: at least {least / steps:.3g} s, {most / steps:.3g} s if nothing overlaps",
+    ]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _assumptions(plan: CompilePlan) -> list[str]:
+    return assumptions(plan.target, copying=any(one.host for one in plan.accounts))
+
+
+def _films(plan: CompilePlan) -> str:
+    return (
+        f"{plan.target.devices // plan.seq} films at once,"
+        if plan.what == "rollout"
+        else f"a batch of {plan.config.batch} films"
+    )
+
+
+def to_json(plan: CompilePlan) -> str:
+    return json.dumps(to_dict(plan) | {"assumptions": _assumptions(plan)}, indent=2)
+
+
+def to_dict(plan: CompilePlan) -> dict:
+    """Plain data for JSON."""
+
+    def of(one: Account) -> dict:
+        return {
+            **dataclasses.asdict(one),
+            "parts": {
+                name: {"all": whole, "device": share} for name, (whole, share) in one.parts.items()
+            },
+            "host": {
+                name: {"all": whole, "device": share} for name, (whole, share) in one.host.items()
+            },
+            "copied": {"from_host": one.copied[0], "to_host": one.copied[1]},
+            "collectives": {
+                kind: {"count": count, "bytes": size}
+                for kind, (count, size) in by_kind(one.collectives).items()
+            },
+            "largest_collectives": [
+                dataclasses.asdict(collective) for collective in one.collectives[:8]
+            ],
+            "roofline": one.roofline
+            and dataclasses.asdict(one.roofline)
+            | {
+                "bound": one.roofline.bound,
+                "serial": one.roofline.serial,
+                "limit": one.roofline.limit,
+            },
+            "fits": one.fits,
+        }
+
+    return {
+        "program": plan.what,
+        "topology": plan.target.name,
+        "devices": plan.target.devices,
+        "seq": plan.seq,
+        "batch": plan.config.batch,
+        "films": dataclasses.asdict(plan.films),
+        "fits": plan.fits,
+        "programs": [of(one) for one in plan.accounts],
+        **_seconds(plan),
+        "advice": [] if plan.fits else advice(plan),
+        "config": dataclasses.asdict(plan.config),
+        "jax": jax.__version__,
+    }
+
+
+def _seconds(plan: CompilePlan) -> dict:
+    """Of a chunk; or of a step, a mean where not every step is the same, and of the cycle that it is the mean of."""
+    if plan.cycle_seconds is None:
+        return {}
+    of = lambda steps: dict(
+        zip(("bound", "serial"), (seconds / steps for seconds in plan.cycle_seconds), strict=True)
+    )
+    if plan.what == "rollout":
+        return {"seconds_per_chunk": of(1)}
+    cycle = {
+        "steps": plan.cycle,
+        "runs": {one.name: plan.cycle // one.every for one in plan.accounts},
+        **of(1),
+    }
+    return {"seconds_per_step": of(plan.cycle), "seconds_per_cycle": cycle}
+
+
+def _program(one: Account) -> list[str]:
+    turn = f", in one of {one.every} steps" if one.every > 1 else ""
+    lines = [f"{one.name}{turn}", _row("", "all", "each device")]
+    lines += [_row(name, _gb(whole), _gb(share)) for name, (whole, share) in one.parts.items()]
+    if one.results is not None:
+        lines.append(_row("results not in place", "", _gb(one.results)))
+    if one.temporaries is not None:
+        history = f"{_gb(one.pool)} of them history" if one.pool else ""
+        lines.append(_row("activations, temporaries", "", _gb(one.temporaries), history))
+    if one.code:
+        lines.append(_row("code", "", _gb(one.code)))
+    lines += [
+        _row(f"{name}, in host memory", _gb(whole), _gb(share), "not in the total")
+        for name, (whole, share) in one.host.items()
+    ]
+    verdict = "fits" if one.fits else "DOES NOT FIT"
+    lines += [_row("total", "", _gb(one.total), f"{verdict} in {_gb(one.limit)}")]
+    lines += (
+        [
+            "  largest arrays:",
+            *(f"    {_gb(b.bytes):>10}  {b.shape}  {b.source[-90:]}" for b in one.buffers[:5]),
+        ]
+        if one.buffers
+        else []
+    )
+    kinds = by_kind(one.collectives)
+    if kinds:
+        lines.append("  collectives, bytes that each device sends:")
+        lines += [
+            f"    {kind:<20}{count:>9} x{_gb(size):>14}" for kind, (count, size) in kinds.items()
+        ]
+    lines.append(f"  {one.flops:.3e} FLOPs on all devices, remat's included")
+    if one.roofline is not None:
+        r = one.roofline
+        lines.append(
+            f"  at least {r.bound:.3g} s by {r.limit}: arithmetic {r.arithmetic:.3g} s, memory {r.memory:.3g} s ({_gb(one.traffic)}), collectives {r.collectives:.3g} s{_copies(one)}; "
+            f"{r.serial:.3g} s if nothing overlaps"
+        )
+    lines.append(
+        f"  traced in {one.seconds['trace']:.0f} s, compiled in {one.seconds['compile']:.0f} s"
+    )
+    return lines
+
+
+def _copies(one: Account) -> str:
+    if not any(one.copied):
+        return ""
+    took = "unknown" if one.roofline.copies is None else f"{one.roofline.copies:.3g} s"
+    return (
+        f", copies {took} (at most {_gb(one.copied[0])} from the host, {_gb(one.copied[1])} to it)"
+    )
+
+
+def _row(name: str, whole: str, share: str, note: str = "") -> str:
+    return f"  {name:<28}{whole:>14}{share:>14}   {note}".rstrip()
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3f} GB"

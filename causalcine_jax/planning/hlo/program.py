@@ -1,0 +1,231 @@
+"""A compiled program's text (HLO after all passes), as far as an account of it needs: instructions, their shapes, what calls what and how often."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+_ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_CALLED = re.compile(
+    r"\b(?:calls|body|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_NOTE = re.compile(r"/\*.*?\*/")  # every fifth part of a long list is numbered
+_WHO = re.compile(r'op_name="([^"]*)"')
+HOST = "5"  # the number of host memory in a layout such as {1,0:S(5)}
+_BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of a type: bytes, and where it lies: the device's main memory, the host's, or (neither) one of a TPU's faster, smaller ones."""
+
+    text: str
+    bytes: int
+    main_memory: bool
+    host_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """name = type opcode(operands), attributes. `source`: the operation of the traced program that it came from."""
+
+    name: str
+    opcode: str
+    type: str
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+    @cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """Its results: one, or those of a tuple."""
+        return tuple(_array(*match) for match in _ARRAY.findall(self.type))
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def source(self) -> str:
+        return match[1] if (match := _WHO.search(self.attributes)) else ""
+
+    @property
+    def trips(self) -> int | None:
+        """How often a while loop runs, where the compiler knows."""
+        return int(match[1]) if (match := _TRIPS.search(self.attributes)) else None
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Computations that it runs; not the scalar functions of a reduction, nor a loop's condition."""
+        found = _CALLED.findall(self.attributes)
+        return tuple(
+            name.strip(" %")
+            for group in found
+            for name in group.strip("{}").split(",")
+            if name.strip()
+        )
+
+
+@dataclass
+class Computation:
+    name: str
+    instructions: dict[str, Instruction] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Instruction:
+        return next(one for one in self.instructions.values() if one.root)
+
+    def operands(self, instruction: Instruction) -> list[Instruction]:
+        return [
+            self.instructions[name] for name in instruction.operands if name in self.instructions
+        ]
+
+
+@dataclass(frozen=True)
+class Program:
+    computations: dict[str, Computation]
+    entry: str
+
+    def total(
+        self,
+        measure: Callable[[Computation, Instruction], dict],
+        *,
+        unknown_trips: int = 1,
+        into_fusions: bool = True,
+    ) -> dict:
+        """Sum over all instructions that run of what `measure` gives for each: {key: number}.
+
+        A loop counts as often as it runs (`unknown_trips` times where only the run knows), a choice as its dearest branch.
+        """
+        known: dict[str, dict] = {}
+
+        def of(name: str) -> dict:
+            if name in known:
+                return known[name]
+            sums: dict = {}
+            computation = self.computations[name]
+            for one in computation.instructions.values():
+                _add(sums, measure(computation, one))
+                if one.opcode == "fusion" and not into_fusions:
+                    continue
+                inner = [of(called) for called in one.called if called in self.computations]
+                if one.opcode == "conditional":
+                    inner = [max(inner, key=lambda part: sum(part.values()))] if inner else []
+                rounds = (
+                    (one.trips or self._trips(one) or unknown_trips) if one.opcode == "while" else 1
+                )
+                for part in inner:
+                    _add(sums, part, rounds)
+            known[name] = sums
+            return sums
+
+        return of(self.entry)
+
+    def running(self, *, into_fusions: bool = False) -> Iterator[tuple[Computation, Instruction]]:
+        """Every instruction that the entry reaches, once."""
+        seen, waiting = {self.entry}, [self.entry]
+        while waiting:
+            computation = self.computations[waiting.pop()]
+            for one in computation.instructions.values():
+                yield computation, one
+                if one.opcode != "fusion" or into_fusions:
+                    new = [
+                        name
+                        for name in one.called
+                        if name in self.computations and name not in seen
+                    ]
+                    seen.update(new)
+                    waiting += new
+
+    def _trips(self, loop: Instruction) -> int | None:
+        """From a condition of the form i < constant, for a loop that counts from 0."""
+        if (
+            not (match := re.search(r"condition=%?([\w.\-]+)", loop.attributes))
+            or match[1] not in self.computations
+        ):
+            return None
+        inside = list(self.computations[match[1]].instructions.values())
+        for name in {name for one in inside if one.opcode == "fusion" for name in one.called}:
+            inside += self.computations[name].instructions.values()
+        constants = [
+            one for one in inside if one.opcode == "constant" and re.match(r"[su]\d+\[\]", one.type)
+        ]
+        compares = [
+            one for one in inside if one.opcode == "compare" and "direction=LT" in one.attributes
+        ]
+        if len(constants) != 1 or len(compares) != 1:
+            return None
+        return (
+            int(constants[0].operands[0])
+            if constants[0].operands and constants[0].operands[0].isdigit()
+            else None
+        )
+
+
+def parse_hlo(text: str) -> Program:
+    """The program in `text`, as `compiled.as_text()` gives it."""
+    computations, entry, current = {}, "", None
+    for line in text.splitlines():
+        if current is None or not line.startswith(" "):
+            if head := _HEAD.match(line):
+                current = computations[head[2]] = Computation(head[2])
+                entry = head[2] if head[1] else entry
+        elif name := _NAME.match(line):
+            one = _instruction(name[2], _NOTE.sub("", line[name.end() :]), bool(name[1]))
+            current.instructions[one.name] = one
+    if not entry:
+        raise ValueError("this is no HLO text: it has no ENTRY computation")
+    return Program(computations, entry)
+
+
+def _instruction(name: str, rest: str, root: bool) -> Instruction:
+    kind, rest = _until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
+    opcode, _, rest = rest.strip().partition("(")
+    inside, attributes = _until_closed("(" + rest)
+    operands = tuple(
+        part.strip().rsplit(" ", 1)[-1].lstrip("%") for part in _split(inside[1:-1]) if part.strip()
+    )
+    return Instruction(name, opcode.strip(), kind, operands, attributes, root)
+
+
+def _until_closed(text: str) -> tuple[str, str]:
+    """The bracketed beginning of `text`, and what follows."""
+    depth = 0
+    for position, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return text[: position + 1], text[position + 1 :]
+    return text, ""
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that are in no bracket."""
+    parts, depth, start = [], 0, 0
+    for position, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    return [*parts, text[start:]]
+
+
+def _array(kind: str, sides: str, layout: str) -> Array:
+    count = 1
+    for side in sides.replace("<=", "").split(","):
+        count *= int(side) if side else 1
+    bits = _BITS.get(kind) if kind in _BITS else int(re.search(r"\d+", kind)[0])
+    space = re.search(r"S\((\d+)\)", layout)
+    return Array(
+        f"{kind}[{sides}]",
+        -(-count * bits // 8),
+        space is None or space[1] == "0",
+        space is not None and space[1] == HOST,
+    )
+
+
+def _add(sums: dict, more: dict, times: int = 1) -> None:
+    for key, value in more.items():
+        sums[key] = sums.get(key, 0) + times * value

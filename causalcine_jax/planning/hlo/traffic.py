@@ -1,0 +1,171 @@
+"""Bytes that a compiled program moves between a device's memory and its arithmetic, and the arrays that take the most room.
+
+Each instruction reads its operands and writes its results once. Of an array that is only sliced, the slice counts; of one updated in place, the update; what lies
+in a TPU's on-chip memory not at all; nor what a fusion only hands on, as those beside which a collective runs do with its buffers. Caches are not modelled.
+"""
+
+from dataclasses import dataclass
+
+from causalcine_jax.planning.hlo.collectives import goes_on
+from causalcine_jax.planning.hlo.program import Computation, Instruction, Program
+
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id",
+    "iota", "opt-barrier", "copy-start", "copy-done", "async-start", "async-update", "async-done",
+}  # fmt: skip
+SLICES = {"dynamic-slice", "slice", "gather"}
+PICKS = "gather_frames"  # models/cache/frame_gather.py: a kernel is given the whole pool and reads what it returns
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An array that lives while a program runs: its bytes on a device, its shape there, and where in the traced program it comes from."""
+
+    bytes: int
+    shape: str
+    source: str
+
+
+def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
+    """Bytes read and written per device in one run."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        return (
+            {}
+            if one.opcode in FREE or one.opcode.endswith("-done")
+            else {"bytes": _moved(program, computation, one)}
+        )
+
+    return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
+
+
+def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
+    """Bytes that a device copies in one run from host memory, and to it: slices, updates and whole arrays, which are all asynchronous."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        arrays, given = one.arrays, len(one.operands)
+        if not one.opcode.endswith("-start") or not any(array.host_memory for array in arrays):
+            return {}
+        if one.opcode == "copy-start":  # (to, from, ...)
+            to, source = arrays[:2]
+            return (
+                {}
+                if to.host_memory == source.host_memory
+                else {"to" if to.host_memory else "from": to.bytes}
+            )
+        if given >= len(arrays):
+            return {}
+        result = arrays[given]  # (operands, result, ...)
+        return {"to": arrays[1].bytes} if result.host_memory else {"from": result.bytes}
+
+    found = program.total(measure, unknown_trips=unknown_trips, into_fusions=False)
+    return found.get("from", 0), found.get("to", 0)
+
+
+def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
+    """The largest arrays that instructions make, one of each shape; arguments are not among them."""
+    found: dict[str, Buffer] = {}
+    for _, one in program.running():
+        if one.opcode not in FREE and not one.opcode.endswith("-done"):
+            for array in one.arrays:
+                if array.main_memory and not (array.text in found and found[array.text].source):
+                    found[array.text] = Buffer(array.bytes, array.text, one.source)
+    return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:count]
+
+
+def _moved(program: Program, computation: Computation, one: Instruction) -> int:
+    operands = [_main(operand) for operand in computation.operands(one)]
+    if one.opcode in SLICES or (one.opcode == "custom-call" and PICKS in one.source):
+        return 2 * _main(one)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * (operands[1] if len(operands) > 1 else 0)
+    if one.opcode != "fusion" or one.called[0] not in program.computations:
+        return _main(one) + sum(operands)
+    inner = program.computations[one.called[0]]
+    if "AsyncCollectiveDone" in inner.root.attributes:
+        return 0
+    read = sum(
+        _read(program, inner, name, whole)
+        for name, whole in zip(_parameters(inner), operands, strict=False)
+    )
+    return read + _written(program, inner, one)
+
+
+def _written(program: Program, inner: Computation, fusion: Instruction) -> int:
+    """Bytes that a fusion writes: of each of its results all, or where that is updated in place the update."""
+    results = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
+    if len(results) != len(fusion.arrays):
+        return _main(fusion)
+    total = 0
+    for array, result in zip(fusion.arrays, results, strict=True):
+        if array.main_memory and not _handed_on(inner, result):
+            updated = _updated(program, inner, result)
+            total += array.bytes if updated is None else updated
+    return total
+
+
+def _handed_on(inner: Computation, one: Instruction) -> bool:
+    """Whether a fusion beside which a collective runs has `one` as that collective's buffer only: its results so far, or a parameter returned as it came."""
+    return goes_on(inner, one) or (
+        one.opcode == "parameter"
+        and any(goes_on(inner, other) for other in inner.instructions.values())
+    )
+
+
+def _parameters(inner: Computation) -> list[str]:
+    """Names, in the order in which a fusion's operands are given to them."""
+    return [
+        i.name
+        for i in sorted(
+            (i for i in inner.instructions.values() if i.opcode == "parameter"),
+            key=lambda i: int(i.operands[0]),
+        )
+    ]
+
+
+def _updated(program: Program, inner: Computation, result: Instruction) -> int | None:
+    """Bytes of the update where `result` is an array updated in place; None where it is written as a whole."""
+    if result.opcode == "dynamic-update-slice":
+        return sum(operand.bytes for operand in inner.operands(result)[1:2])
+    if result.opcode == "bitcast" and (of := inner.operands(result)):
+        return _updated(program, inner, of[0])
+    if nested := _nested(program, result):
+        return _updated(program, nested, nested.root)
+    return None
+
+
+def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
+    """Bytes of an array of `whole` bytes that a fusion reads: what is sliced of it, and of that again; nothing of one that is only updated in place."""
+    total, used = 0, False
+    for user in inner.instructions.values():
+        if name not in user.operands:
+            continue
+        used, first = True, user.operands.index(name) == 0
+        if goes_on(inner, user) or (
+            user.root and user.opcode == "tuple" and _handed_on(inner, inner.instructions[name])
+        ):
+            continue
+        if user.opcode == "bitcast":
+            total += _read(program, inner, user.name, whole)
+        elif user.opcode in SLICES and first:
+            total += _read(program, inner, user.name, user.bytes)
+        elif nested := _nested(
+            program, user
+        ):  # a TPU's product slices a layer's weights by a fusion of its own
+            names = _parameters(nested)
+            total += sum(
+                _read(program, nested, names[at], whole)
+                for at, operand in enumerate(user.operands)
+                if operand == name
+            )
+        elif not (user.opcode == "dynamic-update-slice" and first):
+            return whole
+    return min(whole, total) if used else whole
+
+
+def _nested(program: Program, one: Instruction) -> Computation | None:
+    return program.computations.get(one.called[0]) if one.opcode == "fusion" else None
+
+
+def _main(one: Instruction) -> int:
+    return sum(array.bytes for array in one.arrays if array.main_memory)

@@ -1,0 +1,88 @@
+"""FLOPs of a traced program: its matrix products, convolutions and attention kernels, loops counted as often as they run.
+
+Counted before the compiler sees it, over all devices together: what remat computes again is in it, what the compiler drops or does twice is
+not. Padding counts as work: attention over a field whose end is empty costs what a full one does.
+"""
+
+import math
+
+ATTENTION = {
+    "dot_product_attention_fwd": 4,
+    "dot_product_attention_bwd": 10,
+}  # cuDNN's kernels: FLOPs per query, key and channel
+# The CPU's own kernels (models/cpu/kernels.py), by the shapes of their operands and results
+OWN_KERNELS = {
+    "causalcine_attention": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
+    "causalcine_attention_kept": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
+    "causalcine_attention_backward": lambda q, k, *_: 10.0 * math.prod(q) * k[-3],
+    "causalcine_fields": lambda q, k, v, pool, _, frame, *__: (
+        4.0 * math.prod(q) * (q[2] + frame[2] * pool[2])
+    ),
+    "causalcine_fields_backward": lambda q, k, v, pool, _, frame, *__: (
+        10.0 * math.prod(q) * (q[2] + frame[2] * pool[2])
+    ),
+    "causalcine_linear": lambda x, w, *_: 2.0 * math.prod(x) * w[-1],
+    "causalcine_convolution": lambda x, w, b, y: 2.0 * math.prod(y) * math.prod(w[:-1]),
+    "causalcine_convolution_gradient": lambda x, y, w, b: 2.0 * math.prod(y) * math.prod(w[:-1]),
+}
+
+
+def program_flops(jaxpr, unknown_trips: int = 1) -> float:
+    """FLOPs of a jaxpr. A loop whose length is known at run time only counts as `unknown_trips` rounds, a choice as its dearest branch."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        name, params = eqn.primitive.name, eqn.params
+        if name == "dot_general":
+            total += _product(eqn)
+        elif name == "conv_general_dilated":
+            total += _convolution(eqn)
+        elif kernel := next((kernel for kernel in ATTENTION if name.startswith(kernel)), None):
+            query, key = (eqn.invars[i].aval.shape for i in (0, 1))  # [b, t, h, d], [b, s, h, d]
+            total += ATTENTION[kernel] * math.prod(query) * key[1]
+        elif name == "ffi_call" and (count := OWN_KERNELS.get(params["target_name"])):
+            total += count(*(array.aval.shape for array in (*eqn.invars, *eqn.outvars)))
+        elif name == "cond":
+            total += max(program_flops(branch, unknown_trips) for branch in params["branches"])
+        else:
+            total += _rounds(name, params, unknown_trips) * sum(
+                program_flops(inner, unknown_trips) for inner in _inner(params)
+            )
+    return total
+
+
+def _rounds(name: str, params, unknown_trips: int) -> int:
+    """How often an operation runs the program in it."""
+    if name == "scan":
+        return params["length"]
+    if name == "pallas_call":  # a kernel, written for one block
+        return math.prod(params["grid_mapping"].grid)
+    if name == "shard_map":
+        return _devices(params)
+    return unknown_trips if name == "while" else 1
+
+
+def _devices(params) -> int:
+    """How many devices run a shard_map's body, whose shapes are one device's own."""
+    axes = params.get("newly_manual_axes") or params.get("manual_axes") or params["mesh"].axis_names
+    return math.prod(params["mesh"].shape[axis] for axis in axes)
+
+
+def _inner(params):
+    for value in params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(part, "eqns") or hasattr(getattr(part, "jaxpr", None), "eqns"):
+                yield part
+
+
+def _product(eqn) -> float:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(eqn) -> float:
+    """Two per output, tap and input channel of its group."""
+    kernel = eqn.invars[1].aval.shape
+    outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / outputs

@@ -1,0 +1,166 @@
+"""A rollout's moves made of shapes alone: denoise a chunk, commit it, decode it, for the transformer, sampler and memory of a training config.
+
+Every group of `seq` devices films one film (two histories with guidance), its pool cut by heads. Prompts are embedded already.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film import rollout
+from causalcine_jax.film.pool import kept_near
+from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of, pool_frames_for
+from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.parallel.sharding import for_many_passes, state_shardings
+from causalcine_jax.planning.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
+from causalcine_jax.training.config import TrainConfig
+
+DTYPE = jnp.bfloat16
+
+
+def rollout_steps(
+    config: TrainConfig,
+    films: Films,
+    mesh: Mesh,
+    pool_frames: int | None = None,
+    kv_dtype: str = "same",
+    pool_on: str = "device",
+) -> list[PlannedStep]:
+    """denoise, commit and decode of one chunk, the weights lying as config.rollout_weights says. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py); pool_on: where.
+
+    `UsageError` for a mesh that does not cut it.
+    """
+    sizes, sampler = config.transformer, sampler_of(config)
+    if sizes.num_heads % (seq := mesh.shape["seq"]):
+        raise UsageError(
+            f"seq={seq} does not divide the {sizes.num_heads} heads by which a pool is cut"
+        )
+    frames = pool_frames_for(
+        None,
+        config.memory,
+        config.chunk_frames,
+        films.frames if pool_frames is None else pool_frames,
+    )
+    histories = mesh.shape["data"] * (2 if sampler.guided else 1)
+    height, width = (side // config.vae.spatial_stride for side in (films.height, films.width))
+    rows, columns = token_grid(sizes, height, width)
+    whole = lambda tree: jax.tree.map(lambda a: _at(a, mesh), tree)
+    by_films = lambda shape, dtype=jnp.float32: _at(
+        jax.ShapeDtypeStruct(shape, dtype), mesh, "data"
+    )
+
+    model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
+    if config.rollout_weights == "gathered":
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            model = whole(jax.eval_shape(partial(for_many_passes, weights="gathered"), model))
+    else:
+        model = jax.tree.map(
+            lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+            model,
+            state_shardings(mesh, model),
+        )
+    near = kept_near(pool_on, config.memory)
+    pool = jax.eval_shape(
+        lambda: KVCache.empty(
+            sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, near
+        )
+    )
+    pool = jax.tree.map(
+        lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds()
+    )
+    on_device, on_host = (
+        [array for array in jax.tree.leaves(pool) if (array.sharding.memory_kind == HOST) == host]
+        for host in (False, True)
+    )
+    text = jax.eval_shape(
+        rollout.embed_prompt,
+        model,
+        jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE),
+    )
+    text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
+    chunk = (config.chunk_frames, height, width, sizes.in_dim)
+    noise, x0 = by_films((mesh.shape["data"], *chunk)), by_films((histories, *chunk))
+    index, key = whole(
+        (jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0)))
+    )
+
+    vae = jax.eval_shape(partial(_cast, dtype=DTYPE), shapes(VAE, config.vae))
+    latents = jax.ShapeDtypeStruct((mesh.shape["data"], *chunk), DTYPE)
+    cache = whole(jax.eval_shape(VAE.decode_first, vae, latents)[1])
+    vae, latents = whole(vae), _at(latents, mesh, "data")
+
+    parts = {"parameters": model, "pool": on_device, "prompts' keys and values": text}
+    decoding = {"VAE": vae, "VAE cache": cache}
+    # What is not an argument of a move is there all the same.
+    how, host = {"memory": config.memory}, {"pool": on_host} if on_host else {}
+    # Of a layer's field, a pass copies from the host what is not near: at most what memory retrieves, for each history.
+    copies = max(1, config.memory.retrieved_frames * histories // mesh.shape["data"])
+    return [
+        _step(
+            "denoise",
+            partial(rollout.denoise.trace, sampler=sampler, **how),
+            (model, pool, noise, text, index, key),
+            parts,
+            decoding,
+            host,
+            copies,
+        ),
+        _step(
+            "commit",
+            partial(rollout.commit.trace, **how),
+            (model, pool, x0, text, index),
+            parts,
+            decoding,
+            host,
+            copies,
+        ),
+        _step(
+            "decode", VAE.decode_next.trace, (vae, cache, latents), decoding, parts, host, copies
+        ),
+    ]
+
+
+def sampler_of(config: TrainConfig) -> SamplerConfig:
+    """The student's in a stage that makes one, else that of config.sample."""
+    if config.stage in ("ode_init", "dmd"):
+        return config.self_forcing.sampler
+    return SamplerConfig("unipc", config.sample.steps, config.time.shift, config.sample.guidance)
+
+
+def _step(
+    name: str, trace, arguments: tuple, given: dict, beside: dict, host: dict, copies: int
+) -> PlannedStep:
+    held = sum(share for _, share in _sized(beside).values())
+    return PlannedStep(
+        name,
+        trace,
+        arguments,
+        _sized(given) | _sized(beside),
+        beside=held,
+        host=_sized(host),
+        unknown_trips=copies,
+    )
+
+
+def _sized(parts: dict) -> dict[str, tuple[int, int]]:
+    return {name: (size_of(part), device_size_of(part)) for name, part in parts.items()}
+
+
+def _at(leaf, mesh: Mesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:
+    # Devices that are not there do not say what memories they have, and what is asked of a GPU's is forgotten: host memory is asked of the abstract mesh.
+    place = (
+        NamedSharding(mesh, PartitionSpec(*axes))
+        if kind == DEVICE
+        else NamedSharding(mesh.abstract_mesh, PartitionSpec(*axes), memory_kind=kind)
+    )
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

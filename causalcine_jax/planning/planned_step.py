@@ -1,0 +1,253 @@
+"""A training step made of shapes alone: the networks, data and updates that a config means, with where every array will live. No weight is made.
+
+TrainConfig -> Stage of shapes -> the loop's state and batch, sharded over a mesh of devices -> one PlannedStep per update
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from causalcine_jax.config import PRESETS
+from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.models.cache.kv_cache import KVCache, axes_of
+from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.loop import check_batch
+from causalcine_jax.training.stages.build import teacher_forcing_task
+from causalcine_jax.training.stages.distillation import dmd_updates, ode_init_task, ode_init_updates
+from causalcine_jax.training.stages.teacher_forcing import teacher_forcing_loss
+from causalcine_jax.training.state import Stage, Update, new_state
+from causalcine_jax.training.step import make_update, metric_names
+
+STAGES = ("teacher_forcing", "ode_init", "dmd")
+
+
+@dataclass(frozen=True)
+class Films:
+    """The films of a batch: latent frames and their size in pixels, shots per film."""
+
+    frames: int
+    height: int
+    width: int
+    shots: int
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, frames: int | None = None, size: tuple[int, int] | None = None
+    ) -> "Films":
+        """Those that `config` trains on: of the preset's size whose transformer it has, as long as its world's. `size` is (width, height)."""
+        world = config.world
+        same = [preset for preset in PRESETS.values() if preset.transformer == config.transformer]
+        width, height = size or (
+            (same[0].width, same[0].height) if same else (world.width, world.height)
+        )
+        films = cls(
+            world.latent_frames if frames is None else frames, height, width, world.max_shots
+        )
+        raise_faults("films", films.faults(config))
+        return films
+
+    def faults(self, config: TrainConfig) -> list[str]:
+        found = []
+        if self.frames < 1 or self.frames % config.chunk_frames:
+            found.append(
+                f"{self.frames} latent frames are not one or more whole chunks of {config.chunk_frames}"
+            )
+        for name, size, patch in zip(
+            ("height", "width"),
+            (self.height, self.width),
+            config.transformer.patch_size[1:],
+            strict=True,
+        ):
+            step = config.vae.spatial_stride * patch
+            if size < 1 or size % step:
+                found.append(f"{name} {size} is not a positive multiple of {step} pixels")
+        return found
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One program to compile: `trace(*arguments)`, with the mesh in use, is its way to the compiler.
+
+    parts          name -> (bytes of all its arrays, bytes on each device) of what lies on the devices while it runs
+    beside         bytes per device of those that are no arguments of this program
+    host           the same of what lies in host memory: (bytes of all devices' hosts together, of each device's part)
+    pool           bytes per device of the history that it makes and drops; part of its temporaries
+    unknown_trips  rounds of a loop whose length is drawn while it runs, at most
+    every          it runs in one of so many steps
+    """
+
+    name: str
+    trace: Callable
+    arguments: tuple
+    parts: dict[str, tuple[int, int]]
+    beside: int = 0
+    host: dict[str, tuple[int, int]] = field(default_factory=dict)
+    pool: int = 0
+    unknown_trips: int = 1
+    every: int = 1
+
+
+def training_steps(config: TrainConfig, films: Films, mesh: Mesh) -> list[PlannedStep]:
+    """Every update of the stage, as the training loop runs it. `UsageError` where config and mesh do not fit."""
+    for optim in (config.optim, config.critic_optim):
+        check_batch(mesh, config.batch, optim.accumulation)
+    stage = abstract_stage(config)
+    batch = _batch(config, films, mesh)
+    metrics = metric_names(stage, stage.trained, stage.fixed, batch)
+    state = jax.eval_shape(lambda nets: new_state(stage, nets, metrics), stage.trained)
+    shardings = state_shardings(mesh, state)
+    state, fixed = (
+        _placed(state, shardings),
+        _placed(stage.fixed, state_shardings(mesh, stage.fixed)),
+    )
+    parts = {
+        "parameters": state.params,
+        "EMA": state.ema,
+        "optimizer": state.opt_state,
+        **{f"{name}, not trained": net for name, net in fixed.items()},
+        "batch": batch,
+    }
+    run = lambda update: jax.jit(
+        make_update(stage, update, config), donate_argnums=0, out_shardings=shardings
+    )
+    return [
+        PlannedStep(
+            name=update.name or config.stage,
+            trace=run(update).trace,
+            arguments=(state, fixed, batch),
+            parts={name: (size_of(part), device_size_of(part)) for name, part in parts.items()},
+            pool=_pool(config, films, mesh, update),
+            unknown_trips=config.self_forcing.sampler.steps if config.stage == "dmd" else 1,
+            every=update.every,
+        )
+        for update in stage.updates
+    ]
+
+
+def abstract_stage(config: TrainConfig) -> Stage:
+    """The stage that `config` means, its networks as shapes, without data. Sizes are the config's."""
+    if config.stage not in STAGES:
+        raise UsageError(
+            f"stage {config.stage} is not planned: it fits one device; known: {', '.join(STAGES)}"
+        )
+    null = (1,) + (0,) * (config.transformer.text_len - 1)
+    transformer, text_encoder = (
+        shapes(Transformer, config.transformer),
+        shapes(UMT5Encoder, config.text_encoder),
+    )
+    lasting = jax.eval_shape(partial(_cast, dtype=jnp.dtype(config.dtype)), text_encoder)
+    frozen = jax.eval_shape(lambda net: cast_weights(net, jnp.dtype(config.dtype)), transformer)
+    fixed: dict[str, Any] = {"text_encoder": lasting}
+    exported: tuple[str, ...] = ("student",)
+    if config.stage == "teacher_forcing":
+        trained = {"transformer": transformer}
+        if config.train_text_encoder:
+            trained, fixed = trained | {"text_encoder": text_encoder}, {}
+        updates: tuple[Update, ...] = (
+            Update(
+                teacher_forcing_loss(teacher_forcing_task(config, null)),
+                tuple(trained),
+                config.optim,
+            ),
+        )
+        exported = ()
+    elif config.stage == "ode_init":
+        trained, updates = (
+            {"student": transformer},
+            ode_init_updates(config, ode_init_task(config, null)),
+        )
+        fixed |= {} if config.ode.store else {"teacher": frozen}
+    else:
+        trained, updates = (
+            {"student": transformer, "fake_score": transformer},
+            dmd_updates(config, null),
+        )
+        fixed |= {"teacher": frozen}
+        if config.gan.on:
+            sizes = config.transformer
+            trained["head"] = jax.eval_shape(
+                lambda: config.gan.head(sizes.dim, sizes.num_layers, key=jax.random.key(0))
+            )
+    return Stage(trained, fixed, updates, batches=None, export=None, exported=exported)
+
+
+def shapes(network, sizes):
+    """A network of these sizes, as shapes."""
+    return jax.eval_shape(lambda: network(sizes, key=jax.random.key(0)))
+
+
+def size_of(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_size_of(tree) -> int:
+    """Bytes on one device of arrays that know their sharding."""
+    share = lambda leaf: (
+        jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+    )
+    return sum(share(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def _placed(tree, shardings):
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree,
+        shardings,
+    )
+
+
+def _batch(config: TrainConfig, films: Films, mesh: Mesh):
+    """As the loader gives it (a trajectory store's records are as long as all that they hold)."""
+    stride, chunks, records = config.vae.spatial_stride, films.frames // config.chunk_frames, 1
+    if config.stage == "ode_init" and config.ode.store:
+        records = len(ode_init_task(config, ()).kept) + 2
+    arrays = {
+        "latents": (
+            (
+                records * films.frames,
+                films.height // stride,
+                films.width // stride,
+                config.transformer.in_dim,
+            ),
+            jnp.float32,
+        ),
+        "token_ids": ((films.shots, config.transformer.text_len), jnp.int32),
+        "shot_of_chunk": ((records * chunks,), jnp.int32),
+    }
+    cut = NamedSharding(mesh, PartitionSpec("data"))
+    return {
+        name: jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=cut)
+        for name, (shape, dtype) in arrays.items()
+    }
+
+
+def _pool(config: TrainConfig, films: Films, mesh: Mesh, update: Update) -> int:
+    """History that a rollout, or the teacher's trajectories, keep while the step runs: what a device holds of it."""
+    if config.stage == "teacher_forcing" or (config.stage == "ode_init" and config.ode.store):
+        return 0
+    histories = 2 if config.stage == "ode_init" and config.ode.sampler(1.0).guided else 1
+    count = config.batch // update.optim.accumulation * histories
+    stride = config.vae.spatial_stride
+    rows, columns = token_grid(config.transformer, films.height // stride, films.width // stride)
+    dtype = jnp.dtype(config.dtype)
+    pool = jax.eval_shape(
+        lambda: KVCache.empty(
+            config.transformer, count, films.frames, rows * columns, config.chunk_frames, dtype
+        )
+    )
+    cut = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)
+    return device_size_of(_placed(pool, cut))

@@ -1,0 +1,85 @@
+"""Arithmetic of one update of each stage of training, forward and backward, without what is recomputed (flops.py counts the passes)."""
+
+from dataclasses import replace
+
+from causalcine_jax.planning.flops import Films, Flops, text_encoder_flops
+from causalcine_jax.training.config import TrainConfig
+
+
+def update_flops(config: TrainConfig, films: Films) -> dict[str, float]:
+    """Operations of one update of config.stage on `films` (config.batch of them), by the update's name.
+
+    A rollout with random exits counts as it does on average, a window of frames with gradient as one at the film's end. The GAN's head is less than
+    a hundredth, and left out. Stage autoencoder is not counted.
+    """
+    return {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}[config.stage](
+        config, films
+    )
+
+
+def _teacher_forcing(config: TrainConfig, films: Films) -> dict[str, float]:
+    text = _text(config, films)
+    return {
+        "": films.packed().trained + (text.trained if config.train_text_encoder else text.forward)
+    }
+
+
+def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
+    packed = (
+        films.commits(range(films.chunks - 1))
+        + config.self_forcing.sampler.steps * films.noisy()
+        + films.prompts()
+    )
+    student = packed.trained + _text(config, films).forward
+    return {"": student if config.ode.store else student + trajectory_flops(config, films).forward}
+
+
+def trajectory_flops(config: TrainConfig, films: Films) -> Flops:
+    """The teacher's trajectories for a batch: its clean history once, then every chunk at every step. Guidance is a second film."""
+    guided = 2 if config.ode.guidance != 1 else 1
+    seen = replace(films, films=guided * films.films)
+    return (
+        seen.commits(range(films.chunks - 1))
+        + seen.prompts()
+        + config.ode.steps * seen.against_pool()
+        + _text(config, films)
+    )
+
+
+def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
+    forcing, dmd, head = config.self_forcing, config.dmd, config.gan
+    steps = forcing.sampler.steps
+    rollout = films.rollout(steps if forcing.exit == "last" else (steps + 1) / 2)
+    last = forcing.frames(films.chunks * films.chunk_frames) // films.chunk_frames
+    text = _text(config, films, null=1)
+
+    def score(guidance: float) -> Flops:
+        seen = films if guidance == 1 else replace(films, films=2 * films.films)
+        return seen.noisy_stream(last) if dmd.score_context == "noisy_causal" else seen.packed(last)
+
+    def read_by_head(films: Films) -> Flops:
+        layers = max(head.layers(films.config.num_layers)) + 1
+        return (
+            films.noisy_stream(last, layers)
+            if head.context == "noisy_causal"
+            else films.packed(last)
+        )
+
+    both_scores = score(dmd.real_guidance) + score(dmd.fake_guidance)
+    generator = (rollout + both_scores + text).forward + films.against_pool(last).trained
+    critic = (rollout + text).forward + score(1).trained
+    if head.on:
+        # To the inputs of the chunks that carry gradient: their history is numbers, and so are its keys and values.
+        carries_gradient = films.noisy(last)
+        generator += (
+            read_by_head(films).forward + carries_gradient.passed_through - carries_gradient.forward
+        )
+        compared = read_by_head(replace(films, films=(3 if head.r1_weight else 2) * films.films))
+        critic += compared.trained if head.trunk else compared.forward
+    return {"generator": generator, "critic": critic}
+
+
+def _text(config: TrainConfig, films: Films, null: int = 0) -> Flops:
+    return text_encoder_flops(
+        config.text_encoder, films.films * films.shots + null, films.config.text_len
+    )

@@ -1,0 +1,156 @@
+"""Type, colours and line breaking of the pictures that generation draws.
+
+Plain English stands in Pillow's own font. A text with other letters (accents, Cyrillic, Greek, Hebrew, Arabic, ...) stands in DejaVu Sans, which matplotlib
+brings. What has no glyph there either (Chinese, emoji, ...) is spelled in Latin letters, and whoever draws says so.
+"""
+
+import functools
+import importlib.util
+from bisect import bisect
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import ImageFont
+
+MOST_LETTERS = 1000  # that are measured at once; no line holds so many
+NO_CHARACTER = "\U0010ffff"
+PAPER = (17, 19, 24)
+TEXT = (238, 236, 230)
+SOFT = (158, 161, 170)
+FAINT = (106, 110, 120)
+ACCENT = (240, 168, 72)
+SHOT_COLOURS = (
+    (124, 190, 214),
+    (232, 152, 120),
+    (158, 206, 132),
+    (206, 162, 222),
+    (236, 204, 112),
+    (140, 160, 232),
+    (230, 140, 170),
+)
+
+
+PLAIN = {
+    ord(a): b
+    for a, b in {
+        "“": '"',
+        "”": '"',
+        "‘": "'",
+        "’": "'",
+        "–": "-",
+        "—": "-",
+        "…": "...",
+        "×": "x",
+    }.items()
+}
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+@functools.cache
+def wide_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, for what is not plain English."""
+    # Found without importing matplotlib, which takes longer than drawing a page.
+    folder = Path(importlib.util.find_spec("matplotlib").submodule_search_locations[0])
+    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def face(text: str, type_: ImageFont.FreeTypeFont) -> ImageFont.FreeTypeFont:
+    """`type_`, or DejaVu Sans of its size where it lacks letters of `text`."""
+    return type_ if printable(text).isascii() else wide_font(round(type_.size))
+
+
+def shot_colour(number: int) -> tuple[int, int, int]:
+    return SHOT_COLOURS[number % len(SHOT_COLOURS)]
+
+
+def printable(text: str) -> str:
+    """`text` in glyphs that are there: plain quotes and dashes, letters without a glyph spelled in Latin ones, no control characters."""
+    return "".join(map(_drawn, text.translate(PLAIN)))
+
+
+def spelled(text: str) -> str:
+    """The characters of `text` that have no glyph, each once, as `printable` spells them in Latin letters."""
+    return "".join(
+        dict.fromkeys(
+            c
+            for c in text.translate(PLAIN)
+            if _drawn(c).strip() and not c.isascii() and not _has_glyph(c)
+        )
+    )
+
+
+def wrap(
+    text: str, type_: ImageFont.FreeTypeFont, width: float, most: int | None = None
+) -> list[str]:
+    """`text` broken into lines of at most `width` pixels, between words and inside those that are longer; what is beyond `most` lines ends in "..."."""
+    type_, lines = face(text, type_), [""]
+    for word in _pieces(text, type_, width):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and type_.getlength(longer) > width:
+            if len(lines) == most:
+                return [*lines[:-1], _shortened(lines[-1], type_, width)]
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def fit_text(text: str, type_: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text`, shortened to `width` pixels if it is longer."""
+    type_, text = face(text, type_), " ".join(printable(text).split())
+    return (
+        text
+        if len(text) <= MOST_LETTERS and type_.getlength(text) <= width
+        else _shortened(text, type_, width)
+    )
+
+
+def _shortened(text: str, type_: ImageFont.FreeTypeFont, width: float) -> str:
+    text = text[:MOST_LETTERS]
+    while text and type_.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _pieces(text: str, type_: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
+    """The words of `text`, those that are longer than a line in parts."""
+    for word in printable(text).split():
+        while word and type_.getlength(word[:MOST_LETTERS]) > width:
+            part = max(
+                1,
+                bisect(
+                    range(min(len(word), MOST_LETTERS)),
+                    width,
+                    key=lambda n: type_.getlength(word[:n]),
+                )
+                - 1,
+            )
+            yield word[:part]
+            word = word[part:]
+        if word:
+            yield word
+
+
+@functools.lru_cache(4096)
+def _drawn(character: str) -> str:
+    if character.isspace():
+        return " "
+    if not character.isprintable():
+        return ""
+    if character.isascii() or _has_glyph(character):
+        return character
+    from anyascii import anyascii  # seldom needed
+
+    return anyascii(character)
+
+
+@functools.lru_cache(4096)
+def _has_glyph(character: str) -> bool:
+    """Whether DejaVu Sans draws anything else for the character than for one that no font has."""
+    plain = wide_font(20).font_variant(layout_engine=ImageFont.Layout.BASIC)
+    mask, none = (bytes(plain.getmask(c)) for c in (character, NO_CHARACTER))
+    return mask != none

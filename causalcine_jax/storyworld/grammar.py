@@ -1,0 +1,223 @@
+"""Captions in plain English: a global line for the story and a caption per shot.
+
+The global line names the cast and their species, never how they look. A caption says who does what, where, when and how it
+is framed. Only where a character is first shown may one more sentence name colour and accessory; everything after has to be
+remembered. Templates and phrases are tables, and VOCABULARY is computed from them, so that nothing outside it can be said.
+
+A prompt ("global caption" of a shot) has at most MAX_PROMPT_WORDS words, punctuation counted.
+"""
+
+import re
+import string
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from causalcine_jax.storyworld.story import Character, Shot
+from causalcine_jax.storyworld.world import (
+    ACCESSORIES,
+    COLOURS,
+    MAX_CAST,
+    MAX_ON_SCREEN,
+    NAMES,
+    SPECIES,
+)
+
+MAX_PROMPT_WORDS = 60
+
+GLOBAL = (
+    "A {tone} {kind} about {cast}.",
+    "The {tone} {kind} of {cast}.",
+    "Meet {cast}.",
+    "{cast} in a {tone} {kind}.",
+)
+TONES = ("gentle", "cheerful", "quiet", "playful", "cosy", "little")
+KINDS = ("story", "tale", "film", "cartoon")
+
+SHOT = (
+    "{size} {place} {time}: {deed}. {camera}",
+    "{size}. {deed} {place} {time}. {camera}",
+    "{deed} {place} {time}. {size}. {camera}",
+    "{time}, {place}, {deed}. {size}. {camera}",
+)
+EMPTY_SHOT = (
+    "{size} {place} {time}: nobody is here. {camera}",
+    "{size}. {time}, {place}, everything is empty. {camera}",
+    "Nobody {place} {time}. {size}. {camera}",
+)
+LOOKS = (
+    "{name} is {colour} with a {accessory}.",
+    "{name} has {colour} fur and a {accessory}.",
+    "{name} is {colour} and wears a {accessory}.",
+)
+PAIR_LOOKS = LOOKS[:1]  # two sentences must still fit
+
+PLACE_PHRASES = {
+    "meadow": ("in the meadow", "in a flower meadow"),
+    "beach": ("on the beach", "by the sea"),
+    "forest": ("in the forest", "among the trees"),
+    "mountains": ("in the mountains", "in the snowy mountains"),
+    "desert": ("in the desert", "in the sandy desert"),
+    "city": ("in the city", "on a city street"),
+}
+TIME_PHRASES = {
+    "day": ("by day", "in bright daylight", "during the day"),
+    "sunset": ("at sunset", "in the evening", "as the sun sets"),
+    "night": ("at night", "in the moonlight", "under the moon"),
+}
+# Each phrase for one character and for two who do the same. {way} is left or right.
+ACTION_PHRASES = {
+    "walk": (("walks {way}", "walk {way}"), ("strolls {way}", "stroll {way}")),
+    "jump": (("jumps", "jump"), ("hops happily", "hop happily")),
+    "wave": (("waves", "wave"), ("waves hello", "wave hello")),
+    "dance": (("dances", "dance"), ("dances around", "dance around")),
+    "sleep": (("sleeps", "sleep"), ("naps", "nap")),
+    "look": (("looks around", "look around"), ("peers around", "peer around")),
+}
+SIZE_PHRASES = {
+    "wide": ("wide shot", "long shot"),
+    "medium": ("medium shot", "mid shot"),
+    "close-up": ("close-up", "close shot"),
+}
+CAMERA_PHRASES = {
+    "static": ("", "The camera rests.", "Still camera."),
+    "pan": ("The camera pans {way}.", "Slow pan {way}."),
+    "push in": ("The camera pushes in.", "Slow push in."),
+    "pull out": ("The camera pulls out.", "Slow pull out."),
+}
+WAYS = {-1.0: "left", 1.0: "right"}
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and single punctuation marks of `text`, as a word-level tokenizer sees them."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def cast_faults(global_caption: str, captions: Sequence[tuple[str, str]]) -> list[str]:
+    """Where a story names more characters than any film of training had: in all, or in one shot. captions: (where it stands, its text)."""
+    named = {where: _named(caption) for where, caption in captions}
+    faults = [
+        f"{where} names {len(names)} characters ({', '.join(names)}), and no shot that the model was trained on shows more than {MAX_ON_SCREEN}"
+        for where, names in named.items()
+        if len(names) > MAX_ON_SCREEN
+    ]
+    cast = list(
+        dict.fromkeys(
+            [*_named(global_caption), *(name for names in named.values() for name in names)]
+        )
+    )
+    if len(cast) > MAX_CAST:
+        faults.append(
+            f"the story names {len(cast)} characters ({', '.join(cast)}), and no film that the model was trained on has more than {MAX_CAST}"
+        )
+    return faults
+
+
+def _named(text: str) -> list[str]:
+    """The characters' names in a text, each once."""
+    said = dict.fromkeys(words(text))
+    return [name for name in NAMES if name.lower() in said]
+
+
+def write(
+    rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[Shot], told: bool
+) -> tuple[str, list[str]]:
+    """The global line and a caption per shot. `told`: colours and accessories are named where their owner first appears."""
+    line = _pick(rng, GLOBAL).format(
+        tone=_pick(rng, TONES), kind=_pick(rng, KINDS), cast=_listed([_who(c) for c in cast])
+    )
+    seen: set[int] = set()
+    captions = []
+    for shot in shots:
+        new = [c for c in shot.cast if c not in seen]
+        seen.update(new)
+        looks = [_looks(rng, cast[c], len(new)) for c in new]
+        captions.append(" ".join([_caption(rng, cast, shot), *(looks if told else [])]))
+    return _capital(line), captions
+
+
+def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: Shot) -> str:
+    way = WAYS[shot.facing]
+    return _sentences(
+        _pick(rng, SHOT if shot.cast else EMPTY_SHOT).format(
+            size=_pick(rng, SIZE_PHRASES[shot.size]),
+            place=_pick(rng, PLACE_PHRASES[shot.place]),
+            time=_pick(rng, TIME_PHRASES[shot.time]),
+            camera=_pick(rng, CAMERA_PHRASES[shot.camera]).format(way=way),
+            deed=_deed(rng, [_who(cast[c]) for c in shot.cast], shot.actions, way),
+        )
+    )
+
+
+def _deed(rng: np.random.Generator, who: list[str], actions: tuple[str, ...], way: str) -> str:
+    """Who does what; always draws once per character."""
+    phrases = [_pick(rng, ACTION_PHRASES[action]) for action in actions]
+    if len(who) == 2 and actions[0] == actions[1]:
+        return f"{_listed(who)} {phrases[0][1]}".format(way=way)
+    return _listed([f"{name} {one}" for name, (one, _) in zip(who, phrases, strict=True)]).format(
+        way=way
+    )
+
+
+def _looks(rng: np.random.Generator, character: Character, count: int) -> str:
+    template = _pick(rng, PAIR_LOOKS if count > 1 else LOOKS)
+    return template.format(
+        name=character.name, colour=character.colour, accessory=character.accessory
+    )
+
+
+def _who(character: Character) -> str:
+    return f"{character.name} the {character.species}"
+
+
+def _listed(items: list[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _sentences(text: str) -> str:
+    """One space between sentences, each with a capital."""
+    return " ".join(
+        _capital(sentence) + "."
+        for part in text.split(". ")
+        if (sentence := part.strip().rstrip("."))
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _pick(rng: np.random.Generator, options: Sequence):
+    return options[int(rng.integers(len(options)))]
+
+
+def _everything_sayable() -> Iterator[str]:
+    """Every phrase of every table, without the holes in it."""
+    yield from (
+        *GLOBAL,
+        *TONES,
+        *KINDS,
+        *SHOT,
+        *EMPTY_SHOT,
+        *LOOKS,
+        *NAMES,
+        *SPECIES,
+        *COLOURS,
+        *ACCESSORIES,
+        *WAYS.values(),
+        "the, and",
+    )
+    for table in (PLACE_PHRASES, TIME_PHRASES, SIZE_PHRASES, CAMERA_PHRASES):
+        yield from (phrase for phrases in table.values() for phrase in phrases)
+    yield from (form for phrases in ACTION_PHRASES.values() for pair in phrases for form in pair)
+
+
+def _without_holes(template: str) -> str:
+    return " ".join(text for text, *_ in string.Formatter().parse(template))
+
+
+VOCABULARY: tuple[str, ...] = tuple(
+    sorted({word for phrase in _everything_sayable() for word in words(_without_holes(phrase))})
+)
+ATTRIBUTE_WORDS = frozenset(COLOURS) | frozenset(ACCESSORIES) | {"fur", "wears"}

@@ -1,0 +1,104 @@
+"""The records of a story: who plays, what each shot shows, and who comes back after a long absence."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from causalcine_jax.storyworld.places import Layout
+from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
+
+
+@dataclass(frozen=True)
+class Character:
+    name: str
+    species: str
+    colour: str
+    accessory: str
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A run of chunks under one caption. `cast` and `actions` run in parallel: indices into Story.cast and what each of them does."""
+
+    start_chunk: int
+    chunks: int
+    cast: tuple[int, ...]
+    actions: tuple[str, ...]
+    place: str
+    time: str
+    size: str
+    camera: str
+    facing: float
+    offset: float
+    caption: str = ""
+
+    @property
+    def end_chunk(self) -> int:
+        return self.start_chunk + self.chunks
+
+    @property
+    def frames(self) -> range:
+        """Video frames of the shot."""
+        return range(first_frame_of_chunk(self.start_chunk), first_frame_of_chunk(self.end_chunk))
+
+
+@dataclass(frozen=True)
+class Story:
+    """All of a film: render it with scene_parameters, prompt it with prompts()."""
+
+    seed: int
+    index: int
+    world: WorldConfig
+    cast: tuple[Character, ...]
+    told: bool
+    shots: tuple[Shot, ...]
+    layouts: dict[str, Layout]
+    global_caption: str
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return tuple(shot.caption for shot in self.shots)
+
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each shot: global line and caption."""
+        return tuple(f"{self.global_caption} {caption}".strip() for caption in self.captions)
+
+    def shot_of_chunk(self) -> np.ndarray:
+        """int32 [chunks]."""
+        return np.repeat(
+            np.arange(len(self.shots), dtype=np.int32), [shot.chunks for shot in self.shots]
+        )
+
+
+@dataclass(frozen=True)
+class Return:
+    """A character comes back at `chunk`, more than the window after `last_seen_chunk`. `first_seen_frame` is a latent frame."""
+
+    character: int
+    chunk: int
+    last_seen_chunk: int
+    first_seen_frame: int
+    shot: int
+
+
+def returns(story: Story) -> list[Return]:
+    """Every return of a character after an absence longer than the window: last seen before chunk r - window."""
+    return returns_of_plan(
+        [(s.start_chunk, s.chunks, s.cast) for s in story.shots], story.world.window_chunks
+    )
+
+
+def returns_of_plan(plan: list[tuple[int, int, tuple[int, ...]]], window: int) -> list[Return]:
+    """The same for bare (start chunk, chunks, cast) of each shot."""
+    first, last, found = {}, {}, []
+    for number, (start, length, who) in enumerate(plan):
+        for character in who:
+            if character in last and last[character] < start - window:
+                found.append(
+                    Return(
+                        character, start, last[character], first[character] * CHUNK_FRAMES, number
+                    )
+                )
+            first.setdefault(character, start)
+            last[character] = start + length - 1
+    return found

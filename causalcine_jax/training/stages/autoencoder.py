@@ -1,0 +1,110 @@
+"""Training loss of the VAE and the measured statistics of its latents.
+
+A clip is encoded to a mean and a log-variance, one sample of that Gaussian is decoded, and the loss is
+
+    L1(video) + edge * L1(spatial differences) + kl * KL(q || N(0, 1)) summed over a clip, per pixel of the clip.
+
+The edge term keeps outlines of small figures sharp without a perceptual network. After training, `latent_statistics` measures
+the mean and std of every latent channel; they are stored in the VAE's config.json and normalise its latents from then on.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from causalcine_jax.config import VAEConfig
+from causalcine_jax.errors import DataError
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.training.checks import range_faults
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Stage autoencoder: the loss and the clips.
+
+    kl      weight of the KL divergence beside the L1 of the pixels; it counts in nats per pixel value of the clip
+    edge    weight of the L1 of horizontal and vertical differences
+    cuts    fraction of clips that hold a cut. The first frame after a cut is the hardest, and most clips drawn at random hold none
+    crop    height and width in pixels of what a clip shows of its film; (0, 0) for whole frames. Half of the crops show a character
+    """
+
+    kl: float = 1e-3
+    edge: float = 0.5
+    cuts: float = 0.0
+    crop: tuple[int, int] = (0, 0)
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("autoencoder.kl", self.kl, 0)
+        yield from range_faults("autoencoder.edge", self.edge, 0)
+        yield from range_faults("autoencoder.cuts", self.cuts, 0, 1)
+        if (
+            len(self.crop) != 2
+            or min(self.crop) < 0
+            or (min(self.crop) == 0) != (max(self.crop) == 0)
+        ):
+            yield f"autoencoder.crop must be a height and a width in pixels, or (0, 0) for whole frames, not {self.crop}"
+
+
+def autoencoder_loss(
+    vae: VAE, video: Float[Array, "b t h w 3"], key: Array, config: AutoencoderConfig
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Loss of one batch of video in [-1,1], T = 4F - 3, and its parts: loss, l1, edge, kl, psnr (dB, peak 2).
+
+    `key` draws the latent sample. Differentiable in `vae`.
+    """
+    mean, log_variance = vae.encode_moments(video)
+    mean, log_variance = (
+        mean.astype(jnp.float32),
+        jnp.clip(log_variance.astype(jnp.float32), -30, 20),
+    )
+    sample = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+    decoded = vae.decode_raw(sample).astype(jnp.float32)
+
+    l1 = jnp.mean(jnp.abs(decoded - video))
+    edge = edge_difference(decoded, video)
+    kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance) / video.size
+    loss = l1 + config.edge * edge + config.kl * kl
+    psnr = -10 * jnp.log10(jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - video)) / 4)
+    return loss, {"loss": loss, "l1": l1, "edge": edge, "kl": kl, "psnr": psnr}
+
+
+def edge_difference(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, ""]:
+    """Mean absolute difference of the spatial gradients (first differences) of two videos, both directions added."""
+    difference = a - b
+    down = jnp.diff(difference, axis=2)
+    right = jnp.diff(difference, axis=3)
+    return jnp.mean(jnp.abs(down)) + jnp.mean(jnp.abs(right))
+
+
+def latent_statistics(vae: VAE, clips: Iterable[Float[Array, "b t h w 3"]]) -> VAEConfig:
+    """The config of `vae` with the mean and std of each latent channel, measured over `clips` in [-1,1].
+
+    `DataError` if there is no clip or a channel is constant (the VAE does not use it).
+    """
+    encode = jax.jit(lambda vae, video: vae.encode_moments(video)[0].astype(jnp.float32))
+    count, total, square = 0, 0.0, 0.0
+    for video in clips:
+        latents = np.asarray(encode(vae, video), np.float64).reshape(-1, vae.cfg.z_dim)
+        count, total, square = (
+            count + len(latents),
+            total + latents.sum(0),
+            square + np.square(latents).sum(0),
+        )
+    if not count:
+        raise DataError("latent statistics: no clip to measure")
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 0))
+    dead = np.flatnonzero(std < 1e-6)
+    if dead.size:
+        raise DataError(
+            f"latent statistics: latent channels {dead.tolist()} are constant; train with a smaller kl weight"
+        )
+    return replace(
+        vae.cfg,
+        mean=tuple(round(float(m), 6) for m in mean),
+        std=tuple(round(float(s), 6) for s in std),
+    )

@@ -1,0 +1,380 @@
+"""Stage 3: the four-step student is matched to the multi-step teacher on its own rollouts (DMD; paper 3.4, Eq. 2 and 11).
+
+    prompts -> student_rollout -> film --noise at t--> teacher's x0 (frozen, guided)  \\
+                                                       fake score's x0 (trained)      /  difference = gradient of the film -> student
+    prompts -> student_rollout -> film --noise at t--> fake score's flow-matching loss; the head's logistic loss -> fake score, head
+
+Both scores are causal multi-shot models in the packed pass. The critic (fake score and head) is trained on rollouts of its own, several times for each
+update of the student; `generator_loss` and `critic_loss` are the two. Sources: DMD (arXiv 2311.18828), DMD2 (2405.14867), Self-Forcing `model/dmd.py`.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion import flow
+from causalcine_jax.diffusion.solvers import guided
+from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.parallel.sharding import for_many_passes
+from causalcine_jax.training.stages import gan
+from causalcine_jax.training.stages.clean_history import clean_history
+from causalcine_jax.training.stages.gan import GANConfig
+from causalcine_jax.training.stages.scoring import score_times, window, window_velocity, with_window
+from causalcine_jax.training.stages.self_forcing import (
+    Rollout,
+    SelfForcingConfig,
+    generated,
+    student_rollout,
+)
+from causalcine_jax.training.state import Loss, Metrics, Nets
+
+NORMALIZERS = ("chunk", "film", "none")
+SCORE_CONTEXTS = ("clean_rollout", "noisy_causal")
+SMALLEST_NORM = 1e-6
+
+
+@dataclass(frozen=True)
+class DMDConfig:
+    """Distribution matching. Where the paper gives no number, the defaults are Self-Forcing's and LongLive's.
+
+    shift, t_min, t_max  of the times at which films are scored: uniform positions, stratified over the batch, bent by `shift`, then clamped
+    real_guidance        of the teacher, 1 meaning none. 4 is what Self-Forcing writes as c + 3 (c - u)
+    fake_guidance        of the fake score
+    normalizer           the gradient is divided by the mean of |x - teacher's x0| over a chunk, a film, or not at all
+    score_context        a chunk's history in both scores: clean_rollout (the rollout's clean chunks, as a teacher-forced model expects) or noisy_causal
+    """
+
+    shift: float = 5.0
+    t_min: float = 20.0
+    t_max: float = 980.0
+    real_guidance: float = 4.0
+    fake_guidance: float = 1.0
+    normalizer: str = "chunk"
+    score_context: str = "clean_rollout"
+
+    def faults(self) -> Iterable[str]:
+        if not 0 < self.shift < float("inf"):
+            yield f"dmd.shift must be positive and finite, not {self.shift}"
+        if not 0 < self.t_min <= self.t_max <= flow.TRAIN_TIMES:
+            yield f"dmd.t_min and dmd.t_max must be 0 < t_min <= t_max <= {flow.TRAIN_TIMES}, not {self.t_min} and {self.t_max}"
+        for name in ("real_guidance", "fake_guidance"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                yield f"dmd.{name} must be finite and not negative (1 means none), not {getattr(self, name)}"
+        for name, known in (("normalizer", NORMALIZERS), ("score_context", SCORE_CONTEXTS)):
+            if getattr(self, name) not in known:
+                yield f"unknown dmd.{name} {getattr(self, name)!r}, {nearest(str(getattr(self, name)), known)}"
+
+
+@dataclass(frozen=True)
+class DistributionMatching:
+    """What both losses need beside networks and data. `null_prompt`: token ids [T] of the prompt that guidance steers away from.
+
+    `UsageError` listing every fault of the parts and between them.
+    """
+
+    null_prompt: tuple[int, ...]
+    memory: MemoryConfig = MemoryConfig()
+    self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
+    dmd: DMDConfig = field(default_factory=DMDConfig)
+    gan: GANConfig = field(default_factory=GANConfig)
+    chunk_frames: int = 3
+    remat: int = 0
+    segments_at_once: int | None = None
+    rollout_weights: str = "gathered"
+
+    def __post_init__(self):
+        faults = [*self.self_forcing.faults(), *self.dmd.faults(), *self.gan.faults()]
+        if self.self_forcing.grad_frames % self.chunk_frames:
+            faults.append(
+                f"self_forcing.grad_frames {self.self_forcing.grad_frames} are not whole chunks of {self.chunk_frames}"
+            )
+        raise_faults("distribution matching", faults)
+
+
+def dmd_gradient(
+    x: Float[Array, "b f h w c"],
+    real_x0: Float[Array, "b f h w c"],
+    fake_x0: Float[Array, "b f h w c"],
+    *,
+    chunk_frames: int,
+    normalizer: str = "chunk",
+) -> Float[Array, "b f h w c"]:
+    """The direction in which the reverse KL between generated films x and the teacher's grows, up to a positive factor (paper Eq. 2).
+
+    real_x0, fake_x0: what the two scores take the noised x for. An infinite or missing score stays one: it is the training step's
+    to refuse, not this function's to hide.
+    """
+    difference = fake_x0 - real_x0
+    if normalizer == "none":
+        return difference
+    size = chunk_frames if normalizer == "chunk" else x.shape[1]
+    norm = jnp.mean(
+        jnp.abs(rearrange(x - real_x0, "b (n c) ... -> b n c (...)", c=size)), axis=(2, 3)
+    )
+    norm = jnp.repeat(norm, size, axis=1)[:, :, None, None, None]
+    return difference / jnp.maximum(norm, SMALLEST_NORM)
+
+
+def follow(x: Float[Array, "*x"], gradient: Float[Array, "*x"]) -> Float[Array, ""]:
+    """A loss whose gradient in x is `gradient` / its size: half the mean squared distance to the point one step down."""
+    return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - gradient)))
+
+
+def check_networks(nets: Nets) -> None:
+    """`UsageError` where student, teacher and fake score do not speak of the same latents and texts. Their widths and depths may differ."""
+    student = nets["student"].config
+    raise_faults(
+        "networks",
+        [
+            f"{name}.{part} is {getattr(nets[name].config, part)}, the student's {getattr(student, part)}"
+            for name in ("teacher", "fake_score")
+            for part in ("in_dim", "out_dim", "text_dim")
+            if name in nets and getattr(nets[name].config, part) != getattr(student, part)
+        ],
+    )
+
+
+def generator_loss(task: DistributionMatching) -> Loss:
+    """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, teacher, fake_score, text_encoder, and head with a GAN."""
+    config, dmd = task.self_forcing, task.dmd
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        nets = {**fixed, **trained}
+        check_networks(nets)
+        key_rollout, key_score = jax.random.split(key)
+        text, null = _texts(task, nets, batch)
+        shots = batch["shot_of_chunk"]
+        rollout = _rollout(task, nets, text, batch, key_rollout)
+        film, start, frames = rollout.x0, rollout.start, config.frames(rollout.x0.shape[1])
+        part = lambda film: window(film, start, frames, task.chunk_frames)
+        t, noise = _noise(task, key_score, film)
+        noisy = flow.add_noise(film, noise, t)
+
+        def denoised(net: str, guidance: float):
+            velocity = _velocity(
+                task, nets[net], film, noisy, t, (text, null), shots, start, frames, guidance
+            )
+            return flow.x0_from_velocity(part(noisy), velocity, t)
+
+        real, fake = (
+            denoised("teacher", dmd.real_guidance),
+            denoised("fake_score", dmd.fake_guidance),
+        )
+        gradient = dmd_gradient(
+            part(film), real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer
+        )
+        metrics = {
+            "dmd_gradient": jnp.mean(jnp.abs(gradient)),
+            "exit_step": rollout.exit.astype(jnp.float32),
+        }
+
+        def adversarial_of(x):
+            whole = with_window(film, x, start, task.chunk_frames)
+            return gan.generator_term(
+                _logits(
+                    task, nets, film, flow.add_noise(whole, noise, t), t, text, shots, start, frames
+                )
+            )
+
+        pull = None
+        if task.gan.on:
+            # Its gradient in x is taken here: what remains is the student's own pass, as it is for the other term, and both can be compared.
+            adversarial, pull_back = jax.vjp(adversarial_of, part(film))
+            pull = jax.lax.stop_gradient(pull_back(jnp.ones(()))[0])
+
+        x = _again(task, nets["student"], rollout, text, shots, after=(gradient, pull))
+        metrics["dmd"] = value = follow(x, jax.lax.stop_gradient(gradient))
+        if task.gan.on:
+            weight = task.gan.generator_weight
+            adversarial += jnp.sum(pull * (x - jax.lax.stop_gradient(x)))
+            value += weight * adversarial
+            # Both as they are before the mean over x.
+            metrics |= {
+                "adversarial": adversarial,
+                "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(pull)),
+            }
+        return value, _weighted(metrics)
+
+    return loss
+
+
+def _again(
+    task: DistributionMatching, student, rollout: Rollout, text, shots, *, after
+) -> Float[Array, "b g h w c"]:
+    """The rollout's frames with their gradient. Only once `after` is known: what this pass keeps for its gradient would else lie there while the film is scored."""
+    how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
+    if task.self_forcing.recommit:
+        film = dataclasses.replace(rollout, pool=None)
+        film, committing, _ = jax.lax.optimization_barrier(
+            (*jax.lax.stop_gradient((film, student)), after)
+        )
+        pool = clean_history(
+            for_many_passes(committing, task.rollout_weights), film.x0, text, shots, **how
+        )
+        kept = dataclasses.replace(film, pool=pool)
+    else:
+        kept, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(rollout), after))
+    saving = {"remat": task.remat, "segments_at_once": task.segments_at_once}
+    return generated(student, kept, text, shots, config=task.self_forcing, **how, **saving)
+
+
+def critic_loss(task: DistributionMatching) -> Loss:
+    """The fake score's and the head's loss, on a rollout and noise of its own. Networks: fake_score, student, text_encoder, and head with a GAN.
+
+    The film of `batch` itself is read by the head alone, as the real one.
+    """
+    config, dmd = task.self_forcing, task.dmd
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        nets = {**fixed, **trained}
+        check_networks(nets)
+        key_rollout, key_score, key_r1 = jax.random.split(key, 3)
+        text, _ = jax.lax.stop_gradient(_texts(task, nets, batch))
+        shots = batch["shot_of_chunk"]
+        rollout = _rollout(task, nets, text, batch, key_rollout)
+        film, start = rollout.x0, rollout.start
+        frames = config.frames(film.shape[1])
+        t, noise = _noise(task, key_score, film)
+        noisy = flow.add_noise(film, noise, t)
+        velocity = window_velocity(
+            nets["fake_score"], film, noisy, t, text, shots,
+            start=start, frames=frames, from_noisy=dmd.score_context == "noisy_causal",
+            memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat, segments_at_once=task.segments_at_once,
+        )  # fmt: skip
+        target = window(flow.velocity_target(film, noise), start, frames, task.chunk_frames)
+        value = jnp.mean(jnp.square(velocity.astype(jnp.float32) - target))
+        metrics = {"critic_mse": value}
+        if task.gan.on:
+            head, of_head = _head_loss(
+                task,
+                nets,
+                batch["latents"].astype(jnp.float32),
+                film,
+                t,
+                noise,
+                text,
+                shots,
+                start,
+                frames,
+                key_r1,
+            )
+            value += task.gan.discriminator_weight * head
+            metrics |= of_head
+        return value, _weighted(metrics)
+
+    return loss
+
+
+def _head_loss(
+    task: DistributionMatching,
+    nets: Nets,
+    real,
+    film,
+    t,
+    noise,
+    text,
+    shots,
+    start,
+    frames: int,
+    key,
+):
+    """The discriminator's loss on real and generated films noised alike, in one pass."""
+    films = [flow.add_noise(real, noise, t), flow.add_noise(film, noise, t)]
+    clean = [real, film]
+    if task.gan.r1_weight:
+        films.append(films[0] + task.gan.r1_sigma * jax.random.normal(key, real.shape))
+        clean.append(real)
+    if not task.gan.trunk:
+        nets = {**nets, "fake_score": jax.lax.stop_gradient(nets["fake_score"])}
+    together = lambda a: jnp.concatenate([a] * len(films))
+    logits = _logits(
+        task, nets, jnp.concatenate(clean), jnp.concatenate(films), together(t), together(text), together(shots), start, frames
+    )  # fmt: skip
+    logit_real, logit_generated, *perturbed = jnp.split(logits, len(films))
+    value = gan.discriminator_term(logit_real, logit_generated)
+    metrics = {
+        "discriminator": value,
+        "logit_real": jnp.mean(logit_real),
+        "logit_generated": jnp.mean(logit_generated),
+    }
+    if perturbed:
+        penalty = gan.approximate_r1(logit_real, perturbed[0])
+        value += task.gan.r1_weight * penalty
+        metrics |= {"r1": penalty}
+    return value, metrics
+
+
+def _logits(
+    task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots, start, frames: int
+) -> Float[Array, " b"]:
+    fake_score = nets["fake_score"]
+    _, features = window_velocity(
+        fake_score, clean, noisy, t, text, shots,
+        start=start, frames=frames, from_noisy=task.gan.context == "noisy_causal", memory=task.memory, chunk_frames=task.chunk_frames,
+        features=task.gan.layers(fake_score.config.num_layers), remat=task.remat, segments_at_once=task.segments_at_once,
+    )  # fmt: skip
+    return nets["head"](features)
+
+
+def _velocity(
+    task: DistributionMatching,
+    net,
+    film,
+    noisy,
+    t,
+    texts,
+    shots,
+    start,
+    frames: int,
+    guidance: float,
+):
+    """A score's velocity of the window's frames. With guidance a batch of two, [prompt, null], each with its own history."""
+    text, null = texts
+    how = {
+        "start": start,
+        "frames": frames,
+        "memory": task.memory,
+        "chunk_frames": task.chunk_frames,
+        "segments_at_once": task.segments_at_once,
+        "from_noisy": task.dmd.score_context == "noisy_causal",
+    }
+    net = jax.lax.stop_gradient(net)
+    if guidance == 1:
+        return window_velocity(net, film, noisy, t, text, shots, **how).astype(jnp.float32)
+    twice = lambda a: jnp.concatenate([a, a])
+    both = window_velocity(
+        net, twice(film), twice(noisy), twice(t), jnp.concatenate([text, null]), twice(shots), **how
+    )
+    return guided(*jnp.split(both.astype(jnp.float32), 2), guidance)
+
+
+def _texts(task: DistributionMatching, nets: Nets, batch):
+    """The films' prompts, embedded, and the null prompt in the place of each."""
+    ids, null = batch["token_ids"], jnp.asarray(task.null_prompt)[None, None]
+    text = nets["text_encoder"](ids, ids != 0)
+    return text, jnp.broadcast_to(nets["text_encoder"](null, null != 0), text.shape)
+
+
+def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
+    student = for_many_passes(nets["student"], task.rollout_weights)
+    return student_rollout(
+        student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], key,
+        config=task.self_forcing, memory=task.memory, chunk_frames=task.chunk_frames,
+    )  # fmt: skip
+
+
+def _noise(task: DistributionMatching, key, film):
+    """A time per film, and noise."""
+    key_time, key_noise = jax.random.split(key)
+    t = score_times(key_time, film.shape[0], task.dmd.shift, task.dmd.t_min, task.dmd.t_max)
+    return t, jax.random.normal(key_noise, film.shape)
+
+
+def _weighted(metrics: dict[str, Array]) -> Metrics:
+    return {name: (value, jnp.ones(())) for name, value in metrics.items()}

@@ -1,0 +1,88 @@
+"""Adversarial regularisation: a head on the fake score's features tells real films from generated ones (paper 3.4, Eq. 11; Appendix C).
+
+    real and generated films, noised alike -> fake score's features of the last chunks -> head -> one logit per film -> logistic losses
+
+Real and generated films get the same time and the same noise, so at t = 1000 they are the same to the head. Chunks' history is noisy too by
+default: were it clean, the head could separate films by a history that the generator gets no gradient for. The price: the fake score itself
+is trained after clean history (dmd.score_context), so that its features after a noisy one are off what it knows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from causalcine_jax.errors import nearest
+from causalcine_jax.models.discriminator import Discriminator
+
+GAN_CONTEXTS = ("noisy_causal", "clean")
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """The GAN beside distribution matching. The paper states none of these numbers.
+
+    generator_weight      of the generator's adversarial term; 0 for no GAN at all
+    head_rate             the head's learning rate over the critic's: it starts from nothing, the fake score as the teacher
+    discriminator_weight  of the head's loss in the critic's; it matters where the trunk is trained by it
+    context               a chunk's history in front of the head: noisy_causal or clean
+    taps                  the layers whose features the head reads, as parts of the depth; the defaults are blocks 17, 28 and 39 of 40
+    trunk                 the head's loss also trains the fake score (as DMD2 does); False: the head only
+    r1_weight             of the approximate R1 penalty on real films (APT: 100); 0 for none
+    r1_sigma              its perturbation of the noised latents (APT, video: 0.1)
+    """
+
+    generator_weight: float = 1e-2
+    head_rate: float = 10.0
+    discriminator_weight: float = 1.0
+    context: str = "noisy_causal"
+    taps: tuple[float, ...] = (0.45, 0.725, 1.0)
+    trunk: bool = False
+    r1_weight: float = 0.0
+    r1_sigma: float = 0.1
+
+    @property
+    def on(self) -> bool:
+        return self.generator_weight > 0
+
+    def layers(self, num_layers: int) -> tuple[int, ...]:
+        """The tapped layers' numbers, ascending; in a shallow network several taps may fall on one."""
+        return tuple(sorted({max(0, round(tap * num_layers) - 1) for tap in self.taps}))
+
+    def head(self, dim: int, num_layers: int, *, key: Array) -> Discriminator:
+        """A new head for a fake score of this width and depth."""
+        return Discriminator(dim, len(self.layers(num_layers)), key=key)
+
+    def faults(self) -> Iterable[str]:
+        for name in ("generator_weight", "discriminator_weight", "r1_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                yield f"gan.{name} must be finite and at least 0, not {getattr(self, name)}"
+        if not 0 < self.head_rate < float("inf"):
+            yield f"gan.head_rate must be finite and more than 0, not {self.head_rate}"
+        if not self.r1_sigma > 0:
+            yield f"gan.r1_sigma must be more than 0, not {self.r1_sigma}"
+        if self.context not in GAN_CONTEXTS:
+            yield f"unknown gan.context {self.context!r}, {nearest(str(self.context), GAN_CONTEXTS)}"
+        if not self.taps or not all(0 < tap <= 1 for tap in self.taps):
+            yield f"gan.taps must be parts of the depth, more than 0 and at most 1, not {self.taps}"
+
+
+def generator_term(logit_generated: Float[Array, " b"]) -> Float[Array, ""]:
+    """softplus(-d): what the generator pays for being told from real."""
+    return jnp.mean(jax.nn.softplus(-logit_generated))
+
+
+def discriminator_term(
+    logit_real: Float[Array, " b"], logit_generated: Float[Array, " b"]
+) -> Float[Array, ""]:
+    """softplus(-d) of real films and softplus(d) of generated ones; 2 log 2 at chance."""
+    return jnp.mean(jax.nn.softplus(-logit_real)) + jnp.mean(jax.nn.softplus(logit_generated))
+
+
+def approximate_r1(
+    logit_real: Float[Array, " b"], logit_perturbed: Float[Array, " b"]
+) -> Float[Array, ""]:
+    """How much the logit of a real film moves under a small perturbation: a finite difference for R1's gradient (APT, Eq. 4)."""
+    return jnp.mean(jnp.square(logit_real - logit_perturbed))

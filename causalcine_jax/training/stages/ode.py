@@ -1,0 +1,248 @@
+"""ODE initialisation: the few-step student learns to jump to where the many-step teacher's ODE ends (paper 3.4, Eq. 10).
+
+    film's clean chunks -> teacher commits them, one after the other -> pool of ground-truth history, computed once
+    noise -> teacher's Euler steps, all chunks at once against that pool -> Trajectory: x at the student's times, and the end
+    student: one packed pass over (clean film, x at its first time, x at its second, ..) -> x0 -> mean squared error to the end
+
+History is the true film's, never the student's: every chunk of a trajectory starts from noise and ends where the teacher, asked about
+this chunk after these clean ones, would end. The student inherits the teacher's causal visibility before it meets its own rollouts. Sources:
+Causal Forcing (arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
+
+A trajectory costs far more than the student's step on it, so the student learns from all its times at once. Every noisy segment of the pass
+attends to itself and to the clean chunks before it alone, so the film's clean half is computed once for all times; or, where memory is short, once
+for each group of them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, Int
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion import flow
+from causalcine_jax.diffusion.solvers import SamplerConfig, sample
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.dit import Transformer, embed_text
+from causalcine_jax.models.packed import teacher_forced, transformer_pass
+from causalcine_jax.parallel.sharding import for_many_passes
+from causalcine_jax.training.checks import range_faults
+from causalcine_jax.training.stages.clean_history import clean_history
+from causalcine_jax.training.state import Loss, Metrics, Nets
+
+NEAR = 1.0  # a student's time is one of the teacher's if it is this close, of 1000: public step lists are rounded
+
+
+@dataclass(frozen=True)
+class ODEConfig:
+    """The teacher's trajectories.
+
+    steps     of its Euler solver; the student's times must be among theirs
+    guidance  its classifier-free guidance, which the student learns to do without; 1 means none
+    store     folder of trajectories, made first if it is missing and then read as often as wanted; "" computes each batch's on the fly
+    films     in that store, spread evenly over the latent store's
+    times_at_once  of a trajectory that the student learns from in one pass; 0 for all. Fewer keep less for the backward pass, which then makes each pass again
+    """
+
+    steps: int = 48
+    guidance: float = 6.0
+    store: str = ""
+    films: int = 256
+    times_at_once: int = 0
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("ode.steps", self.steps, 1, flow.TRAIN_TIMES)
+        yield from range_faults("ode.guidance", self.guidance, 0)
+        yield from range_faults("ode.films", self.films, 1)
+        yield from range_faults("ode.times_at_once", self.times_at_once, 0)
+
+    def sampler(self, shift: float) -> SamplerConfig:
+        """The teacher's sampler, on the student's schedule."""
+        return SamplerConfig("euler", self.steps, shift, self.guidance)
+
+
+@dataclass(frozen=True)
+class ODEInit:
+    """What the loss needs beside networks and data. `null_prompt`: token ids [T] of the prompt that guidance steers away from.
+
+    student, teacher  their samplers. `UsageError` if a student's time is none of the teacher's
+    stored            batches hold trajectories (trajectory_store.py); False: films, and the teacher is asked
+    times_at_once     None for all; a number that does not divide them is a `UsageError`
+    """
+
+    null_prompt: tuple[int, ...]
+    student: SamplerConfig
+    teacher: SamplerConfig
+    memory: MemoryConfig = MemoryConfig()
+    chunk_frames: int = 3
+    remat: int = 0
+    segments_at_once: int | None = None
+    rollout_weights: str = "gathered"
+    stored: bool = False
+    times_at_once: int | None = None
+
+    def __post_init__(self):
+        times = len(self.kept)
+        if self.times_at_once and times % self.times_at_once:
+            raise UsageError(
+                f"ode.times_at_once {self.times_at_once} does not divide the student's {times} times"
+            )
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """At which of the teacher's steps the student's times are."""
+        times, wanted = self.teacher.times, self.student.times
+        steps = [int(np.argmin(np.abs(times - t))) for t in wanted]
+        strangers = [
+            f"{t:g} (nearest {times[step]:g})" for t, step in zip(wanted, steps, strict=True) if abs(times[step] - t) > NEAR
+        ]  # fmt: skip
+        if strangers:
+            raise UsageError(
+                f"the student's times {', '.join(strangers)} are not among the teacher's {len(times)} steps at shift {self.teacher.shift:g}: "
+                "choose self_forcing.step_list from them, or another ode.steps"
+            )
+        return tuple(steps)
+
+    @property
+    def times(self) -> Float[np.ndarray, " k"]:
+        """The student's times, 0..1000, as the teacher's solver has them."""
+        return self.teacher.times[list(self.kept)]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    """A teacher's way from noise: x at the student's K times, and where it ends. No gradient passes through it."""
+
+    points: Float[Array, "k b f h w c"]
+    end: Float[Array, "b f h w c"]
+
+
+def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
+    """The teacher's ODE from noise, for every chunk of the batch's films after their true chunks. With guidance, the null prompt has
+    a history of its own, as in generation."""
+    teacher = for_many_passes(teacher, task.rollout_weights)
+    film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
+    ids = batch["token_ids"]
+    text = text_encoder(ids, ids != 0)
+    if task.teacher.guided:
+        null = jnp.asarray(task.null_prompt)[None, None]
+        nothing = jnp.broadcast_to(text_encoder(null, null != 0), text.shape)
+        text, shots = jnp.concatenate([text, nothing]), jnp.concatenate([shots, shots])
+    how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
+    history = clean_history(
+        teacher, jnp.concatenate([film, film]) if task.teacher.guided else film, text, shots, **how
+    )
+
+    velocity = lambda x, t: teacher_forced(
+        teacher, None, x, t, text, shots, history=history, segments_at_once=task.segments_at_once, **how
+    )  # fmt: skip
+    noise = jax.random.normal(key, film.shape)
+    end, points = sample(velocity, noise, task.teacher, key, keep=task.kept)
+    return jax.lax.stop_gradient(Trajectory(points, end))
+
+
+def student_velocity(
+    task: ODEInit,
+    student: Transformer,
+    clean: Float[Array, "b f h w c"],
+    points: Float[Array, "k b f h w c"],
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+) -> Float[Array, "k b f h w c"]:
+    """The student's velocity at `points`, x at each of its K times, after the clean chunks before each: K times `teacher_forced`, in one pass, or in a
+    few, each made again in the backward pass."""
+    times = jnp.asarray(task.times, jnp.float32)
+    some = lambda part: _velocity_at(task, student, clean, *part, text, shot_of_chunk)
+    if task.times_at_once in (None, len(times)):
+        return some((points, times))
+    groups = jax.tree.map(
+        lambda a: a.reshape(-1, task.times_at_once, *a.shape[1:]), (points, times)
+    )
+    return jax.lax.map(jax.checkpoint(some, prevent_cse=False), groups).reshape(points.shape)
+
+
+def _velocity_at(
+    task: ODEInit,
+    student: Transformer,
+    clean,
+    points,
+    times: Float[Array, " k"],
+    text,
+    shot_of_chunk,
+):
+    """`student_velocity` at K of its times."""
+    (films, frames), chunks = clean.shape[:2], shot_of_chunk.shape[1]
+    index, count = jnp.arange(chunks, dtype=jnp.int32), len(points)
+    out = transformer_pass(
+        student,
+        # Nothing attends to the last clean chunk, so it is left out.
+        jnp.concatenate([clean[:, : frames - task.chunk_frames], *points], axis=1),
+        jnp.concatenate(
+            [
+                jnp.zeros((films, chunks - 1)),
+                jnp.broadcast_to(jnp.repeat(times, chunks), (films, count * chunks)),
+            ],
+            axis=1,
+        ),
+        jnp.concatenate([index[:-1], jnp.tile(index, count)]),
+        embed_text(student, text),
+        jnp.concatenate([shot_of_chunk[:, :-1], jnp.tile(shot_of_chunk, (1, count))], axis=1),
+        memory=task.memory,
+        chunk_frames=task.chunk_frames,
+        clean_segments=chunks - 1,
+        remat=task.remat,
+        segments_at_once=task.segments_at_once,
+    )
+    return rearrange(out.velocity, "b (k f) h w c -> k b f h w c", k=count)
+
+
+def ode_init_loss(task: ODEInit) -> Loss:
+    """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, text_encoder, and teacher unless trajectories are stored.
+
+    Metrics: the error at each of the student's times, x0_t1000 and so on.
+    """
+    times = jnp.asarray(task.times, jnp.float32)
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        nets = {**fixed, **trained}
+        if task.stored:
+            batch, trajectory = split_record(batch, len(task.kept))
+        else:
+            trajectory = teacher_trajectory(task, nets["teacher"], nets["text_encoder"], batch, key)
+        ids = batch["token_ids"]
+        text = jax.lax.stop_gradient(nets["text_encoder"](ids, ids != 0))
+        clean = batch["latents"].astype(jnp.float32)
+
+        velocity = student_velocity(
+            task, nets["student"], clean, trajectory.points, text, batch["shot_of_chunk"]
+        )
+        x0 = jax.vmap(flow.x0_from_velocity)(trajectory.points, velocity.astype(jnp.float32), times)
+        errors = jnp.mean(jnp.square(x0 - trajectory.end), axis=(1, 2, 3, 4, 5))
+        return jnp.mean(errors), _by_time(task, errors)
+
+    return loss
+
+
+def split_record(batch, points: int):
+    """A batch of a trajectory store, as the films in it and the Trajectory of each."""
+    latents, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
+    parts = jnp.moveaxis(
+        jnp.reshape(latents, (latents.shape[0], points + 2, -1, *latents.shape[2:])), 1, 0
+    )
+    film = {
+        **batch,
+        "latents": parts[points + 1],
+        "shot_of_chunk": shots[:, : shots.shape[1] // (points + 2)],
+    }
+    return film, Trajectory(parts[:points], parts[points])
+
+
+def _by_time(task: ODEInit, errors: Float[Array, " k"]) -> Metrics:
+    return {
+        f"x0_t{round(float(t))}": (error, jnp.ones(()))
+        for t, error in zip(task.times, errors, strict=True)
+    }

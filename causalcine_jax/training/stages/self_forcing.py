@@ -1,0 +1,198 @@
+"""The student's own rollout, and its gradient (paper 3.4; Self-Forcing, arXiv 2506.08009).
+
+    noise -> chunk by chunk: the few-step sampler up to a random exit step, x0 guessed there, committed -> Rollout   (no gradient)
+    Rollout's x_t at the exit step + Rollout's pool -> one packed pass -> x0 of the chunks in the window               (gradient)
+
+The rollout is that of generation: the same moves against the same pool. All its chunks leave the sampler at one step, drawn once, so
+that a process never waits for another. Backpropagation would need a pool per chunk; but no gradient goes through history, so the exit steps
+of all chunks depend on each other through numbers only. The pool that the rollout leaves is their common history: one pass with all of
+them as segments has the gradient that autodiff through the rollout has (tests/test_self_forcing.py), and the clean half need not be computed again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion import flow
+from causalcine_jax.diffusion.solvers import SamplerConfig, sample_until, schedule
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
+from causalcine_jax.models import dit
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.training.stages.scoring import window
+
+EXITS = ("random", "last")
+
+
+@dataclass(frozen=True)
+class SelfForcingConfig:
+    """The student's rollout in training.
+
+    steps          of the student's sampler
+    shift          of its times: 4 steps and 5 give 1000, 937.5, 833.3, 625
+    step_list      the exact times instead, descending; empty for those of `steps` and `shift`
+    exit           the step whose guess a chunk keeps: random (one for all chunks of all films) or last (always all steps)
+    grad_frames    how many frames of the film carry gradient, whole chunks, from a random chunk on; 0 for the whole film
+    context_noise  time at which a chunk is committed, noised to it: 0 commits it clean, as generation does
+    recommit       the film is committed once more for the student's gradient, where the rollout's pool would else be kept while the film is scored:
+                   a commit per chunk, and gathering the weights for them once more, for a pool's memory
+    """
+
+    steps: int = 4
+    shift: float = 5.0
+    step_list: tuple[float, ...] = ()
+    exit: str = "random"
+    grad_frames: int = 21
+    context_noise: float = 0.0
+    recommit: bool = False
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """The student's sampler, for training and for generation. `UsageError` where there is none such."""
+        steps = len(self.step_list) or self.steps
+        return SamplerConfig(
+            "few_step", steps, self.shift, guidance=1.0, step_list=tuple(self.step_list) or None
+        )
+
+    def exit_step(self, key) -> Int[Array, ""]:
+        """The step that all chunks leave the sampler at."""
+        last = self.sampler.steps - 1
+        return jnp.int32(last) if self.exit == "last" else jax.random.randint(key, (), 0, last + 1)
+
+    def window_start(self, key, chunks: int, chunk_frames: int) -> Int[Array, ""]:
+        """The chunk that the frames with gradient begin at.
+
+        Places before and after the film are drawn too, and moved into it: else its first and last chunk would be trained by one place alone.
+        """
+        inside = self.frames(chunks * chunk_frames) // chunk_frames
+        if inside == chunks:
+            return jnp.int32(0)
+        return jnp.clip(jax.random.randint(key, (), 1 - inside, chunks), 0, chunks - inside)
+
+    def frames(self, film_frames: int) -> int:
+        """How many frames of a film carry gradient."""
+        return min(self.grad_frames or film_frames, film_frames)
+
+    def faults(self) -> Iterable[str]:
+        try:
+            _ = self.sampler
+        except UsageError as error:
+            yield f"self_forcing: {str(error).removeprefix('sampler: ')}"
+        if self.exit not in EXITS:
+            yield f"unknown self_forcing.exit {self.exit!r}, {nearest(str(self.exit), EXITS)}"
+        if self.grad_frames < 0:
+            yield f"self_forcing.grad_frames must be at least 0, not {self.grad_frames}"
+        if not 0 <= self.context_noise < flow.TRAIN_TIMES:
+            yield f"self_forcing.context_noise must be at least 0 and less than {flow.TRAIN_TIMES}, not {self.context_noise}"
+        if self.recommit and self.context_noise:
+            yield "self_forcing.recommit commits films clean: it needs self_forcing.context_noise=0"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rollout:
+    """A student's films, as numbers: no gradient passes through any of this.
+
+    x0     what was committed, chunk by chunk
+    xt     what the sampler's exit step started from
+    exit   that step, counted from 0
+    start  the first chunk of those with gradient
+    pool   the keys and values of all chunks; None where they are to be made again
+    """
+
+    x0: Float[Array, "b f h w c"]
+    xt: Float[Array, "b f h w c"]
+    exit: Int[Array, ""]
+    start: Int[Array, ""]
+    pool: KVCache | None
+
+
+def student_rollout(
+    model: Transformer,
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+    frame_shape: tuple[int, int, int],
+    key: Array,
+    *,
+    config: SelfForcingConfig,
+    memory: MemoryConfig,
+    chunk_frames: int,
+) -> Rollout:
+    """Films of N chunks of frames [h, w, c] from noise. The pool holds a whole film: training evicts nothing.
+
+    Chunk i's noise is what generation draws for it from the same key, if that makes as many films at once.
+    """
+    model, text = jax.lax.stop_gradient((model, text))
+    (films, chunks), sampler = shot_of_chunk.shape, config.sampler
+    key_exit, key_noise, key_window = jax.random.split(key, 3)
+    exit_step = config.exit_step(key_exit)
+    prompts = dit.embed_text(model, text)
+    rows, columns = dit.token_grid(model.config, *frame_shape[:2])
+    dtype = model.patch_embedding.weight[...].dtype
+    pool = KVCache.empty(
+        model.config, films, chunks * chunk_frames, rows * columns, chunk_frames, dtype
+    )
+
+    def chunk(pool: KVCache, index):
+        context = _prompt_of(prompts, shot_of_chunk[:, index])
+        key_start, key_solver = jax.random.split(jax.random.fold_in(key_noise, index))
+        noise = jax.random.normal(key_start, (films, chunk_frames, *frame_shape))
+        velocity = lambda x, t: chunk_velocity(model, pool, x, t, context, index, memory=memory)
+        xt, x0 = sample_until(velocity, noise, sampler, key_solver, exit_step)
+        committed = x0
+        if config.context_noise:
+            fresh = jax.random.normal(jax.random.fold_in(key_solver, sampler.steps), x0.shape)
+            committed = flow.add_noise(x0, fresh, config.context_noise)
+        pool = commit_chunk(
+            model, pool, committed, context, index, memory=memory, t=config.context_noise
+        )
+        return pool, (x0, xt)
+
+    pool, made = jax.lax.scan(chunk, pool, jnp.arange(chunks, dtype=jnp.int32))
+    x0, xt = (
+        jnp.moveaxis(a, 0, 1).reshape(films, chunks * chunk_frames, *frame_shape) for a in made
+    )
+    return Rollout(x0, xt, exit_step, config.window_start(key_window, chunks, chunk_frames), pool)
+
+
+def generated(
+    model: Transformer,
+    rollout: Rollout,
+    text: Float[Array, "b shots tokens text_dim"],
+    shot_of_chunk: Int[Array, "b n"],
+    *,
+    config: SelfForcingConfig,
+    memory: MemoryConfig,
+    chunk_frames: int,
+    remat: int = 0,
+    segments_at_once: int | None = None,
+) -> Float[Array, "b g h w c"]:
+    """The `grad_frames` frames of the rollout from its `start` on again, now with their gradient with respect to `model` and `text`."""
+    table = schedule(config.sampler)
+    t, sigma = (
+        jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas)
+    )
+    frames = config.frames(rollout.xt.shape[1])
+    xt = window(rollout.xt, rollout.start, frames, chunk_frames)
+    velocity = teacher_forced(
+        model, None, xt, t, text, shot_of_chunk,
+        memory=memory, chunk_frames=chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool),
+        remat=remat, segments_at_once=segments_at_once,
+    )  # fmt: skip
+    return xt - sigma * velocity.astype(jnp.float32)
+
+
+def _prompt_of(prompts: TextContext, shot: Int[Array, " b"]) -> TextContext:
+    """One prompt per film, of the shot that it is in."""
+    return jax.tree.map(
+        lambda a: jax.vmap(lambda shots, i: shots[:, i][:, None], in_axes=(1, 0), out_axes=1)(
+            a, shot
+        ),
+        prompts,
+    )

@@ -1,0 +1,103 @@
+"""Stage 1: the causal transformer learns velocities of noisy chunks given the clean chunks before them (paper Eq. 5).
+
+    films' latents, token ids -> prompts embedded, some films' captions dropped -> one noise time per film -> noisy = point on the path
+          -> teacher_forced(clean, noisy) -> mean squared error of the velocity
+
+The small text encoder is trained along, through the same loss.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion import flow
+from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.training.config import TimeConfig
+from causalcine_jax.training.state import Metrics, Nets
+
+BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
+
+
+@dataclass(frozen=True)
+class TeacherForcing:
+    """What the loss needs beside networks and data. `null_prompt` are the token ids of "", [T]. remat and segments_at_once: of `teacher_forced`."""
+
+    null_prompt: tuple[int, ...]
+    memory: MemoryConfig
+    time: TimeConfig
+    chunk_frames: int = 3
+    caption_dropout: float = 0.1
+    remat: int = 0
+    segments_at_once: int | None = None
+
+
+def teacher_forcing_loss(
+    task: TeacherForcing,
+) -> Callable[[Nets, Nets, dict[str, Array], Array], tuple[Float[Array, ""], Metrics]]:
+    """The loss (trained, fixed, batch, key) -> (loss, metrics); transformer and text_encoder may be in either dict of networks."""
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        nets = {**fixed, **trained}
+        key_time, key_noise, key_captions = jax.random.split(key, 3)
+        clean = batch["latents"].astype(jnp.float32)
+        films, frames = clean.shape[:2]
+        ids = drop_captions(
+            batch["token_ids"], jnp.asarray(task.null_prompt), task.caption_dropout, key_captions
+        )
+        text = nets["text_encoder"](ids, ids != 0)
+        t = noise_times(key_time, films, frames // task.chunk_frames, task.time)
+        noise = jax.random.normal(key_noise, clean.shape)
+        velocity = teacher_forced(
+            nets["transformer"],
+            clean,
+            flow.add_noise(clean, noise, t),
+            t,
+            text,
+            batch["shot_of_chunk"],
+            memory=task.memory,
+            chunk_frames=task.chunk_frames,
+            remat=task.remat,
+            segments_at_once=task.segments_at_once,
+        )
+        error = jnp.square(velocity.astype(jnp.float32) - flow.velocity_target(clean, noise))
+        error = jnp.mean(error, axis=(2, 3, 4))  # [B, F]
+        t = flow.per_frame(t, frames)
+        weight = flow.loss_weight(t, task.time.weight, s=task.time.shift)
+        if "chunk_weight" in batch:
+            by_chunk = batch["chunk_weight"] / jnp.mean(batch["chunk_weight"])
+            weight = weight * jnp.repeat(by_chunk, task.chunk_frames, axis=1)
+        return jnp.mean(weight * error), error_by_time(error, t)
+
+    return loss
+
+
+def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array, "..."]:
+    """Times in (0, 1000], one per film [B] or per chunk [B, N]; config.stratified: one from each B-th of the schedule."""
+    if config.shared_by == "chunk":
+        return flow.sample_time(key, (films, chunks), config.shift)
+    if not config.stratified:
+        return flow.sample_time(key, (films,), config.shift)
+    return flow.stratified_times(key, films, config.shift)
+
+
+def drop_captions(
+    ids: Int[Array, "b s t"], null: Int[Array, " t"], rate: float, key
+) -> Int[Array, "b s t"]:
+    """Replaces every prompt of a film by the null prompt, for a fraction `rate` of films (drawn one by one)."""
+    dropped = jax.random.bernoulli(key, rate, (ids.shape[0], 1, 1))
+    return jnp.where(dropped, null.astype(ids.dtype), ids)
+
+
+def error_by_time(error: Float[Array, "b f"], t: Float[Array, "b f"]) -> Metrics:
+    """The error's mean, and its mean in each part of 0..1000, as (sum, weight): mse, mse_t0_250, ..."""
+    edges = np.linspace(0, flow.TRAIN_TIMES, BUCKETS + 1).astype(int)
+    metrics = {"mse": (jnp.mean(error), jnp.ones(()))}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = ((t > low) & (t <= high)).astype(jnp.float32)
+        metrics[f"mse_t{low}_{high}"] = (jnp.sum(error * inside), jnp.sum(inside))
+    return metrics

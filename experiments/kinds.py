@@ -1,0 +1,132 @@
+"""The kinds of measurement on films as long as those of training: recall, free films, and the time that a film takes.
+
+    models and how many -> stories, returns -> films -> the judge's scores, story by story
+
+The stories are those of launch/evaluate.py, the same for every model. long_films.py has the kinds on longer films.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
+from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.free_films import (
+    TRUE_FILMS,
+    filmed,
+    score_film,
+    stories_apart,
+)
+from causalcine_jax.evaluation.storyworld.reading import Judge
+from causalcine_jax.evaluation.storyworld.recall import VAE, find_returns, measure_recall
+from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.storyworld import Story, WorldConfig
+from causalcine_jax.training.sample import as_story
+from experiments import scores
+from experiments.scores import Scores
+
+SHOWN = 3  # films whose stills are kept for the report
+TIMED = 10  # films timed per model
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is measured. `batch`: films side by side, half as many where they are long."""
+
+    returns: int = 200
+    films: int = 200
+    long_films: int = 30
+    endless_films: int = 8
+    batch: int = 20
+
+    @property
+    def long_batch(self) -> int:
+        return max(1, self.batch // 2)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the memory it is measured under."""
+
+    model: Model
+    memory: MemoryConfig
+
+    def engine(self, world: WorldConfig) -> BatchRollout:
+        return BatchRollout(self.model, world, self.model.sampler, HELD_OUT_SEED)
+
+
+@dataclass
+class Measured:
+    """Scores by row. stills: by row, of each shown film a frame per shot; shown: what those films were asked to be."""
+
+    scores: dict[str, Scores]
+    stills: dict[str, list[UInt8[np.ndarray, "shots h w 3"]]] = field(default_factory=dict)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+
+
+def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+    """Primary recall (evaluation/storyworld/recall.py), one row; beside it `vae`, the ceiling."""
+    ((key, subject),) = subjects.items()
+    cases = find_returns(world, HELD_OUT_SEED, amounts.returns)
+    result = measure_recall(
+        subject.engine(world),
+        Judge.load(),
+        cases,
+        {key: subject.memory},
+        min(amounts.batch, len(cases)),
+    )
+    return Measured({row: scores.of_verdicts(result.verdicts[row]) for row in (key, VAE)})
+
+
+def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+    """Films from captions alone, one row: cuts, prompts, memory of themselves, steadiness; the same of true films."""
+    ((key, subject),) = subjects.items()
+    judge, stories = Judge.load(), stories_apart(world, HELD_OUT_SEED, amounts.films)
+    rows: dict[str, list] = {key: [], TRUE_FILMS: []}
+    measured = Measured({}, {key: []}, [])
+    for story, video in films_of(subject, stories, amounts.batch, "films"):
+        rows[key].append(scores.of_film(score_film(story, video, judge)))
+        rows[TRUE_FILMS].append(scores.of_film(score_film(story, true_film(story), judge)))
+        if len(measured.shown) < SHOWN:
+            measured.stills[key].append(
+                video[[shot.frames[len(shot.frames) // 2] for shot in story.shots]]
+            )
+            measured.shown.append({"title": story.global_caption, "captions": list(story.captions)})
+    measured.scores = {row: scores.by_metric(films) for row, films in rows.items()}
+    return measured
+
+
+def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+    """Seconds per film, all rows in turn: the first film of each compiles and is not counted. `latents`: without decoding and prompts."""
+    stories = stories_apart(world, HELD_OUT_SEED, 1 + TIMED)
+    rows: dict[str, list] = {key: [] for key in subjects}
+    for number, story in enumerate(tqdm(stories, desc="speed", unit="round")):
+        for key, subject in subjects.items():
+            began = time.perf_counter()
+            director = Director(
+                subject.model, as_story(story, HELD_OUT_SEED), memory=subject.memory
+            )
+            latents = sum(chunk.seconds["denoise"] + chunk.seconds["commit"] for chunk in director)
+            if number:
+                rows[key].append(
+                    {"seconds": (time.perf_counter() - began, 1), "latents": (latents, 1)}
+                )
+    return Measured({key: scores.by_metric(films) for key, films in rows.items()})
+
+
+def films_of(
+    subject: Subject, stories: list[Story], batch: int, what: str
+) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
+    """The stories' films by the subject, with a bar that says how far along it is."""
+    made = filmed(
+        subject.engine(stories[0].world), stories, subject.memory, min(batch, len(stories))
+    )
+    yield from tqdm(made, desc=what, unit="film", total=len(stories))

@@ -1,0 +1,270 @@
+"""The kinds of measurement on films longer than those of training.
+
+drift    shots as long as a whole film of training, in which one character stays where it is: does the film leave it there?
+long     shots as in training, many times as many of them: does the film hold to its end what it could at its beginning?
+endless  ten minutes with a bounded pool: the same question, and what a chunk costs
+
+Where somebody is, is read from the pixels by the judge's map of heads. Scores are kept whole and by eighth of the film (`metric@1`, ...).
+"""
+
+import dataclasses
+import resource
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
+from causalcine_jax.evaluation.storyworld.free_films import (
+    STORIES_APART,
+    TRUE_FILMS,
+    score_shots,
+    stories_apart,
+)
+from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES
+from causalcine_jax.evaluation.storyworld.reading import (
+    FOUND,
+    Judge,
+    Reading,
+    Sought,
+    of_character,
+    sought,
+)
+from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.film.director import Chunk, Director
+from causalcine_jax.storyworld import ACTIONS, Story, WorldConfig, grammar, sample_story
+from causalcine_jax.training.sample import as_story
+from experiments import scores
+from experiments.kinds import SHOWN, Amounts, Measured, Subject, films_of
+from experiments.plan import LONGER
+from experiments.scores import Pair
+
+STAYING = tuple(action for action in ACTIONS if action != "walk")
+ENDS = 2  # chunks at a shot's beginning and end in which its subject's place is taken: the period of every action
+SETTLED = 6  # frames after a cut: a decoder smears it over the first
+MINUTE = 80  # chunks
+MINUTES = 10
+OPENING = 20  # chunks, 15 s
+POOL_FRAMES = 60  # latent frames of history that an endless film keeps
+COMPILING = 2  # chunks
+
+
+def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+    """How far subjects that stay wander off, one row, and the same in true films. `world` is that of training."""
+    ((key, subject),) = subjects.items()
+    judge, stories = (
+        Judge.load(),
+        [staying_story(world, index) for index in range(amounts.long_films)],
+    )
+    ends = [number for number in (0, LONGER // 3, 2 * LONGER // 3, LONGER - 1) for _ in range(2)]
+    rows: dict[str, list] = {key: [], TRUE_FILMS: []}
+    measured = Measured({}, {key: []}, [])
+    for story, video in films_of(subject, stories, amounts.long_batch, "drift"):
+        rows[key].append(drift_scores(story, judge.read(video)))
+        rows[TRUE_FILMS].append(drift_scores(story, judge.read(true_film(story))))
+        if len(measured.shown) < SHOWN:
+            frames = [
+                story.shots[number].frames[-1 if second % 2 else SETTLED]
+                for second, number in enumerate(ends)
+            ]
+            measured.stills[key].append(video[frames])
+            captions = [
+                f"shot {number + 1}, {'end' if second % 2 else 'beginning'}"
+                for second, number in enumerate(ends)
+            ]
+            measured.shown.append({"title": story.global_caption, "captions": captions})
+    measured.scores = {row: scores.by_metric(films) for row, films in rows.items()}
+    return measured
+
+
+def staying_story(world: WorldConfig, index: int) -> Story:
+    """A long story in which every shot is as long as a film of `world` and shows one character that stays, before a camera that rests."""
+    story = sample_story(HELD_OUT_SEED, STORIES_APART + index, world.longer(LONGER).in_one_shot())
+    rng = np.random.default_rng([HELD_OUT_SEED, index])
+    pick = lambda options: options[int(rng.integers(len(options)))]
+    shots = [
+        dataclasses.replace(
+            shot, cast=(pick(range(len(story.cast))),), actions=(pick(STAYING),), camera="static"
+        )
+        for shot in story.shots
+    ]
+    global_caption, captions = grammar.write(rng, story.cast, shots, story.told)
+    shots = [
+        dataclasses.replace(shot, caption=caption)
+        for shot, caption in zip(shots, captions, strict=True)
+    ]
+    return dataclasses.replace(story, shots=tuple(shots), global_caption=global_caption)
+
+
+def drift_scores(story: Story, reading: Reading) -> dict[str, Pair]:
+    """Of every shot: way, off_middle and lost (see tables.py), and the consistency of how the character looks."""
+    parts = []
+    for shot in story.shots:
+        who, frames = sought(story, shot, shot.cast[0]), reading.frames(shot.frames)
+        span = len(shot.frames) * ENDS // shot.chunks
+        began, ended = (
+            place(frames.frames(part), who)
+            for part in (range(span), range(len(shot.frames) - span, len(shot.frames)))
+        )
+        seen = of_character(frames, who)
+        parts.append(
+            {
+                "way": scores.pair(
+                    [np.hypot(*(ended - began))] if began is not None and ended is not None else []
+                ),
+                "off_middle": scores.pair([] if ended is None else [abs(ended[0])]),
+                "lost": scores.pair([ended is None]),
+                "consistency": scores.pair([seen.consistency if seen else 0.0]),
+            }
+        )
+    return scores.by_part(parts)
+
+
+def place(reading: Reading, who: Sought) -> Float[np.ndarray, "2"] | None:
+    """Where a character's head is on average over the reading's frames, (x, y) from the middle in frame heights; None if it is not found."""
+    cells = who.cells(reading)
+    if cells.max(axis=1).mean() < FOUND:
+        return None
+    return cells.sum(axis=0) / cells.sum() @ CELL_CENTRES
+
+
+def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+    """Films of several plans of `world` with one cast, one row, by plan."""
+    ((key, subject),) = subjects.items()
+    judge, stories = (
+        Judge.load(),
+        stories_apart(world.longer(LONGER), HELD_OUT_SEED, amounts.long_films),
+    )
+    rows, measured = [], Measured({}, {key: []}, [])
+    for story, video in films_of(subject, stories, amounts.long_batch, "long films"):
+        rows.append(long_scores(story, judge.read(video), judge))
+        if len(measured.shown) < SHOWN:
+            firsts = [
+                next(shot for shot in story.shots if _act(story, shot) == act)
+                for act in range(LONGER)
+            ]
+            measured.stills[key].append(
+                video[[shot.frames[len(shot.frames) // 2] for shot in firsts]]
+            )
+            measured.shown.append(
+                {"title": story.global_caption, "captions": [shot.caption for shot in firsts]}
+            )
+    measured.scores = {key: scores.by_metric(rows)}
+    return measured
+
+
+def long_scores(story: Story, reading: Reading, judge: Judge) -> dict[str, Pair]:
+    """What the shots of each act show. A return is the act's in which the character comes back."""
+    shots = list(zip(story.shots, score_shots(story, reading, judge), strict=True))
+    acts = range(story.world.acts)
+    return scores.by_part(
+        [
+            scores.of_shots([score for shot, score in shots if _act(story, shot) == act])
+            for act in acts
+        ]
+    )
+
+
+def _act(story: Story, shot) -> int:
+    return shot.start_chunk // story.world.act_chunks
+
+
+def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+    """Films of ten minutes, one row, one after the other, with a bounded pool."""
+    ((key, subject),) = subjects.items()
+    judge, long_world = Judge.load(), world.longer(MINUTES * MINUTE // world.chunks)
+    rows, measured = [], Measured({}, {key: []}, [])
+    for number, story in enumerate(stories_apart(long_world, HELD_OUT_SEED, amounts.endless_films)):
+        film = _EndlessFilm(story, judge)
+        director = Director(
+            subject.model,
+            as_story(story, HELD_OUT_SEED + number),
+            memory=subject.memory,
+            pool_frames=POOL_FRAMES,
+        )
+        for chunk in tqdm(director, desc="ten minutes", unit="chunk", total=long_world.chunks):
+            film.add(chunk)
+        rows.append(film.scores())
+        if len(measured.shown) < SHOWN:
+            measured.stills[key].append(np.stack(film.stills))
+            measured.shown.append(
+                {
+                    "title": story.global_caption,
+                    "captions": [f"minute {minute + 1}" for minute in range(len(film.stills))],
+                }
+            )
+    measured.scores = {key: scores.by_metric(rows)}
+    return measured
+
+
+class _EndlessFilm:
+    """What is kept of a film while it streams by: its shots' consistency, what chunks cost, and a frame per minute."""
+
+    def __init__(self, story: Story, judge: Judge):
+        self.story, self.judge = story, judge
+        self.stills: list[np.ndarray] = []
+        self._shot, self._frames = 0, []
+        self._consistency: list[list[float]] = []
+        self._costs: dict[str, list[float]] = {"seconds": [], "resident": [], "live": []}
+
+    def add(self, chunk: Chunk) -> None:
+        shot = self.story.shots[self._shot]
+        for name, value in (
+            ("seconds", sum(chunk.seconds.values())),
+            ("resident", resident_mb()),
+            ("live", live_mb()),
+        ):
+            self._costs[name].append(value)
+        self._frames.append(chunk.frames)
+        if chunk.index % MINUTE == 0:
+            self.stills.append(
+                chunk.frames[-1].copy()
+            )  # a view would keep the chunk's device buffer alive
+        if chunk.index == shot.end_chunk - 1:
+            reading = self.judge.read(np.concatenate(self._frames))
+            seen = [of_character(reading, sought(self.story, shot, who)) for who in shot.cast]
+            self._consistency.append([one.consistency if one else 0.0 for one in seen])
+            self._shot, self._frames = self._shot + 1, []
+
+    def scores(self) -> dict[str, Pair]:
+        end = self.story.world.chunks
+        steady = lambda first, last: scores.pair(
+            value
+            for shot, values in zip(self.story.shots, self._consistency, strict=True)
+            if first <= shot.start_chunk and shot.end_chunk <= last
+            for value in values
+        )
+        return {
+            "consistency_first": steady(0, OPENING),
+            "consistency_last": steady(end - MINUTE, end),
+            **{
+                f"consistency@{minute + 1}": steady(minute * MINUTE, (minute + 1) * MINUTE)
+                for minute in range(end // MINUTE)
+            },
+            **{
+                f"{name}_first": scores.pair(values[COMPILING:MINUTE])
+                for name, values in self._costs.items()
+            },
+            **{
+                f"{name}_last": scores.pair(values[-MINUTE:])
+                for name, values in self._costs.items()
+            },
+        }
+
+
+def resident_mb() -> float:
+    """The process's resident set now; its peak where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def live_mb() -> float:
+    """What all arrays of jax hold now."""
+    return sum(array.nbytes for array in jax.live_arrays()) / 2**20

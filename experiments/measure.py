@@ -1,0 +1,238 @@
+"""Measurements on disk: each is made once, saved as JSON when it is done, and found again by what was measured.
+
+    a row (or, where rows are measured in turn, all of a table's) + a kind -> OUT/measurements/NAME.json, and NAME.npz with stills
+
+A saved measurement is used again if it is of the same weights, memory and sampler, on the same world and seed, by the same judge and version of its
+kind, and of at least as many films. The report shows a measurement only of a model that is there, with the weights that were measured.
+"""
+
+import dataclasses
+import functools
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.cli import cores
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import DataError
+from causalcine_jax.evaluation.config import HELD_OUT_SEED
+from causalcine_jax.evaluation.storyworld import judge
+from causalcine_jax.film.model_folder import load_model, model_defaults
+from causalcine_jax.film.record import device, pretty, software
+from causalcine_jax.storyworld import WORLDS
+from causalcine_jax.utils.atomic_file import file_hash, whole_file
+from experiments import kinds, long_films
+from experiments.commands import Workshop
+from experiments.kinds import Amounts, Measured, Subject
+from experiments.plan import Row, Table
+from experiments.tables import TABLES
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to measure.
+
+    amounts   the fields of `Amounts` it depends on
+    together  all rows of a table at once, in turn
+    version   to be raised whenever what is measured changes
+    """
+
+    measure: Any
+    amounts: tuple[str, ...]
+    together: bool = False
+    version: int = 1
+
+
+KINDS = {
+    "recall": Kind(kinds.recall, ("returns",)),
+    "films": Kind(kinds.films, ("films",)),
+    "speed": Kind(kinds.speed, (), together=True),
+    "drift": Kind(long_films.drift, ("long_films",)),
+    "long": Kind(long_films.long, ("long_films",)),
+    "endless": Kind(long_films.endless, ("endless_films",), version=2),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Rows to be measured in one kind, with models of one seed. Compared by name."""
+
+    kind: str
+    rows: tuple[Row, ...]
+    seed: int
+    name: str
+
+
+def measurements(workshop: Workshop, tables: list[str], seeds: int) -> list[Measurement]:
+    """All that the tables need, each once, in the order of the tables."""
+    found: dict[str, Measurement] = {}
+    for name in tables:
+        table = TABLES[name]
+        for kind in table.kinds:
+            for seed in range(seeds):
+                for rows in (
+                    [table.rows] if KINDS[kind].together else [(row,) for row in table.rows]
+                ):
+                    measurement = Measurement(kind, rows, seed, named(workshop, kind, rows, seed))
+                    found.setdefault(measurement.name, measurement)
+    return list(found.values())
+
+
+def named(workshop: Workshop, kind: str, rows: tuple[Row, ...], seed: int) -> str:
+    """The name of a measurement's file: its kind, and each row's run (with the seed, where there is more than one) and memory."""
+    return "-".join(
+        [kind, *(row.key.replace(row.run, workshop.made(row.run, seed), 1) for row in rows)]
+    )
+
+
+def measure(workshop: Workshop, wanted: Measurement, amounts: Amounts) -> bool:
+    """Makes the measurement, or finds it. False where a model it needs is not there."""
+    if not all(workshop.is_there(row.run, wanted.seed) for row in wanted.rows):
+        return False
+    kind = KINDS[wanted.kind]
+    folders = {row.key: workshop.model(row.run, wanted.seed) for row in wanted.rows}
+    settings = {
+        "kind": wanted.kind,
+        "version": kind.version,
+        "judge_sha256": file_hash(judge.WEIGHTS),
+        "world": workshop.scale.world,
+        "seed": HELD_OUT_SEED,
+        "amounts": {name: getattr(amounts, name) for name in kind.amounts},
+        "rows": {row.key: _row_settings(row, folders[row.key]) for row in wanted.rows},
+    }
+    known = load(workshop, wanted.name)
+    if known is not None and _covers(known["settings"], settings):
+        return True
+    print(f"\n{wanted.name}: measuring", flush=True)
+    began = time.monotonic()
+    models = {folder: load_model(folder) for folder in set(folders.values())}
+    rows = ((row, models[folders[row.key]]) for row in wanted.rows)
+    subjects = {row.key: Subject(model, _memory(row, model.memory)) for row, model in rows}
+    result = kind.measure(subjects, WORLDS[workshop.scale.world](), amounts)
+    _save(workshop, wanted.name, settings, result, time.monotonic() - began)
+    return True
+
+
+def _row_settings(row: Row, folder: Path) -> dict[str, Any]:
+    """Which model is measured, and how it films."""
+    defaults = model_defaults(folder)
+    return {
+        "model": str(folder),
+        "weights_sha256": weights_hash(folder),
+        "sampler": dataclasses.asdict(defaults.get("sampler", SamplerConfig())),
+        "memory": dataclasses.asdict(_memory(row, defaults.get("memory", MemoryConfig()))),
+    }
+
+
+def _memory(row: Row, default: MemoryConfig) -> MemoryConfig:
+    return dataclasses.replace(default, **dict(row.memory))
+
+
+def load(workshop: Workshop, name: str) -> dict[str, Any] | None:
+    """A saved measurement, or None. `DataError` if it cannot be read."""
+    path = _path(workshop, name)
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return saved if saved["settings"] and saved["scores"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not a measurement ({error!r}): delete it, and it is made again"
+        ) from error
+
+
+def found(workshop: Workshop, name: str, seed: int) -> dict[str, Any] | None:
+    """`load`, or None where a model that was measured is not there any more, or has other weights now."""
+    saved = load(workshop, name)
+    if saved is None:
+        return None
+    for key, row in saved["settings"]["rows"].items():
+        run = key.split("+")[0]
+        if (
+            not workshop.is_there(run, seed)
+            or _hash(workshop.model(run, seed)) != row["weights_sha256"]
+        ):
+            return None
+    return saved
+
+
+_hash = functools.cache(weights_hash)
+
+
+def stills(workshop: Workshop, name: str, key: str) -> list[np.ndarray]:
+    """The frames kept of a row's first films; none if there are none."""
+    path = _path(workshop, name).with_suffix(".npz")
+    if not path.is_file():
+        return []
+    with np.load(path) as kept:
+        return [kept[field] for field in sorted(kept.files) if field.rsplit("/", 1)[0] == key]
+
+
+def _covers(known: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether a measurement is of what is wanted (wherever the models lay) and of at least as much."""
+
+    def what(settings):
+        rows = {
+            key: {name: value for name, value in row.items() if name != "model"}
+            for key, row in settings["rows"].items()
+        }
+        for row in (
+            rows.values()
+        ):  # a field of memory that is younger than the measurement had its default
+            row["memory"] = dataclasses.asdict(MemoryConfig()) | row["memory"]
+        return json.loads(json.dumps({**settings, "rows": rows, "amounts": None}))
+
+    return what(known) == what(wanted) and all(
+        known["amounts"].get(name, 0) >= count for name, count in wanted["amounts"].items()
+    )
+
+
+def _save(
+    workshop: Workshop, name: str, settings: dict[str, Any], result: Measured, seconds: float
+) -> None:
+    path = _path(workshop, name)
+    if result.stills:
+        with whole_file(path.with_suffix(".npz")) as partial, open(partial, "wb") as opened:
+            np.savez_compressed(
+                opened,
+                **{
+                    f"{key}/{i}": film
+                    for key, kept in result.stills.items()
+                    for i, film in enumerate(kept)
+                },
+            )
+    record = {
+        "settings": settings,
+        "seconds": round(seconds, 1),
+        "command": shlex.join(["python", *sys.argv]),
+        "device": {**device(), "cores": len(cores())},
+        "software": software(),
+        "shown": result.shown,
+        "scores": {
+            key: {metric: [list(pair) for pair in pairs] for metric, pairs in of.items()}
+            for key, of in result.scores.items()
+        },
+    }
+    with whole_file(path) as partial:
+        partial.write_text(pretty(record) + "\n", encoding="utf-8")
+
+
+def _path(workshop: Workshop, name: str) -> Path:
+    return workshop.out / "measurements" / f"{name}.json"
+
+
+def table_measurements(
+    workshop: Workshop, table: Table, kind: str, row: Row, seeds: int
+) -> dict[str, int]:
+    """Names of the measurements in which a row's numbers of one kind are, with their seeds; once where its model has one seed only."""
+    rows = table.rows if KINDS[kind].together else (row,)
+    return {named(workshop, kind, rows, seed): seed for seed in reversed(range(seeds))}

@@ -1,0 +1,85 @@
+"""Scores as the measurements keep them: for every metric and every story, the sum over the questions asked of it, and their number.
+
+Kept story by story, because two models that filmed the same stories are compared on them (evaluation/intervals.py), and because the scores
+of several seeds add up.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from causalcine_jax.evaluation.intervals import Grouped
+from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
+from causalcine_jax.evaluation.storyworld.recall import Verdict
+
+Pair = tuple[float, int]
+Scores = dict[str, list[Pair]]
+
+
+def of_verdicts(verdicts: list[Verdict]) -> Scores:
+    """Primary recall, a return per story."""
+    early = lambda wanted, value: (value, 1) if wanted else (0.0, 0)
+    scores: Scores = {
+        name: [(float(v.right(name)), 1) for v in verdicts] for name in ("colour", "accessory")
+    }
+    scores["mean"] = [(v.mean, 1) for v in verdicts]
+    scores["late"] = [early(v.case.late, v.mean) for v in verdicts]
+    scores["early"] = [early(not v.case.late, v.mean) for v in verdicts]
+    scores["found"] = [(float(v.found is not None), 1) for v in verdicts]
+    return scores
+
+
+def of_shots(shots: list[ShotScores]) -> dict[str, Pair]:
+    """What some shots of one film show."""
+    return {
+        "prompt": pair(hit for shot in shots for hit in shot.prompt_hits),
+        "consistency": pair(score for shot in shots for score in shot.consistency),
+        "self_recall": pair(
+            hit for shot in shots for hits in shot.self_recall.values() for hit in hits
+        ),
+        **{
+            name: pair(hit for shot in shots for hit in shot.prompt[name])
+            for name in ("place", "time", "action")
+        },
+    }
+
+
+def of_film(film: FilmScores) -> dict[str, Pair]:
+    """A whole film, its cuts too."""
+    return {"sca": (film.cuts.sca, 1), **of_shots(film.shots)}
+
+
+def by_part(parts: list[dict[str, Pair]]) -> dict[str, Pair]:
+    """The parts of one film together, and each: metric, metric@1, metric@2, ..."""
+    numbered = {
+        f"{name}@{part}": value
+        for part, scores in enumerate(parts, start=1)
+        for name, value in scores.items()
+    }
+    whole = {
+        name: (sum(scores[name][0] for scores in parts), sum(scores[name][1] for scores in parts))
+        for name in parts[0]
+    }
+    return whole | numbered
+
+
+def by_metric(films: Iterable[dict[str, Pair]]) -> Scores:
+    """From a dict per film to a list per metric."""
+    films = list(films)
+    return {name: [film[name] for film in films] for name in films[0]}
+
+
+def pair(values: Iterable[float]) -> Pair:
+    values = [float(value) for value in values]
+    return sum(values), len(values)
+
+
+def grouped(seeds: list[list[Pair]]) -> Grouped:
+    """One metric's scores, story by story, added up over seeds; as many stories as all seeds have."""
+    stories = min(len(pairs) for pairs in seeds)
+    table = (
+        np.array([pairs[:stories] for pairs in seeds], np.float64)
+        .reshape(len(seeds), stories, 2)
+        .sum(axis=0)
+    )
+    return Grouped(table[:, 0], table[:, 1])

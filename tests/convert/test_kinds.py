@@ -1,0 +1,300 @@
+"""What a file is, is decided by its keys: names that mislead, wrappers, eight bits, packed tokenizers, and formats that are refused."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoints import CONFIG_JSON, read_all, save_torch, tensors, wan_folder
+
+from causalcine_jax.convert import load_text_encoder, load_tokenizer, load_transformer
+from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.find import find_part, holds
+from causalcine_jax.convert.formats import open_part
+from causalcine_jax.errors import DataError, UsageError
+
+BASE = tensors("transformer")
+
+
+def run(source, out, **options):
+    convert(ConvertConfig(source, out, progress=False, **options))
+
+
+def assert_is_base(folder, times=1):
+    found = read_all(folder)
+    assert found.keys() == {f"transformer:{key}" for key in BASE}
+    for key, tensor in BASE.items():
+        assert np.array_equal(found[f"transformer:{key}"], tensor * times), key
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoint5000.safetensors",
+        "vaeloss.pt",
+        "umt5.pth",
+        "weights.bin",
+        "weights",
+        "model.ckpt",
+    ],
+)
+def test_a_name_says_nothing(tmp_path, name):
+    source = tmp_path / name
+    if name.endswith((".safetensors", "weights")):
+        save_file(BASE, source)
+    else:
+        save_torch(source, **BASE)
+    run(source, tmp_path / "out")
+    assert_is_base(tmp_path / "out")
+
+
+def test_files_of_a_folder_are_told_apart_by_their_keys(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    save_file(BASE, folder / "my_vae_finetune.safetensors")
+    save_torch(folder / "t5_transformer.pt", **tensors("vae"))
+    save_file(tensors("text_encoder"), folder / "a.safetensors")
+    for part, file in (
+        ("transformer", "my_vae_finetune.safetensors"),
+        ("vae", "t5_transformer.pt"),
+        ("text_encoder", "a.safetensors"),
+    ):
+        assert find_part(folder, part).weights == folder / file
+    save_file(BASE, folder / "b.safetensors")
+    with pytest.raises(
+        DataError,
+        match=r"mixed holds 2 checkpoints, b\.safetensors, my_vae_finetune\.safetensors: name the one that is meant",
+    ):
+        find_part(folder, "transformer")
+
+
+def test_a_file_named_as_another_part(tmp_path):
+    save_torch(tmp_path / "vae.pt", **tensors("text_encoder"))
+    assert holds(tmp_path / "vae.pt", "text_encoder") and not holds(tmp_path / "vae.pt", "vae")
+    with pytest.raises(UsageError, match=r"vae\.pt is a text encoder, and .* is named as one too"):
+        run(tmp_path / "vae.pt", tmp_path / "out", text_encoder=tmp_path / "vae.pt")
+    save_file({"something.else": np.zeros(3, np.float32)}, tmp_path / "transformer.safetensors")
+    with pytest.raises(
+        DataError, match=r"holds no network that is known: its keys begin with something\.else"
+    ):
+        run(tmp_path / "transformer.safetensors", tmp_path / "out")
+
+
+def test_a_config_beside_a_pt_is_read(tmp_path):
+    for place in ("", "models"):
+        folder = tmp_path / f"child{place}"
+        (folder / place).mkdir(parents=True)
+        save_torch(folder / place / "self_forcing_dmd.pt", generator=BASE)
+        (folder / "config.json").write_text(
+            '{"_class_name": "WanModel", "num_heads": 4, "text_len": 64}'
+        )
+        config = load_transformer(folder).config
+        assert (config.num_heads, config.text_len) == (4, 64)
+    assert load_transformer(tmp_path / "child/self_forcing_dmd.pt").config.num_heads == 4
+
+
+@pytest.mark.parametrize(
+    "content, options, times",
+    [
+        ({"module": ("", 2)}, {}, 2),
+        ({"model_state_dict": ("model.", 2)}, {}, 2),
+        ({"state_dict": ("net.", 2)}, {}, 2),
+        ({"module": ("module.model.", 2), "optimizer": ("", 3)}, {}, 2),
+    ],
+)
+def test_dictionaries_that_hold_a_network(tmp_path, content, options, times):
+    values = {
+        name: {f"{prefix}{key}": t * by for key, t in BASE.items()}
+        for name, (prefix, by) in content.items()
+    }
+    save_torch(tmp_path / "a.pt", **values)
+    run(tmp_path / "a.pt", tmp_path / "out", **options)
+    assert_is_base(tmp_path / "out", times)
+
+
+def test_dictionaries_inside_each_other(tmp_path):
+    save_torch(
+        tmp_path / "a.pt",
+        state_dict={"generator": BASE, "generator_ema": {key: t * 2 for key, t in BASE.items()}},
+    )
+    run(tmp_path / "a.pt", tmp_path / "out")
+    assert_is_base(tmp_path / "out", 2)
+    run(tmp_path / "a.pt", tmp_path / "raw", weights="generator")
+    assert_is_base(tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    "prefixes, options, taken",
+    [
+        (["generator.model."], {}, 0),
+        (["net."], {}, 0),
+        (["net.", "net_ema."], {}, 1),
+        (["generator.", "generator_ema.", "critic."], {}, 1),
+        (["generator.", "generator_ema."], {"weights": "generator"}, 0),
+        (["pipe.dit."], {}, 0),
+        (["model.diffusion_model."], {}, 0),
+    ],
+)
+def test_dictionaries_made_flat(tmp_path, prefixes, options, taken):
+    flat = {
+        f"{prefix}{key}": t * (i + 1)
+        for i, prefix in enumerate(prefixes)
+        for key, t in BASE.items()
+    }
+    save_file(flat, tmp_path / "a.safetensors")
+    run(tmp_path / "a.safetensors", tmp_path / "out", **options)
+    assert_is_base(tmp_path / "out", taken + 1)
+
+
+def float8(scales, key_of_scale, shape, marker=True):
+    """ComfyUI's file of the base: every attention matrix in float8, with its scale; and what it should read as."""
+    content, expected = {}, {}
+    for key, tensor in BASE.items():
+        if "_attn" in key and key.endswith(".weight") and tensor.ndim == 2:
+            scale = (
+                np.abs(tensor).max(1 if shape == "rows" else None, keepdims=shape == "rows") / 448
+                if scales
+                else np.array(1, np.float32)
+            )
+            packed = (tensor / scale).astype(ml_dtypes.float8_e4m3fn)
+            content[key] = packed
+            if scales:
+                content[key.replace(".weight", key_of_scale)] = np.asarray(scale, np.float32)
+                content[key.replace(".weight", ".scale_input")] = np.array(1, np.float32)
+            expected[key] = (packed.astype(np.float32) * scale).astype(ml_dtypes.bfloat16)
+        else:
+            content[key] = expected[key] = tensor
+    if marker:
+        content["scaled_fp8"] = np.zeros(2, ml_dtypes.float8_e4m3fn)
+    return {
+        f"model.diffusion_model.{k}" if k != "scaled_fp8" else k: v for k, v in content.items()
+    }, expected
+
+
+@pytest.mark.parametrize(
+    "scales, key, shape",
+    [(True, ".scale_weight", "one"), (True, ".weight_scale", "rows"), (False, None, None)],
+    ids=["scaled", "rows", "plain"],
+)
+def test_float8_weights_are_read_with_their_scales(tmp_path, scales, key, shape):
+    content, expected = float8(scales, key, shape, marker=scales)
+    save_file(content, tmp_path / "fp8.safetensors")
+    with open_part(tmp_path / "fp8.safetensors", "transformer") as part:
+        assert "weights are float8" in part.notes[0]
+        for name, tensor in expected.items():
+            read = part.read_slice(name, (slice(1, None), *(slice(None),) * (tensor.ndim - 1)))
+            assert read.dtype == tensor.dtype and np.array_equal(read, tensor[1:]), name
+            if tensor.dtype == ml_dtypes.bfloat16:  # within the eight bits of the true weight
+                assert (
+                    np.abs(read.astype(np.float32) - BASE[name][1:]).max()
+                    < 0.07 * np.abs(BASE[name]).max()
+                )
+    run(tmp_path / "fp8.safetensors", tmp_path / "out")
+    found = read_all(tmp_path / "out")
+    assert all(
+        np.array_equal(found[f"transformer:{name}"], tensor) for name, tensor in expected.items()
+    )
+
+
+def test_a_scale_without_its_weight_and_other_packings_are_refused(tmp_path):
+    for name, tensor, message in (
+        ("blocks.0.self_attn.q.scale_weight", np.array(1, np.float32), "scales no float8 weight"),
+        (
+            "blocks.0.self_attn.q.weight",
+            np.zeros((24, 24), np.uint8),
+            r"quantised weights .* is U8\): take the bf16",
+        ),
+    ):
+        save_file({**BASE, name: tensor}, tmp_path / "a.safetensors")
+        with pytest.raises(DataError, match=message):
+            load_transformer(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["wan2.1-t2v-Q4_K_M.gguf", "model.safetensors"])
+def test_gguf_is_refused_with_what_to_take_instead(tmp_path, name):
+    (tmp_path / name).write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(64))
+    for source in (tmp_path / name, tmp_path):
+        with pytest.raises(
+            DataError, match=r"is GGUF, .*take the bf16, fp16 or fp8_scaled \.safetensors"
+        ):
+            run(source, tmp_path / "out")
+
+
+def varint(value):
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number, content):
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def spiece():
+    """A unigram model by hand: pad, eos, unk and eight pieces, of which "a fox" needs two."""
+    pieces = [
+        ("<pad>", 3),
+        ("</s>", 3),
+        ("<unk>", 2),
+        *((p, 1) for p in ("▁a", "▁fox", "▁f", "ox", "o", "x", "f", "▁")),
+    ]
+    scores = np.array([0, 0, 0, -1, -2, -4, -4, -9, -9, -9, -9], "<f4")
+    body = b"".join(
+        field(1, field(1, text.encode()) + varint(2 << 3 | 5) + score.tobytes() + field(3, kind))
+        for (text, kind), score in zip(pieces, scores, strict=True)
+    )
+    return body + field(2, field(3, 1))
+
+
+def comfy(file, packed):
+    """A text encoder as ComfyUI packs it: transformers' keys, float16, its tokenizer as bytes."""
+    from causalcine_jax.convert.diffusers_tables import TEXT_ENCODER, KeyTable
+
+    table = KeyTable(TEXT_ENCODER)
+    content = {
+        table.to_diffusers(key): t.astype(np.float16) for key, t in tensors("text_encoder").items()
+    }
+    save_file({**content, "spiece_model": np.frombuffer(packed, np.uint8)}, file)
+    return file
+
+
+def test_a_packed_text_encoder_brings_its_tokenizer(tmp_path):
+    file = comfy(tmp_path / "umt5_xxl_fp16.safetensors", spiece())
+    tokenizer = load_tokenizer(file)
+    assert tokenizer(["a  fox", "a fof"], 8)[0].tolist() == [
+        [3, 4, 1, 0, 0, 0, 0, 0],
+        [3, 5, 7, 9, 1, 0, 0, 0],
+    ]
+    load_text_encoder(file)
+    save_file(BASE, tmp_path / "dit.safetensors")
+    run(tmp_path / "dit.safetensors", tmp_path / "out", text_encoder=file)
+    assert load_tokenizer(tmp_path / "out")(["a fox"], 4)[0].tolist() == [[3, 4, 1, 0]]
+    assert (
+        load_file(tmp_path / "out/text_encoder/model.safetensors").keys()
+        == tensors("text_encoder").keys()
+    )
+
+
+def test_a_packed_tokenizer_that_is_none(tmp_path):
+    """A tokenizer.json beside the model is taken first; without one, the packed one must be whole."""
+    file = comfy(tmp_path / "umt5_xxl_fp16.safetensors", b"\n" * 64)
+    wan = wan_folder(tmp_path / "wan", vae=False)
+    (wan / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
+    run(wan, tmp_path / "out", text_encoder=file)
+    assert load_tokenizer(tmp_path / "out").count("a fox") == 3
+    save_file(BASE, tmp_path / "dit.safetensors")
+    with pytest.raises(DataError, match=r"the spiece_model in .* is no SentencePiece model"):
+        run(tmp_path / "dit.safetensors", tmp_path / "none", text_encoder=file)
+
+
+def test_the_family_is_asked_for_where_no_name_tells(tmp_path, capsys):
+    save_file(BASE, tmp_path / "mine.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG_JSON))
+    convert(ConvertConfig(tmp_path / "mine.safetensors", tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert (
+        "family: unknown" in said
+        and "plain Wan2.1: UniPC of 50 steps" in said
+        and "--family NAME" in said
+    )

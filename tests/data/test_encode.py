@@ -1,0 +1,246 @@
+"""Encoding: what is in the store is what the VAE and the tokenizer give; interruption, processes and bad requests."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from repository import ROOT
+
+from causalcine_jax.config import VAEConfig
+from causalcine_jax.convert import save_model
+from causalcine_jax.data import encode_command
+from causalcine_jax.data.encode import (
+    Film,
+    StoryWorldFilms,
+    encode_films,
+    paint_and_encode,
+    storyworld_spec,
+    tokenizer_hash,
+    vae_hash,
+)
+from causalcine_jax.data.encode_command import encode_storyworld
+from causalcine_jax.data.encode_config import EncodeConfig
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.text.tokenizer import word_tokenizer
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.storyworld import (
+    VOCABULARY,
+    WorldConfig,
+    render,
+    sample_story,
+    scene_parameters,
+)
+
+TINY = WorldConfig(
+    48,
+    80,
+    18,
+    min_shots=3,
+    max_shots=4,
+    min_shot_chunks=1,
+    max_shot_chunks=3,
+    late_chunk=1,
+    window_chunks=1,
+)
+CONFIG = VAEConfig(
+    dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, mean=(0.1,) * 16, std=(2.0,) * 16
+)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return jax.jit(lambda key: VAE(CONFIG, key=key))(jax.random.key(0))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class PoolingVAE:
+    """Means over 4 frames of 8x8 pixels, in place of a network: all that resuming needs to be seen."""
+
+    cfg: VAEConfig = CONFIG
+
+    def encode_first(self, video):
+        return self._latents(jnp.concatenate([video[:, :1]] * 3 + [video], axis=1)), ()
+
+    def encode_next(self, cache, video):
+        return self._latents(video), ()
+
+    def _latents(self, video):
+        means = einops.reduce(video, "b (f t) (h y) (w x) c -> b f h w c", "mean", t=4, y=8, x=8)
+        return jnp.tile(means, 6)[..., :16]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return word_tokenizer(VOCABULARY)
+
+
+@pytest.fixture
+def model(vae, tmp_path):
+    save_model(tmp_path / "model", vae=vae)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def tiny_world(monkeypatch):
+    monkeypatch.setitem(encode_command.WORLDS, "tiny", lambda: TINY)
+
+
+def spec_of(vae, tokenizer, films: int, seed: int = 3):
+    spec = storyworld_spec(StoryWorldFilms(TINY, seed), films, vae, tokenizer, 64)
+    return dataclasses.replace(spec, films_per_shard=2)
+
+
+def test_the_store_holds_what_the_vae_and_the_tokenizer_give(vae, tokenizer, tmp_path):
+    source = StoryWorldFilms(TINY, 3)
+    writer = LatentStoreWriter(tmp_path / "films", spec_of(vae, tokenizer, 1))
+    written = []
+    encode_films(vae, tokenizer, source, writer, batch=1, on_progress=written.append)
+    store = writer.finish()
+    assert written == [1] and len(store) == 1
+    assert store.spec.source["seed"] == 3 and store.spec.shapes()["latents"] == (18, 6, 10, 16)
+    story = sample_story(3, 0, TINY)
+    video = render(scene_parameters(story), TINY.height, TINY.width)
+    record = store[0]
+    expected = np.asarray(vae.encode(video[None].astype(np.float32) / 127.5 - 1.0))[0]
+    np.testing.assert_allclose(
+        record["latents"], expected, atol=0.03 * expected.std()
+    )  # float16, and a grey level of the renderer
+    ids, _ = tokenizer(story.prompts(), 64)
+    np.testing.assert_array_equal(record["token_ids"][: len(ids)], ids)
+    np.testing.assert_array_equal(record["shot_of_chunk"], story.shot_of_chunk())
+    assert store.prompts(0) == list(story.prompts())
+
+
+def test_coding_in_steps_is_coding_whole(vae):
+    video = np.random.default_rng(0).integers(0, 256, (2, 33, 16, 24, 3), np.uint8)
+    whole = np.asarray(vae.encode(video.astype(np.float32) / 127.5 - 1.0))
+    steps = np.asarray(paint_and_encode(vae, video, _identity, frames_per_step=12))
+    assert np.linalg.norm(steps - whole) <= 1e-5 * np.linalg.norm(whole)
+
+
+def _identity(frames):
+    return frames
+
+
+class NoiseFilms:
+    """Videos that are ready, as files would give them."""
+
+    pixels = staticmethod(_identity)
+
+    def __getitem__(self, index: int) -> Film:
+        video = np.random.default_rng(index).integers(
+            0, 256, (TINY.frames, TINY.height, TINY.width, 3), np.uint8
+        )
+        return Film(video, ["A fox."], np.zeros(TINY.chunks, np.int32))
+
+
+def test_an_interrupted_encoding_goes_on_and_ends_the_same(tokenizer, tmp_path):
+    vae = PoolingVAE()
+    spec = spec_of(vae, tokenizer, 5)
+
+    class Interrupted(NoiseFilms):
+        def __getitem__(self, index: int) -> Film:
+            if index == 4:
+                raise KeyboardInterrupt
+            asked.append(index)
+            return super().__getitem__(index)
+
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        encode_films(
+            vae, tokenizer, Interrupted(), LatentStoreWriter(tmp_path / "a", spec), batch=2
+        )
+    with pytest.raises(DataError, match="of 5 films are encoded"):
+        LatentStore.open(tmp_path / "a")
+
+    writer = LatentStoreWriter(tmp_path / "a", spec)
+    still = [film for shard in writer.pending() for film in shard]
+    assert still[-1] == 4 and 0 not in still
+    encode_films(vae, tokenizer, NoiseFilms(), writer, batch=2)
+    resumed = writer.finish()
+
+    writer = LatentStoreWriter(tmp_path / "b", spec)
+    for part in (1, 0):
+        encode_films(
+            vae, tokenizer, NoiseFilms(), writer, batch=2, process_index=part, process_count=2
+        )
+    parts = writer.finish()
+    for film in range(5):
+        np.testing.assert_array_equal(resumed[film]["latents"], parts[film]["latents"])
+        np.testing.assert_array_equal(resumed[film]["token_ids"], parts[film]["token_ids"])
+
+
+def test_another_seed_is_another_collection(tokenizer):
+    train, held_out = StoryWorldFilms(TINY, 0), StoryWorldFilms(TINY, 1_000_000)
+    assert not np.array_equal(train[0].frames, held_out[0].frames)
+    assert spec_of(PoolingVAE(), tokenizer, 2, seed=0) != spec_of(
+        PoolingVAE(), tokenizer, 2, seed=1_000_000
+    )
+
+
+def test_hashes_follow_the_content(vae, tokenizer):
+    other = jax.tree.map(lambda x: x + 1, vae)
+    rescaled = jax.tree.map(lambda x: x, vae)
+    assert vae_hash(vae) == vae_hash(rescaled)
+    rescaled.cfg = dataclasses.replace(CONFIG, std=(1.0,) * 16)
+    assert len({vae_hash(v) for v in (vae, other, rescaled)}) == 3
+    assert (
+        tokenizer_hash(tokenizer)
+        == tokenizer_hash(word_tokenizer(VOCABULARY))
+        != tokenizer_hash(word_tokenizer(["fox"]))
+    )
+
+
+def test_prompts_that_do_not_fit_are_named(model, tiny_world, tmp_path):
+    with pytest.raises(UsageError, match="caption too long, the model reads at most 5 tokens"):
+        encode_storyworld(
+            EncodeConfig(model, tmp_path / "films", "tiny", films=2, text_len=5),
+            show_progress=False,
+        )
+
+
+def test_a_bad_request_names_all_its_faults(tmp_path):
+    with pytest.raises(
+        UsageError,
+        match=r"films must be positive, not 0; .*processes.*; seed must not .*; unknown world 'bass', did you mean 'base'",
+    ):
+        EncodeConfig(tmp_path, tmp_path, world="bass", seed=-1, films=0, processes=0)
+
+
+def test_two_processes_encode_one_store(model, tmp_path):
+    config = EncodeConfig(model, tmp_path / "films", films=2, films_per_shard=1, processes=2)
+    store = encode_storyworld(config, show_progress=False)
+    assert len(store) == 2 and store[1]["latents"].shape == (30, 6, 10, 16)
+    assert not np.array_equal(store[0]["latents"], store[1]["latents"])
+
+
+def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
+    with pytest.raises(UsageError, match="caption too long"):
+        encode_storyworld(
+            EncodeConfig(model, tmp_path / "films", films=1, processes=2, text_len=5),
+            show_progress=False,
+        )
+
+
+def test_the_command(model, tmp_path):
+    out = tmp_path / "films"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+    def encode(*flags):
+        command = [sys.executable, ROOT / "launch" / "encode.py", *flags]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+    done = encode("--model", model, "--out", out, "--films", "1")
+    assert done.returncode == 0, done.stderr
+    assert "1 films encoded" in done.stdout and len(LatentStore.open(out)) == 1
+    failed = encode("--model", tmp_path, "--out", tmp_path / "other")
+    assert failed.returncode == 1 and failed.stderr.startswith("error: no .safetensors")

@@ -1,0 +1,52 @@
+"""What a VAE keeps of true films, on VAEs whose answer is known."""
+
+import numpy as np
+import pytest
+
+from causalcine_jax.evaluation.metrics import reconstruction as module
+from causalcine_jax.evaluation.metrics.reconstruction import edge_energy, reconstruction
+from causalcine_jax.evaluation.storyworld.true_films import true_cuts
+from causalcine_jax.storyworld import WorldConfig, sample_story
+
+STORIES = [sample_story(2, index, WorldConfig.base()) for index in range(2)]
+
+
+def test_edges_by_hand():
+    film = np.zeros((1, 2, 3, 3), np.uint8)
+    film[:, :, 1:] = 10  # one vertical edge of 10 in three colours, in both rows
+    np.testing.assert_array_equal(edge_energy(film)[0], [[30, 0, 0], [30, 0, 0]])
+
+
+def test_a_constant_error_is_the_psnr_by_hand(monkeypatch):
+    monkeypatch.setattr(
+        module,
+        "round_trip",
+        lambda vae, film: np.where(film < 128, film + 10, film - 10).astype(np.uint8),
+    )
+    numbers = reconstruction(None, STORIES)
+    expected = 10 * np.log10(255**2 / 100)
+    assert (
+        numbers["psnr"]
+        == numbers["psnr_cut"]
+        == numbers["psnr_rest"]
+        == pytest.approx(expected, abs=1e-3)
+    )
+    assert numbers["cuts"] == sum(len(true_cuts(story)) for story in STORIES)
+
+
+def test_first_frames_after_cuts_are_told_apart_and_a_blur_is_not_sharp(monkeypatch):
+    def ghost(vae, film):
+        back = film.astype(np.float32)
+        for story in STORIES:
+            if len(film) == story.world.frames:
+                cuts = np.flatnonzero(np.abs(np.diff(back, axis=0)).mean((1, 2, 3)) > 12) + 1
+        back[cuts] = (film[cuts].astype(np.float32) + film[cuts - 1]) / 2
+        return back.astype(np.uint8)
+
+    monkeypatch.setattr(module, "round_trip", ghost)
+    numbers = reconstruction(None, STORIES)
+    assert numbers["psnr_cut"] < numbers["psnr_rest"]
+
+    monkeypatch.setattr(module, "round_trip", lambda vae, film: np.full_like(film, 128))
+    numbers = reconstruction(None, STORIES)
+    assert numbers["sharpness"] == numbers["edges"] == 0

@@ -1,0 +1,426 @@
+"""The experiments: commands in order and sound, measurements made once, statistics by hand, a report from whatever there is."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from repository import ROOT
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, bootstrap_paired
+from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
+from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
+from causalcine_jax.film.director import Chunk
+from causalcine_jax.storyworld import WORLDS, Story, WorldConfig, sample_story
+from causalcine_jax.storyworld.world import first_frame_of_chunk
+from causalcine_jax.training.flags import parse
+from experiments import claims, long_films, measure, scores
+from experiments.commands import Command, Workshop, needed_runs
+from experiments.kinds import Amounts, Measured
+from experiments.plan import Claim
+from experiments.report import write_report
+from experiments.runs import EMBEDDED, SCALES
+from experiments.tables import TABLES
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch) -> Workshop:
+    """The base scale, with the embedded base as its student, too."""
+    monkeypatch.chdir(ROOT)
+    return Workshop(SCALES["base"], tmp_path, {"student": Path(EMBEDDED)})
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_command_is_sound_and_comes_after_what_it_needs(scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made: set[str] = set()
+    for command in Workshop(SCALES[scale], tmp_path).commands(needed_runs(TABLES), seeds=2):
+        folders = [
+            part
+            for flag in command.flags
+            for part in flag.partition("=")[2].split(",") or [flag]
+            if part.startswith(str(tmp_path))
+        ]
+        if command.program == "launch/train.py":
+            config, _ = parse(list(command.flags))  # a config that cannot be would be a UsageError
+            assert config.out == str(tmp_path / "runs" / command.makes)
+            for folder in (folder for folder in folders if not folder.startswith(config.out)):
+                assert (
+                    str(Path(folder).relative_to(tmp_path))
+                    .removeprefix("runs/")
+                    .removesuffix("/model")
+                    in made
+                ), (command.makes, folder)
+        made.add(command.makes)
+    assert {
+        "student-no-gan",
+        "single-student",
+        "memory-sink",
+        "positions-absolute-seed1",
+        "films/single",
+    } <= made
+
+
+def test_what_is_done_is_not_run_again_and_what_was_stopped_is(workshop):
+    names = lambda: [
+        command.makes for command in workshop.commands(["student", "student-no-gan"], seeds=1)
+    ]
+    assert names() == ["films/base", "films/montage", "ode", "student-no-gan"]
+    model = workshop.out / "runs" / "ode" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "config.json").write_text('{"steps": 300}')
+    (model / "metadata.json").write_text('{"training": {"step": 200}}')
+    assert "ode" in names()
+    (model / "metadata.json").write_text('{"training": {"step": 300}}')
+    assert names() == ["films/base", "films/montage", "student-no-gan"]
+    (model.parent / "config.json").write_text('{"steps": 300, "batch": 3}')
+    with pytest.raises(
+        UsageError,
+        match=r"runs/ode was trained otherwise than it would be now: batch was 3, is 4\. Delete it",
+    ):
+        names()
+    (model.parent / "config.json").write_text('{"steps": 300}')
+    used = dataclasses.replace(
+        workshop, used={**workshop.used, "films/base": model, "films/montage": model}
+    )
+    (command,) = used.commands(["student-no-gan"], seeds=1)
+    assert (
+        f"--config.data.store={model},{model}" in command.flags
+        and "--config.gan.generator_weight=0.0" in command.flags
+    )
+
+
+def test_a_command_that_fails_is_named():
+    with pytest.raises(
+        DataError, match=r"ode failed with exit code 3; the same command .* python -c"
+    ):
+        Command("ode", "-c", ("raise SystemExit(3)",)).run()
+
+
+def test_a_measurement_is_made_once(workshop, monkeypatch):
+    made = []
+
+    def fake(subjects, world, amounts):
+        made.append((list(subjects), amounts.returns))
+        return Measured(
+            {"student": {"mean": [(1.0, 1), (0.5, 1)]}},
+            {"student": [np.zeros((2, 48, 80, 3), np.uint8)]},
+        )
+
+    monkeypatch.setitem(measure.KINDS, "recall", measure.Kind(fake, ("returns",)))
+    monkeypatch.setattr(
+        measure, "load_model", lambda folder: type("Model", (), {"memory": measure.MemoryConfig()})
+    )
+    missing, student = (
+        one for one in measure.measurements(workshop, ["gan"], 1) if one.kind == "recall"
+    )
+    missing, student = (
+        (missing, student) if missing.name == "recall-student-no-gan" else (student, missing)
+    )
+    assert not measure.measure(workshop, missing, Amounts()) and made == []
+    for returns in (5, 3, 5, 8):  # fewer than were measured are enough, more are not
+        assert measure.measure(workshop, student, Amounts(returns=returns))
+    assert made == [(["student"], 5), (["student"], 8)]
+    saved = measure.load(workshop, student.name)
+    assert saved["scores"]["student"]["mean"] == [[1.0, 1], [0.5, 1]] and saved["settings"][
+        "amounts"
+    ] == {"returns": 8}
+    assert (
+        saved["settings"]["rows"]["student"]["sampler"]["steps"] == 20
+        and saved["software"]["jax"]
+        and saved["command"]
+    )
+    assert len(measure.stills(workshop, student.name, "student")) == 1
+
+    path = workshop.out / "measurements" / "recall-student.json"
+    path.write_text(
+        path.read_text().replace('"policy": "camr"', '"policy": "sink"')
+    )  # of another memory than is wanted
+    measure.measure(workshop, student, Amounts(returns=8))
+    assert len(made) == 3
+    path.write_text("{")
+    with pytest.raises(DataError, match="delete it"):
+        measure.load(workshop, student.name)
+
+
+def test_measurements_are_shared_between_tables_and_named_by_seed(workshop):
+    names = [
+        one.name
+        for one in measure.measurements(workshop, ["students", "gan", "positions"], seeds=2)
+    ]
+    assert len(names) == len(set(names))
+    assert names[:5] == [
+        "recall-base",
+        "recall-student",
+        "films-base",
+        "films-student",
+        "speed-base-student",
+    ]
+    assert {
+        "drift-student-no-gan",
+        "drift-student-no-gan-seed1",
+        "long-memory-camr-seed1+positions=absolute",
+    } <= set(names)
+    assert "drift-student-seed1" not in names
+
+
+def grouped(totals, counts=None) -> Grouped:
+    totals = np.array(totals, float)
+    return Grouped(totals, np.ones_like(totals) if counts is None else np.array(counts, float))
+
+
+def test_intervals_of_groups_and_of_paired_differences_by_hand():
+    # Two stories: redrawn, both are the first (1/4), one each (1/2), both the second (1/4).
+    assert bootstrap_grouped(grouped([2, 0], [2, 1])) == (pytest.approx(2 / 3), 0.0, 1.0, 3)
+    assert bootstrap_paired(grouped([1, 0]), grouped([0, 0]), np.subtract) == (0.5, 0.0, 1.0, 2)
+    # Stories differ widely, the models always by the same: paired, the difference is sure.
+    easy = np.linspace(0, 1, 30)
+    assert bootstrap_paired(grouped(easy + 0.1), grouped(easy), np.subtract)[:3] == pytest.approx(
+        (0.1, 0.1, 0.1)
+    )
+    assert bootstrap_paired(grouped(3 * easy), grouped(easy), np.divide)[:3] == pytest.approx(
+        (3, 3, 3)
+    )
+    # All right: redrawing shows no spread, Wilson's interval of 4 groups does.
+    assert bootstrap_grouped(grouped([2, 2, 1, 1], [2, 2, 1, 1]))[:3] == pytest.approx(
+        (1.0, 4 / (4 + 1.959964**2), 1.0)
+    )
+    assert (
+        bootstrap_grouped(grouped([0, 0], [0, 0])).count == 0
+        and not bootstrap_paired(grouped([0], [0]), grouped([1]), np.subtract).count
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "bounds", "words"),
+    [
+        (0.5, {"at_least": 0.0}, "holds beyond the interval"),
+        (-0.5, {"at_least": 0.0}, "does not hold, beyond the interval"),
+        (-0.5, {"at_most": 0.03}, "holds beyond the interval"),
+        (0.01, {"at_least": 0.0}, "holds by value, but the interval reaches past 0"),
+        (0.04, {"at_most": 0.03}, "does not hold by value, but the interval reaches past 0.03"),
+    ],
+)
+def test_verdicts_on_claims(first, bounds, words):
+    noise = np.random.default_rng(0).normal(0, 0.3, 100)
+    noise -= noise.mean()
+    claim = Claim("", ("a", "x.y"), ("b", "x.y"), **bounds)
+    assert claims.judge(claim, grouped(first + noise), grouped(np.zeros(120))).words == words
+    few = claims.judge(claim, grouped([first, first]), grouped([0.0, 0.0])).words
+    held = "holds" if words.startswith("holds") else "does not hold"
+    assert claims.judge(claim, grouped([first] * 20), grouped([0.0] * 20)).words.startswith(
+        f"{held} by value; all 20 stories say the same"
+    )
+    assert few == f"{held} by value; 2 stories are too few for an interval"
+
+
+def test_scores_of_seeds_add_up_story_by_story():
+    pair = bootstrap_paired(
+        grouped([1, 1, 0], [1, 1, 0]), grouped([1, 0, 1], [1, 1, 1]), np.subtract
+    )
+    assert pair.count == 2  # the third story asked one of them nothing
+    both = scores.grouped([[(1.0, 2), (0.0, 1), (1.0, 1)], [(2.0, 2), (1.0, 1)]])
+    assert both.totals.tolist() == [3, 1] and both.counts.tolist() == [4, 2]
+    assert scores.by_part([{"x": (1.0, 2)}, {"x": (0.0, 0)}]) == {
+        "x": (1.0, 2),
+        "x@1": (1.0, 2),
+        "x@2": (0.0, 0),
+    }
+
+
+def test_worlds_of_one_shot_and_of_several_acts():
+    single = sample_story(1, 3, WORLDS["single"]())
+    assert [(shot.start_chunk, shot.chunks) for shot in single.shots] == [
+        (0, 10)
+    ] and single.world.frames == 117
+    long = sample_story(1, 2, WorldConfig.base().longer(3))
+    ends = {shot.end_chunk for shot in long.shots}
+    assert (
+        {10, 20, 30} <= ends
+        and long.world.act_chunks == 10
+        and all(shot.chunks <= 4 for shot in long.shots)
+    )
+    with pytest.raises(UsageError, match="does not divide into 4 acts"):
+        dataclasses.replace(WorldConfig.base(), acts=4)
+
+
+@pytest.fixture(scope="module")
+def staying() -> Story:
+    return long_films.staying_story(WorldConfig.base(), 0)
+
+
+def test_a_staying_story_asks_for_what_is_measured(staying):
+    assert [shot.chunks for shot in staying.shots] == [10] * 8
+    for shot in staying.shots:
+        assert (
+            len(shot.cast) == len(shot.actions) == 1
+            and shot.camera == "static"
+            and shot.actions[0] != "walk"
+        )
+        assert staying.cast[shot.cast[0]].name in shot.caption
+        assert not any(
+            word in shot.caption.lower() for word in ("pan", "push", "pull", "walk", "stroll")
+        )
+    assert staying == long_films.staying_story(WorldConfig.base(), 0)
+
+
+def test_drift_by_hand(staying):
+    """Heads stand in one cell and then in another; in the last shot nobody is left at the end."""
+    frames, cells = staying.world.frames, len(CELL_CENTRES)
+    figure = np.zeros((frames, cells))
+    here, there = 22, 44
+    for shot in staying.shots:
+        middle = shot.frames[len(shot.frames) // 2]
+        figure[shot.frames.start : middle, here] = 1
+        figure[middle : shot.frames.stop, there] = shot is not staying.shots[-1]
+    maps = {
+        name: np.ones((frames, cells, len(classes)))
+        for name, classes in CLASSES.items()
+        if name != "action"
+    }
+    found = long_films.drift_scores(
+        staying, Reading(figure=figure, motion=np.zeros((frames, cells, 1)), **maps)
+    )
+    way = np.hypot(*(CELL_CENTRES[there] - CELL_CENTRES[here]))
+    assert (
+        found["way"] == (pytest.approx(7 * way), 7)
+        and found["way@1"] == (pytest.approx(way), 1)
+        and found["way@8"] == (0, 0)
+    )
+    assert found["lost"] == (1.0, 8) and found["lost@8"] == (1.0, 1)
+    assert found["off_middle@3"] == (pytest.approx(abs(CELL_CENTRES[there][0])), 1)
+
+
+def test_an_endless_film_is_summed_up_as_it_streams(monkeypatch):
+    story = sample_story(5, 0, WorldConfig.base().longer(16))
+    read = []
+    seen = lambda reading, who: CharacterReading(
+        "fox", "red", "hat", 1.0, consistency=float(reading < 100)
+    )
+    monkeypatch.setattr(long_films, "of_character", seen)
+    judge = type(
+        "Judge",
+        (),
+        {"read": staticmethod(lambda video: read.append(len(video)) or sum(read[:-1]) // 12)},
+    )
+    film = long_films._EndlessFilm(story, judge)
+    for index in range(160):
+        frames = np.full(
+            (first_frame_of_chunk(index + 1) - first_frame_of_chunk(index), 2, 2, 3),
+            index,
+            np.uint8,
+        )
+        film.add(Chunk(frames, index, None, None, {"denoise": 1.0 + (index >= 100), "decode": 0.5}))
+    assert read == [len(shot.frames) for shot in story.shots]
+    assert [int(still[0, 0, 0]) for still in film.stills] == [0, 80]
+    summed = film.scores()
+    assert summed["seconds_first"] == (78 * 1.5, 78) and summed["seconds_last"] == (
+        20 * 1.5 + 60 * 2.5,
+        80,
+    )
+    assert summed["consistency_first"][0] == summed["consistency_first"][1] > 0
+    assert 0 < summed["consistency_last"][0] < summed["consistency_last"][1]
+    assert summed["resident_last"][0] > 80 and summed["live_first"][1] == 78
+
+
+def test_the_report_says_what_was_measured_and_what_was_not(workshop):
+    save = lambda name, keys, of: measure._save(
+        workshop, name, {"amounts": {"returns": 100}, "rows": {}}, Measured(dict.fromkeys(keys, of), {key: [np.zeros((3, 48, 80, 3), np.uint8)] for key in keys}, [{"title": "T", "captions": ["a", "b", "c"]}]), 1.0
+    )  # fmt: skip
+    right = {name: [(1.0, 1)] * 100 for name in ("colour", "accessory", "mean")}
+    wrong = {name: [(float(i % 5 == 0), 1) for i in range(100)] for name in right}
+    save("recall-base", ["base", "vae"], right)
+    text = write_report(workshop, ["students", "gan"], 1, workshop.out / "docs").read_text()
+    assert "base minus student in primary recall is at most 0.03: not measured" in text
+    assert (
+        "| true films through the VAE (the ceiling) | 1.000 [0.963, 1.000]" in text
+        and text.count("not measured") > 20
+    )
+    questions = next(line for line in text.splitlines() if line.startswith("| questions asked"))
+    assert [cell.strip() for cell in questions.split("|")[2:6]] == ["100", "100", "100", ""]
+    assert (
+        "--config.gan.generator_weight=0.0" in text
+        and "Model `base`: causalcine_jax/weights/storyworld" in text
+    )
+
+    save("recall-student", ["student"], wrong)
+    text = write_report(workshop, ["students"], 1, workshop.out / "docs").read_text()
+    assert (
+        "**does not hold, beyond the interval**" in text
+        and "python launch/experiments.py --scale base --tables students --returns 100" in text
+    )
+    path = workshop.out / "measurements" / "recall-student.json"
+    other = json.loads(path.read_text())
+    other["settings"]["rows"] = {"student": {"weights_sha256": "of another model"}}
+    path.write_text(json.dumps(other))
+    text = write_report(workshop, ["students"], 1, workshop.out / "docs").read_text()
+    assert "base minus student in primary recall is at most 0.03: not measured" in text
+    save("recall-student", ["student"], wrong)
+    write_report(workshop, ["students"], 1, workshop.out / "docs")
+    pictures = sorted(path.name for path in (workshop.out / "docs" / "experiments").iterdir())
+    save("recall-memory-sink", ["memory-sink"], right)
+    save("recall-memory-sink-seed1", ["memory-sink"], wrong)
+    lines = write_report(workshop, ["memory"], 2, workshop.out / "docs").read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("| sink, trained so"))
+    assert [line.split("|")[4].split()[0] for line in lines[at : at + 3]] == [
+        "0.600",
+        "1.000",
+        "0.200",
+    ] and "... seed 1" in lines[at + 2]
+    assert (
+        pictures == ["students_recall.png"]
+        and min(Image.open(workshop.out / "docs" / "experiments" / pictures[0]).size) > 300
+    )
+
+
+def test_all_faults_of_a_request_are_one_line():
+    flags = ["--tables", "studnets", "--scale", "bass", "--seeds", "0", "--films", "0"]
+    done = subprocess.run(
+        [sys.executable, "launch/experiments.py", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    for part in (
+        "'bass', did you mean 'base'?",
+        "'studnets', did you mean 'students'?",
+        "seeds must be at least 1",
+        "films must be",
+    ):
+        assert part in done.stderr
+    with pytest.raises(
+        UsageError, match=r"'studant', did you mean 'student'\?; base: there is no folder nowhere"
+    ):
+        Workshop(SCALES["base"], Path("out"), {"studant": Path("."), "base": Path("nowhere")})
+
+
+def test_a_dry_run_prints_commands_and_makes_nothing(tmp_path):
+    command = [
+        sys.executable,
+        "launch/experiments.py",
+        "--dry-run",
+        "--tables",
+        "memory",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert (
+        lines[0] == f"# base: {EMBEDDED}"
+        and [line.split()[1] for line in lines[1:3]] == ["launch/encode.py"] * 2
+    )
+    assert [
+        "memory.policy=" + policy in line
+        for policy, line in zip(("camr", "sink", "none"), lines[3:], strict=True)
+    ] == [True] * 3
+    assert not (tmp_path / "out").exists() and json.dumps(lines)

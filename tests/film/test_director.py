@@ -1,0 +1,248 @@
+"""The director: which chunk is made under which prompt, new shots while it streams; and one real film of a tiny random model."""
+
+from threading import Event
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_models import SIZE, WORDS, tiny_model
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film import filming, rollout
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.engine import Made
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.render.mp4 import FilmWriter
+from causalcine_jax.story import Shot, Story
+
+
+class PaperEngine:
+    """Writes down what it is asked for; its frames are blank."""
+
+    def __init__(self, model, **settings):
+        self.settings, self.calls = settings, []
+
+    def embed(self, prompt):
+        self.calls.append(("embed", prompt))
+        return prompt
+
+    def chunk(self, context, index):
+        self.calls.append((context, index))
+        return Made(
+            np.zeros((9 if index == 0 else 12, 16, 32, 3), np.uint8), np.full((1, 5), -1), {}
+        )
+
+
+def paper_director(story, **options):
+    transformer = SimpleNamespace(config=SimpleNamespace(text_len=24))
+    model = Model(transformer, None, None, WORDS, SIZE, SamplerConfig(steps=2), MemoryConfig())
+    return Director(model, story, engine=PaperEngine, **options)
+
+
+def test_each_prompt_is_embedded_once_and_holds_for_its_chunks():
+    director = paper_director(
+        Story((Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=1)), "A story.")
+    )
+    chunks = list(director)
+    assert director.engine.calls == [
+        ("embed", "A story. Mia waves."), ("A story. Mia waves.", 0), ("A story. Mia waves.", 1),
+        ("embed", "A story. Otto sleeps."), ("A story. Otto sleeps.", 2),
+    ]  # fmt: skip
+    assert [(c.index, c.shot.id, len(c.frames), c.is_cut) for c in chunks] == [
+        (0, "s1", 9, False),
+        (1, "s1", 12, False),
+        (2, "s2", 12, True),
+    ]
+
+
+def test_a_chunk_is_encoded_while_the_next_is_made(tmp_path, monkeypatch):
+    director = paper_director(Story((Shot("Mia waves.", chunks=3),)))
+    asked, make = [Event() for _ in range(3)], director.engine.chunk
+    director.engine.chunk = lambda context, index: asked[index].set() or make(context, index)
+
+    class Film(FilmWriter):
+        def append(self, frames):
+            next_chunk = (0, 9, 21).index(self.frames) + 1
+            assert next_chunk == 3 or asked[next_chunk].wait(10), (
+                "the next chunk is not made before this one is written"
+            )
+            super().append(frames)
+
+    monkeypatch.setattr(filming, "FilmWriter", Film)
+    footage = filming.shoot(director, tmp_path / "film.mp4", 1, progress=False)
+    assert (
+        footage.frames_per_chunk == [9, 12, 12]
+        and footage.first_chunk_seconds > 0
+        and len(footage.retrieved) == 3
+    )
+
+
+def test_a_film_that_cannot_be_written_ends_with_its_error(tmp_path, monkeypatch):
+    director = paper_director(Story((Shot("Mia waves.", chunks=9),)))
+
+    class Film(FilmWriter):
+        def append(self, frames):
+            raise DataError("no space left")
+
+    monkeypatch.setattr(filming, "FilmWriter", Film)
+    with pytest.raises(DataError, match="no space left"):
+        filming.shoot(director, tmp_path / "film.mp4", 1, progress=False)
+    assert director.next_chunk == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_a_new_shot_takes_hold_after_the_queued_ones():
+    director = paper_director(Story((Shot("Mia waves.", chunks=2),)))
+    assert next(director).index == 0
+    added = director.add_shot("Otto sleeps.", seconds=1.5)
+    assert (added.first_chunk, added.chunks, added.id) == (2, 2, "s2")
+    assert [(c.index, c.shot.caption) for c in director] == [
+        (1, "Mia waves."),
+        (2, "Otto sleeps."),
+        (3, "Otto sleeps."),
+    ]
+
+
+def test_the_stream_ends_and_goes_on_after_another_shot():
+    director = paper_director("A story.", pool_frames=18)
+    assert list(director) == []
+    director.add_shot("Mia waves.", chunks=1)
+    assert [c.index for c in director] == [0]
+    director.add_shot("Mia jumps.", chunks=2)
+    assert [c.index for c in director] == [1, 2]
+    assert [s.caption for s in director.story.shots] == ["Mia waves.", "Mia jumps."]
+
+
+def test_the_model_gives_what_the_story_leaves_open():
+    story = Story((Shot("Mia waves.", chunks=9),), negative="night", seed=5)
+    assert paper_director(story).engine.settings == {
+        "height": 16, "width": 32, "seed": 5, "sampler": SamplerConfig(steps=2), "memory": MemoryConfig(), "pool_frames": 27, "kv_dtype": "same", "pool_on": "device", "negative": "night",
+    }  # fmt: skip
+    asked = paper_director(
+        story, seed=6, memory=MemoryConfig("sink"), pool_frames=24
+    ).engine.settings
+    assert (asked["seed"], asked["memory"].policy, asked["pool_frames"]) == (6, "sink", 24)
+
+
+def test_a_short_film_still_gets_a_pool_that_may_evict():
+    assert (
+        paper_director(Story((Shot("Mia waves.", chunks=1),))).pool_frames
+        == MemoryConfig().smallest_pool(3)
+        == 18
+    )
+
+
+def test_without_camr_the_pool_keeps_only_what_can_be_seen():
+    story = Story((Shot("Mia waves.", chunks=9),))
+    pool = lambda *memory, **options: (
+        paper_director(story, memory=MemoryConfig(*memory, **options)).pool_frames
+    )
+    assert (pool("camr"), pool("sink"), pool("none", memory_frames=0)) == (27, 18, 12)
+    assert pool("none", route_clean=False) == 27  # clean chunks see the whole film
+
+
+def test_prompts_that_the_model_cannot_read():
+    story = Story(
+        (Shot("Mia meets a dragon, walking.", chunks=1), Shot("Otto " * 30, chunks=1)),
+        "A robot story.",
+    )
+    with pytest.raises(UsageError) as error:
+        paper_director(story)
+    message = str(error.value)
+    assert (
+        "the model does not know 'robot' in shot 's1', 'meets' in shot 's1' (did you mean 'meet'?), 'dragon' in shot 's1'"
+        in message
+    )
+    assert "'walking' in shot 's1' (did you mean 'walk'?); it knows only: a about" in message
+    assert " zelda" in message
+    assert "shot 's2': the prompt has 35 tokens, the model reads at most 24" in message
+
+
+def test_a_refused_shot_changes_nothing():
+    director = paper_director(
+        Story((Shot("Mia waves.", chunks=1),)),
+        memory=MemoryConfig(route_clean=False),
+        pool_frames=18,
+    )
+    for caption, options, fault in (
+        ("A dragon.", {"chunks": 1}, "does not know 'dragon'"),
+        ("Otto.", {}, "shot 2: has no duration"),
+        ("Otto.", {"chunks": 1, "id": "s1"}, "two shots have the id 's1'"),
+        ("Otto.", {"chunks": 6}, "nothing may be evicted"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            director.add_shot(caption, **options)
+    assert [c.index for c in director] == [0]
+
+
+@pytest.mark.parametrize(
+    ("frames", "fault"), [(17, "not a positive multiple of 3"), (15, "needs at least 18")]
+)
+def test_pools_that_are_too_small(frames, fault):
+    with pytest.raises(UsageError, match=fault):
+        paper_director(Story((Shot("Mia waves.", chunks=9),)), pool_frames=frames)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+STORY = Story(
+    (Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=2), Shot("Mia waves.", chunks=2)),
+    "A story.",
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module")
+def film(model):
+    return list(Director(model, STORY))
+
+
+def test_a_real_film_has_its_frames(film):
+    assert [c.frames.shape for c in film] == [(9, 16, 32, 3)] + [(12, 16, 32, 3)] * 5
+    assert all(c.frames.dtype == np.uint8 for c in film)
+
+
+def test_memory_retrieves_only_what_is_older_than_the_window(film):
+    for chunk in film:
+        assert chunk.retrieved.shape == (2, 2)
+        retrieved = chunk.retrieved[chunk.retrieved >= 0]
+        assert (retrieved < 3 * (chunk.index - 1)).all()
+    assert (
+        (film[0].retrieved == -1).all()
+        and (film[1].retrieved == -1).all()
+        and (film[2].retrieved >= 0).all()
+    )
+
+
+def test_the_same_seed_makes_the_same_film_and_another_another(model, film):
+    again = np.concatenate([c.frames for c in Director(model, STORY)])
+    first = np.concatenate([c.frames for c in film])
+    assert np.array_equal(again, first)
+    other = np.concatenate([c.frames for c in Director(model, STORY, seed=2)])
+    assert np.abs(other.astype(int) - first).mean() > 1
+
+
+def test_shots_added_while_streaming_make_the_same_film_as_a_story(model, film):
+    director = Director(model, "A story.", seed=1, pool_frames=18)
+    director.add_shot("Mia waves.", chunks=2)
+    chunks = [next(director)]
+    director.add_shot("Otto sleeps.", chunks=2)
+    director.add_shot("Mia waves.", chunks=2)
+    chunks += list(director)
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(chunks, film, strict=True))
+
+
+def test_a_film_compiles_each_move_once_also_when_its_pool_evicts(model):
+    moves = (rollout.denoise, rollout.commit)
+    before = [move._cache_size() for move in moves]
+    story = Story((Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=3)))
+    director = Director(
+        model, story, sampler=SamplerConfig("euler", steps=1, guidance=1.0), pool_frames=9
+    )
+    assert director.engine.films == 1  # without guidance one history is enough
+    assert [c.index for c in director] == [0, 1, 2, 3, 4]
+    assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [1, 1]

@@ -1,0 +1,155 @@
+"""Prompt embeddings on disk: the film is the same without the text encoder, and nothing compiles anew for a prompt of another length."""
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny_models import tiny_model
+
+from causalcine_jax.convert import save_model
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film import embeddings, engine, rollout
+from causalcine_jax.film.choices import Choices
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.embeddings import PromptEmbeddings
+from causalcine_jax.film.generate import generate, save_story_embeddings
+from causalcine_jax.film.record import Recipe
+from causalcine_jax.story import Shot, Story
+
+STORY = Story(
+    (Shot("Mia waves.", chunks=1), Shot("Otto sleeps in the forest at night.", chunks=2)),
+    "A story.",
+)
+SAMPLER = SamplerConfig("euler", steps=1, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(sampler=SAMPLER)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    nets = {"transformer": model.transformer, "vae": model.vae, "text_encoder": model.text_encoder}
+    save_model(
+        folder, **nets, tokenizer=model.tokenizer, dtype=jnp.float32, metadata=model.defaults()
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(folder, tmp_path_factory):
+    file = tmp_path_factory.mktemp("embeddings") / "prompts.safetensors"
+    save_story_embeddings(Recipe(STORY), file, model=folder, progress=False)
+    return file
+
+
+def test_the_film_is_the_same_without_the_encoder(folder, file, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(folder, alone)
+    shutil.rmtree(alone / "text_encoder")
+    with_encoder = generate(
+        Recipe(STORY), tmp_path / "a", model=folder, choices=Choices(scale=1), progress=False
+    )
+    without = generate(
+        Recipe(STORY),
+        tmp_path / "b",
+        model=alone,
+        choices=Choices(scale=1, embeddings=file),
+        progress=False,
+    )
+    assert without["frames_sha256"] == with_encoder["frames_sha256"]
+
+
+def test_the_file_grows_and_holds_no_padding(folder, file, tmp_path):
+    known = PromptEmbeddings.load(file)
+    assert {prompt: len(row) for prompt, row in known.rows.items()} == {
+        "A story. Mia waves.": 7, "A story. Otto sleeps in the forest at night.": 12, "": 1,
+    }  # fmt: skip
+    grown = tmp_path / "grown.safetensors"
+    shutil.copy(file, grown)
+    more = Recipe(Story((Shot("Mia waves.", chunks=1), Shot("Mia jumps.", chunks=1)), "A story."))
+    save_story_embeddings(
+        more, grown, model=folder, choices=Choices(start_caption="Otto waves."), progress=False
+    )
+    rows = PromptEmbeddings.load(grown).rows
+    assert set(rows) - set(known.rows) == {"A story. Mia jumps.", "A story. Otto waves."}
+    assert all(np.array_equal(rows[prompt], row) for prompt, row in known.rows.items())
+
+
+def test_prompts_that_the_file_lacks_are_all_named(folder, file):
+    story = Story(
+        (Shot("Mia waves.", chunks=1), Shot("Mia jumps.", chunks=1), Shot("Otto waves.", chunks=1)),
+        "A story.",
+    )
+    with pytest.raises(
+        UsageError,
+        match=r"shot 's2' is not in .*'A story. Mia jumps.'; add it with --embed-only; shot 's3' is not in",
+    ):
+        Director(folder, story, embeddings=file)
+
+
+def test_embeddings_of_another_encoder_are_refused(folder, file, tmp_path):
+    foreign = tmp_path / "foreign.safetensors"
+    PromptEmbeddings("0" * 64, PromptEmbeddings.load(file).rows).save(foreign)
+    with pytest.raises(UsageError, match="holds embeddings of another text encoder"):
+        Director(folder, STORY, embeddings=foreign)
+    with pytest.raises(UsageError, match="holds embeddings of another text encoder"):
+        save_story_embeddings(Recipe(STORY), foreign, model=folder, progress=False)
+
+
+def test_files_that_hold_no_embeddings_are_named(tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"no prompt embeddings at .*none: make them with launch/generate.py --embed-only",
+    ):
+        PromptEmbeddings.load(tmp_path / "none")
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other")
+    with pytest.raises(DataError, match="other holds no prompt embeddings"):
+        PromptEmbeddings.load(tmp_path / "other")
+    (tmp_path / "torn").write_bytes(b"torn")
+    with pytest.raises(DataError, match="torn is damaged or incomplete"):
+        PromptEmbeddings.load(tmp_path / "torn")
+
+
+def test_nothing_compiles_anew_for_a_prompt_of_another_length(model):
+    moves = (embeddings.encode, engine.text_context, rollout.denoise, rollout.commit)
+    captions = (
+        "Mia.",
+        "Mia waves in the forest.",
+        "Otto sleeps in the forest at night.",
+        "Mia waves. Otto sleeps. Mia jumps.",
+    )
+    first = Director(
+        model,
+        Story(tuple(Shot(caption, chunks=1) for caption in captions), negative="A story."),
+        pool_frames=18,
+    )
+    list(first)
+    before = [move._cache_size() for move in moves]
+    other = Story(
+        (
+            Shot("Otto waves.", chunks=2),
+            Shot("Mia.", chunks=3),
+            Shot("Mia jumps in the forest at night.", chunks=1),
+        )
+    )
+    list(Director(model, other, pool_frames=18))  # nor for another number of shots and chunks
+    assert [move._cache_size() for move in moves] == before
+    list(
+        Director(
+            model,
+            Story((Shot("Mia.", chunks=1),), video=type(model.video)(16, 48, 16)),
+            pool_frames=18,
+        )
+    )
+    assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [
+        0,
+        0,
+        1,
+        1,
+    ]  # one per size

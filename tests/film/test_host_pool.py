@@ -1,0 +1,179 @@
+"""A pool in host memory: the same film bit by bit, whatever is evicted and however it is stored; what is planned for it; what is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import random_weights, tiny_model
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.film import host_memory, rollout
+from causalcine_jax.film.choices import Choices, decide
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.host_memory import LIMIT, check_host_room, in_its_places
+from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt
+from causalcine_jax.models.cache.kv_cache import HOST, KVCache
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.planning.memory_table import table
+from causalcine_jax.story import Shot, Story
+
+CONFIG = TransformerConfig(
+    dim=24,
+    ffn_dim=32,
+    num_heads=2,
+    num_layers=2,
+    text_dim=6,
+    text_len=4,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=8,
+)
+MEMORY = MemoryConfig(window_chunks=1, memory_frames=3, eviction="least_retrieved")
+TOKENS, FILMS, CHUNKS = 8, 2, 8
+
+
+def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
+    model = random_weights(lambda key: Transformer(CONFIG, key=key), 0)
+    text = jax.jit(embed_prompt)(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
+    x = jax.random.normal(jax.random.key(1), (CHUNKS + 1, FILMS, 3, 4, 8, CONFIG.in_dim))
+    commit = jax.jit(
+        lambda pool, x, i: commit_chunk(model, pool, x, text, i, memory=MEMORY), donate_argnums=0
+    )
+    field = jax.jit(
+        lambda pool, x, i: (
+            chunk_pass(model, pool, x, 500.0, text, i, memory=MEMORY, return_field=True).field
+        )
+    )
+    empty = lambda near: KVCache.empty(CONFIG, FILMS, 12, TOKENS, kv_dtype="int8", near=near)
+    on_device, on_host = empty(None), in_its_places(lambda: empty((1, 3)))
+    for i in range(CHUNKS):  # twice as many as the pools hold
+        on_device, on_host = (commit(pool, x[i], jnp.int32(i)) for pool in (on_device, on_host))
+    assert commit._cache_size() == 2
+    assert [a.values.sharding.memory_kind for a in (on_host.k, on_host.v)] == [HOST, HOST]
+    wants = jax.device_get(
+        field(on_host, x[CHUNKS], jnp.int32(CHUNKS)).time[:, 0]
+    )  # [l, b, r], valid throughout
+    held = jax.device_get(on_host)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        dataclasses.replace(held, near=None),
+        jax.device_get(on_device),
+    )
+    assert_all_is_where_it_says(held)
+    near = np.any(wants[..., None] == held.near.time[:, :, None], axis=-1)
+    assert (
+        near[..., :3].all() and 0 < near[..., 3:].sum() < near[..., 3:].size
+    )  # the window; of memory some, and some was brought over
+    with pytest.raises(UsageError, match="read by one chunk at a time"):
+        several = lambda pool: teacher_forced(
+            model, None, jnp.zeros((FILMS, 6, 4, 8, 4)), 5.0, jnp.ones((FILMS, 1, 3, 6)), jnp.zeros((FILMS, 5), jnp.int32), history=pool
+        )  # fmt: skip
+        jax.eval_shape(several, on_host)
+
+
+def assert_all_is_where_it_says(pool):
+    """What is near of the pool's frames, on the host, is what the pool has of them, for every layer and film."""
+    held = pool.frame_time().tolist()
+    for layer, film, place in np.argwhere(pool.near.time >= 0):
+        if (frame := int(pool.near.time[layer, film, place])) not in held:
+            continue  # evicted since, so no field will hold it
+        frame = held.index(frame)
+        for stored, near in ((pool.k, pool.near.k), (pool.v, pool.near.v)):
+            np.testing.assert_array_equal(
+                near[layer, film, place], stored.values[layer, film, frame]
+            )
+
+
+def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
+    story, model = Story((Shot("Mia waves.", chunks=5),)), tiny_model()
+    films = {
+        place: Director(model, story, pool_frames=9, pool_on=place) for place in ("device", "host")
+    }
+    made, moves = {"device": list(films["device"])}, (rollout.denoise, rollout.commit)
+    before = [move._cache_size() for move in moves]
+    made["host"] = list(films["host"])
+    assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [1, 1]
+    for ours, theirs in zip(made["host"], made["device"], strict=True):
+        # On the device a CPU's field grows with its film, and that program rounds otherwise.
+        np.testing.assert_allclose(np.int32(ours.frames), np.int32(theirs.frames), atol=1)
+        np.testing.assert_array_equal(ours.retrieved, theirs.retrieved)
+    engines = {place: director.engine for place, director in films.items()}
+    assert engines["device"].pool_host_bytes == 0
+    frame = (
+        engines["host"].pool_host_bytes // 9 + 2 * 2 * 4
+    )  # k, v and, for two layers and histories, its index in the film
+    assert engines["host"].pool_bytes == engines["device"].pool_bytes + (2 * 3 + 2) * frame
+
+
+def test_choices_and_plans_know_where_a_pool_is():
+    story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
+    assert decide(Recipe(story, {"pool_on": "host"}), model, Choices()).pool_on == "host"
+    assert (
+        decide(Recipe(story, {"pool_on": "host"}), model, Choices(pool_on="device")).pool_on
+        == "device"
+    )
+    assert decide(Recipe(story), model, Choices()).pool_on == "device"
+    with pytest.raises(UsageError, match="unknown pool_on 'hots', did you mean 'host'"):
+        Director(model, story, pool_on="hots")
+    here, there = (
+        memory_plan(Request("wan-14b", pool_frames=2400, devices=8, kv_dtype="int8", pool_on=on))
+        for on in ("device", "host")
+    )
+    frame, scales = 2 * 40 * 1560 * 5120, 2 * 40 * 40 * 4
+    assert (
+        there.total(host=True) == 2 * 2400 * frame
+        and there.total(host=True, device=True) == 2 * 2400 * frame // 8
+    )
+    assert (
+        there.total() == here.total() - 2 * (2400 - 17) * frame + 2 * 17 * 40 * 4
+        and here.total(host=True) == 0
+    )
+    assert here.kv_per_frame == there.kv_per_frame == frame + scales
+    assert "pool in host memory" in table(there) and "pool in host memory" not in table(here)
+
+
+def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
+    with pytest.raises(
+        UsageError, match=r"takes 1,000,000,000,001 bytes of host memory, .* has 1,000,000,000,000"
+    ):
+        check_host_room(10**12 + 1)
+
+    # Eight processes of sixteen are on this machine, where half the pool lies then.
+    monkeypatch.setattr(host_memory, "several", lambda: True)
+    monkeypatch.setattr(host_memory, "everyones", lambda own: [own, "another"] * 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 16)
+    monkeypatch.setattr(
+        host_memory, "check_all", lambda fault: raise_faults("check", [fault] if fault else [])
+    )
+    check_host_room(2 * 10**12)
+    with pytest.raises(
+        UsageError,
+        match=r"takes 1,000,000,000,008 bytes of host memory for 8 processes, .* has 1,000,000,000,000",
+    ):
+        check_host_room(2 * 10**12 + 16)
+    monkeypatch.undo()
+    monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
+
+    class Device:
+        platform, device_kind, kinds = "gpu", "H200", ("pinned_host",)
+        addressable_memories = classmethod(
+            lambda cls: [type("Memory", (), {"kind": kind}) for kind in cls.kinds]
+        )
+
+    monkeypatch.setattr("jax.local_devices", lambda: [Device])
+    monkeypatch.setenv(LIMIT, "64")
+    with pytest.raises(UsageError, match=f"JAX is allowed 68,719,476,736: set {LIMIT}=95 before"):
+        check_host_room(10**11)
+    monkeypatch.delenv(LIMIT)
+    host_memory.allow_all_host_memory()
+    check_host_room(10**11)
+    Device.kinds = ("device",)
+    with pytest.raises(UsageError, match="H200 has no host memory for its programs to read"):
+        check_host_room(1)

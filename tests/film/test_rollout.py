@@ -1,0 +1,330 @@
+"""The property that guards everything: a rollout fed ground-truth chunks equals the packed pass, layer by layer."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk
+from causalcine_jax.models import dit
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.layer_scan import scan_layers
+from causalcine_jax.models.packed import noisy_causal, teacher_forced, transformer_pass
+
+CONFIG = TransformerConfig(
+    dim=36,
+    ffn_dim=48,
+    num_heads=3,
+    num_layers=3,
+    text_dim=10,
+    text_len=6,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=16,
+)
+HEIGHT, WIDTH, BATCH = 4, 6, 2
+
+
+# Eager JAX compiles every small operation of its own; one jit each keeps these tests quick.
+forced = jax.jit(teacher_forced, static_argnames=("memory", "chunk_frames"))
+embed = jax.jit(dit.embed_text)
+velocity_of = jax.jit(chunk_pass, static_argnames=("memory", "features", "return_field"))
+commit = jax.jit(commit_chunk, static_argnames=("memory",))
+
+
+def random_model(seed=0):
+    """Random weights everywhere, the zero-initialised head included."""
+    model = jax.eval_shape(lambda: Transformer(CONFIG, key=jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0.05, 0.25, x.shape), x.dtype), model)
+
+
+def film(chunks, chunk_frames, shots=2, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (BATCH, chunks * chunk_frames, HEIGHT, WIDTH, CONFIG.in_dim)
+    clean, noisy, text = (
+        jnp.asarray(rng.normal(size=s), jnp.float32)
+        for s in (shape, shape, (BATCH, shots, 5, CONFIG.text_dim))
+    )
+    cut = np.stack(
+        [np.arange(chunks) * shots // chunks, np.minimum(np.arange(chunks) // 2, shots - 1)]
+    )
+    return clean, noisy, text, jnp.asarray(cut, jnp.int32)
+
+
+def relative(a, b):
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+@functools.partial(jax.jit, static_argnames=("memory", "chunk_frames"))
+def packed(model, clean, noisy, t, text, shot, memory, chunk_frames):
+    """The packed pass with everything it can report: noisy features of all layers, fields of all segments."""
+    chunks = clean.shape[1] // chunk_frames
+    index = jnp.concatenate([jnp.arange(chunks - 1), jnp.arange(chunks)]).astype(jnp.int32)
+    times = jnp.concatenate([jnp.zeros((BATCH, chunks - 1)), jnp.full((BATCH, chunks), t)], axis=1)
+    latents = jnp.concatenate([clean[:, : (chunks - 1) * chunk_frames], noisy], axis=1)
+    shots = jnp.concatenate([shot[:, :-1], shot], axis=1)
+    return transformer_pass(
+        model, latents, times, index, dit.embed_text(model, text), shots, memory=memory, chunk_frames=chunk_frames,
+        clean_segments=chunks - 1, features=tuple(range(CONFIG.num_layers)), return_field=True,
+    )  # fmt: skip
+
+
+def field_of(field, segment):
+    return jax.tree.map(lambda a: a[:, segment : segment + 1], field)
+
+
+@pytest.mark.parametrize(
+    "policy, route_clean, chunk_frames, window, memory_frames, chunks",
+    [
+        ("camr", True, 3, 2, 4, 7),
+        ("camr", True, 1, 3, 2, 9),  # frame-wise
+        ("camr", False, 3, 1, 2, 5),
+        ("sink", True, 3, 1, 3, 5),
+        ("none", True, 3, 1, 3, 5),
+        ("camr", True, 3, 3, 5, 2),  # a history shorter than the field
+    ],
+)
+def test_rollout_of_true_chunks_equals_packed_pass(
+    policy, route_clean, chunk_frames, window, memory_frames, chunks
+):
+    memory = MemoryConfig(
+        policy=policy, window_chunks=window, memory_frames=memory_frames, route_clean=route_clean
+    )
+    model = random_model()
+    clean, noisy, text, shot = film(chunks, chunk_frames)
+    whole = packed(model, clean, noisy, 600.0, text, shot, memory, chunk_frames)
+
+    tokens = HEIGHT * WIDTH // 4
+    cache = KVCache.empty(CONFIG, BATCH, chunks * chunk_frames, tokens, chunk_frames)
+    for i in range(chunks):
+        # Each film of the batch may be in another shot, so the context picks per element.
+        pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
+        context = embed(model, pick)
+        part = slice(i * chunk_frames, (i + 1) * chunk_frames)
+        segment = i + (chunks - 1 if route_clean else 0)
+        # The same indices are replayed: top-k is discontinuous. A short pool pads its fields as the packed history does.
+        replay = field_of(whole.field, segment) if route_clean else None
+        out = velocity_of(
+            model,
+            cache,
+            noisy[:, part],
+            600.0,
+            context,
+            i,
+            memory=memory,
+            features=tuple(range(CONFIG.num_layers)),
+            replay=replay,
+        )
+        for layer in range(CONFIG.num_layers):
+            assert relative(out.features[layer], whole.features[layer][:, i : i + 1]) <= 1e-5, (
+                layer,
+                i,
+            )
+        assert relative(out.velocity, whole.velocity[:, part]) <= 1e-5
+        free = velocity_of(
+            model, cache, noisy[:, part], 600.0, context, i, memory=memory, return_field=True
+        ).field
+        expected = field_of(whole.field, segment)
+        assert jnp.array_equal(
+            jnp.sort(free.time, -1)[..., -expected.time.shape[-1] :], jnp.sort(expected.time, -1)
+        )
+        replay = field_of(whole.field, i) if route_clean and i < chunks - 1 else None
+        cache = commit(model, cache, clean[:, part], context, i, memory=memory, replay=replay)
+
+
+def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    cache = KVCache.empty(CONFIG, BATCH, 12, HEIGHT * WIDTH // 4)
+    for i in range(4):
+        pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
+        cache = commit(
+            model, cache, clean[:, 3 * i : 3 * i + 3], embed(model, pick), i, memory=memory
+        )
+    t = jnp.asarray([300.0, 900.0])
+    with_stream = forced(model, clean, noisy, t, text, shot, memory=memory)
+    with_cache = forced(model, None, noisy, t, text, shot, memory=memory, history=cache)
+    assert relative(with_cache, with_stream) <= 1e-5
+
+
+def test_the_future_and_the_own_clean_copy_are_invisible():
+    """Paper 3.2: noisy chunk i sees clean chunks before i and itself, nothing else."""
+    memory = MemoryConfig(window_chunks=1, memory_frames=3)
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    base = forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    changed = forced(
+        model, clean.at[:, 6:].add(1.0), noisy.at[:, 9:].add(1.0), 500.0, text, shot, memory=memory
+    )
+    assert jnp.array_equal(base[:, :9], changed[:, :9])
+    assert relative(changed[:, 9:], base[:, 9:]) > 1e-3
+    other_shot = forced(model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, memory=memory)
+    assert jnp.array_equal(base[:, :6], other_shot[:, :6])
+
+
+def test_segments_in_small_groups_and_remat_change_nothing():
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    loss = lambda m, **how: jnp.mean(
+        teacher_forced(
+            m,
+            clean,
+            noisy,
+            500.0,
+            text,
+            shot,
+            memory=MemoryConfig(memory_frames=2, window_chunks=1),
+            **how,
+        )
+        ** 2
+    )
+    plain = jax.jit(jax.grad(loss))(model)
+    grouped = jax.jit(jax.grad(lambda m: loss(m, segments_at_once=3, remat=1)))(model)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(grouped), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_recomputed_in_groups_give_the_same_values_taps_and_gradients():
+    """Parts of 5, 6 and 1 layers between the taps, of which groups of 2 leave one, none, and all."""
+    weights, x = (
+        jax.random.normal(jax.random.key(0), (12, 5, 5)) / 2,
+        jax.random.normal(jax.random.key(1), (3, 5)),
+    )
+
+    def run(weights, x, remat):
+        layer = lambda x, w: (jnp.tanh(x @ w), jnp.sum(x))
+        x, sums, taps = scan_layers(layer, x, weights, 12, (4, 10), remat)
+        return jnp.sum(x**2) + jnp.sum(sums * jnp.arange(12)) + sum(jnp.sum(tap**3) for tap in taps)
+
+    kept = [
+        jax.jit(jax.value_and_grad(run, argnums=(0, 1)), static_argnums=2)(weights, x, remat)
+        for remat in (0, 2, 3)
+    ]
+    for other in kept[1:]:
+        for a, b in zip(jax.tree.leaves(kept[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_policies_and_positions_differ_only_where_memory_reaches():
+    model = random_model()
+    clean, noisy, text, shot = film(6, 3)
+    base = MemoryConfig(window_chunks=1, memory_frames=2)
+    run = lambda memory: forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    camr = run(base)
+    for other in ("sink", "none"):
+        out = run(dataclasses.replace(base, policy=other))
+        assert (
+            relative(out[:, :6], camr[:, :6]) <= 1e-6
+        )  # chunks 0 and 1: the window is the whole history
+        assert relative(out[:, 12:], camr[:, 12:]) > 1e-4
+    absolute = run(dataclasses.replace(base, positions="absolute"))
+    assert relative(absolute[:, :6], camr[:, :6]) <= 1e-6
+    assert relative(absolute[:, 12:], camr[:, 12:]) > 1e-4
+
+
+def test_equality_holds_over_four_hundred_chunks_of_history():
+    """One token per frame and frame-wise chunks keep this long film cheap; histories run from 0 to 399 chunks."""
+    chunks, memory = 400, MemoryConfig(window_chunks=3, memory_frames=5)
+    model = random_model(3)
+    rng = np.random.default_rng(4)
+    clean, noisy = (
+        jnp.asarray(rng.normal(size=(1, chunks, 2, 2, CONFIG.in_dim)), jnp.float32)
+        for _ in range(2)
+    )
+    text = jnp.asarray(rng.normal(size=(1, 3, 5, CONFIG.text_dim)), jnp.float32)
+    shot = jnp.asarray(np.arange(chunks)[None] // 7 % 3, jnp.int32)
+    index = jnp.concatenate([jnp.arange(chunks - 1), jnp.arange(chunks)]).astype(jnp.int32)
+
+    @jax.jit
+    def whole():
+        times = jnp.concatenate([jnp.zeros((1, chunks - 1)), jnp.full((1, chunks), 700.0)], axis=1)
+        return transformer_pass(
+            model, jnp.concatenate([clean[:, :-1], noisy], axis=1), times, index, dit.embed_text(model, text),
+            jnp.concatenate([shot[:, :-1], shot], axis=1), memory=memory, chunk_frames=1, clean_segments=chunks - 1, return_field=True,
+        )  # fmt: skip
+
+    packed_out = whole()
+    by_segment = jax.tree.map(
+        lambda a: jnp.moveaxis(a, 1, 0)[:, :, None], packed_out.field
+    )  # [segment, layer, 1, b, ...]
+    pad = lambda a: jnp.concatenate(
+        [a, a[:1]]
+    )  # the last chunk has no clean segment; its commit is never read
+    clean_fields = jax.tree.map(lambda a: pad(a[: chunks - 1]), by_segment)
+    noisy_fields = jax.tree.map(lambda a: a[chunks - 1 :], by_segment)
+
+    @jax.jit
+    def film():
+        def chunk(cache, inputs):
+            i, x0, x, prompt, clean_field, noisy_field = inputs
+            context = dit.embed_text(model, text[:, prompt][:, None])
+            ask = functools.partial(
+                chunk_pass, model, cache, x[None], 700.0, context, i, memory=memory
+            )
+            velocity, chosen = ask(replay=noisy_field).velocity, ask(return_field=True).field.time
+            return commit_chunk(
+                model, cache, x0[None], context, i, memory=memory, replay=clean_field
+            ), (velocity, chosen)
+
+        frames = lambda a: jnp.moveaxis(a, 1, 0)
+        inputs = (
+            jnp.arange(chunks, dtype=jnp.int32),
+            frames(clean),
+            frames(noisy),
+            shot[0],
+            clean_fields,
+            noisy_fields,
+        )
+        return jax.lax.scan(chunk, KVCache.empty(CONFIG, 1, chunks, 1, 1), inputs)[1]
+
+    velocity, chosen = film()
+    assert relative(velocity[:, 0, 0], packed_out.velocity[0]) <= 1e-5
+    for i in (0, 1, 50, 399):
+        assert relative(velocity[i], packed_out.velocity[:, i : i + 1]) <= 1e-5
+    # Free choices agree too, but for scores that tie to float32: a handful in 1,200 decisions at most.
+    differs = jnp.any(
+        jnp.sort(chosen[:, :, 0], -1) != jnp.sort(noisy_fields.time[:, :, 0], -1), axis=-1
+    )
+    assert float(jnp.mean(differs)) <= 0.005
+
+
+def test_some_noisy_chunks_alone_are_those_of_the_whole_pass():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    model = random_model()
+    clean, noisy, text, shot = film(4, 3)
+    whole = forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    assert (
+        relative(forced(model, clean, noisy[:, 6:], 500.0, text, shot, memory=memory), whole[:, 6:])
+        <= 1e-6
+    )
+    inner = jax.jit(functools.partial(teacher_forced, memory=memory))(
+        model, clean, noisy[:, 3:9], 500.0, text, shot, first=jnp.int32(1)
+    )
+    assert relative(inner, whole[:, 3:9]) <= 1e-6
+    with pytest.raises(UsageError, match="clean has shape"):
+        teacher_forced(model, clean[:, 3:], noisy, 500.0, text, shot, memory=memory)
+
+
+def test_noisy_causal_is_the_packed_pass_with_noisy_chunks_as_history():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    model = random_model()
+    _, noisy, text, shot = film(4, 3)
+    t = jnp.asarray([300.0, 900.0])
+    alone = jax.jit(functools.partial(noisy_causal, memory=memory))(model, noisy, t, text, shot)
+    for film_number in range(2):  # t_clean is one number, so film by film
+        one = slice(film_number, film_number + 1)
+        same = jax.jit(
+            functools.partial(teacher_forced, memory=memory, t_clean=float(t[film_number]))
+        )
+        assert (
+            relative(alone[one], same(model, noisy[one], noisy[one], t[one], text[one], shot[one]))
+            <= 1e-5
+        )

@@ -1,0 +1,114 @@
+"""Accelerators' attention, seen without them: what cuDNN is asked for (XLA's attention is in its place, and refuses what cuDNN's backward pass does),
+and the TPU's kernel, interpreted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import mesh_of_nothing
+
+from causalcine_jax.models.attention import backends as attention
+from causalcine_jax.models.attention import splash
+from causalcine_jax.parallel import ulysses
+from causalcine_jax.planning.jaxpr_flops import program_flops
+
+
+def test_cudnn_is_given_even_lengths_and_both_of_them_batched(monkeypatch):
+    asked, xla = [], jax.nn.dot_product_attention
+
+    def kernel(q, k, v, *, query_seq_lengths=None, key_value_seq_lengths=None, implementation):
+        assert q.shape[1] % 2 == k.shape[1] % 2 == 0 and implementation == "cudnn"
+        asked.append((q.shape[1], jnp.shape(query_seq_lengths), jnp.shape(key_value_seq_lengths)))
+        # Under vmap both are batched or neither is, or cuDNN's rule for batches cannot join them.
+        assert isinstance(query_seq_lengths, jax.core.Tracer) == isinstance(
+            key_value_seq_lengths, jax.core.Tracer
+        )
+        return xla(
+            q,
+            k,
+            v,
+            query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths,
+            implementation="xla",
+        )
+
+    monkeypatch.setattr(attention.jax.nn, "dot_product_attention", kernel)
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (
+        jax.random.normal(key, (2, 3, length, 2, 8), jnp.bfloat16)
+        for key, length in zip(keys, (5, 6, 6), strict=True)
+    )
+    lengths = jnp.asarray([[6, 2, 4], [1, 5, 3]], jnp.int32)
+    out = jax.vmap(attention.BACKENDS["gpu"][0])(q, k, v, lengths)
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        np.float32(out),
+        np.float32(jax.vmap(attention.BACKENDS["gpu"][1])(q, k, v, lengths)),
+        atol=1e-2,
+    )
+    assert asked == [(6, (3,), (3,))]
+    with pytest.raises(NotImplementedError, match="even number of keys"):
+        attention.BACKENDS["gpu"][0](q[0], k[0, :, :5], v[0, :, :5], None)
+
+
+def test_splash_in_several_blocks_is_xlas_attention_forward_and_backward(monkeypatch):
+    for name, tokens in {"QUERIES": 128, "KEYS": 256, "KEYS_AT_ONCE": 128}.items():
+        monkeypatch.setattr(splash, name, tokens)
+    segments, films, queries, keys, heads = (
+        2,
+        2,
+        150,
+        500,
+        1,
+    )  # padded to 2 blocks of queries, 2 of keys, each of which is multiplied in 2 parts
+    shape = lambda tokens: (segments, films, tokens, heads, 128)
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), shape(n), jnp.bfloat16)
+        for i, n in enumerate((queries, keys, keys))
+    )
+    lengths = jnp.asarray([[500, 200], [1, 257]], jnp.int32)
+    weights = jax.random.normal(jax.random.key(3), shape(queries))
+
+    def run(attend, *operands):
+        """As the packed pass calls it, segments batched."""
+        loss = lambda q, k, v: jnp.sum(
+            weights * jax.vmap(attend)(q, k, v, lengths).astype(jnp.float32)
+        )
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(*operands)
+
+    kernel = lambda *operands: splash.splash(*operands, interpret=True)
+    traced = jax.jit(run, static_argnums=0).trace(kernel, q, k, v)
+    value, gradients = traced.lower().compile()(q, k, v)
+    wanted, true_gradients = run(
+        attention.BACKENDS["tpu"][1], *(x.astype(jnp.float32) for x in (q, k, v))
+    )
+    assert abs(value - wanted) < 0.02 * jnp.linalg.norm(weights)
+    for got, true in zip(gradients, true_gradients, strict=True):
+        assert jnp.linalg.norm(got.astype(jnp.float32) - true) < 0.01 * jnp.linalg.norm(true)
+    # Two products forward, and seven backward, of which scores and their gradient are each done twice. Padding is work.
+    assert program_flops(traced.jaxpr) == pytest.approx(
+        (2 + 7) * 2 * segments * films * heads * 256 * 512 * 128, rel=1e-3
+    )
+
+
+def test_what_splash_refuses_is_left_to_xla():
+    q = jnp.ones((1, 4, 2, 64), jnp.bfloat16)
+    with pytest.raises(NotImplementedError, match="multiple of 128 channels, not 64"):
+        splash.splash(q, q, q)
+    with pytest.raises(NotImplementedError, match="bfloat16 only"):
+        splash.splash(*[jnp.ones((1, 4, 2, 128))] * 3)
+
+
+def test_a_tpu_mesh_attends_by_splash_in_the_island_both_ways(monkeypatch):
+    for module in (attention, ulysses):
+        monkeypatch.setattr(module, "platform", lambda: "tpu")
+    mesh = mesh_of_nothing(2, 2)
+    attend = lambda q, k: jax.vmap(lambda q: attention.attention(q, k, k), in_axes=1, out_axes=1)(q)
+    q, k = (
+        jax.ShapeDtypeStruct((2, 3, 128, 4, 128), jnp.bfloat16),
+        jax.ShapeDtypeStruct((2, 64, 4, 128), jnp.bfloat16),
+    )
+    with jax.sharding.use_abstract_mesh(mesh):
+        loss = lambda q, k: jnp.sum(ulysses.over_tokens(attend)(q, k).astype(jnp.float32))
+        program = str(jax.jit(jax.grad(loss, argnums=(0, 1))).trace(q, k).jaxpr)
+    assert program.count("pallas_call") == 3 and "shard_map" in program

@@ -1,0 +1,95 @@
+"""The CPU's kernel for a packed pass against attending segment by segment: values, gradients, the fields."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.models import packed
+from causalcine_jax.models.attention.backends import _own_kernel, _xla_cpu
+from causalcine_jax.models.cache.history import History
+from causalcine_jax.models.cache.kv_cache import describe
+from causalcine_jax.models.cpu import kernels as cpu_kernels
+from causalcine_jax.models.rope import rotation
+
+needs_kernels = pytest.mark.skipif(
+    cpu_kernels.kernels() is None, reason=f"no kernels here: {cpu_kernels.missing()}"
+)
+
+CASES = {
+    "long history": (1, 9, 3, (2, 3), MemoryConfig()),
+    "two films, short history": (2, 4, 3, (3, 5), MemoryConfig(policy="sink")),
+    "window only": (1, 5, 2, (3, 3), MemoryConfig(policy="none", window_chunks=1)),
+    "more queries than a turn takes": (1, 3, 3, (10, 10), MemoryConfig()),
+}
+
+
+def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
+    """A function of q, k, v: (a weighted sum of what was attended, (that, fields' frames)), and q, k, v."""
+    tokens, segments, clean = grid[0] * grid[1], 2 * chunks - 1, chunks - 1
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, weight = (
+        jax.random.normal(key, (films, segments, chunk_frames * tokens, 2, head_dim))
+        for key in keys
+    )
+    index = jnp.concatenate([jnp.arange(clean), jnp.arange(chunks)]).astype(jnp.int32)
+    own = rotation(jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32), grid, head_dim)
+
+    def attend(q, k, v):
+        pool_k, pool_v = (x[:, :clean].reshape(films, -1, tokens, 2, head_dim) for x in (k, v))
+        past = History(
+            pool_k, pool_v, describe(pool_k), jnp.arange(clean * chunk_frames, dtype=jnp.int32)
+        )
+        out, field, _ = packed._attend(
+            q, k, v, past, index, own, grid, memory, chunk_frames, clean, None, None, False
+        )
+        return jnp.sum(out * weight), (out, field.time)
+
+    return jax.jit(jax.value_and_grad(attend, argnums=(0, 1, 2), has_aux=True)), (q, k, v)
+
+
+def _close(new, old):
+    assert jnp.linalg.norm(new - old) <= 1e-5 * jnp.linalg.norm(old)
+
+
+@needs_kernels
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_packed_pass_is_the_same_as_segment_by_segment(case, monkeypatch):
+    attend, operands = _packed(*case)
+    (_, (out, fields)), gradients = attend(*operands)
+    monkeypatch.setattr(packed, "fits", lambda *_: False)
+    attend, operands = _packed(*case)
+    (_, (expected, expected_fields)), expected_gradients = attend(*operands)
+    assert (fields == expected_fields).all()
+    for new, old in zip((out, *gradients), (expected, *expected_gradients), strict=True):
+        _close(new, old)
+
+
+@needs_kernels
+@pytest.mark.parametrize("lengths", [None, (70, 9, 0)])
+def test_gradients_of_attention_are_those_of_xla(lengths):
+    shapes = {"q": (3, 50, 2, 32), "k": (3, 70, 2, 32), "v": (3, 70, 2, 32), "w": (3, 50, 2, 32)}
+    q, k, v, weight = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes.values())
+    )
+    lengths = None if lengths is None else jnp.asarray(lengths, jnp.int32)
+    weight = (
+        weight if lengths is None else weight * (lengths > 0)[:, None, None, None]
+    )  # without a key XLA's is arbitrary
+    gradients = lambda attend: jax.jit(
+        jax.grad(lambda *x: jnp.sum(attend(*x, lengths) * weight), argnums=(0, 1, 2))
+    )(q, k, v)
+    for new, old in zip(gradients(_own_kernel), gradients(_xla_cpu), strict=True):
+        _close(new, old)
+
+
+@needs_kernels
+def test_what_the_kernel_cannot_attend_goes_segment_by_segment():
+    past = lambda dtype: History(
+        jnp.zeros((1, 3, 4, 2, 32), dtype), jnp.zeros((1, 3, 4, 2, 32), dtype), None, jnp.arange(3)
+    )
+    q = jnp.zeros((1, 2, 12, 2, 32))
+    assert packed.fits(q, past(jnp.float32), MemoryConfig())
+    assert not packed.fits(q.astype(jnp.bfloat16), past(jnp.bfloat16), MemoryConfig())
+    assert not packed.fits(q[..., :12], past(jnp.float32), MemoryConfig())
+    assert not packed.fits(q, past(jnp.float32), MemoryConfig(positions="absolute"))

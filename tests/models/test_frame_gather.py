@@ -1,0 +1,91 @@
+"""A TPU's way to frames of a pool: the kernel copies the rows that it is asked for, and a pass that reads its history so is the same pass."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import random_weights
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt
+from causalcine_jax.models import packed
+from causalcine_jax.models.cache import frame_gather, history, kv_cache
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import Transformer
+
+CONFIG = TransformerConfig(
+    dim=24,
+    ffn_dim=32,
+    num_heads=2,
+    num_layers=2,
+    text_dim=6,
+    text_len=4,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=8,
+)
+MEMORY = MemoryConfig(window_chunks=1, memory_frames=3)
+FILMS, CHUNKS = 2, 4
+
+
+@pytest.mark.parametrize("heads", [3, 4, 8])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
+def test_the_kernel_copies_the_rows_it_is_asked_for(heads, dtype, monkeypatch):
+    monkeypatch.setattr(frame_gather, "BLOCK", 2**12)  # a frame in several blocks
+    stored = jax.random.randint(jax.random.key(0), (5, 24, heads, 128), -100, 100).astype(dtype)
+    rows = jnp.array([4, 0, 4, 2])
+    np.testing.assert_array_equal(
+        frame_gather.gather_frames(stored, rows, interpret=True), stored[rows]
+    )
+
+
+@pytest.mark.parametrize("kv_dtype", ["same", "int8"])
+def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype, monkeypatch):
+    model = random_weights(lambda key: Transformer(CONFIG, key=key), 0)
+    text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
+    x = jax.random.normal(jax.random.key(1), (CHUNKS + 1, FILMS, 3, 4, 8, CONFIG.in_dim))
+    pool = KVCache.empty(CONFIG, FILMS, 12, 8, kv_dtype=kv_dtype)
+    commit = jax.jit(lambda pool, x, i: commit_chunk(model, pool, x, text, i, memory=MEMORY))
+    for i in range(CHUNKS):
+        pool = commit(pool, x[i], jnp.int32(i))
+
+    def velocity():
+        out = jax.jit(
+            lambda: chunk_pass(
+                model,
+                pool,
+                x[CHUNKS],
+                500.0,
+                text,
+                jnp.int32(CHUNKS),
+                memory=MEMORY,
+                return_field=True,
+            )
+        )()
+        return out.velocity, out.field.time
+
+    assert pool.layers().layer is not None  # on a CPU, whose field grows
+    grown = velocity()
+    on = lambda name: [
+        monkeypatch.setattr(module, "platform", lambda: name)
+        for module in (kv_cache, history, packed)
+    ]
+    on("gpu")
+    assert pool.layers().layer is None
+    usual = velocity()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), grown, usual)
+    on("tpu")
+    assert (
+        pool.layers().layer is None
+    )  # heads narrower than a register: the kernel would have the pool turned round
+    monkeypatch.setattr(frame_gather, "LANES", CONFIG.head_dim)
+    monkeypatch.setattr(
+        frame_gather, "gather_frames", partial(frame_gather.gather_frames, interpret=True)
+    )
+    assert pool.layers().layer is not None
+    assert (
+        pool.layers(readers=2).layer is None
+    )  # many segments gather together, and are learned from
+    jax.tree.map(np.testing.assert_array_equal, velocity(), usual)

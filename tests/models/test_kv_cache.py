@@ -1,0 +1,124 @@
+"""The pool: eviction by whole chunks, commits in place, one compilation, flat memory over a long film."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
+from causalcine_jax.models import dit
+from causalcine_jax.models.cache.kv_cache import KVCache, pool_frames_for, slot_for, write
+
+CONFIG = TransformerConfig(
+    dim=12,
+    ffn_dim=16,
+    num_heads=2,
+    num_layers=2,
+    text_dim=6,
+    text_len=4,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=8,
+)
+
+
+def empty(frames, chunk_frames=3):
+    return KVCache.empty(CONFIG, 1, frames, 4, chunk_frames)
+
+
+def test_eviction_takes_the_oldest_but_never_the_sink_nor_the_next_window():
+    memory = MemoryConfig(window_chunks=2, memory_frames=4)  # the sink is ceil(4 / 3) = 2 chunks
+    cache = empty(memory.smallest_pool(3) + 3)
+    shape = (CONFIG.num_layers, 1, 3, 4, CONFIG.num_heads, CONFIG.head_dim)
+    held = []
+    for i in range(12):
+        slot = slot_for(cache, jnp.int32(i), memory)
+        cache = write(
+            cache,
+            slot,
+            jnp.int32(i),
+            jnp.full(shape, i, jnp.float32),
+            jnp.full(shape, -i, jnp.float32),
+        )
+        held.append(sorted(int(t) for t in cache.time if t >= 0))
+        for time in held[-1]:
+            at = int(jnp.argmax(cache.time == time)) * 3
+            assert (cache.k[:, :, at : at + 3] == time).all() and (
+                cache.descriptors[:, :, at : at + 3] == time
+            ).all()
+    assert held[5] == [0, 1, 2, 3, 4, 5]
+    assert held[6] == [0, 1, 3, 4, 5, 6]  # 2 is the oldest outside the sink
+    assert held[11] == [0, 1, 8, 9, 10, 11]
+
+
+def test_a_chunk_committed_again_replaces_itself():
+    memory = MemoryConfig(window_chunks=1, memory_frames=3)
+    cache = empty(12)
+    cache = KVCache(
+        cache.k, cache.v, cache.descriptors, jnp.asarray([0, 1, 2, -1], jnp.int32), cache.usage
+    )
+    assert int(slot_for(cache, jnp.int32(2), memory)) == 2
+    assert int(slot_for(cache, jnp.int32(3), memory)) == 3
+
+
+def committed_film():
+    model = dit.Transformer(CONFIG, key=jax.random.key(0))
+    text = dit.embed_text(model, jnp.ones((1, 1, 3, CONFIG.text_dim)))
+    return model, text, jnp.ones((1, 3, 4, 4, CONFIG.in_dim))
+
+
+def test_a_commit_aliases_its_buffers_and_a_step_does_not_copy_the_pool():
+    memory = MemoryConfig(window_chunks=1, memory_frames=3)
+    model, text, latents = committed_film()
+    cache = empty(1500)
+    commit = jax.jit(
+        lambda cache, i: commit_chunk(model, cache, latents, text, i, memory=memory),
+        donate_argnums=0,
+    )
+    analysis = commit.lower(cache, jnp.int32(0)).compile().memory_analysis()
+    assert analysis.alias_size_in_bytes >= cache.bytes
+    assert analysis.temp_size_in_bytes < cache.bytes
+    step = jax.jit(
+        lambda cache, i: chunk_velocity(model, cache, latents, 500.0, text, i, memory=memory)
+    )
+    pool = cache.bytes
+    assert step.lower(cache, jnp.int32(0)).compile().memory_analysis().temp_size_in_bytes < pool
+
+
+def test_one_compilation_and_flat_memory_over_two_thousand_chunks():
+    memory = MemoryConfig(window_chunks=1, memory_frames=3)
+    model, text, latents = committed_film()
+    cache = empty(memory.smallest_pool(3))
+    commit = jax.jit(
+        lambda cache, i: commit_chunk(model, cache, latents, text, i, memory=memory),
+        donate_argnums=0,
+    )
+    live = []
+    for i in range(2000):
+        cache = commit(cache, np.int32(i))
+        if i in (100, 1999):
+            live.append(sum(x.nbytes for x in jax.live_arrays()))
+    assert commit._cache_size() == 1
+    assert live[0] == live[1]
+    assert sorted(cache.time.tolist()) == [0, 1998, 1999]
+    assert bool(jnp.isfinite(cache.k).all())
+
+
+def test_pools_that_cannot_work_are_refused():
+    memory = MemoryConfig()
+    assert memory.smallest_pool(3) == 18 and pool_frames_for(20, memory, 3) == 60
+    assert pool_frames_for(20, memory, 3, asked=18) == 18
+    assert (
+        pool_frames_for(4, memory, 3, asked=12) == 12
+    )  # the whole film fits: nothing is ever evicted
+    for asked, words in [(15, "too small"), (16, "whole chunks"), (0, "whole chunks")]:
+        with pytest.raises(UsageError, match=words):
+            pool_frames_for(20, memory, 3, asked=asked)
+    with pytest.raises(UsageError, match="at least 18"):
+        pool_frames_for(None, memory, 3)
+    with pytest.raises(UsageError, match="route_clean=False"):
+        pool_frames_for(20, MemoryConfig(route_clean=False), 3, asked=30)
+    with pytest.raises(UsageError, match="whole chunks"):
+        empty(10)

@@ -1,0 +1,140 @@
+"""The receptive field by hand-computed cases: which frames, in which slots, for every policy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.receptive_field import receptive_field
+
+
+def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
+    """The field when the frames in `liked` (film time) score highest, in that order."""
+    history_time = jnp.asarray(history_time, jnp.int32)
+    descriptors = np.zeros((len(history_time), 1, 2), np.float32)
+    for rank, time in enumerate(liked):
+        descriptors[list(history_time).index(time), 0, 0] = 10.0 - rank
+    descriptors[:, 0, 1] = -np.asarray(history_time) / 1000  # the rest: older is liked more
+    return receptive_field(
+        jnp.ones((1, 2)),
+        jnp.asarray(descriptors),
+        history_time,
+        jnp.int32(chunk_index),
+        memory,
+        chunk_frames,
+    )
+
+
+def frames(f):
+    return [int(t) for t in f.time[: int(f.length)]]
+
+
+def test_camr_takes_the_window_then_the_best_of_the_rest_newest_first():
+    memory = MemoryConfig(window_chunks=2, memory_frames=3)
+    f = field(range(30), 7, memory, liked=(4, 13, 2))
+    assert frames(f) == [20, 19, 18, 17, 16, 15] + [13, 4, 2]
+    assert f.slot.tolist() == list(range(3, 12))
+    assert f.frame.tolist() == f.time.tolist()
+
+
+def test_the_own_chunk_and_the_future_are_never_history():
+    f = field(range(30), 3, MemoryConfig(window_chunks=1, memory_frames=30))
+    assert frames(f) == list(range(8, -1, -1))
+
+
+def test_head_scores_are_summed():
+    """Paper Eq. 7: one decision per layer, a dot product summed over heads."""
+    query = jnp.asarray([[1.0, 0.0], [0.0, 2.0]])
+    keys = (
+        jnp.zeros((6, 2, 2))
+        .at[1]
+        .set(jnp.asarray([[1.0, 9.0], [9.0, 0.0]]))
+        .at[2]
+        .set(jnp.asarray([[0.0, 9.0], [9.0, 0.6]]))
+    )
+    f = receptive_field(
+        query, keys, jnp.arange(6), jnp.int32(6), MemoryConfig(window_chunks=1, memory_frames=1), 1
+    )
+    assert frames(f) == [5, 2]  # 2 * 0.6 beats 1 * 1
+
+
+def test_sink_takes_the_first_frames_and_none_takes_nothing():
+    assert frames(field(range(30), 7, MemoryConfig("sink", 1, 2), liked=(9,))) == [20, 19, 18, 1, 0]
+    f = field(range(30), 7, MemoryConfig("none", 1, 2), liked=(9,))
+    assert frames(f) == [20, 19, 18] and f.frame.shape == (3,)
+
+
+def test_spread_takes_the_best_frame_of_each_chunk_before_any_second():
+    memory = MemoryConfig("spread", window_chunks=1, memory_frames=3)
+    liked = (4, 3, 5, 13, 0)  # three of one chunk first
+    assert frames(field(range(30), 6, memory, liked)) == [17, 16, 15] + [13, 4, 0]
+    few = frames(
+        field(range(30), 3, memory, liked)
+    )  # two chunks before the window: the best of both, then the second best
+    assert few == [8, 7, 6] + [4, 3, 0]
+
+
+def test_random_depends_on_the_chunk_and_on_no_content():
+    memory = MemoryConfig("random", window_chunks=1, memory_frames=4)
+    drawn = [frames(field(range(60), 15, memory, liked))[3:] for liked in ((), (4, 9), (30,))]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert drawn[0] != frames(field(range(60), 16, memory))[3:]
+    shuffled = [*range(30, 60), *range(30)]
+    assert frames(field(shuffled, 15, memory))[3:] == drawn[0]
+
+
+def test_random_draws_all_frames_equally_often():
+    memory = MemoryConfig("random", window_chunks=1, memory_frames=5)
+    counts = np.zeros(57)
+    for chunk in range(20, 420):  # a pool of 57 old frames, seen from later and later chunks
+        for time in frames(field([*range(57)], chunk, memory)):
+            counts[time] += 1
+    expected = 400 * 5 / 57
+    assert counts.sum() == 2000 and abs(counts - expected).max() < 5 * expected**0.5
+
+
+def test_early_chunks_have_a_missing_suffix_and_no_hole():
+    memory = MemoryConfig(window_chunks=2, memory_frames=2)
+    for chunk, expected in [
+        (0, []),
+        (1, [2, 1, 0]),
+        (2, [5, 4, 3, 2, 1, 0]),
+        (3, [8, 7, 6, 5, 4, 3, 1, 0]),
+    ]:
+        f = field(range(30), chunk, memory)
+        assert frames(f) == expected
+        assert (f.time[int(f.length) :] == -1).all() and f.frame.min() >= 0 and f.frame.max() < 30
+
+
+def test_a_shuffled_pool_with_empty_slots_gives_the_same_film_frames():
+    memory = MemoryConfig(window_chunks=1, memory_frames=2)
+    straight = field(range(12), 4, memory, liked=(5, 1))
+    shuffled = field([6, 7, 8, -1, -1, -1, 3, 4, 5, 0, 1, 2, 9, 10, 11], 4, memory, liked=(5, 1))
+    assert frames(shuffled) == frames(straight) == [11, 10, 9, 5, 1]
+    assert shuffled.frame.tolist() == [14, 13, 12, 8, 10]
+
+
+def test_absolute_positions_are_true_distances():
+    f = field(range(30), 7, MemoryConfig("camr", 1, 2, positions="absolute"), liked=(4, 13))
+    assert frames(f) == [20, 19, 18, 13, 4]
+    assert f.slot.tolist() == [3, 4, 5, 10, 19]
+
+
+def test_frame_wise_chunks():
+    assert frames(
+        field(
+            range(9),
+            6,
+            MemoryConfig(window_chunks=3, memory_frames=2),
+            liked=(0, 2),
+            chunk_frames=1,
+        )
+    ) == [5, 4, 3, 2, 0]
+
+
+def test_all_faults_at_once():
+    with pytest.raises(
+        UsageError, match=r"(?s)policy 'camrr'.*did you mean 'camr'.*window_chunks.*memory_frames"
+    ):
+        MemoryConfig(policy="camrr", window_chunks=-1, memory_frames=-2)

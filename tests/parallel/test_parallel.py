@@ -1,0 +1,114 @@
+"""How meshes cut weights and what is computed, seen without devices; what cannot be cut is refused. (test_parallel_meshes.py computes on eight.)"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mesh_stages import KEY, MEMORY, NULL, SIZES, films, text_encoder
+from tiny_models import mesh_of_nothing, random_weights
+
+from causalcine_jax.config import preset
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Param
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.parallel import sharding
+from causalcine_jax.parallel.mesh import AXES, check_cut, make_mesh
+from causalcine_jax.parallel.sharding import GatheredParam, path_of, spec_of, state_shardings
+from causalcine_jax.training.config import TimeConfig
+from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
+
+
+def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
+    task, batch = (
+        TeacherForcing(NULL, MEMORY, TimeConfig()),
+        {name: array[:3] for name, array in films(2).items()},
+    )
+    three_heads = random_weights(
+        lambda key: Transformer(dataclasses.replace(SIZES, num_heads=3), key=key), 0
+    )
+    nets = {"transformer": three_heads, "text_encoder": text_encoder(1)}
+    with (
+        jax.sharding.use_abstract_mesh(mesh_of_nothing(2, 4)),
+        pytest.raises(
+            UsageError,
+            match=r"mesh of data=2, seq=4: 3 films cannot be split over data=2 \(make them a multiple of 2\); "
+            r"seq=4 does not divide both 3 heads and a chunk's 144 tokens; 1 or 3 would",
+        ),
+    ):
+        jax.eval_shape(
+            lambda nets, batch: teacher_forcing_loss(task)(nets, {}, batch, KEY), nets, batch
+        )
+    with pytest.raises(
+        UsageError,
+        match=r"seq=8 does not divide both 12 heads and a chunk's 4680 tokens; 1, 2, 3, 4, 6 or 12 would",
+    ):
+        check_cut(mesh_of_nothing(1, 8), films=1, heads=12, chunk_tokens=4680)
+    check_cut(mesh_of_nothing(8, 8), films=8, heads=40, chunk_tokens=4680)
+    with pytest.raises(
+        UsageError, match=r"1 devices are not enough for groups of seq=2: seq can be 1"
+    ):
+        make_mesh(2, jax.devices()[:1])
+    with pytest.raises(
+        UsageError, match=r"8 devices cannot be split into groups of seq=3: seq can be 1, 2, 4 or 8"
+    ):
+        make_mesh(3, range(8))
+
+
+@pytest.mark.parametrize("devices", [8, 64])
+@pytest.mark.parametrize(
+    "part, make", [("transformer", Transformer), ("text_encoder", UMT5Encoder), ("vae", VAE)]
+)
+def test_the_table_cuts_all_that_is_large_of_wan_and_never_the_layers(part, make, devices):
+    shapes = jax.eval_shape(lambda: make(getattr(preset("wan-14b"), part), key=jax.random.key(0)))
+    held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    mine = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        spec = spec_of(path_of(path), leaf.shape, devices)
+        assert all(axis is None for axis in spec[: leaf.ndim - 2])
+        mine += math.prod(leaf.shape) // (devices if any(spec) else 1)
+    # What is whole everywhere: norms, biases, modulation; a VAE's first and last layers too.
+    assert mine < held / devices + (0.001 if part != "vae" else 0.04) * held
+
+
+def test_an_average_and_an_optimizer_are_cut_as_their_parameters():
+    leaf = jax.ShapeDtypeStruct((2, 256, 512), np.float32)
+    state = {
+        "ema": {"student": {"blocks": {"q": {"weight": leaf}}}},
+        "opt_state": ({"mu": {"blocks": {"q": {"weight": leaf}}}},),
+    }
+    specs = {cut.spec for cut in jax.tree.leaves(state_shardings(mesh_of_nothing(4, 2), state))}
+    assert [tuple(spec) for spec in specs] == [(None, None, AXES)]
+
+
+def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
+    with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
+        program = jax.jit(sharding.gathered).trace(weight).jaxpr
+    assert way(program) == [(None, "data"), ()]
+
+
+def way(program) -> list[tuple]:
+    """How the one array of `gathered` is asked to lie, one step after the other."""
+    return [
+        tuple(eqn.params["sharding"].spec)
+        for eqn in program.jaxpr.eqns[0].params["call_jaxpr"].eqns
+    ]
+
+
+def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
+    """On a TPU the way to whole leads over a cut, which would be one more gathering."""
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
+    with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
+        held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
+        program = jax.jit(sharding.gathered).trace(held).jaxpr
+    assert isinstance(held["q"]["weight"], GatheredParam) and set(way(program)) == {()}
+    assert (
+        type(sharding.for_many_passes(weight, "gathered")["q"]["weight"]) is Param
+    )  # one device: as it was

@@ -1,0 +1,126 @@
+"""The film on disk: exact length, right colours, readable while it grows, and never half there."""
+
+import resource
+
+import av
+import numpy as np
+import pytest
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.render.mp4 import FilmWriter, read_film, viewing_scale
+
+FRAMES = (9, 12, 12)
+
+
+def chunks(height=48, width=80, seed=0):
+    """Smooth coloured frames whose level tells their number."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(40, 200, (3,))
+    ramp = np.linspace(0, 30, width)[None, None, :, None]
+    start = 0
+    for count in FRAMES:
+        level = np.arange(start, start + count)[:, None, None, None]
+        yield np.broadcast_to(base + level + ramp, (count, height, width, 3)).astype(np.uint8)
+        start += count
+
+
+def test_every_frame_comes_back_in_its_colours(tmp_path):
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        for frames in chunks():
+            film.append(frames)
+    read, made = read_film(tmp_path / "film.mp4"), np.concatenate(list(chunks()))
+    assert read.shape == made.shape and read.dtype == np.uint8
+    assert np.abs(read.astype(int) - made).mean() < 2.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.mp4"]
+
+
+@pytest.mark.parametrize("colour", [(214, 44, 44), (44, 104, 226), (250, 208, 40), (60, 168, 72)])
+def test_saturated_colours_survive(tmp_path, colour):
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        film.append(np.broadcast_to(np.array(colour, np.uint8), (2, 32, 32, 3)))
+    assert np.abs(read_film(tmp_path / "film.mp4").astype(int) - colour).max() <= 4
+
+
+def test_the_film_is_an_ordinary_mp4_with_a_keyframe_per_chunk(tmp_path):
+    with FilmWriter(tmp_path / "film.mp4", fps=16, scale=2) as film:
+        for frames in chunks():
+            film.append(frames)
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.average_rate, stream.frames) == (
+            160,
+            96,
+            16,
+            sum(FRAMES),
+        )
+        assert stream.duration * stream.time_base == sum(FRAMES) / 16
+        keys = [
+            i
+            for i, packet in enumerate(p for p in container.demux(stream) if p.dts is not None)
+            if packet.is_keyframe
+        ]
+    assert keys == [0, 9, 21]
+    head = (tmp_path / "film.mp4").read_bytes()
+    assert head.index(b"moov") < head.index(b"mdat")
+
+
+def test_the_growing_film_is_readable_after_every_chunk(tmp_path):
+    done = 0
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        for frames in chunks():
+            film.append(frames)
+            done += len(frames)
+            # The muxer holds the newest frame back until it knows how long that lasts.
+            assert len(read_film(film.part)) >= done - 1
+            assert not film.path.exists()
+
+
+def test_an_error_leaves_nothing_and_spares_an_older_film(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"older")
+    with (
+        pytest.raises(RuntimeError, match="model broke"),
+        FilmWriter(tmp_path / "film.mp4", fps=16) as film,
+    ):
+        film.append(next(chunks()))
+        raise RuntimeError("model broke")
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"] and (
+        tmp_path / "film.mp4"
+    ).read_bytes() == b"older"
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 96, 160, 3), dtype=np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with (
+            pytest.raises(DataError, match=r"cannot write .*film\.mp4"),
+            FilmWriter(tmp_path / "film.mp4", fps=16) as film,
+        ):
+            film.append(noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_a_film(tmp_path):
+    with (
+        pytest.raises(UsageError, match="at least one frame"),
+        FilmWriter(tmp_path / "film.mp4", fps=16),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="48x80 cannot go on with frames of 32x80"),
+        FilmWriter(tmp_path / "film.mp4", fps=16) as film,
+    ):
+        film.append(np.zeros((1, 48, 80, 3), np.uint8))
+        film.append(np.zeros((1, 32, 80, 3), np.uint8))
+    (tmp_path / "broken.mp4").write_bytes(b"no film at all")
+    with pytest.raises(DataError, match=r"broken\.mp4 cannot be read as a film"):
+        read_film(tmp_path / "broken.mp4")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_film(tmp_path / "missing.mp4")
+
+
+def test_viewing_scale():
+    assert [viewing_scale(h) for h in (48, 96, 384, 480)] == [8, 4, 1, 1]

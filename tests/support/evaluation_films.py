@@ -1,0 +1,30 @@
+"""True films for the evaluation's tests, painted by a program compiled well: under conftest's flags painting would take most of the time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causalcine_jax.storyworld import Story, WorldConfig, render, sample_story, scene_parameters
+
+WORLD = WorldConfig.base()
+SEED = 31_337
+_paint = jax.jit(
+    functools.partial(render, height=WORLD.height, width=WORLD.width, xp=jnp),
+    compiler_options={
+        "xla_backend_optimization_level": 2,
+        "xla_llvm_disable_expensive_passes": False,
+    },
+)
+
+
+def paint(story: Story) -> np.ndarray:
+    """All frames of a story of the base world."""
+    return np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
+
+
+@functools.cache
+def film(index: int) -> tuple[Story, np.ndarray]:
+    story = sample_story(SEED, index, WORLD)
+    return story, paint(story)

@@ -1,0 +1,174 @@
+"""Run by test_parallel_meshes.py with eight CPU devices: what meshes compute against what one device computes, and by which collectives, as JSON.
+
+Arguments: meshes (data x seq: 8x1 4x2 2x4 1x8) and what to do on each of them: stages (mesh_stages.py), film.
+"""
+
+import dataclasses
+import json
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from mesh_stages import STAGES, Stage, transformer
+from tiny_models import SIZE, random_weights, tiny_model
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.engine import RolloutEngine
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.parallel import sharding
+from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.planning.hlo.program import parse_hlo
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def on_meshes(stage: Stage, meshes: dict[str, jax.sharding.Mesh]) -> dict:
+    """By mesh: how far the stage's results there are from those of one device, what of them a device holds, and the program's collectives.
+
+    `reordered`: how far one device's own results move when some of its sums are taken in another order.
+    """
+    alone = jax.jit(stage.compute)
+    wanted = jax.device_get(alone(*stage.networks, stage.batch))
+    again = alone(*reordered(stage.networks), stage.batch)
+    report = {"reordered": {name: worst(reordered(again[name]), wanted[name]) for name in wanted}}
+    for shape, mesh in meshes.items():
+        got, program = on(mesh, stage)
+        report[shape] = {
+            "distance": {name: worst(got[name], wanted[name]) for name in wanted},
+            "held": {
+                name: [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(got[name])]
+                for name in got
+            },
+            "gradients_cut": all(
+                len(a.sharding.device_set) == 8 and not a.is_fully_replicated
+                for a in matrices(mesh, got)
+            ),
+            **collectives(program),
+        }
+    return report
+
+
+def on(mesh, stage: Stage):
+    """The stage's results on a mesh, and its compiled program. Networks are cut by the table."""
+    networks = [
+        jax.device_put(each, sharding.state_shardings(mesh, each)) for each in stage.networks
+    ]
+    batch = sharding.put_batch(mesh, stage.batch)
+    with jax.set_mesh(mesh):
+        program = jax.jit(stage.compute).lower(*networks, batch).compile()
+        return program(*networks, batch), program.as_text()
+
+
+def worst(got, wanted) -> float:
+    """The largest relative distance of two trees' arrays; arrays of rounding errors are measured by the trees' typical size."""
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
+    ]
+    floor = 1e-3 * np.median([np.abs(b).mean() for _, b in pairs])
+    return max(
+        float(np.linalg.norm(a - b) / max(np.linalg.norm(b), floor * b.size**0.5)) for a, b in pairs
+    )
+
+
+def reordered(tree):
+    """Transformers, or their gradients, with the channels inside feed-forwards in reverse: the same functions, by sums in another order."""
+    axes = {"ffn_0.weight": -1, "ffn_0.bias": -1, "ffn_2.weight": -2}
+
+    def turned(path, leaf):
+        axis = next(
+            (axis for name, axis in axes.items() if sharding.path_of(path).endswith(name)), None
+        )
+        return leaf if axis is None else jnp.flip(leaf, axis)
+
+    return jax.tree_util.tree_map_with_path(turned, tree)
+
+
+def matrices(mesh, nets) -> list[jax.Array]:
+    """The arrays that the table cuts."""
+    placed = zip(
+        jax.tree.leaves(nets), jax.tree.leaves(sharding.state_shardings(mesh, nets)), strict=True
+    )
+    return [array for array, where in placed if where.spec != sharding.WHOLE]
+
+
+def collectives(program: str) -> dict:
+    """`collectives`: kind and shapes of each in the program, once for a loop's; `gathers`: how often arrays of each type are gathered while it runs."""
+    parsed = parse_hlo(program)
+    kind = lambda one: one.opcode.removesuffix("-start")
+    sides = lambda array: [
+        int(side) for side in array.text.split("[")[1].rstrip("]").split(",") if side
+    ]
+    return {
+        "collectives": [
+            (kind(one), [sides(array) for array in one.arrays])
+            for _, one in parsed.running()
+            if kind(one) in COLLECTIVES
+        ],
+        "gathers": parsed.total(
+            lambda _, one: {one.type.split("{")[0]: 1} if one.opcode == "all-gather" else {}
+        ),
+    }
+
+
+def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
+    """A film of three chunks by the engine that streams, guided: text encoder, rollout and decoder. Its pool is on the device, on meshes on the host."""
+    one = tiny_model()
+    sizes = dataclasses.replace(one.transformer.config, dim=48, num_heads=8)
+    one = dataclasses.replace(
+        one, transformer=random_weights(lambda key: Transformer(sizes, key=key), 0)
+    )
+
+    def made(model, pool_on):
+        engine = RolloutEngine(
+            model, height=SIZE.height, width=SIZE.width, seed=0, sampler=model.sampler, memory=model.memory, pool_frames=9, pool_on=pool_on
+        )  # fmt: skip
+        context = engine.embed("a cat")
+        frames = np.concatenate([engine.chunk(context, index).frames for index in range(3)]).astype(
+            int
+        )
+        return frames, engine._pool
+
+    def against_one_device(mesh):
+        place = lambda net: jax.device_put(net, sharding.state_shardings(mesh, net))
+        cut = dataclasses.replace(
+            one,
+            transformer=place(one.transformer),
+            vae=place(one.vae),
+            text_encoder=place(one.text_encoder),
+        )
+        try:
+            with jax.set_mesh(mesh):
+                together, cut_pool = made(cut, "host")
+        except UsageError as error:
+            return {"refused": str(error)}
+        difference = np.abs(alone - together)
+        return {
+            "largest": int(difference.max()),
+            "differing": float(np.mean(difference > 0)),
+            "spread": float(alone.std()),
+            "pool": worst((cut_pool.k, cut_pool.v), (pool.k, pool.v)),
+            "held": cut_pool.k.sharding.shard_shape(cut_pool.k.shape),
+        }
+
+    alone, pool = made(one, "device")
+    return {shape: against_one_device(mesh) for shape, mesh in meshes.items()}
+
+
+if __name__ == "__main__":
+    nnx.set_graph_mode(False)
+    nnx.set_graph_updates(False)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    sharding.SMALLEST_CUT = 1
+    asked = sys.argv[1:]
+    meshes = {shape: make_mesh(int(shape[-1])) for shape in asked if "x" in shape}
+    report = {name: on_meshes(STAGES[name](), meshes) for name in asked if name in STAGES}
+    report["largest_matrix"] = max(
+        math.prod(leaf.shape[-2:]) for leaf in jax.tree.leaves(transformer(0))
+    )
+    if "film" in asked:
+        report["film"] = film(meshes)
+    print(json.dumps(report))

@@ -1,0 +1,54 @@
+"""A whole model small enough to make films in a test: random weights, StoryWorld's words, frames of 16x32 pixels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType
+
+from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.text.tokenizer import word_tokenizer
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.parallel.mesh import AXES
+from causalcine_jax.story import Video
+from causalcine_jax.storyworld.grammar import VOCABULARY
+
+WORDS = word_tokenizer(VOCABULARY)
+SIZE = Video(16, 32, 16)
+
+
+def random_weights(make, seed: int):
+    """The module `make(key)` with random weights; nothing is compiled for it."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes
+    )
+
+
+def tiny_model(**options) -> Model:
+    transformer = TransformerConfig(
+        dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=16, text_len=24, freq_dim=16
+    )
+    vae = VAEConfig(4, 16, (1, 1, 1), 1, (True, True), mean=(0.0,) * 16, std=(1.0,) * 16)
+    text = TextEncoderConfig(WORDS.size, dim=16, dim_attn=16, dim_ffn=32, num_heads=2, num_layers=1)
+    return Model(
+        random_weights(lambda key: Transformer(transformer, key=key), 0),
+        random_weights(lambda key: VAE(vae, key=key), 1),
+        random_weights(lambda key: UMT5Encoder(text, key=key), 2),
+        WORDS,
+        **{
+            "video": SIZE,
+            "sampler": SamplerConfig(steps=2, guidance=3.0),
+            "memory": MemoryConfig("camr", 1, 2),
+            **options,
+        },
+    )
+
+
+def mesh_of_nothing(data: int, seq: int) -> AbstractMesh:
+    """A mesh without devices, to trace under; its axes are what jax.sharding.Mesh makes of them in every version."""
+    return AbstractMesh((data, seq), AXES, axis_types=(AxisType.Auto,) * 2)

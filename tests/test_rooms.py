@@ -1,0 +1,77 @@
+"""The rooms of the package: no import runs from a lower room to a higher one, there is no circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+
+PACKAGE = ROOT / "causalcine_jax"
+# From the lowest to the highest: a file imports from its own room and from those before it (ARCHITECTURE.md).
+ROOMS = (
+    "errors", "utils", "config", "cli", "story_schema", "story", "diffusion", "families", "storyworld", "parallel",
+    "models", "convert", "render", "film", "data", "evaluation", "training", "planning",
+)  # fmt: skip
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _imports(file: Path) -> set[tuple[str, ...]]:
+    """What a file imports of this package, also inside its functions: dotted names without the package's."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {(*node.module.split("."), alias.name) for alias in node.names}
+    return {name[1:] for name in found if name[0] == PACKAGE.name}
+
+
+def _module(name: tuple[str, ...]) -> Path | None:
+    """The file that an imported name lives in; None for what __init__ of the package itself holds."""
+    while name:
+        file = PACKAGE.joinpath(*name)
+        if file.with_suffix(".py").is_file():
+            return file.with_suffix(".py")
+        if (file / "__init__.py").is_file():
+            return file / "__init__.py"
+        name = name[:-1]
+    return None
+
+
+def _room(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_file_is_in_a_room():
+    assert {_room(file) for file in FILES} <= {*ROOMS, "__init__", "__main__"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_import_runs_uphill(room):
+    uphill = [
+        f"{file.relative_to(ROOT)} imports {'.'.join(name)}"
+        for file in FILES
+        if _room(file) == room
+        for name in _imports(file)
+        if name[0] in ROOMS and ROOMS.index(name[0]) > ROOMS.index(room)
+    ]
+    assert not uphill
+
+
+def test_no_imports_run_in_a_circle():
+    reaches = {file: {_module(name) for name in _imports(file)} - {None, file} for file in FILES}
+    while True:  # take away the files that import nothing of what is left
+        free = {file for file, others in reaches.items() if not others & reaches.keys()}
+        if not free:
+            break
+        reaches = {file: others for file, others in reaches.items() if file not in free}
+    assert not [str(file.relative_to(ROOT)) for file in reaches]
+
+
+def test_the_package_does_not_import_what_is_not_installed():
+    for file in FILES:
+        modules = {
+            node.module.split(".")[0] if isinstance(node, ast.ImportFrom) and node.module else ""
+            for node in ast.walk(ast.parse(file.read_text()))
+        }
+        assert not modules & {"benchmarks", "experiments", "tests", "launch"}, file

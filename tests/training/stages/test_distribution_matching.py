@@ -1,0 +1,238 @@
+"""The two losses of distribution matching on networks: who learns from what, and the whole in a few steps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_models import random_weights
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.models.discriminator import Discriminator
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Module, Param
+from causalcine_jax.training.stages import dmd as distribution_matching
+from causalcine_jax.training.stages.dmd import (
+    DistributionMatching,
+    DMDConfig,
+    critic_loss,
+    generator_loss,
+)
+from causalcine_jax.training.stages.gan import GANConfig
+from causalcine_jax.training.stages.scoring import window
+from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
+
+CONFIG = TransformerConfig(
+    dim=24,
+    ffn_dim=32,
+    num_heads=2,
+    num_layers=2,
+    text_dim=8,
+    text_len=6,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=16,
+)
+TASK = DistributionMatching(
+    null_prompt=(1, 0, 0, 0, 0),
+    memory=MemoryConfig("camr", window_chunks=1, memory_frames=1),
+    self_forcing=SelfForcingConfig(steps=2, grad_frames=2),
+    gan=GANConfig(taps=(1.0,), r1_weight=1.0),
+    chunk_frames=1,
+)
+PURE_NOISE = DMDConfig(t_min=1000, t_max=1000)
+
+
+class Words(Module):
+    """A text encoder that compiles in no time: a vector for each word."""
+
+    def __init__(self, key):
+        self.table = Param(jax.random.normal(key, (40, CONFIG.text_dim)))
+
+    def __call__(self, ids, mask):
+        return self.table[...][ids] * mask[..., None]
+
+
+@pytest.fixture(scope="module")
+def nets():
+    make = lambda key: Transformer(CONFIG, key=key)
+    return {
+        "student": random_weights(make, 0),
+        "teacher": random_weights(make, 1),
+        "fake_score": random_weights(make, 2),
+        "text_encoder": random_weights(Words, 3),
+        "head": random_weights(lambda key: Discriminator(CONFIG.dim, 1, key=key), 4),
+    }
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(2, 40, (2, 2, 5))
+    ids[:, :, 4] = 1
+    latents = rng.standard_normal((2, 3, 4, 4, 4)).astype(np.float32)
+    films = {
+        "latents": latents,
+        "token_ids": ids,
+        "shot_of_chunk": np.array([[0, 0, 1], [0, 1, 1]], np.int32),
+    }
+    return jax.tree.map(jnp.asarray, films)
+
+
+def learners(loss, names, nets, batch):
+    """For each metric, the networks whose weights it changes with, to the gradient's eye: a derivative for each network, along all its weights."""
+
+    def metrics_of(nets):
+        _, metrics = loss(nets, {}, batch, jax.random.key(0))
+        return jnp.stack([metrics[name][0] for name in names])
+
+    def slope(moved):
+        direction = {
+            net: jax.tree.map(lambda leaf, i=i: moved[i] * jnp.ones_like(leaf), nets[net])
+            for i, net in enumerate(nets)
+        }
+        return jax.jvp(metrics_of, (nets,), (direction,))[1]
+
+    slopes = jax.jit(jax.vmap(slope))(jnp.eye(len(nets)))
+    return {
+        name: {net for net, value in zip(nets, slopes[:, i], strict=True) if value != 0}
+        for i, name in enumerate(names)
+    }
+
+
+def test_who_learns_from_the_generators_loss(nets, batch):
+    """Distribution matching reaches the student (and the text it reads) but no score. The adversarial term goes through
+    fake score and head, which are fixed where the student is trained."""
+    assert learners(generator_loss(TASK), ["dmd", "adversarial"], nets, batch) == {
+        "dmd": {"student", "text_encoder"},
+        "adversarial": {"student", "text_encoder", "fake_score", "head"},
+    }
+
+
+@pytest.mark.slow
+def test_a_film_that_is_committed_again_teaches_the_same(nets, batch):
+    again = dataclasses.replace(
+        TASK, self_forcing=dataclasses.replace(TASK.self_forcing, recommit=True)
+    )
+    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    rest = {name: net for name, net in nets.items() if name != "student"}
+
+    def learned(task):
+        loss = jax.jit(jax.value_and_grad(generator_loss(task), has_aux=True))
+        (value, _), gradient = loss({"student": nets["student"]}, rest, batch, jax.random.key(0))
+        return value, flat(gradient)
+
+    (value, gradient), (wanted, wanted_gradient) = learned(again), learned(TASK)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    assert (
+        float(jnp.linalg.norm(gradient - wanted_gradient) / jnp.linalg.norm(wanted_gradient))
+        <= 1e-5
+    )
+
+
+def test_who_learns_from_the_critics_loss(nets, batch):
+    found = learners(critic_loss(TASK), ["critic_mse", "discriminator", "r1"], nets, batch)
+    assert found == {"critic_mse": {"fake_score"}, "discriminator": {"head"}, "r1": {"head"}}
+
+
+def test_the_heads_loss_reaches_the_trunk_when_it_is_asked_to(nets, batch):
+    trunk = dataclasses.replace(TASK, gan=GANConfig(taps=(1.0,), trunk=True))
+    assert learners(critic_loss(trunk), ["discriminator"], nets, batch) == {
+        "discriminator": {"fake_score", "head"}
+    }
+
+
+@pytest.mark.parametrize("context", ["clean_rollout", "noisy_causal"])
+def test_a_student_that_the_scores_agree_on_is_left_alone(nets, batch, context):
+    """One network as both scores, under the null prompt: guidance has nothing to steer away from, and the gradient vanishes."""
+    task = dataclasses.replace(
+        TASK, dmd=DMDConfig(score_context=context), gan=GANConfig(generator_weight=0)
+    )
+    gradient = jax.jit(
+        lambda nets, batch: generator_loss(task)(nets, {}, batch, jax.random.key(1))[1][
+            "dmd_gradient"
+        ][0]
+    )
+    agreeing = {**nets, "teacher": nets["fake_score"]}
+    null = {
+        **batch,
+        "token_ids": np.broadcast_to(np.array(task.null_prompt), batch["token_ids"].shape),
+    }
+    assert float(gradient(agreeing, null)) <= 1e-5
+    guided, other = (float(gradient(n, batch)) for n in (agreeing, nets))
+    assert guided > 1e-3 and other > 1e-3 and guided != other
+
+
+def trained_critic(task, nets, batch, names, steps=40):
+    """Metrics [steps] of the critic's loss while Adam trains the networks `names`."""
+    loss, optimizer = critic_loss(task), optax.adam(1e-2)
+    trained, fixed = (
+        {name: net for name, net in nets.items() if (name in names) == wanted}
+        for wanted in (True, False)
+    )
+
+    def step(carry, key):
+        trained, state = carry
+        grads, metrics = jax.grad(loss, has_aux=True)(trained, fixed, batch, key)
+        updates, state = optimizer.update(grads, state)
+        return (jax.tree.map(jnp.add, trained, updates), state), {
+            name: value for name, (value, _) in metrics.items()
+        }
+
+    return jax.jit(
+        lambda carry: jax.lax.scan(step, carry, jax.random.split(jax.random.key(2), steps))[1]
+    )((trained, optimizer.init(trained)))
+
+
+def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatch):
+    """A fake score that knows the noise makes no error, and one that is off by 0.5 everywhere one of 0.25."""
+
+    def knowing(net, film, noisy, t, text, shots, *, start, frames, chunk_frames, **_):
+        off = 0.5 * (shots[0, 1] - 1)  # 0 or -0.5, as the batch has it
+        return (
+            window(
+                (noisy - film) / (t / 1000)[:, None, None, None, None], start, frames, chunk_frames
+            )
+            + off
+        )
+
+    monkeypatch.setattr(distribution_matching, "window_velocity", knowing)
+    task = dataclasses.replace(TASK, gan=GANConfig(generator_weight=0))
+    error = jax.jit(
+        lambda batch: critic_loss(task)(nets, {}, batch, jax.random.key(3))[1]["critic_mse"][0]
+    )
+    assert float(error({**batch, "shot_of_chunk": batch["shot_of_chunk"][::-1]})) < 1e-8
+    assert float(error(batch)) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
+    """Real films and generated ones are the same at t = 1000, and noisy history tells nothing either. Meanwhile the fake score learns."""
+    task = dataclasses.replace(TASK, dmd=PURE_NOISE)
+    metrics = trained_critic(task, nets, batch, ("fake_score", "head"))
+    np.testing.assert_allclose(metrics["logit_real"], metrics["logit_generated"], atol=1e-5)
+    assert float(jnp.min(metrics["discriminator"])) >= 2 * np.log(2) - 1e-5
+    assert float(jnp.mean(metrics["critic_mse"][-5:])) < 0.7 * float(
+        jnp.mean(metrics["critic_mse"][:5])
+    )
+
+
+def test_clean_history_would_give_films_away(nets, batch):
+    """Why the GAN's context is noisy by default: in front of pure noise, a head that sees clean history separates films by it."""
+    task = dataclasses.replace(TASK, dmd=PURE_NOISE, gan=GANConfig(context="clean", taps=(1.0,)))
+    metrics = trained_critic(task, nets, batch, ("head",))
+    assert float(jnp.mean(metrics["discriminator"][-5:])) < 2 * np.log(2) - 0.3
+
+
+def test_networks_of_other_latents_or_texts_are_refused(nets, batch):
+    other = dataclasses.replace(CONFIG, in_dim=8, text_dim=12, dim=48)
+    strange = jax.eval_shape(lambda: Transformer(other, key=jax.random.key(0)))
+    with pytest.raises(
+        UsageError,
+        match=r"teacher\.in_dim is 8, the student's 4; teacher\.text_dim is 12, the student's 8",
+    ):
+        generator_loss(TASK)(
+            {"student": nets["student"]}, {**nets, "teacher": strange}, batch, jax.random.key(0)
+        )

@@ -1,0 +1,249 @@
+"""ODE initialisation: the teacher's trajectories against a naive loop, the student's loss, and trajectories on disk."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import random_weights
+from tiny_training import tiny_config, tiny_store
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.data.latent_store import partial_path
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film import rollout
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.training.stages import trajectory_store
+from causalcine_jax.training.stages.ode import (
+    ODEConfig,
+    ODEInit,
+    Trajectory,
+    ode_init_loss,
+    split_record,
+    student_velocity,
+    teacher_trajectory,
+)
+from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
+from causalcine_jax.training.stages.trajectory_store import write_trajectories
+
+NULL = (1, 0, 0, 0, 0, 0, 0, 0)
+GUIDANCE, STEPS = 3.0, 6
+TASK = ODEInit(
+    NULL, SelfForcingConfig(steps=3).sampler, ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0), MemoryConfig("camr", 1, 2)
+)  # fmt: skip
+KEY = jax.random.fold_in(jax.random.key(0), 0)  # what a store of seed 0 draws its first batch from
+
+
+@pytest.fixture(scope="module")
+def nets():
+    sizes = tiny_config()
+    return (
+        random_weights(lambda key: Transformer(sizes.transformer, key=key), 0),
+        random_weights(lambda key: UMT5Encoder(sizes.text_encoder, key=key), 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("ode") / "store", films=3)
+
+
+@pytest.fixture(scope="module")
+def batch(films):
+    records = [films[i] for i in range(2)]
+    return {
+        name: np.stack([record[name] for record in records])
+        for name in ("latents", "token_ids", "shot_of_chunk")
+    }
+
+
+@pytest.fixture(scope="module")
+def trajectory(nets, batch):
+    return jax.jit(functools.partial(teacher_trajectory, TASK))(*nets, batch, KEY)
+
+
+def naive(teacher, text_encoder, film, ids, shots, noise):
+    """One film under one text: each chunk is denoised by written-out Euler steps after the true chunks before it. Returns every x."""
+    velocity = jax.jit(functools.partial(rollout.chunk_velocity, memory=TASK.memory))
+    embed, commit = (
+        jax.jit(rollout.embed_prompt),
+        jax.jit(functools.partial(rollout.commit_chunk, memory=TASK.memory)),
+    )
+    sigmas = [5 * u / (1 + 4 * u) for u in np.linspace(1, 0, STEPS + 1)]
+    pools = [KVCache.empty(teacher.config, 1, 9, 4, 3) for _ in range(2)]
+    rows = []
+    for chunk in range(3):
+        part = slice(3 * chunk, 3 * chunk + 3)
+        both = (ids[shots[chunk]], jnp.asarray(NULL))
+        prompts = [embed(teacher, text_encoder(tokens[None], tokens[None] != 0)) for tokens in both]
+        x, passed = noise[None, part], []
+        for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
+            passed.append(x)
+            with_prompt, without = (
+                velocity(teacher, pool, x, jnp.float32(1000 * high), text, chunk)
+                for pool, text in zip(pools, prompts, strict=True)
+            )
+            x = x + (low - high) * (without + GUIDANCE * (with_prompt - without))
+        rows.append(jnp.stack([*passed, x])[:, 0])
+        pools = [
+            commit(teacher, pool, film[None, part], text, chunk)
+            for pool, text in zip(pools, prompts, strict=True)
+        ]
+    return jnp.concatenate(rows, axis=1)
+
+
+def test_a_trajectory_is_that_of_a_naive_loop(nets, batch, trajectory):
+    noise = jax.random.normal(KEY, batch["latents"].shape)
+    passed = naive(
+        *nets, batch["latents"][1], batch["token_ids"][1], batch["shot_of_chunk"][1], noise[1]
+    )
+    relative = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+    assert trajectory.points.shape == (3, *batch["latents"].shape)
+    assert relative(trajectory.end[1], passed[-1]) < 1e-4
+    for point, step in zip(trajectory.points[:, 1], (0, 2, 4), strict=True):
+        assert relative(point, passed[step]) < 1e-4
+
+
+def test_the_kept_times_are_the_students():
+    full = ODEInit(NULL, SelfForcingConfig().sampler, ODEConfig().sampler(5.0))
+    assert full.kept == (0, 12, 24, 36)
+    np.testing.assert_allclose(full.times, [1000, 937.5, 2500 / 3, 625], atol=1e-3)
+    rounded = SamplerConfig(
+        "few_step", 4, 5.0, 1.0, (1000.0, 937.0, 833.0, 625.0)
+    )  # as a public model has them
+    assert dataclasses.replace(full, student=rounded).kept == (0, 12, 24, 36)
+
+
+def test_step_lists_that_cannot_be_are_refused():
+    with pytest.raises(
+        UsageError, match=r"times 700 \(nearest 6.*are not among the teacher's 48 steps at shift 5"
+    ):
+        ODEInit(
+            NULL, SelfForcingConfig(step_list=(1000.0, 700.0)).sampler, ODEConfig().sampler(5.0)
+        )
+    with pytest.raises(UsageError, match=r"times_at_once 3 does not divide the student's 4 times"):
+        ODEInit(NULL, SelfForcingConfig().sampler, ODEConfig().sampler(5.0), times_at_once=3)
+    with pytest.raises(UsageError, match=r"step_list must fall from at most 1000 to above 0"):
+        tiny_config(
+            stage="ode_init",
+            teacher="somewhere",
+            self_forcing=SelfForcingConfig(step_list=(500.0, 900.0)),
+        )
+
+
+def test_the_loss_is_the_distance_of_the_students_guess_to_the_end(nets, batch, trajectory):
+    transformer, text_encoder = nets
+    # Zeroed, the student says velocity 0: its guess is the point itself.
+    still = jax.tree.map(lambda leaf: leaf, transformer)
+    still.head = jax.tree.map(jnp.zeros_like, transformer.head)
+    parts = [*trajectory.points, trajectory.end, batch["latents"]]
+    stored = {
+        **batch,
+        "latents": jnp.concatenate(parts, axis=1),
+        "shot_of_chunk": np.tile(batch["shot_of_chunk"], len(parts)),
+    }
+    loss = jax.jit(
+        jax.value_and_grad(ode_init_loss(dataclasses.replace(TASK, stored=True)), has_aux=True)
+    )
+    (value, metrics), gradient = loss(
+        {"student": still}, {"text_encoder": text_encoder}, stored, KEY
+    )
+    wanted = jnp.mean(jnp.square(trajectory.points - trajectory.end), axis=(1, 2, 3, 4, 5))
+    np.testing.assert_allclose(
+        [metrics[f"x0_t{t}"][0] for t in (1000, 909, 714)], wanted, rtol=1e-4
+    )
+    assert float(value) == pytest.approx(float(jnp.mean(wanted)), rel=1e-4)
+    assert float(jnp.abs(gradient["student"].head.weight[...]).max()) > 0
+
+
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
+    """A noisy segment sees clean history and itself: neither the other times' segments nor a clean copy of its own chunk change it."""
+    task = dataclasses.replace(TASK, times_at_once=at_once)
+    transformer, text_encoder = nets
+    clean, shots = jnp.asarray(batch["latents"]), batch["shot_of_chunk"]
+    text = text_encoder(batch["token_ids"], batch["token_ids"] != 0)
+    weight = jax.random.normal(jax.random.key(3), trajectory.points.shape)
+
+    @jax.jit
+    def together(model):
+        velocity, pull = jax.vjp(
+            lambda model: student_velocity(task, model, clean, trajectory.points, text, shots),
+            model,
+        )
+        return velocity, pull(weight)[0]
+
+    @jax.jit
+    def alone(model, x, t, weight):
+        forced = lambda model: teacher_forced(model, clean, x, t, text, shots, memory=TASK.memory)
+        velocity, pull = jax.vjp(forced, model)
+        return velocity, pull(weight)[0]
+
+    velocity, gradient = together(transformer)
+    each = [
+        alone(transformer, x, jnp.float32(t), w)
+        for x, t, w in zip(trajectory.points, TASK.times, weight, strict=True)
+    ]
+    relative = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+    assert relative(velocity, jnp.stack([v for v, _ in each])) <= 1e-5
+    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    assert relative(flat(gradient), sum(flat(g) for _, g in each)) <= 1e-5
+
+
+HOW = {"batch": 2, "seed": 0, "source": {"teacher_sha256": "0"}}
+
+
+def test_stored_trajectories_are_those_on_the_fly(nets, films, batch, trajectory, tmp_path):
+    store = write_trajectories(tmp_path / "made", films, TASK, *nets, count=2, **HOW)
+    assert store.spec.latent_frames == 9 * 5
+    records = [store[i] for i in range(2)]
+    film, stored = split_record(
+        {name: jnp.stack([record[name] for record in records]) for name in records[0]}, 3
+    )
+    for name, value in batch.items():
+        np.testing.assert_array_equal(film[name], value)
+    for a, b in (
+        (stored.points, trajectory.points),
+        (stored.end, trajectory.end),
+    ):  # but for the store's float16
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * float(jnp.abs(b).max()))
+
+
+def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch):
+    made = lambda task, teacher, text_encoder, batch, key: Trajectory(
+        jnp.stack([batch["latents"]] * 3), batch["latents"]
+    )
+    monkeypatch.setattr(trajectory_store, "teacher_trajectory", made)
+    monkeypatch.setattr(trajectory_store, "SHARD", 1)
+    write, calls = trajectory_store.LatentStoreWriter.write, []
+
+    def fails_at_the_second(self, part, records):
+        calls.append(part)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(self, part, records)
+
+    monkeypatch.setattr(trajectory_store.LatentStoreWriter, "write", fails_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        write_trajectories(tmp_path / "made", films, TASK, *nets, count=3, **HOW)
+    assert partial_path(tmp_path / "made").is_dir()
+    store = write_trajectories(tmp_path / "made", films, TASK, *nets, count=3, **HOW)
+    assert calls == [range(0, 2), range(2, 3), range(2, 3)] and len(store) == 3
+    np.testing.assert_array_equal(store[2]["latents"], np.tile(films[2]["latents"], (5, 1, 1, 1)))
+    with pytest.raises(UsageError, match="was made otherwise: source is"):
+        write_trajectories(
+            tmp_path / "made",
+            films,
+            TASK,
+            *nets,
+            count=3,
+            **{**HOW, "source": {"teacher_sha256": "1"}},
+        )
+    with pytest.raises(UsageError, match=r"ode\.films 4 is more than the 3 films"):
+        write_trajectories(tmp_path / "more", films, TASK, *nets, count=4, **HOW)

@@ -1,0 +1,102 @@
+"""The loss of stage 1 and what it draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import tiny_model
+
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion import flow
+from causalcine_jax.training.config import TimeConfig
+from causalcine_jax.training.stages.teacher_forcing import (
+    TeacherForcing,
+    drop_captions,
+    error_by_time,
+    noise_times,
+    teacher_forcing_loss,
+)
+
+NULL = (1,) + (0,) * 23
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    ids = np.zeros((2, 2, 24), np.int32)
+    ids[:, :, :5], ids[:, :, 5] = rng.integers(3, 100, (2, 2, 5)), 1
+    latents = rng.standard_normal((2, 6, 4, 4, 16)).astype(np.float32)
+    return {"latents": latents, "token_ids": ids, "shot_of_chunk": np.array([[0, 1]] * 2, np.int32)}
+
+
+@pytest.fixture(scope="module")
+def nets():
+    model = tiny_model()
+    return {"transformer": model.transformer, "text_encoder": model.text_encoder}
+
+
+@pytest.fixture(scope="module")
+def loss():
+    return jax.jit(
+        teacher_forcing_loss(
+            TeacherForcing(NULL, MemoryConfig("camr", 1, 2), TimeConfig(), caption_dropout=0.0)
+        )
+    )
+
+
+def test_a_velocity_of_zero_costs_the_power_of_the_target(loss, nets, batch):
+    zeroed = jax.tree.map(lambda leaf: leaf, nets)
+    zeroed["transformer"].head = jax.tree.map(jnp.zeros_like, nets["transformer"].head)
+    value, metrics = loss(zeroed, {}, batch, jax.random.key(3))
+    noise = jax.random.normal(jax.random.split(jax.random.key(3), 3)[1], batch["latents"].shape)
+    assert float(value) == pytest.approx(
+        float(jnp.mean(jnp.square(noise - batch["latents"]))), rel=1e-5
+    )
+    assert float(metrics["mse"][0]) == pytest.approx(float(value), rel=1e-5)
+
+
+def test_captions_matter(loss, nets, batch):
+    other = {**batch, "token_ids": np.where(batch["token_ids"] > 1, 7, batch["token_ids"])}
+    values = [float(loss(nets, {}, films, jax.random.key(0))[0]) for films in (batch, other, batch)]
+    assert values[0] == values[2] != values[1]
+
+
+def test_dropping_takes_every_prompt_of_a_film():
+    ids = jnp.full((4000, 3, 4), 9)
+    dropped = np.asarray(drop_captions(ids, jnp.array([1, 0, 0, 0]), 0.1, jax.random.key(0)))
+    films = np.all(dropped == [1, 0, 0, 0], axis=(1, 2))
+    assert np.all(dropped[~films] == 9)
+    assert films.mean() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_times_follow_the_shifted_schedule(stratified):
+    config = TimeConfig(shift=5.0, stratified=stratified)
+    t = np.asarray(noise_times(jax.random.key(0), 20_000, 10, config))
+    assert t.min() > 0 and t.max() <= 1000
+    middle = 1000 * flow.shift(0.5, 5.0)
+    assert np.median(t) == pytest.approx(middle, rel=0.01)
+
+
+def test_stratified_times_are_one_from_each_part():
+    t = np.sort(np.asarray(noise_times(jax.random.key(1), 8, 10, TimeConfig(shift=1.0))))
+    np.testing.assert_array_equal(np.ceil(t / 125), np.arange(1, 9))
+
+
+def test_times_per_chunk():
+    assert noise_times(jax.random.key(0), 3, 5, TimeConfig(shared_by="chunk")).shape == (3, 5)
+
+
+def test_errors_are_told_apart_by_time():
+    error, t = jnp.array([[1.0, 2.0], [3.0, 5.0]]), jnp.array([[100.0, 250.0], [251.0, 1000.0]])
+    metrics = {
+        name: (float(total), float(weight))
+        for name, (total, weight) in error_by_time(error, t).items()
+    }
+    assert metrics == {
+        "mse": (2.75, 1.0),
+        "mse_t0_250": (3.0, 2.0),
+        "mse_t250_500": (3.0, 1.0),
+        "mse_t500_750": (0.0, 0.0),
+        "mse_t750_1000": (5.0, 1.0),
+    }

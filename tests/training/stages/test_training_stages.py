@@ -1,0 +1,174 @@
+"""The stages themselves: from a config to networks, data and an exported model folder."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_models import random_weights
+from tiny_training import tiny_config, tiny_store
+
+from causalcine_jax.config import TextEncoderConfig, VAEConfig
+from causalcine_jax.convert import (
+    load_metadata,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+    save_model,
+)
+from causalcine_jax.data.clips import Clips, clip_batches, paint
+from causalcine_jax.data.latent_store import LatentStore, StoreSpec
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.storyworld import (
+    VOCABULARY,
+    WorldConfig,
+    render,
+    sample_story,
+    scene_parameters,
+)
+from causalcine_jax.training import film_data
+from causalcine_jax.training.config import CheckpointConfig, DataConfig
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.sample import SAMPLE_SEED, as_story
+from causalcine_jax.training.stages import build as stages
+from causalcine_jax.training.stages.build import make_stage
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("stages") / "store").path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model folder with random networks of the tiny sizes."""
+    config, folder = tiny_config(), tmp_path_factory.mktemp("stages") / "model"
+    nets = {
+        "transformer": random_weights(lambda key: Transformer(config.transformer, key=key), 0),
+        "text_encoder": random_weights(lambda key: UMT5Encoder(config.text_encoder, key=key), 1),
+        "vae": random_weights(lambda key: VAE(config.vae, key=key), 2),
+    }
+    save_model(folder, **nets, tokenizer=word_tokenizer(VOCABULARY), dtype=np.float32)
+    return folder
+
+
+def test_a_run_starts_from_any_model_folder(store, model):
+    stage = make_stage(tiny_config(store=store, init=str(model), train_text_encoder=False))
+    assert set(stage.trained) == {"transformer"} and set(stage.fixed) == {"text_encoder"}
+    for net, load in (
+        (stage.trained["transformer"], load_transformer),
+        (stage.fixed["text_encoder"], load_text_encoder),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, net, load(model))
+
+
+def test_an_exported_model_has_all_that_makes_a_film(store, model, tmp_path):
+    config = tiny_config(
+        store=store, init=str(model), data=DataConfig(store=str(store), vae=str(model))
+    )
+    stage = make_stage(config)
+    stage.export(stage.trained, tmp_path / "out", {"training": {"step": 3}})
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_transformer(tmp_path / "out"),
+        stage.trained["transformer"],
+    )
+    jax.tree.map(np.testing.assert_array_equal, load_vae(tmp_path / "out"), load_vae(model))
+    assert Tokenizer.load(tmp_path / "out").size == word_tokenizer(VOCABULARY).size
+    said = load_metadata(tmp_path / "out")
+    assert said["video"] == {"fps": 16, "width": 32, "height": 32}
+    assert said["memory"]["window_chunks"] == 1 and said["training"] == {"step": 3}
+
+
+def test_a_store_that_does_not_fit_is_refused_with_all_faults(store, model, tmp_path):
+    opened = LatentStore.open(store)
+    other = StoreSpec(**{**dataclasses.asdict(opened.spec), "vae": "0123", "tokenizer": "4567"})
+    (tmp_path / "store").mkdir()
+    for entry in store.iterdir():
+        (tmp_path / "store" / entry.name).symlink_to(entry)
+    (tmp_path / "store" / "store.json").unlink()
+    (tmp_path / "store" / "store.json").write_text(json.dumps(dataclasses.asdict(other)))
+    transformer = dataclasses.replace(tiny_config().transformer, text_len=4)
+    with pytest.raises(UsageError) as caught:
+        make_stage(
+            tiny_config(
+                store=tmp_path / "store",
+                transformer=transformer,
+                data=DataConfig(store=str(tmp_path / "store"), vae=str(model)),
+            )
+        )
+    for fault in (
+        "of another VAE",
+        "of another tokenizer",
+        "prompts have 8 tokens, transformer.text_len is 4",
+    ):
+        assert fault in str(caught.value)
+
+
+def test_what_is_missing_is_named(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(film_data, "EMBEDDED", tmp_path)
+    with pytest.raises(
+        UsageError, match=r"no VAE to make one: name a model folder with vae/ as data.vae"
+    ):
+        make_stage(tiny_config(data=DataConfig(store=str(tmp_path / "none"))))
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        make_stage(tiny_config(store=store, init=str(tmp_path / "none")))
+    with pytest.raises(UsageError, match=r"vocab_size 50 is too small"):
+        make_stage(tiny_config(store=store, text_encoder=TextEncoderConfig(50, 16, 16, 16, 2, 1)))
+
+
+def test_clips_are_stretches_of_stories():
+    world = WorldConfig.base()
+    clips = Clips(world, 5, 9)
+    film = scene_parameters(sample_story(5, 3, world))["shapes"]
+    (clip,) = clips[3]
+    assert any(np.array_equal(clip, film[first : first + 9]) for first in range(len(film) - 8))
+    np.testing.assert_array_equal(clip[None], Clips(world, 5, 9)[3])
+    video = np.asarray(jax.jit(paint, static_argnums=(1, 2))(clip[None], 48, 80))
+    drawn = render({"shapes": clip}, 48, 80)
+    assert video.shape == (1, 9, 48, 80, 3)
+    np.testing.assert_allclose((video[0] + 1) * 127.5, drawn, atol=1.01)
+
+
+def test_clips_are_split_between_processes_and_resume():
+    clips = Clips(WorldConfig.base(), 0, 5)
+    whole = clip_batches(clips, 4, seed=0)
+    parts = [clip_batches(clips, 2, seed=0, process_index=i, process_count=2) for i in range(2)]
+    first = next(whole)
+    np.testing.assert_array_equal(first, np.concatenate([next(part) for part in parts]))
+    state = whole.get_state()
+    second = next(whole)
+    again = clip_batches(clips, 4, seed=0)
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again), second)
+
+
+def test_the_autoencoder_stage_leaves_a_vae_with_measured_latents(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "STATISTICS_BATCHES", 2)
+    sizes = VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
+    config = tiny_config(
+        tmp_path,
+        stage="autoencoder",
+        steps=4,
+        batch=2,
+        vae=sizes,
+        checkpoint=CheckpointConfig(every=4),
+    )
+    train(config)
+    told = load_vae(tmp_path / "model").cfg
+    assert 0.0 not in told.mean and min(told.std) > 0 and told.std != (1.0,) * 16
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "l1", "edge", "kl", "psnr"} <= set(records[-1])
+
+
+def test_a_sampled_story_is_the_worlds():
+    told = sample_story(SAMPLE_SEED, 0, WorldConfig.base())
+    story = as_story(told, 5)
+    resolved = story.resolve()
+    assert [shot.prompt for shot in resolved.shots] == list(told.prompts())
+    assert (resolved.chunks, resolved.frames, story.seed) == (10, 117, 5)

@@ -1,0 +1,102 @@
+"""The loss on films that are not trained on, in the records of a run."""
+
+import dataclasses
+import itertools
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import tiny_config, tiny_store
+from toy_stage import toy_batches, toy_config, toy_stage
+
+from causalcine_jax.config import VAEConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.training.config import DataConfig, HeldOutConfig
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
+from causalcine_jax.training.stages.build import make_stage
+
+UNSEEN = tuple(itertools.islice(toy_batches(4, seed=9), 3))
+
+
+def run(out, every: int) -> tuple[list[dict], object]:
+    config = toy_config(out, held_out=HeldOutConfig(every=every, films=12, store="unseen"))
+    state = train(config, dataclasses.replace(toy_stage(), held_out=UNSEEN))
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()], state
+
+
+def test_weights_and_their_average_are_measured_on_the_same_batches(tmp_path):
+    records, state = run(tmp_path / "a", every=5)
+    told = {record["step"]: record for record in records if "held_out_loss" in record}
+    assert sorted(told) == [5, 10, 12]  # and at the end
+    for name, nets in (("held_out", state.params), ("held_out_ema", state.ema)):
+        errors = [
+            np.mean(np.square(np.asarray(nets["net"](jnp.asarray(batch["x"]))) - 2 * batch["x"]))
+            for batch in UNSEEN
+        ]
+        assert told[12][f"{name}_loss"] == pytest.approx(np.mean(errors), rel=1e-4)
+        assert told[12][f"{name}_first"] == pytest.approx(
+            np.mean([batch["x"][0, 0] for batch in UNSEEN]), rel=1e-6
+        )
+    assert told[12]["held_out_ema_loss"] != told[12]["held_out_loss"]
+
+
+def test_measuring_changes_nothing(tmp_path):
+    with_it, _ = run(tmp_path / "a", every=4)
+    without, _ = run(tmp_path / "b", every=0)
+    losses = lambda records: [record["loss"] for record in records if "loss" in record]
+    assert losses(with_it) == losses(without) and not any(
+        "held_out_loss" in record for record in without
+    )
+
+
+def test_teacher_forcing_measures_its_error_by_noise_level(tmp_path):
+    store, unseen = (
+        tiny_store(tmp_path / name, seed=seed).path for name, seed in (("seen", 0), ("unseen", 1))
+    )
+    config = tiny_config(
+        tmp_path / "run",
+        store,
+        steps=4,
+        held_out=HeldOutConfig(every=4, films=8, store=str(unseen)),
+    )
+    train(config, make_stage(config))
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"held_out_mse", "held_out_ema_mse", "held_out_mse_t750_1000"} <= set(last)
+    few = dataclasses.replace(config, held_out=HeldOutConfig(every=2, films=32, store=str(unseen)))
+    with pytest.raises(UsageError, match="32 are asked for"):
+        make_stage(few)
+    spec = unseen / "store.json"
+    spec.write_text(spec.read_text().replace('"tokenizer": ""', '"tokenizer": "another"'))
+    with pytest.raises(UsageError, match=f"{unseen}.*another tokenizer"):
+        make_stage(config)
+
+
+def test_an_autoencoder_is_measured_on_clips_of_other_stories():
+    vae = VAEConfig(4, 16, (1, 1, 1, 1), 1, mean=(0.0,) * 16, std=(1.0,) * 16)
+    config = tiny_config(
+        stage="autoencoder", vae=vae, autoencoder=AutoencoderConfig(crop=(8, 16)), data=DataConfig(clip_frames=1),
+        held_out=HeldOutConfig(every=1, films=8),
+    )  # fmt: skip
+    stage = make_stage(config)
+    assert len(stage.held_out) == 2 and not np.array_equal(stage.held_out[0], next(stage.batches))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"held_out": HeldOutConfig(every=1)}, "needs held_out.store"),
+        (
+            {"held_out": HeldOutConfig(every=1, films=6, store="x")},
+            "6 is not a multiple of batch 4",
+        ),
+        (
+            {"held_out": HeldOutConfig(every=1, store="x"), "stage": "dmd", "teacher": "t"},
+            "evaluate the model",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_said(changes, words):
+    with pytest.raises(UsageError, match=words):
+        tiny_config(**changes)

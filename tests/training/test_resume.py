@@ -1,0 +1,101 @@
+"""Exact resume: a run killed with TERM and with KILL at random steps writes the loss curve of the run that was left alone, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+from tiny_training import tiny_store
+
+from causalcine_jax.convert import load_transformer
+from causalcine_jax.training.metrics import read_records
+
+STEPS = 100
+TIMES = ("films_per_s", "step_s", "data_wait_s")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    tiny_store(folder / "store")
+    return folder
+
+
+def start(runs: Path, out: str) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "launch/train.py",
+        "--config",
+        "tests/support/tiny_training.py",
+        f"--compile_cache={runs / 'compiled'}",
+    ]
+    overrides = {
+        "out": runs / out,
+        "data.store": runs / "store",
+        "steps": STEPS,
+        "log_every": 1,
+        "checkpoint.every": 11,
+        "optim.warmup": 10,
+    }
+    command += [f"--config.{name}={value}" for name, value in overrides.items()]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def interrupt(runs: Path, out: str, after: int, number: int) -> tuple[int, str]:
+    """Runs until a record of step `after` is written, sends the signal, and returns exit code and stderr."""
+    process, file = start(runs, out), runs / out / "metrics.jsonl"
+    while process.poll() is None:
+        if file.exists() and file.read_bytes().count(b"\n") >= after:
+            process.send_signal(number)
+            break
+        time.sleep(0.002)
+    _, errors = process.communicate(timeout=1200)
+    return process.returncode, errors
+
+
+def curve(out: Path) -> list[str]:
+    return [
+        json.dumps({name: value for name, value in record.items() if name not in TIMES})
+        for record in read_records(out / "metrics.jsonl")
+    ]
+
+
+def test_the_loss_curve_is_that_of_the_uninterrupted_run(runs):
+    whole = start(runs, "whole")
+    _, errors = whole.communicate(timeout=1200)
+    assert whole.returncode == 0, errors
+    first, second = sorted(random.sample(range(5, STEPS - 30), 2))
+    code, errors = interrupt(runs, "parts", first, signal.SIGTERM)
+    assert code == 0 and "stopped and saved at step" in errors, errors
+    code, errors = interrupt(runs, "parts", second + 5, signal.SIGKILL)
+    assert code == -signal.SIGKILL and "resumed at step" in errors, errors
+    last = start(runs, "parts")
+    _, errors = last.communicate(timeout=1200)
+    assert last.returncode == 0 and "resumed at step" in errors, errors
+    assert "Traceback" not in errors
+    assert len(curve(runs / "whole")) == STEPS
+    assert curve(runs / "parts") == curve(runs / "whole"), (
+        f"interrupted after steps {first} and {second + 5}"
+    )
+    weights = [
+        (runs / out / "model" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+        for out in ("whole", "parts")
+    ]
+    assert weights[0] == weights[1]
+    assert load_transformer(runs / "parts" / "model").config.dim == 24
+    losses = [json.loads(line)["loss"] for line in curve(runs / "whole")]
+    assert sum(losses[-30:]) < 0.95 * sum(losses[:30])

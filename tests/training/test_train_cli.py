@@ -1,0 +1,156 @@
+"""launch/train.py: what it prints, what it refuses, and what becomes of a config."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from repository import ROOT
+from tiny_training import tiny_config
+
+from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.training.config import OptimConfig, TrainConfig, from_plain
+from causalcine_jax.training.flags import parse
+
+BASE = f"--config={ROOT / 'configs' / 'base.py'}"
+
+
+@pytest.mark.parametrize(
+    "file, world, stage",
+    [
+        ("base.py", "base", "teacher_forcing"),
+        ("storyworld.py", "storyworld", "teacher_forcing"),
+        ("storyworld.py:autoencoder", "storyworld", "autoencoder"),
+        ("embedded.py:first", "base", "teacher_forcing"),
+        ("embedded.py:montage", "montage", "teacher_forcing"),
+        ("embedded.py:mixed", "base", "teacher_forcing"),
+        ("embedded.py:last", "base", "teacher_forcing"),
+    ],
+)
+def test_the_configs_are_sound(file, world, stage):
+    config, _ = parse([f"--config={ROOT / 'configs' / file}"])
+    assert (config.data.world, config.stage) == (world, stage)
+
+
+def test_overrides_reach_every_depth():
+    config, options = parse(
+        [
+            BASE,
+            "--config.optim.lr=3e-5",
+            "--config.memory.policy",
+            "sink",
+            "--config.remat",
+            "--print_config",
+        ]
+    )
+    assert (config.optim.lr, config.memory.policy, config.remat, options.print_config) == (
+        3e-5,
+        "sink",
+        True,
+        True,
+    )
+
+
+def test_a_saved_config_reads_back():
+    config = tiny_config("out", "store", memory=MemoryConfig("none"))
+    assert from_plain(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "which config"),
+        (["--config=configs/bse.py"], "no config file configs/bse.py"),
+        ([f"--config={ROOT}/configs/storyworld.py:autoencode"], "did you mean 'autoencoder'"),
+        ([BASE, "--config.optim.lrr=1"], "unknown key optim.lrr, did you mean 'lr'"),
+        (
+            [BASE, "--config.optm.lr=1", "--config.optim.clipp=2"],
+            "unknown key optm, did you mean 'optim'?; unknown key optim.clipp",
+        ),
+        ([BASE, "--config.optim.lr.x=1"], "optim.lr is a single value"),
+        ([BASE, "--config.steps=many"], "steps"),
+        ([BASE, "--nonsense"], "unknown flag --nonsense"),
+        ([BASE, "left", "over"], "left over"),
+        ([BASE, "--config.transformer.num_heads=7"], "dim 128 is not divisible by num_heads 7"),
+    ],
+)
+def test_what_cannot_be_is_named(arguments, message):
+    with pytest.raises(UsageError) as caught:
+        parse(arguments)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_config_file_with_a_fault_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    for text, message in (
+        ("def get_config(:", "line 1"),
+        ("x = 1", "defines no get_config"),
+        ("def get_config():\n  return 1 / 0", "division by zero"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            parse([f"--config={file}"])
+
+
+def test_all_faults_at_once():
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(
+            stage="teacher",
+            batch=0,
+            caption_dropout=2.0,
+            optim=OptimConfig(optimizer="muon2", b1=1.0),
+            seed=0,
+        )
+    for fault in (
+        "unknown stage 'teacher', did you mean 'teacher_forcing'?",
+        "batch must be at least 1",
+        "caption_dropout",
+        "'muon2'",
+        "optim.b1",
+    ):
+        assert fault in str(caught.value)
+
+
+def test_faults_of_parts_are_collected_with_the_rest():
+    plain = json.loads(json.dumps(dataclasses.asdict(tiny_config())))
+    plain["transformer"]["num_heads"] = 5
+    plain["memory"]["policy"] = "camera"
+    plain["stepps"] = 3
+    with pytest.raises(UsageError) as caught:
+        from_plain(plain)
+    for fault in (
+        "dim 24 is not divisible by num_heads 5",
+        "unknown policy 'camera'",
+        "unknown key stepps, did you mean 'steps'?",
+    ):
+        assert fault in str(caught.value)
+
+
+def test_networks_must_fit_together():
+    sizes = TransformerConfig(
+        dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=20, text_len=8, freq_dim=16
+    )
+    with pytest.raises(UsageError, match=r"text_dim 20 is not text_encoder.dim 16"):
+        tiny_config(transformer=sizes)
+    with pytest.raises(UsageError, match=r"batch 4 is not divisible by optim.accumulation 3"):
+        tiny_config(optim=OptimConfig(warmup=3, accumulation=3))
+
+
+def test_a_wrong_key_ends_in_one_line_and_code_2():
+    command = [
+        sys.executable,
+        "launch/train.py",
+        "--config",
+        "configs/base.py",
+        "--config.stepps=3",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 2
+    assert done.stderr == "error: config: unknown key stepps, did you mean 'steps'?\n"
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}

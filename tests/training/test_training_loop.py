@@ -1,0 +1,170 @@
+"""The loop on a toy: records, resuming, stopping, refusing."""
+
+import dataclasses
+import gc
+import importlib.util
+import json
+import os
+import signal
+import weakref
+
+import jax
+import numpy as np
+import pytest
+from toy_stage import OPTIM, toy_config, toy_stage
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.nn import Linear
+from causalcine_jax.training import loop
+from causalcine_jax.training.config import CheckpointConfig, OptimConfig
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.metrics import drop_after, read_records
+from causalcine_jax.training.state import Stage
+
+TIMES = ("films_per_s", "step_s", "data_wait_s")
+
+
+def curve(out) -> list[dict]:
+    return [
+        {name: value for name, value in record.items() if name not in TIMES}
+        for record in read_records(out / "metrics.jsonl")
+    ]
+
+
+def test_a_run_leaves_records_checkpoints_config_and_picture(tmp_path):
+    exported = []
+    state = train(toy_config(tmp_path), toy_stage(exported=exported))
+    records = read_records(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12]
+    assert records[-1]["loss"] < 0.5 * records[0]["loss"]
+    assert {"grad_norm", "lr", "skipped", "bad_records", *TIMES} <= set(records[0])
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "8"]
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.05
+    assert (tmp_path / "loss.png").stat().st_size > 5000
+    [(nets, facts)] = exported
+    jax.tree.map(np.testing.assert_array_equal, nets, state.ema)
+    assert facts["training"]["step"] == 12
+
+
+def test_what_was_loaded_is_not_kept_beside_the_state(tmp_path, monkeypatch):
+    held = []
+
+    def loads(config) -> Stage:
+        net = Linear(8, 8, key=jax.random.key(0))
+        held.append(weakref.ref(net.weight[...]))
+        return dataclasses.replace(
+            toy_stage(),
+            trained={"net": net},
+            export=lambda *_: (gc.collect(), held.append(held[0]())),
+        )
+
+    monkeypatch.setattr(loop, "make_stage", loads)
+    train(toy_config(tmp_path, steps=3))
+    assert held[1] is None
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
+    whole = train(toy_config(tmp_path / "whole"), toy_stage())
+    stage, taken = toy_stage(), []
+    batches = stage.batches
+
+    class StoppedAtSeven:
+        def __next__(self):
+            taken.append(None)
+            if len(taken) == 8:  # the first was only looked at
+                os.kill(os.getpid(), signal.SIGTERM)
+            return next(batches)
+
+        def __getattr__(self, name):
+            return getattr(batches, name)
+
+    stage = dataclasses.replace(stage, batches=StoppedAtSeven())
+    parts = train(toy_config(tmp_path / "parts"), stage)
+    assert int(parts.step) == 7
+    parts = train(toy_config(tmp_path / "parts"), toy_stage())
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+
+
+def test_records_beyond_the_checkpoint_are_dropped(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 8, "lo')
+    drop_after(file, 4)
+    assert file.read_text() == '{"step": 2}\n{"step": 4}\n'
+
+
+def test_skipped_steps_are_counted_and_too_many_stop_the_run(tmp_path):
+    train(toy_config(tmp_path / "few", max_nan_steps=3), toy_stage(poisoned=(3, 4, 9)))
+    assert [record["skipped"] for record in read_records(tmp_path / "few" / "metrics.jsonl")] == [
+        0,
+        2,
+        2,
+        2,
+        3,
+        3,
+    ]
+    with pytest.raises(DataError, match=r"not finite in 3 steps in a row, from step 5 on"):
+        train(toy_config(tmp_path / "many", max_nan_steps=3), toy_stage(poisoned=(5, 6, 7)))
+    assert all(
+        record["loss"] is None or np.isfinite(record["loss"])
+        for record in read_records(tmp_path / "many" / "metrics.jsonl")
+    )
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    with pytest.raises(UsageError, match=r"another run: seed was 0, is 1; batch was 4, is 8"):
+        train(toy_config(tmp_path, steps=4, seed=1, batch=8), toy_stage(8))
+
+
+def test_a_longer_run_goes_on(tmp_path):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    state = train(toy_config(tmp_path, steps=8), toy_stage())
+    assert int(state.step) == 8
+    assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [2, 4, 6, 8]
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    optim = OptimConfig(optimizer="muon", lr=0.05, warmup=2)
+    with pytest.raises(UsageError, match="of another run"):
+        train(toy_config(tmp_path, steps=8, optim=optim), toy_stage(optim=optim), force=True)
+
+
+def test_a_changed_config_is_shown_and_goes_on_only_when_forced(tmp_path, capsys):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    optim = dataclasses.replace(OPTIM, lr=0.01)
+    with pytest.raises(
+        UsageError, match=r"another config: optim\.lr was 0\.05, is 0\.01\. --force goes on"
+    ):
+        train(toy_config(tmp_path, steps=6, optim=optim), toy_stage(optim=optim))
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.05
+    assert (
+        int(
+            train(
+                toy_config(tmp_path, steps=6, optim=optim), toy_stage(optim=optim), force=True
+            ).step
+        )
+        == 6
+    )
+    assert "changed since this run began: optim.lr was 0.05, is 0.01" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"another run: seed was 0, is 1"):
+        train(
+            toy_config(tmp_path, steps=6, seed=1, optim=optim), toy_stage(optim=optim), force=True
+        )
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    train(toy_config(tmp_path, steps=8, checkpoint=CheckpointConfig(every=4)), toy_stage())
+    newest = tmp_path / "checkpoints" / "8"
+    newest.rename(tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp-123")
+    state = train(toy_config(tmp_path, steps=8), toy_stage())
+    assert int(state.step) == 8 and newest.is_dir()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboardX") is not None, reason="tensorboardX is installed"
+)
+def test_tensorboard_is_an_extra(tmp_path):
+    with pytest.raises(UsageError, match="pip install"):
+        train(toy_config(tmp_path, tensorboard=True), toy_stage())
