@@ -62,7 +62,7 @@ def test_each_device_reads_its_own_slices(tmp_path):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}",
     }
     done = subprocess.run(
         [sys.executable, "-c", ON_FOUR, str(tmp_path)],

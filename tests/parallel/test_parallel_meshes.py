@@ -44,7 +44,7 @@ def run(*arguments: str) -> str:
         **os.environ,
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
         "NPROC": "32",  # threads: with as many as devices, collectives taken in different orders wait for each other for ever
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}",
     }
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "support" / "on_eight_devices.py", *arguments],

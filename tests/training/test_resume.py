@@ -44,7 +44,7 @@ def start(runs: Path, out: str) -> subprocess.Popen:
         "optim.warmup": 10,
     }
     command += [f"--config.{name}={value}" for name, value in overrides.items()]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}"}
     return subprocess.Popen(
         command,
         cwd=ROOT,
