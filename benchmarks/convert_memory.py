@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import preset
 from causalcine_jax.convert import load_text_encoder, load_transformer, tables
 from causalcine_jax.convert.command import ConvertConfig, convert
 from causalcine_jax.convert.diffusers_tables import key_table
@@ -36,6 +35,7 @@ from causalcine_jax.film.record import device, software
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.presets import preset
 
 SHARD_BYTES = 5 * 10**9
 BLOCK_BYTES = 64 << 20

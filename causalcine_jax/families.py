@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import MemoryConfig, Preset, TransformerConfig, preset
+from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.diffusion.flow import TRAIN_TIMES, shift
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.presets import Preset, preset
 from causalcine_jax.story import Video
 
 

@@ -11,7 +11,7 @@ outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import preset
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

@@ -16,8 +16,8 @@ of which 29 are the student's weights, held whole while it films (--config.rollo
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import Preset, preset
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.presets import Preset, preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

@@ -18,8 +18,9 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import VAEConfig, preset
+from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

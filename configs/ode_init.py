@@ -16,8 +16,8 @@ forward passes, and has never run. For Wan2.1 the numbers are Causal Forcing's: 
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import Preset, preset
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.presets import Preset, preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

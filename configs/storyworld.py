@@ -19,8 +19,8 @@ Each is meant to take at most 9 minutes there, all of them 27; the steps below a
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

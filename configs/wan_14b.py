@@ -17,7 +17,7 @@ With remat, a film of that length keeps 153 GB for its backward pass (the residu
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import preset
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

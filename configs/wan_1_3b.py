@@ -16,7 +16,7 @@ tests' sizes only (tests/test_train_from_wan.py), never at full size.
 
 from ml_collections import ConfigDict
 
-from causalcine_jax.config import preset
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

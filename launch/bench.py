@@ -34,8 +34,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from causalcine_jax.cli import ArgumentParser, run, whole_number
-from causalcine_jax.config import KV_DTYPES, POOL_PLACES, PRESETS
+from causalcine_jax.config import KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.presets import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not installed

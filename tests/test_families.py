@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from causalcine_jax.config import WAN_NEGATIVE_PROMPT, MemoryConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, schedule
 from causalcine_jax.errors import UsageError
 from causalcine_jax.families import FAMILIES, family, guess, warped
+from causalcine_jax.presets import WAN_NEGATIVE_PROMPT
 from causalcine_jax.story import Video
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from causalcine_jax.cli import cores
-from causalcine_jax.config import preset
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
@@ -23,6 +22,7 @@ from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY, WORLDS
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from causalcine_jax.config import DTYPES, PRESETS, MemoryConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import DTYPES, MemoryConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import orbax_copy
 from causalcine_jax.convert.describe import describe, from_config
 from causalcine_jax.convert.find import PARTS, holds
@@ -33,6 +33,7 @@ from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.sharding import AXES, state_shardings
+from causalcine_jax.presets import PRESETS
 from causalcine_jax.story import Video
 from causalcine_jax.story_schema import CHUNK_FRAMES
 

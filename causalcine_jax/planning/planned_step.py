@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from causalcine_jax.config import PRESETS
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.models.cache.kv_cache import KVCache, axes_of
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.loop import check_batch
 from causalcine_jax.training.stages.build import teacher_forcing_task

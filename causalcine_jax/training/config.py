@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from causalcine_jax.config import (
-    PRESETS,
     ROLLOUT_WEIGHTS,
     MemoryConfig,
     TextEncoderConfig,
@@ -18,6 +17,7 @@ from causalcine_jax.config import (
 )
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
 from causalcine_jax.errors import UsageError, nearest, raise_faults
+from causalcine_jax.presets import PRESETS
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
 from causalcine_jax.training.optim import OptimConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig, preset
+from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import (
     load_metadata,
     load_text_encoder,
@@ -26,6 +26,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.presets import preset
 
 TRANSFORMER = TransformerConfig(
     dim=12, ffn_dim=20, num_heads=2, num_layers=3, text_dim=8, text_len=9, freq_dim=10

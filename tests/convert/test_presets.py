@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from causalcine_jax.config import WAN_NEGATIVE_PROMPT, preset
 from causalcine_jax.convert import tables
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.presets import WAN_NEGATIVE_PROMPT, preset
 
 
 def checkpoint(name: str, part: str) -> dict[str, tuple[int, ...]]:

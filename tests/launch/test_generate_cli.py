@@ -14,7 +14,6 @@ from repository import ROOT
 from safetensors.numpy import load_file, save_file
 from tiny_models import WORDS, tiny_model
 
-from causalcine_jax.config import preset
 from causalcine_jax.convert import save_model
 from causalcine_jax.convert.command import ConvertConfig, convert
 from causalcine_jax.errors import DataError, UsageError
@@ -23,6 +22,7 @@ from causalcine_jax.film.generate import Choices, generate
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record import pretty, read_recipe
 from causalcine_jax.film.record_schema import record_faults
+from causalcine_jax.presets import preset
 from causalcine_jax.render.mp4 import read_film
 from causalcine_jax.story import read_story
 from causalcine_jax.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, words

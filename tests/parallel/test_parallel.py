@@ -10,7 +10,6 @@ import pytest
 from mesh_stages import KEY, MEMORY, NULL, SIZES, films, text_encoder
 from tiny_models import mesh_of_nothing, random_weights
 
-from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Param
@@ -19,6 +18,7 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel import sharding
 from causalcine_jax.parallel.mesh import AXES, check_cut, make_mesh
 from causalcine_jax.parallel.sharding import GatheredParam, path_of, spec_of, state_shardings
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
 

@@ -15,7 +15,7 @@ from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import VAEConfig, preset
+from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning import hardware as targets
@@ -32,6 +32,7 @@ from causalcine_jax.planning.planned_step import (
     training_steps,
 )
 from causalcine_jax.planning.roofline import Roofline
+from causalcine_jax.presets import preset
 from causalcine_jax.training.config import DataConfig, ODEConfig, OptimConfig, SampleConfig
 
 TINY = ROOT / "tests" / "support" / "tiny_training.py"

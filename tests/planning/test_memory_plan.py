@@ -12,12 +12,12 @@ from repository import ROOT
 from tiny_checkpoints import wan_folder
 from tiny_models import tiny_model
 
-from causalcine_jax.config import preset
 from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.rollout import embed_prompt
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.presets import preset
 
 
 def by_name(plan):

@@ -10,7 +10,6 @@ from repository import ROOT
 from tiny_checkpoints import wan_folder
 from tiny_training import tiny_config
 
-from causalcine_jax.config import WAN_NEGATIVE_PROMPT, preset
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.latent_store import StoreSpec
@@ -21,6 +20,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.presets import WAN_NEGATIVE_PROMPT, preset
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train

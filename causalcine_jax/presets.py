@@ -1,0 +1,92 @@
+"""Known models: the sizes of their networks, and what their authors sample them with."""
+
+from dataclasses import dataclass
+
+from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.errors import UsageError, nearest
+
+# Wan2.1's own, `wan/configs/shared_config.py`: overexposed, static, blurred, subtitles, malformed hands and limbs, walking backwards, ...
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
+    "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model: the sizes of its three networks, and what its authors sample it with.
+
+    shift, guidance  of the flow's schedule and of classifier-free guidance
+    negative         the text that guidance steers away from
+    height, width    pixels that it was trained for
+    """
+
+    transformer: TransformerConfig
+    vae: VAEConfig
+    text_encoder: TextEncoderConfig
+    shift: float
+    guidance: float
+    negative: str
+    height: int
+    width: int
+
+
+_UMT5_XXL = TextEncoderConfig()
+_WAN = {"negative": WAN_NEGATIVE_PROMPT, "height": 480, "width": 832}
+PRESETS = {
+    "storyworld": Preset(
+        TransformerConfig(
+            dim=192, ffn_dim=768, num_heads=6, num_layers=8, text_dim=128, text_len=64, freq_dim=64
+        ),
+        VAEConfig(dim=16, mean=(0.0,) * 16, std=(1.0,) * 16),
+        TextEncoderConfig(
+            vocab_size=192, dim=128, dim_attn=128, dim_ffn=256, num_heads=4, num_layers=2
+        ),
+        shift=3.0,
+        guidance=3.0,
+        negative="",
+        height=96,
+        width=160,
+    ),
+    # The weights inside the package.
+    "storyworld-base": Preset(
+        TransformerConfig(
+            dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64
+        ),
+        VAEConfig(
+            dim=8, dim_mult=(1, 3, 6, 8), num_res_blocks=1, mean=(0.0,) * 16, std=(1.0,) * 16
+        ),
+        TextEncoderConfig(
+            vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2
+        ),
+        shift=3.0,
+        guidance=2.0,
+        negative="",
+        height=48,
+        width=80,
+    ),
+    # Wan2.1's README asks for a shift of 8 to 12 and guidance 6 at this size; its program's defaults are those of 14B.
+    "wan-1.3b": Preset(
+        TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+        VAEConfig(),
+        _UMT5_XXL,
+        shift=8.0,
+        guidance=6.0,
+        **_WAN,
+    ),
+    "wan-14b": Preset(
+        TransformerConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
+        VAEConfig(),
+        _UMT5_XXL,
+        shift=5.0,
+        guidance=5.0,
+        **_WAN,
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; `UsageError` naming the nearest one if there is none."""
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}, {nearest(name, PRESETS)}")
+    return PRESETS[name]
