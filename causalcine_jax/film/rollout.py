@@ -1,21 +1,24 @@
 """The rollout's two moves: denoise a chunk against a read-only pool, then commit it by one clean pass.
 
-    noise -> denoise_chunk (solver steps; the pool is only read) -> x0 -> commit_chunk (t = 0; its K/V enter the pool) -> next chunk
+    noise -> denoise_chunk (solver steps; the pool is only read) -> x0
+          -> commit_chunk (t = 0; its keys and values enter the pool) -> next chunk
 
-Classifier-free guidance is a batch of two films, [prompt, null], each with its own history: both halves get the same chunk, each
-commits it under its own prompt. `chunk_index` is an array, so a whole film compiles each move once.
+Classifier-free guidance is a batch of two films, [prompt, null], each with its own history: both halves
+get the same chunk, and each commits it under its own prompt. `chunk_index` is an array, so a whole film
+compiles each move once.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.models import dit
+from causalcine_jax.models.attention.segments import unbounded
 from causalcine_jax.models.cache.kv_cache import KVCache, counted, slot_for, write
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.models.packed import PassOutput, transformer_pass, unbounded
+from causalcine_jax.models.packed import PassOutput, Segments, transformer_pass
 
 
 def embed_prompt(model: Transformer, text: Float[Array, "b tokens text_dim"]) -> TextContext:
@@ -23,32 +26,29 @@ def embed_prompt(model: Transformer, text: Float[Array, "b tokens text_dim"]) ->
     return dit.embed_text(model, text[:, None])
 
 
+def segment(
+    latents: Float[Array, "b c h w ch"],
+    t: float | Float[Array, ""] | Float[Array, " b"],
+    chunk_index: int | Int[Array, ""],
+) -> Segments:
+    """One chunk of every film as a pass of a single segment, under the text's only prompt."""
+    batch = latents.shape[0]
+    t = jnp.broadcast_to(jnp.asarray(t, jnp.float32).reshape(-1, 1), (batch, 1))
+    index = jnp.reshape(jnp.asarray(chunk_index, jnp.int32), (1,))
+    return Segments(latents, t, index, jnp.zeros((batch, 1), jnp.int32))
+
+
 def chunk_pass(
     model: Transformer,
     cache: KVCache,
-    latents: Float[Array, "b c h w ch"],
-    t: Float[Array, ""] | Float[Array, " b"],
+    chunk: Segments,
     text: TextContext,
-    chunk_index: Int[Array, ""],
-    *,
     memory: MemoryConfig = MemoryConfig(),
-    **asked,
+    keep: tuple[str, ...] = (),
 ) -> PassOutput:
-    """One forward of one chunk against the pool, with whatever `asked` of `transformer_pass` is wanted back."""
-    batch = latents.shape[0]
-    t = jnp.broadcast_to(jnp.asarray(t, jnp.float32).reshape(-1, 1), (batch, 1))
-    shot = jnp.zeros((batch, 1), jnp.int32)
-    index = jnp.reshape(jnp.asarray(chunk_index, jnp.int32), (1,))
-    return transformer_pass(
-        model, latents, t, index, text, shot, memory=memory, chunk_frames=cache.chunk_frames, history=cache, **asked
-    )  # fmt: skip
-
-
-def chunk_velocity(
-    model, cache, latents, t, text, chunk_index, *, memory: MemoryConfig = MemoryConfig()
-) -> Float[Array, "b c h w ch"]:
-    """The velocity of one noisy chunk given the pool; what a solver calls. See `chunk_pass`."""
-    return chunk_pass(model, cache, latents, t, text, chunk_index, memory=memory).velocity
+    """One forward of one chunk against the pool. `keep` as of `transformer_pass`."""
+    config = PassConfig(memory, cache.chunk_frames)
+    return transformer_pass(model, chunk, text, config, history=cache, keep=keep)
 
 
 def commit_chunk(
@@ -60,22 +60,34 @@ def commit_chunk(
     *,
     memory: MemoryConfig = MemoryConfig(),
     t: float = 0.0,
-    replay=None,
 ) -> KVCache:
-    """The pool with this clean chunk in it: one pass at t = 0 under the chunk's own prompt. Donate `cache` to write in place.
+    """The pool with this clean chunk in it, by one pass under the chunk's own prompt.
 
-    With memory.route_clean=False the pass sees every chunk in the pool, as the packed pass's clean stream then does.
-    Where eviction asks for it, what this pass retrieved is counted, over all layers and films: histories that share a pool evict together.
+    With memory.route_clean=False the pass sees every chunk in the pool, as the packed pass's clean stream
+    does. Donate `cache` to write in place.
+
+    t  the noise time of the pass: 0, or the context noise that a student is trained with
     """
-    chunk_index, counts = jnp.asarray(chunk_index, jnp.int32), memory.eviction == "least_retrieved"
     rule = memory if memory.route_clean else unbounded(memory, cache.frames, cache.chunk_frames)
-    hosted = cache.near is not None
-    out = chunk_pass(
-        model, cache, latents, jnp.float32(t), text, chunk_index, memory=rule, return_kv=True, return_field=counts or hosted, replay=replay
-    )  # fmt: skip
-    cache, usage = counted(cache, out.field, chunk_index, memory) if counts else (cache, 0.0)
+    needs_field = memory.eviction == "least_retrieved" or cache.near is not None
+    keep = ("kv", "field") if needs_field else ("kv",)
+    out = chunk_pass(model, cache, segment(latents, t, chunk_index), text, rule, keep)
+    return committed(cache, out, chunk_index, memory)
+
+
+def committed(
+    cache: KVCache, out: PassOutput, chunk_index: Int[Array, ""], memory: MemoryConfig
+) -> KVCache:
+    """The pool with the keys and values of a clean pass in it.
+
+    Where eviction asks for it, what the pass retrieved is counted over all layers and films: histories
+    that share a pool evict together.
+    """
+    chunk_index, usage = jnp.asarray(chunk_index, jnp.int32), 0.0
+    if memory.eviction == "least_retrieved":
+        cache, usage = counted(cache, out.field, chunk_index, memory)
     slot, retrieved = slot_for(cache, chunk_index, memory), None
-    if hosted:
+    if cache.near is not None:
         time = out.field.time[:, 0]
         retrieved = (*out.retrieved, time[..., time.shape[-1] - out.retrieved[0].shape[2] :])
     return write(cache, slot, chunk_index, out.k, out.v, usage, retrieved)
@@ -94,14 +106,18 @@ def denoise_chunk(
 ) -> tuple[Float[Array, "b c h w ch"], Int[Array, "l b r"]]:
     """A chunk from noise to x0 by the sampler's solver; the pool is only read.
 
-    With guidance the pool and the text hold 2b films, first all with their prompts, then all with the null text; noise and x0 hold b.
-    Sampling needs noise of unit variance at t = 1000. `key` is used by solvers that renoise.
-    Also returns which film frames every layer's field held at the last step, newest first, -1 where it held none; the first
-    window_chunks * C entries are the window, the rest memory (once the film is long enough).
+    With guidance the pool and the text hold 2b films, first all with their prompts, then all with the
+    null text; noise and x0 hold b. Sampling needs noise of unit variance at t = 1000. `key` is used by
+    solvers that renoise.
+
+    Also returns which film frames every layer's field held at the last step, newest first, -1 where it
+    held none. The first window_chunks * C entries are the window, the rest memory, once the film is long
+    enough.
     """
 
     def velocity(x, t):
-        out = chunk_pass(model, cache, x, t, text, chunk_index, memory=memory, return_field=True)
+        chunk = segment(x, t, chunk_index)
+        out = chunk_pass(model, cache, chunk, text, memory, keep=("field",))
         return out.velocity, out.field.time
 
     x0, seen = sample(velocity, noise, sampler, key, has_aux=True)
