@@ -278,3 +278,35 @@ class PassConfig:
     remat: int = 0
     segments_at_once: int | None = None
     features: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How much history a rollout keeps, how it is stored and where.
+
+    frames  latent frames, in whole chunks; what is beyond goes, by memory.eviction. None: all that memory
+            can still choose, with camr the whole story's, else the window and the sink
+    gb      the pool's size in GB (10^9 bytes) instead: as many whole chunks as fit
+    dtype   of keys and values: "same" as the model's weights, or "int8" or "fp8" (cache/quantised.py)
+    place   where they lie: "device", or "host" for a history that outgrows the device (cache/history.py)
+    """
+
+    frames: int | None = None
+    gb: float | None = None
+    dtype: str = "same"
+    place: str = "device"
+
+    def __post_init__(self):
+        faults = []
+        if self.frames is not None and self.gb is not None:
+            faults.append(
+                f"pool_frames={self.frames} and pool_gb={self.gb:g} both say how large the pool is: "
+                "give one of them"
+            )
+        if self.dtype not in KV_DTYPES:
+            faults.append(f"unknown kv_dtype {self.dtype!r}, {nearest(str(self.dtype), KV_DTYPES)}")
+        if self.place not in POOL_PLACES:
+            faults.append(
+                f"unknown pool_on {self.place!r}, {nearest(str(self.place), POOL_PLACES)}"
+            )
+        raise_faults("pool", faults)

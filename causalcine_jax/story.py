@@ -38,12 +38,17 @@ class Video:
 
 @dataclass(frozen=True)
 class Shot:
-    """One caption, and how long it holds: exactly one of `seconds` and `chunks`. `id` None becomes s1, s2, ... by its place."""
+    """One caption, and how long it holds: exactly one of `seconds` and `chunks`.
+
+    id    None becomes s1, s2, ... by the shot's place
+    seed  of the shot's noise; None: the story's
+    """
 
     caption: str
     seconds: float | None = None
     chunks: int | None = None
     id: str | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Story:
         """The story in plain data as YAML or JSON gives it. `what` names it in the error."""
         raise_faults(what, story_faults(data))
         shots = tuple(
-            Shot(s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id"))
+            Shot(s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id"), s.get("seed"))
             for s in data["shots"]
         )
         return cls(

@@ -14,7 +14,7 @@ from causalcine_jax.errors import MOST_FAULTS, nearest, shown
 SCHEMA = "causalcine/story@1"
 STORY_KEYS = ("schema", "global", "seed", "negative", "video", "shots")
 VIDEO_KEYS = ("fps", "width", "height")
-SHOT_KEYS = ("id", "caption", "seconds", "chunks")
+SHOT_KEYS = ("id", "caption", "seconds", "chunks", "seed")
 
 CHUNK_FRAMES = 3  # latent frames
 TEMPORAL_STRIDE = 4  # video frames per latent frame, after the first
@@ -34,9 +34,7 @@ def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
         faults.append(f"schema must be '{SCHEMA}', {found}")
     for key in ("global", "negative"):
         faults += _text_faults(data.get(key, ""), key)
-    seed = data.get("seed", 0)
-    if not _is_int(seed) or not 0 <= seed <= MAX_SEED:
-        faults.append(f"seed must be a whole number from 0 to {MAX_SEED}, not {shown(seed)}")
+    faults += _seed_faults(data.get("seed", 0), "seed")
     faults += _video_faults(data.get("video", {}))
     shots = data.get("shots")
     if not isinstance(shots, list | tuple) or len(shots) < fewest_shots:
@@ -59,6 +57,12 @@ def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
 def _id(shot: Mapping, number: int) -> str:
     given = shot.get("id")
     return given if given and isinstance(given, str) else f"s{number}"
+
+
+def _seed_faults(seed: Any, what: str) -> list[str]:
+    if _is_int(seed) and 0 <= seed <= MAX_SEED:
+        return []
+    return [f"{what} must be a whole number from 0 to {MAX_SEED}, not {shown(seed)}"]
 
 
 def _text_faults(value: Any, what: str) -> list[str]:
@@ -123,6 +127,8 @@ def _shot_faults(shot: Any, where: str) -> list[str]:
         faults.append(f"{where}: the caption is empty")
     else:
         faults += _text_faults(caption, f"{where}: caption")
+    if shot.get("seed") is not None:
+        faults += _seed_faults(shot["seed"], f"{where}: seed")
     return faults + duration_faults(shot.get("seconds"), shot.get("chunks"), where)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig
+from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.film.model_folder import Model
@@ -103,10 +103,7 @@ class Setup:
     story: Story
     sampler: SamplerConfig
     memory: MemoryConfig
-    pool_frames: int | None
-    pool_gb: float | None
-    kv_dtype: str
-    pool_on: str
+    pool: PoolConfig
     whole_film: bool
 
 
@@ -121,35 +118,22 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
         model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.recorded)
-        return Setup(
-            replace(model, chunk_frames=frames),
-            story,
-            sampler,
-            NO_MEMORY,
-            None,
-            None,
-            "same",
-            "device",
-            True,
-        )
+        model = replace(model, chunk_frames=frames)
+        return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), whole_film=True)
     chunk_frames = choices.chunk_frames or recipe.recorded.get("chunk_frames") or model.chunk_frames
-    pool = choices.pool_frames
-    if pool is None and choices.pool_gb is None and choices.chunk_frames is None:
-        pool = recipe.recorded.get("pool_frames")
     memory = _memory(recipe.recorded, model.memory, choices)
-    kv_dtype = choices.kv_dtype or recipe.recorded.get("kv_dtype", "same")
-    pool_on = choices.pool_on or recipe.recorded.get("pool_on", "device")
-    return Setup(
-        replace(model, chunk_frames=chunk_frames),
-        story,
-        sampler,
-        memory,
-        pool,
-        choices.pool_gb,
-        kv_dtype,
-        pool_on,
-        False,
-    )
+    pool = _pool(recipe.recorded, choices)
+    model = replace(model, chunk_frames=chunk_frames)
+    return Setup(model, story, sampler, memory, pool, whole_film=False)
+
+
+def _pool(recorded: dict[str, Any], choices: Choices) -> PoolConfig:
+    frames = choices.pool_frames
+    if frames is None and choices.pool_gb is None and choices.chunk_frames is None:
+        frames = recorded.get("pool_frames")
+    dtype = choices.kv_dtype or recorded.get("kv_dtype", "same")
+    place = choices.pool_on or recorded.get("pool_on", "device")
+    return PoolConfig(frames, choices.pool_gb, dtype, place)
 
 
 def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices) -> SamplerConfig:

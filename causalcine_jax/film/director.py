@@ -4,24 +4,40 @@
     for chunk in director:
         show(chunk.frames)
 
-A shot's prompt is embedded when the shot begins and kept for its chunks. A new shot takes hold at the chunk after all shots that are
-already queued. The stream ends when no shot is left; after `add_shot` it can be iterated again and goes on where it was.
+A shot's prompt is embedded when the shot begins and kept for its chunks. A new shot takes hold at the
+chunk after all shots that are already queued. The stream ends when no shot is left; after `add_shot` it
+can be iterated again and goes on where it was.
+
+A film can be taken back to the beginning of any of its shots: `retake` makes the shot again, `branch`
+gives a second film that goes another way from there.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError
-from causalcine_jax.film.engine import Engine, RolloutEngine, histories, latent_size
+from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.film.history import FilmHistory
 from causalcine_jax.film.model_folder import Model, load_model
-from causalcine_jax.film.pool import chunk_bytes, frames_within
+from causalcine_jax.film.pool import check_room, pool_size
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import (
+    ChunkOutput,
+    RolloutState,
+    copied,
+    embed,
+    latent_size,
+    new_state,
+    roll_chunk,
+)
 from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
 
@@ -30,10 +46,12 @@ from causalcine_jax.story import ResolvedShot, Shot, Story
 class Chunk:
     """A chunk of the film.
 
-    frames     9 (the first chunk) or 12 video frames; 4 n, and 4 n - 3 in the first, for chunks of n latent frames
+    frames     9 (the first chunk) or 12 video frames; 4 n, and 4 n - 3 in the first, for chunks of n
+               latent frames
     index      place among the film's chunks, from 0
     shot       the shot it belongs to, on the chunk grid
-    retrieved  per layer, the film's latent frames that memory brought back, newest first, -1 where there was none
+    retrieved  per layer, the film's latent frames that memory brought back, newest first, -1 where there
+               was none
     seconds    spent on denoise, commit and decode
     """
 
@@ -49,6 +67,19 @@ class Chunk:
         return self.index > 0 and self.index == self.shot.first_chunk
 
 
+@dataclass(frozen=True)
+class Moves:
+    """How a director makes chunks; see `state.new_state`, `state.embed` and `state.roll_chunk`.
+
+    pooled  whether the film has a pool of history, whose size is then found
+    """
+
+    start: Callable[[Model, FilmSettings], RolloutState] = new_state
+    embed: Callable[..., object] = embed
+    roll: Callable[..., tuple[RolloutState, ChunkOutput]] = roll_chunk
+    pooled: bool = True
+
+
 class Director:
     """An iterator over the chunks of one film. Another thread than the one that iterates may add shots."""
 
@@ -60,13 +91,9 @@ class Director:
         seed: int | None = None,
         sampler: SamplerConfig | None = None,
         memory: MemoryConfig | None = None,
-        pool_frames: int | None = None,
-        pool_gb: float | None = None,
-        kv_dtype: str = "same",
-        pool_on: str = "device",
-        embeddings: str | Path | None = None,
+        pool: PoolConfig = PoolConfig(),
         start: Float[Array, "1 f h w z"] | None = None,
-        engine: Callable[..., Engine] = RolloutEngine,
+        moves: Moves = Moves(),
     ):
         """Checks every prompt and allocates the pool; nothing is computed before the first chunk is asked for.
 
@@ -74,20 +101,18 @@ class Director:
           model: the networks, or the model folder to load them from; None is the embedded one.
           story: a story, or only a global caption; its shots then come by `add_shot`.
           seed, sampler, memory: in place of the story's and the model's.
-          embeddings: a file of prompt embeddings in place of the folder's text encoder, which then stays on disk.
-          start: latents of the film's first chunks, which are then not made from noise; see `start.opening`.
-          pool_frames: latent frames of history kept, in whole chunks; what is beyond goes, by memory.eviction. By default all that memory can
-            still choose: with camr the whole story's, else the window and the sink.
-          pool_gb: the pool's size in GB (10^9 bytes) instead: as many whole chunks as fit.
-          kv_dtype: how the pool stores keys and values: "same" as the model's weights, or "int8" or "fp8".
-          pool_on: where they lie: "device", or "host" for a history that outgrows the device. The film is the same.
+          pool: how much history is kept, stored how and where. The film is the same wherever it lies.
+          start: latents of the film's first chunks, which are then not made from noise; see
+            `start.opening`.
+          moves: how chunks are made, if not by the rollout (`whole_film.WHOLE_FILM`).
 
         Raises:
           DataError: no such model folder, or a damaged one.
-          UsageError: prompts that the model cannot read, or a pool too small for the receptive field or too large for the device.
+          UsageError: prompts that the model cannot read, or a pool too small for the receptive field or
+            too large for the device.
         """
         if model is None or isinstance(model, str | Path):
-            model = load_model(model, embeddings=embeddings)
+            model = load_model(model)
         story = Story((), global_caption=story) if isinstance(story, str) else story
         if story.video.height is None:
             story = replace(story, video=replace(model.video, fps=story.video.fps))
@@ -96,26 +121,50 @@ class Director:
         self.story = story if seed is None else replace(story, seed=seed)
         self.resolved = self.story.resolve(model.chunk_frames)
         self.model = model
-        self.sampler = sampler or model.sampler
-        self.memory = memory or model.memory
-        self.pool_frames = self._pool_size(pool_frames, pool_gb, kv_dtype, engine)
-        self.next_chunk = 0
-        self._start = start
+        self._start, self._moves = start, moves
         self._lock = threading.Lock()
-        self._prompt, self._context = None, None
+        self._prompt, self._context, self._negative = None, None, None
         self._check_prompts(self.resolved.shots, self.story)
-        self.engine = engine(
-            model,
-            height=self.story.video.height,
-            width=self.story.video.width,
-            seed=self.story.seed,
-            sampler=self.sampler,
-            memory=self.memory,
-            pool_frames=self.pool_frames,
-            kv_dtype=kv_dtype,
-            pool_on=pool_on,
-            negative=self.story.negative,
+        video = self.story.video
+        settings = FilmSettings(
+            sampler or model.sampler,
+            memory or model.memory,
+            pool,
+            video.height,
+            video.width,
+            self.story.seed,
+            self.story.negative,
         )
+        if moves.pooled:
+            size = latent_size(model, video.height, video.width)
+            frames = pool_size(model, settings, size, self.resolved.chunks or None)
+            settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
+        self.settings = settings
+        self.state = moves.start(model, settings)
+        self._history = FilmHistory()
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        return self.settings.sampler
+
+    @property
+    def memory(self) -> MemoryConfig:
+        return self.settings.memory
+
+    @property
+    def next_chunk(self) -> int:
+        """The index of the chunk that comes next, from 0."""
+        return self.state.chunk
+
+    @property
+    def pool_bytes(self) -> int:
+        """Bytes of the pool of history, wherever they are."""
+        return self.state.cache.bytes if self._moves.pooled else 0
+
+    @property
+    def pool_host_bytes(self) -> int:
+        """Those of them in host memory."""
+        return self.state.cache.host_bytes if self._moves.pooled else 0
 
     def add_shot(
         self,
@@ -128,67 +177,137 @@ class Director:
         """Queues a shot after all others; returns its place in the film. Give chunks or seconds.
 
         Raises:
-          UsageError: the shot is at fault (all faults are listed), or a film that may not evict would outgrow its pool.
+          UsageError: the shot is at fault (all faults are listed), or a film that may not evict would
+            outgrow its pool.
         """
         with self._lock:
-            story = replace(
-                self.story, shots=(*self.story.shots, Shot(caption, seconds, chunks, id))
+            shots = (*self.story.shots, Shot(caption, seconds, chunks, id))
+            self._retell(replace(self.story, shots=shots), checked=1)
+            return self.resolved.shots[-1]
+
+    def extend(self, *, chunks: int) -> ResolvedShot:
+        """Lengthens the film's last shot by so many chunks; returns its new place in the film.
+
+        Raises:
+          UsageError: the film has no shot yet, or may not evict and would outgrow its pool.
+        """
+        with self._lock:
+            if not self.story.shots:
+                raise UsageError("a film without shots has nothing to extend: add a shot first")
+            longer = self.resolved.shots[-1].chunks + chunks
+            last = replace(self.story.shots[-1], chunks=longer, seconds=None)
+            self._retell(replace(self.story, shots=(*self.story.shots[:-1], last)), checked=0)
+            return self.resolved.shots[-1]
+
+    def retake(
+        self, shot: str, *, caption: str | None = None, seed: int | None = None
+    ) -> ResolvedShot:
+        """Takes the film back to the beginning of a shot that has begun, and makes it again from there.
+
+        The shots after it stay queued and are made again, too.
+
+        Args:
+          shot: the shot's id.
+          caption: the shot's new caption; None keeps it.
+          seed: of the shot's noise; None takes another than before where the caption stays.
+
+        Raises:
+          UsageError: no such shot, or a caption that the model cannot read; the film is as it was.
+        """
+        with self._lock:
+            number = self._number(shot)
+            old = self.story.shots[number]
+            if seed is None and caption is None:
+                seed = ((self.story.seed if old.seed is None else old.seed) + 1) % 2**32
+            new = replace(
+                old,
+                caption=old.caption if caption is None else caption,
+                seed=old.seed if seed is None else seed,
             )
-            resolved = story.resolve(self.model.chunk_frames)
-            self._check_prompts(resolved.shots[-1:], story)
-            pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, self.pool_frames)
-            self.story, self.resolved = story, resolved
-            return resolved.shots[-1]
+            shots = (*self.story.shots[:number], new, *self.story.shots[number + 1 :])
+            story = replace(self.story, shots=shots)
+            self._check_prompts([story.resolve(self.model.chunk_frames).shots[number]], story)
+            self._go_to(min(self.resolved.shots[number].first_chunk, self.next_chunk))
+            self._retell(story, checked=0)
+            return self.resolved.shots[number]
+
+    def branch(self, shot: str) -> "Director":
+        """A second film that is this one up to the beginning of `shot`, and has no shots after it yet.
+
+        It has a pool of its own, so both films can go on.
+
+        Raises:
+          UsageError: no such shot, or there is no memory for another pool.
+        """
+        with self._lock:
+            number = self._number(shot)
+            check_room(self.pool_bytes - self.pool_host_bytes)
+            other = copy.copy(self)
+            other._lock = threading.Lock()
+            other.state, other._history = copied(self.state), self._history.copy()
+            other.story = replace(self.story, shots=self.story.shots[:number])
+            other._go_to(min(self.resolved.shots[number].first_chunk, self.next_chunk))
+            other.resolved = other.story.resolve(self.model.chunk_frames)
+            return other
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
 
     def __next__(self) -> Chunk:
         with self._lock:
-            resolved = self.resolved
-        index = self.next_chunk
-        if index >= resolved.chunks:
-            raise StopIteration
-        shot = next(shot for shot in resolved.shots if index < shot.end_chunk)
-        if shot.prompt != self._prompt:
-            self._prompt, self._context = shot.prompt, self.engine.embed(shot.prompt)
+            resolved, index = self.resolved, self.next_chunk
+            if index >= resolved.chunks:
+                raise StopIteration
+            number = resolved.shot_of_chunk[index]
+            shot, seed = resolved.shots[number], self.story.shots[number].seed
+        if index == shot.first_chunk:
+            self._history.mark(self.state)
         first, end = index * self.model.chunk_frames, (index + 1) * self.model.chunk_frames
+        given = None
         if self._start is not None and end <= self._start.shape[1]:
-            made = self.engine.given(self._context, index, self._start[:, first:end])
-        else:
-            made = self.engine.chunk(self._context, index)
-        self.next_chunk += 1
-        return Chunk(made.frames, index, shot, made.retrieved, made.seconds)
+            given = self._start[:, first:end]
+        output = self._roll(shot.prompt, seed, given)
+        return Chunk(output.frames, index, shot, output.retrieved, output.seconds)
+
+    def _roll(self, prompt: str, seed: int | None, latents) -> ChunkOutput:
+        """The next chunk under a prompt: from its noise, or of `latents`."""
+        if prompt != self._prompt:
+            if self._negative is None and self.settings.histories == 2:
+                self._negative = self.model.embed(self.settings.negative)
+            embedded = self._moves.embed(self.model, prompt, self.settings, self._negative)
+            self._prompt, self._context = prompt, embedded
+        state, key = self.state, self.state.key
+        if seed is not None:
+            state = replace(state, key=jax.random.key(seed))
+        state, output = self._moves.roll(
+            self.model, state, self._context, self.settings, latents=latents
+        )
+        self._history.add(output.latents, prompt)
+        self.state = replace(state, key=key)
+        return output
+
+    def _go_to(self, chunk: int) -> None:
+        """Takes the film back to before `chunk`, by marking or, after eviction, by committing again."""
+        self.state = self._history.back_to(chunk, self.model, self.state, self.settings)
+        self._prompt = None
+
+    def _number(self, shot: str) -> int:
+        """The place of the shot of that id among the story's shots."""
+        ids = [each.id for each in self.resolved.shots]
+        if shot not in ids:
+            raise UsageError(f"this film has no shot {shot!r}, {nearest(str(shot), ids)}")
+        return ids.index(shot)
+
+    def _retell(self, story: Story, checked: int) -> None:
+        """Goes on with another story, whose last `checked` prompts are new."""
+        resolved = story.resolve(self.model.chunk_frames)
+        if checked:
+            self._check_prompts(resolved.shots[-checked:], story)
+        if self._moves.pooled:
+            pool = self.settings.pool.frames
+            pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
+        self.story, self.resolved = story, resolved
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
-        self.model.check_prompts(
-            [(f"shot '{shot.id}'", shot.prompt) for shot in shots] + [("negative", story.negative)],
-            story,
-        )
-
-    def _pool_size(
-        self, asked: int | None, gb: float | None, kv_dtype: str, engine: Callable[..., Engine]
-    ) -> int:
-        if gb is not None:
-            if asked is not None:
-                raise UsageError(
-                    f"pool_frames={asked} and pool_gb={gb:g} both say how large the pool is: give one of them"
-                )
-            size = latent_size(self.model, self.story.video.height, self.story.video.width)
-            asked = frames_within(
-                gb,
-                chunk_bytes(self.model, histories(self.sampler), size, kv_dtype),
-                self.memory,
-                self.model.chunk_frames,
-            )
-        smallest = self.memory.smallest_pool(self.model.chunk_frames)
-        if asked is None and not self.memory.reaches_all and self.memory.route_clean:
-            return smallest  # what has left the window and the sink is never seen again
-        frames = pool_frames_for(
-            self.resolved.chunks or None, self.memory, self.model.chunk_frames, asked
-        )
-        # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-        frames = frames if asked else max(frames, smallest)
-        if asked or not self.memory.route_clean or not hasattr(engine, "shared_pool"):
-            return frames  # without route_clean, every chunk would attend to the empty slots
-        return engine.shared_pool(self.model, self.sampler, self.story.video, frames, kv_dtype)
+        prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]
+        self.model.check_prompts([*prompts, ("negative", story.negative)], story)

@@ -25,14 +25,13 @@ from causalcine_jax.film import record as provenance
 from causalcine_jax.film.agreement import agreed
 from causalcine_jax.film.choices import Choices, Setup, decide
 from causalcine_jax.film.chosen_model import chosen_model
-from causalcine_jax.film.director import Director
-from causalcine_jax.film.engine import RolloutEngine
+from causalcine_jax.film.director import Director, Moves
 from causalcine_jax.film.filming import Footage, say, shoot
 from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
 from causalcine_jax.film.pool import held_for_films
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.start import Start, opening, without_start
-from causalcine_jax.film.whole_film import NO_MEMORY, WholeFilmEngine
+from causalcine_jax.film.whole_film import NO_MEMORY, WHOLE_FILM
 from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, viewing_scale
@@ -85,8 +84,9 @@ def _generate(
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
-        setup.model, begun.story if begun else setup.story, start=begun.latents if begun else None, seed=choices.seed, sampler=setup.sampler, memory=setup.memory, pool_frames=setup.pool_frames,
-        pool_gb=setup.pool_gb, kv_dtype=setup.kv_dtype, pool_on=setup.pool_on, engine=WholeFilmEngine if setup.whole_film else RolloutEngine,
+        setup.model, begun.story if begun else setup.story, seed=choices.seed, sampler=setup.sampler,
+        memory=setup.memory, pool=setup.pool, start=begun.latents if begun else None,
+        moves=WHOLE_FILM if setup.whole_film else Moves(),
     )  # fmt: skip
     if not is_first():
         for _ in director:  # this process's part of every chunk
@@ -133,7 +133,7 @@ def _generate(
         "device": {**provenance.device(), **together},
         "timings": {
             "total_seconds": round(time.perf_counter() - started, 3),
-            "pool_bytes": director.engine.pool_bytes,
+            "pool_bytes": director.pool_bytes,
             **footage.timings(),
         },
         # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
@@ -173,9 +173,9 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
         "memory": asdict(setup.memory),
         "whole_film": setup.whole_film,
         "chunk_frames": setup.model.chunk_frames,
-        "pool_frames": director.pool_frames,
-        "kv_dtype": setup.kv_dtype,
-        "pool_on": setup.pool_on,
+        "pool_frames": director.settings.pool.frames or setup.model.chunk_frames,
+        "kv_dtype": setup.pool.dtype,
+        "pool_on": setup.pool.place,
         "dtype": setup.model.dtype,
         "frames_sha256": footage.digest.hexdigest(),
     }
@@ -217,15 +217,15 @@ def _opening(
     resolved, video = director.resolved, director.story.video
     memory, pool, hosted = (
         director.memory,
-        director.engine.pool_bytes,
-        director.engine.pool_host_bytes,
+        director.pool_bytes,
+        director.pool_host_bytes,
     )
     in_host_memory = f", {hosted / 2**20:.0f} of them in host memory" if hosted else ""
     history = (
         "the whole film at once"
         if director.memory == NO_MEMORY
         else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
-        f"pool of {director.pool_frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
+        f"pool of {director.settings.pool.frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
     )
     lines = [
         f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",

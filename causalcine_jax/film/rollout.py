@@ -51,6 +51,19 @@ def chunk_pass(
     return transformer_pass(model, chunk, text, config, history=cache, keep=keep)
 
 
+def chunk_velocity(
+    model: Transformer,
+    cache: KVCache,
+    latents: Float[Array, "b c h w ch"],
+    t: float | Float[Array, ""] | Float[Array, " b"],
+    text: TextContext,
+    chunk_index: Int[Array, ""],
+    memory: MemoryConfig = MemoryConfig(),
+) -> Float[Array, "b c h w ch"]:
+    """The velocity of one noisy chunk given the pool: what a solver calls."""
+    return chunk_pass(model, cache, segment(latents, t, chunk_index), text, memory).velocity
+
+
 def commit_chunk(
     model: Transformer,
     cache: KVCache,

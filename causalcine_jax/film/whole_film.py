@@ -5,6 +5,8 @@
 To the director it is a film of one chunk as long as the film. Nothing is committed, so there is no pool.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,21 @@ from jaxtyping import Array, Float
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.film.engine import Clock, Made, RolloutEngine, noise_of
+from causalcine_jax.film.director import Moves
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import (
+    ChunkOutput,
+    Clock,
+    RolloutState,
+    decode_next,
+    embed,
+    latent_size,
+    noise_of,
+    nothing_retrieved,
+)
+from causalcine_jax.models import packed
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.models.packed import transformer_pass
 from causalcine_jax.parallel.processes import whole
 from causalcine_jax.story_schema import TEMPORAL_STRIDE, nearest_multiples
 
@@ -52,40 +66,40 @@ def denoise_film(
     *,
     sampler: SamplerConfig,
 ) -> Float[Array, "b f h w ch"]:
-    """A film from noise to x0. With guidance the text holds 2b films, first all with their prompts, then all with the null text."""
+    """A film from noise to x0.
 
-    def velocity(x, t):
-        shot = jnp.zeros((x.shape[0], 1), jnp.int32)
-        times = jnp.full((x.shape[0], 1), t, jnp.float32)
-        return transformer_pass(
-            model, x, times, jnp.zeros(1, jnp.int32), text, shot, memory=NO_MEMORY, chunk_frames=x.shape[1]
-        ).velocity  # fmt: skip
-
-    return sample(velocity, noise, sampler, key)
+    With guidance the text holds 2b films, first all with their prompts, then all with the null text.
+    """
+    return sample(lambda x, t: packed.whole_film(model, x, t, text), noise, sampler, key)
 
 
-class WholeFilmEngine(RolloutEngine):
-    """A film maker whose one chunk is the film: the model's chunk_frames are the film's."""
+def new_whole_film(model: Model, settings: FilmSettings) -> RolloutState:
+    """The state before the film's one chunk. Raises as `state.new_state`."""
+    latent_size(model, settings.height, settings.width)
+    return RolloutState(None, None, 0, jax.random.key(settings.seed))
 
-    def chunk(self, context: TextContext, index: int) -> Made:
-        clock = Clock()
-        noise, key = noise_of(self._key, np.int32(index), self._noise_shape)
-        x0 = denoise_film(self._model.transformer, noise, context, key, sampler=self._sampler)
-        clock.lap("denoise", x0)
-        first = x0.shape[1] % DECODED or DECODED
-        starts = [0, *range(first, x0.shape[1], DECODED)]
-        pieces = [whole(self._decode(part))[0] for part in jnp.split(x0, starts[1:], axis=1)]
-        clock.lap("decode", x0)
-        nothing = np.full((self._model.transformer.config.num_layers, 0), -1, np.int32)
-        return Made(np.concatenate(pieces), nothing, clock.seconds)
 
-    @property
-    def pool_bytes(self) -> int:
-        return 0
+def roll_whole_film(
+    model: Model, state: RolloutState, prompt: TextContext, settings: FilmSettings, *, latents=None
+) -> tuple[RolloutState, ChunkOutput]:
+    """The film, as its one chunk: the model's chunk_frames are the film's. `latents` as of `roll_chunk`."""
+    clock, transformer = Clock(), model.transformer
+    if latents is None:
+        size = latent_size(model, settings.height, settings.width)
+        shape = (1, model.chunk_frames, *size, transformer.config.in_dim)
+        noise, key = noise_of(state.key, np.int32(state.chunk), shape)
+        latents = denoise_film(transformer, noise, prompt, key, sampler=settings.sampler)
+        clock.lap("denoise", latents)
+    first = latents.shape[1] % DECODED or DECODED
+    cache, pieces = None, []
+    for part in jnp.split(latents, list(range(first, latents.shape[1], DECODED)), axis=1):
+        video, cache = decode_next(model, cache, part)
+        pieces.append(whole(video)[0])
+    clock.lap("decode", latents)
+    output = ChunkOutput(
+        np.concatenate(pieces), latents, nothing_retrieved(transformer, 0), clock.seconds
+    )
+    return dataclasses.replace(state, vae_cache=cache, chunk=state.chunk + 1), output
 
-    @property
-    def pool_host_bytes(self) -> int:
-        return 0
 
-    def _empty_pool(self, frames: int, kv_dtype: str, near: tuple[int, int] | None) -> None:
-        return None
+WHOLE_FILM = Moves(new_whole_film, embed, roll_whole_film, pooled=False)

@@ -19,7 +19,6 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.film import rollout
-from causalcine_jax.film.engine import histories
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.pool import empty_pool, kept_near
 from causalcine_jax.models.cache.kv_cache import KVCache
@@ -146,7 +145,7 @@ class BatchRollout:
         frames = self.pool_frames or self.world.latent_frames
         near = kept_near(self.pool_on, memory or model.memory)
         return empty_pool(
-            model, films * histories(self.sampler), frames, tuple(size), self.kv_dtype, near
+            model, films * (2 if self.sampler.guided else 1), frames, tuple(size), self.kv_dtype, near
         )
 
     def commit(

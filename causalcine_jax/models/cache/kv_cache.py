@@ -180,6 +180,25 @@ def axes_of(array) -> tuple[str | None, ...]:
     return (None, "data", None, None, "seq") if array.ndim == 6 else (None, "data", None, "seq")
 
 
+def rewound(cache: KVCache, chunk: int | Int[Array, ""]) -> KVCache:
+    """The pool as it was before `chunk` was committed: slots of that chunk and of later ones are empty.
+
+    Keys and values stay where they are, so this is exact only while nothing was evicted. What eviction
+    counted of earlier chunks keeps the later chunks' share.
+    """
+    gone = cache.time >= chunk
+    near = cache.near
+    if near is not None:
+        too_new = near.time >= chunk * cache.chunk_frames
+        near = dataclasses.replace(near, time=jnp.where(too_new, -1, near.time))
+    return dataclasses.replace(
+        cache,
+        time=jnp.where(gone, -1, cache.time),
+        usage=jnp.where(gone, 0.0, cache.usage),
+        near=near,
+    )
+
+
 def describe(keys: Float[Array, "*b p h d"]) -> Float[Array, "*b h d"]:
     """A frame's descriptor: the mean of its unrotated, normed keys over its tokens, in float32 (paper Eq. 6)."""
     return jnp.mean(keys.astype(jnp.float32), axis=-3)

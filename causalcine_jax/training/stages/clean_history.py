@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import PassConfig
 from causalcine_jax.film.rollout import commit_chunk, embed_prompt
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer, token_grid
@@ -15,12 +15,10 @@ def clean_history(
     film: Float[Array, "b f h w c"],
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
-    *,
-    memory: MemoryConfig,
-    chunk_frames: int,
+    config: PassConfig,
 ) -> KVCache:
     """The pool after a rollout that was given `film`: every chunk committed but the last, to which nothing attends."""
-    films, chunks = shot_of_chunk.shape
+    (films, chunks), chunk_frames = shot_of_chunk.shape, config.chunk_frames
     rows, columns = token_grid(model.config, *film.shape[2:4])
     pool = KVCache.empty(
         model.config,
@@ -35,7 +33,7 @@ def clean_history(
         chunk = jax.lax.dynamic_slice_in_dim(film, index * chunk_frames, chunk_frames, axis=1)
         prompt = jax.vmap(lambda prompts, shot: prompts[shot])(text, shot_of_chunk[:, index])
         return commit_chunk(
-            model, pool, chunk, embed_prompt(model, prompt), index, memory=memory
+            model, pool, chunk, embed_prompt(model, prompt), index, memory=config.memory
         ), None
 
     return jax.lax.scan(commit, pool, jnp.arange(chunks - 1, dtype=jnp.int32))[0]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import guided
 from causalcine_jax.errors import nearest, raise_faults
@@ -25,7 +25,7 @@ from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training.stages import gan
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.stages.gan import GANConfig
-from causalcine_jax.training.stages.scoring import score_times, window, window_velocity, with_window
+from causalcine_jax.training.stages.scoring import Noised, Window, score_times, window_velocity
 from causalcine_jax.training.stages.self_forcing import (
     Rollout,
     SelfForcingConfig,
@@ -96,6 +96,11 @@ class DistributionMatching:
             )
         raise_faults("distribution matching", faults)
 
+    @property
+    def passes(self) -> PassConfig:
+        """How the networks' passes run."""
+        return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
+
 
 def dmd_gradient(
     x: Float[Array, "b f h w c"],
@@ -142,7 +147,7 @@ def check_networks(nets: Nets) -> None:
 
 def generator_loss(task: DistributionMatching) -> Loss:
     """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, teacher, fake_score, text_encoder, and head with a GAN."""
-    config, dmd = task.self_forcing, task.dmd
+    dmd = task.dmd
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
@@ -151,23 +156,20 @@ def generator_loss(task: DistributionMatching) -> Loss:
         text, null = _texts(task, nets, batch)
         shots = batch["shot_of_chunk"]
         rollout = _rollout(task, nets, text, batch, key_rollout)
-        film, start, frames = rollout.x0, rollout.start, config.frames(rollout.x0.shape[1])
-        part = lambda film: window(film, start, frames, task.chunk_frames)
+        film, part = rollout.x0, _window(task, rollout)
         t, noise = _noise(task, key_score, film)
-        noisy = flow.add_noise(film, noise, t)
+        films = Noised(film, flow.add_noise(film, noise, t), t)
 
         def denoised(net: str, guidance: float):
-            velocity = _velocity(
-                task, nets[net], film, noisy, t, (text, null), shots, start, frames, guidance
-            )
-            return flow.x0_from_velocity(part(noisy), velocity, t)
+            velocity = _velocity(task, nets[net], films, (text, null), shots, part, guidance)
+            return flow.x0_from_velocity(part.of(films.noisy), velocity, t)
 
         real, fake = (
             denoised("teacher", dmd.real_guidance),
             denoised("fake_score", dmd.fake_guidance),
         )
         gradient = dmd_gradient(
-            part(film), real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer
+            part.of(film), real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer
         )
         metrics = {
             "dmd_gradient": jnp.mean(jnp.abs(gradient)),
@@ -175,17 +177,14 @@ def generator_loss(task: DistributionMatching) -> Loss:
         }
 
         def adversarial_of(x):
-            whole = with_window(film, x, start, task.chunk_frames)
-            return gan.generator_term(
-                _logits(
-                    task, nets, film, flow.add_noise(whole, noise, t), t, text, shots, start, frames
-                )
-            )
+            noisy = flow.add_noise(part.put(film, x), noise, t)
+            again = Noised(film, noisy, t)
+            return gan.generator_term(_logits(task, nets, again, text, shots, part))
 
         pull = None
         if task.gan.on:
             # Its gradient in x is taken here: what remains is the student's own pass, as it is for the other term, and both can be compared.
-            adversarial, pull_back = jax.vjp(adversarial_of, part(film))
+            adversarial, pull_back = jax.vjp(adversarial_of, part.of(film))
             pull = jax.lax.stop_gradient(pull_back(jnp.ones(()))[0])
 
         x = _again(task, nets["student"], rollout, text, shots, after=(gradient, pull))
@@ -208,20 +207,17 @@ def _again(
     task: DistributionMatching, student, rollout: Rollout, text, shots, *, after
 ) -> Float[Array, "b g h w c"]:
     """The rollout's frames with their gradient. Only once `after` is known: what this pass keeps for its gradient would else lie there while the film is scored."""
-    how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
     if task.self_forcing.recommit:
         film = dataclasses.replace(rollout, pool=None)
         film, committing, _ = jax.lax.optimization_barrier(
             (*jax.lax.stop_gradient((film, student)), after)
         )
-        pool = clean_history(
-            for_many_passes(committing, task.rollout_weights), film.x0, text, shots, **how
-        )
+        committing = for_many_passes(committing, task.rollout_weights)
+        pool = clean_history(committing, film.x0, text, shots, task.passes)
         kept = dataclasses.replace(film, pool=pool)
     else:
         kept, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(rollout), after))
-    saving = {"remat": task.remat, "segments_at_once": task.segments_at_once}
-    return generated(student, kept, text, shots, config=task.self_forcing, **how, **saving)
+    return generated(student, kept, text, shots, task.self_forcing, task.passes)
 
 
 def critic_loss(task: DistributionMatching) -> Loss:
@@ -229,7 +225,7 @@ def critic_loss(task: DistributionMatching) -> Loss:
 
     The film of `batch` itself is read by the head alone, as the real one.
     """
-    config, dmd = task.self_forcing, task.dmd
+    dmd = task.dmd
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
@@ -238,32 +234,20 @@ def critic_loss(task: DistributionMatching) -> Loss:
         text, _ = jax.lax.stop_gradient(_texts(task, nets, batch))
         shots = batch["shot_of_chunk"]
         rollout = _rollout(task, nets, text, batch, key_rollout)
-        film, start = rollout.x0, rollout.start
-        frames = config.frames(film.shape[1])
+        film, part = rollout.x0, _window(task, rollout)
         t, noise = _noise(task, key_score, film)
-        noisy = flow.add_noise(film, noise, t)
+        films = Noised(film, flow.add_noise(film, noise, t), t)
         velocity = window_velocity(
-            nets["fake_score"], film, noisy, t, text, shots,
-            start=start, frames=frames, from_noisy=dmd.score_context == "noisy_causal",
-            memory=task.memory, chunk_frames=task.chunk_frames, remat=task.remat, segments_at_once=task.segments_at_once,
+            nets["fake_score"], films, text, shots, part, task.passes,
+            from_noisy=dmd.score_context == "noisy_causal",
         )  # fmt: skip
-        target = window(flow.velocity_target(film, noise), start, frames, task.chunk_frames)
+        target = part.of(flow.velocity_target(film, noise))
         value = jnp.mean(jnp.square(velocity.astype(jnp.float32) - target))
         metrics = {"critic_mse": value}
         if task.gan.on:
-            head, of_head = _head_loss(
-                task,
-                nets,
-                batch["latents"].astype(jnp.float32),
-                film,
-                t,
-                noise,
-                text,
-                shots,
-                start,
-                frames,
-                key_r1,
-            )
+            real = batch["latents"].astype(jnp.float32)
+            real = Noised(real, flow.add_noise(real, noise, t), t)
+            head, of_head = _head_loss(task, nets, real, films, (text, shots), part, key_r1)
             value += task.gan.discriminator_weight * head
             metrics |= of_head
         return value, _weighted(metrics)
@@ -272,31 +256,19 @@ def critic_loss(task: DistributionMatching) -> Loss:
 
 
 def _head_loss(
-    task: DistributionMatching,
-    nets: Nets,
-    real,
-    film,
-    t,
-    noise,
-    text,
-    shots,
-    start,
-    frames: int,
-    key,
+    task: DistributionMatching, nets: Nets, real: Noised, generated: Noised, prompts, part, key
 ):
     """The discriminator's loss on real and generated films noised alike, in one pass."""
-    films = [flow.add_noise(real, noise, t), flow.add_noise(film, noise, t)]
-    clean = [real, film]
+    each = [real, generated]
     if task.gan.r1_weight:
-        films.append(films[0] + task.gan.r1_sigma * jax.random.normal(key, real.shape))
-        clean.append(real)
+        noise = jax.random.normal(key, real.clean.shape)
+        each.append(dataclasses.replace(real, noisy=real.noisy + task.gan.r1_sigma * noise))
     if not task.gan.trunk:
         nets = {**nets, "fake_score": jax.lax.stop_gradient(nets["fake_score"])}
-    together = lambda a: jnp.concatenate([a] * len(films))
-    logits = _logits(
-        task, nets, jnp.concatenate(clean), jnp.concatenate(films), together(t), together(text), together(shots), start, frames
-    )  # fmt: skip
-    logit_real, logit_generated, *perturbed = jnp.split(logits, len(films))
+    films = jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
+    text, shots = (jnp.concatenate([a] * len(each)) for a in prompts)
+    logits = _logits(task, nets, films, text, shots, part)
+    logit_real, logit_generated, *perturbed = jnp.split(logits, len(each))
     value = gan.discriminator_term(logit_real, logit_generated)
     metrics = {
         "discriminator": value,
@@ -311,47 +283,41 @@ def _head_loss(
 
 
 def _logits(
-    task: DistributionMatching, nets: Nets, clean, noisy, t, text, shots, start, frames: int
+    task: DistributionMatching, nets: Nets, films: Noised, text, shots, part: Window
 ) -> Float[Array, " b"]:
     fake_score = nets["fake_score"]
+    taps = task.gan.layers(fake_score.config.num_layers)
+    passes = dataclasses.replace(task.passes, features=taps)
+    from_noisy = task.gan.context == "noisy_causal"
     _, features = window_velocity(
-        fake_score, clean, noisy, t, text, shots,
-        start=start, frames=frames, from_noisy=task.gan.context == "noisy_causal", memory=task.memory, chunk_frames=task.chunk_frames,
-        features=task.gan.layers(fake_score.config.num_layers), remat=task.remat, segments_at_once=task.segments_at_once,
-    )  # fmt: skip
+        fake_score, films, text, shots, part, passes, from_noisy=from_noisy
+    )
     return nets["head"](features)
 
 
 def _velocity(
-    task: DistributionMatching,
-    net,
-    film,
-    noisy,
-    t,
-    texts,
-    shots,
-    start,
-    frames: int,
-    guidance: float,
-):
-    """A score's velocity of the window's frames. With guidance a batch of two, [prompt, null], each with its own history."""
+    task: DistributionMatching, net, films: Noised, texts, shots, part: Window, guidance: float
+) -> Float[Array, "b g h w c"]:
+    """A score's velocity of the window's frames, without gradient in the score's weights.
+
+    With guidance it is a batch of two, [prompt, null], each with its own history.
+    """
     text, null = texts
-    how = {
-        "start": start,
-        "frames": frames,
-        "memory": task.memory,
-        "chunk_frames": task.chunk_frames,
-        "segments_at_once": task.segments_at_once,
-        "from_noisy": task.dmd.score_context == "noisy_causal",
-    }
-    net = jax.lax.stop_gradient(net)
+    how = {"from_noisy": task.dmd.score_context == "noisy_causal"}
+    net, passes = jax.lax.stop_gradient(net), dataclasses.replace(task.passes, remat=0)
     if guidance == 1:
-        return window_velocity(net, film, noisy, t, text, shots, **how).astype(jnp.float32)
+        velocity = window_velocity(net, films, text, shots, part, passes, **how)
+        return velocity.astype(jnp.float32)
     twice = lambda a: jnp.concatenate([a, a])
-    both = window_velocity(
-        net, twice(film), twice(noisy), twice(t), jnp.concatenate([text, null]), twice(shots), **how
-    )
+    films, texts = jax.tree.map(twice, films), jnp.concatenate([text, null])
+    both = window_velocity(net, films, texts, twice(shots), part, passes, **how)
     return guided(*jnp.split(both.astype(jnp.float32), 2), guidance)
+
+
+def _window(task: DistributionMatching, rollout: Rollout) -> Window:
+    """The rollout's frames that carry gradient."""
+    frames = task.self_forcing.frames(rollout.x0.shape[1])
+    return Window(rollout.start, frames, task.chunk_frames)
 
 
 def _texts(task: DistributionMatching, nets: Nets, batch):
@@ -365,7 +331,7 @@ def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
     student = for_many_passes(nets["student"], task.rollout_weights)
     return student_rollout(
         student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], key,
-        config=task.self_forcing, memory=task.memory, chunk_frames=task.chunk_frames,
+        task.self_forcing, task.passes,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ for each group of them.
 """
 
 from collections.abc import Iterable
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -22,12 +23,12 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer, embed_text
-from causalcine_jax.models.packed import teacher_forced, transformer_pass
+from causalcine_jax.models.packed import Segments, teacher_forced, transformer_pass
 from causalcine_jax.parallel.sharding import for_many_passes
 from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.stages.clean_history import clean_history
@@ -92,6 +93,11 @@ class ODEInit:
             )
 
     @property
+    def passes(self) -> PassConfig:
+        """How the networks' passes run."""
+        return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
+
+    @property
     def kept(self) -> tuple[int, ...]:
         """At which of the teacher's steps the student's times are."""
         times, wanted = self.teacher.times, self.student.times
@@ -132,14 +138,10 @@ def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch,
         null = jnp.asarray(task.null_prompt)[None, None]
         nothing = jnp.broadcast_to(text_encoder(null, null != 0), text.shape)
         text, shots = jnp.concatenate([text, nothing]), jnp.concatenate([shots, shots])
-    how = {"memory": task.memory, "chunk_frames": task.chunk_frames}
-    history = clean_history(
-        teacher, jnp.concatenate([film, film]) if task.teacher.guided else film, text, shots, **how
-    )
-
-    velocity = lambda x, t: teacher_forced(
-        teacher, None, x, t, text, shots, history=history, segments_at_once=task.segments_at_once, **how
-    )  # fmt: skip
+    films = jnp.concatenate([film, film]) if task.teacher.guided else film
+    passes = dataclasses.replace(task.passes, remat=0)
+    history = clean_history(teacher, films, text, shots, passes)
+    velocity = lambda x, t: teacher_forced(teacher, history, x, t, text, shots, passes)
     noise = jax.random.normal(key, film.shape)
     end, points = sample(velocity, noise, task.teacher, key, keep=task.kept)
     return jax.lax.stop_gradient(Trajectory(points, end))
@@ -177,26 +179,17 @@ def _velocity_at(
     """`student_velocity` at K of its times."""
     (films, frames), chunks = clean.shape[:2], shot_of_chunk.shape[1]
     index, count = jnp.arange(chunks, dtype=jnp.int32), len(points)
-    out = transformer_pass(
-        student,
-        # Nothing attends to the last clean chunk, so it is left out.
-        jnp.concatenate([clean[:, : frames - task.chunk_frames], *points], axis=1),
-        jnp.concatenate(
-            [
-                jnp.zeros((films, chunks - 1)),
-                jnp.broadcast_to(jnp.repeat(times, chunks), (films, count * chunks)),
-            ],
-            axis=1,
-        ),
+    # Nothing attends to the last clean chunk, so it is left out.
+    latents = jnp.concatenate([clean[:, : frames - task.chunk_frames], *points], axis=1)
+    noisy_times = jnp.broadcast_to(jnp.repeat(times, chunks), (films, count * chunks))
+    segments = Segments(
+        latents,
+        jnp.concatenate([jnp.zeros((films, chunks - 1)), noisy_times], axis=1),
         jnp.concatenate([index[:-1], jnp.tile(index, count)]),
-        embed_text(student, text),
         jnp.concatenate([shot_of_chunk[:, :-1], jnp.tile(shot_of_chunk, (1, count))], axis=1),
-        memory=task.memory,
-        chunk_frames=task.chunk_frames,
-        clean_segments=chunks - 1,
-        remat=task.remat,
-        segments_at_once=task.segments_at_once,
+        clean=chunks - 1,
     )
+    out = transformer_pass(student, segments, embed_text(student, text), task.passes)
     return rearrange(out.velocity, "b (k f) h w c -> k b f h w c", k=count)
 
 

@@ -4,11 +4,13 @@ A film is noised to one time. Then a chunk's history is either the film's clean 
 ones, as everything is in one noisy stream (noisy_causal).
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import noisy_causal, teacher_forced
@@ -24,68 +26,75 @@ def score_times(
     return jnp.clip(flow.stratified_times(key, films, shift), t_min, t_max)
 
 
-def window(
-    film: Float[Array, "b f h w c"], start: int | Int[Array, ""], frames: int, chunk_frames: int
-) -> Float[Array, "b g h w c"]:
-    """The `frames` frames of a film (or of its chunks' features) from chunk `start` on."""
-    return (
-        film
-        if frames == film.shape[1]
-        else jax.lax.dynamic_slice_in_dim(film, start * chunk_frames, frames, axis=1)
-    )
+@dataclass(frozen=True)
+class Window:
+    """A part of a film: its `frames` latent frames from chunk `start` on."""
+
+    start: int | Int[Array, ""]
+    frames: int
+    chunk_frames: int
+
+    @property
+    def chunks(self) -> int:
+        return self.frames // self.chunk_frames
+
+    def of(self, film: Float[Array, "b f h w c"]) -> Float[Array, "b g h w c"]:
+        """The part's frames of a film."""
+        return _slice(film, self.start * self.chunk_frames, self.frames)
+
+    def of_chunks(self, features: Float[Array, "b n t d"]) -> Float[Array, "b m t d"]:
+        """The part's chunks of what a film's chunks have, such as features."""
+        return _slice(features, self.start, self.chunks)
+
+    def put(
+        self, film: Float[Array, "b f h w c"], part: Float[Array, "b g h w c"]
+    ) -> Float[Array, "b f h w c"]:
+        """The film with `part` in place of its frames."""
+        if part.shape == film.shape:
+            return part
+        return jax.lax.dynamic_update_slice_in_dim(
+            film, part, self.start * self.chunk_frames, axis=1
+        )
 
 
-def with_window(
-    film: Float[Array, "b f h w c"],
-    part: Float[Array, "b g h w c"],
-    start: int | Int[Array, ""],
-    chunk_frames: int,
-) -> Float[Array, "b f h w c"]:
-    """The film with `part` in place of its frames from chunk `start` on."""
-    return (
-        part
-        if part.shape == film.shape
-        else jax.lax.dynamic_update_slice_in_dim(film, part, start * chunk_frames, axis=1)
-    )
+def _slice(a: Array, start, size: int) -> Array:
+    whole = size == a.shape[1]
+    return a if whole else jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Noised:
+    """Films, the same films at noise time t, and t."""
+
+    clean: Float[Array, "b f h w c"]
+    noisy: Float[Array, "b f h w c"]
+    t: Float[Array, " b"]
 
 
 def window_velocity(
     model: Transformer,
-    clean: Float[Array, "b f h w c"],
-    noisy: Float[Array, "b f h w c"],
-    t: Float[Array, " b"],
+    films: Noised,
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
+    part: Window,
+    passes: PassConfig,
     *,
-    start: int | Int[Array, ""],
-    frames: int,
     from_noisy: bool,
-    memory: MemoryConfig,
-    chunk_frames: int,
-    features: tuple[int, ...] = (),
-    remat: int = 0,
-    segments_at_once: int | None = None,
 ):
-    """Velocity of the `frames` frames of `noisy` from chunk `start` on (or velocity and features), after the film's noisy or clean chunks.
+    """Velocity of the window's noisy frames (or velocity and features), after the films' noisy or clean chunks.
 
-    No gradient passes through `clean`. Through `noisy` it passes, as history too where it is one.
+    No gradient passes through the clean films. Through the noisy ones it passes, as history too where
+    they are one.
     """
-    how = {
-        "memory": memory,
-        "chunk_frames": chunk_frames,
-        "features": features,
-        "remat": remat,
-        "segments_at_once": segments_at_once,
-    }
     if not from_noisy:
-        seen = window(noisy, start, frames, chunk_frames)
+        clean = jax.lax.stop_gradient(films.clean)
         return teacher_forced(
-            model, jax.lax.stop_gradient(clean), seen, t, text, shot_of_chunk, first=start, **how
-        )
-    out = noisy_causal(model, noisy, t, text, shot_of_chunk, **how)
-    if not features:
-        return window(out, start, frames, chunk_frames)
+            model, clean, part.of(films.noisy), films.t, text, shot_of_chunk, passes,
+            first=part.start,
+        )  # fmt: skip
+    out = noisy_causal(model, films.noisy, films.t, text, shot_of_chunk, passes)
+    if not passes.features:
+        return part.of(out)
     velocity, taps = out
-    return window(velocity, start, frames, chunk_frames), tuple(
-        window(tap, start, frames // chunk_frames, 1) for tap in taps
-    )
+    return part.of(velocity), tuple(part.of_chunks(tap) for tap in taps)

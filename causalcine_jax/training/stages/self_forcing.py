@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample_until, schedule
 from causalcine_jax.errors import UsageError, nearest
@@ -25,7 +25,7 @@ from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.packed import teacher_forced
-from causalcine_jax.training.stages.scoring import window
+from causalcine_jax.training.stages.scoring import Window
 
 EXITS = ("random", "last")
 
@@ -119,10 +119,8 @@ def student_rollout(
     shot_of_chunk: Int[Array, "b n"],
     frame_shape: tuple[int, int, int],
     key: Array,
-    *,
     config: SelfForcingConfig,
-    memory: MemoryConfig,
-    chunk_frames: int,
+    passes: PassConfig,
 ) -> Rollout:
     """Films of N chunks of frames [h, w, c] from noise. The pool holds a whole film: training evicts nothing.
 
@@ -130,6 +128,7 @@ def student_rollout(
     """
     model, text = jax.lax.stop_gradient((model, text))
     (films, chunks), sampler = shot_of_chunk.shape, config.sampler
+    memory, chunk_frames = passes.memory, passes.chunk_frames
     key_exit, key_noise, key_window = jax.random.split(key, 3)
     exit_step = config.exit_step(key_exit)
     prompts = dit.embed_text(model, text)
@@ -143,7 +142,7 @@ def student_rollout(
         context = _prompt_of(prompts, shot_of_chunk[:, index])
         key_start, key_solver = jax.random.split(jax.random.fold_in(key_noise, index))
         noise = jax.random.normal(key_start, (films, chunk_frames, *frame_shape))
-        velocity = lambda x, t: chunk_velocity(model, pool, x, t, context, index, memory=memory)
+        velocity = lambda x, t: chunk_velocity(model, pool, x, t, context, index, memory)
         xt, x0 = sample_until(velocity, noise, sampler, key_solver, exit_step)
         committed = x0
         if config.context_noise:
@@ -166,12 +165,8 @@ def generated(
     rollout: Rollout,
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
-    *,
     config: SelfForcingConfig,
-    memory: MemoryConfig,
-    chunk_frames: int,
-    remat: int = 0,
-    segments_at_once: int | None = None,
+    passes: PassConfig,
 ) -> Float[Array, "b g h w c"]:
     """The `grad_frames` frames of the rollout from its `start` on again, now with their gradient with respect to `model` and `text`."""
     table = schedule(config.sampler)
@@ -179,12 +174,11 @@ def generated(
         jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas)
     )
     frames = config.frames(rollout.xt.shape[1])
-    xt = window(rollout.xt, rollout.start, frames, chunk_frames)
+    xt = Window(rollout.start, frames, passes.chunk_frames).of(rollout.xt)
+    pool = jax.lax.stop_gradient(rollout.pool)
     velocity = teacher_forced(
-        model, None, xt, t, text, shot_of_chunk,
-        memory=memory, chunk_frames=chunk_frames, first=rollout.start, history=jax.lax.stop_gradient(rollout.pool),
-        remat=remat, segments_at_once=segments_at_once,
-    )  # fmt: skip
+        model, pool, xt, t, text, shot_of_chunk, passes, first=rollout.start
+    )
     return xt - sigma * velocity.astype(jnp.float32)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.training.config import TimeConfig
@@ -34,6 +34,11 @@ class TeacherForcing:
     caption_dropout: float = 0.1
     remat: int = 0
     segments_at_once: int | None = None
+
+    @property
+    def passes(self) -> PassConfig:
+        """How the networks' passes run."""
+        return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
 
 
 def teacher_forcing_loss(
@@ -59,10 +64,7 @@ def teacher_forcing_loss(
             t,
             text,
             batch["shot_of_chunk"],
-            memory=task.memory,
-            chunk_frames=task.chunk_frames,
-            remat=task.remat,
-            segments_at_once=task.segments_at_once,
+            task.passes,
         )
         error = jnp.square(velocity.astype(jnp.float32) - flow.velocity_target(clean, noise))
         error = jnp.mean(error, axis=(2, 3, 4))  # [B, F]
