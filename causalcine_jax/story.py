@@ -75,7 +75,9 @@ class Story:
         """The story in plain data as YAML or JSON gives it. `what` names it in the error."""
         raise_faults(what, story_faults(data))
         shots = tuple(
-            Shot(s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id"), s.get("seed"))
+            Shot(
+                s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id"), s.get("seed")
+            )
             for s in data["shots"]
         )
         return cls(

@@ -81,9 +81,7 @@ def replayed(
         cache = rollout.commit(
             model.transformer, cache, films, context, np.int32(index), memory=settings.memory
         )
-    return dataclasses.replace(
-        state, cache=cache, vae_cache=vae_cache, chunk=len(history.latents)
-    )
+    return dataclasses.replace(state, cache=cache, vae_cache=vae_cache, chunk=len(history.latents))
 
 
 def _copied(tree):

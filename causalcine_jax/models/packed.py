@@ -170,13 +170,15 @@ def whole_film(
     model: Transformer,
     x: Float[Array, "b f h w c"],
     t: Float[Array, " b"],
-    text: TextContext,
+    text: Float[Array, "b tokens text_dim"] | TextContext,
 ) -> Float[Array, "b f h w c"]:
     """Velocity by bidirectional Wan2.1: the film as one chunk with no history, under one prompt.
 
-    The text is that of one prompt per film (`film.rollout.embed_prompt`).
+    The text is one prompt per film, embedded by the text encoder, or already made ready for the layers.
     """
     batch, frames = x.shape[:2]
+    if not isinstance(text, TextContext):
+        text = dit.embed_text(model, text[:, None])
     shot = jnp.zeros((batch, 1), jnp.int32)
     times = jnp.broadcast_to(jnp.reshape(jnp.asarray(t, jnp.float32), (-1, 1)), (batch, 1))
     segments = Segments(x, times, jnp.zeros(1, jnp.int32), shot)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from tiny_models import random_weights, tiny_model
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig, TransformerConfig
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film import host_memory, rollout
 from causalcine_jax.film.choices import Choices, decide
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.host_memory import LIMIT, check_host_room, in_its_places
 from causalcine_jax.film.record import Recipe
-from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
 from causalcine_jax.models.cache.kv_cache import HOST, KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import teacher_forced
@@ -47,7 +47,7 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
     )
     field = jax.jit(
         lambda pool, x, i: (
-            chunk_pass(model, pool, x, 500.0, text, i, memory=MEMORY, return_field=True).field
+            chunk_pass(model, pool, segment(x, 500.0, i), text, MEMORY, ("field",)).field
         )
     )
     empty = lambda near: KVCache.empty(CONFIG, FILMS, 12, TOKENS, kv_dtype="int8", near=near)
@@ -72,7 +72,7 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
     )  # the window; of memory some, and some was brought over
     with pytest.raises(UsageError, match="read by one chunk at a time"):
         several = lambda pool: teacher_forced(
-            model, None, jnp.zeros((FILMS, 6, 4, 8, 4)), 5.0, jnp.ones((FILMS, 1, 3, 6)), jnp.zeros((FILMS, 5), jnp.int32), history=pool
+            model, pool, jnp.zeros((FILMS, 6, 4, 8, 4)), 5.0, jnp.ones((FILMS, 1, 3, 6)), jnp.zeros((FILMS, 5), jnp.int32)
         )  # fmt: skip
         jax.eval_shape(several, on_host)
 
@@ -93,7 +93,8 @@ def assert_all_is_where_it_says(pool):
 def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
     story, model = Story((Shot("Mia waves.", chunks=5),)), tiny_model()
     films = {
-        place: Director(model, story, pool_frames=9, pool_on=place) for place in ("device", "host")
+        place: Director(model, story, pool=PoolConfig(9, place=place))
+        for place in ("device", "host")
     }
     made, moves = {"device": list(films["device"])}, (rollout.denoise, rollout.commit)
     before = [move._cache_size() for move in moves]
@@ -103,24 +104,23 @@ def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
         # On the device a CPU's field grows with its film, and that program rounds otherwise.
         np.testing.assert_allclose(np.int32(ours.frames), np.int32(theirs.frames), atol=1)
         np.testing.assert_array_equal(ours.retrieved, theirs.retrieved)
-    engines = {place: director.engine for place, director in films.items()}
-    assert engines["device"].pool_host_bytes == 0
+    assert films["device"].pool_host_bytes == 0
     frame = (
-        engines["host"].pool_host_bytes // 9 + 2 * 2 * 4
+        films["host"].pool_host_bytes // 9 + 2 * 2 * 4
     )  # k, v and, for two layers and histories, its index in the film
-    assert engines["host"].pool_bytes == engines["device"].pool_bytes + (2 * 3 + 2) * frame
+    assert films["host"].pool_bytes == films["device"].pool_bytes + (2 * 3 + 2) * frame
 
 
 def test_choices_and_plans_know_where_a_pool_is():
     story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
-    assert decide(Recipe(story, {"pool_on": "host"}), model, Choices()).pool_on == "host"
+    assert decide(Recipe(story, {"pool_on": "host"}), model, Choices()).pool.place == "host"
     assert (
-        decide(Recipe(story, {"pool_on": "host"}), model, Choices(pool_on="device")).pool_on
+        decide(Recipe(story, {"pool_on": "host"}), model, Choices(pool_on="device")).pool.place
         == "device"
     )
-    assert decide(Recipe(story), model, Choices()).pool_on == "device"
+    assert decide(Recipe(story), model, Choices()).pool.place == "device"
     with pytest.raises(UsageError, match="unknown pool_on 'hots', did you mean 'host'"):
-        Director(model, story, pool_on="hots")
+        PoolConfig(place="hots")
     here, there = (
         memory_plan(Request("wan-14b", pool_frames=2400, devices=8, kv_dtype="int8", pool_on=on))
         for on in ("device", "host")

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.rollout import chunk_pass, commit_chunk
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk, committed, segment
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.layer_scan import scan_layers
-from causalcine_jax.models.packed import noisy_causal, teacher_forced, transformer_pass
+from causalcine_jax.models.packed import Segments, noisy_causal, teacher_forced, transformer_pass
 
 CONFIG = TransformerConfig(
     dim=36,
@@ -32,9 +32,9 @@ HEIGHT, WIDTH, BATCH = 4, 6, 2
 
 
 # Eager JAX compiles every small operation of its own; one jit each keeps these tests quick.
-forced = jax.jit(teacher_forced, static_argnames=("memory", "chunk_frames"))
+forced = jax.jit(teacher_forced, static_argnames=("config",))
 embed = jax.jit(dit.embed_text)
-velocity_of = jax.jit(chunk_pass, static_argnames=("memory", "features", "return_field"))
+pass_of = jax.jit(transformer_pass, static_argnames=("config", "keep"))
 commit = jax.jit(commit_chunk, static_argnames=("memory",))
 
 
@@ -70,10 +70,10 @@ def packed(model, clean, noisy, t, text, shot, memory, chunk_frames):
     times = jnp.concatenate([jnp.zeros((BATCH, chunks - 1)), jnp.full((BATCH, chunks), t)], axis=1)
     latents = jnp.concatenate([clean[:, : (chunks - 1) * chunk_frames], noisy], axis=1)
     shots = jnp.concatenate([shot[:, :-1], shot], axis=1)
-    return transformer_pass(
-        model, latents, times, index, dit.embed_text(model, text), shots, memory=memory, chunk_frames=chunk_frames,
-        clean_segments=chunks - 1, features=tuple(range(CONFIG.num_layers)), return_field=True,
-    )  # fmt: skip
+    segments = Segments(latents, times, index, shots, clean=chunks - 1)
+    passes = PassConfig(memory, chunk_frames, features=tuple(range(CONFIG.num_layers)))
+    context = dit.embed_text(model, text)
+    return transformer_pass(model, segments, context, passes, keep=("field",))
 
 
 def field_of(field, segment):
@@ -108,35 +108,32 @@ def test_rollout_of_true_chunks_equals_packed_pass(
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
         context = embed(model, pick)
         part = slice(i * chunk_frames, (i + 1) * chunk_frames)
-        segment = i + (chunks - 1 if route_clean else 0)
-        # The same indices are replayed: top-k is discontinuous. A short pool pads its fields as the packed history does.
-        replay = field_of(whole.field, segment) if route_clean else None
-        out = velocity_of(
-            model,
-            cache,
-            noisy[:, part],
-            600.0,
-            context,
-            i,
-            memory=memory,
-            features=tuple(range(CONFIG.num_layers)),
-            replay=replay,
-        )
+        number = i + (chunks - 1 if route_clean else 0)
+        # Under the same indices: top-k is discontinuous. A short pool pads its fields as the packed
+        # history does.
+        chosen = field_of(whole.field, number) if route_clean else None
+        noisy_chunk = segment(noisy[:, part], 600.0, i)
+        forced_chunk = dataclasses.replace(noisy_chunk, field=chosen)
+        passes = PassConfig(memory, chunk_frames, features=tuple(range(CONFIG.num_layers)))
+        out = pass_of(model, forced_chunk, context, passes, history=cache)
         for layer in range(CONFIG.num_layers):
             assert relative(out.features[layer], whole.features[layer][:, i : i + 1]) <= 1e-5, (
                 layer,
                 i,
             )
         assert relative(out.velocity, whole.velocity[:, part]) <= 1e-5
-        free = velocity_of(
-            model, cache, noisy[:, part], 600.0, context, i, memory=memory, return_field=True
-        ).field
-        expected = field_of(whole.field, segment)
+        free = pass_of(model, noisy_chunk, context, passes, history=cache, keep=("field",)).field
+        expected = field_of(whole.field, number)
         assert jnp.array_equal(
             jnp.sort(free.time, -1)[..., -expected.time.shape[-1] :], jnp.sort(expected.time, -1)
         )
-        replay = field_of(whole.field, i) if route_clean and i < chunks - 1 else None
-        cache = commit(model, cache, clean[:, part], context, i, memory=memory, replay=replay)
+        if route_clean and i < chunks - 1:
+            clean_chunk = segment(clean[:, part], 0.0, i)
+            clean_chunk = dataclasses.replace(clean_chunk, field=field_of(whole.field, i))
+            made = pass_of(model, clean_chunk, context, passes, history=cache, keep=("kv",))
+            cache = committed(cache, made, i, memory)
+        else:
+            cache = commit(model, cache, clean[:, part], context, i, memory=memory)
 
 
 def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
@@ -150,8 +147,8 @@ def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
             model, cache, clean[:, 3 * i : 3 * i + 3], embed(model, pick), i, memory=memory
         )
     t = jnp.asarray([300.0, 900.0])
-    with_stream = forced(model, clean, noisy, t, text, shot, memory=memory)
-    with_cache = forced(model, None, noisy, t, text, shot, memory=memory, history=cache)
+    with_stream = forced(model, clean, noisy, t, text, shot, PassConfig(memory))
+    with_cache = forced(model, cache, noisy, t, text, shot, PassConfig(memory))
     assert relative(with_cache, with_stream) <= 1e-5
 
 
@@ -160,13 +157,21 @@ def test_the_future_and_the_own_clean_copy_are_invisible():
     memory = MemoryConfig(window_chunks=1, memory_frames=3)
     model = random_model()
     clean, noisy, text, shot = film(4, 3)
-    base = forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    base = forced(model, clean, noisy, 500.0, text, shot, PassConfig(memory))
     changed = forced(
-        model, clean.at[:, 6:].add(1.0), noisy.at[:, 9:].add(1.0), 500.0, text, shot, memory=memory
+        model,
+        clean.at[:, 6:].add(1.0),
+        noisy.at[:, 9:].add(1.0),
+        500.0,
+        text,
+        shot,
+        PassConfig(memory),
     )
     assert jnp.array_equal(base[:, :9], changed[:, :9])
     assert relative(changed[:, 9:], base[:, 9:]) > 1e-3
-    other_shot = forced(model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, memory=memory)
+    other_shot = forced(
+        model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, PassConfig(memory)
+    )
     assert jnp.array_equal(base[:, :6], other_shot[:, :6])
 
 
@@ -181,8 +186,7 @@ def test_segments_in_small_groups_and_remat_change_nothing():
             500.0,
             text,
             shot,
-            memory=MemoryConfig(memory_frames=2, window_chunks=1),
-            **how,
+            PassConfig(MemoryConfig(memory_frames=2, window_chunks=1), **how),
         )
         ** 2
     )
@@ -217,7 +221,7 @@ def test_policies_and_positions_differ_only_where_memory_reaches():
     model = random_model()
     clean, noisy, text, shot = film(6, 3)
     base = MemoryConfig(window_chunks=1, memory_frames=2)
-    run = lambda memory: forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    run = lambda memory: forced(model, clean, noisy, 500.0, text, shot, PassConfig(memory))
     camr = run(base)
     for other in ("sink", "none"):
         out = run(dataclasses.replace(base, policy=other))
@@ -246,10 +250,11 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
     @jax.jit
     def whole():
         times = jnp.concatenate([jnp.zeros((1, chunks - 1)), jnp.full((1, chunks), 700.0)], axis=1)
-        return transformer_pass(
-            model, jnp.concatenate([clean[:, :-1], noisy], axis=1), times, index, dit.embed_text(model, text),
-            jnp.concatenate([shot[:, :-1], shot], axis=1), memory=memory, chunk_frames=1, clean_segments=chunks - 1, return_field=True,
-        )  # fmt: skip
+        latents = jnp.concatenate([clean[:, :-1], noisy], axis=1)
+        shots = jnp.concatenate([shot[:, :-1], shot], axis=1)
+        segments = Segments(latents, times, index, shots, clean=chunks - 1)
+        context = dit.embed_text(model, text)
+        return transformer_pass(model, segments, context, PassConfig(memory, 1), keep=("field",))
 
     packed_out = whole()
     by_segment = jax.tree.map(
@@ -266,13 +271,13 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
         def chunk(cache, inputs):
             i, x0, x, prompt, clean_field, noisy_field = inputs
             context = dit.embed_text(model, text[:, prompt][:, None])
-            ask = functools.partial(
-                chunk_pass, model, cache, x[None], 700.0, context, i, memory=memory
-            )
-            velocity, chosen = ask(replay=noisy_field).velocity, ask(return_field=True).field.time
-            return commit_chunk(
-                model, cache, x0[None], context, i, memory=memory, replay=clean_field
-            ), (velocity, chosen)
+            noisy, clean = segment(x[None], 700.0, i), segment(x0[None], 0.0, i)
+            under = lambda chunk, field: dataclasses.replace(chunk, field=field)
+            ask = lambda chunk, *keep: chunk_pass(model, cache, chunk, context, memory, keep)
+            velocity = ask(under(noisy, noisy_field)).velocity
+            chosen = ask(noisy, "field").field.time
+            made = ask(under(clean, clean_field), "kv")
+            return committed(cache, made, i, memory), (velocity, chosen)
 
         frames = lambda a: jnp.moveaxis(a, 1, 0)
         inputs = (
@@ -300,17 +305,19 @@ def test_some_noisy_chunks_alone_are_those_of_the_whole_pass():
     memory = MemoryConfig(window_chunks=1, memory_frames=2)
     model = random_model()
     clean, noisy, text, shot = film(4, 3)
-    whole = forced(model, clean, noisy, 500.0, text, shot, memory=memory)
+    whole = forced(model, clean, noisy, 500.0, text, shot, PassConfig(memory))
     assert (
-        relative(forced(model, clean, noisy[:, 6:], 500.0, text, shot, memory=memory), whole[:, 6:])
+        relative(
+            forced(model, clean, noisy[:, 6:], 500.0, text, shot, PassConfig(memory)), whole[:, 6:]
+        )
         <= 1e-6
     )
-    inner = jax.jit(functools.partial(teacher_forced, memory=memory))(
+    inner = jax.jit(functools.partial(teacher_forced, config=PassConfig(memory)))(
         model, clean, noisy[:, 3:9], 500.0, text, shot, first=jnp.int32(1)
     )
     assert relative(inner, whole[:, 3:9]) <= 1e-6
     with pytest.raises(UsageError, match="clean has shape"):
-        teacher_forced(model, clean[:, 3:], noisy, 500.0, text, shot, memory=memory)
+        teacher_forced(model, clean[:, 3:], noisy, 500.0, text, shot, PassConfig(memory))
 
 
 def test_noisy_causal_is_the_packed_pass_with_noisy_chunks_as_history():
@@ -318,13 +325,14 @@ def test_noisy_causal_is_the_packed_pass_with_noisy_chunks_as_history():
     model = random_model()
     _, noisy, text, shot = film(4, 3)
     t = jnp.asarray([300.0, 900.0])
-    alone = jax.jit(functools.partial(noisy_causal, memory=memory))(model, noisy, t, text, shot)
-    for film_number in range(2):  # t_clean is one number, so film by film
-        one = slice(film_number, film_number + 1)
-        same = jax.jit(
-            functools.partial(teacher_forced, memory=memory, t_clean=float(t[film_number]))
-        )
-        assert (
-            relative(alone[one], same(model, noisy[one], noisy[one], t[one], text[one], shot[one]))
-            <= 1e-5
-        )
+    alone = jax.jit(functools.partial(noisy_causal, config=PassConfig(memory)))(
+        model, noisy, t, text, shot
+    )
+    times, index = jnp.repeat(t[:, None], 4, axis=1), jnp.arange(4, dtype=jnp.int32)
+    before = lambda a: jnp.concatenate([a[:, :3], a], axis=1)
+    segments = Segments(
+        jnp.concatenate([noisy[:, :9], noisy], axis=1), before(times),
+        jnp.concatenate([index[:3], index]), before(shot), clean=3,
+    )  # fmt: skip
+    same = pass_of(model, segments, dit.embed_text(model, text), PassConfig(memory)).velocity
+    assert relative(alone, same) <= 1e-5

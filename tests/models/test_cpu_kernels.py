@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk, embed_prompt
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.attention.growing_field import field_steps
@@ -187,7 +187,7 @@ def test_a_film_by_the_kernels_is_the_film_by_xla(made, monkeypatch):
             velocities.append(see(model, cache, chunk, 400.0, context, jnp.int32(index)))
             cache = keep(model, cache, chunk, context, jnp.int32(index))
         shots = jnp.zeros((1, chunks), jnp.int32)
-        packed = jax.jit(lambda *given: teacher_forced(*given, memory=memory))(
+        packed = jax.jit(lambda *given: teacher_forced(*given, PassConfig(memory)))(
             model, clean, clean, 400.0, text, shots
         )
         return jnp.concatenate(velocities, axis=1), packed

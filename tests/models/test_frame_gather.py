@@ -9,7 +9,7 @@ import pytest
 from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
-from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
 from causalcine_jax.models import packed
 from causalcine_jax.models.cache import frame_gather, history, kv_cache
 from causalcine_jax.models.cache.kv_cache import KVCache
@@ -54,14 +54,7 @@ def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype,
     def velocity():
         out = jax.jit(
             lambda: chunk_pass(
-                model,
-                pool,
-                x[CHUNKS],
-                500.0,
-                text,
-                jnp.int32(CHUNKS),
-                memory=MEMORY,
-                return_field=True,
+                model, pool, segment(x[CHUNKS], 500.0, jnp.int32(CHUNKS)), text, MEMORY, ("field",)
             )
         )()
         return out.velocity, out.field.time

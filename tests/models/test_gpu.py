@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.nn import cast_weights
@@ -52,6 +52,6 @@ def test_packed_pass_in_bfloat16_is_close_to_float32():
     )
     # With no memory to choose, both precisions see the same frames.
     run = lambda m: teacher_forced(
-        m, clean, noisy, 500.0, text, shot, memory=MemoryConfig(policy="sink", memory_frames=3)
+        m, clean, noisy, 500.0, text, shot, PassConfig(MemoryConfig(policy="sink", memory_frames=3))
     )
     assert relative(run(cast_weights(model, jnp.bfloat16)), run(model)) <= 2e-2

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_models import mesh_of_nothing, random_weights, tiny_model
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt
+from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.cache.quantised import Quantised, restored, stored_as, zeros
 from causalcine_jax.models.dit import Transformer
@@ -56,7 +56,7 @@ def moves():
     text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
     commit = lambda cache, x, i: commit_chunk(model, cache, x, text, i, memory=MEMORY)
     velocity = lambda cache, x, i: chunk_pass(
-        model, cache, x, 500.0, text, i, memory=MEMORY, return_field=True
+        model, cache, segment(x, 500.0, i), text, MEMORY, ("field",)
     )
     return commit, velocity
 
@@ -111,12 +111,12 @@ def test_plans_and_films_count_what_is_stored():
     assert half.kv_per_frame == whole.kv_per_frame // 2 + scales
     story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
     films = {
-        kv_dtype: Director(model, story, kv_dtype=kv_dtype, pool_gb=1e-4)
+        kv_dtype: Director(model, story, pool=PoolConfig(gb=1e-4, dtype=kv_dtype))
         for kv_dtype in ("same", "int8")
     }
     assert (
-        films["int8"].pool_frames > 3 * films["same"].pool_frames
-        and films["int8"].engine.pool_bytes <= 100_000
+        films["int8"].settings.pool.frames > 3 * films["same"].settings.pool.frames
+        and films["int8"].pool_bytes <= 100_000
     )
     with pytest.raises(UsageError, match="unknown kv_dtype 'int4', did you mean 'int8'"):
-        Director(model, story, kv_dtype="int4")
+        PoolConfig(dtype="int4")

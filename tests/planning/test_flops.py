@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from tiny_training import tiny_config
 
-from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig, TextEncoderConfig, TransformerConfig
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
@@ -94,13 +94,13 @@ def test_a_segment_by_hand():
 def test_a_chunk_after_its_history_as_xla_counts_it():
     pool = jax.eval_shape(lambda: KVCache.empty(ONE_LAYER, FILMS.films, 12, FILMS.tokens))
     last = lambda model, pool, noisy, text, shots: teacher_forced(
-        model, None, noisy, 500.0, text, shots, memory=FILMS.memory, history=pool
+        model, pool, noisy, 500.0, text, shots, PassConfig(FILMS.memory)
     )  # fmt: skip
     assert counted(last, ABSTRACT, pool, film(1), TEXT, SHOTS) == pytest.approx(
         FILMS.against_pool(1).forward, rel=0.04
     )
     tapped = lambda model, noisy, text, shots: noisy_causal(
-        model, noisy, 500.0, text, shots, memory=FILMS.memory, features=(0,)
+        model, noisy, 500.0, text, shots, PassConfig(FILMS.memory, features=(0,))
     )[1]
     beyond = [sum(FILMS.keys(FILMS.chunks - 1) - FILMS.keys(i) for i in range(FILMS.chunks))]
     padding = (
@@ -113,7 +113,7 @@ def test_a_chunk_after_its_history_as_xla_counts_it():
 
 def test_a_training_step_as_xla_counts_it():
     loss = lambda model, clean, noisy, text, shots: jnp.sum(
-        jnp.square(teacher_forced(model, clean, noisy, 500.0, text, shots, memory=FILMS.memory))
+        jnp.square(teacher_forced(model, clean, noisy, 500.0, text, shots, PassConfig(FILMS.memory)))
     )  # fmt: skip
     padded = (
         FILMS.films * segments(ONE_LAYER, 18, [FILMS.keys(FILMS.chunks - 1)] * 7, read=4)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from tiny_models import random_weights, tiny_model
 
-from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig, TextEncoderConfig, TransformerConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
@@ -138,14 +138,10 @@ def rollout() -> Stage:
 
     def compute(nets, batch):
         text = nets["text_encoder"](batch["token_ids"], batch["token_ids"] != 0)
-        how = {
-            "config": SelfForcingConfig(steps=2, exit="last"),
-            "memory": MEMORY,
-            "chunk_frames": CHUNK,
-        }
+        how = (SelfForcingConfig(steps=2, exit="last"), PassConfig(MEMORY, CHUNK))
         student = sharding.for_many_passes(nets["transformer"], "gathered")
         made = student_rollout(
-            student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], KEY, **how
+            student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], KEY, *how
         )
         return {
             "text": text,

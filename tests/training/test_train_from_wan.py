@@ -10,6 +10,7 @@ from repository import ROOT
 from tiny_checkpoints import wan_folder
 from tiny_training import tiny_config
 
+from causalcine_jax.config import PassConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, load_vae
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.latent_store import StoreSpec
@@ -114,7 +115,7 @@ def test_the_first_loss_is_that_of_the_packed_pass_on_the_folder(wan, store, run
     def loss(transformer, text_encoder):
         text = text_encoder(ids, ids != 0)
         velocity = teacher_forced(
-            transformer, clean, noisy, t, text, batch["shot_of_chunk"], memory=config.memory
+            transformer, clean, noisy, t, text, batch["shot_of_chunk"], PassConfig(config.memory)
         )
         return jnp.mean(jnp.square(velocity - (noise - clean)))
 

@@ -145,7 +145,12 @@ class BatchRollout:
         frames = self.pool_frames or self.world.latent_frames
         near = kept_near(self.pool_on, memory or model.memory)
         return empty_pool(
-            model, films * (2 if self.sampler.guided else 1), frames, tuple(size), self.kv_dtype, near
+            model,
+            films * (2 if self.sampler.guided else 1),
+            frames,
+            tuple(size),
+            self.kv_dtype,
+            near,
         )
 
     def commit(

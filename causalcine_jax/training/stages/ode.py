@@ -13,8 +13,8 @@ attends to itself and to the clean chunks before it alone, so the film's clean h
 for each group of them.
 """
 
-from collections.abc import Iterable
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax

@@ -22,7 +22,6 @@ from causalcine_jax.training.stages.dmd import (
     generator_loss,
 )
 from causalcine_jax.training.stages.gan import GANConfig
-from causalcine_jax.training.stages.scoring import window
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
 
 CONFIG = TransformerConfig(
@@ -190,14 +189,10 @@ def trained_critic(task, nets, batch, names, steps=40):
 def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatch):
     """A fake score that knows the noise makes no error, and one that is off by 0.5 everywhere one of 0.25."""
 
-    def knowing(net, film, noisy, t, text, shots, *, start, frames, chunk_frames, **_):
+    def knowing(net, films, text, shots, part, passes, **_):
         off = 0.5 * (shots[0, 1] - 1)  # 0 or -0.5, as the batch has it
-        return (
-            window(
-                (noisy - film) / (t / 1000)[:, None, None, None, None], start, frames, chunk_frames
-            )
-            + off
-        )
+        sigma = (films.t / 1000)[:, None, None, None, None]
+        return part.of((films.noisy - films.clean) / sigma) + off
 
     monkeypatch.setattr(distribution_matching, "window_velocity", knowing)
     task = dataclasses.replace(TASK, gan=GANConfig(generator_weight=0))

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.data.latent_store import partial_path
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
@@ -181,7 +181,9 @@ def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
 
     @jax.jit
     def alone(model, x, t, weight):
-        forced = lambda model: teacher_forced(model, clean, x, t, text, shots, memory=TASK.memory)
+        forced = lambda model: teacher_forced(
+            model, clean, x, t, text, shots, PassConfig(TASK.memory)
+        )
         velocity, pull = jax.vjp(forced, model)
         return velocity, pull(weight)[0]
 

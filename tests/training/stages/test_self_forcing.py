@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tiny_models import random_weights
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
 from causalcine_jax.diffusion.solvers import schedule
 from causalcine_jax.film import rollout
-from causalcine_jax.film.engine import noise_of
+from causalcine_jax.film.state import noise_of
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.training.stages.self_forcing import (
@@ -53,9 +53,7 @@ def text():
 
 @functools.partial(jax.jit, static_argnames="config")
 def films(model, text, key, config):
-    return student_rollout(
-        model, text, SHOTS, FRAME, key, config=config, memory=MEMORY, chunk_frames=CHUNK
-    )
+    return student_rollout(model, text, SHOTS, FRAME, key, config, PassConfig(MEMORY, CHUNK))
 
 
 def relative(a, b):
@@ -138,9 +136,7 @@ CONFIG_OF_FRAMES = {frames: SelfForcingConfig(steps=3, grad_frames=frames) for f
 def packed(model, text, made, weight, config, remat=False):
     """The last frames in one pass, and the gradient of their weighted sum with respect to model and text."""
     x, pull = jax.vjp(
-        lambda m, p: generated(
-            m, made, p, SHOTS, config=config, memory=MEMORY, chunk_frames=CHUNK, remat=remat
-        ),
+        lambda m, p: generated(m, made, p, SHOTS, config, PassConfig(MEMORY, CHUNK, int(remat))),
         model,
         text,
     )
