@@ -1,4 +1,4 @@
-"""A film to measure: the engine that generation uses, and two films that take turns in one pool, for which alone there may be memory."""
+"""A film to measure: the rollout that generation uses, and two films that take turns in one pool, for which alone there may be memory."""
 
 import time
 from dataclasses import dataclass, replace
@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from benchmarks.settings import CHUNK_FRAMES, Settings, random_like
-from causalcine_jax.config import MemoryConfig
-from causalcine_jax.film.engine import Clock, RolloutEngine
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import ChunkOutput, embed, new_state, rewind, roll_chunk
 from causalcine_jax.models.cache.kv_cache import Near
 from causalcine_jax.models.dit import TextContext
 
@@ -32,26 +33,41 @@ class Place:
     near: Near | None
 
 
-class MeasuredFilm(RolloutEngine):
+class MeasuredFilm:
     """A film that is timed chunk by chunk.
 
-    next_chunk  which one `measured` makes
-    waits       for each move before it begins the next, as `RolloutEngine` does; else all are enqueued at once
-    copied      of the last chunk that was measured, with a pool in host memory: frames brought over per layer, in the last step and in the commit
+    state   where the film is; `measured` makes its next chunk
+    waits   for each move before it begins the next, as a director does; otherwise all are enqueued at once
+    copied  with a pool in host memory: frames that the last measured chunk brought over per layer, in the
+            last step and in the commit
     """
 
-    next_chunk, waits = 0, True
+    waits = True
     copied: dict[str, float] | None = None
+
+    def __init__(self, model: Model, settings: FilmSettings):
+        self.model, self.settings = model, settings
+        self.state = new_state(model, settings)
+
+    def embed(self, prompt: str) -> TextContext:
+        return embed(self.model, prompt, self.settings)
+
+    def chunk(self, context: TextContext, latents: Array | None = None) -> ChunkOutput:
+        """The next chunk, from noise or of these latents."""
+        self.state, output = roll_chunk(
+            self.model, self.state, context, self.settings, latents=latents, wait=self.waits
+        )
+        return output
 
     def measured(self, context: TextContext) -> dict[str, float]:
         """Makes the next chunk: seconds of its moves, if it waits for them, and of all by the clock on the wall. Its frames are then on the host."""
         near = self._near_time
         start = time.perf_counter()
-        made = self.chunk(context, self.next_chunk)
+        made = self.chunk(context)
         together = time.perf_counter() - start
-        self.next_chunk += 1
         if near is not None:
-            committed = self._near_time[..., self._pool.near.chunks * self._pool.chunk_frames :]
+            pool = self.state.cache
+            committed = self._near_time[..., pool.near.chunks * pool.chunk_frames :]
             self.copied = {
                 "last_step": frames_missing(made.retrieved[:, None], near[:, :1]),
                 "commit": frames_missing(committed, near),
@@ -60,33 +76,24 @@ class MeasuredFilm(RolloutEngine):
 
     @property
     def _near_time(self) -> Int[np.ndarray, "l b n"] | None:
-        return None if self._pool.near is None else np.array(self._pool.near.time)
+        near = self.state.cache.near
+        return None if near is None else np.array(near.time)
 
     @property
     def place(self) -> Place:
-        pool = self._pool
-        return Place(
-            self.next_chunk,
-            *jax.block_until_ready(
-                jax.tree.map(jnp.copy, (pool.time, pool.usage, pool.descriptors, pool.near))
-            ),
-        )
+        pool = self.state.cache
+        parts = (pool.time, pool.usage, pool.descriptors, pool.near)
+        return Place(self.state.chunk, *jax.block_until_ready(jax.tree.map(jnp.copy, parts)))
 
     def go_to(self, place: Place) -> None:
         """Goes on as the film that was at that place. Once: the place's arrays are written to from then on, for there may be no memory for more copies."""
         kept = {name: getattr(place, name) for name in ("time", "usage", "descriptors", "near")}
-        self._pool, self.next_chunk = replace(self._pool, **kept), place.chunk
+        cache = replace(self.state.cache, **kept)
+        self.state = replace(self.state, cache=cache, chunk=place.chunk)
 
     def forget(self) -> None:
         """Empties the pool: what it holds is nobody's history."""
-        pool = self._pool
-        near = pool.near and replace(pool.near, time=pool.near.time.at[:].set(-1))
-        self._pool = replace(
-            pool, time=pool.time.at[:].set(-1), usage=pool.usage.at[:].set(0), near=near
-        )
-
-    def _clock(self) -> Clock:
-        return Clock() if self.waits else _NoLaps()
+        self.state = rewind(self.state, 0, self.state.vae_cache)
 
 
 def frames_missing(wanted: Int[np.ndarray, "l b k"], near: Int[np.ndarray, "l b n"]) -> float:
@@ -95,26 +102,15 @@ def frames_missing(wanted: Int[np.ndarray, "l b k"], near: Int[np.ndarray, "l b 
     return float(((wanted >= 0) & ~there).sum(axis=-1).mean())
 
 
-class _NoLaps(Clock):
-    def lap(self, name: str, array: Array) -> None:
-        pass
-
-
 def new_film(
     model: Model, settings: Settings, policy: MemoryConfig = MemoryConfig()
 ) -> MeasuredFilm:
     """A film without chunks, its pool allocated."""
-    return MeasuredFilm(
-        model,
-        height=settings.height,
-        width=settings.width,
-        seed=0,
-        sampler=settings.rollout_sampler,
-        memory=policy,
-        pool_frames=settings.pool_frames,
-        kv_dtype=settings.kv_dtype,
-        pool_on=settings.pool_on,
+    pool = PoolConfig(settings.pool_frames, dtype=settings.kv_dtype, place=settings.pool_on)
+    made_with = FilmSettings(
+        settings.rollout_sampler, policy, pool, settings.height, settings.width
     )
+    return MeasuredFilm(model, made_with)
 
 
 def fill(
@@ -126,5 +122,6 @@ def fill(
     sink = -(-policy.memory_frames // CHUNK_FRAMES)
     newest = settings.pool_frames // CHUNK_FRAMES - sink
     for chunk in (*range(min(sink, number)), *range(max(sink, number - newest), number)):
-        film.given(context, chunk, random_like(shape, seed=chunk))
-    film.next_chunk = number
+        film.state = replace(film.state, chunk=chunk)
+        film.chunk(context, random_like(shape, seed=chunk))
+    film.state = replace(film.state, chunk=number)

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.cli import run
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import sample
-from causalcine_jax.film.director import Director
-from causalcine_jax.film.engine import Made, RolloutEngine, noise_of
-from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.director import Director, Moves
+from causalcine_jax.film.model_folder import latent_size, load_model
 from causalcine_jax.film.record import made_here
-from causalcine_jax.film.rollout import chunk_pass
+from causalcine_jax.film.rollout import chunk_pass, segment
+from causalcine_jax.film.state import noise_of, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.story import read_story
@@ -30,24 +31,23 @@ from causalcine_jax.story import read_story
 KEPT = ("near", "chunk behind the window", "last commit's", "nothing")
 
 
-class CountingEngine(RolloutEngine):
+class Counting:
     """`counts` has a row per chunk: frames that memory held, then those missing, by `KEPT`; of all passes, layers and histories."""
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+    def __init__(self):
         self.counts: list[np.ndarray] = []
 
-    def chunk(self, context, index: int) -> Made:
-        number, net = jnp.int32(index), self._model.transformer
-        noise, key = noise_of(self._key, number, self._noise_shape)
+    def roll(self, model, state, context, settings, *, latents=None):
+        number = jnp.int32(state.chunk)
+        size = latent_size(model, settings.height, settings.width)
+        shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
+        noise, key = noise_of(state.key, number, shape)
+        how = {"sampler": settings.sampler, "memory": settings.memory}
         x0, denoising, commit = counted(
-            net, self._pool, noise, context, number, key, sampler=self._sampler, memory=self._memory
+            model.transformer, state.cache, noise, context, number, key, **how
         )
         self.counts.append(np.asarray(denoising.sum(axis=0) + commit))
-        return self.given(context, index, x0)
-
-    def _decode(self, x0):
-        return jnp.zeros((1, 1, 1, 1, 3), jnp.uint8)  # nobody looks
+        return roll_chunk(model, state, context, settings, latents=x0)
 
 
 @partial(jax.jit, static_argnames=("sampler", "memory"))
@@ -56,20 +56,13 @@ def counted(net, pool: KVCache, noise, context, index, key, *, sampler, memory):
     missing = partial(frames_missing, pool, memory.window_chunks * pool.chunk_frames)
 
     def velocity(x, t):
-        out = chunk_pass(net, pool, x, t, context, index, memory=memory, return_field=True)
+        out = chunk_pass(net, pool, segment(x, t, index), context, memory, ("field",))
         return out.velocity, missing(out.field)
 
     x0, denoising = sample(velocity, noise, sampler, key, has_aux=True)
     films = jnp.concatenate([x0] * context.k.shape[1])
-    return (
-        x0,
-        denoising,
-        missing(
-            chunk_pass(
-                net, pool, films, 0.0, context, index, memory=memory, return_field=True
-            ).field
-        ),
-    )
+    clean = chunk_pass(net, pool, segment(films, 0.0, index), context, memory, ("field",))
+    return x0, denoising, missing(clean.field)
 
 
 def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
@@ -86,11 +79,12 @@ def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
 
 
 def film(model, path: Path) -> dict:
-    director = Director(model, read_story(path), pool_on="host", engine=CountingEngine)
-    engine, config = director.engine, model.transformer.config
+    counting, config = Counting(), model.transformer.config
+    pool, moves = PoolConfig(place="host"), Moves(roll=counting.roll)
+    director = Director(model, read_story(path), pool=pool, moves=moves)
     for _ in director:
         pass
-    per_layer = np.stack(engine.counts) / (config.num_layers * engine.films)
+    per_layer = np.stack(counting.counts) / (config.num_layers * director.settings.histories)
 
     def means(rows: np.ndarray) -> dict:
         held, *missing = rows.mean(axis=0).tolist()

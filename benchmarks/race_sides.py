@@ -6,6 +6,7 @@ Seconds of a chunk: from its noise to its clean keys and values being in the cac
 counted: a chunk during which a program was compiled is made again, which changes nothing, and that time is taken.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,23 +19,17 @@ from benchmarks.race_cases import CHUNK_FRAMES, PEER, Case
 from benchmarks.settings import random_like, random_network
 from benchmarks.timing import memory
 from causalcine_jax.cli import cores
-from causalcine_jax.config import VAEConfig
+from causalcine_jax.config import PoolConfig, VAEConfig
 from causalcine_jax.convert import tables
-from causalcine_jax.film.engine import RolloutEngine, noise_of, text_context
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import new_state, noise_of, roll_latents, text_context
 from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.models.dit import Transformer
 
 SEED = 0
 STEPS = len(PEER.sampler.step_list)
 COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-class LatentFilm(RolloutEngine):
-    """A film whose chunks come as latents [c, h, w, ch], not as pixels."""
-
-    def _decode(self, x0: jax.Array) -> jax.Array:
-        return x0
 
 
 def race_inputs(case: dict, dtype: str, file: str) -> dict:
@@ -63,30 +58,28 @@ def race_inputs(case: dict, dtype: str, file: str) -> dict:
 
 
 def race_ours(case: dict, dtype: str, film: str) -> dict:
-    """Makes the film by the engine that generation uses."""
+    """Makes the film by the rollout that generation uses."""
     asked = Case.from_dict(case)
     network, text = _network(asked, dtype), _text(asked, dtype)
     vae = SimpleNamespace(cfg=VAEConfig())  # nothing is decoded
     stride, (height, width) = vae.cfg.spatial_stride, asked.chunk_shape[2:4]
-    engine = LatentFilm(
-        Model(network, vae, None, None, chunk_frames=CHUNK_FRAMES, dtype=dtype),
-        height=stride * height,
-        width=stride * width,
-        seed=SEED,
-        sampler=PEER.sampler,
-        memory=asked.memory,
-        pool_frames=pool_frames_for(asked.chunks, asked.memory, CHUNK_FRAMES),
-    )
+    model = Model(network, vae, None, None, chunk_frames=CHUNK_FRAMES, dtype=dtype)
+    pool = PoolConfig(pool_frames_for(asked.chunks, asked.memory, CHUNK_FRAMES))
+    settings = FilmSettings(PEER.sampler, asked.memory, pool, stride * height, stride * width, SEED)
+    state = new_state(model, settings)
     context = jax.block_until_ready(text_context(network, text))
     compiled = []
     noted = lambda event, seconds, **_: compiled.append(event) if event == COMPILED else None
     jax.monitoring.register_event_duration_secs_listener(noted)
 
     def chunk(index: int) -> tuple[np.ndarray, float]:
+        nonlocal state
         while True:
             compiled.clear()
             start = time.perf_counter()
-            latents = engine.chunk(context, index).frames
+            state = dataclasses.replace(state, chunk=index)
+            state, made = roll_latents(model, state, context, settings)
+            latents = np.asarray(made.latents[0])
             seconds = time.perf_counter() - start
             if not compiled:
                 return latents, seconds

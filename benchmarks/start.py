@@ -26,7 +26,7 @@ def first_chunk(settings: Settings, folder: str, started: float) -> dict[str, di
     film = new_film(model, settings)
     context = jax.block_until_ready(film.embed(PROMPT))
     moments["prompt"] = time.time()
-    film.chunk(context, 0)
+    film.chunk(context)
     moments["first_chunk"] = time.time()
     laps = {name: moments[name] - moments[before] for before, name in itertools.pairwise(moments)}
     return {"seconds": {**laps, "together": moments["first_chunk"] - moments["start"]}}

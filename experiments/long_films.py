@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.free_films import (
     STORIES_APART,
@@ -183,7 +184,7 @@ def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) 
             subject.model,
             as_story(story, HELD_OUT_SEED + number),
             memory=subject.memory,
-            pool_frames=POOL_FRAMES,
+            pool=PoolConfig(POOL_FRAMES),
         )
         for chunk in tqdm(director, desc="ten minutes", unit="chunk", total=long_world.chunks):
             film.add(chunk)

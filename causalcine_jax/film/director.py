@@ -34,7 +34,6 @@ from causalcine_jax.film.state import (
     RolloutState,
     copied,
     embed,
-    latent_size,
     new_state,
     roll_chunk,
 )
@@ -69,15 +68,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Moves:
-    """How a director makes chunks; see `state.new_state`, `state.embed` and `state.roll_chunk`.
+    """How a director makes chunks: `state.new_state`, `state.embed` and `state.roll_chunk`, or others like them.
 
-    pooled  whether the film has a pool of history, whose size is then found
+    pool_size  latent frames of the film's pool (`pool.pool_size`); None where it has no pool
     """
 
+    pool_size: Callable[[Model, FilmSettings, int | None], int | None] = pool_size
     start: Callable[[Model, FilmSettings], RolloutState] = new_state
     embed: Callable[..., object] = embed
     roll: Callable[..., tuple[RolloutState, ChunkOutput]] = roll_chunk
-    pooled: bool = True
 
 
 class Director:
@@ -135,11 +134,8 @@ class Director:
             self.story.seed,
             self.story.negative,
         )
-        if moves.pooled:
-            size = latent_size(model, video.height, video.width)
-            frames = pool_size(model, settings, size, self.resolved.chunks or None)
-            settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
-        self.settings = settings
+        frames = moves.pool_size(model, settings, self.resolved.chunks or None)
+        self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
         self.state = moves.start(model, settings)
         self._history = FilmHistory()
 
@@ -159,12 +155,12 @@ class Director:
     @property
     def pool_bytes(self) -> int:
         """Bytes of the pool of history, wherever they are."""
-        return self.state.cache.bytes if self._moves.pooled else 0
+        return 0 if self.state.cache is None else self.state.cache.bytes
 
     @property
     def pool_host_bytes(self) -> int:
         """Those of them in host memory."""
-        return self.state.cache.host_bytes if self._moves.pooled else 0
+        return 0 if self.state.cache is None else self.state.cache.host_bytes
 
     def add_shot(
         self,
@@ -303,8 +299,7 @@ class Director:
         resolved = story.resolve(self.model.chunk_frames)
         if checked:
             self._check_prompts(resolved.shots[-checked:], story)
-        if self._moves.pooled:
-            pool = self.settings.pool.frames
+        if pool := self.settings.pool.frames:
             pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
         self.story, self.resolved = story, resolved
 

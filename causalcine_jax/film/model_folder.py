@@ -44,7 +44,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.story import Story, Video
-from causalcine_jax.story_schema import CHUNK_FRAMES
+from causalcine_jax.story_schema import CHUNK_FRAMES, nearest_multiples
 
 PARTS = ("transformer", "vae", "text_encoder")
 
@@ -102,6 +102,25 @@ class Model:
         if self.embeddings is not None:
             return jnp.asarray(self.embeddings.padded(prompt, text_len))
         return embed(self.text_encoder, self.tokenizer, prompt, text_len)
+
+
+def latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
+    """Height and width of latent frames of `height` x `width` pixels.
+
+    Raises:
+      UsageError: the model cannot make that size; names the nearest legal ones.
+    """
+    stride, (_, rows, columns) = model.vae.cfg.spatial_stride, model.transformer.config.patch_size
+    sides = (("height", height, stride * rows), ("width", width, stride * columns))
+    raise_faults(
+        f"frames of {width}x{height} pixels",
+        [
+            f"{side} must be a multiple of {step} (nearest: {nearest_multiples(size, step)})"
+            for side, size, step in sides
+            if size % step
+        ],
+    )
+    return height // stride, width // stride
 
 
 def load_model(

@@ -7,7 +7,7 @@ import jax
 from causalcine_jax.config import POOL_PLACES, MemoryConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.film.host_memory import GB, check_host_room, in_its_places, physical_memory
-from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache, pool_frames_for
 from causalcine_jax.models.dit import Transformer, token_grid
@@ -74,9 +74,7 @@ def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_
     return chunks * chunk_frames
 
 
-def pool_size(
-    model: Model, settings: FilmSettings, latent_size: tuple[int, int], film_chunks: int | None
-) -> int:
+def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> int:
     """Latent frames of a film's pool: those asked for, else all that memory can still choose, or a few more.
 
     film_chunks  of the film as it is known now; None where it has no shot yet
@@ -85,18 +83,26 @@ def pool_size(
       UsageError: the size asked for is no whole number of chunks, or cannot hold the field of one chunk.
     """
     memory, chunk_frames, asked = settings.memory, model.chunk_frames, settings.pool.frames
-    of_chunk = chunk_bytes(model, settings.histories, latent_size, settings.pool.dtype)
+    size = latent_size(model, settings.height, settings.width)
+    of_chunk = chunk_bytes(model, settings.histories, size, settings.pool.dtype)
     if settings.pool.gb is not None:
         asked = frames_within(settings.pool.gb, of_chunk, memory, chunk_frames)
+    frames = frames_wanted(memory, chunk_frames, film_chunks, asked)
+    # Without camr it is constant already; without route_clean every chunk would attend to empty slots.
+    fixed = asked or not memory.route_clean or not memory.reaches_all
+    return frames if fixed else in_steps(frames, chunk_frames, of_chunk)
+
+
+def frames_wanted(
+    memory: MemoryConfig, chunk_frames: int, film_chunks: int | None, asked: int | None = None
+) -> int:
+    """Latent frames of history that a film needs, or those `asked` for. Raises as `pool_size` does."""
     smallest = memory.smallest_pool(chunk_frames)
     if asked is None and not memory.reaches_all and memory.route_clean:
         return smallest  # what has left the window and the sink is never seen again
     frames = pool_frames_for(film_chunks, memory, chunk_frames, asked)
-    # Without route_clean every chunk would attend to the empty slots, so the pool has the film's length.
-    if asked or not memory.route_clean:
-        return frames if asked else max(frames, smallest)
     # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-    return in_steps(max(frames, smallest), chunk_frames, of_chunk)
+    return frames if asked else max(frames, smallest)
 
 
 def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:

@@ -18,16 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.errors import raise_faults
 from causalcine_jax.film import rollout
-from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.pool import empty_pool, kept_near
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache, rewound
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.parallel.mesh import active_mesh, check_cut
 from causalcine_jax.parallel.processes import whole
-from causalcine_jax.story_schema import nearest_multiples
 
 
 @dataclass(frozen=True)
@@ -169,25 +167,6 @@ def embed(
     if settings.histories == 2:
         texts.append(model.embed(settings.negative) if negative is None else negative)
     return text_context(model.transformer, jnp.concatenate(texts))
-
-
-def latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
-    """Height and width of latent frames of `height` x `width` pixels.
-
-    Raises:
-      UsageError: the model cannot make that size; names the nearest legal ones.
-    """
-    stride, (_, rows, columns) = model.vae.cfg.spatial_stride, model.transformer.config.patch_size
-    sides = (("height", height, stride * rows), ("width", width, stride * columns))
-    raise_faults(
-        f"frames of {width}x{height} pixels",
-        [
-            f"{side} must be a multiple of {step} (nearest: {nearest_multiples(size, step)})"
-            for side, size, step in sides
-            if size % step
-        ],
-    )
-    return height // stride, width // stride
 
 
 @jax.jit

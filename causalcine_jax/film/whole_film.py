@@ -16,7 +16,7 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.director import Moves
-from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import (
     ChunkOutput,
@@ -24,7 +24,6 @@ from causalcine_jax.film.state import (
     RolloutState,
     decode_next,
     embed,
-    latent_size,
     noise_of,
     nothing_retrieved,
 )
@@ -102,4 +101,4 @@ def roll_whole_film(
     return dataclasses.replace(state, vae_cache=cache, chunk=state.chunk + 1), output
 
 
-WHOLE_FILM = Moves(new_whole_film, embed, roll_whole_film, pooled=False)
+WHOLE_FILM = Moves(lambda *_: None, new_whole_film, embed, roll_whole_film)

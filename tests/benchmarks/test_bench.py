@@ -27,6 +27,7 @@ from benchmarks.training import configs, stages
 from causalcine_jax.config import MemoryConfig, VAEConfig
 from causalcine_jax.convert import load_tiny_decoder
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film.state import RolloutState
 from causalcine_jax.models.cache.kv_cache import KVCache, slot_for
 from causalcine_jax.models.nn import Linear
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
@@ -133,26 +134,26 @@ def test_two_films_take_turns_in_one_pool(tiny):
 
     def place(chunk, times):
         """Of a film whose near frames and descriptors are all `chunk`."""
-        pool, same = film._pool, lambda a: a.at[:].set(chunk)
-        film._pool = dataclasses.replace(
+        pool, same = film.state.cache, lambda a: a.at[:].set(chunk)
+        cache = dataclasses.replace(
             pool,
             time=jnp.asarray(times),
             descriptors=same(pool.descriptors),
             near=jax.tree.map(same, pool.near),
         )
-        film.next_chunk = chunk
+        film.state = dataclasses.replace(film.state, cache=cache, chunk=chunk)
         return film.place
 
     places = {80: [0, 1, 77, 78, 79, 76], 100: [0, 1, 98, 99, 96, 97]}
     for film_place in [place(chunk, times) for chunk, times in places.items()]:
         film.go_to(film_place)
-        assert film.place.time.tolist() == places[film.next_chunk]
+        assert film.place.time.tolist() == places[film.state.chunk]
         assert all(
-            (np.asarray(leaf) == film.next_chunk).all()
-            for leaf in jax.tree.leaves((film._pool.descriptors, film._pool.near))
+            (np.asarray(leaf) == film.state.chunk).all()
+            for leaf in jax.tree.leaves((film.state.cache.descriptors, film.state.cache.near))
         )
     film.forget()
-    assert film._pool.near.time.max() == film._pool.time.max() == -1
+    assert film.state.cache.near.time.max() == film.state.cache.time.max() == -1
     # Of two layers the first brings over 7, the second 3 and 9; -1 is nothing.
     assert (
         frames_missing(
@@ -165,22 +166,22 @@ def test_two_films_take_turns_in_one_pool(tiny):
 def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
     class Committed:
         def __init__(self):
-            self.seen = set()
+            self.seen, self.state = set(), RolloutState(None, None, 0, None)
             self.forget()
 
         def forget(self):
             self.pool = KVCache.empty(tiny.transformer, 1, tiny.pool_frames, 4)
 
-        def given(self, context, index, latents):
+        def chunk(self, context, latents):
+            index = self.state.chunk
             self.seen.add((index, 0 if latents is None else float(np.asarray(latents).sum())))
-            time = self.pool.time.at[slot_for(self.pool, jnp.int32(index), MemoryConfig())].set(
-                index
-            )
-            self.pool = dataclasses.replace(self.pool, time=time)
+            slot = slot_for(self.pool, jnp.int32(index), MemoryConfig())
+            self.pool = dataclasses.replace(self.pool, time=self.pool.time.at[slot].set(index))
 
     filled, film = Committed(), Committed()
     for number in range(40):
-        film.given(None, number, None)
+        film.state = dataclasses.replace(film.state, chunk=number)
+        film.chunk(None, None)
         if number in (2, 30):
             fill(filled, None, tiny, MemoryConfig(), number + 1)
             assert sorted(filled.pool.time.tolist()) == sorted(film.pool.time.tolist())

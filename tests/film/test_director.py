@@ -1,52 +1,66 @@
 """The director: which chunk is made under which prompt, new shots while it streams; and one real film of a tiny random model."""
 
+import dataclasses
 from threading import Event
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from tiny_models import SIZE, WORDS, tiny_model
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import filming, rollout
-from causalcine_jax.film.director import Director
-from causalcine_jax.film.engine import Made
+from causalcine_jax.film.director import Director, Moves
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.pool import frames_wanted
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import ChunkOutput, RolloutState
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import Shot, Story
 
 
-class PaperEngine:
-    """Writes down what it is asked for; its frames are blank."""
+class Paper:
+    """Moves that write down what they are asked for; the frames are blank."""
 
-    def __init__(self, model, **settings):
-        self.settings, self.calls = settings, []
+    def __init__(self):
+        self.calls = []
+        self.moves = Moves(self.pool_size, self.start, self.embed, self.roll)
 
-    def embed(self, prompt):
+    @staticmethod
+    def pool_size(model, settings, film_chunks):
+        asked = settings.pool.frames
+        return frames_wanted(settings.memory, model.chunk_frames, film_chunks, asked)
+
+    @staticmethod
+    def start(model, settings):
+        return RolloutState(None, None, 0, jax.random.key(settings.seed))
+
+    def embed(self, model, prompt, settings, negative):
         self.calls.append(("embed", prompt))
         return prompt
 
-    def chunk(self, context, index):
-        self.calls.append((context, index))
-        return Made(
-            np.zeros((9 if index == 0 else 12, 16, 32, 3), np.uint8), np.full((1, 5), -1), {}
-        )
+    def roll(self, model, state, prompt, settings, *, latents):
+        self.calls.append((prompt, state.chunk))
+        frames = np.zeros((9 if state.chunk == 0 else 12, 16, 32, 3), np.uint8)
+        made = ChunkOutput(frames, np.zeros((1, 3, 2, 4, 4)), np.full((1, 5), -1), {})
+        return dataclasses.replace(state, chunk=state.chunk + 1), made
 
 
-def paper_director(story, **options):
+def paper_director(story, paper=None, **options):
     transformer = SimpleNamespace(config=SimpleNamespace(text_len=24))
-    model = Model(transformer, None, None, WORDS, SIZE, SamplerConfig(steps=2), MemoryConfig())
-    return Director(model, story, engine=PaperEngine, **options)
+    sampler = SamplerConfig(steps=2, guidance=1.0)
+    model = Model(transformer, None, None, WORDS, SIZE, sampler, MemoryConfig())
+    return Director(model, story, moves=(paper or Paper()).moves, **options)
 
 
 def test_each_prompt_is_embedded_once_and_holds_for_its_chunks():
-    director = paper_director(
-        Story((Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=1)), "A story.")
-    )
+    story = Story((Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=1)), "A story.")
+    director = paper_director(story, paper := Paper())
     chunks = list(director)
-    assert director.engine.calls == [
+    assert paper.calls == [
         ("embed", "A story. Mia waves."), ("A story. Mia waves.", 0), ("A story. Mia waves.", 1),
         ("embed", "A story. Otto sleeps."), ("A story. Otto sleeps.", 2),
     ]  # fmt: skip
@@ -58,9 +72,14 @@ def test_each_prompt_is_embedded_once_and_holds_for_its_chunks():
 
 
 def test_a_chunk_is_encoded_while_the_next_is_made(tmp_path, monkeypatch):
-    director = paper_director(Story((Shot("Mia waves.", chunks=3),)))
-    asked, make = [Event() for _ in range(3)], director.engine.chunk
-    director.engine.chunk = lambda context, index: asked[index].set() or make(context, index)
+    asked = [Event() for _ in range(3)]
+
+    class Telling(Paper):
+        def roll(self, model, state, *others, **more):
+            asked[state.chunk].set()
+            return super().roll(model, state, *others, **more)
+
+    director = paper_director(Story((Shot("Mia waves.", chunks=3),)), Telling())
 
     class Film(FilmWriter):
         def append(self, frames):
@@ -105,7 +124,7 @@ def test_a_new_shot_takes_hold_after_the_queued_ones():
 
 
 def test_the_stream_ends_and_goes_on_after_another_shot():
-    director = paper_director("A story.", pool_frames=18)
+    director = paper_director("A story.", pool=PoolConfig(18))
     assert list(director) == []
     director.add_shot("Mia waves.", chunks=1)
     assert [c.index for c in director] == [0]
@@ -116,18 +135,16 @@ def test_the_stream_ends_and_goes_on_after_another_shot():
 
 def test_the_model_gives_what_the_story_leaves_open():
     story = Story((Shot("Mia waves.", chunks=9),), negative="night", seed=5)
-    assert paper_director(story).engine.settings == {
-        "height": 16, "width": 32, "seed": 5, "sampler": SamplerConfig(steps=2), "memory": MemoryConfig(), "pool_frames": 27, "kv_dtype": "same", "pool_on": "device", "negative": "night",
-    }  # fmt: skip
-    asked = paper_director(
-        story, seed=6, memory=MemoryConfig("sink"), pool_frames=24
-    ).engine.settings
-    assert (asked["seed"], asked["memory"].policy, asked["pool_frames"]) == (6, "sink", 24)
+    assert paper_director(story).settings == FilmSettings(
+        SamplerConfig(steps=2, guidance=1.0), MemoryConfig(), PoolConfig(27), 16, 32, 5, "night"
+    )
+    asked = paper_director(story, seed=6, memory=MemoryConfig("sink"), pool=PoolConfig(24)).settings
+    assert (asked.seed, asked.memory.policy, asked.pool.frames) == (6, "sink", 24)
 
 
 def test_a_short_film_still_gets_a_pool_that_may_evict():
     assert (
-        paper_director(Story((Shot("Mia waves.", chunks=1),))).pool_frames
+        paper_director(Story((Shot("Mia waves.", chunks=1),))).settings.pool.frames
         == MemoryConfig().smallest_pool(3)
         == 18
     )
@@ -136,7 +153,7 @@ def test_a_short_film_still_gets_a_pool_that_may_evict():
 def test_without_camr_the_pool_keeps_only_what_can_be_seen():
     story = Story((Shot("Mia waves.", chunks=9),))
     pool = lambda *memory, **options: (
-        paper_director(story, memory=MemoryConfig(*memory, **options)).pool_frames
+        paper_director(story, memory=MemoryConfig(*memory, **options)).settings.pool.frames
     )
     assert (pool("camr"), pool("sink"), pool("none", memory_frames=0)) == (27, 18, 12)
     assert pool("none", route_clean=False) == 27  # clean chunks see the whole film
@@ -163,7 +180,7 @@ def test_a_refused_shot_changes_nothing():
     director = paper_director(
         Story((Shot("Mia waves.", chunks=1),)),
         memory=MemoryConfig(route_clean=False),
-        pool_frames=18,
+        pool=PoolConfig(18),
     )
     for caption, options, fault in (
         ("A dragon.", {"chunks": 1}, "does not know 'dragon'"),
@@ -181,7 +198,7 @@ def test_a_refused_shot_changes_nothing():
 )
 def test_pools_that_are_too_small(frames, fault):
     with pytest.raises(UsageError, match=fault):
-        paper_director(Story((Shot("Mia waves.", chunks=9),)), pool_frames=frames)
+        paper_director(Story((Shot("Mia waves.", chunks=9),)), pool=PoolConfig(frames))
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +244,7 @@ def test_the_same_seed_makes_the_same_film_and_another_another(model, film):
 
 
 def test_shots_added_while_streaming_make_the_same_film_as_a_story(model, film):
-    director = Director(model, "A story.", seed=1, pool_frames=18)
+    director = Director(model, "A story.", seed=1, pool=PoolConfig(18))
     director.add_shot("Mia waves.", chunks=2)
     chunks = [next(director)]
     director.add_shot("Otto sleeps.", chunks=2)
@@ -241,8 +258,8 @@ def test_a_film_compiles_each_move_once_also_when_its_pool_evicts(model):
     before = [move._cache_size() for move in moves]
     story = Story((Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=3)))
     director = Director(
-        model, story, sampler=SamplerConfig("euler", steps=1, guidance=1.0), pool_frames=9
+        model, story, sampler=SamplerConfig("euler", steps=1, guidance=1.0), pool=PoolConfig(9)
     )
-    assert director.engine.films == 1  # without guidance one history is enough
+    assert director.settings.histories == 1  # without guidance one history is enough
     assert [c.index for c in director] == [0, 1, 2, 3, 4]
     assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [1, 1]

@@ -8,14 +8,16 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_models import tiny_model
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import save_model
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film import embeddings, engine, rollout
+from causalcine_jax.film import embeddings, rollout, state
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.embeddings import PromptEmbeddings
 from causalcine_jax.film.generate import generate, save_story_embeddings
+from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.story import Shot, Story
 
@@ -90,14 +92,14 @@ def test_prompts_that_the_file_lacks_are_all_named(folder, file):
         UsageError,
         match=r"shot 's2' is not in .*'A story. Mia jumps.'; add it with --embed-only; shot 's3' is not in",
     ):
-        Director(folder, story, embeddings=file)
+        Director(load_model(folder, embeddings=file), story)
 
 
 def test_embeddings_of_another_encoder_are_refused(folder, file, tmp_path):
     foreign = tmp_path / "foreign.safetensors"
     PromptEmbeddings("0" * 64, PromptEmbeddings.load(file).rows).save(foreign)
     with pytest.raises(UsageError, match="holds embeddings of another text encoder"):
-        Director(folder, STORY, embeddings=foreign)
+        Director(load_model(folder, embeddings=foreign), STORY)
     with pytest.raises(UsageError, match="holds embeddings of another text encoder"):
         save_story_embeddings(Recipe(STORY), foreign, model=folder, progress=False)
 
@@ -117,7 +119,7 @@ def test_files_that_hold_no_embeddings_are_named(tmp_path):
 
 
 def test_nothing_compiles_anew_for_a_prompt_of_another_length(model):
-    moves = (embeddings.encode, engine.text_context, rollout.denoise, rollout.commit)
+    moves = (embeddings.encode, state.text_context, rollout.denoise, rollout.commit)
     captions = (
         "Mia.",
         "Mia waves in the forest.",
@@ -127,7 +129,7 @@ def test_nothing_compiles_anew_for_a_prompt_of_another_length(model):
     first = Director(
         model,
         Story(tuple(Shot(caption, chunks=1) for caption in captions), negative="A story."),
-        pool_frames=18,
+        pool=PoolConfig(18),
     )
     list(first)
     before = [move._cache_size() for move in moves]
@@ -138,13 +140,13 @@ def test_nothing_compiles_anew_for_a_prompt_of_another_length(model):
             Shot("Mia jumps in the forest at night.", chunks=1),
         )
     )
-    list(Director(model, other, pool_frames=18))  # nor for another number of shots and chunks
+    list(Director(model, other, pool=PoolConfig(18)))  # nor for another number of shots and chunks
     assert [move._cache_size() for move in moves] == before
     list(
         Director(
             model,
             Story((Shot("Mia.", chunks=1),), video=type(model.video)(16, 48, 16)),
-            pool_frames=18,
+            pool=PoolConfig(18),
         )
     )
     assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [

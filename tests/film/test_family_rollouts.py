@@ -5,16 +5,19 @@ positions; a buffer of so many frames, the own chunk included, from which the ol
 in the table of 1000 training times; fresh noise between steps; a last pass of the clean chunk at t = 0. It shares no code with ours.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_models import random_weights, tiny_model
 
-from causalcine_jax.config import TransformerConfig
+from causalcine_jax.config import PoolConfig, TransformerConfig
 from causalcine_jax.families import family
 from causalcine_jax.film import rollout
-from causalcine_jax.film.engine import RolloutEngine
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import new_state, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 
@@ -232,7 +235,7 @@ def test_a_rollout_is_that_of_its_authors(weights, name, size, sink, chunks, tim
         assert np.linalg.norm(x0[0] - expected) <= 1e-5 * np.linalg.norm(expected), index
 
 
-def test_the_engine_gives_the_first_chunk_its_own_steps(monkeypatch):
+def test_the_rollout_gives_the_first_chunk_its_own_steps(monkeypatch):
     each, asked = family("causal-forcing++-1step"), []
 
     def stopped(*args, sampler, **others):
@@ -241,18 +244,12 @@ def test_the_engine_gives_the_first_chunk_its_own_steps(monkeypatch):
 
     monkeypatch.setattr(rollout, "denoise", stopped)
     memory = each.memory
-    engine = RolloutEngine(
-        tiny_model(),
-        height=16,
-        width=16,
-        seed=0,
-        sampler=each.sampler,
-        memory=memory,
-        pool_frames=memory.smallest_pool(3),
-    )
+    settings = FilmSettings(each.sampler, memory, PoolConfig(memory.smallest_pool(3)), 16, 16)
+    model = tiny_model()
+    state = new_state(model, settings)
     for index in range(3):
         with pytest.raises(StopIteration):
-            engine.chunk(None, index)
+            roll_chunk(model, dataclasses.replace(state, chunk=index), None, settings)
     assert asked == [4, 1, 1]
 
 

@@ -3,7 +3,7 @@
 import pytest
 from tiny_models import tiny_model
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.pool import GB, check_room, device_memory, in_steps
@@ -15,26 +15,26 @@ STORY = Story((Shot("Mia waves.", chunks=4),))
 
 def test_a_film_keeps_as_many_chunks_as_fit_its_gigabytes():
     model = tiny_model()
-    chunk = Director(model, STORY, pool_frames=12).engine.pool_bytes // 4
-    director = Director(model, STORY, pool_gb=5.9 * chunk / GB)
-    assert (director.pool_frames, director.engine.pool_bytes) == (15, 5 * chunk)
+    chunk = Director(model, STORY, pool=PoolConfig(12)).pool_bytes // 4
+    director = Director(model, STORY, pool=PoolConfig(gb=5.9 * chunk / GB))
+    assert (director.settings.pool.frames, director.pool_bytes) == (15, 5 * chunk)
     with pytest.raises(
         UsageError,
         match=f"a pool of {2 * chunk:,} bytes is too small for this field: .* 9 frames .* {3 * chunk:,} bytes",
     ):
-        Director(model, STORY, pool_gb=2 * chunk / GB)
+        Director(model, STORY, pool=PoolConfig(gb=2 * chunk / GB))
     with pytest.raises(UsageError, match="pool_frames=12 and pool_gb=1 both"):
-        Director(model, STORY, pool_frames=12, pool_gb=1)
+        PoolConfig(12, 1)
     with pytest.raises(
         UsageError, match=r"takes 9,999,999,9..,... bytes, 1e\+04 GB, and memory has room for"
     ):
-        Director(model, STORY, pool_gb=10_000)
+        Director(model, STORY, pool=PoolConfig(gb=10_000))
     with pytest.raises(UsageError, match="nothing may be evicted"):
         Director(
             model,
             STORY,
             memory=MemoryConfig(route_clean=False, window_chunks=1, memory_frames=2),
-            pool_gb=3 * chunk / GB,
+            pool=PoolConfig(gb=3 * chunk / GB),
         )
 
 
@@ -72,12 +72,14 @@ def test_films_of_other_lengths_have_the_same_pool_where_little_memory_is_lost_b
     assert in_steps(57, 3, 2**30) == 57
     model = tiny_model()
     sizes = {
-        Director(model, Story((Shot("Mia waves.", chunks=chunks),))).engine.pool_bytes
+        Director(model, Story((Shot("Mia waves.", chunks=chunks),))).pool_bytes
         for chunks in (1, 5, 20)
     }
     assert len(sizes) == 1
-    assert Director(model, STORY, pool_frames=12).pool_frames == 12  # what is asked for is had
+    assert (
+        Director(model, STORY, pool=PoolConfig(12)).settings.pool.frames == 12
+    )  # what is asked for is had
     whole = MemoryConfig(route_clean=False, window_chunks=1, memory_frames=2)
     assert (
-        Director(model, STORY, memory=whole).pool_frames == 12
+        Director(model, STORY, memory=whole).settings.pool.frames == 12
     )  # its chunks would attend to the empty slots

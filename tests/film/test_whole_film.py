@@ -12,15 +12,18 @@ from repository import ROOT
 from tiny_checkpoints import wan_folder
 from tiny_models import tiny_model
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.engine import noise_of, text_context
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import embed, noise_of, text_context
 from causalcine_jax.film.whole_film import (
     NO_MEMORY,
-    WholeFilmEngine,
     denoise_film,
     latent_frames,
     nearest_length,
+    new_whole_film,
+    roll_whole_film,
 )
 from causalcine_jax.render.mp4 import read_film
 
@@ -39,18 +42,15 @@ def test_a_film_has_one_frame_and_four_for_each_latent_frame_more():
 
 def test_the_film_is_one_denoising_decoded_whole():
     model = tiny_model(chunk_frames=5)
-    engine = WholeFilmEngine(
-        model, height=16, width=32, seed=3, sampler=SAMPLER, memory=NO_MEMORY, pool_frames=5
-    )
-    made = engine.chunk(engine.embed("Mia waves."), 0)
-    assert (
-        made.frames.shape == (17, 16, 32, 3) and engine.pool_bytes == 0 and made.retrieved.size == 0
-    )
+    settings = FilmSettings(SAMPLER, NO_MEMORY, PoolConfig(), 16, 32, seed=3)
+    state = new_whole_film(model, settings)
+    ended, made = roll_whole_film(model, state, embed(model, "Mia waves.", settings), settings)
+    assert made.frames.shape == (17, 16, 32, 3) and ended.cache is None and made.retrieved.size == 0
 
     text = text_context(
         model.transformer, jnp.concatenate([model.embed("Mia waves."), model.embed("")])
     )
-    noise, key = noise_of(engine._key, jnp.int32(0), (1, 5, 4, 8, 16))
+    noise, key = noise_of(state.key, jnp.int32(0), (1, 5, 4, 8, 16))
     x0 = denoise_film(model.transformer, noise, text, key, sampler=SAMPLER)
     expected = (np.asarray(model.vae.decode(x0))[0] + 1) * 127.5
     assert np.abs(made.frames - expected).max() <= 1

@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_models import SIZE, random_weights, tiny_model
 
-from causalcine_jax.config import VAEConfig
+from causalcine_jax.config import PoolConfig, VAEConfig
 from causalcine_jax.convert import load_tiny_decoder, save_model, tables
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film.engine import RolloutEngine
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.story import Shot, Story
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,8 @@ def test_a_file_is_read_and_what_does_not_fit_is_listed(decoder, tensors, tmp_pa
 
 def test_it_decodes_a_film_in_the_vaes_place(decoder):
     model = tiny_model(tiny_decoder=decoder)
-    engine = RolloutEngine(
-        model, height=SIZE.height, width=SIZE.width, seed=0, sampler=model.sampler, memory=model.memory, pool_frames=9
-    )  # fmt: skip
-    context = engine.embed("a cat")
-    made = [engine.chunk(context, index).frames.shape for index in range(2)]
+    director = Director(model, Story((Shot("a cat", chunks=2),)), pool=PoolConfig(9))
+    made = [chunk.frames.shape for chunk in director]
     # The test's VAE enlarges 4 times, TAEHV 8 times.
     assert made == [
         (9, 2 * SIZE.height, 2 * SIZE.width, 3),

@@ -15,8 +15,10 @@ from flax import nnx
 from mesh_stages import STAGES, Stage, transformer
 from tiny_models import SIZE, random_weights, tiny_model
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.engine import RolloutEngine
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import embed, new_state, roll_chunk
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel import sharding
 from causalcine_jax.parallel.mesh import make_mesh
@@ -115,7 +117,7 @@ def collectives(program: str) -> dict:
 
 
 def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
-    """A film of three chunks by the engine that streams, guided: text encoder, rollout and decoder. Its pool is on the device, on meshes on the host."""
+    """A film of three chunks by the rollout that streams, guided: text encoder, rollout and decoder. Its pool is on the device, on meshes on the host."""
     one = tiny_model()
     sizes = dataclasses.replace(one.transformer.config, dim=48, num_heads=8)
     one = dataclasses.replace(
@@ -123,14 +125,14 @@ def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
     )
 
     def made(model, pool_on):
-        engine = RolloutEngine(
-            model, height=SIZE.height, width=SIZE.width, seed=0, sampler=model.sampler, memory=model.memory, pool_frames=9, pool_on=pool_on
-        )  # fmt: skip
-        context = engine.embed("a cat")
-        frames = np.concatenate([engine.chunk(context, index).frames for index in range(3)]).astype(
-            int
-        )
-        return frames, engine._pool
+        pool = PoolConfig(9, place=pool_on)
+        settings = FilmSettings(model.sampler, model.memory, pool, SIZE.height, SIZE.width)
+        state, frames = new_state(model, settings), []
+        context = embed(model, "a cat", settings)
+        for _ in range(3):
+            state, chunk = roll_chunk(model, state, context, settings)
+            frames.append(chunk.frames)
+        return np.concatenate(frames).astype(int), state.cache
 
     def against_one_device(mesh):
         place = lambda net: jax.device_put(net, sharding.state_shardings(mesh, net))
