@@ -19,8 +19,9 @@ import numpy as np
 from causalcine_jax.cli import run
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import sample
-from causalcine_jax.film.director import Director, Moves
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import latent_size, load_model
+from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.record import made_here
 from causalcine_jax.film.rollout import chunk_pass, segment
 from causalcine_jax.film.state import noise_of, roll_chunk

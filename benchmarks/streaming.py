@@ -72,12 +72,14 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         late["together"] / early["together"]
         for early, late in zip(laps[EARLY], laps[LATE], strict=True)
     ]
-    films = Films(settings.transformer, policy, film.films, number[LATE] + 1, settings.tokens, 1)
+    films = Films(
+        settings.transformer, policy, film.settings.histories, number[LATE] + 1, settings.tokens, 1
+    )
     flop = (sampler.steps * films.noisy(1) + films.commits([number[LATE]])).forward
     return {
         "sampler": {
             "solver": sampler.solver,
-            "evaluations": sampler.steps * film.films,
+            "evaluations": sampler.steps * film.settings.histories,
             "guidance": sampler.guidance,
         },
         "dtype": settings.transformer_dtype,
@@ -102,8 +104,8 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         ),
         "pool": {
             "frames": settings.pool_frames,
-            "bytes": film.pool_bytes,
-            "host_bytes": film.pool_host_bytes,
+            "bytes": film.state.cache.bytes,
+            "host_bytes": film.state.cache.host_bytes,
         },
         "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in PARTS}},
     }

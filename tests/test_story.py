@@ -150,7 +150,7 @@ shots:
         "shot 4: has no duration, give seconds or chunks",
         "shot 5: seconds must be a number above 0 and at most 3600, not nan",
         "shot 6: chunks must be a whole number from 1 to 4800, not 1.5",
-        "shot 7 must be a mapping with the keys id, caption, seconds, chunks, not text",
+        "shot 7 must be a mapping with the keys id, caption, seconds, chunks, seed, not text",
         "two shots have the id 'a'",
     ):
         assert fault in message

@@ -4,23 +4,20 @@ A process that failed alone, or filmed with other weights than the rest, would l
 each was asked for, then look each for itself for what that names, and compare what they found: files by what they hold, weights by a sample of each tensor.
 """
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
 import jaxlib
-import numpy as np
 from jax.sharding import Mesh
 
 from causalcine_jax.convert.find import adapter_file, home
-from causalcine_jax.convert.formats import open_part
 from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.chosen_model import chosen_model
+from causalcine_jax.film.journal import SHOWN, weights_sample
 from causalcine_jax.film.model_folder import PARTS, check_parts, model_defaults
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.start import Start, chosen_start
@@ -29,8 +26,6 @@ from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import by_all, check_same, several
 from causalcine_jax.utils.atomic_file import file_hash
 
-SAMPLED = 64  # numbers of each tensor that tell one model's weights from another's
-SHOWN = 12  # digits of a hash: enough to tell two apart
 # What a film.json says of how its film came out, and nobody asks for again.
 RESULTS = ("resolved", "retrieved", "timings", "software", "device")
 
@@ -116,18 +111,3 @@ def _held(folder: Path, choices: Choices, start: Start | None) -> dict[str, Any]
         "weights": {part: weights_sample(folder, part) for part in parts},
         **{name: file_hash(file)[:SHOWN] for name, file in files.items() if file},
     }
-
-
-def weights_sample(folder: Path, part: str) -> str:
-    """The beginning of a SHA-256 over shapes, settings and the first numbers of every tensor of a network: seconds, where hashing 14B's files takes a minute."""
-    with open_part(folder, part) as tensors:
-        digest = hashlib.sha256(
-            json.dumps([tensors.settings, tensors.dtypes], sort_keys=True, default=str).encode()
-        )
-        for key, shape in sorted(tensors.shapes.items()):
-            corner = (*(slice(1) for _ in shape[:-1]), slice(SAMPLED))[: len(shape)]
-            digest.update(
-                f"{key} {shape}".encode()
-                + np.ascontiguousarray(tensors.read_slice(key, corner)).tobytes()
-            )
-    return digest.hexdigest()[:SHOWN]

@@ -14,69 +14,26 @@ gives a second film that goes another way from there.
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import UsageError, nearest, raise_faults
 from causalcine_jax.film.history import FilmHistory
+from causalcine_jax.film.journal import Journal, read_journal
 from causalcine_jax.film.model_folder import Model, load_model
-from causalcine_jax.film.pool import check_room, pool_size
+from causalcine_jax.film.moves import Chunk, Moves
+from causalcine_jax.film.pool import check_room
 from causalcine_jax.film.settings import FilmSettings
-from causalcine_jax.film.state import (
-    ChunkOutput,
-    RolloutState,
-    copied,
-    embed,
-    new_state,
-    roll_chunk,
-)
+from causalcine_jax.film.state import ChunkOutput, copied
 from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A chunk of the film.
-
-    frames     9 (the first chunk) or 12 video frames; 4 n, and 4 n - 3 in the first, for chunks of n
-               latent frames
-    index      place among the film's chunks, from 0
-    shot       the shot it belongs to, on the chunk grid
-    retrieved  per layer, the film's latent frames that memory brought back, newest first, -1 where there
-               was none
-    seconds    spent on denoise, commit and decode
-    """
-
-    frames: UInt8[np.ndarray, "t h w 3"]
-    index: int
-    shot: ResolvedShot
-    retrieved: Int[np.ndarray, "l k"]
-    seconds: dict[str, float]
-
-    @property
-    def is_cut(self) -> bool:
-        """A new shot begins here (the film's beginning is no cut)."""
-        return self.index > 0 and self.index == self.shot.first_chunk
-
-
-@dataclass(frozen=True)
-class Moves:
-    """How a director makes chunks: `state.new_state`, `state.embed` and `state.roll_chunk`, or others like them.
-
-    pool_size  latent frames of the film's pool (`pool.pool_size`); None where it has no pool
-    """
-
-    pool_size: Callable[[Model, FilmSettings, int | None], int | None] = pool_size
-    start: Callable[[Model, FilmSettings], RolloutState] = new_state
-    embed: Callable[..., object] = embed
-    roll: Callable[..., tuple[RolloutState, ChunkOutput]] = roll_chunk
+from causalcine_jax.story_schema import duration_faults
 
 
 class Director:
@@ -137,7 +94,37 @@ class Director:
         frames = moves.pool_size(model, settings, self.resolved.chunks or None)
         self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
         self.state = moves.start(model, settings)
-        self._history = FilmHistory()
+        self._history, self._journal = FilmHistory(), None
+
+    @classmethod
+    def resume(cls, folder: str | Path, model: Model | str | Path | None = None) -> "Director":
+        """Goes on with the film that `keep_in` kept in `folder`: its chunks are committed and decoded again.
+
+        model  of the same weights, in place of the folder that the film was begun with
+
+        Raises:
+          DataError: no film was begun there, or its model is gone.
+          UsageError: the folder's journal is faulty, or the model's weights are others.
+        """
+        kept = read_journal(folder, model)
+        made_with = {"sampler": kept.sampler, "memory": kept.memory, "pool": kept.pool}
+        director = cls(kept.model, kept.story, start=kept.start, **made_with)
+        for latents in kept.latents[: director.resolved.chunks]:
+            director._next(latents)
+        director._keep(Journal(folder, director.model, kept.start), director.next_chunk)
+        return director
+
+    def keep_in(self, folder: str | Path) -> None:
+        """Keeps the film in `folder` from now on, chunk by chunk, so that `resume` can go on with it.
+
+        Raises:
+          UsageError: the film is not made chunk by chunk.
+          DataError: the folder cannot be written.
+        """
+        if self.state.cache is None:
+            raise UsageError("a film that is made at once cannot be kept chunk by chunk")
+        with self._lock:
+            self._keep(Journal(folder, self.model, self._start), kept=0)
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -190,6 +177,7 @@ class Director:
         with self._lock:
             if not self.story.shots:
                 raise UsageError("a film without shots has nothing to extend: add a shot first")
+            raise_faults("extend", duration_faults(None, chunks, "extend"))
             longer = self.resolved.shots[-1].chunks + chunks
             last = replace(self.story.shots[-1], chunks=longer, seconds=None)
             self._retell(replace(self.story, shots=(*self.story.shots[:-1], last)), checked=0)
@@ -202,10 +190,9 @@ class Director:
 
         The shots after it stay queued and are made again, too.
 
-        Args:
-          shot: the shot's id.
-          caption: the shot's new caption; None keeps it.
-          seed: of the shot's noise; None takes another than before where the caption stays.
+        shot     its id
+        caption  a new one; None keeps it
+        seed     of the shot's noise; None takes another than before where the caption stays
 
         Raises:
           UsageError: no such shot, or a caption that the model cannot read; the film is as it was.
@@ -230,7 +217,7 @@ class Director:
     def branch(self, shot: str) -> "Director":
         """A second film that is this one up to the beginning of `shot`, and has no shots after it yet.
 
-        It has a pool of its own, so both films can go on.
+        It has a pool of its own, so both films can go on. It is kept nowhere unless `keep_in` says where.
 
         Raises:
           UsageError: no such shot, or there is no memory for another pool.
@@ -239,7 +226,7 @@ class Director:
             number = self._number(shot)
             check_room(self.pool_bytes - self.pool_host_bytes)
             other = copy.copy(self)
-            other._lock = threading.Lock()
+            other._lock, other._journal = threading.Lock(), None
             other.state, other._history = copied(self.state), self._history.copy()
             other.story = replace(self.story, shots=self.story.shots[:number])
             other._go_to(min(self.resolved.shots[number].first_chunk, self.next_chunk))
@@ -250,6 +237,10 @@ class Director:
         return self
 
     def __next__(self) -> Chunk:
+        return self._next()
+
+    def _next(self, given: Float[Array, "1 c h w z"] | None = None) -> Chunk:
+        """The next chunk: from its noise, or of the given latents, as the start's chunks are."""
         with self._lock:
             resolved, index = self.resolved, self.next_chunk
             if index >= resolved.chunks:
@@ -259,11 +250,20 @@ class Director:
         if index == shot.first_chunk:
             self._history.mark(self.state)
         first, end = index * self.model.chunk_frames, (index + 1) * self.model.chunk_frames
-        given = None
-        if self._start is not None and end <= self._start.shape[1]:
+        if given is None and self._start is not None and end <= self._start.shape[1]:
             given = self._start[:, first:end]
         output = self._roll(shot.prompt, seed, given)
+        if self._journal:
+            self._journal.add(index, self._history.latents[index])
         return Chunk(output.frames, index, shot, output.retrieved, output.seconds)
+
+    def _keep(self, journal: Journal, kept: int) -> None:
+        """Keeps the film in a journal that holds its first `kept` chunks already."""
+        journal.cut(kept)
+        journal.tell(self.story, self.settings)
+        for chunk, latents in enumerate(self._history.latents[kept:], start=kept):
+            journal.add(chunk, latents)
+        self._journal = journal
 
     def _roll(self, prompt: str, seed: int | None, latents) -> ChunkOutput:
         """The next chunk under a prompt: from its noise, or of `latents`."""
@@ -286,6 +286,8 @@ class Director:
         """Takes the film back to before `chunk`, by marking or, after eviction, by committing again."""
         self.state = self._history.back_to(chunk, self.model, self.state, self.settings)
         self._prompt = None
+        if self._journal:
+            self._journal.cut(chunk)
 
     def _number(self, shot: str) -> int:
         """The place of the shot of that id among the story's shots."""
@@ -302,6 +304,8 @@ class Director:
         if pool := self.settings.pool.frames:
             pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
         self.story, self.resolved = story, resolved
+        if self._journal:
+            self._journal.tell(story, self.settings)
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

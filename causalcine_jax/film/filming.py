@@ -15,7 +15,8 @@ from jaxtyping import UInt8
 
 from causalcine_jax.errors import printable
 from causalcine_jax.film import record as provenance
-from causalcine_jax.film.director import Chunk, Director
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.moves import Chunk
 from causalcine_jax.render.contact_sheet import thumbnail, wanted_frames
 from causalcine_jax.render.memory_picture import MemoryPicture
 from causalcine_jax.render.mp4 import FilmWriter

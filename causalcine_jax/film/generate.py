@@ -25,9 +25,10 @@ from causalcine_jax.film import record as provenance
 from causalcine_jax.film.agreement import agreed
 from causalcine_jax.film.choices import Choices, Setup, decide
 from causalcine_jax.film.chosen_model import chosen_model
-from causalcine_jax.film.director import Director, Moves
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import Footage, say, shoot
 from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
+from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import held_for_films
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.start import Start, opening, without_start

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.film.director import Moves
 from causalcine_jax.film.model_folder import Model, latent_size
+from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import (
     ChunkOutput,

@@ -42,7 +42,7 @@ def test_a_flag_comes_before_the_record_and_the_record_before_the_model(model):
     }
     recipe = Recipe(STORY, recorded)
     setup = decide(recipe, model, Choices())
-    assert (setup.sampler, setup.memory.policy, setup.pool_frames, setup.model.chunk_frames) == (
+    assert (setup.sampler, setup.memory.policy, setup.pool.frames, setup.model.chunk_frames) == (
         SamplerConfig("euler", 7),
         "sink",
         24,
@@ -54,7 +54,7 @@ def test_a_flag_comes_before_the_record_and_the_record_before_the_model(model):
     setup = decide(recipe, model, asked)
     assert setup.sampler == SamplerConfig("euler", 9, guidance=2.0)
     assert setup.memory == MemoryConfig("sink", window_chunks=2, positions="absolute")
-    assert (setup.model.chunk_frames, setup.pool_frames) == (
+    assert (setup.model.chunk_frames, setup.pool.frames) == (
         2,
         None,
     )  # a pool of another grid's chunks is not kept
@@ -68,21 +68,21 @@ def test_a_pools_size_in_bytes_replaces_the_recorded_frames(model):
         "kv_dtype": "int8",
     }
     setup = decide(Recipe(STORY, recorded), model, Choices(pool_gb=0.5))
-    assert (setup.pool_frames, setup.pool_gb, setup.kv_dtype, setup.memory.eviction) == (
+    assert (setup.pool.frames, setup.pool.gb, setup.pool.dtype, setup.memory.eviction) == (
         None,
         0.5,
         "int8",
         "least_retrieved",
     )
     setup = decide(Recipe(STORY, recorded), model, Choices(kv_dtype="same", eviction="oldest"))
-    assert (setup.pool_frames, setup.pool_gb, setup.kv_dtype, setup.memory.eviction) == (
+    assert (setup.pool.frames, setup.pool.gb, setup.pool.dtype, setup.memory.eviction) == (
         24,
         None,
         "same",
         "oldest",
     )
     assert (
-        decide(Recipe(STORY, {"pool_frames": 24}), model, Choices()).kv_dtype == "same"
+        decide(Recipe(STORY, {"pool_frames": 24}), model, Choices()).pool.dtype == "same"
     )  # of a film.json without the field
 
 

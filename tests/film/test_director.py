@@ -13,8 +13,9 @@ from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import filming, rollout
-from causalcine_jax.film.director import Director, Moves
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import frames_wanted
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import ChunkOutput, RolloutState
@@ -263,3 +264,124 @@ def test_a_film_compiles_each_move_once_also_when_its_pool_evicts(model):
     assert director.settings.histories == 1  # without guidance one history is enough
     assert [c.index for c in director] == [0, 1, 2, 3, 4]
     assert [move._cache_size() - count for move, count in zip(moves, before, strict=True)] == [1, 1]
+
+
+def frames_of(chunks):
+    return [c.frames for c in chunks]
+
+
+def same(ours, theirs):
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("eviction", ["oldest", "least_retrieved"])
+@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(9, place="host")])
+def test_a_film_taken_back_goes_on_as_if_it_had_never_gone_further(model, pool, eviction):
+    """To the bit, by marking slots empty; and where the pool has evicted, by committing latents again."""
+    memory = dataclasses.replace(model.memory, eviction=eviction)
+    new = lambda: Director(model, STORY, pool=pool, memory=memory)
+    straight, gone = new(), new()
+    film = list(straight)
+    list(gone)
+    again = gone.retake("s2", seed=STORY.seed)
+    assert (again.first_chunk, gone.next_chunk) == (2, 2)
+    assert gone.settings == straight.settings
+    chunks = list(gone)
+    assert [c.index for c in chunks] == [2, 3, 4, 5]
+    assert same(frames_of(chunks), frames_of(film[2:]))
+    assert all(
+        np.array_equal(a.retrieved, b.retrieved) for a, b in zip(chunks, film[2:], strict=True)
+    )
+
+
+def test_a_pool_replayed_after_eviction_is_the_films_own(model):
+    straight, gone = (Director(model, STORY, pool=PoolConfig(9)) for _ in range(2))
+    for director, chunks in ((straight, 4), (gone, 6)):
+        for _ in range(chunks):
+            next(director)
+    gone.retake("s3", seed=1)
+    kept, again = jax.device_get((straight.state.cache, gone.state.cache))
+    assert kept.time.tolist() == again.time.tolist() and -1 not in kept.time
+    jax.tree.map(np.testing.assert_array_equal, kept, again)
+    decoders = jax.device_get((straight.state.vae_cache, gone.state.vae_cache))
+    jax.tree.map(np.testing.assert_array_equal, *decoders)
+
+
+def test_a_retake_has_other_noise_or_another_caption_and_the_record_makes_it_again(model, film):
+    director = Director(model, STORY)
+    list(director)
+    director.retake("s2")
+    other_noise = list(director)
+    assert director.story.shots[1].seed == STORY.seed + 1
+    assert not same(frames_of(other_noise), frames_of(film[2:]))
+    director.retake("s2")
+    assert director.story.shots[1].seed == STORY.seed + 2
+    director.retake("s2", caption="Mia jumps.")
+    assert director.story.shots[1].seed == STORY.seed + 2  # the caption alone changed
+    retaken = list(director)
+    assert retaken[0].shot.prompt == "A story. Mia jumps."
+    again = list(Director(model, Story.from_dict(director.story.to_dict())))
+    assert same(frames_of(again[2:]), frames_of(retaken))
+    assert same(frames_of(again[:2]), frames_of(film[:2]))
+
+
+def test_a_refused_retake_changes_nothing(model, film):
+    director = Director(model, STORY)
+    made = [next(director) for _ in range(3)]
+    with pytest.raises(UsageError, match="does not know 'dragon'"):
+        director.retake("s1", caption="A dragon.")
+    with pytest.raises(UsageError, match="no shot 's9', "):
+        director.retake("s9")
+    with pytest.raises(UsageError, match="shot 2: seed must be a whole number"):
+        director.retake("s2", seed=-1)
+    assert same(frames_of(made + list(director)), frames_of(film))
+
+
+def test_a_retake_of_a_shot_that_has_not_begun_only_changes_its_words(model, film):
+    director = Director(model, STORY)
+    made = [next(director)]
+    director.retake("s3", caption="Mia jumps.")
+    made += list(director)
+    assert same(frames_of(made[:4]), frames_of(film[:4]))
+    assert not same(frames_of(made[4:]), frames_of(film[4:]))
+
+
+@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9)])
+def test_two_branches_go_their_own_ways(model, film, pool):
+    trunk = Director(model, STORY, pool=pool)
+    whole = list(trunk)
+    branch = trunk.branch("s3")
+    assert [s.id for s in branch.resolved.shots] == ["s1", "s2"] and list(branch) == []
+    branch.add_shot("Otto jumps.", chunks=2)
+    other = list(branch)
+    trunk.retake("s3", seed=STORY.seed)
+    assert same(frames_of(trunk), frames_of(whole[4:]))  # the trunk is as it was
+    assert [c.index for c in other] == [4, 5]
+    straight = Story((*STORY.shots[:2], Shot("Otto jumps.", chunks=2)), "A story.", seed=1)
+    assert same(frames_of(other), frames_of(list(Director(model, straight, pool=pool))[4:]))
+
+
+def test_a_film_is_extended_by_more_of_its_last_shot(model, film):
+    short = dataclasses.replace(
+        STORY, shots=(*STORY.shots[:2], dataclasses.replace(STORY.shots[2], chunks=1))
+    )
+    director = Director(model, short, pool=PoolConfig(18))
+    made = list(director)
+    longer = director.extend(chunks=1)
+    assert (longer.first_chunk, longer.chunks) == (4, 2)
+    assert same(frames_of(made + list(director)), frames_of(film))
+    with pytest.raises(UsageError, match="chunks must be a whole number"):
+        director.extend(chunks=0)
+    with pytest.raises(UsageError, match="nothing to extend"):
+        Director(model, "A story.", pool=PoolConfig(18)).extend(chunks=1)
+
+
+def test_memory_stays_flat_however_often_a_film_is_taken_back(model):
+    director = Director(model, STORY, pool=PoolConfig(9))
+    list(director)
+    held = []
+    for take in range(4):
+        director.retake("s2", seed=take)
+        list(director)
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
+    assert held[-1] == held[1]

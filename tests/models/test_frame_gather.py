@@ -10,7 +10,7 @@ from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
-from causalcine_jax.models import packed
+from causalcine_jax.models.attention import segments
 from causalcine_jax.models.cache import frame_gather, history, kv_cache
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
@@ -63,7 +63,7 @@ def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype,
     grown = velocity()
     on = lambda name: [
         monkeypatch.setattr(module, "platform", lambda: name)
-        for module in (kv_cache, history, packed)
+        for module in (kv_cache, history, segments)
     ]
     on("gpu")
     assert pool.layers().layer is None

@@ -91,7 +91,7 @@ def test_a_file_is_read_and_what_does_not_fit_is_listed(decoder, tensors, tmp_pa
 
 def test_it_decodes_a_film_in_the_vaes_place(decoder):
     model = tiny_model(tiny_decoder=decoder)
-    director = Director(model, Story((Shot("a cat", chunks=2),)), pool=PoolConfig(9))
+    director = Director(model, Story((Shot("Mia waves.", chunks=2),)), pool=PoolConfig(9))
     made = [chunk.frames.shape for chunk in director]
     # The test's VAE enlarges 4 times, TAEHV 8 times.
     assert made == [
