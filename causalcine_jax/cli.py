@@ -8,9 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from causalcine_jax.config import GPU_MEMORY
-from causalcine_jax.errors import DataError, UsageError, printable, shown
+from causalcine_jax.errors import DataError, UsageError, closest, printable, shown
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _GPU_MEMORY_NAMES = (
@@ -59,17 +60,39 @@ def whole_number(text: str) -> int:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, which refuses a flag given twice that takes one value, where argparse keeps the last without a word."""
+    """argparse's, with descriptions as they are written, and every error in one line.
+
+    Refuses a flag given twice that takes one value: argparse silently keeps the last. An unknown flag is told the nearest.
+    """
 
     def __init__(self, **options):
-        super().__init__(**options)
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
+
+    def parse_args(self, args=None, namespace=None):
+        namespace, rest = self.parse_known_args(args, namespace)
+        self.refuse(rest)
+        return namespace
 
     def parse_known_args(self, args=None, namespace=None):
         namespace, rest = super().parse_known_args(args, namespace)
         vars(namespace).pop(_GIVEN, None)
         return namespace, rest
+
+    def refuse(self, rest: list[str]) -> None:
+        """Ends the command where words of the command line were not understood."""
+        if not rest:
+            return
+        flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
+        if not flags:
+            self.error(f"what is {shown(' '.join(rest))}? {self.prog} --help says what it takes")
+        close = closest(flags[0], self._option_string_actions)
+        hint = f"did you mean {close}?" if close else f"{self.prog} --help lists the flags"
+        self.error(f"unknown flag {flags[0]}, {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        _exit(USAGE, f"error: {' '.join(message.split())}")
 
 
 class _StoreOnce(argparse._StoreAction):
@@ -134,7 +157,7 @@ def run(main: Callable[[], object]) -> None:
     sys.exit(0)
 
 
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str) -> NoReturn:
     if message:
         # Lines of a list of faults stay lines.
         print("\n".join(map(printable, message.splitlines())), file=sys.stderr)
