@@ -3,32 +3,32 @@
     causalcine bench streaming --preset storyworld-base
     causalcine bench training --preset wan-1.3b --batch 1 --out bench.json
     causalcine bench all --preset wan-1.3b --batch 1 --peer --out bench.json
-    causalcine bench race --out race.json         # our rollout against Self-Forcing's in plain torch
-    causalcine bench --targets h200 --out bench   # all that this device's targets need; which are met
+    causalcine bench race --out race.json        # our rollout against Self-Forcing's in plain torch
+    causalcine bench --targets h200 --out bench  # all that the device's targets need; which are met
 
     streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first
-                after a prompt's words, in minutes 1 and 10 in turns; frames per second, pool, memory
+                after a prompt's words, in minutes 1 and 10 in turns; frames per second, memory
     training    a step of stage 1 and of ODE initialisation, a cycle of DMD, as configs/ have them:
                 seconds, FLOP, FLOP/s, MFU, memory
     attention   a receptive field's attention, forward and backward
     vae         12 video frames to latents and back
     text        a prompt through the text encoder
     forward     the transformer on a film of 21 latent frames at once
-    start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and again
-                with the compiled programs of the first start. The model folder that it reads is
-                written beside --out (else in the current folder) as .bench.start, at 14B 40 GB, and
-                removed afterwards
+    start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and
+                again with the compiled programs of the first start. The model folder that it reads
+                is written beside --out (else in the current folder) as .bench.start, at 14B 40 GB,
+                and removed afterwards
 
 Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON:
-device, versions, commit, settings, results, written after each part. Exit code 1 if a part failed, 2
-if one cannot be measured as asked; all others run first.
+device, versions, commit, settings, results, written after each part. Exit code 1 if a part failed,
+2 if one cannot be measured as asked; all others run first.
 race, alone and without a preset, makes the same films by our rollout and by Self-Forcing's in plain
-torch, in processes that take turns: seconds a chunk, memory, and by how much the films differ; and a
+torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
 roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
-targets.md there says which targets are met, and of the others why not. Called again, it goes on with
-what is missing or failed. Exit code 0 if everything was measured, met or not.
+targets.md there says which targets are met, and of the others why not. Called again, it goes on
+with what is missing or failed. Exit code 0 if everything was measured, met or not.
 """
 
 import argparse
@@ -73,7 +73,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype",
-        help="float32, bfloat16 or (not in training) float8 (default: training as its config says, else float32 on CPUs, bfloat16 elsewhere)",
+        help="float32, bfloat16 or (not in training) float8 (default: training as its config says, "
+        "else float32 on CPUs, bfloat16 elsewhere)",
     )
     parser.add_argument(
         "--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)"
@@ -139,7 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
         return _race(flags)
     if not flags.parts or not flags.preset:
         raise UsageError(
-            "bench needs parts and --preset, such as: streaming --preset storyworld-base; or --targets"
+            "bench needs parts and --preset, such as: streaming --preset storyworld-base; "
+            "or --targets"
         )
     from benchmarks.bench import bench, faults, made, missing_peers, without, write
     from benchmarks.report import table

@@ -1,6 +1,6 @@
 """The command `causalcine`, which is also `python -m causalcine_jax`.
 
-A command's module is imported when it is named, so that help and errors do not wait for what others need.
+A command's module is imported when it is named: help and errors do not wait for what others need.
 """
 
 import importlib
@@ -11,14 +11,14 @@ from causalcine_jax.errors import UsageError, nearest, shown
 
 HOME = "causalcine_jax.commands"
 COMMANDS = {
-    "film": "a film from a story or a prompt: film.mp4 and what tells how it was made",
+    "film": "a film from a story or a prompt, with a page that shows it",
     "check": "a story's length, cuts and faults, without filming it",
     "words": "what StoryWorld's models understand, with example captions",
     "encode": "StoryWorld's films as a latent store, from which train reads",
     "train": "one stage of training, as a config file says",
     "evaluate": "a model on held-out films: does it remember, cut and obey?",
-    "convert": "checkpoints of Wan2.1 and its descendants, in any of their formats",
-    "plan": "memory and time of a film or a training step, before it is started",
+    "convert": "checkpoints of Wan2.1 and its descendants, in all their formats",
+    "plan": "memory and time of a film or a training step, beforehand",
 }
 FROM_CHECKOUT = {
     "bench": "this device: seconds, FLOP/s and memory against targets",
@@ -55,7 +55,7 @@ def help_text() -> str:
         [
             "Films of several shots, made chunk by chunk by a model that remembers them.",
             "",
-            "usage: causalcine COMMAND ...        causalcine COMMAND --help tells its flags",
+            "usage: causalcine COMMAND ...       causalcine COMMAND --help tells its flags",
             "",
             *listed(COMMANDS),
             "",
@@ -65,7 +65,7 @@ def help_text() -> str:
             "  --version    the version, and what it computes with on this machine",
             "",
             "A first film, of the small model that is included:",
-            '  causalcine film --prompt "Mia the fox waves by the sea at sunset." --out mia',
+            '  causalcine film --prompt "Mia the fox waves on the beach by day." --out mia',
         ]
     )
 

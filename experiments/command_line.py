@@ -1,9 +1,9 @@
-"""Reruns the paper's tables in StoryWorld: trains what is missing, measures every model, writes one report.
+"""Reruns the paper's tables in StoryWorld: trains what is missing, measures all, writes one report.
 
-    causalcine experiments --scale base                        # films of 48x80, two CPU cores: hours
-    causalcine experiments --tables students --returns 20 --films 20   # a quick look, embedded weights
-    causalcine experiments --scale storyworld --report docs    # 96x160, one H200
-    causalcine experiments --dry-run                           # every command that would be run
+    causalcine experiments --scale base                       # films of 48x80, two CPU cores: hours
+    causalcine experiments --tables students --returns 20 --films 20   # quick: the embedded weights
+    causalcine experiments --scale storyworld --report docs   # 96x160, one H200
+    causalcine experiments --dry-run                          # every command that would be run
 
 Tables: students, multishot, memory, gan, positions, long (experiments/tables.py tells of each).
 

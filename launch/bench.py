@@ -1,4 +1,4 @@
-"""Measures this device: the same as `causalcine bench`, whose flags benchmarks/command_line.py tells."""
+"""Measures this device: the same as `causalcine bench`, in benchmarks/command_line.py."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Converts checkpoints: the same as `causalcine convert`, whose flags causalcine_jax/commands/convert.py tells."""
+"""Converts checkpoints: the same as `causalcine convert`, in causalcine_jax/commands/convert.py."""
 
 from causalcine_jax.cli import run
 from causalcine_jax.commands.convert import main

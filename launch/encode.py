@@ -1,4 +1,4 @@
-"""Encodes StoryWorld films: the same as `causalcine encode`, whose flags causalcine_jax/commands/encode.py tells."""
+"""Encodes films: the same as `causalcine encode`, in causalcine_jax/commands/encode.py."""
 
 from causalcine_jax.cli import run
 from causalcine_jax.commands.encode import main

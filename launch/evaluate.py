@@ -1,4 +1,4 @@
-"""Measures a model: the same as `causalcine evaluate`, whose flags causalcine_jax/commands/evaluate.py tells."""
+"""Measures a model: the same as `causalcine evaluate`, in causalcine_jax/commands/evaluate.py."""
 
 from causalcine_jax.cli import run
 from causalcine_jax.commands.evaluate import main

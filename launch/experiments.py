@@ -1,4 +1,4 @@
-"""Reruns the paper's tables: the same as `causalcine experiments`, whose flags experiments/command_line.py tells."""
+"""Reruns the tables: the same as `causalcine experiments`, in experiments/command_line.py."""
 
 import sys
 from pathlib import Path

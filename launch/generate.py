@@ -1,4 +1,4 @@
-"""Makes a film: the same as `causalcine film`, whose flags causalcine_jax/commands/film.py tells."""
+"""Makes a film: the same as `causalcine film`, in causalcine_jax/commands/film.py."""
 
 from causalcine_jax.cli import run
 from causalcine_jax.commands.film import main

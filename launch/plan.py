@@ -1,4 +1,4 @@
-"""Plans a run: the same as `causalcine plan`, whose flags causalcine_jax/commands/plan.py tells."""
+"""Plans a run: the same as `causalcine plan`, in causalcine_jax/commands/plan.py."""
 
 from causalcine_jax.cli import run
 from causalcine_jax.commands.plan import main

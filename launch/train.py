@@ -1,4 +1,4 @@
-"""Trains a stage: the same as `causalcine train`, whose flags causalcine_jax/commands/train.py tells."""
+"""Trains a stage: the same as `causalcine train`, in causalcine_jax/commands/train.py."""
 
 from causalcine_jax.cli import run
 from causalcine_jax.commands.train import main

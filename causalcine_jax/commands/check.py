@@ -3,8 +3,8 @@
     causalcine check examples/demo.yaml
     causalcine check story.yaml --model models/wan-1.3b
 
-Reads a story (.yaml, .json) or a film.json, and of the model its headers and tokenizer. Exit code 0 if
-the model can film it. Else every fault is listed: exit code 2 for the story's, 1 for the model's.
+Reads a story (.yaml, .json) or a film.json, and of the model its headers and tokenizer. Exit code
+0 if the model can film it. Else all faults are listed: code 2 for the story's, 1 for the model's.
 """
 
 import argparse
@@ -65,11 +65,11 @@ def report(found: "StoryCheck") -> str:
         )
     cuts = ", ".join(f"{seconds(frame)} s" for frame in film.cut_frames)
     lines += ["", f"cuts at {cuts}" if cuts else "no cut", *film.snapped()]
-    most = model.transformer.config.text_len
-    lines.append(
-        f"{model.folder.name} reads {most} tokens of a prompt; the longest here has {max(found.tokens)}"
-    )
-    lines.append(_memory(found))
+    most, longest = model.transformer.config.text_len, max(found.tokens)
+    lines += [
+        f"{model.folder.name} reads {most} tokens of a prompt, the longest here has {longest}",
+        _memory(found),
+    ]
     return "\n".join(map(printable, lines))
 
 

@@ -9,8 +9,8 @@
 
 --from may be Wan2.1's own folder, Diffusers' or ours, or one file (.safetensors, .pt, .pth, .bin).
 --dry-run prints what would become of every tensor and writes nothing. An interrupted conversion
-resumes when the same command is given again; --out appears only when it is complete, with the SHA-256
-of every file, source and target, in manifest.json.
+resumes when the same command is given again. --out appears only when it is complete, with the
+SHA-256 of every file, source and target, in manifest.json.
 """
 
 import argparse
@@ -48,7 +48,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--lora",
         action="append",
         metavar="FILE[:STRENGTH]",
-        help="adapter to merge into the transformer, a file or peft's folder; may be given several times: all are merged",
+        help="adapter to merge into the transformer, a file or peft's folder; "
+        "may be given several times: all are merged",
     )
     parser.add_argument(
         "--lora-alpha",
@@ -59,7 +60,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--weights",
         default="auto",
         choices=("auto", "generator", "generator_ema"),
-        help="which weights of a .pt that has both (default: the averaged ones, but not of Causal-Forcing's chunkwise models)",
+        help="which weights of a .pt that has both (default: the averaged ones, "
+        "but not of Causal-Forcing's chunkwise models)",
     )
     parser.add_argument(
         "--to",

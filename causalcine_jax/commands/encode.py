@@ -3,8 +3,8 @@
     causalcine encode --model DIR --out outputs/data/train --films 1500 --processes 2
     causalcine encode --model DIR --out outputs/data/held_out --seed 1000000 --films 64
 
-DIR holds vae/. An interrupted run resumes when the same command is given again. --processes helps on
-a CPU; an accelerator belongs to one process.
+DIR holds vae/. An interrupted run resumes when the same command is given again. --processes helps
+on a CPU; an accelerator belongs to one process.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     from causalcine_jax.data.encode_config import EncodeConfig
 
     config = EncodeConfig(**flags)
-    # After the flags are understood: a wrong one should not wait for jax. And before processes are started, which keep theirs there, too.
+    # After the flags are understood: a wrong one should not wait for jax. And before processes are
+    # started, which keep theirs there, too.
     keep_compiled(*kept)
     from causalcine_jax.data.encode_command import encode_storyworld
 

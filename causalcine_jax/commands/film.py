@@ -34,8 +34,10 @@ from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype", "pool_on",
-    "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings", "tiny_decoder", "lora", "scale", "seq", "rollout_weights",
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks",
+    "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
+    "pool_on", "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings",
+    "tiny_decoder", "lora", "scale", "seq", "rollout_weights",
 )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument(
         "--eviction",
         choices=EVICTIONS,
-        help="what a full pool gives up: its oldest chunk, or the one that memory retrieved least of late",
+        help="what a full pool gives up: its oldest chunk, or the one least retrieved of late",
     )
     memory.add_argument(
         "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
@@ -139,13 +141,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument(
         "--pool-on",
         choices=POOL_PLACES,
-        help="where keys and values lie: host, for a history that outgrows the device (default: device)",
+        help="where keys and values lie; host: for what outgrows the device (default: device)",
     )
 
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the networks; float8: bfloat16 with the blocks' matrices in eight bits (default: the model's)",
+        help="of the networks; float8: bfloat16 with the blocks' matrices in eight bits "
+        "(default: the model's)",
     )
     parser.add_argument(
         "--embeddings",
@@ -174,12 +177,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--seq",
         type=whole_number,
         metavar="DEVICES",
-        help="devices that make each chunk together; must divide heads and a chunk's tokens (default 1)",
+        help="devices that make a chunk together; divides heads and a chunk's tokens (default 1)",
     )
     parser.add_argument(
         "--rollout-weights",
         choices=ROLLOUT_WEIGHTS,
-        help="with --seq: gathered, the transformer's weights whole on every device (default); sharded, each pass gathers them, for small memory",
+        help="with --seq; gathered: the transformer's weights are replicated (default); "
+        "sharded: each pass gathers them, for small memory",
     )
     parser.add_argument(
         "--scale",

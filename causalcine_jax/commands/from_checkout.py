@@ -1,4 +1,4 @@
-"""Commands that only a checkout of the repository has: benchmarks/ and experiments/ are not installed."""
+"""Commands that only a checkout has: benchmarks/ and experiments/ are not installed."""
 
 import importlib
 import sys

@@ -11,10 +11,10 @@ memory: the bytes of a film, from configs and the headers of files: nothing is l
 --model is a preset (storyworld, wan-1.3b, wan-14b), a family (self-forcing, causvid, ...:
 causalcine_jax/families.py), or anything that `causalcine convert` reads.
 
-compile: the real training step of a stage, or, with --rollout, what makes a chunk. It is compiled for
-hardware that need not be here: v5p, v6e, v5e, h200, h100. Its compiler must be: pip install
-'causalcine-jax[tpu]' or '[cuda13]'. Says bytes per device by part, collectives, FLOPs, and a roofline
-of a step (of a cycle of steps, where some do more). Exit code 1 if it does not fit.
+compile: the real training step of a stage, or, with --rollout, what makes a chunk. It is compiled
+for hardware that need not be here: v5p, v6e, v5e, h200, h100. Its compiler must be: pip install
+'causalcine-jax[tpu]' or '[cuda13]'. Says bytes per device by part, collectives, FLOPs, and the
+roofline of a step (of a cycle of steps, where some do more). Exit code 1 if it does not fit.
 """
 
 import argparse
@@ -45,7 +45,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument(
         "--pool-frames",
         type=whole_number,
-        help="latent frames of history kept (default: 60, a film of 15 s, or less if memory cannot use so many)",
+        help="latent frames of history kept (default: 60, a film of 15 s, "
+        "or less if memory cannot use so many)",
     )
     memory.add_argument(
         "--pool-gb",
@@ -71,7 +72,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of weights and history (default: the model's, bfloat16 for Wan); float8: the blocks' matrices in eight bits",
+        help="of weights and history (default: the model's, bfloat16 for Wan); "
+        "float8: the blocks' matrices in eight bits",
     )
     memory.add_argument("--json", action="store_true", help="print JSON instead of a table")
     step = commands.add_parser(
@@ -194,7 +196,8 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
     print(to_json(plan) if flags.json else table(plan), flush=True)
     if not plan.fits:
         raise DataError(
-            f"{plan.what} does not fit {plan.target.name}; the largest arrays and what to change are printed above"
+            f"{plan.what} does not fit {plan.target.name}; "
+            "the largest arrays and what to change are printed above"
         )
 
 

@@ -9,9 +9,9 @@
 
 The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
 
-One run by several processes (hosts): the same command in each, with JAX_COORDINATOR_ADDRESS=HOST:PORT,
-JAX_NUM_PROCESSES and JAX_PROCESS_ID, or with JAX_COORDINATOR_PORT alone on clusters that jax knows.
-launch/slurm.sh, tpu_pod.sh and gke.yaml set these.
+One run by several processes (hosts): the same command in each, with JAX_NUM_PROCESSES,
+JAX_PROCESS_ID and JAX_COORDINATOR_ADDRESS=HOST:PORT, or with JAX_COORDINATOR_PORT alone on clusters
+that jax knows. launch/slurm.sh, tpu_pod.sh and gke.yaml set these.
 """
 
 import math

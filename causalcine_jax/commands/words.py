@@ -47,7 +47,7 @@ def lexicon() -> dict[str, Any]:
         "limits": {
             "characters in a story": MAX_CAST,
             "characters in a shot": MAX_ON_SCREEN,
-            "words in a prompt, punctuation and global line included": MAX_PROMPT_WORDS,
+            "words and marks in a prompt (global and caption)": MAX_PROMPT_WORDS,
         },
         "examples": [_example(seed, index) for seed, index in EXAMPLES],
     }
@@ -81,10 +81,8 @@ def page() -> str:
     """The lexicon for people, as wide as the terminal."""
     width = min(WIDEST, shutil.get_terminal_size().columns)
     all_words = lexicon()
-    lines = [
-        f"StoryWorld's models know {sum(map(str.isalnum, VOCABULARY))} words. All of them, by kind:",
-        "",
-    ]
+    known = sum(map(str.isalnum, VOCABULARY))
+    lines = [f"StoryWorld's models know {known} words. All of them, by kind:", ""]
     for kind, held in all_words["kinds"].items():
         if isinstance(held, list):
             lines += _wrapped(kind, ", ".join(held), width)

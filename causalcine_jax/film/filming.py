@@ -94,7 +94,7 @@ def say(line: str) -> None:
 
 
 class _ProgressLine:
-    """Chunk, shot, speed and the time left, in one line: renewed on a terminal, repeated in a log."""
+    """Chunk, shot, speed and time left in one line: renewed on a terminal, repeated in a log."""
 
     def __init__(self, story: ResolvedStory):
         self._story = story

@@ -1,8 +1,8 @@
-"""What memory brought back: for every chunk, the shots and older frames retrieved while it was made.
+"""What memory brought back: for every chunk, the shots and older frames that it retrieved.
 
-A bar shows each shot's share of all retrieved frames, over all layers. Below it stand the frames that most
-layers retrieved, of each shot as many as its share. Both have the shot's colour, as on the contact sheet,
-so a shot that remembers another one shows at a glance.
+A bar shows each shot's share of all retrieved frames, over all layers. Below it stand the frames
+that most layers retrieved, of each shot as many as its share. Both have the shot's colour, as on
+the contact sheet, so a shot that remembers another one shows at a glance.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ class MemoryPicture:
         self._layers = 0
 
     def add(self, frames: UInt8[np.ndarray, "t h w 3"], retrieved: Int[np.ndarray, "l k"]) -> None:
-        """The film's next chunk: its frames, and per layer the latent frames retrieved (-1: none)."""
+        """The film's next chunk: its frames, and per layer the latent frames retrieved (or -1)."""
         # A latent frame after the first stands for 4 video frames; the last represents it.
         first = 0 if not self._images else TEMPORAL_STRIDE - 1
         self._images += [_thumb(image) for image in frames[first::TEMPORAL_STRIDE]]
@@ -120,7 +120,7 @@ class MemoryPicture:
 
 
 def shot_shares(votes: Counter, story: ResolvedStory) -> dict[int, float]:
-    """Each shot's share of the retrieved frames, over all layers, in the film's order. Sums to 1."""
+    """Each shot's share of the retrieved frames, over all layers, in the film's order."""
     shots = Counter()
     for frame, count in votes.items():
         shots[story.shot_of_chunk[frame // story.chunk_frames]] += count
@@ -130,17 +130,17 @@ def shot_shares(votes: Counter, story: ResolvedStory) -> dict[int, float]:
 def shown_frames(votes: Counter, story: ResolvedStory) -> list[int]:
     """At most SHOWN retrieved frames, in the film's order: of each shot as many as its share.
 
-    Within a shot those that most layers retrieved. Shots get whole places by the largest remainder, so
-    one with less than about half a place has none.
+    Within a shot those that most layers retrieved. Each place goes to the shot that has least of what
+    its share wants, so a shot with a tenth of the votes or less may have none.
     """
     by_shot: dict[int, list[int]] = {}
     for frame, _ in votes.most_common():
         by_shot.setdefault(story.shot_of_chunk[frame // story.chunk_frames], []).append(frame)
     wanted = {shot: SHOWN * share for shot, share in shot_shares(votes, story).items()}
-    places = {shot: min(int(wanted[shot]), len(by_shot[shot])) for shot in wanted}
-    for shot in sorted(wanted, key=lambda shot: places[shot] - wanted[shot]):
-        if sum(places.values()) < SHOWN and places[shot] < len(by_shot[shot]):
-            places[shot] += 1
+    places = dict.fromkeys(wanted, 0)
+    for _ in range(min(SHOWN, len(votes))):
+        has_more = [shot for shot in wanted if places[shot] < len(by_shot[shot])]
+        places[max(has_more, key=lambda shot: wanted[shot] - places[shot])] += 1
     return sorted(frame for shot, count in places.items() for frame in by_shot[shot][:count])
 
 

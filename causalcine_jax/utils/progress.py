@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: a bar on stderr with the time that is left, the same everywhere."""
+"""How long work shows that it goes on: a bar on stderr with the time left, the same everywhere."""
 
 import sys
 from collections.abc import Iterable
