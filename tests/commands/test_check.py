@@ -1,15 +1,13 @@
-"""`causalcine check`: a film's shots, cuts and faults before it is filmed, the same as film finds."""
+"""`causalcine check`: a film's shots, cuts and faults before it is filmed, as film finds them."""
 
 import json
 
-import jax.numpy as jnp
 import pytest
 from repository import ROOT
-from tiny_models import tiny_model
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
-from causalcine_jax.convert import load, save_model
+from causalcine_jax.convert import load
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film import check as check_module
 from causalcine_jax.film.check import check_story
@@ -25,17 +23,6 @@ shots:
   - {id: crowd, caption: "Mia, Otto and Luna dance.", chunks: 2}
 """
 LONG = "Mia the fox waves and waves and waves. " * 8
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    model = tiny_model()
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(
-        folder, transformer=model.transformer, vae=model.vae, text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer, dtype=jnp.float32, metadata=model.defaults(),
-    )  # fmt: skip
-    return folder
 
 
 def check(*arguments):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 from repository import ROOT
+from tiny_models import WORDS
 
 from causalcine_jax import __version__
 from causalcine_jax.__main__ import COMMANDS, FROM_CHECKOUT, command, help_text
 from causalcine_jax.cli import run
-from causalcine_jax.commands import from_checkout
+from causalcine_jax.commands import film, from_checkout
+from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError
+from causalcine_jax.film.prompts import check_prompts
 
 HEAVY = [
     "jax",
@@ -49,6 +53,13 @@ def test_help_is_one_screen_and_names_every_command():
     modules = {file.stem for file in (ROOT / "causalcine_jax" / "commands").glob("*.py")}
     assert modules == {*COMMANDS, "__init__", "version", "from_checkout"}
     assert FROM_CHECKOUT.keys() == from_checkout.FOLDERS.keys()
+
+
+def test_the_first_film_of_the_help_can_be_made():
+    name, *flags = shlex.split(help_text().splitlines()[-1])[1:]
+    prompt = film.parse(flags).prompt
+    assert name == "film" and prompt
+    check_prompts([("prompt", prompt)], WORDS, preset("storyworld").transformer.text_len)
 
 
 def test_the_installed_command_is_this_one():
