@@ -34,7 +34,7 @@ FUNCTIONS = {
     "race_peaks": ("machine", "peaks"),
     "race_products": ("machine", "products"),
 }
-# What the launcher of that work sets before jax is imported (launch/train.py says why).
+# What the launcher of that work sets before jax is imported (commands/train.py says why).
 _SHARED = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false"
 }  # torch has the memory of a GPU that jax leaves
@@ -63,7 +63,7 @@ def measure_part(part: str, settings: Settings | None, **given) -> dict:
         films = (config.batch // config.optim.accumulation for config in configs(settings))
         jax.config.update(
             "jax_num_cpu_devices", math.gcd(*films, len(cores()))
-        )  # as launch/train.py does
+        )  # as `causalcine train` does
     if settings and settings.pool_on == "host":
         from causalcine_jax.film.host_memory import allow_all_host_memory
 

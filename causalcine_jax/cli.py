@@ -1,4 +1,7 @@
-"""What every command needs: how it ends (0, or one line on stderr, never a traceback, for what the user can mend), its cores and its part of a GPU's memory."""
+"""What every command needs: its flags, its end, its cores and its part of a GPU's memory.
+
+A command ends with 0, or with one line on stderr for what the user can mend, never a traceback.
+"""
 
 import argparse
 import collections
@@ -8,9 +11,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from causalcine_jax.config import GPU_MEMORY
-from causalcine_jax.errors import DataError, UsageError, printable, shown
+from causalcine_jax.errors import DataError, UsageError, closest, printable, shown
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _GPU_MEMORY_NAMES = (
@@ -18,7 +22,10 @@ _GPU_MEMORY_NAMES = (
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
 )  # jax's present and former one; both together it refuses
 _OUT_OF_MEMORY = "out of memory"
-_ASK_FOR_LESS = "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, or less history (memory_frames, pool_frames)"
+_ASK_FOR_LESS = (
+    "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, "
+    "or less history (memory_frames, pool_frames)"
+)
 _GIVEN = "_given"  # what a flag has been given so far, in argparse's namespace while it parses
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -59,17 +66,40 @@ def whole_number(text: str) -> int:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, which refuses a flag given twice that takes one value, where argparse keeps the last without a word."""
+    """argparse's, with descriptions as they are written, and every error in one line.
+
+    Refuses a flag given twice that takes one value: argparse silently keeps the last. An unknown
+    flag is told the nearest.
+    """
 
     def __init__(self, **options):
-        super().__init__(**options)
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
+
+    def parse_args(self, args=None, namespace=None):
+        namespace, rest = self.parse_known_args(args, namespace)
+        self.refuse(rest)
+        return namespace
 
     def parse_known_args(self, args=None, namespace=None):
         namespace, rest = super().parse_known_args(args, namespace)
         vars(namespace).pop(_GIVEN, None)
         return namespace, rest
+
+    def refuse(self, rest: list[str]) -> None:
+        """Ends the command where words of the command line were not understood."""
+        if not rest:
+            return
+        flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
+        if not flags:
+            self.error(f"what is {shown(' '.join(rest))}? {self.prog} --help says what it takes")
+        close = closest(flags[0], self._option_string_actions)
+        hint = f"did you mean {close}?" if close else f"{self.prog} --help lists the flags"
+        self.error(f"unknown flag {flags[0]}, {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        _exit(USAGE, f"error: {' '.join(message.split())}")
 
 
 class _StoreOnce(argparse._StoreAction):
@@ -77,14 +107,18 @@ class _StoreOnce(argparse._StoreAction):
         given = vars(namespace).setdefault(_GIVEN, {})
         if option_string is not None and self.dest in given:
             parser.error(
-                f"argument {option_string}: given twice, and it takes one value: leave out {given[self.dest]} or {values}"
+                f"argument {option_string}: given twice, and it takes one value: "
+                f"leave out {given[self.dest]} or {values}"
             )
         given[self.dest] = values
         super().__call__(parser, namespace, values, option_string)
 
 
 def refuse_repeated(arguments: Iterable[str]) -> None:
-    """The same for a command whose flags absl reads: `UsageError` where two of `arguments` are the same flag with a value."""
+    """The same for a command whose flags absl reads.
+
+    `UsageError` where two of `arguments` are the same flag with a value.
+    """
     counted = collections.Counter(
         word.split("=", 1)[0].lstrip("-").replace("-", "_")
         for word in arguments
@@ -92,15 +126,17 @@ def refuse_repeated(arguments: Iterable[str]) -> None:
     )
     if twice := [name for name, count in counted.items() if count > 1]:
         raise UsageError(
-            f"--{twice[0]} is given {counted[twice[0]]} times, and it takes one value: leave out all but one"
+            f"--{twice[0]} is given {counted[twice[0]]} times, and it takes one value: "
+            "leave out all but one"
         )
 
 
 def run(main: Callable[[], object]) -> None:
-    """Calls `main` and exits the process: 0, 2 for a `UsageError`, 1 for a `DataError`, a full disk or memory, 130 for Ctrl-C.
+    """Calls `main` and exits the process.
 
-    Any other exception is a fault of this program and keeps its traceback. jax, which starts its devices in `main`, is given `GPU_MEMORY`
-    unless the environment says otherwise.
+    With 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or memory; 130 for Ctrl-C. Any
+    other exception is a fault of this program and keeps its traceback. jax, which starts its
+    devices in `main`, is given `GPU_MEMORY` unless the environment says otherwise.
     """
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
@@ -121,10 +157,8 @@ def run(main: Callable[[], object]) -> None:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        _exit(
-            FAILED,
-            f"error: {_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}: make room and run again",
-        )
+        where = f" ({error.filename})" if error.filename else ""
+        _exit(FAILED, f"error: {_DISK[error.errno]}{where}: make room and run again")
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted")
     except RuntimeError as error:
@@ -134,7 +168,7 @@ def run(main: Callable[[], object]) -> None:
     sys.exit(0)
 
 
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str) -> NoReturn:
     if message:
         # Lines of a list of faults stay lines.
         print("\n".join(map(printable, message.splitlines())), file=sys.stderr)

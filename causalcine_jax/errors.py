@@ -1,6 +1,6 @@
 """Errors that a user can mend: one message that names the fault and the fix, no traceback.
 
-launch/*.py turns a `UsageError` into exit code 2 and a `DataError` into exit code 1, each as one line on stderr.
+A command ends with exit code 2 for a `UsageError` and 1 for a `DataError`, each as one line on stderr (cli.run).
 
 What users give may be anything: a value of megabytes, a list that holds itself, a caption that moves the cursor. Messages show values by `shown`
 and text by `printable`, so they stay short and reach a terminal as plain characters.
@@ -47,8 +47,14 @@ def shown(value: object) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as "did you mean 'caption'?" for an unknown `name`, or the list of what is known."""
     known = list(known)
+    close = closest(name, known)
+    return f"did you mean '{close}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that resembles `name` most; None if none does."""
     close = difflib.get_close_matches(name, known, n=1) if len(name) <= LONGEST_NAME else []
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    return close[0] if close else None
 
 
 class _Short(reprlib.Repr):

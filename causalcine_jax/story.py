@@ -113,7 +113,10 @@ class Story:
 
 @dataclass(frozen=True)
 class ResolvedShot:
-    """A shot on the chunk grid: chunks [first_chunk, first_chunk + chunks), video frames [first_frame, first_frame + frames)."""
+    """A shot on the chunk grid: chunks [first_chunk, end_chunk), video frames from first_frame on.
+
+    Both are indices, from 0; what people read counts chunks and shots from 1.
+    """
 
     id: str
     caption: str

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.evaluation.config import HELD_OUT_SEED
@@ -30,6 +29,7 @@ from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.storyworld import Story, WorldConfig
 from causalcine_jax.training.sample import as_story
+from causalcine_jax.utils.progress import progress_bar
 from experiments import scores
 from experiments.scores import Scores
 
@@ -108,7 +108,7 @@ def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
     """Seconds per film, all rows in turn: the first film of each compiles and is not counted. `latents`: without decoding and prompts."""
     stories = stories_apart(world, HELD_OUT_SEED, 1 + TIMED)
     rows: dict[str, list] = {key: [] for key in subjects}
-    for number, story in enumerate(tqdm(stories, desc="speed", unit="round")):
+    for number, story in enumerate(progress_bar(len(stories), "round", "speed", over=stories)):
         for key, subject in subjects.items():
             began = time.perf_counter()
             director = Director(
@@ -129,4 +129,4 @@ def films_of(
     made = filmed(
         subject.engine(stories[0].world), stories, subject.memory, min(batch, len(stories))
     )
-    yield from tqdm(made, desc=what, unit="film", total=len(stories))
+    yield from progress_bar(len(stories), "film", what, over=made)

@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.evaluation.config import HELD_OUT_SEED
@@ -39,6 +38,7 @@ from causalcine_jax.film.director import Director
 from causalcine_jax.film.moves import Chunk
 from causalcine_jax.storyworld import ACTIONS, Story, WorldConfig, grammar, sample_story
 from causalcine_jax.training.sample import as_story
+from causalcine_jax.utils.progress import progress_bar
 from experiments import scores
 from experiments.kinds import SHOWN, Amounts, Measured, Subject, films_of
 from experiments.plan import LONGER
@@ -187,7 +187,7 @@ def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) 
             memory=subject.memory,
             pool=PoolConfig(POOL_FRAMES),
         )
-        for chunk in tqdm(director, desc="ten minutes", unit="chunk", total=long_world.chunks):
+        for chunk in progress_bar(long_world.chunks, "chunk", "ten minutes", over=director):
             film.add(chunk)
         rows.append(film.scores())
         if len(measured.shown) < SHOWN:

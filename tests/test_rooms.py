@@ -10,7 +10,7 @@ PACKAGE = ROOT / "causalcine_jax"
 # From the lowest to the highest: a file imports from its own room and from those before it (ARCHITECTURE.md).
 ROOMS = (
     "errors", "utils", "config", "presets", "cli", "story_schema", "story", "diffusion", "families", "storyworld", "parallel",
-    "models", "convert", "render", "film", "data", "evaluation", "training", "planning",
+    "models", "convert", "render", "film", "data", "evaluation", "training", "planning", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

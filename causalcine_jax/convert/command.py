@@ -1,4 +1,4 @@
-"""launch/convert.py: any supported checkpoint to a model folder, Diffusers' layout or an orbax copy.
+"""`causalcine convert`: any supported checkpoint to a model folder, Diffusers' layout or an orbax copy.
 
 Everything is checked from headers alone before the first byte is written: what is unmatched, missing or misshapen in any of the
 networks is listed at once. Then tensors go from file to file, block by block (`writing`), in their own dtype or the one asked for.
@@ -36,7 +36,7 @@ DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """What to convert and how; fields as the flags of launch/convert.py."""
+    """What to convert and how; fields as the flags of `causalcine convert`."""
 
     source: Path
     out: Path

@@ -17,11 +17,18 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
-from causalcine_jax.convert.describe import Decoder, Description, describe, describe_tiny_decoder
+from causalcine_jax.convert.describe import (
+    Decoder,
+    Description,
+    describe,
+    describe_tiny_decoder,
+    from_config,
+)
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.formats import PartTensors, open_part
 from causalcine_jax.convert.lora import Asked
+from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError, UsageError
@@ -89,6 +96,19 @@ def load_tiny_decoder(
     with open_tensors(path) as tensors:
         decoder = Decoder(tensors)
         return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
+
+
+def abstract_network(path: str | os.PathLike, part: str) -> nnx.Module:
+    """The `part` of a model with abstract arrays for parameters, from headers and configs alone.
+
+    Raises:
+      DataError: it is missing or damaged.
+    """
+    if (copy := orbax_copy.find(Path(path), part)) is not None:
+        config = copy / "config.json"
+        return from_config(part, read_settings(config), str(config))[1]
+    with open_part(path, part) as tensors:
+        return describe(part, tensors).shapes
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:

@@ -21,6 +21,7 @@ from causalcine_jax.convert.layouts import Layout, Shard, Tensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
 from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.progress import progress_bar
 
 BLOCK_BYTES = 64 << 20
 MANIFEST = "manifest.json"
@@ -45,13 +46,8 @@ def write(
     unfinished = (shard.nbytes for shard in layout.shards if shard.file not in finished)
     check_room(sum(unfinished) + sum(map(len, layout.documents.values())), out)
     read = sum(file.stat().st_size for file in sources)
-    bar = tqdm(
-        total=sum(shard.nbytes for shard in layout.shards) + read,
-        unit="B",
-        unit_scale=True,
-        disable=not progress,
-        desc="converting",
-    )
+    written = sum(shard.nbytes for shard in layout.shards)
+    bar = progress_bar(written + read, "B", "converting", shown=progress)
     with bar, disk_faults(out):
         partial.mkdir(parents=True, exist_ok=True)
         _write_json(partial / _JOURNAL, {"request": request, "files": finished})
@@ -77,13 +73,8 @@ def write(
 def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> None:
     """Writes manifest.json for a `folder` as it is: the SHA-256 of each of its files, and of the `sources`."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    with tqdm(
-        total=sum(f.stat().st_size for f in [*files, *sources]),
-        unit="B",
-        unit_scale=True,
-        disable=not progress,
-        desc="hashing",
-    ) as bar:
+    size = sum(file.stat().st_size for file in [*files, *sources])
+    with progress_bar(size, "B", "hashing", shown=progress) as bar:
         there = {
             file.relative_to(folder).as_posix(): {
                 "bytes": file.stat().st_size,

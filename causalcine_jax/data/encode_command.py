@@ -1,4 +1,4 @@
-"""`launch/encode.py`: a StoryWorld store from a model folder, in this process or in several.
+"""`causalcine encode`: a StoryWorld store from a model folder, in this process or in several.
 
 On a CPU a process per core encodes more films than one process with all cores, because the VAE's small convolutions do not
 keep the cores busy. Processes own different shards of the same store; the parent shows their common progress and names the store.
@@ -11,8 +11,6 @@ import queue
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from causalcine_jax.cli import cores
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.find import holds
@@ -24,6 +22,7 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY, WORLDS
+from causalcine_jax.utils.progress import progress_bar
 
 
 def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> LatentStore:
@@ -36,13 +35,8 @@ def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> La
     task = _Task(config)
     pending = sum(len(shard) for shard in task.writer.pending())
     start = time.monotonic()
-    with tqdm(
-        total=config.films,
-        initial=config.films - pending,
-        unit="film",
-        disable=not show_progress,
-        smoothing=0.05,
-    ) as bar:
+    there = config.films - pending
+    with progress_bar(config.films, "film", "encode", done=there, shown=show_progress) as bar:
         if config.processes == 1:
             task.run(0, 1, bar.update)
         else:

@@ -1,4 +1,4 @@
-"""What `launch/encode.py` is asked for, checked before jax is imported."""
+"""What `causalcine encode` is asked for, checked before jax is imported."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from causalcine_jax.storyworld.world import WORLDS
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """What `launch/encode.py` is asked for.
+    """What `causalcine encode` is asked for.
 
     model      a model with a VAE, in any format that is read; its tokenizer if it has a text encoder, else StoryWorld's own word tokenizer
     out        the store to write

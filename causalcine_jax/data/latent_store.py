@@ -169,7 +169,7 @@ def read_spec(path: Path) -> StoreSpec:
         return StoreSpec(**fields)
     except FileNotFoundError:
         raise DataError(
-            f"{path} is not a latent store: it has no {SPEC_FILE}; `python launch/encode.py --out {path}` makes one"
+            f"{path} is not a latent store: it has no {SPEC_FILE}; `causalcine encode --out {path}` makes one"
         ) from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
@@ -236,7 +236,8 @@ class LatentStore:
         index = self._index(index)
         if not 0 <= first_chunk < first_chunk + chunks <= self.spec.chunks:
             raise UsageError(
-                f"chunks {first_chunk} to {first_chunk + chunks} asked of a film of {self.spec.chunks} chunks"
+                f"chunks {first_chunk + 1} to {first_chunk + chunks}, counted from 1, are not all in a "
+                f"film of {self.spec.chunks} chunks"
             )
         cut = slice(first_chunk, first_chunk + chunks)
         frames = slice(cut.start * self.spec.chunk_frames, cut.stop * self.spec.chunk_frames)
@@ -291,7 +292,7 @@ def _incomplete(path: Path, partial: Path) -> str:
     done = spec.films - sum(len(spec.films_of(shard)) for shard in missing_shards(partial, spec))
     return (
         f"{path} is not whole: {done} of {spec.films} films are encoded; "
-        f"run launch/encode.py again with the same arguments, it goes on where it stopped"
+        f"run causalcine encode again with the same arguments, it goes on where it stopped"
     )
 
 

@@ -59,7 +59,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
                 else (f"{found.colour}, {found.accessory}", RIGHT if verdict.joint else WRONG)
             )
             note = (
-                f"chunk {case.back.chunk}, last seen in {case.back.last_seen_chunk}"
+                f"chunk {case.back.chunk + 1}, last seen in {case.back.last_seen_chunk + 1}"
                 if row == TRUTH
                 else ""
             )

@@ -50,7 +50,7 @@ class PromptEmbeddings:
         path = Path(path)
         if not path.is_file():
             raise DataError(
-                f"no prompt embeddings at {path}: make them with launch/generate.py --embed-only --embeddings {path}"
+                f"no prompt embeddings at {path}: make them with causalcine film --embed-only --embeddings {path}"
             )
         try:
             with safe_open(str(path), framework="np") as opened:

@@ -21,6 +21,9 @@ from causalcine_jax.render.contact_sheet import thumbnail, wanted_frames
 from causalcine_jax.render.memory_picture import MemoryPicture
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import ResolvedStory
+from causalcine_jax.utils.progress import time_left
+
+RECENT = 4  # chunks that speed and the time left are told from
 
 
 @dataclass
@@ -92,20 +95,33 @@ def say(line: str) -> None:
 
 
 class _ProgressLine:
-    """chunk, shot and speed: one line that renews itself on a terminal, a line per chunk in a log."""
+    """Chunk, shot, speed and time left in one line: renewed on a terminal, repeated in a log."""
 
     def __init__(self, story: ResolvedStory):
         self._story = story
         self._number = {shot.id: number for number, shot in enumerate(story.shots, start=1)}
         self._recent: list[tuple[int, float]] = []
+        self._made: list[float] = []  # seconds of chunks that were made from noise
 
     def show(self, chunk: Chunk) -> None:
-        self._recent = [*self._recent[-3:], (len(chunk.frames), sum(chunk.seconds.values()))]
+        spent = sum(chunk.seconds.values())
+        self._recent = [*self._recent[1 - RECENT :], (len(chunk.frames), spent)]
         frames, seconds = np.sum(self._recent, axis=0)
-        total, number = self._story.chunks, self._number[chunk.shot.id]
-        line = f"chunk {chunk.index + 1:>{len(str(total))}}/{total}  shot {number}/{len(self._story.shots)} {printable(chunk.shot.id)}  {frames / max(seconds, 1e-9):.1f} fps"
+        if "denoise" in chunk.seconds:  # a start's chunks are given, and take less
+            self._made.append(spent)
+        settled = self._made[1:][-RECENT:]  # the first compiles
+        number, total = chunk.index + 1, self._story.chunks
+        shot, shots = self._number[chunk.shot.id], len(self._story.shots)
+        parts = [
+            f"chunk {number:>{len(str(total))}}/{total}",
+            f"shot {shot}/{shots} {printable(chunk.shot.id)}",
+            f"{frames / max(seconds, 1e-9):.1f} fps",
+        ]
+        if settled and number < total:
+            parts.append(time_left((total - number) * float(np.mean(settled))))
+        line = "  ".join(parts)
         if sys.stderr.isatty():
-            last = chunk.index + 1 == total
-            print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+            end = "\n" if number == total else ""
+            print(f"\r\033[K{line}", end=end, file=sys.stderr, flush=True)
         else:
             say(line)

@@ -1,4 +1,4 @@
-"""From a story file to a folder with the film: what `launch/generate.py` does once its flags are read.
+"""From a story file to a folder with the film: what `causalcine film` does once its flags are read.
 
     story -> Director -> chunk -> film.mp4, frame hashes, the frames that the pictures need -> contact_sheet.png, memory.png, film.json
 

@@ -217,12 +217,12 @@ def check_parts(folder: Path, parts: tuple[str, ...]) -> None:
     if folder == EMBEDDED:
         raise DataError(
             f"this installation has no embedded weights ({folder} lacks {', '.join(missing)}): install the released package, or train "
-            "a model with `python launch/train.py --config configs/base.py` and pass its folder as --model"
+            "a model with `causalcine train --config configs/base.py` and pass its folder as --model"
         )
     base = base_of(folder)
     what = f"{folder}, with VAE and text encoder of {base}," if base else folder
     raise DataError(
-        f"{what} is not a model folder: it lacks {', '.join(missing)} (launch/convert.py makes one from checkpoints)"
+        f"{what} is not a model folder: it lacks {', '.join(missing)} (`causalcine convert` makes one from checkpoints)"
     )
 
 
@@ -236,7 +236,7 @@ def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str
         lines = tensors.notes
     if not told and families.guess(folder, sizes) is None:
         lines.append(
-            f"note: the family of {folder.name} is not known, so it films as {families.ASSUMED}, where no flag says otherwise; launch/convert.py "
+            f"note: the family of {folder.name} is not known, so it films as {families.ASSUMED}, where no flag says otherwise; causalcine convert "
             "--family NAME records another"
         )
     return lines

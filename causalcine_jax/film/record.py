@@ -1,9 +1,12 @@
 """film.json: everything that went into a film, so that it can be judged, and made again.
 
-    python launch/generate.py --story film.json --out again
+    causalcine film --story film.json --out again
 
 reads story, seed, sampler, memory and pool from the record. With the same weights, software and device the frames are the
 same, bit by bit: `frames_sha256` tells.
+
+Its chunks and frames are indices, from 0: first_chunk, first_frame, cut_frames, retrieved. What people
+read (progress, pictures, messages) counts chunks and shots from 1.
 """
 
 import dataclasses

@@ -17,11 +17,8 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from causalcine_jax.config import DTYPES, MemoryConfig, TransformerConfig, VAEConfig
-from causalcine_jax.convert import orbax_copy
-from causalcine_jax.convert.describe import describe, from_config
+from causalcine_jax.convert import abstract_network, orbax_copy
 from causalcine_jax.convert.find import PARTS, holds
-from causalcine_jax.convert.formats import open_part
-from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.families import FAMILIES
 from causalcine_jax.film.model_folder import model_defaults
@@ -44,7 +41,7 @@ NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
 
 @dataclass(frozen=True)
 class Request:
-    """What `launch/plan.py memory` is asked for.
+    """What `causalcine plan memory` is asked for.
 
     model        a preset's name, a family's (families.py), or a model on disk in any format that is read
     height, width  of the film in pixels; None for the model's own
@@ -223,14 +220,8 @@ def _on_disk(name: str) -> _Model:
         )
     networks = {}
     for part in PARTS:
-        copy = orbax_copy.find(path, part)
-        if copy is not None:
-            _, networks[part] = from_config(
-                part, read_settings(copy / "config.json"), str(copy / "config.json")
-            )
-        elif holds(path, part):
-            with open_part(path, part) as tensors:
-                networks[part] = describe(part, tensors).shapes
+        if orbax_copy.find(path, part) or holds(path, part):
+            networks[part] = abstract_network(path, part)
     if "transformer" not in networks:
         raise DataError(f"{path} has no transformer: a plan needs at least that")
     said, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]

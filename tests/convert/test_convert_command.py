@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from tiny_checkpoints import (
     wan_folder,
 )
 
+from causalcine_jax.commands.convert import parse
 from causalcine_jax.convert import (
     load_metadata,
     load_text_encoder,
@@ -619,7 +619,6 @@ def test_the_command(wan, tmp_path):
 
 
 def test_flags_and_config_agree():
-    parse = runpy.run_path(str(ROOT / "launch/convert.py"))["parse"]
     flags = vars(parse(["--from", "a", "--out", "b"]))
     progress = not flags.pop("no_progress")
     assert ConvertConfig(**flags, progress=progress) == ConvertConfig(Path("a"), Path("b"))

@@ -75,7 +75,8 @@ def test_an_interrupted_store_goes_on_where_it_was(tmp_path):
     assert [writer.pending(i, 2) for i in range(2)] == [[range(0, 3), range(6, 7)], [range(3, 6)]]
     writer.write(range(3, 6), [record(film) for film in range(3, 6)])
     with pytest.raises(
-        DataError, match=r"films is not whole: 3 of 7 films are encoded; run launch/encode.py again"
+        DataError,
+        match=r"films is not whole: 3 of 7 films are encoded; run causalcine encode again",
     ):
         LatentStore.open(path)
     with pytest.raises(DataError, match="3 of 7"):
@@ -114,7 +115,7 @@ def test_latents_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_opening_what_is_no_store(tmp_path):
-    with pytest.raises(DataError, match=r"not a latent store.*launch/encode.py"):
+    with pytest.raises(DataError, match=r"not a latent store.*causalcine encode"):
         LatentStore.open(tmp_path / "nothing")
     store = write_store(tmp_path / "films")
     spec_file = store.path / "store.json"

@@ -107,7 +107,7 @@ def test_embeddings_of_another_encoder_are_refused(folder, file, tmp_path):
 def test_files_that_hold_no_embeddings_are_named(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"no prompt embeddings at .*none: make them with launch/generate.py --embed-only",
+        match=r"no prompt embeddings at .*none: make them with causalcine film --embed-only",
     ):
         PromptEmbeddings.load(tmp_path / "none")
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other")

@@ -9,6 +9,8 @@ from repository import ROOT
 
 from causalcine_jax.training import flags
 
+COMMANDS = {"generate": "film", "evaluate": "evaluate"}  # of launch/
+
 
 def code_cells(name: str) -> list[str]:
     notebook = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
@@ -37,7 +39,9 @@ def test_the_commands_of_the_training_notebook_are_understood(monkeypatch):
     def run(script, *arguments):
         arguments = [str(argument) for argument in arguments]
         parse = (
-            flags.parse if script == "train" else importlib.import_module(f"launch.{script}").parse
+            flags.parse
+            if script == "train"
+            else importlib.import_module(f"causalcine_jax.commands.{COMMANDS[script]}").parse
         )
         asked.append((script, parse(arguments)))
 

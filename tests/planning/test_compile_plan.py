@@ -15,6 +15,7 @@ from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
+from causalcine_jax.commands.plan import main
 from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.planning import compile_plan as planning
@@ -158,7 +159,7 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
         ["plan.py", "compile", "--topology=here", "--frames=9", "--size=32x32", f"--config={TINY}"],
     )
     with pytest.raises(SystemExit) as ended:
-        run(launched().main)
+        run(launched)
     out, said = capsys.readouterr()
     assert ended.value.code == 1 and "does not fit here:1x1" in said
     assert (
@@ -282,7 +283,7 @@ def test_a_flag_that_cannot_be_is_one_clear_error(flags, fault, monkeypatch, cap
         ["plan.py", "compile", "--topology=here", f"--config={TINY}", *asked, *flags.split()],
     )
     with pytest.raises(SystemExit) as ended:
-        run(launched().main)
+        run(launched)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and fault in said and len(said.splitlines()) == 1
 
@@ -298,14 +299,13 @@ def networks_of(config):
 
 
 def launched():
-    """launch/plan.py as a module; what it sets for a process of its own is put back."""
+    """launch/plan.py in this process; what it sets for one of its own is put back."""
     before = dict(os.environ)
-    spec = importlib.util.spec_from_file_location("plan_command", ROOT / "launch" / "plan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    os.environ.clear()
-    os.environ.update(before)
-    return module
+    try:
+        main()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def test_what_a_tpus_compiler_refuses_is_told_with_its_largest_allocations():

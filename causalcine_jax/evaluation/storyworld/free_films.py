@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped, bootstrap_mean
@@ -36,6 +35,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.storyworld import Shot, Story, returns, sample_story
 from causalcine_jax.storyworld.world import WorldConfig
+from causalcine_jax.utils.progress import progress_bar
 
 TRUE_FILMS = "true films"
 STORIES_APART = (
@@ -182,9 +182,7 @@ def measure_free_films(
     """Makes and judges `count` films under every policy, `films` of them side by side."""
     stories = stories_apart(engine.world, seed, count)
     scores = {TRUE_FILMS: [score_film(story, true_film(story), judge) for story in stories]}
-    with tqdm(
-        total=count * len(policies), desc="free films", unit="film", disable=not progress
-    ) as bar:
+    with progress_bar(count * len(policies), "film", "free films", shown=progress) as bar:
         for name, memory in policies.items():
             scores[name] = []
             for story, video in filmed(engine, stories, memory, films):

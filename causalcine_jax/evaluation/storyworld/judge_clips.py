@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from causalcine_jax.evaluation.config import TRAINING_SEED
 from causalcine_jax.evaluation.storyworld.judge import (
@@ -37,6 +36,7 @@ from causalcine_jax.storyworld import (
     scene_parameters,
 )
 from causalcine_jax.storyworld.actions import pose
+from causalcine_jax.utils.progress import progress_bar
 
 LABELS = (*OF_CHARACTER, *OF_FRAME, "action", "head", "pose")
 CLIPS_PER_SHOT = 3
@@ -118,9 +118,10 @@ def with_nonsense(rng: np.random.Generator, clips: dict[str, np.ndarray]) -> dic
 def _render(shapes: Float[np.ndarray, "n k fields"], block: int = 32 * CLIP_FRAMES) -> np.ndarray:
     paint = jax.jit(functools.partial(render, height=HEIGHT, width=WIDTH, xp=jnp))
     padded = np.concatenate([shapes, np.repeat(shapes[-1:], -len(shapes) % block, axis=0)])
+    starts = range(0, len(padded), block)
     blocks = [
         np.asarray(paint({"shapes": padded[i : i + block]}))
-        for i in tqdm(range(0, len(padded), block), desc="render", unit="block")
+        for i in progress_bar(len(starts), "block", "render", over=starts)
     ]
     return np.concatenate(blocks)[: len(shapes)]
 

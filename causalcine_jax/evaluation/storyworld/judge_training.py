@@ -15,12 +15,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from causalcine_jax.evaluation.storyworld import judge
 from causalcine_jax.evaluation.storyworld.judge import GRID, OF_CHARACTER, OF_FRAME, SPECIES
 from causalcine_jax.evaluation.storyworld.judge_clips import mirrored, sample_clips, with_nonsense
 from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.progress import progress_bar
 
 
 def degrade(key: Array, frames: Float[Array, "n t h w 3"]) -> Float[Array, "n t h w 3"]:
@@ -135,7 +135,7 @@ def train(
         return optax.apply_updates(params, updates), state, value
 
     state, rng, key = optimizer.init(params), np.random.default_rng(seed), jax.random.key(seed + 1)
-    progress = tqdm(range(steps), desc="train the judge", unit="step")
+    progress = progress_bar(steps, "step", "train the judge", over=range(steps))
     order = np.concatenate(
         [
             rng.permutation(len(clips["frames"]))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from tqdm import tqdm
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
@@ -38,6 +37,7 @@ from causalcine_jax.storyworld.world import (
     WorldConfig,
     first_frame_of_chunk,
 )
+from causalcine_jax.utils.progress import progress_bar
 
 CHUNKS_JUDGED = 2
 TRUTH, VAE = "truth", "vae"
@@ -162,9 +162,7 @@ def measure_recall(
     verdicts = {row: [None] * len(cases) for row in rows}
     stills = {row: [None] * len(cases) for row in rows}
     batches = list(_batches(cases, films))
-    with tqdm(
-        total=len(batches) * (1 + len(policies)), desc="recall", unit="batch", disable=not progress
-    ) as bar:
+    with progress_bar(len(batches) * (1 + len(policies)), "batch", "recall", shown=progress) as bar:
         for numbers, batch in batches:
             for row, frames, remembered in _rows(engine, batch, policies):
                 for i, number in enumerate(numbers):

@@ -123,7 +123,7 @@ BACKENDS: dict[str, tuple[Callable, ...]] = {
     # XLA writes all scores to memory. Splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide.
     "tpu": (_splash, _xla),
     # The kernel writes no scores to memory, and its time follows the lengths. _xla_cpu takes a third of the CPU time of jax.nn's forward, half of both passes'
-    # (launch/bench.py attention).
+    # (causalcine bench attention).
     "cpu": (_own_kernel, _xla_cpu),
 }
 

@@ -1,0 +1,218 @@
+"""Measures a preset with random weights on the device that is here.
+
+    causalcine bench streaming --preset storyworld-base
+    causalcine bench training --preset wan-1.3b --batch 1 --out bench.json
+    causalcine bench all --preset wan-1.3b --batch 1 --peer --out bench.json
+    causalcine bench race --out race.json        # our rollout against Self-Forcing's in plain torch
+    causalcine bench --targets h200 --out bench  # all that the device's targets need; which are met
+
+    streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first
+                after a prompt's words, in minutes 1 and 10 in turns; frames per second, memory
+    training    a step of stage 1 and of ODE initialisation, a cycle of DMD, as configs/ have them:
+                seconds, FLOP, FLOP/s, MFU, memory
+    attention   a receptive field's attention, forward and backward
+    vae         12 video frames to latents and back
+    text        a prompt through the text encoder
+    forward     the transformer on a film of 21 latent frames at once
+    start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and
+                again with the compiled programs of the first start. The model folder that it reads
+                is written beside --out (else in the current folder) as .bench.start, at 14B 40 GB,
+                and removed afterwards
+
+Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON:
+device, versions, commit, settings, results, written after each part. Exit code 1 if a part failed,
+2 if one cannot be measured as asked; all others run first.
+race, alone and without a preset, makes the same films by our rollout and by Self-Forcing's in plain
+torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
+roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
+Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
+--targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
+targets.md there says which targets are met, and of the others why not. Called again, it goes on
+with what is missing or failed. Exit code 0 if everything was measured, met or not.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from benchmarks import REPOSITORY
+from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.config import KV_DTYPES, POOL_PLACES
+from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.presets import PRESETS
+
+# Flags and settings alike.
+SAME = (
+    "preset",
+    "dtype",
+    "batch",
+    "pool_frames",
+    "pool_on",
+    "sampler",
+    "kv_dtype",
+    "tiny_decoder",
+    "peer",
+)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine bench", description=__doc__)
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="what to measure, see above; all for everything"
+    )
+    parser.add_argument("--preset", help=f"whose sizes: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--targets",
+        metavar="DEVICE",
+        help="instead of parts and a preset: all that the targets for h200 or cpu need",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="where the whole record goes; with --targets a folder",
+    )
+    parser.add_argument(
+        "--dtype",
+        help="float32, bfloat16 or (not in training) float8 (default: training as its config says, "
+        "else float32 on CPUs, bfloat16 elsewhere)",
+    )
+    parser.add_argument(
+        "--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=whole_number,
+        help="training: films per step (default: the config's); attention: segments in one call",
+    )
+    parser.add_argument(
+        "--repeats", type=whole_number, help="timed calls of everything (default 5; race 3)"
+    )
+    parser.add_argument(
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="race: only this case, or roofline; may be given several times",
+    )
+    parser.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        default=60,
+        help="streaming: latent frames of history kept (default 60)",
+    )
+    parser.add_argument(
+        "--pool-on",
+        choices=POOL_PLACES,
+        default="device",
+        help="streaming: where its keys and values lie (default device)",
+    )
+    parser.add_argument(
+        "--sampler",
+        default="few_step",
+        help="streaming: few_step, 4 steps without guidance (default), or preset, its own",
+    )
+    parser.add_argument(
+        "--kv-dtype",
+        default="same",
+        choices=KV_DTYPES,
+        help="streaming: how the pool stores keys and values",
+    )
+    parser.add_argument(
+        "--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place"
+    )
+    parser.add_argument(
+        "--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)"
+    )
+    parser.add_argument(
+        "--peer",
+        action="store_true",
+        help="attention, forward: also time torch's, and Diffusers', on the same",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(arguments)
+    # Read by jax when it is imported: no notes about other people's hardware.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if flags.targets:
+        return _targets(flags)
+    if flags.parts == ["race"]:
+        return _race(flags)
+    if not flags.parts or not flags.preset:
+        raise UsageError(
+            "bench needs parts and --preset, such as: streaming --preset storyworld-base; "
+            "or --targets"
+        )
+    from benchmarks.bench import bench, faults, made, missing_peers, without, write
+    from benchmarks.report import table
+    from benchmarks.settings import PARTS, STAGES, Settings
+
+    parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
+    raise_faults(
+        "bench",
+        [
+            f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}"
+            for part in parts
+            if part not in PARTS
+        ],
+    )
+    if flags.peer and (missing := missing_peers()):
+        raise UsageError(f"--peer: {without(missing)}")
+    width, height = _size(flags.size)
+    same = {name: getattr(flags, name) for name in SAME} | (
+        {} if flags.repeats is None else {"repeats": flags.repeats}
+    )
+    stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
+    settings = Settings(
+        width=width, height=height, stages=stages, configs=str(REPOSITORY / "configs"), **same
+    )
+    scratch = made(flags.out.absolute().parent) if flags.out else Path.cwd()
+    keep = (lambda record: write(record, flags.out)) if flags.out else (lambda record: None)
+    record = bench(settings, parts, scratch, say, keep)
+    print(table(record))
+    if found := faults(record):
+        failed = any("failed" in result for result in record["parts"].values())
+        raise (DataError if failed else UsageError)("; ".join(found))
+
+
+def _race(flags: argparse.Namespace) -> None:
+    from benchmarks.race import Race, faults, race, race_table
+
+    asked = {
+        "names": flags.case and tuple(dict.fromkeys(flags.case)),
+        "dtype": flags.dtype,
+        "turns": flags.repeats,
+    }
+    record = race(
+        Race(**{name: value for name, value in asked.items() if value is not None}), flags.out, say
+    )
+    print(race_table(record))
+    if found := faults(record):
+        raise DataError("; ".join(found))
+
+
+def _targets(flags: argparse.Namespace) -> None:
+    from benchmarks.targets import measure_targets
+
+    if flags.parts or flags.preset or not flags.out:
+        raise UsageError(
+            "--targets takes --out FOLDER and no parts or preset: its runs say what they measure"
+        )
+    table, unmeasured = measure_targets(flags.targets, flags.out, str(REPOSITORY / "configs"), say)
+    print(table)
+    if unmeasured:
+        raise DataError(f"not measured: {'; '.join(unmeasured)}")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
+    return int(width), int(height)

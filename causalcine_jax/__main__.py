@@ -1,0 +1,75 @@
+"""The command `causalcine`, which is also `python -m causalcine_jax`.
+
+A command's module is imported when it is named: help and errors do not wait for what others need.
+"""
+
+import importlib
+import sys
+
+from causalcine_jax.cli import run
+from causalcine_jax.errors import UsageError, nearest, shown
+
+HOME = "causalcine_jax.commands"
+COMMANDS = {
+    "film": "a film from a story or a prompt, with a page that shows it",
+    "direct": "a film whose shots are told while it streams, a line each",
+    "check": "a story's length, cuts and faults, without filming it",
+    "words": "what StoryWorld's models understand, with example captions",
+    "encode": "StoryWorld's films as a latent store, from which train reads",
+    "train": "one stage of training, as a config file says",
+    "evaluate": "a model on held-out films: does it remember, cut and obey?",
+    "convert": "checkpoints of Wan2.1 and its descendants, in all their formats",
+    "plan": "memory and time of a film or a training step, beforehand",
+}
+FROM_CHECKOUT = {
+    "bench": "this device: seconds, FLOP/s and memory against targets",
+    "experiments": "the paper's tables in StoryWorld",
+}
+HELP = ("-h", "--help")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `arguments` (by default the command line's) and exits the process as `cli.run` does."""
+    run(lambda: command(sys.argv[1:] if arguments is None else arguments))
+
+
+def command(arguments: list[str]) -> None:
+    """Runs the command that the first argument names, with the others. Raises what it raises."""
+    name, *rest = arguments or HELP[:1]
+    if name in HELP:
+        print(help_text())
+    elif name == "--version":
+        importlib.import_module(f"{HOME}.version").main()
+    elif name in COMMANDS:
+        importlib.import_module(f"{HOME}.{name}").main(rest)
+    elif name in FROM_CHECKOUT:
+        importlib.import_module(f"{HOME}.from_checkout").main(name, rest)
+    else:
+        known = [*COMMANDS, *FROM_CHECKOUT, "--help", "--version"]
+        raise UsageError(f"unknown command {shown(name)}, {nearest(name, known)}")
+
+
+def help_text() -> str:
+    """All commands on one screen."""
+    listed = lambda table: [f"  {name:12} {what}" for name, what in table.items()]
+    return "\n".join(
+        [
+            "Films of several shots, made chunk by chunk by a model that remembers them.",
+            "",
+            "usage: causalcine COMMAND ...       causalcine COMMAND --help tells its flags",
+            "",
+            *listed(COMMANDS),
+            "",
+            "from a checkout of the repository:",
+            *listed(FROM_CHECKOUT),
+            "",
+            "  --version    the version, and what it computes with on this machine",
+            "",
+            "A first film, of the small model that is included:",
+            '  causalcine film --prompt "Mia the fox waves on the beach by day." --out mia',
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

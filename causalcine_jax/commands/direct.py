@@ -1,0 +1,89 @@
+"""Makes a film from captions that are given while it streams: each line of the input is a shot.
+
+    causalcine direct --global "A story about Mia the fox." --out outputs/live
+
+A line such as "Mia the fox waves by the sea." takes hold after the shots that are queued, for
+--chunks chunks; "6: Mia the fox waves by the sea." lasts six. Without a queued shot the film waits.
+It ends with the input (Ctrl-D).
+
+Leaves in --out:
+    film.mp4     grows as film.mp4.part while chunks are made, and can be watched meanwhile
+    story.yaml   the story as it was told, which `causalcine film` makes again
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.errors import UsageError
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+
+POOL_FRAMES = 240  # latent frames: a minute at 16 video frames per second
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine direct", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the film")
+    parser.add_argument(
+        "--global",
+        dest="global_caption",
+        default="",
+        metavar="TEXT",
+        help="what holds for all shots, such as who plays",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="model folder (default: the embedded one, a few-step student where there is one)",
+    )
+    parser.add_argument("--seed", type=whole_number, default=0, help="of the noise (default 0)")
+    parser.add_argument(
+        "--chunks",
+        type=whole_number,
+        default=4,
+        help="length of a shot whose line does not say it (default 4)",
+    )
+    parser.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        default=POOL_FRAMES,
+        metavar="FRAMES",
+        help=f"latent frames of history kept (default {POOL_FRAMES}, a minute at 16 per second)",
+    )
+    compile_cache_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(arguments)
+    from causalcine_jax.story import Story, write_story
+
+    story = Story((), flags.global_caption.strip(), flags.seed)
+    if flags.chunks < 1:
+        raise UsageError(f"--chunks must be at least 1, not {flags.chunks}")
+    # After the flags are understood: a wrong one should not wait for jax.
+    from causalcine_jax.config import PoolConfig
+    from causalcine_jax.film.director import Director
+    from causalcine_jax.film.filming import say
+    from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film.live import directed
+    from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
+
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
+    video = director.story.video
+    if sys.stdin.isatty():
+        say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends the film")
+    with FilmWriter(flags.out / "film.mp4", video.fps, viewing_scale(video.height)) as film:
+        for chunk in directed(director, sys.stdin, flags.chunks, say):
+            film.append(chunk.frames)
+            said = f"chunk {chunk.index + 1}/{director.resolved.chunks}  {chunk.shot.id}"
+            say(f"{said}  {chunk.shot.caption}" if chunk.index == chunk.shot.first_chunk else said)
+        if director.next_chunk == 0:
+            raise UsageError("no film: the input has no line that can be a shot")
+    write_story(director.story, flags.out / "story.yaml")
+    say(
+        f"{flags.out / 'film.mp4'}: {film.frames} frames; {flags.out / 'story.yaml'} makes it again"
+    )

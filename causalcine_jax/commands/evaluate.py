@@ -1,0 +1,105 @@
+"""Measures a model on held-out StoryWorld: does it remember, cut, and do as captions say?
+
+    causalcine evaluate --model DIR --returns 200 --films 20 --policies camr,sink,none
+
+Prints the tables and leaves evaluation.json, evaluation.md, returns.png and recall.png in --out.
+"""
+
+import argparse
+from pathlib import Path
+
+from causalcine_jax.cli import ArgumentParser, number, whole_number
+from causalcine_jax.config import DTYPES, POOL_PLACES
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine evaluate", description=__doc__)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="model folder (default: the embedded one, a few-step student where there is one)",
+    )
+    parser.add_argument(
+        "--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)"
+    )
+    parser.add_argument(
+        "--returns",
+        type=whole_number,
+        default=200,
+        help="returns of the PRIMARY recall, each from another film (default 200)",
+    )
+    parser.add_argument(
+        "--films",
+        type=whole_number,
+        default=20,
+        help="free films per policy; 0 measures the recall alone (default 20)",
+    )
+    parser.add_argument(
+        "--policies",
+        default="camr,sink,none",
+        help="memory policies, switched at inference (default camr,sink,none)",
+    )
+    parser.add_argument("--steps", type=whole_number, help="solver steps (default: the model's)")
+    parser.add_argument(
+        "--guidance",
+        type=number,
+        help="classifier-free guidance, 1 for none (default: the model's)",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=("base", "unipc", "euler", "few_step"),
+        help="solver; base: the model that this one was distilled from, with its own",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")
+    parser.add_argument(
+        "--seed", type=whole_number, help="of the held-out stories and of all noise"
+    )
+    parser.add_argument(
+        "--batch",
+        type=whole_number,
+        default=16,
+        help="films side by side (default 16); only few_step's results change with it, by chance",
+    )
+    parser.add_argument(
+        "--pool-on",
+        default="device",
+        choices=POOL_PLACES,
+        help="where history's keys and values lie: host, for batches that outgrow the device",
+    )
+    compile_cache_flags(parser)
+    parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(arguments)
+    from causalcine_jax.evaluation.config import HELD_OUT_SEED, EvaluationConfig
+
+    config = EvaluationConfig(
+        world=flags.world,
+        returns=flags.returns,
+        films=flags.films,
+        policies=tuple(name.strip() for name in flags.policies.split(",") if name.strip()),
+        steps=flags.steps,
+        guidance=flags.guidance,
+        solver=None if flags.sampler == "base" else flags.sampler,
+        seed=HELD_OUT_SEED if flags.seed is None else flags.seed,
+        batch=flags.batch,
+        pool_on=flags.pool_on,
+    )
+    # After the flags are understood: a wrong one should not wait for jax.
+    from causalcine_jax.evaluation.evaluate import evaluate, write_evaluation
+    from causalcine_jax.evaluation.report import markdown
+    from causalcine_jax.film.chosen_model import chosen_model
+    from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film.model_folder import load_model
+
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    evaluation = evaluate(
+        load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype), config
+    )
+    write_evaluation(flags.out, evaluation)
+    print(markdown(evaluation.report))
+    print(f"written to {flags.out}: evaluation.json, evaluation.md, returns.png, recall.png")

@@ -1,0 +1,256 @@
+"""Makes a film from a story, chunk by chunk, or from one prompt.
+
+    causalcine film --story examples/demo.yaml --out outputs/demo
+    causalcine film --story examples/demo.yaml --out outputs/base --sampler base
+    causalcine film --prompt "A red fox." --model models/self-forcing --out outputs/fox
+    causalcine film --prompt "A red fox." --model models/wan-1.3b --whole-film --out outputs/fox
+
+Leaves in --out:
+    film.mp4            grows as film.mp4.part while chunks are made, and can be watched meanwhile
+    contact_sheet.png   the film on one page: a row per shot, its caption, the cuts
+    memory.png          which older frames and shots memory brought back for each chunk
+    film.json           everything that went into the film; `--story film.json` makes it again
+
+One film by several processes (hosts), on all their devices: the same command in each, started as
+`causalcine train --help` says. Unset flags take the value of the film.json, else of the story, else
+of the model's metadata.json.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from causalcine_jax.cli import ArgumentParser, number, whole_number
+from causalcine_jax.config import (
+    DTYPES,
+    EVICTIONS,
+    KV_DTYPES,
+    POLICIES,
+    POOL_PLACES,
+    POSITIONS,
+    ROLLOUT_WEIGHTS,
+)
+from causalcine_jax.errors import UsageError, shown
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+
+CHOICES = (
+    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks",
+    "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
+    "pool_on", "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings",
+    "tiny_decoder", "lora", "scale", "seq", "rollout_weights",
+)  # fmt: skip
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine film", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--story", type=Path, help="a story (.yaml, .json), or the film.json of an earlier film"
+    )
+    what.add_argument(
+        "--prompt", help="a film of one shot, 81 frames unless --frames says another length"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the film; made if missing")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="model folder (default: the embedded one, a few-step student where there is one)",
+    )
+    parser.add_argument("--seed", type=whole_number, help="of the noise (default: the story's)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
+    parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
+    parser.add_argument(
+        "--whole-film",
+        action="store_true",
+        help="all frames at once under one prompt: plain, bidirectional Wan2.1",
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="a picture or clip that the film goes on from, as its first shot",
+    )
+    parser.add_argument("--start-caption", metavar="TEXT", help="what the start shows")
+
+    sampler = parser.add_argument_group("from noise to chunk (default: the model's)")
+    sampler.add_argument(
+        "--sampler",
+        choices=("base", "unipc", "euler", "few_step"),
+        help="solver; base: the model that this one was distilled from, with its own",
+    )
+    sampler.add_argument("--steps", type=whole_number, help="solver steps per chunk")
+    sampler.add_argument(
+        "--step-list",
+        type=_times,
+        metavar="T,T,...",
+        help="few_step's times in 0..1000, such as 1000,937.5,833.3,625",
+    )
+    sampler.add_argument("--shift", type=number, help="how far the schedule is bent toward noise")
+    sampler.add_argument("--guidance", type=number, help="classifier-free guidance, 1 for none")
+    sampler.add_argument(
+        "--negative",
+        metavar="TEXT",
+        help="what guidance steers away from (default: the story's, else the model's)",
+    )
+
+    memory = parser.add_argument_group("what a chunk sees (default: the model's)")
+    memory.add_argument("--policy", choices=POLICIES, help="how memory is chosen")
+    memory.add_argument(
+        "--window",
+        type=whole_number,
+        dest="window_chunks",
+        metavar="CHUNKS",
+        help="chunks before the own one that are always seen",
+    )
+    memory.add_argument(
+        "--memory-frames",
+        type=whole_number,
+        metavar="FRAMES",
+        help="older latent frames that the policy retrieves",
+    )
+    memory.add_argument(
+        "--positions",
+        choices=POSITIONS,
+        help="places in the receptive field, or distances in the film",
+    )
+    memory.add_argument(
+        "--eviction",
+        choices=EVICTIONS,
+        help="what a full pool gives up: its oldest chunk, or the one least retrieved of late",
+    )
+    memory.add_argument(
+        "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
+    )
+    memory.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        metavar="FRAMES",
+        help="latent frames of history kept (default: all that the policy may retrieve)",
+    )
+    memory.add_argument(
+        "--pool-gb",
+        type=number,
+        metavar="GB",
+        help="the same in GB of 10^9 bytes: as many whole chunks as fit",
+    )
+    memory.add_argument(
+        "--kv-dtype",
+        choices=KV_DTYPES,
+        help="of the history's keys and values (default: same as the model's)",
+    )
+    memory.add_argument(
+        "--pool-on",
+        choices=POOL_PLACES,
+        help="where keys and values lie; host: for what outgrows the device (default: device)",
+    )
+
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the networks; float8: bfloat16 with the blocks' matrices in eight bits "
+        "(default: the model's)",
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help="prompt embeddings in place of the text encoder, which is not loaded",
+    )
+    parser.add_argument(
+        "--tiny-decoder",
+        type=Path,
+        metavar="FILE",
+        help="taew2_1.pth: decode Wan2.1's latents by TAEHV, faster and less sharp",
+    )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:STRENGTH]",
+        help="adapter to merge into the transformer; may be given several times",
+    )
+    parser.add_argument(
+        "--embed-only",
+        action="store_true",
+        help="make no film: add the story's prompts to the --embeddings file",
+    )
+    parser.add_argument(
+        "--seq",
+        type=whole_number,
+        metavar="DEVICES",
+        help="devices that make a chunk together; divides heads and a chunk's tokens (default 1)",
+    )
+    parser.add_argument(
+        "--rollout-weights",
+        choices=ROLLOUT_WEIGHTS,
+        help="with --seq; gathered: the transformer's weights are replicated (default); "
+        "sharded: each pass gathers them, for small memory",
+    )
+    parser.add_argument(
+        "--scale",
+        type=whole_number,
+        help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)",
+    )
+    compile_cache_flags(parser)
+    parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
+    return parser.parse_args(arguments)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no size: give WIDTHxHEIGHT, such as 832x480"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _times(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(number(time) for time in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no list of times: give numbers such as 1000,937.5,833.3,625"
+        ) from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(arguments)
+    if flags.embed_only and flags.embeddings is None:
+        raise UsageError("--embed-only needs --embeddings FILE, where the embeddings go")
+    if not flags.embed_only and flags.out is None:
+        raise UsageError("give --out FOLDER, where the film goes")
+    from causalcine_jax.film.record import prompt_recipe, read_recipe
+
+    recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
+    # After the story is understood: a typing error in it should not wait for jax.
+    from causalcine_jax.film.choices import Choices
+    from causalcine_jax.film.generate import generate, save_story_embeddings
+    from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.parallel.processes import joined
+
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+
+    base = flags.sampler == "base"
+    choices = Choices(
+        solver=None if base else flags.sampler,
+        base=base,
+        **{name: getattr(flags, name) for name in CHOICES},
+    )
+    if flags.embed_only:
+        save_story_embeddings(
+            recipe,
+            flags.embeddings,
+            model=flags.model,
+            choices=choices,
+            progress=not flags.no_progress,
+        )
+    else:
+        with joined():
+            generate(
+                recipe,
+                flags.out,
+                model=flags.model,
+                choices=choices,
+                progress=not flags.no_progress,
+            )

@@ -1,0 +1,26 @@
+"""Commands that only a checkout has: benchmarks/ and experiments/ are not installed."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from causalcine_jax.errors import UsageError
+
+FOLDERS = {"bench": "benchmarks", "experiments": "experiments"}
+
+
+def main(name: str, arguments: list[str]) -> None:
+    """Runs the command from this package's own checkout, else from the one in the current folder.
+
+    `UsageError` where neither is one.
+    """
+    folder = FOLDERS[name]
+    for root in (Path(__file__).parents[2], Path.cwd()):
+        if (root / folder / "command_line.py").is_file() and (root / "pyproject.toml").is_file():
+            sys.path.insert(0, str(root))
+            importlib.import_module(f"{folder}.command_line").main(arguments)
+            return
+    raise UsageError(
+        f"{name} needs a checkout of the repository, which has {folder}/: "
+        f"run `python launch/{name}.py` there"
+    )

@@ -1,0 +1,210 @@
+"""Says what a run needs before it is started, or a machine rented for it.
+
+    causalcine plan memory --model wan-14b --size 832x480 --pool-frames 60 --devices 8
+    causalcine plan memory --model wan-14b --pool-frames 2400 --kv-dtype int8 --pool-on host
+    causalcine plan memory --model models/self-forcing --json
+    causalcine plan compile --config configs/wan_14b.py --topology v5p:4x4x4
+    causalcine plan compile --config configs/dmd.py:wan_14b --config.batch=32 --topology h200:8x8
+    causalcine plan compile --config configs/dmd.py:wan_14b --rollout --topology h200:1x8 --seq 8
+
+memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed.
+--model is a preset (storyworld, wan-1.3b, wan-14b), a family (self-forcing, causvid, ...:
+causalcine_jax/families.py), or anything that `causalcine convert` reads.
+
+compile: the real training step of a stage, or, with --rollout, what makes a chunk. It is compiled
+for hardware that need not be here: v5p, v6e, v5e, h200, h100. Its compiler must be: pip install
+'causalcine-jax[tpu]' or '[cuda13]'. Says bytes per device by part, collectives, FLOPs, and the
+roofline of a step (of a cycle of steps, where some do more). Exit code 1 if it does not fit.
+"""
+
+import argparse
+import os
+import re
+
+from causalcine_jax.cli import ArgumentParser, number, whole_number
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
+from causalcine_jax.errors import DataError, UsageError, shown
+
+# Of a film's memory: flags and fields of a request alike.
+ASKED = ("pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "pool_on")
+
+
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own flags, and those of the config."""
+    parser = ArgumentParser(prog="causalcine plan", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    memory = commands.add_parser(
+        "memory", help="bytes of networks, history and activations", allow_abbrev=False
+    )
+    memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")
+    memory.add_argument(
+        "--size",
+        metavar="WxH",
+        help="pixels of the film, 832x480 for Wan (default: the model's own)",
+    )
+    memory.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        help="latent frames of history kept (default: 60, a film of 15 s, "
+        "or less if memory cannot use so many)",
+    )
+    memory.add_argument(
+        "--pool-gb",
+        type=number,
+        metavar="GB",
+        help="the same in GB of 10^9 bytes, on all devices: how many frames are those?",
+    )
+    memory.add_argument(
+        "--kv-dtype",
+        default="same",
+        choices=KV_DTYPES,
+        help="of keys and values in history (default: same as the weights)",
+    )
+    memory.add_argument(
+        "--pool-on", default="device", choices=POOL_PLACES, help="where they lie (default: device)"
+    )
+    memory.add_argument(
+        "--devices", type=whole_number, default=1, help="that share the work (default 1)"
+    )
+    memory.add_argument(
+        "--guidance", type=number, help="1 keeps one history, else two (default: the model's)"
+    )
+    memory.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of weights and history (default: the model's, bfloat16 for Wan); "
+        "float8: the blocks' matrices in eight bits",
+    )
+    memory.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    step = commands.add_parser(
+        "compile",
+        help="a training step, compiled for hardware that need not be here",
+        allow_abbrev=False,
+    )
+    step.add_argument(
+        "--config",
+        metavar="FILE",
+        required=True,
+        help="a file of configs/, with --config.KEY=VALUE as for train.py",
+    )
+    step.add_argument(
+        "--topology",
+        required=True,
+        metavar="CHIP:SHAPE",
+        help="v5p:4x4x4, v6e:8x8, v5e:8x8, h200:1x8 (nodes x GPUs), ...",
+    )
+    step.add_argument(
+        "--seq",
+        type=whole_number,
+        help="devices that share a film (default: the config's, 1 if it has none)",
+    )
+    step.add_argument(
+        "--frames",
+        type=whole_number,
+        help="latent frames of the films (default: those of the config's world)",
+    )
+    step.add_argument(
+        "--size",
+        metavar="WxH",
+        help="their pixels (default: the size that the config's transformer was made for)",
+    )
+    step.add_argument(
+        "--rollout",
+        action="store_true",
+        help="not the stage's step but a rollout by the config's transformer, sampler and memory",
+    )
+    step.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        help="latent frames of a rollout's history (default: the whole film)",
+    )
+    step.add_argument(
+        "--kv-dtype", default="same", choices=KV_DTYPES, help="how it stores keys and values"
+    )
+    step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie")
+    step.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    flags, rest = parser.parse_known_args(arguments)
+    of_config = ("--config.", "--noconfig.") if flags.command == "compile" else ()
+    {"memory": memory, "compile": step}[flags.command].refuse(
+        [word for word in rest if not word.startswith(of_config)]
+    )
+    return flags, rest
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Width and height."""
+    if text is None:
+        return None
+    if not (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
+        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {shown(text)}")
+    return int(match[1]), int(match[2])
+
+
+def _need_no_device() -> None:
+    """Sets what jax reads when it is imported: plans ask for no device.
+
+    A step is compiled as `causalcine train` has it compiled.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    # The TPU's compiler would ask the machine which TPU it has.
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+    os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several plans at once: no TPU is taken
+
+
+def memory(flags: argparse.Namespace) -> None:
+    width, height = size_of(flags.size) or (None, None)
+    from causalcine_jax.planning.memory_plan import Request, memory_plan
+    from causalcine_jax.planning.memory_table import table, to_json
+
+    plan = memory_plan(
+        Request(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
+    )
+    print(to_json(plan) if flags.json else table(plan))
+
+
+def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
+    size = size_of(flags.size)
+    if not flags.rollout and (
+        flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")
+    ):
+        raise UsageError(
+            "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout"
+        )
+    from causalcine_jax.planning.hardware import target
+    from causalcine_jax.training.flags import parse as parse_config
+
+    target(flags.topology)  # a mistyped one is told at once
+    config, _ = parse_config([f"--config={flags.config}", *rest])
+    from causalcine_jax.planning.compile_plan import compile_plan
+    from causalcine_jax.planning.compile_table import table, to_json
+
+    how = {
+        "seq": flags.seq,
+        "frames": flags.frames,
+        "size": size,
+        "rollout": flags.rollout,
+        "pool_frames": flags.pool_frames,
+        "kv_dtype": flags.kv_dtype,
+        "pool_on": flags.pool_on,
+    }
+    plan = compile_plan(config, flags.topology, **how)
+    print(to_json(plan) if flags.json else table(plan), flush=True)
+    if not plan.fits:
+        raise DataError(
+            f"{plan.what} does not fit {plan.target.name}; "
+            "the largest arrays and what to change are printed above"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags, rest = parse(arguments)
+    _need_no_device()
+    if flags.command == "memory":
+        memory(flags)
+    else:
+        compile_step(flags, rest)

@@ -1,0 +1,76 @@
+"""Trains one stage: `causalcine train --config configs/base.py --config.optim.lr=3e-5`.
+
+    --config FILE           a file of configs/
+    --config.KEY=VALUE      another value of one of its fields
+    --print_config          print the resolved config as JSON and stop
+    --force                 go on with a run although the config that it began with was another
+    --compile_cache DIR     keep compiled programs in DIR (default: in the user's cache directory)
+    --no_compile_cache      compile everything anew and keep nothing
+
+The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
+
+One run by several processes (hosts): the same command in each, with JAX_NUM_PROCESSES,
+JAX_PROCESS_ID and JAX_COORDINATOR_ADDRESS=HOST:PORT, or with JAX_COORDINATOR_PORT alone on clusters
+that jax knows. launch/slurm.sh, tpu_pod.sh and gke.yaml set these.
+"""
+
+import math
+import os
+import sys
+
+from causalcine_jax.cli import cores, refuse_repeated
+from causalcine_jax.utils.compile_cache import keep_compiled
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(__doc__)
+        return
+    refuse_repeated(arguments)
+    import dataclasses
+    import json
+    import logging
+
+    # orbax logs what it then raises, and much besides
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _tune_xla()
+    from causalcine_jax.training.flags import check_named_stores, parse
+
+    config, options = parse(arguments)
+    text = json.dumps(dataclasses.asdict(config), indent=2)
+    if options.print_config:
+        print(text)
+        return
+    check_named_stores(arguments, config)
+    import jax
+
+    from causalcine_jax.parallel import processes
+
+    with processes.joined():
+        alone = not jax.distributed.is_initialized()
+        if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+            # A CPU is as many devices as it has cores (and the batch allows): a core per film is a
+            # fifth faster than all cores on each product. Of several processes each is one device.
+            jax.config.update(
+                "jax_num_cpu_devices",
+                math.gcd(config.batch // config.optim.accumulation, len(cores())),
+            )
+        keep_compiled(options.compile_cache, options.no_compile_cache)
+        if alone or processes.is_first():
+            print(text, flush=True)
+        from causalcine_jax.training.loop import train
+
+        train(config, force=options.force)
+
+
+def _tune_xla() -> None:
+    """Sets what jax reads when it is imported, or starts its devices.
+
+    O1 overlaps communication with compute. NPROC counts the threads of XLA's CPU client, by default
+    one per core: a collective holds its thread until all devices are there, so with as many devices
+    as threads two collectives in different orders would wait for each other for ever.
+    """
+    os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes about other people's hardware
+    os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))

@@ -1,0 +1,46 @@
+"""A film directed while it is made: each line of text that comes is its next shot.
+
+lines --(a thread)--> director.add_shot      director --> chunks, as long as shots are queued
+"""
+
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.director import Chunk, Director
+
+
+def directed(
+    director: Director, lines: Iterable[str], chunks: int, tell: Callable[[str], None]
+) -> Iterator[Chunk]:
+    """The chunks of the film that `lines` tell.
+
+    A line such as "Mia waves." is a shot of `chunks` chunks, "6: Mia waves." one of six. It takes
+    hold after all shots that are queued. Where none is, the film waits for the next line. A line
+    that cannot be a shot is told, and left out.
+    """
+    came: queue.Queue[bool] = queue.Queue()  # True for each shot, False at the end of the lines
+
+    def read() -> None:
+        try:
+            for line in lines:
+                if line.strip():
+                    try:
+                        _add(director, line.strip(), chunks)
+                    except UsageError as error:
+                        tell(f"error: {error}")
+                    else:
+                        came.put(True)
+        finally:
+            came.put(False)
+
+    threading.Thread(target=read, daemon=True).start()
+    while came.get():
+        yield from director
+
+
+def _add(director: Director, line: str, chunks: int) -> None:
+    given, caption = re.fullmatch(r"(?:(\d{1,4}):)?(.*)", line).groups()
+    director.add_shot(caption.strip(), chunks=int(given) if given else chunks)

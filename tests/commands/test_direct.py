@@ -1,0 +1,85 @@
+"""`causalcine direct`: lines of the input become shots while the film streams."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+
+from causalcine_jax.__main__ import command
+from causalcine_jax.cli import run
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.live import directed
+from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.render.mp4 import read_film
+from causalcine_jax.story import read_story
+
+FEW = SamplerConfig(steps=1, solver="euler")
+
+
+def test_a_line_that_comes_late_goes_on_with_the_film(folder):
+    first_is_filmed, told = threading.Event(), []
+
+    def lines():
+        yield "2: Mia waves.\n"
+        yield "\n"
+        yield "Mia wavess.\n"
+        assert first_is_filmed.wait(60)
+        yield "Otto sleeps.\n"
+
+    director = Director(
+        load_model(folder),
+        "A story.",
+        sampler=FEW,
+        memory=MemoryConfig("camr", 1, 2),
+        pool_frames=18,
+    )
+    seen = []
+    for chunk in directed(director, lines(), 1, told.append):
+        seen.append((chunk.index, chunk.shot.caption))
+        if chunk.index == 1:
+            first_is_filmed.set()
+    assert seen == [(0, "Mia waves."), (1, "Mia waves."), (2, "Otto sleeps.")]
+    (fault,) = told
+    assert fault.startswith("error: story: the model does not know 'wavess' in shot 's2'")
+
+
+def direct(*flags):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: command(["direct", *map(str, flags)]))
+    return ended.value.code
+
+
+def test_the_story_that_was_told_makes_the_same_film(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Mia waves.\n2: Otto sleeps.\n"))
+    flags = ("--model", folder, "--out", tmp_path / "live", "--pool-frames", 12, "--chunks", 1)
+    assert direct("--global", "A story.", "--seed", 3, *flags) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2].startswith("chunk 3/3  s2") and "film.mp4: 33 frames" in said[-1]
+    story = read_story(tmp_path / "live" / "story.yaml")
+    assert (story.global_caption, story.seed) == ("A story.", 3)
+    assert [(s.caption, s.chunks) for s in story.shots] == [("Mia waves.", 1), ("Otto sleeps.", 2)]
+    with pytest.raises(SystemExit, match="0"):
+        flags = ["--model", str(folder), "--out", str(tmp_path / "film"), "--no-progress"]
+        told = str(tmp_path / "live" / "story.yaml")
+        run(lambda: command(["film", "--story", told, *flags]))
+    live, again = (read_film(tmp_path / name / "film.mp4") for name in ("live", "film"))
+    assert live.shape[0] == 33 and np.array_equal(live, again)
+
+
+def test_an_input_without_a_shot_leaves_nothing(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n\n"))
+    assert direct("--model", folder, "--out", tmp_path / "live", "--pool-frames", 12) == 2
+    assert capsys.readouterr().err == "error: no film: the input has no line that can be a shot\n"
+    assert not list((tmp_path / "live").iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [(("--chunks", 0), "--chunks must be at least 1"), (("--seed", -1), "seed must be")],
+)
+def test_flags_that_cannot_be_do_not_wait_for_a_model(flags, said, tmp_path, capsys):
+    assert direct("--model", tmp_path / "none", "--out", tmp_path / "live", *flags) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "live").exists()
