@@ -1,6 +1,7 @@
-"""What memory brought back: for every chunk, the older frames that most layers retrieved while it was made.
+"""Draws what memory retrieved: per chunk, the older frames that most layers retrieved for it.
 
-A frame's edge has the colour of its shot, as on the contact sheet, so a shot that remembers another one shows at a glance.
+A frame's edge has its shot's colour, as on the contact sheet.
+So it is visible at a glance when a shot retrieves frames of another shot.
 """
 
 from collections import Counter
@@ -15,16 +16,20 @@ from causalcine_jax.story import ResolvedStory
 from causalcine_jax.story_schema import TEMPORAL_STRIDE
 from causalcine_jax.utils.atomic_file import whole_file
 
-SHOWN = 5  # remembered frames per chunk
+SHOWN = 5  # retrieved frames per chunk
 THUMB_WIDTH = 168
 GAP, MARGIN, EDGE = 12, 56, 4
 COLUMN_GAP = 48
-ONE_COLUMN = 10  # more rows than these stand in two columns
+ONE_COLUMN = 10  # more rows than these form two columns
 MOST_ROWS = 40
 
 
 class MemoryPicture:
-    """Collects one small image per latent frame and each chunk's votes while a film streams; draws them at the end."""
+    """Collects frames and votes while a film streams, and draws them at the end.
+
+    It keeps one small image per latent frame, and for each chunk how many layers retrieved
+    which frame.
+    """
 
     def __init__(self):
         self._images: list[Image.Image] = []
@@ -32,15 +37,23 @@ class MemoryPicture:
         self._layers = 0
 
     def add(self, frames: UInt8[np.ndarray, "t h w 3"], retrieved: Int[np.ndarray, "l k"]) -> None:
-        """The film's next chunk: its frames, and per layer the latent frames from memory (-1: none)."""
-        # A latent frame after the first stands for 4 video frames; the last of them represents it.
+        """Adds the film's next chunk.
+
+        Args:
+          frames: its video frames.
+          retrieved: per layer, the latent frames from memory (-1: none).
+        """
+        # A latent frame after the first covers 4 video frames; the last of them represents it.
         first = 0 if not self._images else TEMPORAL_STRIDE - 1
         self._images += [_thumb(image) for image in frames[first::TEMPORAL_STRIDE]]
         self._votes.append(Counter(retrieved[retrieved >= 0].tolist()))
         self._layers = len(retrieved)
 
     def save(self, path: str | Path, story: ResolvedStory) -> bool:
-        """Writes the PNG; returns False, and writes nothing, if memory was never asked (short films, policy none)."""
+        """Writes the PNG and returns True.
+
+        Returns False and writes nothing if memory retrieved nothing (short films, policy none).
+        """
         chunks = [index for index, votes in enumerate(self._votes) if votes]
         if not chunks:
             return False
@@ -64,7 +77,10 @@ class MemoryPicture:
         page = Image.new("RGB", size, PAPER)
         draw = ImageDraw.Draw(page)
         draw.text((MARGIN, MARGIN - 14), "What the film remembered", TEXT, font(34))
-        subtitle = f"the frames beyond the window that most of the {self._layers} layers retrieved for a chunk; edges in the colour of the shot"
+        subtitle = (
+            f"the frames beyond the window that most of the {self._layers} layers retrieved "
+            "for a chunk; edges in the colour of the shot"
+        )
         draw.text((MARGIN, MARGIN + 32), subtitle, SOFT, font(18))
         for place, chunk in enumerate(chunks):
             x = MARGIN + (place // rows) * (column_width + COLUMN_GAP)

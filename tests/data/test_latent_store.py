@@ -1,4 +1,4 @@
-"""The latent store: what is written is read, windows alone too; damage, interruption and mismatch are noticed."""
+"""The latent store: reads return what was written; damage, interruption, mismatch are noticed."""
 
 import dataclasses
 import json
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from latent_films import SPEC, damage, record, write_store
 
-from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, partial_path
+from causalcine_jax.data.latent_store import CorruptRecord, LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.data.store_layout import partial_path
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -19,8 +20,11 @@ def test_what_is_written_is_read(tmp_path):
     for film in range(7):
         expected, got = record(film), store[film]
         assert {name: value.dtype.name for name, value in got.items()} == {
-            "latents": "float32", "token_ids": "int32", "shot_of_chunk": "int32", "index": "int64",
-        }  # fmt: skip
+            "latents": "float32",
+            "token_ids": "int32",
+            "shot_of_chunk": "int32",
+            "index": "int64",
+        }
         np.testing.assert_array_equal(got["latents"], expected.latents.astype(np.float16))
         np.testing.assert_array_equal(
             got["token_ids"][: len(expected.token_ids)], expected.token_ids
@@ -75,7 +79,8 @@ def test_an_interrupted_store_goes_on_where_it_was(tmp_path):
     assert [writer.pending(i, 2) for i in range(2)] == [[range(0, 3), range(6, 7)], [range(3, 6)]]
     writer.write(range(3, 6), [record(film) for film in range(3, 6)])
     with pytest.raises(
-        DataError, match=r"films is not whole: 3 of 7 films are encoded; run launch/encode.py again"
+        DataError,
+        match=r"films is incomplete: 3 of 7 films are encoded; run launch/encode.py again",
     ):
         LatentStore.open(path)
     with pytest.raises(DataError, match="3 of 7"):

@@ -1,4 +1,4 @@
-"""Films told in other words: the same shots, other names; and what a return weighs."""
+"""Reworded films: the same shots under other names; and the loss's weight of a return."""
 
 import dataclasses
 import itertools
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from latent_films import SPEC, write_store
 
-from causalcine_jax.data.latent_store import LatentStore, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
+from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.storyworld import NAMES, VOCABULARY, WorldConfig, retold, returns, sample_story
@@ -41,9 +42,12 @@ def test_only_words_change():
     other = retold(story, np.random.default_rng(0))
     assert other.prompts() != story.prompts()
     plain = lambda told: dataclasses.replace(
-        told, told=True, global_caption="", cast=tuple(dataclasses.replace(c, name="") for c in told.cast),
+        told,
+        told=True,
+        global_caption="",
+        cast=tuple(dataclasses.replace(c, name="") for c in told.cast),
         shots=tuple(dataclasses.replace(shot, caption="") for shot in told.shots),
-    )  # fmt: skip
+    )
     assert plain(other) == plain(story)
     names = {character.name for character in other.cast}
     assert len(names) == len(story.cast)

@@ -1,4 +1,7 @@
-"""True films for the evaluation's tests, painted by a program compiled well: under conftest's flags painting would take most of the time."""
+"""True films for the evaluation's tests.
+
+An optimised program paints them: under conftest's flags, painting would take most of the time.
+"""
 
 import functools
 
@@ -20,7 +23,7 @@ _paint = jax.jit(
 
 
 def paint(story: Story) -> np.ndarray:
-    """All frames of a story of the base world."""
+    """Returns all frames of a story of the base world."""
     return np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
 
 
