@@ -91,7 +91,7 @@ class FilmWriter:
         return self
 
     def append(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Encodes and writes a chunk. All chunks of a film have the same height and width, both even."""
+        """Encodes and writes a chunk. All chunks have the same height and width, both even."""
         _, height, width, _ = frames.shape
         height, width = height * self._scale, width * self._scale
         if self._stream is None:

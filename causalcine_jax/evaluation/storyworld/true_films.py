@@ -1,4 +1,4 @@
-"""True films of StoryWorld, rendered: what the evaluation commits as history and measures its own eyes on."""
+"""True films of StoryWorld: the evaluation's history, and the films that measure the judge."""
 
 import functools
 
@@ -13,7 +13,7 @@ _paint = jax.jit(functools.partial(render, xp=jnp), static_argnames=("height", "
 
 
 def true_film(story: Story) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames of the story as the world draws it."""
+    """Renders all frames of the story."""
     shapes = scene_parameters(story)["shapes"]
     return np.asarray(
         _paint({"shapes": shapes}, height=story.world.height, width=story.world.width)
@@ -21,5 +21,5 @@ def true_film(story: Story) -> UInt8[np.ndarray, "t h w 3"]:
 
 
 def true_cuts(story: Story) -> list[int]:
-    """First frames of all shots but the first."""
+    """Returns the first frames of all shots but the first."""
     return [shot.frames.start for shot in story.shots[1:]]
