@@ -1,7 +1,5 @@
-"""Measurements of the package, run from a checkout by `launch/bench.py`: not part of what pip installs."""
+"""Measurements of the package, run from a checkout by `launch/bench.py`; not in the wheel."""
 
 from pathlib import Path
 
-REPOSITORY = Path(
-    __path__[0]
-).parent  # where a worker process starts, so that it imports this checkout
+REPOSITORY = Path(__path__[0]).parent  # workers start here, so that they import this checkout

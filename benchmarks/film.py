@@ -1,4 +1,7 @@
-"""A film to measure: the engine that generation uses, and two films that take turns in one pool, for which alone there may be memory."""
+"""A film to measure: generation's engine, with two films that take turns in one cache.
+
+Memory may suffice for one cache only.
+"""
 
 import time
 from dataclasses import dataclass, replace
@@ -20,10 +23,13 @@ TINY_DECODER = "tiny_decoder.safetensors"  # in a model folder of random weights
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a film is: its next chunk, and of its pool copies of all that decides what a chunk costs: which frames lie where, what routing reads of them, and
-    those near of a pool in host memory, for any other that routing picks is brought over. Keys and values of the pool itself, too large to keep twice, are not
-    among them: those of the film that wrote last serve both."""
+class FilmPosition:
+    """A film's next chunk, and copies of the cache's arrays that decide what a chunk costs.
+
+    They are: which frame each slot holds, what routing reads of them, and, with history in host
+    memory, the frames kept near. Routing copies any other frame from the host. Keys and values
+    are too large to keep twice, so both films use those of the film that wrote last.
+    """
 
     chunk: int
     time: Int[Array, " slots"]
@@ -35,16 +41,21 @@ class Place:
 class MeasuredFilm(RolloutEngine):
     """A film that is timed chunk by chunk.
 
-    next_chunk  which one `measured` makes
-    waits       for each move before it begins the next, as `RolloutEngine` does; else all are enqueued at once
-    copied      of the last chunk that was measured, with a pool in host memory: frames brought over per layer, in the last step and in the commit
+    next_chunk  the chunk that `measured` makes next
+    waits       waits for each move before the next begins, as `RolloutEngine` does; otherwise
+                all are enqueued at once
+    copied      with history in host memory: frames copied to the device per layer, in the last
+                step and in the commit, for the chunk measured last
     """
 
     next_chunk, waits = 0, True
     copied: dict[str, float] | None = None
 
     def measured(self, context: TextContext) -> dict[str, float]:
-        """Makes the next chunk: seconds of its moves, if it waits for them, and of all by the clock on the wall. Its frames are then on the host."""
+        """Makes the next chunk, whose frames are then on the host.
+
+        Returns the seconds of its moves, if it waits for them, and of all by the wall clock.
+        """
         near = self._near_time
         start = time.perf_counter()
         made = self.chunk(context, self.next_chunk)
@@ -63,22 +74,27 @@ class MeasuredFilm(RolloutEngine):
         return None if self._pool.near is None else np.array(self._pool.near.time)
 
     @property
-    def place(self) -> Place:
+    def position(self) -> FilmPosition:
         pool = self._pool
-        return Place(
+        return FilmPosition(
             self.next_chunk,
             *jax.block_until_ready(
                 jax.tree.map(jnp.copy, (pool.time, pool.usage, pool.descriptors, pool.near))
             ),
         )
 
-    def go_to(self, place: Place) -> None:
-        """Goes on as the film that was at that place. Once: the place's arrays are written to from then on, for there may be no memory for more copies."""
-        kept = {name: getattr(place, name) for name in ("time", "usage", "descriptors", "near")}
-        self._pool, self.next_chunk = replace(self._pool, **kept), place.chunk
+    def go_to(self, position: FilmPosition) -> None:
+        """Continues the film that was at `position`.
+
+        Once only: the position's arrays are then overwritten, because memory may not suffice
+        for more copies.
+        """
+        names = ("time", "usage", "descriptors", "near")
+        kept = {name: getattr(position, name) for name in names}
+        self._pool, self.next_chunk = replace(self._pool, **kept), position.chunk
 
     def forget(self) -> None:
-        """Empties the pool: what it holds is nobody's history."""
+        """Empties the cache."""
         pool = self._pool
         near = pool.near and replace(pool.near, time=pool.near.time.at[:].set(-1))
         self._pool = replace(
@@ -90,7 +106,7 @@ class MeasuredFilm(RolloutEngine):
 
 
 def frames_missing(wanted: Int[np.ndarray, "l b k"], near: Int[np.ndarray, "l b n"]) -> float:
-    """How many of the wanted frames (-1: none) are not near: per layer and history."""
+    """Returns how many of the wanted frames (-1: none) are not near, per layer and history."""
     there = (wanted[..., None] == near[:, :, None]).any(axis=-1)
     return float(((wanted >= 0) & ~there).sum(axis=-1).mean())
 
@@ -103,7 +119,7 @@ class _NoLaps(Clock):
 def new_film(
     model: Model, settings: Settings, policy: MemoryConfig = MemoryConfig()
 ) -> MeasuredFilm:
-    """A film without chunks, its pool allocated."""
+    """Returns a film without chunks, its cache allocated."""
     return MeasuredFilm(
         model,
         height=settings.height,
@@ -120,7 +136,10 @@ def new_film(
 def fill(
     film: MeasuredFilm, context: TextContext, settings: Settings, policy: MemoryConfig, number: int
 ) -> None:
-    """Leaves the pool as a film does before its chunk `number`. Only what it still holds then is committed: the sink and the newest chunks, no two alike."""
+    """Leaves the cache as a film does before its chunk `number`.
+
+    Commits only the chunks that it still holds then, all different: the sink and the newest.
+    """
     film.forget()
     shape = (1, CHUNK_FRAMES, *settings.latent_size, settings.transformer.in_dim)
     sink = -(-policy.memory_frames // CHUNK_FRAMES)

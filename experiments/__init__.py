@@ -1,1 +1,1 @@
-"""The paper's tables in StoryWorld, run from a checkout by `launch/experiments.py`: not part of what pip installs."""
+"""The paper's tables in StoryWorld, run from a checkout by `launch/experiments.py`."""

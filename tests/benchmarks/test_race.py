@@ -1,4 +1,7 @@
-"""The race's record: what it holds, how it goes on, and that a film which differs is a fault. Its peer is in tests/parity."""
+"""The race's record: its content, resuming, and the fault of films that differ.
+
+Its peer is tested in tests/parity.
+"""
 
 import dataclasses
 import json
@@ -10,7 +13,7 @@ from tiny_race import TINY_RACE
 from benchmarks import machine, race_sides
 from benchmarks import race as race_module
 from benchmarks.race import Race, faults, race, race_table
-from benchmarks.race_cases import CASES, ROUTED, Case
+from benchmarks.race_cases import CASES, ROUTED, RaceCase
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.planning.flops import segments
 
@@ -19,7 +22,10 @@ DEVICE = {"platform": "cpu", "kind": "cpu", "count": 1}
 
 @pytest.fixture
 def sides(monkeypatch):
-    """Processes that answer at once: a chunk takes ours 1 s, theirs 2 s; `apart` is what their film's last chunk is multiplied by."""
+    """Processes that answer at once.
+
+    A chunk takes ours 1 s and theirs 2 s. `apart` multiplies their film's last chunk.
+    """
     told = {"apart": 1.0, "asked": [], "missing": []}
 
     def in_process(part, settings, environment=None, **given):
@@ -65,7 +71,7 @@ def test_a_record_holds_both_sides_and_goes_on_where_it_ended(sides, tmp_path):
     )
     assert case["ours"]["by_chunk"] == [1.0] * 7 and case["theirs"]["seconds"]["repeats"] == 14
     assert (
-        Case.from_dict(case["film"]) == CASES["whole-160"]
+        RaceCase.from_dict(case["film"]) == CASES["whole-160"]
         and record["cases"]["routed-160"]["same_chunks"] == 4
     )
     assert not faults(record)
@@ -100,7 +106,7 @@ def test_films_that_differ_are_a_fault(sides):
     )
     sides["apart"] = float("nan")
     assert faults(race(Race(("whole-160",), turns=1), None, lambda line: None))
-    # Of a film that is routed only the chunks before memory begins are the same.
+    # With routing, both films are the same only before memory begins.
     sides["apart"] = 2.0
     assert not faults(race(Race(("routed-160",), turns=1), None, lambda line: None))
 
@@ -120,7 +126,7 @@ def test_a_record_of_something_else_is_not_gone_on_with(sides, tmp_path, monkeyp
     changed = race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
     assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any("anew" in line for line in said)
     monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc+changes"})
-    for _ in range(2):  # nobody knows whether such changes are the same
+    for _ in range(2):  # changes against the commit may differ between runs
         sides["asked"].clear()
         race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
         assert "race_ours" in sides["asked"]
