@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_race import TINY_RACE
 
-from benchmarks import machine, race_sides
+from benchmarks import machine, race_sides, roofline
 from benchmarks import race as race_module
 from benchmarks.race import Race, faults, race, race_table
 from benchmarks.race_cases import CASES, ROUTED, RaceCase
@@ -48,7 +48,7 @@ def sides(monkeypatch):
         np.save(given["film"], film)
         return {"result": result, "device": DEVICE}
 
-    for module in (race_module, machine):
+    for module in (race_module, roofline):
         monkeypatch.setattr(module, "in_process", in_process)
     monkeypatch.setattr(race_module, "missing_peers", lambda: told["missing"])
     monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc"})
@@ -155,7 +155,7 @@ def test_our_side_makes_a_film(tmp_path):
 def test_work_is_counted_as_elsewhere():
     case, net = TINY_RACE, TINY_RACE.network
     for frames in (6, 21):
-        counted = machine.work(case, frames, "bfloat16")
+        counted = roofline.work(case, frames, "bfloat16")
         own, keys = 3 * case.tokens, frames * case.tokens
         whole = segments(net, own, [keys], 0)
         both = counted["attention"]["flop"] + counted["cross_attention"]["flop"]
@@ -165,15 +165,15 @@ def test_work_is_counted_as_elsewhere():
             "flop"
         ] == machine.PASSES * (whole.dense - embedded)
     assert (
-        machine.work(case, 6, "float32")["attention"]["bytes"]
-        == 2 * machine.work(case, 6, "bfloat16")["attention"]["bytes"]
+        roofline.work(case, 6, "float32")["attention"]["bytes"]
+        == 2 * roofline.work(case, 6, "bfloat16")["attention"]["bytes"]
     )
 
 
 def test_a_part_is_held_against_the_slower_of_arithmetic_and_memory():
     parts = {"a": {"flop": 10.0, "bytes": 1.0}, "b": {"flop": 1.0, "bytes": 20.0}}
     best = {"flop_per_second": 10.0, "bytes_per_second": 10.0}
-    held = machine.attained(parts, {"a": 2.0, "b": 4.0}, chunk=7.0, best=best)
+    held = roofline.attained(parts, {"a": 2.0, "b": 4.0}, chunk=7.0, best=best)
     assert (held["parts"]["a"]["attained"], held["parts"]["b"]["attained"]) == (0.5, 0.5)
     assert held["chunk"] == {
         "floor_seconds": 3.0,
