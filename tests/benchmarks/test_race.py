@@ -124,7 +124,7 @@ def test_a_record_of_something_else_is_not_gone_on_with(sides, tmp_path, monkeyp
     out, said = tmp_path / "race.json", []
     race(Race(("whole-160",), turns=1), out, said.append)
     changed = race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
-    assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any("anew" in line for line in said)
+    assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any("again from the start" in line for line in said)
     monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc+changes"})
     for _ in range(2):  # changes against the commit may differ between runs
         sides["asked"].clear()
