@@ -53,7 +53,7 @@ from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.record import made_here
 from causalcine_jax.models.cache.kv_cache import pool_frames_for
-from causalcine_jax.storyworld import Story, sample_story
+from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
 
@@ -169,7 +169,7 @@ def film_case(
     return shown
 
 
-def shows(story: Story, character: int) -> np.ndarray:
+def shows(story: WorldStory, character: int) -> np.ndarray:
     """Returns which chunks of the story show the character."""
     return np.array([character in story.shots[shot].cast for shot in story.shot_of_chunk()])
 

@@ -24,7 +24,7 @@ from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film.record import device, software
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.storyworld import WORLDS, Story, sample_story
+from causalcine_jax.storyworld import WORLDS, WorldStory, sample_story
 from causalcine_jax.storyworld.world import CHUNK_FRAMES
 
 SEED = 20261128  # of stories that no stage trains on
@@ -62,7 +62,7 @@ def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
     return {"encode": rate(encode), "decode": rate(lambda: decode(parts))}
 
 
-def picture(vaes: list[VAE], stories: list[Story], file: str) -> None:
+def picture(vaes: list[VAE], stories: list[WorldStory], file: str) -> None:
     """Draws a column for the truth and for each VAE.
 
     Rows are the frames before, at and after the first cut of each story.

@@ -29,7 +29,7 @@ from causalcine_jax.evaluation.storyworld.recall import VAE, find_returns, measu
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.storyworld import Story, WorldConfig
+from causalcine_jax.storyworld import WorldConfig, WorldStory
 from causalcine_jax.training.sample import as_story
 from experiments import scores
 from experiments.scores import Scores
@@ -136,8 +136,8 @@ def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
 
 
 def films_of(
-    subject: Subject, stories: list[Story], batch: int, what: str
-) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
+    subject: Subject, stories: list[WorldStory], batch: int, what: str
+) -> Iterator[tuple[WorldStory, UInt8[np.ndarray, "t h w 3"]]]:
     """Yields the stories with the subject's films, with a progress bar."""
     made = filmed(
         subject.engine(stories[0].world), stories, subject.memory, min(batch, len(stories))

@@ -36,7 +36,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
 )
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.director import Chunk, Director
-from causalcine_jax.storyworld import ACTIONS, Story, WorldConfig, grammar, sample_story
+from causalcine_jax.storyworld import ACTIONS, WorldConfig, WorldStory, grammar, sample_story
 from causalcine_jax.training.sample import as_story
 from experiments import scores
 from experiments.kinds import SHOWN, Amounts, Measured, Subject, films_of
@@ -82,7 +82,7 @@ def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
     return measured
 
 
-def staying_story(world: WorldConfig, index: int) -> Story:
+def staying_story(world: WorldConfig, index: int) -> WorldStory:
     """Returns a long story whose shots each show one staying character, to a camera at rest.
 
     Every shot is as long as a film of `world`.
@@ -104,7 +104,7 @@ def staying_story(world: WorldConfig, index: int) -> Story:
     return dataclasses.replace(story, shots=tuple(shots), global_caption=global_caption)
 
 
-def drift_scores(story: Story, reading: Reading) -> dict[str, Pair]:
+def drift_scores(story: WorldStory, reading: Reading) -> dict[str, Pair]:
     """Returns way, off_middle and lost of every shot (see tables.py), and consistency of looks."""
     parts = []
     for shot in story.shots:
@@ -162,7 +162,7 @@ def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> 
     return measured
 
 
-def long_scores(story: Story, reading: Reading, judge: Judge) -> dict[str, Pair]:
+def long_scores(story: WorldStory, reading: Reading, judge: Judge) -> dict[str, Pair]:
     """Scores the shots of each act. A return belongs to the act in which it happens."""
     shots = list(zip(story.shots, score_shots(story, reading, judge), strict=True))
     acts = range(story.world.acts)
@@ -174,7 +174,7 @@ def long_scores(story: Story, reading: Reading, judge: Judge) -> dict[str, Pair]
     )
 
 
-def _act(story: Story, shot) -> int:
+def _act(story: WorldStory, shot) -> int:
     return shot.start_chunk // story.world.act_chunks
 
 
@@ -209,7 +209,7 @@ def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) 
 class _EndlessFilm:
     """What is kept of a streaming film: consistency per shot, costs of chunks, stills."""
 
-    def __init__(self, story: Story, judge: Judge):
+    def __init__(self, story: WorldStory, judge: Judge):
         self.story, self.judge = story, judge
         self.stills: list[np.ndarray] = []
         self._shot, self._frames = 0, []

@@ -13,7 +13,7 @@ from causalcine_jax.data.latent_store import Record
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
-from causalcine_jax.storyworld import Story, WorldConfig, retold, returns, sample_story
+from causalcine_jax.storyworld import WorldConfig, WorldStory, retold, returns, sample_story
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Retelling:
         weight[[back.chunk for back in returns(story)]] = self.return_weight
         return record | {"token_ids": ids, "chunk_weight": weight}
 
-    def story(self, index: int) -> Story:
+    def story(self, index: int) -> WorldStory:
         """Returns the story of film `index` of the store, or of several stores read as one."""
         for source in _sources(self.spec.source):
             films = source.get("films", self.spec.films)

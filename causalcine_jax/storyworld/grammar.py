@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from causalcine_jax.storyworld.story import Character, Shot
+from causalcine_jax.storyworld.story import Character, WorldShot
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     COLOURS,
@@ -129,7 +129,7 @@ def _named(text: str) -> list[str]:
 
 
 def write(
-    rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[Shot], told: bool
+    rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[WorldShot], told: bool
 ) -> tuple[str, list[str]]:
     """Returns the global line and a caption per shot.
 
@@ -148,7 +148,7 @@ def write(
     return _capital(line), captions
 
 
-def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: Shot) -> str:
+def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: WorldShot) -> str:
     way = WAYS[shot.facing]
     return _sentences(
         _pick(rng, SHOT if shot.cast else EMPTY_SHOT).format(

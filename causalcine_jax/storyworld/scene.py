@@ -11,7 +11,7 @@ from causalcine_jax.storyworld.actions import pose
 from causalcine_jax.storyworld.characters import HEAD_RADIUS, draw_character
 from causalcine_jax.storyworld.places import CENTRE, LIGHTS, draw_place
 from causalcine_jax.storyworld.shapes import DisplayList, Pen
-from causalcine_jax.storyworld.story import Shot, Story
+from causalcine_jax.storyworld.story import WorldShot, WorldStory
 from causalcine_jax.storyworld.world import FPS, MAX_ON_SCREEN
 
 FOCUS = (CENTRE, 0.60)  # the point that stays in place while the camera pushes in or pulls out
@@ -22,20 +22,20 @@ FRAMING = {"wide": (0.50, 0.89), "medium": (0.72, 0.97), "close-up": (1.16, 1.42
 PAIR_FRAMING = {"wide": (0.48, 0.89), "medium": (0.64, 0.96)}
 
 
-def scene_parameters(story: Story) -> dict[str, np.ndarray]:
+def scene_parameters(story: WorldStory) -> dict[str, np.ndarray]:
     """Returns what `render` and the ground truth need, with leading axis T.
 
     Returns:
       "shapes": float32 [T, K, fields], the display list.
       "figure", "head", "body", "accessory": float32 [T, 2, 4] boxes (x0, y0, x1, y1) in frame
-      heights, one per entry of Shot.cast, zero where it is empty. The figure's box covers all
+      heights, one per entry of WorldShot.cast, zero where it is empty. The figure's box covers all
       but ears, tail and arms.
     """
     parts = [_shot(story, shot) for shot in story.shots]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _shot(story: Story, shot: Shot) -> dict[str, np.ndarray]:
+def _shot(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray]:
     frames = np.arange(len(shot.frames), dtype=np.float64)
     zoom, camera_x, walk_x = _camera(shot, frames)
     target = DisplayList(len(frames))
@@ -84,7 +84,7 @@ def _shot(story: Story, shot: Shot) -> dict[str, np.ndarray]:
     return {"shapes": target.array(), **boxes}
 
 
-def _camera(shot: Shot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _camera(shot: WorldShot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns zoom, the camera's x and a walker's shift from the middle of its walk, per frame.
 
     All are symmetric about the middle of the shot.
@@ -104,7 +104,7 @@ def _camera(shot: Shot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _scenery_pens(
-    target: DisplayList, shot: Shot, zoom: np.ndarray, camera_x: np.ndarray
+    target: DisplayList, shot: WorldShot, zoom: np.ndarray, camera_x: np.ndarray
 ) -> tuple[Pen, Pen, Pen]:
     def pen(depth: float) -> Pen:
         scale = SCENERY_SCALE[shot.size] * (1.0 + (zoom - 1.0) * depth)
@@ -119,7 +119,7 @@ def _scenery_pens(
     return tuple(pen(depth) for depth in DEPTHS)
 
 
-def _standing(shot: Shot, position: int) -> tuple[float, float, float, float]:
+def _standing(shot: WorldShot, position: int) -> tuple[float, float, float, float]:
     """Returns height, x, y of the feet and facing of the character at `position` of a shot."""
     if len(shot.cast) == 1:
         scale, y = FRAMING[shot.size]

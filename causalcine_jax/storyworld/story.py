@@ -17,10 +17,10 @@ class Character:
 
 
 @dataclass(frozen=True)
-class Shot:
+class WorldShot:
     """A run of chunks under one caption.
 
-    `cast` holds indices into Story.cast; `actions` runs in parallel to it.
+    `cast` holds indices into WorldStory.cast; `actions` runs in parallel to it.
     """
 
     start_chunk: int
@@ -46,7 +46,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Story:
+class WorldStory:
     """A whole film, as scene_parameters renders it and prompts() describes it.
 
     `told`: captions name colours and accessories where their owners first appear.
@@ -57,7 +57,7 @@ class Story:
     world: WorldConfig
     cast: tuple[Character, ...]
     told: bool
-    shots: tuple[Shot, ...]
+    shots: tuple[WorldShot, ...]
     layouts: dict[str, Layout]
     global_caption: str
 
@@ -90,7 +90,7 @@ class Return:
     shot: int
 
 
-def returns(story: Story) -> list[Return]:
+def returns(story: WorldStory) -> list[Return]:
     """Returns every return: a character last seen before chunk r - window appears at r."""
     return returns_of_plan(
         [(s.start_chunk, s.chunks, s.cast) for s in story.shots], story.world.window_chunks

@@ -14,7 +14,14 @@ import numpy as np
 from causalcine_jax.errors import UsageError
 from causalcine_jax.storyworld import grammar
 from causalcine_jax.storyworld.places import Layout
-from causalcine_jax.storyworld.story import Character, Return, Shot, Story, returns, returns_of_plan
+from causalcine_jax.storyworld.story import (
+    Character,
+    Return,
+    WorldShot,
+    WorldStory,
+    returns,
+    returns_of_plan,
+)
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -32,14 +39,14 @@ from causalcine_jax.storyworld.world import (
     WorldConfig,
 )
 
-__all__ = ["Character", "Return", "Shot", "Story", "retold", "returns", "sample_story"]
+__all__ = ["Character", "Return", "WorldShot", "WorldStory", "retold", "returns", "sample_story"]
 
 UNTOLD = 1 / 3  # stories in which no caption names an attribute
 TRIES = 10_000  # a valid plan usually takes a few dozen
 PLANS = {"late": 0.52, "early": 0.32, "free": 0.16}  # which return a story must hold
 
 
-def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
+def sample_story(seed: int, index: int, world: WorldConfig) -> WorldStory:
     """Returns story `index` of the endless collection `seed`; both are at least 0."""
     if seed < 0 or index < 0:
         raise UsageError(f"seed and index of a story must not be negative, got {seed} and {index}")
@@ -62,10 +69,10 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
         dataclasses.replace(shot, caption=caption)
         for shot, caption in zip(shots, captions, strict=True)
     )
-    return Story(seed, index, world, cast, told, shots, layouts, global_caption)
+    return WorldStory(seed, index, world, cast, told, shots, layouts, global_caption)
 
 
-def retold(story: Story, rng: np.random.Generator) -> Story:
+def retold(story: WorldStory, rng: np.random.Generator) -> WorldStory:
     """Returns the same film in other words: other names and phrases, looks told or not.
 
     No pixel changes.
@@ -161,10 +168,10 @@ def _sample_shot(
     length: int,
     who: tuple[int, ...],
     previous_place: str | None,
-) -> Shot:
+) -> WorldShot:
     place = _pick(rng, [p for p in PLACES if p != previous_place])
     size = "wide" if not who else _pick(rng, SIZES[:2] if len(who) == 2 else SIZES)
-    return Shot(
+    return WorldShot(
         start,
         length,
         who,

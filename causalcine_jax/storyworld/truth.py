@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from causalcine_jax.storyworld.scene import scene_parameters
-from causalcine_jax.storyworld.story import Story
+from causalcine_jax.storyworld.story import WorldStory
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -24,7 +24,7 @@ from causalcine_jax.storyworld.world import (
 class GroundTruth:
     """Labels per video frame. Integers index the tables of world.py in order; -1 is nobody.
 
-    Axes: T video frames, 2 entries as in Shot.cast.
+    Axes: T video frames, 2 entries as in WorldShot.cast.
     Boxes are (x0, y0, x1, y1) in pixels, not clipped to the frame.
     """
 
@@ -35,7 +35,7 @@ class GroundTruth:
     time: np.ndarray  # int32 [T]
     size: np.ndarray  # int32 [T]
     camera: np.ndarray  # int32 [T]
-    character: np.ndarray  # int32 [T, 2], index into Story.cast
+    character: np.ndarray  # int32 [T, 2], index into WorldStory.cast
     action: np.ndarray  # int32 [T, 2]
     species: np.ndarray  # int32 [T, 2]
     colour: np.ndarray  # int32 [T, 2]
@@ -46,7 +46,7 @@ class GroundTruth:
     accessory_box: np.ndarray  # float32 [T, 2, 4]
 
 
-def ground_truth(story: Story, params: dict[str, np.ndarray] | None = None) -> GroundTruth:
+def ground_truth(story: WorldStory, params: dict[str, np.ndarray] | None = None) -> GroundTruth:
     """Returns the truth of every frame.
 
     Args:
@@ -105,7 +105,7 @@ def box_masks(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     return (xs >= x0) & (xs < x1) & (ys >= y0) & (ys < y1)
 
 
-def cast_per_chunk(story: Story) -> np.ndarray:
+def cast_per_chunk(story: WorldStory) -> np.ndarray:
     """Returns bool [chunks, characters]: whether a chunk shows a character."""
     seen = np.zeros((story.world.chunks, len(story.cast)), bool)
     for shot in story.shots:

@@ -19,7 +19,7 @@ from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, boot
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
 from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
 from causalcine_jax.film.director import Chunk
-from causalcine_jax.storyworld import WORLDS, Story, WorldConfig, sample_story
+from causalcine_jax.storyworld import WORLDS, WorldConfig, WorldStory, sample_story
 from causalcine_jax.storyworld.world import first_frame_of_chunk
 from causalcine_jax.training.flags import parse
 from experiments import claims, long_films, measure, scores
@@ -252,7 +252,7 @@ def test_worlds_of_one_shot_and_of_several_acts():
 
 
 @pytest.fixture(scope="module")
-def staying() -> Story:
+def staying() -> WorldStory:
     return long_films.staying_story(WorldConfig.base(), 0)
 
 

@@ -18,8 +18,8 @@ from causalcine_jax.storyworld import (
     SPECIES,
     TIMES,
     Character,
-    Shot,
     WorldConfig,
+    WorldShot,
     box_masks,
     ground_truth,
     render,
@@ -44,7 +44,7 @@ def one_shot(
     camera="static",
 ):
     """Returns a story of one chunk that shows `character`."""
-    shot = Shot(0, 1, (0,), (action,), place, time, size, camera, facing=1.0, offset=0.0)
+    shot = WorldShot(0, 1, (0,), (action,), place, time, size, camera, facing=1.0, offset=0.0)
     return dataclasses.replace(sample_story(0, 0, BASE), cast=(character,), shots=(shot,))
 
 

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.storyworld import Story, WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.storyworld import (
+    WorldConfig,
+    WorldStory,
+    render,
+    sample_story,
+    scene_parameters,
+)
 
 WORLD = WorldConfig.base()
 SEED = 31_337
@@ -22,12 +28,12 @@ _paint = jax.jit(
 )
 
 
-def paint(story: Story) -> np.ndarray:
+def paint(story: WorldStory) -> np.ndarray:
     """Returns all frames of a story of the base world."""
     return np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
 
 
 @functools.cache
-def film(index: int) -> tuple[Story, np.ndarray]:
+def film(index: int) -> tuple[WorldStory, np.ndarray]:
     story = sample_story(SEED, index, WORLD)
     return story, paint(story)

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.storyworld import Story, box_masks, ground_truth
+from causalcine_jax.storyworld import WorldStory, box_masks, ground_truth
 
 Pixels = UInt8[np.ndarray, "t h w 3"]
 
@@ -37,7 +37,7 @@ def edge_energy(film: Pixels) -> np.ndarray:
     return down + right
 
 
-def reconstruction(vae: VAE, stories: Iterable[Story]) -> dict[str, float]:
+def reconstruction(vae: VAE, stories: Iterable[WorldStory]) -> dict[str, float]:
     """Returns the numbers above over the true films of `stories`; `cuts` is their number."""
     errors, cut_errors = [], []
     energy = np.zeros((2, 2))  # whole frames and characters; round trip and truth

@@ -26,7 +26,7 @@ from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.pool import empty_pool, kept_near
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.storyworld import Story
+from causalcine_jax.storyworld import WorldStory
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
 
 
@@ -128,7 +128,7 @@ class BatchRollout:
             frames.append(video)
         return np.concatenate(frames, axis=1)
 
-    def prompts(self, stories: list[Story]) -> list[TextContext]:
+    def prompts(self, stories: list[WorldStory]) -> list[TextContext]:
         """Returns each chunk's prompts, one per film, ready for cross-attention.
 
         With guidance, as many null prompts follow them.
@@ -194,7 +194,7 @@ class BatchRollout:
     def denoise(
         self,
         pool: KVCache,
-        stories: list[Story],
+        stories: list[WorldStory],
         context: TextContext,
         chunk: int,
         memory: MemoryConfig,

@@ -36,7 +36,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
     sought,
 )
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
-from causalcine_jax.storyworld import Shot, Story, returns, sample_story
+from causalcine_jax.storyworld import WorldShot, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import WorldConfig
 
 TRUE_FILMS = "true films"
@@ -77,7 +77,7 @@ class FilmScores:
 
 
 def score_film(
-    story: Story,
+    story: WorldStory,
     video: UInt8[np.ndarray, "t h w 3"],
     judge: Judge,
     detector: CutDetector = CutDetector(),
@@ -90,7 +90,7 @@ def score_film(
     )
 
 
-def score_shots(story: Story, reading: Reading, judge: Judge) -> list[ShotScores]:
+def score_shots(story: WorldStory, reading: Reading, judge: Judge) -> list[ShotScores]:
     """Scores each shot of a film, given the judge's reading of all of it."""
     scores, seen = [], []
     for shot in story.shots:
@@ -103,8 +103,8 @@ def score_shots(story: Story, reading: Reading, judge: Judge) -> list[ShotScores
 
 def _prompt_scores(
     judge: Judge,
-    story: Story,
-    shot: Shot,
+    story: WorldStory,
+    shot: WorldShot,
     frames: Reading,
     seen: dict[int, CharacterReading | None],
 ) -> ShotScores:
@@ -121,7 +121,7 @@ def _prompt_scores(
 
 
 def _score_recall(
-    scores: list[ShotScores], story: Story, seen: list[dict[int, CharacterReading | None]]
+    scores: list[ShotScores], story: WorldStory, seen: list[dict[int, CharacterReading | None]]
 ) -> None:
     for back in returns(story):
         first_shot = next(
@@ -141,7 +141,7 @@ def _score_recall(
 
 
 def roll_out(
-    engine: BatchRollout, stories: list[Story], memory: MemoryConfig
+    engine: BatchRollout, stories: list[WorldStory], memory: MemoryConfig
 ) -> UInt8[np.ndarray, "b t h w 3"]:
     """Generates films of the stories, from captions alone."""
     contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories), memory), []
@@ -153,8 +153,8 @@ def roll_out(
 
 
 def filmed(
-    engine: BatchRollout, stories: list[Story], memory: MemoryConfig, films: int
-) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
+    engine: BatchRollout, stories: list[WorldStory], memory: MemoryConfig, films: int
+) -> Iterator[tuple[WorldStory, UInt8[np.ndarray, "t h w 3"]]]:
     """Yields every story with its film, `films` of them generated at once."""
     for start in range(0, len(stories), films):
         batch = stories[start : start + films]
@@ -166,7 +166,7 @@ def filmed(
 class FreeResult:
     """Scores of every film by row: the policies, and true films as their ceiling."""
 
-    stories: list[Story]
+    stories: list[WorldStory]
     scores: dict[str, list[FilmScores]]
 
     def row(self, name: str) -> dict[str, Interval | float]:
@@ -196,7 +196,7 @@ def measure_free_films(
     return FreeResult(stories, scores)
 
 
-def stories_apart(world: WorldConfig, seed: int, count: int) -> list[Story]:
+def stories_apart(world: WorldConfig, seed: int, count: int) -> list[WorldStory]:
     return [sample_story(seed, STORIES_APART + index, world) for index in range(count)]
 
 

@@ -29,9 +29,9 @@ from causalcine_jax.evaluation.storyworld.judge import (
     WIDTH,
 )
 from causalcine_jax.storyworld import (
-    Shot,
-    Story,
     WorldConfig,
+    WorldShot,
+    WorldStory,
     render,
     sample_story,
     scene_parameters,
@@ -141,7 +141,7 @@ def _render(shapes: Float[np.ndarray, "n k fields"], block: int = 32 * CLIP_FRAM
     return np.concatenate(blocks)[: len(shapes)]
 
 
-def _classes(story: Story, shot: Shot) -> dict[str, np.ndarray | int]:
+def _classes(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray | int]:
     """Returns a shot's classes as indices into the world's tables; -1 for an absent species."""
     labels = {name: CLASSES[name].index(getattr(shot, name)) for name in OF_FRAME}
     labels |= {name: np.full(len(SPECIES), -1, np.int32) for name in (*OF_CHARACTER, "action")}
@@ -155,7 +155,7 @@ def _classes(story: Story, shot: Shot) -> dict[str, np.ndarray | int]:
 
 
 def _head_cells(
-    story: Story, shot: Shot, boxes: Float[np.ndarray, "t places 4"]
+    story: WorldStory, shot: WorldShot, boxes: Float[np.ndarray, "t places 4"]
 ) -> Int[np.ndarray, "t species"]:
     """Returns the map's cell of each species' head; a head above the frame is in the top row."""
     cells = np.full((len(boxes), len(SPECIES)), -1, np.int32)
@@ -170,7 +170,7 @@ def _head_cells(
 
 
 def _poses(
-    story: Story, shot: Shot, looks: Int[np.ndarray, " t"]
+    story: WorldStory, shot: WorldShot, looks: Int[np.ndarray, " t"]
 ) -> Float[np.ndarray, "t species pose"]:
     """Returns each species' pose at the shot's frames `looks`; zero for an absent species.
 

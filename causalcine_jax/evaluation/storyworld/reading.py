@@ -25,7 +25,7 @@ from causalcine_jax.evaluation.storyworld.judge import (
     OF_FRAME,
     WIDTH,
 )
-from causalcine_jax.storyworld import SPECIES, Shot, Story
+from causalcine_jax.storyworld import SPECIES, WorldShot, WorldStory
 
 BLOCK = 64  # frames read at once, so that one size compiles
 FOUND = 0.5  # mean probability from which on a character counts as found
@@ -76,7 +76,7 @@ class Sought:
 ANYBODY = Sought()
 
 
-def sought(story: Story, shot: Shot, who: int) -> Sought:
+def sought(story: WorldStory, shot: WorldShot, who: int) -> Sought:
     """Returns how to look for character `who`.
 
     By species if it shares the shot; if it is alone, any character is taken for it.

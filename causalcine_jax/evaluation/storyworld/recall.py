@@ -32,7 +32,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.storyworld import Character, Return, Story, returns, sample_story
+from causalcine_jax.storyworld import Character, Return, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     CHUNK_FRAMES,
@@ -55,7 +55,7 @@ MAX_STORIES_PER_RETURN = 50
 class ReturnCase:
     """One return to judge."""
 
-    story: Story
+    story: WorldStory
     back: Return
 
     @property
