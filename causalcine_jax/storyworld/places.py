@@ -31,7 +31,7 @@ LIGHTS = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlaceLayout:
     """What a story varies about a place, the same at every visit.
 
     `shift` moves the silhouettes sideways; `mirror` is -1 for the mirror image, else 1.
@@ -41,7 +41,9 @@ class Layout:
     mirror: float
 
 
-def draw_place(pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layout: Layout) -> None:
+def draw_place(
+    pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layout: PlaceLayout
+) -> None:
     """Paints the background.
 
     `sky` does not move. `pens` are far, mid and near. While the camera rests, their origin
@@ -58,7 +60,7 @@ def draw_place(pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layo
     PAINTERS[place](far, mid, near, time == "night")
 
 
-def _heavens(sky: Pen, far: Pen, time: str, layout: Layout) -> None:
+def _heavens(sky: Pen, far: Pen, time: str, layout: PlaceLayout) -> None:
     x = CENTRE - 0.52 * layout.mirror
     if time == "sunset":
         far.shape(x, 0.50, 0.42, 0.42, (255, 236, 150), soft=0.2, alpha=0.75, outline=0)

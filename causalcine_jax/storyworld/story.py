@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalcine_jax.storyworld.places import Layout
+from causalcine_jax.storyworld.places import PlaceLayout
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
 
 
@@ -58,7 +58,7 @@ class WorldStory:
     cast: tuple[Character, ...]
     told: bool
     shots: tuple[WorldShot, ...]
-    layouts: dict[str, Layout]
+    layouts: dict[str, PlaceLayout]
     global_caption: str
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.storyworld import grammar
-from causalcine_jax.storyworld.places import Layout
+from causalcine_jax.storyworld.places import PlaceLayout
 from causalcine_jax.storyworld.story import (
     Character,
     Return,
@@ -61,7 +61,9 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> WorldStory:
         shots.append(shot)
         start, place = shot.end_chunk, shot.place
     layouts = {
-        name: Layout(shift=float(rng.uniform(-0.12, 0.12)), mirror=float(rng.choice([-1.0, 1.0])))
+        name: PlaceLayout(
+            shift=float(rng.uniform(-0.12, 0.12)), mirror=float(rng.choice([-1.0, 1.0]))
+        )
         for name in PLACES
     }
     global_caption, captions = grammar.write(rng, cast, shots, told)

@@ -27,7 +27,7 @@ from causalcine_jax.storyworld import (
     scene_parameters,
 )
 from causalcine_jax.storyworld.characters import Pose, draw_character
-from causalcine_jax.storyworld.places import LIGHTS, Layout, draw_place
+from causalcine_jax.storyworld.places import LIGHTS, PlaceLayout, draw_place
 from causalcine_jax.storyworld.render import FIELDS
 from causalcine_jax.storyworld.shapes import MAX_SHAPES, DisplayList, Pen
 
@@ -119,7 +119,7 @@ def test_the_fullest_scene_fits_the_display_list():
     scenery = []
     for place, time in itertools.product(PLACES, TIMES):
         target = DisplayList(1)
-        draw_place((Pen(target),) * 3, Pen(target), place, time, Layout(0.0, 1.0))
+        draw_place((Pen(target),) * 3, Pen(target), place, time, PlaceLayout(0.0, 1.0))
         scenery.append(len(target.rows))
     assert 2 * max(counts.values()) + max(scenery) <= MAX_SHAPES
 
