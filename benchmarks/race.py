@@ -238,7 +238,7 @@ def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
         why = (
             "files differ from the commit"
             if same and changed
-            else "it is of another software, dtype or without torch"
+            else "it was made by other software, in another dtype or without torch"
         )
         say(f"{out} is measured again from the start: {why}")
         return new

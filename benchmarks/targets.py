@@ -101,7 +101,7 @@ def check_device(device: str, hardware: Hardware, here: dict) -> None:
         )
     if hardware.devices not in (None, here["count"]):
         raise UsageError(
-            f"the targets for {device} are those of {hardware.devices} device, and jax sees "
+            f"the targets for {device} hold for {hardware.devices} device, and jax sees "
             f"{here['count']}: set CUDA_VISIBLE_DEVICES=0"
         )
 

@@ -116,9 +116,9 @@ TABLES = {
         "than those of the first row. Their steps are in the commands below; the embedded base "
         "had 14,900, its student 300 and 600. As in the paper, a model without multi-shot tuning "
         "has less training, so the first comparison is not at equal compute. The bases of the last "
-        "two rows had equally many steps, on equally many films per step. At the base scale they are too "
-        "young to draw characters. A character that is not found counts as wrong, so their recall "
-        "is below chance and says nothing of memory.",
+        "two rows had equally many steps, on equally many films per step. At the base scale they "
+        "had too few to draw characters. A character that is not found counts as wrong, so their "
+        "recall is below chance and says nothing of memory.",
     ),
     "memory": Table(
         title="Memory: none, a sink of first frames, or routed by content",

@@ -56,7 +56,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
         for column, row in enumerate(columns, start=1):
             verdict = result.verdicts[row][number]
             found = verdict.found
-            said = (
+            answer = (
                 ("not found", WRONG)
                 if found is None
                 else (f"{found.colour}, {found.accessory}", RIGHT if verdict.joint else WRONG)
@@ -66,7 +66,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
                 if row == TRUTH
                 else ""
             )
-            _cell(page, draw, column, y, thumb, result.stills[row][number], note, said)
+            _cell(page, draw, column, y, thumb, result.stills[row][number], note, answer)
     with whole_file(path) as partial:
         page.save(partial, format="PNG", optimize=True)
 
@@ -79,11 +79,11 @@ def _cell(
     thumb: tuple[int, int],
     frame: UInt8[np.ndarray, "h w 3"],
     note: str,
-    said: tuple[str, tuple],
+    answer: tuple[str, tuple],
 ) -> None:
     x = MARGIN + column * (THUMB_WIDTH + GAP)
     page.paste(Image.fromarray(frame).resize(thumb, Image.Resampling.LANCZOS), (x, y))
-    draw.text((x + 2, y + thumb[1] + 4), said[0], said[1], font(20))
+    draw.text((x + 2, y + thumb[1] + 4), answer[0], answer[1], font(20))
     draw.text(
         (x + 2, y + thumb[1] + 30),
         fit_text(note, font(16), THUMB_WIDTH),

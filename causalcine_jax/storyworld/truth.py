@@ -22,7 +22,7 @@ from causalcine_jax.storyworld.world import (
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Labels per video frame. Integers index the tables of world.py in order; -1 is nobody.
+    """Labels per video frame. Integers index the tables of world.py in order; -1 is no character.
 
     Axes: T video frames, 2 entries as in WorldShot.cast.
     Boxes are (x0, y0, x1, y1) in pixels, not clipped to the frame.

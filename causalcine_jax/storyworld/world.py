@@ -47,7 +47,7 @@ TEMPORAL_STRIDE = 4  # video frames per latent frame after the first
 ASPECT = 5 / 3
 MAX_ON_SCREEN = 2  # characters that a shot shows
 MAX_CAST = 3  # characters of a story
-EMPTY = 0.05  # fraction of shots that show nobody
+EMPTY = 0.05  # fraction of shots without a character
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class WorldConfig:
     late_chunk  a character that first appears in this chunk or later is hidden from a
                 first-frame sink
     acts        plans of shots per film, of equal length; the bounds on shots hold for one act
-    pairs       probability that a shot shows two characters. EMPTY of the shots show nobody
+    pairs       probability that a shot shows two characters. EMPTY of the shots show none
                 and the rest show one. Plans are redrawn until they hold a return, so the
                 fraction of pairs in films differs by a few per cent.
     """

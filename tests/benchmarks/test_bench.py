@@ -350,7 +350,7 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "code, said, error, reason",
+    "code, stderr, error, reason",
     [
         (
             2,
@@ -373,11 +373,11 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
         (1, "", DataError, "its process ended with code 1"),
     ],
 )
-def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, said, error, reason):
+def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, stderr, error, reason):
     monkeypatch.setattr(
         subprocess,
         "run",
-        lambda command, **how: subprocess.CompletedProcess(command, code, stderr=said),
+        lambda command, **how: subprocess.CompletedProcess(command, code, stderr=stderr),
     )
     with pytest.raises(error) as failed:
         in_process("text", Settings("storyworld"))

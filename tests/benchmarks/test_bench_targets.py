@@ -150,8 +150,8 @@ def test_a_record_of_something_else_is_no_record_of_the_run(machine, monkeypatch
 
 
 def test_a_run_that_was_interrupted_goes_on_with_its_other_parts(machine, monkeypatch, tmp_path):
-    said = []
-    measured = lambda: measure_targets("a chip", tmp_path, "configs", said.append)[0]
+    messages = []
+    measured = lambda: measure_targets("a chip", tmp_path, "configs", messages.append)[0]
     both = dataclasses.replace(
         RUNS[0], parts=("vae", "text"), targets=(*RUNS[0].targets, *RUNS[1].targets)
     )
@@ -177,10 +177,11 @@ def test_a_run_that_was_interrupted_goes_on_with_its_other_parts(machine, monkey
     )
     (tmp_path / "eyes.json").write_text(json.dumps(record | old))
     machine.asked = []
-    said.clear()
+    messages.clear()
     heads = measured().splitlines()[-2:]
     assert (
-        machine.asked == ["vae", "text"] and "free.json is of commit abc, and this is " in said[0]
+        machine.asked == ["vae", "text"]
+        and "free.json is of commit abc, and this is " in messages[0]
     )
     assert heads[0].endswith(": eyes") and heads[1].endswith(": free") and "commit abc" in heads[1]
 

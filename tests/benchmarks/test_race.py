@@ -113,26 +113,28 @@ def test_films_that_differ_are_a_fault(sides):
 
 def test_without_torch_our_side_is_measured(sides):
     sides["missing"] = ["torch", "diffusers"]
-    said = []
-    record = race(Race(("whole-160", "roofline"), turns=1), None, said.append)
-    assert record["missing_peers"] == ["torch"] and "torch is not installed" in said[0]
+    messages = []
+    record = race(Race(("whole-160", "roofline"), turns=1), None, messages.append)
+    assert record["missing_peers"] == ["torch"] and "torch is not installed" in messages[0]
     assert "theirs" not in record["cases"]["whole-160"] and not faults(record)
     assert list(record["roofline"]["peaks"]) == ["jax"] and "not measured" in race_table(record)
 
 
 def test_a_record_of_something_else_is_not_gone_on_with(sides, tmp_path, monkeypatch):
-    out, said = tmp_path / "race.json", []
-    race(Race(("whole-160",), turns=1), out, said.append)
-    changed = race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
-    assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any("again from the start" in line for line in said)
+    out, messages = tmp_path / "race.json", []
+    race(Race(("whole-160",), turns=1), out, messages.append)
+    changed = race(Race(("whole-160",), "bfloat16", turns=1), out, messages.append)
+    assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any(
+        "again from the start" in line for line in messages
+    )
     monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc+changes"})
     for _ in range(2):  # changes against the commit may differ between runs
         sides["asked"].clear()
-        race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
+        race(Race(("whole-160",), "bfloat16", turns=1), out, messages.append)
         assert "race_ours" in sides["asked"]
     out.write_text("[]")
     with pytest.raises(DataError, match="no record of a race"):
-        race(Race(("whole-160",)), out, said.append)
+        race(Race(("whole-160",)), out, messages.append)
     with pytest.raises(
         UsageError,
         match=r"unknown case 'whole-16', did you mean 'whole-160'.*unknown dtype.*at least 1",

@@ -102,7 +102,7 @@ def test_an_interrupted_store_goes_on_where_it_was(tmp_path):
 
 def test_a_store_made_otherwise_is_left_alone(tmp_path):
     path = tmp_path / "films"
-    LatentStoreWriter(path, dataclasses.replace(SPEC, text_len=9))  # no film yet: gives way
+    LatentStoreWriter(path, dataclasses.replace(SPEC, text_len=9))  # without a film, it is replaced
     writer = LatentStoreWriter(path, SPEC)
     writer.write(range(3), [record(film) for film in range(3)])
     with pytest.raises(UsageError, match=r"films is 7, asked 9; vae is 'v', asked 'w'"):

@@ -52,15 +52,14 @@ def test_only_words_change():
     names = {character.name for character in other.cast}
     assert len(names) == len(story.cast)
     for shot in other.shots:
-        said = set(re.findall(r"\w+", shot.caption)) & set(NAMES)
-        assert said == {other.cast[who].name for who in shot.cast}
+        named = set(re.findall(r"\w+", shot.caption)) & set(NAMES)
+        assert named == {other.cast[who].name for who in shot.cast}
 
 
 def test_every_visit_of_a_film_is_told_anew_and_a_return_weighs_more(store):
     retelling = Retelling(store.spec, TOKENIZER, return_weight=2.5)
-    batches = list(
-        itertools.islice(Loader(store, 1, retelling=retelling), 10)
-    )  # two epochs of five films
+    # Two epochs of five films.
+    batches = list(itertools.islice(Loader(store, 1, retelling=retelling), 10))
     visits = {}
     for batch in batches:
         visits.setdefault(int(batch["index"][0]), []).append(batch)

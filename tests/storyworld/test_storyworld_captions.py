@@ -29,8 +29,8 @@ def stories():
 
 
 def test_vocabulary_is_closed_and_fully_used(stories):
-    said = {word for story in stories for prompt in story.prompts() for word in words(prompt)}
-    assert said == set(VOCABULARY)
+    used = {word for story in stories for prompt in story.prompts() for word in words(prompt)}
+    assert used == set(VOCABULARY)
     assert len(VOCABULARY) < 400 and list(VOCABULARY) == sorted(set(VOCABULARY))
 
 

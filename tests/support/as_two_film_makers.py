@@ -40,7 +40,7 @@ def main() -> None:
                 Choices(start=Path("only_on_host0.png"), start_caption="Mia waves."),
             ),
         }
-        said = {}
+        errors = {}
         for name, (asked, choices) in refused.items():
             try:
                 generate(
@@ -51,8 +51,8 @@ def main() -> None:
                     progress=False,
                 )
             except (UsageError, DataError) as error:
-                said[name] = f"{type(error).__name__}: {error}"
-        print(json.dumps(said), flush=True)
+                errors[name] = f"{type(error).__name__}: {error}"
+        print(json.dumps(errors), flush=True)
         generate(
             prompt_recipe("Mia waves."),
             folder / "whole",

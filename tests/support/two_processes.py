@@ -34,5 +34,5 @@ def two_processes(*command: str, devices: int) -> list[subprocess.Popen]:
 
 def both_ended(pair: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     """Waits for both; returns (code, stdout, stderr) of each."""
-    said = [process.communicate(timeout=600) for process in pair]
-    return [(process.returncode, *texts) for process, texts in zip(pair, said, strict=True)]
+    outputs = [process.communicate(timeout=600) for process in pair]
+    return [(process.returncode, *texts) for process, texts in zip(pair, outputs, strict=True)]
