@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927).
+    """Returns Wilson's score interval of a proportion (Wilson 1927).
 
     It stays sound near 0 and 1, where hits +- z*sigma is not.
     """
@@ -50,7 +50,7 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
 def bootstrap_mean(
     scores, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the mean of `scores` [n]; drops NaN (not applicable)."""
+    """Bootstraps the mean of `scores` [n] (percentile); drops NaN (not applicable)."""
     scores = np.asarray(scores, np.float64).ravel()
     scores = scores[~np.isnan(scores)]
     if scores.size == 0:
@@ -79,7 +79,7 @@ class Grouped(NamedTuple):
 def bootstrap_grouped(
     scores: Grouped, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the mean over all questions, redrawing whole groups.
+    """Bootstraps the mean over all questions (percentile), redrawing whole groups.
 
     `count` is the number of questions. If all answers are right or all are wrong, redrawing
     shows no spread, so the interval is Wilson's over the groups.
@@ -104,7 +104,7 @@ def bootstrap_paired(
     resamples: int = 4000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of `statistic` of two means over the same groups.
+    """Bootstraps `statistic` of two means over the same groups (percentile).
 
     `statistic` is np.subtract or np.divide. Both sides are redrawn together, and `count` is
     the number of groups in which both have answers.

@@ -67,7 +67,7 @@ def thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]
 def sheet_frames(shot: ResolvedShot) -> list[int]:
     """Returns the frames that represent a shot: first, last and some evenly between.
 
-    None is repeated.
+    No frame is repeated.
     """
     count = min(COLUMNS, shot.frames)
     return [shot.first_frame + round(x) for x in np.linspace(0, shot.frames - 1, count)]

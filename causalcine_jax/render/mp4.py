@@ -3,7 +3,7 @@
     chunk of frames -> H.264, starting with a keyframe -> film.mp4.part, a fragment per frame
         -> at the end film.mp4
 
-The growing file is a fragmented mp4: every frame is playable as soon as it is written.
+The growing file is a fragmented mp4: every written frame is playable, even after a crash.
 A complete film's packets are copied, without encoding again, into an ordinary mp4.
 Its index is in front, so every player can seek in it.
 """

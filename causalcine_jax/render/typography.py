@@ -53,7 +53,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def wide_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, for text that is not plain English."""
+    """Returns DejaVu Sans, for text that is not plain English."""
     # Found without importing matplotlib, which takes longer than drawing a page.
     folder = Path(importlib.util.find_spec("matplotlib").submodule_search_locations[0])
     return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
@@ -71,7 +71,8 @@ def shot_colour(number: int) -> tuple[int, int, int]:
 def printable(text: str) -> str:
     """Returns `text` in glyphs that exist.
 
-    Quotes and dashes become plain, letters without a glyph become Latin, control characters go.
+    Quotes and dashes become plain, letters without a glyph become Latin, and control characters
+    are removed.
     """
     return "".join(map(_drawn, text.translate(PLAIN)))
 

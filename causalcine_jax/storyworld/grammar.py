@@ -162,7 +162,7 @@ def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: WorldSho
 
 
 def _deed(rng: np.random.Generator, who: list[str], actions: tuple[str, ...], way: str) -> str:
-    """Who does what. Draws once per character, so later draws do not depend on phrases."""
+    """Returns who does what. Always draws once per character."""
     phrases = [_pick(rng, ACTION_PHRASES[action]) for action in actions]
     if len(who) == 2 and actions[0] == actions[1]:
         return f"{_listed(who)} {phrases[0][1]}".format(way=way)

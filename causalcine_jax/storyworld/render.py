@@ -104,6 +104,6 @@ def _distance(s, xs, ys, xp):
 
 
 def _smooth(t, xp):
-    """Smoothstep of t clipped to [0, 1]."""
+    """Returns the smoothstep of t clipped to [0, 1]."""
     t = xp.clip(t, 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)

@@ -29,7 +29,7 @@ class DisplayList:
         self.rows.append(row)
 
     def array(self) -> np.ndarray:
-        """float32 [T, MAX_SHAPES, fields]; unused rows are transparent."""
+        """Returns float32 [T, MAX_SHAPES, fields]; unused rows are transparent."""
         if len(self.rows) > MAX_SHAPES:
             raise ValueError(f"a scene has {len(self.rows)} shapes, more than {MAX_SHAPES}")
         out = np.zeros((self.frames, MAX_SHAPES, len(FIELDS)), np.float32)
@@ -141,10 +141,10 @@ class Pen:
 
 
 def lighten(colour, amount: float) -> tuple[float, ...]:
-    """`colour` mixed with white."""
+    """Mixes `colour` with white."""
     return tuple(c + (255 - c) * amount for c in colour)
 
 
 def darken(colour, amount: float) -> tuple[float, ...]:
-    """`colour` mixed with black."""
+    """Mixes `colour` with black."""
     return tuple(c * (1 - amount) for c in colour)

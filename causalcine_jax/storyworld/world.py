@@ -109,7 +109,7 @@ class WorldConfig:
 
     @classmethod
     def base(cls) -> "WorldConfig":
-        """48x80, 117 video frames (7.3 s): small enough to train on a laptop."""
+        """Films of 48x80, 117 video frames (7.3 s): small enough to train on a laptop."""
         return cls(
             48, 80, 30, min_shots=3, max_shots=5, min_shot_chunks=1, max_shot_chunks=4, late_chunk=2
         )
@@ -135,7 +135,7 @@ class WorldConfig:
 
     @classmethod
     def montage_long(cls) -> "WorldConfig":
-        """The montage in films of 60 latent frames.
+        """Films as in montage(), of 60 latent frames.
 
         A character is in few of many frames, so memory has to choose.
         """
@@ -153,7 +153,7 @@ class WorldConfig:
 
     @classmethod
     def storyworld(cls) -> "WorldConfig":
-        """96x160, 237 video frames (14.8 s), 5 shots."""
+        """Films of 96x160, 237 video frames (14.8 s), 5 shots."""
         return cls(
             96,
             160,
@@ -176,7 +176,7 @@ class WorldConfig:
         return cls.storyworld().in_one_shot()
 
     def in_one_shot(self) -> "WorldConfig":
-        """The same films without a cut inside an act.
+        """Returns the same films without a cut inside an act.
 
         No character returns, and some of the cast never appear.
         """

@@ -58,7 +58,7 @@ class CutDetector:
 def shrink(
     video: UInt8[np.ndarray, "t h w 3"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "t gh gw 3"]:
-    """Area means over a `grid` of cells, which need not divide the height and width evenly."""
+    """Averages over a `grid` of cells, which need not divide the height and width evenly."""
     _, height, width, _ = video.shape
     rows = np.linspace(0, height, grid[0] + 1).astype(int)
     columns = np.linspace(0, width, grid[1] + 1).astype(int)

@@ -68,7 +68,7 @@ Params = dict[str, Array]
 
 
 def init_params(key: Array) -> Params:
-    """Random weights."""
+    """Draws random weights."""
     shapes = {name: (3, 3, i, o) for name, i, o in _STAGES}
     shapes |= {name: (_WIDTH, outputs) for name, outputs in _OF_CELL.items()}
     shapes |= {name: (2 * _WIDTH, len(classes)) for name, classes in OF_FRAME.items()}
@@ -112,7 +112,7 @@ def act(params: Params, motion: Float[Array, "*n looks features"]) -> Float[Arra
 
 
 def _conv(params: Params, name: str, x: Array) -> Array:
-    """Convolution, RMS norm over the channels, relu."""
+    """Applies convolution, RMS norm over the channels, and relu."""
     y = jax.lax.conv_general_dilated(
         x, params[f"{name}.weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

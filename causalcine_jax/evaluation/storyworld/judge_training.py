@@ -122,7 +122,7 @@ def _around(head: Int[Array, "n species"]) -> Bool[Array, "n species cells"]:
 
 
 def _masked(logits: Array, labels: Array) -> Array:
-    """Mean cross-entropy over the labels that are not -1."""
+    """Averages the cross-entropy over the labels that are not -1."""
     each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     return jnp.sum(each * (labels >= 0)) / jnp.maximum(jnp.sum(labels >= 0), 1)
 
