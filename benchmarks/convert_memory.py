@@ -139,7 +139,7 @@ def others() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--to", choices=DIRECTIONS, required=True, help="the direction to measure")
     parser.add_argument(
         "--naming",

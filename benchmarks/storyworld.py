@@ -28,7 +28,7 @@ def films_per_second(draw, inputs) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--world", choices=("base", "storyworld"), default="base")
     parser.add_argument(
         "--films", type=int, default=20, help="films drawn with jax; numpy draws a tenth of them"

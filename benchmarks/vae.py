@@ -83,7 +83,7 @@ def picture(vaes: list[VAE], stories: list[WorldStory], file: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "models", nargs="*", default=[str(EMBEDDED)], help="model folders with a VAE"
     )
