@@ -1,8 +1,10 @@
-"""Benchmarks of any preset with random weights: parts one after the other, each in a process of its own, into one JSON record.
+"""Benchmarks any preset with random weights, one part after the other, into one JSON record.
 
-    settings, parts --worker.py per part--> results --> record {schema, device, software, settings, parts} --report.py--> a table
+    settings, parts --worker.py, a process per part--> results
+        --> record {schema, device, software, settings, parts} --report.py--> a table
 
-A part that fails is noted in the record with its reason, and the next begins. The record is kept after each, for the last may take hours.
+If a part fails, the record notes the reason and the next part begins. The record is kept
+after each part, because later ones may take hours.
 """
 
 import contextlib
@@ -32,9 +34,10 @@ from causalcine_jax.utils.atomic_file import whole_file
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")
 PEERS_INSTALL = 'pip install -c constraints.txt -e ".[parity]"'
-ERROR = "error: "  # as cli.run begins the line
-START = ".bench.start"  # a fixed name: what a start that was killed leaves there, tens of GB, goes with the next
-LAST_LINES = 20  # of what a process said before it failed
+ERROR = "error: "  # how cli.run begins an error's line
+# A fixed name: the next start removes what a killed one left there, tens of GB.
+START = ".bench.start"
+LAST_LINES = 20  # of a failed process's output
 
 
 def bench(
@@ -47,12 +50,17 @@ def bench(
 ) -> dict:
     """Measures `parts`; returns the record.
 
-    scratch  a folder for what a part has to read from disk, which goes away again
-    keep     is called with the record after each part; until the last it names those to come under `unfinished`
-    begun    a record of the same settings: its parts that were measured are taken from it
+    Args:
+      settings: what is measured.
+      parts: names of the parts, in order.
+      scratch: a folder for files that a part reads from disk; they are removed again.
+      say: prints progress.
+      keep: called with the record after each part; `unfinished` names the parts to come.
+      begun: a record of the same settings, whose measured parts are taken over.
 
-    A part that cannot be measured as asked says why under `refused`, one that died, or its process, under `failed`. Peers that are not installed
-    are left out, and named under `missing_peers`.
+    A part that cannot be measured as requested has its reason under `refused`. One that crashed
+    has it under `failed`. Peers that are not installed are left out and named under
+    `missing_peers`.
     """
     missing = missing_peers() if settings.peer else []
     measured = (
@@ -99,7 +107,7 @@ def bench(
 
 
 def faults(record: dict) -> list[str]:
-    """Why parts of a record could not be measured."""
+    """Returns why parts of a record could not be measured."""
     return [
         f"{part} {fault}" for part, result in record["parts"].items() for fault in _fault(result)
     ]
@@ -110,13 +118,21 @@ def _fault(result: dict) -> list[str]:
 
 
 def write(record: dict, out: Path) -> None:
-    """The record as a file, whole or not at all. `DataError` where that cannot be."""
+    """Writes the record to an atomic file.
+
+    Raises:
+      DataError: writing failed.
+    """
     with whole_file(out) as partial:
         partial.write_text(pretty(record) + "\n", encoding="utf-8")
 
 
 def made(folder: Path) -> Path:
-    """The folder, made where it is missing. `DataError` where that cannot be."""
+    """Makes the folder if it is missing, and returns it.
+
+    Raises:
+      DataError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,23 +141,31 @@ def made(folder: Path) -> Path:
 
 
 def missing_peers() -> list[str]:
-    """Packages that a peer needs and that are not installed."""
+    """Returns the packages that peers need and that are not installed."""
     return [name for name in PEERS if importlib.util.find_spec(name) is None]
 
 
 def without(missing: list[str]) -> str:
-    """That these are missing, and what mends it."""
-    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed here: {PEERS_INSTALL}"
+    """Returns the message that these are missing, and how to install them."""
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{' and '.join(missing)} {verb} not installed here: {PEERS_INSTALL}"
 
 
 def in_process(
     part: str, settings: Settings | None, environment: dict[str, str] | None = None, **given: Any
 ) -> dict:
-    """What the worker says of a part, whose function takes `given` beside the settings. `UsageError` if it was asked for what cannot be, `DataError` if it failed otherwise."""
+    """Runs a part in a worker process and returns its answer.
+
+    The part's function takes `given` beside the settings.
+
+    Raises:
+      UsageError: the request cannot be measured.
+      DataError: it failed in another way.
+    """
     with tempfile.TemporaryDirectory(prefix="bench.") as scratch:
         asked, answer = Path(scratch) / "asked.json", Path(scratch) / "answer.json"
         asked.write_text(json.dumps({"settings": settings and settings.to_dict(), "given": given}))
-        # torch could not have any memory beside jax, which else takes most of the device's at once.
+        # By default jax takes most of the device's memory at once, which leaves none for torch.
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if settings and settings.peer else {}
         environment = {**ENVIRONMENT.get(part, {}), **shared, **os.environ, **(environment or {})}
         command = [sys.executable, "-m", "benchmarks.worker", part, str(asked), str(answer)]
@@ -165,17 +189,20 @@ def in_process(
 
 
 def _reason(code: int, lines: list[str]) -> str:
-    """Why a process failed, in a line: the error that it named last, else how it ended."""
+    """Returns in a line why a process failed: the last error that it named, or its exit."""
     if named := [line for line in lines if line.startswith(ERROR)]:
         return named[-1].removeprefix(ERROR)
     if code < 0:
-        memory = ", as happens where memory runs out" if -code == signal.SIGKILL else ""
+        memory = ", as happens if memory runs out" if -code == signal.SIGKILL else ""
         return f"its process was ended by signal {-code} ({signal.strsignal(-code)}){memory}"
     return f"its process ended with code {code}{f': {lines[-1]}' if lines else ''}"
 
 
 def start(settings: Settings, scratch: Path) -> dict:
-    """A start that compiles, then another with the compiled programs that the first one kept; both read a model folder of random weights from disk."""
+    """Measures a start that compiles, then one that finds the first one's compiled programs.
+
+    Both read a model folder of random weights from disk.
+    """
     with _emptied(scratch / START) as place:
         folder = str(place / "model")
         files = in_process("model_folder", settings, folder=folder)["result"]
@@ -199,7 +226,11 @@ def start(settings: Settings, scratch: Path) -> dict:
 
 @contextlib.contextmanager
 def _emptied(folder: Path) -> Iterator[Path]:
-    """The folder, empty, and removed afterwards. `DataError` where that cannot be."""
+    """Yields the folder, emptied, and removes it afterwards.
+
+    Raises:
+      DataError: it cannot be emptied or made.
+    """
     try:
         if folder.exists():
             shutil.rmtree(folder)

@@ -1,10 +1,16 @@
-"""Memory and speed of reading and converting a checkpoint: `python benchmarks/convert_memory.py --to diffusers [--layers 2] [--scratch DIR]`.
+"""Memory and speed of reading and converting a checkpoint: one direction per run.
 
-Writes shards of random bfloat16 in the real sizes of --preset (its first --layers layers; default: all, which is 29 GB for wan-14b)
-below --scratch, takes them out of the page cache, and goes through them in one direction: read, load (into memory as a model), model,
-diffusers or orbax (what launch/convert.py --to makes of them). Everything written is removed again. Prints one JSON object: MB/s and
-the peak of anonymous memory (RssAnon: not the mapped files, which the system can drop), what of it was there before, and what it ran on:
-a load average near the number of cores, or the policy "idle", means that it had the cycles and the disk that others left. Linux only.
+    python benchmarks/convert_memory.py --to diffusers [--layers 2] [--scratch DIR]
+
+Writes shards of random bfloat16 in the real sizes of --preset below --scratch, for its first
+--layers layers (default: all, which is 29 GB for wan-14b). Then drops them from the page cache
+and goes through them in one direction: read, load (into memory as a model), or model, diffusers,
+orbax (as launch/convert.py --to). Everything written is removed again.
+
+Prints one JSON object: MB/s, the peak of anonymous memory, how much of it was there before, and
+what it ran on. Anonymous memory (RssAnon) leaves out mapped files, which the system can drop.
+With a load average near the number of cores, or the policy "idle", the run had only the cycles
+and disk time that others left. Linux only.
 """
 
 import argparse
@@ -39,7 +45,7 @@ from causalcine_jax.presets import preset
 
 SHARD_BYTES = 5 * 10**9
 BLOCK_BYTES = 64 << 20
-ROOM = 2.2  # the weights, and what is made of them
+ROOM = 2.2  # disk space over the weights' size: the weights and their conversion
 POLICIES = {os.SCHED_OTHER: "normal", os.SCHED_BATCH: "batch", os.SCHED_IDLE: "idle"}
 PARTS = {
     "transformer": (Transformer, tables.TRANSFORMER),
@@ -49,7 +55,10 @@ DIRECTIONS = ("read", "load", "model", "diffusers", "orbax")
 
 
 def write_shards(part: str, config, naming: str, folder: Path) -> int:
-    """Random tensors of a network, as its original folder or Diffusers' holds them; returns their bytes."""
+    """Writes random tensors of a network in the files of its original or Diffusers' folder.
+
+    Returns their bytes.
+    """
     module_class, rules = PARTS[part]
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     places = tables.places(shapes, rules, getattr(config, "patch_size", None))
@@ -61,7 +70,8 @@ def write_shards(part: str, config, naming: str, folder: Path) -> int:
     total = sum(2 * math.prod(shape) for _, shape, _ in specs)
     if shutil.disk_usage(folder).free < ROOM * total:
         raise DataError(
-            f"{folder} has too little room: {ROOM * total / 1e9:.1f} GB are needed, for both sides; choose fewer --layers"
+            f"{folder} has too little room: {ROOM * total / 1e9:.1f} GB are needed, "
+            "for both sides; choose fewer --layers"
         )
     groups: list[list] = [[]]
     for spec in specs:
@@ -84,7 +94,7 @@ def write_shards(part: str, config, naming: str, folder: Path) -> int:
 
 
 def read_all(folder: Path) -> None:
-    """Touches every byte, block by block."""
+    """Reads every byte, block by block."""
     with open_tensors(folder) as tensors:
         for key in tensors.shapes:
             values = tensors.read(key).reshape(-1).view(np.uint16)
@@ -100,7 +110,7 @@ def anonymous_bytes() -> int:
 
 
 class Peak:
-    """The highest anonymous memory of this process while the context is open, looked at every 5 ms."""
+    """The peak of this process's anonymous memory inside the context, sampled every 5 ms."""
 
     def __enter__(self):
         self.before = self.bytes = anonymous_bytes()
@@ -119,7 +129,7 @@ class Peak:
 
 
 def others() -> dict[str, Any]:
-    """What else the machine is doing, and how this process stands behind it."""
+    """Returns the machine's load and this process's scheduling policy."""
     policy = os.sched_getscheduler(0)
     return {
         "cores": os.cpu_count(),
@@ -129,23 +139,21 @@ def others() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument(
-        "--to", choices=DIRECTIONS, required=True, help="the one direction to measure"
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--to", choices=DIRECTIONS, required=True, help="the direction to measure")
     parser.add_argument(
         "--naming",
         choices=("original", "diffusers"),
         default="original",
-        help="keys of the shards it begins with",
+        help="keys of the shards to read",
     )
     parser.add_argument("--preset", choices=("wan-1.3b", "wan-14b"), default="wan-14b")
     parser.add_argument("--part", choices=tuple(PARTS), default="transformer")
-    parser.add_argument("--layers", type=int, help="so many of the preset's layers")
+    parser.add_argument("--layers", type=int, help="number of the preset's layers")
     parser.add_argument(
         "--scratch",
         default=".",
-        help="folder on the disk to measure; gets 2.2 times the size of the weights",
+        help="folder on the disk to measure; needs 2.2 times the size of the weights",
     )
     args = parser.parse_args()
     config = getattr(preset(args.preset), args.part)

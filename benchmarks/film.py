@@ -21,10 +21,13 @@ TINY_DECODER = "tiny_decoder.safetensors"  # in a model folder of random weights
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a film is: its next chunk, and of its pool copies of all that decides what a chunk costs: which frames lie where, what routing reads of them, and
-    those near of a pool in host memory, for any other that routing picks is brought over. Keys and values of the pool itself, too large to keep twice, are not
-    among them: those of the film that wrote last serve both."""
+class FilmPosition:
+    """A film's next chunk, and copies of the cache's arrays that decide what a chunk costs.
+
+    They are: which frame each slot holds, what routing reads of them, and, with history in host
+    memory, the frames kept near. Routing copies any other frame from the host. Keys and values
+    are too large to keep twice, so both films use those of the film that wrote last.
+    """
 
     chunk: int
     time: Int[Array, " slots"]
@@ -60,7 +63,10 @@ class MeasuredFilm:
         return output
 
     def measured(self, context: TextContext) -> dict[str, float]:
-        """Makes the next chunk: seconds of its moves, if it waits for them, and of all by the clock on the wall. Its frames are then on the host."""
+        """Makes the next chunk, whose frames are then on the host.
+
+        Returns the seconds of its moves, if it waits for them, and of all by the wall clock.
+        """
         near = self._near_time
         start = time.perf_counter()
         made = self.chunk(context)
@@ -80,16 +86,16 @@ class MeasuredFilm:
         return None if near is None else np.array(near.time)
 
     @property
-    def place(self) -> Place:
+    def position(self) -> FilmPosition:
         pool = self.state.cache
         parts = (pool.time, pool.usage, pool.descriptors, pool.near)
-        return Place(self.state.chunk, *jax.block_until_ready(jax.tree.map(jnp.copy, parts)))
+        return FilmPosition(self.state.chunk, *jax.block_until_ready(jax.tree.map(jnp.copy, parts)))
 
-    def go_to(self, place: Place) -> None:
-        """Goes on as the film that was at that place. Once: the place's arrays are written to from then on, for there may be no memory for more copies."""
-        kept = {name: getattr(place, name) for name in ("time", "usage", "descriptors", "near")}
+    def go_to(self, position: FilmPosition) -> None:
+        """Goes on as the film that was at that position. Once: its arrays are written to from then on, for there may be no memory for more copies."""
+        kept = {name: getattr(position, name) for name in ("time", "usage", "descriptors", "near")}
         cache = replace(self.state.cache, **kept)
-        self.state = replace(self.state, cache=cache, chunk=place.chunk)
+        self.state = replace(self.state, cache=cache, chunk=position.chunk)
 
     def forget(self) -> None:
         """Empties the pool: what it holds is nobody's history."""
@@ -97,7 +103,7 @@ class MeasuredFilm:
 
 
 def frames_missing(wanted: Int[np.ndarray, "l b k"], near: Int[np.ndarray, "l b n"]) -> float:
-    """How many of the wanted frames (-1: none) are not near: per layer and history."""
+    """Returns how many of the wanted frames (-1: none) are not near, per layer and history."""
     there = (wanted[..., None] == near[:, :, None]).any(axis=-1)
     return float(((wanted >= 0) & ~there).sum(axis=-1).mean())
 
@@ -116,7 +122,10 @@ def new_film(
 def fill(
     film: MeasuredFilm, context: TextContext, settings: Settings, policy: MemoryConfig, number: int
 ) -> None:
-    """Leaves the pool as a film does before its chunk `number`. Only what it still holds then is committed: the sink and the newest chunks, no two alike."""
+    """Leaves the cache as a film does before its chunk `number`.
+
+    Commits only the chunks that it still holds then, all different: the sink and the newest.
+    """
     film.forget()
     shape = (1, CHUNK_FRAMES, *settings.latent_size, settings.transformer.in_dim)
     sink = -(-policy.memory_frames // CHUNK_FRAMES)

@@ -1,10 +1,17 @@
-"""What a film with its pool in host memory brings over: frames that memory wants, and how many of them are not on the device already.
+"""Counts the frames that memory retrieves from a history in host memory, and those to copy.
 
-    python benchmarks/host_pool.py --story examples/demo.yaml --story examples/lullaby.yaml > host_pool.json
+    python benchmarks/host_pool.py --story examples/demo.yaml --story examples/lullaby.yaml \\
+        > host_pool.json
 
-Films each story by the rollout that generate.py runs, and counts in every pass of every layer. Prints one JSON object: per story, over all chunks and
-over those of its second half, frames that memory held per layer and chunk (all passes together), those copied from host memory, and the share that was near.
-Also by what else could have been kept on the device instead: only the chunk behind the window, only what the last commit retrieved, nothing.
+Generates each story's film by generate.py's rollout, and counts in every pass of every layer.
+Prints one JSON object, with numbers per story over all chunks, and over its second half:
+
+    held     frames that memory retrieved, per layer and chunk (all passes together)
+    missing  those copied from host memory
+    near     the fraction that was on the device already
+
+`missing` also has other choices of what is kept on the device: only the chunk behind the window,
+only what the last commit retrieved, or nothing.
 """
 
 import argparse
@@ -53,7 +60,7 @@ class Counting:
 
 @partial(jax.jit, static_argnames=("sampler", "memory"))
 def counted(net, pool: KVCache, noise, context, index, key, *, sampler, memory):
-    """(x0, missing frames of every step, of the commit)."""
+    """Returns (x0, missing frames of every step, of the commit)."""
     missing = partial(frames_missing, pool, memory.window_chunks * pool.chunk_frames)
 
     def velocity(x, t):
@@ -67,12 +74,9 @@ def counted(net, pool: KVCache, noise, context, index, key, *, sampler, memory):
 
 
 def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
-    """How many frames memory holds, and how many of those are not among what is kept."""
-    wanted, near, newest = (
-        field.time[:, 0, :, window:],
-        pool.near.time,
-        pool.near.chunks * pool.chunk_frames,
-    )
+    """Returns how many frames memory retrieved, then how many of them each of `KEPT` lacks."""
+    wanted, near = field.time[:, 0, :, window:], pool.near.time
+    newest = pool.near.chunks * pool.chunk_frames
     among = lambda kept: jnp.any(wanted[..., None] == kept[:, :, None], axis=-1)
     held = wanted >= 0
     kept = (among(near), among(near[..., :newest]), among(near[..., newest:]), False)

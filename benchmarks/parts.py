@@ -1,4 +1,4 @@
-"""Single parts: a field's attention, the VAE's two directions, a prompt, the whole transformer beside Diffusers'; and the device itself."""
+"""Single parts: attention, the VAE, a prompt, the whole transformer; and the device itself."""
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,14 @@ from causalcine_jax.models.packed import whole_film
 from causalcine_jax.planning.flops import Films, text_encoder_flops
 
 FILM_CHUNKS = 20  # of 15 s
-WHOLE_FILM_FRAMES = 21  # what Wan2.1 makes at once: 81 video frames
+WHOLE_FILM_FRAMES = 21  # a whole film of Wan2.1: 81 video frames
 
 
 def attention(settings: Settings) -> dict:
-    """A full receptive field's attention, a chunk's alone and those of a packed pass together, by this platform's back ends and the GPU's.
+    """Times attention over a full receptive field, by this platform's back ends and the GPU's.
 
-    The first is the one in use; one that cannot run here says why.
+    Times one chunk alone, and all chunks of a packed pass together. The first back end is the
+    one in use; a back end that cannot run here gives its reason.
     """
     sizes, policy = settings.transformer, MemoryConfig()
     queries = CHUNK_FRAMES * settings.tokens
@@ -77,7 +78,11 @@ def _attention_times(backend, inputs, lengths, flop: float, settings: Settings) 
 
 
 def vae(settings: Settings) -> dict:
-    """A chunk of 12 video frames to latents and back in the middle of a film, the film's first, shorter chunk back, and TAEHV in the VAE's place."""
+    """Times the VAE on chunks of 12 video frames.
+
+    Encodes and decodes a chunk in the middle of a film, decodes the film's first, shorter chunk,
+    and decodes with TAEHV in the VAE's place.
+    """
     net, stride = network(settings, "vae"), settings.sizes.vae.temporal_stride
     dtype = settings.inference_dtype
     video = random_like((1, stride * CHUNK_FRAMES, settings.height, settings.width, 3), dtype)
@@ -101,7 +106,7 @@ def vae(settings: Settings) -> dict:
 
 
 def _stream(step, cache, piece):
-    """A call that codes `piece` again and again, handing on the cache that the step donates."""
+    """Returns a call that codes `piece` repeatedly, passing on the cache that each step donates."""
 
     def run():
         nonlocal cache
@@ -112,7 +117,7 @@ def _stream(step, cache, piece):
 
 
 def text(settings: Settings) -> dict:
-    """A prompt, alone and padded, as generation embeds it."""
+    """Times a prompt, alone and padded, as generation embeds it."""
     config, length = settings.sizes.text_encoder, settings.transformer.text_len
     net, ids = (
         network(settings, "text_encoder"),
@@ -128,7 +133,11 @@ def text(settings: Settings) -> dict:
 
 
 def forward(settings: Settings) -> dict:
-    """The transformer on a film of 21 latent frames at once, as bidirectional Wan2.1 sees it; with a peer, Diffusers' on the same weights, in turns. Each until its answer is on the device."""
+    """Times the transformer on a film of 21 latent frames at once, as bidirectional Wan2.1 runs.
+
+    With a peer, times Diffusers' transformer on the same weights, in turns. Each call is timed
+    until its answer is on the device.
+    """
     sizes, dtype = settings.transformer, settings.inference_dtype
     model = network(settings, "transformer")
     x = random_like((1, WHOLE_FILM_FRAMES, *settings.latent_size, sizes.in_dim), dtype)
@@ -142,7 +151,7 @@ def forward(settings: Settings) -> dict:
         from benchmarks.peer import diffusers_forward, latents_of, versions
 
         calls["diffusers"] = diffusers_forward(model, x, t, prompt)
-    answers = {name: call() for name, call in calls.items()}  # compiles, warms up
+    answers = {name: call() for name, call in calls.items()}  # compiles and warms up
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(settings.repeats):
         for name, call in calls.items():
@@ -171,5 +180,5 @@ def forward(settings: Settings) -> dict:
 
 
 def device(settings: Settings) -> dict:
-    """Nothing: that a part could run, and on what, is said beside every result."""
+    """Measures nothing: every result names the device that a part ran on."""
     return {}

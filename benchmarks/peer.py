@@ -1,6 +1,6 @@
-"""The same arithmetic by others: Diffusers' WanTransformer3DModel on our weights, torch's attention at our shapes.
+"""The same arithmetic by others: Diffusers' transformer on our weights, torch's attention.
 
-The only file of the package that needs torch, and only when it is asked for (--peer). On an NVIDIA GPU torch shares it with jax.
+Imported only with --peer, because it needs torch. On an NVIDIA GPU torch shares it with jax.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ DEVICE = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" 
 
 
 def diffusers_transformer(config: TransformerConfig) -> WanTransformer3DModel:
-    """Diffusers' transformer of our sizes, with weights of its own."""
+    """Returns Diffusers' transformer in our sizes, with weights of its own."""
     return WanTransformer3DModel(
         patch_size=config.patch_size,
         num_attention_heads=config.num_heads,
@@ -38,7 +38,10 @@ def diffusers_transformer(config: TransformerConfig) -> WanTransformer3DModel:
 
 
 def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], torch.Tensor]:
-    """A call of Diffusers' transformer on the same film [1, F, h, w, C], time and prompt; its answer [1, C, F, h, w] is ready, on the device, when it returns."""
+    """Returns a call of Diffusers' transformer on the same film, time and prompt.
+
+    `x` is [1, F, h, w, C]. The answer [1, C, F, h, w] is on the device when the call returns.
+    """
     with torch.device(DEVICE):
         net = diffusers_transformer(model.config)
     net = net.to(_dtype(x))
@@ -56,14 +59,17 @@ def diffusers_forward(model: Transformer, x, t, text) -> Callable[[], torch.Tens
 
 
 def latents_of(answer: torch.Tensor) -> np.ndarray:
-    """The answer of `diffusers_forward` as ours is laid out, [1, F, h, w, C] in float32."""
+    """Returns the answer of `diffusers_forward` in our layout, [1, F, h, w, C] in float32."""
     return answer.permute(0, 2, 3, 4, 1).float().cpu().numpy()
 
 
 def torch_attention(
     shapes: list[tuple[int, int, int, int]], flop: float, settings: Settings
 ) -> dict:
-    """scaled_dot_product_attention on random q, k, v of the shapes [b, t, h, d], forward and with the gradients of all three."""
+    """Times scaled_dot_product_attention on random q, k, v of shapes [b, t, h, d].
+
+    Forward, and with the gradients of all three.
+    """
     torch.set_num_threads(len(cores()))
     how = {
         "device": DEVICE,
@@ -99,7 +105,7 @@ def versions() -> dict[str, str]:
 
 
 def _state(model: Transformer) -> dict[str, torch.Tensor]:
-    """Our weights under Diffusers' names."""
+    """Returns our weights under Diffusers' names."""
     parameters = tables.parameters(model)
     places = tables.places(model, tables.TRANSFORMER, model.config.patch_size)
     names = key_table("transformer", [place.key for place in places])
@@ -112,7 +118,7 @@ def _state(model: Transformer) -> dict[str, torch.Tensor]:
 
 
 def _tensor(array) -> torch.Tensor:
-    """An array on torch's device, in the same dtype."""
+    """Copies an array to torch's device, in the same dtype."""
     return torch.from_numpy(np.array(array, np.float32)).to(DEVICE, _dtype(array))
 
 

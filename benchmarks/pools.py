@@ -1,20 +1,28 @@
-"""What a small pool of history forgets, and what a byte per number costs: recall of characters who come back after longer than the pool reaches.
+"""Measures what a small cache of history forgets, and what one byte per number costs.
 
-    python benchmarks/pools.py --absent far --returns 60 --out outputs/pools_far.jsonl > pools_far.json
+The measure is recall of characters that come back after longer than the cache reaches.
 
-Films of StoryWorld, several times as long as those of training. A case is a return of somebody who first appeared after the sink, into a pool of
---pool-frames that is full. far: last seen before all chunks that the pool holds, so that evicting the oldest has forgotten them for certain. near:
-last seen behind the window but not so long ago, so that evicting the oldest still holds them, and whatever else evicts can only lose. The true film is committed up to the
-return, the model films its first two chunks, and the judge reads them (evaluation/storyworld/recall.py). Every case is filmed from the same noise with
+    python benchmarks/pools.py --absent far --returns 60 --out outputs/pools_far.jsonl \\
+        > pools_far.json
 
-    whole film         every chunk kept: what forgetting costs is measured against this
-    whole film, int8   the same, stored in a byte per number
-    oldest             --pool-frames kept, the oldest chunk goes
-    least_retrieved    --pool-frames kept, the chunk goes that memory retrieved least of late
+Films of StoryWorld are several times as long as those of training. A case is a return of a
+character that first appeared after the sink, when a cache of --pool-frames is full.
+far: it was last seen before all chunks that the cache holds, so evicting the oldest has lost it.
+near: it was last seen behind the window, but evicting the oldest still holds it. Any other
+eviction can then only lose.
+The true film is committed up to the return, the model generates its first two chunks, and the
+judge reads them (evaluation/storyworld/recall.py). Every case has the same noise under
 
---out has a line per case; started again, the measurement goes on behind the last. Prints one JSON object: per row the shares that are right (of all
-cases; not found is wrong), how many pools still held a chunk with the character, the share of layers that retrieved one (remembered), the share of
-frames that agree with each other on looks (consistency), the difference to `whole film` in pixel values of 0..255, and paired differences.
+    whole film         every chunk kept: the reference for the cost of forgetting
+    whole film, int8   the same, stored in one byte per number
+    oldest             --pool-frames kept; the oldest chunk is evicted
+    least_retrieved    --pool-frames kept; the chunk that memory recently retrieved least is evicted
+
+--out has a line per case; started again, the measurement resumes after the last line.
+Prints one JSON object. Per row it has the fractions that are right (of all cases; not found is
+wrong), how many caches still held a chunk with the character, and the fraction of layers that
+retrieved one (remembered). It also has the fraction of frames that agree on looks (consistency),
+the difference to `whole film` in pixel values of 0..255, and paired differences.
 """
 
 import argparse
@@ -45,7 +53,7 @@ from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.record import made_here
 from causalcine_jax.models.cache.kv_cache import pool_frames_for
-from causalcine_jax.storyworld import Story, sample_story
+from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
 
@@ -61,16 +69,16 @@ def parse() -> argparse.Namespace:
         "--world",
         choices=sorted(WORLDS),
         default="base",
-        help="of the model's training (default base)",
+        help="the model's training world (default base)",
     )
     parser.add_argument(
-        "--longer", type=int, default=3, help="films are so many times as long (default 3)"
+        "--longer", type=int, default=3, help="films' length over the world's (default 3)"
     )
     parser.add_argument(
         "--absent",
         choices=("far", "near"),
         default="far",
-        help="longer than a pool of the newest reaches, or not (default far)",
+        help="last seen before all chunks of a full cache, or within its reach (default far)",
     )
     parser.add_argument(
         "--returns", type=int, default=60, help="cases, each from another film (default 60)"
@@ -79,7 +87,7 @@ def parse() -> argparse.Namespace:
         "--pool-frames",
         type=int,
         default=24,
-        help="latent frames of history kept where it evicts (default 24)",
+        help="latent frames of history kept by rows that evict (default 24)",
     )
     parser.add_argument(
         "--out",
@@ -93,10 +101,13 @@ def parse() -> argparse.Namespace:
 def long_returns(
     world: WorldConfig, memory: MemoryConfig, pool_chunks: int, absent: str = "far", first: int = 0
 ) -> Iterator[ReturnCase]:
-    """From every held-out story (from the `first` on) the first return of the kind, if any, to a full pool of somebody who is not in the sink."""
+    """Yields from every held-out story, from index `first` on, at most one return.
+
+    It is the first one of the kind `absent` into a full cache, of a character outside the sink.
+    """
     sink = -(-memory.memory_frames // CHUNK_FRAMES)
     beyond = memory.window_chunks if absent == "near" else pool_chunks
-    # Evicting the oldest keeps the sink and the newest: so many chunks back, at most.
+    # Evicting the oldest keeps the sink and the newest chunks; this is how far back they reach.
     reach = pool_chunks - sink if absent == "near" else world.chunks
     for index in itertools.count(first):
         story = sample_story(HELD_OUT_SEED, index, world)
@@ -127,7 +138,7 @@ def rows_of(
 def film_case(
     case: ReturnCase, rows: dict[str, tuple[BatchRollout, MemoryConfig]], judge: Judge
 ) -> dict[str, dict]:
-    """What each row shows of the return."""
+    """Generates the return under each row, and returns what each shows."""
     engine, chunk, story = rows[WHOLE][0], case.back.chunk, case.story
     latents = engine.encode([true_film(story)], chunk)
     chunks = [
@@ -136,10 +147,8 @@ def film_case(
     ]
     _, before = engine.decoded_start(chunks[-1])
     contexts, shown, whole = engine.prompts([story]), {}, None
-    for name, (
-        engine,
-        memory,
-    ) in rows.items():  # the whole pool comes first: the others' frames are compared with its
+    # The whole film is the first row, because the others' frames are compared with its frames.
+    for name, (engine, memory) in rows.items():
         pool = engine.history(chunks, contexts, memory)
         held = np.asarray(pool.time)
         made, (remembered,) = film_return(engine, pool, [case], contexts, memory)
@@ -160,13 +169,17 @@ def film_case(
     return shown
 
 
-def shows(story: Story, character: int) -> np.ndarray:
-    """Which chunks of the story show the character."""
+def shows(story: WorldStory, character: int) -> np.ndarray:
+    """Returns which chunks of the story show the character."""
     return np.array([character in story.shots[shot].cast for shot in story.shot_of_chunk()])
 
 
 def measured(path: Path, settings: dict, cases_from, count: int, film) -> Iterator[dict]:
-    """A record per case: those in the file, then new ones, each written as soon as it is made. `UsageError` if the file is of other settings."""
+    """Yields a record per case: those in the file, then new ones, each written when it is made.
+
+    Raises:
+      UsageError: the file has other settings.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if lines and lines[0] != settings:
@@ -191,7 +204,10 @@ def measured(path: Path, settings: dict, cases_from, count: int, film) -> Iterat
 
 
 def summary(records: list[dict]) -> dict:
-    """Per row what the module's docstring says, with 95 % intervals; and mean recall less that of another row on the same cases."""
+    """Returns per row what the module's docstring lists, with 95 % intervals.
+
+    Also returns mean recall less that of another row on the same cases.
+    """
     of = lambda row, name: [record["rows"][row][name] for record in records]
     share = lambda row, name: wilson(sum(of(row, name)), len(records))
     mean = lambda values: bootstrap_mean(values)
@@ -271,7 +287,8 @@ def main() -> None:
         "chance": CHANCE,
         "pool_bytes": pools,
         **summary(records),
-        "intervals": "95 %: Wilson for shares, percentile bootstrap over cases for means and paired differences",
+        "intervals": "95 %: Wilson for shares, percentile bootstrap over cases for means "
+        "and paired differences",
         **made_here(),
     }
     print(json.dumps(result, indent=2))

@@ -1,9 +1,12 @@
-"""Our rollout against Self-Forcing's in plain torch: the same weights, prompt and noise, and the films compared.
+"""Races our rollout against Self-Forcing's in plain torch, and compares the films.
 
-    for every case: ours, theirs, ours, theirs, ... -> record {schema, device, software, settings, cases, roofline} -> a table
+Both have the same weights, prompt and noise.
 
-Called again with the same file it goes on with the turns that are missing, if the same software made the others.
-Where torch is missing, our side is measured and the record names it under `missing_peers`.
+    for every case: ours, theirs, ours, theirs, ...
+        -> record {schema, device, software, settings, cases, roofline} -> a table
+
+Called again with the same file, it makes the missing turns, if the same software made the others.
+If torch is missing, only our side is measured, and the record names it under `missing_peers`.
 """
 
 import dataclasses
@@ -19,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import in_process, missing_peers, without, write
-from benchmarks.machine import roofline, roofline_table
-from benchmarks.race_cases import CASES, PEER, Case
+from benchmarks.race_cases import CASES, PEER, RaceCase
+from benchmarks.roofline import roofline, roofline_table
 from benchmarks.timing import spread
 from causalcine_jax.cli import cores
 from causalcine_jax.errors import DataError, nearest, raise_faults
@@ -28,7 +31,7 @@ from causalcine_jax.film.record import software
 
 SCHEMA = "causalcine/race@1"
 DTYPES = ("float32", "bfloat16")
-# How far two films may differ, relative to their norm. In bfloat16 both sides round, each in its own places.
+# How far two films may differ, relative to their norm. In bfloat16 each side rounds differently.
 LIMITS = {"float32": 1e-5, "bfloat16": 5e-2}
 TURNS = 3
 ROOFLINE = "roofline"  # measured beside the cases
@@ -37,10 +40,13 @@ NEEDS = ("torch",)
 
 @dataclasses.dataclass(frozen=True)
 class Race:
-    """What is asked for. `UsageError` listing every fault.
+    """A requested race.
 
     names   of CASES, and `roofline`
     turns   films of each side in every case
+
+    Raises:
+      UsageError: lists every fault.
     """
 
     names: tuple[str, ...] = (*CASES, ROOFLINE)
@@ -62,12 +68,13 @@ class Race:
 
 
 def race(
-    asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[str, Case] = CASES
+    asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[str, RaceCase] = CASES
 ) -> dict:
-    """Measures what is asked for; returns the record, which is written to `out` after every film.
+    """Measures what is requested; returns the record, written to `out` after every film.
 
     Raises:
-      DataError: a process failed, or `out` cannot be read or written. What was measured before is in `out`.
+      DataError: a process failed, or `out` cannot be read or written. Films measured before are
+        in `out`.
     """
     record, missing = _begun(asked, out, say), [name for name in missing_peers() if name in NEEDS]
     record["missing_peers"] = missing
@@ -100,7 +107,7 @@ def race(
 
 
 def faults(record: dict) -> list[str]:
-    """Where two films differ by more than rounding."""
+    """Lists the cases whose films differ by more than rounding."""
     limit = LIMITS[record["settings"]["dtype"]]
     found = {name: case.get("difference") for name, case in record["cases"].items()}
     too_far = {
@@ -113,7 +120,10 @@ def faults(record: dict) -> list[str]:
 
 
 def race_table(record: dict) -> str:
-    """Markdown: a row per case; seconds are those of a chunk, median over all films and chunks."""
+    """Returns Markdown, a row per case.
+
+    Seconds are per chunk, the median over all films and chunks.
+    """
     rows = [
         "| case | theirs | ours | speed | first chunk, last | memory | films differ by |",
         "|---|---|---|---|---|---|---|",
@@ -134,19 +144,23 @@ def race_table(record: dict) -> str:
         apart = "" if difference is None else f"{difference:.1e}"
         rows.append(f"| {name} | {' | '.join(shown)} | {faster} | {ends} | {memory} | {apart} |")
     software = record["software"]
-    on = f"{record['settings']['dtype']}, {record['machine']['cores']} cores, jax {software['jax']}, torch {record.get('torch')}"
+    on = (
+        f"{record['settings']['dtype']}, {record['machine']['cores']} cores, "
+        f"jax {software['jax']}, torch {record.get('torch')}"
+    )
     head = f"{on}, commit {software['commit']}; theirs / ours"
     return "\n".join(
         [head, "", *rows, *(roofline_table(record[ROOFLINE]) if ROOFLINE in record else [])]
     )
 
 
-def _turn(case: Case, dtype: str, folder: Path, record: dict, alone: bool) -> dict:
-    """A film of ours, then one of theirs; their difference over the chunks that see the same frames."""
-    inputs, films = (
-        folder / "inputs.npz",
-        {side: folder / f"{side}.npy" for side in ("ours", "theirs")},
-    )
+def _turn(case: RaceCase, dtype: str, folder: Path, record: dict, alone: bool) -> dict:
+    """Makes a film of ours, then one of theirs.
+
+    Compares them over the chunks for which both attend to the same frames.
+    """
+    inputs = folder / "inputs.npz"
+    films = {side: folder / f"{side}.npy" for side in ("ours", "theirs")}
     given = {"case": case.to_dict(), "dtype": dtype}
     answer = in_process("race_ours", None, film=str(films["ours"]), **given)
     record["device"], turn = answer["device"], {"ours": answer["result"]}
@@ -163,11 +177,12 @@ def _turn(case: Case, dtype: str, folder: Path, record: dict, alone: bool) -> di
     return {**turn, "theirs": theirs, "difference": difference}
 
 
-def _summary(case: Case, turns: list[dict]) -> dict[str, Any]:
-    """Of all films of a case.
+def _summary(case: RaceCase, turns: list[dict]) -> dict[str, Any]:
+    """Summarises all films of a case.
 
     speed        theirs / ours over a film, turn by turn
-    same_chunks  how many chunks, from the first, `difference` compares: those for which both sides see the same frames
+    same_chunks  number of first chunks that `difference` compares: for them, both sides attend to
+                 the same frames
     """
     sides = [side for side in ("ours", "theirs") if side in turns[0]]
     summary = {side: _side([turn[side] for turn in turns if side in turn]) for side in sides}
@@ -192,7 +207,7 @@ def _side(films: list[dict]) -> dict[str, Any]:
 
 
 def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
-    """The record in `out` where what it holds can stand beside what is measured now, else a new one."""
+    """Returns the record in `out` if new measurements can join it, else a new record."""
     here = software()
     sampler = dataclasses.asdict(PEER.sampler) | {"step_list": list(PEER.sampler.step_list)}
     settings = {"dtype": asked.dtype, "sampler": sampler}
@@ -223,9 +238,9 @@ def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
         why = (
             "files differ from the commit"
             if same and changed
-            else "it is of another software, dtype or without torch"
+            else "it was made by other software, in another dtype or without torch"
         )
-        say(f"{out} is measured anew: {why}")
+        say(f"{out} is measured again from the start: {why}")
         return new
     return record
 

@@ -1,4 +1,4 @@
-"""What is raced: films of one network, each side with its own field of history."""
+"""The cases of a race: films of one network, each side with its own receptive field."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ NETWORK = TransformerConfig(
 
 
 @dataclass(frozen=True)
-class Case:
+class RaceCase:
     """A film that both sides make.
 
-    chunks   of the film
+    chunks   number of chunks
     grid     rows and columns of tokens in a latent frame
-    theirs   latent frames that a chunk sees in Self-Forcing's rollout, its own included
-    memory   what it sees in ours
+    theirs   latent frames that a chunk attends to in Self-Forcing's rollout, its own included
+    memory   what a chunk attends to in our rollout
     """
 
     chunks: int
@@ -31,37 +31,40 @@ class Case:
     network: TransformerConfig = NETWORK
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Case":
+    def from_dict(cls, data: dict[str, Any]) -> "RaceCase":
         """Inverse of `to_dict`."""
         network = data["network"] | {"patch_size": tuple(data["network"]["patch_size"])}
         memory, network = MemoryConfig(**data["memory"]), TransformerConfig(**network)
         return cls(data["chunks"], tuple(data["grid"]), data["theirs"], memory, network)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Returns plain JSON values."""
         network = dataclasses.asdict(self.network) | {"patch_size": list(self.network.patch_size)}
         fields = {"chunks": self.chunks, "grid": list(self.grid), "theirs": self.theirs}
         return fields | {"memory": dataclasses.asdict(self.memory), "network": network}
 
     @property
     def tokens(self) -> int:
-        """Of a latent frame."""
+        """Tokens of a latent frame."""
         return self.grid[0] * self.grid[1]
 
     def frames(self, side: str) -> int:
-        """Latent frames that the film's last chunk sees on that side, ours or theirs, its own included."""
+        """Returns how many latent frames the film's last chunk attends to, its own included.
+
+        `side` is ours or theirs.
+        """
         ours = (self.memory.window_chunks + 1) * CHUNK_FRAMES + self.memory.retrieved_frames
         return min(self.chunks * CHUNK_FRAMES, self.theirs if side == "theirs" else ours)
 
     @property
     def chunk_shape(self) -> tuple[int, int, int, int, int]:
-        """Of a chunk's latents, [1, f, h, w, c]."""
+        """Shape of a chunk's latents, [1, f, h, w, c]."""
         _, rows, columns = self.network.patch_size
         return (1, CHUNK_FRAMES, rows * self.grid[0], columns * self.grid[1], self.network.in_dim)
 
     @property
     def same_chunks(self) -> int:
-        """The film's first chunks, those for which both sides see the same frames."""
+        """Number of first chunks for which both sides attend to the same frames."""
         return (
             min(self.chunks, self.memory.window_chunks + 1)
             if self.memory.retrieved_frames
@@ -72,10 +75,11 @@ class Case:
 WHOLE = PEER.memory
 SAME = MemoryConfig("none", window_chunks=3, memory_frames=0, positions="absolute")
 ROUTED = MemoryConfig()
-# Rows and columns of tokens, and layers. Films of the larger frames would take minutes, so their network has half as many layers.
+# Rows and columns of tokens, and layers. Films of larger frames would take minutes, so their
+# network has half as many layers.
 SIZES = {160: ((10, 16), 8), 390: ((15, 26), 4)}
 CASES = {
-    f"{name}-{tokens}": Case(
+    f"{name}-{tokens}": RaceCase(
         chunks, grid, theirs, memory, dataclasses.replace(NETWORK, num_layers=layers)
     )
     for tokens, (grid, layers) in SIZES.items()

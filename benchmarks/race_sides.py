@@ -1,9 +1,12 @@
-"""One film of a race, by one side, in a process of its own: seconds of every chunk, memory, and the film's latents as a file.
+"""One film of a race, by one side, in a process of its own.
+
+It gives the seconds of every chunk, the memory, and the film's latents as a file.
 
     race_inputs -> weights, prompt and noise, in a file --> race_ours, race_theirs -> film.npy
 
-Seconds of a chunk: from its noise to its clean keys and values being in the cache. Decoding is left out. Compiling is not
-counted: a chunk during which a program was compiled is made again, which changes nothing, and that time is taken.
+A chunk's seconds are from its noise until its clean keys and values are in the cache.
+They leave out decoding and compiling: a chunk that compiled a program is made again, with
+the same result, and the second time counts.
 """
 
 import dataclasses
@@ -15,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.race_cases import CHUNK_FRAMES, PEER, Case
+from benchmarks.race_cases import CHUNK_FRAMES, PEER, RaceCase
 from benchmarks.settings import random_like, random_network
 from benchmarks.timing import memory
 from causalcine_jax.cli import cores
@@ -33,11 +36,11 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def race_inputs(case: dict, dtype: str, file: str) -> dict:
-    """Writes what both sides begin with to `file` (.npz, float32).
+    """Writes the inputs of both sides to `file` (.npz, float32).
 
-    Weights under Wan2.1's names; `text`; `noise` and `fresh` noise of all chunks.
+    They are weights under Wan2.1's names, `text`, and all chunks' `noise` and `fresh` noise.
     """
-    asked = Case.from_dict(case)
+    asked = RaceCase.from_dict(case)
     network = _network(asked, dtype)
     parameters = {
         path: np.asarray(leaf, np.float32) for path, leaf in tables.parameters(network).items()
@@ -59,7 +62,7 @@ def race_inputs(case: dict, dtype: str, file: str) -> dict:
 
 def race_ours(case: dict, dtype: str, film: str) -> dict:
     """Makes the film by the rollout that generation uses."""
-    asked = Case.from_dict(case)
+    asked = RaceCase.from_dict(case)
     network, text = _network(asked, dtype), _text(asked, dtype)
     vae = SimpleNamespace(cfg=VAEConfig())  # nothing is decoded
     stride, (height, width) = vae.cfg.spatial_stride, asked.chunk_shape[2:4]
@@ -91,25 +94,25 @@ def race_theirs(case: dict, dtype: str, inputs: str, film: str) -> dict:
     """Makes the film by Self-Forcing's rollout in torch."""
     import torch
 
-    from benchmarks.self_forcing_torch import Film
+    from benchmarks.self_forcing_torch import SelfForcingFilm
 
-    asked, device = Case.from_dict(case), "cuda" if torch.cuda.is_available() else "cpu"
+    asked, device = RaceCase.from_dict(case), "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(cores()))
     with np.load(inputs) as arrays:
         given = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     noise, fresh = (given.pop(name).to(device) for name in ("noise", "fresh"))
     given = {name: tensor.to(device, getattr(torch, dtype)) for name, tensor in given.items()}
     text = given.pop("text")
-    new_film = lambda: Film(given, asked.network, asked.grid, asked.theirs, text)
+    new_film = lambda: SelfForcingFilm(given, asked.network, asked.grid, asked.theirs, text)
 
-    def chunk(made: Film, index: int) -> tuple[np.ndarray, float]:
+    def chunk(made: SelfForcingFilm, index: int) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
         latents = (
             made.chunk(noise[index], fresh[index], index * CHUNK_FRAMES, PEER.sampler).cpu().numpy()
         )
         return latents, time.perf_counter() - start
 
-    chunk(new_film(), 0)  # warms up, as the chunk that is made again does for ours
+    chunk(new_film(), 0)  # warms up, as making a chunk again does for our side
     made = new_film()
     chunks = [chunk(made, index) for index in range(asked.chunks)]
     counted = (
@@ -121,16 +124,16 @@ def race_theirs(case: dict, dtype: str, inputs: str, film: str) -> dict:
 
 
 def _film(chunks: list[tuple[np.ndarray, float]], file: str, counted: dict) -> dict:
-    """Writes the film, and says what a record keeps of it."""
+    """Writes the film, and returns its part of the record."""
     latents, seconds = zip(*chunks, strict=True)
     np.save(Path(file), np.stack(latents))
     return {"seconds": list(seconds), "memory": {"of": counted["of"], "peak": counted["peak"]}}
 
 
-def _network(case: Case, dtype: str) -> Transformer:
+def _network(case: RaceCase, dtype: str) -> Transformer:
     return random_network("transformer", (case.network,), jnp.dtype(dtype))
 
 
-def _text(case: Case, dtype: str) -> jax.Array:
-    """The embedded prompt [1, t, d]."""
+def _text(case: RaceCase, dtype: str) -> jax.Array:
+    """Returns the embedded prompt [1, t, d]."""
     return random_like((1, case.network.text_len, case.network.text_dim), jnp.dtype(dtype))

@@ -1,8 +1,12 @@
-"""The preset's model with random weights: in memory, and as a model folder, one network after the other, so that a start has something to read.
+"""The preset's model with random weights, in memory or as a model folder.
 
-    settings -> is there room on the disk -> transformer/, vae/, text_encoder/ by convert/save.py, tiny_decoder.safetensors -> load_model
+A start needs a folder to read from disk. Networks are written one after the other:
 
-On disk are bfloat16's weights where float8 is measured: it is made of them while they are loaded.
+    settings -> is there room on the disk
+        -> transformer/, vae/, text_encoder/ by convert/save.py, tiny_decoder.safetensors
+        -> load_model
+
+For float8, the folder has bfloat16 weights, which are quantised while they are loaded.
 """
 
 import dataclasses
@@ -27,18 +31,25 @@ GB = 10**9
 
 
 def random_model(settings: Settings) -> Model:
-    """The preset's networks, and what decodes in the VAE's place where that is asked for."""
+    """Returns the preset's networks, with TAEHV in the VAE's place if requested."""
     networks = {part: network(settings, part) for part in _parts(settings)}
     return Model(**networks, tokenizer=tokenizer(settings), chunk_frames=CHUNK_FRAMES)
 
 
 def tokenizer(settings: Settings) -> Tokenizer:
-    """StoryWorld's words, whatever the text encoder: prompts are padded, so that one costs the encoder what any other does."""
+    """Returns StoryWorld's words for any text encoder.
+
+    Prompts are padded, so they all cost the encoder the same.
+    """
     return word_tokenizer(VOCABULARY, settings.sizes.text_encoder.vocab_size)
 
 
 def model_folder(settings: Settings, folder: str) -> dict:
-    """Writes the model to `folder`: its bytes on disk, and how long that took. `DataError`, before anything is written, where the disk has no room."""
+    """Writes the model to `folder`; returns its bytes on disk and the seconds.
+
+    Raises:
+      DataError: the disk has too little room; nothing is written then.
+    """
     begun, path = time.perf_counter(), Path(folder)
     on_disk = dataclasses.replace(settings, dtype=str(settings.inference_dtype))
     _check_disk(path.parent, folder_bytes(on_disk))
@@ -56,7 +67,7 @@ def model_folder(settings: Settings, folder: str) -> dict:
 
 
 def folder_bytes(settings: Settings) -> int:
-    """What the networks take in the dtype of inference; nothing is computed."""
+    """Returns the networks' bytes in the dtype of inference, without computing anything."""
     shapes = [
         jax.eval_shape(lambda part=part: network(settings, part)) for part in _parts(settings)
     ]
@@ -67,17 +78,19 @@ def _parts(settings: Settings) -> tuple[str, ...]:
     return (*PARTS, "tiny_decoder") if settings.tiny_decoder else PARTS
 
 
-def _check_disk(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place).free
+def _check_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if free < 1.02 * needed:
         raise DataError(
-            f"a start reads its weights from disk: {needed / GB:.3g} GB are written to {place} before it, and {free / GB:.3g} GB are free there; "
-            "make room (a start that was killed leaves a folder .bench.start beside its --out), or give an --out on another disk"
+            f"a start reads its weights from disk, so {needed / GB:.3g} GB must first be written "
+            f"to {folder}, and only {free / GB:.3g} GB are free there; free some space (a start "
+            "that was killed leaves a folder .bench.start beside its --out), or give an --out "
+            "on another disk"
         )
 
 
 def _save_tiny_decoder(net: TinyDecoder, file: Path) -> None:
-    """The file that `load_tiny_decoder` reads."""
+    """Writes the file that `load_tiny_decoder` reads."""
     places, parameters = tables.places(net, tables.TINY_DECODER), tables.parameters(net)
     tensors = (place.to_torch(np.asarray(parameters[place.path])) for place in places)
     write_tensors(

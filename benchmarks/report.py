@@ -1,4 +1,4 @@
-"""A benchmark's record as a table to read: a line per number, times with their spread, in units that fit."""
+"""Formats a benchmark's record as a table: a line per number, times with their spread."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,13 @@ PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def table(record: dict) -> str:
-    """What was measured, under a line that says on what."""
+    """Returns the table, below a line with the device and the settings."""
     device, settings = record["device"] or {}, record["settings"]
     head = (
-        f"{settings['preset']}, {settings['width']}x{settings['height']} on {device.get('count')} x {device.get('kind')}, "
-        f"{record['machine']['cores']} cores, load {record['machine']['load_average']}, {record['date']}"
+        f"{settings['preset']}, {settings['width']}x{settings['height']} on "
+        f"{device.get('count')} x {device.get('kind')}, "
+        f"{record['machine']['cores']} cores, load {record['machine']['load_average']}, "
+        f"{record['date']}"
     )
     rows = [
         (part, name, value)
@@ -25,14 +27,12 @@ def table(record: dict) -> str:
 
 
 def _numbers(result: dict, prefix: str = "", unit: str = "") -> Iterator[tuple[str, str]]:
-    """Every number below `result` with its name, a time's statistics as one."""
+    """Yields every number below `result` with its name; a time's statistics are one number."""
     for name, value in result.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict) and "median" in value:
-            yield (
-                path,
-                f"{duration(value['median'])}   [{duration(value['shortest'])} to {duration(value['longest'])}, {value['repeats']} times]",
-            )
+            ends = f"{duration(value['shortest'])} to {duration(value['longest'])}"
+            yield path, f"{duration(value['median'])}   [{ends}, {value['repeats']} times]"
         elif isinstance(value, dict):
             yield from _numbers(value, f"{path}.", name if name in ("bytes", "seconds") else unit)
         elif value is not None:
@@ -55,6 +55,6 @@ def duration(seconds: float) -> str:
 
 
 def scaled(value: float, unit: str) -> str:
-    """In the largest power of a thousand that leaves a digit before the point."""
+    """Formats `value` in the largest power of a thousand that is not above it."""
     size, letter = next(((size, letter) for size, letter in PREFIXES if value >= size), (1, ""))
     return f"{value / size:.4g} {letter}{unit}"

@@ -1,12 +1,16 @@
 """A film as Self-Forcing makes it, in plain torch: the other side of `bench.py race`.
 
-    noise -> velocity -> x0 -> fresh noise -> ... (4 steps) -> x0 -> one pass at t = 0, which leaves clean keys and values
+    noise -> velocity -> x0 -> fresh noise -> ... (4 steps) -> x0
+        -> one pass at t = 0, which leaves clean keys and values
 
-Written here from the published algorithm (guandeh17/Self-Forcing, wan/modules/causal_model.py and
-pipeline/causal_inference.py); none of its code is in it. Keys are stored rotated to their absolute positions. A layer's
-cache is allocated once for all frames that a chunk may see, its own included. What is filled is attended to, by torch's
-scaled_dot_product_attention; once the cache is full, its oldest frames roll out. Two things are cheaper than in the
-published code: positions are rotated in complex64, not complex128, and one modulation serves all frames of a chunk.
+Written here from the published algorithm (guandeh17/Self-Forcing, wan/modules/causal_model.py
+and pipeline/causal_inference.py), without any of its code.
+Keys are stored rotated to their absolute positions.
+A layer's cache is allocated once for all frames that a chunk attends to, its own included.
+torch's scaled_dot_product_attention attends to the filled part.
+Once the cache is full, its oldest frames roll out.
+Two things are cheaper than in the published code: positions are rotated in complex64, not
+complex128, and one modulation serves all frames of a chunk.
 """
 
 from collections.abc import Callable
@@ -36,7 +40,10 @@ class Cache:
     def put(
         self, k: torch.Tensor, v: torch.Tensor, start: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes in [t, h, d] of the film's tokens from `start` on, over what an earlier step left; returns all held."""
+        """Stores [t, h, d] of the film's tokens from `start` on; returns all held.
+
+        They replace what an earlier step left there.
+        """
         if start + len(k) > self.end:
             if (over := self.filled + len(k) - len(self.k)) > 0:
                 for held in (self.k, self.v):
@@ -48,7 +55,7 @@ class Cache:
         return self.k[: self.filled], self.v[: self.filled]
 
 
-class Film:
+class SelfForcingFilm:
     """One film: its prompt, its history, and the network that makes the next chunk."""
 
     def __init__(
@@ -59,10 +66,14 @@ class Film:
         frames: int,
         text: torch.Tensor,
     ):
-        """
-        grid    rows and columns of tokens in a latent frame
-        frames  how many a chunk sees, its own included
-        text    the embedded prompt [tokens, text_dim]; its dtype and device are the film's
+        """Begins a film.
+
+        Args:
+          weights: named as in Wan2.1's checkpoints.
+          config: the transformer's sizes.
+          grid: rows and columns of tokens in a latent frame.
+          frames: latent frames that a chunk attends to, its own included.
+          text: the embedded prompt [tokens, text_dim]; its dtype and device are the film's.
         """
         self.weights, self.config, self.grid, self.tokens = weights, config, grid, grid[0] * grid[1]
         self.blocks = [_under(f"blocks.{i}.", weights) for i in range(config.num_layers)]
@@ -79,9 +90,16 @@ class Film:
     def chunk(
         self, noise: torch.Tensor, fresh: torch.Tensor, first: int, sampler: SamplerConfig
     ) -> torch.Tensor:
-        """x0 [f, h, w, c] of the chunk that begins with the film's frame `first`, and its commit.
+        """Makes and commits the chunk that begins with the film's frame `first`.
 
-        noise and x0 [f, h, w, c], fresh [steps - 1, f, h, w, c], all float32. Of the sampler step_list and shift are read.
+        Args:
+          noise: float32 [f, h, w, c].
+          fresh: float32 [steps - 1, f, h, w, c].
+          first: the chunk's first latent frame.
+          sampler: its step_list and shift are used.
+
+        Returns:
+          x0, float32 [f, h, w, c].
         """
         steps = sampler.step_list
         sigmas = [_trained_sigma(t, sampler.shift) for t in steps]
@@ -95,7 +113,7 @@ class Film:
         return x0
 
     def _velocity(self, x: torch.Tensor, t: float, first: int, turns: torch.Tensor) -> torch.Tensor:
-        """float32 [f, h, w, c]. Every layer's cache then holds the chunk as it was in this pass."""
+        """Returns float32 [f, h, w, c]. Every layer's cache then holds the chunk of this pass."""
         config, frames = self.config, len(x)
         h = torch.nn.functional.conv3d(
             x.to(self.dtype).permute(3, 0, 1, 2)[None],
@@ -127,7 +145,10 @@ class Film:
     def _block(
         self, block: Weights, h: torch.Tensor, e0: torch.Tensor, prompt, put: Callable, turns
     ) -> torch.Tensor:
-        """One layer on tokens h [t, d]; `put` takes own keys and values and returns those to attend to."""
+        """Applies one layer to tokens h [t, d].
+
+        `put` takes the chunk's keys and values and returns those to attend to.
+        """
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = block["modulation"][0] + e0
         y = self._norm(h) * (1 + scale_sa) + shift_sa
         q, k, v = (_apply(block, f"self_attn.{name}", y) for name in "qkv")
@@ -176,7 +197,7 @@ class Film:
         )
 
     def _turns(self, first: int, frames: int) -> torch.Tensor:
-        """What the channel pairs of a chunk's tokens are multiplied by, complex [t, 1, pairs]."""
+        """Returns the complex factors of a chunk's channel pairs, [t, 1, pairs]."""
         dim = self.config.head_dim
         space = 2 * (dim // 6)
         rows, columns = self.grid
@@ -205,19 +226,19 @@ def _apply(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """x [t, h, d], whose neighbouring channels are a pair; computed in float32."""
+    """Rotates x [t, h, d], whose neighbouring channels are a pair, in float32."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """q [t, h, d], k and v [s, h, d] -> [t, h * d]"""
+    """Attends: q [t, h, d], k and v [s, h, d] -> [t, h * d]."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     return scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1)
 
 
 def _trained_sigma(t: float, shift: float) -> float:
-    """The noise of the training time nearest to t."""
+    """Returns the noise level of the training time nearest to t."""
     position = np.arange(TRAIN_TIMES, 0, -1) / TRAIN_TIMES
     table = shift * position / (1 + (shift - 1) * position)
     return float(table[np.argmin(np.abs(TRAIN_TIMES * table - t))])

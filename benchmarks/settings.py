@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, and what follows from it: networks with random weights, sizes of latents, dtype."""
+"""A benchmark's settings and what they imply: random networks, latent sizes, dtype."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -33,20 +33,26 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """A benchmark. `UsageError` listing every fault.
+    """A benchmark's settings.
 
-    preset         whose networks, with random weights
+    preset         the model's sizes; its weights are random
     width, height  pixels of films; None for the preset's
-    dtype          None for the usual: in training the config's, else bfloat16, or float32 on a CPU
-    batch          training: films per step (None: the config's); attention: segments in one call (None: those of a film's packed pass)
+    dtype          None for the default: in training the config's, else bfloat16 (float32 on CPU)
+    batch          training: films per step (None: the config's); attention: segments per call
+                   (None: those of a film's packed pass)
     repeats        timed calls of everything
-    pool_frames    streaming and start: latent frames of history kept; pool_on: where, device or host
-    sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC steps with the preset's guidance)
-    kv_dtype       streaming and start: how the pool stores keys and values
+    pool_frames    streaming and start: latent frames of history kept
+    pool_on        streaming and start: where history is kept, device or host
+    sampler        streaming and start: few_step (4 steps without guidance) or preset (50 UniPC
+                   steps with the preset's guidance)
+    kv_dtype       streaming and start: how history's keys and values are stored
     tiny_decoder   streaming and start: TAEHV decodes in the VAE's place
     stages         training: which of the stages
     peer           also time Diffusers and torch on the same
     configs        folder of the training configs
+
+    Raises:
+      UsageError: lists every fault.
     """
 
     preset: str
@@ -79,7 +85,8 @@ class Settings:
             step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
             if size % step:
                 faults.append(
-                    f"{name} must be a multiple of {step}, not {size} (nearest: {nearest_multiples(size, step)})"
+                    f"{name} must be a multiple of {step}, not {size} "
+                    f"(nearest: {nearest_multiples(size, step)})"
                 )
         choices = {
             "dtype": (None, *DTYPES),
@@ -96,7 +103,8 @@ class Settings:
         of = lambda vae: (vae.z_dim, vae.spatial_stride, vae.temporal_stride)
         if self.tiny_decoder and of(sizes.vae) != of(VAEConfig()):
             faults.append(
-                "the tiny decoder decodes latents of Wan2.1's shape, and the preset's are of another"
+                "the tiny decoder decodes latents of Wan2.1's shape, "
+                "and the preset's are of another"
             )
         if self.peer and self.dtype == "float8":
             faults.append("the peers have no float8: leave out peer, or measure another dtype")
@@ -121,19 +129,19 @@ class Settings:
 
     @property
     def tokens(self) -> int:
-        """Of a latent frame."""
+        """Tokens of a latent frame."""
         _, rows, columns = self.transformer.patch_size
         return self.latent_size[0] // rows * (self.latent_size[1] // columns)
 
     @property
     def inference_dtype(self) -> jnp.dtype:
-        """Of everything that is not in eight bits."""
+        """The dtype of everything that is not in eight bits."""
         usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         return jnp.dtype(outside_blocks(self.dtype or usual))
 
     @property
     def transformer_dtype(self) -> str:
-        """Of nearly all of the transformer's arithmetic."""
+        """The dtype of nearly all of the transformer's arithmetic."""
         return "float8" if self.dtype == "float8" else str(self.inference_dtype)
 
     @property
@@ -143,26 +151,32 @@ class Settings:
         return SamplerConfig(shift=self.sizes.shift, guidance=self.sizes.guidance)
 
     def to_dict(self) -> dict:
-        """As JSON has it, whence `Settings(**_)` comes back."""
+        """Inverse of `Settings(**fields)`, as plain JSON values."""
         return dataclasses.asdict(self) | {"stages": list(self.stages)}
 
     def recorded(self) -> dict:
-        """What a record says of it: all but a folder of this machine."""
+        """Returns the settings for a record, without the folder, which is this machine's."""
         return {name: value for name, value in self.to_dict().items() if name != "configs"}
 
 
 def network(settings: Settings, part: str) -> Module:
-    """One of the preset's networks (or TAEHV, which has one size) with random weights, in the dtype of inference."""
+    """Returns one of the preset's networks with random weights, in the dtype of inference.
+
+    TAEHV has one size for all presets.
+    """
     sizes = () if part == "tiny_decoder" else (getattr(settings.sizes, part),)
     return random_network(part, sizes, settings.inference_dtype, float8=settings.dtype == "float8")
 
 
 def random_network(part: str, sizes: tuple, dtype: jnp.dtype, float8: bool = False) -> Module:
-    """One of NETWORKS of these sizes, made by one program in its dtype: at 14B no float32 copy ever exists."""
+    """Makes one of NETWORKS in these sizes, by one program in its dtype.
+
+    At 14B no float32 copy ever exists.
+    """
 
     def make(key) -> Module:
         net = NETWORKS[part](*sizes, key=key)
-        if part == "transformer":  # a new head answers 0 to everything
+        if part == "transformer":  # a new head outputs 0 for every input
             net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
         net = jax.tree.map(lambda leaf: leaf.astype(dtype), net)
         return quantize_blocks(net) if part == "transformer" and float8 else net
@@ -171,5 +185,5 @@ def random_network(part: str, sizes: tuple, dtype: jnp.dtype, float8: bool = Fal
 
 
 def random_like(shape: tuple[int, ...], dtype=jnp.float32, seed: int = 1) -> jax.Array:
-    """Standard normal numbers; made by numpy, so that no program is compiled for them."""
+    """Returns standard normal numbers, made by numpy so that no program is compiled."""
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)

@@ -12,9 +12,11 @@ from causalcine_jax.film.model_folder import load_model
 
 
 def first_chunk(settings: Settings, folder: str, started: float) -> dict[str, dict[str, float]]:
-    """Seconds until the package is imported, the networks in `folder` are loaded, a prompt is embedded, a chunk's frames are there; and all together.
+    """Times a process's start.
 
-    Counted from `started`, the time (Unix) at which the process was asked for.
+    Returns the seconds until the package is imported, the networks in `folder` are loaded, a
+    prompt is embedded, and a chunk's frames are there; and all together.
+    `started` is the Unix time at which the process was requested.
     """
     moments = {"start": started, "import": time.time()}
     tiny_decoder = Path(folder) / TINY_DECODER if settings.tiny_decoder else None

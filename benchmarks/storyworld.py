@@ -1,7 +1,10 @@
-"""How many StoryWorld films a second this machine draws: `python benchmarks/storyworld.py [--world base|storyworld] [--films 20]`.
+"""Measures how many StoryWorld films this machine draws per second.
 
-Prints one JSON object: films/s of the host's part (story, captions and scene parameters) and of the pixels under numpy and
-under jax.jit (compiled once, measured with its result on the host), and what it ran on.
+    python benchmarks/storyworld.py [--world base|storyworld] [--films 20]
+
+Prints one JSON object: films/s of the host's part and of the pixels, and what it ran on.
+The host's part is story, captions and scene parameters. Pixels are drawn under numpy and under
+jax.jit, compiled once and measured with the result on the host.
 """
 
 import argparse
@@ -25,7 +28,7 @@ def films_per_second(draw, inputs) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--world", choices=("base", "storyworld"), default="base")
     parser.add_argument(
         "--films", type=int, default=20, help="films drawn with jax; numpy draws a tenth of them"

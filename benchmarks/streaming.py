@@ -1,11 +1,13 @@
-"""A film as it streams: every chunk by the engine that generation uses, on random weights.
+"""A film as it streams: every chunk by generation's engine, on random weights.
 
-    first     a new film: its prompt through the text encoder and into keys and values, then the first chunk (all compiled before)
-    minutes   chunks in a film's first and tenth minute, in turns, so that a machine that grows faster or slower does so for both
-    enqueued  chunks whose moves are not waited for one by one, in the same turns
+    first     a new film: prompt, text encoder, its keys and values, then the first chunk; all
+              compiled before
+    minutes   chunks in a film's first and tenth minute, in turns, so that a machine that becomes
+              faster or slower affects both
+    enqueued  chunks whose moves are enqueued without waiting, in the same turns
 
-A minute begins with a pool that holds what a film of that length leaves in it, as far as its size allows. A chunk in the tenth minute costs what one
-in the first does if nothing grows: neither the field nor the pool.
+A minute begins with what a film of that length leaves in the cache, as far as its size allows.
+A chunk in the tenth minute costs as much as one in the first if neither field nor cache grows.
 """
 
 import time
@@ -13,7 +15,7 @@ from statistics import median
 
 import jax
 
-from benchmarks.film import PROMPT, MeasuredFilm, Place, fill, new_film
+from benchmarks.film import PROMPT, FilmPosition, MeasuredFilm, fill, new_film
 from benchmarks.random_model import random_model
 from benchmarks.settings import CHUNK_FRAMES, Settings
 from benchmarks.timing import memory, rates, spread
@@ -30,33 +32,32 @@ Laps = list[dict[str, float]]
 
 
 def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict:
-    """Seconds per chunk by move, frames per second, operations, bytes. `UsageError` for a pool that cannot hold the field."""
+    """Measures seconds per chunk by move, frames per second, operations and bytes.
+
+    Raises:
+      UsageError: the cache cannot hold the receptive field.
+    """
     pool_frames_for(None, policy, CHUNK_FRAMES, settings.pool_frames)
-    model, sampler, frames = (
-        random_model(settings),
-        settings.rollout_sampler,
-        CHUNK_FRAMES * settings.sizes.vae.temporal_stride,
-    )
+    model, sampler = random_model(settings), settings.rollout_sampler
+    frames = CHUNK_FRAMES * settings.sizes.vae.temporal_stride
     film = new_film(model, settings, policy)
     for _ in range(2):  # compiles everything: the decoder has two forms
         film.measured(film.embed(PROMPT))
     first = []
     for _ in range(settings.repeats):
-        film = None  # two pools may be more than there is memory for
+        film = None  # frees the cache first: memory may not suffice for two
         film = new_film(model, settings, policy)
         first.append(_from_prompt(film))
-    context, number = (
-        film.embed(PROMPT),
-        {minute: 60 * FPS * minute // frames for minute in MINUTES},
-    )
+    context = film.embed(PROMPT)
+    number = {minute: 60 * FPS * minute // frames for minute in MINUTES}
     held = {}
     for minute in MINUTES:
         _reach(film, context, settings, policy, number[minute])
         held[minute] = memory()
-    late = film.place  # a copy, which memory in use is not to count
+    late = film.position  # copied after `memory()`, which must not count the copy
     _reach(film, context, settings, policy, number[EARLY])
     laps, enqueued, copied = _in_turns(
-        film, context, {EARLY: film.place, LATE: late}, settings.repeats
+        film, context, {EARLY: film.position, LATE: late}, settings.repeats
     )
     minutes = {
         minute: {
@@ -112,7 +113,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
 
 
 def _from_prompt(film: MeasuredFilm) -> dict[str, float]:
-    """Seconds from a prompt's words to a film's first frames."""
+    """Returns the seconds from a prompt's words to a film's first frames."""
     start = time.perf_counter()
     context = jax.block_until_ready(film.embed(PROMPT))
     prompt = time.perf_counter() - start
@@ -127,26 +128,26 @@ def _reach(
 
 
 def _in_turns(
-    film: MeasuredFilm, context: TextContext, places: dict[int, Place], repeats: int
+    film: MeasuredFilm, context: TextContext, positions: dict[int, FilmPosition], repeats: int
 ) -> tuple[dict[int, Laps], list[float], dict[int, dict]]:
-    """Of each minute a chunk, and one of the first minute enqueued; every other time the last minute comes first. Also, of a pool in host memory, the frames
-    that were brought over in each minute: per layer, chunk by chunk."""
-    laps, enqueued, copied = (
-        {minute: [] for minute in places},
-        [],
-        {minute: {} for minute in places},
-    )
+    """Times a chunk of each minute per turn, and one of the first minute enqueued.
+
+    Every other turn begins with the last minute. With history in host memory, also returns the
+    frames copied to the device in each minute: per layer, chunk by chunk.
+    """
+    laps, enqueued = {minute: [] for minute in positions}, []
+    copied = {minute: {} for minute in positions}
     for turn in range(repeats):
-        for minute in list(places)[:: 1 if turn % 2 == 0 else -1]:
-            film.go_to(places[minute])
+        for minute in list(positions)[:: 1 if turn % 2 == 0 else -1]:
+            film.go_to(positions[minute])
             laps[minute].append(film.measured(context))
-            places[minute] = film.place
+            positions[minute] = film.position
             for name, count in (film.copied or {}).items():
                 copied[minute].setdefault("frames_copied", {}).setdefault(name, []).append(count)
-        film.go_to(places[EARLY])
+        film.go_to(positions[EARLY])
         film.waits = False
         enqueued.append(film.measured(context)["together"])
-        film.waits, places[EARLY] = True, film.place
+        film.waits, positions[EARLY] = True, film.position
     return laps, enqueued, copied
 
 

@@ -1,9 +1,14 @@
-"""Whether a device reaches its targets (target_list.py): all their runs, one after the other, and a table of what was measured.
+"""Checks whether a device reaches its targets (target_list.py).
 
-    TARGETS["h200"] --bench.py, a record per run--> FOLDER/<run>.json --> FOLDER/targets.md: number, bound, measured, met
+Makes all their runs, one after the other, and a table of what was measured.
 
-A run that fails is recorded as failed, and the next begins. What a record holds is not measured again, so that hours of a rented device are not lost: the
-same command goes on with what is missing or failed. Of a run that was begun by other software nothing is taken; one that was ended by it counts, and is named.
+    TARGETS["h200"] --bench.py, a record per run--> FOLDER/<run>.json
+        --> FOLDER/targets.md: number, bound, measured, met
+
+If a run fails, its record says so and the next run begins. What a record holds is not measured
+again, so that hours of a rented device are not lost: the same command measures what is missing
+or failed. An unfinished run of other software is measured from the start. A finished one counts,
+and its commit is named.
 """
 
 import json
@@ -13,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.bench import bench, faults, in_process, made, missing_peers, without, write
 from benchmarks.settings import Settings
-from benchmarks.target_list import TARGETS, Hardware, Run
+from benchmarks.target_list import TARGETS, Hardware, TargetRun
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.film.record import software
 from causalcine_jax.utils.atomic_file import whole_file
@@ -22,10 +27,12 @@ from causalcine_jax.utils.atomic_file import whole_file
 def measure_targets(
     device: str, folder: Path, configs: str, say: Callable[[str], None]
 ) -> tuple[str, list[str]]:
-    """Measures what is missing in `folder` of a device's runs; returns the table, which `folder`/targets.md holds too, and what could not be measured, and why.
+    """Measures what is missing in `folder` of a device's runs.
+
+    Returns the table, also written to `folder`/targets.md, and why anything was not measured.
 
     Raises:
-      UsageError: no targets are known for such a device, or it is not what jax computes on here.
+      UsageError: the device has no targets, or is not the one that jax computes on here.
       DataError: `folder` cannot be written, or holds something else under a record's name.
     """
     if device not in TARGETS:
@@ -41,7 +48,7 @@ def measure_targets(
     records = {run.name: _read(file(run), hardware, run) for run in hardware.runs}
     here = software()
 
-    def keep(run: Run, record: dict) -> None:
+    def keep(run: TargetRun, record: dict) -> None:
         records[run.name] = record
         write(record, file(run))
         _write_table(hardware, records, folder)
@@ -50,7 +57,8 @@ def measure_targets(
         record = records[run.name]
         if _done(record) and record["software"]["commit"] != here["commit"]:
             say(
-                f"{run.name}: {file(run)} is of commit {record['software']['commit']}, and this is {here['commit']}"
+                f"{run.name}: {file(run)} is of commit {record['software']['commit']}, "
+                f"and this is {here['commit']}"
             )
     for run in hardware.runs:
         if _done(records[run.name]):
@@ -75,7 +83,11 @@ def measure_targets(
 
 
 def check_device(device: str, hardware: Hardware, here: dict) -> None:
-    """`UsageError` where `here` (platform, kind, count) is not what the targets hold for."""
+    """Checks that the targets hold for the device `here` (platform, kind, count).
+
+    Raises:
+      UsageError: they do not.
+    """
     if (here["platform"], here["kind"]) != (hardware.platform, hardware.kind):
         found = here["platform"] == hardware.platform
         install = (
@@ -84,16 +96,18 @@ def check_device(device: str, hardware: Hardware, here: dict) -> None:
             else f'install jax for it (pip install -c constraints.txt -e "{hardware.install}"), or '
         )
         raise UsageError(
-            f"the targets for {device} hold for {hardware.kind}, and jax computes on {here['kind']} here: {install}measure part by part (bench.py PART --preset ...)"
+            f"the targets for {device} hold for {hardware.kind}, and jax computes on "
+            f"{here['kind']} here: {install}measure part by part (bench.py PART --preset ...)"
         )
     if hardware.devices not in (None, here["count"]):
         raise UsageError(
-            f"the targets for {device} are those of {hardware.devices} device, and jax sees {here['count']}: set CUDA_VISIBLE_DEVICES=0"
+            f"the targets for {device} hold for {hardware.devices} device, and jax sees "
+            f"{here['count']}: set CUDA_VISIBLE_DEVICES=0"
         )
 
 
 def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
-    """Markdown: a row per target, with what was measured of it so far, or why it was not."""
+    """Returns Markdown, a row per target: what was measured so far, or why nothing was."""
     rows = ["| target | bound | measured | | run |", "|---|---|---|---|---|"]
     for run in hardware.runs:
         record = records[run.name]
@@ -104,8 +118,9 @@ def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
                 if value is None
                 else (target.shown(value), target.verdict(value))
             )
+            verdict = verdict.replace("|", "/")
             rows.append(
-                f"| {target.words} | {target.bound} | {measured} | {verdict.replace('|', '/')} | {run.name} |"
+                f"| {target.words} | {target.bound} | {measured} | {verdict} | {run.name} |"
             )
     beside = [
         f"{name}: {without(record['missing_peers'])}"
@@ -126,8 +141,8 @@ def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
     )
 
 
-def why_not(run: Run, record: dict) -> str:
-    """Why something of a run was not measured, in words; empty where all was."""
+def why_not(run: TargetRun, record: dict) -> str:
+    """Returns why part of a run was not measured; empty if all was measured."""
     if not record:
         return "not measured yet"
     if missing := record.get("missing_peers"):
@@ -149,11 +164,14 @@ def _write_table(hardware: Hardware, records: dict[str, dict], folder: Path) -> 
 
 def _on(record: dict) -> str:
     device, software = record["device"], record["software"]
-    return f"{device['count']} x {device['kind']}, {record['machine']['cores']} cores, jax {software['jax']}, commit {software['commit']}, {record['date'][:10]}"
+    return (
+        f"{device['count']} x {device['kind']}, {record['machine']['cores']} cores, "
+        f"jax {software['jax']}, commit {software['commit']}, {record['date'][:10]}"
+    )
 
 
 def _done(record: dict) -> bool:
-    """Whether the run need not be measured, or not again: a peer that is missing still is no reason."""
+    """Whether the run needs no measuring. A peer that is still missing does not matter."""
     return (
         bool(record)
         and not record.get("unfinished")
@@ -163,7 +181,10 @@ def _done(record: dict) -> bool:
 
 
 def _begun(record: dict, here: dict) -> dict | None:
-    """The record where what it holds can stand beside what is measured now: by the same software and, failing peers that were missing, whole."""
+    """Returns the record if new measurements can join it, else None.
+
+    It must be by the same software, and measured with all peers.
+    """
     return (
         record
         if record and record["software"] == here and not record.get("missing_peers")
@@ -171,8 +192,8 @@ def _begun(record: dict, here: dict) -> dict | None:
     )
 
 
-def _read(file: Path, hardware: Hardware, run: Run) -> dict:
-    """The run's record; nothing where there is none, or one of other settings, or of another device."""
+def _read(file: Path, hardware: Hardware, run: TargetRun) -> dict:
+    """Returns the run's record, or {} if it is missing, of other settings or another device."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         kind = (record["device"] or {"kind": hardware.kind})["kind"]
@@ -189,9 +210,9 @@ def _read(file: Path, hardware: Hardware, run: Run) -> dict:
         ) from error
 
 
-def _number(record: dict, place: str) -> float | None:
-    """The number at part.name.name of a record; None where it was not measured."""
+def _number(record: dict, path: str) -> float | None:
+    """Returns the number at part.name.name of a record; None if it was not measured."""
     value = record.get("parts", {})
-    for name in place.split("."):
+    for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value

@@ -1,4 +1,7 @@
-"""Seconds, spread and bytes. A time is of a program that is compiled and has run before, up to the moment its result is ready."""
+"""Times and memory of programs.
+
+A time is of a program that has been compiled and has run before, until its result is ready.
+"""
 
 import resource
 import time
@@ -12,7 +15,7 @@ from causalcine_jax.planning.flops import peak
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
-    """Median, mean, and how far apart the times lie."""
+    """Returns the median, the mean and the spread of times."""
     return {
         "median": median(seconds),
         "mean": mean(seconds),
@@ -23,26 +26,32 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds until what `call` returns is ready."""
+    """Returns the seconds until the result of `call` is ready."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def measure(call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """`call` once to compile and warm up, then `repeats` times."""
+    """Times `call` `repeats` times, after one call that compiles and warms up."""
     timed(call)
     return spread([timed(call) for _ in range(repeats)])
 
 
 def rates(flop: float, seconds: float, dtype, devices: int = 1) -> dict[str, float | None]:
-    """Operations a second over the devices that ran them, and as a fraction (MFU) of what those could do in this dtype; None where that is not known."""
+    """Returns operations per second over the devices that ran them, and the MFU.
+
+    MFU is the fraction of what the devices can do in this dtype; None if that is unknown.
+    """
     best, rate = peak(jax.devices()[0].device_kind, str(dtype)), flop / seconds
     return {"flop": flop, "flop_per_second": rate, "mfu": rate / (best * devices) if best else None}
 
 
 def program_bytes(compiled) -> dict[str, int]:
-    """What a compiled program needs on each device: arguments and results (what is donated counts once), and temporaries."""
+    """Returns a compiled program's bytes per device: arguments and results, and temporaries.
+
+    A donated array counts once.
+    """
     stats = compiled.memory_analysis()
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
     return {
@@ -53,25 +62,27 @@ def program_bytes(compiled) -> dict[str, int]:
 
 
 def device_bytes() -> dict[str, int] | None:
-    """Bytes in use on the first device, and the most since the process began; None where the device does not count (CPUs)."""
+    """Returns the bytes in use on the first device, and their peak since the process began.
+
+    None if the device does not count them (CPUs).
+    """
     stats = jax.devices()[0].memory_stats()
     return {"in_use": stats["bytes_in_use"], "peak": stats["peak_bytes_in_use"]} if stats else None
 
 
 def process_bytes() -> dict[str, int]:
-    """Resident memory of this process, and the most since it began; 0 where the system does not tell."""
+    """Returns this process's resident memory and its peak; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[1]) * resource.getpagesize()
     except OSError:
         now = 0
-    most = (
-        1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )  # noted by the system now and then only
+    # The system updates the peak only now and then.
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"in_use": now, "peak": max(now, most)}
 
 
 def memory() -> dict[str, int]:
-    """Of the device where it counts, else of the process."""
+    """Returns the device's memory if the device counts it, else the process's."""
     counted = device_bytes()
     return {"of": "device", **counted} if counted else {"of": "process", **process_bytes()}

@@ -1,9 +1,12 @@
-"""Training steps as configs/*.py have them, on random films: stage 1, ODE initialisation, a cycle of distribution matching.
+"""Training steps as in configs/*.py, on random films: stage 1, ODE initialisation, a DMD cycle.
 
-    config -> networks with random weights -> the stage's own updates, jitted and donated as in training/loop.py -> seconds, operations, bytes
+    config -> networks with random weights
+        -> the stage's own updates, jitted and donated as in training/loop.py
+        -> seconds, operations, bytes
 
-A cycle of distribution matching is `generator_every` steps of the run: one update of the student and as many of the critic, each with a
-rollout of its own. Its ratio is the time it takes, over the time that its operations would take at the rate of stage 1's step.
+A cycle of distribution matching (DMD) is `generator_every` steps of the run: one update of the
+student and that many of the critic, each with its own rollout. Its ratio is its time, over the
+time that its operations would take at the rate of stage 1's step.
 """
 
 import dataclasses
@@ -30,7 +33,7 @@ from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teach
 from causalcine_jax.training.state import Nets, Stage, Update, new_state
 from causalcine_jax.training.step import make_update, metric_names
 
-# The configs of a preset: stage 1's file, and the size that the later stages' files know it by.
+# Configs of a preset: stage 1's file, and the preset's name in the files of the later stages.
 CONFIGS = {
     "storyworld-base": ("base", "base"),
     "storyworld": ("storyworld", "storyworld"),
@@ -40,7 +43,7 @@ CONFIGS = {
 
 
 def configs(settings: Settings) -> list[TrainConfig]:
-    """The stages of a preset that are asked for, with what the settings say of batch and dtype."""
+    """Returns the configs of the requested stages, with the settings' batch and dtype."""
     first, size = CONFIGS[settings.preset]
     changes = {
         name: value
@@ -62,7 +65,7 @@ def configs(settings: Settings) -> list[TrainConfig]:
 
 
 def training(settings: Settings) -> dict:
-    """What the stages take, and the ratio of the cycle of distribution matching."""
+    """Measures the stages, and the ratio of the DMD cycle."""
     wanted = configs(settings)
     return {
         "film": _film(settings, wanted[0]),
@@ -71,25 +74,26 @@ def training(settings: Settings) -> dict:
 
 
 def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: int) -> dict:
-    """The stages one after the other; with stage 1 among them, the cycle of distribution matching is held against its rate.
+    """Measures the stages one after the other.
 
-    A stage's own memory is its programs' `bytes`: what the process has held at most, `memory`, is of all stages so far and their compilation.
+    With stage 1 among them, compares the DMD cycle with its rate. A stage's own memory is its
+    programs' `bytes`. `memory` is the process's peak over all stages so far and their compilation.
     """
     result = {}
     for config in configs:
         print(f"  {config.stage} ...", flush=True)
-        result[config.stage] = measured(Run(config, latent_size), repeats)
+        result[config.stage] = measured(StageRun(config, latent_size), repeats)
     result["memory"] = memory()
     if {"teacher_forcing", "dmd"} <= result.keys():
         first, cycle = result["teacher_forcing"], result["dmd"]
         cycle["seconds_at_stage_1_rate"] = cycle["flop"] / first["flop_per_second"]
-        # The mean, since a rollout's exit is drawn anew each time.
+        # The mean, because each rollout draws its exit step.
         cycle["ratio"] = cycle["seconds"]["mean"] / cycle["seconds_at_stage_1_rate"]
     return result
 
 
-def measured(run: "Run", repeats: int) -> dict:
-    """`repeats` turns of a stage: as many steps as it takes for every update to be due."""
+def measured(run: "StageRun", repeats: int) -> dict:
+    """Measures `repeats` turns of a stage: the steps after which every update has run."""
     steps, flop = max(update.every for update in run.updates), update_flops(run.config, run.films)
     programs, compilation = {}, {}
     for update in run.updates:
@@ -136,8 +140,8 @@ def measured(run: "Run", repeats: int) -> dict:
     }
 
 
-class Run:
-    """A stage that is ready to run: random weights and films where `training/loop.py` has checkpoints and stores."""
+class StageRun:
+    """A stage ready to run, with random weights and films instead of checkpoints and stores."""
 
     def __init__(self, config: TrainConfig, latent_size: tuple[int, int]):
         self.config, self.mesh = config, make_mesh(config.seq)
@@ -173,7 +177,7 @@ class Run:
         self._state = self._made(lambda key: new_state(self._stage, _each(trained, key), metrics))
 
     def program(self, update: Update):
-        """An update, compiled as the loop does it."""
+        """Compiles an update as the loop does."""
         shardings = state_shardings(self.mesh, self._state)
         jitted = jax.jit(
             make_update(self._stage, update, self.config), donate_argnums=0, out_shardings=shardings
@@ -186,7 +190,7 @@ class Run:
         return self._state
 
     def _made(self, make):
-        """What `make` makes of a key, born with its shardings."""
+        """Makes `make(key)`, created with its shardings."""
         key = jax.random.key(self.config.seed)
         return jax.jit(make, out_shardings=state_shardings(self.mesh, jax.eval_shape(make, key)))(
             key
@@ -196,7 +200,7 @@ class Run:
 def _networks(
     config: TrainConfig, null_prompt: tuple[int, ...]
 ) -> tuple[Nets, Nets, tuple[Update, ...]]:
-    """Makers of a stage's networks, trained and fixed, and its updates."""
+    """Returns the makers of a stage's trained and fixed networks, and its updates."""
     transformer, text_encoder = (
         (lambda key: Transformer(config.transformer, key=key)),
         (lambda key: UMT5Encoder(config.text_encoder, key=key)),
@@ -228,7 +232,7 @@ def _networks(
 
 
 def _exported(config: TrainConfig) -> tuple[str, ...]:
-    """The networks that the run keeps an average of; all of them, if empty."""
+    """Returns the networks that the run averages; empty means all of them."""
     return () if config.stage == "teacher_forcing" else ("student",)
 
 
@@ -244,7 +248,7 @@ def _each(makers: Nets, key) -> Nets:
 def _random_films(
     config: TrainConfig, latent_size: tuple[int, int], frames: int, shots: int
 ) -> dict[str, np.ndarray]:
-    """This process's part of a batch as stores hold it: of films, or of trajectories."""
+    """Returns this process's part of a batch, of films or trajectories, as stores hold it."""
     rng, films = np.random.default_rng(0), config.batch // jax.process_count()
     chunks = frames // config.chunk_frames
     records = (

@@ -1,8 +1,12 @@
-"""How true a VAE is and how fast: `python benchmarks/vae.py [MODEL ...] [--world base] [--films 16] [--picture FILE.png]`.
+"""Measures how accurate a VAE is and how fast.
 
-Prints one JSON object: for each model folder (the embedded one where none is named) PSNR over held-out films, at first frames after cuts and
-elsewhere, sharpness of characters (evaluation/metrics/reconstruction.py), and frames a second of encoding and decoding in chunks.
-`--picture` draws frames of a film beside what each VAE makes of them.
+    python benchmarks/vae.py [MODEL ...] [--world base] [--films 16] [--picture FILE.png]
+
+Prints one JSON object, for each model folder (default: the embedded one).
+PSNR is over held-out films: at first frames after cuts, and elsewhere.
+It also has characters' sharpness (evaluation/metrics/reconstruction.py), and frames per second of
+encoding and decoding in chunks.
+`--picture` draws frames of films beside each VAE's reconstruction.
 """
 
 import argparse
@@ -20,14 +24,14 @@ from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film.record import device, software
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.storyworld import WORLDS, Story, sample_story
+from causalcine_jax.storyworld import WORLDS, WorldStory, sample_story
 from causalcine_jax.storyworld.world import CHUNK_FRAMES
 
 SEED = 20261128  # of stories that no stage trains on
 
 
 def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
-    """Frames a second of a stream in chunks, compiled before: what encoding and decoding a film costs."""
+    """Returns frames per second of encoding and decoding a stream in chunks, compiled before."""
     video = jnp.asarray(film[None], jnp.float32) / 127.5 - 1
     first = vae.cfg.temporal_stride * (CHUNK_FRAMES - 1) + 1
 
@@ -58,8 +62,11 @@ def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
     return {"encode": rate(encode), "decode": rate(lambda: decode(parts))}
 
 
-def picture(vaes: list[VAE], stories: list[Story], file: str) -> None:
-    """A column for the truth and for each VAE; a row for the frames before, at and after the first cut of each story."""
+def picture(vaes: list[VAE], stories: list[WorldStory], file: str) -> None:
+    """Draws a column for the truth and for each VAE.
+
+    Rows are the frames before, at and after the first cut of each story.
+    """
     from PIL import Image
 
     rows = []
@@ -76,7 +83,7 @@ def picture(vaes: list[VAE], stories: list[Story], file: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "models", nargs="*", default=[str(EMBEDDED)], help="model folders with a VAE"
     )

@@ -1,8 +1,11 @@
-"""Measures one part, in a process of its own, so that peak memory, compiled programs and the number of devices are that part's alone.
+"""Measures one part in a process of its own.
+
+Peak memory, compiled programs and the number of devices are then that part's alone.
 
     python -m benchmarks.worker PART ASKED.json ANSWER.json
 
-`bench.py` starts it; nobody else needs to. ASKED holds the settings, and under `given` what else the part's function takes.
+Only `bench.py` starts it. ASKED holds the settings, and under `given` the other arguments of the
+part's function.
 """
 
 import json
@@ -17,7 +20,7 @@ from benchmarks.settings import Settings
 from causalcine_jax.cli import cores, run
 from causalcine_jax.errors import DataError, UsageError
 
-# Where each part is measured. Imported when it is asked for: the others' imports would count as its start.
+# Where each part is measured. Imported on request: other parts' imports would count as its start.
 FUNCTIONS = {
     "streaming": ("streaming", "streaming"),
     "training": ("training", "training"),
@@ -47,11 +50,13 @@ ENVIRONMENT = {
 
 
 def measure_part(part: str, settings: Settings | None, **given) -> dict:
-    """The part's result, and the device that it ran on. Without settings: of a part that takes only what is `given`.
+    """Returns the part's result, and the device that it ran on.
+
+    Without settings, the part takes only what is `given`.
 
     Raises:
-      UsageError: it cannot be measured so.
-      DataError: it failed; one line, and on stderr where.
+      UsageError: it cannot be measured as requested.
+      DataError: it failed, in one line; stderr has the traceback.
     """
     import jax
 
@@ -84,7 +89,7 @@ def measure_part(part: str, settings: Settings | None, **given) -> dict:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says; XLA's begin so, and go on with tables of its memory."""
+    """Returns an error's first line: XLA's messages continue with tables of its memory."""
     return next(
         (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
     )

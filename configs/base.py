@@ -2,10 +2,11 @@
 
     python launch/train.py --config configs/base.py
 
-48x80 pixels, films of 30 latent frames (10 chunks, 7.3 s). Encodes the films with the embedded VAE first, then trains; leaves
-outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
+Films have 48x80 pixels and 30 latent frames (10 chunks, 7.3 s). The run first encodes films with
+the embedded VAE, then trains, and leaves outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
 
-    python launch/generate.py --model outputs/base/model --story examples/demo.yaml --out outputs/film
+    python launch/generate.py --model outputs/base/model --story examples/demo.yaml \\
+        --out outputs/film
     python launch/evaluate.py --model outputs/base/model --world base --out outputs/evaluation
 """
 
@@ -32,7 +33,7 @@ def get_config() -> ConfigDict:
             out="outputs/base",
             steps=600,
             batch=4,
-            remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
+            remat=True,  # on a CPU, recomputing is cheaper than storing and loading
             log_every=10,
             transformer=BASE.transformer,
             text_encoder=BASE.text_encoder,

@@ -1,17 +1,34 @@
-"""A four-step student, second stage: distribution matching on its own rollouts, with a GAN head on the fake score (paper 3.4).
+"""A four-step student, second stage: distribution matching (paper 3.4).
 
-    python launch/train.py --config configs/dmd.py                  # films of 48x80, two CPU cores, after configs/ode_init.py
-    python launch/train.py --config configs/dmd.py:storyworld       # 96x160, one H200, after configs/ode_init.py:storyworld
-    python launch/train.py --config configs/dmd.py:wan_1_3b         # after configs/ode_init.py:wan_1_3b; also :wan_14b
+The student trains on its own rollouts, with a GAN head on the fake score.
 
-    python launch/generate.py --model outputs/dmd/model --story examples/demo.yaml --out outputs/film
+    # Films of 48x80, two CPU cores, after configs/ode_init.py:
+    python launch/train.py --config configs/dmd.py
+    # 96x160, one H200, after configs/ode_init.py:storyworld:
+    python launch/train.py --config configs/dmd.py:storyworld
+    # After configs/ode_init.py:wan_1_3b; also :wan_14b:
+    python launch/train.py --config configs/dmd.py:wan_1_3b
 
-`steps` counts updates of the critic (fake score and head); the student is updated at every fifth. Without the head: --config.gan.generator_weight=0.
-The first took 29 minutes on two CPU cores that did other work as well (for the embedded student: at a constant rate, on films of both worlds, one gradient clip for both
-networks of the critic); the second is meant to take 9 on the H200, by counting forward passes, and has never run. For Wan2.1 the numbers are Self-Forcing's (1.3B) and Self-Forcing-Plus' (14B): AdamW without momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10,
-the average from step 200 on. Student, fake score and teacher are 22 bytes per parameter of the model (14B: 315 GB) before activations, cut over all devices.
-At 14B on 64 devices, by launch/plan.py compile with --config.seq=8 --config.optim.accumulation=8 --config.critic_optim.accumulation=8: 54 GB on each H200, 70 on each v5p,
-of which 29 are the student's weights, held whole while it films (--config.rollout_weights=sharded is without them, and sends ten times as much).
+    python launch/generate.py --model outputs/dmd/model --story examples/demo.yaml \\
+        --out outputs/film
+
+`steps` counts updates of the critic (fake score and head); every fifth also updates the student.
+--config.gan.generator_weight=0 trains without the head.
+
+Base size: 29 minutes on two CPU cores that did other work as well. That was the embedded student:
+at a constant rate, on films of both worlds, with one gradient clip for both of the critic's
+networks. Storyworld size: planned for 9 minutes on the H200, by counting forward passes; it has
+never run.
+
+For Wan2.1 the numbers are those of Self-Forcing (1.3B) and Self-Forcing-Plus (14B): AdamW without
+momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10, the average from step 200
+on. Student, fake score and teacher are 22 bytes per parameter of the model (14B: 315 GB) before
+activations, sharded over all devices.
+
+14B on 64 devices, by launch/plan.py compile with --config.seq=8 --config.optim.accumulation=8
+--config.critic_optim.accumulation=8: 54 GB on each H200, 70 on each v5p. Of these, 29 are the
+student's weights, gathered for its rollout. --config.rollout_weights=sharded avoids them, and
+sends ten times as much.
 """
 
 from ml_collections import ConfigDict

@@ -1,17 +1,24 @@
-"""How the weights inside the package were made: runs on two CPU cores, each from the model that the one before it left.
+"""How the embedded weights were made: runs on two CPU cores, each from the previous one's model.
 
-    python launch/train.py --config configs/embedded.py:pictures       # the VAE, on crops of single frames
-    python launch/train.py --config configs/embedded.py:autoencoder    # on crops of clips with cuts
-    python launch/train.py --config configs/embedded.py:whole_frames   # the same on whole frames, the learning rate going to nothing
+    # The VAE: on crops of single frames, then of clips with cuts, then on whole frames with the
+    # learning rate falling to 0.
+    python launch/train.py --config configs/embedded.py:pictures
+    python launch/train.py --config configs/embedded.py:autoencoder
+    python launch/train.py --config configs/embedded.py:whole_frames
 
-    python launch/train.py --config configs/embedded.py:first      # films of the base world: what things look like, what words mean
-    python launch/train.py --config configs/embedded.py:montage    # films that cut at almost every chunk: to use memory
-    python launch/train.py --config configs/embedded.py:mixed      # both, the learning rate going to nothing
-    python launch/train.py --config configs/embedded.py:last       # the same once more
+    # The transformer: films of the base world teach what things look like and what words mean.
+    python launch/train.py --config configs/embedded.py:first
+    # Films that cut at almost every chunk teach it to use memory.
+    python launch/train.py --config configs/embedded.py:montage
+    # Both worlds, with the learning rate falling to 0; then the same once more.
+    python launch/train.py --config configs/embedded.py:mixed
+    python launch/train.py --config configs/embedded.py:last
 
-Why a montage: in a base film a chunk mostly goes on from the one before it, so the window explains it, and the gradient that teaches a
-character's colour from memory is a small part of the whole. Cutting at almost every chunk, to characters seen before, makes it most of
-it. High noise (shift 6), where colours are decided, and a time per chunk, so that every film shows all of them, help for the same reason.
+Why a montage: in a base film most chunks continue the one before, so the window explains them.
+The gradient that teaches a character's colour from memory is then a small part of the whole.
+Cuts at almost every chunk, to characters seen before, make it most of the gradient.
+Two more settings help for the same reason: high noise (shift 6), at which colours are decided,
+and a time per chunk, so that every film has all noise levels.
 """
 
 import dataclasses
@@ -55,7 +62,8 @@ def get_config(stage: str = "first") -> ConfigDict:
     return config_dict(stages[stage]())
 
 
-# Two pixels by two as channels (Wan2.2's way): no layer has to work at full size with few channels, which is what CPUs are slowest at.
+# Blocks of 2x2 pixels become channels, as in Wan2.2. CPUs are slowest at layers of full size with
+# few channels, and this avoids them.
 VAE_SIZES = VAEConfig(
     dim=16,
     dim_mult=(1, 3, 6),
@@ -70,13 +78,15 @@ VAE_SIZES = VAEConfig(
 OPTIM_VAE = OptimConfig(
     optimizer="muon", lr=4e-3, warmup=100, schedule="constant", weight_decay=0.0, ema_decay=0.998
 )
-CROP = AutoencoderConfig(
-    kl=3e-4, edge=0.5, cuts=1 / 3, crop=(24, 40)
-)  # a quarter of a frame: four times as many clips for the same work
+# A crop is a quarter of a frame, so the same work covers four times as many clips.
+CROP = AutoencoderConfig(kl=3e-4, edge=0.5, cuts=1 / 3, crop=(24, 40))
 
 
 def pictures() -> TrainConfig:
-    """Most of what a VAE has to learn is in single frames, and a step on 32 of them costs less than one on four clips."""
+    """Returns the VAE's first run, on single frames.
+
+    Most of what a VAE has to learn is in them, and 32 frames cost less than four clips.
+    """
     return _autoencoder(
         "pictures",
         6_000,
@@ -189,7 +199,7 @@ def _run(name: str, before: str, **what) -> TrainConfig:
         out=f"{OUT}/{name}",
         init=f"{OUT}/{before}/model" if before else "",
         batch=4,
-        remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
+        remat=True,  # on a CPU, recomputing is cheaper than storing and loading
         log_every=25,
         transformer=EMBEDDED.transformer,
         text_encoder=EMBEDDED.text_encoder,

@@ -1,17 +1,30 @@
-"""A four-step student, first stage: it learns to jump to where its teacher's 48-step ODE ends, after true history (paper 3.4).
+"""A four-step student, first stage: regression to the end of its teacher's ODE (paper 3.4).
 
-    python launch/train.py --config configs/ode_init.py               # films of 48x80, two CPU cores: the embedded weights are the teacher
-    python launch/train.py --config configs/ode_init.py:storyworld    # 96x160, one H200, after configs/storyworld.py
-    python launch/train.py --config configs/ode_init.py:wan_1_3b      # after configs/wan_1_3b.py; also :wan_14b
-    python launch/train.py --config configs/dmd.py                    # then: the second stage
+After true history, the student learns to jump to where the teacher's 48-step ODE ends.
 
-Another teacher: --config.teacher=outputs/base/model. The model that is left films in four steps by itself.
+    # Films of 48x80, two CPU cores; the embedded weights are the teacher:
+    python launch/train.py --config configs/ode_init.py
+    # 96x160, one H200, after configs/storyworld.py:
+    python launch/train.py --config configs/ode_init.py:storyworld
+    # After configs/wan_1_3b.py; also :wan_14b:
+    python launch/train.py --config configs/ode_init.py:wan_1_3b
+    # Then the second stage:
+    python launch/train.py --config configs/dmd.py
 
-On CPUs a trajectory costs as much as teaching the student on it several times, so they are written to the folder ode.store first and read
-again and again (with other settings: another --config.ode.store); where the machine is fast, every step computes its own. The first
-took 10 minutes for the trajectories and 23 for 300 steps on two CPU cores that did other work as well; the second is meant to take 9 on the H200, by counting
-forward passes, and has never run. For Wan2.1 the numbers are Causal Forcing's: guidance 6, shift 5, AdamW at 2e-6, 1000 steps and more. A trajectory of 60 latent frames is then
-1920 passes of a chunk, so they are stored, by one process before the run: 6000 of them, 72 MB each at 480x832.
+Another teacher: --config.teacher=outputs/base/model. The resulting model already generates films
+in four steps.
+
+On CPUs a trajectory costs as much as training the student on it several times. Trajectories are
+therefore written to the folder ode.store first, and read many times. Other settings need another
+--config.ode.store. On fast machines, every step computes its own trajectories.
+
+Base size: 10 minutes for the trajectories and 23 for 300 steps, on two CPU cores that did other
+work as well. Storyworld size: planned for 9 minutes on the H200, by counting forward passes; it
+has never run.
+
+For Wan2.1 the numbers are those of Causal Forcing: guidance 6, shift 5, AdamW at 2e-6, 1000 steps
+and more. A trajectory of 60 latent frames is then 1920 passes of a chunk. One process therefore
+stores them before the run: 6000 trajectories, 72 MB each at 480x832.
 """
 
 from ml_collections import ConfigDict
@@ -91,7 +104,8 @@ def _wan(name: str, steps: int) -> TrainConfig:
         steps=steps,
         batch=64,
         dtype="bfloat16",
-        # 99 chunks in one pass: of a film that is kept before every layer, 40 x 9.5 GB at 14B, so every fifth only, and few fields at once.
+        # A pass has 99 chunks. Keeping a film before every layer is 40 x 9.5 GB at 14B, so only
+        # every fifth layer keeps it, and few fields are computed at once.
         remat_layers=5,
         segments_at_once=9,
         self_forcing=SelfForcingConfig(shift=5.0),

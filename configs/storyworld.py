@@ -1,20 +1,25 @@
-"""The real recipe: StoryWorld at 96x160, films of 60 latent frames (20 chunks, 14.8 s), on one H200. Four commands.
+"""The full recipe: StoryWorld at 96x160, films of 60 latent frames (20 chunks, 14.8 s), one H200.
 
-    # 1. The VAE, on clips painted while it trains; its latents' mean and std are measured at the end.
+It takes four commands:
+
+    # 1. The VAE, on clips painted while it trains. The end measures its latents' mean and std.
     python launch/train.py --config configs/storyworld.py:autoencoder
 
     # 2. 20,000 films to latents (about 12 GB).
-    python launch/encode.py --model outputs/storyworld/autoencoder/model --world storyworld --films 20000 --out outputs/storyworld/latents
+    python launch/encode.py --model outputs/storyworld/autoencoder/model --world storyworld \\
+        --films 20000 --out outputs/storyworld/latents
 
-    # 3. The causal transformer and its text encoder. Every command here can be stopped and given again: it goes on where it was.
+    # 3. The causal transformer and its text encoder. The same command resumes any stopped run.
     python launch/train.py --config configs/storyworld.py
 
     # 4. Recall, cuts and prompts on 200 held-out stories.
-    python launch/evaluate.py --model outputs/storyworld/model --world storyworld --returns 200 --out outputs/storyworld/evaluation
+    python launch/evaluate.py --model outputs/storyworld/model --world storyworld --returns 200 \\
+        --out outputs/storyworld/evaluation
 
-Each is meant to take at most 9 minutes there, all of them 27; the steps below are chosen for that and are to be adjusted to what
-`step_s` says. Where a machine cannot be kept, only model folders need to travel: `--config.init=DIR` begins stage 3 from one, and
-`--config.data.vae=DIR` names the VAE. With less memory: --config.remat, --config.optim.accumulation=4.
+Each is planned for at most 9 minutes there, all of them for 27. The steps below are chosen for
+that; adjust them to the measured `step_s`. If a machine cannot be kept, only model folders need to
+move: `--config.init=DIR` starts stage 3 from one, and `--config.data.vae=DIR` names the VAE.
+With less memory: --config.remat, --config.optim.accumulation=4.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Whether a claim holds beyond the intervals: computed from two numbers on the same stories, and put into words."""
+"""Decides whether a claim holds beyond its interval, from two numbers on the same stories."""
 
 from dataclasses import dataclass
 
@@ -7,43 +7,41 @@ import numpy as np
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_paired
 from experiments.plan import Claim
 
-FEWEST = (
-    8  # stories from which an interval is believed; from so few it is a little too narrow still
-)
+FEWEST = 8  # stories for an interval; from so few, the bootstrap's is still a little too narrow
 STATISTICS = {"difference": np.subtract, "ratio": np.divide}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The statistic with its interval, and what follows for the claim."""
+class ClaimVerdict:
+    """A claim's statistic with its interval, and what follows in words."""
 
     interval: Interval
     words: str
 
 
-def judge(claim: Claim, first: Grouped, second: Grouped) -> Verdict:
-    """Compares the two on the stories that both have."""
+def judge(claim: Claim, first: Grouped, second: Grouped) -> ClaimVerdict:
+    """Compares both numbers on the stories that both have."""
     stories = min(len(first.counts), len(second.counts))
     interval = bootstrap_paired(
         first.first(stories), second.first(stories), STATISTICS[claim.statistic]
     )
     if not interval.count:
-        return Verdict(interval, "nothing was asked: it cannot be told")
+        return ClaimVerdict(interval, "no question was asked, so it cannot be decided")
     side, bound = (1, claim.at_least) if claim.at_least is not None else (-1, claim.at_most)
     value = side * (interval.value - bound)
     low, high = sorted(side * (end - bound) for end in (interval.low, interval.high))
     held = "holds" if value >= 0 else "does not hold"
     if interval.count < FEWEST:
-        return Verdict(
+        return ClaimVerdict(
             interval, f"{held} by value; {interval.count} stories are too few for an interval"
         )
     if interval.low == interval.high:
-        return Verdict(
+        return ClaimVerdict(
             interval,
             f"{held} by value; all {interval.count} stories say the same, which leaves no interval",
         )
     if low > 0:
-        return Verdict(interval, "holds beyond the interval")
+        return ClaimVerdict(interval, "holds beyond the interval")
     if high < 0:
-        return Verdict(interval, "does not hold, beyond the interval")
-    return Verdict(interval, f"{held} by value, but the interval reaches past {bound:g}")
+        return ClaimVerdict(interval, "does not hold, beyond the interval")
+    return ClaimVerdict(interval, f"{held} by value, but the interval reaches past {bound:g}")

@@ -1,6 +1,6 @@
-"""From runs to command lines: which models are there, which have to be made, in which order, by which commands.
+"""Turns runs into command lines: which models exist, which must be made, how and in what order.
 
-A run that is done is not repeated; one that was stopped goes on by the same command, and so does a latent store.
+A finished run is not repeated. The same command resumes a stopped run or latent store.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from causalcine_jax.cli import cores
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
-from experiments.plan import Scale
+from experiments.plan import ExperimentScale
 from experiments.runs import SCALES
 from experiments.tables import TABLES
 
@@ -22,13 +22,13 @@ OUT = Path("outputs/experiments")
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where models and films of one scale lie.
+    """Where the models and films of one scale are.
 
     out   folder of everything that is made: films/, runs/, measurements/
-    used  models and latent stores that were made elsewhere, by the names of runs and films ("films/base")
+    used  models and latent stores made elsewhere, by the names of runs and films ("films/base")
     """
 
-    scale: Scale
+    scale: ExperimentScale
     out: Path
     used: dict[str, Path] = field(default_factory=dict)
 
@@ -47,29 +47,32 @@ class Workshop:
         raise_faults("--use", faults)
 
     def taken(self, run: str) -> Path | None:
-        """The model folder that is taken for a run instead of training it, if there is one."""
+        """Returns the model folder that is used instead of training a run, if any."""
         if run in self.used:
             return self.used[run]
         shipped = self.scale.runs[run].shipped
         return Path(shipped) if shipped and Path(shipped).is_dir() else None
 
     def made(self, run: str, seed: int) -> str:
-        """The name of a run with a seed: what is taken from elsewhere, and the first seed, has none in it."""
+        """Returns the name of a run with a seed.
+
+        Models taken from elsewhere, and the first seed, have no seed in their name.
+        """
         return run if seed == 0 or self.taken(run) else f"{run}-seed{seed}"
 
     def folder(self, run: str, seed: int) -> Path:
         return self.out / "runs" / self.made(run, seed)
 
     def model(self, run: str, seed: int = 0) -> Path:
-        """Its model folder, there or not."""
+        """Returns the run's model folder, whether it exists or not."""
         return self.taken(run) or self.folder(run, seed) / "model"
 
     def is_there(self, run: str, seed: int = 0) -> bool:
-        """Whether the model needs no training (any more). A model that a run in progress left does not count."""
+        """Whether the model needs no more training. An unfinished run's model does not count."""
         return self.taken(run) is not None or _finished(self.folder(run, seed))
 
     def made_by(self, command: "Command") -> bool:
-        """Whether what a command makes is there now, and whole."""
+        """Whether the result of a command exists and is complete."""
         store = command.makes.removeprefix("films/")
         return (
             self._encoded(store)
@@ -78,7 +81,10 @@ class Workshop:
         )
 
     def all_taken(self, runs: Iterable[str]) -> dict[str, Path]:
-        """Runs among those that `runs` need whose models are taken from elsewhere, each with its folder."""
+        """Returns the runs whose models are taken from elsewhere, among all that `runs` need.
+
+        Each has its folder.
+        """
         waiting, seen = list(runs), set()
         while waiting:
             name = waiting.pop(0)
@@ -99,15 +105,18 @@ class Workshop:
 
     @property
     def name(self) -> str:
-        """Of its scale."""
+        """The name of its scale."""
         return next(name for name, scale in SCALES.items() if scale is self.scale)
 
     def recipe(self, runs: Iterable[str], seeds: int) -> list["Command"]:
-        """The commands that make the models of `runs`, wherever those that are there were made."""
+        """Returns the commands that make the models of `runs`, as if none were used or made."""
         return Workshop(self.scale, OUT / self.name).commands(runs, seeds, done=True)
 
     def commands(self, runs: Iterable[str], seeds: int, *, done: bool = False) -> list["Command"]:
-        """All that has to be run for the models of `runs` to be there, each after what it needs; with `done`, also what was run already."""
+        """Lists the commands after which the models of `runs` exist, each after what it needs.
+
+        With `done`, also those that were already run.
+        """
         listed: dict[str, Command] = {}
         for seed in range(seeds):
             for run in runs:
@@ -188,32 +197,39 @@ class Command:
         return shlex.join(["python", self.program, *self.flags])
 
     def run(self) -> None:
-        """Runs it in a process of its own, whose memory is free again afterwards. `DataError` if it fails.
+        """Runs it in a process of its own, which frees its memory at the end.
 
         Stopped by Ctrl-C or SIGTERM, it first lets the process save.
+
+        Raises:
+          DataError: the command failed.
         """
         print(f"\n{self.makes}: {self}", flush=True)
         process = subprocess.Popen([sys.executable, self.program, *self.flags])
         try:
             code = process.wait()
-        except SystemExit:  # SIGTERM came to this process alone; Ctrl-C comes to both
+        except SystemExit:  # SIGTERM reaches this process alone; Ctrl-C reaches both
             process.terminate()
             raise
         finally:
             process.wait()
         if code:
             raise DataError(
-                f"{self.makes} failed with exit code {code}; the same command goes on from where it was: {self}"
+                f"{self.makes} failed with exit code {code}; the same command resumes it: {self}"
             )
 
 
 def needed_runs(tables: Iterable[str]) -> list[str]:
-    """The runs that tables measure."""
+    """Returns the runs that tables measure."""
     return list(dict.fromkeys(row.run for name in tables for row in TABLES[name].rows))
 
 
 def check_request(scale: str, tables: list[str], seeds: int, amounts: dict[str, int]) -> None:
-    """`UsageError` listing everything that cannot be asked for."""
+    """Checks a request.
+
+    Raises:
+      UsageError: lists every fault.
+    """
     faults = [] if scale in SCALES else [f"there is no scale {scale!r}, {nearest(scale, SCALES)}"]
     faults += [
         f"there is no table {name!r}, {nearest(name, TABLES)}"
@@ -230,21 +246,25 @@ def check_request(scale: str, tables: list[str], seeds: int, amounts: dict[str, 
 
 
 def _check_recipe(out: Path, command: "Command") -> None:
-    """`UsageError` if the finished run in `out` was of another config than the command that would make it now."""
-    from causalcine_jax.training import (
-        flags,  # here, so that listing commands does not wait for jax
-    )
+    """Checks that the finished run in `out` has the config that the command would use now.
+
+    Raises:
+      UsageError: it has another.
+    """
+    # Imported here, so that listing commands does not wait for jax.
+    from causalcine_jax.training import flags
     from causalcine_jax.training.same_run import changes
 
     config, _ = flags.parse(list(command.flags))
     if changed := changes(out, config):
         raise UsageError(
-            f"{out} was trained otherwise than it would be now: {'; '.join(changed)}. Delete it, or choose another --out"
+            f"{out} was trained with other settings: {'; '.join(changed)}. "
+            "Delete it, or choose another --out"
         )
 
 
 def _finished(out: Path) -> bool:
-    """Whether the run in `out` left the model of its last step."""
+    """Whether the run in `out` wrote the model of its last step."""
     try:
         steps = json.loads((out / "config.json").read_text(encoding="utf-8"))["steps"]
         left = json.loads((out / "model" / "metadata.json").read_text(encoding="utf-8"))[

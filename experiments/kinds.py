@@ -1,8 +1,9 @@
-"""The kinds of measurement on films as long as those of training: recall, free films, and the time that a film takes.
+"""Measurements on films as long as in training: recall, free films, and seconds per film.
 
-    models and how many -> stories, returns -> films -> the judge's scores, story by story
+    models and amounts -> stories, returns -> films -> the judge's scores, story by story
 
-The stories are those of launch/evaluate.py, the same for every model. long_films.py has the kinds on longer films.
+The stories are those of launch/evaluate.py, the same for every model. long_films.py measures
+longer films.
 """
 
 import time
@@ -27,7 +28,7 @@ from causalcine_jax.evaluation.storyworld.recall import VAE, find_returns, measu
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.storyworld import Story, WorldConfig
+from causalcine_jax.storyworld import WorldConfig, WorldStory
 from causalcine_jax.training.sample import as_story
 from causalcine_jax.utils.progress import progress_bar
 from experiments import scores
@@ -39,7 +40,7 @@ TIMED = 10  # films timed per model
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much is measured. `batch`: films side by side, half as many where they are long."""
+    """How much is measured. `batch`: films generated at once, half as many if they are long."""
 
     returns: int = 200
     films: int = 200
@@ -65,7 +66,12 @@ class Subject:
 
 @dataclass
 class Measured:
-    """Scores by row. stills: by row, of each shown film a frame per shot; shown: what those films were asked to be."""
+    """The results of one kind.
+
+    scores  by row
+    stills  by row, a frame per shot of each shown film
+    shown   title and captions of the shown films
+    """
 
     scores: dict[str, Scores]
     stills: dict[str, list[UInt8[np.ndarray, "shots h w 3"]]] = field(default_factory=dict)
@@ -73,7 +79,7 @@ class Measured:
 
 
 def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
-    """Primary recall (evaluation/storyworld/recall.py), one row; beside it `vae`, the ceiling."""
+    """Measures primary recall (recall.py of evaluation) of one row, and `vae`, the ceiling."""
     ((key, subject),) = subjects.items()
     cases = find_returns(world, HELD_OUT_SEED, amounts.returns)
     result = measure_recall(
@@ -87,7 +93,10 @@ def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -
 
 
 def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
-    """Films from captions alone, one row: cuts, prompts, memory of themselves, steadiness; the same of true films."""
+    """Measures one row's films from captions alone, and the same of true films.
+
+    The measures are cuts, prompts, memory of themselves, and consistency.
+    """
     ((key, subject),) = subjects.items()
     judge, stories = Judge.load(), stories_apart(world, HELD_OUT_SEED, amounts.films)
     rows: dict[str, list] = {key: [], TRUE_FILMS: []}
@@ -105,7 +114,11 @@ def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
 
 
 def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
-    """Seconds per film, all rows in turn: the first film of each compiles and is not counted. `latents`: without decoding and prompts."""
+    """Measures seconds per film of all rows, in turn.
+
+    The first film of each row compiles and is not counted. `latents` leaves out prompts and
+    decoding.
+    """
     stories = stories_apart(world, HELD_OUT_SEED, 1 + TIMED)
     rows: dict[str, list] = {key: [] for key in subjects}
     for number, story in enumerate(progress_bar(len(stories), "round", "speed", over=stories)):
@@ -123,9 +136,9 @@ def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
 
 
 def films_of(
-    subject: Subject, stories: list[Story], batch: int, what: str
-) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
-    """The stories' films by the subject, with a bar that says how far along it is."""
+    subject: Subject, stories: list[WorldStory], batch: int, what: str
+) -> Iterator[tuple[WorldStory, UInt8[np.ndarray, "t h w 3"]]]:
+    """Yields the stories with the subject's films, with a progress bar."""
     made = filmed(
         subject.engine(stories[0].world), stories, subject.memory, min(batch, len(stories))
     )

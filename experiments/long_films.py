@@ -1,10 +1,11 @@
-"""The kinds of measurement on films longer than those of training.
+"""Measurements on films longer than in training.
 
-drift    shots as long as a whole film of training, in which one character stays where it is: does the film leave it there?
-long     shots as in training, many times as many of them: does the film hold to its end what it could at its beginning?
-endless  ten minutes with a bounded pool: the same question, and what a chunk costs
+drift    shots as long as a whole training film, in which one character stays in place: does it?
+long     shots as in training, but many more of them: is the film's end as good as its beginning?
+endless  ten minutes with a bounded cache: the same question, and a chunk's cost
 
-Where somebody is, is read from the pixels by the judge's map of heads. Scores are kept whole and by eighth of the film (`metric@1`, ...).
+A character's position is read from the pixels, by the judge's map of heads. Scores are kept for
+the whole film and for each eighth (`metric@1`, ...).
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.moves import Chunk
-from causalcine_jax.storyworld import ACTIONS, Story, WorldConfig, grammar, sample_story
+from causalcine_jax.storyworld import ACTIONS, WorldConfig, WorldStory, grammar, sample_story
 from causalcine_jax.training.sample import as_story
 from causalcine_jax.utils.progress import progress_bar
 from experiments import scores
@@ -45,8 +46,8 @@ from experiments.plan import LONGER
 from experiments.scores import Pair
 
 STAYING = tuple(action for action in ACTIONS if action != "walk")
-ENDS = 2  # chunks at a shot's beginning and end in which its subject's place is taken: the period of every action
-SETTLED = 6  # frames after a cut: a decoder smears it over the first
+ENDS = 2  # chunks at a shot's ends that give a character's position: the period of every action
+SETTLED = 6  # frames after a cut: a decoder smears it over the first frames
 MINUTE = 80  # chunks
 MINUTES = 10
 OPENING = 20  # chunks, 15 s
@@ -55,12 +56,13 @@ COMPILING = 2  # chunks
 
 
 def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
-    """How far subjects that stay wander off, one row, and the same in true films. `world` is that of training."""
+    """Measures how far staying characters drift, in one row's films and in true films.
+
+    `world` is that of training.
+    """
     ((key, subject),) = subjects.items()
-    judge, stories = (
-        Judge.load(),
-        [staying_story(world, index) for index in range(amounts.long_films)],
-    )
+    judge = Judge.load()
+    stories = [staying_story(world, index) for index in range(amounts.long_films)]
     ends = [number for number in (0, LONGER // 3, 2 * LONGER // 3, LONGER - 1) for _ in range(2)]
     rows: dict[str, list] = {key: [], TRUE_FILMS: []}
     measured = Measured({}, {key: []}, [])
@@ -82,8 +84,11 @@ def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
     return measured
 
 
-def staying_story(world: WorldConfig, index: int) -> Story:
-    """A long story in which every shot is as long as a film of `world` and shows one character that stays, before a camera that rests."""
+def staying_story(world: WorldConfig, index: int) -> WorldStory:
+    """Returns a long story whose shots each show one staying character, to a camera at rest.
+
+    Every shot is as long as a film of `world`.
+    """
     story = sample_story(HELD_OUT_SEED, STORIES_APART + index, world.longer(LONGER).in_one_shot())
     rng = np.random.default_rng([HELD_OUT_SEED, index])
     pick = lambda options: options[int(rng.integers(len(options)))]
@@ -101,8 +106,8 @@ def staying_story(world: WorldConfig, index: int) -> Story:
     return dataclasses.replace(story, shots=tuple(shots), global_caption=global_caption)
 
 
-def drift_scores(story: Story, reading: Reading) -> dict[str, Pair]:
-    """Of every shot: way, off_middle and lost (see tables.py), and the consistency of how the character looks."""
+def drift_scores(story: WorldStory, reading: Reading) -> dict[str, Pair]:
+    """Returns way, off_middle and lost of every shot (see tables.py), and consistency of looks."""
     parts = []
     for shot in story.shots:
         who, frames = sought(story, shot, shot.cast[0]), reading.frames(shot.frames)
@@ -126,7 +131,10 @@ def drift_scores(story: Story, reading: Reading) -> dict[str, Pair]:
 
 
 def place(reading: Reading, who: Sought) -> Float[np.ndarray, "2"] | None:
-    """Where a character's head is on average over the reading's frames, (x, y) from the middle in frame heights; None if it is not found."""
+    """Returns the mean position of a character's head over the reading's frames.
+
+    It is (x, y) from the middle, in frame heights; None if the character is not found.
+    """
     cells = who.cells(reading)
     if cells.max(axis=1).mean() < FOUND:
         return None
@@ -134,12 +142,10 @@ def place(reading: Reading, who: Sought) -> Float[np.ndarray, "2"] | None:
 
 
 def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
-    """Films of several plans of `world` with one cast, one row, by plan."""
+    """Measures one row's films of several plans of `world` with one cast, by plan."""
     ((key, subject),) = subjects.items()
-    judge, stories = (
-        Judge.load(),
-        stories_apart(world.longer(LONGER), HELD_OUT_SEED, amounts.long_films),
-    )
+    judge = Judge.load()
+    stories = stories_apart(world.longer(LONGER), HELD_OUT_SEED, amounts.long_films)
     rows, measured = [], Measured({}, {key: []}, [])
     for story, video in films_of(subject, stories, amounts.long_batch, "long films"):
         rows.append(long_scores(story, judge.read(video), judge))
@@ -158,8 +164,8 @@ def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> 
     return measured
 
 
-def long_scores(story: Story, reading: Reading, judge: Judge) -> dict[str, Pair]:
-    """What the shots of each act show. A return is the act's in which the character comes back."""
+def long_scores(story: WorldStory, reading: Reading, judge: Judge) -> dict[str, Pair]:
+    """Scores the shots of each act. A return belongs to the act in which it happens."""
     shots = list(zip(story.shots, score_shots(story, reading, judge), strict=True))
     acts = range(story.world.acts)
     return scores.by_part(
@@ -170,12 +176,12 @@ def long_scores(story: Story, reading: Reading, judge: Judge) -> dict[str, Pair]
     )
 
 
-def _act(story: Story, shot) -> int:
+def _act(story: WorldStory, shot) -> int:
     return shot.start_chunk // story.world.act_chunks
 
 
 def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
-    """Films of ten minutes, one row, one after the other, with a bounded pool."""
+    """Measures one row's films of ten minutes, one after the other, with a bounded cache."""
     ((key, subject),) = subjects.items()
     judge, long_world = Judge.load(), world.longer(MINUTES * MINUTE // world.chunks)
     rows, measured = [], Measured({}, {key: []}, [])
@@ -203,9 +209,9 @@ def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) 
 
 
 class _EndlessFilm:
-    """What is kept of a film while it streams by: its shots' consistency, what chunks cost, and a frame per minute."""
+    """What is kept of a streaming film: consistency per shot, costs of chunks, stills."""
 
-    def __init__(self, story: Story, judge: Judge):
+    def __init__(self, story: WorldStory, judge: Judge):
         self.story, self.judge = story, judge
         self.stills: list[np.ndarray] = []
         self._shot, self._frames = 0, []
@@ -222,9 +228,8 @@ class _EndlessFilm:
             self._costs[name].append(value)
         self._frames.append(chunk.frames)
         if chunk.index % MINUTE == 0:
-            self.stills.append(
-                chunk.frames[-1].copy()
-            )  # a view would keep the chunk's device buffer alive
+            # A view would keep the chunk's device buffer alive.
+            self.stills.append(chunk.frames[-1].copy())
         if chunk.index == shot.end_chunk - 1:
             reading = self.judge.read(np.concatenate(self._frames))
             seen = [of_character(reading, sought(self.story, shot, who)) for who in shot.cast]
@@ -258,7 +263,7 @@ class _EndlessFilm:
 
 
 def resident_mb() -> float:
-    """The process's resident set now; its peak where the system does not tell."""
+    """Returns the process's resident set now; its peak if the system does not report it."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
@@ -268,5 +273,5 @@ def resident_mb() -> float:
 
 
 def live_mb() -> float:
-    """What all arrays of jax hold now."""
+    """Returns the size of all of jax's arrays now."""
     return sum(array.nbytes for array in jax.live_arrays()) / 2**20

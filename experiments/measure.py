@@ -1,9 +1,11 @@
-"""Measurements on disk: each is made once, saved as JSON when it is done, and found again by what was measured.
+"""Measurements on disk: each is made once, saved as JSON, and found again by what it measured.
 
-    a row (or, where rows are measured in turn, all of a table's) + a kind -> OUT/measurements/NAME.json, and NAME.npz with stills
+    a row + a kind -> OUT/measurements/NAME.json, and NAME.npz with stills
+    (one file has all of a table's rows, if they are measured in turn)
 
-A saved measurement is used again if it is of the same weights, memory and sampler, on the same world and seed, by the same judge and version of its
-kind, and of at least as many films. The report shows a measurement only of a model that is there, with the weights that were measured.
+A saved measurement is used again if it is of at least as many films, with the same weights,
+memory, sampler, world, seed, judge and version. The report shows a measurement only if
+its model exists, with the weights that were measured.
 """
 
 import dataclasses
@@ -40,9 +42,9 @@ from experiments.tables import TABLES
 class Kind:
     """A way to measure.
 
-    amounts   the fields of `Amounts` it depends on
-    together  all rows of a table at once, in turn
-    version   to be raised whenever what is measured changes
+    amounts   the fields of `Amounts` on which it depends
+    together  measures all rows of a table in turn
+    version   to increase whenever what is measured changes
     """
 
     measure: Any
@@ -63,7 +65,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """Rows to be measured in one kind, with models of one seed. Compared by name."""
+    """Rows to measure in one kind, with models of one seed. The name identifies it."""
 
     kind: str
     rows: tuple[Row, ...]
@@ -72,7 +74,7 @@ class Measurement:
 
 
 def measurements(workshop: Workshop, tables: list[str], seeds: int) -> list[Measurement]:
-    """All that the tables need, each once, in the order of the tables."""
+    """Returns all that the tables need, each once, in the order of the tables."""
     found: dict[str, Measurement] = {}
     for name in tables:
         table = TABLES[name]
@@ -87,14 +89,17 @@ def measurements(workshop: Workshop, tables: list[str], seeds: int) -> list[Meas
 
 
 def named(workshop: Workshop, kind: str, rows: tuple[Row, ...], seed: int) -> str:
-    """The name of a measurement's file: its kind, and each row's run (with the seed, where there is more than one) and memory."""
+    """Returns the name of a measurement's file: its kind, then each row's run and memory.
+
+    A run's name has its seed, if there is more than one.
+    """
     return "-".join(
         [kind, *(row.key.replace(row.run, workshop.made(row.run, seed), 1) for row in rows)]
     )
 
 
 def measure(workshop: Workshop, wanted: Measurement, amounts: Amounts) -> bool:
-    """Makes the measurement, or finds it. False where a model it needs is not there."""
+    """Makes the measurement, or finds it. Returns False if one of its models is missing."""
     if not all(workshop.is_there(row.run, wanted.seed) for row in wanted.rows):
         return False
     kind = KINDS[wanted.kind]
@@ -122,7 +127,7 @@ def measure(workshop: Workshop, wanted: Measurement, amounts: Amounts) -> bool:
 
 
 def _row_settings(row: Row, folder: Path) -> dict[str, Any]:
-    """Which model is measured, and how it films."""
+    """Describes the measured model, its sampler and its memory."""
     defaults = model_defaults(folder)
     return {
         "model": str(folder),
@@ -137,7 +142,11 @@ def _memory(row: Row, default: MemoryConfig) -> MemoryConfig:
 
 
 def load(workshop: Workshop, name: str) -> dict[str, Any] | None:
-    """A saved measurement, or None. `DataError` if it cannot be read."""
+    """Returns a saved measurement, or None.
+
+    Raises:
+      DataError: it cannot be read.
+    """
     path = _path(workshop, name)
     if not path.is_file():
         return None
@@ -146,12 +155,12 @@ def load(workshop: Workshop, name: str) -> dict[str, Any] | None:
         return saved if saved["settings"] and saved["scores"] else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not a measurement ({error!r}): delete it, and it is made again"
+            f"{path} is not a measurement ({error!r}): delete it, and it will be made again"
         ) from error
 
 
 def found(workshop: Workshop, name: str, seed: int) -> dict[str, Any] | None:
-    """`load`, or None where a model that was measured is not there any more, or has other weights now."""
+    """As `load`, but None if a measured model is missing, or has other weights now."""
     saved = load(workshop, name)
     if saved is None:
         return None
@@ -169,7 +178,7 @@ _hash = functools.cache(weights_hash)
 
 
 def stills(workshop: Workshop, name: str, key: str) -> list[np.ndarray]:
-    """The frames kept of a row's first films; none if there are none."""
+    """Returns the frames kept of a row's first films; an empty list if there are none."""
     path = _path(workshop, name).with_suffix(".npz")
     if not path.is_file():
         return []
@@ -178,16 +187,15 @@ def stills(workshop: Workshop, name: str, key: str) -> list[np.ndarray]:
 
 
 def _covers(known: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether a measurement is of what is wanted (wherever the models lay) and of at least as much."""
+    """Whether a measurement is of what is wanted, wherever the models were, and as large."""
 
     def what(settings):
         rows = {
             key: {name: value for name, value in row.items() if name != "model"}
             for key, row in settings["rows"].items()
         }
-        for row in (
-            rows.values()
-        ):  # a field of memory that is younger than the measurement had its default
+        # A memory field added after the measurement had its default then.
+        for row in rows.values():
             row["memory"] = dataclasses.asdict(MemoryConfig()) | row["memory"]
         return json.loads(json.dumps({**settings, "rows": rows, "amounts": None}))
 
@@ -233,6 +241,9 @@ def _path(workshop: Workshop, name: str) -> Path:
 def table_measurements(
     workshop: Workshop, table: Table, kind: str, row: Row, seeds: int
 ) -> dict[str, int]:
-    """Names of the measurements in which a row's numbers of one kind are, with their seeds; once where its model has one seed only."""
+    """Returns the names of the measurements with a row's numbers of one kind, and their seeds.
+
+    There is one name if the row's model has one seed only.
+    """
     rows = table.rows if KINDS[kind].together else (row,)
     return {named(workshop, kind, rows, seed): seed for seed in reversed(range(seeds))}

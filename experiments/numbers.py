@@ -1,4 +1,4 @@
-"""What was measured of one table, by row and column: the report's and its pictures' only way to the measurements."""
+"""A table's measured numbers, by row and column: the report reads measurements only here."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ from experiments.plan import Row, Table
 
 @dataclass(frozen=True)
 class Numbers:
-    """The measurements of `table` that there are in `workshop`."""
+    """The measurements of `table` that exist in `workshop`."""
 
     workshop: Workshop
     table: Table
     seeds: int
 
     def saved(self, kind: str, row: Row) -> list[dict[str, Any]]:
-        """A row's measurements of one kind, a seed each; empty if any is missing."""
+        """Returns a row's measurements of one kind, one per seed; empty if any is missing."""
         names = table_measurements(self.workshop, self.table, kind, row, self.seeds)
         saved = [
             found(self.workshop, name, seed)
@@ -32,7 +32,10 @@ class Numbers:
     def scores(
         self, row: Row, column: str, *, key: str | None = None, seed: int | None = None
     ) -> Grouped | None:
-        """The scores of a row (or of `key` beside it) in a column, of one seed or added up over all; None where there are none."""
+        """Returns the scores of a row, or of `key` beside it, in a column.
+
+        They are of one seed, or added up over all; None if there are none.
+        """
         kind, metric = column.split(".")
         saved = self.saved(kind, row)
         pairs = [
@@ -46,7 +49,7 @@ class Numbers:
         return None if found is None else bootstrap_grouped(found)
 
     def seeds_of(self, row: Row) -> int:
-        """With how many seeds the row's model was trained; 1 for one that was there."""
+        """Returns with how many seeds the row's model was trained; 1 for one used as it is."""
         return len({self.workshop.made(row.run, seed) for seed in range(self.seeds)})
 
     def row(self, key: str) -> Row:
@@ -54,7 +57,7 @@ class Numbers:
 
     @property
     def all_saved(self) -> list[dict[str, Any]]:
-        """Every measurement of the table, each once."""
+        """Returns every measurement of the table, each once."""
         names = {
             name: seed
             for kind in self.table.kinds
@@ -68,14 +71,17 @@ class Numbers:
         ]
 
     def along(self, row: Row, column: str) -> list[Interval]:
-        """A metric by part of the film; empty if it was not measured so."""
+        """Returns a metric by part of the film; empty if it was not measured that way."""
         parts = []
         while (part := self.interval(row, f"{column}@{len(parts) + 1}")) is not None:
             parts.append(part)
         return parts
 
     def films(self, kind: str) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarray]]]:
-        """What the films that are shown were asked to be, and each row's stills of them, by label; of the first seed."""
+        """Returns titles and captions of the shown films, and each row's stills, by label.
+
+        They are of the first seed.
+        """
         shown, rows = [], {}
         for row in self.table.rows:
             [name] = table_measurements(self.workshop, self.table, kind, row, 1)

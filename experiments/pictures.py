@@ -1,4 +1,4 @@
-"""The report's pictures: films of the same stories side by side, numbers as bars, and numbers along the film."""
+"""The report's pictures: films of the same stories, numbers as bars, numbers along the film."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ CAPTION_LINES, LINE = 5, 18
 
 
 def write_all(numbers: Numbers, name: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Writes what can be drawn of a table; yields each picture with its caption."""
+    """Draws all pictures of a table that have their numbers; yields each with its caption."""
     table = numbers.table
     shares = [
         column for column in table.columns if column.split(".")[0] in ("recall", "films", "long")
@@ -51,7 +51,7 @@ def write_all(numbers: Numbers, name: str, folder: Path) -> Iterator[tuple[Path,
 
 
 def write_comparison(path: Path, shown: list[dict], rows: dict[str, list[np.ndarray]]) -> None:
-    """A block per story: its title, a caption per column, and a line of stills per model."""
+    """Draws a block per story: its title, a caption per column, a line of stills per model."""
     height, width, _ = next(iter(rows.values()))[0][0].shape
     thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))
     columns = max(len(film) for films in rows.values() for film in films)
@@ -90,7 +90,7 @@ def write_comparison(path: Path, shown: list[dict], rows: dict[str, list[np.ndar
 
 
 def write_bars(path: Path, title: str, rows: dict[str, dict[str, Interval]]) -> None:
-    """Groups of bars by metric, a bar per row."""
+    """Draws groups of bars by metric, with a bar per row."""
     figure, (axes,) = new_axes(1)
     groups = [fill(metric, 14) for metric in next(iter(rows.values()))]
     draw_bars(
@@ -103,7 +103,7 @@ def write_bars(path: Path, title: str, rows: dict[str, dict[str, Interval]]) -> 
 
 
 def write_curves(path: Path, metrics: dict[str, dict[str, list[Interval]]]) -> None:
-    """A panel per metric, a line per row over the parts of the film."""
+    """Draws a panel per metric, with a line per row over the parts of the film."""
     figure, panels = new_axes(len(metrics))
     for axes, (metric, rows) in zip(panels, metrics.items(), strict=True):
         for i, (label, parts) in enumerate(rows.items()):

@@ -1,18 +1,22 @@
-"""What the experiments are, as data. runs.py says what is trained from what; tables.py which models are measured how, and to what end.
+"""What the experiments are, as data.
 
-    tables -> rows -> the runs whose models they measure -> the runs that those start from -> the films that those learn from
+runs.py says what is trained from what. tables.py says which models are measured, how and why.
 
-Nothing of this is executed: commands.py turns runs into command lines, measure.py rows into numbers, report.py both into the report.
+    tables -> rows -> the runs whose models they measure -> the runs that those start from
+        -> the films that those learn from
+
+Nothing here is executed: commands.py turns runs into command lines, measure.py rows into numbers,
+and report.py both into the report.
 """
 
 from dataclasses import dataclass
 
-LONGER = 8  # long films are so many times as long as those of training
+LONGER = 8  # how many times as long as in training long films are
 Override = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Films:
+class FilmStore:
     """A latent store: `count` films of `world`."""
 
     world: str
@@ -20,14 +24,14 @@ class Films:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A model that launch/train.py leaves.
+class TrainingRun:
+    """A model that launch/train.py makes.
 
-    config     file in configs/ (with its variant)
+    config     file in configs/, with its variant
     init, teacher  runs whose models it starts from and learns from
-    films      stores it is trained on, by name; mixed film by film
+    films      names of the stores it is trained on; several are mixed film by film
     overrides  (field, value) of its config; {out} is the run's folder
-    shipped    a model folder that is taken instead of training, where it exists
+    shipped    a model folder that is used instead of training, if it exists
     """
 
     config: str
@@ -39,14 +43,17 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A size at which everything can be run, on films of `world` (a name of WORLDS). All latents are of the VAE of run `vae`, first seed."""
+class ExperimentScale:
+    """A size at which everything can be run, on films of `world` (a name of WORLDS).
+
+    All latents are by the VAE of run `vae`, of the first seed.
+    """
 
     about: str
     world: str
     vae: str
-    films: dict[str, Films]
-    runs: dict[str, Run]
+    films: dict[str, FilmStore]
+    runs: dict[str, TrainingRun]
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """What two numbers have to do with each other: `statistic` of (row, column) `first` and `second` is at least, or at most, `bound`."""
+    """A relation between two numbers.
+
+    The `statistic` of `first` and `second`, each (row, column), is at least or at most a bound.
+    """
 
     words: str
     first: tuple[str, str]
@@ -79,10 +89,10 @@ class Claim:
 class Table:
     """A table of the report.
 
-    paper    the claim of the paper that it is about
-    columns  "kind.metric" -> heading; the kinds are those of measure.py and say what has to be measured
+    paper    the paper's claim that it tests
+    columns  "kind.metric" -> heading; the kinds are those of measure.py and are to be measured
     curves   metrics drawn by eighth of a film, "kind.metric" -> heading
-    made     what is particular about how the numbers come about
+    made     what the reader must know about how the numbers were made
     """
 
     title: str
@@ -95,7 +105,7 @@ class Table:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is measured, in the order in which it is first asked for."""
+        """What is measured, in the order in which the columns first use it."""
         return tuple(
             dict.fromkeys(column.split(".")[0] for column in (*self.columns, *self.curves))
         )

@@ -1,6 +1,9 @@
-"""The report: a section per table, from the measurements that there are. What was not measured is said to be so.
+"""The report: a section per table, from the measurements that exist.
 
-measurements -> numbers by row and column -> table, claims in words, commands, pictures -> DOCS/experiments.md, DOCS/experiments/*.png
+It names what was not measured.
+
+measurements -> numbers by row and column -> table, claims in words, commands, pictures
+    -> DOCS/experiments.md, DOCS/experiments/*.png
 """
 
 from pathlib import Path
@@ -30,19 +33,28 @@ FLAGS = {
 
 
 def write_report(workshop: Workshop, tables: list[str], seeds: int, docs: Path) -> Path:
-    """Writes experiments.md and its pictures into `docs`; returns the markdown's path. `DataError` if the disk refuses."""
+    """Writes experiments.md and its pictures into `docs`; returns the markdown's path.
+
+    Raises:
+      DataError: writing failed.
+    """
+    seeds_flag = f" --seeds {seeds}" if seeds > 1 else ""
     lines = [
         "# The paper's tables, in StoryWorld",
         "",
-        f"Made by `python launch/experiments.py --scale {workshop.name}{f' --seeds {seeds}' if seeds > 1 else ''}`: {workshop.scale.about}. "
-        "Numbers are means over all questions with 95 % intervals (percentile bootstrap over stories); differences and ratios of two models are "
-        "bootstrapped over the stories that both filmed. A claim holds beyond the interval when the whole interval is on its side."
+        f"Made by `python launch/experiments.py --scale {workshop.name}{seeds_flag}`: "
+        f"{workshop.scale.about}. "
+        "Numbers are means over all questions with 95 % intervals (percentile bootstrap over "
+        "stories). Differences and ratios of two models are bootstrapped over the stories that "
+        "both filmed. A claim holds beyond the interval when the whole interval is on its side."
         + (
-            f" Models that are trained here are trained with {seeds} seeds each, whose answers are counted together."
+            f" Models that are trained here are trained with {seeds} seeds each, "
+            "and their answers are counted together."
             if seeds > 1
             else ""
         )
-        + " The intervals are about stories, for the weights as they are; what another seed of training would change, `--seeds 3` tells.",
+        + " The intervals are over stories, for fixed weights. "
+        "`--seeds 3` shows what other seeds of training would change.",
     ]
     for name in tables:
         lines += ["", *section(Numbers(workshop, TABLES[name], seeds), name, docs / "experiments")]
@@ -53,7 +65,7 @@ def write_report(workshop: Workshop, tables: list[str], seeds: int, docs: Path) 
 
 
 def section(numbers: Numbers, name: str, folder: Path) -> list[str]:
-    """One table of the report, its pictures written to `folder`."""
+    """Returns one table of the report as lines, and writes its pictures to `folder`."""
     table = numbers.table
     lines = [
         f"## {table.title}",
@@ -98,7 +110,7 @@ def _table(numbers: Numbers) -> list[str]:
 
 
 def shown(interval: Interval | None) -> str:
-    """Three decimals below 10, else one; - where nothing was asked."""
+    """Formats three decimals below 10, else one; "-" if no question was asked."""
     if interval is None:
         return NOT_MEASURED
     digits = 1 if abs(interval.value) >= 10 else 3
@@ -120,7 +132,8 @@ def _claims(numbers: Numbers) -> list[str]:
             continue
         verdict = claims.judge(claim, *pair)
         lines.append(
-            f"* {claim.words}: {claim.statistic} {shown(verdict.interval)} (n = {verdict.interval.count}); **{verdict.words}**."
+            f"* {claim.words}: {claim.statistic} {shown(verdict.interval)} "
+            f"(n = {verdict.interval.count}); **{verdict.words}**."
         )
     return lines
 
@@ -150,20 +163,22 @@ def _made(numbers: Numbers, name: str) -> list[str]:
             f"{_device(one['device'])}, jax {one['software']['jax']}, commit {_short(one)}"
             for one in saved
         }
-        lines += [
-            "",
-            f"Measured in {sum(one['seconds'] for one in saved):.0f} s on {'; '.join(sorted(where))}.",
-        ]
+        seconds = sum(one["seconds"] for one in saved)
+        lines += ["", f"Measured in {seconds:.0f} s on {'; '.join(sorted(where))}."]
     return lines
 
 
 def _identity(saved: list[dict[str, Any]], run: str) -> str:
-    """How a model samples and which weights it has, as the measurements found it."""
+    """Returns how a model samples and which weights it has, as the measurements found it."""
     for one in saved:
         for key, row in one["settings"]["rows"].items():
             if key.split("+")[0] == run:
                 sampler = row["sampler"]
-                return f", {sampler['steps']} steps of {sampler['solver']}, guidance {sampler['guidance']:g}, weights sha256 {row['weights_sha256'][:12]}"
+                return (
+                    f", {sampler['steps']} steps of {sampler['solver']}, "
+                    f"guidance {sampler['guidance']:g}, "
+                    f"weights sha256 {row['weights_sha256'][:12]}"
+                )
     return ""
 
 

@@ -1,17 +1,17 @@
-"""Every model that the tables measure, at two sizes: from which config it is trained, on which films, from and by which other model."""
+"""Every model that the tables measure, at two sizes: its config, its films, its other models."""
 
-from experiments.plan import Films, Override, Run, Scale
+from experiments.plan import ExperimentScale, FilmStore, Override, TrainingRun
 
 EMBEDDED = "causalcine_jax/weights/storyworld"
 STUDENT = "causalcine_jax/weights/storyworld-student"
 
 
-def _continued(*overrides: Override, config: str, films: tuple[str, ...]) -> Run:
-    return Run(config, init="base", films=films, overrides=overrides)
+def _continued(*overrides: Override, config: str, films: tuple[str, ...]) -> TrainingRun:
+    return TrainingRun(config, init="base", films=films, overrides=overrides)
 
 
-def _variants(config: str, films: tuple[str, ...], *recipe: Override) -> dict[str, Run]:
-    """The same base trained on with another memory, or other positions."""
+def _variants(config: str, films: tuple[str, ...], *recipe: Override) -> dict[str, TrainingRun]:
+    """Continues the base's training with another memory, or other positions."""
     changes = {f"memory-{policy}": ("memory.policy", policy) for policy in ("camr", "sink", "none")}
     changes["positions-absolute"] = ("memory.positions", "absolute")
     return {
@@ -26,26 +26,29 @@ def _students(
     shipped: str,
     *trajectories: Override,
     brief: dict[str, tuple[Override, ...]],
-) -> dict[str, Run]:
-    """Both stages of a student, with and without the head, and of one whose teacher never saw a cut; `brief` shortens the latter's."""
+) -> dict[str, TrainingRun]:
+    """Returns both stages of a student, with and without the GAN head.
+
+    Also returns a student whose teacher never saw a cut; `brief` shortens its stages.
+    """
     ode, dmd = (f"configs/{stage}.py{size}" for stage in ("ode_init", "dmd"))
     return {
-        "ode": Run(ode, teacher="base", films=films, overrides=trajectories),
-        "student": Run(dmd, init="ode", teacher="base", films=films, shipped=shipped),
-        "student-no-gan": Run(
+        "ode": TrainingRun(ode, teacher="base", films=films, overrides=trajectories),
+        "student": TrainingRun(dmd, init="ode", teacher="base", films=films, shipped=shipped),
+        "student-no-gan": TrainingRun(
             dmd,
             init="ode",
             teacher="base",
             films=films,
             overrides=(("gan.generator_weight", "0.0"),),
         ),
-        "single-ode": Run(
+        "single-ode": TrainingRun(
             ode,
             teacher="single-base",
             films=_SINGLE,
             overrides=(*trajectories, *brief.get("ode", ())),
         ),
-        "single-student": Run(
+        "single-student": TrainingRun(
             dmd,
             init="single-ode",
             teacher="single-base",
@@ -62,52 +65,52 @@ _BASE_STEPS: tuple[Override, ...] = (
     ("checkpoint.every", "100"),
     _QUIET,
 )
-# What two cores do in an hour.
+# What two cores can do in an hour.
 _BRIEF = {"ode": (("steps", "150"), ("ode.films", "160")), "dmd": (("steps", "300"),)}
 _BOTH, _WORLD, _SINGLE = ("base", "montage"), ("storyworld",), ("single",)
 
 SCALES = {
-    "base": Scale(
+    "base": ExperimentScale(
         about="films of 48x80, two CPU cores",
         world="base",
         vae="base",
         films={
-            "base": Films("base", 1024),
-            "montage": Films("montage", 1536),
-            "single": Films("single", 512),
+            "base": FilmStore("base", 1024),
+            "montage": FilmStore("montage", 1536),
+            "single": FilmStore("single", 512),
         },
         runs={
-            "base": Run("configs/embedded.py:last", shipped=EMBEDDED),
+            "base": TrainingRun("configs/embedded.py:last", shipped=EMBEDDED),
             **_students("", _BOTH, STUDENT, ("ode.store", "{out}/trajectories"), brief=_BRIEF),
-            "single-base": Run(
+            "single-base": TrainingRun(
                 "configs/embedded.py:first",
                 films=_SINGLE,
                 overrides=(("steps", "600"), ("data.world", "single"), _QUIET),
             ),
-            "multi-base": Run(
+            "multi-base": TrainingRun(
                 "configs/embedded.py:first", films=("base",), overrides=(("steps", "600"), _QUIET)
             ),
             **_variants("configs/embedded.py:last", _BOTH, *_BASE_STEPS),
         },
     ),
-    "storyworld": Scale(
+    "storyworld": ExperimentScale(
         about="films of 96x160, one H200",
         world="storyworld",
         vae="autoencoder",
         films={
-            "storyworld": Films("storyworld", 20_000),
-            "single": Films("storyworld-single", 20_000),
+            "storyworld": FilmStore("storyworld", 20_000),
+            "single": FilmStore("storyworld-single", 20_000),
         },
         runs={
-            "autoencoder": Run("configs/storyworld.py:autoencoder"),
-            "base": Run("configs/storyworld.py", films=_WORLD),
+            "autoencoder": TrainingRun("configs/storyworld.py:autoencoder"),
+            "base": TrainingRun("configs/storyworld.py", films=_WORLD),
             **_students(":storyworld", _WORLD, "", brief={}),
-            "single-base": Run(
+            "single-base": TrainingRun(
                 "configs/storyworld.py",
                 films=_SINGLE,
                 overrides=(("data.world", "storyworld-single"), _QUIET),
             ),
-            "multi-base": Run("configs/storyworld.py", films=_WORLD, overrides=(_QUIET,)),
+            "multi-base": TrainingRun("configs/storyworld.py", films=_WORLD, overrides=(_QUIET,)),
             **_variants(
                 "configs/storyworld.py", _WORLD, ("steps", "1000"), ("optim.warmup", "50"), _QUIET
             ),

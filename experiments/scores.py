@@ -1,7 +1,7 @@
-"""Scores as the measurements keep them: for every metric and every story, the sum over the questions asked of it, and their number.
+"""Scores as measurements keep them: per metric and story, the sum over its questions, and how many.
 
-Kept story by story, because two models that filmed the same stories are compared on them (evaluation/intervals.py), and because the scores
-of several seeds add up.
+Stories are kept apart for two reasons: two models on the same stories are compared story by story
+(evaluation/intervals.py), and the scores of several seeds add up.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ Scores = dict[str, list[Pair]]
 
 
 def of_verdicts(verdicts: list[Verdict]) -> Scores:
-    """Primary recall, a return per story."""
+    """Returns primary recall, with one return per story."""
     early = lambda wanted, value: (value, 1) if wanted else (0.0, 0)
     scores: Scores = {
         name: [(float(v.right(name)), 1) for v in verdicts] for name in ("colour", "accessory")
@@ -30,7 +30,7 @@ def of_verdicts(verdicts: list[Verdict]) -> Scores:
 
 
 def of_shots(shots: list[ShotScores]) -> dict[str, Pair]:
-    """What some shots of one film show."""
+    """Scores some shots of one film."""
     return {
         "prompt": pair(hit for shot in shots for hit in shot.prompt_hits),
         "consistency": pair(score for shot in shots for score in shot.consistency),
@@ -45,12 +45,12 @@ def of_shots(shots: list[ShotScores]) -> dict[str, Pair]:
 
 
 def of_film(film: FilmScores) -> dict[str, Pair]:
-    """A whole film, its cuts too."""
+    """Scores a whole film, with its cuts."""
     return {"sca": (film.cuts.sca, 1), **of_shots(film.shots)}
 
 
 def by_part(parts: list[dict[str, Pair]]) -> dict[str, Pair]:
-    """The parts of one film together, and each: metric, metric@1, metric@2, ..."""
+    """Returns one film's parts together, and each: metric, metric@1, metric@2, ..."""
     numbered = {
         f"{name}@{part}": value
         for part, scores in enumerate(parts, start=1)
@@ -64,7 +64,7 @@ def by_part(parts: list[dict[str, Pair]]) -> dict[str, Pair]:
 
 
 def by_metric(films: Iterable[dict[str, Pair]]) -> Scores:
-    """From a dict per film to a list per metric."""
+    """Turns a dict per film into a list per metric."""
     films = list(films)
     return {name: [film[name] for film in films] for name in films[0]}
 
@@ -75,7 +75,7 @@ def pair(values: Iterable[float]) -> Pair:
 
 
 def grouped(seeds: list[list[Pair]]) -> Grouped:
-    """One metric's scores, story by story, added up over seeds; as many stories as all seeds have."""
+    """Adds up one metric's scores over seeds, story by story, for the stories that all have."""
     stories = min(len(pairs) for pairs in seeds)
     table = (
         np.array([pairs[:stories] for pairs in seeds], np.float64)

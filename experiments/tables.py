@@ -1,4 +1,4 @@
-"""The tables of the report: which claim of the paper each is about, which models it measures, and what would bear the claim out."""
+"""The report's tables: the paper's claim, the measured models, and what would confirm the claim."""
 
 from experiments.plan import LONGER, Claim, Row, Table
 
@@ -38,7 +38,9 @@ def _ratio(words: str, first: tuple[str, str], second: tuple[str, str], **bound:
 TABLES = {
     "students": Table(
         title="The base model and its four-step student",
-        paper="Table S1: the student keeps what the base does (text alignment 0.198 for 0.202, inter-shot consistency 0.653 for 0.662, cuts 0.973 for 0.961) in 4 steps instead of 50.",
+        paper="Table S1: the student keeps the base's quality in 4 steps instead of 50. "
+        "Text alignment is 0.198 for 0.202, inter-shot consistency 0.653 for 0.662, "
+        "and cuts 0.973 for 0.961.",
         rows=(Row("base", "base"), Row("student, 4 steps", "student")),
         columns=_RECALL
         | _FILMS
@@ -65,13 +67,16 @@ TABLES = {
             ),
         ),
         curves={},
-        made="Both models draw the same returns and the same stories, so differences are taken story by story. Seconds per film are of the wall clock, films one by one and in turn "
-        "by both models in one process, prompts and decoding included, after a first film that compiles.",
+        made="Both models film the same returns and the same stories, so differences are taken "
+        "story by story. Seconds per film are by the wall clock, prompts and decoding included. "
+        "One process makes films one by one, in turn by both models, after a first film that "
+        "compiles.",
     ),
     "multishot": Table(
         title="Without multi-shot tuning",
-        paper="Table 3, causal tuning: a student compressed from a model that saw only short single shots follows prompts less (0.192 for 0.198), remembers less across shots (0.503 for 0.653) "
-        "and hardly cuts (0.504 for 0.973).",
+        paper="Table 3, causal tuning: a student of a model that saw only short single shots "
+        "follows prompts less (0.192 for 0.198). It also remembers less across shots (0.503 for "
+        "0.653) and hardly cuts (0.504 for 0.973).",
         rows=(
             Row("student of the multi-shot base", "student"),
             Row("student of a base trained on films of one shot", "single-student"),
@@ -95,7 +100,8 @@ TABLES = {
             ),
             _more("with it shots are steadier", "films.consistency", "student", "single-student"),
             _more(
-                "of two bases trained equally long, the one on multi-shot films cuts where asked more often",
+                "of two bases trained equally long, the one on multi-shot films "
+                "cuts where asked more often",
                 "films.sca",
                 "multi-base",
                 "single-base",
@@ -104,14 +110,20 @@ TABLES = {
             _more("and remembers characters better", "recall.mean", "multi-base", "single-base"),
         ),
         curves={},
-        made="The base of the second row is trained from nothing on films of one shot, and then distilled: the first stage on its own films, the second on multi-shot films, as the student is. "
-        "At the base scale all three stages are shorter than those of the first row: their steps are in the commands below, against 14,900 of the embedded base, 300 and 600 of its student. "
-        "As in the paper, what is left out is training, too, and the first comparison is not at equal compute; the bases of the last two rows had as many steps on as many films a step. "
-        "At the base scale they are too young to draw characters: who is not found counts as wrong, so their recall is below chance and says nothing of memory.",
+        made="The base of the second row is trained from random weights on films of one shot, and "
+        "then distilled. The first stage of distillation is on its own films, the second on "
+        "multi-shot films, as for the student. At the base scale, all three stages are shorter "
+        "than those of the first row. Their steps are in the commands below; the embedded base "
+        "had 14,900, its student 300 and 600. As in the paper, a model without multi-shot tuning "
+        "has less training, so the first comparison is not at equal compute. The bases of the last "
+        "two rows had equally many steps, on equally many films per step. At the base scale they "
+        "had too few to draw characters. A character that is not found counts as wrong, so their "
+        "recall is below chance and says nothing of memory.",
     ),
     "memory": Table(
         title="Memory: none, a sink of first frames, or routed by content",
-        paper="Table 3, memory: content routing keeps characters across shots (0.753) better than a first-frame sink (0.611) and no memory (0.583).",
+        paper="Table 3, memory: content routing keeps characters across shots (0.753) better than "
+        "a first-frame sink (0.611) and no memory (0.583).",
         rows=(
             Row("camr, trained so", "memory-camr"),
             Row("sink, trained so", "memory-sink"),
@@ -145,11 +157,13 @@ TABLES = {
             ),
         ),
         curves={},
-        made="Every policy continues the training of the same base for the same number of steps on the same films, camr too, and is then measured under its own policy.",
+        made="Every policy, camr too, continues the training of the same base, for the same number "
+        "of steps on the same films. It is then measured under its own policy.",
     ),
     "gan": Table(
         title="Distillation with and without the GAN head",
-        paper="Appendix C: without adversarial regularisation subjects drift away from where they stood, and framing shifts, in long rollouts.",
+        paper="Appendix C: in long rollouts without adversarial regularisation, subjects drift "
+        "away from where they stood, and framing shifts.",
         rows=(Row("with the GAN head", "student"), Row("without", "student-no-gan")),
         columns={
             "drift.way": "drift within a shot",
@@ -180,14 +194,21 @@ TABLES = {
             "drift.off_middle": "distance from the middle",
             "drift.lost": "subjects lost",
         },
-        made=f"Films {LONGER} times as long as those of training, of {LONGER} shots, each as long as a whole film of training. In every shot one character stays where it is, before a camera that rests. "
-        "The judge's map of heads says where it is. Drift: the way, in frame heights, from its mean place in the shot's first two chunks to that in the last two. Distance from the middle: of its mean place "
-        "in the last two chunks, sideways. Lost: not found there. The first row of the table is the same measure on true films: what the judge itself adds. Drift and distance are of the subjects that are still found. "
-        "At the base scale the first row is the shipped student, made before the rates of configs/dmd.py became a cosine: a second row to be compared with it must be made so too.",
+        made=f"Films are {LONGER} times as long as in training, of {LONGER} shots, each as long as "
+        "a whole training film. In every shot one character stays in place, to a camera at rest. "
+        "The judge's map of heads gives its position. Drift: the way, in frame heights, from its "
+        "mean position in the shot's first two chunks to that in the last two. Distance from the "
+        "middle: of its mean position in the last two chunks, sideways. Lost: not found there. "
+        "The first row of the table is the same measure on true films: the judge's own error. "
+        "Drift and distance are of the subjects that are still found. At the base scale the first "
+        "row is the shipped student, made before the rates of configs/dmd.py became a cosine. A "
+        "second row to compare with it must be made that way too.",
     ),
     "positions": Table(
-        title=f"Positions: places in the field, or distances in the film, on films {LONGER} times as long as those of training",
-        paper="3.3: block-relative positions keep the receptive field's temporal range that of training, however long the film.",
+        title="Positions: places in the field, or distances in the film, "
+        f"on films {LONGER} times as long as those of training",
+        paper="3.3: block-relative positions keep the receptive field's temporal range that of "
+        "training, however long the film.",
         rows=(
             Row("block-relative, trained so", "memory-camr"),
             Row("absolute, trained so", "positions-absolute"),
@@ -227,11 +248,14 @@ TABLES = {
             "long.self_recall": "self recall",
             "long.prompt": "prompt accuracy",
         },
-        made="Both continue the training of the same base for the same number of steps, on films of the ordinary length. Each eighth of a long film is drawn like a film of training, with the same cast throughout.",
+        made="Both continue the training of the same base for the same number of steps, on films "
+        "of the ordinary length. Each eighth of a long film is drawn like a training film, with "
+        "the same cast throughout.",
     ),
     "long": Table(
         title="Films of ten minutes",
-        paper="3.3: a bounded receptive field makes a chunk cost the same however old the film is. Asked here besides: that shots stay as steady, and memory flat.",
+        paper="3.3: a bounded receptive field makes a chunk cost the same however old the film is. "
+        "This table also tests whether shots stay as consistent, and memory flat.",
         rows=(Row("student, 4 steps", "student"),),
         columns={
             "endless.consistency_first": "consistency, first 15 s",
@@ -264,6 +288,9 @@ TABLES = {
             ),
         ),
         curves={"endless.consistency": "intra-shot consistency"},
-        made="One film at a time by the director, as a user makes it, with a pool of 60 latent frames that gives up the oldest; the judge looks at every shot as it streams by. Live arrays are all that jax holds; resident memory is the whole process's, judge and earlier films included.",
+        made="The director makes one film at a time, as for a user, with a cache of 60 latent "
+        "frames that evicts the oldest. The judge reads every shot as it streams. Live arrays are "
+        "all that jax holds; resident memory is the whole process's, judge and earlier films "
+        "included.",
     ),
 }

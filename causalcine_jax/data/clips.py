@@ -1,6 +1,7 @@
-"""Clips of StoryWorld for training a VAE: drawn while training, never stored, never twice the same.
+"""Clips of StoryWorld for training a VAE: drawn while training, never stored, never repeated.
 
-(seed, index) -> a story -> a stretch of its frames, or a crop of it -> what the renderer needs (host) -> pixels (device)
+(seed, index) -> a story -> a stretch of its frames or a crop of it -> display lists (host)
+    -> pixels (device)
 """
 
 import grain
@@ -13,17 +14,22 @@ from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_p
 from causalcine_jax.storyworld.render import FIELDS
 from causalcine_jax.storyworld.world import TEMPORAL_STRIDE
 
-EPOCH = 10**9  # clips; more than anyone trains on
+EPOCH = 10**9  # clips; no run gets to the end
 
 
 class Clips:
-    """Clips of story `index` of the collection `seed`: display lists float32 [clips, frames, shapes, fields]. A random-access source for grain.
+    """Clips of story `index` of the collection `seed`: a random-access source for grain.
 
-    A clip begins where a film's latent frame ends, so that its latent frames, and the cuts between them, are those of the film.
+    An element is float32 display lists [clips, frames, shapes, fields].
+    A clip starts at the last video frame of one of the film's latent frames.
+    Its latent frames and the cuts between them are then the film's.
 
-    cuts           fraction of clips that hold a cut for certain, after their first latent frame; the others do by chance
-    height, width  pixels of the clip; where that is less than the film's, half of the clips show a character and half any place of the frame
-    per_story      clips of one story: laying out a film costs as much as painting some seconds of it
+    cuts           fraction of clips sure to have a cut after their first latent frame; the
+                   others have one by chance
+    height, width  pixels of the clip. If smaller than the film, half of the clips show a
+                   character and half any part of the frame
+    per_story      clips per story, because laying out a film costs as much as painting some
+                   seconds of it
     """
 
     def __init__(
@@ -37,13 +43,8 @@ class Clips:
         width: int = 0,
         per_story: int = 1,
     ):
-        self.world, self.seed, self.frames, self.cuts, self.per_story = (
-            world,
-            seed,
-            frames,
-            cuts,
-            per_story,
-        )
+        self.world, self.seed, self.frames = world, seed, frames
+        self.cuts, self.per_story = cuts, per_story
         self.height, self.width = height or world.height, width or world.width
 
     def __len__(self) -> int:
@@ -68,7 +69,10 @@ class Clips:
         return crop(shapes, top, left, self.world.height, self.height)
 
     def _first_frame(self, rng: np.random.Generator, cuts: list[int], total: int) -> int:
-        """The last frame of a latent frame, with a cut among the clip's others where one is wanted and there is one."""
+        """Returns a clip's first frame: the last video frame of a latent frame.
+
+        With probability `cuts`, a cut follows it inside the clip, if the film has such a clip.
+        """
         starts = np.arange(0, total - self.frames + 1, TEMPORAL_STRIDE)
         if rng.random() < self.cuts:
             holding = [
@@ -78,15 +82,17 @@ class Clips:
         return int(starts[rng.integers(len(starts))])
 
     def _corner(self, rng: np.random.Generator, figures: np.ndarray) -> tuple[int, int]:
-        """Top and left pixel of a crop; `figures` are the clip's boxes [frames, places, 4] in frame heights."""
+        """Returns the top and left pixel of a crop.
+
+        `figures` are the clip's boxes [frames, places, 4] in frame heights.
+        """
         sizes = np.array([self.height, self.width])
         room = np.array([self.world.height, self.world.width]) - sizes
         corner = rng.integers(room + 1)
         box = figures[rng.integers(len(figures)), rng.integers(figures.shape[1])]
         if rng.random() < 0.5 and np.any(box):
-            inside = (
-                rng.uniform(box[:2], box[2:])[::-1] * self.world.height
-            )  # row and column of a point of the character
+            # Row and column, in pixels, of a point of the character.
+            inside = rng.uniform(box[:2], box[2:])[::-1] * self.world.height
             corner = np.clip(np.round(inside - sizes / 2), 0, room)
         return int(corner[0]), int(corner[1])
 
@@ -94,7 +100,10 @@ class Clips:
 def crop(
     shapes: Float[np.ndarray, "t k fields"], top: int, left: int, rows: int, kept: int
 ) -> Float[np.ndarray, "t k fields"]:
-    """Display lists that paint, on a canvas of `kept` rows, the pixels from `top`, `left` on of a film of `rows` rows."""
+    """Crops display lists of a film of `rows` rows to a canvas of `kept` rows.
+
+    `top` and `left` are the crop's first pixel in the film.
+    """
     shapes, zoom = shapes.copy(), rows / kept
     shapes[..., FIELDS.index("x")] -= left / rows
     shapes[..., FIELDS.index("y")] -= top / rows
@@ -113,9 +122,16 @@ def clip_batches(
     process_count: int = 1,
     workers: int = 0,
 ) -> grain.DatasetIterator:
-    """Endless batches [B, frames, shapes, fields], this process's part of those of all; an iterator whose position orbax can save.
+    """Returns endless batches [B, frames, shapes, fields]: this process's part of each.
 
-    workers: processes that make clips ahead; 0 makes them in two threads of this one.
+    orbax can save the iterator's position.
+
+    Args:
+      clips: the source.
+      batch: clips per batch of this process.
+      seed: of the order.
+      process_index, process_count: this process's part of every batch.
+      workers: processes that make clips ahead; 0 makes them in two threads of this process.
     """
     stories = (
         grain.MapDataset.source(clips)
@@ -137,6 +153,6 @@ def clip_batches(
 def paint(
     shapes: Float[Array, "b t k fields"], height: int, width: int
 ) -> Float[Array, "b t height width 3"]:
-    """Display lists to video in [-1,1]; runs on the device, inside jit."""
+    """Renders display lists to video in [-1, 1]; runs on the device, inside jit."""
     video = jax.vmap(lambda shapes: render({"shapes": shapes}, height, width, jnp))(shapes)
     return video.astype(jnp.float32) / 127.5 - 1

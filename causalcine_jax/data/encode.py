@@ -1,10 +1,12 @@
-"""Films to a latent store: paint, encode, tokenise, write.
+"""Encodes films into a latent store: paint, encode, tokenise, write.
 
-    film -> per-frame inputs on the host (scene parameters) -> pixels and VAE latents in one jit, a few frames at a time
+    film -> per-frame inputs on the host (scene parameters)
+         -> pixels and VAE latents in one jit, a few frames at a time
          -> float16 latents, token ids and prompts, one shard at a time, into the store
 
-The VAE is causal, so coding a film piece by piece gives the same latents as coding it whole; pieces that fit the cache are several
-times faster on a CPU. While the device encodes a batch, the host prepares the next one.
+The VAE is causal, so encoding a film in pieces gives the same latents as encoding it at once.
+Pieces that fit the cache are several times faster on a CPU.
+While the device encodes a batch, the host prepares the next one.
 """
 
 import hashlib
@@ -21,20 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from causalcine_jax.data.latent_store import StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
+from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.models.text.tokenizer import FILE_NAME, Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 
-FRAMES_PER_STEP = 8  # video frames coded together; a multiple of the VAE's temporal stride
+FRAMES_PER_STEP = 8  # video frames encoded together; a multiple of the VAE's temporal stride
 
 
 @dataclass(frozen=True)
 class Film:
     """One film before encoding.
 
-    frames         a tree of arrays with leading axis T, from which `FilmSource.pixels` makes the video
+    frames         a tree of arrays with leading axis T; `FilmSource.pixels` makes video from it
     prompts        one per shot
     shot_of_chunk  int32 [N]
     """
@@ -45,7 +47,11 @@ class Film:
 
 
 class FilmSource(Protocol):
-    """Films by index. `pixels` makes uint8 video [n,H,W,3] of n frames of a film: a pure JAX function, so that it runs where the VAE does."""
+    """Films by index.
+
+    `pixels` makes uint8 video [n,H,W,3] of n frames of a film. It is a pure JAX function, so it
+    runs on the VAE's device.
+    """
 
     pixels: Callable[[Any], UInt8[Array, "n h w 3"]]
 
@@ -54,7 +60,7 @@ class FilmSource(Protocol):
 
 @dataclass(frozen=True)
 class Paint:
-    """The renderer as `FilmSource.pixels`; equal sizes are one function, compiled once."""
+    """The renderer as `FilmSource.pixels`. Equal sizes compare equal, so jit compiles once."""
 
     height: int
     width: int
@@ -65,7 +71,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class StoryWorldFilms:
-    """Story `index` of the collection `seed`. Another seed is another collection: that is how films are held out."""
+    """Story `index` of the collection `seed`. Held-out films have another seed."""
 
     world: WorldConfig
     seed: int
@@ -82,7 +88,7 @@ class StoryWorldFilms:
 def storyworld_spec(
     films: StoryWorldFilms, count: int, vae: VAE, tokenizer: Tokenizer, text_len: int
 ) -> StoreSpec:
-    """The spec of a store of the first `count` films."""
+    """Returns the spec of a store of the first `count` films."""
     world, stride = films.world, vae.cfg.spatial_stride
     return StoreSpec(
         films=count,
@@ -109,15 +115,19 @@ def encode_films(
     process_count: int = 1,
     on_progress: Callable[[int], None] = lambda films: None,
 ) -> None:
-    """Encodes what is pending of this process's part of the store; `writer.finish()` is left to the caller.
+    """Encodes the pending shards of this process's part; the caller calls `writer.finish()`.
 
     Args:
+      vae, tokenizer: what encodes pixels and prompts.
+      source: the films.
+      writer: where they are written.
       batch: films encoded together (default: 1 on a CPU, 16 elsewhere).
+      process_index, process_count: this process's part of the store.
       on_progress: called with the number of films just written.
 
     Raises:
-      UsageError: a prompt is longer than the store's text_len, or the video's size does not suit the VAE.
-      DataError: the disk refuses, or the latents are not finite.
+      UsageError: a prompt exceeds the store's text_len, or the VAE cannot encode the video's size.
+      DataError: writing failed, or latents are not finite.
     """
     batch = batch or (1 if jax.default_backend() == "cpu" else 16)
     shards = writer.pending(process_index, process_count)
@@ -144,10 +154,13 @@ def _tokenised(film: Film, tokenizer: Tokenizer, text_len: int) -> tuple[Film, n
 def _encoded(
     vae: VAE, pixels: Callable, films: Iterator[tuple[Film, np.ndarray]], batch: int
 ) -> Iterator[tuple[tuple[Film, np.ndarray], np.ndarray]]:
-    """Each of `films` with its latents [F,h,w,z], in order; one batch is on the device while the next is made on the host."""
+    """Yields each of `films` with its latents [F,h,w,z], in order.
+
+    One batch is on the device while the host makes the next.
+    """
     in_flight = None
     while chosen := list(itertools.islice(films, batch)):
-        padded = chosen + [chosen[-1]] * (batch - len(chosen))  # one shape, one compilation
+        padded = chosen + [chosen[-1]] * (batch - len(chosen))  # one shape compiles once
         frames = jax.tree.map(
             lambda *leaves: np.stack(leaves), *(film.frames for film, _ in padded)
         )
@@ -163,12 +176,12 @@ def _encoded(
 def paint_and_encode(
     vae: VAE, frames: Any, pixels: Callable, frames_per_step: int = FRAMES_PER_STEP
 ) -> Float[Array, "b f h w z"]:
-    """Latents of B films from their per-frame inputs.
+    """Returns the latents of B films from their per-frame inputs.
 
     Args:
       frames: a tree of arrays [B, T, ...].
       pixels: makes uint8 video [n,H,W,3] of the same tree with axes [n, ...].
-      frames_per_step: video frames painted and coded at a time.
+      frames_per_step: video frames painted and encoded at a time.
     """
     length = jax.tree.leaves(frames)[0].shape[1]
     first = 1 + (length - 1) % frames_per_step
@@ -197,7 +210,7 @@ def _pieces(x: Array, length: int) -> Array:
 
 
 def vae_hash(vae: VAE) -> str:
-    """Names what latents follow from: all weights, and the config with its mean and std."""
+    """Returns a hash of all that latents depend on: weights, config, mean and std."""
     digest = hashlib.sha256(repr(vae.cfg).encode())
     for path, leaf in jax.tree.leaves_with_path(vae):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -206,7 +219,7 @@ def vae_hash(vae: VAE) -> str:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Names what token ids follow from: the tokenizer's file as it writes it."""
+    """Returns a hash of the tokenizer's file, on which token ids depend."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         return hashlib.sha256((Path(folder) / FILE_NAME).read_bytes()).hexdigest()[:16]

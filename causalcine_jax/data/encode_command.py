@@ -1,7 +1,8 @@
 """`causalcine encode`: a StoryWorld store from a model folder, in this process or in several.
 
-On a CPU a process per core encodes more films than one process with all cores, because the VAE's small convolutions do not
-keep the cores busy. Processes own different shards of the same store; the parent shows their common progress and names the store.
+On a CPU, one process per core encodes more films than one process with all cores.
+The VAE's small convolutions do not keep all cores busy.
+Each process writes its own shards of the store; the parent reports progress and finishes it.
 """
 
 import dataclasses
@@ -26,11 +27,11 @@ from causalcine_jax.utils.progress import progress_bar
 
 
 def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> LatentStore:
-    """Writes the store and returns it, open. Interrupted, it goes on where it was when called again.
+    """Writes the store and returns it, open. Called again after an interruption, it resumes.
 
     Raises:
-      UsageError: the request, or another store at `config.out`.
-      DataError: the model's files, the disk, or a process that died.
+      UsageError: the request is bad, or `config.out` is another store.
+      DataError: the model's files are bad, writing failed, or a process died.
     """
     task = _Task(config)
     pending = sum(len(shard) for shard in task.writer.pending())
@@ -44,7 +45,8 @@ def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> La
     if pending and show_progress:
         seconds = time.monotonic() - start
         print(
-            f"{config.out}: {pending} films encoded in {seconds:.0f} s, {pending / seconds:.2f} films/s"
+            f"{config.out}: {pending} films encoded in {seconds:.0f} s, "
+            f"{pending / seconds:.2f} films/s"
         )
     return task.writer.finish()
 
@@ -76,7 +78,7 @@ class _Task:
 
 
 def _in_processes(config: EncodeConfig, on_progress) -> None:
-    context = multiprocessing.get_context("spawn")  # fork and the threads of JAX do not go together
+    context = multiprocessing.get_context("spawn")  # forking is unsafe with JAX's threads
     results = context.Queue()
     workers = [
         context.Process(target=_worker, args=(config, i, results), daemon=True)
@@ -95,8 +97,8 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
                 ]
                 if died:
                     raise DataError(
-                        f"an encoding process died (exit code {workers[died[0]].exitcode}); is there memory for {config.processes} of them? "
-                        f"Run again, it goes on where it stopped"
+                        f"an encoding process died (exit code {workers[died[0]].exitcode}); "
+                        f"is there memory for {config.processes} of them? Run again to resume"
                     ) from None
                 continue
             if error is not None:
@@ -114,9 +116,8 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
 
 
 def _worker(config: EncodeConfig, index: int, results) -> None:
-    if hasattr(
-        os, "sched_setaffinity"
-    ):  # XLA starts a thread per core that it may use; this is before it starts
+    # XLA starts a thread per allowed core, so restrict the cores before it starts.
+    if hasattr(os, "sched_setaffinity"):
         mine = cores()
         os.sched_setaffinity(0, mine[index % len(mine) :: config.processes])
     try:
@@ -127,7 +128,7 @@ def _worker(config: EncodeConfig, index: int, results) -> None:
 
 
 def tokenizer_of(model: Path) -> Tokenizer:
-    """The tokenizer of a model that has a text encoder; StoryWorld's words for one that has none yet."""
+    """Returns the model's tokenizer, or StoryWorld's if the model has no text encoder."""
     if holds(model, "text_encoder"):
         return load_tokenizer(model)
     return word_tokenizer(VOCABULARY, preset("storyworld").text_encoder.vocab_size)

@@ -11,15 +11,16 @@ from causalcine_jax.storyworld.world import WORLDS
 class EncodeConfig:
     """What `causalcine encode` is asked for.
 
-    model      a model with a VAE, in any format that is read; its tokenizer if it has a text encoder, else StoryWorld's own word tokenizer
+    model      a model with a VAE, in any readable format. Its own tokenizer is used if it has a
+               text encoder, else StoryWorld's word tokenizer
     out        the store to write
     world      a name of WORLDS
-    seed       of the collection of films: hold films out by giving them another seed than the training's
+    seed       of the collection of films; held-out films need another seed than training's
     films      how many, from the collection's first on
     batch      films per VAE call, None for the device's default
     processes  more than 1 only on a CPU: an accelerator belongs to one process
     text_len   token ids per shot
-    films_per_shard  films written at a time, which an interruption costs at most per process
+    films_per_shard  films written at a time: the most that an interruption costs a process
     """
 
     model: Path

@@ -1,8 +1,8 @@
-"""Writes a latent store once, shard by shard, so that an interrupted writer goes on where it was.
+"""Writes a latent store once, shard by shard, so that an interrupted writer can resume.
 
-All work happens in STORE.partial. A shard is done when its captions are there, for they are written after its arrays; `pending` lists
-the others, split between processes (which may share the folder: they never touch the same shard). `finish` renames the folder to
-STORE when nothing is pending.
+All work happens in STORE.partial. A shard is done once its captions exist, because they are
+written last. `pending` lists the others, split between processes. Processes may share the
+folder: they write different shards. `finish` renames it to STORE once nothing is pending.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import (
-    LatentStore,
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.store_layout import (
     StoreSpec,
     captions_file,
     missing_shards,
@@ -30,7 +30,13 @@ from causalcine_jax.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class NewRecord:
-    """One film to be written: latents [F,h,w,z] (normalised), token_ids int32 [shots, T], shot_of_chunk int32 [N], a prompt per shot."""
+    """One film to be written.
+
+    latents        float [F,h,w,z], normalised
+    token_ids      int32 [shots, T]
+    shot_of_chunk  int32 [N]
+    prompts        one per shot
+    """
 
     latents: np.ndarray
     token_ids: np.ndarray
@@ -39,11 +45,11 @@ class NewRecord:
 
 
 class LatentStoreWriter:
-    """Writes the store `path` as `spec` says; goes on with what is there.
+    """Writes a store of spec `spec` to `path`, or resumes one.
 
     Raises:
-      UsageError: there is a store, whole or partial, that was made otherwise; names what differs.
-      DataError: the disk refuses.
+      UsageError: a complete or partial store of another spec exists; names the differences.
+      DataError: writing failed.
     """
 
     def __init__(self, path: str | os.PathLike, spec: StoreSpec):
@@ -56,17 +62,17 @@ class LatentStoreWriter:
             return
         try:
             if self._partial.exists():
-                self._go_on()
+                self._resume()
             (self._partial / "captions").mkdir(parents=True, exist_ok=True)
             self._arrays = open_arrays(self._partial, spec, create=True)
             write_spec(self._partial, spec)
-        except UsageError:  # a ValueError, like tensorstore's
+        except UsageError:  # also a ValueError, as tensorstore's errors are
             raise
         except (OSError, ValueError) as error:
             raise DataError(f"cannot write {self._partial}: {error}") from error
 
-    def _go_on(self) -> None:
-        """Keeps a partial store of the same spec; one of another spec gives way if it has no film yet."""
+    def _resume(self) -> None:
+        """Keeps a partial store of the same spec; deletes one of another spec without films."""
         there = read_spec(self._partial)
         if len(missing_shards(self._partial, there)) == there.shards and there != self.spec:
             shutil.rmtree(self._partial)
@@ -74,7 +80,7 @@ class LatentStoreWriter:
             _require_same(self._partial, there, self.spec)
 
     def pending(self, process_index: int = 0, process_count: int = 1) -> list[range]:
-        """The films still to be written, a range per shard, of this process's part of the store."""
+        """Returns this process's unwritten films, a range per shard."""
         if self._arrays is None:
             return []
         mine = (
@@ -85,10 +91,15 @@ class LatentStoreWriter:
         return [self.spec.films_of(shard) for shard in mine]
 
     def write(self, films: range, records: Sequence[NewRecord]) -> None:
-        """Writes one shard: `films` is one of the ranges of `pending`, `records` its films in order."""
+        """Writes one shard.
+
+        Args:
+          films: one of the ranges of `pending`.
+          records: its films in order.
+        """
         shard = films.start // self.spec.films_per_shard
         if films != self.spec.films_of(shard) or len(records) != len(films):
-            raise ValueError(f"{len(records)} records for {films}: a shard is written whole")
+            raise ValueError(f"{len(records)} records for {films}: write a whole shard at once")
         stacked = {
             "latents": np.stack(
                 [_as_float16(record, film) for film, record in zip(films, records, strict=True)]
@@ -117,16 +128,18 @@ class LatentStoreWriter:
             os.replace(temporary, file)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"cannot write {self._partial} ({error}); make room and run again, it goes on where it stopped"
+                f"cannot write {self._partial} ({error}); free some disk space, "
+                "then run again to resume"
             ) from error
 
     def finish(self) -> LatentStore:
-        """Gives the store its name, once every process is done; opens it."""
+        """Renames the partial store once every process is done, and opens it."""
         if self._arrays is not None:
             missing = missing_shards(self._partial, self.spec)
             if missing:
                 raise DataError(
-                    f"{self._partial}: {len(missing)} of {self.spec.shards} shards are still missing; run the encoding again"
+                    f"{self._partial}: {len(missing)} of {self.spec.shards} shards are still "
+                    "missing; run the encoding again"
                 )
             self._arrays = None
             os.replace(self._partial, self.path)
@@ -142,7 +155,8 @@ def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:
     ]
     if differing:
         raise UsageError(
-            f"{folder} was made otherwise: {'; '.join(differing)}. Choose another --out, or delete it"
+            f"{folder} was made with other settings: {'; '.join(differing)}. "
+            "Choose another --out, or delete it"
         )
 
 
@@ -151,13 +165,14 @@ def _as_float16(record: NewRecord, film: int) -> np.ndarray:
     limit = np.finfo(np.float16).max
     if not np.all(np.abs(latents) <= limit):  # also catches NaN
         raise DataError(
-            f"film {film}: the VAE gave latents that are not finite; check the VAE's weights and its mean and std"
+            f"film {film}: the VAE gave latents that are not finite; "
+            "check the VAE's weights and its mean and std"
         )
     return latents.astype(np.float16)
 
 
 def _padded(token_ids: np.ndarray, shots: int) -> np.ndarray:
-    """Rows of zeros up to `shots` rows."""
+    """Pads with rows of zeros up to `shots` rows."""
     if len(token_ids) > shots:
         raise ValueError(f"a film of {len(token_ids)} shots in a store of at most {shots}")
     return np.pad(token_ids, ((0, shots - len(token_ids)), (0, 0)))

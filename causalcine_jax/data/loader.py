@@ -1,9 +1,11 @@
-"""Training batches from a latent store: shuffled anew each epoch, split between processes, resumable to the batch.
+"""Training batches from a latent store: reshuffled each epoch, split between processes.
 
-    store -> readable records (a damaged one gives way to the next) -> one global order, reshuffled every epoch, without end
+    store -> readable records (the next one replaces a damaged one)
+          -> one global order, reshuffled every epoch, without end
           -> batches of numpy arrays, of which this process has its part
 
-The order depends on the seed alone: batch n of all processes together, one part after the other, is the same for any number of processes.
+Resuming is exact to the batch, and the order depends on the seed alone.
+Batch n, joined over processes, is the same for any number of processes.
 """
 
 import logging
@@ -20,16 +22,15 @@ from causalcine_jax.errors import DataError, raise_faults
 
 log = logging.getLogger(__name__)
 
-EPOCHS = (
-    10**6
-)  # without end, as far as anyone trains; grain's own endless repeat overflows in batches of 1
+EPOCHS = 10**6  # no run gets to the end; grain's endless repeat overflows in batches of 1
 
 
 class ReadableRecords:
-    """A store as a random-access source in which a damaged record is replaced by the next readable one.
+    """A random-access source: a store whose damaged records read as the next readable one.
 
-    Replacing depends on the store alone, so order and shapes of the batches hold, run after run. `bad` is what was met so far; more
-    than `max_bad_fraction` of the store is a `DataError`.
+    Replacing depends on the store alone, so order and shapes of batches stay the same in every
+    run. `bad` holds the damaged records met so far. If they exceed `max_bad_fraction` of the
+    store, reading raises DataError.
     """
 
     def __init__(self, store: LatentStore | MixedStore, max_bad_fraction: float):
@@ -63,8 +64,9 @@ class ReadableRecords:
             bad = sorted(self.bad)
         if len(bad) > self._allowed:
             raise DataError(
-                f"{self._store.path}: {len(bad)} of {len(self)} records cannot be read ({_listed(bad)}), max_bad_fraction allows "
-                f"{self._allowed}; copy the store again, or delete it and encode it again. The last: {error}"
+                f"{self._store.path}: {len(bad)} of {len(self)} records cannot be read "
+                f"({_listed(bad)}), max_bad_fraction allows {self._allowed}; copy the store "
+                f"again, or delete it and encode it again. The last: {error}"
             ) from error
         log.warning(
             "skipped record %d, bad record %d of at most %d: %s",
@@ -76,22 +78,24 @@ class ReadableRecords:
 
 
 class Loader(grain.DatasetIterator):
-    """Endless batches of this process's films; an iterator with a position that can be saved.
+    """An iterator of endless batches of this process's films, with a position to save.
 
-    A batch: {"latents" float32 [B,F,h,w,z] normalised, "token_ids" int32 [B,S,T], "shot_of_chunk" int32 [B,N], "index" int64 [B]}.
-    orbax saves and restores it like any grain iterator: `save_checkpointables(step, {"state": ..., "data": loader})`.
+    A batch: {"latents" float32 [B,F,h,w,z] normalised, "token_ids" int32 [B,S,T],
+    "shot_of_chunk" int32 [B,N], "index" int64 [B]}. orbax saves and restores the position as any
+    grain iterator's: `save_checkpointables(step, {"state": ..., "data": loader})`.
 
     Args:
       store: what to read.
       batch_size: films per batch of this process.
       seed: of the order of the films.
-      process_index, process_count: which part of every batch of all is this process's.
-      threads: films are read ahead by that many threads; 0 reads in `next`, which is enough where films are small.
-      max_bad_fraction: of the store's records, how many may be damaged before `next` raises `DataError`.
-      retelling: what becomes of a record at every visit (retelling.py); its draws depend on the seed and the film's place in the order.
+      process_index, process_count: this process's part of every global batch.
+      threads: threads that read ahead; 0 reads in `next`, which is enough for small films.
+      max_bad_fraction: fraction of damaged records above which `next` raises DataError.
+      retelling: changes a record at every visit (retelling.py). Its draws depend on the seed and
+        the film's place in the order.
 
     Raises:
-      UsageError: arguments that cannot work, all of them at once.
+      UsageError: all faults of the arguments at once.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class Loader(grain.DatasetIterator):
         self._batches = iter(
             films.batch(batch_size)[process_index::process_count].to_iter_dataset(options)
         )
-        # What a position means depends on these; a position saved under others is refused. It is the same in all processes.
+        # A position is valid only for these values, the same in all processes; set_state checks.
         self._order = {"films": len(store), "batch_size": batch_size * process_count, "seed": seed}
 
     @property
@@ -141,11 +145,15 @@ class Loader(grain.DatasetIterator):
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
-        """The position, as JSON."""
+        """Returns the position, as JSON."""
         return {"order": self._order, "position": self._batches.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position of `get_state`; `UsageError` if it was saved by a loader of another order."""
+        """Goes to a position from `get_state`.
+
+        Raises:
+          UsageError: a loader of another order saved it.
+        """
         differing = [
             f"{name} was {state['order'][name]}, is {value}"
             for name, value in self._order.items()
@@ -155,7 +163,7 @@ class Loader(grain.DatasetIterator):
         self._batches.set_state(state["position"])
 
     def close(self) -> None:
-        """Ends the threads; `next` raises ValueError from then on."""
+        """Ends the threads; from then on `next` raises ValueError."""
         if self._batches is not None:
             self._batches.close()
         super().close()

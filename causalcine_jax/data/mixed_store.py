@@ -1,4 +1,7 @@
-"""Several latent stores read as one: the films of the first, then those of the second, and so on; a loader shuffles them all together."""
+"""Several latent stores read as one: the first's films, then the second's, and so on.
+
+A loader shuffles them all together.
+"""
 
 import bisect
 import dataclasses
@@ -6,7 +9,8 @@ import itertools
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore, Record
+from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import raise_faults
 
 SAME = (
@@ -22,9 +26,12 @@ SAME = (
 
 
 class MixedStore:
-    """Stores of one VAE, tokenizer and size of film. A record has as many rows of token ids as the store with most shots needs.
+    """Stores of one VAE, tokenizer and film size.
 
-    `UsageError` naming every difference if they do not fit together.
+    A record has as many rows of token ids as the store with the most shots.
+
+    Raises:
+      UsageError: the stores do not fit together; names every difference.
     """
 
     def __init__(self, stores: list[LatentStore]):
@@ -32,7 +39,8 @@ class MixedStore:
         raise_faults(
             "data.store",
             [
-                f"{store.path} has {name} {getattr(store.spec, name)!r}, {stores[0].path} has {getattr(first, name)!r}"
+                f"{store.path} has {name} {getattr(store.spec, name)!r}, "
+                f"{stores[0].path} has {getattr(first, name)!r}"
                 for store in stores[1:]
                 for name in SAME
                 if getattr(store.spec, name) != getattr(first, name)
@@ -52,7 +60,7 @@ class MixedStore:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        """Film `index` of all: see `LatentStore.__getitem__`."""
+        """Returns film `index` of all: see `LatentStore.__getitem__`."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} have {len(self)} records, there is no record {index}")
         number = bisect.bisect_right(self._ends, index)

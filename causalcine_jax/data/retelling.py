@@ -1,7 +1,7 @@
-"""Films of StoryWorld told in other words at every visit, and what each of their chunks weighs in the loss.
+"""Rewords StoryWorld's prompts at every visit of a film, and weighs its chunks in the loss.
 
-The latents stay as they are in the store; the prompts are written anew, with other names for the same characters. A name then means
-nothing but who the captions say it is, and a caption is never seen twice.
+The latents stay as stored. New prompts give the same characters other names.
+A name then means only what the captions say, and a caption is never seen twice.
 """
 
 from dataclasses import dataclass
@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import Record, StoreSpec
+from causalcine_jax.data.latent_store import Record
+from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
-from causalcine_jax.storyworld import Story, WorldConfig, retold, returns, sample_story
+from causalcine_jax.storyworld import WorldConfig, WorldStory, retold, returns, sample_story
 
 
 @dataclass(frozen=True)
 class Retelling:
-    """Replaces a record's token ids, and adds "chunk_weight" float32 [N]; a grain random map.
+    """Replaces a record's token ids and adds "chunk_weight", float32 [N]: a grain random map.
 
-    return_weight  of the chunk in which a character comes back after an absence longer than the window; all others weigh 1
+    return_weight  weight of a chunk in which a character comes back after an absence longer
+                   than the window; all other chunks weigh 1
     """
 
     spec: StoreSpec
@@ -30,7 +32,8 @@ class Retelling:
         for source in _sources(self.spec.source):
             if "storyworld" not in source:
                 raise UsageError(
-                    "data.retell needs latent stores of StoryWorld films: nobody can tell other films in other words"
+                    "data.retell needs latent stores of StoryWorld films: "
+                    "no other source can be reworded"
                 )
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
@@ -42,8 +45,8 @@ class Retelling:
         weight[[back.chunk for back in returns(story)]] = self.return_weight
         return record | {"token_ids": ids, "chunk_weight": weight}
 
-    def story(self, index: int) -> Story:
-        """The story of film `index` of the store, or of several stores read as one."""
+    def story(self, index: int) -> WorldStory:
+        """Returns the story of film `index` of the store, or of several stores read as one."""
         for source in _sources(self.spec.source):
             films = source.get("films", self.spec.films)
             if index < films:

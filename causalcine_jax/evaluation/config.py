@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, checked before jax is imported."""
+"""The settings of an evaluation, checked before jax is imported."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,14 +10,18 @@ from causalcine_jax.storyworld.world import WORLDS
 if TYPE_CHECKING:
     from causalcine_jax.diffusion.solvers import SamplerConfig
 
-TRAINING_SEED = 90_210  # of the judge's own stories; the evaluation refuses it
+TRAINING_SEED = 90_210  # of the stories that trained the judge; the evaluation refuses it
 HELD_OUT_SEED = 424_242  # of the evaluation's stories; training uses small seeds
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured. `films` free films per policy, none for the recall alone; `batch` films side by side, their history where `pool_on` says;
-    None: the model's own choice."""
+    """What is measured. None means the model's own choice.
+
+    films    free films per policy; 0 measures recall alone
+    batch    films generated at once
+    pool_on  where their history is kept
+    """
 
     world: str = "base"
     returns: int = 200
@@ -63,11 +67,11 @@ class EvaluationConfig:
             if getattr(self, name) < 0
         ]
         if self.seed == TRAINING_SEED:
-            faults.append(f"seed {TRAINING_SEED} is that of the films which trained the judge")
+            faults.append(f"seed {TRAINING_SEED} is taken: its films trained the judge")
         return faults
 
     def sampler(self, default: "SamplerConfig") -> "SamplerConfig":
-        """`default` with what is asked for here in its place."""
+        """Returns `default` with the fields set here replaced."""
         asked = {
             name: getattr(self, name)
             for name in ("steps", "guidance", "solver")

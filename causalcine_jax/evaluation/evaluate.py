@@ -1,6 +1,7 @@
-"""The whole measurement: a model folder in, tables and pictures out.
+"""The whole evaluation: a model folder in, tables and pictures out.
 
-model -> PRIMARY recall (recall.py) -> SECONDARY free films (free_films.py) -> evaluation.{json,md}, returns.png, recall.png
+model -> PRIMARY recall (recall.py) -> SECONDARY free films (free_films.py)
+      -> evaluation.{json,md}, returns.png, recall.png
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from causalcine_jax.storyworld.world import WORLDS
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results with all their details, and the report made of them."""
+    """Results in all their details, and the report made from them."""
 
     recall: RecallResult
     free: FreeResult | None
@@ -36,7 +37,11 @@ class Evaluation:
 
 
 def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> Evaluation:
-    """Measures `model`. Raises `UsageError` where the world does not fit it."""
+    """Measures `model`.
+
+    Raises:
+      UsageError: the world does not fit the model.
+    """
     start = time.monotonic()
     engine = BatchRollout(
         model,
@@ -80,7 +85,11 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """evaluation.json, evaluation.md, returns.png and recall.png in `folder`. `DataError` if the disk refuses."""
+    """Writes evaluation.json, evaluation.md, returns.png and recall.png into `folder`.
+
+    Raises:
+      DataError: writing failed.
+    """
     write_report(folder, evaluation.report)
     write_returns_sheet(folder / "returns.png", evaluation.recall)
     write_recall_chart(folder / "recall.png", evaluation.report)

@@ -1,7 +1,8 @@
-"""Confidence intervals of what the evaluation counts: Wilson for a share of hits, bootstrap for a mean of scores.
+"""Confidence intervals: Wilson's for a fraction of hits, the bootstrap for a mean of scores.
 
-Both treat the scores as independent draws. The evaluation earns that by taking at most one return from each film. Where a film answers
-several questions, `bootstrap_grouped` draws whole films; two models on the same films are compared film by film, by `bootstrap_paired`.
+Both treat scores as independent draws, so the evaluation takes at most one return per film.
+If a film answers several questions, `bootstrap_grouped` redraws whole films.
+`bootstrap_paired` compares two models on the same films, film by film.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from scipy.special import ndtri
 
 
 class Interval(NamedTuple):
-    """A point estimate and its two-sided confidence bounds; `count` scores went into it."""
+    """A point estimate of `count` scores and its two-sided confidence bounds."""
 
     value: float
     low: float
@@ -28,7 +29,10 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927): sound near 0 and 1, where hits +- z*sigma is not."""
+    """Returns Wilson's score interval of a proportion (Wilson 1927).
+
+    It stays sound near 0 and 1, where hits +- z*sigma is not.
+    """
     if count == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
     z = float(ndtri(0.5 + confidence / 2))
@@ -37,7 +41,7 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     half = (
         z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     )
-    # At 0 and at `count` hits the bound is exact; rounding would leave it a hair inside.
+    # At 0 and at `count` hits the bound is exact, and rounding would move it slightly inside.
     low = 0.0 if hits == 0 else max(0.0, middle - half)
     high = 1.0 if hits == count else min(1.0, middle + half)
     return Interval(float(share), float(low), float(high), int(count))
@@ -46,7 +50,7 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
 def bootstrap_mean(
     scores, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the mean of `scores` [n]; NaN scores (not applicable) are left out."""
+    """Bootstraps the mean of `scores` [n] (percentile); drops NaN (not applicable)."""
     scores = np.asarray(scores, np.float64).ravel()
     scores = scores[~np.isnan(scores)]
     if scores.size == 0:
@@ -59,7 +63,7 @@ def bootstrap_mean(
 
 
 class Grouped(NamedTuple):
-    """Scores of questions that come in groups, such as the shots of a film: their sum and their number in each group."""
+    """Scores of questions in groups, such as a film's shots: each group's sum and number."""
 
     totals: Float[np.ndarray, " groups"]
     counts: Float[np.ndarray, " groups"]
@@ -75,9 +79,10 @@ class Grouped(NamedTuple):
 def bootstrap_grouped(
     scores: Grouped, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the mean over all questions, whole groups redrawn; `count` is the number of questions.
+    """Bootstraps the mean over all questions (percentile), redrawing whole groups.
 
-    Where every question was right, or none, redrawing shows no spread: the interval is then Wilson's over the groups.
+    `count` is the number of questions. If all answers are right or all are wrong, redrawing
+    shows no spread, so the interval is Wilson's over the groups.
     """
     answered = int((scores.counts > 0).sum())
     if not answered:
@@ -99,7 +104,11 @@ def bootstrap_paired(
     resamples: int = 4000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of `statistic` (np.subtract, np.divide) of two means over the same groups, redrawn together; `count` is of groups in which both answered."""
+    """Bootstraps `statistic` of two means over the same groups (percentile).
+
+    `statistic` is np.subtract or np.divide. Both sides are redrawn together, and `count` is
+    the number of groups in which both have answers.
+    """
     both = int(((first.counts > 0) & (second.counts > 0)).sum())
     if not both:
         return Interval(float("nan"), 0.0, 1.0, 0)

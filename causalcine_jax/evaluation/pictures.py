@@ -1,4 +1,4 @@
-"""Two pictures beside the numbers: what came back under each policy, and recall as bars with their intervals."""
+"""Two pictures beside the numbers: returns under each policy, and bars of recall."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,10 @@ SHOWN = ("colour", "accessory", "joint", "mean")
 
 
 def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> None:
-    """A row per return: the first appearance, the true return, and what every policy drew, each with what the judge read in it."""
+    """Draws a row per return: first appearance, true return, and each policy's frame.
+
+    Below each frame is what the judge read in it.
+    """
     chosen = np.unique(
         np.linspace(0, len(result.cases) - 1, min(count, len(result.cases))).astype(int)
     )
@@ -53,7 +56,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
         for column, row in enumerate(columns, start=1):
             verdict = result.verdicts[row][number]
             found = verdict.found
-            said = (
+            answer = (
                 ("not found", WRONG)
                 if found is None
                 else (f"{found.colour}, {found.accessory}", RIGHT if verdict.joint else WRONG)
@@ -63,7 +66,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
                 if row == TRUTH
                 else ""
             )
-            _cell(page, draw, column, y, thumb, result.stills[row][number], note, said)
+            _cell(page, draw, column, y, thumb, result.stills[row][number], note, answer)
     with whole_file(path) as partial:
         page.save(partial, format="PNG", optimize=True)
 
@@ -76,11 +79,11 @@ def _cell(
     thumb: tuple[int, int],
     frame: UInt8[np.ndarray, "h w 3"],
     note: str,
-    said: tuple[str, tuple],
+    answer: tuple[str, tuple],
 ) -> None:
     x = MARGIN + column * (THUMB_WIDTH + GAP)
     page.paste(Image.fromarray(frame).resize(thumb, Image.Resampling.LANCZOS), (x, y))
-    draw.text((x + 2, y + thumb[1] + 4), said[0], said[1], font(20))
+    draw.text((x + 2, y + thumb[1] + 4), answer[0], answer[1], font(20))
     draw.text(
         (x + 2, y + thumb[1] + 30),
         fit_text(note, font(16), THUMB_WIDTH),
@@ -90,13 +93,16 @@ def _cell(
 
 
 def _first_seen(case: ReturnCase) -> UInt8[np.ndarray, "h w 3"]:
-    """The middle frame of the true shot in which the character first appears."""
+    """Returns the middle frame of the true shot in which the character first appears."""
     shot = next(shot for shot in case.story.shots if case.back.character in shot.cast)
     return true_film(case.story)[shot.frames[len(shot.frames) // 2]]
 
 
 def write_recall_chart(path: Path, report: dict[str, Any]) -> None:
-    """Bars of colour, accessory, joint and mean recall for every row, with 95 % intervals, and a line at chance."""
+    """Draws every row's colour, accessory, joint and mean recall, with 95 % intervals.
+
+    A dashed line marks chance.
+    """
     rows = report["primary"]["rows"]
     figure, (axes,) = new_axes(1)
     label = lambda row: HEADS.get(row, row).replace("true return", "judge on truth")
@@ -115,17 +121,17 @@ def write_recall_chart(path: Path, report: dict[str, Any]) -> None:
         )
     axes.set_ylabel("recall")
     axes.set_title(
-        f"What memory carries: {report['primary']['returns']} returns after absences longer than the window"
+        f"What memory carries: {report['primary']['returns']} returns "
+        "after absences longer than the window"
     )
     axes.legend(ncols=len(rows) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
     save_figure(figure, path)
 
 
 def new_axes(panels: int):
-    """A figure with so many axes side by side, and the axes."""
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,  # here, because only charts need matplotlib
-    )
+    """Returns a figure with `panels` axes side by side, and the axes."""
+    # Imported here, because only charts need matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10 if panels == 1 else 5 * panels, 4.6), layout="constrained")
@@ -139,7 +145,10 @@ def new_axes(panels: int):
 def draw_bars(
     axes, rows: dict[str, list[tuple[float, float, float]]], groups: Sequence[str]
 ) -> None:
-    """Shares as bars, a group per name in `groups` and in it a bar per row: (value, low, high) for every group."""
+    """Draws fractions as bars: a group per name in `groups`, and in it a bar per row.
+
+    A row has (value, low, high) for every group.
+    """
     width = 0.8 / len(rows)
     for i, (row, bounds) in enumerate(rows.items()):
         x = np.arange(len(groups)) + (i - (len(rows) - 1) / 2) * width

@@ -1,4 +1,4 @@
-"""The evaluation as JSON for machines and as a markdown table for people."""
+"""The evaluation's report: JSON for machines, markdown tables for people."""
 
 import dataclasses
 import json
@@ -19,22 +19,35 @@ LABELS = {
 }
 RECALL_COLUMNS = ("colour", "accessory", "joint", "mean", "found", "remembered")
 FREE_COLUMNS = {
-    "SCA": "sca", "frames off per cut": "frames_per_cut", "missed": "missed_per_film", "extra": "extra_per_film", "F1@2": "f1@2", "F1@6": "f1@6",
-    "F1@12": "f1@12", "prompt": "prompt", "place": "place", "time": "time", "action": "action", "self recall colour": "self_recall_colour",
-    "self recall accessory": "self_recall_accessory", "truth recall colour": "truth_recall_colour",
-    "truth recall accessory": "truth_recall_accessory", "intra-shot consistency": "consistency",
-}  # fmt: skip
+    "SCA": "sca",
+    "frames off per cut": "frames_per_cut",
+    "missed": "missed_per_film",
+    "extra": "extra_per_film",
+    "F1@2": "f1@2",
+    "F1@6": "f1@6",
+    "F1@12": "f1@12",
+    "prompt": "prompt",
+    "place": "place",
+    "time": "time",
+    "action": "action",
+    "self recall colour": "self_recall_colour",
+    "self recall accessory": "self_recall_accessory",
+    "truth recall colour": "truth_recall_colour",
+    "truth recall accessory": "truth_recall_accessory",
+    "intra-shot consistency": "consistency",
+}
 
 
 def build_report(
     settings: dict[str, Any], primary: RecallResult, secondary: "free_films.FreeResult | None"
 ) -> dict[str, Any]:
-    """Everything measured, as plain JSON values; intervals as {value, low, high, count}."""
+    """Returns all that was measured as plain JSON; intervals are {value, low, high, count}."""
     report = {
         "settings": settings,
         "software": software(),
         "device": device(),
-        "intervals": "95 %; recall of an attribute: Wilson; everything else: percentile bootstrap over returns, or over whole films",
+        "intervals": "95 %; recall of an attribute: Wilson; everything else: percentile bootstrap "
+        "over returns, or over whole films",
         "primary": {
             "returns": len(primary.cases),
             "chance": CHANCE,
@@ -46,7 +59,8 @@ def build_report(
     if secondary is not None:
         report["secondary"] = {
             "films": len(secondary.stories),
-            "sca_penalty": f"{PAPER_CALIBRATED} of the film per missed or extra cut, calibrated on published tables, not official",
+            "sca_penalty": f"{PAPER_CALIBRATED} of the film per missed or extra cut, "
+            "calibrated on published tables, not official",
             "rows": {row: secondary.row(row) for row in secondary.scores},
         }
     return _plain(report)
@@ -61,11 +75,12 @@ _SUBSETS = {
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The tables that are printed."""
+    """Formats the report as the markdown tables that are printed."""
     primary, settings = report["primary"], report["settings"]
     lines = [
         f"## PRIMARY recall: {primary['returns']} returns after absences longer than the window",
-        f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, seed {settings['seed']}, {settings['dtype']} on {report['device']['kind']}; "
+        f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, "
+        f"seed {settings['seed']}, {settings['dtype']} on {report['device']['kind']}; "
         "value [95 % interval]",
         "",
         *markdown_table(
@@ -104,7 +119,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """evaluation.json and evaluation.md, each under its final name only when whole."""
+    """Writes evaluation.json and evaluation.md; each gets its final name once complete."""
     for name, text in (
         ("evaluation.json", json.dumps(report, indent=1)),
         ("evaluation.md", markdown(report)),
@@ -149,7 +164,7 @@ def _seen(verdict: Verdict) -> dict[str, Any] | None:
 
 
 def markdown_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
-    """The lines of a table, its columns padded so that the text can be read, too."""
+    """Returns the lines of a table, with columns padded so that the text reads well too."""
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
     line = lambda row: (
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -162,7 +177,7 @@ def markdown_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[s
 
 
 def _number(value: dict | float | None) -> str:
-    """A number or an interval as the tables show it; - where nothing was asked."""
+    """Formats a number or an interval; "-" if no question was asked."""
     if isinstance(value, dict):
         return (
             f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
@@ -173,7 +188,7 @@ def _number(value: dict | float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Intervals to dicts, NaN to null: strict JSON."""
+    """Converts intervals to dicts and NaN to null: strict JSON."""
     if isinstance(value, Interval):
         value = value._asdict()
     if isinstance(value, dict):

@@ -1,8 +1,10 @@
-"""Exact colours between a film's RGB and a file's YUV, whatever version of FFmpeg is underneath.
+"""Converts exactly between a film's RGB and a file's YUV, with any version of FFmpeg.
 
-swscale's default is quick and wrong: a flat patch comes back more than one level darker, and a film that goes on from its own end darkens with
-every generation. accurate_rnd rounds where that truncates, and full_chroma_int computes each pixel where that looks up a table per pair.
-Chroma is sited as H.264 has it where nothing else is said: on the left pixel of a pair, between two rows.
+swscale's default is fast but inexact: a flat patch comes back more than one level darker.
+A film continued from its own last frame would darken with every generation.
+accurate_rnd rounds instead of truncating.
+full_chroma_int computes each pixel instead of looking up a table per pair.
+Unless a file says otherwise, chroma is sited as in H.264: on a pair's left pixel, between rows.
 """
 
 from fractions import Fraction
@@ -15,17 +17,17 @@ EXACT = "flags=accurate_rnd+full_chroma_int+bicubic"
 LEFT_SITED = "{side}_h_chr_pos=0:{side}_v_chr_pos=128"
 BT709, BT2020, LIMITED_RANGE = 1, 9, 1
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
-UNSAID = (None, 0, 2)  # matrices that a file does not name
-HD_HEIGHT = (
-    720  # from here on players take BT.709 where a file does not name its matrix, and BT.601 below
-)
+UNSPECIFIED = (None, 0, 2)  # values of `colorspace` for an unspecified matrix
+# For a file of unspecified matrix, players take BT.709 from this height on and BT.601 below.
+HD_HEIGHT = 720
 
 
 class ToYUV:
-    """RGB frames of one size as yuv420p in BT.709 and limited range."""
+    """Converts RGB frames of one size to yuv420p in BT.709 and limited range."""
 
     def __init__(self, width: int, height: int):
-        args = f"out_color_matrix=bt709:out_range=tv:in_range=pc:{LEFT_SITED.format(side='out')}:{EXACT}"
+        sited = LEFT_SITED.format(side="out")
+        args = f"out_color_matrix=bt709:out_range=tv:in_range=pc:{sited}:{EXACT}"
         self._convert = _Converter(width, height, "rgb24", "yuv420p", args)
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> av.VideoFrame:
@@ -35,7 +37,10 @@ class ToYUV:
 
 
 class ToRGB:
-    """Decoded frames as RGB arrays [h,w,3], by the matrix and range that each names. Sizes and formats may change on the way."""
+    """Converts decoded frames to RGB arrays [h,w,3], by each frame's own matrix and range.
+
+    Sizes and formats may change between frames.
+    """
 
     def __init__(self):
         self._converters: dict[tuple, _Converter] = {}
@@ -69,7 +74,7 @@ class _Converter:
 
 def _reading(frame: av.VideoFrame) -> str:
     parts = ["out_range=pc", EXACT]
-    if frame.colorspace in UNSAID and not frame.format.is_rgb:
+    if frame.colorspace in UNSPECIFIED and not frame.format.is_rgb:
         parts.append("in_color_matrix=" + ("bt709" if frame.height >= HD_HEIGHT else "bt601"))
     if frame.format.name in ("yuv420p", "yuv420p10le"):
         parts.append(LEFT_SITED.format(side="in"))

@@ -1,7 +1,8 @@
-"""The film on a page: a row of frames per shot, its caption above, the cuts between, and a strip that shows how long each shot is.
+"""Draws a film as pages: per shot a caption and a row of frames, with cuts marked between.
 
-A film of many shots has several pages, and one of more than MOST_SHOTS shows that many of them, evenly chosen. Only the frames that the pages show need to
-be kept while a film streams by, and only as thumbnails: ask `wanted_frames` which ones.
+A strip shows how long each shot is. A film of many shots has several pages.
+If it has more than MOST_SHOTS shots, the pages show that many, evenly chosen.
+While a film streams, only thumbnails of the shown frames need to be kept: see `wanted_frames`.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ TITLE_LINES, CAPTION_LINES = 4, 8  # at most
 
 
 def shown_shots(story: ResolvedStory) -> list[int]:
-    """The shots that the pages show: all, or MOST_SHOTS of them from the first to the last."""
+    """Returns the shots on the pages: all, or MOST_SHOTS of them evenly from first to last."""
     count = len(story.shots)
     return (
         list(range(count))
@@ -51,12 +52,12 @@ def shown_shots(story: ResolvedStory) -> list[int]:
 
 
 def wanted_frames(story: ResolvedStory) -> set[int]:
-    """The film's frames that `save_contact_sheet` needs."""
+    """Returns the film's frames that `save_contact_sheet` needs."""
     return {frame for number in shown_shots(story) for frame in sheet_frames(story.shots[number])}
 
 
 def thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:
-    """A frame as small as the pages show it."""
+    """Returns a frame at the size at which the pages show it."""
     height, width, _ = frame.shape
     scale = min(THUMB_WIDTH / width, THUMB_HEIGHT / height)
     size = max(1, round(scale * width)), max(1, round(scale * height))
@@ -64,13 +65,16 @@ def thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]
 
 
 def sheet_frames(shot: ResolvedShot) -> list[int]:
-    """The film's frames that represent a shot: its first, its last and those evenly between, without repeats."""
+    """Returns the frames that represent a shot: first, last and some evenly between.
+
+    No frame is repeated.
+    """
     count = min(COLUMNS, shot.frames)
     return [shot.first_frame + round(x) for x in np.linspace(0, shot.frames - 1, count)]
 
 
 def time_code(frame: int, fps: int) -> str:
-    """Minutes, seconds and frames, as editors write it: 0:02:13 is two seconds and thirteen frames."""
+    """Formats as editors do: 0:02:13 is 0 minutes, 2 seconds and 13 frames."""
     seconds, rest = divmod(frame, fps)
     return f"{seconds // 60}:{seconds % 60:02d}:{rest:02d}"
 
@@ -78,7 +82,14 @@ def time_code(frame: int, fps: int) -> str:
 def draw_pages(
     story: ResolvedStory, thumbs: Mapping[int, UInt8[np.ndarray, "h w 3"]], title: str, details: str
 ) -> Iterator[Image.Image]:
-    """The pages. `thumbs` holds at least those that `wanted_frames` names; `title` is the global caption, `details` one line below it."""
+    """Draws the pages.
+
+    Args:
+      story: the film's story.
+      thumbs: thumbnails by frame number, at least those of `wanted_frames`.
+      title: the global caption.
+      details: one line below the title.
+    """
     page_width = 2 * MARGIN + COLUMNS * THUMB_WIDTH + (COLUMNS - 1) * GAP
     captions = {
         number: wrap(
@@ -108,14 +119,21 @@ def save_contact_sheet(
     title: str,
     details: str,
 ) -> list[str]:
-    """Writes the pages as PNG: X.png, X-2.png, X-3.png, ...; returns what is to be said of them. `DataError` if the disk refuses."""
+    """Writes the pages as PNG: X.png, X-2.png, X-3.png, ...
+
+    Returns notes to the user about them.
+
+    Raises:
+      DataError: writing failed.
+    """
     path, count = Path(path), 0
     for count, page in enumerate(draw_pages(story, thumbs, title, details), start=1):
         with whole_file(_page_path(path, count)) as partial:
             page.save(partial, format="PNG", optimize=True)
+    # Pages that remain from an earlier film.
     for number in itertools.takewhile(
         lambda n: _page_path(path, n).exists(), itertools.count(count + 1)
-    ):  # an earlier film's
+    ):
         with contextlib.suppress(OSError):
             _page_path(path, number).unlink()
     notes = (
@@ -140,7 +158,7 @@ def _row_height(caption: list[str], thumb_height: int) -> int:
 
 
 def _paged(captions: Mapping[int, list[str]], thumb_height: int) -> Iterator[list[int]]:
-    """The shots of each page: as many as PAGE_HEIGHT holds."""
+    """Yields the shots of each page: as many as fit into PAGE_HEIGHT."""
     rows, height = [], 0
     for number, caption in captions.items():
         needed = _row_height(caption, thumb_height) + CUT
@@ -197,7 +215,8 @@ def _draw_row(
     draw.rounded_rectangle((MARGIN, y + 5, MARGIN + 8, y + 40 * len(caption) - 5), 4, colour)
     for line_number, line in enumerate(caption):
         draw.text((MARGIN + 26, y + 40 * line_number + 3), line, TEXT, face(shot.caption, font(26)))
-    ends = f"{time_code(shot.first_frame, story.fps)} - {time_code(shot.first_frame + shot.frames, story.fps)}"
+    first, last = shot.first_frame, shot.first_frame + shot.frames
+    ends = f"{time_code(first, story.fps)} - {time_code(last, story.fps)}"
     chunks = f"{shot.chunks} chunk" + "s" * (shot.chunks > 1)
     right = page.width - MARGIN
     draw.text(
@@ -222,7 +241,7 @@ def _draw_cut(draw, story: ResolvedStory, number: int, y: int, page_width: int) 
 
 
 def _draw_strip(draw, story: ResolvedStory, x: int, y: int, width: int) -> None:
-    """The film from left to right, a block per shot as long as the shot."""
+    """Draws the film from left to right, a block per shot in proportion to its length."""
     scale, many = width / story.frames, len(story.shots) > MOST_SHOTS
     for number, shot in enumerate(story.shots):
         left = x + scale * shot.first_frame

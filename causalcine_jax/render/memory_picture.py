@@ -26,7 +26,7 @@ from causalcine_jax.story import ResolvedStory
 from causalcine_jax.story_schema import TEMPORAL_STRIDE
 from causalcine_jax.utils.atomic_file import whole_file
 
-SHOWN = 5  # remembered frames per chunk
+SHOWN = 5  # retrieved frames per chunk
 THUMB_WIDTH = 168
 GAP, MARGIN, EDGE = 12, 56, 4
 LABEL, ARROW = 92, 32  # widths, of a row's name and between its chunk and what it remembers

@@ -1,9 +1,11 @@
-"""Frames to an mp4 that grows while they come, and back.
+"""Writes frames to an mp4 that grows while they arrive, and reads them back.
 
-    chunk of frames -> H.264, starting with a keyframe -> film.mp4.part, one fragment per frame -> at the end film.mp4
+    chunk of frames -> H.264, starting with a keyframe -> film.mp4.part, a fragment per frame
+        -> at the end film.mp4
 
-The growing file is a fragmented mp4: every frame is playable as soon as it is written, whatever happens afterwards. When the film is
-whole its packets are copied, not encoded again, into an ordinary mp4 with its index in front, which every player can seek.
+The growing file is a fragmented mp4: every written frame is playable, even after a crash.
+A complete film's packets are copied, without encoding again, into an ordinary mp4.
+Its index is in front, so every player can seek in it.
 """
 
 import contextlib
@@ -20,10 +22,11 @@ from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
 from causalcine_jax.story_schema import LARGEST_SIDE
 from causalcine_jax.utils.atomic_file import whole_file
 
-# frag_keyframe would hold every chunk back until the next keyframe, which is the next chunk.
+# frag_keyframe would delay every chunk until the next chunk's keyframe.
 GROWING = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
 WHOLE = {"movflags": "faststart"}
-# zerolatency: the encoder keeps no frame to itself. sc_threshold 0: cuts fall on chunks, which start with a keyframe anyway. crf 16 is visually lossless.
+# zerolatency: the encoder delays no frame. crf 16 is visually lossless.
+# sc_threshold 0: no scene detection, because cuts fall on chunks, which start with a keyframe.
 ENCODER = {
     "preset": "veryfast",
     "tune": "zerolatency",
@@ -35,18 +38,27 @@ VIEWING_HEIGHT = 384
 
 
 def viewing_scale(height: int) -> int:
-    """The integer by which small frames are enlarged so that a film can be watched: 4 for 96 pixels, 1 from 384 on."""
+    """Returns the integer factor that makes small frames large enough to watch.
+
+    It is 4 for 96 pixels and 1 from 384 pixels on.
+    """
     return max(1, VIEWING_HEIGHT // height)
 
 
 def check_size(height: int, width: int, scale: int) -> None:
-    """`UsageError` where frames of `height` x `width` pixels, enlarged `scale` times, are more than H.264 holds."""
+    """Checks that frames of `height` x `width` pixels, enlarged `scale` times, fit H.264.
+
+    Raises:
+      UsageError: they do not, or `scale` is below 1.
+    """
     if scale < 1:
         raise UsageError(f"scale must be at least 1, not {shown(scale)}")
     if max(height, width) * scale > LARGEST_SIDE:
         raise UsageError(
-            f"scale={shown(scale)} makes frames of {shown(width * scale)} x {shown(height * scale)} pixels, {shown(3 * width * height * scale**2)} bytes each, "
-            f"and an mp4 holds {LARGEST_SIDE} on a side: scale can be at most {LARGEST_SIDE // max(height, width)}"
+            f"scale={shown(scale)} makes frames of {shown(width * scale)} x "
+            f"{shown(height * scale)} pixels, {shown(3 * width * height * scale**2)} bytes each, "
+            f"but an mp4 allows {LARGEST_SIDE} per side: "
+            f"scale can be at most {LARGEST_SIDE // max(height, width)}"
         )
 
 
@@ -56,8 +68,11 @@ class FilmWriter:
         with FilmWriter("film.mp4", fps=16, scale=4) as film:
             film.append(frames)
 
-    Inside, the film grows at `film.part`; at the end it is renamed to `path`. If anything is raised inside, `path` is left as it
-    was and the part is removed. A full disk is a `DataError`.
+    Inside, the film grows at `film.part`; at the end it is renamed to `path`. If an exception
+    is raised inside, `path` stays as it was and the part is removed.
+
+    Raises:
+      DataError: the disk is full or cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: int, scale: int = 1):
@@ -76,14 +91,15 @@ class FilmWriter:
         return self
 
     def append(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Encodes and writes a chunk. All chunks of a film have the same height and width, both even."""
+        """Encodes and writes a chunk. All chunks have the same height and width, both even."""
         _, height, width, _ = frames.shape
         height, width = height * self._scale, width * self._scale
         if self._stream is None:
             self._stream, self._to_yuv = self._open_stream(width, height), ToYUV(width, height)
         if (self._stream.height, self._stream.width) != (height, width):
             raise UsageError(
-                f"a film of {self._stream.height}x{self._stream.width} cannot go on with frames of {height}x{width}"
+                f"a film of {self._stream.height}x{self._stream.width} "
+                f"cannot go on with frames of {height}x{width}"
             )
         with self._disk_faults():
             for number, image in enumerate(frames):
@@ -133,7 +149,7 @@ class FilmWriter:
 
 
 def copy_packets(source: Path, target: Path) -> None:
-    """The film at `source` as an ordinary mp4 at `target`, packet by packet."""
+    """Copies the film at `source`, packet by packet, into an ordinary mp4 at `target`."""
     with (
         whole_file(target) as partial,
         av.open(str(source)) as film,
@@ -147,7 +163,11 @@ def copy_packets(source: Path, target: Path) -> None:
 
 
 def read_film(path: str | Path) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames of a film, also of one that is still growing. `DataError` if it cannot be decoded."""
+    """Returns all frames of a film, also of one that is still growing.
+
+    Raises:
+      DataError: it cannot be decoded.
+    """
     try:
         with av.open(str(path)) as film:
             frames = list(map(ToRGB(), film.decode(video=0)))

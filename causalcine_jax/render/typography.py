@@ -1,7 +1,8 @@
-"""Type, colours and line breaking of the pictures that generation draws.
+"""Fonts, colours and line breaking of the pictures that a film is shown with.
 
-Plain English stands in Pillow's own font. A text with other letters (accents, Cyrillic, Greek, Hebrew, Arabic, ...) stands in DejaVu Sans, which matplotlib
-brings. What has no glyph there either (Chinese, emoji, ...) is spelled in Latin letters, and whoever draws says so.
+Plain English is in Pillow's own font. Text with other letters (accents, Cyrillic, Greek,
+Hebrew, Arabic, ...) is in DejaVu Sans, which matplotlib brings. Characters that DejaVu Sans
+lacks (Chinese, emoji, ...) are spelled in Latin letters, and the caller tells the user.
 """
 
 import functools
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-MOST_LETTERS = 1000  # that are measured at once; no line holds so many
+MOST_LETTERS = 1000  # measured at once; no line is that long
 NO_CHARACTER = "\U0010ffff"
 PAPER = (17, 19, 24)
 TEXT = (238, 236, 230)
@@ -52,14 +53,14 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def wide_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, for what is not plain English."""
+    """Returns DejaVu Sans, for text that is not plain English."""
     # Found without importing matplotlib, which takes longer than drawing a page.
     folder = Path(importlib.util.find_spec("matplotlib").submodule_search_locations[0])
     return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def face(text: str, type_: ImageFont.FreeTypeFont) -> ImageFont.FreeTypeFont:
-    """`type_`, or DejaVu Sans of its size where it lacks letters of `text`."""
+    """Returns `type_`, or DejaVu Sans of its size if `type_` lacks letters of `text`."""
     return type_ if printable(text).isascii() else wide_font(round(type_.size))
 
 
@@ -68,12 +69,16 @@ def shot_colour(number: int) -> tuple[int, int, int]:
 
 
 def printable(text: str) -> str:
-    """`text` in glyphs that are there: plain quotes and dashes, letters without a glyph spelled in Latin ones, no control characters."""
+    """Returns `text` in glyphs that exist.
+
+    Quotes and dashes become plain, letters without a glyph become Latin, and control characters
+    are removed.
+    """
     return "".join(map(_drawn, text.translate(PLAIN)))
 
 
 def spelled(text: str) -> str:
-    """The characters of `text` that have no glyph, each once, as `printable` spells them in Latin letters."""
+    """Returns the characters of `text` without a glyph, each once, as Latin letters."""
     return "".join(
         dict.fromkeys(
             c
@@ -86,7 +91,11 @@ def spelled(text: str) -> str:
 def wrap(
     text: str, type_: ImageFont.FreeTypeFont, width: float, most: int | None = None
 ) -> list[str]:
-    """`text` broken into lines of at most `width` pixels, between words and inside those that are longer; what is beyond `most` lines ends in "..."."""
+    """Breaks `text` into lines of at most `width` pixels.
+
+    Lines break between words, and inside words longer than a line. Text beyond `most` lines is
+    replaced by "...".
+    """
     type_, lines = face(text, type_), [""]
     for word in _pieces(text, type_, width):
         longer = f"{lines[-1]} {word}".strip()
@@ -100,7 +109,7 @@ def wrap(
 
 
 def fit_text(text: str, type_: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text`, shortened to `width` pixels if it is longer."""
+    """Returns `text`, shortened if it is wider than `width` pixels."""
     type_, text = face(text, type_), " ".join(printable(text).split())
     return (
         text
@@ -117,7 +126,7 @@ def _shortened(text: str, type_: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _pieces(text: str, type_: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
-    """The words of `text`, those that are longer than a line in parts."""
+    """Yields the words of `text`, splitting words longer than a line."""
     for word in printable(text).split():
         while word and type_.getlength(word[:MOST_LETTERS]) > width:
             part = max(
@@ -143,14 +152,14 @@ def _drawn(character: str) -> str:
         return ""
     if character.isascii() or _has_glyph(character):
         return character
-    from anyascii import anyascii  # seldom needed
+    from anyascii import anyascii  # here, because it is seldom needed
 
     return anyascii(character)
 
 
 @functools.lru_cache(4096)
 def _has_glyph(character: str) -> bool:
-    """Whether DejaVu Sans draws anything else for the character than for one that no font has."""
+    """Whether DejaVu Sans draws the character unlike one that no font has."""
     plain = wide_font(20).font_variant(layout_engine=ImageFont.Layout.BASIC)
     mask, none = (bytes(plain.getmask(c)) for c in (character, NO_CHARACTER))
     return mask != none

@@ -1,13 +1,16 @@
-"""StoryWorld: an endless procedural cinema with captions and ground truth, for training and measuring memory across shots.
+"""StoryWorld: procedural films with captions and ground truth, without end.
+
+They train and measure memory across shots.
 
 story = sample_story(seed=0, index=7, world=WorldConfig.storyworld())
-film = render(scene_parameters(story), story.world.height, story.world.width)   # uint8 [T, H, W, 3]
+shapes = scene_parameters(story)
+film = render(shapes, story.world.height, story.world.width)  # uint8 [T, H, W, 3]
 """
 
 from causalcine_jax.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, VOCABULARY, words
 from causalcine_jax.storyworld.render import render
 from causalcine_jax.storyworld.scene import scene_parameters
-from causalcine_jax.storyworld.story import Character, Return, Shot, Story, returns
+from causalcine_jax.storyworld.story import Character, Return, WorldShot, WorldStory, returns
 from causalcine_jax.storyworld.story_sampler import retold, sample_story
 from causalcine_jax.storyworld.truth import GroundTruth, box_masks, cast_per_chunk, ground_truth
 from causalcine_jax.storyworld.world import (
@@ -25,7 +28,32 @@ from causalcine_jax.storyworld.world import (
 )
 
 __all__ = [
-    "ACCESSORIES", "ACTIONS", "ATTRIBUTE_WORDS", "CAMERAS", "COLOURS", "MAX_PROMPT_WORDS", "NAMES", "PLACES", "SIZES", "SPECIES", "TIMES", "VOCABULARY", "WORLDS",
-    "Character", "GroundTruth", "Return", "Shot", "Story", "WorldConfig",
-    "box_masks", "cast_per_chunk", "ground_truth", "render", "retold", "returns", "sample_story", "scene_parameters", "words",
-]  # fmt: skip
+    "ACCESSORIES",
+    "ACTIONS",
+    "ATTRIBUTE_WORDS",
+    "CAMERAS",
+    "COLOURS",
+    "MAX_PROMPT_WORDS",
+    "NAMES",
+    "PLACES",
+    "SIZES",
+    "SPECIES",
+    "TIMES",
+    "VOCABULARY",
+    "WORLDS",
+    "Character",
+    "GroundTruth",
+    "Return",
+    "WorldConfig",
+    "WorldShot",
+    "WorldStory",
+    "box_masks",
+    "cast_per_chunk",
+    "ground_truth",
+    "render",
+    "retold",
+    "returns",
+    "sample_story",
+    "scene_parameters",
+    "words",
+]

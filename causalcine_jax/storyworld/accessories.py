@@ -1,9 +1,13 @@
-"""The four accessories, each one fixed shape in two fixed colours (world.ACCESSORIES), at the head or neck so that every framing shows it."""
+"""The four accessories: each has one fixed shape in two fixed colours (world.ACCESSORIES).
+
+All sit at the head or neck, so every framing shows them.
+"""
 
 from causalcine_jax.storyworld.shapes import Pen, darken
 from causalcine_jax.storyworld.world import ACCESSORIES
 
-# Box (x0, y0, x1, y1) around each accessory in the frame of its pen: the head for hat, crown and bow, the trunk for the scarf.
+# Box (x0, y0, x1, y1) around each accessory in its pen's frame of reference.
+# Hat, crown and bow are drawn by the head's pen, the scarf by the trunk's.
 BOXES = {
     "scarf": (-0.26, -0.52, 0.26, -0.16),
     "hat": (-0.29, -0.58, 0.29, -0.17),

@@ -1,6 +1,7 @@
-"""How a character looks: species, fur and accessory as shapes around a skeleton in a pose.
+"""How a character looks: species, fur and accessory as shapes around a posed skeleton.
 
-Own units: the feet at (0, 0), the top of the bare head at y = -1. Big heads, because a small film shows little else.
+In its own units, the feet are at (0, 0) and the top of the bare head at y = -1.
+Heads are big because a small film shows little else.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from causalcine_jax.storyworld.world import COLOURS, RGB
 
 HEAD = (0.0, -0.70)  # centre of the head
 HEAD_RADIUS = (0.30, 0.27)
-CREST = {"frog": -0.10}  # how much higher than usual hats sit: above the frog's eyes
+CREST = {"frog": -0.10}  # hats sit this much higher, above the frog's eyes
 DARK = (26, 22, 34)
 BEAK = (255, 176, 40)
 
@@ -41,7 +42,10 @@ class Pose:
 def draw_character(
     pen: Pen, species: str, colour: str, accessory: str, pose: Pose
 ) -> tuple[Pen, Pen, Pen]:
-    """Draws a character whose standing point is the origin of `pen`. Returns the pens of its trunk, head and crest, for the truth."""
+    """Draws a character that stands at the origin of `pen`.
+
+    Returns the pens of its trunk, head and crest, from which the ground truth takes boxes.
+    """
     fur = COLOURS[colour]
     pale = lighten(fur, 0.62) if colour != "white" else (255, 226, 196)
     ink = 0.42 if colour != "black" else 0.3

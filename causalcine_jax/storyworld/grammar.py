@@ -1,10 +1,12 @@
 """Captions in plain English: a global line for the story and a caption per shot.
 
-The global line names the cast and their species, never how they look. A caption says who does what, where, when and how it
-is framed. Only where a character is first shown may one more sentence name colour and accessory; everything after has to be
-remembered. Templates and phrases are tables, and VOCABULARY is computed from them, so that nothing outside it can be said.
+The global line names the cast and their species, never their looks.
+A caption says who does what, where, when and how it is framed.
+One more sentence may name colour and accessory, only where a character first appears.
+Later shots leave them out, so the model has to remember them.
+Templates and phrases are tables. VOCABULARY is computed from them, so it holds every word.
 
-A prompt ("global caption" of a shot) has at most MAX_PROMPT_WORDS words, punctuation counted.
+A shot's prompt is "global line caption": at most MAX_PROMPT_WORDS words with punctuation.
 """
 
 import re
@@ -13,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from causalcine_jax.storyworld.story import Character, Shot
+from causalcine_jax.storyworld.story import Character, WorldShot
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     COLOURS,
@@ -50,7 +52,7 @@ LOOKS = (
     "{name} has {colour} fur and a {accessory}.",
     "{name} is {colour} and wears a {accessory}.",
 )
-PAIR_LOOKS = LOOKS[:1]  # two sentences must still fit
+PAIR_LOOKS = LOOKS[:1]  # the shortest: two such sentences must fit into MAX_PROMPT_WORDS
 
 PLACE_PHRASES = {
     "meadow": ("in the meadow", "in a flower meadow"),
@@ -65,7 +67,7 @@ TIME_PHRASES = {
     "sunset": ("at sunset", "in the evening", "as the sun sets"),
     "night": ("at night", "in the moonlight", "under the moon"),
 }
-# Each phrase for one character and for two who do the same. {way} is left or right.
+# Each phrase for one character, then for two with the same action. {way} is left or right.
 ACTION_PHRASES = {
     "walk": (("walks {way}", "walk {way}"), ("strolls {way}", "stroll {way}")),
     "jump": (("jumps", "jump"), ("hops happily", "hop happily")),
@@ -89,15 +91,21 @@ WAYS = {-1.0: "left", 1.0: "right"}
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and single punctuation marks of `text`, as a word-level tokenizer sees them."""
+    """Splits `text` as a word-level tokenizer does: lower-case words and punctuation marks."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
 def cast_faults(global_caption: str, captions: Sequence[tuple[str, str]]) -> list[str]:
-    """Where a story names more characters than any film of training had: in all, or in one shot. captions: (where it stands, its text)."""
+    """Returns a fault wherever a story names more characters than any training film had.
+
+    Args:
+      global_caption: the story's global line.
+      captions: (the caption's place in the story, its text).
+    """
     named = {where: _named(caption) for where, caption in captions}
     faults = [
-        f"{where} names {len(names)} characters ({', '.join(names)}), and no shot that the model was trained on shows more than {MAX_ON_SCREEN}"
+        f"{where} names {len(names)} characters ({', '.join(names)}), "
+        f"but the model was trained on shots of at most {MAX_ON_SCREEN}"
         for where, names in named.items()
         if len(names) > MAX_ON_SCREEN
     ]
@@ -108,21 +116,25 @@ def cast_faults(global_caption: str, captions: Sequence[tuple[str, str]]) -> lis
     )
     if len(cast) > MAX_CAST:
         faults.append(
-            f"the story names {len(cast)} characters ({', '.join(cast)}), and no film that the model was trained on has more than {MAX_CAST}"
+            f"the story names {len(cast)} characters ({', '.join(cast)}), "
+            f"but the model was trained on films of at most {MAX_CAST}"
         )
     return faults
 
 
 def _named(text: str) -> list[str]:
-    """The characters' names in a text, each once."""
-    said = dict.fromkeys(words(text))
-    return [name for name in NAMES if name.lower() in said]
+    """Returns the characters' names in a text, each once."""
+    present = dict.fromkeys(words(text))
+    return [name for name in NAMES if name.lower() in present]
 
 
 def write(
-    rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[Shot], told: bool
+    rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[WorldShot], told: bool
 ) -> tuple[str, list[str]]:
-    """The global line and a caption per shot. `told`: colours and accessories are named where their owner first appears."""
+    """Returns the global line and a caption per shot.
+
+    With `told`, a character's colour and accessory are named in its first shot.
+    """
     line = _pick(rng, GLOBAL).format(
         tone=_pick(rng, TONES), kind=_pick(rng, KINDS), cast=_listed([_who(c) for c in cast])
     )
@@ -136,7 +148,7 @@ def write(
     return _capital(line), captions
 
 
-def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: Shot) -> str:
+def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: WorldShot) -> str:
     way = WAYS[shot.facing]
     return _sentences(
         _pick(rng, SHOT if shot.cast else EMPTY_SHOT).format(
@@ -150,7 +162,7 @@ def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: Shot) ->
 
 
 def _deed(rng: np.random.Generator, who: list[str], actions: tuple[str, ...], way: str) -> str:
-    """Who does what; always draws once per character."""
+    """Returns who does what. Always draws once per character."""
     phrases = [_pick(rng, ACTION_PHRASES[action]) for action in actions]
     if len(who) == 2 and actions[0] == actions[1]:
         return f"{_listed(who)} {phrases[0][1]}".format(way=way)
@@ -171,12 +183,12 @@ def _who(character: Character) -> str:
 
 
 def _listed(items: list[str]) -> str:
-    """a; a and b; a, b and c."""
+    """Joins as "a", "a and b" or "a, b and c"."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _sentences(text: str) -> str:
-    """One space between sentences, each with a capital."""
+    """Puts one space between sentences and a capital at the start of each."""
     return " ".join(
         _capital(sentence) + "."
         for part in text.split(". ")
@@ -192,8 +204,8 @@ def _pick(rng: np.random.Generator, options: Sequence):
     return options[int(rng.integers(len(options)))]
 
 
-def _everything_sayable() -> Iterator[str]:
-    """Every phrase of every table, without the holes in it."""
+def _all_phrases() -> Iterator[str]:
+    """Yields every phrase of every table, placeholders included."""
     yield from (
         *GLOBAL,
         *TONES,
@@ -218,6 +230,6 @@ def _without_holes(template: str) -> str:
 
 
 VOCABULARY: tuple[str, ...] = tuple(
-    sorted({word for phrase in _everything_sayable() for word in words(_without_holes(phrase))})
+    sorted({word for phrase in _all_phrases() for word in words(_without_holes(phrase))})
 )
 ATTRIBUTE_WORDS = frozenset(COLOURS) | frozenset(ACCESSORIES) | {"fur", "wears"}

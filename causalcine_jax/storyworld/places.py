@@ -1,6 +1,7 @@
-"""The six places at three times of day: a gradient sky, a sun or moon, a few large silhouettes and a ground to stand on.
+"""The six places at three times of day: a sky, a sun or moon, silhouettes and a ground.
 
-Drawn with three pens of increasing depth scale (far, mid, near), which the camera moves at different speeds.
+Three pens of increasing depth scale draw them: far, mid and near.
+The camera moves each at a different speed.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ CENTRE = 5 / 6
 
 @dataclass(frozen=True)
 class Light:
-    """Colours of a time of day. `scenery` multiplies the place, `figures` (close to white) multiplies characters."""
+    """Colours of a time of day, as factors on 0..255 RGB except `sky`.
+
+    `scenery` multiplies the place's colours; `figures`, close to white, the characters'.
+    """
 
     sky: tuple[tuple[int, int, int], tuple[int, int, int]]
     scenery: tuple[float, float, float]
@@ -27,15 +31,24 @@ LIGHTS = {
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a story varies about a place, the same at every visit: shift of the silhouettes and mirror image."""
+class PlaceLayout:
+    """What a story varies about a place, the same at every visit.
+
+    `shift` moves the silhouettes sideways; `mirror` is -1 for the mirror image, else 1.
+    """
 
     shift: float
     mirror: float
 
 
-def draw_place(pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layout: Layout) -> None:
-    """Paints the background. `sky` does not move; `pens` are far, mid, near with (0, 0) at the frame's top left when the camera rests."""
+def draw_place(
+    pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layout: PlaceLayout
+) -> None:
+    """Paints the background.
+
+    `sky` does not move. `pens` are far, mid and near. While the camera rests, their origin
+    (0, 0) is the frame's top left.
+    """
     light = LIGHTS[time]
     sky.shape(CENTRE, 0.34, 3.0, 0.36, *light.sky, round=0.0, outline=0)
     sky.shape(CENTRE, 1.35, 3.0, 0.66, light.sky[1], round=0.0, outline=0)
@@ -47,7 +60,7 @@ def draw_place(pens: tuple[Pen, Pen, Pen], sky: Pen, place: str, time: str, layo
     PAINTERS[place](far, mid, near, time == "night")
 
 
-def _heavens(sky: Pen, far: Pen, time: str, layout: Layout) -> None:
+def _heavens(sky: Pen, far: Pen, time: str, layout: PlaceLayout) -> None:
     x = CENTRE - 0.52 * layout.mirror
     if time == "sunset":
         far.shape(x, 0.50, 0.42, 0.42, (255, 236, 150), soft=0.2, alpha=0.75, outline=0)
@@ -197,9 +210,8 @@ def _city(far: Pen, mid: Pen, near: Pen, night: bool) -> None:
         (0.22, 0.28, 0.13, (178, 170, 196)),
     ):
         far.shape(x, 0.80 - h, w, h, colour, round=0.03, outline=0)
-    window = (
-        (255, 236, 150) if not night else (570, 450, 190)
-    )  # lit: brighter than the scenery's light
+    # Lit windows exceed 255: the night's scenery factor darkens them again.
+    window = (255, 236, 150) if not night else (570, 450, 190)
     for x, h, w, colour in (
         (-0.72, 0.33, 0.21, (206, 128, 108)),
         (0.68, 0.29, 0.22, (116, 148, 186)),

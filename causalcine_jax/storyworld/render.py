@@ -1,28 +1,28 @@
-"""Pixels: one pure array function from a display list to a film, the same under numpy and jax.jit.
+"""Renders a display list to pixels: one pure array function, for numpy and jax.jit alike.
 
-The host describes every frame as a fixed number of shapes, back to front (shapes.py, scene.py). Each shape is a rounded box
-in its own rotated and scaled frame, optionally tapered and bent: that is enough for discs, ellipses, eggs, drops, domes,
-triangles, limbs, hills and houses. Its edge is anti-aliased from an approximate signed distance (f / |grad f|), so nothing here depends on
-the resolution but the pixel grid.
+The host describes every frame as a fixed number of shapes, back to front (shapes, scene).
+Each shape is a rounded box in its own rotated and scaled frame, optionally tapered and bent.
+That covers discs, ellipses, eggs, drops, domes, triangles, limbs, hills and houses.
+Edges are anti-aliased from an approximate signed distance, f / |grad f|.
+Only the pixel grid depends on the resolution.
 """
 
 import functools
 
 import numpy as np
 
-# The columns of a display list. Lengths are in frame heights, y points down, the frame spans [0, 5/3] x [0, 1].
+# Columns of a display list. Lengths are in frame heights and y points down.
+# The frame spans [0, 5/3] x [0, 1].
 FIELDS = (
     "x", "y", "rx", "ry", "cos", "sin",  # centre, half axes, rotation
-    "taper", "bend",  # width grows by taper * v toward v = 1 (down); sideways shift by bend * v^2
-    "round_top", "round_bottom",  # corner radius as a fraction of the half axes: 1 = ellipse, 0 = box
-    "soft", "alpha", "outline", "ink",  # extra edge softness, opacity, outline width, brightness of the outline
+    "taper", "bend",  # width grows by taper * v toward v = 1 (down); x shifts by bend * v^2
+    "round_top", "round_bottom",  # corner radius over half axes: 1 = ellipse, 0 = box
+    "soft", "alpha", "outline", "ink",  # edge softness, opacity, outline's width, its brightness
     "r0", "g0", "b0", "r1", "g1", "b1",  # colour at the top and at the bottom, 0..1
 )  # fmt: skip
 TOP = slice(FIELDS.index("r0"), FIELDS.index("r0") + 3)
 BOTTOM = slice(FIELDS.index("r1"), FIELDS.index("r1") + 3)
-NUMPY_BLOCK = (
-    8  # frames painted together under numpy, so that a block stays in the processor's cache
-)
+NUMPY_BLOCK = 8  # frames that numpy paints at once: their canvas then fits the CPU's cache
 
 
 def render(params, height: int, width: int, xp=np):
@@ -50,7 +50,7 @@ def render(params, height: int, width: int, xp=np):
                 for b in blocks
             ]
         )
-    import jax  # here, so that numpy alone is enough for the rest
+    import jax  # here, because painting with numpy must not need jax
 
     canvas = _blank(shapes.shape[1], height, width, xp)
     canvas, _ = jax.lax.scan(lambda canvas, shape: (paint(canvas, shape, xp), None), canvas, shapes)
@@ -58,7 +58,7 @@ def render(params, height: int, width: int, xp=np):
 
 
 def paint(canvas, shape, xp):
-    """Lays one shape of every frame, [T, len(FIELDS)], over `canvas` [T, 3, H, W] (0..1)."""
+    """Paints one shape of every frame, [T, len(FIELDS)], over `canvas` [T, 3, H, W] in 0..1."""
     height, width = canvas.shape[-2:]
     pixel = np.float32(1.0 / height)
     ys = ((xp.arange(height, dtype=xp.float32) + 0.5) * pixel)[None, :, None]
@@ -82,7 +82,10 @@ def _film(canvas, xp):
 
 
 def _distance(s, xs, ys, xp):
-    """Signed distance to a shape's edge in frame heights (first order, good near the edge), and the local height v in [-1, 1]."""
+    """Returns the signed distance to a shape's edge and the local height v in [-1, 1].
+
+    The distance is in frame heights, first order: good near the edge.
+    """
     dx, dy = xs - s["x"], ys - s["y"]
     u = s["cos"] * dx + s["sin"] * dy
     v = (s["cos"] * dy - s["sin"] * dx) / s["ry"]
@@ -101,6 +104,6 @@ def _distance(s, xs, ys, xp):
 
 
 def _smooth(t, xp):
-    """Smoothstep of t clipped to [0, 1]."""
+    """Returns the smoothstep of t clipped to [0, 1]."""
     t = xp.clip(t, 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)

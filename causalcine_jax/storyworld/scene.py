@@ -1,6 +1,7 @@
-"""From a story to the numbers that the renderer paints: per frame a display list, and where everybody is.
+"""Turns a story into the renderer's input: a display list and characters' boxes per frame.
 
-A shot is built at once for all of its frames: camera curves first, then the place, then its characters, left to right.
+A shot is built for all of its frames at once: camera curves, the place, then characters
+from left to right.
 """
 
 import numpy as np
@@ -10,10 +11,10 @@ from causalcine_jax.storyworld.actions import pose
 from causalcine_jax.storyworld.characters import HEAD_RADIUS, draw_character
 from causalcine_jax.storyworld.places import CENTRE, LIGHTS, draw_place
 from causalcine_jax.storyworld.shapes import DisplayList, Pen
-from causalcine_jax.storyworld.story import Shot, Story
+from causalcine_jax.storyworld.story import WorldShot, WorldStory
 from causalcine_jax.storyworld.world import FPS, MAX_ON_SCREEN
 
-FOCUS = (CENTRE, 0.60)  # the point that pushes and pulls keep in place
+FOCUS = (CENTRE, 0.60)  # the point that stays in place while the camera pushes in or pulls out
 DEPTHS = (0.25, 0.6, 1.0)  # how much of the camera's move reaches the far, mid and near scenery
 SCENERY_SCALE = {"wide": 1.0, "medium": 1.12, "close-up": 1.3}
 # Height of a character and where its feet stand, both in frame heights.
@@ -21,18 +22,20 @@ FRAMING = {"wide": (0.50, 0.89), "medium": (0.72, 0.97), "close-up": (1.16, 1.42
 PAIR_FRAMING = {"wide": (0.48, 0.89), "medium": (0.64, 0.96)}
 
 
-def scene_parameters(story: Story) -> dict[str, np.ndarray]:
-    """What `render` and the truth need, leading axis T.
+def scene_parameters(story: WorldStory) -> dict[str, np.ndarray]:
+    """Returns what `render` and the ground truth need, with leading axis T.
 
     Returns:
-      shapes float32 [T, K, fields] for render; figure, head, body, accessory float32 [T, 2, 4] boxes (x0, y0, x1, y1) in
-      frame heights, one per place in Shot.cast (zero where nobody is). The figure box covers all but ears, tail and arms.
+      "shapes": float32 [T, K, fields], the display list.
+      "figure", "head", "body", "accessory": float32 [T, 2, 4] boxes (x0, y0, x1, y1) in frame
+      heights, one per entry of WorldShot.cast, zero where it is empty. The figure's box covers all
+      but ears, tail and arms.
     """
     parts = [_shot(story, shot) for shot in story.shots]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _shot(story: Story, shot: Shot) -> dict[str, np.ndarray]:
+def _shot(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray]:
     frames = np.arange(len(shot.frames), dtype=np.float64)
     zoom, camera_x, walk_x = _camera(shot, frames)
     target = DisplayList(len(frames))
@@ -81,8 +84,11 @@ def _shot(story: Story, shot: Shot) -> dict[str, np.ndarray]:
     return {"shapes": target.array(), **boxes}
 
 
-def _camera(shot: Shot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per frame: zoom, camera's x, and the way a walker has come. All symmetric about the middle of the shot."""
+def _camera(shot: WorldShot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns zoom, the camera's x and a walker's shift from the middle of its walk, per frame.
+
+    All are symmetric about the middle of the shot.
+    """
     seconds = len(frames) / FPS
     along = (frames + 0.5) / len(frames) - 0.5
     reach = min(0.16, 0.05 * seconds + 0.04)
@@ -98,7 +104,7 @@ def _camera(shot: Shot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _scenery_pens(
-    target: DisplayList, shot: Shot, zoom: np.ndarray, camera_x: np.ndarray
+    target: DisplayList, shot: WorldShot, zoom: np.ndarray, camera_x: np.ndarray
 ) -> tuple[Pen, Pen, Pen]:
     def pen(depth: float) -> Pen:
         scale = SCENERY_SCALE[shot.size] * (1.0 + (zoom - 1.0) * depth)
@@ -113,8 +119,8 @@ def _scenery_pens(
     return tuple(pen(depth) for depth in DEPTHS)
 
 
-def _standing(shot: Shot, position: int) -> tuple[float, float, float, float]:
-    """Height, x, y of the feet and facing of the character at `position` of the shot."""
+def _standing(shot: WorldShot, position: int) -> tuple[float, float, float, float]:
+    """Returns height, x, y of the feet and facing of the character at `position` of a shot."""
     if len(shot.cast) == 1:
         scale, y = FRAMING[shot.size]
         return (
@@ -134,7 +140,7 @@ def _standing(shot: Shot, position: int) -> tuple[float, float, float, float]:
 
 
 def _box(pen: Pen, box: tuple[float, float, float, float]) -> np.ndarray:
-    """Axis-aligned screen box [T, 4] around a box of the pen's own frame."""
+    """Returns the axis-aligned screen box [T, 4] around a box in the pen's frame of reference."""
     corners = [pen.point(x, y) for x in (box[0], box[2]) for y in (box[1], box[3])]
     xs = np.stack(np.broadcast_arrays(*[c[0] for c in corners]))
     ys = np.stack(np.broadcast_arrays(*[c[1] for c in corners]))

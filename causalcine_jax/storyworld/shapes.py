@@ -1,7 +1,8 @@
-"""The host's side of drawing: a pen with a place, scale and tilt that adds shapes to a display list.
+"""Builds a display list: a pen has a position, scale and tilt, and adds shapes.
 
-A shape's numbers may be scalars or arrays [T], one value per frame of a shot. Pens nest: a character is drawn by a child of
-the camera's pen, its head by a child of the character's, so that moving one moves all that hangs on it.
+A shape's numbers may be scalars or arrays [T], one value per frame of a shot.
+Pens nest: the camera's pen has a character's as child, and that has the head's.
+Moving one moves all of its children.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class DisplayList:
         self.rows.append(row)
 
     def array(self) -> np.ndarray:
-        """float32 [T, MAX_SHAPES, fields]; unused rows are transparent."""
+        """Returns float32 [T, MAX_SHAPES, fields]; unused rows are transparent."""
         if len(self.rows) > MAX_SHAPES:
             raise ValueError(f"a scene has {len(self.rows)} shapes, more than {MAX_SHAPES}")
         out = np.zeros((self.frames, MAX_SHAPES, len(FIELDS)), np.float32)
@@ -41,8 +42,29 @@ class DisplayList:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What makes a shape more than an ellipse of one size; each number is a scalar or [T].
+
+    angle    rotation in radians
+    taper, bend, alpha, ink  as in render.FIELDS
+    round    corner radius over half axes, or (top, bottom): 1 = ellipse, 0 = box
+    soft     edge softness, as a fraction of the pen's vertical scale
+    outline  width in units of OUTLINE; 0 for none
+    """
+
+    angle: np.ndarray | float = 0.0
+    taper: float = 0.0
+    bend: float = 0.0
+    round: float | tuple[float, float] = 1.0
+    soft: float = 0.0
+    alpha: float = 1.0
+    outline: float = 1.0
+    ink: float = 0.4
+
+
+@dataclass(frozen=True)
 class Pen:
-    """Draws in a frame of reference of its own. Angles are in radians, clockwise on the screen."""
+    """Draws in its own frame of reference. Angles are in radians, clockwise on the screen."""
 
     target: DisplayList
     x: np.ndarray | float = 0.0
@@ -53,7 +75,7 @@ class Pen:
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def point(self, x, y):
-        """Screen position of a point of this pen's own frame."""
+        """Returns the screen position of a point in this pen's frame of reference."""
         px, py = x * self.scale_x, y * self.scale_y
         c, s = np.cos(self.angle), np.sin(self.angle)
         return self.x + c * px - s * py, self.y + s * px + c * py
@@ -79,38 +101,50 @@ class Pen:
         ry,
         colour,
         bottom=None,
-        *,
-        angle=0.0,
-        taper=0.0,
-        bend=0.0,
-        round=1.0,
-        soft=0.0,
-        alpha=1.0,
-        outline=1.0,
-        ink=0.4,
+        **form,
     ):
-        """Adds one shape. `colour`, `bottom`: 0..255 RGB at its top and bottom. `round`: corner radius, or (top, bottom). See render.FIELDS."""
+        """Adds one shape.
+
+        Args:
+          x, y: centre in the pen's frame of reference.
+          rx, ry: half axes.
+          colour, bottom: 0..255 RGB at its top and at its bottom; one colour if `bottom` is None.
+          **form: fields of Form.
+        """
+        form = Form(**form)
         px, py = self.point(x, y)
         sign = np.sign(self.scale_x)
-        turn = self.angle + sign * angle
-        top, low = round if isinstance(round, tuple) else (round, round)
+        turn = self.angle + sign * form.angle
+        top, low = form.round if isinstance(form.round, tuple) else (form.round, form.round)
         tint = np.asarray(self.tint) / 255.0
         first = np.minimum(np.asarray(colour, np.float64) * tint, 1.0)
         last = first if bottom is None else np.minimum(np.asarray(bottom, np.float64) * tint, 1.0)
         size = np.abs(self.scale_y)
         self.target.add(
-            x=px, y=py, rx=np.maximum(np.abs(rx * self.scale_x), 1e-3), ry=np.maximum(np.abs(ry * self.scale_y), 1e-3), cos=np.cos(turn), sin=np.sin(turn),
-            taper=taper, bend=bend * self.scale_x, round_top=max(top, 0.02), round_bottom=max(low, 0.02), soft=soft * size, alpha=alpha,
-            outline=OUTLINE * outline * np.sqrt(size), ink=ink if outline else 1.0,
-            r0=first[0], g0=first[1], b0=first[2], r1=last[0], g1=last[1], b1=last[2],
-        )  # fmt: skip
+            x=px,
+            y=py,
+            rx=np.maximum(np.abs(rx * self.scale_x), 1e-3),
+            ry=np.maximum(np.abs(ry * self.scale_y), 1e-3),
+            cos=np.cos(turn),
+            sin=np.sin(turn),
+            taper=form.taper,
+            bend=form.bend * self.scale_x,
+            round_top=max(top, 0.02),
+            round_bottom=max(low, 0.02),
+            soft=form.soft * size,
+            alpha=form.alpha,
+            outline=OUTLINE * form.outline * np.sqrt(size),
+            ink=form.ink if form.outline else 1.0,
+            **dict(zip(("r0", "g0", "b0"), first, strict=True)),
+            **dict(zip(("r1", "g1", "b1"), last, strict=True)),
+        )
 
 
 def lighten(colour, amount: float) -> tuple[float, ...]:
-    """`colour` mixed with white."""
+    """Mixes `colour` with white."""
     return tuple(c + (255 - c) * amount for c in colour)
 
 
 def darken(colour, amount: float) -> tuple[float, ...]:
-    """`colour` mixed with black."""
+    """Mixes `colour` with black."""
     return tuple(c * (1 - amount) for c in colour)

@@ -1,10 +1,10 @@
-"""The records of a story: who plays, what each shot shows, and who comes back after a long absence."""
+"""The records of a story: its cast, its shots, and returns after a long absence."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from causalcine_jax.storyworld.places import Layout
+from causalcine_jax.storyworld.places import PlaceLayout
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
 
 
@@ -17,8 +17,11 @@ class Character:
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A run of chunks under one caption. `cast` and `actions` run in parallel: indices into Story.cast and what each of them does."""
+class WorldShot:
+    """A run of chunks under one caption.
+
+    `cast` holds indices into WorldStory.cast; `actions` runs in parallel to it.
+    """
 
     start_chunk: int
     chunks: int
@@ -43,16 +46,19 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Story:
-    """All of a film: render it with scene_parameters, prompt it with prompts()."""
+class WorldStory:
+    """A whole film, as scene_parameters renders it and prompts() describes it.
+
+    `told`: captions name colours and accessories where their owners first appear.
+    """
 
     seed: int
     index: int
     world: WorldConfig
     cast: tuple[Character, ...]
     told: bool
-    shots: tuple[Shot, ...]
-    layouts: dict[str, Layout]
+    shots: tuple[WorldShot, ...]
+    layouts: dict[str, PlaceLayout]
     global_caption: str
 
     @property
@@ -60,11 +66,11 @@ class Story:
         return tuple(shot.caption for shot in self.shots)
 
     def prompts(self) -> tuple[str, ...]:
-        """The prompt of each shot: global line and caption."""
+        """Returns the prompt of each shot: the global line and the caption."""
         return tuple(f"{self.global_caption} {caption}".strip() for caption in self.captions)
 
     def shot_of_chunk(self) -> np.ndarray:
-        """int32 [chunks]."""
+        """Returns the shot's index for each chunk, int32 [chunks]."""
         return np.repeat(
             np.arange(len(self.shots), dtype=np.int32), [shot.chunks for shot in self.shots]
         )
@@ -72,7 +78,10 @@ class Story:
 
 @dataclass(frozen=True)
 class Return:
-    """A character comes back at `chunk`, more than the window after `last_seen_chunk`. `first_seen_frame` is a latent frame."""
+    """A character's appearance at `chunk`, after an absence longer than the window.
+
+    `first_seen_frame` is a latent frame.
+    """
 
     character: int
     chunk: int
@@ -81,15 +90,15 @@ class Return:
     shot: int
 
 
-def returns(story: Story) -> list[Return]:
-    """Every return of a character after an absence longer than the window: last seen before chunk r - window."""
+def returns(story: WorldStory) -> list[Return]:
+    """Returns every return: a character last seen before chunk r - window appears at r."""
     return returns_of_plan(
         [(s.start_chunk, s.chunks, s.cast) for s in story.shots], story.world.window_chunks
     )
 
 
 def returns_of_plan(plan: list[tuple[int, int, tuple[int, ...]]], window: int) -> list[Return]:
-    """The same for bare (start chunk, chunks, cast) of each shot."""
+    """As returns(), from bare (start chunk, chunks, cast) of each shot."""
     first, last, found = {}, {}, []
     for number, (start, length, who) in enumerate(plan):
         for character in who:

@@ -1,8 +1,9 @@
-"""Draws a story: cast, shots and what varies about each place, from (seed, index) alone.
+"""Draws a story (cast, shots, layout of each place) from (seed, index) alone.
 
-Every story has its own Philox stream keyed by SeedSequence([seed, index]), so any story can be drawn without the others and
-on any machine. A shot is drawn freely; the plan of who appears when is redrawn until it holds the return that was decided
-on first (a character seen again after more than the attention window), in most stories.
+Every story has its own Philox stream, keyed by SeedSequence([seed, index]).
+Any story can therefore be drawn without the others, on any machine.
+Most stories must hold a return: a character seen again after more than the window.
+Its kind is decided first; plans of who appears when are then redrawn until one holds it.
 """
 
 import dataclasses
@@ -12,8 +13,15 @@ import numpy as np
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.storyworld import grammar
-from causalcine_jax.storyworld.places import Layout
-from causalcine_jax.storyworld.story import Character, Return, Shot, Story, returns, returns_of_plan
+from causalcine_jax.storyworld.places import PlaceLayout
+from causalcine_jax.storyworld.story import (
+    Character,
+    Return,
+    WorldShot,
+    WorldStory,
+    returns,
+    returns_of_plan,
+)
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -31,15 +39,15 @@ from causalcine_jax.storyworld.world import (
     WorldConfig,
 )
 
-__all__ = ["Character", "Return", "Shot", "Story", "retold", "returns", "sample_story"]
+__all__ = ["Character", "Return", "WorldShot", "WorldStory", "retold", "returns", "sample_story"]
 
 UNTOLD = 1 / 3  # stories in which no caption names an attribute
-TRIES = 10_000  # a possible plan is found within a few dozen
+TRIES = 10_000  # a valid plan usually takes a few dozen
 PLANS = {"late": 0.52, "early": 0.32, "free": 0.16}  # which return a story must hold
 
 
-def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
-    """Story `index` of the world's endless collection `seed`; both must be non-negative integers."""
+def sample_story(seed: int, index: int, world: WorldConfig) -> WorldStory:
+    """Returns story `index` of the endless collection `seed`; both are at least 0."""
     if seed < 0 or index < 0:
         raise UsageError(f"seed and index of a story must not be negative, got {seed} and {index}")
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
@@ -53,7 +61,9 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
         shots.append(shot)
         start, place = shot.end_chunk, shot.place
     layouts = {
-        name: Layout(shift=float(rng.uniform(-0.12, 0.12)), mirror=float(rng.choice([-1.0, 1.0])))
+        name: PlaceLayout(
+            shift=float(rng.uniform(-0.12, 0.12)), mirror=float(rng.choice([-1.0, 1.0]))
+        )
         for name in PLACES
     }
     global_caption, captions = grammar.write(rng, cast, shots, told)
@@ -61,11 +71,14 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> Story:
         dataclasses.replace(shot, caption=caption)
         for shot, caption in zip(shots, captions, strict=True)
     )
-    return Story(seed, index, world, cast, told, shots, layouts, global_caption)
+    return WorldStory(seed, index, world, cast, told, shots, layouts, global_caption)
 
 
-def retold(story: Story, rng: np.random.Generator) -> Story:
-    """The same film in other words: other names, other phrases, looks told or not. No pixel of it changes."""
+def retold(story: WorldStory, rng: np.random.Generator) -> WorldStory:
+    """Returns the same film in other words: other names and phrases, looks told or not.
+
+    No pixel changes.
+    """
     names = rng.permutation(len(NAMES))[: len(story.cast)]
     cast = tuple(
         dataclasses.replace(character, name=NAMES[n])
@@ -99,7 +112,10 @@ def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
 def _plan(
     rng: np.random.Generator, characters: int, world: WorldConfig
 ) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Lengths in chunks and the cast of each shot of an act, with the kind of return decided on first."""
+    """Returns the length in chunks and the cast of each shot of an act.
+
+    Draws the kind of return first.
+    """
     if world.max_shots == 1:
         return [world.act_chunks], [_who(rng, characters, world)]
     kind = list(PLANS)[
@@ -126,12 +142,13 @@ def _plan(
         ):
             return lengths, casting
     raise UsageError(
-        f"no story of this world can bring a character back after {world.window_chunks} chunks of absence: make {world} longer"
+        f"no story of this world can bring a character back after {world.window_chunks} chunks "
+        f"of absence: make {world} longer"
     )
 
 
 def _lengths(rng: np.random.Generator, world: WorldConfig) -> list[int]:
-    """Shot lengths that fill an act, all within bounds."""
+    """Draws shot lengths, all within bounds, that fill an act."""
     for _ in range(TRIES):
         shots = int(rng.integers(world.min_shots, world.max_shots + 1))
         cuts = np.sort(rng.permutation(world.act_chunks - 1)[: shots - 1] + 1)
@@ -153,10 +170,18 @@ def _sample_shot(
     length: int,
     who: tuple[int, ...],
     previous_place: str | None,
-) -> Shot:
+) -> WorldShot:
     place = _pick(rng, [p for p in PLACES if p != previous_place])
     size = "wide" if not who else _pick(rng, SIZES[:2] if len(who) == 2 else SIZES)
-    return Shot(
-        start, length, who, tuple(_pick(rng, ACTIONS) for _ in who), place, _pick(rng, TIMES), size, _pick(rng, CAMERAS),
-        facing=float(rng.choice([-1.0, 1.0])), offset=float(rng.uniform(-0.22, 0.22)),
-    )  # fmt: skip
+    return WorldShot(
+        start,
+        length,
+        who,
+        tuple(_pick(rng, ACTIONS) for _ in who),
+        place,
+        _pick(rng, TIMES),
+        size,
+        _pick(rng, CAMERAS),
+        facing=float(rng.choice([-1.0, 1.0])),
+        offset=float(rng.uniform(-0.22, 0.22)),
+    )

@@ -1,11 +1,11 @@
-"""What a story's film shows, frame by frame: who is where and what the caption's words would be."""
+"""What a story's film shows, frame by frame: cast, boxes, and the caption's labels."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from causalcine_jax.storyworld.scene import scene_parameters
-from causalcine_jax.storyworld.story import Story
+from causalcine_jax.storyworld.story import WorldStory
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -22,9 +22,10 @@ from causalcine_jax.storyworld.world import (
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Per video frame. Integer labels index the tables of world.py in their order; -1 is nobody.
+    """Labels per video frame. Integers index the tables of world.py in order; -1 is no character.
 
-    Axes: T video frames, 2 places on the screen (as in Shot.cast). Boxes are (x0, y0, x1, y1) in pixels, not clipped to the frame.
+    Axes: T video frames, 2 entries as in WorldShot.cast.
+    Boxes are (x0, y0, x1, y1) in pixels, not clipped to the frame.
     """
 
     shot: np.ndarray  # int32 [T]
@@ -34,7 +35,7 @@ class GroundTruth:
     time: np.ndarray  # int32 [T]
     size: np.ndarray  # int32 [T]
     camera: np.ndarray  # int32 [T]
-    character: np.ndarray  # int32 [T, 2], index into Story.cast
+    character: np.ndarray  # int32 [T, 2], index into WorldStory.cast
     action: np.ndarray  # int32 [T, 2]
     species: np.ndarray  # int32 [T, 2]
     colour: np.ndarray  # int32 [T, 2]
@@ -45,8 +46,13 @@ class GroundTruth:
     accessory_box: np.ndarray  # float32 [T, 2, 4]
 
 
-def ground_truth(story: Story, params: dict[str, np.ndarray] | None = None) -> GroundTruth:
-    """The truth of every frame. `params`: the story's scene_parameters, if they are at hand already."""
+def ground_truth(story: WorldStory, params: dict[str, np.ndarray] | None = None) -> GroundTruth:
+    """Returns the truth of every frame.
+
+    Args:
+      story: the story.
+      params: its scene_parameters, if the caller has them already.
+    """
     params = scene_parameters(story) if params is None else params
     lengths = [len(shot.frames) for shot in story.shots]
     chunks = story.world.chunks
@@ -93,14 +99,14 @@ def ground_truth(story: Story, params: dict[str, np.ndarray] | None = None) -> G
 
 
 def box_masks(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """bool [..., height, width]: the pixels whose centre lies in a box [..., 4]."""
+    """Returns a mask [..., height, width], true for pixels whose centre is in a box [..., 4]."""
     x0, y0, x1, y1 = (boxes[..., i, None, None] for i in range(4))
     ys, xs = (np.arange(height) + 0.5)[:, None], (np.arange(width) + 0.5)[None, :]
     return (xs >= x0) & (xs < x1) & (ys >= y0) & (ys < y1)
 
 
-def cast_per_chunk(story: Story) -> np.ndarray:
-    """bool [chunks, characters]: who is on the screen in each chunk."""
+def cast_per_chunk(story: WorldStory) -> np.ndarray:
+    """Returns bool [chunks, characters]: whether a chunk shows a character."""
     seen = np.zeros((story.world.chunks, len(story.cast)), bool)
     for shot in story.shots:
         seen[shot.start_chunk : shot.end_chunk, list(shot.cast)] = True

@@ -1,6 +1,6 @@
-"""What exists in StoryWorld: sizes of its films and the tables of everything that a story can draw.
+"""StoryWorld's film sizes and the tables of everything that a story can draw.
 
-The tables are public and ordered; their order is part of the determinism of a (seed, index) pair.
+The tables' order is public: a (seed, index) pair is reproducible only while it stays.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from causalcine_jax.errors import raise_faults
 
 RGB = tuple[int, int, int]
 
-# Fur. Well separated in hue or lightness, also under the tints of TIMES and after a small VAE.
+# Fur colours differ in hue or lightness, also under the light of TIMES and after a small VAE.
 COLOURS: dict[str, RGB] = {
     "red": (214, 44, 44),
     "yellow": (250, 208, 40),
@@ -22,7 +22,7 @@ COLOURS: dict[str, RGB] = {
     "black": (58, 56, 66),
 }
 
-# Each accessory has its own shape (see accessories.py) and its own two colours, the same in every film.
+# Each accessory has its own shape (accessories.py) and two colours, the same in every film.
 ACCESSORIES: dict[str, tuple[RGB, RGB]] = {
     "scarf": ((255, 128, 16), (255, 240, 214)),
     "hat": ((44, 36, 84), (240, 40, 140)),
@@ -32,7 +32,8 @@ ACCESSORIES: dict[str, tuple[RGB, RGB]] = {
 
 SPECIES = ("fox", "rabbit", "bear", "owl", "frog", "elephant")
 NAMES = (
-    "Mia", "Otto", "Luna", "Felix", "Nora", "Hugo", "Ida", "Pip", "Rosa", "Theo", "Wanda", "Bruno", "Cleo", "Gus", "Zelda", "Milo",
+    "Mia", "Otto", "Luna", "Felix", "Nora", "Hugo", "Ida", "Pip",
+    "Rosa", "Theo", "Wanda", "Bruno", "Cleo", "Gus", "Zelda", "Milo",
 )  # fmt: skip
 PLACES = ("meadow", "beach", "forest", "mountains", "desert", "city")
 TIMES = ("day", "sunset", "night")
@@ -46,17 +47,19 @@ TEMPORAL_STRIDE = 4  # video frames per latent frame after the first
 ASPECT = 5 / 3
 MAX_ON_SCREEN = 2  # characters that a shot shows
 MAX_CAST = 3  # characters of a story
-EMPTY = 0.05  # fraction of shots that show nobody
+EMPTY = 0.05  # fraction of shots without a character
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Sizes of the films of one world, and how they are cut.
+    """Sizes of one world's films, and how they divide into shots.
 
-    late_chunk  who first appears in this chunk or later counts as hidden from first-frame sinks
-    acts        a film is so many plans of shots, equally long, one after the other; the bounds on shots are those of one act
-    pairs       probability that a shot shows two characters; a twentieth of the shots show nobody, the others one. Plans are redrawn until they
-                hold a return, so films have a few per cent more pairs or less
+    late_chunk  a character that first appears in this chunk or later is hidden from a
+                first-frame sink
+    acts        plans of shots per film, of equal length; the bounds on shots hold for one act
+    pairs       probability that a shot shows two characters. EMPTY of the shots show none
+                and the rest show one. Plans are redrawn until they hold a return, so the
+                fraction of pairs in films differs by a few per cent.
     """
 
     height: int
@@ -90,7 +93,8 @@ class WorldConfig:
             faults.append(f"pairs must be in [0, {1 - EMPTY}], not {self.pairs}")
         if not 1 <= self.min_shots <= self.max_shots:
             faults.append(
-                f"min_shots {self.min_shots} and max_shots {self.max_shots} must be in order and positive"
+                f"min_shots {self.min_shots} and max_shots {self.max_shots} "
+                "must be in order and positive"
             )
         if (
             not self.max_shots * self.min_shot_chunks
@@ -98,22 +102,24 @@ class WorldConfig:
             <= self.min_shots * self.max_shot_chunks
         ):
             faults.append(
-                f"{self.min_shots} to {self.max_shots} shots of {self.min_shot_chunks} to {self.max_shot_chunks} chunks cannot always fill {self.act_chunks}"
+                f"{self.min_shots} to {self.max_shots} shots of {self.min_shot_chunks} to "
+                f"{self.max_shot_chunks} chunks cannot always fill {self.act_chunks}"
             )
         raise_faults("StoryWorld", faults)
 
     @classmethod
     def base(cls) -> "WorldConfig":
-        """48x80, 117 video frames (7.3 s): small enough to train on a laptop."""
+        """Films of 48x80, 117 video frames (7.3 s): small enough to train on a laptop."""
         return cls(
             48, 80, 30, min_shots=3, max_shots=5, min_shot_chunks=1, max_shot_chunks=4, late_chunk=2
         )
 
     @classmethod
     def montage(cls) -> "WorldConfig":
-        """The films of base() in shots of one or two chunks: most chunks start a shot, so most of a film teaches recall.
+        """Films as in base(), in shots of one or two chunks.
 
-        Many pairs, because who of two wears what is the hardest to learn.
+        Most chunks start a shot, so most of a film teaches recall. There are many pairs,
+        because which of two characters wears what is the hardest to learn.
         """
         return cls(
             48,
@@ -129,7 +135,10 @@ class WorldConfig:
 
     @classmethod
     def montage_long(cls) -> "WorldConfig":
-        """The montage in films of 60 latent frames: memory has to choose, since a character is in few of many frames."""
+        """Films as in montage(), of 60 latent frames.
+
+        A character is in few of many frames, so memory has to choose.
+        """
         return cls(
             48,
             80,
@@ -144,7 +153,7 @@ class WorldConfig:
 
     @classmethod
     def storyworld(cls) -> "WorldConfig":
-        """96x160, 237 video frames (14.8 s), 5 shots."""
+        """Films of 96x160, 237 video frames (14.8 s), 5 shots."""
         return cls(
             96,
             160,
@@ -158,23 +167,26 @@ class WorldConfig:
 
     @classmethod
     def single(cls) -> "WorldConfig":
-        """The films of base() in one shot, for a model that never saw a cut."""
+        """Films as in base(), in one shot: for a model that never sees a cut."""
         return cls.base().in_one_shot()
 
     @classmethod
     def storyworld_single(cls) -> "WorldConfig":
-        """The films of storyworld() in one shot."""
+        """Films as in storyworld(), in one shot."""
         return cls.storyworld().in_one_shot()
 
     def in_one_shot(self) -> "WorldConfig":
-        """The same films without a cut inside an act. Nobody comes back, and not everybody of the cast appears."""
+        """Returns the same films without a cut inside an act.
+
+        No character returns, and some of the cast never appear.
+        """
         whole = self.act_chunks
         return dataclasses.replace(
             self, min_shots=1, max_shots=1, min_shot_chunks=whole, max_shot_chunks=whole
         )
 
     def longer(self, times: int) -> "WorldConfig":
-        """Films `times` as long: so many plans of this world one after the other, with one cast."""
+        """Films `times` as long: that many plans of this world in a row, with one cast."""
         return dataclasses.replace(
             self, latent_frames=times * self.latent_frames, acts=times * self.acts
         )
@@ -189,7 +201,7 @@ class WorldConfig:
 
     @property
     def frames(self) -> int:
-        """Video frames T = 4F - 3, as a causal video VAE encodes them."""
+        """Number of video frames, T = 4F - 3, as a causal video VAE encodes them."""
         return TEMPORAL_STRIDE * (self.latent_frames - 1) + 1
 
 
@@ -205,5 +217,8 @@ WORLDS = {
 
 
 def first_frame_of_chunk(chunk: int) -> int:
-    """The video frame where `chunk` starts: 0, 9, 21, 33, ... (chunks last 9, 12, 12, ... frames)."""
+    """Returns the video frame where `chunk` starts: 0, 9, 21, 33, ...
+
+    Chunks last 9, 12, 12, ... frames.
+    """
     return max(0, TEMPORAL_STRIDE * (CHUNK_FRAMES * chunk - 1) + 1)

@@ -5,8 +5,7 @@ from pathlib import Path
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.story import Shot, Story
-from causalcine_jax.storyworld import Story as WorldStory
-from causalcine_jax.storyworld import WorldConfig, sample_story
+from causalcine_jax.storyworld import WorldConfig, WorldStory, sample_story
 
 SAMPLE_SEED = 31_337  # of the sampled stories; neither training nor evaluation uses it
 

@@ -1,4 +1,7 @@
-"""The benchmarks on networks that compile in no time: what they report fits together, and what cannot be measured is refused."""
+"""The benchmarks on networks that compile in no time.
+
+Their results must be consistent, and what cannot be measured is refused.
+"""
 
 import dataclasses
 import json
@@ -41,7 +44,10 @@ ADAM = OptimConfig(schedule="constant", warmup=0)
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Settings of a preset of two layers, whose VAE halves a film once in time and space; films of 16x8 pixels."""
+    """Settings of a preset of two layers, with films of 16x8 pixels.
+
+    Its VAE halves a film once in time and in space.
+    """
     networks, vae = (
         tiny_config(),
         VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16),
@@ -59,10 +65,8 @@ def tiny(monkeypatch):
     of = lambda part: () if part == "tiny_decoder" else (getattr(sizes, part),)
     made = lambda settings, part: random_weights(lambda key: NETWORKS[part](*of(part), key=key), 0)
     monkeypatch.setitem(PRESETS, "tiny", sizes)
-    for module in (
-        random_model,
-        parts,
-    ):  # the networks' own programs take longer to compile than all that is measured
+    # The networks' own initialisers take longer to compile than all that is measured.
+    for module in (random_model, parts):
         monkeypatch.setattr(module, "network", made)
     return Settings("tiny", repeats=2, pool_frames=18, batch=1)
 
@@ -94,7 +98,7 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatc
     with pytest.raises(UsageError, match="a pool of 15 frames is too small"):
         streaming.streaming(dataclasses.replace(tiny, pool_frames=15))
 
-    # A start reads what a model folder holds; its programs are those of above.
+    # A start reads a model folder; its programs are the ones above.
     files = random_model.model_folder(tiny, str(tmp_path / "model"))
     weights = sum(
         leaf.nbytes
@@ -114,7 +118,8 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatc
         shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, weights)
     )
     with pytest.raises(
-        DataError, match=r"GB are written to .*other before it, and .* GB are free there; make room"
+        DataError,
+        match=r"GB must first be written to .*other, and only .* GB are free there; free some",
     ):
         random_model.model_folder(tiny, str(tmp_path / "other" / "model"))
 
@@ -142,12 +147,12 @@ def test_two_films_take_turns_in_one_pool(tiny):
             near=jax.tree.map(same, pool.near),
         )
         film.state = dataclasses.replace(film.state, cache=cache, chunk=chunk)
-        return film.place
+        return film.position
 
     places = {80: [0, 1, 77, 78, 79, 76], 100: [0, 1, 98, 99, 96, 97]}
     for film_place in [place(chunk, times) for chunk, times in places.items()]:
         film.go_to(film_place)
-        assert film.place.time.tolist() == places[film.state.chunk]
+        assert film.position.time.tolist() == places[film.state.chunk]
         assert all(
             (np.asarray(leaf) == film.state.chunk).all()
             for leaf in jax.tree.leaves((film.state.cache.descriptors, film.state.cache.near))
@@ -186,7 +191,7 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
             fill(filled, None, tiny, MemoryConfig(), number + 1)
             assert sorted(filled.pool.time.tolist()) == sorted(film.pool.time.tolist())
     chunks, sums = zip(*filled.seen, strict=True)
-    assert len(set(sums)) == len(set(chunks)) == len(filled.seen)  # each chunk its own latents
+    assert len(set(sums)) == len(set(chunks)) == len(filled.seen)  # all chunks' latents differ
 
 
 def test_attention_and_prompts(tiny):
@@ -223,7 +228,7 @@ def test_vae_and_the_whole_transformer(tiny):
 
 
 def linear_networks(config, null_prompt):
-    """A stage's networks and updates, as linear maps of the films' channels."""
+    """Returns a stage's networks and updates, as linear maps of the films' channels."""
     net = lambda key: Linear(16, 16, key=key)
     loss = lambda trained, fixed, batch, key: (
         jnp.mean(next(iter(trained.values()))(batch["latents"]) ** 2),
@@ -312,9 +317,7 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
 
     broken = {"vae": DataError("out of memory"), "forward": UsageError("no such size")}
     monkeypatch.setattr(bench_module, "in_process", in_process)
-    (tmp_path / bench_module.START / "model").mkdir(
-        parents=True
-    )  # as a start leaves it that was killed
+    (tmp_path / bench_module.START / "model").mkdir(parents=True)  # left by a killed start
     kept = []
     keep = lambda record: kept.append((list(record["parts"]), record.get("unfinished")))
     record = bench(
@@ -349,7 +352,7 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "code, said, error, reason",
+    "code, stderr, error, reason",
     [
         (
             2,
@@ -367,16 +370,16 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
             -9,
             "a warning\n",
             DataError,
-            "its process was ended by signal 9 (Killed), as happens where memory runs out",
+            "its process was ended by signal 9 (Killed), as happens if memory runs out",
         ),
         (1, "", DataError, "its process ended with code 1"),
     ],
 )
-def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, said, error, reason):
+def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, stderr, error, reason):
     monkeypatch.setattr(
         subprocess,
         "run",
-        lambda command, **how: subprocess.CompletedProcess(command, code, stderr=said),
+        lambda command, **how: subprocess.CompletedProcess(command, code, stderr=stderr),
     )
     with pytest.raises(error) as failed:
         in_process("text", Settings("storyworld"))
@@ -386,7 +389,8 @@ def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, said, error,
 def test_what_cannot_be_measured_is_refused(tiny):
     with pytest.raises(
         UsageError,
-        match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float4'.*; repeats must be at least 1",
+        match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float4'.*; "
+        r"repeats must be at least 1",
     ):
         Settings("storyworld", width=90, dtype="float4", repeats=0)
     with pytest.raises(UsageError, match="unknown stage 'dmt', did you mean 'dmd'"):

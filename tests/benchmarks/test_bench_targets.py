@@ -1,4 +1,4 @@
-"""A device's targets: every run is measured, or its record says why not; the same command goes on with what is missing."""
+"""A device's targets: every run is measured, or its record says why not; reruns resume."""
 
 import dataclasses
 import json
@@ -7,36 +7,41 @@ import pytest
 
 from benchmarks import bench, targets
 from benchmarks.settings import PARTS, Settings
-from benchmarks.target_list import TARGETS, Hardware, Run, Target
+from benchmarks.target_list import TARGETS, Hardware, TargetNumber, TargetRun
 from benchmarks.targets import measure_targets
 from causalcine_jax.errors import DataError, UsageError
 
 STORYWORLD = {"preset": "storyworld"}
 RUNS = (
-    Run(
+    TargetRun(
         "eyes",
         ("vae",),
         STORYWORLD,
-        (Target("a chunk", "vae.decode.median", at_most=0.12, unit="s"),),
+        (TargetNumber("a chunk", "vae.decode.median", at_most=0.12, unit="s"),),
     ),
-    Run(
+    TargetRun(
         "words",
         ("text",),
         STORYWORLD,
-        (Target("a prompt", "text.flop_per_second", at_least=6e14, unit="FLOP/s"),),
+        (TargetNumber("a prompt", "text.flop_per_second", at_least=6e14, unit="FLOP/s"),),
     ),
-    Run(
+    TargetRun(
         "film",
         ("forward",),
         {**STORYWORLD, "peer": True},
-        (Target("speed over theirs", "forward.speed", at_least=1.0),),
+        (TargetNumber("speed over theirs", "forward.speed", at_least=1.0),),
     ),
-    Run("free", ("attention",), STORYWORLD, (Target("for its own sake", "attention.fps"),)),
+    TargetRun(
+        "free", ("attention",), STORYWORLD, (TargetNumber("for its own sake", "attention.fps"),)
+    ),
 )
 
 
 class Machine:
-    """What `in_process` runs on: `broken` parts raise, `kind` is the device's, and `asked` which parts were."""
+    """A machine for `in_process`.
+
+    `broken` parts raise, `kind` is the device's kind, and `asked` lists the requested parts.
+    """
 
     def __init__(self):
         self.asked, self.broken, self.kind, self.count = [], {}, "a chip", 1
@@ -145,8 +150,8 @@ def test_a_record_of_something_else_is_no_record_of_the_run(machine, monkeypatch
 
 
 def test_a_run_that_was_interrupted_goes_on_with_its_other_parts(machine, monkeypatch, tmp_path):
-    said = []
-    measured = lambda: measure_targets("a chip", tmp_path, "configs", said.append)[0]
+    messages = []
+    measured = lambda: measure_targets("a chip", tmp_path, "configs", messages.append)[0]
     both = dataclasses.replace(
         RUNS[0], parts=("vae", "text"), targets=(*RUNS[0].targets, *RUNS[1].targets)
     )
@@ -165,17 +170,18 @@ def test_a_run_that_was_interrupted_goes_on_with_its_other_parts(machine, monkey
         (tmp_path / "eyes.json").read_text()
     )
 
-    # Of other software: what was ended counts, and is named; what was begun is measured again, all of it.
+    # Records of other software: a finished one counts and is named; an unfinished one restarts.
     old = {"software": {**record["software"], "commit": "abc"}}
     (tmp_path / "free.json").write_text(
         json.dumps(json.loads((tmp_path / "free.json").read_text()) | old)
     )
     (tmp_path / "eyes.json").write_text(json.dumps(record | old))
     machine.asked = []
-    said.clear()
+    messages.clear()
     heads = measured().splitlines()[-2:]
     assert (
-        machine.asked == ["vae", "text"] and "free.json is of commit abc, and this is " in said[0]
+        machine.asked == ["vae", "text"]
+        and "free.json is of commit abc, and this is " in messages[0]
     )
     assert heads[0].endswith(": eyes") and heads[1].endswith(": free") and "commit abc" in heads[1]
 

@@ -1,4 +1,4 @@
-"""benchmarks/pools.py: whom it takes for forgotten, that it goes on where it was stopped, and its sums by hand."""
+"""benchmarks/pools.py: which returns count as forgotten, resuming, and its sums by hand."""
 
 import importlib.util
 import json

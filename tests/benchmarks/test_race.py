@@ -1,4 +1,7 @@
-"""The race's record: what it holds, how it goes on, and that a film which differs is a fault. Its peer is in tests/parity."""
+"""The race's record: its content, resuming, and the fault of films that differ.
+
+Its peer is tested in tests/parity.
+"""
 
 import dataclasses
 import json
@@ -7,10 +10,10 @@ import numpy as np
 import pytest
 from tiny_race import TINY_RACE
 
-from benchmarks import machine, race_sides
+from benchmarks import machine, race_sides, roofline
 from benchmarks import race as race_module
 from benchmarks.race import Race, faults, race, race_table
-from benchmarks.race_cases import CASES, ROUTED, Case
+from benchmarks.race_cases import CASES, ROUTED, RaceCase
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.planning.flops import segments
 
@@ -19,7 +22,10 @@ DEVICE = {"platform": "cpu", "kind": "cpu", "count": 1}
 
 @pytest.fixture
 def sides(monkeypatch):
-    """Processes that answer at once: a chunk takes ours 1 s, theirs 2 s; `apart` is what their film's last chunk is multiplied by."""
+    """Processes that answer at once.
+
+    A chunk takes ours 1 s and theirs 2 s. `apart` multiplies their film's last chunk.
+    """
     told = {"apart": 1.0, "asked": [], "missing": []}
 
     def in_process(part, settings, environment=None, **given):
@@ -42,7 +48,7 @@ def sides(monkeypatch):
         np.save(given["film"], film)
         return {"result": result, "device": DEVICE}
 
-    for module in (race_module, machine):
+    for module in (race_module, roofline):
         monkeypatch.setattr(module, "in_process", in_process)
     monkeypatch.setattr(race_module, "missing_peers", lambda: told["missing"])
     monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc"})
@@ -65,7 +71,7 @@ def test_a_record_holds_both_sides_and_goes_on_where_it_ended(sides, tmp_path):
     )
     assert case["ours"]["by_chunk"] == [1.0] * 7 and case["theirs"]["seconds"]["repeats"] == 14
     assert (
-        Case.from_dict(case["film"]) == CASES["whole-160"]
+        RaceCase.from_dict(case["film"]) == CASES["whole-160"]
         and record["cases"]["routed-160"]["same_chunks"] == 4
     )
     assert not faults(record)
@@ -100,33 +106,35 @@ def test_films_that_differ_are_a_fault(sides):
     )
     sides["apart"] = float("nan")
     assert faults(race(Race(("whole-160",), turns=1), None, lambda line: None))
-    # Of a film that is routed only the chunks before memory begins are the same.
+    # With routing, both films are the same only before memory begins.
     sides["apart"] = 2.0
     assert not faults(race(Race(("routed-160",), turns=1), None, lambda line: None))
 
 
 def test_without_torch_our_side_is_measured(sides):
     sides["missing"] = ["torch", "diffusers"]
-    said = []
-    record = race(Race(("whole-160", "roofline"), turns=1), None, said.append)
-    assert record["missing_peers"] == ["torch"] and "torch is not installed" in said[0]
+    messages = []
+    record = race(Race(("whole-160", "roofline"), turns=1), None, messages.append)
+    assert record["missing_peers"] == ["torch"] and "torch is not installed" in messages[0]
     assert "theirs" not in record["cases"]["whole-160"] and not faults(record)
     assert list(record["roofline"]["peaks"]) == ["jax"] and "not measured" in race_table(record)
 
 
 def test_a_record_of_something_else_is_not_gone_on_with(sides, tmp_path, monkeypatch):
-    out, said = tmp_path / "race.json", []
-    race(Race(("whole-160",), turns=1), out, said.append)
-    changed = race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
-    assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any("anew" in line for line in said)
+    out, messages = tmp_path / "race.json", []
+    race(Race(("whole-160",), turns=1), out, messages.append)
+    changed = race(Race(("whole-160",), "bfloat16", turns=1), out, messages.append)
+    assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any(
+        "again from the start" in line for line in messages
+    )
     monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc+changes"})
-    for _ in range(2):  # nobody knows whether such changes are the same
+    for _ in range(2):  # changes against the commit may differ between runs
         sides["asked"].clear()
-        race(Race(("whole-160",), "bfloat16", turns=1), out, said.append)
+        race(Race(("whole-160",), "bfloat16", turns=1), out, messages.append)
         assert "race_ours" in sides["asked"]
     out.write_text("[]")
     with pytest.raises(DataError, match="no record of a race"):
-        race(Race(("whole-160",)), out, said.append)
+        race(Race(("whole-160",)), out, messages.append)
     with pytest.raises(
         UsageError,
         match=r"unknown case 'whole-16', did you mean 'whole-160'.*unknown dtype.*at least 1",
@@ -149,7 +157,7 @@ def test_our_side_makes_a_film(tmp_path):
 def test_work_is_counted_as_elsewhere():
     case, net = TINY_RACE, TINY_RACE.network
     for frames in (6, 21):
-        counted = machine.work(case, frames, "bfloat16")
+        counted = roofline.work(case, frames, "bfloat16")
         own, keys = 3 * case.tokens, frames * case.tokens
         whole = segments(net, own, [keys], 0)
         both = counted["attention"]["flop"] + counted["cross_attention"]["flop"]
@@ -159,15 +167,15 @@ def test_work_is_counted_as_elsewhere():
             "flop"
         ] == machine.PASSES * (whole.dense - embedded)
     assert (
-        machine.work(case, 6, "float32")["attention"]["bytes"]
-        == 2 * machine.work(case, 6, "bfloat16")["attention"]["bytes"]
+        roofline.work(case, 6, "float32")["attention"]["bytes"]
+        == 2 * roofline.work(case, 6, "bfloat16")["attention"]["bytes"]
     )
 
 
 def test_a_part_is_held_against_the_slower_of_arithmetic_and_memory():
     parts = {"a": {"flop": 10.0, "bytes": 1.0}, "b": {"flop": 1.0, "bytes": 20.0}}
     best = {"flop_per_second": 10.0, "bytes_per_second": 10.0}
-    held = machine.attained(parts, {"a": 2.0, "b": 4.0}, chunk=7.0, best=best)
+    held = roofline.attained(parts, {"a": 2.0, "b": 4.0}, chunk=7.0, best=best)
     assert (held["parts"]["a"]["attained"], held["parts"]["b"]["attained"]) == (0.5, 0.5)
     assert held["chunk"] == {
         "floor_seconds": 3.0,

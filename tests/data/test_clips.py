@@ -1,4 +1,4 @@
-"""Clips that a VAE learns from: on the film's grid of latent frames, with cuts, and cropped to the pixel."""
+"""Clips for training a VAE: on the film's grid of latent frames, with cuts, cropped exactly."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def film(index: int) -> np.ndarray:
 
 
 def starts(clips: Clips, index: int) -> list[int]:
-    """Where in its film the clip may lie."""
+    """Returns the frames of its film at which the clip may start."""
     (clip,), shapes = clips[index], film(index)
     return [
         first
@@ -48,12 +48,11 @@ def test_a_crop_is_the_same_pixels():
 
 def test_cropped_clips_show_a_character_more_often_than_any_place_of_the_frame():
     clips = Clips(WORLD, 4, 5, height=24, width=40)
-    middle = np.array([[0.6, 0.4, 1.1, 0.9]] * 5)[
-        :, None
-    ]  # a character in the middle, in frame heights
+    # A character in the middle, in frame heights.
+    middle = np.array([[0.6, 0.4, 1.1, 0.9]] * 5)[:, None]
 
     def seen(figures) -> float:
-        """Share of crops whose centre is within the character's box."""
+        """Returns the fraction of crops whose centre is in the character's box."""
         corners = [clips._corner(np.random.default_rng(index), figures) for index in range(400)]
         return np.mean(
             [

@@ -1,4 +1,4 @@
-"""Encoding: what is in the store is what the VAE and the tokenizer give; interruption, processes and bad requests."""
+"""Encoding: the store holds the VAE's and tokenizer's output; resuming, processes, bad requests."""
 
 import dataclasses
 import os
@@ -63,7 +63,7 @@ def vae():
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class PoolingVAE:
-    """Means over 4 frames of 8x8 pixels, in place of a network: all that resuming needs to be seen."""
+    """Averages 4 frames of 8x8 pixels in place of a network, which is enough to test resuming."""
 
     cfg: VAEConfig = CONFIG
 
@@ -111,9 +111,8 @@ def test_the_store_holds_what_the_vae_and_the_tokenizer_give(vae, tokenizer, tmp
     video = render(scene_parameters(story), TINY.height, TINY.width)
     record = store[0]
     expected = np.asarray(vae.encode(video[None].astype(np.float32) / 127.5 - 1.0))[0]
-    np.testing.assert_allclose(
-        record["latents"], expected, atol=0.03 * expected.std()
-    )  # float16, and a grey level of the renderer
+    # float16 rounds, and renderers may differ by one grey level.
+    np.testing.assert_allclose(record["latents"], expected, atol=0.03 * expected.std())
     ids, _ = tokenizer(story.prompts(), 64)
     np.testing.assert_array_equal(record["token_ids"][: len(ids)], ids)
     np.testing.assert_array_equal(record["shot_of_chunk"], story.shot_of_chunk())
@@ -132,7 +131,7 @@ def _identity(frames):
 
 
 class NoiseFilms:
-    """Videos that are ready, as files would give them."""
+    """Videos held in memory, as a reader of files would give them."""
 
     pixels = staticmethod(_identity)
 
@@ -211,7 +210,8 @@ def test_prompts_that_do_not_fit_are_named(model, tiny_world, tmp_path):
 def test_a_bad_request_names_all_its_faults(tmp_path):
     with pytest.raises(
         UsageError,
-        match=r"films must be positive, not 0; .*processes.*; seed must not .*; unknown world 'bass', did you mean 'base'",
+        match=r"films must be positive, not 0; .*processes.*; seed must not .*; "
+        r"unknown world 'bass', did you mean 'base'",
     ):
         EncodeConfig(tmp_path, tmp_path, world="bass", seed=-1, films=0, processes=0)
 

@@ -1,4 +1,4 @@
-"""The latent store: what is written is read, windows alone too; damage, interruption and mismatch are noticed."""
+"""The latent store: reads return what was written; damage, interruption, mismatch are noticed."""
 
 import dataclasses
 import json
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from latent_films import SPEC, damage, record, write_store
 
-from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, partial_path
+from causalcine_jax.data.latent_store import CorruptRecord, LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.data.store_layout import partial_path
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -19,8 +20,11 @@ def test_what_is_written_is_read(tmp_path):
     for film in range(7):
         expected, got = record(film), store[film]
         assert {name: value.dtype.name for name, value in got.items()} == {
-            "latents": "float32", "token_ids": "int32", "shot_of_chunk": "int32", "index": "int64",
-        }  # fmt: skip
+            "latents": "float32",
+            "token_ids": "int32",
+            "shot_of_chunk": "int32",
+            "index": "int64",
+        }
         np.testing.assert_array_equal(got["latents"], expected.latents.astype(np.float16))
         np.testing.assert_array_equal(
             got["token_ids"][: len(expected.token_ids)], expected.token_ids
@@ -98,7 +102,7 @@ def test_an_interrupted_store_goes_on_where_it_was(tmp_path):
 
 def test_a_store_made_otherwise_is_left_alone(tmp_path):
     path = tmp_path / "films"
-    LatentStoreWriter(path, dataclasses.replace(SPEC, text_len=9))  # no film yet: gives way
+    LatentStoreWriter(path, dataclasses.replace(SPEC, text_len=9))  # without a film, it is replaced
     writer = LatentStoreWriter(path, SPEC)
     writer.write(range(3), [record(film) for film in range(3)])
     with pytest.raises(UsageError, match=r"films is 7, asked 9; vae is 'v', asked 'w'"):

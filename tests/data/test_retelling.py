@@ -1,4 +1,4 @@
-"""Films told in other words: the same shots, other names; and what a return weighs."""
+"""Reworded films: the same shots under other names; and the loss's weight of a return."""
 
 import dataclasses
 import itertools
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from latent_films import SPEC, write_store
 
-from causalcine_jax.data.latent_store import LatentStore, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
+from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.storyworld import NAMES, VOCABULARY, WorldConfig, retold, returns, sample_story
@@ -41,22 +42,24 @@ def test_only_words_change():
     other = retold(story, np.random.default_rng(0))
     assert other.prompts() != story.prompts()
     plain = lambda told: dataclasses.replace(
-        told, told=True, global_caption="", cast=tuple(dataclasses.replace(c, name="") for c in told.cast),
+        told,
+        told=True,
+        global_caption="",
+        cast=tuple(dataclasses.replace(c, name="") for c in told.cast),
         shots=tuple(dataclasses.replace(shot, caption="") for shot in told.shots),
-    )  # fmt: skip
+    )
     assert plain(other) == plain(story)
     names = {character.name for character in other.cast}
     assert len(names) == len(story.cast)
     for shot in other.shots:
-        said = set(re.findall(r"\w+", shot.caption)) & set(NAMES)
-        assert said == {other.cast[who].name for who in shot.cast}
+        named = set(re.findall(r"\w+", shot.caption)) & set(NAMES)
+        assert named == {other.cast[who].name for who in shot.cast}
 
 
 def test_every_visit_of_a_film_is_told_anew_and_a_return_weighs_more(store):
     retelling = Retelling(store.spec, TOKENIZER, return_weight=2.5)
-    batches = list(
-        itertools.islice(Loader(store, 1, retelling=retelling), 10)
-    )  # two epochs of five films
+    # Two epochs of five films.
+    batches = list(itertools.islice(Loader(store, 1, retelling=retelling), 10))
     visits = {}
     for batch in batches:
         visits.setdefault(int(batch["index"][0]), []).append(batch)

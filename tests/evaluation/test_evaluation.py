@@ -1,4 +1,7 @@
-"""The evaluator on films whose truth is known: near 1 on true films, at chance on shuffled truth, wrong where nobody is drawn."""
+"""The evaluator on films of known truth.
+
+It scores near 1 on true films, at chance on shuffled truth, and wrong on empty frames.
+"""
 
 import dataclasses
 import json
@@ -76,7 +79,7 @@ def test_true_films_score_near_one(true_scores):
 
 
 def characters(judge: Judge, films, look=lambda video: video):
-    """(true character, what the judge reads of it) for everybody in every shot of the films."""
+    """Returns (true character, the judge's reading) for every character of every shot."""
     for story, video in films:
         reading = judge.read(look(video))
         for shot in story.shots:
@@ -141,7 +144,8 @@ def test_a_blank_film_holds_no_character(judge):
 
 
 @pytest.mark.xfail(
-    reason="the shipped judge takes white noise for a character; judge_training now shows it noise, but has not been rerun"
+    reason="the shipped judge takes white noise for a character; "
+    "judge_training now shows it noise, but has not been rerun"
 )
 def test_white_noise_holds_no_character(judge):
     noise = np.random.default_rng(0).integers(0, 255, (24, 48, 80, 3), dtype=np.uint8)
@@ -156,7 +160,10 @@ def test_larger_films_are_read_as_if_small(judge):
 
 
 def test_who_is_found_by_hand():
-    """Two cells of the map, four frames: a bear in the first cell, hidden in the last frame, and a doubtful fox in the second."""
+    """Two cells of the map, four frames.
+
+    A bear is in the first cell, hidden in the last frame; a doubtful fox is in the second cell.
+    """
     maps = {
         "figure": np.array([[0.9, 0.0], [0.9, 0.0], [0.9, 0.0], [0.1, 0.0]]),
         "motion": np.zeros((4, 2, 1)),
@@ -254,7 +261,7 @@ def tiny_model() -> Model:
 
 @pytest.fixture(scope="module")
 def untrained(tiny_model, judge):
-    """Recall and free films of a model that knows nothing, on the real path from stories to verdicts."""
+    """Recall and free films of an untrained model, on the real path from stories to verdicts."""
     patch = pytest.MonkeyPatch()
     for module in (recall, free_films, pictures):
         patch.setattr(module, "true_film", paint)
@@ -303,13 +310,10 @@ def test_a_return_is_drawn_alike_in_any_batch(untrained, judge):
 
 def test_the_history_of_a_batch_lies_where_it_is_asked_to(untrained):
     engine, policies, _, _ = untrained
-    here, there = (
-        engine.pool(3),
-        dataclasses.replace(engine, pool_on="host").pool(3, policies["camr"]),
-    )
-    assert (
-        here.host_bytes == 0 and here.k.shape == there.k.shape and here.k.shape[1] == 3 * 2
-    )  # guided
+    here = engine.pool(3)
+    there = dataclasses.replace(engine, pool_on="host").pool(3, policies["camr"])
+    assert here.host_bytes == 0 and here.k.shape == there.k.shape
+    assert here.k.shape[1] == 3 * 2  # guidance doubles the batch
     assert there.host_bytes == here.k.nbytes + here.v.nbytes and there.near.k.shape[2] == 4 * 3 + 5
 
 

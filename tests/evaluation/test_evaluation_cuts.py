@@ -1,4 +1,4 @@
-"""Shot-cut accuracy by its properties and by hand, the cut detector on true films, and the confidence intervals."""
+"""Shot-cut accuracy by its properties and by hand; the cut detector; confidence intervals."""
 
 import math
 

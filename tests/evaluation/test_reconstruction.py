@@ -1,4 +1,4 @@
-"""What a VAE keeps of true films, on VAEs whose answer is known."""
+"""Reconstruction of true films, on VAEs whose answers are known."""
 
 import numpy as np
 import pytest

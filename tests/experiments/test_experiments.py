@@ -1,4 +1,7 @@
-"""The experiments: commands in order and sound, measurements made once, statistics by hand, a report from whatever there is."""
+"""The experiments: valid commands in order, measurements made once, statistics by hand, the report.
+
+The report is made from whatever was measured.
+"""
 
 import dataclasses
 import json
@@ -16,7 +19,7 @@ from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, boot
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
 from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
 from causalcine_jax.film.moves import Chunk
-from causalcine_jax.storyworld import WORLDS, Story, WorldConfig, sample_story
+from causalcine_jax.storyworld import WORLDS, WorldConfig, WorldStory, sample_story
 from causalcine_jax.storyworld.world import first_frame_of_chunk
 from causalcine_jax.training.flags import parse
 from experiments import claims, long_films, measure, scores
@@ -30,7 +33,7 @@ from experiments.tables import TABLES
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch) -> Workshop:
-    """The base scale, with the embedded base as its student, too."""
+    """Returns the base scale, with the embedded base also as its student."""
     monkeypatch.chdir(ROOT)
     return Workshop(SCALES["base"], tmp_path, {"student": Path(EMBEDDED)})
 
@@ -47,7 +50,7 @@ def test_every_command_is_sound_and_comes_after_what_it_needs(scale, tmp_path, m
             if part.startswith(str(tmp_path))
         ]
         if command.program == "launch/train.py":
-            config, _ = parse(list(command.flags))  # a config that cannot be would be a UsageError
+            config, _ = parse(list(command.flags))  # an invalid config raises UsageError
             assert config.out == str(tmp_path / "runs" / command.makes)
             for folder in (folder for folder in folders if not folder.startswith(config.out)):
                 assert (
@@ -81,7 +84,7 @@ def test_what_is_done_is_not_run_again_and_what_was_stopped_is(workshop):
     (model.parent / "config.json").write_text('{"steps": 300, "batch": 3}')
     with pytest.raises(
         UsageError,
-        match=r"runs/ode was trained otherwise than it would be now: batch was 3, is 4\. Delete it",
+        match=r"runs/ode was trained with other settings: batch was 3, is 4\. Delete it",
     ):
         names()
     (model.parent / "config.json").write_text('{"steps": 300}')
@@ -138,9 +141,8 @@ def test_a_measurement_is_made_once(workshop, monkeypatch):
     assert len(measure.stills(workshop, student.name, "student")) == 1
 
     path = workshop.out / "measurements" / "recall-student.json"
-    path.write_text(
-        path.read_text().replace('"policy": "camr"', '"policy": "sink"')
-    )  # of another memory than is wanted
+    # A measurement of another memory does not count.
+    path.write_text(path.read_text().replace('"policy": "camr"', '"policy": "sink"'))
     measure.measure(workshop, student, Amounts(returns=8))
     assert len(made) == 3
     path.write_text("{")
@@ -175,10 +177,10 @@ def grouped(totals, counts=None) -> Grouped:
 
 
 def test_intervals_of_groups_and_of_paired_differences_by_hand():
-    # Two stories: redrawn, both are the first (1/4), one each (1/2), both the second (1/4).
+    # Two redrawn stories are both the first (1/4), one each (1/2), or both the second (1/4).
     assert bootstrap_grouped(grouped([2, 0], [2, 1])) == (pytest.approx(2 / 3), 0.0, 1.0, 3)
     assert bootstrap_paired(grouped([1, 0]), grouped([0, 0]), np.subtract) == (0.5, 0.0, 1.0, 2)
-    # Stories differ widely, the models always by the same: paired, the difference is sure.
+    # Stories differ widely, but the models by a constant: paired, the difference is certain.
     easy = np.linspace(0, 1, 30)
     assert bootstrap_paired(grouped(easy + 0.1), grouped(easy), np.subtract)[:3] == pytest.approx(
         (0.1, 0.1, 0.1)
@@ -186,7 +188,7 @@ def test_intervals_of_groups_and_of_paired_differences_by_hand():
     assert bootstrap_paired(grouped(3 * easy), grouped(easy), np.divide)[:3] == pytest.approx(
         (3, 3, 3)
     )
-    # All right: redrawing shows no spread, Wilson's interval of 4 groups does.
+    # If all are right, redrawing shows no spread, but Wilson's interval of 4 groups does.
     assert bootstrap_grouped(grouped([2, 2, 1, 1], [2, 2, 1, 1]))[:3] == pytest.approx(
         (1.0, 4 / (4 + 1.959964**2), 1.0)
     )
@@ -223,7 +225,7 @@ def test_scores_of_seeds_add_up_story_by_story():
     pair = bootstrap_paired(
         grouped([1, 1, 0], [1, 1, 0]), grouped([1, 0, 1], [1, 1, 1]), np.subtract
     )
-    assert pair.count == 2  # the third story asked one of them nothing
+    assert pair.count == 2  # the third story has no question for one of them
     both = scores.grouped([[(1.0, 2), (0.0, 1), (1.0, 1)], [(2.0, 2), (1.0, 1)]])
     assert both.totals.tolist() == [3, 1] and both.counts.tolist() == [4, 2]
     assert scores.by_part([{"x": (1.0, 2)}, {"x": (0.0, 0)}]) == {
@@ -250,7 +252,7 @@ def test_worlds_of_one_shot_and_of_several_acts():
 
 
 @pytest.fixture(scope="module")
-def staying() -> Story:
+def staying() -> WorldStory:
     return long_films.staying_story(WorldConfig.base(), 0)
 
 
@@ -270,7 +272,7 @@ def test_a_staying_story_asks_for_what_is_measured(staying):
 
 
 def test_drift_by_hand(staying):
-    """Heads stand in one cell and then in another; in the last shot nobody is left at the end."""
+    """Heads are in one cell, then in another; at the last shot's end there is none."""
     frames, cells = staying.world.frames, len(CELL_CENTRES)
     figure = np.zeros((frames, cells))
     here, there = 22, 44
@@ -329,9 +331,14 @@ def test_an_endless_film_is_summed_up_as_it_streams(monkeypatch):
 
 
 def test_the_report_says_what_was_measured_and_what_was_not(workshop):
-    save = lambda name, keys, of: measure._save(
-        workshop, name, {"amounts": {"returns": 100}, "rows": {}}, Measured(dict.fromkeys(keys, of), {key: [np.zeros((3, 48, 80, 3), np.uint8)] for key in keys}, [{"title": "T", "captions": ["a", "b", "c"]}]), 1.0
-    )  # fmt: skip
+    settings = {"amounts": {"returns": 100}, "rows": {}}
+    shown = [{"title": "T", "captions": ["a", "b", "c"]}]
+
+    def save(name, keys, of):
+        stills = {key: [np.zeros((3, 48, 80, 3), np.uint8)] for key in keys}
+        measured = Measured(dict.fromkeys(keys, of), stills, shown)
+        measure._save(workshop, name, settings, measured, 1.0)
+
     right = {name: [(1.0, 1)] * 100 for name in ("colour", "accessory", "mean")}
     wrong = {name: [(float(i % 5 == 0), 1) for i in range(100)] for name in right}
     save("recall-base", ["base", "vae"], right)

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 from tiny_race import TINY_RACE
 
-from benchmarks import machine
+from benchmarks import machine, roofline
 from benchmarks.race import LIMITS
 from benchmarks.race_cases import ROUTED, SAME, WHOLE
 from benchmarks.race_sides import race_inputs, race_ours, race_theirs
@@ -81,6 +81,6 @@ def test_peaks_and_parts_by_both_libraries(monkeypatch):
         )
         seconds = machine.products(library, TINY_RACE.to_dict(), "bfloat16", 6)
         assert (
-            seconds.keys() == machine.work(TINY_RACE, 6, "bfloat16").keys()
+            seconds.keys() == roofline.work(TINY_RACE, 6, "bfloat16").keys()
             and min(seconds.values()) > 0
         )

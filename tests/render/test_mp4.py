@@ -1,4 +1,4 @@
-"""The film on disk: exact length, right colours, readable while it grows, and never half there."""
+"""The film on disk: exact length, right colours, readable while it grows, never half written."""
 
 import resource
 
@@ -13,7 +13,7 @@ FRAMES = (9, 12, 12)
 
 
 def chunks(height=48, width=80, seed=0):
-    """Smooth coloured frames whose level tells their number."""
+    """Yields smooth coloured frames whose level encodes their number."""
     rng = np.random.default_rng(seed)
     base = rng.integers(40, 200, (3,))
     ramp = np.linspace(0, 30, width)[None, None, :, None]
@@ -70,7 +70,7 @@ def test_the_growing_film_is_readable_after_every_chunk(tmp_path):
         for frames in chunks():
             film.append(frames)
             done += len(frames)
-            # The muxer holds the newest frame back until it knows how long that lasts.
+            # The muxer delays the newest frame until it knows the frame's duration.
             assert len(read_film(film.part)) >= done - 1
             assert not film.path.exists()
 

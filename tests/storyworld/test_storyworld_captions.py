@@ -1,4 +1,7 @@
-"""StoryWorld's captions: closed vocabulary, bounded length, and no word of colour or accessory where memory must carry it."""
+"""StoryWorld's captions: a closed vocabulary, a bounded length, no looks that memory must carry.
+
+Colour and accessory are named at a character's first appearance or never.
+"""
 
 import numpy as np
 import pytest
@@ -26,8 +29,8 @@ def stories():
 
 
 def test_vocabulary_is_closed_and_fully_used(stories):
-    said = {word for story in stories for prompt in story.prompts() for word in words(prompt)}
-    assert said == set(VOCABULARY)
+    used = {word for story in stories for prompt in story.prompts() for word in words(prompt)}
+    assert used == set(VOCABULARY)
     assert len(VOCABULARY) < 400 and list(VOCABULARY) == sorted(set(VOCABULARY))
 
 
@@ -36,7 +39,10 @@ def longest(templates) -> int:
 
 
 def test_the_longest_possible_prompt_fits(stories):
-    """Adds up the longest phrase of every table for the longest shot, two newcomers, rather than trusting samples."""
+    """Adds up each table's longest phrase for the longest shot with two new characters.
+
+    Samples alone could miss the longest prompt.
+    """
     who = 3  # NAME the SPECIES
     cast = 3 * who + len(words(", and"))
     line = max(

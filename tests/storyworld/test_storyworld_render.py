@@ -1,4 +1,4 @@
-"""StoryWorld's pixels and the truth about them."""
+"""StoryWorld's pixels and their ground truth."""
 
 import dataclasses
 import itertools
@@ -18,8 +18,8 @@ from causalcine_jax.storyworld import (
     SPECIES,
     TIMES,
     Character,
-    Shot,
     WorldConfig,
+    WorldShot,
     box_masks,
     ground_truth,
     render,
@@ -27,7 +27,7 @@ from causalcine_jax.storyworld import (
     scene_parameters,
 )
 from causalcine_jax.storyworld.characters import Pose, draw_character
-from causalcine_jax.storyworld.places import LIGHTS, Layout, draw_place
+from causalcine_jax.storyworld.places import LIGHTS, PlaceLayout, draw_place
 from causalcine_jax.storyworld.render import FIELDS
 from causalcine_jax.storyworld.shapes import MAX_SHAPES, DisplayList, Pen
 
@@ -43,8 +43,8 @@ def one_shot(
     size="medium",
     camera="static",
 ):
-    """A story of one chunk that shows `character`."""
-    shot = Shot(0, 1, (0,), (action,), place, time, size, camera, facing=1.0, offset=0.0)
+    """Returns a story of one chunk that shows `character`."""
+    shot = WorldShot(0, 1, (0,), (action,), place, time, size, camera, facing=1.0, offset=0.0)
     return dataclasses.replace(sample_story(0, 0, BASE), cast=(character,), shots=(shot,))
 
 
@@ -119,7 +119,7 @@ def test_the_fullest_scene_fits_the_display_list():
     scenery = []
     for place, time in itertools.product(PLACES, TIMES):
         target = DisplayList(1)
-        draw_place((Pen(target),) * 3, Pen(target), place, time, Layout(0.0, 1.0))
+        draw_place((Pen(target),) * 3, Pen(target), place, time, PlaceLayout(0.0, 1.0))
         scenery.append(len(target.rows))
     assert 2 * max(counts.values()) + max(scenery) <= MAX_SHAPES
 
@@ -135,7 +135,7 @@ def test_every_shape_of_every_story_is_finite_and_motion_is_smooth():
 
 
 def nearest_colour(pixels, time: str) -> list[str]:
-    """The fur whose tinted palette entry is nearest to each pixel."""
+    """Returns the fur colour whose tinted palette entry is nearest to each pixel."""
     table = np.array(list(COLOURS.values())) * np.array(LIGHTS[time].figures)
     return np.array(list(COLOURS))[
         np.argmin(((pixels[:, None].astype(float) - table) ** 2).sum(-1), axis=1)
@@ -173,7 +173,7 @@ def test_truth_boxes_contain_the_fur_and_the_accessory(size, time):
 
 
 def test_pictures_of_two_lookalikes_differ_in_what_differs():
-    """Same everything but one attribute: pixels change inside the figure only."""
+    """With one attribute changed, pixels change inside the figure only."""
     first = Character("Mia", "bear", "blue", "hat")
     for other in (
         dataclasses.replace(first, colour="green"),

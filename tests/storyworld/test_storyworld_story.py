@@ -1,4 +1,4 @@
-"""StoryWorld's stories: deterministic, balanced, and hard where they should be (returns after long absences)."""
+"""StoryWorld's stories: deterministic, balanced, and with returns after long absences."""
 
 import dataclasses
 import subprocess
@@ -21,7 +21,11 @@ from causalcine_jax.storyworld import (
 )
 from causalcine_jax.storyworld.world import first_frame_of_chunk
 
-GOLDEN_PROMPT = "Gus the elephant, Bruno the frog and Theo the owl in a gentle film. In bright daylight, in the snowy mountains, Theo the owl peers around. Close-up. The camera pulls out. Theo is blue with a scarf."
+GOLDEN_PROMPT = (
+    "Gus the elephant, Bruno the frog and Theo the owl in a gentle film. "
+    "In bright daylight, in the snowy mountains, Theo the owl peers around. "
+    "Close-up. The camera pulls out. Theo is blue with a scarf."
+)
 WORLDS = {
     "base": WorldConfig.base(),
     "montage": WorldConfig.montage(),
@@ -59,7 +63,10 @@ def test_a_story_depends_on_seed_and_index_alone():
 
 
 def test_a_story_is_the_same_in_another_process_with_another_hash_seed():
-    code = "from causalcine_jax.storyworld import *; print(sample_story(5, 123456, WorldConfig.storyworld()))"
+    code = (
+        "from causalcine_jax.storyworld import *; "
+        "print(sample_story(5, 123456, WorldConfig.storyworld()))"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": "7", "PATH": ""},
@@ -71,7 +78,7 @@ def test_a_story_is_the_same_in_another_process_with_another_hash_seed():
 
 
 def test_a_known_story_does_not_drift():
-    """Stored latents and reported numbers name stories by (seed, index): these must keep their meaning."""
+    """Stored latents and reported numbers name stories by (seed, index): these must not drift."""
     story = sample_story(0, 0, WORLDS["base"])
     assert story.prompts()[0] == GOLDEN_PROMPT
 
@@ -135,7 +142,10 @@ def test_most_stories_bring_somebody_back_and_half_of_those_appeared_late(storie
 
 
 def chi_square_per_freedom(rows, columns) -> float:
-    """Pearson's statistic of a contingency table over its degrees of freedom: about 1 when independent."""
+    """Returns Pearson's statistic of a contingency table over its degrees of freedom.
+
+    It is about 1 when rows and columns are independent.
+    """
     table = np.zeros((max(rows) + 1, max(columns) + 1))
     np.add.at(table, (rows, columns), 1)
     expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
@@ -147,12 +157,19 @@ def chi_square_per_freedom(rows, columns) -> float:
 def test_attributes_are_independent_of_all_else(stories):
     rows = [
         (
-            list(COLOURS).index(c.colour), list(ACCESSORIES).index(c.accessory), NAMES.index(c.name), SPECIES.index(c.species),
-            PLACES.index(story.shots[0].place), int(story.told), len(story.shots), int(bool(returns(story))), position,
+            list(COLOURS).index(c.colour),
+            list(ACCESSORIES).index(c.accessory),
+            NAMES.index(c.name),
+            SPECIES.index(c.species),
+            PLACES.index(story.shots[0].place),
+            int(story.told),
+            len(story.shots),
+            int(bool(returns(story))),
+            position,
         )
         for story in stories
         for position, c in enumerate(story.cast)
-    ]  # fmt: skip
+    ]
     colour, accessory, *others = np.array(rows).T
     for attribute in (colour, accessory):
         counts = np.bincount(attribute)

@@ -1,9 +1,11 @@
-"""What each of two processes with a device runs for test_film_processes.py: films that they cannot make together, since one lacks or holds something else; then one that
-they can.
+"""What each of two processes, with one device each, runs for test_film_processes.py.
+
+First films that fail, because one process lacks or holds something else; then one that works.
 
     python tests/support/as_two_film_makers.py FOLDER
 
-Each stands in a folder of its own, FOLDER/host0 or host1, as on two machines. Prints the errors as JSON.
+Each works in its own folder, FOLDER/host0 or host1, as on two machines.
+Prints the errors as JSON.
 """
 
 import json
@@ -38,7 +40,7 @@ def main() -> None:
                 Choices(start=Path("only_on_host0.png"), start_caption="Mia waves."),
             ),
         }
-        said = {}
+        errors = {}
         for name, (asked, choices) in refused.items():
             try:
                 generate(
@@ -49,8 +51,8 @@ def main() -> None:
                     progress=False,
                 )
             except (UsageError, DataError) as error:
-                said[name] = f"{type(error).__name__}: {error}"
-        print(json.dumps(said), flush=True)
+                errors[name] = f"{type(error).__name__}: {error}"
+        print(json.dumps(errors), flush=True)
         generate(
             prompt_recipe("Mia waves."),
             folder / "whole",

@@ -1,5 +1,7 @@
-"""What each of two processes with two devices runs for test_processes.py: a toy is trained, stopped by a signal to the second process, and goes on;
-then the two ask for different configs.
+"""What each of two processes, with two devices each, runs for test_processes.py.
+
+Trains a toy, which a signal to the second process stops, and resumes it.
+Then the two processes ask for different configs.
 
     python tests/support/as_two_processes.py OUT
 """
@@ -26,11 +28,8 @@ class OwnPart:
     """This process's films of the toy's batches."""
 
     def __init__(self, signal_at: int | None):
-        self._batches, self._taken, self._signal_at = (
-            toy_batches(4),
-            -1,
-            signal_at,
-        )  # the first is only looked at
+        # Training only looks at the first batch, so counting starts at -1.
+        self._batches, self._taken, self._signal_at = toy_batches(4), -1, signal_at
 
     def __next__(self):
         self._taken += 1

@@ -1,4 +1,7 @@
-"""True films for the evaluation's tests, painted by a program compiled well: under conftest's flags painting would take most of the time."""
+"""True films for the evaluation's tests.
+
+An optimised program paints them: under conftest's flags, painting would take most of the time.
+"""
 
 import functools
 
@@ -6,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.storyworld import Story, WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.storyworld import (
+    WorldConfig,
+    WorldStory,
+    render,
+    sample_story,
+    scene_parameters,
+)
 
 WORLD = WorldConfig.base()
 SEED = 31_337
@@ -19,12 +28,12 @@ _paint = jax.jit(
 )
 
 
-def paint(story: Story) -> np.ndarray:
-    """All frames of a story of the base world."""
+def paint(story: WorldStory) -> np.ndarray:
+    """Returns all frames of a story of the base world."""
     return np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
 
 
 @functools.cache
-def film(index: int) -> tuple[Story, np.ndarray]:
+def film(index: int) -> tuple[WorldStory, np.ndarray]:
     story = sample_story(SEED, index, WORLD)
     return story, paint(story)

@@ -2,13 +2,23 @@
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import LatentStore, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
+from causalcine_jax.data.store_layout import StoreSpec
 
 SPEC = StoreSpec(
-    films=7, latent_frames=6, height=2, width=3, shots=3, text_len=5, channels=4, films_per_shard=3,
-    source={"world": "test", "seed": 0}, vae="v", tokenizer="t",
-)  # fmt: skip
+    films=7,
+    latent_frames=6,
+    height=2,
+    width=3,
+    shots=3,
+    text_len=5,
+    channels=4,
+    films_per_shard=3,
+    source={"world": "test", "seed": 0},
+    vae="v",
+    tokenizer="t",
+)
 
 
 def record(film: int, spec: StoreSpec = SPEC) -> NewRecord:

@@ -1,4 +1,7 @@
-"""Every stage of training and of making films, small enough to be compiled for eight devices in a test (on_eight_devices.py)."""
+"""Every stage of training and of making films, small enough to compile for eight devices.
+
+on_eight_devices.py runs them.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -41,7 +44,10 @@ FORCING = SelfForcingConfig(steps=2, grad_frames=6)
 
 
 class Stage(NamedTuple):
-    """`compute(*networks, batch)` -> what is compared, by name. Networks are dicts, a batch is cut along its films."""
+    """`compute(*networks, batch)` returns the results to compare, by name.
+
+    Networks are dicts; a batch is sharded along its films.
+    """
 
     compute: Callable[..., dict[str, Any]]
     networks: tuple[dict[str, Any], ...]
@@ -57,7 +63,7 @@ def text_encoder(seed: int) -> UMT5Encoder:
 
 
 def films(chunks: int) -> dict[str, np.ndarray]:
-    """Of two shots; with three chunks or more, routing has frames to choose from."""
+    """Returns films of two shots; from three chunks on, routing has frames to choose from."""
     rng = np.random.default_rng(0)
     return {
         "latents": rng.standard_normal((FILMS, chunks * CHUNK, HEIGHT, WIDTH, 4)).astype(
@@ -69,7 +75,7 @@ def films(chunks: int) -> dict[str, np.ndarray]:
 
 
 def training(loss, trained: dict[str, Any], fixed: dict[str, Any], chunks: int) -> Stage:
-    """Loss, and its gradient in each of the trained networks."""
+    """Computes the loss and its gradient in each trained network."""
 
     def compute(trained, fixed, batch):
         value, gradients = jax.value_and_grad(lambda nets: loss(nets, fixed, batch, KEY)[0])(
@@ -134,7 +140,7 @@ def head() -> Discriminator:
 
 
 def rollout() -> Stage:
-    """Prompts, embedded, and a student's films of them, by the moves of generation; with the pool that they leave."""
+    """Embeds prompts and rolls a student out on them; returns films and the cache."""
 
     def compute(nets, batch):
         text = nets["text_encoder"](batch["token_ids"], batch["token_ids"] != 0)
@@ -155,7 +161,7 @@ def rollout() -> Stage:
 
 
 def autoencoder() -> Stage:
-    """Each way alone: video to the latents' mean and log-variance, other latents to video."""
+    """Encodes video to mean and log-variance, and separately decodes other latents to video."""
 
     def compute(nets, batch):
         return {

@@ -1,6 +1,8 @@
-"""Run by test_parallel_meshes.py with eight CPU devices: what meshes compute against what one device computes, and by which collectives, as JSON.
+"""Compares meshes of eight CPU devices with one device, for test_parallel_meshes.py.
 
-Arguments: meshes (data x seq: 8x1 4x2 2x4 1x8) and what to do on each of them: stages (mesh_stages.py), film.
+Prints distances, shard shapes and collectives as JSON.
+Arguments: meshes (data x seq: 8x1 4x2 2x4 1x8), and what to do on each of them:
+stages of mesh_stages.py, or film.
 """
 
 import dataclasses
@@ -28,9 +30,10 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def on_meshes(stage: Stage, meshes: dict[str, jax.sharding.Mesh]) -> dict:
-    """By mesh: how far the stage's results there are from those of one device, what of them a device holds, and the program's collectives.
+    """Compares a stage's results on each mesh with those of one device.
 
-    `reordered`: how far one device's own results move when some of its sums are taken in another order.
+    By mesh: the distance, the shapes of a device's shards, and the program's collectives.
+    `reordered`: how far one device's results move when some of its sums change their order.
     """
     alone = jax.jit(stage.compute)
     wanted = jax.device_get(alone(*stage.networks, stage.batch))
@@ -54,7 +57,7 @@ def on_meshes(stage: Stage, meshes: dict[str, jax.sharding.Mesh]) -> dict:
 
 
 def on(mesh, stage: Stage):
-    """The stage's results on a mesh, and its compiled program. Networks are cut by the table."""
+    """Runs a stage on a mesh, networks sharded by the table; returns results and program text."""
     networks = [
         jax.device_put(each, sharding.state_shardings(mesh, each)) for each in stage.networks
     ]
@@ -65,7 +68,10 @@ def on(mesh, stage: Stage):
 
 
 def worst(got, wanted) -> float:
-    """The largest relative distance of two trees' arrays; arrays of rounding errors are measured by the trees' typical size."""
+    """Returns the largest relative distance of two trees' arrays.
+
+    Arrays that hold only rounding errors are measured by the trees' typical size.
+    """
     pairs = [
         (np.asarray(a, np.float64), np.asarray(b, np.float64))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
@@ -77,7 +83,10 @@ def worst(got, wanted) -> float:
 
 
 def reordered(tree):
-    """Transformers, or their gradients, with the channels inside feed-forwards in reverse: the same functions, by sums in another order."""
+    """Reverses the channels inside feed-forwards of transformers, or of their gradients.
+
+    The functions stay the same, but sum in another order.
+    """
     axes = {"ffn_0.weight": -1, "ffn_0.bias": -1, "ffn_2.weight": -2}
 
     def turned(path, leaf):
@@ -90,7 +99,7 @@ def reordered(tree):
 
 
 def matrices(mesh, nets) -> list[jax.Array]:
-    """The arrays that the table cuts."""
+    """Returns the arrays that the table shards."""
     placed = zip(
         jax.tree.leaves(nets), jax.tree.leaves(sharding.state_shardings(mesh, nets)), strict=True
     )
@@ -98,7 +107,11 @@ def matrices(mesh, nets) -> list[jax.Array]:
 
 
 def collectives(program: str) -> dict:
-    """`collectives`: kind and shapes of each in the program, once for a loop's; `gathers`: how often arrays of each type are gathered while it runs."""
+    """Lists a program's collectives.
+
+    `collectives`: kind and shapes of each; one inside a loop counts once.
+    `gathers`: how often arrays of each type are gathered while it runs.
+    """
     parsed = parse_hlo(program)
     kind = lambda one: one.opcode.removesuffix("-start")
     sides = lambda array: [

@@ -1,4 +1,4 @@
-"""Where the repository's files are, for tests that run its commands or read its goldens."""
+"""Paths of the repository, for tests that run its commands or read its goldens."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Wan2.1's own folder, Diffusers' and others', of a few kilobytes: random tensors under the keys and in the files that people have."""
+"""Model folders of a few kilobytes as Wan2.1, Diffusers and others publish them.
+
+Random tensors have the published keys and file names.
+"""
 
 import json
 import zlib
@@ -17,7 +20,8 @@ from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 
-# Wan2.1's own folder tells of the VAE and the text encoder only what shapes tell: the rest must be as in the real ones.
+# Wan2.1's own folder describes its VAE and text encoder by tensor shapes alone.
+# Whatever shapes do not tell must therefore be as in the real ones.
 TRANSFORMER = TransformerConfig(
     dim=24, ffn_dim=40, num_heads=2, num_layers=3, text_dim=8, freq_dim=10
 )
@@ -26,14 +30,27 @@ TEXT_ENCODER = TextEncoderConfig(
     vocab_size=11, dim=8, dim_attn=8, dim_ffn=10, num_heads=2, num_layers=2, num_buckets=8
 )
 CONFIG_JSON = {
-    "_class_name": "WanModel", "_diffusers_version": "0.30.0", "dim": 24, "eps": 1e-6, "ffn_dim": 40, "freq_dim": 10, "in_dim": 16,
-    "model_type": "t2v", "num_heads": 2, "num_layers": 3, "out_dim": 16, "text_len": 512,
-}  # fmt: skip
+    "_class_name": "WanModel",
+    "_diffusers_version": "0.30.0",
+    "dim": 24,
+    "eps": 1e-6,
+    "ffn_dim": 40,
+    "freq_dim": 10,
+    "in_dim": 16,
+    "model_type": "t2v",
+    "num_heads": 2,
+    "num_layers": 3,
+    "out_dim": 16,
+    "text_len": 512,
+}
 WORDS = word_tokenizer(["a", "fox"])
 
 
 def tensors(part: str, dtype=np.float32, **changes) -> dict[str, np.ndarray]:
-    """Random tensors of a small network under original keys; `changes` are to its config."""
+    """Returns random tensors of a small network under original keys.
+
+    `changes` are to its config.
+    """
     module_class, config, rules = {
         "transformer": (Transformer, TRANSFORMER, tables.TRANSFORMER),
         "vae": (VAE, VAE_CONFIG, tables.VAE),
@@ -51,7 +68,7 @@ def tensors(part: str, dtype=np.float32, **changes) -> dict[str, np.ndarray]:
 
 
 def save_torch(file: Path, **values) -> Path:
-    """Writes a .pt or .pth as torch.save does: `values` are arrays, or dictionaries of them."""
+    """Writes a .pt or .pth as torch.save does; `values` are arrays or dictionaries of them."""
     storages = {}
 
     def pickled(value):
@@ -67,7 +84,7 @@ def save_torch(file: Path, **values) -> Path:
 
 
 def wan_folder(folder: Path, shards: int = 3, vae: bool = True) -> Path:
-    """Wan2.1's own folder."""
+    """Writes a folder laid out as Wan2.1's own."""
     folder.mkdir()
     transformer = tensors("transformer")
     names = [
@@ -92,7 +109,7 @@ def wan_folder(folder: Path, shards: int = 3, vae: bool = True) -> Path:
 
 
 def read_all(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor below `folder`, by its part and key."""
+    """Reads every tensor below `folder`, by its part and key."""
     return {
         f"{file.parent.relative_to(folder)}:{key}": tensor
         for file in sorted(folder.rglob("*.safetensors"))

@@ -1,4 +1,7 @@
-"""A whole model small enough to make films in a test: random weights, StoryWorld's words, frames of 16x32 pixels."""
+"""A whole model small enough to make films in a test.
+
+It has random weights, StoryWorld's words and frames of 16x32 pixels.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +24,7 @@ SIZE = Video(16, 32, 16)
 
 
 def random_weights(make, seed: int):
-    """The module `make(key)` with random weights; nothing is compiled for it."""
+    """Returns the module `make(key)` with random weights, without compiling anything."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
     return jax.tree.map(
@@ -50,5 +53,5 @@ def tiny_model(**options) -> Model:
 
 
 def mesh_of_nothing(data: int, seq: int) -> AbstractMesh:
-    """A mesh without devices, to trace under; its axes are what jax.sharding.Mesh makes of them in every version."""
+    """Returns a mesh without devices, to trace under, with jax.sharding.Mesh's axis types."""
     return AbstractMesh((data, seq), AXES, axis_types=(AxisType.Auto,) * 2)

@@ -1,12 +1,16 @@
-"""A run small enough for tests: two layers, random latents of 4x4. Also a config file for `launch/train.py --config tests/support/tiny_training.py`."""
+"""A run small enough for tests: two layers, random latents of 4x4.
+
+Also a config file: `launch/train.py --config tests/support/tiny_training.py`.
+"""
 
 from pathlib import Path
 
 import numpy as np
 
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from causalcine_jax.data.latent_store import LatentStore, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
+from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -52,7 +56,10 @@ def get_config():
 
 
 def tiny_store(path: Path, films: int = 16, seed: int = 0) -> LatentStore:
-    """Films of 9 latent frames; every film is one constant picture and a little noise, so that there is something to learn."""
+    """Writes films of 9 latent frames: one constant picture each, plus a little noise.
+
+    The constant picture gives a model something to learn.
+    """
     spec = StoreSpec(
         films=films,
         latent_frames=9,

@@ -1,4 +1,4 @@
-"""torch's files made without torch: pickles put together from opcodes, and the zip archive around them."""
+"""Makes torch's files without torch: pickles from opcodes, in a zip archive."""
 
 import pickle
 import struct
@@ -45,7 +45,7 @@ def storage(kind: str, key: str, count: int, tag: str = "storage") -> bytes:
 
 
 def tensor(kind: str, key: str, count: int, shape=None, strides=None, offset: int = 0) -> bytes:
-    """The pickle of a view; by default that of the whole storage as a vector."""
+    """Pickles a view; by default, of the whole storage as a vector."""
     shape = (count,) if shape is None else shape
     strides = (
         tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
@@ -71,7 +71,10 @@ def archive(
     compression=zipfile.ZIP_STORED,
     **members: bytes,
 ) -> Path:
-    """Writes a file as torch.save does: `content` is the pickle without its beginning and end."""
+    """Writes a file as torch.save does.
+
+    `content` is the pickle without its first two bytes and its STOP.
+    """
     with zipfile.ZipFile(file, "w", compression) as out:
         out.writestr("model/data.pkl", b"\x80\x02" + content + STOP)
         out.writestr("model/byteorder", members.pop("byteorder", b"little"))

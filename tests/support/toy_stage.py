@@ -1,4 +1,7 @@
-"""A stage of training that compiles in no time: a linear map learns y = 2x, on batches that are a function of their number."""
+"""A training stage that compiles in no time: a linear map learns y = 2x.
+
+A batch is a function of its number.
+"""
 
 import grain
 import jax.numpy as jnp
@@ -26,14 +29,14 @@ def toy_config(out, **changes) -> TrainConfig:
 
 
 def toy_loss(trained, fixed, batch, key):
-    """A batch that holds a negative number at `x[0, 0]` is poisoned: its loss is not finite."""
+    """Returns the loss; it is NaN for a poisoned batch, one with a negative `x[0, 0]`."""
     error = trained["net"](batch["x"]) - 2 * batch["x"]
     loss = jnp.mean(jnp.square(error)) + jnp.where(batch["x"][0, 0] < 0, jnp.nan, 0.0)
     return loss, {"first": (batch["x"][0, 0], jnp.ones(()))}
 
 
 def toy_batches(batch: int, poisoned: tuple[int, ...] = (), seed: int = 0):
-    """Batch n (from 1) is poisoned if n is in `poisoned`."""
+    """Yields batches numbered from 1; those numbered in `poisoned` are poisoned."""
 
     def make(number: int) -> dict[str, np.ndarray]:
         x = np.random.default_rng((seed, number)).uniform(0.1, 1.0, (batch, 8)).astype(np.float32)

@@ -1,9 +1,11 @@
 """Finds hard cuts in the pixels of a film, without a network.
 
-Frames are shrunk to a coarse grid of luma and chroma, so that grain, anti-aliasing and fine motion average out. The change at frame
-t is that of the median cell between the two frames before t and the two from t on: a figure, however lively, changes only the cells it
-covers, and a cut that a decoder smeared over a frame still peaks at one t. A cut is a local maximum that exceeds a threshold which
-adapts to its neighbourhood: camera moves change every frame about equally, a cut changes one.
+Frames are shrunk to a coarse grid of luma and chroma, which averages out grain,
+anti-aliasing and fine motion. The change at frame t is between the two frames before t and
+the two from t on, in the median cell. A moving figure changes only the cells that it covers,
+and a cut that a decoder smeared over a frame still peaks at one t.
+A cut is a local maximum above a threshold that adapts to its neighbourhood: camera moves
+change every frame about equally, but a cut changes one.
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,10 @@ _YCBCR = np.array([[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -
 class CutDetector:
     """The threshold at a frame is floor + ratio * the median change around it.
 
-    floor: in grey levels summed over luma and (counting double) the two chromas; true cuts of StoryWorld change 50 and more, its
-    liveliest motion 13 above its surroundings. neighbourhood: frames to each side for the median. spacing: of two cuts closer than this, the weaker is none.
+    floor          grey levels, summed over luma and twice the two chromas. StoryWorld's cuts
+                   change 50 and more; its liveliest motion is 13 above its surroundings
+    neighbourhood  frames to each side for the median
+    spacing        of two cuts closer than this, the weaker is dropped
     """
 
     floor: float = 25.0
@@ -29,7 +33,7 @@ class CutDetector:
     grid: tuple[int, int] = (6, 10)
 
     def __call__(self, video: UInt8[np.ndarray, "t h w 3"]) -> list[int]:
-        """Indices of the first frames of new shots, ascending, each in 1..t-1."""
+        """Returns the first frames of new shots, ascending, each in 1..t-1."""
         change = self.change(video)
         cuts = []
         for t in np.argsort(-change, kind="stable"):
@@ -41,7 +45,7 @@ class CutDetector:
         return sorted(cuts)
 
     def change(self, video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, " t"]:
-        """The median cell's change between frames t-2, t-1 and frames t, t+1; 0 at t = 0."""
+        """Returns the median cell's change from t-2, t-1 to t, t+1, per frame t; 0 at t = 0."""
         cells = shrink(video, self.grid) @ _YCBCR * np.array([1, 2, 2], np.float32)
         ahead = (cells + np.concatenate([cells[1:], cells[-1:]])) / 2
         behind = (cells + np.concatenate([cells[:1], cells[:-1]])) / 2
@@ -54,12 +58,10 @@ class CutDetector:
 def shrink(
     video: UInt8[np.ndarray, "t h w 3"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "t gh gw 3"]:
-    """Area means over a `grid` of cells; the height and width need not divide evenly."""
+    """Averages over a `grid` of cells, which need not divide the height and width evenly."""
     _, height, width, _ = video.shape
-    rows, columns = (
-        np.linspace(0, height, grid[0] + 1).astype(int),
-        np.linspace(0, width, grid[1] + 1).astype(int),
-    )
+    rows = np.linspace(0, height, grid[0] + 1).astype(int)
+    columns = np.linspace(0, width, grid[1] + 1).astype(int)
     sums = np.add.reduceat(
         np.add.reduceat(video.astype(np.float32), rows[:-1], axis=1), columns[:-1], axis=2
     )

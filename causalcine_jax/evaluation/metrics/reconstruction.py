@@ -1,7 +1,7 @@
-"""What a VAE keeps of true films: its round trip against the pixels, whole, at cuts and at characters.
+"""How well a VAE reconstructs true films: everywhere, after cuts and at characters.
 
 psnr        dB over all frames (peak 255)
-psnr_cut    over the first frame after every cut, where the VAE's past is of another shot
+psnr_cut    over the first frame after every cut, where the VAE's cache is of another shot
 psnr_rest   over all other frames
 sharpness   edge energy in characters' boxes, round trip over truth: 1 is as sharp as the film
 edges       the same over whole frames
@@ -15,27 +15,30 @@ from jaxtyping import UInt8
 
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.storyworld import Story, box_masks, ground_truth
+from causalcine_jax.storyworld import WorldStory, box_masks, ground_truth
 
-Film = UInt8[np.ndarray, "t h w 3"]
+Pixels = UInt8[np.ndarray, "t h w 3"]
 
 
-def round_trip(vae: VAE, film: Film) -> Film:
-    """`film` encoded and decoded as a whole."""
+def round_trip(vae: VAE, film: Pixels) -> Pixels:
+    """Encodes and decodes a whole film at once."""
     video = jnp.asarray(film[None], jnp.float32) / 127.5 - 1
     return np.asarray(jnp.round((vae.decode(vae.encode(video)) + 1) * 127.5).astype(jnp.uint8))[0]
 
 
-def edge_energy(film: Film) -> np.ndarray:
-    """Sum of the absolute differences to the pixels below and to the right, [T,H,W]; the last row and column have one neighbour or none."""
+def edge_energy(film: Pixels) -> np.ndarray:
+    """Sums the absolute differences to the pixels below and to the right, [T,H,W].
+
+    The last row and column lack a neighbour, which counts as no difference.
+    """
     pixels = film.astype(np.float32)
     down = np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:])).sum(-1)
     right = np.abs(np.diff(pixels, axis=2, append=pixels[:, :, -1:])).sum(-1)
     return down + right
 
 
-def reconstruction(vae: VAE, stories: Iterable[Story]) -> dict[str, float]:
-    """The numbers above over true films of `stories`; `films` and `cuts` say of how many."""
+def reconstruction(vae: VAE, stories: Iterable[WorldStory]) -> dict[str, float]:
+    """Returns the numbers above over the true films of `stories`; `cuts` is their number."""
     errors, cut_errors = [], []
     energy = np.zeros((2, 2))  # whole frames and characters; round trip and truth
     for story in stories:

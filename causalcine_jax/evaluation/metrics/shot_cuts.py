@@ -1,12 +1,13 @@
-"""Shot-cut accuracy: how far the cuts of a film lie from the cuts that were asked for.
+"""Shot-cut accuracy (SCA): how far a film's cuts are from the requested cuts.
 
-A cut is the index of the first frame of a new shot, so a film of F frames has cuts in 1..F-1. Detected cuts are matched one to
-one with the asked ones (least total deviation), and
+A cut is the first frame of a new shot, so a film of F frames has cuts in 1..F-1.
+Detected cuts are matched one to one with the requested ones, at least total deviation, and
 
     SCA = exp(-NSD),    NSD = (deviation of the matched + penalty * (missed + extra)) / F
 
-as in the supplement of HoloCine (A.1), which does not give the penalty. `PAPER_CALIBRATED` = 0.172 F per missed or extra cut
-reproduces the 0.50 that published tables give to methods that never cut on stories of five shots; it is calibrated, not official.
+as in the supplement of HoloCine (A.1), which does not give the penalty.
+`PAPER_CALIBRATED` = 0.172 F per missed or extra cut is calibrated, not official. It gives 0.50 to
+methods that never cut on stories of five shots, as published tables do.
 """
 
 from dataclasses import dataclass
@@ -32,16 +33,17 @@ class CutScore:
 
     @property
     def frames_per_cut(self) -> float:
-        """Mean deviation of a matched cut, in frames; 0 where none matched."""
+        """Mean deviation of a matched cut, in frames; 0 if none matched."""
         return self.deviation / self.matched if self.matched else 0.0
 
 
 def sca(detected, asked, frames: int, penalty: float = PAPER_CALIBRATED) -> CutScore:
-    """Scores cut lists (any order) of a film of `frames` frames; `penalty` is per missed or extra cut, as a share of the film."""
-    detected, asked = (
-        np.sort(np.asarray(detected, float).ravel()),
-        np.sort(np.asarray(asked, float).ravel()),
-    )
+    """Scores lists of cuts, in any order, of a film of `frames` frames.
+
+    `penalty` is per missed or extra cut, as a fraction of the film.
+    """
+    detected = np.sort(np.asarray(detected, float).ravel())
+    asked = np.sort(np.asarray(asked, float).ravel())
     distance = np.abs(detected[:, None] - asked[None, :])
     rows, columns = linear_sum_assignment(distance)
     deviation = float(distance[rows, columns].sum())
@@ -52,7 +54,7 @@ def sca(detected, asked, frames: int, penalty: float = PAPER_CALIBRATED) -> CutS
 
 @dataclass(frozen=True)
 class Detection:
-    """Counts of cuts detected within a tolerance; add them up over films before reading the ratios."""
+    """Counts of cuts detected within a tolerance; sum them over films before taking ratios."""
 
     hits: int = 0
     detected: int = 0
@@ -77,7 +79,10 @@ class Detection:
 
 
 def detection(detected, asked, tolerance: int) -> Detection:
-    """How many cuts lie within `tolerance` frames of an asked one, each used at most once (largest such matching)."""
+    """Counts the cuts within `tolerance` frames of a requested one, in the largest matching.
+
+    Each cut is matched at most once.
+    """
     detected, asked = np.asarray(detected, float).ravel(), np.asarray(asked, float).ravel()
     near = np.abs(detected[:, None] - asked[None, :]) <= tolerance
     rows, columns = linear_sum_assignment(near, maximize=True)

@@ -1,11 +1,13 @@
-"""Many films rolled out side by side: the evaluation's engine, on the same two moves as every rollout.
+"""Rolls out many films at once, with the same denoise and commit as every rollout.
 
-    true frames -> encode -> latents of the chunks before a return -> commit -> denoise, commit, ... -> latents -> decode -> frames
+    true frames -> encode -> latents of the chunks before a return -> commit
+        -> denoise, commit, ... -> latents -> decode -> frames
 
-The films of a batch are at the same chunk but each under its own prompts. The noise that a film's chunk starts from depends on
-(seed, story, chunk) alone: policies are compared on equal noise. What few_step adds between its steps is drawn for the whole batch, so there a film
-depends on its place in it as well. Every batch has `films` films (the
-caller repeats some to fill the last one), so all of an evaluation compiles each move once per policy.
+The films of a batch are at the same chunk, each under its own prompts.
+A chunk's initial noise depends on (seed, story, chunk) alone, so policies get equal noise.
+few_step draws the noise between its steps for the whole batch.
+There, a film also depends on its place in the batch.
+The caller repeats films to fill the last batch, so a policy compiles each move once.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.pool import empty_pool, kept_near
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.storyworld import Story
+from causalcine_jax.storyworld import WorldStory
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
 
 
@@ -31,10 +33,11 @@ from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_fra
 class BatchRollout:
     """A model, how it samples, and the size of its films.
 
-    pool_frames  latent frames of history kept; None for all of a film. What memory has retrieved is counted over a batch's films together, so
-                 under eviction least_retrieved a film is by itself only in a batch of one
+    pool_frames  latent frames of history kept; None for all of a film. Retrievals are counted
+                 over a batch's films together. Under eviction least_retrieved, a film is
+                 therefore independent only in a batch of one.
     kv_dtype     how keys and values of history are stored (models/cache/quantised.py)
-    pool_on      where they lie, device or host
+    pool_on      where they are stored: device or host
     """
 
     model: Model
@@ -70,7 +73,10 @@ class BatchRollout:
     def encode(
         self, films: list[UInt8[np.ndarray, "t h w 3"]], chunks: int
     ) -> Float[Array, "b f h w z"]:
-        """Latents of the first `chunks` chunks of every film, encoded as a stream: one compilation whatever `chunks` is."""
+        """Returns latents of every film's first `chunks` chunks.
+
+        Encodes them as a stream, so any number of chunks compiles once.
+        """
         pieces, cache = [], None
         for chunk in range(chunks):
             part = np.stack(
@@ -90,7 +96,7 @@ class BatchRollout:
         return jnp.concatenate(pieces, axis=1)
 
     def decode(self, latents: Float[Array, "b f h w z"]) -> UInt8[np.ndarray, "b t h w 3"]:
-        """Frames of whole films, chunk by chunk."""
+        """Decodes whole films, chunk by chunk."""
         video, cache = self.decoded_start(latents[:, :CHUNK_FRAMES])
         pieces = [video]
         for start in range(CHUNK_FRAMES, latents.shape[1], CHUNK_FRAMES):
@@ -99,27 +105,33 @@ class BatchRollout:
         return np.concatenate(pieces, axis=1)
 
     def decoded_start(self, latents: Float[Array, "b c h w z"]):
-        """Frames of one chunk as the beginning of a film, and the decoder's cache after it."""
+        """Decodes a film's first chunk; returns its frames and the decoder's cache."""
         video, cache = self.model.vae.decode_first(latents)
         return to_uint8(video), cache
 
     def decoded_next(self, cache, latents: Float[Array, "b c h w z"]):
-        """Frames of the next chunk. `cache` is donated."""
+        """Decodes the next chunk. `cache` is donated."""
         video, cache = self.model.vae.decode_next(cache, latents)
         return to_uint8(video), cache
 
     def decoded_after(
         self, cache, chunks: list[Float[Array, "b c h w z"]]
     ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """Frames of chunks that follow the one after which the decoder's cache was `cache`, which can be used again."""
+        """Decodes chunks that follow the one which left the decoder's `cache`.
+
+        Copies `cache`, so it can be used again.
+        """
         cache, frames = jax.tree.map(jnp.copy, cache), []
         for latents in chunks:
             video, cache = self.decoded_next(cache, latents)
             frames.append(video)
         return np.concatenate(frames, axis=1)
 
-    def prompts(self, stories: list[Story]) -> list[TextContext]:
-        """Each chunk's prompts, one per film (and, with guidance, as many null prompts behind them), ready for cross-attention."""
+    def prompts(self, stories: list[WorldStory]) -> list[TextContext]:
+        """Returns each chunk's prompts, one per film, ready for cross-attention.
+
+        With guidance, as many null prompts follow them.
+        """
         shots = max(len(story.shots) for story in stories)
         texts = np.array(
             [[*story.prompts(), *[""] * (shots - len(story.shots))] for story in stories]
@@ -139,7 +151,11 @@ class BatchRollout:
         return contexts
 
     def pool(self, films: int, memory: MemoryConfig | None = None) -> KVCache:
-        """An empty pool for as many films under `memory` (None: the model's own). `UsageError` where there is no room for it."""
+        """Returns an empty history for `films` films under `memory` (None: the model's own).
+
+        Raises:
+          UsageError: there is no room for it.
+        """
         chunk_frames, *size, _ = self.latent_shape
         model = replace(self.model, chunk_frames=chunk_frames)
         frames = self.pool_frames or self.world.latent_frames
@@ -161,7 +177,7 @@ class BatchRollout:
         chunk: int,
         memory: MemoryConfig,
     ) -> KVCache:
-        """The pool with one clean chunk of every film in it. `pool` is donated."""
+        """Commits one clean chunk of every film. `pool` is donated."""
         films = jnp.concatenate([latents, latents]) if self.sampler.guided else latents
         return rollout.commit(
             self.model.transformer, pool, films, context, np.int32(chunk), memory=memory
@@ -173,7 +189,7 @@ class BatchRollout:
         contexts: list[TextContext],
         memory: MemoryConfig,
     ) -> KVCache:
-        """The pool after the first chunks of a film."""
+        """Returns the history after the first chunks of a film."""
         pool = self.pool(len(chunks[0]), memory)
         for number, latents in enumerate(chunks):
             pool = self.commit(pool, latents, contexts[number], number, memory)
@@ -182,12 +198,15 @@ class BatchRollout:
     def denoise(
         self,
         pool: KVCache,
-        stories: list[Story],
+        stories: list[WorldStory],
         context: TextContext,
         chunk: int,
         memory: MemoryConfig,
     ) -> tuple[Float[Array, "b c h w z"], Int[np.ndarray, "l b r"]]:
-        """One new chunk of every film, and which film frames its fields held."""
+        """Denoises one new chunk of every film.
+
+        Returns its latents, and per layer and film the frames in its receptive field.
+        """
         key = jax.random.fold_in(jax.random.key(self.seed), chunk)
         noise = _noise(
             key, np.array([story.index for story in stories], np.uint32), self.latent_shape

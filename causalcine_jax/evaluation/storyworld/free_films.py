@@ -1,8 +1,10 @@
-"""SECONDARY measures: whole films from captions alone, judged on cuts, prompts, memory of themselves and steadiness.
+"""SECONDARY measures: whole films from captions alone.
 
-Nothing true is committed here: the film remembers what it drew itself. In a third of the stories no caption says how anybody looks,
-so a character's first shot decides; `self recall` asks whether a return matches that, `truth recall` (told stories only) whether it
-matches the story.
+They are judged on cuts, prompts, memory of themselves and consistency.
+No true frames are committed: the history is what the model generated.
+In a third of the stories no caption names a character's looks, so its first shot decides them.
+`self recall` asks whether a return matches that shot.
+`truth recall`, in told stories only, asks whether it matches the story.
 """
 
 from collections.abc import Iterator
@@ -33,19 +35,20 @@ from causalcine_jax.evaluation.storyworld.reading import (
     sought,
 )
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
-from causalcine_jax.storyworld import Shot, Story, returns, sample_story
+from causalcine_jax.storyworld import WorldShot, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import WorldConfig
 from causalcine_jax.utils.progress import progress_bar
 
 TRUE_FILMS = "true films"
-STORIES_APART = (
-    1_000_000  # free films take their stories from here on, so that none is one of the recall's
-)
+STORIES_APART = 1_000_000  # index of the first free film's story: recall uses smaller ones
 
 
 @dataclass
 class ShotScores:
-    """Everything counted in one shot. Hits are 0 or 1 per question asked; recall is asked where a character comes back."""
+    """Everything counted in one shot.
+
+    Hits are 0 or 1 per question. Recall is asked where a character comes back.
+    """
 
     prompt: dict[str, list[bool]] = field(
         default_factory=lambda: {name: [] for name in ("place", "time", "action", "size")}
@@ -60,13 +63,13 @@ class ShotScores:
 
     @property
     def prompt_hits(self) -> list[bool]:
-        """Place, time and action: what counts as prompt accuracy."""
+        """Place, time and action: the questions of prompt accuracy."""
         return [hit for name in ("place", "time", "action") for hit in self.prompt[name]]
 
 
 @dataclass
 class FilmScores:
-    """Where a film cuts, and what its shots show."""
+    """A film's cuts, and its shots' scores."""
 
     cuts: CutScore
     near: dict[int, Detection]
@@ -74,12 +77,12 @@ class FilmScores:
 
 
 def score_film(
-    story: Story,
+    story: WorldStory,
     video: UInt8[np.ndarray, "t h w 3"],
     judge: Judge,
     detector: CutDetector = CutDetector(),
 ) -> FilmScores:
-    """Judges a film that was made (or rendered) for `story`, at the shot ranges that the story asks for."""
+    """Judges a film that was generated or rendered for `story`, in the story's shot ranges."""
     asked, found = true_cuts(story), detector(video)
     near = {tolerance: detection(found, asked, tolerance) for tolerance in TOLERANCES}
     return FilmScores(
@@ -87,8 +90,8 @@ def score_film(
     )
 
 
-def score_shots(story: Story, reading: Reading, judge: Judge) -> list[ShotScores]:
-    """What each shot of a film shows, given the judge's reading of all of it."""
+def score_shots(story: WorldStory, reading: Reading, judge: Judge) -> list[ShotScores]:
+    """Scores each shot of a film, given the judge's reading of all of it."""
     scores, seen = [], []
     for shot in story.shots:
         frames = reading.frames(shot.frames)
@@ -100,8 +103,8 @@ def score_shots(story: Story, reading: Reading, judge: Judge) -> list[ShotScores
 
 def _prompt_scores(
     judge: Judge,
-    story: Story,
-    shot: Shot,
+    story: WorldStory,
+    shot: WorldShot,
     frames: Reading,
     seen: dict[int, CharacterReading | None],
 ) -> ShotScores:
@@ -118,7 +121,7 @@ def _prompt_scores(
 
 
 def _score_recall(
-    scores: list[ShotScores], story: Story, seen: list[dict[int, CharacterReading | None]]
+    scores: list[ShotScores], story: WorldStory, seen: list[dict[int, CharacterReading | None]]
 ) -> None:
     for back in returns(story):
         first_shot = next(
@@ -138,9 +141,9 @@ def _score_recall(
 
 
 def roll_out(
-    engine: BatchRollout, stories: list[Story], memory: MemoryConfig
+    engine: BatchRollout, stories: list[WorldStory], memory: MemoryConfig
 ) -> UInt8[np.ndarray, "b t h w 3"]:
-    """Films of the stories, from captions alone."""
+    """Generates films of the stories, from captions alone."""
     contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories), memory), []
     for chunk, context in enumerate(contexts):
         x0, _ = engine.denoise(pool, stories, context, chunk, memory)
@@ -150,9 +153,9 @@ def roll_out(
 
 
 def filmed(
-    engine: BatchRollout, stories: list[Story], memory: MemoryConfig, films: int
-) -> Iterator[tuple[Story, UInt8[np.ndarray, "t h w 3"]]]:
-    """Every story with its film, `films` of them made side by side."""
+    engine: BatchRollout, stories: list[WorldStory], memory: MemoryConfig, films: int
+) -> Iterator[tuple[WorldStory, UInt8[np.ndarray, "t h w 3"]]]:
+    """Yields every story with its film, `films` of them generated at once."""
     for start in range(0, len(stories), films):
         batch = stories[start : start + films]
         videos = roll_out(engine, [batch[i % len(batch)] for i in range(films)], memory)
@@ -161,9 +164,9 @@ def filmed(
 
 @dataclass
 class FreeResult:
-    """Scores of every film by row: the policies, and the same measures on true films as the ceiling."""
+    """Scores of every film by row: the policies, and true films as their ceiling."""
 
-    stories: list[Story]
+    stories: list[WorldStory]
     scores: dict[str, list[FilmScores]]
 
     def row(self, name: str) -> dict[str, Interval | float]:
@@ -179,7 +182,7 @@ def measure_free_films(
     films: int,
     progress: bool = True,
 ) -> FreeResult:
-    """Makes and judges `count` films under every policy, `films` of them side by side."""
+    """Generates and judges `count` films under every policy, `films` of them at once."""
     stories = stories_apart(engine.world, seed, count)
     scores = {TRUE_FILMS: [score_film(story, true_film(story), judge) for story in stories]}
     with progress_bar(count * len(policies), "film", "free films", shown=progress) as bar:
@@ -191,16 +194,19 @@ def measure_free_films(
     return FreeResult(stories, scores)
 
 
-def stories_apart(world: WorldConfig, seed: int, count: int) -> list[Story]:
+def stories_apart(world: WorldConfig, seed: int, count: int) -> list[WorldStory]:
     return [sample_story(seed, STORIES_APART + index, world) for index in range(count)]
 
 
 def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
-    """Means over films (SCA, its parts) and over shots, characters and returns, with 95 % intervals: whole films are redrawn."""
+    """Summarises scores with 95 % intervals that redraw whole films.
+
+    SCA and its parts are means over films; the rest, over shots, characters and returns.
+    """
     cuts = [film.cuts for film in scores]
 
-    def share(answers) -> Interval:
-        """`answers` of a shot."""
+    def fraction(answers) -> Interval:
+        """Averages `answers(shot)` over all shots."""
         films = [[float(hit) for shot in film.shots for hit in answers(shot)] for film in scores]
         return bootstrap_grouped(
             Grouped(
@@ -222,12 +228,12 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
             f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")
         }
     for name in ("place", "time", "action", "size"):
-        summary[name] = share(lambda shot, name=name: shot.prompt[name])
-    summary["prompt"] = share(lambda shot: shot.prompt_hits)
+        summary[name] = fraction(lambda shot, name=name: shot.prompt[name])
+    summary["prompt"] = fraction(lambda shot: shot.prompt_hits)
     for kind in ("self_recall", "truth_recall"):
         for name in OF_CHARACTER:
-            summary[f"{kind}_{name}"] = share(
+            summary[f"{kind}_{name}"] = fraction(
                 lambda shot, kind=kind, name=name: getattr(shot, kind)[name]
             )
-    summary["consistency"] = share(lambda shot: shot.consistency)
+    summary["consistency"] = fraction(lambda shot: shot.consistency)
     return summary

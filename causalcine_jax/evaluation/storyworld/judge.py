@@ -1,12 +1,13 @@
-"""The judge: a small network that says what a StoryWorld frame shows. The evaluation reads every film through it, true or generated.
+"""The judge: a small network that reads StoryWorld frames, true or generated.
 
     frames uint8 -> shrunk to 48x80 -> convolutions -> a 6x10 map -> `look`
-        in every cell: is a head here? of which species, colour and accessory? and what its pose looks like
+        in every cell: is a head here? of which species, colour and accessory? features of its pose
         of the whole map: place, time of day, shot size
     `act`: four looks at a character, 3 frames apart -> its action
 
-reading.py turns the maps into answers about a character. The network learned from rendered true films only, blurred and distorted
-(judge_clips.py, judge_training.py); it has never seen a generated frame.
+reading.py turns the maps into answers about a character. The network was trained on rendered
+true films only, blurred and distorted (judge_clips.py, judge_training.py).
+It was never trained on a generated frame.
 """
 
 from pathlib import Path
@@ -32,7 +33,7 @@ CLIP_FRAMES, CLIP_STRIDE = 4, 3  # what the action head looks at: 10 frames of f
 CLIP_SPAN = (CLIP_FRAMES - 1) * CLIP_STRIDE + 1
 WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
 
-# Attributes of a character, then of the whole frame, with their classes in the order of the world's tables.
+# A character's attributes, then the whole frame's; classes are in the order of world.py's tables.
 OF_CHARACTER = {"colour": tuple(COLOURS), "accessory": tuple(ACCESSORIES)}
 OF_FRAME = {"place": PLACES, "time": TIMES, "size": SIZES}
 CLASSES = {"species": SPECIES, **OF_CHARACTER, **OF_FRAME, "action": ACTIONS}
@@ -55,7 +56,7 @@ _STAGES = (
     ("stage2b", 96, 96),
 )
 _WIDTH = _STAGES[-1][-1]
-_MOTION = 32  # features per look that `act` compares: the pose (judge_clips.POSE), then what it finds useful besides
+_MOTION = 32  # features per look that `act` compares: the pose (judge_clips.POSE) and learned ones
 _OF_CELL = {
     "figure": 1,
     "species": len(SPECIES),
@@ -67,7 +68,7 @@ Params = dict[str, Array]
 
 
 def init_params(key: Array) -> Params:
-    """Random weights."""
+    """Draws random weights."""
     shapes = {name: (3, 3, i, o) for name, i, o in _STAGES}
     shapes |= {name: (_WIDTH, outputs) for name, outputs in _OF_CELL.items()}
     shapes |= {name: (2 * _WIDTH, len(classes)) for name, classes in OF_FRAME.items()}
@@ -77,16 +78,17 @@ def init_params(key: Array) -> Params:
         shape = shapes[name]
         params[f"{name}.weight"] = jax.random.normal(own, shape) * np.prod(shape[:-1]) ** -0.5
         params[f"{name}.bias"] = jnp.zeros(shape[-1])
-    params["figure.bias"] -= 4.0  # most cells hold nobody
+    params["figure.bias"] -= 4.0  # most cells hold no head
     return params
 
 
 def look(params: Params, frames: Float[Array, "n 48 80 3"]) -> dict[str, Array]:
-    """Logits of one look at each frame (values 0..1).
+    """Returns logits of one look at each frame (values 0..1).
 
-    figure [n, cells], species, colour, accessory [n, cells, classes], motion [n, cells, features]; place, time, size [n, classes].
+    figure: [n, cells]. species, colour, accessory: [n, cells, classes].
+    motion: [n, cells, features]. place, time, size: [n, classes].
     """
-    # 2x2 pixels per cell from the start: the cheapest stem, also in its gradient.
+    # Folding 2x2 pixels first makes the stem cheapest, also in its gradient.
     x = rearrange((frames - 0.5) * 4, "n (h r) (w s) c -> n h w (r s c)", r=2, s=2)
     x = _halve(_conv(params, "stem", x))
     x = _conv(params, "stage1", x)
@@ -101,13 +103,16 @@ def look(params: Params, frames: Float[Array, "n 48 80 3"]) -> dict[str, Array]:
 
 
 def act(params: Params, motion: Float[Array, "*n looks features"]) -> Float[Array, "*n actions"]:
-    """Logits of the action of a character in a clip: its motion features and place in each of CLIP_FRAMES looks."""
+    """Returns logits of a character's action in a clip.
+
+    `motion`: its motion features and position in each of CLIP_FRAMES looks.
+    """
     clip = motion.reshape(*motion.shape[:-2], -1)
     return _linear(params, "action", jax.nn.relu(_linear(params, "action_hidden", clip)))
 
 
 def _conv(params: Params, name: str, x: Array) -> Array:
-    """Convolution, RMS norm over the channels, relu."""
+    """Applies convolution, RMS norm over the channels, and relu."""
     y = jax.lax.conv_general_dilated(
         x, params[f"{name}.weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

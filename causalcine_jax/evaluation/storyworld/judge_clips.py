@@ -1,6 +1,6 @@
-"""Clips of true films with what they show: what the judge learns from.
+"""Clips of true films with their labels, which the judge learns from.
 
-    stories of a seed of their own -> a few clips of every shot -> rendered, in one file's worth of arrays
+    stories of a separate seed -> a few clips of every shot -> rendered, as arrays for one file
 
 A clip is CLIP_FRAMES frames, CLIP_STRIDE apart, of one shot of the base world.
 """
@@ -28,9 +28,9 @@ from causalcine_jax.evaluation.storyworld.judge import (
     WIDTH,
 )
 from causalcine_jax.storyworld import (
-    Shot,
-    Story,
     WorldConfig,
+    WorldShot,
+    WorldStory,
     render,
     sample_story,
     scene_parameters,
@@ -41,21 +41,34 @@ from causalcine_jax.utils.progress import progress_bar
 LABELS = (*OF_CHARACTER, *OF_FRAME, "action", "head", "pose")
 CLIPS_PER_SHOT = 3
 
-# Parts of a pose (storyworld.characters.Pose), and the typical size by which each is divided.
+# Parts of a pose (storyworld.characters.Pose), and the typical size that divides each.
 POSE = {
-    "dx": 0.1, "lean": 0.2, "head_x": 0.05, "head_tilt": 0.2, "gaze": 1.0, "left_arm": 1.0, "right_arm": 1.0, "left_leg": 0.6, "right_leg": 0.6,
-    "dy": 0.2, "sink": 0.13, "asleep": 1.0,
-}  # fmt: skip
+    "dx": 0.1,
+    "lean": 0.2,
+    "head_x": 0.05,
+    "head_tilt": 0.2,
+    "gaze": 1.0,
+    "left_arm": 1.0,
+    "right_arm": 1.0,
+    "left_leg": 0.6,
+    "right_leg": 0.6,
+    "dy": 0.2,
+    "sink": 0.13,
+    "asleep": 1.0,
+}
 _MIRROR_SIGN = np.array([-1, -1, -1, -1, -1, 1, 1, -1, -1, 1, 1, 1], np.float32)
 _MIRROR_ORDER = [0, 1, 2, 3, 4, 6, 5, 8, 7, 9, 10, 11]
 
 
 def sample_clips(clips: int, first_story: int = 0) -> dict[str, np.ndarray]:
-    """Clips from story `first_story` of TRAINING_SEED on.
+    """Samples clips from story `first_story` of TRAINING_SEED on.
 
-    Returns frames uint8 [n, CLIP_FRAMES, 48, 80, 3]; place, time, size int32 [n]; colour, accessory, action int32 [n, species], -1 where
-    the species is not in the shot; head int32 [n, CLIP_FRAMES, species], the cell that holds its head, else -1; and
-    pose float32 [n, CLIP_FRAMES, species, len(POSE)].
+    Returns:
+      frames: uint8 [n, CLIP_FRAMES, 48, 80, 3].
+      place, time, size: int32 [n].
+      colour, accessory, action: int32 [n, species], -1 if the species is not in the shot.
+      head: int32 [n, CLIP_FRAMES, species], the cell that holds its head, else -1.
+      pose: float32 [n, CLIP_FRAMES, species, len(POSE)].
     """
     world, rng = WorldConfig.base(), np.random.default_rng([TRAINING_SEED, first_story])
     shapes, truth, index = [], {name: [] for name in LABELS}, first_story
@@ -85,7 +98,7 @@ def sample_clips(clips: int, first_story: int = 0) -> dict[str, np.ndarray]:
 
 
 def mirrored(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The clips seen in a mirror: what shows left and right of a character changes sides, nothing else."""
+    """Returns the clips mirrored: left and right of every character swap, nothing else changes."""
     head = clips["head"]
     column = head % GRID[1]
     return clips | {
@@ -96,7 +109,10 @@ def mirrored(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def with_nonsense(rng: np.random.Generator, clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The clips with the first one made unreadable, so that the judge learns to find nobody: coloured noise, or its own pieces shuffled."""
+    """Makes the first clip unreadable: coloured noise, or its own pieces shuffled.
+
+    The judge thereby learns to find no character.
+    """
     clips = {name: values.copy() for name, values in clips.items()}
     frames = clips["frames"][0]
     if rng.random() < 0.5:
@@ -126,8 +142,8 @@ def _render(shapes: Float[np.ndarray, "n k fields"], block: int = 32 * CLIP_FRAM
     return np.concatenate(blocks)[: len(shapes)]
 
 
-def _classes(story: Story, shot: Shot) -> dict[str, np.ndarray | int]:
-    """The classes that a shot shows, as indices into the world's tables; per species -1 where it is absent."""
+def _classes(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray | int]:
+    """Returns a shot's classes as indices into the world's tables; -1 for an absent species."""
     labels = {name: CLASSES[name].index(getattr(shot, name)) for name in OF_FRAME}
     labels |= {name: np.full(len(SPECIES), -1, np.int32) for name in (*OF_CHARACTER, "action")}
     for who, action in zip(shot.cast, shot.actions, strict=True):
@@ -140,9 +156,9 @@ def _classes(story: Story, shot: Shot) -> dict[str, np.ndarray | int]:
 
 
 def _head_cells(
-    story: Story, shot: Shot, boxes: Float[np.ndarray, "t places 4"]
+    story: WorldStory, shot: WorldShot, boxes: Float[np.ndarray, "t places 4"]
 ) -> Int[np.ndarray, "t species"]:
-    """The cell of the judge's map that holds each species' head; a head above the frame is in the top row."""
+    """Returns the map's cell of each species' head; a head above the frame is in the top row."""
     cells = np.full((len(boxes), len(SPECIES)), -1, np.int32)
     for position, who in enumerate(shot.cast):
         x, y = boxes[:, position, [0, 2]].mean(axis=1), boxes[:, position, [1, 3]].mean(axis=1)
@@ -155,9 +171,12 @@ def _head_cells(
 
 
 def _poses(
-    story: Story, shot: Shot, looks: Int[np.ndarray, " t"]
+    story: WorldStory, shot: WorldShot, looks: Int[np.ndarray, " t"]
 ) -> Float[np.ndarray, "t species pose"]:
-    """Each species' pose at the shot's frames `looks`; zero where it is absent. Two characters face each other unless they walk."""
+    """Returns each species' pose at the shot's frames `looks`; zero for an absent species.
+
+    Two characters face each other unless they walk.
+    """
     poses = np.zeros((len(looks), len(SPECIES), len(POSE)), np.float32)
     for position, (who, action) in enumerate(zip(shot.cast, shot.actions, strict=True)):
         facing = shot.facing if len(shot.cast) == 1 or action == "walk" else (1.0, -1.0)[position]

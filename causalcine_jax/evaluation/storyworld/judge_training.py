@@ -1,9 +1,11 @@
 """Trains the judge on rendered true films and writes its weights.
 
-    python -m causalcine_jax.evaluation.storyworld.judge_training --out causalcine_jax/evaluation/storyworld/weights/judge.safetensors
+    python -m causalcine_jax.evaluation.storyworld.judge_training \\
+        --out causalcine_jax/evaluation/storyworld/weights/judge.safetensors
 
-Clips of true films are blurred, ghosted, tinted and made noisy the way a small VAE and a small diffusion model distort them. No
-generated frame and no film of the evaluation (another seed) is ever seen. About four minutes of one CPU core.
+Clips of true films are blurred, ghosted, tinted and made noisy, as a small VAE and a small
+diffusion model distort them. Training uses no generated frame and no film of the evaluation,
+which has another seed. It takes about four minutes of one CPU core.
 """
 
 import argparse
@@ -24,7 +26,10 @@ from causalcine_jax.utils.progress import progress_bar
 
 
 def degrade(key: Array, frames: Float[Array, "n t h w 3"]) -> Float[Array, "n t h w 3"]:
-    """Distorts clips (values 0..1), each clip in its own measure: ghost, blur of luma and more of chroma, tint, grain."""
+    """Distorts clips (values 0..1), each by its own amount.
+
+    Adds a ghost, blur of luma, more blur of chroma, tint and grain.
+    """
     n = frames.shape[0]
     keys = iter(jax.random.split(key, 10))
     uniform = lambda low, high, *shape: jax.random.uniform(
@@ -44,7 +49,10 @@ def degrade(key: Array, frames: Float[Array, "n t h w 3"]) -> Float[Array, "n t 
 
 
 def _blur(x: Array, sigma: Array) -> Array:
-    """Gaussian blur over rows and columns, 7 taps, with a sigma (pixels) per clip; 0 leaves x as it is."""
+    """Blurs rows and columns by a Gaussian of 7 taps, with a sigma in pixels per clip.
+
+    A sigma of 0 changes nothing.
+    """
     offsets = np.arange(-3, 4)
     for axis in (2, 3):
         taps = [jnp.exp(-0.5 * (o / jnp.maximum(sigma, 1e-2)) ** 2) for o in offsets]
@@ -59,7 +67,10 @@ def _blur(x: Array, sigma: Array) -> Array:
 
 
 def loss(params: judge.Params, frames: Float[Array, "n t h w 3"], truth: dict[str, Array]) -> Array:
-    """Cross-entropies of everything the judge answers, of a character in the cell where it would look: the likeliest around the head."""
+    """Sums the cross-entropies of everything that the judge answers.
+
+    Answers about a character come from the likeliest cell around its head, as at inference.
+    """
     n, t = frames.shape[:2]
     seen = judge.look(params, frames.reshape(n * t, *frames.shape[2:]))
     head = truth["head"].reshape(n * t, -1)
@@ -73,7 +84,8 @@ def loss(params: judge.Params, frames: Float[Array, "n t h w 3"], truth: dict[st
     total += 0.3 * sum(_masked(seen[name], per_frame[name]) for name in OF_FRAME)
     motion = there(seen["motion"])
     held = truth["pose"].reshape(*head.shape, -1)
-    # The first motion features are the pose itself: a target in every frame teaches actions sooner than one class per clip.
+    # The first motion features are the pose: a target per frame teaches actions faster than one
+    # class per clip.
     error = jnp.square(motion[..., : held.shape[-1]] - held).mean(axis=-1)
     total += jnp.sum(error * (head >= 0)) / jnp.maximum(jnp.sum(head >= 0), 1)
     clips = jnp.concatenate([motion, jnp.asarray(judge.CELL_CENTRES, jnp.float32)[cell]], axis=-1)
@@ -84,14 +96,17 @@ def loss(params: judge.Params, frames: Float[Array, "n t h w 3"], truth: dict[st
 def _attended(
     figure: Float[Array, "n cells"], head: Int[Array, "n species"]
 ) -> Int[Array, "n species"]:
-    """Of the cells around each head, the one where a figure is likeliest; any cell where there is no head."""
+    """Returns the likeliest cell around each head, or any cell for an absent head."""
     return jnp.where(_around(head), jax.lax.stop_gradient(figure)[:, None], -jnp.inf).argmax(
         axis=-1
     )
 
 
 def _figure_loss(figure: Float[Array, "n cells"], head: Int[Array, "n species"]) -> Array:
-    """The map should light up in the cells of heads alone; the cells around them are not asked. Per head in the batch."""
+    """Cross-entropy per head of the map, which is 1 in cells of heads alone.
+
+    Cells around a head are left out.
+    """
     target = (np.arange(figure.shape[1]) == head[..., None]).any(axis=1)
     weight = jnp.where(target, 1.0, jnp.where(_around(head).any(axis=1), 0.0, 0.3))
     return jnp.sum(
@@ -100,14 +115,14 @@ def _figure_loss(figure: Float[Array, "n cells"], head: Int[Array, "n species"])
 
 
 def _around(head: Int[Array, "n species"]) -> Bool[Array, "n species cells"]:
-    """The head's cell and its neighbours; none where there is no head."""
+    """Marks each head's cell and its neighbours; none for an absent head."""
     row, column = np.divmod(np.arange(GRID[0] * GRID[1]), GRID[1])
     near = (np.abs(row[:, None] - row) <= 1) & (np.abs(column[:, None] - column) <= 1)
     return jnp.asarray(near)[jnp.maximum(head, 0)] & (head >= 0)[..., None]
 
 
 def _masked(logits: Array, labels: Array) -> Array:
-    """Mean cross-entropy over the labels that are not -1."""
+    """Averages the cross-entropy over the labels that are not -1."""
     each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     return jnp.sum(each * (labels >= 0)) / jnp.maximum(jnp.sum(labels >= 0), 1)
 
@@ -115,12 +130,12 @@ def _masked(logits: Array, labels: Array) -> Array:
 def train(
     clips: dict[str, np.ndarray], steps: int, batch: int = 8, rate: float = 0.02, seed: int = 0
 ) -> judge.Params:
-    """The judge after `steps` of Muon and Adam with a warm-up and a cosine."""
+    """Trains the judge for `steps` of Muon and Adam, with a warm-up and a cosine schedule."""
     params = judge.init_params(jax.random.key(seed))
     decay = lambda peak: optax.warmup_cosine_decay_schedule(
         0.0, peak, steps // 20, steps, peak / 100
     )
-    # Orthogonalised updates for the convolutions learn in a third of Adam's steps here.
+    # Muon's orthogonalised updates of the convolutions learn in a third of Adam's steps here.
     convolution = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
     kinds = {name: convolution if value.ndim == 4 else None for name, value in params.items()}
     optimizer = optax.contrib.muon(
@@ -162,7 +177,7 @@ def save(params: judge.Params, path: Path, facts: dict[str, str]) -> None:
             partial,
             metadata=facts,
         )
-        partial.chmod(0o644)  # save_file makes it private
+        partial.chmod(0o644)  # because save_file makes the file private
 
 
 def main() -> None:
@@ -173,7 +188,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     flags = parser.parse_args()
     params = train(sample_clips(flags.clips), flags.steps, flags.batch)
-    command = f"python -m causalcine_jax.evaluation.storyworld.judge_training --clips {flags.clips} --steps {flags.steps} --batch {flags.batch}"
+    command = (
+        "python -m causalcine_jax.evaluation.storyworld.judge_training "
+        f"--clips {flags.clips} --steps {flags.steps} --batch {flags.batch}"
+    )
     save(params, flags.out, {"command": command, "jax": jax.__version__})
     print(f"wrote {flags.out} ({flags.out.stat().st_size / 1e3:.0f} kB)")
 

@@ -1,6 +1,7 @@
-"""What the judge reads in a film, and the answers that the metrics ask of it.
+"""Reads films with the judge, and answers the metrics' questions about them.
 
-video uint8 -> Judge.read -> Reading (probabilities per frame) -> of_character / of_scene over the frames of a shot -> class names
+video uint8 -> Judge.read -> Reading (probabilities per frame)
+    -> of_character / of_scene over the frames of a shot -> class names
 """
 
 from dataclasses import dataclass
@@ -24,15 +25,15 @@ from causalcine_jax.evaluation.storyworld.judge import (
     OF_FRAME,
     WIDTH,
 )
-from causalcine_jax.storyworld import SPECIES, Shot, Story
+from causalcine_jax.storyworld import SPECIES, WorldShot, WorldStory
 
-BLOCK = 64  # frames looked at together; one compilation
-FOUND = 0.5  # mean probability from which a character counts as found
+BLOCK = 64  # frames read at once, so that one size compiles
+FOUND = 0.5  # mean probability from which on a character counts as found
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The judge's probabilities for every frame of a film, and for every cell of its map; `motion` is for judge.act."""
+    """The judge's probabilities per frame and per cell of its map; `motion` is for judge.act."""
 
     figure: Float[np.ndarray, "t cells"]
     species: Float[np.ndarray, "t cells classes"]
@@ -44,7 +45,7 @@ class Reading:
     size: Float[np.ndarray, "t classes"]
 
     def frames(self, frames: range) -> "Reading":
-        """The reading of some of its frames."""
+        """Returns the reading of some of its frames."""
         return Reading(
             **{name: values[frames.start : frames.stop] for name, values in vars(self).items()}
         )
@@ -52,13 +53,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Sought:
-    """Whom to look for in a shot: anybody, or the one of `species` rather than those of the `others`' species."""
+    """Which character to look for in a shot.
+
+    It is the one of `species` rather than those of the `others`' species, or any if None.
+    """
 
     species: str | None = None
     others: tuple[str, ...] = ()
 
     def cells(self, reading: Reading) -> Float[np.ndarray, "t cells"]:
-        """The probability that its head is in each cell."""
+        """Returns the probability that its head is in each cell."""
         if self.species is None:
             return reading.figure
         share = lambda name: reading.species[:, :, SPECIES.index(name)]
@@ -72,8 +76,11 @@ class Sought:
 ANYBODY = Sought()
 
 
-def sought(story: Story, shot: Shot, who: int) -> Sought:
-    """How to look for character `who`: by species where it shares the shot, as anybody where it is alone."""
+def sought(story: WorldStory, shot: WorldShot, who: int) -> Sought:
+    """Returns how to look for character `who`.
+
+    By species if it shares the shot; if it is alone, any character is taken for it.
+    """
     if len(shot.cast) == 1:
         return ANYBODY
     return Sought(
@@ -84,7 +91,10 @@ def sought(story: Story, shot: Shot, who: int) -> Sought:
 
 @dataclass(frozen=True)
 class CharacterReading:
-    """One character in some frames. `consistency`: share of the frames in which the same colour and accessory are seen."""
+    """One character in some frames.
+
+    `consistency`: fraction of the frames that show the same colour and accessory.
+    """
 
     species: str
     colour: str
@@ -95,13 +105,17 @@ class CharacterReading:
 
 @dataclass(frozen=True)
 class Judge:
-    """The trained network; reads films of 48x80 or any whole multiple."""
+    """The trained network. Reads films of 48x80 pixels or any whole multiple."""
 
     params: judge.Params
 
     @classmethod
     def load(cls, path: Path = judge.WEIGHTS) -> "Judge":
-        """Reads the weights that judge_training.py wrote; `DataError` if they are missing or another network's."""
+        """Reads the weights that judge_training.py wrote.
+
+        Raises:
+          DataError: they are missing or belong to another network.
+        """
         try:
             params = {
                 name: jax.device_put(np.asarray(value, np.float32))
@@ -109,17 +123,19 @@ class Judge:
             }
         except (OSError, SafetensorError) as error:
             raise DataError(
-                f"cannot read the judge's weights at {path} ({error}); run causalcine_jax.evaluation.storyworld.judge_training"
+                f"cannot read the judge's weights at {path} ({error}); "
+                "run causalcine_jax.evaluation.storyworld.judge_training"
             ) from error
         wanted = jax.eval_shape(judge.init_params, jax.random.key(0))
         if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in wanted.items()}:
             raise DataError(
-                f"{path} holds another judge than this code's; train it again by causalcine_jax.evaluation.storyworld.judge_training"
+                f"{path} holds another judge than this code's; "
+                "train it again by causalcine_jax.evaluation.storyworld.judge_training"
             )
         return cls(params)
 
     def read(self, video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
-        """Looks at every frame."""
+        """Reads every frame."""
         video = shrink_to_judge(video)
         padded = np.concatenate([video, np.repeat(video[-1:], -len(video) % BLOCK, axis=0)])
         blocks = [
@@ -134,7 +150,10 @@ class Judge:
         )
 
     def action(self, reading: Reading, who: Sought = ANYBODY) -> str | None:
-        """What the character does in the reading's frames, which must be of one shot; None where they are too few to tell."""
+        """Returns the character's action in the reading's frames, which must be of one shot.
+
+        None if the frames are too few.
+        """
         starts = np.arange(0, len(reading.motion) - CLIP_SPAN + 1, 2)
         if not starts.size:
             return None
@@ -146,7 +165,10 @@ class Judge:
 
 
 def of_character(reading: Reading, who: Sought = ANYBODY) -> CharacterReading | None:
-    """The character seen in the reading's frames; None where it is not found. Frames count by how visible it is in them."""
+    """Returns the character seen in the reading's frames, or None if it is not found.
+
+    Each frame's weight is the character's visibility in it.
+    """
     cells = who.cells(reading)
     visible, cell = cells.max(axis=1), cells.argmax(axis=1)
     if visible.mean() < FOUND:
@@ -169,14 +191,18 @@ def _at(
 
 
 def of_scene(reading: Reading) -> dict[str, str]:
-    """Place, time and size by mean probability over the reading's frames."""
+    """Returns place, time and size by mean probability over the reading's frames."""
     return {
         name: CLASSES[name][int(getattr(reading, name).mean(axis=0).argmax())] for name in OF_FRAME
     }
 
 
 def shrink_to_judge(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 48 80 3"]:
-    """Area means over whole pixels; `UsageError` where 48x80 does not divide the frame."""
+    """Returns area means over whole pixels.
+
+    Raises:
+      UsageError: 48x80 does not divide the frame.
+    """
     _, height, width, _ = video.shape
     if height % HEIGHT or width * HEIGHT != height * WIDTH:
         raise UsageError(

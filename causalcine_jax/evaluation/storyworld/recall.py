@@ -1,11 +1,13 @@
-"""PRIMARY recall: is a character drawn as it was, when it comes back after the attention window has forgotten it?
+"""PRIMARY recall: does a character look as before when it returns from beyond the window?
 
-For each return: the true film up to it is encoded and committed, the first two chunks of the return's shot are generated, and
-the judge reads colour and accessory in their frames. Not found is wrong.
+For each return, the true film up to it is encoded and committed. The first two chunks of the
+return's shot are generated, and the judge reads colour and accessory in their frames.
+A character that is not found counts as wrong.
 
-Rows: each policy; `truth`, the judge on the true frames; `vae`, on the true frames through the VAE, the ceiling of any policy.
-At most one return is taken from a film, so returns are independent. All decoded rows start from the same true chunk before the
-return: the decoder's memory of frames further back is left out.
+Rows: each policy; `truth`, the true frames; `vae`, the true frames through the VAE, which is
+the ceiling of any policy. At most one return per film makes returns independent.
+All decoded rows start from the same true chunk before the return; the decoder sees no
+earlier frame.
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.storyworld import Character, Return, Story, returns, sample_story
+from causalcine_jax.storyworld import Character, Return, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     CHUNK_FRAMES,
@@ -51,9 +53,9 @@ MAX_STORIES_PER_RETURN = 50
 
 @dataclass(frozen=True)
 class ReturnCase:
-    """One return to be judged."""
+    """One return to judge."""
 
-    story: Story
+    story: WorldStory
     back: Return
 
     @property
@@ -70,7 +72,7 @@ class ReturnCase:
 
     @property
     def late(self) -> bool:
-        """Whether the character first appeared where a memory of first frames cannot hold it."""
+        """Whether a memory of first frames cannot hold the character's first appearance."""
         return self.back.first_seen_frame >= self.story.world.late_chunk * CHUNK_FRAMES
 
     @property
@@ -80,14 +82,17 @@ class ReturnCase:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one row of the table shows of one return. `remembered`: share of the layers whose memory held a frame of the character."""
+    """What one row of the table shows of one return.
+
+    `remembered`: fraction of layers whose memory held a frame of the character.
+    """
 
     case: ReturnCase
     found: CharacterReading | None
     remembered: float | None = None
 
     def right(self, name: str) -> bool:
-        """Whether the character was found and its `colour`, `accessory` or `species` is the true one."""
+        """Whether the character was found and its `colour`, `accessory` or `species` is right."""
         return self.found is not None and getattr(self.found, name) == getattr(
             self.case.character, name
         )
@@ -103,19 +108,25 @@ class Verdict:
 
 @dataclass
 class RecallResult:
-    """Verdicts by row, in the order of the cases, and the middle frame of the judged ones by row and case for the picture."""
+    """Verdicts by row, in the order of the cases.
+
+    `stills`: the middle judged frame by row and case, for the picture.
+    """
 
     cases: list[ReturnCase]
     verdicts: dict[str, list[Verdict]]
     stills: dict[str, list[UInt8[np.ndarray, "h w 3"]]]
 
     def row(self, name: str) -> dict[str, Interval | float]:
-        """The table's row: shares with 95 % intervals, Wilson's for counts and bootstrap over returns for `mean`."""
+        """Returns the table's row, with 95 % intervals.
+
+        Counts have Wilson's interval; `mean` is bootstrapped over returns.
+        """
         return summarise(self.verdicts[name])
 
 
 def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
-    """colour, accessory, joint, mean, and found, species, remembered; over any set of verdicts."""
+    """Returns colour, accessory, joint, mean, found, species and remembered over `verdicts`."""
     count = len(verdicts)
     summary = {
         name: wilson(sum(v.right(name) for v in verdicts), count)
@@ -132,9 +143,10 @@ def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
 
 
 def find_returns(world: WorldConfig, seed: int, count: int) -> list[ReturnCase]:
-    """The first `count` stories of `seed` that hold a return whose shot is long enough, with one such return each.
+    """Returns one return from each of the first `count` stories of `seed` that have one.
 
-    Where a story has several, the one that first appeared latest is taken: the hardest for a memory of first frames.
+    The return's shot must be long enough. Of several returns in a story, takes the character
+    that appeared latest, the hardest for a memory of first frames.
     """
     cases = []
     for index in range(count * MAX_STORIES_PER_RETURN):
@@ -157,7 +169,7 @@ def measure_recall(
     films: int,
     progress: bool = True,
 ) -> RecallResult:
-    """Judges every case under every policy, `films` of them side by side."""
+    """Judges every case under every policy, `films` of them at once."""
     rows = (TRUTH, VAE, *policies)
     verdicts = {row: [None] * len(cases) for row in rows}
     stills = {row: [None] * len(cases) for row in rows}
@@ -178,7 +190,10 @@ def measure_recall(
 def _rows(
     engine: BatchRollout, batch: list[ReturnCase], policies: dict[str, MemoryConfig]
 ) -> Iterator[tuple]:
-    """(row, judged frames [b, t, h, w, 3], share of remembering layers or None) for truth, the VAE and every policy."""
+    """Yields (row, judged frames [b, t, h, w, 3], fraction of remembering layers or None).
+
+    Rows are truth, the VAE and every policy.
+    """
     chunk, stories = batch[0].back.chunk, [case.story for case in batch]
     films = [true_film(story) for story in stories]
     yield (
@@ -214,7 +229,10 @@ def film_return(
     contexts: list[TextContext],
     memory: MemoryConfig,
 ) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
-    """Latents of the chunks to be judged, made after the history in `pool` (donated); and of every case the share of layers that remembered."""
+    """Generates the chunks to be judged, after the history in `pool` (donated).
+
+    Returns their latents, and for every case the fraction of layers that remembered.
+    """
     chunk, stories, made = batch[0].back.chunk, [case.story for case in batch], []
     for number in range(chunk, chunk + CHUNKS_JUDGED):
         x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
@@ -227,7 +245,10 @@ def film_return(
 
 
 def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], list[ReturnCase]]]:
-    """Cases that return at the same chunk, `films` at a time with their numbers; the last of a chunk is filled up by repeats."""
+    """Yields cases that return at the same chunk, `films` at a time, with their numbers.
+
+    Repeats fill a chunk's last batch.
+    """
     chunks = np.array([case.back.chunk for case in cases])
     for chunk in np.unique(chunks):
         numbers = np.flatnonzero(chunks == chunk)
@@ -237,18 +258,21 @@ def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], l
 
 
 def _remembered(seen: np.ndarray, batch: list[ReturnCase], memory: MemoryConfig) -> list[float]:
-    """For every case the share of layers whose retrieved frames (older than the window) show its character."""
-    shares = []
+    """Returns for every case the fraction of layers that retrieved a frame of its character.
+
+    Counts frames older than the window.
+    """
+    fractions = []
     for i, case in enumerate(batch):
         shows = np.array(
             [case.back.character in case.story.shots[s].cast for s in case.story.shot_of_chunk()]
         )
         chunk_of = seen[:, i] // CHUNK_FRAMES
         old = (seen[:, i] >= 0) & (chunk_of < case.back.chunk - memory.window_chunks)
-        shares.append(float((old & shows[chunk_of]).any(axis=1).mean()))
-    return shares
+        fractions.append(float((old & shows[chunk_of]).any(axis=1).mean()))
+    return fractions
 
 
 def policy_configs(names: list[str], memory: MemoryConfig) -> dict[str, MemoryConfig]:
-    """The model's memory config under each policy."""
+    """Returns the model's memory config under each policy."""
     return {name: dataclasses.replace(memory, policy=name) for name in names}

@@ -238,7 +238,7 @@ def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch):
     store = write_trajectories(tmp_path / "made", films, TASK, *nets, count=3, **HOW)
     assert calls == [range(0, 2), range(2, 3), range(2, 3)] and len(store) == 3
     np.testing.assert_array_equal(store[2]["latents"], np.tile(films[2]["latents"], (5, 1, 1, 1)))
-    with pytest.raises(UsageError, match="was made otherwise: source is"):
+    with pytest.raises(UsageError, match="was made with other settings: source is"):
         write_trajectories(
             tmp_path / "made",
             films,

@@ -1,0 +1,196 @@
+"""The layout of a latent store: films on disk as latents and token ids, in zarr3 arrays.
+
+    STORE/store.json             what is inside: a `StoreSpec`
+    STORE/latents/               float16 [films, F, h, w, z], normalised by the VAE's mean and std
+    STORE/token_ids/             int32 [films, S, T], one row per shot; 0 after a prompt's tokens
+                                 and in unused shots
+    STORE/shot_of_chunk/         int32 [films, N]
+    STORE/captions/000000.jsonl  the prompts as text, one film per line; one file per shard
+
+Any window of chunks can be read alone. A shard is one file of `films_per_shard` films.
+Its smallest unit is one chunk of one film, with its own CRC-32C.
+Reading therefore notices damage, which costs one record.
+A store is written under STORE.partial (latent_writer.py), shard by shard, captions last.
+It is renamed when complete, so a folder with the final name is a complete store.
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from causalcine_jax.errors import DataError, raise_faults, shown
+
+SCHEMA = 1
+SPEC_FILE = "store.json"
+CACHE_BYTES = 64 << 20  # shard indices and recently read chunks
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a store holds: its sizes, and everything that its content depends on.
+
+    height, width    of the latents
+    shots, text_len  S and T: rows of token ids per film, and tokens per row
+    source           where the films come from, as JSON; StoryWorld: {"world", "seed", ...}
+    vae, tokenizer   hashes of what made the latents and the token ids
+    """
+
+    films: int
+    latent_frames: int
+    height: int
+    width: int
+    shots: int
+    text_len: int
+    source: dict[str, Any]
+    vae: str
+    tokenizer: str
+    channels: int = 16
+    chunk_frames: int = 3
+    films_per_shard: int = 32
+    schema: int = SCHEMA
+
+    def __post_init__(self):
+        sizes = (
+            "films",
+            "latent_frames",
+            "height",
+            "width",
+            "shots",
+            "text_len",
+            "channels",
+            "chunk_frames",
+            "films_per_shard",
+        )
+        faults = [
+            f"{name} must be positive, not {getattr(self, name)}"
+            for name in sizes
+            if getattr(self, name) <= 0
+        ]
+        if not faults and self.latent_frames % self.chunk_frames:
+            faults.append(
+                f"latent_frames {self.latent_frames} is not a multiple of "
+                f"chunk_frames {self.chunk_frames}"
+            )
+        raise_faults("latent store", faults)
+
+    @property
+    def chunks(self) -> int:
+        return self.latent_frames // self.chunk_frames
+
+    @property
+    def shards(self) -> int:
+        return -(-self.films // self.films_per_shard)
+
+    def films_of(self, shard: int) -> range:
+        """Returns the films of one shard; the last shard may hold fewer."""
+        first = shard * self.films_per_shard
+        return range(first, min(first + self.films_per_shard, self.films))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of one film in each array."""
+        return {
+            "latents": (self.latent_frames, self.height, self.width, self.channels),
+            "token_ids": (self.shots, self.text_len),
+            "shot_of_chunk": (self.chunks,),
+        }
+
+
+def open_arrays(path: Path, spec: StoreSpec, *, create: bool = False) -> dict[str, ts.TensorStore]:
+    """Opens the arrays of the store in folder `path`.
+
+    `create` makes missing arrays and opens all for writing.
+    """
+    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    futures = {}
+    for name, shape in spec.shapes().items():
+        inner = (spec.chunk_frames, *shape[1:]) if name == "latents" else shape
+        futures[name] = ts.open(
+            _array_spec(
+                path / name, spec, shape, inner, "float16" if name == "latents" else "int32"
+            ),
+            open=True,
+            create=create,
+            read=True,
+            write=create,
+            context=context,
+        )
+    return {name: future.result() for name, future in futures.items()}
+
+
+def _array_spec(
+    path: Path, spec: StoreSpec, shape: tuple[int, ...], inner: tuple[int, ...], dtype: str
+) -> dict:
+    checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    sharding = {"chunk_shape": [1, *inner], "codecs": checked, "index_codecs": checked}
+    return {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": f"{path}/"},
+        # By default zarr reads a missing chunk as zeros and does not store a chunk of zeros.
+        # Here a missing chunk is damage, and zeros are data.
+        "fill_missing_data_reads": False,
+        "store_data_equal_to_fill_value": True,
+        "recheck_cached_data": False,
+        "metadata": {
+            "shape": [spec.films, *shape],
+            "data_type": dtype,
+            "fill_value": 0,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [spec.films_per_shard, *shape]},
+            },
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        },
+    }
+
+
+def captions_file(path: Path, shard: int) -> Path:
+    return path / "captions" / f"{shard:06d}.jsonl"
+
+
+def partial_path(path: Path) -> Path:
+    """Returns where the store `path` is while it is written."""
+    return path.with_name(path.name + ".partial")
+
+
+def read_spec(path: Path) -> StoreSpec:
+    """Reads the spec of the store in folder `path`.
+
+    Raises:
+      DataError: there is no store, or this version cannot read it.
+    """
+    file = path / SPEC_FILE
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8-sig"))
+        if fields.get("schema") != SCHEMA:
+            raise DataError(
+                f"{path}: schema {shown(fields.get('schema'))}, this version reads {SCHEMA}; "
+                "encode the films again"
+            )
+        return StoreSpec(**fields)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is not a latent store: it has no {SPEC_FILE}; "
+            f"`causalcine encode --out {path}` makes one"
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{file} cannot be read ({error}); delete the store and encode the films again"
+        ) from error
+
+
+def write_spec(path: Path, spec: StoreSpec) -> None:
+    temporary = path / f"{SPEC_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path / SPEC_FILE)
+
+
+def missing_shards(path: Path, spec: StoreSpec) -> list[int]:
+    """Returns the unwritten shards: those without captions, which are written last."""
+    folder = path / "captions"
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    return [shard for shard in range(spec.shards) if captions_file(path, shard).name not in there]
