@@ -27,7 +27,7 @@ from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.record import pretty, software
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")
@@ -111,7 +111,7 @@ def _fault(result: dict) -> list[str]:
 
 def write(record: dict, out: Path) -> None:
     """The record as a file, whole or not at all. `DataError` where that cannot be."""
-    with whole_file(out) as partial:
+    with atomic_file(out) as partial:
         partial.write_text(pretty(record) + "\n", encoding="utf-8")
 
 

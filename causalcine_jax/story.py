@@ -23,7 +23,7 @@ from causalcine_jax.story_schema import (
     VIDEO_KEYS,
     story_faults,
 )
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
 
@@ -228,5 +228,5 @@ def write_story(story: Story, path: str | Path) -> None:
         if as_json
         else yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     )
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import Layout, Shard, Tensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 BLOCK_BYTES = 64 << 20
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ def write(
             finished[shard.file] = kept
             _write_json(partial / _JOURNAL, {"request": request, "files": finished})
         for name, content in layout.documents.items():
-            with whole_file(partial / name) as file:
+            with atomic_file(partial / name) as file:
                 file.write_bytes(content)
             finished[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         bar.set_description("hashing the source")
@@ -111,7 +111,7 @@ def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
 def _write_shard(partial: Path, shard: Shard, bar: tqdm) -> dict[str, Any]:
     """Writes one file; returns its line of the manifest."""
     digest, size = hashlib.sha256(), 0
-    with whole_file(partial / shard.file) as temporary, open(temporary, "wb") as out:
+    with atomic_file(partial / shard.file) as temporary, open(temporary, "wb") as out:
         for content in _contents(shard):
             out.write(content)
             digest.update(content)
@@ -181,7 +181,7 @@ def _sha256(file: Path, bar: tqdm) -> str:
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    with whole_file(file) as temporary:
+    with atomic_file(file) as temporary:
         temporary.write_text(
             json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )

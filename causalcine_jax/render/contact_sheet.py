@@ -27,7 +27,7 @@ from causalcine_jax.render.typography import (
     wrap,
 )
 from causalcine_jax.story import ResolvedShot, ResolvedStory
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 COLUMNS = 6
 THUMB_WIDTH, THUMB_HEIGHT = 352, 626  # at most
@@ -111,7 +111,7 @@ def save_contact_sheet(
     """Writes the pages as PNG: X.png, X-2.png, X-3.png, ...; returns what is to be said of them. `DataError` if the disk refuses."""
     path, count = Path(path), 0
     for count, page in enumerate(draw_pages(story, thumbs, title, details), start=1):
-        with whole_file(_page_path(path, count)) as partial:
+        with atomic_file(_page_path(path, count)) as partial:
             page.save(partial, format="PNG", optimize=True)
     for number in itertools.takewhile(
         lambda n: _page_path(path, n).exists(), itertools.count(count + 1)

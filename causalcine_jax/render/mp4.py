@@ -18,7 +18,7 @@ from PIL import Image
 from causalcine_jax.errors import DataError, UsageError, shown
 from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
 from causalcine_jax.story_schema import LARGEST_SIDE
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 # frag_keyframe would hold every chunk back until the next keyframe, which is the next chunk.
 GROWING = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
@@ -135,7 +135,7 @@ class FilmWriter:
 def copy_packets(source: Path, target: Path) -> None:
     """The film at `source` as an ordinary mp4 at `target`, packet by packet."""
     with (
-        whole_file(target) as partial,
+        atomic_file(target) as partial,
         av.open(str(source)) as film,
         av.open(str(partial), "w", format="mp4", options=WHOLE) as out,
     ):

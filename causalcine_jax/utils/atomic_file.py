@@ -10,7 +10,7 @@ from causalcine_jax.errors import DataError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; renamed to `path` at the end, removed if anything failed.
 
     An OSError inside (a full disk, no permission) becomes a `DataError` that names the file.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from causalcine_jax.evaluation.storyworld import judge
 from causalcine_jax.evaluation.storyworld.judge import GRID, OF_CHARACTER, OF_FRAME, SPECIES
 from causalcine_jax.evaluation.storyworld.judge_clips import mirrored, sample_clips, with_nonsense
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 
 def degrade(key: Array, frames: Float[Array, "n t h w 3"]) -> Float[Array, "n t h w 3"]:
@@ -156,7 +156,7 @@ def train(
 
 def save(params: judge.Params, path: Path, facts: dict[str, str]) -> None:
     """Writes the weights as float16."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         save_file(
             {name: np.asarray(value, np.float16) for name, value in params.items()},
             partial,
