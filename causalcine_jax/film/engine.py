@@ -23,7 +23,7 @@ from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.pool import chunk_bytes, empty_pool, in_steps, kept_near
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
-from causalcine_jax.parallel.mesh import active_mesh, check_cut
+from causalcine_jax.parallel.mesh import active_mesh, check_shardable
 from causalcine_jax.parallel.processes import whole
 from causalcine_jax.story import Video
 from causalcine_jax.story_schema import nearest_multiples
@@ -80,7 +80,7 @@ class RolloutEngine:
         if mesh := active_mesh():
             rows, columns = token_grid(model.transformer.config, *self._noise_shape[2:4])
             tokens = model.chunk_frames * rows * columns
-            check_cut(
+            check_shardable(
                 mesh,
                 films=self.films,
                 heads=model.transformer.config.num_heads,

@@ -24,7 +24,7 @@ from causalcine_jax.models.nn import (
     layer_norm,
     stack_init,
 )
-from causalcine_jax.parallel.mesh import cut
+from causalcine_jax.parallel.mesh import shard
 from causalcine_jax.parallel.sharding import gathered
 from causalcine_jax.parallel.ulysses import over_tokens
 
@@ -100,7 +100,7 @@ def patchify(
     patches = rearrange(
         latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns
     )
-    return gathered(model.patch_embedding)(cut(patches, "data", None, "seq")).astype(jnp.float32)
+    return gathered(model.patch_embedding)(shard(patches, "data", None, "seq")).astype(jnp.float32)
 
 
 def unpatchify(
@@ -151,7 +151,7 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
     text = jnp.pad(text, ((0, 0), (0, 0), (0, missing), (0, 0)))
     first, second = gathered((model.text_embedding_0, model.text_embedding_2))
     # Every device of a row would need the same: each makes a part of the prompt's tokens, and a layer gathers its own.
-    context = second(jax.nn.gelu(first(cut(text, "data", None, "seq")), approximate=True))
+    context = second(jax.nn.gelu(first(shard(text, "data", None, "seq")), approximate=True))
 
     def layer(block: Block):
         attn = gathered(block.cross_attn)
@@ -161,7 +161,7 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
 
     # The backward pass makes a layer's keys and values again: it would else keep the weights of all layers, whole as they were gathered.
     k, v = jax.lax.map(jax.checkpoint(layer, prevent_cse=False), model.blocks)
-    return TextContext(*(cut(x, None, "data", None, "seq") for x in (k, v)))
+    return TextContext(*(shard(x, None, "data", None, "seq") for x in (k, v)))
 
 
 def heads(x: Float[Array, "*b d"], config: TransformerConfig) -> Float[Array, "*b h e"]:
@@ -213,4 +213,4 @@ def head(
     patches = gathered(model.head)(modulated_norm(x, shift, scale, model.config.eps)).astype(
         jnp.float32
     )
-    return cut(patches, "data")
+    return shard(patches, "data")

@@ -25,7 +25,7 @@ from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.layer_scan import scan_layers
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotate, rotation
-from causalcine_jax.parallel.mesh import cut
+from causalcine_jax.parallel.mesh import shard
 from causalcine_jax.parallel.platform import platform
 from causalcine_jax.parallel.sharding import gathered
 from causalcine_jax.parallel.ulysses import over_heads
@@ -226,7 +226,7 @@ def transformer_pass(
             + dit.feed_forward(block, dit.modulated_norm(x, shift_ff, scale_ff, config.eps))
             * gate_ff
         )
-        return cut(x, "data", None, "seq"), (kept, field if return_field else None)
+        return shard(x, "data", None, "seq"), (kept, field if return_field else None)
 
     def attend(q, k, v, past, forced, shared):
         index, own_rotation = shared

@@ -48,7 +48,7 @@ def active_mesh() -> AbstractMesh | None:
     )
 
 
-def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+def shard(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     """x cut over the mesh: its n-th axis along the n-th of `axes`, where that divides it, and all others whole."""
     mesh = active_mesh()
     if mesh is None:
@@ -67,12 +67,14 @@ def frames_axis(height: int, width: int) -> int | None:
     return next((axis for axis, side in sides if side % mesh.shape["seq"] == 0), None)
 
 
-def cut_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
+def shard_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
     """Frames cut over "seq" along `axis`."""
-    return cut(frames, "data", None, *("seq" if side == axis else None for side in (2, 3)))
+    return shard(frames, "data", None, *("seq" if side == axis else None for side in (2, 3)))
 
 
-def check_cut(mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens: int) -> None:
+def check_shardable(
+    mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens: int
+) -> None:
     """`UsageError` listing everything that the mesh does not divide, with what would."""
     data, seq = (mesh.shape[axis] for axis in AXES)
     faults = []

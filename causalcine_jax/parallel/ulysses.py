@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import PartitionSpec as P
 
-from causalcine_jax.parallel.mesh import active_mesh, check_cut
+from causalcine_jax.parallel.mesh import active_mesh, check_shardable
 from causalcine_jax.parallel.platform import platform
 
 TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
@@ -57,7 +57,7 @@ def over_heads(attend: Callable) -> Callable:
         return exchange(out, split=2, concat=3), fields, kept
 
     def run(q, k, v, past, fields, shared):
-        check_cut(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
+        check_shardable(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
         by_heads = jax.tree.map(lambda a: PAST.get(a.ndim, P()), past)
         specs = (TOKENS, TOKENS, TOKENS, by_heads, FIELDS, P())
         return _island(island, specs, (TOKENS, FIELDS, HEADS))(q, k, v, past, fields, shared)

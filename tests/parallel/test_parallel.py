@@ -17,7 +17,7 @@ from causalcine_jax.models.nn import Param
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel import sharding
-from causalcine_jax.parallel.mesh import AXES, check_cut, make_mesh
+from causalcine_jax.parallel.mesh import AXES, check_shardable, make_mesh
 from causalcine_jax.parallel.sharding import GatheredParam, path_of, spec_of, state_shardings
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
@@ -47,8 +47,8 @@ def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
         UsageError,
         match=r"seq=8 does not divide both 12 heads and a chunk's 4680 tokens; 1, 2, 3, 4, 6 or 12 would",
     ):
-        check_cut(mesh_of_nothing(1, 8), films=1, heads=12, chunk_tokens=4680)
-    check_cut(mesh_of_nothing(8, 8), films=8, heads=40, chunk_tokens=4680)
+        check_shardable(mesh_of_nothing(1, 8), films=1, heads=12, chunk_tokens=4680)
+    check_shardable(mesh_of_nothing(8, 8), films=8, heads=40, chunk_tokens=4680)
     with pytest.raises(
         UsageError, match=r"1 devices are not enough for groups of seq=2: seq can be 1"
     ):
