@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.parallel.mesh import AXES, active_mesh
 from causalcine_jax.parallel.platform import platform
 
-SMALLEST_CUT = 2**14  # elements; cutting less costs more in messages than it saves in memory
+SMALLEST_SHARDED = 2**14  # elements; cutting less costs more in messages than it saves in memory
 
 WHOLE = PartitionSpec()
 # A weight is [..., in, out]: cut along its outputs, which are the rows of a checkpoint's tensor, so that a device reads one range of bytes.
@@ -39,7 +39,7 @@ class GatheredParam(Param):
 def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
     """How a parameter is cut: as the table says; along the axis before (a weight's inputs) where that axis does not divide; or not at all."""
     last = next(spec for expression, spec in TABLE if re.search(expression, path))
-    if devices == 1 or last == WHOLE or np.prod(shape) < SMALLEST_CUT:
+    if devices == 1 or last == WHOLE or np.prod(shape) < SMALLEST_SHARDED:
         return WHOLE
     named = dict(zip(range(len(shape) - len(last), len(shape)), last, strict=True))
     for axis in sorted(named, key=lambda axis: named[axis] is None):

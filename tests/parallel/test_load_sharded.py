@@ -22,7 +22,7 @@ from causalcine_jax.convert import load_transformer, tables
 from causalcine_jax.convert.tensor_files import TensorFiles
 from causalcine_jax.parallel import mesh, sharding
 
-sharding.SMALLEST_CUT = 1
+sharding.SMALLEST_SHARDED = 1
 per_device, total = collections.Counter(), 0
 read_slice, make_array = TensorFiles.read_slice, jax.make_array_from_callback
 

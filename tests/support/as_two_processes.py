@@ -44,7 +44,7 @@ class OwnPart:
 
 
 def main() -> None:
-    sharding.SMALLEST_CUT = 1
+    sharding.SMALLEST_SHARDED = 1
     out = Path(sys.argv[1])
 
     def export(nets, folder, facts) -> None:

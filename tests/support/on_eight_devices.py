@@ -162,7 +162,7 @@ if __name__ == "__main__":
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
     jax.config.update("jax_default_matmul_precision", "highest")
-    sharding.SMALLEST_CUT = 1
+    sharding.SMALLEST_SHARDED = 1
     asked = sys.argv[1:]
     meshes = {shape: make_mesh(int(shape[-1])) for shape in asked if "x" in shape}
     report = {name: on_meshes(STAGES[name](), meshes) for name in asked if name in STAGES}
