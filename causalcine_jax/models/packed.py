@@ -27,7 +27,7 @@ from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.mesh import shard
 from causalcine_jax.parallel.platform import platform
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.sharding import all_gather_params
 from causalcine_jax.parallel.ulysses import over_heads
 
 
@@ -209,7 +209,7 @@ def transformer_pass(
 
     def layer(x, inputs):
         block, text_k, text_v, cached, forced = inputs
-        block, past = gathered(block), None if cached is None else history.of_layer(cached)
+        block, past = all_gather_params(block), None if cached is None else history.of_layer(cached)
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
             modulation[:, :, None, i] for i in range(6)

@@ -1,6 +1,6 @@
 """Where arrays live: one table for parameters, and with them for their averages and their optimizer's state; batches along films.
 
-Weights are cut over all devices, wherever in the mesh (FSDP), and gathered where they are used, one layer at a time: `gathered`. A network
+Weights are cut over all devices, wherever in the mesh (FSDP), and gathered where they are used, one layer at a time: `all_gather_params`. A network
 that makes hundreds of short passes, as a rollout does, would send little else: it is gathered once, and held whole meanwhile (`for_many_passes`).
 What is computed never travels for a weight's sake. Vectors are small: they are whole everywhere.
 """
@@ -33,7 +33,7 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
 
 
 class GatheredParam(Param):
-    """A parameter that every device already holds whole, so that `gathered` has nothing to do."""
+    """A parameter that every device already holds whole, so that `all_gather_params` has nothing to do."""
 
 
 def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -60,7 +60,7 @@ def path_of(path) -> str:
     return ".".join(part for part in parts if part)
 
 
-def gathered(network):
+def all_gather_params(network):
     """A network, or a part of one, with its weights whole on every device; the gradients that come back are cut as the weights are kept."""
     mesh = active_mesh()
     if mesh is None:
@@ -83,7 +83,7 @@ def for_many_passes(network, weights: str):
         return network
 
     def whole(path, param):
-        named = lambda x: gathered({path_of(path): x})[path_of(path)]
+        named = lambda x: all_gather_params({path_of(path): x})[path_of(path)]
         # One layer of a stack after the other: gathered at once, all of them would be there a second time, in the order in which they came.
         return GatheredParam(
             jax.lax.map(named, param[...]) if param[...].ndim > 2 else named(param[...])

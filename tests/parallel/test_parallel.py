@@ -89,12 +89,12 @@ def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatc
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
-        program = jax.jit(sharding.gathered).trace(weight).jaxpr
+        program = jax.jit(sharding.all_gather_params).trace(weight).jaxpr
     assert way(program) == [(None, "data"), ()]
 
 
 def way(program) -> list[tuple]:
-    """How the one array of `gathered` is asked to lie, one step after the other."""
+    """How the one array of `all_gather_params` is asked to lie, one step after the other."""
     return [
         tuple(eqn.params["sharding"].spec)
         for eqn in program.jaxpr.eqns[0].params["call_jaxpr"].eqns
@@ -107,7 +107,7 @@ def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
     weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
         held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
-        program = jax.jit(sharding.gathered).trace(held).jaxpr
+        program = jax.jit(sharding.all_gather_params).trace(held).jaxpr
     assert isinstance(held["q"]["weight"], GatheredParam) and set(way(program)) == {()}
     assert (
         type(sharding.for_many_passes(weight, "gathered")["q"]["weight"]) is Param

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.models import nn
 from causalcine_jax.parallel.mesh import AXES, shard
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.sharding import all_gather_params
 
 
 @functools.cache
@@ -137,7 +137,10 @@ class UMT5Encoder(nn.Module):
             shard(self.token_embedding[...][shard(ids.reshape(-1, length))], None, None, AXES)
         )
         x, _ = jax.lax.scan(
-            lambda x, block: (gathered(block)(shard(x, "data", "seq"), buckets, kept), None),
+            lambda x, block: (
+                all_gather_params(block)(shard(x, "data", "seq"), buckets, kept),
+                None,
+            ),
             x,
             self.blocks,
         )
