@@ -1,7 +1,7 @@
 """Where arrays live: one table for parameters, and with them for their averages and their optimizer's state; batches along films.
 
 Weights are cut over all devices, wherever in the mesh (FSDP), and gathered where they are used, one layer at a time: `all_gather_params`. A network
-that makes hundreds of short passes, as a rollout does, would send little else: it is gathered once, and held whole meanwhile (`for_many_passes`).
+that makes hundreds of short passes, as a rollout does, would send little else: it is gathered once, and held whole meanwhile (`place_rollout_weights`).
 What is computed never travels for a weight's sake. Vectors are small: they are whole everywhere.
 """
 
@@ -76,7 +76,7 @@ def all_gather_params(network):
     )
 
 
-def for_many_passes(network, weights: str):
+def place_rollout_weights(network, weights: str):
     """A network that makes many passes without gradient: its weights gathered now, to be held whole, or `sharded`, each pass gathering them anew."""
     network = jax.lax.stop_gradient(network)
     if weights == "sharded" or active_mesh() is None:

@@ -17,7 +17,7 @@ from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of,
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.sharding import for_many_passes, state_shardings
+from causalcine_jax.parallel.sharding import place_rollout_weights, state_shardings
 from causalcine_jax.planning.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
 from causalcine_jax.training.config import TrainConfig
 
@@ -58,7 +58,7 @@ def rollout_steps(
     model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
     if config.rollout_weights == "gathered":
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            model = whole(jax.eval_shape(partial(for_many_passes, weights="gathered"), model))
+            model = whole(jax.eval_shape(partial(place_rollout_weights, weights="gathered"), model))
     else:
         model = jax.tree.map(
             lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),

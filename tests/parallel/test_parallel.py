@@ -106,9 +106,9 @@ def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
-        held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
+        held = jax.eval_shape(lambda net: sharding.place_rollout_weights(net, "gathered"), weight)
         program = jax.jit(sharding.all_gather_params).trace(held).jaxpr
     assert isinstance(held["q"]["weight"], GatheredParam) and set(way(program)) == {()}
     assert (
-        type(sharding.for_many_passes(weight, "gathered")["q"]["weight"]) is Param
+        type(sharding.place_rollout_weights(weight, "gathered")["q"]["weight"]) is Param
     )  # one device: as it was

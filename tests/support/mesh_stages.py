@@ -143,7 +143,7 @@ def rollout() -> Stage:
             "memory": MEMORY,
             "chunk_frames": CHUNK,
         }
-        student = sharding.for_many_passes(nets["transformer"], "gathered")
+        student = sharding.place_rollout_weights(nets["transformer"], "gathered")
         made = student_rollout(
             student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], KEY, **how
         )
