@@ -32,7 +32,7 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-class GatheredParam(Param):
+class ReplicatedParam(Param):
     """A parameter that every device already holds whole, so that `all_gather_params` has nothing to do."""
 
 
@@ -67,12 +67,12 @@ def all_gather_params(network):
         return network
 
     def whole(path, leaf):
-        if isinstance(leaf, GatheredParam):  # re-assert replication, or XLA re-shards it
+        if isinstance(leaf, ReplicatedParam):  # re-assert replication, or XLA re-shards it
             return jax.tree.map(lambda x: _whole(x, WHOLE), leaf)
         return _whole(leaf, spec_of(path_of(path), leaf.shape, mesh.size))
 
     return jax.tree_util.tree_map_with_path(
-        whole, network, is_leaf=lambda part: isinstance(part, GatheredParam)
+        whole, network, is_leaf=lambda part: isinstance(part, ReplicatedParam)
     )
 
 
@@ -85,7 +85,7 @@ def place_rollout_weights(network, weights: str):
     def whole(path, param):
         named = lambda x: all_gather_params({path_of(path): x})[path_of(path)]
         # One layer of a stack after the other: gathered at once, all of them would be there a second time, in the order in which they came.
-        return GatheredParam(
+        return ReplicatedParam(
             jax.lax.map(named, param[...]) if param[...].ndim > 2 else named(param[...])
         )
 

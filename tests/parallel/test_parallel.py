@@ -18,7 +18,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel import sharding
 from causalcine_jax.parallel.mesh import AXES, check_shardable, make_mesh
-from causalcine_jax.parallel.sharding import GatheredParam, path_of, spec_of, state_shardings
+from causalcine_jax.parallel.sharding import ReplicatedParam, path_of, spec_of, state_shardings
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
 
@@ -108,7 +108,7 @@ def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
         held = jax.eval_shape(lambda net: sharding.place_rollout_weights(net, "gathered"), weight)
         program = jax.jit(sharding.all_gather_params).trace(held).jaxpr
-    assert isinstance(held["q"]["weight"], GatheredParam) and set(way(program)) == {()}
+    assert isinstance(held["q"]["weight"], ReplicatedParam) and set(way(program)) == {()}
     assert (
         type(sharding.place_rollout_weights(weight, "gathered")["q"]["weight"]) is Param
     )  # one device: as it was
