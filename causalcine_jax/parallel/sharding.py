@@ -18,17 +18,17 @@ from causalcine_jax.parallel.platform import platform
 
 SMALLEST_SHARDED = 2**14  # elements; cutting less costs more in messages than it saves in memory
 
-WHOLE = PartitionSpec()
+REPLICATED = PartitionSpec()
 # A weight is [..., in, out]: cut along its outputs, which are the rows of a checkpoint's tensor, so that a device reads one range of bytes.
 OUTPUTS = PartitionSpec(None, AXES)
 
 # The first expression found in a parameter's path, such as student.blocks.self_attn.q.weight, says how its last axes are cut; axes before
 # them (stacked layers, a convolution's taps) never are. What the state of an optimizer holds of a parameter has its path, with more before it.
 TABLE: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"\bnorm\w*\.weight$", WHOLE),
-    (r"\b(bias|gamma|\w*modulation|queries|pos_embedding)$", WHOLE),
+    (r"\bnorm\w*\.weight$", REPLICATED),
+    (r"\b(bias|gamma|\w*modulation|queries|pos_embedding)$", REPLICATED),
     (r"\b(weight|token_embedding)$", OUTPUTS),
-    (r"", WHOLE),  # counters and sums
+    (r"", REPLICATED),  # counters and sums
 )
 
 
@@ -39,13 +39,13 @@ class ReplicatedParam(Param):
 def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
     """How a parameter is cut: as the table says; along the axis before (a weight's inputs) where that axis does not divide; or not at all."""
     last = next(spec for expression, spec in TABLE if re.search(expression, path))
-    if devices == 1 or last == WHOLE or np.prod(shape) < SMALLEST_SHARDED:
-        return WHOLE
+    if devices == 1 or last == REPLICATED or np.prod(shape) < SMALLEST_SHARDED:
+        return REPLICATED
     named = dict(zip(range(len(shape) - len(last), len(shape)), last, strict=True))
     for axis in sorted(named, key=lambda axis: named[axis] is None):
         if shape[axis] % devices == 0:
             return PartitionSpec(*(AXES if at == axis else None for at in range(axis + 1)))
-    return WHOLE
+    return REPLICATED
 
 
 def state_shardings(mesh: Mesh, shapes):
@@ -68,8 +68,8 @@ def all_gather_params(network):
 
     def whole(path, leaf):
         if isinstance(leaf, ReplicatedParam):  # re-assert replication, or XLA re-shards it
-            return jax.tree.map(lambda x: _whole(x, WHOLE), leaf)
-        return _whole(leaf, spec_of(path_of(path), leaf.shape, mesh.size))
+            return jax.tree.map(lambda x: _all_gather(x, REPLICATED), leaf)
+        return _all_gather(leaf, spec_of(path_of(path), leaf.shape, mesh.size))
 
     return jax.tree_util.tree_map_with_path(
         whole, network, is_leaf=lambda part: isinstance(part, ReplicatedParam)
@@ -95,23 +95,23 @@ def place_rollout_weights(network, weights: str):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _whole(x, kept: PartitionSpec):
-    return _gather(x, kept)
+def _all_gather(x, kept: PartitionSpec):
+    return _replicate(x, kept)
 
 
-_whole.defvjp(
-    lambda x, kept: (_gather(x, kept), None),
+_all_gather.defvjp(
+    lambda x, kept: (_replicate(x, kept), None),
     lambda kept, _, gradient: (jax.lax.with_sharding_constraint(gradient, kept),),
 )
 
 
-def _gather(x, kept: PartitionSpec):
+def _replicate(x, kept: PartitionSpec):
     if platform() == "tpu":
         # Asked for both axes of the mesh at once, XLA for TPUs sums shards among zeros (an all-reduce, twice the bytes); for one after the other, it gathers.
         x = jax.lax.with_sharding_constraint(
             x, PartitionSpec(*(AXES[0] if axis == AXES else None for axis in kept))
         )
-    return jax.lax.with_sharding_constraint(x, WHOLE)
+    return jax.lax.with_sharding_constraint(x, REPLICATED)
 
 
 def put_batch(mesh: Mesh, batch):

@@ -17,7 +17,7 @@ from tiny_training import tiny_config
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.parallel.sharding import WHOLE, path_of, spec_of
+from causalcine_jax.parallel.sharding import REPLICATED, path_of, spec_of
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning.hardware import INSTALL, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import first_group, goes_on, kind_of
@@ -100,7 +100,7 @@ def cut_weights(network, sizes) -> dict[str, tuple[int, ...]]:
     return {
         path_of(path): leaf.shape
         for path, leaf in leaves
-        if spec_of(path_of(path), leaf.shape, DEVICES) != WHOLE
+        if spec_of(path_of(path), leaf.shape, DEVICES) != REPLICATED
     }
 
 

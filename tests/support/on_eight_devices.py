@@ -92,7 +92,7 @@ def matrices(mesh, nets) -> list[jax.Array]:
     placed = zip(
         jax.tree.leaves(nets), jax.tree.leaves(sharding.state_shardings(mesh, nets)), strict=True
     )
-    return [array for array, where in placed if where.spec != sharding.WHOLE]
+    return [array for array, where in placed if where.spec != sharding.REPLICATED]
 
 
 def collectives(program: str) -> dict:
