@@ -31,7 +31,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.processes import is_first, whole
+from causalcine_jax.parallel.processes import gather_to_host, is_first
 from causalcine_jax.utils.atomic_file import file_hash
 
 WEIGHTS = {
@@ -176,7 +176,7 @@ def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:
     path, parameter = None, None
     for place in places:
         if place.path != path:
-            path, parameter = place.path, whole(parameters[place.path])
+            path, parameter = place.path, gather_to_host(parameters[place.path])
         yield place.to_torch(parameter)
 
 

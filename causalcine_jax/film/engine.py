@@ -24,7 +24,7 @@ from causalcine_jax.film.pool import chunk_bytes, empty_pool, in_steps, kept_nea
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.parallel.mesh import active_mesh, check_shardable
-from causalcine_jax.parallel.processes import whole
+from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.story import Video
 from causalcine_jax.story_schema import nearest_multiples
 
@@ -137,7 +137,7 @@ class RolloutEngine:
         )
         clock.lap("denoise", x0)
         frames = self._finish(x0, context, number, clock)
-        return Made(frames, self._memory_only(whole(seen)[:, 0], index), clock.seconds)
+        return Made(frames, self._memory_only(gather_to_host(seen)[:, 0], index), clock.seconds)
 
     def given(self, context: TextContext, index: int, latents: Float[Array, "1 c h w z"]) -> Made:
         """A chunk that is not made from noise, such as a start's: committed and decoded like any other."""
@@ -158,7 +158,7 @@ class RolloutEngine:
         clock.lap("commit", self._pool.time)
         frames = self._decode(x0)
         clock.lap("decode", frames)
-        return whole(frames)[0]
+        return gather_to_host(frames)[0]
 
     def _clock(self) -> "Clock":
         return Clock()

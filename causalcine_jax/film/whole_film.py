@@ -16,7 +16,7 @@ from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.engine import Clock, Made, RolloutEngine, noise_of
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.packed import transformer_pass
-from causalcine_jax.parallel.processes import whole
+from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.story_schema import TEMPORAL_STRIDE, nearest_multiples
 
 NO_MEMORY = MemoryConfig("none", window_chunks=0, memory_frames=0)
@@ -74,7 +74,9 @@ class WholeFilmEngine(RolloutEngine):
         clock.lap("denoise", x0)
         first = x0.shape[1] % DECODED or DECODED
         starts = [0, *range(first, x0.shape[1], DECODED)]
-        pieces = [whole(self._decode(part))[0] for part in jnp.split(x0, starts[1:], axis=1)]
+        pieces = [
+            gather_to_host(self._decode(part))[0] for part in jnp.split(x0, starts[1:], axis=1)
+        ]
         clock.lap("decode", x0)
         nothing = np.full((self._model.transformer.config.num_layers, 0), -1, np.int32)
         return Made(np.concatenate(pieces), nothing, clock.seconds)

@@ -160,21 +160,21 @@ def check_same(settings: Mapping[str, Any]) -> None:
 def everyones(text: str) -> list[str]:
     """What each process says, in their order."""
     content = np.frombuffer(text.encode("utf-8"), np.uint8)
-    sizes = _gathered(np.array([len(content)], np.int32))[:, 0]
+    sizes = _all_gather(np.array([len(content)], np.int32))[:, 0]
     padded = np.zeros(int(sizes.max()) + 1, np.uint8)
     padded[: len(content)] = content
     return [
         bytes(row[:size]).decode("utf-8")
-        for row, size in zip(_gathered(padded), sizes, strict=True)
+        for row, size in zip(_all_gather(padded), sizes, strict=True)
     ]
 
 
 def anyone(asked: bool) -> bool | jax.Array:
     """Whether any process is asked. With several, the answer is a device array, on its way: reading it waits for all."""
-    return _any(_shared(np.array([asked]))) if several() else asked
+    return _any(_as_rows(np.array([asked]))) if several() else asked
 
 
-def whole(array: jax.Array | np.ndarray) -> np.ndarray:
+def gather_to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array on the host, all of it. Every process must ask for one that lies on devices of several."""
     if isinstance(array, jax.Array) and not (
         array.is_fully_addressable or array.is_fully_replicated
@@ -183,7 +183,7 @@ def whole(array: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def _shared(own: np.ndarray) -> jax.Array:
+def _as_rows(own: np.ndarray) -> jax.Array:
     """Every process's `own` array, of one shape and dtype, as a row of a global one: on one device of each."""
     return jax.make_array_from_process_local_data(_row_each(), own[None])
 
@@ -195,8 +195,8 @@ def _row_each() -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("processes"))
 
 
-def _gathered(own: np.ndarray) -> np.ndarray:
-    return whole(_shared(own))
+def _all_gather(own: np.ndarray) -> np.ndarray:
+    return gather_to_host(_as_rows(own))
 
 
 @jax.jit
