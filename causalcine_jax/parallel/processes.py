@@ -123,7 +123,7 @@ def _tried(work: Callable[[], Result]) -> tuple[Result | None, dict[int, UsageEr
         made = work()
     except (UsageError, DataError) as error:
         failed = [isinstance(error, UsageError), str(error)]
-    told = map(json.loads, everyones(json.dumps(failed)))
+    told = map(json.loads, all_gather_text(json.dumps(failed)))
     return made, {
         number: (UsageError if said[0] else DataError)(said[1])
         for number, said in enumerate(told)
@@ -145,7 +145,7 @@ def check_same(settings: Mapping[str, Any]) -> None:
     """`UsageError` in every process, naming what differs, if they were not started with the same settings (JSON values, nested as they are)."""
     if not several():
         return
-    first, *others = (_flat(json.loads(text)) for text in everyones(json.dumps(settings)))
+    first, *others = (_flat(json.loads(text)) for text in all_gather_text(json.dumps(settings)))
     lacks = "(nothing)"
     faults = [
         f"{name} is {first.get(name, lacks)!r} in process 0 and {other.get(name, lacks)!r} in process {number}"
@@ -157,7 +157,7 @@ def check_same(settings: Mapping[str, Any]) -> None:
         raise UsageError(f"the processes were not started alike: {_shortened(faults)}")
 
 
-def everyones(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """What each process says, in their order."""
     content = np.frombuffer(text.encode("utf-8"), np.uint8)
     sizes = _all_gather(np.array([len(content)], np.int32))[:, 0]
@@ -169,7 +169,7 @@ def everyones(text: str) -> list[str]:
     ]
 
 
-def anyone(asked: bool) -> bool | jax.Array:
+def any_process(asked: bool) -> bool | jax.Array:
     """Whether any process is asked. With several, the answer is a device array, on its way: reading it waits for all."""
     return _any(_as_rows(np.array([asked]))) if several() else asked
 

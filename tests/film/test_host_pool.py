@@ -147,7 +147,7 @@ def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
 
     # Eight processes of sixteen are on this machine, where half the pool lies then.
     monkeypatch.setattr(host_memory, "several", lambda: True)
-    monkeypatch.setattr(host_memory, "everyones", lambda own: [own, "another"] * 8)
+    monkeypatch.setattr(host_memory, "all_gather_text", lambda own: [own, "another"] * 8)
     monkeypatch.setattr(jax, "process_count", lambda: 16)
     monkeypatch.setattr(
         host_memory, "check_all", lambda fault: raise_faults("check", [fault] if fault else [])
