@@ -62,7 +62,7 @@ class Flops:
 
 
 @dataclass(frozen=True)
-class Films:
+class FilmFlops:
     """Films that go through a transformer, all of one length.
 
     tokens  of a latent frame

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from causalcine_jax.planning.flops import Films, Flops, text_encoder_flops
+from causalcine_jax.planning.flops import FilmFlops, Flops, text_encoder_flops
 from causalcine_jax.training.config import TrainConfig
 
 
-def update_flops(config: TrainConfig, films: Films) -> dict[str, float]:
+def update_flops(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     """Operations of one update of config.stage on `films` (config.batch of them), by the update's name.
 
     A rollout with random exits counts as it does on average, a window of frames with gradient as one at the film's end. The GAN's head is less than
@@ -17,14 +17,14 @@ def update_flops(config: TrainConfig, films: Films) -> dict[str, float]:
     )
 
 
-def _teacher_forcing(config: TrainConfig, films: Films) -> dict[str, float]:
+def _teacher_forcing(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     text = _text(config, films)
     return {
         "": films.packed().trained + (text.trained if config.train_text_encoder else text.forward)
     }
 
 
-def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
+def _ode_init(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     packed = (
         films.commits(range(films.chunks - 1))
         + config.self_forcing.sampler.steps * films.noisy()
@@ -34,7 +34,7 @@ def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
     return {"": student if config.ode.store else student + trajectory_flops(config, films).forward}
 
 
-def trajectory_flops(config: TrainConfig, films: Films) -> Flops:
+def trajectory_flops(config: TrainConfig, films: FilmFlops) -> Flops:
     """The teacher's trajectories for a batch: its clean history once, then every chunk at every step. Guidance is a second film."""
     guided = 2 if config.ode.guidance != 1 else 1
     seen = replace(films, films=guided * films.films)
@@ -46,7 +46,7 @@ def trajectory_flops(config: TrainConfig, films: Films) -> Flops:
     )
 
 
-def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
+def _dmd(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     forcing, dmd, head = config.self_forcing, config.dmd, config.gan
     steps = forcing.sampler.steps
     rollout = films.rollout(steps if forcing.exit == "last" else (steps + 1) / 2)
@@ -57,7 +57,7 @@ def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
         seen = films if guidance == 1 else replace(films, films=2 * films.films)
         return seen.noisy_stream(last) if dmd.score_context == "noisy_causal" else seen.packed(last)
 
-    def read_by_head(films: Films) -> Flops:
+    def read_by_head(films: FilmFlops) -> Flops:
         layers = max(head.layers(films.config.num_layers)) + 1
         return (
             films.noisy_stream(last, layers)
@@ -79,7 +79,7 @@ def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
     return {"generator": generator, "critic": critic}
 
 
-def _text(config: TrainConfig, films: Films, null: int = 0) -> Flops:
+def _text(config: TrainConfig, films: FilmFlops, null: int = 0) -> Flops:
     return text_encoder_flops(
         config.text_encoder, films.films * films.shots + null, films.config.text_len
     )

@@ -13,7 +13,7 @@ from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import noisy_causal, teacher_forced
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.planning.flops import Films, Flops, peak, segments, text_encoder_flops
+from causalcine_jax.planning.flops import FilmFlops, Flops, peak, segments, text_encoder_flops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.stages.distillation import dmd_updates
@@ -22,7 +22,7 @@ from causalcine_jax.training.stages.distillation import dmd_updates
 ONE_LAYER = TransformerConfig(
     dim=128, ffn_dim=320, num_heads=2, num_layers=1, text_dim=48, text_len=20, freq_dim=32
 )
-FILMS = Films(ONE_LAYER, MemoryConfig("camr", 1, 2), films=2, chunks=4, tokens=6, shots=2)
+FILMS = FilmFlops(ONE_LAYER, MemoryConfig("camr", 1, 2), films=2, chunks=4, tokens=6, shots=2)
 ABSTRACT = jax.eval_shape(lambda: Transformer(ONE_LAYER, key=jax.random.key(0)))
 
 
@@ -63,7 +63,7 @@ def test_a_segment_by_hand():
     assert segments(config, 10, [10, 16], read=1) == Flops(
         2 * (projections + feed_forward + patches + velocity + time), 2 * scores_and_values
     )
-    films = Films(
+    films = FilmFlops(
         config,
         MemoryConfig(window_chunks=2, memory_frames=4),
         films=1,
@@ -144,7 +144,7 @@ def test_updates_of_distribution_matching_as_xla_counts_them():
         self_forcing=SelfForcingConfig(steps=1, exit="last", grad_frames=0), dmd=DMDConfig(real_guidance=3.0),
         critic_optim=OptimConfig(schedule="constant", warmup=0),
     )  # fmt: skip
-    films = Films(sizes, config.memory, films=2, chunks=1, tokens=6, shots=2)
+    films = FilmFlops(sizes, config.memory, films=2, chunks=1, tokens=6, shots=2)
     abstract = lambda make: jax.eval_shape(lambda: make(jax.random.key(0)))
     transformer = abstract(lambda key: Transformer(sizes, key=key))
     nets = dict.fromkeys(("student", "fake_score", "teacher"), transformer)
