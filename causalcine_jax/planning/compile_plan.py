@@ -19,7 +19,7 @@ from causalcine_jax.planning.hlo.program import parse_hlo
 from causalcine_jax.planning.hlo.traffic import Buffer, host_copies, largest_buffers, memory_traffic
 from causalcine_jax.planning.jaxpr_flops import program_flops
 from causalcine_jax.planning.planned_rollout import rollout_steps
-from causalcine_jax.planning.planned_step import Films, PlannedStep, training_steps
+from causalcine_jax.planning.planned_step import FilmBatch, PlannedStep, training_steps
 from causalcine_jax.planning.roofline import Roofline, roofline
 from causalcine_jax.training.config import TrainConfig
 
@@ -89,7 +89,7 @@ class CompilePlan:
     what: str
     config: TrainConfig
     target: Target
-    films: Films
+    films: FilmBatch
     seq: int
     accounts: tuple[Account, ...]
 
@@ -136,7 +136,7 @@ def compile_plan(
       UsageError: no such topology, its compiler is not installed, or config and mesh do not fit together.
     """
     where = target(topology)
-    films = Films.of(config, frames, size)
+    films = FilmBatch.of(config, frames, size)
     seq = getattr(config, "seq", 1) if seq is None else seq
     mesh = target_mesh(where, seq)
     steps = (

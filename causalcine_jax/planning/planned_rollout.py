@@ -18,7 +18,13 @@ from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.sharding import place_rollout_weights, state_shardings
-from causalcine_jax.planning.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
+from causalcine_jax.planning.planned_step import (
+    FilmBatch,
+    PlannedStep,
+    device_size_of,
+    shapes,
+    size_of,
+)
 from causalcine_jax.training.config import TrainConfig
 
 DTYPE = jnp.bfloat16
@@ -26,7 +32,7 @@ DTYPE = jnp.bfloat16
 
 def rollout_steps(
     config: TrainConfig,
-    films: Films,
+    films: FilmBatch,
     mesh: Mesh,
     pool_frames: int | None = None,
     kv_dtype: str = "same",

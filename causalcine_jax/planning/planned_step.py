@@ -32,7 +32,7 @@ STAGES = ("teacher_forcing", "ode_init", "dmd")
 
 
 @dataclass(frozen=True)
-class Films:
+class FilmBatch:
     """The films of a batch: latent frames and their size in pixels, shots per film."""
 
     frames: int
@@ -43,7 +43,7 @@ class Films:
     @classmethod
     def of(
         cls, config: TrainConfig, frames: int | None = None, size: tuple[int, int] | None = None
-    ) -> "Films":
+    ) -> "FilmBatch":
         """Those that `config` trains on: of the preset's size whose transformer it has, as long as its world's. `size` is (width, height)."""
         world = config.world
         same = [preset for preset in PRESETS.values() if preset.transformer == config.transformer]
@@ -97,7 +97,7 @@ class PlannedStep:
     every: int = 1
 
 
-def training_steps(config: TrainConfig, films: Films, mesh: Mesh) -> list[PlannedStep]:
+def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[PlannedStep]:
     """Every update of the stage, as the training loop runs it. `UsageError` where config and mesh do not fit."""
     for optim in (config.optim, config.critic_optim):
         check_batch(mesh, config.batch, optim.accumulation)
@@ -210,7 +210,7 @@ def _placed(tree, shardings):
     )
 
 
-def _batch(config: TrainConfig, films: Films, mesh: Mesh):
+def _batch(config: TrainConfig, films: FilmBatch, mesh: Mesh):
     """As the loader gives it (a trajectory store's records are as long as all that they hold)."""
     stride, chunks, records = config.vae.spatial_stride, films.frames // config.chunk_frames, 1
     if config.stage == "ode_init" and config.ode.store:
@@ -235,7 +235,7 @@ def _batch(config: TrainConfig, films: Films, mesh: Mesh):
     }
 
 
-def _pool(config: TrainConfig, films: Films, mesh: Mesh, update: Update) -> int:
+def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh, update: Update) -> int:
     """History that a rollout, or the teacher's trajectories, keep while the step runs: what a device holds of it."""
     if config.stage == "teacher_forcing" or (config.stage == "ode_init" and config.ode.store):
         return 0

@@ -25,7 +25,7 @@ from causalcine_jax.planning.compile_table import table, to_json
 from causalcine_jax.planning.hardware import Chip, target, target_devices, target_mesh
 from causalcine_jax.planning.planned_rollout import rollout_steps
 from causalcine_jax.planning.planned_step import (
-    Films,
+    FilmBatch,
     abstract_stage,
     shapes,
     size_of,
@@ -88,7 +88,7 @@ def test_a_compiler_that_fails_is_one_clear_error():
 @pytest.mark.usefixtures("here")
 def test_a_stage_is_given_its_networks_and_what_trains_them(tmp_path):
     config = tiny_config(tmp_path)
-    (step,) = training_steps(config, Films.of(config, **FILMS), target_mesh(target("here")))
+    (step,) = training_steps(config, FilmBatch.of(config, **FILMS), target_mesh(target("here")))
     parameters = sum(size_of(shapes(*net)) for net in networks_of(config).values())
     assert step.parts["parameters"] == step.parts["EMA"] == (parameters, parameters)
     assert step.parts["optimizer"][0] == 2 * parameters + 4  # two moments and a count
@@ -204,7 +204,7 @@ def test_a_rollouts_moves_are_compiled_and_told_by_the_chunk(tmp_path):
 def test_a_rollouts_pool_is_cut_by_heads_wherever_it_is(place, tmp_path):
     config = tiny_config(tmp_path)
     steps = rollout_steps(
-        config, Films.of(config, **FILMS), mesh_of_nothing(2, 2), pool_frames=12, pool_on=place
+        config, FilmBatch.of(config, **FILMS), mesh_of_nothing(2, 2), pool_frames=12, pool_on=place
     )
     frame = (
         2 * 2 * 4 * 24 * 2
@@ -219,7 +219,7 @@ def test_a_rollouts_pool_is_cut_by_heads_wherever_it_is(place, tmp_path):
     with pytest.raises(
         UsageError, match="seq=4 does not divide the 2 heads by which a pool is cut"
     ):
-        rollout_steps(config, Films.of(config, **FILMS), mesh_of_nothing(1, 4))
+        rollout_steps(config, FilmBatch.of(config, **FILMS), mesh_of_nothing(1, 4))
 
 
 def test_a_cycle_of_updates_is_told_beside_the_mean_step(tmp_path):
@@ -237,7 +237,9 @@ def test_a_cycle_of_updates_is_told_beside_the_mean_step(tmp_path):
         dataclasses.replace(blank, name=name, every=every, roofline=line(s))
         for name, every, s in (("generator", 5, 20.0), ("critic", 1, 10.0))
     ]
-    plan = CompilePlan("dmd", config, target("h200"), Films.of(config, **FILMS), 1, tuple(accounts))
+    plan = CompilePlan(
+        "dmd", config, target("h200"), FilmBatch.of(config, **FILMS), 1, tuple(accounts)
+    )
     assert (plan.cycle, plan.cycle_seconds) == (5, (70.0, 76.0))
     assert (
         "a cycle of 5 steps (generator once, critic 5 times): at least 70 s, 76 s if nothing overlaps"
@@ -342,7 +344,9 @@ def test_a_students_stages_have_their_networks_history_and_turns(stage, tmp_path
         critic_optim=optim,
     )
     mesh = target_mesh(target("here"))
-    steps = {step.name: step for step in training_steps(config, Films.of(config, **FILMS), mesh)}
+    steps = {
+        step.name: step for step in training_steps(config, FilmBatch.of(config, **FILMS), mesh)
+    }
     student = size_of(shapes(*networks_of(config)["transformer"]))
     parts = {name: whole for name, (whole, _) in next(iter(steps.values())).parts.items()}
     pool = 2 * 2 * 4 * 9 * 4 * 24 * 4  # k and v, layers, films, frames, tokens, channels, float32
@@ -361,7 +365,7 @@ def test_a_students_stages_have_their_networks_history_and_turns(stage, tmp_path
         head = size_of(abstract_stage(config).trained["head"])
         assert (parts["parameters"], parts["EMA"]) == (2 * student + head, student)
         assert steps["critic"].pool == pytest.approx(pool, rel=0.2)
-    (*_, step) = training_steps(config, Films.of(config, **FILMS), mesh_of_nothing(2, 2))
+    (*_, step) = training_steps(config, FilmBatch.of(config, **FILMS), mesh_of_nothing(2, 2))
     (*_, whole) = steps.values()
     assert step.pool == pytest.approx(
         whole.pool / 4, rel=0.01
@@ -383,7 +387,12 @@ def test_advice_names_the_weights_that_a_rollout_holds_whole(tmp_path):
     said = lambda config: " ".join(
         advice(
             CompilePlan(
-                config.stage, config, target("v6e:2x2"), Films.of(config, **FILMS), 1, (account,)
+                config.stage,
+                config,
+                target("v6e:2x2"),
+                FilmBatch.of(config, **FILMS),
+                1,
+                (account,),
             )
         )
     )
@@ -404,14 +413,14 @@ def test_a_film_is_of_the_size_that_its_transformer_was_made_for(tmp_path):
     config = tiny_config(
         tmp_path, transformer=wan.transformer, text_encoder=wan.text_encoder, data=world
     )
-    assert Films.of(config) == Films(60, 480, 832, 5)
+    assert FilmBatch.of(config) == FilmBatch(60, 480, 832, 5)
     world = tiny_config(tmp_path, data=DataConfig(world="base"))
-    assert Films.of(world) == Films(30, 48, 80, 5)
+    assert FilmBatch.of(world) == FilmBatch(30, 48, 80, 5)
     with pytest.raises(
         UsageError,
         match="10 latent frames are not one or more whole chunks of 3; height 30 is not a positive multiple of 16 pixels",
     ):
-        Films.of(world, frames=10, size=(80, 30))
+        FilmBatch.of(world, frames=10, size=(80, 30))
 
 
 def test_what_cannot_be_is_refused(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning.hardware import INSTALL, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import first_group, goes_on, kind_of
 from causalcine_jax.planning.planned_rollout import rollout_steps
-from causalcine_jax.planning.planned_step import Films, shapes, training_steps
+from causalcine_jax.planning.planned_step import FilmBatch, shapes, training_steps
 
 DEVICES, LAYERS, STEPS = 4, 2, 3
 SIZES = TransformerConfig(
@@ -156,7 +156,7 @@ def test_a_training_step_gathers_weights_twice_and_sums_their_gradients_once(
     """
     trained = config(tmp_path)
     *_, found = exchanged(
-        topology, 2, lambda mesh: training_steps(trained, Films.of(trained, **FILMS), mesh)
+        topology, 2, lambda mesh: training_steps(trained, FilmBatch.of(trained, **FILMS), mesh)
     )
     transformer, text = cut_weights(Transformer, SIZES), cut_weights(UMT5Encoder, TEXT)
     inside, outside = split(transformer)
@@ -227,7 +227,7 @@ def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_he
 ):
     """One film with guidance on all four devices: two histories, of each a chunk's 48 tokens on a device, all of its tokens' keys for one head of four."""
     chosen = dataclasses.replace(config(tmp_path), rollout_weights=held)
-    films = Films.of(chosen, **FILMS)
+    films = FilmBatch.of(chosen, **FILMS)
     step, account, found = exchanged(
         topology, DEVICES, lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=9)
     )
@@ -263,7 +263,7 @@ def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_he
 @pytest.mark.parametrize("topology", TARGETS)
 def test_a_pool_in_host_memory_is_counted_there_with_what_is_copied(topology, tmp_path, exchanged):
     chosen = config(tmp_path)
-    films = Films.of(chosen, **FILMS)
+    films = FilmBatch.of(chosen, **FILMS)
     commit = lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=15, pool_on="host")[1:]
     step, account, _ = exchanged(topology, DEVICES, commit)
     frame = LAYERS * 2 * 64 * SIZES.dim * 2  # keys and values of a history's frame
