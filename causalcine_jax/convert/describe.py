@@ -51,7 +51,7 @@ class Description:
 
     config: Config
     shapes: Any
-    places: list[tables.Place]
+    places: list[tables.TensorPlace]
 
 
 def describe(part: str, tensors) -> Description:
@@ -252,7 +252,7 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _check(what: str, places: list[tables.Place], tensors) -> None:
+def _check(what: str, places: list[tables.TensorPlace], tensors) -> None:
     wanted = {place.key: place.shape for place in places}
     faults = [
         f"  unmatched  {tensors.source_key(key)} {shape}"

@@ -111,7 +111,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:
     """The module of `network` with the checkpoint's tensors; besides it, this process's part of one parameter is in memory."""
-    places: dict[str, list[tables.Place]] = {}
+    places: dict[str, list[tables.TensorPlace]] = {}
     for place in network.places:
         places.setdefault(place.path, []).append(place)
     parameters = tables.parameters(network.shapes)
@@ -129,7 +129,7 @@ def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = 
 
 
 def _read(
-    places: list[tables.Place],
+    places: list[tables.TensorPlace],
     tensors: PartTensors,
     shape: tuple[int, ...],
     dtype: np.dtype,

@@ -160,7 +160,7 @@ def config_json(part: str, config) -> dict[str, Any]:
 
 
 def _write_part(
-    folder: Path, part: str, module, config, places: list[tables.Place], dtype: np.dtype
+    folder: Path, part: str, module, config, places: list[tables.TensorPlace], dtype: np.dtype
 ) -> None:
     (folder / part).mkdir()
     _write_json(folder / part / "config.json", config_json(part, config))
@@ -170,7 +170,7 @@ def _write_part(
     )
 
 
-def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:
+def _tensors(module, places: list[tables.TensorPlace]) -> Iterator[np.ndarray]:
     """The checkpoint's tensors in the order of `places`; one parameter (all its layers) is on the host at a time."""
     parameters = tables.parameters(module)
     path, parameter = None, None

@@ -49,7 +49,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """One tensor of a checkpoint and where it belongs. `shape` is the checkpoint's; `layer` is None where nothing is stacked."""
 
     key: str
@@ -167,7 +167,7 @@ def parameters(module) -> dict[str, jax.Array]:
 
 def places(
     module, rules: Iterable[Rule], patch_size: tuple[int, int, int] | None = None
-) -> list[Place]:
+) -> list[TensorPlace]:
     """Every tensor of a checkpoint of `module`, layers of one parameter in order.
 
     Args:
@@ -192,9 +192,9 @@ def places(
         shape = rule.to_torch(example, sizes).shape
         if stacked:
             found += [
-                Place(key.format(layer=i), path, i, shape, rule, sizes)
+                TensorPlace(key.format(layer=i), path, i, shape, rule, sizes)
                 for i in range(leaf.shape[0])
             ]
         else:
-            found.append(Place(key, path, None, shape, rule, sizes))
+            found.append(TensorPlace(key, path, None, shape, rule, sizes))
     return found
