@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored, elements_spanned
-from causalcine_jax.convert.torch_pickle import MAX_BYTES, Refused, Tensor, read_pickle
+from causalcine_jax.convert.torch_pickle import MAX_BYTES, PickledTensor, Refused, read_pickle
 from causalcine_jax.errors import DataError
 
 MAX_DEPTH = 32  # dictionaries and lists inside each other
@@ -153,11 +153,11 @@ def _locate(file: Path, members: _Members) -> dict[str, Stored]:
 
 def _tensors(
     value: Any, seen: Iterator[int], keys: tuple[str, ...] = ()
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, PickledTensor]]:
     """The tensors in nested dictionaries and lists, each with its joined key; `seen` counts all values."""
     if next(seen) >= MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_VALUES:,} values")
-    if isinstance(value, Tensor):
+    if isinstance(value, PickledTensor):
         yield "/".join(keys), value
     elif isinstance(value, (dict, list, tuple)):
         if len(keys) == MAX_DEPTH:
@@ -166,7 +166,7 @@ def _tensors(
             yield from _tensors(inner, seen, (*keys, str(key)))
 
 
-def _stored(file: Path, members: _Members, key: str, tensor: Tensor) -> Stored:
+def _stored(file: Path, members: _Members, key: str, tensor: PickledTensor) -> Stored:
     """Where the tensor lies in the file, once it is known to lie in its storage and the storage in its member."""
     storage, itemsize = tensor.storage, NUMPY_DTYPES[tensor.dtype].itemsize
     offset, size = members.span(f"data/{storage.key}")
@@ -185,7 +185,7 @@ def _stored(file: Path, members: _Members, key: str, tensor: Tensor) -> Stored:
     )
 
 
-def _strides(tensor: Tensor) -> tuple[int, ...] | None:
+def _strides(tensor: PickledTensor) -> tuple[int, ...] | None:
     """The strides, where they tell anything: axes of size 1 may have any."""
     if math.prod(tensor.shape) == 0:
         return None

@@ -20,14 +20,14 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Name:
+class PickledName:
     """What the pickle calls by a name of Python's, such as torch.float32. Nothing is looked up."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Storage:
+class PickledStorage:
     """A run of elements in the file. `dtype` is None for an untyped one, which is counted in bytes."""
 
     key: str
@@ -36,10 +36,10 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class PickledTensor:
     """A strided view of a storage; offset and strides in elements."""
 
-    storage: Storage
+    storage: PickledStorage
     dtype: str
     offset: int
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Tensor:
 
 
 def read_pickle(content: bytes) -> Any:
-    """The value that `content` holds: dictionaries, lists, numbers and strings, with `Tensor` for tensors and `Name` for dtypes.
+    """The value that `content` holds: dictionaries, lists, numbers and strings, with `PickledTensor` for tensors and `PickledName` for dtypes.
 
     Raises:
       Refused: it asks for anything else.
@@ -184,11 +184,11 @@ def _set(values: list[Any]) -> set[Any]:
     return {_hashable(value) for value in values}
 
 
-def _name(module: str, name: str) -> Name:
+def _name(module: str, name: str) -> PickledName:
     text = f"{module}.{name}"
     if text not in _CONSTRUCTORS and text not in _STORAGES and text not in _NAMES:
         raise Refused(_shown(text))
-    return Name(text)
+    return PickledName(text)
 
 
 def _shown(name: str) -> str:
@@ -196,20 +196,20 @@ def _shown(name: str) -> str:
 
 
 def _construct(name: Any, arguments: Any) -> Any:
-    if type(name) is not Name or name.text not in _CONSTRUCTORS:
+    if type(name) is not PickledName or name.text not in _CONSTRUCTORS:
         raise Refused(
-            f"a call of {name.text if type(name) is Name else f'a {type(name).__name__}'}"
+            f"a call of {name.text if type(name) is PickledName else f'a {type(name).__name__}'}"
         )
     return _CONSTRUCTORS[name.text](*_expect(tuple, arguments))
 
 
-def _storage(identity: Any) -> Storage:
+def _storage(identity: Any) -> PickledStorage:
     if type(identity) is not tuple or len(identity) != 5 or identity[0] != "storage":
         raise ValueError("its pickle refers to something outside it that is no storage")
     _, kind, key, _, count = identity
-    if type(kind) is not Name or kind.text not in _STORAGES:
+    if type(kind) is not PickledName or kind.text not in _STORAGES:
         raise ValueError("its pickle refers to a storage of no known kind")
-    return Storage(_expect(str, key), _STORAGES[kind.text], _size(count))
+    return PickledStorage(_expect(str, key), _STORAGES[kind.text], _size(count))
 
 
 def _size(value: Any) -> int:
@@ -239,8 +239,8 @@ def _tensor(
     hooks=None,
     metadata=None,
     dtype: str | None = None,
-) -> Tensor:
-    _expect(Storage, storage)
+) -> PickledTensor:
+    _expect(PickledStorage, storage)
     shape, strides = (tuple(map(_size, _expect(tuple, sizes))) for sizes in (shape, strides))
     if len(shape) != len(strides) or len(shape) > MAX_AXES:
         raise ValueError(
@@ -251,21 +251,21 @@ def _tensor(
     dtype = dtype or storage.dtype
     if dtype is None:
         raise ValueError("its pickle describes a tensor without a dtype")
-    return Tensor(storage, dtype, _size(offset), shape, strides)
+    return PickledTensor(storage, dtype, _size(offset), shape, strides)
 
 
 def _tensor_v3(
     storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None
-) -> Tensor:
-    if type(dtype) is not Name or dtype.text not in _TORCH_DTYPES:
+) -> PickledTensor:
+    if type(dtype) is not PickledName or dtype.text not in _TORCH_DTYPES:
         raise ValueError("its pickle describes a tensor of no known dtype")
     return _tensor(
         storage, offset, shape, strides, metadata=metadata, dtype=_TORCH_DTYPES[dtype.text]
     )
 
 
-def _parameter(data, requires_grad, hooks, state=None) -> Tensor:
-    return _expect(Tensor, data)
+def _parameter(data, requires_grad, hooks, state=None) -> PickledTensor:
+    return _expect(PickledTensor, data)
 
 
 def _shape(sizes) -> tuple[int, ...]:
