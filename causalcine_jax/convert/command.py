@@ -21,7 +21,7 @@ from causalcine_jax.convert import kinds, layouts, load, orbax_copy, writing
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.find import PARTS, find_part, holds
 from causalcine_jax.convert.formats import open_part
-from causalcine_jax.convert.layouts import Layout, Network
+from causalcine_jax.convert.layouts import FolderLayout, Network
 from causalcine_jax.convert.lora import Asked, Lora, loras
 from causalcine_jax.convert.metadata import METADATA, base_entry, load_metadata
 from causalcine_jax.convert.save import config_json
@@ -160,7 +160,7 @@ def _open(config: ConvertConfig, opened: contextlib.ExitStack) -> list[Network]:
     return networks
 
 
-def _layout(config: ConvertConfig, networks: list[Network]) -> Layout:
+def _layout(config: ConvertConfig, networks: list[Network]) -> FolderLayout:
     dtype, shard_bytes, tokenizer = (
         DTYPES[config.dtype],
         int(config.shard_gb * 1e9),
@@ -246,7 +246,7 @@ def _said_of_sampling(metadata: dict[str, Any]) -> str:
     )
 
 
-def _request(config: ConvertConfig, layout: Layout, sources: list[Path]) -> dict[str, Any]:
+def _request(config: ConvertConfig, layout: FolderLayout, sources: list[Path]) -> dict[str, Any]:
     """What makes two conversions the same one, so that the second may go on with the first's shards."""
     return {
         "to": config.to,

@@ -40,7 +40,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TargetTensor:
     """One tensor to write: `key` is its original key, `name` the one it gets, `dtype` safetensors' name of the target's."""
 
     source: PartTensors
@@ -62,7 +62,7 @@ class Shard:
     """One .safetensors file of the target; `file` is relative to its folder."""
 
     file: str
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TargetTensor, ...]
 
     @property
     def header(self) -> bytes:
@@ -74,7 +74,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """A whole target: files of tensors, and small files by their relative name."""
 
     shards: list[Shard]
@@ -87,7 +87,7 @@ def model_folder(
     shard_bytes: int,
     tokenizer: dict[str, bytes],
     metadata: dict[str, Any],
-) -> Layout:
+) -> FolderLayout:
     """Our model folder.
 
     Args:
@@ -99,7 +99,7 @@ def model_folder(
     shards, documents = [], {METADATA: json_bytes(metadata)}
     for network in networks:
         tensors = [
-            Tensor(network.tensors, key, key, dtype or network.tensors.dtypes[key])
+            TargetTensor(network.tensors, key, key, dtype or network.tensors.dtypes[key])
             for key in network.tensors.shapes
         ]
         shards += _sharded(network.part, WEIGHTS[network.part], tensors, shard_bytes, documents)
@@ -108,7 +108,7 @@ def model_folder(
         )
         if network.part == "text_encoder":
             documents["text_encoder/tokenizer.json"] = tokenizer["tokenizer.json"]
-    return Layout(shards, documents)
+    return FolderLayout(shards, documents)
 
 
 def diffusers(
@@ -117,13 +117,13 @@ def diffusers(
     shard_bytes: int,
     tokenizer: dict[str, bytes],
     shift: float,
-) -> Layout:
+) -> FolderLayout:
     """Diffusers' folder; with all three networks it is a whole WanPipeline, whose UniPC scheduler has the given flow shift."""
     shards, documents = [], {}
     for network in networks:
         table = key_table(network.part, network.tensors.shapes)
         tensors = [
-            Tensor(
+            TargetTensor(
                 network.tensors, key, table.to_diffusers(key), dtype or network.tensors.dtypes[key]
             )
             for key in network.tensors.shapes
@@ -138,14 +138,14 @@ def diffusers(
     if {network.part for network in networks} == set(PARTS):
         documents["scheduler/scheduler_config.json"] = json_bytes(_scheduler(shift))
         documents["model_index.json"] = json_bytes(_MODEL_INDEX)
-    return Layout(shards, documents)
+    return FolderLayout(shards, documents)
 
 
 def _sharded(
-    part: str, name: str, tensors: list[Tensor], shard_bytes: int, documents: dict[str, bytes]
+    part: str, name: str, tensors: list[TargetTensor], shard_bytes: int, documents: dict[str, bytes]
 ) -> list[Shard]:
     """The tensors cut into files, in order; adds the index to `documents` where there are several."""
-    groups: list[list[Tensor]] = [[]]
+    groups: list[list[TargetTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if groups[-1] and size + tensor.nbytes > shard_bytes:

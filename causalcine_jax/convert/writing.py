@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from causalcine_jax.convert.finite import check_finite
-from causalcine_jax.convert.layouts import Layout, Shard, Tensor
+from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
 from causalcine_jax.utils.atomic_file import atomic_file
@@ -28,7 +28,11 @@ _JOURNAL = "journal.json"
 
 
 def write(
-    layout: Layout, out: Path, request: dict[str, Any], sources: list[Path], progress: bool = True
+    layout: FolderLayout,
+    out: Path,
+    request: dict[str, Any],
+    sources: list[Path],
+    progress: bool = True,
 ) -> None:
     """Writes `layout` as the folder `out`, with a manifest.json of SHA-256 sums.
 
@@ -94,7 +98,7 @@ def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> 
         _write_json(folder / MANIFEST, {"source": _hashed(sources, bar), "files": there})
 
 
-def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
+def blocks(tensor: TargetTensor) -> Iterator[np.ndarray]:
     """The tensor in its target's dtype, some rows at a time: as much as is in memory."""
     dtype, rest = DTYPES[tensor.dtype], tuple(slice(None) for _ in tensor.shape[1:])
     row = max(1, tensor.nbytes // max(1, tensor.shape[0]))
@@ -129,7 +133,7 @@ def _contents(shard: Shard) -> Iterator[bytes | memoryview]:
             yield block.reshape(-1).view(np.uint8).data
 
 
-def _finished(partial: Path, request: dict[str, Any], layout: Layout) -> dict[str, Any]:
+def _finished(partial: Path, request: dict[str, Any], layout: FolderLayout) -> dict[str, Any]:
     """What an interrupted run of the same request has finished; another request's remains are removed."""
     try:
         journal = json.loads((partial / _JOURNAL).read_text("utf-8"))
