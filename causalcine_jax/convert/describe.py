@@ -78,7 +78,7 @@ def describe(part: str, tensors) -> Description:
     return Description(config, shapes, places)
 
 
-def describe_tiny_decoder(tensors: "Decoder") -> Description:
+def describe_tiny_decoder(tensors: "DecoderTensors") -> Description:
     """TAEHV's decoder, which has one size; the same faults."""
     shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
     places = tables.places(shapes, tables.TINY_DECODER)
@@ -86,7 +86,7 @@ def describe_tiny_decoder(tensors: "Decoder") -> Description:
     return Description(None, shapes, places)
 
 
-class Decoder:
+class DecoderTensors:
     """The decoder in the tensors of a TAEHV (a `tensor_files.TensorFiles`), which may hold its encoder too."""
 
     part = "tiny_decoder"

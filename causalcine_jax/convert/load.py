@@ -17,7 +17,12 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
-from causalcine_jax.convert.describe import Decoder, Description, describe, describe_tiny_decoder
+from causalcine_jax.convert.describe import (
+    DecoderTensors,
+    Description,
+    describe,
+    describe_tiny_decoder,
+)
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.formats import PartTensors, open_part
@@ -87,7 +92,7 @@ def load_tiny_decoder(
             f"no tiny decoder at {path}: there is no such file (taew2_1.pth of github.com/madebyollin/taehv)"
         )
     with open_tensors(path) as tensors:
-        decoder = Decoder(tensors)
+        decoder = DecoderTensors(tensors)
         return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
 
 
