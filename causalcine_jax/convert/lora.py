@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from causalcine_jax.convert import checkpoint_keys, lora_keys, lora_scale
-from causalcine_jax.convert.lora_scale import Scale
+from causalcine_jax.convert.lora_scale import AdapterScale
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -104,7 +104,7 @@ class Adapter:
 
     asked: Lora
     terms: Mapping[str, list[Term]]
-    scales: list[Scale]
+    scales: list[AdapterScale]
 
     def __str__(self):
         found = collections.Counter((s.value, s.alpha, s.rslora, s.told_by) for s in self.scales)
@@ -156,7 +156,11 @@ def adapter(
                 faults.append(fault)
                 continue
             own = (
-                [lora_scale.Source(f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"]))]
+                [
+                    lora_scale.ScaleSource(
+                        f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"])
+                    )
+                ]
                 if "alpha" in sides
                 else []
             )
@@ -164,7 +168,7 @@ def adapter(
             scales.append(
                 scale
                 if not own
-                else Scale(
+                else AdapterScale(
                     scale.value,
                     scale.alpha,
                     scale.rslora,

@@ -45,7 +45,7 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
-class Part:
+class AdapterKey:
     """One tensor of an adapter.
 
     module   of the network that it updates, in the adapter's own naming
@@ -58,13 +58,13 @@ class Part:
     adapter: str = ""
 
 
-def parse(key: str) -> Part | None:
+def parse(key: str) -> AdapterKey | None:
     """What a plain key of an adapter's file is; None for no part of a LoRA."""
     if match := _LOW_RANK.fullmatch(key):
-        return Part(match[1], _SIDES[match[2]], match[3] or "")
+        return AdapterKey(match[1], _SIDES[match[2]], match[3] or "")
     if match := _WHOLE.fullmatch(key):
-        return Part(match[1], match[2])
-    return Part(key.removesuffix(".alpha"), "alpha") if key.endswith(".alpha") else None
+        return AdapterKey(match[1], match[2])
+    return AdapterKey(key.removesuffix(".alpha"), "alpha") if key.endswith(".alpha") else None
 
 
 def is_adapter_key(key: str) -> bool:

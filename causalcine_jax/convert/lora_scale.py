@@ -28,7 +28,7 @@ _ALPHAS, _RANKS = (
 
 
 @dataclass(frozen=True)
-class Source:
+class ScaleSource:
     """What one place says: alpha, rank and whether rsLoRA divides by sqrt(r), each None where it says nothing."""
 
     name: str
@@ -46,7 +46,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AdapterScale:
     """The scale of a module's update, and what it was told by."""
 
     value: float
@@ -55,7 +55,7 @@ class Scale:
     told_by: str
 
 
-def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[Source]:
+def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[ScaleSource]:
     """Everything that says something of the adapter in `file`, except its tensors.
 
     Raises:
@@ -83,11 +83,11 @@ def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[S
     if flag is not None:
         if not math.isfinite(flag) or flag <= 0:
             raise UsageError(f"{FLAG} must be a positive number, not {flag}")
-        found.append(Source(FLAG, alpha=flag))
+        found.append(ScaleSource(FLAG, alpha=flag))
     return found
 
 
-def scale_of(module: str, rank: int, told: list[Source]) -> Scale:
+def scale_of(module: str, rank: int, told: list[ScaleSource]) -> AdapterScale:
     """The scale that all sources agree on for a module of `rank`. `UsageError` or `DataError` naming those that disagree, with what each says."""
     alphas: dict[str, float] = {}
     for source in told:
@@ -112,10 +112,10 @@ def scale_of(module: str, rank: int, told: list[Source]) -> Scale:
     rslora = any(root.values())
     alpha = next(iter(alphas.values()), float(rank))
     by = " and ".join(alphas) or "told nowhere, so its rank"
-    return Scale(alpha / (math.sqrt(rank) if rslora else rank), alpha, rslora, by)
+    return AdapterScale(alpha / (math.sqrt(rank) if rslora else rank), alpha, rslora, by)
 
 
-def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
+def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA" or settings.get("use_dora"):
         raise DataError(
@@ -128,7 +128,7 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
     root = settings.get("use_rslora")
     if root is not None and not isinstance(root, bool):
         raise DataError(f"{file}: use_rslora must be true or false, not {root!r}")
-    return Source(
+    return ScaleSource(
         name,
         _number(file, "lora_alpha", settings.get("lora_alpha")),
         _number(file, "r", settings.get("r")),
@@ -138,7 +138,7 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
     )
 
 
-def _header(file: Path, header: Mapping[str, str]) -> Source:
+def _header(file: Path, header: Mapping[str, str]) -> ScaleSource:
     said = {}
     for what, names in (("alpha", _ALPHAS), ("rank", _RANKS)):
         for name in names:
@@ -148,7 +148,7 @@ def _header(file: Path, header: Mapping[str, str]) -> Source:
                     f"the header of {file} tells {what} twice, {said[what]:g} and {value:g}: save the adapter again"
                 )
     root = {"true": True, "false": False}.get(str(header.get("use_rslora")).lower())
-    return Source("the file's header", said.get("alpha"), said.get("rank"), root)
+    return ScaleSource("the file's header", said.get("alpha"), said.get("rank"), root)
 
 
 def _float(text: str | None) -> float | None:
