@@ -1,6 +1,6 @@
 """What a training step needs of hardware that is not there: it is compiled for it, and the compiled program is read.
 
-TrainConfig + Target -> planned_step.py: the real step, its arguments as shapes with shardings -> the compiler of that hardware
+TrainConfig + HardwareTarget -> planned_step.py: the real step, its arguments as shapes with shardings -> the compiler of that hardware
       -> Account: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
 """
 
@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.planning.hardware import Target, target, target_mesh
+from causalcine_jax.planning.hardware import HardwareTarget, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import Collective, collectives
 from causalcine_jax.planning.hlo.program import parse_hlo
 from causalcine_jax.planning.hlo.traffic import Buffer, host_copies, largest_buffers, memory_traffic
@@ -88,7 +88,7 @@ class CompilePlan:
 
     what: str
     config: TrainConfig
-    target: Target
+    target: HardwareTarget
     films: FilmBatch
     seq: int
     accounts: tuple[Account, ...]
@@ -148,7 +148,7 @@ def compile_plan(
     return CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
 
 
-def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
+def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> Account:
     """Compiles one program and reads it."""
     seconds, clock = {}, time.perf_counter()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -200,7 +200,7 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
 
 
 def _refused(
-    step: PlannedStep, where: Target, flops: float, said: str, seconds: dict[str, float]
+    step: PlannedStep, where: HardwareTarget, flops: float, said: str, seconds: dict[str, float]
 ) -> Account:
     """What a TPU's compiler says of a program that does not fit: sizes, and its largest allocations; of one far too large its temporaries alone."""
     limit, given = where.chip.memory, sum(share for _, share in step.parts.values())

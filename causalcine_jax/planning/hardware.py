@@ -1,6 +1,6 @@
 """The hardware that a program can be compiled for without having it, as data: memory, speeds, and how its devices are joined.
 
-    target("v5p:4x4x4") -> Target -> target_devices(target): devices that exist to compile for, and for nothing else
+    target("v5p:4x4x4") -> HardwareTarget -> target_devices(target): devices that exist to compile for, and for nothing else
 
 Numbers are the makers' own, and peaks: Google's pages of each TPU (memory, bf16 FLOP/s, memory bandwidth; per link and direction, half of a chip's published
 interconnect over its links), NVIDIA's data sheets of H100 and H200 (SXM: 80 and 141 GB, 989 TFLOP/s dense bf16 and 1979 float8, 3.35 and 4.8 TB/s, NVLink 450 GB/s and PCIe
@@ -105,7 +105,7 @@ INSTALL = {
 
 
 @dataclass(frozen=True)
-class Target:
+class HardwareTarget:
     """Chips joined in a shape: name such as v5p:4x4x4, sides (4, 4, 4)."""
 
     name: str
@@ -135,7 +135,7 @@ def known_topologies() -> list[str]:
     return [f"{name}:{shape}" for name, chip in CHIPS.items() for shape in chip.shapes]
 
 
-def target(name: str) -> Target:
+def target(name: str) -> HardwareTarget:
     """The target called `name`, a chip and its topology or a chip alone. `UsageError` that lists what there is."""
     chip_name, _, shape = name.partition(":")
     chip = CHIPS.get(chip_name)
@@ -144,10 +144,10 @@ def target(name: str) -> Target:
         listed = "" if hint.startswith("known") else f"; known: {', '.join(known_topologies())}"
         raise UsageError(f"unknown topology {name!r}, {hint}{listed}")
     shape = shape or chip.shapes[0]
-    return Target(f"{chip_name}:{shape}", chip, tuple(map(int, shape.split("x"))))
+    return HardwareTarget(f"{chip_name}:{shape}", chip, tuple(map(int, shape.split("x"))))
 
 
-def target_devices(target: Target) -> list:
+def target_devices(target: HardwareTarget) -> list:
     """Devices to compile for. `UsageError` with the install line where the compiler for that hardware is missing."""
     from jax.experimental import topologies
 
@@ -168,7 +168,7 @@ def target_devices(target: Target) -> list:
     return list(found.devices)
 
 
-def target_mesh(target: Target, seq: int = 1) -> Mesh:
+def target_mesh(target: HardwareTarget, seq: int = 1) -> Mesh:
     """The target's devices as a mesh of (devices / seq, seq). `UsageError` naming the degrees that divide them."""
     if seq < 1 or target.devices % seq:
         legal = ", ".join(str(n) for n in range(1, target.devices + 1) if target.devices % n == 0)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from causalcine_jax.config import GPU_MEMORY
-from causalcine_jax.planning.hardware import Target
+from causalcine_jax.planning.hardware import HardwareTarget
 from causalcine_jax.planning.hlo.collectives import Collective
 
 # Rings that leave a node use the cards of all its GPUs; what goes to every device alike leaves by the GPU's own card.
@@ -42,7 +42,7 @@ class Roofline:
 
 
 def roofline(
-    target: Target,
+    target: HardwareTarget,
     flops: float,
     traffic: int,
     found: Iterable[Collective],
@@ -58,7 +58,7 @@ def roofline(
     )
 
 
-def speed(target: Target, one: Collective) -> float:
+def speed(target: HardwareTarget, one: Collective) -> float:
     """Bytes per second at which each device sends."""
     if not one.far:
         return target.fabric
@@ -66,7 +66,7 @@ def speed(target: Target, one: Collective) -> float:
     return min(target.fabric, shared * target.chip.network)
 
 
-def assumptions(target: Target, copying: bool = False) -> list[str]:
+def assumptions(target: HardwareTarget, copying: bool = False) -> list[str]:
     """What the account and the estimate take for granted, one line each. `copying`: whether anything is in host memory."""
     chip = target.chip
     lines = [
