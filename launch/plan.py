@@ -151,11 +151,11 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 
 def memory(flags: argparse.Namespace) -> None:
     width, height = size_of(flags.size) or (None, None)
-    from causalcine_jax.planning.memory_plan import Request, memory_plan
+    from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
     from causalcine_jax.planning.memory_table import table, to_json
 
     plan = memory_plan(
-        Request(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
+        MemoryRequest(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
     )
     print(to_json(plan) if flags.json else table(plan))
 

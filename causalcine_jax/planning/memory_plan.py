@@ -42,7 +42,7 @@ NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
 
 
 @dataclass(frozen=True)
-class Request:
+class MemoryRequest:
     """What `launch/plan.py memory` is asked for.
 
     model        a preset's name, a family's (families.py), or a model on disk in any format that is read
@@ -69,7 +69,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Line:
+class MemoryLine:
     """One row of the plan: bytes on all devices together, and on each; or in host memory, and of each device's part."""
 
     name: str
@@ -81,14 +81,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The whole account of a `Request`, its open choices filled in. `kv_per_frame` is K and V of one latent frame of one history."""
+class MemoryPlan:
+    """The whole account of a `MemoryRequest`, its open choices filled in. `kv_per_frame` is K and V of one latent frame of one history."""
 
-    request: Request
+    request: MemoryRequest
     tokens_per_frame: int
     histories: int
     kv_per_frame: int
-    lines: tuple[Line, ...]
+    lines: tuple[MemoryLine, ...]
 
     def total(
         self, *, device: bool = False, without: tuple[str, ...] = (), host: bool = False
@@ -121,7 +121,7 @@ class _Model:
     dtype: str = "bfloat16"
 
 
-def memory_plan(request: Request) -> Plan:
+def memory_plan(request: MemoryRequest) -> MemoryPlan:
     """The plan of `request`.
 
     Raises:
@@ -179,13 +179,13 @@ def memory_plan(request: Request) -> Plan:
             dtype,
         )
         cache = _bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
-        lines.append(Line("VAE cache", cache, cache))
+        lines.append(MemoryLine("VAE cache", cache, cache))
     work = histories * _activations(config, model, tokens, dtype)
     decoding = (
         _decoding(vae.cfg, model.chunk_frames, request, dtype) if vae else 0
     )  # after a pass, not beside it
     lines.append(
-        Line(
+        MemoryLine(
             "activations",
             max(work, decoding),
             max(-(-work // request.devices), decoding),
@@ -193,7 +193,7 @@ def memory_plan(request: Request) -> Plan:
         )
     )
     kv_per_frame = (_bytes(pool.k) + _bytes(pool.v)) // (histories * request.pool_frames)
-    return Plan(request, tokens, histories, kv_per_frame, tuple(lines))
+    return MemoryPlan(request, tokens, histories, kv_per_frame, tuple(lines))
 
 
 def _named(name: str) -> _Model | None:
@@ -243,7 +243,7 @@ def _shapes(part: str, config):
     return jax.eval_shape(lambda: NETWORKS[part](config, key=jax.random.key(0)))
 
 
-def _filled(request: Request, model: _Model) -> Request:
+def _filled(request: MemoryRequest, model: _Model) -> MemoryRequest:
     # Without camr nothing beyond the window and the sink is ever seen again.
     pool = (
         FILM_FRAMES if model.memory.reaches_all else model.memory.smallest_pool(model.chunk_frames)
@@ -259,7 +259,7 @@ def _filled(request: Request, model: _Model) -> Request:
 
 
 def _check(
-    request: Request, config: TransformerConfig, model: _Model, stride: int, tokens: int
+    request: MemoryRequest, config: TransformerConfig, model: _Model, stride: int, tokens: int
 ) -> None:
     faults = []
     for name, size, patch in (
@@ -297,7 +297,7 @@ def _bytes(shapes) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _network(name: str, shapes, devices: int) -> Line:
+def _network(name: str, shapes, devices: int) -> MemoryLine:
     leaves = jax.tree.leaves(shapes)
     share = _bytes(shapes)
     if name != "vae":
@@ -306,13 +306,13 @@ def _network(name: str, shapes, devices: int) -> Line:
             int(np.prod(cut.shard_shape(leaf.shape))) * leaf.dtype.itemsize
             for leaf, cut in zip(leaves, shardings, strict=True)
         )
-    return Line(
+    return MemoryLine(
         name.replace("_", " "), _bytes(shapes), share, parameters=sum(leaf.size for leaf in leaves)
     )
 
 
-def _by_heads(name: str, size: int, devices: int) -> Line:
-    return Line(name, size, -(-size // devices))
+def _by_heads(name: str, size: int, devices: int) -> MemoryLine:
+    return MemoryLine(name, size, -(-size // devices))
 
 
 def _activations(config: TransformerConfig, model: _Model, tokens: int, dtype) -> int:
@@ -335,7 +335,7 @@ def _activations(config: TransformerConfig, model: _Model, tokens: int, dtype) -
     )
 
 
-def _decoding(vae: VAEConfig, chunk_frames: int, request: Request, dtype) -> int:
+def _decoding(vae: VAEConfig, chunk_frames: int, request: MemoryRequest, dtype) -> int:
     """Bytes of the decoder's widest moment, the last upsampling of a chunk: enlarged to full size, before and after its convolution."""
     pixels = chunk_frames * vae.temporal_stride * request.height * request.width
     wide = vae.dim * vae.dim_mult[1]

@@ -2,10 +2,10 @@
 
 import json
 
-from causalcine_jax.planning.memory_plan import Plan
+from causalcine_jax.planning.memory_plan import MemoryPlan
 
 
-def table(plan: Plan) -> str:
+def table(plan: MemoryPlan) -> str:
     """The plan as lines of text; GB is 10^9 bytes."""
     asked, shared = plan.request, plan.request.devices > 1
     lines = [
@@ -58,7 +58,7 @@ def table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def to_json(plan: Plan) -> str:
+def to_json(plan: MemoryPlan) -> str:
     return json.dumps(plan.to_dict(), indent=2)
 
 
