@@ -1,7 +1,7 @@
 """What a training step needs of hardware that is not there: it is compiled for it, and the compiled program is read.
 
 TrainConfig + HardwareTarget -> planned_step.py: the real step, its arguments as shapes with shardings -> the compiler of that hardware
-      -> Account: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
+      -> ProgramAccount: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
 """
 
 import math
@@ -45,7 +45,7 @@ _ALLOCATION = re.compile(
 
 
 @dataclass(frozen=True)
-class Account:
+class ProgramAccount:
     """One program on one device of the target, all sizes in bytes.
 
     every         it runs in one of so many steps
@@ -91,7 +91,7 @@ class CompilePlan:
     target: HardwareTarget
     films: FilmBatch
     seq: int
-    accounts: tuple[Account, ...]
+    accounts: tuple[ProgramAccount, ...]
 
     @property
     def fits(self) -> bool:
@@ -148,7 +148,7 @@ def compile_plan(
     return CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
 
 
-def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> Account:
+def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAccount:
     """Compiles one program and reads it."""
     seconds, clock = {}, time.perf_counter()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -178,7 +178,7 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> Account:
     given = max(
         step.beside + memory.argument_size_in_bytes, sum(share for _, share in step.parts.values())
     )
-    return Account(
+    return ProgramAccount(
         step.name,
         step.every,
         step.parts,
@@ -201,7 +201,7 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> Account:
 
 def _refused(
     step: PlannedStep, where: HardwareTarget, flops: float, said: str, seconds: dict[str, float]
-) -> Account:
+) -> ProgramAccount:
     """What a TPU's compiler says of a program that does not fit: sizes, and its largest allocations; of one far too large its temporaries alone."""
     limit, given = where.chip.memory, sum(share for _, share in step.parts.values())
     used, least = _USED.search(said), _AT_LEAST.search(said)
@@ -217,7 +217,7 @@ def _refused(
         Buffer(_bytes(size, unit), shape, source)
         for size, unit, source, shape in _ALLOCATION.findall(said)
     )
-    return Account(
+    return ProgramAccount(
         step.name, step.every, step.parts, step.host, results=None, temporaries=max(0, known - given) if known else None, pool=step.pool, code=None,
         total=max(total, limit + 1), limit=limit, flops=flops, collectives=(), traffic=None, copied=(0, 0), roofline=None, buffers=buffers, seconds=seconds,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import jax
 
 from causalcine_jax.planning.compile_advice import advice
-from causalcine_jax.planning.compile_plan import Account, CompilePlan
+from causalcine_jax.planning.compile_plan import CompilePlan, ProgramAccount
 from causalcine_jax.planning.hlo.collectives import by_kind
 from causalcine_jax.planning.roofline import assumptions
 
@@ -65,7 +65,7 @@ def to_json(plan: CompilePlan) -> str:
 def to_dict(plan: CompilePlan) -> dict:
     """Plain data for JSON."""
 
-    def of(one: Account) -> dict:
+    def of(one: ProgramAccount) -> dict:
         return {
             **dataclasses.asdict(one),
             "parts": {
@@ -125,7 +125,7 @@ def _seconds(plan: CompilePlan) -> dict:
     return {"seconds_per_step": of(plan.cycle), "seconds_per_cycle": cycle}
 
 
-def _program(one: Account) -> list[str]:
+def _program(one: ProgramAccount) -> list[str]:
     turn = f", in one of {one.every} steps" if one.every > 1 else ""
     lines = [f"{one.name}{turn}", _row("", "all", "each device")]
     lines += [_row(name, _gb(whole), _gb(share)) for name, (whole, share) in one.parts.items()]
@@ -169,7 +169,7 @@ def _program(one: Account) -> list[str]:
     return lines
 
 
-def _copies(one: Account) -> str:
+def _copies(one: ProgramAccount) -> str:
     if not any(one.copied):
         return ""
     took = "unknown" if one.roofline.copies is None else f"{one.roofline.copies:.3g} s"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalcine_jax.planning.hlo.program import Computation, Instruction, Program
+from causalcine_jax.planning.hlo.program import Computation, HloProgram, Instruction
 
 KINDS = {
     "all-gather": lambda n: n - 1,
@@ -44,7 +44,7 @@ class Collective:
 
 
 def collectives(
-    program: Program, devices: int, domain: int, unknown_trips: int = 1
+    program: HloProgram, devices: int, domain: int, unknown_trips: int = 1
 ) -> list[Collective]:
     """Those of `program` over `devices` devices, `domain` of which share fast links; the most bytes first."""
 

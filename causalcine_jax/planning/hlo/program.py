@@ -19,7 +19,7 @@ _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
 
 @dataclass(frozen=True)
-class Array:
+class HloArray:
     """An array of a type: bytes, and where it lies: the device's main memory, the host's, or (neither) one of a TPU's faster, smaller ones."""
 
     text: str
@@ -40,7 +40,7 @@ class Instruction:
     root: bool
 
     @cached_property
-    def arrays(self) -> tuple[Array, ...]:
+    def arrays(self) -> tuple[HloArray, ...]:
         """Its results: one, or those of a tuple."""
         return tuple(_array(*match) for match in _ARRAY.findall(self.type))
 
@@ -85,7 +85,7 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Program:
+class HloProgram:
     computations: dict[str, Computation]
     entry: str
 
@@ -165,7 +165,7 @@ class Program:
         )
 
 
-def parse_hlo(text: str) -> Program:
+def parse_hlo(text: str) -> HloProgram:
     """The program in `text`, as `compiled.as_text()` gives it."""
     computations, entry, current = {}, "", None
     for line in text.splitlines():
@@ -178,7 +178,7 @@ def parse_hlo(text: str) -> Program:
             current.instructions[one.name] = one
     if not entry:
         raise ValueError("this is no HLO text: it has no ENTRY computation")
-    return Program(computations, entry)
+    return HloProgram(computations, entry)
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:
@@ -212,13 +212,13 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _array(kind: str, sides: str, layout: str) -> Array:
+def _array(kind: str, sides: str, layout: str) -> HloArray:
     count = 1
     for side in sides.replace("<=", "").split(","):
         count *= int(side) if side else 1
     bits = _BITS.get(kind) if kind in _BITS else int(re.search(r"\d+", kind)[0])
     space = re.search(r"S\((\d+)\)", layout)
-    return Array(
+    return HloArray(
         f"{kind}[{sides}]",
         -(-count * bits // 8),
         space is None or space[1] == "0",

@@ -7,7 +7,7 @@ in a TPU's on-chip memory not at all; nor what a fusion only hands on, as those 
 from dataclasses import dataclass
 
 from causalcine_jax.planning.hlo.collectives import goes_on
-from causalcine_jax.planning.hlo.program import Computation, Instruction, Program
+from causalcine_jax.planning.hlo.program import Computation, HloProgram, Instruction
 
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id",
@@ -26,7 +26,7 @@ class Buffer:
     source: str
 
 
-def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
+def memory_traffic(program: HloProgram, unknown_trips: int = 1) -> int:
     """Bytes read and written per device in one run."""
 
     def measure(computation: Computation, one: Instruction) -> dict:
@@ -39,7 +39,7 @@ def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
     return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
 
 
-def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
+def host_copies(program: HloProgram, unknown_trips: int = 1) -> tuple[int, int]:
     """Bytes that a device copies in one run from host memory, and to it: slices, updates and whole arrays, which are all asynchronous."""
 
     def measure(computation: Computation, one: Instruction) -> dict:
@@ -62,7 +62,7 @@ def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
     return found.get("from", 0), found.get("to", 0)
 
 
-def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
+def largest_buffers(program: HloProgram, count: int = 8) -> list[Buffer]:
     """The largest arrays that instructions make, one of each shape; arguments are not among them."""
     found: dict[str, Buffer] = {}
     for _, one in program.running():
@@ -73,7 +73,7 @@ def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
     return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:count]
 
 
-def _moved(program: Program, computation: Computation, one: Instruction) -> int:
+def _moved(program: HloProgram, computation: Computation, one: Instruction) -> int:
     operands = [_main(operand) for operand in computation.operands(one)]
     if one.opcode in SLICES or (one.opcode == "custom-call" and PICKS in one.source):
         return 2 * _main(one)
@@ -91,7 +91,7 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     return read + _written(program, inner, one)
 
 
-def _written(program: Program, inner: Computation, fusion: Instruction) -> int:
+def _written(program: HloProgram, inner: Computation, fusion: Instruction) -> int:
     """Bytes that a fusion writes: of each of its results all, or where that is updated in place the update."""
     results = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
     if len(results) != len(fusion.arrays):
@@ -123,7 +123,7 @@ def _parameters(inner: Computation) -> list[str]:
     ]
 
 
-def _updated(program: Program, inner: Computation, result: Instruction) -> int | None:
+def _updated(program: HloProgram, inner: Computation, result: Instruction) -> int | None:
     """Bytes of the update where `result` is an array updated in place; None where it is written as a whole."""
     if result.opcode == "dynamic-update-slice":
         return sum(operand.bytes for operand in inner.operands(result)[1:2])
@@ -134,7 +134,7 @@ def _updated(program: Program, inner: Computation, result: Instruction) -> int |
     return None
 
 
-def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
+def _read(program: HloProgram, inner: Computation, name: str, whole: int) -> int:
     """Bytes of an array of `whole` bytes that a fusion reads: what is sliced of it, and of that again; nothing of one that is only updated in place."""
     total, used = 0, False
     for user in inner.instructions.values():
@@ -163,7 +163,7 @@ def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
     return min(whole, total) if used else whole
 
 
-def _nested(program: Program, one: Instruction) -> Computation | None:
+def _nested(program: HloProgram, one: Instruction) -> Computation | None:
     return program.computations.get(one.called[0]) if one.opcode == "fusion" else None
 
 
