@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax import families
-from causalcine_jax.convert import kinds, layouts, load, orbax_copy, writing
+from causalcine_jax.convert import guess_family, kinds, layouts, load, orbax_copy, writing
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.find import PARTS, find_part, holds
 from causalcine_jax.convert.formats import open_part
@@ -200,7 +200,7 @@ def _metadata(config: ConvertConfig, networks: list[Network]) -> dict[str, Any]:
         family = (
             families.family(config.family)
             if config.family
-            else families.guess(config.source, _sizes(networks))
+            else guess_family.guess(config.source, _sizes(networks))
         )
         said = {**said, **(family.defaults() if family else {})}
     if isinstance(said.get("base"), str):  # it is named by its path from the folder

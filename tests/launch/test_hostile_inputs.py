@@ -41,7 +41,7 @@ def fault(tmp_path, text: str | bytes, name: str = "story.yaml") -> str:
     [
         (f"{BOMB}schema: *i\n{SHOTS}", "expand to more than 400,000 values"),
         (f"{BOMB}{HEAD}seed: *i\n{SHOTS}", "expand to more than 400,000 values"),
-        (f"{HEAD}seed: &s [*s]\n{SHOTS}", "or for themselves"),
+        (f"{HEAD}seed: &s [*s]\n{SHOTS}", "or to themselves"),
         (
             "a: &a {b: 1}\n" + HEAD + "seed: {<<: [" + ",".join(["*a"] * 9) + "]}\n" + SHOTS,
             "seed must be a whole number",
