@@ -175,17 +175,17 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
     config, _ = parse_config([f"--config={flags.config}", *rest])
     from causalcine_jax.planning.compile_plan import compile_plan
     from causalcine_jax.planning.compile_table import table, to_json
+    from causalcine_jax.planning.planned_rollout import PlannedPool
 
-    how = {
-        "seq": flags.seq,
-        "frames": flags.frames,
-        "size": size,
-        "rollout": flags.rollout,
-        "pool_frames": flags.pool_frames,
-        "kv_dtype": flags.kv_dtype,
-        "pool_on": flags.pool_on,
-    }
-    plan = compile_plan(config, flags.topology, **how)
+    pool = PlannedPool(flags.pool_frames, flags.kv_dtype, flags.pool_on)
+    plan = compile_plan(
+        config,
+        flags.topology,
+        seq=flags.seq,
+        frames=flags.frames,
+        size=size,
+        rollout=pool if flags.rollout else None,
+    )
     print(to_json(plan) if flags.json else table(plan), flush=True)
     if not plan.fits:
         raise DataError(

@@ -1,4 +1,7 @@
-"""Arithmetic of one update of each stage of training, forward and backward, without what is recomputed (flops.py counts the passes)."""
+"""FLOPs of one update of each training stage, forward and backward, without recomputation.
+
+flops.py counts the passes.
+"""
 
 from dataclasses import replace
 
@@ -7,10 +10,11 @@ from causalcine_jax.training.config import TrainConfig
 
 
 def update_flops(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
-    """Operations of one update of config.stage on `films` (config.batch of them), by the update's name.
+    """FLOPs of one update of config.stage on `films` (config.batch of them), by update name.
 
-    A rollout with random exits counts as it does on average, a window of frames with gradient as one at the film's end. The GAN's head is less than
-    a hundredth, and left out. Stage autoencoder is not counted.
+    A rollout with random exits counts with its mean length, and a window of frames with gradient as
+    one at the film's end. The GAN's head is less than a hundredth and left out. The stage
+    autoencoder is not counted.
     """
     return {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}[config.stage](
         config, films
@@ -35,7 +39,10 @@ def _ode_init(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
 
 
 def trajectory_flops(config: TrainConfig, films: FilmFlops) -> Flops:
-    """The teacher's trajectories for a batch: its clean history once, then every chunk at every step. Guidance is a second film."""
+    """FLOPs of the teacher's trajectories for a batch.
+
+    Its clean history once, then every chunk at every step. Guidance is a second film.
+    """
     guided = 2 if config.ode.guidance != 1 else 1
     seen = replace(films, films=guided * films.films)
     return (
@@ -69,7 +76,7 @@ def _dmd(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     generator = (rollout + both_scores + text).forward + films.against_pool(last).trained
     critic = (rollout + text).forward + score(1).trained
     if head.on:
-        # To the inputs of the chunks that carry gradient: their history is numbers, and so are its keys and values.
+        # Gradient reaches the inputs of some chunks only: history's keys and values are constants.
         carries_gradient = films.noisy(last)
         generator += (
             read_by_head(films).forward + carries_gradient.passed_through - carries_gradient.forward

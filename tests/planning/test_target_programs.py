@@ -20,8 +20,8 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.sharding import REPLICATED, path_of, spec_of
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning.hardware import INSTALL, target, target_mesh
-from causalcine_jax.planning.hlo.collectives import first_group, goes_on, kind_of
-from causalcine_jax.planning.planned_rollout import rollout_steps
+from causalcine_jax.planning.hlo.collectives import first_group, is_continuation, kind_of
+from causalcine_jax.planning.planned_rollout import PlannedPool, rollout_steps
 from causalcine_jax.planning.planned_step import FilmBatch, shapes, training_steps
 
 DEVICES, LAYERS, STEPS = 4, 2, 3
@@ -63,7 +63,7 @@ def exchanged(monkeypatch):
 
     def measure(computation, one):
         kind = kind_of(computation, one)
-        if kind is None or goes_on(computation, one):
+        if kind is None or is_continuation(computation, one):
             return {}
         group = len(first_group(one.attributes, DEVICES))
         arrays = (
@@ -229,7 +229,7 @@ def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_he
     chosen = dataclasses.replace(config(tmp_path), rollout_weights=held)
     films = FilmBatch.of(chosen, **FILMS)
     step, account, found = exchanged(
-        topology, DEVICES, lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=9)
+        topology, DEVICES, lambda mesh: rollout_steps(chosen, films, mesh, PlannedPool(9))
     )
     transformer = cut_weights(Transformer, SIZES)
     inside, outside = split(
@@ -264,7 +264,7 @@ def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_he
 def test_a_pool_in_host_memory_is_counted_there_with_what_is_copied(topology, tmp_path, exchanged):
     chosen = config(tmp_path)
     films = FilmBatch.of(chosen, **FILMS)
-    commit = lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=15, pool_on="host")[1:]
+    commit = lambda mesh: rollout_steps(chosen, films, mesh, PlannedPool(15, on="host"))[1:]
     step, account, _ = exchanged(topology, DEVICES, commit)
     frame = LAYERS * 2 * 64 * SIZES.dim * 2  # keys and values of a history's frame
     assert step.host == {"pool": (2 * 15 * frame, 2 * 15 * frame // DEVICES)}
