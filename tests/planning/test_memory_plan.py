@@ -1,4 +1,4 @@
-"""launch/plan.py memory: against the published numbers of Wan, against the arrays of a small model, and what it refuses."""
+"""launch/plan.py memory, against Wan's published sizes and a small model's arrays; refusals."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_without_guidance_there_is_one_history_and_float32_is_twice_bfloat16():
     )
     wide = memory_plan(MemoryRequest("storyworld", **small, guidance=1.0, dtype="float32"))
     pool = "pool of history"
-    times = (4 + 4) * 18 // 3  # which chunk a slot holds, and what memory makes of it, is shared
+    times = (4 + 4) * 18 // 3  # each slot's chunk index and use are shared by all histories
     assert by_name(guided)[pool].bytes - times == 2 * (by_name(alone)[pool].bytes - times)
     assert wide.kv_per_frame == 2 * alone.kv_per_frame
     assert by_name(wide)["transformer"].bytes == 2 * by_name(alone)["transformer"].bytes
@@ -70,9 +70,8 @@ def test_float8_halves_the_blocks_matrices_and_nothing_else():
     }
     sizes = preset("wan-14b").transformer
     matrices = sizes.num_layers * (8 * sizes.dim**2 + 2 * sizes.dim * sizes.ffn_dim)
-    scales = (
-        4 * sizes.num_layers * (9 * sizes.dim + sizes.ffn_dim)
-    )  # in float32, one for each column
+    # In float32, one for each column.
+    scales = 4 * sizes.num_layers * (9 * sizes.dim + sizes.ffn_dim)
     saved = {
         name: line.bytes - plans["float8"][name].bytes for name, line in plans["bfloat16"].items()
     }
@@ -143,7 +142,7 @@ def test_a_model_on_disk_is_read_by_its_headers(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_named_with_what_can(request_, faults):
+def test_impossible_requests_name_legal_values(request_, faults):
     with pytest.raises(UsageError) as caught:
         memory_plan(request_)
     assert all(fault in str(caught.value) for fault in faults), caught.value
@@ -168,8 +167,8 @@ def test_the_command_prints_a_table_or_json(folder):
         and "keys and values of one latent frame" in done.stdout
         and "pool of history" in done.stdout
     )
-    told = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
-    assert told["total_bytes"] == sum(line["bytes"] for line in told["lines"])
+    plan = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
+    assert plan["total_bytes"] == sum(line["bytes"] for line in plan["lines"])
     done = launch("--model", "wan-14b", "--size", "480p")
     assert (done.returncode, done.stderr) == (
         2,
