@@ -93,7 +93,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     flags = vars(parse())
     # After the flags are understood: a wrong one should not wait for jax.
-    from causalcine_jax.convert.command import ConvertConfig, convert
+    from causalcine_jax.convert.command import convert
+    from causalcine_jax.convert.convert_config import ConvertConfig
 
     progress = not flags.pop("no_progress")
     convert(ConvertConfig(**flags, progress=progress))

@@ -200,7 +200,7 @@ def test_layouts_by_hand(networks, folder):
     assert np.array_equal(theirs["blocks.2.ffn.0.weight"], ours["blocks.ffn_0.weight"][2].T)
     assert np.array_equal(theirs["blocks.1.modulation"][0], ours["blocks.modulation"][1])
     assert np.array_equal(theirs["blocks.0.norm3.bias"], ours["blocks.norm3.bias"][0])
-    # Our patch vector is (channel, time, row, column): channel 3, row 1, column 0 is entry 3 * 4 + 2.
+    # Our patch vector is (channel, time, row, column), so channel 3, row 1, column 0 is 3 * 4 + 2.
     assert np.array_equal(
         theirs["patch_embedding.weight"][:, 3, 0, 1, 0], ours["patch_embedding.weight"][14]
     )
@@ -232,9 +232,8 @@ def test_load_then_save_gives_equal_bytes(networks, tmp_path, dtype):
     loaded = {
         "transformer": load_transformer(tmp_path / "a", dtype),
         "vae": load_vae(tmp_path / "a", dtype),
-        "text_encoder": load_text_encoder(
-            tmp_path / "a"
-        ),  # through float32, which holds a bfloat16 exactly
+        # Through float32, which represents a bfloat16 exactly.
+        "text_encoder": load_text_encoder(tmp_path / "a"),
         "tokenizer": Tokenizer.load(tmp_path / "a"),
     }
     save_model(tmp_path / "b", **loaded, dtype=dtype, metadata={"not": "hashed"})
@@ -310,14 +309,15 @@ def test_all_tensors_that_do_not_fit_are_listed_at_once(folder):
     )
 
 
-def test_another_network_is_named_as_such(folder):
+def test_another_network_is_named(folder):
     with pytest.raises(
         DataError, match=r"vae has no transformer: its config\.json is that of another network"
     ):
         load_transformer(folder / "vae")
     with pytest.raises(
         DataError,
-        match=r"does not hold a Wan2\.1 transformer: patch_embedding\.weight is missing.*begin with conv1\.bias",
+        match=r"does not hold a Wan2\.1 transformer: patch_embedding\.weight is missing.*"
+        r"begin with conv1\.bias",
     ):
         load_transformer(folder / "vae/model.safetensors")
 
@@ -329,21 +329,21 @@ def test_another_network_is_named_as_such(folder):
             "transformer",
             load_transformer,
             None,
-            r"config\.json is missing, and tensors do not tell num_heads, text_len",
+            r"config\.json is missing, and tensors do not determine num_heads, text_len",
         ),
         (
             "transformer",
             load_transformer,
             "num_heads",
-            r"config\.json lacks num_heads, which tensors do not tell",
+            r"config\.json lacks num_heads, which tensors do not determine",
         ),
         ("transformer", load_transformer, "text_len", r"config\.json lacks text_len"),
-        ("vae", load_vae, None, r"config\.json is missing, and tensors do not tell mean, std"),
+        ("vae", load_vae, None, r"config\.json is missing, and tensors do not determine mean, std"),
         ("vae", load_vae, "std", r"config\.json lacks std"),
         ("text_encoder", load_text_encoder, None, r"config\.json is missing"),
     ],
 )
-def test_what_tensors_cannot_tell_is_never_guessed_in_a_model_folder(
+def test_settings_that_shapes_do_not_determine_are_required_in_a_model_folder(
     folder, part, load, lost, message
 ):
     file = folder / part / "config.json"
@@ -392,7 +392,7 @@ def test_what_tensors_cannot_tell_is_never_guessed_in_a_model_folder(
         ("text_encoder", load_text_encoder, {"eps": float("inf")}, "eps must be"),
     ],
 )
-def test_sizes_that_cannot_be(folder, part, load, change, message):
+def test_impossible_sizes(folder, part, load, change, message):
     file = folder / part / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(DataError, match=message):
@@ -403,7 +403,7 @@ def test_sizes_that_cannot_be(folder, part, load, change, message):
     "value, kind", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
 )
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16, np.float64])
-def test_weights_that_are_no_numbers_are_named_by_network_and_tensor(folder, value, kind, dtype):
+def test_weights_that_are_not_finite_are_named_by_network_and_tensor(folder, value, kind, dtype):
     def damage(tensors):
         key = "blocks.1.cross_attn.o.weight"
         tensors[key] = tensors[key].astype(dtype)
@@ -416,7 +416,7 @@ def test_weights_that_are_no_numbers_are_named_by_network_and_tensor(folder, val
         load_transformer(folder)
 
 
-def test_large_and_tiny_weights_are_numbers():
+def test_large_and_tiny_weights_are_finite():
     for dtype in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64):
         ends = ml_dtypes.finfo(dtype)
         assert is_finite(np.array([ends.max, ends.min, ends.tiny, -0.0, 0.0], dtype)) and is_finite(
@@ -426,7 +426,9 @@ def test_large_and_tiny_weights_are_numbers():
             assert not is_finite(np.array([1.0, value, -1.0], dtype))
 
 
-def test_without_config_a_published_model_has_its_own_heads_and_another_is_said(networks, tmp_path):
+def test_without_config_a_published_model_has_its_own_heads_and_others_get_a_note(
+    networks, tmp_path
+):
     wan = random_module(
         Transformer,
         TransformerConfig(dim=256, ffn_dim=16, num_heads=2, num_layers=1, text_dim=8, freq_dim=10),
@@ -438,7 +440,7 @@ def test_without_config_a_published_model_has_its_own_heads_and_another_is_said(
     )
     with open_part(file, "transformer") as tensors:
         assert describe("transformer", tensors).config == wan.config
-        assert "tensors do not tell num_heads: 2 is assumed" in tensors.notes[0]
+        assert "tensors do not determine num_heads: 2 is assumed" in tensors.notes[0]
     (tmp_path / "config.json").write_text(
         '{"_class_name": "WanModel", "num_heads": 4, "text_len": 512}'
     )
@@ -454,7 +456,8 @@ def test_without_config_a_published_model_has_its_own_heads_and_another_is_said(
     [
         (
             '{"dim": 13, "ffn_dim": 7}',
-            "config.json says dim 13, the tensors say 12; config.json says ffn_dim 7, the tensors say 20",
+            "config.json says dim 13, the tensors say 12; "
+            "config.json says ffn_dim 7, the tensors say 20",
         ),
         ('{"num_heads": 5}', "dim 12 is not divisible by num_heads 5"),
         ("{", "config.json is not JSON"),

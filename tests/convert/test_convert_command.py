@@ -1,4 +1,4 @@
-"""launch/convert.py: every format in and out, what it says of bad input, and that nothing half-written is ever left."""
+"""launch/convert.py: every format in and out, errors for bad input, no partial output left."""
 
 import hashlib
 import json
@@ -31,7 +31,8 @@ from causalcine_jax.convert import (
     load_vae,
     writing,
 )
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
 
@@ -40,7 +41,7 @@ LOADERS = {"transformer": load_transformer, "vae": load_vae, "text_encoder": loa
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Wan2.1's folder, the model folder and Diffusers' folder made from it, and the model folder made from that."""
+    """wan -> model, wan -> diffusers -> back: folders in all three formats."""
     root = tmp_path_factory.mktemp("made")
     run(wan_folder(root / "wan"), root / "model")
     run(root / "wan", root / "diffusers", to="diffusers", shard_gb=2e-5)
@@ -50,7 +51,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def wan(tmp_path):
-    """The same without its VAE, whose 194 layers take a moment to describe."""
+    """Wan2.1's folder without its VAE, whose 194 layers are slow to describe."""
     return wan_folder(tmp_path / "wan", vae=False)
 
 
@@ -100,18 +101,21 @@ def only(everything, part):
 
 def test_some_names_by_hand(made):
     theirs, ours = read_all(made / "diffusers"), read_all(made / "model")
+    up = "decoder.up_blocks"
+    attention = "text_encoder:encoder.block.1.layer.0.SelfAttention"
+    gate = "text_encoder:encoder.block.0.layer.1.DenseReluDense"
     for key, original in {
         "transformer:blocks.2.attn1.to_out.0.weight": "blocks.2.self_attn.o.weight",
         "transformer:blocks.0.norm2.bias": "blocks.0.norm3.bias",
         "transformer:blocks.1.scale_shift_table": "blocks.1.modulation",
         "transformer:scale_shift_table": "head.modulation",
         "transformer:condition_embedder.time_proj.weight": "time_projection.1.weight",
-        "vae:decoder.up_blocks.1.resnets.0.conv_shortcut.weight": "decoder.upsamples.4.shortcut.weight",
-        "vae:decoder.up_blocks.3.resnets.2.conv2.bias": "decoder.upsamples.14.residual.6.bias",
-        "vae:decoder.up_blocks.2.upsamplers.0.resample.1.weight": "decoder.upsamples.11.resample.1.weight",
+        f"vae:{up}.1.resnets.0.conv_shortcut.weight": "decoder.upsamples.4.shortcut.weight",
+        f"vae:{up}.3.resnets.2.conv2.bias": "decoder.upsamples.14.residual.6.bias",
+        f"vae:{up}.2.upsamplers.0.resample.1.weight": "decoder.upsamples.11.resample.1.weight",
         "vae:quant_conv.bias": "conv1.bias",
-        "text_encoder:encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight": "blocks.1.pos_embedding.embedding.weight",
-        "text_encoder:encoder.block.0.layer.1.DenseReluDense.wi_0.weight": "blocks.0.ffn.gate.0.weight",
+        f"{attention}.relative_attention_bias.weight": "blocks.1.pos_embedding.embedding.weight",
+        f"{gate}.wi_0.weight": "blocks.0.ffn.gate.0.weight",
     }.items():
         assert theirs[key].tobytes() == ours[f"{key.split(':')[0]}:{original}"].tobytes(), key
 
@@ -131,7 +135,7 @@ def test_every_format_loads_directly_as_the_same_network(made, part):
         assert (getattr(loaded, "config", None) or loaded.cfg) == config
 
 
-def test_the_tokenizer_comes_along(made):
+def test_the_tokenizer_is_converted_too(made):
     for folder in ("wan", "model", "diffusers", "diffusers/text_encoder", "back"):
         assert Tokenizer.load(made / folder).known_words() == ["a", "fox"]
 
@@ -166,7 +170,7 @@ def test_shards_index_and_manifest(made):
     assert len(source) == 5
 
 
-def test_the_dtype_that_was_asked_for(made, tmp_path):
+def test_the_requested_dtype(made, tmp_path):
     run(made / "diffusers/transformer", tmp_path / "half", dtype="bf16")
     half, whole = read_all(tmp_path / "half"), only(read_all(made / "model"), "transformer")
     assert_equal_bytes(
@@ -225,7 +229,7 @@ def test_the_table_of_a_dry_run(made, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_conversion_goes_on_where_it_was(made, tmp_path, monkeypatch):
+def test_a_killed_conversion_continues(made, tmp_path, monkeypatch):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     written = []
     write_shard = writing._write_shard
@@ -256,7 +260,7 @@ def test_a_killed_conversion_goes_on_where_it_was(made, tmp_path, monkeypatch):
     )
 
 
-def test_another_request_begins_anew(made, tmp_path, monkeypatch):
+def test_another_request_starts_over(made, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -400,11 +404,13 @@ def not_json(wan):
         (truncate, r"00002-of-00003\.safetensors is damaged or incomplete.*download it again"),
         (
             lose_shards,
-            r"shards missing in .*wan: diffusion_pytorch_model-00002-of-00003\.safetensors, .*-00003-of-00003\.safetensors",
+            r"shards missing in .*wan: diffusion_pytorch_model-00002-of-00003\.safetensors, "
+            r".*-00003-of-00003\.safetensors",
         ),
         (
             lose_shards_and_index,
-            r"shards missing in .*wan: diffusion_pytorch_model-00002-of-00003\.safetensors, .*-00003-of-00003\.safet",
+            r"shards missing in .*wan: diffusion_pytorch_model-00002-of-00003\.safetensors, "
+            r".*-00003-of-00003\.safet",
         ),
         (
             another_naming_among_it,
@@ -428,11 +434,11 @@ def test_bad_input_is_named_and_nothing_is_written(wan, tmp_path, damage, messag
     assert [p.name for p in tmp_path.iterdir()] == ["wan"]
 
 
-def test_requests_that_cannot_be(made, wan, tmp_path):
+def test_impossible_requests(made, wan, tmp_path):
     with pytest.raises(DataError, match="there is no such file or folder"):
         run(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no network that is known"):
+    with pytest.raises(DataError, match="empty holds no known network"):
         run(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(UsageError, match="model is there already: choose another --out"):
         run(wan, made / "model")
@@ -459,28 +465,39 @@ def test_an_out_that_cannot_be_made_is_refused_first(wan, tmp_path, to):
 
 
 def wrapped(prefix, **changes):
-    """The transformer's tensors as torch's wrappers name them, times a number."""
+    """The transformer's tensors under a wrapper's prefix, times a number."""
     return {
         f"{prefix}{key}": tensor * changes.get("times", 1)
         for key, tensor in tensors("transformer").items()
     }
 
 
+PLAIN = ("model.", 2)
+AVERAGED = ("model._fsdp_wrapped_module.", 3)
+BOTH = {"generator": PLAIN, "generator_ema": AVERAGED}
+COMPILED = {"generator": ("model._orig_mod.", 2)}
+CHECKPOINTED = {"generator_ema": ("_checkpoint_wrapped_module.model.", 2)}
+
+
 @pytest.mark.parametrize(
     "file, content, options, times, family",
     [
-        ("self_forcing_dmd.pt", {"critic": ("model.", 9), "generator": ("model.", 2), "generator_ema": ("model._fsdp_wrapped_module.", 3)},
-         {}, 3, "self-forcing"),
-        ("self_forcing_dmd.pt", {"generator": ("model.", 2), "generator_ema": ("model._fsdp_wrapped_module.", 3)},
-         {"weights": "generator"}, 2, "self-forcing"),
-        ("chunkwise/causal_forcing.pt", {"generator": ("model.", 2), "generator_ema": ("model.", 3)}, {}, 2, "causal-forcing"),
-        ("autoregressive_checkpoint/model.pt", {"generator": ("model._orig_mod.", 2)}, {}, 2, "causvid"),
-        ("rolling_forcing_dmd.pt", {"generator_ema": ("_checkpoint_wrapped_module.model.", 2)}, {}, 2, "rolling-forcing"),
+        ("self_forcing_dmd.pt", {"critic": ("model.", 9), **BOTH}, {}, 3, "self-forcing"),
+        ("self_forcing_dmd.pt", BOTH, {"weights": "generator"}, 2, "self-forcing"),
+        (
+            "chunkwise/causal_forcing.pt",
+            {"generator": PLAIN, "generator_ema": ("model.", 3)},
+            {},
+            2,
+            "causal-forcing",
+        ),
+        ("autoregressive_checkpoint/model.pt", COMPILED, {}, 2, "causvid"),
+        ("rolling_forcing_dmd.pt", CHECKPOINTED, {}, 2, "rolling-forcing"),
         ("other.pt", {"model": ("", 2)}, {"family": "memflow"}, 2, "memflow"),
-        ("krea-realtime-video-14b.safetensors", ("model.", 2), {}, 2, "krea-realtime-14b"),
+        ("krea-realtime-video-14b.safetensors", PLAIN, {}, 2, "krea-realtime-14b"),
         ("flat.pth", ("", 2), {}, 2, None),
     ],
-)  # fmt: skip
+)
 def test_causal_children(tmp_path, file, content, options, times, family):
     source = tmp_path / file
     source.parent.mkdir(exist_ok=True)
@@ -497,12 +514,12 @@ def test_causal_children(tmp_path, file, content, options, times, family):
         read_all(tmp_path / "out"),
         {f"transformer:{key}": t * times for key, t in tensors("transformer").items()},
     )
-    said = load_metadata(tmp_path / "out")
-    assert said.get("family") == family and said["converted_from"] == source.name
-    assert ("sampler" in said) == ("memory" in said) == (family is not None)
+    metadata = load_metadata(tmp_path / "out")
+    assert metadata.get("family") == family and metadata["converted_from"] == source.name
+    assert ("sampler" in metadata) == ("memory" in metadata) == (family is not None)
 
 
-def test_what_a_model_folder_says_of_its_sampling_goes_with_it(tmp_path):
+def test_a_model_folders_sampling_is_converted_too(tmp_path):
     save_torch(tmp_path / "self_forcing_dmd.pt", generator=wrapped("model."))
     run(tmp_path / "self_forcing_dmd.pt", tmp_path / "causvid")
     mine = {**load_metadata(tmp_path / "causvid"), "sampler": {"solver": "euler", "shift": 7.0}}
@@ -513,7 +530,8 @@ def test_what_a_model_folder_says_of_its_sampling_goes_with_it(tmp_path):
     (tmp_path / "causvid/metadata.json").write_text('{"sampler": {"shift": -1}}')
     with pytest.raises(
         DataError,
-        match=r"metadata\.json describes no sampler with \{'shift': -1\}: mend it, or give --family",
+        match=r"metadata\.json describes no sampler with \{'shift': -1\}: correct it, "
+        r"or give --family",
     ):
         run(tmp_path / "causvid", tmp_path / "no", to="diffusers")
     run(tmp_path / "causvid", tmp_path / "other", family="memflow")
@@ -521,7 +539,7 @@ def test_what_a_model_folder_says_of_its_sampling_goes_with_it(tmp_path):
 
 
 def test_a_base_with_its_lora_beside_it(tmp_path):
-    """LongLive's two files: named by their folder, they are merged; the base named by itself stays as it is."""
+    """LongLive's two files are merged if their folder is given; the base alone is unchanged."""
     rng = np.random.default_rng(1)
     down, up = (
         rng.standard_normal((2, 24)).astype(np.float32),
@@ -550,7 +568,7 @@ def test_a_base_with_its_lora_beside_it(tmp_path):
     save_torch(models / "more.pt", generator=wrapped("model."))
     with pytest.raises(
         DataError,
-        match=r"models holds 2 checkpoints, longlive_base\.pt, more\.pt: name the one that is meant",
+        match=r"models holds 2 checkpoints, longlive_base\.pt, more\.pt: name the one to use",
     ):
         run(models, tmp_path / "out")
 

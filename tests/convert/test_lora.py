@@ -1,4 +1,4 @@
-"""Adapters of every trainer: whose weight each tensor is for, and at which strength it is merged. The arithmetic is done by hand in numpy."""
+"""Adapters of every trainer: the target weight of each tensor, and its scale, against numpy."""
 
 import json
 
@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 from tiny_checkpoints import CONFIG_JSON, tensors
 
 from causalcine_jax.convert import load_transformer
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.convert.lora import Lora, loras
 from causalcine_jax.errors import DataError, UsageError
@@ -40,7 +41,7 @@ def read(base, *lora, key=f"{Q}.weight", **options):
 
 
 def scale(base, *lora, **options):
-    """By how much UP @ DOWN was added, which must be the same everywhere."""
+    """The factor of UP @ DOWN that was added; it must be the same everywhere."""
     added = read(base, *lora, **options) - BASE[f"{Q}.weight"]
     found = (added * (UP @ DOWN)).sum() / ((UP @ DOWN) ** 2).sum()
     np.testing.assert_allclose(added, found * (UP @ DOWN), atol=1e-4)
@@ -62,13 +63,11 @@ def peft_folder(folder, content=None, **settings):
         ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0),
         ({"r": 16, "lora_alpha": 8, "rank_pattern": {"self_attn.q": 4}}, 2.0),
         ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"blocks\.0\.self_attn\.q": 2}}, 0.5),
-        (
-            {"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn.q": 2}},
-            2.0,
-        ),  # peft matches whole names
+        # peft matches full path components.
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn.q": 2}}, 2.0),
     ],
 )
-def test_what_adapter_config_says_is_how_strong_it_is(base, tmp_path, settings, expected):
+def test_adapter_config_sets_the_scale(base, tmp_path, settings, expected):
     folder = peft_folder(tmp_path / "peft", **settings)
     assert scale(base, folder) == expected
     assert scale(base, folder / "adapter_model.safetensors") == expected
@@ -99,12 +98,12 @@ def test_what_adapter_config_says_is_how_strong_it_is(base, tmp_path, settings, 
         ({"format": "pt"}, 1.0),
     ],
 )
-def test_what_the_header_says_is_how_strong_it_is(base, tmp_path, header, expected):
+def test_the_header_sets_the_scale(base, tmp_path, header, expected):
     save_file(PAIR, tmp_path / "lora.safetensors", metadata=header)
     assert scale(base, tmp_path / "lora.safetensors") == expected
 
 
-def test_the_flag_speaks_where_nothing_else_does(base, tmp_path):
+def test_the_flag_sets_the_scale_where_nothing_else_does(base, tmp_path):
     save_file(PAIR, tmp_path / "lora.safetensors")
     assert scale(base, tmp_path / "lora.safetensors", lora_alpha=8.0) == 2.0
     with pytest.raises(UsageError, match="--lora-alpha must be a positive number"):
@@ -153,7 +152,7 @@ def test_sources_that_disagree_are_refused_and_named(base, tmp_path):
         ({"alpha_pattern": {"(": 2}}, "no regular expression"),
     ],
 )
-def test_settings_that_cannot_be(base, tmp_path, settings, message):
+def test_impossible_settings(base, tmp_path, settings, message):
     with pytest.raises(DataError, match=message):
         read(base, peft_folder(tmp_path / "peft", **settings))
 
@@ -208,11 +207,11 @@ def test_several_are_summed_each_at_its_strength(base, tmp_path):
     assert np.array_equal(
         loaded.blocks.self_attn.q.weight[...], merged.blocks.self_attn.q.weight[...]
     )
-    said = json.loads((tmp_path / "out/metadata.json").read_text())["loras"]
-    assert said == ["a.safetensors:0.8", "b.safetensors:-0.5"]
+    recorded = json.loads((tmp_path / "out/metadata.json").read_text())["loras"]
+    assert recorded == ["a.safetensors:0.8", "b.safetensors:-0.5"]
 
 
-def test_the_scale_is_said(base, tmp_path, capsys):
+def test_the_scale_is_printed(base, tmp_path, capsys):
     folder = peft_folder(tmp_path / "peft", r=4, lora_alpha=8)
     convert(ConvertConfig(base, tmp_path / "out", lora=[f"{folder}:0.8"]))
     assert (
@@ -221,7 +220,7 @@ def test_the_scale_is_said(base, tmp_path, capsys):
     )
 
 
-def test_whole_differences_of_weights_and_biases(base, tmp_path):
+def test_full_differences_of_weights_and_biases(base, tmp_path):
     keys = [
         f"{Q}.weight",
         f"{Q}.bias",
@@ -318,13 +317,13 @@ def test_an_adapter_on_a_bfloat16_base_is_summed_before_it_is_rounded(base, tmp_
         (BASE, "is no lora_A or lora_B"),
     ],
 )
-def test_what_is_no_lora_of_this_transformer(base, tmp_path, content, message):
+def test_files_that_are_no_lora_of_this_transformer(base, tmp_path, content, message):
     save_file(content, tmp_path / "lora.safetensors")
     with pytest.raises(DataError, match=message):
         read(base, tmp_path / "lora.safetensors")
 
 
-def test_what_was_asked_for(tmp_path):
+def test_requested_adapters(tmp_path):
     odd = tmp_path / "style:2"
     odd.write_bytes(b"")
     (tmp_path / "a").write_bytes(b"")

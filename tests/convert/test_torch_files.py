@@ -1,4 +1,4 @@
-"""torch's .pt files, made by hand: what is read of good ones, and that bad and hostile ones end in one error and run nothing."""
+"""Handmade .pt files: valid ones are read; bad and malicious ones give an error and run nothing."""
 
 import os
 import pickle
@@ -79,7 +79,7 @@ def test_views_of_one_storage(tmp_path):
 
 
 def test_what_a_training_run_saves(tmp_path):
-    """Nested dictionaries, parameters, the notes that a module's state dict carries, numbers beside the tensors."""
+    """Nested dictionaries, parameters, a state dict's version notes, numbers beside the tensors."""
     weight = tensor(FLOATS, "0", 24, (4, 6))
     parameter = call(
         "torch._utils._rebuild_parameter", weight, b"\x88", call("collections.OrderedDict")
@@ -94,9 +94,15 @@ def test_what_a_training_run_saves(tmp_path):
         + b"b"
     )
     newer = call(
-        "torch._utils._rebuild_tensor_v3", storage("torch.storage.UntypedStorage", "1", 8), integer(1), tuple_of(integer(3)),
-        tuple_of(integer(1)), b"\x89", call("collections.OrderedDict"), name("torch.uint16"),
-    )  # fmt: skip
+        "torch._utils._rebuild_tensor_v3",
+        storage("torch.storage.UntypedStorage", "1", 8),
+        integer(1),
+        tuple_of(integer(3)),
+        tuple_of(integer(1)),
+        b"\x89",
+        call("collections.OrderedDict"),
+        name("torch.uint16"),
+    )
     plain = {
         "size": call("torch.Size", tuple_of(integer(2), integer(3))),
         "dtype": name("torch.bfloat16"),
@@ -125,7 +131,7 @@ def test_every_protocol_of_pickle(tmp_path, protocol):
 
 
 def test_large_archives_and_folders_of_other_names(tmp_path, monkeypatch):
-    """Beyond 4 GB zip archives use other fields, which the limit brings about in a small one."""
+    """Zip archives beyond 4 GB use other fields; a low limit makes a small one use them."""
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 50)
     file = archive(tmp_path / "a.pt", dictionary(w=tensor(FLOATS, "0", 24)), {"0": NUMBERS})
     assert b"PK\x06\x06" in file.read_bytes()  # the end record of zip64
@@ -138,10 +144,10 @@ def test_tensors_are_mapped_and_not_copied(tmp_path):
     ) as tensors:
         kept = tensors.read("w")
         assert not kept.flags.owndata and not kept.flags.writeable
-    assert np.array_equal(kept, NUMBERS)  # and stays readable for whoever holds it
+    assert np.array_equal(kept, NUMBERS)  # a view stays readable after the files are closed
 
 
-class Hostile:
+class Malicious:
     """Its pickle calls `function` when it is loaded."""
 
     def __init__(self, function, *arguments):
@@ -161,11 +167,12 @@ def test_nothing_is_run(tmp_path, protocol, function, shown):
     file = tmp_path / "a.pt"
     with zipfile.ZipFile(file, "w") as out:
         out.writestr(
-            "a/data.pkl", pickle.dumps({"generator": Hostile(function, argument)}, protocol)
+            "a/data.pkl", pickle.dumps({"generator": Malicious(function, argument)}, protocol)
         )
     refused(
         file,
-        rf"is refused: its pickle asks for {shown}, and only tensors and plain data are taken .*nothing of it was run",
+        rf"is refused: its pickle asks for {shown}, and only tensors and plain data are read .*"
+        r"nothing in it was run",
     )
     assert not ran.exists()
 
@@ -206,7 +213,7 @@ def test_what_is_no_tensor_is_refused_by_name(tmp_path, content, asks_for):
 
 HUGE = 2**63 - 1
 DEEP = b"]" * 10_000 + b"a" * 9_999
-WIDE = b"]q\x00" + make.MARK + b"h\x00" * 100 + b"e"  # a list that holds itself a hundred times
+WIDE = b"]q\x00" + make.MARK + b"h\x00" * 100 + b"e"  # a list that contains itself a hundred times
 
 
 @pytest.mark.parametrize(

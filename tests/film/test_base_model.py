@@ -11,7 +11,8 @@ import pytest
 from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.convert import load_transformer, save_model, weights_hash
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.convert.find import holds
 from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig

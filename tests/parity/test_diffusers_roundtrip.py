@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from wan_folder import TEXT_ENCODER, TRANSFORMER, WORDS, wan_folder
 
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.models.packed import whole_film
 from causalcine_jax.models.text.tokenizer import Tokenizer
 
