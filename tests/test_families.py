@@ -54,7 +54,7 @@ def test_reproduced_families_have_their_published_settings():
             "causvid",
         ),
     ):
-        # 21 frames, the chunk's own included
+        # 21 frames, including the chunk's own
         assert each.memory.window_chunks * each.chunk_frames + each.chunk_frames == 21
         assert (each.memory.retrieved_frames, each.memory.positions) == (0, "absolute")
     base = family("wan2.1-t2v-14b")
@@ -64,7 +64,7 @@ def test_reproduced_families_have_their_published_settings():
     )
 
 
-def test_causal_forcing_plus_plus_takes_four_steps_for_its_first_frame_alone():
+def test_causal_forcing_plus_plus_takes_four_steps_for_its_first_frame_only():
     """configs/causal_forcing_dmd_framewise_2step.yaml of thu-ml/Causal-Forcing.
 
     [1000, 500], and for the first chunk [1000, 750, 500, 250], all warped by 5.
@@ -82,7 +82,7 @@ def test_causal_forcing_plus_plus_takes_four_steps_for_its_first_frame_alone():
     )
 
 
-def test_a_time_beside_the_training_grid_has_the_noise_of_the_nearest_on_it():
+def test_a_time_off_the_training_grid_has_the_noise_of_the_nearest_on_it():
     table = schedule(family("causvid").sampler)
     assert table.times.tolist() == [1000, 757, 522]
     trained = 8 * np.arange(1, 1001) / (1000 + 7 * np.arange(1, 1001))

@@ -1,4 +1,4 @@
-"""What launch/convert.py writes is loaded by Diffusers and transformers themselves, what they save is loaded by us: the same networks."""
+"""Diffusers and transformers load what launch/convert.py writes, and we load what they save."""
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ def test_theirs_in_ours(pipeline, tmp_path):
 
 @torch.no_grad()
 def assert_same_outputs(pipeline, folder):
-    """The networks in `folder`, as we load them, against those of the pipeline, and the tokenizers."""
+    """Compares the networks that we load from `folder`, and the tokenizers, with the pipeline's."""
     rng = np.random.default_rng(0)
     ids, mask = Tokenizer.load(folder)(PROMPTS, 16)
     theirs = pipeline.tokenizer(PROMPTS, padding="max_length", max_length=16, return_tensors="np")
