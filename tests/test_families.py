@@ -15,13 +15,18 @@ from causalcine_jax.story import Video
 @pytest.mark.parametrize("name", FAMILIES)
 def test_defaults_survive_metadata_json(name):
     each = family(name)
-    said = json.loads(json.dumps(each.defaults()))
+    recorded = json.loads(json.dumps(each.defaults()))
     assert (
-        SamplerConfig(**said["sampler"]) == each.sampler
-        and MemoryConfig(**said["memory"]) == each.memory
+        SamplerConfig(**recorded["sampler"]) == each.sampler
+        and MemoryConfig(**recorded["memory"]) == each.memory
     )
-    assert Video(**said["video"]) == Video(16, 832, 480)
-    assert (said["family"], said["chunk_frames"], said["negative"], said["dtype"]) == (
+    assert Video(**recorded["video"]) == Video(16, 832, 480)
+    assert (
+        recorded["family"],
+        recorded["chunk_frames"],
+        recorded["negative"],
+        recorded["dtype"],
+    ) == (
         name,
         each.chunk_frames,
         WAN_NEGATIVE_PROMPT,

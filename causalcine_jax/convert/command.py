@@ -46,7 +46,7 @@ def convert(config: ConvertConfig) -> None:
         and config.out.exists()
         and (not config.out.is_dir() or any(config.out.iterdir()))
     ):
-        raise UsageError(f"{config.out} is there already: choose another --out, or delete it")
+        raise UsageError(f"{config.out} already exists: choose another --out, or delete it")
     above = next((folder for folder in config.out.absolute().parents if folder.exists()), Path("/"))
     if not config.dry_run and not (above.is_dir() and os.access(above, os.W_OK)):
         raise UsageError(

@@ -36,7 +36,7 @@ class ConvertConfig:
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}, {nearest(value, known)}")
         if self.shard_gb <= 0:
-            raise UsageError(f"a shard must hold more than nothing, not {self.shard_gb} GB")
+            raise UsageError(f"--shard-gb must be above 0, not {self.shard_gb}")
         asked = loras(self.lora)
         if self.lora_alpha is not None and len(asked) != 1:
             raise UsageError(

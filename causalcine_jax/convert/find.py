@@ -164,8 +164,8 @@ def _kind(file: Path) -> str | DataError | None:
 def _weight_map(index: Path) -> dict[str, str]:
     """Key -> shard by an index; empty if it is damaged, which opening the folder reports."""
     try:
-        there = json.loads(index.read_text("utf-8"))["weight_map"]
-        return {key: file for key, file in there.items() if isinstance(file, str)}
+        listed = json.loads(index.read_text("utf-8"))["weight_map"]
+        return {key: file for key, file in listed.items() if isinstance(file, str)}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError):
         return {}
 

@@ -22,7 +22,7 @@ _PUBLISHED_DIMS = {1536, 3072, 5120}  # of Wan2.1 1.3B, Wan2.2 5B and 14B
 
 
 def guess(path: str | Path, sizes: TransformerConfig | None = None) -> Family | None:
-    """The family that the names of `path` tell; None if they tell none or several.
+    """The family that the names of `path` identify; None if they match none or several.
 
     Reads the name of `path`, of its two parent folders, and of the files in it. A name does not
     count if it states another size than the family's. Nor does it count for plain Wan2.1 if it

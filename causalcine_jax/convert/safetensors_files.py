@@ -124,7 +124,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"{_shown(twice)} is there twice")
+        raise ValueError(f"{_shown(twice)} is listed twice")
     return entries
 
 

@@ -102,7 +102,7 @@ def is_first() -> bool:
 def by_first(work: Callable[[], Result]) -> Result | None:
     """Runs `work` in the first process only and returns its result there; None in the others.
 
-    The others wait. An error that `work` raises is raised in every process.
+    The others wait. A UsageError or DataError of `work` is raised in every process.
     """
     if not several():
         return work()
@@ -113,22 +113,19 @@ def by_first(work: Callable[[], Result]) -> Result | None:
 
 
 def by_all(work: Callable[[], Result]) -> Result:
-    """Runs `work` in every process, without waiting for the others, and returns its result.
+    """Runs `work` in every process and returns this one's result.
 
-    An error that `work` raises in any process is raised in every process.
+    A UsageError or DataError of any process is raised in every process.
     """
     if not several():
         return work()
     made, errors = _tried(work)
     if errors:
-        said = {number: str(error) for number, error in errors.items()}
-        alike = len(said) == jax.process_count() and len(set(said.values())) == 1
+        messages = {number: str(error) for number, error in errors.items()}
+        alike = len(messages) == jax.process_count() and len(set(messages.values())) == 1
+        listed = [f"process {number}: {message}" for number, message in messages.items()]
         kind = type(next(iter(errors.values())))
-        raise kind(
-            said[0]
-            if alike
-            else _shortened([f"process {number}: {message}" for number, message in said.items()])
-        )
+        raise kind(messages[0] if alike else _shortened(listed))
     return made
 
 
@@ -139,11 +136,11 @@ def _tried(work: Callable[[], Result]) -> tuple[Result | None, dict[int, UsageEr
         made = work()
     except (UsageError, DataError) as error:
         failed = [isinstance(error, UsageError), str(error)]
-    told = map(json.loads, all_gather_text(json.dumps(failed)))
+    reports = map(json.loads, all_gather_text(json.dumps(failed)))
     return made, {
-        number: (UsageError if said[0] else DataError)(said[1])
-        for number, said in enumerate(told)
-        if said
+        number: (UsageError if report[0] else DataError)(report[1])
+        for number, report in enumerate(reports)
+        if report
     }
 
 

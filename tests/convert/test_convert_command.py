@@ -440,7 +440,7 @@ def test_impossible_requests(made, wan, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no known network"):
         run(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(UsageError, match="model is there already: choose another --out"):
+    with pytest.raises(UsageError, match="model already exists: choose another --out"):
         run(wan, made / "model")
     with pytest.raises(UsageError, match="unknown dtype 'bf17', did you mean 'bf16'"):
         run(wan, tmp_path / "out", dtype="bf17")
@@ -632,7 +632,7 @@ def test_the_command(wan, tmp_path):
     assert (
         again.returncode == 2
         and again.stderr.startswith("error: ")
-        and "is there already" in again.stderr
+        and "already exists" in again.stderr
     )
 
 

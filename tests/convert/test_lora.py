@@ -327,7 +327,7 @@ def test_requested_adapters(tmp_path):
     odd = tmp_path / "style:2"
     odd.write_bytes(b"")
     (tmp_path / "a").write_bytes(b"")
-    assert loras(str(odd)) == (Lora(odd),), "a file that is there is named as it is"
+    assert loras(str(odd)) == (Lora(odd),), "an existing file is taken literally"
     assert loras([f"{tmp_path}/a:0.8", odd]) == (Lora(tmp_path / "a", 0.8), Lora(odd))
     assert loras(None) == () and loras("C:/a.safetensors") == loras(["C:/a.safetensors"])
     for text, message in (

@@ -127,7 +127,7 @@ def test_a_dtype_that_is_not_known_has_a_shape_and_is_not_read(tmp_path):
         (b'{"a": ' + b"9" * 10_000 + b"}", r"."),
         (
             b'{"a": %s, "b": {}, "a": %s}' % ((json.dumps(entry(0, 24)).encode(),) * 2),
-            r"'a' is there twice",
+            r"'a' is listed twice",
         ),
     ],
 )

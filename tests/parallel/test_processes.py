@@ -31,15 +31,15 @@ def ended(tmp_path_factory):
     """The folder of all runs, and (code, stdout, stderr) of each run's processes."""
     folder = tmp_path_factory.mktemp("processes")
     tiny_store(folder / "store")
-    begun = tiny_model()
+    model = tiny_model()
     save_model(
         folder / "init",
-        transformer=begun.transformer,
-        vae=begun.vae,
-        text_encoder=begun.text_encoder,
-        tokenizer=begun.tokenizer,
+        transformer=model.transformer,
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
         dtype=np.float32,
-        metadata=begun.defaults(),
+        metadata=model.defaults(),
     )
     # Only the transformer of a loaded model is trained, which compiles less.
     films = {"init": folder / "init", "train_text_encoder": False, "steps": STEPS}

@@ -46,10 +46,12 @@ def test_nothing_is_missing_or_unexpected(pipeline_folder, kind):
         AutoencoderKLWan: "vae",
         UMT5EncoderModel: "text_encoder",
     }[kind]
-    _, told = kind.from_pretrained(pipeline_folder / part, output_loading_info=True)
+    _, loading = kind.from_pretrained(pipeline_folder / part, output_loading_info=True)
     assert (
-        not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
-    ), told
+        not loading["missing_keys"]
+        and not loading["unexpected_keys"]
+        and not loading["mismatched_keys"]
+    ), loading
 
 
 def test_ours_in_diffusers(pipeline, pipeline_folder):

@@ -113,8 +113,8 @@ def test_tpu_async_collectives_count_once_and_all_reduce_scatter_is_a_reduce_sca
         "all-gather": (1, 7 * part),
         "reduce-scatter": (1, whole * 7 // 8),
     }
-    begun = part + (part + whole + 2 * 4)
-    assert memory_traffic(parse_hlo(program)) == begun + 2 * product + 2 * (2 * whole) + (
+    started = part + (part + whole + 2 * 4)
+    assert memory_traffic(parse_hlo(program)) == started + 2 * product + 2 * (2 * whole) + (
         whole + part
     )
 
