@@ -117,7 +117,7 @@ def memory_plan(request: MemoryRequest) -> MemoryPlan:
     """
     model = planned_model(request.model)
     if request.pool_frames is not None and request.pool_gb is not None:
-        raise UsageError("pool_frames and pool_gb both set the size of the pool: give one of them")
+        raise UsageError("pool_frames and pool_gb both say how large the pool is: give one of them")
     request = _filled(request, model)
     dtype, histories = jnp.dtype(outside_blocks(request.dtype)), 1 if request.guidance == 1 else 2
     config: TransformerConfig = model.networks["transformer"].config
