@@ -29,7 +29,7 @@ from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.record import pretty, software
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")
@@ -123,7 +123,7 @@ def write(record: dict, out: Path) -> None:
     Raises:
       DataError: writing failed.
     """
-    with whole_file(out) as partial:
+    with atomic_file(out) as partial:
         partial.write_text(pretty(record) + "\n", encoding="utf-8")
 
 

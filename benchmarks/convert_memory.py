@@ -31,7 +31,8 @@ import numpy as np
 
 from causalcine_jax.cli import run
 from causalcine_jax.convert import load_text_encoder, load_transformer, tables
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.convert.safetensors_files import header
 from causalcine_jax.convert.save import config_json

@@ -9,7 +9,7 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.embeddings import encode
 from causalcine_jax.models.attention.backends import BACKENDS
 from causalcine_jax.models.packed import whole_film
-from causalcine_jax.planning.flops import Films, text_encoder_flops
+from causalcine_jax.planning.flops import FilmFlops, text_encoder_flops
 
 FILM_CHUNKS = 20  # of 15 s
 WHOLE_FILM_FRAMES = 21  # a whole film of Wan2.1: 81 video frames
@@ -156,7 +156,7 @@ def forward(settings: Settings) -> dict:
     for _ in range(settings.repeats):
         for name, call in calls.items():
             seconds[name].append(timed(call))
-    films = Films(
+    films = FilmFlops(
         sizes, MemoryConfig("none", 0), 1, 1, settings.tokens, 1, chunk_frames=WHOLE_FILM_FRAMES
     )
     flop = films.against_pool().forward

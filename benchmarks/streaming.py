@@ -24,7 +24,7 @@ from causalcine_jax.film.model_folder import PARTS
 from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.models.nn import Module
-from causalcine_jax.planning.flops import Films
+from causalcine_jax.planning.flops import FilmFlops
 
 FPS = 16
 EARLY, LATE = MINUTES = (1, 10)
@@ -73,7 +73,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         late["together"] / early["together"]
         for early, late in zip(laps[EARLY], laps[LATE], strict=True)
     ]
-    films = Films(
+    films = FilmFlops(
         settings.transformer, policy, film.settings.histories, number[LATE] + 1, settings.tokens, 1
     )
     flop = (sampler.steps * films.noisy(1) + films.commits([number[LATE]])).forward

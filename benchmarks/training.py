@@ -24,7 +24,7 @@ from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
-from causalcine_jax.planning.flops import Films
+from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
@@ -149,7 +149,7 @@ class StageRun:
             check_batch(self.mesh, config.batch, optim.accumulation)
         world, (_, rows, columns) = config.world, config.transformer.patch_size
         tokens = latent_size[0] // rows * (latent_size[1] // columns)
-        self.films = Films(
+        self.films = FilmFlops(
             config.transformer,
             config.memory,
             config.batch,

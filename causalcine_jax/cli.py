@@ -1,6 +1,6 @@
-"""What every command needs: its flags, its end, its cores and its part of a GPU's memory.
+"""What every command shares: its exit code, its number flags, its CPU cores and its GPU memory.
 
-A command ends with 0, or with one line on stderr for what the user can mend, never a traceback.
+A command exits with 0, or prints one line on stderr. Errors that users can fix have no traceback.
 """
 
 import argparse
@@ -17,16 +17,14 @@ from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import DataError, UsageError, closest, printable, shown
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
-_GPU_MEMORY_NAMES = (
-    "XLA_CLIENT_MEM_FRACTION",
-    "XLA_PYTHON_CLIENT_MEM_FRACTION",
-)  # jax's present and former one; both together it refuses
+# jax's current and former name; jax refuses both together.
+_GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _OUT_OF_MEMORY = "out of memory"
 _ASK_FOR_LESS = (
     "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, "
     "or less history (memory_frames, pool_frames)"
 )
-_GIVEN = "_given"  # what a flag has been given so far, in argparse's namespace while it parses
+_GIVEN = "_given"  # in argparse's namespace during parsing: the flags seen so far, with values
 _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -44,7 +42,7 @@ def cores() -> list[int]:
 
 
 def number(text: str) -> float:
-    """The type of every flag that takes a number: none of them means anything with nan or inf."""
+    """The type of every flag that takes a number; refuses nan and inf."""
     try:
         value = float(text)
     except ValueError:
@@ -55,7 +53,7 @@ def number(text: str) -> float:
 
 
 def whole_number(text: str) -> int:
-    """The type of every flag that counts: what does not fit into 64 bits is a typing error."""
+    """The type of every flag that takes an integer; refuses more than 64 bits."""
     try:
         value = int(text)
     except ValueError:
@@ -66,10 +64,10 @@ def whole_number(text: str) -> int:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with descriptions as they are written, and every error in one line.
+    """argparse's parser, with descriptions as they are written and every error in one line.
 
-    Refuses a flag given twice that takes one value: argparse silently keeps the last. An unknown
-    flag is told the nearest.
+    A single-value flag given twice is an error: argparse would keep the last value silently. For an
+    unknown flag the error names the nearest.
     """
 
     def __init__(self, **options):
@@ -115,10 +113,7 @@ class _StoreOnce(argparse._StoreAction):
 
 
 def refuse_repeated(arguments: Iterable[str]) -> None:
-    """The same for a command whose flags absl reads.
-
-    `UsageError` where two of `arguments` are the same flag with a value.
-    """
+    """Raises `UsageError` if a flag appears twice in `arguments`; for commands parsed by absl."""
     counted = collections.Counter(
         word.split("=", 1)[0].lstrip("-").replace("-", "_")
         for word in arguments
@@ -132,11 +127,13 @@ def refuse_repeated(arguments: Iterable[str]) -> None:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Calls `main` and exits the process.
+    """Calls `main`, then exits the process.
 
-    With 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or memory; 130 for Ctrl-C. Any
-    other exception is a fault of this program and keeps its traceback. jax, which starts its
-    devices in `main`, is given `GPU_MEMORY` unless the environment says otherwise.
+    Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or full memory; 130 for
+    Ctrl-C. Any other exception is a bug of this program and keeps its traceback.
+
+    jax starts its devices inside `main`. It may use the fraction `GPU_MEMORY` of a GPU's memory,
+    unless the environment sets another.
     """
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
@@ -147,7 +144,7 @@ def run(main: Callable[[], object]) -> None:
     except DataError as error:
         _exit(FAILED, f"error: {error}")
     except BrokenPipeError:
-        # Whoever read our output is gone (`| head`); stdout must not be flushed again at exit.
+        # The reader of our output has gone (`| head`), so stdout must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _exit(FAILED, "")
     except MemoryError as error:
@@ -157,12 +154,15 @@ def run(main: Callable[[], object]) -> None:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        _exit(FAILED, f"error: {_DISK[error.errno]}{where}: make room and run again")
+        _exit(
+            FAILED,
+            f"error: {_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}: "
+            "make room and run again",
+        )
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted")
     except RuntimeError as error:
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # jax's, which has no class of its own
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # jax has no own class for it
             raise
         _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]}): {_ASK_FOR_LESS}")
     sys.exit(0)
@@ -170,6 +170,6 @@ def run(main: Callable[[], object]) -> None:
 
 def _exit(code: int, message: str) -> NoReturn:
     if message:
-        # Lines of a list of faults stay lines.
+        # Escape each line on its own: a list of faults has several.
         print("\n".join(map(printable, message.splitlines())), file=sys.stderr)
     sys.exit(code)

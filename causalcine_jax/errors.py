@@ -1,9 +1,11 @@
-"""Errors that a user can mend: one message that names the fault and the fix, no traceback.
+"""Errors that a user can fix: one message that names the fault and the fix, without traceback.
 
-A command ends with exit code 2 for a `UsageError` and 1 for a `DataError`, each as one line on stderr (cli.run).
+launch/*.py turns a `UsageError` into exit code 2 and a `DataError` into exit code 1, each as one
+line on stderr.
 
-What users give may be anything: a value of megabytes, a list that holds itself, a caption that moves the cursor. Messages show values by `shown`
-and text by `printable`, so they stay short and reach a terminal as plain characters.
+User input may be anything: a value of megabytes, a list that contains itself, a caption with
+terminal escapes. Messages show values through `shown` and text through `printable`, so they stay
+short and print as plain characters.
 """
 
 import difflib
@@ -12,21 +14,19 @@ from collections.abc import Iterable
 
 MOST_FAULTS = 20  # listed in one message
 LONGEST_VALUE = 80  # characters of a value in a message
-LONGEST_NAME = (
-    100  # characters of a name that is compared with the known ones; longer ones resemble none
-)
+LONGEST_NAME = 100  # characters of a name compared with the known ones; longer ones match none
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done as asked: a bad flag, config, story or caption."""
+    """The request cannot be done as given: a bad flag, config, story or caption."""
 
 
 class DataError(RuntimeError):
-    """What was asked for is fine, but a file, record or device failed: missing, corrupt, full."""
+    """The request is fine, but a file, record or device failed: missing, corrupt, full."""
 
 
 def raise_faults(what: str, faults: Iterable[str]) -> None:
-    """Raises one `UsageError` that lists the faults found in `what`, the first MOST_FAULTS of them; returns if there is none."""
+    """Raises one `UsageError` that lists the first MOST_FAULTS faults of `what`, if any."""
     faults = list(faults)
     if faults:
         more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
@@ -34,18 +34,18 @@ def raise_faults(what: str, faults: Iterable[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with what a terminal would obey, or could not show, as escapes: \\x1b for ESC, \\n for a line's end."""
+    """`text` with control and unprintable characters escaped: \\x1b for ESC, \\n for a line end."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:
-    """A value from a file or a flag as a message shows it: on one line, at most LONGEST_VALUE characters, whatever it holds."""
+    """A user's value for a message: one line of at most LONGEST_VALUE characters."""
     text = printable(_SHORT.repr(value))
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as "did you mean 'caption'?" for an unknown `name`, or the list of what is known."""
+    """A hint for an unknown `name`: "did you mean 'caption'?", or the list of known names."""
     known = list(known)
     close = closest(name, known)
     return f"did you mean '{close}'?" if close else f"known: {', '.join(sorted(known))}"
@@ -58,7 +58,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
 
 class _Short(reprlib.Repr):
-    """Looks at a few items of a few levels only."""
+    """A repr of bounded size: a few items of a few levels."""
 
     def __init__(self):
         super().__init__()
@@ -67,9 +67,8 @@ class _Short(reprlib.Repr):
 
     def repr_int(self, value: int, level: int) -> str:
         digits = value.bit_length() * 30103 // 100000
-        return (
-            repr(value) if digits < LONGEST_VALUE else f"a number of about {digits} digits"
-        )  # Python refuses to write those of thousands
+        # Python refuses to print integers of thousands of digits.
+        return repr(value) if digits < LONGEST_VALUE else f"a number of about {digits} digits"
 
     def repr_bytes(self, value: bytes, level: int) -> str:
         return f"{len(value)} bytes"

@@ -1,22 +1,20 @@
-"""The public Wan2.1 family: what each released model is sampled with, and how much of its own rollout is reproduced here.
+"""The public Wan2.1 models: how each is sampled, and how much of its rollout is reproduced here.
 
-    family("self-forcing").defaults()  -> what metadata.json says beside converted weights; film/model_folder.py reads it back
-    guess(path)                        -> the family that a checkpoint's file and folder names tell, or None
+    family("self-forcing").defaults()  -> metadata.json of converted weights (film/model_folder.py)
 
-The causal children add no parameters to Wan2.1: they differ in how noise becomes a chunk (sampler) and in what a chunk sees (memory).
-Keys and values are stored unrotated here and rotated when read; RoPE only sees differences, so positions="absolute" gives the scores of a
-child that stores its keys rotated. A child's "local attention of n frames" counts its sink and the chunk itself; a window here counts neither.
+The causal children add no parameters to Wan2.1. They differ in how noise becomes a chunk (sampler)
+and in what a chunk sees (memory).
+
+Keys and values are stored unrotated and rotated when read. RoPE depends on differences of positions
+only, so positions="absolute" gives the same scores as a child that stores rotated keys. "Local
+attention of n frames" of a child includes its sink and the chunk itself; a window here does not.
 """
 
 import dataclasses
-import fnmatch
-import json
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.flow import TRAIN_TIMES, shift
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
@@ -29,11 +27,12 @@ class Family:
     """A released model as its authors run it.
 
     sampler, memory, chunk_frames   the rollout
-    size          the preset that its networks have
-    reproduced    True: the rollout here is theirs, step by step (tests/test_family_rollouts.py). False: the weights load and run under our memory
+    files         patterns of file and folder names (lower case), for convert/guess_family.py
+    licence       of code and weights, as their repository states it
     note          what a user must know: what is not reproduced, which of several weights to take
-    licence       of the code and weights, as their repository states it
-    files         patterns of the names (lower case, folders included) by which `guess` knows it
+    reproduced    True: the rollout equals theirs step by step (tests/film/test_family_rollouts.py);
+                  False: the weights load and run under our memory
+    size          the preset that its networks have
     """
 
     name: str
@@ -56,7 +55,7 @@ class Family:
 
     @property
     def negative(self) -> str:
-        """The text that guidance steers away from; without guidance it is not read."""
+        """The text that guidance steers away from; unused without guidance."""
         return self.preset.negative
 
     @property
@@ -64,7 +63,7 @@ class Family:
         return self.preset.transformer.text_len
 
     def defaults(self) -> dict[str, Any]:
-        """What metadata.json has to say for `load_model` to use the model as this family is used (JSON values)."""
+        """The content of metadata.json (JSON values) with which `load_model` runs this family."""
         return {
             "family": self.name,
             "video": dataclasses.asdict(self.video),
@@ -77,7 +76,10 @@ class Family:
 
 
 def warped(by: float, *positions: float) -> tuple[float, ...]:
-    """The times 0..1000 at schedule `positions` 0..1000 bent by the shift `by`: what the forks call warping a step list."""
+    """Times 0..1000 at schedule `positions` 0..1000 under the shift `by`.
+
+    The forks call this warping a step list.
+    """
     return tuple(float(TRAIN_TIMES * shift(position / TRAIN_TIMES, by)) for position in positions)
 
 
@@ -92,11 +94,13 @@ def _unipc(size: str) -> SamplerConfig:
 
 
 _FOUR_STEPS = _few_step(5.0, *warped(5.0, 1000, 750, 500, 250))
-_ALL_21 = MemoryConfig(
-    "none", window_chunks=6, memory_frames=0, positions="absolute"
-)  # a cache of 21 frames, the own chunk included
+# A cache of 21 frames, the own chunk included.
+_ALL_21 = MemoryConfig("none", window_chunks=6, memory_frames=0, positions="absolute")
 _APACHE, _NONCOMMERCIAL = "Apache-2.0", "CC-BY-NC-SA-4.0, not for commercial use"
-_LONGER = "Trained on 21 latent frames; longer films run on with a window of 18 and the chunk, as its rolling cache of 21 does."
+_LONGER = (
+    "Trained on 21 latent frames; longer films keep a window of 18 frames beside the chunk, "
+    "like its rolling cache of 21."
+)
 
 _TABLE = (
     Family(
@@ -105,7 +109,8 @@ _TABLE = (
         MemoryConfig(),
         ("*wan2.1-t2v-1.3b*", "*wan2.1_t2v_1.3b*"),
         _APACHE,
-        "Bidirectional: made for --whole-film. Chunk by chunk it runs, but was never trained to; it is where training starts from.",
+        "Bidirectional: made for --whole-film. It runs chunk by chunk, but was not trained to; "
+        "training starts from it.",
         reproduced=True,
     ),
     Family(
@@ -133,8 +138,9 @@ _TABLE = (
         _ALL_21,
         ("*chunkwise/causal_*.pt",),
         _APACHE,
-        f"Chunk by chunk; its authors use generator, not generator_ema. ar_diffusion.pt is no few-step model: sample it with --sampler unipc "
-        f"--steps 50 --guidance 3. longvideo.pt was made for a rolling sampler that is not reproduced. {_LONGER}",
+        "Chunk by chunk; its authors use generator, not generator_ema. ar_diffusion.pt is no "
+        "few-step model: sample it with --sampler unipc --steps 50 --guidance 3. longvideo.pt was "
+        f"made for a rolling sampler that is not reproduced. {_LONGER}",
         reproduced=True,
     ),
     Family(
@@ -147,7 +153,8 @@ _TABLE = (
         reproduced=True,
         chunk_frames=1,
     ),
-    # configs/causal_forcing_dmd_framewise_{2,1}step.yaml of thu-ml/Causal-Forcing @1fc7bbc, pipeline/causal_inference.py there.
+    # configs/causal_forcing_dmd_framewise_{2,1}step.yaml and pipeline/causal_inference.py of
+    # thu-ml/Causal-Forcing @1fc7bbc.
     *(
         Family(
             f"causal-forcing++-{steps}step",
@@ -161,7 +168,8 @@ _TABLE = (
                 f"*causal_forcing++*{steps}step*",
             ),
             _APACHE,
-            f"Frame by frame, the film's first frame in 4 steps and each other one in {steps}; its authors use generator_ema. {_LONGER}",
+            f"Frame by frame; the film's first frame takes 4 steps, each later one {steps}. "
+            f"Its authors use generator_ema. {_LONGER}",
             reproduced=True,
             chunk_frames=1,
         )
@@ -173,8 +181,9 @@ _TABLE = (
         _ALL_21,
         ("*causvid*", "*autoregressive_checkpoint*/model.pt"),
         _NONCOMMERCIAL,
-        "The autoregressive checkpoint; the bidirectional ones are not for this rollout. Its way past 21 frames (encode the end again, start "
-        "anew) is not reproduced: a longer film runs on with the window.",
+        "The autoregressive checkpoint; the bidirectional ones are not for this rollout. For films "
+        "longer than 21 frames its code encodes the end again and restarts. This is not "
+        "reproduced: the window moves on instead.",
         reproduced=True,
     ),
     Family(
@@ -183,8 +192,8 @@ _TABLE = (
         MemoryConfig("sink", window_chunks=2, memory_frames=3, positions="absolute"),
         ("*longlive_base.pt", "*longlive-1*"),
         _APACHE,
-        "Local attention of 12 frames with a sink of 3. Its re-caching of history under a new prompt is not reproduced: history keeps the prompt "
-        "it was made under.",
+        "Local attention of 12 frames with a sink of 3. Its re-caching of history under a new "
+        "prompt is not reproduced: history keeps the prompt that it was made under.",
     ),
     Family(
         "krea-realtime-14b",
@@ -192,8 +201,9 @@ _TABLE = (
         MemoryConfig("none", window_chunks=1, memory_frames=0),
         ("*krea-realtime*", "*krea_realtime*"),
         _NONCOMMERCIAL,
-        "Its cache, computed anew for every chunk from the last 3 frames (the first of them encoded again from pixels), is not reproduced: the last "
-        "chunk is attended to as it was committed. A longer window or camr are a flag away.",
+        "It recomputes its cache for every chunk from the last 3 frames, the first of them encoded "
+        "again from pixels. This is not reproduced: the last chunk is attended to as committed. "
+        "Flags select a longer window or camr.",
         size="wan-14b",
     ),
     Family(
@@ -202,8 +212,8 @@ _TABLE = (
         MemoryConfig("camr", window_chunks=6, memory_frames=6),
         ("*shotstream*",),
         "no licence stated",
-        "Its second cache, of 6 frames sampled from earlier shots and encoded by a pass of their own, and its phase shift per shot are not "
-        "reproduced: 6 frames are retrieved by CAMR instead.",
+        "Its second cache is not reproduced (6 frames sampled from earlier shots and encoded in a "
+        "separate pass), nor is its phase shift per shot. CAMR retrieves 6 frames instead.",
     ),
     Family(
         "rolling-forcing",
@@ -211,7 +221,8 @@ _TABLE = (
         MemoryConfig("sink", window_chunks=5, memory_frames=3),
         ("*rolling_forcing_dmd.pt", "*rollingforcing*", "*rolling-forcing*"),
         "Tencent's own, academic use only",
-        "Its window of five chunks at five noise levels is not reproduced: chunks are made one after the other. Its authors use generator_ema.",
+        "Its window of five chunks at five noise levels is not reproduced: chunks are made one "
+        "after the other. Its authors use generator_ema.",
     ),
     Family(
         "infinity-rope",
@@ -219,8 +230,9 @@ _TABLE = (
         MemoryConfig("sink", window_chunks=1, memory_frames=1),
         ("*infinity-rope*", "*infinity_rope*"),
         _APACHE,
-        "Local attention of 6 frames with a sink of 1: 5 of history, where we take a window of 3 and the sink. Its frozen sink, cache flush at a new "
-        "prompt and phase jump at a cut are not reproduced. Its ema_model.pt tells nothing by its name: give --family.",
+        "Local attention of 6 frames with a sink of 1, so 5 frames of history; here a window of 3 "
+        "and the sink. Not reproduced: its frozen sink, its cache flush at a new prompt, its phase "
+        "jump at a cut. The name of its ema_model.pt does not identify it: give --family.",
     ),
     Family(
         "memflow",
@@ -228,82 +240,24 @@ _TABLE = (
         MemoryConfig("camr", window_chunks=2, memory_frames=6),
         ("*memflow*",),
         _APACHE,
-        "Its sink of 3 frames and its bank of 3, chosen by the prompt, are not reproduced: 6 frames are retrieved by CAMR instead.",
+        "Its sink of 3 frames and its bank of 3, chosen by the prompt, are not reproduced: CAMR "
+        "retrieves 6 frames instead.",
     ),
 )
-# What is said of a model that no family claims: how `generation.model_folder.Model` is used without metadata.json.
-ASSUMED = "plain Wan2.1: UniPC of 50 steps with guidance 5, chunks of 3 frames, CAMR of 5 frames beyond a window of 3 chunks, 160x96 pixels"
-_PLAIN_PIPELINE = "WanPipeline"
-# FastWan, Lightx2v, TurboWan (TurboDiffusion), rCM, SFWan and others of few steps, which bear Wan2.1's name and need samplers of their own.
-_DISTILLED = re.compile(
-    r"fast[-_.]?wan|light[-_.]?x2v|turbo|(?<![a-z])rcm(?![a-z])|sfwan|self[-_.]?forcing|causal(?!cine)|caus[-_.]?vid|distil|dmd|(?<![a-z])lcm(?![a-z])|acc[-_.]?vid"
-    r"|(?<![\d.])(?:[1-9]|one|two|three|four|six|eight|few)[-_.]?steps?"
+# How `film.model_folder.Model` runs a model of unknown family without metadata.json, for messages.
+ASSUMED = (
+    "plain Wan2.1: UniPC of 50 steps with guidance 5, chunks of 3 frames, CAMR of 5 frames beyond "
+    "a window of 3 chunks, 160x96 pixels"
 )
-_BILLIONS = {"wan-1.3b": "1.3b", "wan-14b": "14b"}
-_SIZES = re.compile(r"(?<![\d.])(?:1[._]3b|14b|5b)(?![a-z])")
-_PUBLISHED_DIMS = {1536, 3072, 5120}  # of Wan2.1 1.3B, Wan2.2 5B and 14B
 FAMILIES: dict[str, Family] = {family.name: family for family in _TABLE}
 
 
 def family(name: str) -> Family:
-    """The family called `name`; `UsageError` naming the nearest one if there is none."""
+    """The family called `name`.
+
+    Raises:
+      UsageError: there is none; the message names the nearest one.
+    """
     if name not in FAMILIES:
         raise UsageError(f"unknown family {name!r}, {nearest(name, FAMILIES)}")
     return FAMILIES[name]
-
-
-def guess(path: str | Path, sizes: TransformerConfig | None = None) -> Family | None:
-    """The family whose names `path` bears, in itself, in its two parent folders or in the files that it holds; None if none or several do.
-
-    A name that says another size than the family's, or a pipeline or distillation that plain Wan2.1 has not, is not taken for it.
-
-    Args:
-      sizes: of the transformer, where they are known: a model of another published size is of another family.
-    """
-    path = Path(path).absolute()
-    if _pipeline(path) not in (None, _PLAIN_PIPELINE):
-        return None
-    inside = [
-        file
-        for place in (path, path / "models", path / "checkpoints")
-        if place.is_dir()
-        for file in place.glob("*.*")
-    ]
-    for candidates in ([path], inside):
-        found = {
-            each.name
-            for each in _TABLE
-            for candidate in candidates
-            if _bears(candidate, each) and _has_size(each, sizes)
-        }
-        if found:
-            return FAMILIES[found.pop()] if len(found) == 1 else None
-    return None
-
-
-def _bears(path: Path, each: Family) -> bool:
-    name = "/".join(path.parts[-3:]).lower()
-    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in each.files):
-        return False
-    told = {size.replace("_", ".") for size in _SIZES.findall(name)}
-    return not (each.name.startswith("wan2.1") and _DISTILLED.search(name)) and (
-        not told or _BILLIONS[each.size] in told
-    )
-
-
-def _has_size(each: Family, sizes: TransformerConfig | None) -> bool:
-    """Whether the transformer may be of that family: of its size, or of none that was published."""
-    return (
-        sizes is None
-        or sizes.dim == each.preset.transformer.dim
-        or sizes.dim not in _PUBLISHED_DIMS
-    )
-
-
-def _pipeline(path: Path) -> str | None:
-    """The pipeline that Diffusers' model_index.json names; FastVideo's few-step ones are WanDMDPipeline and WanCausalDMDPipeline."""
-    try:
-        said = json.loads((path / "model_index.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return said.get("_class_name") if isinstance(said, dict) else None

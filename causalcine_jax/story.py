@@ -1,10 +1,13 @@
-"""A story: a global line and a list of shots, checked, and snapped to whole chunks.
+"""A story, which is a global caption and a list of shots: checked, and snapped to whole chunks.
 
-    story file -> plain data -> faults, all at once -> Story -> resolve() -> which chunk shows which shot, where the cuts fall
+    file -> plain data -> all faults together -> Story -> resolve() -> the chunks of every shot
 
-The model works in chunks of latent frames, 3 unless its folder says another number: 12 video frames (0.75 s at 16 fps), 9 for the very first
-chunk, whose first latent frame is a video frame of its own. A shot asks for seconds or chunks. Every asked cut moves to the nearest chunk boundary; cuts are
-snapped one by one along the film, not shot lengths, so rounding never adds up.
+The model works in chunks of latent frames: 3, unless its folder names another number. A chunk of 3
+makes 12 video frames (0.75 s at 16 fps). The first chunk makes 9, because the first latent frame is
+one video frame.
+
+A shot asks for seconds or chunks. Every cut moves to the nearest chunk boundary. Cuts are snapped
+one by one along the film, not shot lengths, so rounding errors do not add up.
 """
 
 import functools
@@ -23,13 +26,13 @@ from causalcine_jax.story_schema import (
     VIDEO_KEYS,
     story_faults,
 )
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
 
 @dataclass(frozen=True)
 class Video:
-    """Frames per second and pixels. A size of None is the model's own."""
+    """Frames per second, and size in pixels. A size of None is the model's own."""
 
     fps: int = 16
     width: int | None = None
@@ -38,10 +41,9 @@ class Video:
 
 @dataclass(frozen=True)
 class Shot:
-    """One caption, and how long it holds: exactly one of `seconds` and `chunks`.
+    """One caption and its duration: exactly one of `seconds` and `chunks`.
 
-    id    None becomes s1, s2, ... by the shot's place
-    seed  of the shot's noise; None: the story's
+    An `id` of None becomes s1, s2, ... by position. A `seed` of None is the story's.
     """
 
     caption: str
@@ -53,12 +55,15 @@ class Shot:
 
 @dataclass(frozen=True)
 class Story:
-    """A film to be made. `UsageError` listing every fault if it cannot be one.
+    """A film to make.
 
-    shots           a story file has at least one; a director may begin with none
-    global_caption  what holds for all shots; opens every prompt
+    shots           a story file has at least one; a director may start with none
+    global_caption  applies to all shots; opens every prompt
     seed            of the noise; 0 <= seed < 2^32
     negative        the text that guidance steers away from
+
+    Raises:
+      UsageError: the values are not a valid story; every fault is listed.
     """
 
     shots: tuple[Shot, ...]
@@ -72,7 +77,7 @@ class Story:
 
     @classmethod
     def from_dict(cls, data: Any, what: str = "story") -> "Story":
-        """The story in plain data as YAML or JSON gives it. `what` names it in the error."""
+        """The story in plain data as read from YAML or JSON. `what` names it in errors."""
         raise_faults(what, story_faults(data))
         shots = tuple(
             Shot(
@@ -89,7 +94,7 @@ class Story:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `from_dict` reads back to an equal story."""
+        """Plain data; `from_dict` restores an equal story from it."""
         set_fields = lambda item, keys: {
             k: getattr(item, k) for k in keys if getattr(item, k) is not None
         }
@@ -103,19 +108,20 @@ class Story:
         }
 
     def prompt(self, shot: Shot) -> str:
-        """What the text encoder reads for a shot."""
+        """The text encoder's input for a shot."""
         return prompt_of(self.global_caption, shot.caption)
 
     def resolve(self, chunk_frames: int = CHUNK_FRAMES) -> "ResolvedStory":
-        """Every shot with its whole chunks of `chunk_frames` latent frames, frames and prompt, and what was asked for beside it."""
+        """Every shot on the grid of chunks of `chunk_frames` latent frames; see `resolve`."""
         return resolve(self, chunk_frames)
 
 
 @dataclass(frozen=True)
 class ResolvedShot:
-    """A shot on the chunk grid: chunks [first_chunk, end_chunk), video frames from first_frame on.
+    """A shot on the chunk grid.
 
-    Both are indices, from 0; what people read counts chunks and shots from 1.
+    It covers chunks [first_chunk, first_chunk + chunks) and video frames
+    [first_frame, first_frame + frames): indices from 0. Text for people counts from 1.
     """
 
     id: str
@@ -135,7 +141,11 @@ class ResolvedShot:
 
 @dataclass(frozen=True)
 class ResolvedStory:
-    """`asked_cut_frames` is where the story wanted its cuts, `cut_frames` where the grid of chunks of `chunk_frames` lets them fall."""
+    """A story on the chunk grid.
+
+    cut_frames        video frames where the cuts fall on the grid of `chunk_frames`
+    asked_cut_frames  video frames where the story asked for them
+    """
 
     shots: tuple[ResolvedShot, ...]
     fps: int
@@ -156,16 +166,17 @@ class ResolvedStory:
         return tuple(i for i, shot in enumerate(self.shots) for _ in range(shot.chunks))
 
     def snapped(self) -> list[str]:
-        """One line for every shot that does not last exactly as long as asked."""
+        """One line for every shot whose duration differs from the one asked for."""
         return [
-            f"shot '{s.id}': {s.asked_seconds:g} s asked, {s.seconds:.4g} s on the chunk grid ({s.chunks} chunk{'s' * (s.chunks > 1)})"
+            f"shot '{s.id}': {s.asked_seconds:g} s asked, {s.seconds:.4g} s on the chunk grid "
+            f"({s.chunks} chunk{'s' * (s.chunks > 1)})"
             for s in self.shots
             if abs(s.seconds - s.asked_seconds) > 1e-6
         ]
 
 
 def prompt_of(global_caption: str, caption: str) -> str:
-    """The prompt template, the one that training uses."""
+    """The prompt template, the same as in training."""
     return f"{global_caption} {caption}".strip()
 
 
@@ -184,7 +195,10 @@ def chunk_at(frame: float, chunk_frames: int = CHUNK_FRAMES) -> int:
 
 
 def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:
-    """See `Story.resolve`. A shot lasts at least one chunk; a shot given in chunks is exact and re-anchors the cuts after it."""
+    """Snaps every shot of `story` to whole chunks, at least one each.
+
+    A shot given in chunks is exact, and later cuts are counted from its end.
+    """
     fps, shots, asked_ends = story.video.fps, [], []
     first_frame = functools.partial(first_frame_of_chunk, chunk_frames=chunk_frames)
     chunk, asked_end = 0, 0.0
@@ -223,7 +237,12 @@ def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:
 
 
 def read_story(path: str | Path) -> Story:
-    """The story in a .yaml, .yml or .json file. `UsageError` for its faults, `DataError` if the file cannot be read."""
+    """The story in a .yaml, .yml or .json file.
+
+    Raises:
+      UsageError: the file has faults; all are listed.
+      DataError: the file cannot be read.
+    """
     return Story.from_dict(read_plain(path), what=str(path))
 
 
@@ -238,5 +257,5 @@ def write_story(story: Story, path: str | Path) -> None:
         if as_json
         else yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     )
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -1,7 +1,8 @@
-"""What a story file may say: its keys, its limits, and every fault of one that is not a story.
+"""The schema of a story file: its keys, its limits, and a list of every fault.
 
-Plain data in, a list of faults out: an unknown key with the nearest known one, a wrong type, an empty caption, a duration
-that is missing, doubled or not above zero. All are found in one go, however rotten the data (plain_data.py reads them).
+Takes plain data (from plain_data.py) and returns all faults together: an unknown key with the
+nearest known one, a wrong type, an empty caption, a duration that is missing, doubled or not above
+zero. It never raises, whatever the data.
 """
 
 from collections import Counter
@@ -19,13 +20,13 @@ SHOT_KEYS = ("id", "caption", "seconds", "chunks", "seed")
 CHUNK_FRAMES = 3  # latent frames
 TEMPORAL_STRIDE = 4  # video frames per latent frame, after the first
 SIZE_STEP = 16  # pixels per token: a VAE stride of 8 and patches of 2
-LARGEST_SIDE = 16384  # pixels; H.264 and its players know no more
-LONGEST_SHOT = 3600.0  # seconds; longer ones are typing errors
+LARGEST_SIDE = 16384  # pixels; H.264 and its players support no more
+LONGEST_SHOT = 3600.0  # seconds; a longer one is a typing error
 MAX_SEED = 2**32 - 1
 
 
 def story_faults(data: Any, fewest_shots: int = 1) -> list[str]:
-    """Every reason why plain data is no story; empty if it is one."""
+    """Every reason why the plain data `data` is not a story; empty if it is one."""
     if not isinstance(data, Mapping):
         return [f"must be a mapping with the keys {', '.join(STORY_KEYS)}, not {_kind(data)}"]
     faults = _unknown_keys(data, STORY_KEYS, "")
@@ -95,7 +96,8 @@ def _video_faults(video: Any) -> list[str]:
                 else ""
             )
             faults.append(
-                f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, not {shown(size)}{legal}"
+                f"video: {key} must be a positive multiple of {SIZE_STEP} pixels, "
+                f"not {shown(size)}{legal}"
             )
     if ("width" in video) != ("height" in video):
         faults.append("video: give both width and height, or neither for the model's own size")
@@ -103,7 +105,10 @@ def _video_faults(video: Any) -> list[str]:
 
 
 def nearest_multiples(value: int, step: int, offset: int = 0) -> str:
-    """The legal values around `value`, those of the form step * n + offset with n >= 1 (n >= 0 with an offset): "832 or 848"."""
+    """The values nearest to `value` of the form step * n + offset, such as "832 or 848".
+
+    n >= 1, or n >= 0 with an offset.
+    """
     below = (value - offset) // step
     legal = [step * n + offset for n in (below, below + 1) if step * n + offset > 0]
     return " or ".join(str(number) for number in legal)
@@ -133,7 +138,7 @@ def _shot_faults(shot: Any, where: str) -> list[str]:
 
 
 def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
-    """What is wrong with a shot's duration; exactly one of the two may be given."""
+    """The faults of a shot's duration; exactly one of the two must be given."""
     if seconds is not None and chunks is not None:
         return [f"{where}: give seconds or chunks, not both"]
     if seconds is None and chunks is None:
@@ -144,13 +149,9 @@ def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
             and not isinstance(seconds, bool)
             and 0 < seconds <= LONGEST_SHOT
         )
-        return (
-            []
-            if ok
-            else [
-                f"{where}: seconds must be a number above 0 and at most {LONGEST_SHOT:g}, not {shown(seconds)}"
-            ]
-        )
+        most = f"at most {LONGEST_SHOT:g}"
+        fault = f"{where}: seconds must be a number above 0 and {most}, not {shown(seconds)}"
+        return [] if ok else [fault]
     most = int(LONGEST_SHOT / 0.75)
     return (
         []
@@ -161,10 +162,11 @@ def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
 
 def _unknown_keys(data: Mapping, known: tuple[str, ...], where: str) -> list[str]:
     unknown = [key for key in data if key not in known]
+    # Only MOST_FAULTS are printed, so only those need a hint.
     hints = [
         f", {nearest(key if isinstance(key, str) else shown(key), known)}"
         for key in unknown[:MOST_FAULTS]
-    ]  # more are not listed
+    ]
     return [
         f"{where}unknown key {shown(key)}{hint}"
         for key, hint in zip_longest(unknown, hints, fillvalue="")

@@ -30,7 +30,7 @@ from causalcine_jax.evaluation.storyworld import judge
 from causalcine_jax.film.model_folder import load_model, model_defaults
 from causalcine_jax.film.record import device, pretty, software
 from causalcine_jax.storyworld import WORLDS
-from causalcine_jax.utils.atomic_file import file_hash, whole_file
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 from experiments import kinds, long_films
 from experiments.commands import Workshop
 from experiments.kinds import Amounts, Measured, Subject
@@ -209,7 +209,7 @@ def _save(
 ) -> None:
     path = _path(workshop, name)
     if result.stills:
-        with whole_file(path.with_suffix(".npz")) as partial, open(partial, "wb") as opened:
+        with atomic_file(path.with_suffix(".npz")) as partial, open(partial, "wb") as opened:
             np.savez_compressed(
                 opened,
                 **{
@@ -230,7 +230,7 @@ def _save(
             for key, of in result.scores.items()
         },
     }
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(pretty(record) + "\n", encoding="utf-8")
 
 

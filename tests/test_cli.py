@@ -1,4 +1,4 @@
-"""What every command tells jax before it starts: how much of a GPU's memory to take."""
+"""The GPU memory that every command gives jax, and flags given twice."""
 
 import pytest
 from jaxlib import xla_client
@@ -11,18 +11,18 @@ from causalcine_jax.planning.hardware import target
 FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
-@pytest.mark.parametrize("said", [None, *FRACTIONS])
-def test_jax_is_given_the_memory_that_plans_count_on_unless_the_user_says_otherwise(
-    monkeypatch, said
+@pytest.mark.parametrize("chosen", [None, *FRACTIONS])
+def test_jax_is_given_the_memory_that_plans_assume_unless_the_user_sets_another(
+    monkeypatch, chosen
 ):
     for name in FRACTIONS:
         monkeypatch.setenv(name, "0.5")
-        if name != said:
+        if name != chosen:
             monkeypatch.delenv(name)
     given = []
     with pytest.raises(SystemExit, match="0"):
         run(lambda: given.append(xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"]))
-    assert given == [0.5 if said else GPU_MEMORY]
+    assert given == [0.5 if chosen else GPU_MEMORY]
     assert target("h200:1x8").chip.memory == int(GPU_MEMORY * 151397597184)
 
 
@@ -48,7 +48,7 @@ def test_a_flag_of_one_value_given_twice_is_refused(capsys, again):
     )
 
 
-def test_the_same_for_flags_that_absl_reads():
+def test_repeated_flags_are_refused_for_absl_too():
     refuse_repeated(["--config", "a.py", "--config.optim.lr", "-1e-3", "--out=b", "-3"])
     for arguments in (
         ["--out", "a", "--out=b"],

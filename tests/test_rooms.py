@@ -1,4 +1,4 @@
-"""The rooms of the package: no import runs from a lower room to a higher one, there is no circle."""
+"""The rooms of the package: imports run from higher rooms to lower ones, without circles."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from repository import ROOT
 
 PACKAGE = ROOT / "causalcine_jax"
-# From the lowest to the highest: a file imports from its own room and from those before it (ARCHITECTURE.md).
+# From lowest to highest. A file imports from its own room and from earlier ones (ARCHITECTURE.md).
 ROOMS = (
     "errors", "utils", "config", "presets", "cli", "story_schema", "story", "diffusion", "families", "storyworld", "parallel",
     "models", "convert", "render", "film", "data", "evaluation", "training", "planning", "commands",
@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def _imports(file: Path) -> set[tuple[str, ...]]:
-    """What a file imports of this package, also inside its functions: dotted names without the package's."""
+    """A file's imports from this package, also inside functions, without the package's name."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -27,7 +27,7 @@ def _imports(file: Path) -> set[tuple[str, ...]]:
 
 
 def _module(name: tuple[str, ...]) -> Path | None:
-    """The file that an imported name lives in; None for what __init__ of the package itself holds."""
+    """The file that defines an imported name; None for names in the package's own __init__."""
     while name:
         file = PACKAGE.joinpath(*name)
         if file.with_suffix(".py").is_file():
@@ -60,7 +60,7 @@ def test_no_import_runs_uphill(room):
 
 def test_no_imports_run_in_a_circle():
     reaches = {file: {_module(name) for name in _imports(file)} - {None, file} for file in FILES}
-    while True:  # take away the files that import nothing of what is left
+    while True:  # remove the files that import none of the remaining ones
         free = {file for file, others in reaches.items() if not others & reaches.keys()}
         if not free:
             break

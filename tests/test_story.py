@@ -68,7 +68,7 @@ def test_written_stories_read_back_equal(tmp_path, suffix):
 
 def test_chunk_grid():
     assert [first_frame_of_chunk(c) for c in range(5)] == [0, 9, 21, 33, 45]
-    # Halves of the way between boundaries: 4.5, 15, 27; a tie goes to the earlier boundary.
+    # Midpoints between boundaries: 4.5, 15, 27. A tie goes to the earlier boundary.
     assert [chunk_at(f) for f in (0, 4, 4.5, 5, 9, 14, 15, 16, 21, 26, 28)] == [
         0,
         0,
@@ -97,7 +97,7 @@ def test_five_shots_of_three_seconds_fill_the_papers_film():
     assert resolved.shot_of_chunk == (0,) * 4 + (1,) * 4 + (2,) * 4 + (3,) * 4 + (4,) * 4
 
 
-def test_cuts_are_snapped_one_by_one_so_rounding_never_adds_up():
+def test_cuts_are_snapped_one_by_one_so_rounding_errors_do_not_add_up():
     # Asked cuts at 16, 32, 48, 64, 80; boundaries at 9, 21, 33, 45, 57, 69, 81.
     resolved = Story(tuple(Shot("x", seconds=1) for _ in range(5))).resolve()
     assert resolved.cut_frames == (21, 33, 45, 69) and resolved.frames == 81
@@ -115,7 +115,7 @@ def test_chunks_are_exact_and_every_shot_lasts_a_chunk():
     assert [line.split(":")[0] for line in resolved.snapped()] == ["shot 's2'"]
 
 
-def test_all_faults_come_at_once(tmp_path):
+def test_all_faults_are_reported_together(tmp_path):
     message = faults_of(
         """\
 schema: causalcine/story@2
@@ -156,8 +156,9 @@ shots:
         assert fault in message
 
 
-def test_a_given_id_may_not_be_one_that_another_shot_gets_by_its_place(tmp_path):
-    text = "schema: causalcine/story@1\nshots: [{caption: x, chunks: 1}, {id: s1, caption: y, chunks: 1}]"
+def test_a_given_id_may_not_equal_another_shots_default_id(tmp_path):
+    shots = "[{caption: x, chunks: 1}, {id: s1, caption: y, chunks: 1}]"
+    text = f"schema: causalcine/story@1\nshots: {shots}"
     assert "two shots have the id 's1'" in faults_of(text, tmp_path)
 
 
@@ -179,7 +180,8 @@ def test_a_given_id_may_not_be_one_that_another_shot_gets_by_its_place(tmp_path)
         (
             "",
             ".yaml",
-            "must be a mapping with the keys schema, global, seed, negative, video, shots, not nothing",
+            "must be a mapping with the keys schema, global, seed, negative, video, shots, "
+            "not nothing",
         ),
         (
             "schema: causalcine/story@1",
@@ -194,7 +196,7 @@ def test_a_given_id_may_not_be_one_that_another_shot_gets_by_its_place(tmp_path)
         ("x: !!python/object/apply:os.getcwd []", ".yaml", "not valid YAML"),
     ],
 )
-def test_files_that_are_no_story(tmp_path, text, suffix, fault):
+def test_files_that_are_not_stories(tmp_path, text, suffix, fault):
     message = faults_of(text, tmp_path, suffix)
     assert fault in message and str(tmp_path) in message and "\n" not in message
 
@@ -209,7 +211,7 @@ def test_stories_made_in_python_are_checked_too():
         Story((Shot("", seconds=-1),))
 
 
-def test_json_is_what_to_dict_says(tmp_path):
+def test_json_is_what_to_dict_returns(tmp_path):
     story = Story((Shot("x", chunks=1),))
     write_story(story, tmp_path / "s.json")
     assert json.loads((tmp_path / "s.json").read_text()) == story.to_dict()

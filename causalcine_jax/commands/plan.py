@@ -158,11 +158,40 @@ def _need_no_device() -> None:
 
 def memory(flags: argparse.Namespace) -> None:
     width, height = size_of(flags.size) or (None, None)
-    from causalcine_jax.planning.memory_plan import Request, memory_plan
+    from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
     from causalcine_jax.planning.memory_table import table, to_json
 
     plan = memory_plan(
-        Request(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
+        MemoryRequest(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
+    )
+    print(to_json(plan) if flags.json else table(plan))
+
+
+def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
+    size = size_of(flags.size)
+    if not flags.rollout and (
+        flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")
+    ):
+        raise UsageError(
+            "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout"
+        )
+    from causalcine_jax.planning.hardware import target
+    from causalcine_jax.training.flags import parse as parse_config
+
+    target(flags.topology)  # a mistyped one is told at once
+    config, _ = parse_config([f"--config={flags.config}", *rest])
+    from causalcine_jax.config import PoolConfig
+    from causalcine_jax.planning.compile_plan import compile_plan
+    from causalcine_jax.planning.compile_table import table, to_json
+
+    pool = PoolConfig(flags.pool_frames, dtype=flags.kv_dtype, place=flags.pool_on)
+    plan = compile_plan(
+        config,
+        flags.topology,
+        seq=flags.seq,
+        frames=flags.frames,
+        size=size,
+        rollout=pool if flags.rollout else None,
     )
     print(to_json(plan) if flags.json else table(plan))
 

@@ -1,4 +1,4 @@
-"""Models on disk and in memory: there is no private format, only safetensors under the original Wan2.1 keys."""
+"""Models between disk and memory: safetensors under the original Wan2.1 keys, no private format."""
 
 from causalcine_jax.convert.load import (
     abstract_network,

@@ -1,7 +1,8 @@
-"""From the keys of a checkpoint as it was saved to plain ones: the dictionary that holds the network, wrappers' prefixes stripped.
+"""Maps the saved keys of a checkpoint to plain keys: selects the network, strips wrapper prefixes.
 
-The public causal children of Wan2.1 are .pt files of several dictionaries (`generator`, `critic`, `generator_ema`, ...), and what
-torch wrapped around the network while it was trained is still in the keys: `model._fsdp_wrapped_module.blocks.0...`.
+The public causal children of Wan2.1 are .pt files of several dictionaries: `generator`, `critic`,
+`generator_ema` and others. Their keys keep the names of torch's training wrappers, such as
+`model._fsdp_wrapped_module.blocks.0...`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from causalcine_jax.errors import DataError, UsageError, nearest
 
 WEIGHTS = ("auto", "generator", "generator_ema")
-# Dictionaries that hold a network, the better first; `module` is DeepSpeed's, `net` rCM's.
+# Dictionaries that hold a network, preferred ones first; `module` is DeepSpeed's, `net` rCM's.
 _NETWORKS = (
     "generator_ema",
     "generator",
@@ -22,35 +23,27 @@ _NETWORKS = (
     "model_state_dict",
     "module",
 )
-FLAT = (
-    "generator_ema",
-    "generator",
-    "critic",
-    "net_ema",
-    "net",
-    "net_fake_score",
-)  # dictionaries that some files flatten: "generator.blocks.0..."
-_WRAPPERS = (
-    "_fsdp_wrapped_module.",
-    "_checkpoint_wrapped_module.",
-    "_orig_mod.",
-)  # anywhere in a key
-_PREFIXES = ("model.", "diffusion_model.", "module.", "net.", "pipe.dit.", "dit.")  # at its start
+# Dictionaries that some files flatten: "generator.blocks.0...".
+FLAT = ("generator_ema", "generator", "critic", "net_ema", "net", "net_fake_score")
+# Removed anywhere in a key.
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+# Removed at its start.
+_PREFIXES = ("model.", "diffusion_model.", "module.", "net.", "pipe.dit.", "dit.")
 LORA = "generator_lora"
 
 
 def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict[str, str]:
-    """Plain key -> key as saved, of the network in a checkpoint; empty if it has no tensors.
+    """Plain key -> saved key of the network in a checkpoint; empty if it has no tensors.
 
     Args:
       keys: as saved; those of a dictionary inside the file are "generator/model.blocks.0...".
-      file: for messages; and the chunkwise checkpoints of Causal-Forcing are known by its path.
-      weights: generator, generator_ema, or auto: the averaged weights where a file has them, except those of Causal-Forcing's
-        chunkwise models, which are published to be used without.
+      file: for messages, and to recognise Causal-Forcing's chunkwise checkpoints by their path.
+      weights: generator, generator_ema, or auto. auto takes the averaged weights where a file has
+        them. The exception is Causal-Forcing's chunkwise models, whose authors use the plain ones.
 
     Raises:
-      UsageError: the dictionary asked for is not there.
-      DataError: no dictionary that is known, or two keys that are the same one once stripped.
+      UsageError: the requested dictionary is not there.
+      DataError: no known dictionary, or two keys that are equal after stripping.
     """
     keys = list(keys)
     if weights not in WEIGHTS:
@@ -73,26 +66,25 @@ def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict
 
 
 def stored_networks(keys: Iterable[str]) -> set[str]:
-    """The dictionaries of a file that hold a network, where it has several to choose from."""
+    """The dictionaries of a file that hold a network, if it has several."""
     found = {key.split("/" if "/" in key else ".", 1)[0] for key in keys}
     return found & set(_NETWORKS)
 
 
 def lora_keys(keys: Iterable[str], file: Path) -> dict[str, str]:
-    """Plain key -> key as saved, of an adapter's file."""
+    """Plain key -> saved key of an adapter's file."""
     keys = list(keys)
     chosen = [key for key in keys if key.startswith(f"{LORA}/")] or [
         key for key in keys if "/" not in key
     ]
-    if (
-        not chosen and len({key.split("/", 1)[0] for key in keys}) == 1
-    ):  # all in one dictionary, such as state_dict
+    # All may be in one dictionary, such as state_dict.
+    if not chosen and len({key.split("/", 1)[0] for key in keys}) == 1:
         chosen = keys
     return _stripped({key: key for key in chosen}, file)
 
 
 def _stripped(paths: Mapping[str, str], file: Path) -> dict[str, str]:
-    """Plain key -> key as saved, of each key and its path in the dictionary that was chosen."""
+    """Plain key -> saved key, from each saved key and its path in the chosen dictionary."""
     plain: dict[str, str] = {}
     for key, path in paths.items():
         name = plain_key(path)
@@ -103,7 +95,7 @@ def _stripped(paths: Mapping[str, str], file: Path) -> dict[str, str]:
 
 
 def plain_key(key: str) -> str:
-    """A key without the dictionaries it is in and without wrappers' prefixes."""
+    """A key without its dictionaries and without wrapper prefixes."""
     name = key.rsplit("/", 1)[-1]
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
@@ -126,5 +118,6 @@ def _choose(inside: Iterable[str], file: Path, weights: str) -> str:
     if LORA in inside:
         raise DataError(f"{file} is a LoRA ({LORA}): name its base, and this file as --lora")
     raise DataError(
-        f"{file} holds {', '.join(inside)}: expected one of {', '.join(_NETWORKS)}, or the tensors themselves"
+        f"{file} holds {', '.join(inside)}: expected one of {', '.join(_NETWORKS)}, "
+        "or the tensors themselves"
     )

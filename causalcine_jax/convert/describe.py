@@ -1,6 +1,6 @@
-"""What the headers of a checkpoint tell: the network's sizes, and whether every tensor fits it, before the first weight is read.
+"""Describes a network from a checkpoint's headers, before the first weight is read.
 
-Unmatched, missing and misshapen tensors are reported together.
+Gives the network's sizes, and reports unmatched, missing and misshapen tensors together.
 """
 
 import dataclasses
@@ -21,20 +21,17 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 
-# Heads of the published models, which come without a config.json as often as with one: dim and ffn_dim -> num_heads.
-WAN_HEAD_DIM = 128  # of all of them
+# num_heads of the published models by (dim, ffn_dim). They often come without a config.json.
+WAN_HEAD_DIM = 128  # of every one of them
 WAN_HEADS = {(1536, 8960): 12, (5120, 13824): 40}
-# What no shape tells, and is not the same for all networks of a kind; a model folder's config.json must say it.
+# Settings that shapes do not determine; a model folder's config.json must state them.
 _ONLY_IN_CONFIG = {
     "transformer": ("num_heads", "text_len"),
     "vae": ("mean", "std"),
     "text_encoder": (),
 }
-_FOREIGN_DEFAULTS = (
-    "text_len",
-    "mean",
-    "std",
-)  # Diffusers' config.json may leave them out, and means Wan2.1's
+# Diffusers' config.json may omit these; Wan2.1's values are then meant.
+_FOREIGN_DEFAULTS = ("text_len", "mean", "std")
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = TransformerConfig | VAEConfig | TextEncoderConfig | None
@@ -45,29 +42,28 @@ class Description:
     """A network as its checkpoint describes it.
 
     config   its sizes; None for a network of one size
-    shapes   the module with abstract arrays for parameters
-    places   every tensor of the checkpoint, and the parameter that it belongs to
+    shapes   the module with abstract arrays as parameters
+    places   every tensor of the checkpoint with the parameter that it belongs to
     """
 
     config: Config
     shapes: Any
-    places: list[tables.Place]
+    places: list[tables.TensorPlace]
 
 
 def describe(part: str, tensors) -> Description:
-    """The network that `tensors` (a `formats.PartTensors`) hold.
+    """The network held by `tensors` (a `formats.PartTensors`).
 
     Args:
       part: transformer, vae or text_encoder.
 
     Raises:
-      DataError: they are not the tensors of that network of Wan2.1; everything that does not fit is listed.
+      DataError: they are not the tensors of that Wan2.1 network; lists everything that is wrong.
     """
     what = f"{tensors.path} does not hold a Wan2.1 {part.replace('_', ' ')}"
     read_config, module_class, rules = _PARTS[part]
-    if (
-        part != "transformer"
-    ):  # whose config.json may also contradict the tensors: that is the better message
+    # A transformer's config.json may contradict its tensors, and that gives the better message.
+    if part != "transformer":
         _require(what, part, tensors)
     config = read_config(what, tensors.shapes, tensors.settings)
     _require(what, part, tensors)
@@ -78,16 +74,16 @@ def describe(part: str, tensors) -> Description:
     return Description(config, shapes, places)
 
 
-def describe_tiny_decoder(tensors: "Decoder") -> Description:
-    """TAEHV's decoder, which has one size; the same faults."""
+def describe_tiny_decoder(tensors: "DecoderTensors") -> Description:
+    """TAEHV's decoder, which has one size. Raises as `describe` does."""
     shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
     places = tables.places(shapes, tables.TINY_DECODER)
     _check(f"{tensors.path} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, tensors)
     return Description(None, shapes, places)
 
 
-class Decoder:
-    """The decoder in the tensors of a TAEHV (a `tensor_files.TensorFiles`), which may hold its encoder too."""
+class DecoderTensors:
+    """The decoder's part of a TAEHV (a `tensor_files.TensorFiles`) with or without encoder."""
 
     part = "tiny_decoder"
 
@@ -105,14 +101,20 @@ class Decoder:
 
 
 def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Config, Any]:
-    """Sizes and abstract module of a network whose config.json says everything, as ours do; `what` begins the message of a fault."""
+    """(config, abstract module) of a network with a complete config.json, as ours are.
+
+    `what` starts the message of an error.
+    """
     config_class, module_class = _CONFIGS[part], _PARTS[part][1]
     config = _config(what, config_class, {}, dict(settings))
     return config, jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
 
 
 def _require(what: str, part: str, tensors) -> None:
-    """`DataError` where config.json must say what no shape tells, and does not: in a model folder, and of a transformer wherever there is one."""
+    """Raises `DataError` if config.json lacks settings that shapes do not determine.
+
+    They are required in a model folder, and of any transformer that has a config.json.
+    """
     beside = (tensors.path if tensors.path.is_dir() else tensors.path.parent) / "config.json"
     needed = [
         name
@@ -122,26 +124,30 @@ def _require(what: str, part: str, tensors) -> None:
     lacking = [name for name in needed if name not in tensors.settings]
     if tensors.complete and not tensors.settings:
         raise DataError(
-            f"{what}: {beside} is missing, and tensors do not tell {', '.join(needed) or 'its eps and max_distance'}: copy it again"
+            f"{what}: {beside} is missing, and tensors do not determine "
+            f"{', '.join(needed) or 'its eps and max_distance'}: copy it again"
         )
     if lacking and (tensors.complete or (tensors.settings and "num_heads" in lacking)):
         raise DataError(
-            f"{what}: {beside} lacks {', '.join(lacking)}, which tensors do not tell: copy it again, or add it"
+            f"{what}: {beside} lacks {', '.join(lacking)}, which tensors do not determine: "
+            "copy it again, or add it"
         )
 
 
 def _note_assumed(part: str, tensors, config: Config) -> None:
-    """A published file often comes without config.json: its sizes are then known, and of others a note says what is assumed."""
+    """Adds a note about assumed settings, for an unknown size without config.json."""
     if tensors.settings:
         return
     if part == "transformer" and (config.dim, config.ffn_dim) not in WAN_HEADS:
         tensors.notes.append(
-            f"note: {tensors.path.name} has no config.json beside it, and tensors do not tell num_heads: {config.num_heads} is assumed (dim "
-            f"{config.dim} / {WAN_HEAD_DIM}, as in Wan2.1), and text_len {config.text_len}; if that is wrong, put a config.json there"
+            f"note: {tensors.path.name} has no config.json beside it, and tensors do not determine "
+            f"num_heads: {config.num_heads} is assumed (dim {config.dim} / {WAN_HEAD_DIM}, as in "
+            f"Wan2.1), and text_len {config.text_len}; if that is wrong, put a config.json there"
         )
     if part == "vae" and config.dim != VAEConfig().dim:
         tensors.notes.append(
-            f"note: {tensors.path.name} has no config.json beside it: mean and std of Wan2.1's latents are assumed"
+            f"note: {tensors.path.name} has no config.json beside it: "
+            "mean and std of Wan2.1's latents are assumed"
         )
 
 
@@ -217,7 +223,8 @@ def _required(
     ]
     if faults:
         raise DataError(
-            f"{what}: {'; '.join(faults)}; its keys begin with {', '.join(sorted(shapes)[:3]) or 'nothing'}"
+            f"{what}: {'; '.join(faults)}; "
+            f"its keys begin with {', '.join(sorted(shapes)[:3]) or 'nothing'}"
         )
     return [shapes[key] for key in keys]
 
@@ -229,21 +236,24 @@ def _layers(shapes: Shapes) -> int:
 
 
 def _config(what: str, config_class, sizes: dict[str, Any], settings: dict[str, Any]):
-    """The config of the tensors' `sizes` and, for what shapes cannot tell, config.json's `settings`; they must not contradict."""
-    told = {
+    """The config from the tensors' `sizes` and config.json's `settings`.
+
+    `settings` give what shapes do not determine, and must not contradict `sizes`.
+    """
+    stated = {
         f.name: _tuples(settings[f.name])
         for f in dataclasses.fields(config_class)
         if f.name in settings
     }
     faults = [
-        f"config.json says {k} {told[k]}, the tensors say {sizes[k]}"
+        f"config.json says {k} {stated[k]}, the tensors say {sizes[k]}"
         for k in sizes
-        if k in told and told[k] != sizes[k]
+        if k in stated and stated[k] != sizes[k]
     ]
     if faults:
         raise DataError(f"{what}: {'; '.join(faults)}")
     try:
-        return config_class(**{**told, **sizes})
+        return config_class(**{**stated, **sizes})
     except (UsageError, TypeError) as error:
         raise DataError(f"{what}: {error}") from error
 
@@ -252,7 +262,7 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _check(what: str, places: list[tables.Place], tensors) -> None:
+def _check(what: str, places: list[tables.TensorPlace], tensors) -> None:
     wanted = {place.key: place.shape for place in places}
     faults = [
         f"  unmatched  {tensors.source_key(key)} {shape}"
@@ -268,7 +278,8 @@ def _check(what: str, places: list[tables.Place], tensors) -> None:
             )
         elif tensors.dtypes[key] not in DTYPES:
             faults.append(
-                f"  dtype      {tensors.source_key(key)} is {tensors.dtypes[key]}, expected one of {', '.join(DTYPES)}"
+                f"  dtype      {tensors.source_key(key)} is {tensors.dtypes[key]}, "
+                f"expected one of {', '.join(DTYPES)}"
             )
     if faults:
         raise DataError("\n".join([f"{what}: {len(faults)} of its tensors do not fit", *faults]))

@@ -1,13 +1,13 @@
-"""The sizes of a network in the config.json of others (Diffusers' two models, transformers' UMT5), and ours from theirs."""
+"""Translates config.json between our field names and those of Diffusers and transformers (UMT5)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 
-WAN_TEXT_LEN = 512  # what a config.json without text_len means
+WAN_TEXT_LEN = 512  # of a config.json without text_len
 
-# Whose config.json it is, by its _class_name or architectures; others' classes are not looked at.
+# The network that a config.json describes, by its _class_name or architectures. Others are ignored.
 CLASSES = {
     "WanModel": "transformer",
     "CausalWanModel": "transformer",
@@ -18,7 +18,7 @@ CLASSES = {
     "UMT5EncoderModel": "text_encoder",
 }
 
-# Their field -> ours. What is computed from two of theirs stands in `ours`.
+# Their field -> ours. Products of two of their fields are computed in `ours`.
 _TRANSFORMER = {
     "num_attention_heads": "num_heads",
     "in_channels": "in_dim",
@@ -62,7 +62,7 @@ _TABLES = {
 
 
 def class_of(settings: Mapping[str, Any]) -> str | None:
-    """The class that a config.json is of."""
+    """The class name in a config.json."""
     architectures = settings.get("architectures") or [None]
     name = settings.get(
         "_class_name", architectures[0] if isinstance(architectures, list) else None
@@ -71,11 +71,11 @@ def class_of(settings: Mapping[str, Any]) -> str | None:
 
 
 def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` (a config.json) with the field names of our configs, whoever wrote it."""
+    """`settings` (a config.json by any author) under the field names of our configs."""
     table = _TABLES.get(class_of(settings))
     if table is None:
         return dict(settings)
-    told = {
+    translated = {
         table[name]: value
         for name, value in settings.items()
         if name in table and value is not None
@@ -85,12 +85,12 @@ def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
         ("dim_attn", ("num_heads", "d_kv")),
     ):
         if all(isinstance(settings.get(name), int) for name in factors):
-            told[product] = settings[factors[0]] * settings[factors[1]]
-    return told
+            translated[product] = settings[factors[0]] * settings[factors[1]]
+    return translated
 
 
 def transformer(config: TransformerConfig) -> dict[str, Any]:
-    """config.json of a WanTransformer3DModel."""
+    """The config.json of a WanTransformer3DModel."""
     sizes = {
         name: _listed(getattr(config, own))
         for name, own in _TRANSFORMER.items()
@@ -106,13 +106,14 @@ def transformer(config: TransformerConfig) -> dict[str, Any]:
         "qk_norm": "rms_norm_across_heads",
         "rope_max_seq_len": 1024,
         **sizes,
-        # Diffusers has no such field, and pads prompts to 512; only a model of another length needs it, for the way back.
+        # Diffusers has no such field and pads prompts to 512. A model of another length needs it to
+        # be read back.
         **({} if config.text_len == WAN_TEXT_LEN else {"text_len": config.text_len}),
     }
 
 
 def vae(config: VAEConfig) -> dict[str, Any]:
-    """config.json of an AutoencoderKLWan."""
+    """The config.json of an AutoencoderKLWan."""
     return {
         "_class_name": "AutoencoderKLWan",
         "_diffusers_version": "0.36.0",
@@ -126,7 +127,7 @@ def vae(config: VAEConfig) -> dict[str, Any]:
 
 
 def text_encoder(config: TextEncoderConfig) -> dict[str, Any]:
-    """config.json of a UMT5EncoderModel."""
+    """The config.json of a UMT5EncoderModel."""
     return {
         "architectures": ["UMT5EncoderModel"],
         "model_type": "umt5",

@@ -1,8 +1,9 @@
-"""The same tensors under other people's names: original Wan2.1 keys <-> Diffusers (transformer, VAE) and transformers (UMT5).
+"""Key tables: original Wan2.1 keys <-> Diffusers (transformer, VAE) and transformers (UMT5).
 
-A table is a list of pairs of templates, and either side finds the other: "{i}" stands for a layer's number, "{p}" for weight or
-bias. Every tensor keeps its axes and bytes; only the names differ. The VAE's decoder is a flat list in the original and stages in
-Diffusers, so its table is made for a number of blocks per stage.
+A table is a list of template pairs, read in both directions. "{i}" stands for a layer's number,
+"{p}" for weight or bias. Only names differ; every tensor keeps its axes and bytes. The VAE's
+decoder is a flat list in the original and stages in Diffusers, so its table depends on the blocks
+per stage.
 """
 
 import re
@@ -54,7 +55,7 @@ TEXT_ENCODER = (
     ("blocks.{i}.norm2.weight", "encoder.block.{i}.layer.1.layer_norm.weight"),
     ("norm.weight", "encoder.final_layer_norm.weight"),
 )
-# Files of transformers may hold the token embedding twice, the second time under this name.
+# Files of transformers may hold the token embedding twice, once under this name.
 TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 
 _RESIDUAL_BLOCK = (
@@ -78,7 +79,10 @@ _VAE = (
 
 
 def vae(resnets: int, stages: int) -> tuple[tuple[str, str], ...]:
-    """WanVAE_ <-> AutoencoderKLWan, for decoder stages of `resnets` residual blocks (each but the last ends in an upsampler)."""
+    """WanVAE_ <-> AutoencoderKLWan.
+
+    Every decoder stage has `resnets` residual blocks; all but the last end in an upsampler.
+    """
     blocks = [
         ("{half}.middle.0", "{half}.mid_block.resnets.0", _RESIDUAL_BLOCK),
         ("{half}.middle.2", "{half}.mid_block.resnets.1", _RESIDUAL_BLOCK),
@@ -115,16 +119,19 @@ class KeyTable:
         self._from_diffusers = [(_pattern(other), original) for original, other in pairs]
 
     def to_diffusers(self, key: str) -> str | None:
-        """Diffusers' name of an original key; None if it has none."""
+        """Diffusers' name of an original key, or None."""
         return _translated(key, self._from_original)
 
     def to_original(self, key: str) -> str | None:
-        """The original name of Diffusers' key; None if it has none."""
+        """The original name of Diffusers' key, or None."""
         return _translated(TIED.get(key, key), self._from_diffusers)
 
 
 def key_table(part: str, keys: Iterable[str]) -> KeyTable:
-    """The table of `part` (transformer, vae or text_encoder); `keys`, in either naming, tell how a VAE's decoder is staged."""
+    """The table of `part` (transformer, vae or text_encoder).
+
+    `keys`, in either naming, show how a VAE's decoder is staged.
+    """
     if part == "transformer":
         return KeyTable(TRANSFORMER)
     if part == "text_encoder":
@@ -133,7 +140,7 @@ def key_table(part: str, keys: Iterable[str]) -> KeyTable:
 
 
 def _stages(keys: Iterable[str]) -> tuple[int, int]:
-    """Residual blocks per decoder stage, and stages."""
+    """(residual blocks per decoder stage, stages)."""
     keys = list(keys)
     flat = [
         (int(m[1]), m[2])

@@ -1,7 +1,8 @@
-"""Weights that a file holds in eight bits, read as bfloat16: ComfyUI's fp8_scaled files, and plain float8 without scales.
+"""Reads float8 weights as bfloat16: ComfyUI's fp8_scaled files, and plain float8 without scales.
 
-ComfyUI writes a matrix in float8 and beside it how much one unit of it is: `X.scale_weight`, or `X.weight_scale` in later files, one number or one for
-each row. `scaled_fp8`, `X.scale_input` and `X.comfy_quant` say how to compute in eight bits, which needs none of it here.
+ComfyUI stores a float8 matrix with its scale, `X.scale_weight`, or `X.weight_scale` in later files:
+one number, or one per row. `scaled_fp8`, `X.scale_input` and `X.comfy_quant` configure computation
+in eight bits and are not needed here.
 """
 
 import math
@@ -22,21 +23,25 @@ _ASIDE = re.compile(r"(?:(?:.+\.)?(?:scale_input|input_scale|comfy_quant)|scaled
 
 @dataclass(frozen=True)
 class Scales:
-    """Plain key of a float8 weight -> key in the file of its scale, and the plain keys that are no weights."""
+    """The scales and other float8 entries among a network's tensors.
+
+    of     plain key of a float8 weight -> key in the file of its scale
+    aside  plain keys that are not weights
+    """
 
     of: Mapping[str, str]
     aside: frozenset[str]
 
 
 def scales(names: Mapping[str, str], tensors, what: str) -> Scales:
-    """The scales among a network's tensors.
+    """Finds the scales among a network's tensors.
 
     Args:
       names: plain key -> key in `tensors` (a `TensorFiles`).
       what: the file, for messages.
 
     Raises:
-      DataError: a scale without its float8 weight, or of a shape that is neither one number nor one for each row.
+      DataError: a scale without its float8 weight, or with neither one number nor one per row.
     """
     found, faults = {}, []
     for plain, key in names.items():
@@ -47,7 +52,8 @@ def scales(names: Mapping[str, str], tensors, what: str) -> Scales:
                 faults.append(f"{key} scales no float8 weight")
             elif math.prod(tensors.shapes[key]) not in (1, shape[0]):
                 faults.append(
-                    f"{key} has shape {tensors.shapes[key]}, where one number or {shape[0]} were expected"
+                    f"{key} has shape {tensors.shapes[key]}, "
+                    f"where one number or {shape[0]} were expected"
                 )
             else:
                 found[weight] = key
@@ -60,7 +66,7 @@ def scales(names: Mapping[str, str], tensors, what: str) -> Scales:
 def dequantised(
     stored: np.ndarray, index: tuple[slice, ...], scale: np.ndarray | None
 ) -> np.ndarray:
-    """`stored`, which is the slice `index` of a float8 weight, as bfloat16; `scale` is its whole scale."""
+    """The slice `stored` at `index` of a float8 weight, as bfloat16; `scale` is its full scale."""
     values = stored.astype(np.float32)
     if scale is not None:
         scale = scale.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Where a network lies: in a model folder's room for it, among the files of a folder, in the base of a distilled model, or in a file.
+"""Finds a network on disk: in a model folder, among the files of a folder, in a base, in a file.
 
-Which file of a folder is which network is told by its keys (kinds.py). A VAE or text encoder that a model folder lacks is that of its base
-(metadata.py).
+The keys in a file decide which network it is (kinds.py). A VAE or text encoder that a model folder
+lacks is taken from its base (metadata.py).
 """
 
 import json
@@ -15,22 +15,20 @@ from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
 
 PARTS = ("transformer", "vae", "text_encoder")
-_LOADABLE = (
-    ".safetensors",
-    ".pt",
-    ".pth",
-    ".bin",
-    ".gguf",
-)  # what is looked at in a folder; a file that is named may be called anything
+# The files of a folder that are examined; a file given by name may have any suffix.
+_LOADABLE = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
-_BELOW = ("models", "checkpoints")  # folders that the causal children keep their files in
+_BELOW = ("models", "checkpoints")  # where the causal children keep their files
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a network's tensors lie: a file or a folder of shards, the base's own adapter, and the config.json of that network.
+    """Where a network lies.
 
-    complete    what the tensors cannot tell must stand in config.json: no published file of Wan2.1's own looks like this
+    weights   a file, or a folder of shards
+    lora      the base's own adapter
+    config    the config.json of that network
+    complete  config.json must state what shapes cannot; false for Wan2.1's own published files
     """
 
     weights: Path
@@ -40,10 +38,10 @@ class Location:
 
 
 def home(path: Path, part: str) -> Path:
-    """The model that `part` of the model at `path` lies in: `path`, or the base of which it has its VAE and text encoder.
+    """The model that holds `part` of the model at `path`: `path`, or its base.
 
     Raises:
-      DataError: the part is not in `path`, and the base that its metadata.json names is not there.
+      DataError: `path` lacks the part, and the base that metadata.json names does not exist.
     """
     if part == "transformer" or _holds(path, part):
         return path
@@ -51,10 +49,10 @@ def home(path: Path, part: str) -> Path:
 
 
 def find_part(path: Path, part: str) -> Location:
-    """Where `part` lies in or at `path`, or in its base.
+    """Where `part` lies: at `path`, in it, or in its base.
 
     Raises:
-      DataError: it is not there, could be in two places, or shards of it are missing (named).
+      DataError: it is not there, it is ambiguous, or shards are missing (named).
     """
     what = part.replace("_", " ")
     if not path.exists():
@@ -66,14 +64,15 @@ def find_part(path: Path, part: str) -> Location:
     if (path / part).is_dir():
         if own := _of_kind(path, part):
             raise DataError(
-                f"{path} holds two formats, {part}/ and {_shown(own[0])}: name the one that is meant"
+                f"{path} holds two formats, {part}/ and {_shown(own[0])}: name the one to use"
             )
         return _folder(path / part, part)
     for place in (path, *(path / below for below in _BELOW)):
         found = _of_kind(place, part)
         if len(found) > 1:
             raise DataError(
-                f"{place} holds {len(found)} checkpoints, {', '.join(map(_shown, found))}: name the one that is meant, which is a {what}"
+                f"{place} holds {len(found)} checkpoints, {', '.join(map(_shown, found))}: "
+                f"name the one to use, a {what}"
             )
         if found and found[0].is_dir():
             return _folder(place, part)
@@ -93,7 +92,10 @@ def find_part(path: Path, part: str) -> Location:
 
 
 def holds(path: Path, part: str) -> bool:
-    """Whether `path`, or its base for it, seems to hold `part`, by the keys of its files; those that cannot be read may be it. Raises as `home` does."""
+    """Whether `path`, or its base, seems to hold `part`, by the keys of its files.
+
+    Unreadable files count as possible matches. Raises as `home` does.
+    """
     return _holds(home(path, part), part)
 
 
@@ -109,7 +111,11 @@ def _holds(path: Path, part: str) -> bool:
 
 
 def adapter_file(path: Path) -> Path:
-    """The file of an adapter at `path`: itself, or the only adapter in that folder (peft's). `DataError` where there is none."""
+    """The adapter's file at `path`: the file itself, or the only adapter in a folder (peft's).
+
+    Raises:
+      DataError: there is none, or several.
+    """
     if path.is_file():
         return path
     if not path.is_dir():
@@ -121,12 +127,15 @@ def adapter_file(path: Path) -> Path:
             if found
             else "holds no LoRA"
         )
-        raise DataError(f"{path} {listed}: name the file that is meant")
+        raise DataError(f"{path} {listed}: name the file to use")
     return found[0]
 
 
 def units(folder: Path) -> dict[Path, str | DataError | None]:
-    """What a folder itself holds: each file of tensors, or `folder` for all its shards together, with its kind or why it cannot be read."""
+    """The units of tensors in a folder: each file, and `folder` itself for all shards together.
+
+    Each has its kind, or the error that reading it gave.
+    """
     if not folder.is_dir():
         return {}
     files = sorted(
@@ -137,11 +146,11 @@ def units(folder: Path) -> dict[Path, str | DataError | None]:
     shards = [file for file in files if file.name in named.values() or _SHARD.fullmatch(file.stem)]
     found = {file: _kind(file) for file in files if file not in shards}
     if indices or shards:
-        kinds_there = [_kind(file) for file in shards]
+        shard_kinds = [_kind(file) for file in shards]
         found[folder] = kinds.kind_of_keys(named) or next(
-            (kind for kind in kinds_there if isinstance(kind, str)), None
+            (kind for kind in shard_kinds if isinstance(kind, str)), None
         )
-        found[folder] = found[folder] or next(iter(kinds_there), None)
+        found[folder] = found[folder] or next(iter(shard_kinds), None)
     return found
 
 
@@ -153,10 +162,10 @@ def _kind(file: Path) -> str | DataError | None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Key -> shard as an index says; nothing where it is damaged, which whoever opens the folder is told."""
+    """Key -> shard by an index; empty if it is damaged, which opening the folder reports."""
     try:
-        there = json.loads(index.read_text("utf-8"))["weight_map"]
-        return {key: file for key, file in there.items() if isinstance(file, str)}
+        listed = json.loads(index.read_text("utf-8"))["weight_map"]
+        return {key: file for key, file in listed.items() if isinstance(file, str)}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError):
         return {}
 
@@ -166,7 +175,7 @@ def _of_kind(folder: Path, part: str) -> list[Path]:
 
 
 def _shown(place: Path) -> str:
-    """A file's name, or that of the first of a folder's shards."""
+    """The name of a file, or of the first shard in a folder."""
     return (
         place.name
         if place.is_file()
@@ -178,7 +187,7 @@ def _shown(place: Path) -> str:
 
 
 def _own_adapter(folder: Path) -> Path | None:
-    """LongLive's and MemFlow's lora.pt: a dictionary generator_lora beside the base that it belongs to."""
+    """The lora.pt of LongLive and MemFlow: a dictionary generator_lora beside its base."""
     found = []
     for file, kind in units(folder).items():
         if kind == kinds.ADAPTER and file.is_file():
@@ -187,7 +196,8 @@ def _own_adapter(folder: Path) -> Path | None:
                     found.append(file)
     if len(found) > 1:
         raise DataError(
-            f"{folder} holds {len(found)} adapters, {', '.join(file.name for file in found)}: name the base itself, and one as --lora"
+            f"{folder} holds {len(found)} adapters, {', '.join(file.name for file in found)}: "
+            "name the base itself, and one as --lora"
         )
     return found[0] if found else None
 
@@ -202,7 +212,7 @@ def _folder(folder: Path, part: str) -> Location:
 
 
 def _check_numbered(folder: Path) -> None:
-    """Shards without an index still tell by their names how many they are."""
+    """Raises `DataError` for missing shards. Their names state the count, even without an index."""
     if any(folder.glob("*.safetensors.index.json")):
         return
     found: dict[tuple[str, str], set[int]] = {}
@@ -232,8 +242,8 @@ def _refuse_experts(path: Path, part: str) -> None:
     )
     if part == "transformer" and pair:
         raise DataError(
-            f"{path} is Wan2.2-A14B: two transformers that share the work by noise level, and only one is run here; name {pair[0]}/ or "
-            f"{pair[1]}/ itself to load that one"
+            f"{path} is Wan2.2-A14B: two transformers that share the work by noise level, and only "
+            f"one is run here; name {pair[0]}/ or {pair[1]}/ itself to load that one"
         )
 
 
@@ -243,7 +253,10 @@ def _config_of(folder: Path, part: str) -> Path | None:
 
 
 def _config_says_other(folder: Path, part: str) -> bool:
-    """Whether config.json in `folder` is of another network: Wan2.1's own folder has one, the transformer's, beside all its files."""
+    """Whether config.json in `folder` is of another network.
+
+    Wan2.1's own folder has one, the transformer's, beside all its files.
+    """
     file = folder / "config.json"
     return (
         file.is_file()

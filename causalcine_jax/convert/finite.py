@@ -1,4 +1,4 @@
-"""Whether weights are finite numbers, as they are read: NaN or infinity in one tensor makes a black film hours later."""
+"""Checks that weights are finite while they are read: one NaN makes a black film hours later."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,17 @@ import numpy as np
 
 from causalcine_jax.errors import DataError
 
-# Exponents of all ones are infinity and NaN: the largest of the positive bit patterns, and of all patterns, those that are negative.
+# Exponents of all ones encode infinity and NaN. They are the largest of the positive bit patterns,
+# read as signed, and the largest of the negative ones, read as unsigned.
 _INFINITY = {2: 0x7F80, 4: 0x7F800000, 8: 0x7FF0000000000000}
 _HALF_INFINITY = 0x7C00
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Whether all `values`, of a float type of 2, 4 or 8 bytes, are finite. Two maxima of their bits: exact, and nothing of their size is made."""
+    """Whether all `values`, of a float type of 2, 4 or 8 bytes, are finite.
+
+    Exact, by two maxima over their bits; allocates nothing of their size.
+    """
     if not values.size:
         return True
     size = values.dtype.itemsize
@@ -22,14 +26,18 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 def check_finite(values: np.ndarray, tensors, key: str) -> None:
-    """`DataError` that names network and tensor where `values`, read from `key` of `tensors` (a `formats.PartTensors`), are not all finite."""
+    """Raises `DataError`, naming network and tensor, if any of `values` is not finite.
+
+    Args:
+      values: read from `key` of `tensors` (a `formats.PartTensors`).
+    """
     if not is_finite(values):
         kind = "NaN" if np.isnan(values.astype(np.float32)).any() else "infinity"
         raise DataError(_fault(f"{tensors.path}", tensors.part, tensors.source_key(key), kind))
 
 
 def check_parameters(parameters: dict[str, jax.Array], path, part: str) -> None:
-    """The same for parameters on their devices, by name."""
+    """`check_finite` for parameters on their devices, by name."""
     found = jax.jit(lambda values: [jnp.isfinite(value).all() for value in values])(
         list(parameters.values())
     )
@@ -39,4 +47,7 @@ def check_parameters(parameters: dict[str, jax.Array], path, part: str) -> None:
 
 
 def _fault(path: str, part: str, tensor: str, kind: str) -> str:
-    return f"{path}: {tensor} of the {part.replace('_', ' ')} holds {kind}, and would film black: copy the file again, or train it anew"
+    return (
+        f"{path}: {tensor} of the {part.replace('_', ' ')} holds {kind}, which makes black films: "
+        "copy the file again, or train it again"
+    )

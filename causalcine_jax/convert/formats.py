@@ -1,12 +1,14 @@
-"""Whatever people have on disk, as the tensors of one network under the original Wan2.1 keys.
+"""Any supported checkpoint as the tensors of one network under the original Wan2.1 keys.
 
     our model folder      transformer/ vae/ text_encoder/
     Diffusers' folder     transformer/ vae/ text_encoder/ tokenizer/ model_index.json
-    Wan2.1's own folder   diffusion_pytorch_model*.safetensors  Wan2.1_VAE.pth  models_t5_umt5-xxl-enc-bf16.pth  google/umt5-xxl/
+    Wan2.1's own folder   diffusion_pytorch_model*.safetensors  Wan2.1_VAE.pth
+                          models_t5_umt5-xxl-enc-bf16.pth  google/umt5-xxl/
     a causal child        a .pt of several dictionaries, or a base and its lora.pt
-    one file              of safetensors or torch.save, ComfyUI's fp8_scaled among them (eight_bits.py)
+    one file              safetensors or torch.save, also ComfyUI's fp8_scaled (eight_bits.py)
 
-`find.find_part` says where a network lies, `open_part` opens it: from then on nobody needs to know what it was.
+`find.find_part` locates a network and `open_part` opens it. Callers of `open_part` do not depend on
+the format.
 """
 
 import contextlib
@@ -31,16 +33,19 @@ PACKED_TOKENIZER = "spiece_model"
 
 
 class PartTensors:
-    """The tensors of one network under original Wan2.1 keys, read when asked for; adapters are merged and eight bits widened on the way.
+    """The tensors of one network under original Wan2.1 keys, read on demand.
 
-    path, part  where they lie, and which network they are: transformer, vae or text_encoder
-    naming      the keys they have there (ORIGINAL or DIFFUSERS)
-    shapes      by original key;  dtypes: safetensors' names (F32, BF16, ...) of what is read
-    settings    config.json, in our configs' names; empty where there is none
-    foreign_config  config.json is Diffusers' or transformers', whose silence means Wan2.1's values
-    complete    config.json must tell what shapes cannot: the network lies in a model folder's own room for it
+    Reading merges adapters and widens eight-bit weights.
+
+    path, part  where the tensors lie, and their network: transformer, vae or text_encoder
+    naming      of their keys on disk: ORIGINAL or DIFFUSERS
+    shapes      by original key
+    dtypes      safetensors' names (F32, BF16, ...) of what is read, by original key
+    settings    config.json under our configs' names; empty without one
+    foreign_config  config.json is Diffusers' or transformers', where omitted fields mean Wan2.1's
+    complete    config.json must state what shapes cannot (see `find.Location`)
     files       that the tensors are read from
-    notes       what a user should know of how they were read, a line each
+    notes       lines for the user about how they are read
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class PartTensors:
         part: str,
         settings: Mapping[str, Any],
     ):
-        """`tensors` is a `TensorFiles`; `names` gives each plain key's key in it."""
+        """`tensors` is a `TensorFiles`; `names` maps each plain key to its key there."""
         self.path, self.part = where.weights, part
         self.complete = where.complete
         self.files: list[Path] = list(tensors.files)
@@ -87,11 +92,12 @@ class PartTensors:
         if self._float8:
             count, scaled = len(self._float8), len(self._scales)
             self.notes.append(
-                f"{self.path.name}: {count} weights are float8, {scaled} of them with a scale; they are read as bfloat16"
+                f"{self.path.name}: {count} weights are float8, {scaled} of them with a scale; "
+                "they are read as bfloat16"
             )
 
     def merge(self, asked: lora.Lora, tensors, alpha: float | None) -> None:
-        """Adds the adapter in `tensors` to every tensor that it has an update for, on top of those merged before."""
+        """Merges the adapter in `tensors`, on top of those merged before."""
         names = {"to_original": self._table.to_original, "to_diffusers": self._table.to_diffusers}
         found = lora.adapter(asked, tensors, self.shapes, names, alpha)
         self.files += tensors.files
@@ -100,19 +106,19 @@ class PartTensors:
             self._terms.setdefault(key, []).extend(terms)
 
     def packed_tokenizer(self) -> bytes | None:
-        """The spiece.model that ComfyUI packs into its text encoders; None where there is none."""
+        """The spiece.model that ComfyUI packs into its text encoders, or None."""
         return (
             self._tensors.read(self._packed_tokenizer).tobytes() if self._packed_tokenizer else None
         )
 
     def source_key(self, key: str) -> str:
-        """The name that the original `key` has, or would have, in the files."""
+        """The name of the original `key` in the files, whether or not it is there."""
         if key in self._keys:
             return self._keys[key].rsplit("/", 1)[-1]
         return (self._table.to_diffusers(key) if self.naming == DIFFUSERS else None) or key
 
     def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, with all adapters' updates; no more of the file is read."""
+        """A slice of a tensor with all adapters' updates; reads no more of the file."""
         tensor = self._tensors.read_slice(self._keys[key], index)
         if key in self._float8:
             scale = self._tensors.read(self._scales[key]) if key in self._scales else None
@@ -130,15 +136,17 @@ def open_part(
     lora_path: "lora.Asked | list[lora.Asked] | tuple[lora.Asked, ...] | None" = None,
     lora_alpha: float | None = None,
 ) -> Iterator[PartTensors]:
-    """Opens the `part` (transformer, vae or text_encoder) that `path` holds, in any supported format.
+    """Opens the `part` (transformer, vae or text_encoder) that `path` holds, in any format.
 
     Args:
-      weights: which of a .pt's weights, see `checkpoint_keys.network_keys`.
-      lora_path: adapters to merge, see `lora.loras`. A base's own lora.pt, where `path` is their folder, is merged without being asked for.
-      lora_alpha: alpha of the only adapter, where nothing else tells it (default: its rank).
+      weights: which weights of a .pt, see `checkpoint_keys.network_keys`.
+      lora_path: adapters to merge, see `lora.loras`. If `path` is a base's folder, the base's own
+        lora.pt is merged without being asked for.
+      lora_alpha: alpha of the only adapter, where nothing else states it (default: its rank).
 
     Raises:
-      DataError: nothing there, missing shards (named), a damaged file, mixed formats, a network that is not supported (which, and why).
+      DataError: nothing there, missing shards (named), a damaged file, mixed formats, or an
+        unsupported network (which, and why).
     """
     where = find_part(Path(path), part)
     settings = read_settings(where.config)
@@ -156,7 +164,8 @@ def open_part(
             chosen := next(iter(names.values()), None)
         ):
             view.notes.append(
-                f"{where.weights.name} holds {', '.join(sorted(several))}: {re.split('[/.]', chosen)[0]} is taken"
+                f"{where.weights.name} holds {', '.join(sorted(several))}: "
+                f"{re.split('[/.]', chosen)[0]} is taken"
             )
         for each in _adapters(where, lora.loras(lora_path)) if part == "transformer" else ():
             view.merge(
@@ -166,7 +175,10 @@ def open_part(
 
 
 def _adapters(where: Location, asked: tuple[lora.Lora, ...]) -> list[lora.Lora]:
-    """The base's own adapter, then those asked for; the own one named as well is merged once, at the strength asked for."""
+    """The base's own adapter, then the requested ones.
+
+    If the own one is also requested, it is merged once, at the requested strength.
+    """
     own = where.lora
     if own is None or any(each.path.exists() and each.path.samefile(own) for each in asked):
         return list(asked)
@@ -176,17 +188,20 @@ def _adapters(where: Location, asked: tuple[lora.Lora, ...]) -> list[lora.Lora]:
 def _translated(
     path: Path, names: Mapping[str, str], table: KeyTable
 ) -> tuple[str, dict[str, str]]:
-    """The naming of the keys, and original key -> plain key. Unknown keys keep their name, and are reported when sizes are known."""
+    """(naming of the keys, original key -> plain key).
+
+    Unknown keys keep their name; `describe` reports them.
+    """
     originals = [name for name in names if table.to_diffusers(name) and not table.to_original(name)]
     foreign = [name for name in names if table.to_original(name) and not table.to_diffusers(name)]
     if originals and foreign:
         raise DataError(
-            f"{path} mixes formats: {len(originals)} tensors have original Wan2.1 keys ({originals[0]}) and {len(foreign)} those of "
-            f"Diffusers ({foreign[0]}); remove the files that do not belong"
+            f"{path} mixes formats: {len(originals)} tensors have original Wan2.1 keys "
+            f"({originals[0]}) and {len(foreign)} those of Diffusers ({foreign[0]}); "
+            "remove the files that do not belong"
         )
     if not foreign:
         return ORIGINAL, {name: name for name in names}
-    tied = {
-        name for name, other in TIED.items() if other in names
-    }  # a copy of a tensor that is there under its own name
+    # A tied tensor is a copy of one that is there under its own name.
+    tied = {name for name, other in TIED.items() if other in names}
     return DIFFUSERS, {table.to_original(name) or name: name for name in names if name not in tied}

@@ -1,6 +1,6 @@
-"""What a file of tensors is, by its keys alone: transformer, VAE, text encoder or adapter. Its name says nothing.
+"""The kind of a file of tensors (transformer, VAE, text encoder or adapter), by its keys alone.
 
-The keys of a file are compared with those that each network of Wan2.1 has, in its own naming and in Diffusers'.
+The keys are compared with those of each Wan2.1 network, in its own naming and in Diffusers'.
 """
 
 import functools
@@ -16,15 +16,19 @@ from causalcine_jax.convert.tensor_files import open_tensors
 ADAPTER = "adapter"
 _FLAT = re.compile(rf"({'|'.join(checkpoint_keys.FLAT)})\.")
 _TABLES = {"transformer": KeyTable(TRANSFORMER), "text_encoder": KeyTable(TEXT_ENCODER)}
-# A VAE's table depends on how its decoder is staged; its modules' names do not.
+# A VAE's key table depends on its decoder's stages; the names of its modules do not.
 _VAE = re.compile(
-    r"(?:encoder|decoder)\.(?:conv1|conv_in|conv_out|norm_out|middle|mid_block|head|downsamples|down_blocks|upsamples|up_blocks)\..+"
+    r"(?:encoder|decoder)\.(?:conv1|conv_in|conv_out|norm_out|middle|mid_block|head|downsamples"
+    r"|down_blocks|upsamples|up_blocks)\..+"
     r"|(?:conv1|conv2|quant_conv|post_quant_conv)\.(?:weight|bias)"
 )
 
 
 def kind_of(path: Path) -> str | None:
-    """transformer, vae, text_encoder or ADAPTER; None where the keys are of nothing known. `path`: a file, or a folder of shards.
+    """transformer, vae, text_encoder or ADAPTER; None for unknown keys.
+
+    Args:
+      path: a file, or a folder of shards.
 
     Raises:
       DataError: it cannot be read.
@@ -55,17 +59,15 @@ def kind_of_keys(keys: Iterable[str]) -> str | None:
 
 
 def what_else(path: Path) -> str:
-    """What a file of no known kind seems to be, for a message."""
+    """What a file of unknown kind seems to be, for a message."""
     with open_tensors(path) as tensors:
         plain = sorted(checkpoint_keys.plain_key(key) for key in tensors.shapes)
-    told = next(
+    relative = next(
         (what for part in (*_TABLES, "vae") if (what := unsupported.kind(part, plain))), None
     )
-    return (
-        f"is {told}"
-        if told
-        else f"holds no network that is known: its keys begin with {', '.join(plain[:3]) or 'nothing'}"
-    )
+    if relative:
+        return f"is {relative}"
+    return f"holds no known network: its keys begin with {', '.join(plain[:3]) or 'nothing'}"
 
 
 def _known(table: KeyTable, key: str) -> bool:

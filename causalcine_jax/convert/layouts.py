@@ -1,6 +1,7 @@
-"""What a converted model consists of: which tensor goes to which file under which name, and the small files beside them.
+"""The files of a converted model: each tensor's file and name, and the small files beside them.
 
-Two layouts: our model folder (original Wan2.1 keys) and Diffusers' (WanPipeline.from_pretrained). Nothing is written here.
+Two layouts: our model folder (original Wan2.1 keys) and Diffusers' (WanPipeline.from_pretrained).
+Nothing is written here.
 """
 
 import json
@@ -23,11 +24,8 @@ _DIFFUSERS_WEIGHTS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
-_TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "spiece.model",
-)  # beside tokenizer.json, of use to transformers
+# Beside tokenizer.json; transformers reads these.
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,13 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor to write: `key` is its original key, `name` the one it gets, `dtype` safetensors' name of the target's."""
+class TargetTensor:
+    """One tensor to write.
+
+    key    its original key in `source`
+    name   its name in the target
+    dtype  safetensors' name of the target dtype
+    """
 
     source: PartTensors
     key: str
@@ -59,10 +62,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Shard:
-    """One .safetensors file of the target; `file` is relative to its folder."""
+    """One .safetensors file of the target; `file` is relative to the target folder."""
 
     file: str
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TargetTensor, ...]
 
     @property
     def header(self) -> bytes:
@@ -74,8 +77,8 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A whole target: files of tensors, and small files by their relative name."""
+class FolderLayout:
+    """A complete target: files of tensors, and small files by relative name."""
 
     shards: list[Shard]
     documents: dict[str, bytes]
@@ -87,19 +90,20 @@ def model_folder(
     shard_bytes: int,
     tokenizer: dict[str, bytes],
     metadata: dict[str, Any],
-) -> Layout:
+) -> FolderLayout:
     """Our model folder.
 
     Args:
       dtype: safetensors' name of every tensor's target dtype; None keeps each one's.
-      shard_bytes: a file holds at most so many, or one tensor.
-      tokenizer: tokenizer.json that goes with the text encoder, and what lies beside it, by name; empty without an encoder.
-      metadata: what metadata.json shall say.
+      shard_bytes: the most bytes of a file, except that a file holds at least one tensor.
+      tokenizer: the text encoder's tokenizer.json and the files beside it, by name; empty without
+        an encoder.
+      metadata: the content of metadata.json.
     """
     shards, documents = [], {METADATA: json_bytes(metadata)}
     for network in networks:
         tensors = [
-            Tensor(network.tensors, key, key, dtype or network.tensors.dtypes[key])
+            TargetTensor(network.tensors, key, key, dtype or network.tensors.dtypes[key])
             for key in network.tensors.shapes
         ]
         shards += _sharded(network.part, WEIGHTS[network.part], tensors, shard_bytes, documents)
@@ -108,7 +112,7 @@ def model_folder(
         )
         if network.part == "text_encoder":
             documents["text_encoder/tokenizer.json"] = tokenizer["tokenizer.json"]
-    return Layout(shards, documents)
+    return FolderLayout(shards, documents)
 
 
 def diffusers(
@@ -117,13 +121,16 @@ def diffusers(
     shard_bytes: int,
     tokenizer: dict[str, bytes],
     shift: float,
-) -> Layout:
-    """Diffusers' folder; with all three networks it is a whole WanPipeline, whose UniPC scheduler has the given flow shift."""
+) -> FolderLayout:
+    """Diffusers' folder; with all three networks a complete WanPipeline.
+
+    `shift` is the flow shift of its UniPC scheduler.
+    """
     shards, documents = [], {}
     for network in networks:
         table = key_table(network.part, network.tensors.shapes)
         tensors = [
-            Tensor(
+            TargetTensor(
                 network.tensors, key, table.to_diffusers(key), dtype or network.tensors.dtypes[key]
             )
             for key in network.tensors.shapes
@@ -138,14 +145,14 @@ def diffusers(
     if {network.part for network in networks} == set(PARTS):
         documents["scheduler/scheduler_config.json"] = json_bytes(_scheduler(shift))
         documents["model_index.json"] = json_bytes(_MODEL_INDEX)
-    return Layout(shards, documents)
+    return FolderLayout(shards, documents)
 
 
 def _sharded(
-    part: str, name: str, tensors: list[Tensor], shard_bytes: int, documents: dict[str, bytes]
+    part: str, name: str, tensors: list[TargetTensor], shard_bytes: int, documents: dict[str, bytes]
 ) -> list[Shard]:
-    """The tensors cut into files, in order; adds the index to `documents` where there are several."""
-    groups: list[list[Tensor]] = [[]]
+    """The tensors split into files, in order; adds the index to `documents` for several files."""
+    groups: list[list[TargetTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if groups[-1] and size + tensor.nbytes > shard_bytes:
@@ -169,7 +176,7 @@ def _sharded(
 
 
 def tokenizer_files(file: Path) -> dict[str, bytes]:
-    """A tokenizer.json and what lies beside it that transformers reads, by name."""
+    """A tokenizer.json, and the files beside it that transformers reads, by name."""
     beside = {
         name: (file.parent / name).read_bytes()
         for name in _TOKENIZER_FILES
@@ -215,5 +222,5 @@ def _scheduler(shift: float) -> dict[str, Any]:
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """A JSON file as this project writes them."""
+    """A JSON file in this project's formatting."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

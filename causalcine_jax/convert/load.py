@@ -1,7 +1,8 @@
-"""A model on disk to modules: one parameter after the other into place, on one device or cut over a mesh.
+"""Loads modules from a model on disk, on one device or sharded over a mesh.
 
-What a folder or file holds is checked completely, from the headers alone, before the first weight is read. Then each device's slices
-alone are read: a slice of a parameter is a slice of every layer's tensor, with the axes in the checkpoint's order.
+Headers are checked completely before the first weight is read. Then only each device's slices are
+read, one parameter after the other. A slice of a parameter is a slice of every layer's tensor, with
+the axes in the checkpoint's order.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import (
-    Decoder,
+    DecoderTensors,
     Description,
     describe,
     describe_tiny_decoder,
@@ -48,34 +49,36 @@ def load_transformer(
     lora: "Asked | list[Asked] | tuple[Asked, ...] | None" = None,
     mesh: Mesh | None = None,
 ) -> Transformer:
-    """Loads the transformer from a model folder, a folder or file of Wan2.1, Diffusers, or one of Wan2.1's causal children.
+    """Loads the transformer of a model folder, Wan2.1, Diffusers, or a causal child of Wan2.1.
 
     Args:
-      path: where; see `formats` for all that it may be. Sizes come from the shapes; heads, text_len and eps from config.json.
+      path: a file or folder; see `formats`. Sizes come from the shapes; heads, text_len and eps
+        from config.json.
       dtype: of all parameters in memory.
-      weights: generator or generator_ema, for a .pt that has both; auto takes the one that its authors recommend.
-      lora: adapters to merge while it is read, see `lora.loras`.
-      mesh: cuts the parameters over its devices, as training does (`parallel.sharding`); this process reads its own devices' slices.
-        Without, they are on the default device.
+      weights: generator or generator_ema, for a .pt that has both; auto takes the one that its
+        authors recommend.
+      lora: adapters to merge while reading, see `lora.loras`.
+      mesh: shards the parameters over its devices, as training does (`parallel.sharding`); this
+        process reads its own devices' slices. Without a mesh, they go to the default device.
 
     Raises:
-      DataError: missing or damaged files, tensors that are not those of a Wan2.1 transformer (all are listed) or not finite, or an adapter of
-        another network.
+      DataError: missing or damaged files; tensors that are not finite, or not those of a Wan2.1
+        transformer (all listed); or an adapter of another network.
     """
     return _load(path, "transformer", dtype, mesh, weights=weights, lora_path=lora)
 
 
 def load_vae(path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None) -> VAE:
-    """Loads the VAE from any of the same, or from Wan2.1_VAE.pth. See `load_transformer`."""
+    """Loads the VAE from the same formats, or from Wan2.1_VAE.pth. See `load_transformer`."""
     return _load(path, "vae", dtype, mesh)
 
 
 def load_text_encoder(
     path: str | os.PathLike, dtype=jnp.float32, *, mesh: Mesh | None = None
 ) -> UMT5Encoder:
-    """Loads the text encoder from any of the same, or from models_t5_umt5-xxl-enc-bf16.pth. See `load_transformer`.
+    """Loads the text encoder from the same formats, or from models_t5_umt5-xxl-enc-bf16.pth.
 
-    `load_tokenizer` takes the same folder.
+    See `load_transformer`. `load_tokenizer` takes the same folder.
     """
     return _load(path, "text_encoder", dtype, mesh)
 
@@ -86,15 +89,16 @@ def load_tiny_decoder(
     """Loads TAEHV's decoder for Wan2.1 from taew2_1.pth or taew2_1.safetensors.
 
     Raises:
-      DataError: no such file, a damaged one, or tensors that are not those of that decoder (all are listed).
+      DataError: the file is missing or damaged, or has other tensors (all listed).
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(
-            f"no tiny decoder at {path}: there is no such file (taew2_1.pth of github.com/madebyollin/taehv)"
+            f"no tiny decoder at {path}: there is no such file "
+            "(taew2_1.pth of github.com/madebyollin/taehv)"
         )
     with open_tensors(path) as tensors:
-        decoder = Decoder(tensors)
+        decoder = DecoderTensors(tensors)
         return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
 
 
@@ -112,7 +116,13 @@ def abstract_network(path: str | os.PathLike, part: str) -> nnx.Module:
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """The tokenizer that goes with a model's text encoder, looked for as `Tokenizer.load` does, else inside it (ComfyUI). `DataError` if there is none."""
+    """The tokenizer of a model's text encoder: found by `Tokenizer.load`, else inside its file.
+
+    ComfyUI packs it into the encoder's file.
+
+    Raises:
+      DataError: there is none.
+    """
     folder = home(Path(path), "text_encoder")
     try:
         return Tokenizer.load(folder)
@@ -130,8 +140,11 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:
-    """The module of `network` with the checkpoint's tensors; besides it, this process's part of one parameter is in memory."""
-    places: dict[str, list[tables.Place]] = {}
+    """The module of `network`, filled from the checkpoint's tensors.
+
+    Beyond the module itself, memory holds this process's part of one parameter.
+    """
+    places: dict[str, list[tables.TensorPlace]] = {}
     for place in network.places:
         places.setdefault(place.path, []).append(place)
     parameters = tables.parameters(network.shapes)
@@ -140,22 +153,21 @@ def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = 
     for path, leaf in parameters.items():
         read = functools.partial(_read, places[path], tensors, leaf.shape, np.dtype(dtype))
         if shardings is None:
-            leaves.append(
-                jax.device_put(read((slice(None),) * leaf.ndim))
-            )  # jnp.asarray compiles a program per shape
+            # jnp.asarray would compile a program per shape.
+            leaves.append(jax.device_put(read((slice(None),) * leaf.ndim)))
         else:
             leaves.append(jax.make_array_from_callback(leaf.shape, shardings[path], read))
     return jax.tree.unflatten(jax.tree.structure(network.shapes), leaves)
 
 
 def _read(
-    places: list[tables.Place],
+    places: list[tables.TensorPlace],
     tensors: PartTensors,
     shape: tuple[int, ...],
     dtype: np.dtype,
     index: tuple[slice, ...],
 ) -> np.ndarray:
-    """The slice `index` of a parameter of `shape`, from one tensor, or from those of its layers."""
+    """The slice `index` of a parameter of `shape`, from its one tensor or its layers' tensors."""
     index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
     values = np.empty([part.stop - part.start for part in index], dtype)
     layers = [(values, places[0], index)]
@@ -172,7 +184,8 @@ def _load(path, part: str, dtype, mesh: Mesh | None, **how):
     if copy is not None:
         if how.get("lora_path"):
             raise UsageError(
-                f"{copy} is an orbax copy, into which no LoRA is merged: name the model that it was converted from"
+                f"{copy} is an orbax copy, into which no LoRA is merged: "
+                "name the model that it was converted from"
             )
         return orbax_copy.load(copy, part, dtype, mesh)
     with open_part(path, part, **how) as tensors:

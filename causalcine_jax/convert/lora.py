@@ -1,6 +1,7 @@
-"""Adapters merged into their base while that is read: W + strength (alpha / r) B A, summed in float32, then cast to the base's dtype.
+"""Merges adapters into their base while it is read: W + strength (alpha / r) B A.
 
-Whose names an adapter's tensors have is in lora_keys.py, how strongly it acts in lora_scale.py. Several are summed before the cast.
+The sum is in float32, over all adapters, then cast to the base's dtype. lora_keys.py reads the
+names of an adapter's tensors, lora_scale.py its scale.
 """
 
 import collections
@@ -13,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from causalcine_jax.convert import checkpoint_keys, lora_keys, lora_scale
-from causalcine_jax.convert.lora_scale import Scale
+from causalcine_jax.convert.lora_scale import AdapterScale
 from causalcine_jax.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter that is asked for: a file, or peft's folder, and how much of it is added (1: as trained)."""
+    """A requested adapter: a file or peft's folder, and its strength (1: as trained)."""
 
     path: Path
     strength: float = 1.0
@@ -32,14 +33,19 @@ Asked = str | os.PathLike | Lora
 
 
 def loras(asked: "Asked | list[Asked] | tuple[Asked, ...] | None") -> tuple[Lora, ...]:
-    """What `--lora` was given, once or several times: each FILE or FILE:STRENGTH. `UsageError` for a strength that is no number or a file twice."""
+    """The values of `--lora`: each FILE or FILE:STRENGTH.
+
+    Raises:
+      UsageError: a strength that is not a number, or a file given twice.
+    """
     if asked is None:
         return ()
     found = tuple(_lora(each) for each in (asked if isinstance(asked, list | tuple) else [asked]))
     counted = collections.Counter(os.path.abspath(each.path) for each in found)
     if twice := [path for path, count in counted.items() if count > 1]:
         raise UsageError(
-            f"--lora {twice[0]} is given twice: give it once, with the strength that is meant, such as {twice[0]}:0.8"
+            f"--lora {twice[0]} is given twice: give it once, with the strength to use, "
+            f"such as {twice[0]}:0.8"
         )
     return found
 
@@ -66,7 +72,10 @@ def _lora(asked: Asked) -> Lora:
 
 @dataclass(frozen=True)
 class Term:
-    """What is added to one tensor: scale * up @ down, or scale * diff; keys of the adapter's `tensors`."""
+    """An update of one tensor: scale * up @ down, or scale * diff.
+
+    down, up and diff are keys of the adapter's `tensors`.
+    """
 
     tensors: object
     scale: float
@@ -80,7 +89,7 @@ class Term:
         return shapes[self.diff] if self.diff else (shapes[self.up][0], *shapes[self.down][1:])
 
     def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-        """The slice `index` of the update of a tensor of `shape`, in float32."""
+        """The slice `index` of the update of a tensor of `shape`; float32."""
         if self.diff:
             return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(
                 np.float32
@@ -100,22 +109,23 @@ class Term:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter, ready to merge: what it adds to each original key, and the scales of its modules."""
+    """An adapter ready to merge: the updates of each original key, and its modules' scales."""
 
     asked: Lora
     terms: Mapping[str, list[Term]]
-    scales: list[Scale]
+    scales: list[AdapterScale]
 
     def __str__(self):
-        found = collections.Counter((s.value, s.alpha, s.rslora, s.told_by) for s in self.scales)
+        found = collections.Counter((s.value, s.alpha, s.rslora, s.stated_by) for s in self.scales)
         shown = [
-            f"scale {value:g} of {count} weights (alpha {alpha:g}, {by}{', rsLoRA' if root else ''})"
+            f"scale {value:g} of {count} weights "
+            f"(alpha {alpha:g}, {by}{', rsLoRA' if root else ''})"
             for (value, alpha, root, by), count in found.most_common(3)
         ]
         others = len(found) - len(shown)
-        whole = len([t for terms in self.terms.values() for t in terms if t.diff])
-        shown += [f"{others} other scales"] * (others > 0) + [f"{whole} whole differences"] * (
-            whole > 0
+        diffs = len([t for terms in self.terms.values() for t in terms if t.diff])
+        shown += [f"{others} other scales"] * (others > 0) + [f"{diffs} full differences"] * (
+            diffs > 0
         )
         return f"lora {self.asked.path.name}: strength {self.asked.strength:g}, {'; '.join(shown)}"
 
@@ -127,22 +137,22 @@ def adapter(
     names: Mapping[str, Callable[[str], str | None]],
     alpha: float | None = None,
 ) -> Adapter:
-    """The adapter in `tensors` (a `TensorFiles`) for a network whose tensors have `shapes`, by original key.
+    """The adapter in `tensors` (a `TensorFiles`) for a network of `shapes`, by original key.
 
     Args:
       names: `to_original` and `to_diffusers` of the network's key table.
       alpha: that of the command line.
 
     Raises:
-      DataError: a half without its other half, ranks that differ, tensors of another kind or network, several adapters in one file, or sources of
-        alpha that disagree; all are listed.
+      DataError: a half without its other half, unequal ranks, tensors of another kind or network,
+        several adapters in one file, or disagreeing sources of alpha; all are listed.
       UsageError: the command line's alpha contradicts the file's.
     """
     file = tensors.files[0]
     keys = checkpoint_keys.lora_keys(tensors.shapes, file)
     parts = _parts(file, keys)
     modules = lora_keys.targets(parts, shapes, names)
-    told = lora_scale.sources(file, tensors.metadata(), alpha)
+    found = lora_scale.sources(file, tensors.metadata(), alpha)
     terms: dict[str, list[Term]] = collections.defaultdict(list)
     scales, faults = [], []
     for module, sides in parts.items():
@@ -156,19 +166,23 @@ def adapter(
                 faults.append(fault)
                 continue
             own = (
-                [lora_scale.Source(f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"]))]
+                [
+                    lora_scale.ScaleSource(
+                        f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"])
+                    )
+                ]
                 if "alpha" in sides
                 else []
             )
-            scale = lora_scale.scale_of(target, tensors.shapes[term.down][0], [*own, *told])
+            scale = lora_scale.scale_of(target, tensors.shapes[term.down][0], [*own, *found])
             scales.append(
                 scale
                 if not own
-                else Scale(
+                else AdapterScale(
                     scale.value,
                     scale.alpha,
                     scale.rslora,
-                    scale.told_by.replace(own[0].name, ".alpha"),
+                    scale.stated_by.replace(own[0].name, ".alpha"),
                 )
             )
             terms[weight].append(
@@ -183,8 +197,8 @@ def adapter(
         raise DataError(f"{file} is not a LoRA of a Wan2.1 transformer: {'; '.join(faults[:8])}")
     misfits = [
         f"{key} {term.shape}, the base has {shapes.get(key, 'none')}"
-        for key, found in terms.items()
-        for term in found
+        for key, updates in terms.items()
+        for term in updates
         if key not in shapes or not _fits(term, shapes[key])
     ]
     if misfits:
@@ -197,7 +211,7 @@ def adapter(
 def merged(
     base: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], terms: list[Term]
 ) -> np.ndarray:
-    """`base`, which is the slice `index` of a tensor of `shape`, with the sum of all updates."""
+    """The slice `base` at `index` of a tensor of `shape`, plus the sum of all updates."""
     total = base.astype(np.float32)
     for term in terms:
         total = total + term.read(index, shape)
@@ -207,24 +221,26 @@ def merged(
 def _parts(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Module -> side -> key in the file."""
     parts: dict[str, dict[str, str]] = {}
-    called, faults = set(), []
+    adapters, faults = set(), []
     for plain, key in keys.items():
         part = lora_keys.parse(plain)
         if part is None:
             faults.append(f"{key} is no lora_A or lora_B")
             continue
-        called |= {part.adapter} if part.side in ("down", "up") else set()
-        if part.side in (sides := parts.setdefault(part.module, {})) and len(called) < 2:
+        adapters |= {part.adapter} if part.side in ("down", "up") else set()
+        if part.side in (sides := parts.setdefault(part.module, {})) and len(adapters) < 2:
             faults.append(f"{sides[part.side]} and {key} are the same part")
         sides[part.side] = key
     other = lora_keys.other_kind(keys)
-    if other is None and len(called - {"", "default"}) > 1:
+    if other is None and len(adapters - {"", "default"}) > 1:
         raise DataError(
-            f"{file} holds several adapters, {', '.join(sorted(called))}: save each in a file of its own"
+            f"{file} holds several adapters, {', '.join(sorted(adapters))}: "
+            "save each in a file of its own"
         )
     if faults or other or not parts:
         raise DataError(
-            f"{file} is not a LoRA of a Wan2.1 transformer: {other or '; '.join(faults[:8]) or 'it holds no lora_A and lora_B'}"
+            f"{file} is not a LoRA of a Wan2.1 transformer: "
+            f"{other or '; '.join(faults[:8]) or 'it holds no lora_A and lora_B'}"
         )
     return parts
 
@@ -246,7 +262,8 @@ def _alpha(file: Path, tensors, key: str) -> float:
         or float(value.reshape(())) <= 0
     ):
         raise DataError(
-            f"{file}: {key} must be one positive number, not {value.tolist() if value.size < 4 else value.shape}"
+            f"{file}: {key} must be one positive number, "
+            f"not {value.tolist() if value.size < 4 else value.shape}"
         )
     return float(value.reshape(()))
 

@@ -1,12 +1,14 @@
-"""The names of an adapter's tensors, as its many trainers write them: which weight each is for, and which part of the update it is.
+"""Names of an adapter's tensors in the conventions of its trainers: the target weight and the part.
 
-    peft         base_model.model.<module>.lora_A.weight, or with an adapter's name: lora_A.<name>.weight
+    peft         base_model.model.<module>.lora_A.weight, or with an adapter's name:
+                 lora_A.<name>.weight
     ComfyUI      diffusion_model.<module>.lora_down.weight, .lora_up.weight, .alpha, .diff, .diff_b
     kohya        lora_unet_<module, its dots written _>.lora_down.weight
     DiffSynth    pipe.dit.<module>.lora_A.default.weight
     Diffusers    transformer.<module in Diffusers' names>.lora_A.weight, or .lora.down.weight
 
-`down` is A [r, in], `up` is B [out, r]; `diff` and `diff_b` are whole differences of a weight and of a bias.
+`down` is A [r, in], `up` is B [out, r]; `diff` and `diff_b` are full differences of a weight and a
+bias.
 """
 
 import re
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 _LOW_RANK = re.compile(
     r"(.+?)[._](lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.([^.]+))?\.weight"
 )
-_WHOLE = re.compile(r"(.+)\.(diff|diff_b)")
+_FULL = re.compile(r"(.+)\.(diff|diff_b)")
 _SIDES = {
     "lora_A": "down",
     "lora_down": "down",
@@ -27,7 +29,7 @@ _SIDES = {
 }
 _PREFIXES = ("base_model.model.", "pipe.dit.", "diffusion_model.", "transformer.", "dit.", "model.")
 _KOHYA = "lora_unet_"
-# Adapters of another arithmetic, and tensors that are of no transformer: they are named, not skipped.
+# Adapters of other kinds, and tensors of other networks: reported by name, never skipped.
 _OTHERS = (
     (
         r".*(dora_scale|lora_magnitude_vector).*",
@@ -39,18 +41,19 @@ _OTHERS = (
     ),
     (
         r"lora_te\d*_.*|text_encoder\..*lora.*",
-        "is an update of a text encoder, which is not merged here: train or save the adapter without it",
+        "is an update of a text encoder, which is not merged here: "
+        "train or save the adapter without it",
     ),
 )
 
 
 @dataclass(frozen=True)
-class Part:
+class AdapterKey:
     """One tensor of an adapter.
 
-    module   of the network that it updates, in the adapter's own naming
+    module   the module that it updates, in the adapter's naming
     side     down, up, diff, diff_b or alpha
-    adapter  its name in the file, where it has one
+    adapter  its name in the file, if any
     """
 
     module: str
@@ -58,13 +61,13 @@ class Part:
     adapter: str = ""
 
 
-def parse(key: str) -> Part | None:
-    """What a plain key of an adapter's file is; None for no part of a LoRA."""
+def parse(key: str) -> AdapterKey | None:
+    """Parses a plain key of an adapter's file; None if it is no part of a LoRA."""
     if match := _LOW_RANK.fullmatch(key):
-        return Part(match[1], _SIDES[match[2]], match[3] or "")
-    if match := _WHOLE.fullmatch(key):
-        return Part(match[1], match[2])
-    return Part(key.removesuffix(".alpha"), "alpha") if key.endswith(".alpha") else None
+        return AdapterKey(match[1], _SIDES[match[2]], match[3] or "")
+    if match := _FULL.fullmatch(key):
+        return AdapterKey(match[1], match[2])
+    return AdapterKey(key.removesuffix(".alpha"), "alpha") if key.endswith(".alpha") else None
 
 
 def is_adapter_key(key: str) -> bool:
@@ -72,7 +75,7 @@ def is_adapter_key(key: str) -> bool:
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
-    """What the first key is that belongs to no LoRA of a transformer and has a name; None where there is none."""
+    """A message about the first key of another known kind of adapter, or None."""
     return next(
         (
             f"{key} {what}"
@@ -87,7 +90,9 @@ def other_kind(keys: Iterable[str]) -> str | None:
 def targets(
     modules: Iterable[str], weights: Iterable[str], names: Mapping[str, Callable[[str], str | None]]
 ) -> dict[str, str]:
-    """Module in an adapter's naming -> module under original keys; those that the network lacks keep their own name.
+    """Module in an adapter's naming -> module under original keys.
+
+    Modules that the network lacks keep their name.
 
     Args:
       weights: original keys of the network's tensors.
@@ -96,7 +101,7 @@ def targets(
     weights = list(weights)
     flat = {_flat(key): key for key in weights}
     flat |= {_flat(other): key for key in weights if (other := names["to_diffusers"](key))}
-    there = {key.removesuffix(".weight").removesuffix(".bias") for key in weights}
+    modules_there = {key.removesuffix(".weight").removesuffix(".bias") for key in weights}
     found = {}
     for module in modules:
         plain = module
@@ -104,7 +109,7 @@ def targets(
             plain = plain.removeprefix(prefix)
         if module.startswith(_KOHYA):
             plain = flat.get(module.removeprefix(_KOHYA).lstrip("_"), plain).removesuffix(".weight")
-        elif plain not in there:
+        elif plain not in modules_there:
             key = names["to_original"](f"{plain}.weight") or names["to_original"](plain)
             plain = key.removesuffix(".weight") if key else plain
         found[module] = plain

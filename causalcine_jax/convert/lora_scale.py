@@ -1,11 +1,14 @@
-"""How strongly an adapter acts: alpha / r, or alpha / sqrt(r) by rsLoRA, from everything beside or in its file that tells alpha.
+"""The scale of an adapter: alpha / r, or alpha / sqrt(r) by rsLoRA.
+
+These may state it:
 
     adapter_config.json   peft's: lora_alpha, r, alpha_pattern, rank_pattern, use_rslora
-    the file's header     lora_alpha; Diffusers' lora_adapter_metadata (peft's settings as JSON); kohya's ss_network_alpha, ss_network_dim
+    the file's header     lora_alpha; Diffusers' lora_adapter_metadata (peft's settings as JSON);
+                          kohya's ss_network_alpha, ss_network_dim
     <module>.alpha        a tensor for each module
     --lora-alpha          the command line
 
-Sources that disagree are refused, never ranked. Without any, alpha is r, so the scale is 1.
+Sources that disagree are an error; none takes precedence. Without any, alpha is r and the scale 1.
 """
 
 import json
@@ -28,8 +31,8 @@ _ALPHAS, _RANKS = (
 
 
 @dataclass(frozen=True)
-class Source:
-    """What one place says: alpha, rank and whether rsLoRA divides by sqrt(r), each None where it says nothing."""
+class ScaleSource:
+    """Alpha, rank and rsLoRA (division by sqrt(r)) by one source; None where it does not say."""
 
     name: str
     alpha: float | None = None
@@ -39,28 +42,31 @@ class Source:
     rank_pattern: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, module: str) -> tuple[float | None, float | None]:
-        """Alpha and rank of a module; a pattern is peft's: a regular expression for the end of the module's path."""
+        """(alpha, rank) of a module.
+
+        A pattern is peft's: a regular expression for the end of the module's path.
+        """
         return _by_pattern(self.alpha_pattern, module, self.alpha), _by_pattern(
             self.rank_pattern, module, self.rank
         )
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The scale of a module's update, and what it was told by."""
+class AdapterScale:
+    """The scale of a module's update, and the sources that stated it."""
 
     value: float
     alpha: float
     rslora: bool
-    told_by: str
+    stated_by: str
 
 
-def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[Source]:
-    """Everything that says something of the adapter in `file`, except its tensors.
+def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[ScaleSource]:
+    """Every source for the adapter in `file`, except its tensors.
 
     Raises:
-      DataError: adapter_config.json or the header holds what cannot be, or another adapter than LoRA.
-      UsageError: the flag is no positive number.
+      DataError: adapter_config.json or the header is invalid, or describes another kind of adapter.
+      UsageError: the flag is not a positive number.
     """
     found = []
     beside = file.parent / CONFIG
@@ -83,52 +89,60 @@ def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[S
     if flag is not None:
         if not math.isfinite(flag) or flag <= 0:
             raise UsageError(f"{FLAG} must be a positive number, not {flag}")
-        found.append(Source(FLAG, alpha=flag))
+        found.append(ScaleSource(FLAG, alpha=flag))
     return found
 
 
-def scale_of(module: str, rank: int, told: list[Source]) -> Scale:
-    """The scale that all sources agree on for a module of `rank`. `UsageError` or `DataError` naming those that disagree, with what each says."""
+def scale_of(module: str, rank: int, found: list[ScaleSource]) -> AdapterScale:
+    """The scale of a module of `rank` on which all sources agree.
+
+    Raises:
+      UsageError or DataError: they disagree; names each source and its value.
+    """
     alphas: dict[str, float] = {}
-    for source in told:
-        alpha, said_rank = source.of(module)
-        if said_rank is not None and said_rank != rank:
+    for source in found:
+        alpha, stated_rank = source.of(module)
+        if stated_rank is not None and stated_rank != rank:
             raise DataError(
-                f"{source.name} says rank {said_rank:g} for {module}, whose tensors have {rank}: take the file that belongs to it"
+                f"{source.name} says rank {stated_rank:g} for {module}, whose tensors have {rank}: "
+                "take the file that belongs to it"
             )
         if alpha is not None:
             alphas[source.name] = alpha
-    root = {source.name: source.rslora for source in told if source.rslora is not None}
-    for what, said in (("alpha", alphas), ("use_rslora", root)):
-        if len(set(said.values())) > 1:
+    root = {source.name: source.rslora for source in found if source.rslora is not None}
+    for what, stated in (("alpha", alphas), ("use_rslora", root)):
+        if len(set(stated.values())) > 1:
             listed = ", ".join(
                 f"{name} says {value if what != 'alpha' else f'{value:g}'}"
-                for name, value in said.items()
+                for name, value in stated.items()
             )
-            fault = UsageError if FLAG in said else DataError
+            fault = UsageError if FLAG in stated else DataError
             raise fault(
-                f"{what} of {module} is told differently: {listed}; leave out {FLAG}, or mend the file that is wrong"
+                f"{what} of {module} is stated differently: {listed}; leave out {FLAG}, "
+                "or correct the wrong file"
             )
     rslora = any(root.values())
     alpha = next(iter(alphas.values()), float(rank))
-    by = " and ".join(alphas) or "told nowhere, so its rank"
-    return Scale(alpha / (math.sqrt(rank) if rslora else rank), alpha, rslora, by)
+    by = " and ".join(alphas) or "stated nowhere, so its rank"
+    return AdapterScale(alpha / (math.sqrt(rank) if rslora else rank), alpha, rslora, by)
 
 
-def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
+def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA" or settings.get("use_dora"):
         raise DataError(
-            f"{file} is of {'DoRA' if kind == 'LORA' else kind}, and only LoRA is merged: merge it with peft's merge_and_unload"
+            f"{file} is of {'DoRA' if kind == 'LORA' else kind}, and only LoRA is merged: "
+            "merge it with peft's merge_and_unload"
         )
     if settings.get("fan_in_fan_out"):
         raise DataError(
-            f"{file} says fan_in_fan_out, which no layer of Wan2.1 has: the adapter is of another network"
+            f"{file} says fan_in_fan_out, which no layer of Wan2.1 has: "
+            "the adapter is of another network"
         )
     root = settings.get("use_rslora")
     if root is not None and not isinstance(root, bool):
         raise DataError(f"{file}: use_rslora must be true or false, not {root!r}")
-    return Source(
+    return ScaleSource(
         name,
         _number(file, "lora_alpha", settings.get("lora_alpha")),
         _number(file, "r", settings.get("r")),
@@ -138,21 +152,22 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> Source:
     )
 
 
-def _header(file: Path, header: Mapping[str, str]) -> Source:
-    said = {}
+def _header(file: Path, header: Mapping[str, str]) -> ScaleSource:
+    stated = {}
     for what, names in (("alpha", _ALPHAS), ("rank", _RANKS)):
         for name in names:
             value = _number(file, name, _float(header.get(name)))
-            if value is not None and said.setdefault(what, value) != value:
+            if value is not None and stated.setdefault(what, value) != value:
                 raise DataError(
-                    f"the header of {file} tells {what} twice, {said[what]:g} and {value:g}: save the adapter again"
+                    f"the header of {file} states {what} twice, {stated[what]:g} and {value:g}: "
+                    "save the adapter again"
                 )
     root = {"true": True, "false": False}.get(str(header.get("use_rslora")).lower())
-    return Source("the file's header", said.get("alpha"), said.get("rank"), root)
+    return ScaleSource("the file's header", stated.get("alpha"), stated.get("rank"), root)
 
 
 def _float(text: str | None) -> float | None:
-    """A header's number; kohya writes "None" or "Dynamic" where there is no single one."""
+    """A number of the header. kohya writes "None" or "Dynamic" where there is no single one."""
     try:
         return None if text is None else float(text)
     except ValueError:

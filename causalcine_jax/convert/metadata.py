@@ -1,12 +1,13 @@
-"""The small files beside a network: config.json, and metadata.json, which says how a model came to be and how it is used.
+"""The small files beside a network: config.json, and metadata.json.
 
-A distilled model shares its VAE and text encoder with the model it was distilled from. metadata.json names that model as `base`, by its
-path from the folder, and a folder without these two networks has them from there:
+metadata.json records how a model was made and how it is used. A distilled model shares its VAE and
+text encoder with the model that it was distilled from. metadata.json names that model as `base`, by
+its path from the folder. A folder without these two networks takes them from its base:
 
     storyworld/           transformer/  vae/  text_encoder/  metadata.json
     storyworld-student/   transformer/  metadata.json {"base": "../storyworld", ...}
 
-A folder that holds all three may name its base as well; it can then be used without it.
+A folder with all three networks may name a base too, but does not need it.
 """
 
 import json
@@ -21,7 +22,7 @@ METADATA = "metadata.json"
 
 
 def read_settings(file: Path | None) -> dict[str, Any]:
-    """What a config.json or metadata.json says; nothing where there is none."""
+    """The content of a config.json or metadata.json; empty for None."""
     if file is None:
         return {}
     try:
@@ -34,40 +35,47 @@ def read_settings(file: Path | None) -> dict[str, Any]:
 
 
 def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
-    """What `save_model` was told about the model; empty where there is no metadata.json."""
+    """The metadata that `save_model` was given; empty without a metadata.json."""
     file = Path(folder) / METADATA
     return read_settings(file if file.is_file() else None)
 
 
 def base_of(folder: str | os.PathLike) -> Path | None:
-    """The model that the one in `folder` was distilled from; None where metadata.json names none. `DataError` if it is not there."""
-    file, said = Path(folder) / METADATA, load_metadata(folder).get("base")
-    if said is None:
+    """The model that the one in `folder` was distilled from; None if metadata.json names none.
+
+    Raises:
+      DataError: it does not exist.
+    """
+    file, named = Path(folder) / METADATA, load_metadata(folder).get("base")
+    if named is None:
         return None
-    if not isinstance(said, str) or not said:
+    if not isinstance(named, str) or not named:
         raise DataError(
-            f"{file}: base must be the path from this folder to a model folder, such as ../storyworld, not {said!r}"
+            f"{file}: base must be the path from this folder to a model folder, such as "
+            f"../storyworld, not {named!r}"
         )
-    base = Path(folder) / said
-    tidy = Path(os.path.normpath(base))  # another place where `folder` is a link
+    base = Path(folder) / named
+    tidy = Path(os.path.normpath(base))  # may be another folder, if `folder` is a link
     if not base.exists():
         raise DataError(
-            f"{file} names {said} as base, and there is no {tidy}: put the model that this one was distilled from there, or mend base"
+            f"{file} names {named} as base, and there is no {tidy}: put the model that this one "
+            "was distilled from there, or correct base"
         )
     return tidy if tidy.exists() and tidy.samefile(base) else base
 
 
 def bases(folder: str | os.PathLike) -> Iterator[Path]:
-    """The model that the one in `folder` was distilled from, the model that this one was distilled from, and so on.
+    """The base of the model in `folder`, the base of that base, and so on.
 
     Raises:
-      DataError: one of them is not there, or they lead in a circle.
+      DataError: a base does not exist, or the bases form a circle.
     """
     below, seen = Path(folder), {Path(folder).resolve()}
     while (base := base_of(below)) is not None:
         if base.resolve() in seen:
             raise DataError(
-                f"{below / METADATA}: base leads in a circle, back to {base}: name a model that holds its own vae/ and text_encoder/"
+                f"{below / METADATA}: base leads in a circle, back to {base}: "
+                "name a model that holds its own vae/ and text_encoder/"
             )
         seen.add(base.resolve())
         yield base
@@ -75,7 +83,10 @@ def bases(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def base_entry(base: str | os.PathLike, folder: str | os.PathLike) -> str:
-    """What metadata.json in `folder` has to say for `base_of` to find `base`: a relative path, as both may be moved together."""
+    """The entry in metadata.json of `folder` with which `base_of` finds `base`.
+
+    A relative path, because both may be moved together.
+    """
     base = Path(base).resolve()
     try:
         return Path(os.path.relpath(base, Path(folder).resolve())).as_posix()

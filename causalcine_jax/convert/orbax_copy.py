@@ -1,9 +1,12 @@
-"""A sharded orbax copy of a model, for a fast start on many hosts: each process reads the slices of its own devices.
+"""A sharded orbax copy of a model, for a fast start on many hosts.
 
-    transformer/  vae/  text_encoder/     config.json as in a model folder, and orbax/ with the parameters under our names
+Each process reads the slices of its own devices.
+
+    transformer/  vae/  text_encoder/   config.json as in a model folder, and orbax/ with the
+                                        parameters under our names
     metadata.json  manifest.json
 
-Safetensors are for exchange; this is the one other form that a model has on disk, made from one and equal to it.
+Safetensors are the format of exchange. This copy is made from them and equal to them.
 """
 
 from pathlib import Path
@@ -24,14 +27,15 @@ FOLDER = "orbax"
 
 
 def save(module, folder: Path) -> None:
-    """Writes the parameters of a network to `folder`/orbax, under names such as blocks.ffn_0.weight, cut as they lie on the devices.
+    """Writes the parameters of a network to `folder`/orbax, sharded as on the devices.
+
+    Their names are such as blocks.ffn_0.weight.
 
     Raises:
       DataError: the disk is full or cannot be written.
     """
-    from orbax.checkpoint import (
-        v1 as ocp,  # here, because it takes as long to import as a small model to load
-    )
+    # Imported here, because the import takes as long as loading a small model.
+    from orbax.checkpoint import v1 as ocp
 
     try:
         ocp.save_checkpointables(
@@ -42,16 +46,16 @@ def save(module, folder: Path) -> None:
 
 
 def find(path: Path, part: str) -> Path | None:
-    """The folder of `part` in or at `path`, or in its base, where that is such a copy."""
+    """The folder of `part` in or at `path`, or in its base, if that is an orbax copy."""
     path = home(path, part)
     return next((folder for folder in (path / part, path) if (folder / FOLDER).is_dir()), None)
 
 
 def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
-    """The network that `folder` holds, in `dtype`, cut over `mesh`, or on the default device without one.
+    """The network in `folder`, in `dtype`, sharded over `mesh`, or on the default device.
 
     Raises:
-      DataError: it is of another network, or cannot be read.
+      DataError: it is another network, or cannot be read.
     """
     from orbax.checkpoint import v1 as ocp
 

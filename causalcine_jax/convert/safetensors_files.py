@@ -1,6 +1,7 @@
-"""Safetensors: where the tensors of a file lie, checked before anything is read, and writing without holding a file in memory.
+"""Safetensors: locates and checks tensors before reading, and writes them one at a time.
 
-Format: https://github.com/huggingface/safetensors: 8 bytes with the header's length, a JSON header, the tensors' bytes without gaps.
+Format: https://github.com/huggingface/safetensors: 8 bytes with the header's length, a JSON header,
+the tensors' bytes without gaps.
 """
 
 import json
@@ -16,14 +17,14 @@ import numpy as np
 from causalcine_jax.convert.stored import MAX_AXES, NUMPY_DTYPES, Stored
 from causalcine_jax.errors import DataError
 
-# What a network's weights may be.
+# The dtypes of weights.
 DTYPES = {name: NUMPY_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _LENGTH = struct.Struct("<Q")
 
 
 def locate(file: Path) -> dict[str, Stored]:
-    """Where each tensor of `file` lies.
+    """The location of each tensor in `file`.
 
     Raises:
       DataError: the header is damaged, or contradicts itself or the file's size.
@@ -32,27 +33,29 @@ def locate(file: Path) -> dict[str, Stored]:
         return _locate(file)
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(
-            f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again"
+            f"{file} is damaged or incomplete, or no safetensors file ({error}); "
+            "copy or download it again"
         ) from error
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """The free text of the header, `__metadata__`; empty where it has none. Raises as `locate` does."""
+    """The header's free text, `__metadata__`; empty without one. Raises as `locate` does."""
     try:
-        said = _entries(file)[0].get("__metadata__")
+        text = _entries(file)[0].get("__metadata__")
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(
-            f"{file} is damaged or incomplete, or no safetensors file ({error}); copy or download it again"
+            f"{file} is damaged or incomplete, or no safetensors file ({error}); "
+            "copy or download it again"
         ) from error
     return (
-        {name: value for name, value in said.items() if isinstance(value, str)}
-        if isinstance(said, dict)
+        {name: value for name, value in text.items() if isinstance(value, str)}
+        if isinstance(text, dict)
         else {}
     )
 
 
 def _entries(file: Path) -> tuple[dict[str, Any], int, int]:
-    """The header, where the data begins behind it, and the file's size."""
+    """(header, offset of the data behind it, file size)."""
     size = os.path.getsize(file)
     with open(file, "rb") as opened:
         start = opened.read(_LENGTH.size)
@@ -93,7 +96,7 @@ def _locate(file: Path) -> dict[str, Stored]:
 
 
 def _span(key: str, entry: Any) -> tuple[int, int]:
-    """First byte of a tensor in the data, and the one behind its last."""
+    """(first byte, end) of a tensor in the data."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise ValueError(f"{_shown(key)} has no dtype")
     shape, span = entry.get("shape"), entry.get("data_offsets")
@@ -104,7 +107,8 @@ def _span(key: str, entry: Any) -> tuple[int, int]:
     dtype = NUMPY_DTYPES.get(entry["dtype"])
     if dtype is not None and math.prod(shape) * dtype.itemsize != span[1] - span[0]:
         raise ValueError(
-            f"{_shown(key)} of shape {tuple(shape)} in {entry['dtype']} does not fill its {span[1] - span[0]:,} bytes"
+            f"{_shown(key)} of shape {tuple(shape)} in {entry['dtype']} "
+            f"does not fill its {span[1] - span[0]:,} bytes"
         )
     return span[0], span[1]
 
@@ -120,7 +124,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"{_shown(twice)} is there twice")
+        raise ValueError(f"{_shown(twice)} is listed twice")
     return entries
 
 
@@ -129,16 +133,18 @@ def _shown(key: str) -> str:
 
 
 def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
-    """What a safetensors file begins with; the tensors' bytes follow in the order of `specs` (key, shape and dtype, such as BF16)."""
-    entries, end = (
-        {"__metadata__": {"format": "pt"}},
-        0,
-    )  # "pt": the layouts are torch's, which other readers expect to be told
+    """The start of a safetensors file, before the tensors' bytes in the order of `specs`.
+
+    Args:
+      specs: key, shape and dtype (such as BF16) of each tensor.
+    """
+    # "pt" declares torch's layouts, which other readers expect.
+    entries, end = {"__metadata__": {"format": "pt"}}, 0
     for key, shape, dtype in specs:
         start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
         entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # the format wants tensors to start at a multiple of 8
+    text += b" " * (-len(text) % 8)  # the format aligns tensors to 8 bytes
     return struct.pack("<Q", len(text)) + text
 
 
@@ -151,9 +157,10 @@ def write_tensors(
     """Writes a safetensors file whose tensors all have `dtype`.
 
     Args:
-      file: where to; the caller gives it its final name by renaming.
+      file: a temporary name; the caller renames it.
       specs: key and shape of every tensor, in the order of `tensors`.
-      tensors: each is taken, written and dropped before the next, so a generator keeps one in memory.
+      tensors: each is written and dropped before the next is taken, so a generator keeps one in
+        memory.
     """
     name = next(name for name, known in DTYPES.items() if known == dtype)
     with open(file, "wb") as out:

@@ -1,11 +1,11 @@
-"""Modules to a model on disk: a folder of safetensors under the original Wan2.1 keys, with config.json beside each.
+"""Saves modules as a model folder: safetensors under the original Wan2.1 keys, with config.json.
 
     transformer/    config.json, diffusion_pytorch_model.safetensors
     vae/            config.json, model.safetensors
     text_encoder/   config.json, model.safetensors, tokenizer.json
-    metadata.json   how the model came to be, as the caller tells it
+    metadata.json   how the model was made, as given by the caller
 
-The folder appears under its name only when it is whole.
+The folder appears under its name only when it is complete.
 """
 
 import collections
@@ -31,14 +31,11 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.processes import is_first, whole
+from causalcine_jax.parallel.processes import gather_to_host, is_first
 from causalcine_jax.utils.atomic_file import file_hash
 
-WEIGHTS = {
-    "transformer": "diffusion_pytorch_model",
-    "vae": "model",
-    "text_encoder": "model",
-}  # name of the .safetensors
+# The stem of each network's .safetensors.
+WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}
 _CLASSES = {"transformer": "WanModel", "vae": "WanVAE", "text_encoder": "T5Encoder"}
 
 
@@ -52,18 +49,19 @@ def save_model(
     dtype=jnp.bfloat16,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the given networks as a model folder; what an existing folder holds beside them is kept.
+    """Writes the given networks as a model folder; keeps other contents of an existing folder.
 
-    Of several processes whose devices have parts of the networks, all call it, and the first writes.
+    With several processes whose devices share the networks, all call it, and the first writes.
 
     Args:
-      folder: the model folder. It is replaced in one step at the end, by a folder written beside it under another name.
-      text_encoder, tokenizer: go together.
+      folder: the model folder. It is written beside it under another name, then replaced in one
+        step.
+      text_encoder, tokenizer: given together or not at all.
       dtype: of every tensor on disk, bfloat16 or float32.
-      metadata: what metadata.json shall say (JSON values); what it said before is replaced.
+      metadata: the new content of metadata.json (JSON values).
 
     Raises:
-      UsageError: a dtype that is not offered, nothing to save, an encoder without its tokenizer.
+      UsageError: another dtype, nothing to save, or an encoder without its tokenizer.
       DataError: the disk is full or cannot be written; the old folder is untouched.
     """
     folder = Path(folder).absolute()
@@ -93,9 +91,8 @@ def save_model(
         )
     if not is_first():
         for _, network, _, places in parts:
-            collections.deque(
-                _tensors(network, places), maxlen=0
-            )  # hands over what its devices have of each parameter
+            # Take part in gathering every parameter; the first process writes it.
+            collections.deque(_tensors(network, places), maxlen=0)
         return
     partial = None
     try:
@@ -112,7 +109,8 @@ def save_model(
         _replace(folder, partial)
     except OSError as error:
         raise DataError(
-            f"cannot write the model {folder}: {error.strerror or error} (what was there before is untouched)"
+            f"cannot write the model {folder}: {error.strerror or error} "
+            "(what was there before is untouched)"
         ) from error
     finally:
         if partial is not None:
@@ -120,9 +118,10 @@ def save_model(
 
 
 def weights_hash(folder: str | os.PathLike) -> str:
-    """SHA-256 over names and bytes of all .safetensors and .json files below `folder`, metadata.json left out.
+    """SHA-256 over names and bytes of all .safetensors and .json files below `folder`.
 
-    Equal for equal models wherever they lie, also where VAE and text encoder lie in a base; takes a model folder or one of its parts.
+    metadata.json is left out. Equal models have equal hashes wherever they lie, also with VAE and
+    text encoder in a base. Takes a model folder or one of its parts.
     """
     folder = Path(folder)
     files = {file.relative_to(folder): file for file in _files_of_model(folder)}
@@ -133,7 +132,7 @@ def weights_hash(folder: str | os.PathLike) -> str:
                 *([tokenizer_file(base)] if part == "text_encoder" else []),
             ]
             files |= {
-                file.relative_to(base): file for place in lies for file in _files_of_model(place)
+                file.relative_to(base): file for path in lies for file in _files_of_model(path)
             }
     if not files:
         raise DataError(f"no model in {folder}")
@@ -143,24 +142,24 @@ def weights_hash(folder: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def _files_of_model(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
+def _files_of_model(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
     return [
         file
-        for file in place.rglob("*")
+        for file in path.rglob("*")
         if file.suffix in (".safetensors", ".json") and file.name != METADATA
     ]
 
 
 def config_json(part: str, config) -> dict[str, Any]:
-    """config.json of the transformer, vae or text_encoder with the sizes `config`: Wan2.1's own field names."""
+    """The config.json of a network with the sizes `config`, under Wan2.1's field names."""
     kind = {"model_type": "t2v"} if part == "transformer" else {}
     return {"_class_name": _CLASSES[part], **kind, **dataclasses.asdict(config)}
 
 
 def _write_part(
-    folder: Path, part: str, module, config, places: list[tables.Place], dtype: np.dtype
+    folder: Path, part: str, module, config, places: list[tables.TensorPlace], dtype: np.dtype
 ) -> None:
     (folder / part).mkdir()
     _write_json(folder / part / "config.json", config_json(part, config))
@@ -170,13 +169,16 @@ def _write_part(
     )
 
 
-def _tensors(module, places: list[tables.Place]) -> Iterator[np.ndarray]:
-    """The checkpoint's tensors in the order of `places`; one parameter (all its layers) is on the host at a time."""
+def _tensors(module, places: list[tables.TensorPlace]) -> Iterator[np.ndarray]:
+    """The checkpoint's tensors in the order of `places`.
+
+    One parameter (with all its layers) is on the host at a time.
+    """
     parameters = tables.parameters(module)
     path, parameter = None, None
     for place in places:
         if place.path != path:
-            path, parameter = place.path, whole(parameters[place.path])
+            path, parameter = place.path, gather_to_host(parameters[place.path])
         yield place.to_torch(parameter)
 
 
@@ -185,7 +187,7 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def _keep_the_rest(old: Path, new: Path) -> None:
-    """What `old` holds and `new` does not, as hard links (copies where the file system has none)."""
+    """Adds what `old` holds and `new` lacks, as hard links, or copies if links are impossible."""
 
     def link(source, target):
         try:
@@ -204,7 +206,7 @@ def _keep_the_rest(old: Path, new: Path) -> None:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Gives `new` the name `folder`; what had that name goes only after that."""
+    """Renames `new` to `folder`, then removes the previous folder of that name."""
     if not folder.exists():
         os.rename(new, folder)
         return

@@ -1,7 +1,8 @@
-"""A SentencePiece unigram model, such as spiece.model, as a tokenizer of the `tokenizers` library.
+"""Reads a SentencePiece unigram model (spiece.model) as a tokenizer of the `tokenizers` library.
 
-ComfyUI packs that file into its text encoders as a tensor of bytes, `spiece_model`. It is a message of protocol buffers
-(google/sentencepiece, sentencepiece_model.proto), of which four fields are needed here; they are read without that library.
+ComfyUI packs that file into its text encoders as a tensor of bytes, `spiece_model`. It is a
+protocol buffer (google/sentencepiece, sentencepiece_model.proto). Four of its fields are needed and
+parsed here, without the protobuf library.
 """
 
 import struct
@@ -20,10 +21,10 @@ _SPACE = "\u2581"
 
 
 def tokenizer_json(model: bytes, what: str) -> bytes:
-    """tokenizer.json of a spiece.model. `what` begins the message of a fault.
+    """The tokenizer.json of a spiece.model. `what` starts the message of an error.
 
     Raises:
-      DataError: the bytes are no unigram model of SentencePiece, or lack the pieces that UMT5 needs.
+      DataError: not a unigram model of SentencePiece, or without the pieces that UMT5 needs.
     """
     try:
         return _backend(model).to_str(pretty=False).encode("utf-8")
@@ -36,7 +37,8 @@ def tokenizer_json(model: bytes, what: str) -> bytes:
         OverflowError,
     ) as error:
         raise DataError(
-            f"{what} is no SentencePiece model ({error}); name the folder or tokenizer.json of google/umt5-xxl"
+            f"{what} is no SentencePiece model ({error}); "
+            "name the folder or tokenizer.json of google/umt5-xxl"
         ) from error
 
 
@@ -74,7 +76,7 @@ def _backend(model: bytes) -> Backend:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field number and value, as stored, of each field of a message."""
+    """(field number, value as stored) of each field of a message."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

@@ -1,4 +1,4 @@
-"""Where a tensor lies in a file: the one thing that the readers of every format have to find out."""
+"""The location of a tensor in a file, as the readers of every format report it."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-# By safetensors' names. A file may hold others (packed four-bit ones, say): their tensors have a shape, and cannot be read.
+# By safetensors' names. Tensors of other dtypes (packed four-bit ones) have a shape but are not
+# readable.
 NUMPY_DTYPES = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -35,9 +36,9 @@ MAX_AXES = 32
 class Stored:
     """A tensor in a file.
 
-    dtype    safetensors' name of it
-    offset   of the first element, in bytes from the beginning of the file
-    strides  in elements, none negative; None where elements follow each other in C order
+    dtype    safetensors' name
+    offset   of the first element, in bytes from the start of the file
+    strides  in elements, none negative; None for C order
     """
 
     file: Path
@@ -47,7 +48,7 @@ class Stored:
     strides: tuple[int, ...] | None = None
 
     def view(self, mapped) -> np.ndarray:
-        """The tensor in `mapped`, the bytes of its whole file; nothing is copied."""
+        """The tensor as a view of `mapped`, the bytes of its file."""
         dtype = NUMPY_DTYPES[self.dtype]
         strides = (
             None
@@ -58,7 +59,7 @@ class Stored:
 
 
 def elements_spanned(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """From its first element to its last one, both included, a strided tensor spans so many."""
+    """The number of elements from a strided tensor's first to its last, both included."""
     if math.prod(shape) == 0:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

@@ -1,8 +1,9 @@
-"""Which tensor of a Wan2.1 checkpoint is which parameter of ours: one table per network, read in both directions.
+"""Key tables between Wan2.1 checkpoints and our parameters, one per network, in both directions.
 
-A `Rule` is one line of a table: a pattern of parameter paths, the checkpoint's key for them and the two axis orders. Checkpoints
-hold torch layouts and one tensor per layer; we hold channels-last layouts and all layers stacked on a leading axis. `places`
-applies a table to a module's tree of shapes and gives every tensor that a checkpoint of that module has to hold.
+A `Rule` is one line of a table: a pattern of parameter paths, the checkpoint's key for them, and
+the two axis orders. Checkpoints hold torch layouts and one tensor per layer. We hold channels-last
+layouts and all layers stacked on a leading axis. `places` applies a table to a module's tree of
+shapes, and gives every tensor that a checkpoint of that module must hold.
 """
 
 import re
@@ -18,8 +19,9 @@ from einops import rearrange
 class Rule:
     """One line of a table.
 
-    path   pattern of a parameter's whole path in our module
-    key    the checkpoint's key, with the pattern's groups; "{layer}" means one tensor per layer, stacked in our parameter
+    path   pattern of a parameter's full path in our module
+    key    the checkpoint's key, with the pattern's groups; "{layer}" means one tensor per layer,
+           stacked in our parameter
     torch  axes of the checkpoint's tensor (einops)
     ours   axes of our parameter, without the layer axis
     """
@@ -33,9 +35,10 @@ class Rule:
         return rearrange(tensor, f"{self.torch} -> {self.ours}")
 
     def torch_slices(self, index: tuple[slice, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Where the slice `index` of our axes lies in the checkpoint's tensor, and what to take of that once it is in our layout.
+        """The slice `index` of our axes, as (slice of the checkpoint's tensor, slice after it).
 
-        Axes that we hold merged are taken whole from the checkpoint and cut in our layout.
+        The second slice applies once the tensor is in our layout. Axes that we hold merged are read
+        in full and sliced in our layout.
         """
         if self.torch == "...":
             return index, ()
@@ -44,13 +47,16 @@ class Rule:
         return theirs, tuple(part if "(" in axis else slice(None) for axis, part in ours.items())
 
     def to_torch(self, parameter: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
-        """`sizes` are needed for axes that we hold merged."""
+        """The checkpoint's tensor. `sizes` are needed for axes that we hold merged."""
         return rearrange(parameter, f"{self.ours} -> {self.torch}", **sizes)
 
 
 @dataclass(frozen=True)
-class Place:
-    """One tensor of a checkpoint and where it belongs. `shape` is the checkpoint's; `layer` is None where nothing is stacked."""
+class TensorPlace:
+    """One tensor of a checkpoint and its place in our module.
+
+    `shape` is the checkpoint's; `layer` is None where nothing is stacked.
+    """
 
     key: str
     path: str
@@ -60,12 +66,12 @@ class Place:
     sizes: dict[str, int]
 
     def read(self, tensors, index: tuple[slice, ...]) -> np.ndarray:
-        """The slice `index` of our parameter (without its layer axis), from `tensors`, of which no more is read than it takes."""
+        """The slice `index` of our parameter, without its layer axis; reads no more than that."""
         theirs, rest = self.rule.torch_slices(index)
         return self.rule.to_ours(tensors.read_slice(self.key, theirs))[rest]
 
     def to_torch(self, parameter: np.ndarray) -> np.ndarray:
-        """The checkpoint's tensor of a whole parameter of ours (all layers, where layers are stacked)."""
+        """The checkpoint's tensor, from our full parameter (with all layers, if stacked)."""
         return self.rule.to_torch(
             parameter if self.layer is None else parameter[self.layer], self.sizes
         )
@@ -75,7 +81,7 @@ LINEAR = ("o i", "i o")
 CONV3D = ("o i t h w", "t h w i o")
 CONV2D = ("o i h w", "h w i o")
 
-# Wan2.1 wan/modules/model.py, WanModel. The first rule that matches a path is taken.
+# Wan2.1 wan/modules/model.py, WanModel. The first matching rule applies.
 TRANSFORMER = (
     Rule(r"patch_embedding\.weight", r"patch_embedding.weight", "o i t h w", "(i t h w) o"),
     Rule(r"patch_embedding\.bias", r"patch_embedding.bias"),
@@ -96,7 +102,7 @@ TRANSFORMER = (
     Rule(r"head\.bias", r"head.head.bias"),
 )
 
-# Wan2.1 wan/modules/vae.py, WanVAE_. Layers that end in a number stand in a list.
+# Wan2.1 wan/modules/vae.py, WanVAE_. Layers whose names end in a number are list entries.
 VAE = (
     Rule(r"(.+\.\d+)\.norm1\.gamma", r"\1.residual.0.gamma", "c 1 1 1", "c"),
     Rule(r"(.+\.\d+)\.conv1\.weight", r"\1.residual.2.weight", *CONV3D),
@@ -117,7 +123,7 @@ VAE = (
     Rule(r"((encoder\.|decoder\.)?conv[12])\.bias", r"\1.bias"),
 )
 
-# madebyollin/taehv, taehv.py, TAEHV: the decoder is one list of layers, six of them a stage.
+# madebyollin/taehv, taehv.py, TAEHV: the decoder is one list of layers, six per stage.
 _STAGE = {0: 3, 1: 9, 2: 15}
 TINY_DECODER = (
     Rule(r"conv_in\.(bias)", r"decoder.1.\1"),
@@ -157,7 +163,10 @@ TEXT_ENCODER = (
 
 
 def parameters(module) -> dict[str, jax.Array]:
-    """Path -> parameter (or its abstract shape) of a module, in tree order; a path is "blocks.ffn_0.weight"."""
+    """Path -> parameter (or its abstract shape) of a module, in tree order.
+
+    A path is such as "blocks.ffn_0.weight".
+    """
     leaves = jax.tree_util.tree_leaves_with_path(module)
     return {
         jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
@@ -167,13 +176,14 @@ def parameters(module) -> dict[str, jax.Array]:
 
 def places(
     module, rules: Iterable[Rule], patch_size: tuple[int, int, int] | None = None
-) -> list[Place]:
-    """Every tensor of a checkpoint of `module`, layers of one parameter in order.
+) -> list[TensorPlace]:
+    """Every tensor of a checkpoint of `module`, with the layers of one parameter in order.
 
     Args:
-      module: the module, or its shapes as `jax.eval_shape` gives them (nothing is computed).
+      module: the module, or its shapes from `jax.eval_shape` (nothing is computed).
       rules: the network's table.
-      patch_size: of a transformer, whose patch embedding is a matrix for us and a convolution in the checkpoint.
+      patch_size: of a transformer, whose patch embedding is a matrix here and a convolution in the
+        checkpoint.
     """
     rules = [(re.compile(rule.path), rule) for rule in rules]
     found = []
@@ -186,15 +196,14 @@ def places(
         key = match.expand(rule.key)
         sizes = dict(zip("thw", patch_size, strict=True)) if "(" in rule.ours else {}
         stacked = "{layer}" in key
-        example = np.broadcast_to(
-            np.False_, leaf.shape[1:] if stacked else leaf.shape
-        )  # only its shape counts
+        # Only the shape of this array matters.
+        example = np.broadcast_to(np.False_, leaf.shape[1:] if stacked else leaf.shape)
         shape = rule.to_torch(example, sizes).shape
         if stacked:
             found += [
-                Place(key.format(layer=i), path, i, shape, rule, sizes)
+                TensorPlace(key.format(layer=i), path, i, shape, rule, sizes)
                 for i in range(leaf.shape[0])
             ]
         else:
-            found.append(Place(key, path, None, shape, rule, sizes))
+            found.append(TensorPlace(key, path, None, shape, rule, sizes))
     return found

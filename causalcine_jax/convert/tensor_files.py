@@ -1,7 +1,8 @@
-"""The tensors of a checkpoint, by key: a safetensors file, a file of torch.save, or a folder of shards. The content tells which, not the name.
+"""The tensors of a checkpoint by key: a safetensors file, a torch.save file, a folder of shards.
 
-`safetensors_files` and `torch_files` find out where each tensor lies and check it; here files are mapped into memory, and a tensor, or
-a slice of one, is a view: the disk is read where it is touched, and nothing of it counts as this process's own memory.
+The content decides the format, not the name. `safetensors_files` and `torch_files` locate and check
+the tensors. Here files are memory-mapped, and a tensor or slice is a view. The disk is read on
+access, and mapped pages do not count as this process's own memory.
 """
 
 import contextlib
@@ -18,13 +19,16 @@ from causalcine_jax.errors import DataError
 
 _LFS_POINTER = b"version https://git-lfs"
 _GGUF = b"GGUF"
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since 1.6 and before
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since 1.6, and before
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-_FORMATS = ("safetensors", "bin")  # of shards in a folder, the one to prefer first
+_FORMATS = ("safetensors", "bin")  # of shards in a folder, the preferred one first
 
 
 class TensorFiles:
-    """The tensors of one or more `files`. `shapes` and `dtypes` (safetensors' names) are known from the headers."""
+    """The tensors of one or more `files`.
+
+    `shapes` and `dtypes` (safetensors' names) come from the headers.
+    """
 
     def __init__(self, files: list[Path]):
         self.files = files
@@ -34,14 +38,15 @@ class TensorFiles:
             for key, stored in _locate(file).items():
                 if key in self._stored:
                     raise DataError(
-                        f"tensor {key} is in both {self._stored[key].file} and {file}; remove the file that does not belong"
+                        f"tensor {key} is in both {self._stored[key].file} and {file}; "
+                        "remove the file that does not belong"
                     )
                 self._stored[key] = stored
         self.shapes = {key: stored.shape for key, stored in self._stored.items()}
         self.dtypes = {key: stored.dtype for key, stored in self._stored.items()}
 
     def metadata(self) -> dict[str, str]:
-        """What the headers of safetensors files say in free text; of several files, the last that says it."""
+        """The free text of safetensors headers; with several files, later ones win."""
         return {
             name: text
             for file in self.files
@@ -50,11 +55,11 @@ class TensorFiles:
         }
 
     def read(self, key: str) -> np.ndarray:
-        """A whole tensor, as a read-only view of its file."""
+        """A tensor, as a read-only view of its file."""
         return self.read_slice(key, ())
 
     def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, as a read-only view of its file."""
+        """A slice of a tensor, as a read-only view of its file."""
         stored = self._stored[key]
         if stored.dtype not in NUMPY_DTYPES:
             raise DataError(f"{stored.file}: {key} is {stored.dtype}, which is not read here")
@@ -69,18 +74,19 @@ class TensorFiles:
             ) from error
 
     def close(self) -> None:
-        """Lets go of the files; a view that is still in use keeps its own open."""
+        """Releases the files; a view in use keeps its own file open."""
         self._mapped.clear()
 
 
 @contextlib.contextmanager
 def open_tensors(path: Path) -> Iterator[TensorFiles]:
-    """Opens a file of safetensors or torch.save, or a folder of .safetensors or .bin: the shards its index names, else all it holds.
+    """Opens a safetensors or torch.save file, or a folder of .safetensors or .bin.
 
-    Keys of a .pt are those of its nested dictionaries, joined: "generator/model.blocks.0...".
+    Of a folder: the shards that its index names, else all such files. Keys of a .pt are those of
+    its nested dictionaries, joined: "generator/model.blocks.0...".
 
     Raises:
-      DataError: nothing there, shards missing (all are named), a damaged or hostile file.
+      DataError: nothing there, missing shards (all named), or a damaged or malicious file.
     """
     files = TensorFiles(_find(path))
     try:
@@ -97,11 +103,13 @@ def _locate(file: Path) -> dict[str, Stored]:
         )
     if start.startswith(_GGUF):
         raise DataError(
-            f"{file} is GGUF, whose quantised blocks are not read: take the bf16, fp16 or fp8_scaled .safetensors of the same model"
+            f"{file} is GGUF, whose quantised blocks are not read: take the bf16, fp16 or "
+            "fp8_scaled .safetensors of the same model"
         )
     if not _of_torch(file) and start[8:9] != b"{" and file.suffix not in _SUFFIXES:
         raise DataError(
-            f"{file} is no file of tensors that can be read: expected safetensors, or what torch.save writes"
+            f"{file} is no file of tensors that can be read: expected safetensors, "
+            "or what torch.save writes"
         )
     return (torch_files if _of_torch(file) else safetensors_files).locate(file)
 
@@ -115,11 +123,13 @@ def _start(file: Path) -> bytes:
 
 
 def _of_torch(file: Path) -> bool:
-    """Whether torch.save wrote the file, by how it begins; a name counts only where the content is neither's, for the message."""
+    """Whether torch.save wrote the file, by its first bytes.
+
+    The suffix counts only if the content is neither format, for the error message.
+    """
     start = _start(file)
-    if start.startswith((_ZIP, _PICKLE)) and not (
-        len(start) > 8 and start[8:9] == b"{"
-    ):  # a header may have 128 bytes
+    # A safetensors header may also begin with 0x80, if it has 128 bytes.
+    if start.startswith((_ZIP, _PICKLE)) and not (len(start) > 8 and start[8:9] == b"{"):
         return True
     return file.suffix in _SUFFIXES[1:] and start[8:9] != b"{"
 
@@ -146,11 +156,13 @@ def _find(path: Path) -> list[Path]:
         outside = [shard for shard in shards if Path(shard).name != shard]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
         raise DataError(
-            f"{' or '.join(map(str, indices))} is not an index of shards ({error}); copy or download it again"
+            f"{' or '.join(map(str, indices))} is not an index of shards ({error}); "
+            "copy or download it again"
         ) from error
     if outside:
         raise DataError(
-            f"{' or '.join(map(str, indices))} names shards outside its folder: {', '.join(map(ascii, outside[:3]))}"
+            f"{' or '.join(map(str, indices))} names shards outside its folder: "
+            f"{', '.join(map(ascii, outside[:3]))}"
         )
     missing = [shard for shard in shards if not (path / shard).is_file()]
     if missing:

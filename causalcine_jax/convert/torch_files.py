@@ -1,8 +1,9 @@
-"""torch's .pt and .pth files without torch, and without running anything that is in them: where each tensor lies, checked.
+"""Locates and checks tensors in torch's .pt and .pth files, without torch and without running code.
 
-torch.save writes a zip archive whose members are stored as they are: `NAME/data.pkl` says what there is, `NAME/data/KEY` are the
-elements of one storage. The pickle is read by `torch_pickle`, which cannot call anything; each tensor's extent is compared with its
-storage's member, and the member's with the file, so that what is mapped later is in bounds.
+torch.save writes a zip archive of uncompressed members. `NAME/data.pkl` describes the content, and
+`NAME/data/KEY` holds the elements of one storage. `torch_pickle` reads the pickle and cannot call
+anything. Each tensor must lie within its storage's member, and each member within the file. So
+later memory-mapped reads are in bounds.
 """
 
 import itertools
@@ -16,22 +17,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored, elements_spanned
-from causalcine_jax.convert.torch_pickle import MAX_BYTES, Refused, Tensor, read_pickle
+from causalcine_jax.convert.torch_constructors import PickledTensor, Refused, kind_name
+from causalcine_jax.convert.torch_pickle import MAX_BYTES, read_pickle
 from causalcine_jax.errors import DataError
 
-MAX_DEPTH = 32  # dictionaries and lists inside each other
-MAX_VALUES = 1_000_000  # of all of them together, counted as often as they are referred to
+MAX_DEPTH = 32  # of nested dictionaries and lists
+MAX_VALUES = 1_000_000  # in all of them, counted once per reference
 _SIGNATURE, _ENCRYPTED = b"PK\x03\x04", 1
-_LOCAL_HEADER = struct.Struct(
-    "<4s22xHH"
-)  # signature; lengths of the name and of the extra field, behind which the bytes begin
+# Signature; lengths of the name and of the extra field, which precede the bytes.
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def locate(file: Path) -> dict[str, Stored]:
-    """Where each tensor of `file` lies; keys of nested dictionaries are joined by "/".
+    """The location of each tensor in `file`; keys of nested dictionaries are joined by "/".
 
     Raises:
-      DataError: the file is damaged, of another kind, or its pickle asks for anything but tensors and plain data (it is named).
+      DataError: the file is damaged, of another format, or its pickle asks for anything but tensors
+        and plain data (named).
     """
     try:
         with open(file, "rb") as opened:
@@ -41,8 +43,9 @@ def locate(file: Path) -> dict[str, Stored]:
             return _locate(file, members)
     except Refused as refused:
         raise DataError(
-            f"{file} is refused: its pickle asks for {refused}, and only tensors and plain data are taken from such a file (nothing of it "
-            "was run). If you trust where it comes from, load it with torch and save its state dict alone"
+            f"{file} is refused: its pickle asks for {refused}, and only tensors and plain data "
+            "are read from such a file (nothing in it was run). If you trust its source, load it "
+            "with torch and save its state dict alone"
         ) from refused
     except (
         zipfile.BadZipFile,
@@ -55,15 +58,16 @@ def locate(file: Path) -> dict[str, Stored]:
         OSError,
     ) as error:
         raise DataError(
-            f"{file} is damaged or incomplete, or no file of torch.save ({error}); copy or download it again"
+            f"{file} is damaged or incomplete, or no file of torch.save ({error}); "
+            "copy or download it again"
         ) from error
 
 
 def _refuse_other_kinds(file: Path, start: bytes) -> None:
     if start.startswith(b"\x80"):
         raise DataError(
-            f"{file} is in the format that torch wrote before 1.6: load it with torch (weights_only=True) and torch.save it again, "
-            "which writes the present one"
+            f"{file} is in the format that torch wrote before 1.6: load it with torch "
+            "(weights_only=True) and torch.save it again, which writes the present one"
         )
     if start != _SIGNATURE:
         raise ValueError("it is no zip archive")
@@ -95,14 +99,15 @@ class _Members:
             raise ValueError("it has the same member twice, or members outside its folder")
         if "constants.pkl" in self or any(name.startswith("code/") for name in self._infos):
             raise DataError(
-                f"{file} is a TorchScript archive, a program with its weights: save its state_dict() with torch.save instead"
+                f"{file} is a TorchScript archive, a program with its weights: "
+                "save its state_dict() with torch.save instead"
             )
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
 
     def content(self, name: str, limit: int) -> bytes:
-        """A small member's bytes."""
+        """The bytes of a small member."""
         offset, size = self.span(name)
         if size > limit:
             raise ValueError(f"its member {name} has {size:,} bytes, and {limit:,} are allowed")
@@ -110,7 +115,7 @@ class _Members:
         return self._opened.read(size)
 
     def span(self, name: str) -> tuple[int, int]:
-        """Where a member's bytes begin in the file, and how many they are."""
+        """(offset in the file, size) of a member's bytes."""
         info, shown = self._infos.get(name), ascii(name[:100])
         if info is None:
             raise ValueError(f"its member {shown} is missing")
@@ -136,12 +141,14 @@ def _locate(file: Path, members: _Members) -> dict[str, Stored]:
     order = members.content("byteorder", limit=16) if "byteorder" in members else b"little"
     if order != b"little":
         raise DataError(
-            f"{file} was saved on a big-endian machine: load it with torch and save it as .safetensors"
+            f"{file} was saved on a big-endian machine: "
+            "load it with torch and save it as .safetensors"
         )
     value = read_pickle(members.content("data.pkl", limit=MAX_BYTES))
     if not isinstance(value, dict):
         raise ValueError(
-            f"it holds a {type(value).__name__.lower()}, where a dictionary of tensors was expected"
+            f"it holds a {kind_name(type(value)).lower()}, "
+            "where a dictionary of tensors was expected"
         )
     found: dict[str, Stored] = {}
     for key, tensor in _tensors(value, itertools.count()):
@@ -153,11 +160,11 @@ def _locate(file: Path, members: _Members) -> dict[str, Stored]:
 
 def _tensors(
     value: Any, seen: Iterator[int], keys: tuple[str, ...] = ()
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested dictionaries and lists, each with its joined key; `seen` counts all values."""
+) -> Iterator[tuple[str, PickledTensor]]:
+    """The tensors in nested dictionaries and lists, with joined keys; `seen` counts all values."""
     if next(seen) >= MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_VALUES:,} values")
-    if isinstance(value, Tensor):
+    if isinstance(value, PickledTensor):
         yield "/".join(keys), value
     elif isinstance(value, (dict, list, tuple)):
         if len(keys) == MAX_DEPTH:
@@ -166,8 +173,8 @@ def _tensors(
             yield from _tensors(inner, seen, (*keys, str(key)))
 
 
-def _stored(file: Path, members: _Members, key: str, tensor: Tensor) -> Stored:
-    """Where the tensor lies in the file, once it is known to lie in its storage and the storage in its member."""
+def _stored(file: Path, members: _Members, key: str, tensor: PickledTensor) -> Stored:
+    """The tensor's location, after checking that it fits its storage and the storage its member."""
     storage, itemsize = tensor.storage, NUMPY_DTYPES[tensor.dtype].itemsize
     offset, size = members.span(f"data/{storage.key}")
     promised = storage.count * (1 if storage.dtype is None else itemsize)
@@ -185,8 +192,8 @@ def _stored(file: Path, members: _Members, key: str, tensor: Tensor) -> Stored:
     )
 
 
-def _strides(tensor: Tensor) -> tuple[int, ...] | None:
-    """The strides, where they tell anything: axes of size 1 may have any."""
+def _strides(tensor: PickledTensor) -> tuple[int, ...] | None:
+    """The strides, or None for C order. Axes of size 1 may have any stride."""
     if math.prod(tensor.shape) == 0:
         return None
     ordered = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))

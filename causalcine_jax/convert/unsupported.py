@@ -1,4 +1,4 @@
-"""Wan's relatives that this project cannot run, recognised by their tensors, so that the error says which one it is and why."""
+"""Recognises Wan's relatives that this project cannot run, so that the error names them and why."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Pattern of a key (original or Diffusers naming) that only this kind of network has, and what it is.
+# A key pattern (original or Diffusers naming) found only in this kind of network, and its name.
 _TRANSFORMERS = (
     (
         r"blocks\.\d+\..*(to_gate_compress|gate_compress)\.",
@@ -33,14 +33,18 @@ _TRANSFORMERS = (
         "a Wan Fun-Control transformer: its control layers have no counterpart here",
     ),
     (
-        r"(img_emb\.|condition_embedder\.image_embedder\.|blocks\.\d+\.(cross_attn\.k_img|attn2\.add_k_proj)\.)",
-        "a Wan image-to-video transformer: it attends to CLIP image tokens, which text-to-video has not",
+        r"(img_emb\.|condition_embedder\.image_embedder\."
+        r"|blocks\.\d+\.(cross_attn\.k_img|attn2\.add_k_proj)\.)",
+        "a Wan image-to-video transformer: it attends to CLIP image tokens, "
+        "which text-to-video does not have",
     ),
 )
 _VAES = (
     (
-        r"(encoder\.downsamples\.\d+\.downsamples\.|decoder\.upsamples\.\d+\.upsamples\.|encoder\.down_blocks\.\d+\.(resnets|downsampler)\.)",
-        "the VAE of Wan2.2-TI2V-5B: 48 latent channels and residual resampling, for which no Wan2.1 transformer is trained",
+        r"(encoder\.downsamples\.\d+\.downsamples\.|decoder\.upsamples\.\d+\.upsamples\."
+        r"|encoder\.down_blocks\.\d+\.(resnets|downsampler)\.)",
+        "the VAE of Wan2.2-TI2V-5B: 48 latent channels and residual resampling, "
+        "for which no Wan2.1 transformer is trained",
     ),
     (
         r"(encoder|decoder)\.\d+\.(conv\.\d+\.)?weight",
@@ -50,19 +54,25 @@ _VAES = (
 _TEXT_ENCODERS = (
     (
         r"decoder\.(block|final_layer_norm)\.",
-        "a whole UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel",
+        "a UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel",
     ),
     (r"text_model\.", "a CLIP text encoder: Wan2.1 reads prompts with UMT5-XXL"),
 )
 _KINDS = {"transformer": _TRANSFORMERS, "vae": _VAES, "text_encoder": _TEXT_ENCODERS}
 _CHANNELS = {
-    36: "a Wan image-to-video transformer: 36 input channels, the first frame's latents and a mask beside the noise",
-    48: "Wan2.2-TI2V-5B: its latents have 48 channels, those of another VAE (LongLive-2.0-5B is of this kind)",
+    36: (
+        "a Wan image-to-video transformer: 36 input channels, the first frame's latents and a mask "
+        "beside the noise"
+    ),
+    48: (
+        "Wan2.2-TI2V-5B: its latents have 48 channels, those of another VAE (LongLive-2.0-5B is of "
+        "this kind)"
+    ),
 }
 
 
 def kind(part: str, keys: Iterable[str]) -> str | None:
-    """What a relative of `part` the keys tell, and why it cannot be used; None where they tell none."""
+    """The relative of `part` that the keys indicate, and why it is unsupported; or None."""
     return next(
         (what for pattern, what in _KINDS[part] if any(re.match(pattern, key) for key in keys)),
         None,
@@ -72,12 +82,12 @@ def kind(part: str, keys: Iterable[str]) -> str | None:
 def unsupported(
     part: str, shapes: Shapes, dtypes: Mapping[str, str], settings: Mapping[str, Any]
 ) -> str | None:
-    """What the tensors are, and why they cannot be used; None where nothing speaks against them.
+    """The network that the tensors are, and why it is unsupported; None if nothing is wrong.
 
     Args:
-      part: what they were taken for: transformer, vae or text_encoder.
-      shapes, dtypes: by key, in original or Diffusers naming, wrappers' prefixes stripped.
-      settings: config.json as it stands.
+      part: the expected network: transformer, vae or text_encoder.
+      shapes, dtypes: by key, in original or Diffusers naming, without wrapper prefixes.
+      settings: the unmodified config.json.
     """
     if relative := kind(part, shapes):
         return relative
@@ -90,7 +100,10 @@ def unsupported(
         None,
     )
     if packed is not None:
-        return f"quantised weights ({packed} is {dtypes[packed]}): take the bf16, fp16 or fp8_scaled .safetensors"
+        return (
+            f"quantised weights ({packed} is {dtypes[packed]}): "
+            "take the bf16, fp16 or fp8_scaled .safetensors"
+        )
     if part == "transformer":
         return _transformer(shapes, settings)
     if part == "vae":
@@ -98,7 +111,10 @@ def unsupported(
         return _VAES[0][1] if latent == 48 else None
     relative = [key for key in shapes if key.endswith("relative_attention_bias.weight")]
     if len(relative) == 1 and any(key.startswith("encoder.block.1.") for key in shapes):
-        return "a T5 encoder, whose layers share one position bias: Wan2.1 reads prompts with UMT5-XXL, where each has its own"
+        return (
+            "a T5 encoder, whose layers share one position bias: Wan2.1 reads prompts with "
+            "UMT5-XXL, where each has its own"
+        )
     return None
 
 
@@ -107,5 +123,8 @@ def _transformer(shapes: Shapes, settings: Mapping[str, Any]) -> str | None:
     if channels and channels[0] in _CHANNELS:
         return _CHANNELS[channels[0]]
     if settings.get("model_type", "t2v") != "t2v":
-        return f"a Wan transformer of another kind: config.json says model_type {settings['model_type']!r}, and only t2v is supported"
+        return (
+            f"a Wan transformer of another kind: config.json says model_type "
+            f"{settings['model_type']!r}, and only t2v is supported"
+        )
     return None

@@ -1,7 +1,8 @@
-"""A layout to disk: shard after shard, a block of rows in memory at a time, hashed on the way, under its name only when whole.
+"""Writes a layout to disk: shard by shard, in blocks of rows, hashed while written.
 
-Files are written to `.NAME.partial` beside the target. A journal there says which shards are finished and what their bytes hash to,
-so a conversion that was killed goes on with the next shard, after it has made sure of the finished ones.
+Files go to `.NAME.partial` beside the target, which gets its name when complete. A journal there
+lists the finished shards with their hashes. A conversion that was killed verifies those and
+continues with the next shard.
 """
 
 import contextlib
@@ -17,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from causalcine_jax.convert.finite import check_finite
-from causalcine_jax.convert.layouts import Layout, Shard, Tensor
+from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.progress import progress_bar
 
 BLOCK_BYTES = 64 << 20
@@ -29,17 +30,22 @@ _JOURNAL = "journal.json"
 
 
 def write(
-    layout: Layout, out: Path, request: dict[str, Any], sources: list[Path], progress: bool = True
+    layout: FolderLayout,
+    out: Path,
+    request: dict[str, Any],
+    sources: list[Path],
+    progress: bool = True,
 ) -> None:
     """Writes `layout` as the folder `out`, with a manifest.json of SHA-256 sums.
 
     Args:
       out: must not exist.
-      request: what identifies this conversion (JSON values): shards that an earlier run of the same request finished are kept.
+      request: identifies this conversion (JSON values); shards that an earlier run of the same
+        request finished are reused.
       sources: the files read, for the manifest.
 
     Raises:
-      DataError: not enough room on the disk, or it cannot be written; finished shards stay for the next run.
+      DataError: the disk is full or cannot be written; finished shards stay for the next run.
     """
     partial = out.with_name(f".{out.name}.partial")
     finished = _finished(partial, request, layout)
@@ -58,7 +64,7 @@ def write(
             finished[shard.file] = kept
             _write_json(partial / _JOURNAL, {"request": request, "files": finished})
         for name, content in layout.documents.items():
-            with whole_file(partial / name) as file:
+            with atomic_file(partial / name) as file:
                 file.write_bytes(content)
             finished[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         bar.set_description("hashing the source")
@@ -71,7 +77,7 @@ def write(
 
 
 def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> None:
-    """Writes manifest.json for a `folder` as it is: the SHA-256 of each of its files, and of the `sources`."""
+    """Writes manifest.json for an existing `folder`: SHA-256 of its files and of the `sources`."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     size = sum(file.stat().st_size for file in [*files, *sources])
     with progress_bar(size, "B", "hashing", shown=progress) as bar:
@@ -85,8 +91,8 @@ def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> 
         _write_json(folder / MANIFEST, {"source": _hashed(sources, bar), "files": there})
 
 
-def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
-    """The tensor in its target's dtype, some rows at a time: as much as is in memory."""
+def blocks(tensor: TargetTensor) -> Iterator[np.ndarray]:
+    """The tensor in its target's dtype, some rows at a time, which bounds memory."""
     dtype, rest = DTYPES[tensor.dtype], tuple(slice(None) for _ in tensor.shape[1:])
     row = max(1, tensor.nbytes // max(1, tensor.shape[0]))
     step = max(1, BLOCK_BYTES // row)
@@ -100,9 +106,9 @@ def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
 
 
 def _write_shard(partial: Path, shard: Shard, bar: tqdm) -> dict[str, Any]:
-    """Writes one file; returns its line of the manifest."""
+    """Writes one file; returns its entry in the manifest."""
     digest, size = hashlib.sha256(), 0
-    with whole_file(partial / shard.file) as temporary, open(temporary, "wb") as out:
+    with atomic_file(partial / shard.file) as temporary, open(temporary, "wb") as out:
         for content in _contents(shard):
             out.write(content)
             digest.update(content)
@@ -120,8 +126,11 @@ def _contents(shard: Shard) -> Iterator[bytes | memoryview]:
             yield block.reshape(-1).view(np.uint8).data
 
 
-def _finished(partial: Path, request: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """What an interrupted run of the same request has finished; another request's remains are removed."""
+def _finished(partial: Path, request: dict[str, Any], layout: FolderLayout) -> dict[str, Any]:
+    """The shards that an interrupted run of the same request finished.
+
+    Removes the remains of another request.
+    """
     try:
         journal = json.loads((partial / _JOURNAL).read_text("utf-8"))
         if journal["request"] == request:
@@ -142,12 +151,13 @@ def _has_size(file: Path, size: int) -> bool:
 
 
 def check_room(needed: int, out: Path) -> None:
-    """`DataError` if the disk of `out`, which need not exist, has fewer than `needed` bytes free."""
+    """Raises `DataError` if the disk of `out`, which need not exist, has under `needed` bytes."""
     there = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(there).free
     if needed > free:
         raise DataError(
-            f"not enough room on the disk: {out} needs {_size(needed)}, {there} has {_size(free)} free; make room or choose another --out"
+            f"not enough room on the disk: {out} needs {_size(needed)}, "
+            f"{there} has {_size(free)} free; make room or choose another --out"
         )
 
 
@@ -172,7 +182,7 @@ def _sha256(file: Path, bar: tqdm) -> str:
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    with whole_file(file) as temporary:
+    with atomic_file(file) as temporary:
         temporary.write_text(
             json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -180,10 +190,11 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def disk_faults(out: Path) -> Iterator[None]:
-    """`DataError` where the disk refuses to take `out`."""
+    """Turns an OSError inside into a `DataError` about writing `out`."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write {out}: {error.strerror or error}; finished shards are kept, run again to go on"
+            f"cannot write {out}: {error.strerror or error}; "
+            "finished shards are kept, run again to continue"
         ) from error

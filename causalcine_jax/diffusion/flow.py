@@ -1,10 +1,13 @@
-"""The straight path between data and noise, and what training draws from it.
+"""The straight path between data and noise, and the training times drawn on it.
 
-A clean latent x0 and a noise sample meet on x_t = (1 - sigma) x0 + sigma noise with sigma = t / 1000, so t = 0 is data and t = 1000 is
-noise. Networks predict the path's velocity v = noise - x0; x0 = x_t - sigma v gets the data back. `shift` bends a uniform
-schedule toward noise (Wan2.1 uses 5), and `sample_time` draws training times from the bent schedule.
+    x_t = (1 - sigma) x0 + sigma noise,  sigma = t / 1000:  t = 0 is data, t = 1000 is noise
+    v = noise - x0, the velocity that networks predict;  x0 = x_t - sigma v
 
-Everywhere here t is in 0..1000 and may be a scalar, [B] (one per film) or [B, N] (one per chunk); latents are [B, F, h, w, C].
+`shift` bends a uniform schedule toward noise (Wan2.1 uses 5). `sample_time` draws training times
+from the bent schedule.
+
+t is in 0..1000 everywhere: a scalar, [B] (one per film) or [B, N] (one per chunk). Latents are
+[B, F, h, w, C].
 """
 
 import functools
@@ -23,9 +26,13 @@ LOSS_WEIGHTS = ("none", "bsmntw")
 
 
 def per_frame(t: Float[Array, "*n"] | float, frames: int) -> Float[Array, "b f"]:
-    """Spreads times (scalar, [B] or [B, N] for N equal chunks) over `frames` latent frames: [B, F], or [1, F] for a scalar.
+    """Repeats times over `frames` latent frames: [B, F], or [1, F] for a scalar.
 
-    Raises ValueError if the frames do not divide into N chunks.
+    Args:
+      t: a scalar, [B], or [B, N] for N equal chunks.
+
+    Raises:
+      ValueError: the frames do not divide into N chunks.
     """
     t = jnp.asarray(t, jnp.float32)
     if t.ndim > 2:
@@ -47,14 +54,14 @@ def add_noise(
 
 
 def velocity_target(x0: Float[Array, "*b"], noise: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """dx_t/dsigma of the path: what the network is trained to predict."""
+    """dx_t/dsigma of the path: the network's training target."""
     return noise - x0
 
 
 def x0_from_velocity(
     xt: Float[Array, "b f h w c"], velocity: Float[Array, "b f h w c"], t
 ) -> Float[Array, "b f h w c"]:
-    """The data that `velocity` at (`xt`, t) points back to; float32 whatever the network's dtype."""
+    """x0 predicted by `velocity` at (`xt`, t); float32 whatever the network's dtype."""
     return xt - _sigma(t, xt) * velocity
 
 
@@ -66,28 +73,35 @@ def velocity_from_x0(
 
 
 def shift(u, s: float):
-    """Bends schedule positions `u` in 0..1 toward 1 (noise) by the factor `s`; s = 1 changes nothing. Takes numpy or jax arrays."""
+    """Bends schedule positions `u` in 0..1 toward 1 (noise) by the factor `s`; numpy or jax.
+
+    s = 1 changes nothing.
+    """
     return s * u / (1 + (s - 1) * u)
 
 
 def sample_time(key, shape: tuple[int, ...], s: float) -> Float[Array, "*shape"]:
-    """Training times in (0, 1000]: uniform positions, shifted by `s`. Shape () or [B] or [B, N]."""
+    """Training times in (0, 1000]: uniform positions, shifted by `s`. Shape (), [B] or [B, N]."""
     return TRAIN_TIMES * shift(1 - jax.random.uniform(key, shape), s)
 
 
 def stratified_times(key, count: int, s: float) -> Float[Array, " b"]:
-    """Such times, one from each of `count` equal parts of the schedule, in random order: each is as uniform, and all together vary less."""
-    key_order, key_place = jax.random.split(key)
-    u = (jax.random.permutation(key_order, count) + jax.random.uniform(key_place, (count,))) / count
+    """`count` training times, one from each equal part of the schedule, in random order.
+
+    Each is distributed as by `sample_time`; their mean varies less.
+    """
+    key_order, key_offset = jax.random.split(key)
+    offset = jax.random.uniform(key_offset, (count,))
+    u = (jax.random.permutation(key_order, count) + offset) / count
     return TRAIN_TIMES * shift(1 - u, s)
 
 
 def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) -> Float[Array, "*n"]:
-    """The weight of a squared error at time t; averages 1 over the schedule shifted by `s`.
+    """The weight of a squared error at time t; its mean over the schedule shifted by `s` is 1.
 
     none      1 everywhere
-    bsmntw    a bell around t = 500 lowered to 0 at t = 1000: the weight of the public causal Wan forks
-              (Self-Forcing `utils/scheduler.py`), as a function of t instead of a table lookup
+    bsmntw    a bell around t = 500, lowered to 0 at t = 1000: the weight of the public causal Wan
+              forks (Self-Forcing `utils/scheduler.py`), as a function of t, not a table lookup
     """
     if name not in LOSS_WEIGHTS:
         raise UsageError(f"unknown loss weight {name!r}, {nearest(name, LOSS_WEIGHTS)}")
@@ -107,7 +121,7 @@ def _bell(t, xp):
 
 @functools.lru_cache(maxsize=16)
 def _bell_constants(s: float) -> tuple[float, float]:
-    """The bell's minimum over the shifted schedule, and the factor that makes the lowered bell average 1 there."""
+    """The bell's minimum over the shifted schedule, and the factor that makes its mean 1."""
     bell = _bell(TRAIN_TIMES * shift(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], s), np)
     lowest = float(bell.min())
     return lowest, TRAIN_TIMES / math.fsum(bell - lowest)

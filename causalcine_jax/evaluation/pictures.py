@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, ReturnCase
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.render.typography import ACCENT, FAINT, PAPER, SOFT, TEXT, fit_text, font
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 THUMB_WIDTH, GAP, MARGIN, LABEL = 300, 12, 48, 58
 RIGHT, WRONG = (140, 206, 132), (232, 112, 100)
@@ -67,7 +67,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
                 else ""
             )
             _cell(page, draw, column, y, thumb, result.stills[row][number], note, answer)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         page.save(partial, format="PNG", optimize=True)
 
 
@@ -162,5 +162,5 @@ def draw_bars(
 
 
 def save_figure(figure, path: Path) -> None:
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150)

@@ -11,7 +11,7 @@ from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
 from causalcine_jax.evaluation.storyworld import free_films, recall
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
 from causalcine_jax.film.record import device, software
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 LABELS = {
     TRUTH: "ground truth (judge on true pixels)",
@@ -124,7 +124,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         ("evaluation.json", json.dumps(report, indent=1)),
         ("evaluation.md", markdown(report)),
     ):
-        with whole_file(folder / name) as partial:
+        with atomic_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
 

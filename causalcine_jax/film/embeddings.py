@@ -23,7 +23,7 @@ from causalcine_jax.convert.find import find_part
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.models.text.tokenizer import clean
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.utils.atomic_file import file_hash, whole_file
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 
 SCHEMA = "causalcine/embeddings@1"
 
@@ -76,7 +76,7 @@ class PromptEmbeddings:
             "encoder_sha256": self.encoder_sha256,
             "prompts": json.dumps(list(self.rows)),
         }
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             safetensors.numpy.save_file(tensors, partial, said)
 
     def check(self, prompts: Iterable[tuple[str, str]], text_len: int) -> None:

@@ -37,7 +37,7 @@ from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, viewing_scale
 from causalcine_jax.story import prompt_of
-from causalcine_jax.utils.atomic_file import file_hash, whole_file
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 
 
 def generate(
@@ -207,7 +207,7 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
     )
     if not footage.memories.save(out / "memory.png", director.resolved):
         (out / "memory.png").unlink(missing_ok=True)  # an earlier film's
-    with whole_file(out / "film.json") as partial:
+    with atomic_file(out / "film.json") as partial:
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
     return notes
 

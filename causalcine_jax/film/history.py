@@ -19,7 +19,7 @@ from causalcine_jax.film import rollout
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState, decode_next, embed, holds_all, rewind
-from causalcine_jax.parallel.processes import whole
+from causalcine_jax.parallel.processes import gather_to_host
 
 MARK_BYTES = 2**29
 
@@ -33,7 +33,7 @@ class FilmHistory:
     marks: dict[int, Any] = field(default_factory=dict)
 
     def add(self, latents: Float[Array, "1 c h w z"], prompt: str) -> None:
-        self.latents.append(whole(latents))
+        self.latents.append(gather_to_host(latents))
         self.prompts.append(prompt)
 
     def mark(self, state: RolloutState) -> None:

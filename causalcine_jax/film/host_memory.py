@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.parallel.mesh import active_mesh
-from causalcine_jax.parallel.processes import check_all, everyones, several
+from causalcine_jax.parallel.processes import all_gather_text, check_all, several
 
 GB = 10**9
 # JAX on GPUs takes at most so many GiB of it for its arrays.
@@ -46,7 +46,7 @@ def check_host_room(pool_bytes: int) -> None:
         raise UsageError(
             f"{device.device_kind} has no host memory for its programs to read: keep the pool on the device (pool_on)"
         )
-    here = everyones(machine()).count(machine()) if several() else 1
+    here = all_gather_text(machine()).count(machine()) if several() else 1
     share, room = pool_bytes // jax.process_count(), physical_memory()
     together, allowed = share * here, int(os.environ.get(LIMIT, DEFAULT_LIMIT)) * 2**30
     fault = ""

@@ -25,7 +25,7 @@ from causalcine_jax.film.model_folder import Model, load_model
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
@@ -53,7 +53,7 @@ class Journal:
             "pool": dataclasses.asdict(settings.pool),
             **self._model,
         }
-        with whole_file(self.folder / FILE) as partial:
+        with atomic_file(self.folder / FILE) as partial:
             partial.write_text(json.dumps(told, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def add(self, chunk: int, latents: Float[np.ndarray, "1 c h w z"]) -> None:
@@ -67,7 +67,7 @@ class Journal:
 
     @staticmethod
     def _save(path: Path, latents) -> None:
-        with whole_file(path) as partial, open(partial, "wb") as file:
+        with atomic_file(path) as partial, open(partial, "wb") as file:
             np.save(file, np.asarray(latents), allow_pickle=False)
 
 

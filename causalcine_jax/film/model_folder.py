@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from causalcine_jax import families
 from causalcine_jax.config import DTYPES, MemoryConfig, VAEConfig
 from causalcine_jax.convert import (
+    guess_family,
     load_metadata,
     load_text_encoder,
     load_tiny_decoder,
@@ -234,7 +235,7 @@ def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str
     with open_part(folder, "transformer", lora_path=lora) as tensors:
         sizes = None if told else describe("transformer", tensors).config
         lines = tensors.notes
-    if not told and families.guess(folder, sizes) is None:
+    if not told and guess_family.guess(folder, sizes) is None:
         lines.append(
             f"note: the family of {folder.name} is not known, so it films as {families.ASSUMED}, where no flag says otherwise; causalcine convert "
             "--family NAME records another"
@@ -249,10 +250,10 @@ def model_defaults(folder: Path) -> dict[str, Any]:
       DataError: metadata.json says what cannot be.
     """
     said = load_metadata(folder)
-    guessed = None if said else families.guess(folder)
+    guessed = None if said else guess_family.guess(folder)
     if guessed is not None:  # by its name: does its transformer have the size?
         with contextlib.suppress(DataError), open_part(folder, "transformer") as tensors:
-            guessed = families.guess(folder, describe("transformer", tensors).config)
+            guessed = guess_family.guess(folder, describe("transformer", tensors).config)
     if guessed is not None:
         said = guessed.defaults()
     kinds = {"video": Video, "sampler": SamplerConfig, "memory": MemoryConfig}

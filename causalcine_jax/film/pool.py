@@ -13,7 +13,7 @@ from causalcine_jax.models.cache.kv_cache import KVCache, pool_frames_for
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import check_all
-from causalcine_jax.parallel.sharding import for_many_passes
+from causalcine_jax.parallel.sharding import place_rollout_weights
 
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
 
@@ -126,7 +126,7 @@ def held_for_films(transformer: Transformer, weights: str) -> Transformer:
             "film with rollout_weights=sharded"
         )
     check_all(fault)
-    return jax.jit(for_many_passes, static_argnums=1)(transformer, weights)
+    return jax.jit(place_rollout_weights, static_argnums=1)(transformer, weights)
 
 
 def check_room(pool_bytes: int) -> None:

@@ -24,8 +24,8 @@ from causalcine_jax.film.pool import empty_pool, kept_near
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache, rewound
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
-from causalcine_jax.parallel.mesh import active_mesh, check_cut
-from causalcine_jax.parallel.processes import whole
+from causalcine_jax.parallel.mesh import active_mesh, check_shardable
+from causalcine_jax.parallel.processes import gather_to_host
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def new_state(model: Model, settings: FilmSettings) -> RolloutState:
         rows, columns = token_grid(model.transformer.config, *size)
         tokens = model.chunk_frames * rows * columns
         heads = model.transformer.config.num_heads
-        check_cut(mesh, films=settings.histories, heads=heads, chunk_tokens=tokens)
+        check_shardable(mesh, films=settings.histories, heads=heads, chunk_tokens=tokens)
     near = kept_near(settings.pool.place, settings.memory)
     pool = settings.pool
     cache = empty_pool(model, settings.histories, pool.frames, size, pool.dtype, near)
@@ -98,7 +98,7 @@ def roll_chunk(
     video, vae_cache = decode_next(model, state.vae_cache, output.latents)
     state = dataclasses.replace(state, vae_cache=vae_cache)
     clock.lap("decode", video)
-    frames = whole(video)[0]
+    frames = gather_to_host(video)[0]
     return state, dataclasses.replace(output, frames=frames, seconds=clock.seconds)
 
 
@@ -123,7 +123,9 @@ def roll_latents(
             transformer, state.cache, noise, prompt, index, key, sampler=sampler, memory=memory
         )
         clock.lap("denoise", latents)
-        retrieved = _memory_only(whole(seen)[:, 0], state.chunk, memory, model.chunk_frames)
+        retrieved = _memory_only(
+            gather_to_host(seen)[:, 0], state.chunk, memory, model.chunk_frames
+        )
     else:
         retrieved = nothing_retrieved(transformer, memory.retrieved_frames)
     films = jnp.concatenate([latents] * settings.histories)

@@ -29,7 +29,7 @@ from causalcine_jax.film.state import (
 )
 from causalcine_jax.models import packed
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.parallel.processes import whole
+from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.story_schema import TEMPORAL_STRIDE, nearest_multiples
 
 NO_MEMORY = MemoryConfig("none", window_chunks=0, memory_frames=0)
@@ -93,7 +93,7 @@ def roll_whole_film(
     cache, pieces = None, []
     for part in jnp.split(latents, list(range(first, latents.shape[1], DECODED)), axis=1):
         video, cache = decode_next(model, cache, part)
-        pieces.append(whole(video)[0])
+        pieces.append(gather_to_host(video)[0])
     clock.lap("decode", latents)
     output = ChunkOutput(
         np.concatenate(pieces), latents, nothing_retrieved(transformer, 0), clock.seconds

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, layer_norm, stack_init
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.sharding import all_gather_params
 
 QUERIES = 4  # per layer; each gives a quarter of the width
 EPS = 1e-6
@@ -40,7 +40,7 @@ class Discriminator(Module):
             seen = jnp.einsum("bnqt,bntd->bnqd", jax.nn.softmax(scores, axis=-1), tokens)
             return jnp.mean(project(seen), axis=1)
 
-        head = gathered(self)
+        head = all_gather_params(self)
         layers = jax.vmap(read)(head.queries[...], head.project, jnp.stack(features))
         film = head.norm(rearrange(layers, "l b q d -> b (l q d)"), EPS)
         return head.logit(jax.nn.silu(head.hidden(film)))[:, 0].astype(jnp.float32)

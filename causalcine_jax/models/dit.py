@@ -24,8 +24,8 @@ from causalcine_jax.models.nn import (
     layer_norm,
     stack_init,
 )
-from causalcine_jax.parallel.mesh import cut
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.mesh import shard
+from causalcine_jax.parallel.sharding import all_gather_params
 from causalcine_jax.parallel.ulysses import over_tokens
 
 
@@ -100,7 +100,9 @@ def patchify(
     patches = rearrange(
         latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns
     )
-    return gathered(model.patch_embedding)(cut(patches, "data", None, "seq")).astype(jnp.float32)
+    return all_gather_params(model.patch_embedding)(shard(patches, "data", None, "seq")).astype(
+        jnp.float32
+    )
 
 
 def unpatchify(
@@ -132,7 +134,7 @@ def embed_time(
     model: Transformer, t: Float[Array, "*b"]
 ) -> tuple[Float[Array, "*b d"], Float[Array, "*b 6 d"]]:
     """The time embedding e (for the head) and its projection e0 (for the blocks), float32. t in 0..1000."""
-    first, second, projection = gathered(
+    first, second, projection = all_gather_params(
         (model.time_embedding_0, model.time_embedding_2, model.time_projection_1)
     )
     e = second(jax.nn.silu(first(sinusoid(t, model.config.freq_dim)))).astype(jnp.float32)
@@ -149,19 +151,19 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
             f"a prompt of {text.shape[2]} tokens is longer than this model's text_len {config.text_len}"
         )
     text = jnp.pad(text, ((0, 0), (0, 0), (0, missing), (0, 0)))
-    first, second = gathered((model.text_embedding_0, model.text_embedding_2))
+    first, second = all_gather_params((model.text_embedding_0, model.text_embedding_2))
     # Every device of a row would need the same: each makes a part of the prompt's tokens, and a layer gathers its own.
-    context = second(jax.nn.gelu(first(cut(text, "data", None, "seq")), approximate=True))
+    context = second(jax.nn.gelu(first(shard(text, "data", None, "seq")), approximate=True))
 
     def layer(block: Block):
-        attn = gathered(block.cross_attn)
+        attn = all_gather_params(block.cross_attn)
         return heads(attn.norm_k(attn.k(context), config.eps), config), heads(
             attn.v(context), config
         )
 
     # The backward pass makes a layer's keys and values again: it would else keep the weights of all layers, whole as they were gathered.
     k, v = jax.lax.map(jax.checkpoint(layer, prevent_cse=False), model.blocks)
-    return TextContext(*(cut(x, None, "data", None, "seq") for x in (k, v)))
+    return TextContext(*(shard(x, None, "data", None, "seq") for x in (k, v)))
 
 
 def heads(x: Float[Array, "*b d"], config: TransformerConfig) -> Float[Array, "*b h e"]:
@@ -210,7 +212,7 @@ def head(
     """Modulated norm and projection to patches, float32. Takes the time embedding itself, not its projection."""
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
-    patches = gathered(model.head)(modulated_norm(x, shift, scale, model.config.eps)).astype(
-        jnp.float32
-    )
-    return cut(patches, "data")
+    patches = all_gather_params(model.head)(
+        modulated_norm(x, shift, scale, model.config.eps)
+    ).astype(jnp.float32)
+    return shard(patches, "data")

@@ -22,8 +22,8 @@ from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.layer_scan import scan_layers
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotation
-from causalcine_jax.parallel.mesh import cut
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.mesh import shard
+from causalcine_jax.parallel.sharding import all_gather_params
 from causalcine_jax.parallel.ulysses import over_heads
 
 
@@ -222,7 +222,7 @@ def transformer_pass(
 
     def layer(x, inputs):
         block, text_k, text_v, cached, forced = inputs
-        block, past = gathered(block), None if cached is None else history.of_layer(cached)
+        block, past = all_gather_params(block), None if cached is None else history.of_layer(cached)
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
             modulation[:, :, None, i] for i in range(6)
@@ -235,7 +235,7 @@ def transformer_pass(
         x = x + dit.cross_attention(block, x, text_k, text_v, segments.shot, sizes)
         normed = dit.modulated_norm(x, shift_ff, scale_ff, sizes.eps)
         x = x + dit.feed_forward(block, normed) * gate_ff
-        return cut(x, "data", None, "seq"), (kept, field if "field" in keep else None)
+        return shard(x, "data", None, "seq"), (kept, field if "field" in keep else None)
 
     def attend(q, k, v, past, forced, shared):
         if past is None:

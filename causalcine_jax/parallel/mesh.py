@@ -1,10 +1,12 @@
-"""The mesh: all devices as a table of ("data", "seq").
+"""The device mesh, with axes ("data", "seq").
 
-    data   rows: each has films of its own
-    seq    the devices of a row share their films: each has some tokens of every chunk, and in attention all tokens of some heads
+    data   batch axis: each row of devices has its own films
+    seq    the devices of a row share films: each holds some tokens of every chunk,
+           and in attention all tokens of some heads
 
-Nothing holds a mesh. `with jax.set_mesh(mesh):` around calls is all that turns it on; what is traced under it asks for it here. Without one,
-or on one device, every function of this package returns what it was given, and the program is that of one device.
+No object stores a mesh. Callers enter `with jax.set_mesh(mesh):`, and code traced inside looks the
+mesh up here. Without a mesh, or on one device, every function of this package returns its input
+unchanged, so the program is the single-device one.
 """
 
 import math
@@ -21,9 +23,12 @@ AXES = ("data", "seq")
 
 
 def make_mesh(seq: int = 1, devices=None) -> Mesh:
-    """All devices of all processes (or `devices`, a sequence) as a mesh of (devices / seq, seq).
+    """All devices of all processes (or the sequence `devices`) as a mesh [devices / seq, seq].
 
-    Those of a process stand next to each other. `UsageError` naming what is possible where they cannot be.
+    The devices of one process are adjacent.
+
+    Raises:
+      UsageError: `seq` does not divide the device count; the message lists the legal values.
     """
     devices = (
         sorted(jax.devices(), key=lambda device: device.process_index)
@@ -33,13 +38,17 @@ def make_mesh(seq: int = 1, devices=None) -> Mesh:
     if not 0 < seq <= len(devices) or len(devices) % seq:
         fault = "are not enough for" if seq > len(devices) else "cannot be split into"
         raise UsageError(
-            f"{len(devices)} devices {fault} groups of seq={seq}: seq can be {_listed(divisors(len(devices)))}"
+            f"{len(devices)} devices {fault} groups of seq={seq}: "
+            f"seq can be {_listed(divisors(len(devices)))}"
         )
     return Mesh(np.asarray(devices).reshape(-1, seq), AXES)
 
 
 def active_mesh() -> AbstractMesh | None:
-    """The mesh that the code being traced runs under; None without one, on one device, and inside an island, where arrays are one device's own."""
+    """The mesh that the traced code runs under, or None.
+
+    None without a mesh, on one device, and inside a `shard_map` island, where arrays are local.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     return (
         None
@@ -48,8 +57,8 @@ def active_mesh() -> AbstractMesh | None:
     )
 
 
-def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
-    """x cut over the mesh: its n-th axis along the n-th of `axes`, where that divides it, and all others whole."""
+def shard(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """x with axis n sharded along the n-th of `axes`, where that divides it; else replicated."""
     mesh = active_mesh()
     if mesh is None:
         return x
@@ -61,19 +70,24 @@ def cut(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 
 
 def frames_axis(height: int, width: int) -> int | None:
-    """Which axis of latent frames [b, t, h, w, c], and of all that a VAE makes of them, is cut over "seq": height, else width; None where that divides neither."""
+    """The axis that latent frames [b, t, h, w, c], and a VAE's activations, shard over "seq".
+
+    Height (2) if "seq" divides it, else width (3), else None.
+    """
     mesh = active_mesh()
     sides = () if mesh is None else ((2, height), (3, width))
     return next((axis for axis, side in sides if side % mesh.shape["seq"] == 0), None)
 
 
-def cut_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
-    """Frames cut over "seq" along `axis`."""
-    return cut(frames, "data", None, *("seq" if side == axis else None for side in (2, 3)))
+def shard_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
+    """Frames sharded over "data", and over "seq" along `axis`."""
+    return shard(frames, "data", None, *("seq" if side == axis else None for side in (2, 3)))
 
 
-def check_cut(mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens: int) -> None:
-    """`UsageError` listing everything that the mesh does not divide, with what would."""
+def check_shardable(
+    mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens: int
+) -> None:
+    """Raises `UsageError` listing every size that the mesh does not divide, with legal values."""
     data, seq = (mesh.shape[axis] for axis in AXES)
     faults = []
     if films % data:
@@ -83,13 +97,14 @@ def check_cut(mesh: AbstractMesh | Mesh, *, films: int, heads: int, chunk_tokens
     if heads % seq or chunk_tokens % seq:
         legal = [n for n in divisors(heads) if chunk_tokens % n == 0]
         faults.append(
-            f"seq={seq} does not divide both {heads} heads and a chunk's {chunk_tokens} tokens; {_listed(legal)} would"
+            f"seq={seq} does not divide both {heads} heads and a chunk's {chunk_tokens} tokens; "
+            f"{_listed(legal)} would"
         )
     raise_faults(f"mesh of data={data}, seq={seq}", faults)
 
 
 def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
-    """A batch must divide into micro-batches over the axis "data"."""
+    """Raises `UsageError` unless every micro-batch splits evenly over the mesh axis "data"."""
     groups = mesh.shape["data"]
     if (batch // accumulation) % groups:
         of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -99,22 +114,25 @@ def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
             else f"{groups} groups of {mesh.shape['seq']} devices"
         )
         raise UsageError(
-            f"a micro-batch of {batch // accumulation} films cannot be split over {devices}{of_processes}: "
-            f"make batch a multiple of {groups * accumulation}"
+            f"a micro-batch of {batch // accumulation} films cannot be split over "
+            f"{devices}{of_processes}: make batch a multiple of {groups * accumulation}"
         )
 
 
 def own_part(mesh: Mesh) -> tuple[int, int]:
-    """Which part of every batch this process reads, and of how many: (index, count).
+    """(index, count): which of `count` equal parts of every batch this process reads.
 
-    Processes whose devices share rows of the mesh read the same films. `UsageError` naming the legal degrees where rows begin or end inside
-    a process, but not with it.
+    Processes whose devices share mesh rows read the same films.
+
+    Raises:
+      UsageError: rows and process boundaries do not align; the message lists the legal degrees.
     """
     seq, own = mesh.shape["seq"], jax.local_device_count()
     if seq % own and own % seq:
         legal = [n for n in divisors(mesh.size) if n % own == 0 or own % n == 0]
         raise UsageError(
-            f"groups of seq={seq} cannot be made of processes with {own} devices each: seq can be {_listed(legal)}"
+            f"groups of seq={seq} cannot be made of processes with {own} devices each: "
+            f"seq can be {_listed(legal)}"
         )
     sharing = max(1, seq // own)
     return jax.process_index() // sharing, jax.process_count() // sharing

@@ -1,10 +1,16 @@
-"""One run by several processes, such as the hosts of a pod: each runs the whole program on devices of its own, all in step with each other.
+"""One run by several processes, such as the hosts of a pod.
 
-    JAX_COORDINATOR_ADDRESS=HOST:PORT   a free port of the first process's host, with JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0..N-1
-    JAX_COORDINATOR_PORT=PORT           instead, where jax finds host, number and id itself: Slurm, Open MPI, Kubernetes, Cloud TPU
+Each process runs the whole program on its own devices, in step with the others. Start them with
+one of these environment variables:
 
-Where neither is set there is one process, and nothing here does anything. Arrays span the devices of all processes, so what is computed with
-them is computed by all, in the same order; what is printed and written for people is the first's.
+    JAX_COORDINATOR_ADDRESS=HOST:PORT   a free port of the first process's host; also set
+                                        JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0..N-1
+    JAX_COORDINATOR_PORT=PORT           where jax finds host, number and id itself:
+                                        Slurm, Open MPI, Kubernetes, Cloud TPU
+
+With neither there is one process, and nothing here has an effect. Arrays span the devices of all
+processes, so every process runs the same computations in the same order. Only the first process
+prints and writes files for people.
 """
 
 import atexit
@@ -24,28 +30,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.errors import DataError, UsageError
 
 STARTED_BY = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT")
-LONGEST_END = (
-    24 * 3600
-)  # seconds that processes which have ended wait for the first, who may still be making a film
-LONELY_END = 10  # and those that one which has failed waits for others who have failed with it
-SHOWN = 6  # differences in an error
+# Seconds that finished processes wait for the first, which may still be encoding a film.
+LONGEST_END = 24 * 3600
+LONELY_END = 10  # seconds that a failed process waits for others that failed with it
+SHOWN = 6  # differences listed in an error
 
 Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """This process as one of those that the environment speaks of, from before the first use of a device on.
+    """Joins the process group that the environment describes. Enter it before using any device.
 
-    A process that fails alone ends soon: the others, who wait for it in the midst of their work, cannot.
+    A process that fails alone exits within LONELY_END seconds: the others are blocked in
+    collectives and cannot take part in a clean shutdown.
 
     Raises:
-      UsageError: the environment's values make no sense.
+      UsageError: the environment's values are invalid.
     """
     if not any(os.environ.get(name) for name in STARTED_BY):
         yield
         return
-    # SIGTERM is ours: the run stops by itself, at a step that all agree on (training/stopping.py).
+    # jax must not handle SIGTERM: training/stopping.py ends the run at a step that all agree on.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         count, own = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
@@ -56,14 +62,15 @@ def joined() -> Iterator[None]:
         )
     except ValueError as error:
         raise UsageError(
-            f"cannot start as one of several processes ({' '.join(str(error).split())}): set JAX_COORDINATOR_ADDRESS=HOST:PORT, "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID; or JAX_COORDINATOR_PORT alone, on a cluster that jax knows"
+            f"cannot start as one of several processes ({' '.join(str(error).split())}): "
+            "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID; "
+            "or JAX_COORDINATOR_PORT alone, on a cluster that jax detects"
         ) from error
     try:
         yield
     except BaseException:
         at_end = threading.Event()
-        # Begun now: from 3.12 on, Python begins no thread while it ends.
+        # Start the thread now: Python 3.12 and later start no thread during interpreter shutdown.
         leaving = threading.Thread(
             target=lambda: at_end.wait() and jax.distributed.shutdown(), daemon=True
         )
@@ -73,7 +80,10 @@ def joined() -> Iterator[None]:
 
 
 def _end_alone(at_end: threading.Event, leaving: threading.Thread) -> None:
-    """Takes leave of the others, but does not wait for those who do not come: jax would, for as long as for the first's film."""
+    """Leaves the process group without a final barrier.
+
+    jax would wait LONGEST_END, as it does for the first process's film.
+    """
     at_end.set()
     leaving.join(LONELY_END)
     if leaving.is_alive():
@@ -85,12 +95,15 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process prints, and writes what all would write alike."""
+    """Whether this process prints, and writes the files that all processes would write alike."""
     return jax.process_index() == 0
 
 
 def by_first(work: Callable[[], Result]) -> Result | None:
-    """What `work` returns, in the first process, which alone does it; None in the others, who wait. What it raises is raised in all."""
+    """Runs `work` in the first process only and returns its result there; None in the others.
+
+    The others wait. A UsageError or DataError of `work` is raised in every process.
+    """
     if not several():
         return work()
     made, errors = _tried(work if is_first() else lambda: None)
@@ -100,39 +113,39 @@ def by_first(work: Callable[[], Result]) -> Result | None:
 
 
 def by_all(work: Callable[[], Result]) -> Result:
-    """What `work` returns, which every process does for itself, without waiting for others. What it raises in any is raised in all."""
+    """Runs `work` in every process and returns this one's result.
+
+    A UsageError or DataError of any process is raised in every process.
+    """
     if not several():
         return work()
     made, errors = _tried(work)
     if errors:
-        said = {number: str(error) for number, error in errors.items()}
-        alike = len(said) == jax.process_count() and len(set(said.values())) == 1
+        messages = {number: str(error) for number, error in errors.items()}
+        alike = len(messages) == jax.process_count() and len(set(messages.values())) == 1
+        listed = [f"process {number}: {message}" for number, message in messages.items()]
         kind = type(next(iter(errors.values())))
-        raise kind(
-            said[0]
-            if alike
-            else _shortened([f"process {number}: {message}" for number, message in said.items()])
-        )
+        raise kind(messages[0] if alike else _shortened(listed))
     return made
 
 
 def _tried(work: Callable[[], Result]) -> tuple[Result | None, dict[int, UsageError | DataError]]:
-    """What `work` returns here, and what it raised in the processes where it failed."""
+    """(result here, errors by process number) of running `work` in every process."""
     made, failed = None, None
     try:
         made = work()
     except (UsageError, DataError) as error:
         failed = [isinstance(error, UsageError), str(error)]
-    told = map(json.loads, everyones(json.dumps(failed)))
+    reports = map(json.loads, all_gather_text(json.dumps(failed)))
     return made, {
-        number: (UsageError if said[0] else DataError)(said[1])
-        for number, said in enumerate(told)
-        if said
+        number: (UsageError if report[0] else DataError)(report[1])
+        for number, report in enumerate(reports)
+        if report
     }
 
 
 def check_all(fault: str) -> None:
-    """`UsageError` in every process if any of them has a `fault`; "" is none."""
+    """Raises `UsageError` in every process if any of them has a `fault`; "" means none."""
 
     def check() -> None:
         if fault:
@@ -142,13 +155,18 @@ def check_all(fault: str) -> None:
 
 
 def check_same(settings: Mapping[str, Any]) -> None:
-    """`UsageError` in every process, naming what differs, if they were not started with the same settings (JSON values, nested as they are)."""
+    """Raises `UsageError` in every process, naming the differences, if their settings differ.
+
+    Args:
+      settings: JSON values, nested as they are.
+    """
     if not several():
         return
-    first, *others = (_flat(json.loads(text)) for text in everyones(json.dumps(settings)))
+    first, *others = (_flat(json.loads(text)) for text in all_gather_text(json.dumps(settings)))
     lacks = "(nothing)"
     faults = [
-        f"{name} is {first.get(name, lacks)!r} in process 0 and {other.get(name, lacks)!r} in process {number}"
+        f"{name} is {first.get(name, lacks)!r} in process 0 "
+        f"and {other.get(name, lacks)!r} in process {number}"
         for number, other in enumerate(others, 1)
         for name in sorted({*first, *other})
         if first.get(name, lacks) != other.get(name, lacks)
@@ -157,25 +175,31 @@ def check_same(settings: Mapping[str, Any]) -> None:
         raise UsageError(f"the processes were not started alike: {_shortened(faults)}")
 
 
-def everyones(text: str) -> list[str]:
-    """What each process says, in their order."""
+def all_gather_text(text: str) -> list[str]:
+    """The `text` of each process, by process number."""
     content = np.frombuffer(text.encode("utf-8"), np.uint8)
-    sizes = _gathered(np.array([len(content)], np.int32))[:, 0]
+    sizes = _all_gather(np.array([len(content)], np.int32))[:, 0]
     padded = np.zeros(int(sizes.max()) + 1, np.uint8)
     padded[: len(content)] = content
     return [
         bytes(row[:size]).decode("utf-8")
-        for row, size in zip(_gathered(padded), sizes, strict=True)
+        for row, size in zip(_all_gather(padded), sizes, strict=True)
     ]
 
 
-def anyone(asked: bool) -> bool | jax.Array:
-    """Whether any process is asked. With several, the answer is a device array, on its way: reading it waits for all."""
-    return _any(_shared(np.array([asked]))) if several() else asked
+def any_process(asked: bool) -> bool | jax.Array:
+    """Whether `asked` is true in any process.
+
+    With several processes the result is a device array in flight; reading it waits for all.
+    """
+    return _any(_as_rows(np.array([asked]))) if several() else asked
 
 
-def whole(array: jax.Array | np.ndarray) -> np.ndarray:
-    """An array on the host, all of it. Every process must ask for one that lies on devices of several."""
+def gather_to_host(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The full array on the host.
+
+    If it spans the devices of several processes, every process must call this.
+    """
     if isinstance(array, jax.Array) and not (
         array.is_fully_addressable or array.is_fully_replicated
     ):
@@ -183,8 +207,11 @@ def whole(array: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def _shared(own: np.ndarray) -> jax.Array:
-    """Every process's `own` array, of one shape and dtype, as a row of a global one: on one device of each."""
+def _as_rows(own: np.ndarray) -> jax.Array:
+    """Stacks every process's `own` array (one shape, one dtype) into a global array.
+
+    Each row lies on one device of its process.
+    """
     return jax.make_array_from_process_local_data(_row_each(), own[None])
 
 
@@ -195,8 +222,8 @@ def _row_each() -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("processes"))
 
 
-def _gathered(own: np.ndarray) -> np.ndarray:
-    return whole(_shared(own))
+def _all_gather(own: np.ndarray) -> np.ndarray:
+    return gather_to_host(_as_rows(own))
 
 
 @jax.jit

@@ -1,11 +1,14 @@
-"""Attention of films whose tokens are cut over "seq" (DeepSpeed-Ulysses, arXiv 2309.14509).
+"""Attention over tokens sharded along "seq" (DeepSpeed-Ulysses, arXiv 2309.14509).
 
-    q, k, v of some tokens, all heads --all-to-all--> all tokens, some heads --attend--> all-to-all back
+    q, k, v of some tokens, all heads --all-to-all--> all tokens, some heads --attend--> all-to-all
 
-Heads attend each by itself, so between the two exchanges every device works as if alone, on its own heads of the history too. Only what the heads
-decide together, which frames memory retrieves, is summed over their devices: `sum_over_heads`. What attends is a function of arrays, and
-knows of no mesh; it runs in a `jax.shard_map` island, on a mesh of seq = 1 too, because the compiler cannot cut attention kernels along tokens,
-and those of cuDNN, batched over segments, not even along films: it would gather their inputs.
+Heads attend independently. Between the two exchanges each device works alone on its own heads, the
+history's heads included. Routing scores are the exception: they are summed over heads, so
+`sum_over_heads` sums them over devices.
+
+The attention function takes arrays and knows no mesh. It runs in a `jax.shard_map` island, also on
+a mesh of seq = 1. Without the island XLA would gather its inputs: it cannot shard attention kernels
+along tokens, nor cuDNN's kernels, batched over segments, along films.
 """
 
 from collections.abc import Callable
@@ -13,33 +16,33 @@ from collections.abc import Callable
 import jax
 from jax.sharding import PartitionSpec as P
 
-from causalcine_jax.parallel.mesh import active_mesh, check_cut
+from causalcine_jax.parallel.mesh import active_mesh, check_shardable
 from causalcine_jax.parallel.platform import platform
 
-TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e], each chunk's tokens cut
-HEADS = P("data", None, None, "seq")  # [b, f, p, h, e], a history's keys and values
-FRAME_HEADS = P(
-    "data", None, "seq"
-)  # its frames' descriptors [b, f, h, e], and scales [b, f, h] where it is quantised
-LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e], those of all layers, in host memory
-PAST = {
-    2: P("data"),
-    3: FRAME_HEADS,
-    4: FRAME_HEADS,
-    5: HEADS,
-    6: LAYERS_HEADS,
-}  # by axes; what counts frames or layers is whole
+TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e]: each chunk's tokens are sharded
+HEADS = P("data", None, None, "seq")  # [b, f, p, h, e]: a history's keys and values
+# A history's frame descriptors [b, f, h, e], and its scales [b, f, h] where it is quantised.
+FRAME_HEADS = P("data", None, "seq")
+LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e]: all layers, in host memory
+# By number of axes. Arrays that count frames or layers are replicated.
+HISTORY = {2: P("data"), 3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}
 FIELDS = P(None, "data")  # [s, b, ...]
 
 
 def over_heads(attend: Callable) -> Callable:
-    """`attend(q, k, v, past, fields, shared) -> (out, fields, (k, v))` run on all tokens of some heads, given some tokens of all.
+    """Runs `attend` on some heads per device.
+
+    `attend(q, k, v, past, fields, shared) -> (out, fields, (k, v))` sees all tokens of some heads.
+    The returned function has the same signature and takes some tokens of all heads. The k, v
+    [b, c, p, h, e] that it returns are sharded by heads, as a cache stores them.
 
     q, k, v, out  [b, s, (c p), h, e]
-    past          a layer's `History`, its k, v and descriptors cut by heads; or None
-    fields        of every segment, to be used, or chosen; or None
-    shared        what is the same for all films and heads
-    The k, v that it returns [b, c, p, h, e] stay cut by heads, as a pool holds them. `UsageError` where the mesh does not divide.
+    past          a layer's `History`, its k, v and descriptors sharded by heads; or None
+    fields        receptive fields of every segment, to be used or as chosen; or None
+    shared        values that are the same for all films and heads
+
+    Raises:
+      UsageError: the mesh does not divide films, heads or a chunk's tokens.
     """
     mesh = active_mesh()
     if mesh is None:
@@ -57,8 +60,8 @@ def over_heads(attend: Callable) -> Callable:
         return exchange(out, split=2, concat=3), fields, kept
 
     def run(q, k, v, past, fields, shared):
-        check_cut(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
-        by_heads = jax.tree.map(lambda a: PAST.get(a.ndim, P()), past)
+        check_shardable(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
+        by_heads = jax.tree.map(lambda a: HISTORY.get(a.ndim, P()), past)
         specs = (TOKENS, TOKENS, TOKENS, by_heads, FIELDS, P())
         return _island(island, specs, (TOKENS, FIELDS, HEADS))(q, k, v, past, fields, shared)
 
@@ -66,13 +69,16 @@ def over_heads(attend: Callable) -> Callable:
 
 
 def over_tokens(attend: Callable) -> Callable:
-    """`attend(q, *others) -> out` run on some tokens of q [b, s, (c p), h, e]; the others [b, ...] are whole, as a prompt's keys are."""
+    """Runs `attend(q, *others) -> out` on some tokens of q [b, s, (c p), h, e] per device.
+
+    The others [b, ...], such as a prompt's keys, are replicated over "seq".
+    """
     if active_mesh() is None:
         return attend
 
     def island(q, *others):
-        # A kernel's backward pass may not say that a device knows the gradient of the others by its own tokens only (cuDNN's does not). Copies of
-        # each device's own have the sum of all devices as their gradient, whatever the kernel says.
+        # A kernel may not declare that its gradient for `others` covers this device's tokens only
+        # (cuDNN's does not). pcast makes per-device copies, whose gradients are summed over "seq".
         return attend(q, *(jax.lax.pcast(x, "seq", to="varying") for x in others))
 
     return lambda q, *others: _island(island, (TOKENS, *(P("data") for _ in others)), TOKENS)(
@@ -81,12 +87,13 @@ def over_tokens(attend: Callable) -> Callable:
 
 
 def _island(function: Callable, in_specs, out_specs) -> Callable:
-    # Splash attention does not say along which axes its results vary, so what is written here cannot be checked where it runs. The CPU tests check it.
+    # Splash attention does not declare the axes along which its results vary, so check_vma cannot
+    # run on TPUs. The CPU tests check the same code.
     return jax.shard_map(
         function, in_specs=in_specs, out_specs=out_specs, check_vma=platform() != "tpu"
     )
 
 
 def sum_over_heads(x: jax.Array) -> jax.Array:
-    """What each device has summed over its own heads, summed over all; inside `over_heads`. Elsewhere all heads are here."""
+    """The sum of x over all devices' heads, inside `over_heads`. Elsewhere all heads are local."""
     return jax.lax.psum(x, "seq") if "seq" in jax.sharding.get_abstract_mesh().manual_axes else x

@@ -1,7 +1,10 @@
-"""What a training step needs of hardware that is not there: it is compiled for it, and the compiled program is read.
+"""What a training step needs of hardware that is not present: compile it, and read the program.
 
-TrainConfig + Target -> planned_step.py: the real step, its arguments as shapes with shardings -> the compiler of that hardware
-      -> Account: bytes per device by part, collectives, FLOPs, a roofline; or what the compiler said does not fit
+TrainConfig + HardwareTarget
+  -> planned_step.py: the real step, its arguments as shapes with shardings
+  -> the compiler for that hardware
+  -> ProgramAccount: bytes per device by part, collectives, FLOPs, a roofline;
+     or the compiler's message about what does not fit
 """
 
 import math
@@ -12,19 +15,21 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError
-from causalcine_jax.planning.hardware import Target, target, target_mesh
+from causalcine_jax.planning.hardware import HardwareTarget, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import Collective, collectives
 from causalcine_jax.planning.hlo.program import parse_hlo
 from causalcine_jax.planning.hlo.traffic import Buffer, host_copies, largest_buffers, memory_traffic
 from causalcine_jax.planning.jaxpr_flops import program_flops
 from causalcine_jax.planning.planned_rollout import rollout_steps
-from causalcine_jax.planning.planned_step import Films, PlannedStep, training_steps
+from causalcine_jax.planning.planned_step import FilmBatch, PlannedStep, training_steps
 from causalcine_jax.planning.roofline import Roofline, roofline
 from causalcine_jax.training.config import TrainConfig
 
-# A GPU's machine code is made after memory is laid out. It is never run here, so it need not be fast, and is made in half the time. Without a GPU
-# nothing chooses the tiles of Triton's products: some choices that are then taken do not compile, so all products are cuBLAS's.
+# Memory is laid out before a GPU's machine code is made. The code never runs, so its optimisation
+# is off, which halves the compile time. Without a GPU, no autotuner chooses the tiles of Triton's
+# products, and some default choices do not compile; so all products use cuBLAS.
 NEVER_RUN = {
     "gpu": {
         "xla_backend_optimization_level": 0,
@@ -36,27 +41,30 @@ NEVER_RUN = {
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)\w* of ([\d.]+)([KMGT]?)\w* hbm")
-_AT_LEAST = re.compile(
-    r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds"
-)  # said before anything is laid out
+# The compiler reports this before it lays anything out.
+_AT_LEAST = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds")
 _ALLOCATION = re.compile(
     r"Size: ([\d.]+)([KMGT]?)\w*\s+(?:Operator: op_name=\"([^\"]*)\"[^\n]*\s+)?Shape: ([^\s{]+)"
 )
 
 
 @dataclass(frozen=True)
-class Account:
-    """One program on one device of the target, all sizes in bytes.
+class ProgramAccount:
+    """One program on one device of the target; all sizes in bytes.
 
-    every         it runs in one of so many steps
-    parts         name -> (on all devices, on each) of what lies there while it runs: what it is given, and what other programs need
-    host          the same of what lies in host memory: (in all, of each device's part)
-    results       what it returns beside what it was given to write into
-    temporaries   activations and all else that lives while it runs, as laid out by the compiler; `pool` is the part of them that is history
-    total         the most at one time, `limit` what there is. Where the compiler refuses, total is what it says that it needs, and the program's own sizes are unknown
+    every         it runs in one of this many steps
+    parts         name -> (bytes on all devices, on each): its arguments, and what other programs
+                  keep on the device meanwhile
+    host          name -> (bytes in all, of each device's part) in host memory
+    results       outputs that do not reuse an argument's memory
+    temporaries   activations and everything else live during the run, as the compiler laid it out
+    pool          the part of `temporaries` that is history
+    total         peak bytes. Where the compiler refuses the program, the bytes that it asks for;
+                  the program's own sizes are then None
+    limit         bytes available
     buffers       the largest arrays that the program makes
-    copied        what a device copies from host memory, and to it
-    seconds       of tracing and of compiling, here
+    copied        bytes that a device copies from host memory, and to it
+    seconds       of tracing and of compiling, on this machine
     """
 
     name: str
@@ -88,10 +96,10 @@ class CompilePlan:
 
     what: str
     config: TrainConfig
-    target: Target
-    films: Films
+    target: HardwareTarget
+    films: FilmBatch
     seq: int
-    accounts: tuple[Account, ...]
+    accounts: tuple[ProgramAccount, ...]
 
     @property
     def fits(self) -> bool:
@@ -99,12 +107,18 @@ class CompilePlan:
 
     @property
     def cycle(self) -> int:
-        """Steps after which all updates have run as often as they should: 5 where one in 5 trains the student too. A rollout's step is a chunk."""
+        """Steps after which every update has run a whole number of times.
+
+        5 where one step in 5 trains the student too. A rollout's step is a chunk.
+        """
         return math.lcm(*(account.every for account in self.accounts))
 
     @property
     def cycle_seconds(self) -> tuple[float, float] | None:
-        """The roofline of a cycle: at least, and if nothing overlaps. A step's mean is that over `cycle`. None where a program's is unknown."""
+        """The roofline of a cycle: (at least, without any overlap).
+
+        Divide by `cycle` for a step's mean. None where a program's roofline is unknown.
+        """
         lines = [(one.roofline, self.cycle / one.every) for one in self.accounts]
         if any(line is None for line, _ in lines):
             return None
@@ -120,35 +134,35 @@ def compile_plan(
     seq: int | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
-    rollout: bool = False,
-    pool_frames: int | None = None,
-    kv_dtype: str = "same",
-    pool_on: str = "device",
+    rollout: PoolConfig | None = None,
 ) -> CompilePlan:
-    """Compiles every update of the stage that `config` names for `topology`, whose devices work on a film in groups of `seq`; or a rollout's moves.
+    """Compiles every update of the stage that `config` names, or a rollout's moves.
 
-    seq           None for the config's
-    frames, size  of the films: latent frames, and (width, height) in pixels; None for what the config trains on
-    pool_frames   of a rollout's history; None for the whole film
-    kv_dtype      how that stores keys and values: as they are, or as int8 or fp8; pool_on: where, device or host
+    Args:
+      topology: a name from hardware.py, such as h200 or v5p:4x4x4.
+      seq: devices that share a film; None for the config's.
+      frames: latent frames of a film; None for what the config trains on.
+      size: (width, height) in pixels; None for what the config trains on.
+      rollout: the cache of a rollout to compile in place of the stage.
 
     Raises:
-      UsageError: no such topology, its compiler is not installed, or config and mesh do not fit together.
+      UsageError: an unknown topology, a missing compiler, or a config that does not fit the mesh.
     """
     where = target(topology)
-    films = Films.of(config, frames, size)
+    films = FilmBatch.of(config, frames, size)
     seq = getattr(config, "seq", 1) if seq is None else seq
     mesh = target_mesh(where, seq)
     steps = (
-        rollout_steps(config, films, mesh, pool_frames, kv_dtype, pool_on)
-        if rollout
-        else training_steps(config, films, mesh)
+        training_steps(config, films, mesh)
+        if rollout is None
+        else rollout_steps(config, films, mesh, rollout)
     )
     accounts = tuple(account(step, mesh, where) for step in steps)
-    return CompilePlan("rollout" if rollout else config.stage, config, where, films, seq, accounts)
+    what = config.stage if rollout is None else "rollout"
+    return CompilePlan(what, config, where, films, seq, accounts)
 
 
-def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
+def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAccount:
     """Compiles one program and reads it."""
     seconds, clock = {}, time.perf_counter()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -161,9 +175,10 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
         compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise DataError(
-                f"the compiler for {where.name} fails at {step.name}, which is a fault of its own or of this program's: {said}"
+                f"the compiler for {where.name} fails at {step.name}, "
+                f"which is a fault of its own or of this program's: {reason}"
             ) from error
         return _refused(
             step, where, flops, str(error), seconds | {"compile": time.perf_counter() - clock}
@@ -174,11 +189,11 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
     traffic = memory_traffic(program, step.unknown_trips)
     copied = host_copies(program, step.unknown_trips)
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # The compiler leaves out what it is given for nothing, but pads what it reads.
+    # The compiler drops unused arguments, but pads those that it reads.
     given = max(
         step.beside + memory.argument_size_in_bytes, sum(share for _, share in step.parts.values())
     )
-    return Account(
+    return ProgramAccount(
         step.name,
         step.every,
         step.parts,
@@ -200,11 +215,15 @@ def account(step: PlannedStep, mesh: Mesh, where: Target) -> Account:
 
 
 def _refused(
-    step: PlannedStep, where: Target, flops: float, said: str, seconds: dict[str, float]
-) -> Account:
-    """What a TPU's compiler says of a program that does not fit: sizes, and its largest allocations; of one far too large its temporaries alone."""
+    step: PlannedStep, where: HardwareTarget, flops: float, message: str, seconds: dict[str, float]
+) -> ProgramAccount:
+    """The account of a program that a TPU's compiler refuses, from its error message.
+
+    The message has sizes and the largest allocations; for a program far too large, only the
+    temporaries.
+    """
     limit, given = where.chip.memory, sum(share for _, share in step.parts.values())
-    used, least = _USED.search(said), _AT_LEAST.search(said)
+    used, least = _USED.search(message), _AT_LEAST.search(message)
     known = (
         step.beside + _bytes(used[1], used[2])
         if used
@@ -215,12 +234,27 @@ def _refused(
     total = known or max(limit + 1, given)
     buffers = tuple(
         Buffer(_bytes(size, unit), shape, source)
-        for size, unit, source, shape in _ALLOCATION.findall(said)
+        for size, unit, source, shape in _ALLOCATION.findall(message)
     )
-    return Account(
-        step.name, step.every, step.parts, step.host, results=None, temporaries=max(0, known - given) if known else None, pool=step.pool, code=None,
-        total=max(total, limit + 1), limit=limit, flops=flops, collectives=(), traffic=None, copied=(0, 0), roofline=None, buffers=buffers, seconds=seconds,
-    )  # fmt: skip
+    return ProgramAccount(
+        step.name,
+        step.every,
+        step.parts,
+        step.host,
+        results=None,
+        temporaries=max(0, known - given) if known else None,
+        pool=step.pool,
+        code=None,
+        total=max(total, limit + 1),
+        limit=limit,
+        flops=flops,
+        collectives=(),
+        traffic=None,
+        copied=(0, 0),
+        roofline=None,
+        buffers=buffers,
+        seconds=seconds,
+    )
 
 
 def _bytes(number: str, unit: str) -> int:

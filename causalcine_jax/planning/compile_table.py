@@ -1,4 +1,4 @@
-"""A compile plan to read: lines of text, and JSON for programs. GB is 10^9 bytes."""
+"""A compile plan as text for people, or as JSON. GB is 10^9 bytes."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import jax
 
 from causalcine_jax.planning.compile_advice import advice
-from causalcine_jax.planning.compile_plan import Account, CompilePlan
+from causalcine_jax.planning.compile_plan import CompilePlan, ProgramAccount
 from causalcine_jax.planning.hlo.collectives import by_kind
 from causalcine_jax.planning.roofline import assumptions
 
@@ -14,8 +14,9 @@ from causalcine_jax.planning.roofline import assumptions
 def table(plan: CompilePlan) -> str:
     films, where = plan.films, plan.target
     lines = [
-        f"{plan.what} on {where.name}: {where.devices} devices as {where.devices // plan.seq} x {plan.seq} (data x seq); "
-        f"{_films(plan)} of {films.frames} latent frames, {films.width}x{films.height} pixels"
+        f"{plan.what} on {where.name}: {where.devices} devices as "
+        f"{where.devices // plan.seq} x {plan.seq} (data x seq); {_films(plan)} of "
+        f"{films.frames} latent frames, {films.width}x{films.height} pixels"
     ]
     for account in plan.accounts:
         lines += ["", *_program(account)]
@@ -31,14 +32,18 @@ def _time(plan: CompilePlan) -> list[str]:
     if plan.what == "rollout":
         frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
         return [
-            f"a chunk of {frames} video frames: at least {least:.3g} s ({frames / least:.1f} fps), {most:.3g} s ({frames / most:.1f} fps) if nothing overlaps"
+            f"a chunk of {frames} video frames: at least {least:.3g} s "
+            f"({frames / least:.1f} fps), {most:.3g} s ({frames / most:.1f} fps) "
+            "if nothing overlaps"
         ]
     if steps == 1:
         return [f"a step: at least {least:.3g} s, {most:.3g} s if nothing overlaps"]
     runs = ", ".join(f"{one.name} {_times(steps // one.every)}" for one in plan.accounts)
     return [
-        f"a cycle of {steps} steps ({runs}): at least {least:.4g} s, {most:.4g} s if nothing overlaps",
-        f"a step, the mean of a cycle's: at least {least / steps:.3g} s, {most / steps:.3g} s if nothing overlaps",
+        f"a cycle of {steps} steps ({runs}): at least {least:.4g} s, {most:.4g} s "
+        "if nothing overlaps",
+        f"a step, the mean of a cycle's: at least {least / steps:.3g} s, {most / steps:.3g} s "
+        "if nothing overlaps",
     ]
 
 
@@ -65,7 +70,7 @@ def to_json(plan: CompilePlan) -> str:
 def to_dict(plan: CompilePlan) -> dict:
     """Plain data for JSON."""
 
-    def of(one: Account) -> dict:
+    def of(one: ProgramAccount) -> dict:
         return {
             **dataclasses.asdict(one),
             "parts": {
@@ -109,7 +114,7 @@ def to_dict(plan: CompilePlan) -> dict:
 
 
 def _seconds(plan: CompilePlan) -> dict:
-    """Of a chunk; or of a step, a mean where not every step is the same, and of the cycle that it is the mean of."""
+    """Seconds of a chunk; or of a step, as the mean over a cycle, and of that cycle."""
     if plan.cycle_seconds is None:
         return {}
     of = lambda steps: dict(
@@ -125,9 +130,9 @@ def _seconds(plan: CompilePlan) -> dict:
     return {"seconds_per_step": of(plan.cycle), "seconds_per_cycle": cycle}
 
 
-def _program(one: Account) -> list[str]:
-    turn = f", in one of {one.every} steps" if one.every > 1 else ""
-    lines = [f"{one.name}{turn}", _row("", "all", "each device")]
+def _program(one: ProgramAccount) -> list[str]:
+    every = f", in one of {one.every} steps" if one.every > 1 else ""
+    lines = [f"{one.name}{every}", _row("", "all", "each device")]
     lines += [_row(name, _gb(whole), _gb(share)) for name, (whole, share) in one.parts.items()]
     if one.results is not None:
         lines.append(_row("results not in place", "", _gb(one.results)))
@@ -160,7 +165,9 @@ def _program(one: Account) -> list[str]:
     if one.roofline is not None:
         r = one.roofline
         lines.append(
-            f"  at least {r.bound:.3g} s by {r.limit}: arithmetic {r.arithmetic:.3g} s, memory {r.memory:.3g} s ({_gb(one.traffic)}), collectives {r.collectives:.3g} s{_copies(one)}; "
+            f"  at least {r.bound:.3g} s by {r.limit}: arithmetic {r.arithmetic:.3g} s, "
+            f"memory {r.memory:.3g} s ({_gb(one.traffic)}), "
+            f"collectives {r.collectives:.3g} s{_copies(one)}; "
             f"{r.serial:.3g} s if nothing overlaps"
         )
     lines.append(
@@ -169,7 +176,7 @@ def _program(one: Account) -> list[str]:
     return lines
 
 
-def _copies(one: Account) -> str:
+def _copies(one: ProgramAccount) -> str:
     if not any(one.copied):
         return ""
     took = "unknown" if one.roofline.copies is None else f"{one.roofline.copies:.3g} s"

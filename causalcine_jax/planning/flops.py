@@ -1,9 +1,11 @@
-"""Arithmetic that a result needs, counted by hand: two operations for each multiply-add of a matrix product.
+"""FLOPs that a result needs, counted by hand: two for each multiply-add of a matrix product.
 
-    a segment (a chunk's tokens) and how many tokens it attends to -> products with weights, products of activations -> films -> an update
+    a segment (a chunk's tokens) and the tokens that it attends to
+      -> products with weights, products of activations -> films -> an update
 
-The receptive field counts as far as it is filled: routing chooses it, and what a back end multiplies beyond its length is waste. So is what is computed
-again in a backward pass. Left out, as each is less than a hundredth: norms, activations, softmax, routing scores, RoPE, the optimizer.
+The receptive field counts as far as it is filled: what a back end multiplies beyond its length is
+waste. Recomputation in a backward pass is waste too. Not counted, as each is less than a hundredth:
+norms, activations, softmax, routing scores, RoPE, the optimizer.
 """
 
 import math
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
 from causalcine_jax.planning.hardware import CHIPS
 
-# The chip that jax means by a kind that begins so.
+# The chip for a jax device kind with this prefix.
 KINDS = {
     "NVIDIA H200": "h200",
     "NVIDIA H100": "h100",
@@ -24,7 +26,7 @@ KINDS = {
 
 
 def peak(device_kind: str, dtype: str = "bfloat16") -> float | None:
-    """Dense operations per second of a device of that kind, None where it is not known."""
+    """Dense FLOP/s of a device of that kind; None if unknown."""
     chip = next(
         (CHIPS[name] for start, name in KINDS.items() if device_kind.startswith(start)), None
     )
@@ -35,7 +37,11 @@ def peak(device_kind: str, dtype: str = "bfloat16") -> float | None:
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of a forward pass. dense: products with weights; attention: of activations with activations."""
+    """FLOPs of a forward pass.
+
+    dense      products with weights
+    attention  products of activations with activations
+    """
 
     dense: float = 0
     attention: float = 0
@@ -57,16 +63,19 @@ class Flops:
 
     @property
     def passed_through(self) -> float:
-        """With the backward pass to the inputs only: frozen weights cost one more product, attention two."""
+        """With the backward pass to inputs only.
+
+        Frozen weights cost one more product, attention two.
+        """
         return 2 * self.dense + 3 * self.attention
 
 
 @dataclass(frozen=True)
-class Films:
-    """Films that go through a transformer, all of one length.
+class FilmFlops:
+    """FLOPs of films that go through a transformer, all of one length.
 
-    tokens  of a latent frame
-    shots   prompts of a film
+    tokens  per latent frame
+    shots   prompts per film
     """
 
     config: TransformerConfig
@@ -78,15 +87,18 @@ class Films:
     chunk_frames: int = 3
 
     def packed(self, last: int | None = None) -> Flops:
-        """`teacher_forced`: all clean chunks but the last, and the last `last` noisy ones (all, when None)."""
+        """`teacher_forced`: all clean chunks except the last, and the last `last` noisy ones.
+
+        None means all noisy ones.
+        """
         return self.commits(range(self.chunks - 1)) + self.against_pool(last)
 
     def against_pool(self, last: int | None = None) -> Flops:
-        """`teacher_forced` with the clean chunks' keys and values at hand: noisy chunks only."""
+        """`teacher_forced` with the clean chunks' keys and values given: noisy chunks only."""
         return self.noisy(last) + self.prompts()
 
     def noisy(self, last: int | None = None) -> Flops:
-        """The same without the prompts, such as the part of a pass that carries gradient to a film."""
+        """`against_pool` without the prompts, such as the part of a pass that carries gradient."""
         keys = [
             self.keys(i)
             for i in range(self.chunks - (self.chunks if last is None else last), self.chunks)
@@ -94,7 +106,11 @@ class Films:
         return self._segments(keys, len(keys))
 
     def noisy_stream(self, last: int | None = None, layers: int | None = None) -> Flops:
-        """`noisy_causal`: one stream, of which the last `last` chunks are read, after `layers` layers (None: the velocity)."""
+        """`noisy_causal`: one stream, of which the last `last` chunks are read.
+
+        Args:
+          layers: read features after so many layers; None reads the velocity.
+        """
         read = 0 if layers is not None else self.chunks if last is None else last
         return (
             self._segments([self.keys(i) for i in range(self.chunks)], read, layers)
@@ -102,11 +118,11 @@ class Films:
         )
 
     def rollout(self, steps: float) -> Flops:
-        """Every chunk denoised in `steps` steps and committed."""
+        """Every chunk denoised in `steps` steps, and committed."""
         return steps * self.noisy() + self.commits(range(self.chunks)) + self.prompts()
 
     def commits(self, chunks: Iterable[int]) -> Flops:
-        """Those chunks committed to a pool, one after the other."""
+        """These chunks committed to a cache, one after the other."""
         return self._segments([self.keys(i, clean=True) for i in chunks], 0)
 
     def prompts(self) -> Flops:
@@ -125,8 +141,8 @@ class Films:
         earlier = chunk * self.chunk_frames
         window = min(earlier, self.memory.window_chunks * self.chunk_frames)
         field = window + min(earlier - window, self.memory.retrieved_frames)
-        whole = clean and not self.memory.route_clean
-        return (self.chunk_frames + (earlier if whole else field)) * self.tokens
+        reaches_all = clean and not self.memory.route_clean
+        return (self.chunk_frames + (earlier if reaches_all else field)) * self.tokens
 
     def _segments(self, keys: Iterable[int], read: int, layers: int | None = None) -> Flops:
         return self.films * segments(
@@ -137,12 +153,16 @@ class Films:
 def segments(
     config: TransformerConfig, own: int, keys: Iterable[int], read: int, layers: int | None = None
 ) -> Flops:
-    """One pass of segments of `own` tokens, each attending to so many `keys`; `read` of them end in a velocity. Prompts' keys and values apart."""
+    """One pass of segments of `own` tokens each, without the prompts' keys and values.
+
+    Args:
+      keys: for each segment, the tokens that it attends to.
+      read: segments that end in a velocity.
+    """
     keys, dim = list(keys), config.dim
     layers = config.num_layers if layers is None else layers
-    token = (
-        4 * dim**2 + 2 * dim**2 + 2 * dim * config.ffn_dim
-    )  # self-attention's q, k, v, o; cross-attention's q, o; feed-forward
+    # Self-attention's q, k, v, o; cross-attention's q, o; feed-forward.
+    token = 4 * dim**2 + 2 * dim**2 + 2 * dim * config.ffn_dim
     patch = math.prod(config.patch_size) * dim
     time = config.freq_dim * dim + dim**2 + 6 * dim**2
     dense = (
@@ -154,7 +174,7 @@ def segments(
 
 
 def text_encoder_flops(config: TextEncoderConfig, prompts: int, length: int) -> Flops:
-    """`prompts` prompts padded to `length` tokens through the text encoder."""
+    """`prompts` prompts, padded to `length` tokens, through the text encoder."""
     token = 4 * config.dim * config.dim_attn + 3 * config.dim * config.dim_ffn
     tokens = prompts * length
     return Flops(

@@ -1,11 +1,15 @@
-"""The hardware that a program can be compiled for without having it, as data: memory, speeds, and how its devices are joined.
+"""Hardware that a program can be compiled for without owning it: memory, speeds, topology.
 
-    target("v5p:4x4x4") -> Target -> target_devices(target): devices that exist to compile for, and for nothing else
+    target("v5p:4x4x4") -> HardwareTarget -> target_devices(target): devices to compile for only
 
-Numbers are the makers' own, and peaks: Google's pages of each TPU (memory, bf16 FLOP/s, memory bandwidth; per link and direction, half of a chip's published
-interconnect over its links), NVIDIA's data sheets of H100 and H200 (SXM: 80 and 141 GB, 989 TFLOP/s dense bf16 and 1979 float8, 3.35 and 4.8 TB/s, NVLink 450 GB/s and PCIe
-gen 5 x16 64 GB/s each way) with a network card of 400 Gbit/s per GPU, as DGX has. Google does not say how fast a TPU reads its host's memory. One H200
-measured 790 TFLOP/s in a bf16 product and 4.3 TB/s.
+The numbers are published peaks. TPUs, from Google's pages: memory, bf16 FLOP/s and memory
+bandwidth. The speed per link and direction is half of a chip's published interconnect, divided by
+its links. Google does not publish how fast a TPU reads its host's memory.
+
+GPUs, from NVIDIA's data sheets of H100 and H200 (SXM): 80 and 141 GB; 989 TFLOP/s of dense bf16 and
+1979 of float8; 3.35 and 4.8 TB/s. NVLink has 450 GB/s each way, PCIe gen 5 x16 has 64 GB/s each
+way. Each GPU has a network card of 400 Gbit/s, as in a DGX. One H200 measured 790 TFLOP/s in a bf16
+product and 4.3 TB/s.
 """
 
 import importlib.util
@@ -21,8 +25,9 @@ from causalcine_jax.parallel.sharding import AXES
 
 GB = 10**9
 
-# What a GPU of this kind says of itself to a compiler (`jax.experimental.topologies.get_attached_topology().target_config` of a machine with one), numbers
-# only: an H200's. An H100 is taken for one with another memory (its data sheet: 80 GB, 3.35 TB/s); none was asked.
+# What an H200 reports to a compiler, numbers only. Source:
+# `jax.experimental.topologies.get_attached_topology().target_config` on a machine with one. An
+# H100 is assumed to differ in its memory only (data sheet: 80 GB, 3.35 TB/s); none was queried.
 HOPPER = """
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -54,15 +59,19 @@ device_description_str: "{name}"
 class Chip:
     """One device.
 
-    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share that every command gives JAX (cli.py)
-    flops      of bf16, per second, at peak; float8, of that, 0 where it has no such products
+    memory     bytes that a program may use: on a TPU what its compiler allows, on a GPU the share
+               that every command gives JAX (cli.py)
+    flops      bf16 FLOP/s at peak
+    float8     float8 FLOP/s at peak; 0 without such products
     bandwidth  of its memory, bytes per second
-    link       of one link to a neighbour (TPU) or of all links to the switch (GPU), bytes per second each way
+    link       bytes per second each way: of one link to a neighbour (TPU), or of all links to the
+               switch (GPU)
     network    GPU only: bytes per second each way of the GPU's card to other nodes
     host       bytes per second each way to the host's memory; 0: not published
     wraps      TPU only: a side of the topology closes to a ring if it is a multiple of this
-    shapes     topologies that exist: sides of chips (TPU), nodes x GPUs (GPU). The first is meant where none is named
-    described  GPU only: what it says of itself to a compiler
+    shapes     topologies that exist: sides in chips (TPU), nodes x GPUs (GPU); the first is the
+               default
+    described  GPU only: what it reports to a compiler
     """
 
     platform: str
@@ -79,25 +88,35 @@ class Chip:
 
 
 def _hopper(name: str, installed: int, bandwidth: float) -> Chip:
-    """An SXM GPU of that generation, `installed` bytes of memory of `bandwidth` bytes per second, in nodes of eight."""
+    """An SXM GPU of the Hopper generation, in nodes of eight.
+
+    Args:
+      installed: bytes of memory.
+      bandwidth: of that memory, bytes per second.
+    """
     return Chip(
-        "gpu", int(GPU_MEMORY * installed), 989e12, bandwidth, 450 * GB,
-        ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"), network=50 * GB, host=64 * GB,
-        described=HOPPER.format(name=name, installed=installed, bandwidth=bandwidth), float8=1979e12,
-    )  # fmt: skip
+        "gpu",
+        int(GPU_MEMORY * installed),
+        989e12,
+        bandwidth,
+        450 * GB,
+        ("1x8", "1x1", "1x2", "1x4", "2x8", "4x8", "8x8", "16x8", "32x8"),
+        network=50 * GB,
+        host=64 * GB,
+        described=HOPPER.format(name=name, installed=installed, bandwidth=bandwidth),
+        float8=1979e12,
+    )
 
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x16", "16x16")
+_CUBES = ("4x4x4", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x8", "4x8x8", "8x8x8")
 CHIPS = {
-    "v5p": Chip(
-        "tpu", int(95.74 * 2**30), 459e12, 2765 * GB, 90 * GB,
-        ("4x4x4", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x8", "4x8x8", "8x8x8"), wraps=4,
-    ),
+    "v5p": Chip("tpu", int(95.74 * 2**30), 459e12, 2765 * GB, 90 * GB, _CUBES, wraps=4),
     "v6e": Chip("tpu", int(31.25 * 2**30), 918e12, 1640 * GB, 90 * GB, ("8x8", *_FLAT), wraps=16),
     "v5e": Chip("tpu", int(15.75 * 2**30), 197e12, 819 * GB, 45 * GB, ("8x8", *_FLAT), wraps=16),
     "h200": _hopper("NVIDIA H200 141GB HBM3e", 151397597184, 4800 * GB),
     "h100": _hopper("NVIDIA H100 80GB HBM3", 84978434048, 3352 * GB),
-}  # fmt: skip
+}
 INSTALL = {
     "tpu": ("libtpu", "pip install 'causalcine-jax[tpu]'"),
     "gpu": ("jax_plugins.xla_cuda13", "pip install 'causalcine-jax[cuda13]'"),
@@ -105,8 +124,8 @@ INSTALL = {
 
 
 @dataclass(frozen=True)
-class Target:
-    """Chips joined in a shape: name such as v5p:4x4x4, sides (4, 4, 4)."""
+class HardwareTarget:
+    """Chips in a topology: name such as v5p:4x4x4, sides (4, 4, 4)."""
 
     name: str
     chip: Chip
@@ -118,12 +137,15 @@ class Target:
 
     @property
     def domain(self) -> int:
-        """Devices that the fast links join: a node's GPUs, all chips of a TPU slice."""
+        """Devices joined by fast links: a node's GPUs, or all chips of a TPU slice."""
         return self.sides[-1] if self.chip.platform == "gpu" else self.devices
 
     @property
     def fabric(self) -> float:
-        """Bytes per second that a device sends over fast links while all do so together: on a mesh that does not close, what a corner can."""
+        """Bytes per second that each device sends over fast links while all send.
+
+        A TPU mesh that does not close to a torus is limited by its corners.
+        """
         if self.chip.platform == "gpu":
             return self.chip.link
         return self.chip.link * sum(
@@ -135,8 +157,12 @@ def known_topologies() -> list[str]:
     return [f"{name}:{shape}" for name, chip in CHIPS.items() for shape in chip.shapes]
 
 
-def target(name: str) -> Target:
-    """The target called `name`, a chip and its topology or a chip alone. `UsageError` that lists what there is."""
+def target(name: str) -> HardwareTarget:
+    """The target called `name`: a chip and its topology, or a chip alone.
+
+    Raises:
+      UsageError: unknown; lists the known ones.
+    """
     chip_name, _, shape = name.partition(":")
     chip = CHIPS.get(chip_name)
     if chip is None or (shape and shape not in chip.shapes):
@@ -144,17 +170,22 @@ def target(name: str) -> Target:
         listed = "" if hint.startswith("known") else f"; known: {', '.join(known_topologies())}"
         raise UsageError(f"unknown topology {name!r}, {hint}{listed}")
     shape = shape or chip.shapes[0]
-    return Target(f"{chip_name}:{shape}", chip, tuple(map(int, shape.split("x"))))
+    return HardwareTarget(f"{chip_name}:{shape}", chip, tuple(map(int, shape.split("x"))))
 
 
-def target_devices(target: Target) -> list:
-    """Devices to compile for. `UsageError` with the install line where the compiler for that hardware is missing."""
+def target_devices(target: HardwareTarget) -> list:
+    """Devices to compile for.
+
+    Raises:
+      UsageError: the compiler for them is not installed; names the install command.
+    """
     from jax.experimental import topologies
 
     module, install = INSTALL[target.chip.platform]
     if not _installed(module):
         raise UsageError(
-            f"compiling for {target.name} needs {module.split('.')[0]}, which is not installed here: {install}"
+            f"compiling for {target.name} needs {module.split('.')[0]}, which is not installed "
+            f"here: {install}"
         )
     if target.chip.platform == "tpu":
         return list(topologies.get_topology_desc(target.name, platform="tpu").devices)
@@ -168,12 +199,17 @@ def target_devices(target: Target) -> list:
     return list(found.devices)
 
 
-def target_mesh(target: Target, seq: int = 1) -> Mesh:
-    """The target's devices as a mesh of (devices / seq, seq). `UsageError` naming the degrees that divide them."""
+def target_mesh(target: HardwareTarget, seq: int = 1) -> Mesh:
+    """The target's devices as a mesh [devices / seq, seq].
+
+    Raises:
+      UsageError: `seq` does not divide the devices; names the values that do.
+    """
     if seq < 1 or target.devices % seq:
         legal = ", ".join(str(n) for n in range(1, target.devices + 1) if target.devices % n == 0)
         raise UsageError(
-            f"{target.name} has {target.devices} devices, which cannot be split into groups of seq={seq}: {legal} can be"
+            f"{target.name} has {target.devices} devices, which cannot be split into groups of "
+            f"seq={seq}: {legal} can be"
         )
     return Mesh(np.asarray(target_devices(target)).reshape(-1, seq), AXES)
 

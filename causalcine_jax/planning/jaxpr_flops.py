@@ -1,16 +1,15 @@
-"""FLOPs of a traced program: its matrix products, convolutions and attention kernels, loops counted as often as they run.
+"""FLOPs of a traced program: matrix products, convolutions and attention kernels, with loops.
 
-Counted before the compiler sees it, over all devices together: what remat computes again is in it, what the compiler drops or does twice is
-not. Padding counts as work: attention over a field whose end is empty costs what a full one does.
+Counted over all devices before the compiler sees the program. So remat's recomputation counts, and
+what the compiler drops or duplicates does not. Padding counts as work: attention over a partly
+empty field costs as much as over a full one.
 """
 
 import math
 
-ATTENTION = {
-    "dot_product_attention_fwd": 4,
-    "dot_product_attention_bwd": 10,
-}  # cuDNN's kernels: FLOPs per query, key and channel
-# The CPU's own kernels (models/cpu/kernels.py), by the shapes of their operands and results
+# cuDNN's kernels: FLOPs per query, key and channel.
+ATTENTION = {"dot_product_attention_fwd": 4, "dot_product_attention_bwd": 10}
+# The CPU's own kernels (models/cpu/kernels.py), by the shapes of their operands and results.
 OWN_KERNELS = {
     "causalcine_attention": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
     "causalcine_attention_kept": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
@@ -28,7 +27,10 @@ OWN_KERNELS = {
 
 
 def program_flops(jaxpr, unknown_trips: int = 1) -> float:
-    """FLOPs of a jaxpr. A loop whose length is known at run time only counts as `unknown_trips` rounds, a choice as its dearest branch."""
+    """FLOPs of a jaxpr.
+
+    A loop of data-dependent length counts as `unknown_trips` rounds, a branch as its costliest arm.
+    """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -52,10 +54,10 @@ def program_flops(jaxpr, unknown_trips: int = 1) -> float:
 
 
 def _rounds(name: str, params, unknown_trips: int) -> int:
-    """How often an operation runs the program in it."""
+    """How many times an operation runs its inner program."""
     if name == "scan":
         return params["length"]
-    if name == "pallas_call":  # a kernel, written for one block
+    if name == "pallas_call":  # its kernel is written for one block of the grid
         return math.prod(params["grid_mapping"].grid)
     if name == "shard_map":
         return _devices(params)
@@ -63,7 +65,7 @@ def _rounds(name: str, params, unknown_trips: int) -> int:
 
 
 def _devices(params) -> int:
-    """How many devices run a shard_map's body, whose shapes are one device's own."""
+    """The number of devices that run a shard_map's body, whose shapes are per device."""
     axes = params.get("newly_manual_axes") or params.get("manual_axes") or params["mesh"].axis_names
     return math.prod(params["mesh"].shape[axis] for axis in axes)
 
@@ -82,7 +84,7 @@ def _product(eqn) -> float:
 
 
 def _convolution(eqn) -> float:
-    """Two per output, tap and input channel of its group."""
+    """Two operations per output, tap and input channel of its group."""
     kernel = eqn.invars[1].aval.shape
     outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / outputs

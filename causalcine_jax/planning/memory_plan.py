@@ -1,14 +1,15 @@
-"""What a film needs of memory before anything is allocated: from configs and shapes alone, for a preset, a public family or a model on disk.
+"""The memory that a film needs, from configs and shapes alone: nothing is allocated.
 
-Counted exactly: parameters, the pool of history, the prompt's keys and values, the VAE's cache while decoding. Estimated: activations, as the tensors
-that must exist together in one pass (`_activations`); the compiler's fusions make it less, its workspace more.
+Exact: parameters, the history cache, the prompt's keys and values, the VAE's cache while decoding.
+Estimated: activations, as the tensors that must coexist in one pass (`_activations`). The
+compiler's fusions need less than this, its workspace more.
 
-Each device's share: parameters cut by the rule of `parallel.sharding`, everything with heads cut along heads, the VAE whole on every device.
+Per device: parameters are sharded as `parallel.sharding` does, tensors with heads are sharded over
+heads, and the VAE is replicated.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,42 +17,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from causalcine_jax.config import DTYPES, MemoryConfig, TransformerConfig, VAEConfig
-from causalcine_jax.convert import abstract_network, orbax_copy
-from causalcine_jax.convert.find import PARTS, holds
-from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
-from causalcine_jax.families import FAMILIES
-from causalcine_jax.film.model_folder import model_defaults
+from causalcine_jax.config import TransformerConfig, VAEConfig
+from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.pool import frames_within, kept_near
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
-from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.sharding import AXES, state_shardings
-from causalcine_jax.presets import PRESETS
-from causalcine_jax.story import Video
-from causalcine_jax.story_schema import CHUNK_FRAMES
+from causalcine_jax.planning.memory_model import PlannedModel, planned_model
 
 FILM_FRAMES = 60  # of 15 s
-WAN_STRIDE = 8  # pixels per latent, of a VAE that is not there to be asked
-NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
+WAN_STRIDE = 8  # pixels per latent, for a model without VAE
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `causalcine plan memory` is asked for.
+class MemoryRequest:
+    """The arguments of `launch/plan.py memory`.
 
-    model        a preset's name, a family's (families.py), or a model on disk in any format that is read
+    model          a preset, a family (families.py), or a model on disk in any supported format
     height, width  of the film in pixels; None for the model's own
-    pool_frames  latent frames of history kept; None for as many as the memory policy can use: with camr those of a 15 s film, 60
-    pool_gb      their GB (10^9 bytes, all histories and devices together) instead; the plan then says how many frames those are
-    devices      that share the work
-    guidance     1 keeps one history, anything else two side by side; None for the model's own
-    dtype        of weights, pool and activations: float32, bfloat16 or float8 (only the blocks' matrices); None for the model's own
-    kv_dtype     of the pool's keys and values: the same, or int8 or fp8 with scales
-    pool_on      where they lie, device or host
+    pool_frames    latent frames in the history cache; None for as many as the memory policy can
+                   use: with camr those of a 15 s film, 60
+    pool_gb        the cache's GB (10^9 bytes, all histories and devices) instead; the plan then
+                   states how many frames those are
+    devices        that share the work
+    guidance       1 keeps one history, anything else two; None for the model's own
+    dtype          of weights, cache and activations: float32, bfloat16, or float8 (only the
+                   blocks' matrices); None for the model's own
+    kv_dtype       of the cache's keys and values: the same, or int8 or fp8 with scales
+    pool_on        where the cache lies: device or host
     """
 
     model: str
@@ -67,8 +62,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row of the plan: bytes on all devices together, and on each; or in host memory, and of each device's part."""
+class MemoryLine:
+    """One row of the plan: bytes on all devices, and on each.
+
+    With `host`, bytes in host memory, and each device's part of them.
+    """
 
     name: str
     bytes: int
@@ -79,14 +77,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The whole account of a `Request`, its open choices filled in. `kv_per_frame` is K and V of one latent frame of one history."""
+class MemoryPlan:
+    """The memory for a `MemoryRequest`, with its unset fields filled in.
 
-    request: Request
+    `kv_per_frame` is the bytes of K and V of one latent frame of one history.
+    """
+
+    request: MemoryRequest
     tokens_per_frame: int
     histories: int
     kv_per_frame: int
-    lines: tuple[Line, ...]
+    lines: tuple[MemoryLine, ...]
 
     def total(
         self, *, device: bool = False, without: tuple[str, ...] = (), host: bool = False
@@ -107,26 +108,14 @@ class Plan:
         }
 
 
-@dataclass(frozen=True)
-class _Model:
-    """Shapes of the networks that are there, and how they are used."""
-
-    networks: dict[str, Any]
-    video: Video
-    guidance: float
-    memory: MemoryConfig = MemoryConfig()
-    chunk_frames: int = CHUNK_FRAMES
-    dtype: str = "bfloat16"
-
-
-def memory_plan(request: Request) -> Plan:
+def memory_plan(request: MemoryRequest) -> MemoryPlan:
     """The plan of `request`.
 
     Raises:
-      UsageError: a size, pool or number of devices that cannot be; the legal ones are named.
-      DataError: no model there, or a damaged one.
+      UsageError: an impossible size, cache or number of devices; the message names legal ones.
+      DataError: the model on disk is missing or damaged.
     """
-    model = _named(request.model) or _on_disk(request.model)
+    model = planned_model(request.model)
     if request.pool_frames is not None and request.pool_gb is not None:
         raise UsageError("pool_frames and pool_gb both say how large the pool is: give one of them")
     request = _filled(request, model)
@@ -177,13 +166,12 @@ def memory_plan(request: Request) -> Plan:
             dtype,
         )
         cache = _bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
-        lines.append(Line("VAE cache", cache, cache))
+        lines.append(MemoryLine("VAE cache", cache, cache))
     work = histories * _activations(config, model, tokens, dtype)
-    decoding = (
-        _decoding(vae.cfg, model.chunk_frames, request, dtype) if vae else 0
-    )  # after a pass, not beside it
+    # Decoding follows a pass, so the larger of the two counts.
+    decoding = _decoding(vae.cfg, model.chunk_frames, request, dtype) if vae else 0
     lines.append(
-        Line(
+        MemoryLine(
             "activations",
             max(work, decoding),
             max(-(-work // request.devices), decoding),
@@ -191,52 +179,11 @@ def memory_plan(request: Request) -> Plan:
         )
     )
     kv_per_frame = (_bytes(pool.k) + _bytes(pool.v)) // (histories * request.pool_frames)
-    return Plan(request, tokens, histories, kv_per_frame, tuple(lines))
+    return MemoryPlan(request, tokens, histories, kv_per_frame, tuple(lines))
 
 
-def _named(name: str) -> _Model | None:
-    if name not in PRESETS and name not in FAMILIES:
-        return None
-    known = FAMILIES.get(name)
-    preset = known.preset if known else PRESETS[name]
-    configs = {
-        "transformer": preset.transformer,
-        "vae": preset.vae,
-        "text_encoder": preset.text_encoder,
-    }
-    networks = {part: _shapes(part, config) for part, config in configs.items()}
-    if known:
-        return _Model(
-            networks, known.video, known.sampler.guidance, known.memory, known.chunk_frames
-        )
-    return _Model(networks, Video(16, preset.width, preset.height), preset.guidance)
-
-
-def _on_disk(name: str) -> _Model:
-    path = Path(name)
-    if not path.exists():
-        raise UsageError(
-            f"{name!r} is no preset, no family, and no file or folder: {nearest(name, [*PRESETS, *FAMILIES])}"
-        )
-    networks = {}
-    for part in PARTS:
-        if orbax_copy.find(path, part) or holds(path, part):
-            networks[part] = abstract_network(path, part)
-    if "transformer" not in networks:
-        raise DataError(f"{path} has no transformer: a plan needs at least that")
-    said, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]
-    sampler = said.get("sampler", wan.sampler)
-    choices = {name: said[name] for name in ("memory", "chunk_frames") if name in said}
-    choices["dtype"] = said.get("dtype", DTYPES[0])
-    return _Model(networks, said.get("video", wan.video), sampler.guidance, **choices)
-
-
-def _shapes(part: str, config):
-    return jax.eval_shape(lambda: NETWORKS[part](config, key=jax.random.key(0)))
-
-
-def _filled(request: Request, model: _Model) -> Request:
-    # Without camr nothing beyond the window and the sink is ever seen again.
+def _filled(request: MemoryRequest, model: PlannedModel) -> MemoryRequest:
+    # Without camr, frames before the window are never read again, except the sink.
     pool = (
         FILM_FRAMES if model.memory.reaches_all else model.memory.smallest_pool(model.chunk_frames)
     )
@@ -251,7 +198,7 @@ def _filled(request: Request, model: _Model) -> Request:
 
 
 def _check(
-    request: Request, config: TransformerConfig, model: _Model, stride: int, tokens: int
+    request: MemoryRequest, config: TransformerConfig, model: PlannedModel, stride: int, tokens: int
 ) -> None:
     faults = []
     for name, size, patch in (
@@ -262,12 +209,14 @@ def _check(
         if size % step or size <= 0:
             near = [n for n in (size // step * step, (size // step + 1) * step) if n > 0]
             faults.append(
-                f"{name} must be a multiple of {step} pixels, not {size}; the nearest: {' and '.join(map(str, near))}"
+                f"{name} must be a multiple of {step} pixels, not {size}; "
+                f"the nearest: {' and '.join(map(str, near))}"
             )
     smallest = model.memory.smallest_pool(model.chunk_frames)
     if request.pool_frames % model.chunk_frames or request.pool_frames < smallest:
         faults.append(
-            f"a pool must have a multiple of {model.chunk_frames} frames, at least {smallest}, not {request.pool_frames}"
+            f"a pool must have a multiple of {model.chunk_frames} frames, at least {smallest}, "
+            f"not {request.pool_frames}"
         )
     own = model.chunk_frames * tokens
     legal = [
@@ -275,8 +224,8 @@ def _check(
     ]
     if request.devices not in legal and not faults:
         faults.append(
-            f"{request.devices} devices cannot share {config.num_heads} heads and a chunk's {own} tokens evenly, "
-            f"but {', '.join(map(str, legal))} can"
+            f"{request.devices} devices cannot share {config.num_heads} heads and a chunk's {own} "
+            f"tokens evenly, but {', '.join(map(str, legal))} can"
         )
     raise_faults("plan", faults)
 
@@ -289,29 +238,33 @@ def _bytes(shapes) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _network(name: str, shapes, devices: int) -> Line:
+def _network(name: str, shapes, devices: int) -> MemoryLine:
     leaves = jax.tree.leaves(shapes)
     share = _bytes(shapes)
     if name != "vae":
         shardings = jax.tree.leaves(state_shardings(AbstractMesh((devices, 1), AXES), shapes))
         share = sum(
-            int(np.prod(cut.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-            for leaf, cut in zip(leaves, shardings, strict=True)
+            int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+            for leaf, sharding in zip(leaves, shardings, strict=True)
         )
-    return Line(
+    return MemoryLine(
         name.replace("_", " "), _bytes(shapes), share, parameters=sum(leaf.size for leaf in leaves)
     )
 
 
-def _by_heads(name: str, size: int, devices: int) -> Line:
-    return Line(name, size, -(-size // devices))
+def _by_heads(name: str, size: int, devices: int) -> MemoryLine:
+    return MemoryLine(name, size, -(-size // devices))
 
 
-def _activations(config: TransformerConfig, model: _Model, tokens: int, dtype) -> int:
-    """Bytes of the tensors that one pass of one history must hold together.
+def _activations(config: TransformerConfig, model: PlannedModel, tokens: int, dtype) -> int:
+    """Bytes of the tensors that one pass of one history must hold at once.
 
-    The residual stream before and after a layer, in float32; the wider of attention (the field's keys, gathered and again rotated, and values; the
-    chunk's q, k, v and output) and feed-forward (its hidden layer and input); and the new keys and values of all layers, which a commit returns.
+    These are the sum of three:
+      the residual stream before and after a layer, in float32;
+      the larger of attention and feed-forward. Attention holds the field's keys, gathered and again
+      rotated, its values, and the chunk's q, k, v and output. Feed-forward holds its hidden layer
+      and its input;
+      the new keys and values of all layers, which a commit returns.
     """
     size, own = jnp.dtype(dtype).itemsize, model.chunk_frames * tokens
     field = (
@@ -327,8 +280,8 @@ def _activations(config: TransformerConfig, model: _Model, tokens: int, dtype) -
     )
 
 
-def _decoding(vae: VAEConfig, chunk_frames: int, request: Request, dtype) -> int:
-    """Bytes of the decoder's widest moment, the last upsampling of a chunk: enlarged to full size, before and after its convolution."""
+def _decoding(vae: VAEConfig, chunk_frames: int, request: MemoryRequest, dtype) -> int:
+    """Bytes of the decoder's peak: a chunk's last upsampling, before and after its convolution."""
     pixels = chunk_frames * vae.temporal_stride * request.height * request.width
     wide = vae.dim * vae.dim_mult[1]
     return pixels * (wide + wide // 2) * jnp.dtype(dtype).itemsize

@@ -1,16 +1,17 @@
-"""A memory plan to read: a table for people, JSON for programs."""
+"""A memory plan as a table for people, or as JSON."""
 
 import json
 
-from causalcine_jax.planning.memory_plan import Plan
+from causalcine_jax.planning.memory_plan import MemoryPlan
 
 
-def table(plan: Plan) -> str:
+def table(plan: MemoryPlan) -> str:
     """The plan as lines of text; GB is 10^9 bytes."""
     asked, shared = plan.request, plan.request.devices > 1
     lines = [
-        f"{asked.model}, {asked.width}x{asked.height} pixels, {asked.dtype}, {plan.tokens_per_frame} tokens per latent frame, "
-        f"guidance {asked.guidance:g}: {plan.histories} {'histories' if plan.histories > 1 else 'history'}",
+        f"{asked.model}, {asked.width}x{asked.height} pixels, {asked.dtype}, "
+        f"{plan.tokens_per_frame} tokens per latent frame, guidance {asked.guidance:g}: "
+        f"{plan.histories} {'histories' if plan.histories > 1 else 'history'}",
         f"keys and values of one latent frame: {_gb(plan.kv_per_frame, 4)} per history",
         "",
         _row("", "all", "each of " + str(asked.devices) if shared else "", ""),
@@ -58,7 +59,7 @@ def table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def to_json(plan: Plan) -> str:
+def to_json(plan: MemoryPlan) -> str:
     return json.dumps(plan.to_dict(), indent=2)
 
 

@@ -1,6 +1,7 @@
-"""A rollout's moves made of shapes alone: denoise a chunk, commit it, decode it, for the transformer, sampler and memory of a training config.
+"""A rollout's moves as shapes: denoise a chunk, commit it, decode it.
 
-Every group of `seq` devices films one film (two histories with guidance), its pool cut by heads. Prompts are embedded already.
+The transformer, sampler and memory are a training config's. Every group of `seq` devices makes one
+film (two histories with guidance), its cache sharded by heads. Prompts are already embedded.
 """
 
 from functools import partial
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film import rollout
@@ -17,40 +19,42 @@ from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of,
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.sharding import for_many_passes, state_shardings
-from causalcine_jax.planning.planned_step import Films, PlannedStep, device_size_of, shapes, size_of
+from causalcine_jax.parallel.sharding import place_rollout_weights, state_shardings
+from causalcine_jax.planning.planned_step import (
+    FilmBatch,
+    PlannedStep,
+    device_size_of,
+    shapes,
+    size_of,
+)
 from causalcine_jax.training.config import TrainConfig
 
 DTYPE = jnp.bfloat16
 
 
 def rollout_steps(
-    config: TrainConfig,
-    films: Films,
-    mesh: Mesh,
-    pool_frames: int | None = None,
-    kv_dtype: str = "same",
-    pool_on: str = "device",
+    config: TrainConfig, films: FilmBatch, mesh: Mesh, planned: PoolConfig
 ) -> list[PlannedStep]:
-    """denoise, commit and decode of one chunk, the weights lying as config.rollout_weights says. `pool_frames`: of history; None for the whole film; kv_dtype: how it is stored (quantised.py); pool_on: where.
+    """denoise, commit and decode of one chunk, with weights placed by config.rollout_weights.
 
-    `UsageError` for a mesh that does not cut it.
+    Raises:
+      UsageError: the mesh does not divide the heads.
     """
     sizes, sampler = config.transformer, sampler_of(config)
     if sizes.num_heads % (seq := mesh.shape["seq"]):
         raise UsageError(
-            f"seq={seq} does not divide the {sizes.num_heads} heads by which a pool is cut"
+            f"seq={seq} does not divide the {sizes.num_heads} heads that a pool is sharded by"
         )
     frames = pool_frames_for(
         None,
         config.memory,
         config.chunk_frames,
-        films.frames if pool_frames is None else pool_frames,
+        films.frames if planned.frames is None else planned.frames,
     )
     histories = mesh.shape["data"] * (2 if sampler.guided else 1)
     height, width = (side // config.vae.spatial_stride for side in (films.height, films.width))
     rows, columns = token_grid(sizes, height, width)
-    whole = lambda tree: jax.tree.map(lambda a: _at(a, mesh), tree)
+    replicated = lambda tree: jax.tree.map(lambda a: _at(a, mesh), tree)
     by_films = lambda shape, dtype=jnp.float32: _at(
         jax.ShapeDtypeStruct(shape, dtype), mesh, "data"
     )
@@ -58,19 +62,18 @@ def rollout_steps(
     model = jax.eval_shape(lambda net: cast_weights(net, DTYPE), shapes(Transformer, sizes))
     if config.rollout_weights == "gathered":
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            model = whole(jax.eval_shape(partial(for_many_passes, weights="gathered"), model))
+            model = replicated(
+                jax.eval_shape(partial(place_rollout_weights, weights="gathered"), model)
+            )
     else:
         model = jax.tree.map(
             lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
             model,
             state_shardings(mesh, model),
         )
-    near = kept_near(pool_on, config.memory)
-    pool = jax.eval_shape(
-        lambda: KVCache.empty(
-            sizes, histories, frames, rows * columns, config.chunk_frames, DTYPE, kv_dtype, near
-        )
-    )
+    near = kept_near(planned.place, config.memory)
+    stored = (config.chunk_frames, DTYPE, planned.dtype, near)
+    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, *stored))
     pool = jax.tree.map(
         lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds()
     )
@@ -86,20 +89,21 @@ def rollout_steps(
     text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
     chunk = (config.chunk_frames, height, width, sizes.in_dim)
     noise, x0 = by_films((mesh.shape["data"], *chunk)), by_films((histories, *chunk))
-    index, key = whole(
+    index, key = replicated(
         (jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0)))
     )
 
     vae = jax.eval_shape(partial(_cast, dtype=DTYPE), shapes(VAE, config.vae))
     latents = jax.ShapeDtypeStruct((mesh.shape["data"], *chunk), DTYPE)
-    cache = whole(jax.eval_shape(VAE.decode_first, vae, latents)[1])
-    vae, latents = whole(vae), _at(latents, mesh, "data")
+    cache = replicated(jax.eval_shape(VAE.decode_first, vae, latents)[1])
+    vae, latents = replicated(vae), _at(latents, mesh, "data")
 
     parts = {"parameters": model, "pool": on_device, "prompts' keys and values": text}
     decoding = {"VAE": vae, "VAE cache": cache}
-    # What is not an argument of a move is there all the same.
+    # Networks and caches that are not arguments of a move still occupy the device.
     how, host = {"memory": config.memory}, {"pool": on_host} if on_host else {}
-    # Of a layer's field, a pass copies from the host what is not near: at most what memory retrieves, for each history.
+    # A pass copies from the host those frames of a layer's field that are not on the device. These
+    # are at most the frames that memory retrieves, for each history.
     copies = max(1, config.memory.retrieved_frames * histories // mesh.shape["data"])
     return [
         _step(
@@ -127,7 +131,7 @@ def rollout_steps(
 
 
 def sampler_of(config: TrainConfig) -> SamplerConfig:
-    """The student's in a stage that makes one, else that of config.sample."""
+    """The student's sampler in a stage that makes a student, else that of config.sample."""
     if config.stage in ("ode_init", "dmd"):
         return config.self_forcing.sampler
     return SamplerConfig("unipc", config.sample.steps, config.time.shift, config.sample.guidance)
@@ -153,7 +157,8 @@ def _sized(parts: dict) -> dict[str, tuple[int, int]]:
 
 
 def _at(leaf, mesh: Mesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:
-    # Devices that are not there do not say what memories they have, and what is asked of a GPU's is forgotten: host memory is asked of the abstract mesh.
+    # Devices that are not present do not report their memories, and a memory kind on a GPU's
+    # concrete mesh is ignored. So host memory is requested on the abstract mesh.
     place = (
         NamedSharding(mesh, PartitionSpec(*axes))
         if kind == DEVICE

@@ -1,6 +1,9 @@
-"""A training step made of shapes alone: the networks, data and updates that a config means, with where every array will live. No weight is made.
+"""A training step made of shapes: a config's networks, data and updates, with shardings.
 
-TrainConfig -> Stage of shapes -> the loop's state and batch, sharded over a mesh of devices -> one PlannedStep per update
+    TrainConfig -> Stage of shapes -> the loop's state and batch, sharded over a mesh of devices
+      -> one PlannedStep per update
+
+No weight is allocated.
 """
 
 import math
@@ -32,7 +35,7 @@ STAGES = ("teacher_forcing", "ode_init", "dmd")
 
 
 @dataclass(frozen=True)
-class Films:
+class FilmBatch:
     """The films of a batch: latent frames and their size in pixels, shots per film."""
 
     frames: int
@@ -43,8 +46,12 @@ class Films:
     @classmethod
     def of(
         cls, config: TrainConfig, frames: int | None = None, size: tuple[int, int] | None = None
-    ) -> "Films":
-        """Those that `config` trains on: of the preset's size whose transformer it has, as long as its world's. `size` is (width, height)."""
+    ) -> "FilmBatch":
+        """The films that `config` trains on.
+
+        The size is that of the preset with the same transformer, else the world's; the length is
+        the world's. `frames` and `size` (width, height) override them.
+        """
         world = config.world
         same = [preset for preset in PRESETS.values() if preset.transformer == config.transformer]
         width, height = size or (
@@ -60,7 +67,8 @@ class Films:
         found = []
         if self.frames < 1 or self.frames % config.chunk_frames:
             found.append(
-                f"{self.frames} latent frames are not one or more whole chunks of {config.chunk_frames}"
+                f"{self.frames} latent frames are not one or more whole chunks "
+                f"of {config.chunk_frames}"
             )
         for name, size, patch in zip(
             ("height", "width"),
@@ -76,14 +84,14 @@ class Films:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One program to compile: `trace(*arguments)`, with the mesh in use, is its way to the compiler.
+    """One program to compile: call `trace(*arguments)` under the mesh.
 
-    parts          name -> (bytes of all its arrays, bytes on each device) of what lies on the devices while it runs
-    beside         bytes per device of those that are no arguments of this program
-    host           the same of what lies in host memory: (bytes of all devices' hosts together, of each device's part)
-    pool           bytes per device of the history that it makes and drops; part of its temporaries
-    unknown_trips  rounds of a loop whose length is drawn while it runs, at most
-    every          it runs in one of so many steps
+    parts          name -> (bytes of all its arrays, bytes on each device) on the devices meanwhile
+    beside         bytes per device of those parts that are not arguments of this program
+    host           the same for host memory: (bytes of all hosts, bytes of each device's part)
+    pool           bytes per device of the history that it makes and drops, part of its temporaries
+    unknown_trips  the most rounds of a loop whose length is drawn at run time
+    every          it runs in one of this many steps
     """
 
     name: str
@@ -97,8 +105,12 @@ class PlannedStep:
     every: int = 1
 
 
-def training_steps(config: TrainConfig, films: Films, mesh: Mesh) -> list[PlannedStep]:
-    """Every update of the stage, as the training loop runs it. `UsageError` where config and mesh do not fit."""
+def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[PlannedStep]:
+    """Every update of the stage, as the training loop runs it.
+
+    Raises:
+      UsageError: config and mesh do not fit.
+    """
     for optim in (config.optim, config.critic_optim):
         check_batch(mesh, config.batch, optim.accumulation)
     stage = abstract_stage(config)
@@ -135,7 +147,7 @@ def training_steps(config: TrainConfig, films: Films, mesh: Mesh) -> list[Planne
 
 
 def abstract_stage(config: TrainConfig) -> Stage:
-    """The stage that `config` means, its networks as shapes, without data. Sizes are the config's."""
+    """The stage that `config` means, with networks as shapes of the config's sizes, no data."""
     if config.stage not in STAGES:
         raise UsageError(
             f"stage {config.stage} is not planned: it fits one device; known: {', '.join(STAGES)}"
@@ -145,9 +157,9 @@ def abstract_stage(config: TrainConfig) -> Stage:
         shapes(Transformer, config.transformer),
         shapes(UMT5Encoder, config.text_encoder),
     )
-    lasting = jax.eval_shape(partial(_cast, dtype=jnp.dtype(config.dtype)), text_encoder)
+    stored = jax.eval_shape(partial(_cast, dtype=jnp.dtype(config.dtype)), text_encoder)
     frozen = jax.eval_shape(lambda net: cast_weights(net, jnp.dtype(config.dtype)), transformer)
-    fixed: dict[str, Any] = {"text_encoder": lasting}
+    fixed: dict[str, Any] = {"text_encoder": stored}
     exported: tuple[str, ...] = ("student",)
     if config.stage == "teacher_forcing":
         trained = {"transformer": transformer}
@@ -182,7 +194,7 @@ def abstract_stage(config: TrainConfig) -> Stage:
 
 
 def shapes(network, sizes):
-    """A network of these sizes, as shapes."""
+    """A network of these sizes as shapes."""
     return jax.eval_shape(lambda: network(sizes, key=jax.random.key(0)))
 
 
@@ -191,7 +203,7 @@ def size_of(tree) -> int:
 
 
 def device_size_of(tree) -> int:
-    """Bytes on one device of arrays that know their sharding."""
+    """Bytes on one device of arrays with shardings."""
     share = lambda leaf: (
         jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
     )
@@ -210,8 +222,8 @@ def _placed(tree, shardings):
     )
 
 
-def _batch(config: TrainConfig, films: Films, mesh: Mesh):
-    """As the loader gives it (a trajectory store's records are as long as all that they hold)."""
+def _batch(config: TrainConfig, films: FilmBatch, mesh: Mesh):
+    """A batch as the loader yields it. A trajectory store's records span all that they hold."""
     stride, chunks, records = config.vae.spatial_stride, films.frames // config.chunk_frames, 1
     if config.stage == "ode_init" and config.ode.store:
         records = len(ode_init_task(config, ()).kept) + 2
@@ -228,15 +240,15 @@ def _batch(config: TrainConfig, films: Films, mesh: Mesh):
         "token_ids": ((films.shots, config.transformer.text_len), jnp.int32),
         "shot_of_chunk": ((records * chunks,), jnp.int32),
     }
-    cut = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {
-        name: jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=cut)
+        name: jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=sharding)
         for name, (shape, dtype) in arrays.items()
     }
 
 
-def _pool(config: TrainConfig, films: Films, mesh: Mesh, update: Update) -> int:
-    """History that a rollout, or the teacher's trajectories, keep while the step runs: what a device holds of it."""
+def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh, update: Update) -> int:
+    """Bytes per device of the history that a rollout, or the teacher's trajectories, keep."""
     if config.stage == "teacher_forcing" or (config.stage == "ode_init" and config.ode.store):
         return 0
     histories = 2 if config.stage == "ode_init" and config.ode.sampler(1.0).guided else 1
@@ -249,5 +261,5 @@ def _pool(config: TrainConfig, films: Films, mesh: Mesh, update: Update) -> int:
             config.transformer, count, films.frames, rows * columns, config.chunk_frames, dtype
         )
     )
-    cut = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)
-    return device_size_of(_placed(pool, cut))
+    shardings = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)
+    return device_size_of(_placed(pool, shardings))

@@ -1,30 +1,34 @@
-"""Arithmetic of one update of each stage of training, forward and backward, without what is recomputed (flops.py counts the passes)."""
+"""FLOPs of one update of each training stage, forward and backward, without recomputation.
+
+flops.py counts the passes.
+"""
 
 from dataclasses import replace
 
-from causalcine_jax.planning.flops import Films, Flops, text_encoder_flops
+from causalcine_jax.planning.flops import FilmFlops, Flops, text_encoder_flops
 from causalcine_jax.training.config import TrainConfig
 
 
-def update_flops(config: TrainConfig, films: Films) -> dict[str, float]:
-    """Operations of one update of config.stage on `films` (config.batch of them), by the update's name.
+def update_flops(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
+    """FLOPs of one update of config.stage on `films` (config.batch of them), by update name.
 
-    A rollout with random exits counts as it does on average, a window of frames with gradient as one at the film's end. The GAN's head is less than
-    a hundredth, and left out. Stage autoencoder is not counted.
+    A rollout with random exits counts with its mean length, and a window of frames with gradient as
+    one at the film's end. The GAN's head is less than a hundredth and left out. The stage
+    autoencoder is not counted.
     """
     return {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}[config.stage](
         config, films
     )
 
 
-def _teacher_forcing(config: TrainConfig, films: Films) -> dict[str, float]:
+def _teacher_forcing(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     text = _text(config, films)
     return {
         "": films.packed().trained + (text.trained if config.train_text_encoder else text.forward)
     }
 
 
-def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
+def _ode_init(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     packed = (
         films.commits(range(films.chunks - 1))
         + config.self_forcing.sampler.steps * films.noisy()
@@ -34,8 +38,11 @@ def _ode_init(config: TrainConfig, films: Films) -> dict[str, float]:
     return {"": student if config.ode.store else student + trajectory_flops(config, films).forward}
 
 
-def trajectory_flops(config: TrainConfig, films: Films) -> Flops:
-    """The teacher's trajectories for a batch: its clean history once, then every chunk at every step. Guidance is a second film."""
+def trajectory_flops(config: TrainConfig, films: FilmFlops) -> Flops:
+    """FLOPs of the teacher's trajectories for a batch.
+
+    Its clean history once, then every chunk at every step. Guidance is a second film.
+    """
     guided = 2 if config.ode.guidance != 1 else 1
     seen = replace(films, films=guided * films.films)
     return (
@@ -46,7 +53,7 @@ def trajectory_flops(config: TrainConfig, films: Films) -> Flops:
     )
 
 
-def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
+def _dmd(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     forcing, dmd, head = config.self_forcing, config.dmd, config.gan
     steps = forcing.sampler.steps
     rollout = films.rollout(steps if forcing.exit == "last" else (steps + 1) / 2)
@@ -57,7 +64,7 @@ def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
         seen = films if guidance == 1 else replace(films, films=2 * films.films)
         return seen.noisy_stream(last) if dmd.score_context == "noisy_causal" else seen.packed(last)
 
-    def read_by_head(films: Films) -> Flops:
+    def read_by_head(films: FilmFlops) -> Flops:
         layers = max(head.layers(films.config.num_layers)) + 1
         return (
             films.noisy_stream(last, layers)
@@ -69,7 +76,7 @@ def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
     generator = (rollout + both_scores + text).forward + films.against_pool(last).trained
     critic = (rollout + text).forward + score(1).trained
     if head.on:
-        # To the inputs of the chunks that carry gradient: their history is numbers, and so are its keys and values.
+        # Gradient reaches the inputs of some chunks only: history's keys and values are constants.
         carries_gradient = films.noisy(last)
         generator += (
             read_by_head(films).forward + carries_gradient.passed_through - carries_gradient.forward
@@ -79,7 +86,7 @@ def _dmd(config: TrainConfig, films: Films) -> dict[str, float]:
     return {"generator": generator, "critic": critic}
 
 
-def _text(config: TrainConfig, films: Films, null: int = 0) -> Flops:
+def _text(config: TrainConfig, films: FilmFlops, null: int = 0) -> Flops:
     return text_encoder_flops(
         config.text_encoder, films.films * films.shots + null, films.config.text_len
     )

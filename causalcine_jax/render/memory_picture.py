@@ -24,7 +24,7 @@ from causalcine_jax.render.typography import (
 )
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.story_schema import TEMPORAL_STRIDE
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 SHOWN = 5  # retrieved frames per chunk
 THUMB_WIDTH = 168
@@ -60,7 +60,7 @@ class MemoryPicture:
         if len(chunks) > MOST_ROWS:
             chunks = [chunks[round(i)] for i in np.linspace(0, len(chunks) - 1, MOST_ROWS)]
         page = self._draw(story, chunks)
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             page.save(partial, format="PNG", optimize=True)
         return True
 

@@ -20,7 +20,7 @@ from PIL import Image
 from causalcine_jax.errors import DataError, UsageError, shown
 from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
 from causalcine_jax.story_schema import LARGEST_SIDE
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 # frag_keyframe would delay every chunk until the next chunk's keyframe.
 GROWING = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
@@ -151,7 +151,7 @@ class FilmWriter:
 def copy_packets(source: Path, target: Path) -> None:
     """Copies the film at `source`, packet by packet, into an ordinary mp4 at `target`."""
     with (
-        whole_file(target) as partial,
+        atomic_file(target) as partial,
         av.open(str(source)) as film,
         av.open(str(partial), "w", format="mp4", options=WHOLE) as out,
     ):

@@ -25,7 +25,7 @@ from causalcine_jax.errors import DataError
 from causalcine_jax.models.nn import Module
 from causalcine_jax.parallel.mesh import check_batch, make_mesh, own_part
 from causalcine_jax.parallel.processes import (
-    anyone,
+    any_process,
     by_first,
     check_all,
     check_same,
@@ -134,7 +134,7 @@ class Run:
                         state = run(state, fixed, batch)
             self.clock.step()
             asked = self.stop.asked and not several()
-            in_flight.append((jax.numpy.copy(state.step), anyone(self.stop.asked)))
+            in_flight.append((jax.numpy.copy(state.step), any_process(self.stop.asked)))
             if len(in_flight) > STEPS_AHEAD:
                 finished, told = in_flight.popleft()
                 finished.block_until_ready()

@@ -14,7 +14,7 @@ from pathlib import Path
 import tqdm
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 FILE = "metrics.jsonl"
 
@@ -110,7 +110,7 @@ def drop_after(path: Path, step: int) -> None:
     """Removes the records of steps after `step`, and what a crash has left half-written."""
     if path.exists():
         kept = [record for record in read_records(path) if record["step"] <= step]
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(
                 "".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8"
             )
@@ -140,7 +140,7 @@ def draw_loss_curve(out: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
-    with whole_file(out / "loss.png") as partial:
+    with atomic_file(out / "loss.png") as partial:
         figure.savefig(partial, format="png", bbox_inches="tight")
     plt.close(figure)
 

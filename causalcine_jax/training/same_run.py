@@ -7,7 +7,7 @@ from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 
 FILE = "config.json"
 # What may differ between a run and its continuation without a word; the loss curve does not depend on it.
@@ -79,7 +79,7 @@ def _changes(before: dict[str, Any], config: TrainConfig) -> dict[str, str]:
 
 def save_config(out: Path, config: TrainConfig) -> None:
     """The resolved config, beside the run's checkpoints."""
-    with whole_file(out / FILE) as partial:
+    with atomic_file(out / FILE) as partial:
         partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 

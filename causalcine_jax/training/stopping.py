@@ -1,6 +1,6 @@
 """SIGTERM and Ctrl-C as a request: the step in progress is finished and saved before the process ends with exit code 0.
 
-Of several processes, one that is asked asks all (`processes.anyone`).
+Of several processes, one that is asked asks all (`processes.any_process`).
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Files as wholes: they appear under their final name only when they are complete, and are known by one hash."""
+"""Files that appear under their final name only when complete, and the hash that identifies one."""
 
 import contextlib
 import hashlib
@@ -10,10 +10,13 @@ from causalcine_jax.errors import DataError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; renamed to `path` at the end, removed if anything failed.
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write to, then renames it to `path`.
 
-    An OSError inside (a full disk, no permission) becomes a `DataError` that names the file.
+    After an error the temporary file is removed and `path` is untouched.
+
+    Raises:
+      DataError: an OSError occurred inside (a full disk, no permission); names the file.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.tmp")

@@ -1,12 +1,13 @@
-"""Compiled programs kept on disk, so that the next start loads them instead of compiling them again.
+"""Keeps compiled programs on disk, so that the next start loads them instead of compiling.
 
-    --no-compile-cache  >  --compile-cache DIR  >  JAX_COMPILATION_CACHE_DIR  >  the user's cache directory
+    --no-compile-cache  >  --compile-cache DIR  >  JAX_COMPILATION_CACHE_DIR  >  the user's cache
 
-The user's is ~/.cache/causalcine_jax/programs/VERSIONS-PROCESSOR (XDG_CACHE_HOME in ~/.cache's place), bounded in size at
-each start. Nothing here imports jax.
+The user's cache is ~/.cache/causalcine_jax/programs/VERSIONS-PROCESSOR, or the same under
+XDG_CACHE_HOME. Each start bounds its size. This module does not import jax.
 
-jax's own bound (jax_compilation_cache_max_size) is not used: it needs the package filelock, which jax does not bring, and
-writes no more once a process was stopped between an entry and its time stamp.
+jax's own bound (jax_compilation_cache_max_size) is not used. It needs the package filelock, which
+jax does not install. It also stops writing for good if a process dies between an entry and its time
+stamp.
 """
 
 import argparse
@@ -27,11 +28,11 @@ from causalcine_jax import __version__
 from causalcine_jax.errors import UsageError
 
 LARGEST = 2**31  # bytes of all programs in the user's cache directory
-# Loading a program takes jax a few milliseconds, and writing it too: one that compiles faster is not worth a file.
+# jax needs a few milliseconds to load or write a program, so faster compilations are not stored.
 SHORTEST_COMPILE = 0.01  # seconds
 _FOLDER, _ENABLED = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
 _SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-# jax's warnings
+# How jax words its warnings about cache entries.
 _TROUBLE = re.compile(
     r"Error (reading|writing) persistent compilation cache entry for '([^']*)': (.*)", re.DOTALL
 )
@@ -41,9 +42,9 @@ _TROUBLE = re.compile(
 class CompileCache:
     """Where compiled programs are kept and why.
 
-    folder  the folder, or an address such as gs://...; None where nothing is kept
-    reason  who asked for that
-    fault   why the folder that was asked for cannot be used
+    folder  the folder, or a URL such as gs://...; None where nothing is kept
+    reason  the flag or variable that decided this, or "the default"
+    fault   why the requested folder cannot be used
     """
 
     folder: str | None
@@ -51,7 +52,7 @@ class CompileCache:
     fault: str = ""
 
     def in_words(self) -> str:
-        """In one line, such as a --version prints."""
+        """One line, as --version prints it."""
         if self.folder is None:
             return f"compiled programs are not kept: {self.fault or self.reason}"
         size = sum(size for _, _, size in _files(self.folder))
@@ -59,7 +60,7 @@ class CompileCache:
 
 
 def compile_cache_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what `keep_compiled` takes: flags.compile_cache and flags.no_compile_cache."""
+    """Adds the flags that `keep_compiled` takes: flags.compile_cache and flags.no_compile_cache."""
     one = parser.add_mutually_exclusive_group()
     one.add_argument(
         "--compile-cache",
@@ -67,16 +68,17 @@ def compile_cache_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep compiled programs in DIR (default: in the user's cache directory)",
     )
-    nothing = "compile everything anew and keep nothing"
+    nothing = "compile every program again and keep none"
     one.add_argument("--no-compile-cache", "--no_compile_cache", action="store_true", help=nothing)
 
 
 def chosen_compile_cache(
     folder: str | os.PathLike | None = None, off: bool = False
 ) -> CompileCache:
-    """Which cache a command with these flags uses. Makes the folder; changes nothing in this process.
+    """The cache that a command with these flags uses. Creates the folder; configures nothing.
 
-    `UsageError` where `folder` is a file.
+    Raises:
+      UsageError: `folder` is a file.
     """
     if off:
         return CompileCache(None, "--no-compile-cache")
@@ -97,11 +99,12 @@ def chosen_compile_cache(
 
 
 def keep_compiled(folder: str | os.PathLike | None = None, off: bool = False) -> CompileCache:
-    """Keeps the programs that this process, and those that it starts, compile from now on.
+    """Keeps the programs that this process and its child processes compile from now on.
 
-    What hinders that is said in one line on stderr.
+    If the folder cannot be used, prints one line on stderr.
 
-    `UsageError` where `folder` is a file.
+    Raises:
+      UsageError: `folder` is a file.
     """
     cache = chosen_compile_cache(folder, off)
     if cache.fault:
@@ -119,18 +122,18 @@ def keep_compiled(folder: str | os.PathLike | None = None, off: bool = False) ->
 
 
 def shrink(folder: Path, largest: int) -> None:
-    """Removes from `folder` the files that were used longest ago, until the others have at most `largest` bytes."""
+    """Removes the least recently used files of `folder` until at most `largest` bytes remain."""
     files = sorted(_files(folder), reverse=True)
     kept = 0
     for _, file, size in files:
         kept += size
         if kept > largest:
-            with contextlib.suppress(OSError):  # another process was first
+            with contextlib.suppress(OSError):  # another process may have removed it
                 file.unlink()
 
 
 def _files(folder: str | Path) -> list[tuple[float, Path, int]]:
-    """Every file in `folder`: when it was last used, its path, its bytes."""
+    """Every file in `folder` as (time of last use, path, bytes)."""
     found = []
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -142,13 +145,16 @@ def _files(folder: str | Path) -> list[tuple[float, Path, int]]:
 
 
 def _programs() -> Path:
-    """All versions' programs."""
+    """The folder that holds the programs of all versions."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")
     return Path(caches).absolute() / "causalcine_jax" / "programs"
 
 
 def _versions() -> str:
-    """Tells versions apart, and processors: homes are shared by machines with other instructions."""
+    """A folder name for these versions and this processor.
+
+    A home directory may be shared by machines with other instruction sets.
+    """
     processor = platform.processor()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -159,7 +165,10 @@ def _versions() -> str:
 
 
 def _fault(folder: Path) -> str:
-    """Makes `folder`; says why programs cannot be kept there, if so. What other users may write is not run."""
+    """Creates `folder`; returns why it cannot hold programs, or "".
+
+    A folder that other users can write to is refused, because its programs would be executed.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -174,15 +183,18 @@ def _fault(folder: Path) -> str:
 
 
 def _tell_jax(variable: str, option: str, value: str | float | bool) -> None:
-    """Sets one of jax's options in this process, whether jax is imported yet or not, and in those that it starts."""
+    """Sets a jax option in this process, imported or not yet, and in its child processes."""
     os.environ[variable] = str(value)
     if "jax" in sys.modules:
         sys.modules["jax"].config.update(option, value)
 
 
 def _say_troubles_once(folder: Path) -> None:
-    """One line in place of jax's warnings of entries that it cannot read or write. Unreadable ones are removed, to be made anew."""
-    said, show = [], warnings.showwarning
+    """Replaces jax's warnings about unreadable or unwritable entries by one line.
+
+    Unreadable entries are removed, so that they are compiled again.
+    """
+    reported, show = [], warnings.showwarning
 
     def show_once(message, category, filename, lineno, file=None, line=None):
         if (trouble := _TROUBLE.match(str(message))) is None:
@@ -192,12 +204,15 @@ def _say_troubles_once(folder: Path) -> None:
             for entry in folder.glob(f"{program}-*-cache"):
                 with contextlib.suppress(OSError):
                     entry.unlink()
-        if not said:
-            said.append(doing)
+        if not reported:
+            reported.append(doing)
             done = "read" if doing == "reading" else "written"
             first = error.splitlines()[0] if error else "no reason given"
-            line = f"note: the compiled programs in {folder} cannot all be {done} ({first}): compiling instead"
-            print(line, file=sys.stderr)
+            print(
+                f"note: the compiled programs in {folder} cannot all be {done} ({first}): "
+                "compiling instead",
+                file=sys.stderr,
+            )
         return None
 
     warnings.showwarning = show_once

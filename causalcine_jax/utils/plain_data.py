@@ -1,8 +1,8 @@
-"""YAML and JSON files as plain data: what users write, and what they get wrong, up to a file made to hang its reader.
+"""Reads YAML and JSON files written by users as plain data, including malicious ones.
 
-    file -> at most MOST_BYTES of UTF-8 -> nodes, counted with aliases written out -> dicts, lists, numbers and text
+    file -> at most MOST_BYTES of UTF-8 -> nodes, aliases counted as expanded -> dicts, lists, text
 
-A key given twice is a fault, not a silent choice of the last one.
+A key given twice is an error; the parsers would keep the last one silently.
 """
 
 import json
@@ -13,19 +13,27 @@ from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError, printable, raise_faults
 
-MOST_BYTES = 64 << 20  # of JSON; the record of an hour of film is some MB
+MOST_BYTES = 64 << 20  # of JSON; the record of an hour of film takes some MB
 MOST_YAML_BYTES = 2 << 20  # PyYAML reads some hundred KB a second
-MOST_NODES = 400_000  # of YAML, each alias counted as all that it stands for
-LONGEST_REASON = 300  # characters of what a parser says
-# What PyYAML and json raise for values that their own patterns let pass: dates of a 99th month, !!bool "abc", !!int "", 5,000 digits.
-ROTTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+MOST_NODES = 400_000  # of YAML, each alias counted as everything that it expands to
+LONGEST_REASON = 300  # characters of a parser's message
+# PyYAML and json raise these for values that pass their own patterns: dates of a 99th month,
+# !!bool "abc", !!int "", numbers of 5,000 digits.
+PARSER_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def read_plain(path: str | Path) -> Any:
-    """A YAML or JSON file as plain data.
+    """The content of a YAML or JSON file as plain data.
 
     Raises:
-      UsageError: there is no such file, or it is not YAML or JSON, too large, or gives a key twice.
+      UsageError: the file does not exist, is not YAML or JSON, is too large, or repeats a key.
       DataError: it cannot be read.
     """
     as_json = Path(path).suffix.lower() == ".json"
@@ -45,7 +53,8 @@ def read_plain(path: str | Path) -> Any:
         ) from None
     if len(content) > most:
         raise UsageError(
-            f"{path}: has more than {most:,} bytes{'' if as_json else ': write so long a story as .json'}"
+            f"{path}: has more than {most:,} bytes"
+            f"{'' if as_json else ': save so long a story as .json'}"
         )
     doubled: list[str] = []
     data = _parse_json(text, path, doubled) if as_json else _parse_yaml(text, path, doubled)
@@ -60,7 +69,7 @@ def _parse_json(text: str, path, doubled: list[str]) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=mapping)
-    except ROTTEN as error:
+    except PARSER_ERRORS as error:
         raise UsageError(f"{path}: not valid JSON: {_reason(error)}") from None
 
 
@@ -82,24 +91,25 @@ def _parse_yaml(text: str, path, doubled: list[str]) -> Any:
             return None
         if _written_out(node) > MOST_NODES:
             raise UsageError(
-                f"{path}: its aliases (&a, *a) stand for more than {MOST_NODES:,} values, or for themselves: write out what you mean"
+                f"{path}: its aliases (&a, *a) expand to more than {MOST_NODES:,} values, or to "
+                "themselves: write the values out"
             )
         return loader.construct_document(node)
     except UsageError:
         raise
-    except (yaml.YAMLError, *ROTTEN) as error:
+    except (yaml.YAMLError, *PARSER_ERRORS) as error:
         raise UsageError(f"{path}: not valid YAML: {_reason(error)}") from None
 
 
 def _written_out(root) -> float:
-    """How many nodes a document has once every alias is replaced by what it stands for; infinite if one stands for itself."""
+    """The node count with every alias expanded; infinite if an alias contains itself."""
     sizes: dict[int, float] = {}
 
     def size(node) -> float:
         if isinstance(node.value, str):
             return 1
         if id(node) not in sizes:
-            sizes[id(node)] = float("inf")  # until it is known: whoever asks meanwhile lies inside
+            sizes[id(node)] = float("inf")  # seen only by an alias inside this same node
             children = (
                 [part for pair in node.value for part in pair]
                 if node.id == "mapping"
@@ -116,11 +126,11 @@ def _doubled(keys: Iterable[Any]) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, RecursionError):
-        said = "it is nested too deeply"
-    elif said.startswith("Exceeds the limit"):
-        said = "a whole number of thousands of digits"
+        reason = "it is nested too deeply"
+    elif reason.startswith("Exceeds the limit"):
+        reason = "a whole number of thousands of digits"
     elif isinstance(error, LookupError | TypeError | AttributeError):
-        said = f"a value is not what its tag says ({said})"
-    return printable(said if len(said) <= LONGEST_REASON else said[:LONGEST_REASON] + "...")
+        reason = f"a value does not fit its tag ({reason})"
+    return printable(reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "...")

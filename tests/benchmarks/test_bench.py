@@ -34,7 +34,7 @@ from causalcine_jax.film.state import RolloutState
 from causalcine_jax.models.cache.kv_cache import KVCache, slot_for
 from causalcine_jax.models.nn import Linear
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
-from causalcine_jax.planning.flops import Films
+from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.presets import PRESETS, Preset
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.state import Update
@@ -93,7 +93,7 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatc
     assert result["memory_late_over_early"] > 0 and result["enqueued"]["seconds"]["repeats"] == 2
     assert result["first"]["prompt"]["median"] > 0 and result["sampler"]["evaluations"] == 4
     assert result["weights"]["bytes"].keys() == {"transformer", "vae", "text_encoder"}
-    films = Films(tiny.transformer, MemoryConfig(), 1, 1601, tiny.tokens, 1)
+    films = FilmFlops(tiny.transformer, MemoryConfig(), 1, 1601, tiny.tokens, 1)
     assert result["arithmetic"]["flop"] == (4 * films.noisy(1) + films.commits([1600])).forward
     with pytest.raises(UsageError, match="a pool of 15 frames is too small"):
         streaming.streaming(dataclasses.replace(tiny, pool_frames=15))

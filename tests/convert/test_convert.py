@@ -1,3 +1,5 @@
+"""Checkpoint keys and layouts, and networks saved and loaded."""
+
 import errno
 import json
 
@@ -7,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_networks import TEXT, TRANSFORMER, VAE_SMALL, WEIGHTS, assert_same, random_module
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import TextEncoderConfig, VAEConfig
 from causalcine_jax.convert import (
     load_metadata,
     load_text_encoder,
@@ -18,75 +21,12 @@ from causalcine_jax.convert import (
     tables,
     weights_hash,
 )
-from causalcine_jax.convert.describe import describe
-from causalcine_jax.convert.finite import is_finite
-from causalcine_jax.convert.formats import open_part
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.presets import preset
-
-TRANSFORMER = TransformerConfig(
-    dim=12, ffn_dim=20, num_heads=2, num_layers=3, text_dim=8, text_len=9, freq_dim=10
-)
-VAE_SMALL = VAEConfig(
-    dim=2,
-    z_dim=3,
-    dim_mult=(1, 2),
-    temperal_downsample=(True,),
-    mean=(0.1, 0.2, 0.3),
-    std=(1.0, 2.0, 3.0),
-)
-TEXT = TextEncoderConfig(
-    vocab_size=11,
-    dim=8,
-    dim_attn=6,
-    dim_ffn=10,
-    num_heads=2,
-    num_layers=2,
-    num_buckets=8,
-    max_distance=16,
-)
-WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-def random_module(module_class, config, seed=0):
-    """A module of random parameters, made without compiling its initialisation."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    return jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
-
-
-@pytest.fixture(scope="module")
-def networks():
-    return {
-        "transformer": random_module(Transformer, TRANSFORMER),
-        "vae": random_module(VAE, VAE_SMALL),
-        "text_encoder": random_module(UMT5Encoder, TEXT),
-        "tokenizer": word_tokenizer(["a", "fox"]),
-    }
-
-
-@pytest.fixture
-def folder(networks, tmp_path):
-    save_model(tmp_path / "model", **networks, dtype=jnp.float32, metadata={"steps": 7})
-    return tmp_path / "model"
-
-
-def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
-    ):
-        assert np.array_equal(np.asarray(x), np.asarray(y)), jax.tree_util.keystr(path)
-
-
-def edit(file, change):
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file)
 
 
 def wan_transformer_keys(dim, ffn, layers):
@@ -201,7 +141,7 @@ def test_layouts_by_hand(networks, folder):
     assert np.array_equal(theirs["blocks.2.ffn.0.weight"], ours["blocks.ffn_0.weight"][2].T)
     assert np.array_equal(theirs["blocks.1.modulation"][0], ours["blocks.modulation"][1])
     assert np.array_equal(theirs["blocks.0.norm3.bias"], ours["blocks.norm3.bias"][0])
-    # Our patch vector is (channel, time, row, column): channel 3, row 1, column 0 is entry 3 * 4 + 2.
+    # Our patch vector is (channel, time, row, column), so channel 3, row 1, column 0 is 3 * 4 + 2.
     assert np.array_equal(
         theirs["patch_embedding.weight"][:, 3, 0, 1, 0], ours["patch_embedding.weight"][14]
     )
@@ -233,9 +173,8 @@ def test_load_then_save_gives_equal_bytes(networks, tmp_path, dtype):
     loaded = {
         "transformer": load_transformer(tmp_path / "a", dtype),
         "vae": load_vae(tmp_path / "a", dtype),
-        "text_encoder": load_text_encoder(
-            tmp_path / "a"
-        ),  # through float32, which holds a bfloat16 exactly
+        # Through float32, which represents a bfloat16 exactly.
+        "text_encoder": load_text_encoder(tmp_path / "a"),
         "tokenizer": Tokenizer.load(tmp_path / "a"),
     }
     save_model(tmp_path / "b", **loaded, dtype=dtype, metadata={"not": "hashed"})
@@ -279,209 +218,6 @@ def test_a_sharded_folder(networks, folder):
         load_transformer(folder)
     index.write_text("{}")
     with pytest.raises(DataError, match=r"index\.json is not an index of shards"):
-        load_transformer(folder)
-
-
-def test_the_same_tensor_twice_is_refused(folder):
-    save_file({"head.head.bias": np.zeros(64, np.float32)}, folder / "transformer/more.safetensors")
-    with pytest.raises(DataError, match=r"head\.head\.bias is in both"):
-        load_transformer(folder)
-
-
-def test_all_tensors_that_do_not_fit_are_listed_at_once(folder):
-    def damage(tensors):
-        del tensors["blocks.1.self_attn.q.weight"], tensors["head.modulation"]
-        tensors["blocks.0.ffn.2.bias"] = np.zeros(5, np.float32)
-        tensors["blocks.0.img_emb.weight"] = np.zeros((2, 2), np.float32)
-        tensors["blocks.2.norm3.bias"] = tensors["blocks.2.norm3.bias"].astype(np.int32)
-
-    edit(folder / WEIGHTS, damage)
-    with pytest.raises(DataError) as error:
-        load_transformer(folder)
-    lines = str(error.value).splitlines()
-    assert "does not hold a Wan2.1 transformer: 5 of its tensors do not fit" in lines[0]
-    assert sorted(lines[1:]) == sorted(
-        [
-            "  dtype      blocks.2.norm3.bias is I32, expected one of F64, F32, F16, BF16",
-            "  missing    blocks.1.self_attn.q.weight (12, 12)",
-            "  missing    head.modulation (1, 2, 12)",
-            "  misshapen  blocks.0.ffn.2.bias (5,), expected (12,)",
-            "  unmatched  blocks.0.img_emb.weight (2, 2)",
-        ]
-    )
-
-
-def test_another_network_is_named_as_such(folder):
-    with pytest.raises(
-        DataError, match=r"vae has no transformer: its config\.json is that of another network"
-    ):
-        load_transformer(folder / "vae")
-    with pytest.raises(
-        DataError,
-        match=r"does not hold a Wan2\.1 transformer: patch_embedding\.weight is missing.*begin with conv1\.bias",
-    ):
-        load_transformer(folder / "vae/model.safetensors")
-
-
-@pytest.mark.parametrize(
-    "part, load, lost, message",
-    [
-        (
-            "transformer",
-            load_transformer,
-            None,
-            r"config\.json is missing, and tensors do not tell num_heads, text_len",
-        ),
-        (
-            "transformer",
-            load_transformer,
-            "num_heads",
-            r"config\.json lacks num_heads, which tensors do not tell",
-        ),
-        ("transformer", load_transformer, "text_len", r"config\.json lacks text_len"),
-        ("vae", load_vae, None, r"config\.json is missing, and tensors do not tell mean, std"),
-        ("vae", load_vae, "std", r"config\.json lacks std"),
-        ("text_encoder", load_text_encoder, None, r"config\.json is missing"),
-    ],
-)
-def test_what_tensors_cannot_tell_is_never_guessed_in_a_model_folder(
-    folder, part, load, lost, message
-):
-    file = folder / part / "config.json"
-    settings = json.loads(file.read_text())
-    file.unlink()
-    if lost is not None:
-        file.write_text(
-            json.dumps({name: value for name, value in settings.items() if name != lost})
-        )
-    with pytest.raises(DataError, match=message):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    "part, load, change, message",
-    [
-        (
-            "transformer",
-            load_transformer,
-            {"eps": 0},
-            "eps must be a number above 0 and at most 0.1, not 0",
-        ),
-        ("transformer", load_transformer, {"eps": 1e9}, "eps must be"),
-        (
-            "transformer",
-            load_transformer,
-            {"eps": "1e-6"},
-            "eps must be a number above 0 and at most 0.1, not '1e-6'",
-        ),
-        (
-            "transformer",
-            load_transformer,
-            {"text_len": -1},
-            "text_len must be a positive integer, not -1",
-        ),
-        ("transformer", load_transformer, {"text_len": 10**9}, "text_len must be at most 4096"),
-        (
-            "transformer",
-            load_transformer,
-            {"num_heads": True},
-            "num_heads must be a positive integer, not True",
-        ),
-        ("vae", load_vae, {"std": [0.0] * 16}, "std must be a list of positive finite numbers"),
-        ("vae", load_vae, {"mean": ["a"] * 16}, "mean must be a list of finite numbers"),
-        ("vae", load_vae, {"std": [1.0, 2.0]}, "mean and std need z_dim=3 entries"),
-        ("text_encoder", load_text_encoder, {"eps": float("inf")}, "eps must be"),
-    ],
-)
-def test_sizes_that_cannot_be(folder, part, load, change, message):
-    file = folder / part / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(DataError, match=message):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    "value, kind", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
-)
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16, np.float64])
-def test_weights_that_are_no_numbers_are_named_by_network_and_tensor(folder, value, kind, dtype):
-    def damage(tensors):
-        key = "blocks.1.cross_attn.o.weight"
-        tensors[key] = tensors[key].astype(dtype)
-        tensors[key][2, 3] = value
-
-    edit(folder / WEIGHTS, damage)
-    with pytest.raises(
-        DataError, match=rf"blocks\.1\.cross_attn\.o\.weight of the transformer holds {kind}"
-    ):
-        load_transformer(folder)
-
-
-def test_large_and_tiny_weights_are_numbers():
-    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64):
-        ends = ml_dtypes.finfo(dtype)
-        assert is_finite(np.array([ends.max, ends.min, ends.tiny, -0.0, 0.0], dtype)) and is_finite(
-            np.zeros(0, dtype)
-        )
-        for value in (np.nan, -np.nan, np.inf, -np.inf):
-            assert not is_finite(np.array([1.0, value, -1.0], dtype))
-
-
-def test_without_config_a_published_model_has_its_own_heads_and_another_is_said(networks, tmp_path):
-    wan = random_module(
-        Transformer,
-        TransformerConfig(dim=256, ffn_dim=16, num_heads=2, num_layers=1, text_dim=8, freq_dim=10),
-    )
-    save_model(tmp_path / "model", transformer=wan)
-    file = tmp_path / "child.safetensors"
-    file.write_bytes(
-        (tmp_path / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes()
-    )
-    with open_part(file, "transformer") as tensors:
-        assert describe("transformer", tensors).config == wan.config
-        assert "tensors do not tell num_heads: 2 is assumed" in tensors.notes[0]
-    (tmp_path / "config.json").write_text(
-        '{"_class_name": "WanModel", "num_heads": 4, "text_len": 512}'
-    )
-    with open_part(file, "transformer") as tensors:
-        assert (describe("transformer", tensors).config.num_heads, tensors.notes) == (4, [])
-    (tmp_path / "config.json").write_text('{"_class_name": "WanModel", "text_len": 512}')
-    with pytest.raises(DataError, match=r"config\.json lacks num_heads"):
-        load_transformer(file)
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        (
-            '{"dim": 13, "ffn_dim": 7}',
-            "config.json says dim 13, the tensors say 12; config.json says ffn_dim 7, the tensors say 20",
-        ),
-        ('{"num_heads": 5}', "dim 12 is not divisible by num_heads 5"),
-        ("{", "config.json is not JSON"),
-        ("[]", "must hold a JSON object, not list"),
-    ],
-)
-def test_a_config_that_contradicts(folder, settings, message):
-    (folder / "transformer/config.json").write_text(settings)
-    with pytest.raises(DataError, match=message):
-        load_transformer(folder)
-
-
-def test_missing_and_damaged_files_are_named_with_the_fix(folder, tmp_path):
-    with pytest.raises(
-        DataError, match=r"no transformer at .*nowhere: there is no such file or folder"
-    ):
-        load_transformer(tmp_path / "nowhere")
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[:-10])
-    with pytest.raises(
-        DataError,
-        match=r"diffusion_pytorch_model\.safetensors is damaged or incomplete.*download it again",
-    ):
-        load_transformer(folder)
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(DataError, match=r"no \.safetensors file in .*transformer"):
         load_transformer(folder)
 
 

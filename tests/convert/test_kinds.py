@@ -1,24 +1,25 @@
-"""What a file is, is decided by its keys: names that mislead, wrappers, eight bits, packed tokenizers, and formats that are refused."""
+"""A file's kind follows from its keys.
+
+Misleading names, wrappers, eight bits, and refused formats.
+"""
 
 import json
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from tiny_checkpoints import CONFIG_JSON, read_all, save_torch, tensors, wan_folder
+from conversions import run
+from safetensors.numpy import save_file
+from tiny_checkpoints import CONFIG_JSON, read_all, save_torch, tensors
 
-from causalcine_jax.convert import load_text_encoder, load_tokenizer, load_transformer
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert import load_transformer
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.convert.find import find_part, holds
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.errors import DataError, UsageError
 
 BASE = tensors("transformer")
-
-
-def run(source, out, **options):
-    convert(ConvertConfig(source, out, progress=False, **options))
 
 
 def assert_is_base(folder, times=1):
@@ -39,7 +40,7 @@ def assert_is_base(folder, times=1):
         "model.ckpt",
     ],
 )
-def test_a_name_says_nothing(tmp_path, name):
+def test_a_name_decides_nothing(tmp_path, name):
     source = tmp_path / name
     if name.endswith((".safetensors", "weights")):
         save_file(BASE, source)
@@ -64,7 +65,8 @@ def test_files_of_a_folder_are_told_apart_by_their_keys(tmp_path):
     save_file(BASE, folder / "b.safetensors")
     with pytest.raises(
         DataError,
-        match=r"mixed holds 2 checkpoints, b\.safetensors, my_vae_finetune\.safetensors: name the one that is meant",
+        match=r"mixed holds 2 checkpoints, b\.safetensors, my_vae_finetune\.safetensors: "
+        r"name the one to use",
     ):
         find_part(folder, "transformer")
 
@@ -76,7 +78,7 @@ def test_a_file_named_as_another_part(tmp_path):
         run(tmp_path / "vae.pt", tmp_path / "out", text_encoder=tmp_path / "vae.pt")
     save_file({"something.else": np.zeros(3, np.float32)}, tmp_path / "transformer.safetensors")
     with pytest.raises(
-        DataError, match=r"holds no network that is known: its keys begin with something\.else"
+        DataError, match=r"holds no known network: its keys begin with something\.else"
     ):
         run(tmp_path / "transformer.safetensors", tmp_path / "out")
 
@@ -148,7 +150,7 @@ def test_dictionaries_made_flat(tmp_path, prefixes, options, taken):
 
 
 def float8(scales, key_of_scale, shape, marker=True):
-    """ComfyUI's file of the base: every attention matrix in float8, with its scale; and what it should read as."""
+    """(ComfyUI's file of the base with float8 attention and scales, the values to read)."""
     content, expected = {}, {}
     for key, tensor in BASE.items():
         if "_attn" in key and key.endswith(".weight") and tensor.ndim == 2:
@@ -185,7 +187,7 @@ def test_float8_weights_are_read_with_their_scales(tmp_path, scales, key, shape)
         for name, tensor in expected.items():
             read = part.read_slice(name, (slice(1, None), *(slice(None),) * (tensor.ndim - 1)))
             assert read.dtype == tensor.dtype and np.array_equal(read, tensor[1:]), name
-            if tensor.dtype == ml_dtypes.bfloat16:  # within the eight bits of the true weight
+            if tensor.dtype == ml_dtypes.bfloat16:  # within float8's precision
                 assert (
                     np.abs(read.astype(np.float32) - BASE[name][1:]).max()
                     < 0.07 * np.abs(BASE[name]).max()
@@ -221,80 +223,13 @@ def test_gguf_is_refused_with_what_to_take_instead(tmp_path, name):
             run(source, tmp_path / "out")
 
 
-def varint(value):
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
-
-def field(number, content):
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def spiece():
-    """A unigram model by hand: pad, eos, unk and eight pieces, of which "a fox" needs two."""
-    pieces = [
-        ("<pad>", 3),
-        ("</s>", 3),
-        ("<unk>", 2),
-        *((p, 1) for p in ("▁a", "▁fox", "▁f", "ox", "o", "x", "f", "▁")),
-    ]
-    scores = np.array([0, 0, 0, -1, -2, -4, -4, -9, -9, -9, -9], "<f4")
-    body = b"".join(
-        field(1, field(1, text.encode()) + varint(2 << 3 | 5) + score.tobytes() + field(3, kind))
-        for (text, kind), score in zip(pieces, scores, strict=True)
-    )
-    return body + field(2, field(3, 1))
-
-
-def comfy(file, packed):
-    """A text encoder as ComfyUI packs it: transformers' keys, float16, its tokenizer as bytes."""
-    from causalcine_jax.convert.diffusers_tables import TEXT_ENCODER, KeyTable
-
-    table = KeyTable(TEXT_ENCODER)
-    content = {
-        table.to_diffusers(key): t.astype(np.float16) for key, t in tensors("text_encoder").items()
-    }
-    save_file({**content, "spiece_model": np.frombuffer(packed, np.uint8)}, file)
-    return file
-
-
-def test_a_packed_text_encoder_brings_its_tokenizer(tmp_path):
-    file = comfy(tmp_path / "umt5_xxl_fp16.safetensors", spiece())
-    tokenizer = load_tokenizer(file)
-    assert tokenizer(["a  fox", "a fof"], 8)[0].tolist() == [
-        [3, 4, 1, 0, 0, 0, 0, 0],
-        [3, 5, 7, 9, 1, 0, 0, 0],
-    ]
-    load_text_encoder(file)
-    save_file(BASE, tmp_path / "dit.safetensors")
-    run(tmp_path / "dit.safetensors", tmp_path / "out", text_encoder=file)
-    assert load_tokenizer(tmp_path / "out")(["a fox"], 4)[0].tolist() == [[3, 4, 1, 0]]
-    assert (
-        load_file(tmp_path / "out/text_encoder/model.safetensors").keys()
-        == tensors("text_encoder").keys()
-    )
-
-
-def test_a_packed_tokenizer_that_is_none(tmp_path):
-    """A tokenizer.json beside the model is taken first; without one, the packed one must be whole."""
-    file = comfy(tmp_path / "umt5_xxl_fp16.safetensors", b"\n" * 64)
-    wan = wan_folder(tmp_path / "wan", vae=False)
-    (wan / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
-    run(wan, tmp_path / "out", text_encoder=file)
-    assert load_tokenizer(tmp_path / "out").count("a fox") == 3
-    save_file(BASE, tmp_path / "dit.safetensors")
-    with pytest.raises(DataError, match=r"the spiece_model in .* is no SentencePiece model"):
-        run(tmp_path / "dit.safetensors", tmp_path / "none", text_encoder=file)
-
-
-def test_the_family_is_asked_for_where_no_name_tells(tmp_path, capsys):
+def test_the_family_is_asked_for_where_no_name_identifies_it(tmp_path, capsys):
     save_file(BASE, tmp_path / "mine.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG_JSON))
     convert(ConvertConfig(tmp_path / "mine.safetensors", tmp_path / "out"))
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     assert (
-        "family: unknown" in said
-        and "plain Wan2.1: UniPC of 50 steps" in said
-        and "--family NAME" in said
+        "family: unknown" in out
+        and "plain Wan2.1: UniPC of 50 steps" in out
+        and "--family NAME" in out
     )

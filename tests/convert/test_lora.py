@@ -1,58 +1,15 @@
-"""Adapters of every trainer: whose weight each tensor is for, and at which strength it is merged. The arithmetic is done by hand in numpy."""
+"""Adapters of every trainer: the target weight of each tensor, and its scale, against numpy."""
 
 import json
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_checkpoints import CONFIG_JSON, tensors
+from tiny_loras import PAIR, Q, peft_folder, read, scale
 
-from causalcine_jax.convert import load_transformer
-from causalcine_jax.convert.command import ConvertConfig, convert
-from causalcine_jax.convert.formats import open_part
-from causalcine_jax.convert.lora import Lora, loras
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.errors import DataError, UsageError
-
-Q = "blocks.0.self_attn.q"
-RANK = 4
-RNG = np.random.default_rng(7)
-DOWN, UP = (
-    RNG.standard_normal((RANK, 24)).astype(np.float32),
-    RNG.standard_normal((24, RANK)).astype(np.float32),
-)
-PAIR = {f"diffusion_model.{Q}.lora_A.weight": DOWN, f"diffusion_model.{Q}.lora_B.weight": UP}
-BASE = tensors("transformer")
-
-
-@pytest.fixture
-def base(tmp_path):
-    folder = tmp_path / "wan"
-    folder.mkdir()
-    save_file(BASE, folder / "diffusion_pytorch_model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG_JSON))
-    return folder
-
-
-def read(base, *lora, key=f"{Q}.weight", **options):
-    with open_part(base, "transformer", lora_path=list(lora), **options) as part:
-        return part.read_slice(key, (slice(None),) * len(part.shapes[key]))
-
-
-def scale(base, *lora, **options):
-    """By how much UP @ DOWN was added, which must be the same everywhere."""
-    added = read(base, *lora, **options) - BASE[f"{Q}.weight"]
-    found = (added * (UP @ DOWN)).sum() / ((UP @ DOWN) ** 2).sum()
-    np.testing.assert_allclose(added, found * (UP @ DOWN), atol=1e-4)
-    return pytest.approx(found, abs=1e-4)
-
-
-def peft_folder(folder, content=None, **settings):
-    folder.mkdir()
-    pair = {f"base_model.model.{Q}.lora_A.weight": DOWN, f"base_model.model.{Q}.lora_B.weight": UP}
-    save_file(content or pair, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **settings}))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -62,13 +19,11 @@ def peft_folder(folder, content=None, **settings):
         ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0),
         ({"r": 16, "lora_alpha": 8, "rank_pattern": {"self_attn.q": 4}}, 2.0),
         ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"blocks\.0\.self_attn\.q": 2}}, 0.5),
-        (
-            {"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn.q": 2}},
-            2.0,
-        ),  # peft matches whole names
+        # peft matches full path components.
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn.q": 2}}, 2.0),
     ],
 )
-def test_what_adapter_config_says_is_how_strong_it_is(base, tmp_path, settings, expected):
+def test_adapter_config_sets_the_scale(base, tmp_path, settings, expected):
     folder = peft_folder(tmp_path / "peft", **settings)
     assert scale(base, folder) == expected
     assert scale(base, folder / "adapter_model.safetensors") == expected
@@ -99,12 +54,12 @@ def test_what_adapter_config_says_is_how_strong_it_is(base, tmp_path, settings, 
         ({"format": "pt"}, 1.0),
     ],
 )
-def test_what_the_header_says_is_how_strong_it_is(base, tmp_path, header, expected):
+def test_the_header_sets_the_scale(base, tmp_path, header, expected):
     save_file(PAIR, tmp_path / "lora.safetensors", metadata=header)
     assert scale(base, tmp_path / "lora.safetensors") == expected
 
 
-def test_the_flag_speaks_where_nothing_else_does(base, tmp_path):
+def test_the_flag_sets_the_scale_where_nothing_else_does(base, tmp_path):
     save_file(PAIR, tmp_path / "lora.safetensors")
     assert scale(base, tmp_path / "lora.safetensors", lora_alpha=8.0) == 2.0
     with pytest.raises(UsageError, match="--lora-alpha must be a positive number"):
@@ -153,204 +108,15 @@ def test_sources_that_disagree_are_refused_and_named(base, tmp_path):
         ({"alpha_pattern": {"(": 2}}, "no regular expression"),
     ],
 )
-def test_settings_that_cannot_be(base, tmp_path, settings, message):
+def test_impossible_settings(base, tmp_path, settings, message):
     with pytest.raises(DataError, match=message):
         read(base, peft_folder(tmp_path / "peft", **settings))
 
 
-@pytest.mark.parametrize(
-    "down, up",
-    [
-        (
-            "lora_unet_blocks_0_self_attn_q.lora_down.weight",
-            "lora_unet_blocks_0_self_attn_q.lora_up.weight",
-        ),
-        (
-            "lora_unet_blocks_0_attn1_to_q.lora_down.weight",
-            "lora_unet_blocks_0_attn1_to_q.lora_up.weight",
-        ),
-        (f"pipe.dit.{Q}.lora_A.default.weight", f"pipe.dit.{Q}.lora_B.default.weight"),
-        (f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"),
-        (
-            f"base_model.model.{Q}.lora_A.my-style.weight",
-            f"base_model.model.{Q}.lora_B.my-style.weight",
-        ),
-        (
-            "transformer.blocks.0.attn1.to_q.lora_A.weight",
-            "transformer.blocks.0.attn1.to_q.lora_B.weight",
-        ),
-        ("blocks.0.attn1.to_q.lora.down.weight", "blocks.0.attn1.to_q.lora.up.weight"),
-        (f"diffusion_model.{Q}.lora_down.weight", f"diffusion_model.{Q}.lora_up.weight"),
-    ],
-)
-def test_every_trainers_names(base, tmp_path, down, up):
-    save_file({down: DOWN, up: UP}, tmp_path / "lora.safetensors")
-    assert scale(base, tmp_path / "lora.safetensors") == 1.0
-    module = up.removesuffix(".lora_up.weight")
-    if module != up:
-        save_file(
-            {down: DOWN, up: UP, f"{module}.alpha": np.array(8, np.float32)},
-            tmp_path / "lora.safetensors",
-        )
-        assert scale(base, tmp_path / "lora.safetensors") == 2.0
-
-
-def test_several_are_summed_each_at_its_strength(base, tmp_path):
-    other = RNG.standard_normal((24, RANK)).astype(np.float32)
-    save_file(PAIR, tmp_path / "a.safetensors")
-    save_file({**PAIR, f"diffusion_model.{Q}.lora_B.weight": other}, tmp_path / "b.safetensors")
-    expected = BASE[f"{Q}.weight"] + 0.8 * (UP @ DOWN) - 0.5 * (other @ DOWN)
-    asked = [f"{tmp_path / 'a.safetensors'}:0.8", f"{tmp_path / 'b.safetensors'}:-0.5"]
-    np.testing.assert_allclose(read(base, *asked), expected, atol=1e-4)
-    convert(ConvertConfig(base, tmp_path / "out", lora=asked, progress=False))
-    np.testing.assert_allclose(read(tmp_path / "out"), expected, atol=1e-4)
-    loaded, merged = load_transformer(base, lora=asked), load_transformer(tmp_path / "out")
-    assert np.array_equal(
-        loaded.blocks.self_attn.q.weight[...], merged.blocks.self_attn.q.weight[...]
-    )
-    said = json.loads((tmp_path / "out/metadata.json").read_text())["loras"]
-    assert said == ["a.safetensors:0.8", "b.safetensors:-0.5"]
-
-
-def test_the_scale_is_said(base, tmp_path, capsys):
+def test_the_scale_is_printed(base, tmp_path, capsys):
     folder = peft_folder(tmp_path / "peft", r=4, lora_alpha=8)
     convert(ConvertConfig(base, tmp_path / "out", lora=[f"{folder}:0.8"]))
     assert (
         "lora peft: strength 0.8, scale 2 of 1 weights (alpha 8, adapter_config.json)"
         in capsys.readouterr().out
     )
-
-
-def test_whole_differences_of_weights_and_biases(base, tmp_path):
-    keys = [
-        f"{Q}.weight",
-        f"{Q}.bias",
-        "blocks.1.norm3.weight",
-        "blocks.2.modulation",
-        "patch_embedding.weight",
-    ]
-    names = [
-        f"{Q}.diff",
-        f"{Q}.diff_b",
-        "blocks.1.norm3.diff",
-        "blocks.2.modulation.diff",
-        "patch_embedding.diff",
-    ]
-    updates = {
-        name: RNG.standard_normal(BASE[key].shape).astype(np.float32)
-        for key, name in zip(keys, names, strict=True)
-    }
-    save_file(
-        {f"diffusion_model.{name}": value for name, value in updates.items()},
-        tmp_path / "lora.safetensors",
-    )
-    for key, name in zip(keys, names, strict=True):
-        expected = BASE[key] + 0.5 * updates[name]
-        np.testing.assert_allclose(
-            read(base, f"{tmp_path / 'lora.safetensors'}:0.5", key=key),
-            expected,
-            rtol=1e-5,
-            atol=1e-6,
-        )
-
-
-def test_an_update_of_the_patch_embedding_is_a_matrix_over_its_patch(base, tmp_path):
-    down, up = (
-        RNG.standard_normal((2, 16, 1, 2, 2)).astype(np.float32),
-        RNG.standard_normal((24, 2, 1, 1, 1)).astype(np.float32),
-    )
-    save_file(
-        {"patch_embedding.lora_A.weight": down, "patch_embedding.lora_B.weight": up},
-        tmp_path / "lora.safetensors",
-    )
-    expected = BASE["patch_embedding.weight"] + np.einsum(
-        "or,rithw->oithw", up[:, :, 0, 0, 0], down
-    )
-    np.testing.assert_allclose(
-        read(base, tmp_path / "lora.safetensors", key="patch_embedding.weight"),
-        expected,
-        rtol=1e-4,
-        atol=1e-5,
-    )
-
-
-def test_an_adapter_on_a_bfloat16_base_is_summed_before_it_is_rounded(base, tmp_path):
-    save_file(
-        {key: t.astype(ml_dtypes.bfloat16) for key, t in BASE.items()},
-        base / "diffusion_pytorch_model.safetensors",
-    )
-    save_file(PAIR, tmp_path / "a.safetensors")
-    save_file(PAIR, tmp_path / "b.safetensors")
-    merged = read(base, f"{tmp_path / 'a.safetensors'}:100", f"{tmp_path / 'b.safetensors'}:-100")
-    assert merged.dtype == ml_dtypes.bfloat16
-    np.testing.assert_allclose(
-        merged.astype(np.float32),
-        BASE[f"{Q}.weight"].astype(ml_dtypes.bfloat16).astype(np.float32),
-        atol=1e-2,
-    )
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ({**PAIR, f"{Q}.dora_scale": np.ones(24, np.float32)}, "of DoRA"),
-        ({f"{Q}.hada_w1_a": DOWN}, "LyCORIS of another kind"),
-        ({**PAIR, "lora_te_text_model.lora_down.weight": DOWN}, "an update of a text encoder"),
-        ({**PAIR, f"{Q}.extra": DOWN}, "is no lora_A or lora_B"),
-        ({f"{Q}.alpha": np.array(1, np.float32)}, "belongs to no lora_A and lora_B"),
-        (
-            {**PAIR, f"diffusion_model.{Q}.alpha": np.array(np.nan, np.float32)},
-            "must be one positive number",
-        ),
-        (
-            {
-                f"{Q}.lora_{s}.{n}.weight": t
-                for n in ("a", "b")
-                for s, t in (("A", DOWN), ("B", UP))
-            },
-            "several adapters, a, b",
-        ),
-        ({f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP[:, :2]}, "have no common rank"),
-        (
-            {f"{Q}.lora_A.weight": DOWN[:, :3], f"{Q}.lora_B.weight": UP},
-            r"self_attn\.q\.weight \(24, 3\), the base has \(24, 24\)",
-        ),
-        (BASE, "is no lora_A or lora_B"),
-    ],
-)
-def test_what_is_no_lora_of_this_transformer(base, tmp_path, content, message):
-    save_file(content, tmp_path / "lora.safetensors")
-    with pytest.raises(DataError, match=message):
-        read(base, tmp_path / "lora.safetensors")
-
-
-def test_what_was_asked_for(tmp_path):
-    odd = tmp_path / "style:2"
-    odd.write_bytes(b"")
-    (tmp_path / "a").write_bytes(b"")
-    assert loras(str(odd)) == (Lora(odd),), "a file that is there is named as it is"
-    assert loras([f"{tmp_path}/a:0.8", odd]) == (Lora(tmp_path / "a", 0.8), Lora(odd))
-    assert loras(None) == () and loras("C:/a.safetensors") == loras(["C:/a.safetensors"])
-    for text, message in (
-        (f"{tmp_path}/a:inf", "must be finite"),
-        (f"{tmp_path}/a:much", "'much' is no number"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            loras(text)
-    with pytest.raises(UsageError, match=r"a is given twice"):
-        loras([f"{tmp_path}/a", f"{tmp_path}/a:0.5"])
-    with pytest.raises(UsageError, match="goes with one --lora, not 2"):
-        ConvertConfig(tmp_path, tmp_path / "out", lora=["a", "b"], lora_alpha=8.0)
-
-
-def test_folders_without_one_adapter(base, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no LoRA"):
-        read(base, tmp_path / "empty")
-    with pytest.raises(DataError, match=r"no LoRA at .*nowhere: there is no such file"):
-        read(base, tmp_path / "nowhere")
-    save_file(PAIR, tmp_path / "empty/a.safetensors")
-    assert scale(base, tmp_path / "empty") == 1.0
-    save_file(PAIR, tmp_path / "empty/b.safetensors")
-    with pytest.raises(DataError, match=r"holds 2 LoRAs, a\.safetensors, b\.safetensors"):
-        read(base, tmp_path / "empty")

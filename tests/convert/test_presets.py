@@ -1,6 +1,7 @@
-"""The Wan presets against the published checkpoints: tensors, parameters and bytes (from shapes alone), and how they are sampled.
+"""The Wan presets against the published checkpoints: tensors, parameters, bytes, and sampling.
 
-Every key and shape stands in test_convert.py, and against Diffusers' and transformers' own modules in parity/test_diffusers_tables.py.
+Sizes come from shapes alone. test_convert.py checks every key and shape;
+parity/test_diffusers_tables.py checks them against Diffusers' and transformers' modules.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Safetensors headers: what is read of files that the safetensors library wrote, and that headers which lie are refused."""
+"""Safetensors headers: files written by the safetensors library, and refusal of false headers."""
 
 import json
 import struct
@@ -127,16 +127,17 @@ def test_a_dtype_that_is_not_known_has_a_shape_and_is_not_read(tmp_path):
         (b'{"a": ' + b"9" * 10_000 + b"}", r"."),
         (
             b'{"a": %s, "b": {}, "a": %s}' % ((json.dumps(entry(0, 24)).encode(),) * 2),
-            r"'a' is there twice",
+            r"'a' is listed twice",
         ),
     ],
 )
-def test_headers_that_lie(tmp_path, header, message):
+def test_false_headers(tmp_path, header, message):
     file = written(tmp_path, header)
     with (
         pytest.raises(
             DataError,
-            match=rf"is damaged or incomplete, or no safetensors file \(.*{message}.*\); copy or download it again",
+            match=rf"is damaged or incomplete, or no safetensors file \(.*{message}.*\); "
+            r"copy or download it again",
         ) as error,
         open_tensors(file),
     ):

@@ -1,4 +1,7 @@
-"""The flow-matching path: hand-computed points, inverse pairs, per-chunk times and the training distribution of t."""
+"""The flow-matching path.
+
+Hand-computed points, inverse pairs, per-chunk times and the training distribution of t.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +37,8 @@ def test_velocity_leads_back_to_the_data(pair, t):
     xt = flow.add_noise(x0, noise, t)
     velocity = flow.velocity_target(x0, noise)
     np.testing.assert_allclose(flow.x0_from_velocity(xt, velocity, t), x0, atol=1e-6)
-    np.testing.assert_allclose(
-        flow.velocity_from_x0(xt, x0, t), velocity, atol=2e-3
-    )  # divides by sigma, 0.001 here
+    # velocity_from_x0 divides by sigma, which is 0.001 here.
+    np.testing.assert_allclose(flow.velocity_from_x0(xt, x0, t), velocity, atol=2e-3)
 
 
 def test_velocity_is_the_derivative_of_the_path(pair):
@@ -62,7 +64,7 @@ def test_per_frame_spreads_times():
         flow.per_frame(jnp.ones((1, 1, 1)), 3)
 
 
-def test_low_precision_velocities_do_not_lower_the_data(pair):
+def test_low_precision_velocities_do_not_lower_the_precision_of_the_data(pair):
     x0, noise = pair
     xt = flow.add_noise(x0, noise, 5.0)
     back = flow.x0_from_velocity(xt, flow.velocity_target(x0, noise).astype(jnp.bfloat16), 5.0)
@@ -79,7 +81,8 @@ def test_shift_gives_the_published_step_list():
 def test_training_times_follow_the_shifted_schedule():
     t = np.asarray(flow.sample_time(jax.random.key(0), (4, 5000), 5.0))
     assert t.shape == (4, 5000) and t.min() > 0 and t.max() <= 1000
-    # Half of the uniform positions lie above 0.5, which shift 5 moves to 833.3; a quarter below 0.25, moved to 625.
+    # Half of the uniform positions lie above 0.5, which shift 5 moves to 833.3. A quarter lie below
+    # 0.25, which it moves to 625.
     assert abs((t > 5000 / 6).mean() - 0.5) < 0.02
     assert abs((t < 625).mean() - 0.25) < 0.02
 

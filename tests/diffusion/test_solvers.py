@@ -1,4 +1,4 @@
-"""Solvers: goldens of Diffusers' schedulers, distributions whose velocity and solution are known, guidance, and one compilation."""
+"""Solvers against Diffusers' goldens and known distributions; guidance; one compilation."""
 
 import functools
 
@@ -42,21 +42,21 @@ def test_unipc_shows_the_network_truncated_times_and_keeps_exact_sigmas():
 
 
 def normal_velocity(x, t, mean=0.4, deviation=0.5):
-    """The exact velocity of data ~ N(mean, deviation^2), from which every solver's error can be told."""
+    """The exact velocity of data ~ N(mean, deviation^2), whose ODE has a closed solution."""
     sigma = t / 1000
     scale = (1 - sigma) * deviation**2 / ((1 - sigma) ** 2 * deviation**2 + sigma**2)
-    guess = mean + scale * (x - (1 - sigma) * mean)
-    return (x - guess) / sigma
+    x0_pred = mean + scale * (x - (1 - sigma) * mean)
+    return (x - x0_pred) / sigma
 
 
 def solver_error(solver, steps, mean=0.4, deviation=0.5):
-    """Error against the ODE's solution: a point keeps its place (x - mean_t) / deviation_t in the distribution."""
+    """Error against the ODE's solution, along which (x - mean_t) / deviation_t is constant."""
     noise = np.linspace(-2, 2, 9, dtype=np.float32)[None]
     config = PLAIN(solver, steps=steps)
     sigma = schedule(config).sigmas[0]
-    place = (noise - (1 - sigma) * mean) / np.hypot((1 - sigma) * deviation, sigma)
+    scores = (noise - (1 - sigma) * mean) / np.hypot((1 - sigma) * deviation, sigma)
     return float(
-        np.abs(sample(normal_velocity, noise, config, KEY) - (mean + deviation * place)).max()
+        np.abs(sample(normal_velocity, noise, config, KEY) - (mean + deviation * scores)).max()
     )
 
 
@@ -67,12 +67,15 @@ def test_euler_is_of_first_order_and_unipc_far_more_exact():
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_the_unipc_corrector_is_exact_for_guesses_of_second_degree(degree):
-    """x_next = sigma_next / sigma x + sigma_next * (integral of e^lambda guess) holds exactly while the guess is a polynomial in lambda = log((1 - sigma) / sigma)."""
+def test_the_unipc_corrector_is_exact_for_predictions_of_second_degree(degree):
+    """The step is exact while x0_pred is a polynomial in lambda = log((1 - sigma) / sigma).
+
+    x_next = sigma_next / sigma x + sigma_next * (integral of e^lambda x0_pred).
+    """
     table = schedule(PLAIN("unipc", steps=12))
     step = np.log1p(-table.sigmas[:-1]) - np.log(table.sigmas[:-1])
     for i in range(2, 12):
-        guess = (step - step[i - 1]) ** degree
+        x0_pred = (step - step[i - 1]) ** degree
         x = 0.8
         integral, _ = scipy.integrate.quad(
             lambda s, start: np.exp(s) * (s - start) ** degree,
@@ -81,7 +84,7 @@ def test_the_unipc_corrector_is_exact_for_guesses_of_second_degree(degree):
             args=(step[i - 1],),
         )
         exact = table.sigmas[i] / table.sigmas[i - 1] * x + table.sigmas[i] * integral
-        got = table.correct[i] @ [0.0, x, guess[i], guess[i - 1], guess[i - 2]]
+        got = table.correct[i] @ [0.0, x, x0_pred[i], x0_pred[i - 1], x0_pred[i - 2]]
         np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-12)
 
 
@@ -91,9 +94,8 @@ def test_a_single_data_point_is_reached_in_any_number_of_steps(solver, steps):
     config = PLAIN(solver, steps=steps)
     sigma_of_t = dict(zip(config.times.tolist(), schedule(config).sigmas.tolist(), strict=False))
 
-    def velocity(
-        x, t
-    ):  # of the exact sigma: the data's guess must then be 0.3 whatever t was truncated to
+    def velocity(x, t):
+        # Of the exact sigma: x0_pred must then be 0.3, whatever t was truncated to.
         sigma = jnp.interp(
             t, jnp.array(sorted(sigma_of_t)), jnp.array([sigma_of_t[k] for k in sorted(sigma_of_t)])
         )
@@ -111,8 +113,8 @@ def test_few_step_times_are_those_of_self_forcing():
     np.testing.assert_array_equal(given.times, [1000, 937, 833, 625])
 
 
-def test_few_step_renoises_each_guess_with_its_own_noise():
-    """With a network whose guess is always 0.3, the x it is shown must be that guess on the path to fresh standard noise."""
+def test_few_step_renoises_each_prediction_with_its_own_noise():
+    """x0_pred is always 0.3 here, so each x shown is 0.3 on the path to fresh standard noise."""
     config = PLAIN("few_step", steps=4)
 
     def velocity(x, t):
@@ -209,7 +211,7 @@ def test_illegal_settings_are_named_all_at_once():
 
 
 def test_flow_and_solvers_agree_on_the_path():
-    """One Euler step of the true velocity from the end of the path is the data itself."""
+    """One Euler step of the true velocity from the end of the path gives the data."""
     x0, noise = np.random.default_rng(1).normal(size=(2, 1, 3, 2, 2, 4)).astype(np.float32)
     config = PLAIN("euler", steps=3)
     got = sample(lambda x, t: jnp.asarray(flow.velocity_target(x0, noise)), noise, config, KEY)
@@ -224,14 +226,14 @@ def test_a_sampler_stopped_early_is_the_sampler_so_far():
     stop = jax.jit(lambda last: sample_until(golden_velocity, noise, config, KEY, last))
     table, x = schedule(config), noise
     for last in range(3):
-        started, guess = stop(last)
+        started, x0_pred = stop(last)
         np.testing.assert_allclose(started, x, atol=1e-5)
         np.testing.assert_allclose(
-            guess, x - table.sigmas[last] * golden_velocity(x, table.times[last]), atol=1e-5
+            x0_pred, x - table.sigmas[last] * golden_velocity(x, table.times[last]), atol=1e-5
         )
         fresh = jax.random.normal(jax.random.fold_in(KEY, last), noise.shape)
-        x = (1 - table.sigmas[last + 1]) * guess + table.sigmas[last + 1] * fresh
-    np.testing.assert_allclose(guess, sample(golden_velocity, noise, config, KEY), atol=1e-6)
+        x = (1 - table.sigmas[last + 1]) * x0_pred + table.sigmas[last + 1] * fresh
+    np.testing.assert_allclose(x0_pred, sample(golden_velocity, noise, config, KEY), atol=1e-6)
     for wrong in (PLAIN("euler", steps=3), SamplerConfig("few_step", steps=3)):
         with pytest.raises(UsageError, match="only few_step without guidance can stop early"):
             sample_until(golden_velocity, noise, wrong, KEY, 0)

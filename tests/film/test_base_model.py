@@ -11,7 +11,8 @@ import pytest
 from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.convert import load_transformer, save_model, weights_hash
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.convert.find import holds
 from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -25,7 +26,7 @@ from causalcine_jax.film.generate import generate
 from causalcine_jax.film.model_folder import load_model, model_defaults
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 
 STORY = Story((Shot("Mia waves.", chunks=1),))
@@ -78,7 +79,9 @@ def test_what_the_folder_lacks_is_the_bases(base, student):
     assert small.tokenizer.known_words() == whole.tokenizer.known_words() and small.sampler == FEW
     assert encoder_hash(student) == encoder_hash(base) and holds(student, "vae")
     assert base_of(student) == base and base_of(base) is None
-    lines = {line.name: line.bytes for line in memory_plan(Request(str(student), 16, 32, 24)).lines}
+    lines = {
+        line.name: line.bytes for line in memory_plan(MemoryRequest(str(student), 16, 32, 24)).lines
+    }
     assert lines["vae"] > 0 and lines["text encoder"] > 0
 
 

@@ -19,7 +19,7 @@ from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, 
 from causalcine_jax.models.cache.kv_cache import HOST, KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import teacher_forced
-from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.planning.memory_table import table
 from causalcine_jax.story import Shot, Story
 
@@ -122,7 +122,9 @@ def test_choices_and_plans_know_where_a_pool_is():
     with pytest.raises(UsageError, match="unknown pool_on 'hots', did you mean 'host'"):
         PoolConfig(place="hots")
     here, there = (
-        memory_plan(Request("wan-14b", pool_frames=2400, devices=8, kv_dtype="int8", pool_on=on))
+        memory_plan(
+            MemoryRequest("wan-14b", pool_frames=2400, devices=8, kv_dtype="int8", pool_on=on)
+        )
         for on in ("device", "host")
     )
     frame, scales = 2 * 40 * 1560 * 5120, 2 * 40 * 40 * 4
@@ -147,7 +149,7 @@ def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
 
     # Eight processes of sixteen are on this machine, where half the pool lies then.
     monkeypatch.setattr(host_memory, "several", lambda: True)
-    monkeypatch.setattr(host_memory, "everyones", lambda own: [own, "another"] * 8)
+    monkeypatch.setattr(host_memory, "all_gather_text", lambda own: [own, "another"] * 8)
     monkeypatch.setattr(jax, "process_count", lambda: 16)
     monkeypatch.setattr(
         host_memory, "check_all", lambda fault: raise_faults("check", [fault] if fault else [])

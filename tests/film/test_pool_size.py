@@ -7,7 +7,7 @@ from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.pool import GB, check_room, device_memory, in_steps
-from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 
 STORY = Story((Shot("Mia waves.", chunks=4),))
@@ -51,15 +51,15 @@ def test_a_device_that_tells_counts_what_is_left(monkeypatch):
 
 
 def test_a_plan_says_how_many_frames_a_size_holds():
-    plan = memory_plan(Request("wan-14b", pool_gb=80))
+    plan = memory_plan(MemoryRequest("wan-14b", pool_gb=80))
     (pool,) = (line.bytes for line in plan.lines if line.name == "pool of history")
     assert (
         plan.request.pool_frames % 3 == 0 and 80 * GB - pool < 3 * pool / plan.request.pool_frames
     )
     with pytest.raises(UsageError, match="too small for this field: it needs at least 18 frames"):
-        memory_plan(Request("wan-14b", pool_gb=20))
+        memory_plan(MemoryRequest("wan-14b", pool_gb=20))
     with pytest.raises(UsageError, match="both say"):
-        memory_plan(Request("wan-14b", pool_gb=80, pool_frames=60))
+        memory_plan(MemoryRequest("wan-14b", pool_gb=80, pool_frames=60))
 
 
 def test_films_of_other_lengths_have_the_same_pool_where_little_memory_is_lost_by_it():

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import WORDS, tiny_model
 
 from causalcine_jax.convert import save_model
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import agreement
 from causalcine_jax.film.generate import Choices, generate

@@ -39,9 +39,9 @@ def fault(tmp_path, text: str | bytes, name: str = "story.yaml") -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"{BOMB}schema: *i\n{SHOTS}", "stand for more than 400,000 values"),
-        (f"{BOMB}{HEAD}seed: *i\n{SHOTS}", "stand for more than 400,000 values"),
-        (f"{HEAD}seed: &s [*s]\n{SHOTS}", "or for themselves"),
+        (f"{BOMB}schema: *i\n{SHOTS}", "expand to more than 400,000 values"),
+        (f"{BOMB}{HEAD}seed: *i\n{SHOTS}", "expand to more than 400,000 values"),
+        (f"{HEAD}seed: &s [*s]\n{SHOTS}", "or to themselves"),
         (
             "a: &a {b: 1}\n" + HEAD + "seed: {<<: [" + ",".join(["*a"] * 9) + "]}\n" + SHOTS,
             "seed must be a whole number",
@@ -51,9 +51,9 @@ def fault(tmp_path, text: str | bytes, name: str = "story.yaml") -> str:
             f"{HEAD}seed: 2024-01-01\n{SHOTS}",
             "seed must be a whole number from 0 to 4294967295, not datetime.date(2024, 1, 1)",
         ),
-        (f'{HEAD}seed: !!bool "abc"\n{SHOTS}', "a value is not what its tag says ('abc')"),
+        (f'{HEAD}seed: !!bool "abc"\n{SHOTS}', "a value does not fit its tag ('abc')"),
         (f'{HEAD}seed: !!int ""\n{SHOTS}', "not valid YAML"),
-        (f'{HEAD}seed: !!timestamp "soon"\n{SHOTS}', "a value is not what its tag says"),
+        (f'{HEAD}seed: !!timestamp "soon"\n{SHOTS}', "a value does not fit its tag"),
         (f"{HEAD}seed: {'9' * 5000}\n{SHOTS}", "a whole number of thousands of digits"),
         (f"{HEAD}seed: {'9' * 1000}\n{SHOTS}", "not a number of about 1000 digits"),
         (f"{HEAD}? [a, b]\n: 1\n{SHOTS}", "not valid YAML"),

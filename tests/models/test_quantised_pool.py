@@ -15,7 +15,7 @@ from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, 
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.cache.quantised import Quantised, restored, stored_as, zeros
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 
 CONFIG = TransformerConfig(
@@ -105,7 +105,7 @@ def test_a_mesh_cuts_a_pool_and_its_scales_by_heads(kv_dtype):
 
 def test_plans_and_films_count_what_is_stored():
     half, whole = (
-        memory_plan(Request("wan-14b", kv_dtype=kv_dtype)) for kv_dtype in ("int8", "same")
+        memory_plan(MemoryRequest("wan-14b", kv_dtype=kv_dtype)) for kv_dtype in ("int8", "same")
     )
     scales = 2 * 40 * 40 * 4  # of k and v, per layer and head
     assert half.kv_per_frame == whole.kv_per_frame // 2 + scales

@@ -1,4 +1,4 @@
-"""Loading onto a mesh (four devices made of one CPU): each device's slices alone are read, and the model is the same."""
+"""Loading onto a mesh of four CPU devices: each reads only its slices; the model is the same."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from causalcine_jax.convert import load_transformer, tables
 from causalcine_jax.convert.tensor_files import TensorFiles
 from causalcine_jax.parallel import mesh, sharding
 
-sharding.SMALLEST_CUT = 1
+sharding.SMALLEST_SHARDED = 1
 per_device, total = collections.Counter(), 0
 read_slice, make_array = TensorFiles.read_slice, jax.make_array_from_callback
 
@@ -43,10 +43,10 @@ def counting_make(shape, sharding, callback):
     return make_array(shape, sharding, counted)
 
 TensorFiles.read_slice, jax.make_array_from_callback = counting_read, counting_make
-cut = load_transformer(sys.argv[1], mesh=mesh.make_mesh())
-whole = load_transformer(sys.argv[1])
+sharded = load_transformer(sys.argv[1], mesh=mesh.make_mesh())
+single = load_transformer(sys.argv[1])
 held = collections.Counter()
-for (path, a), b in zip(tables.parameters(cut).items(), jax.tree.leaves(whole), strict=True):
+for (path, a), b in zip(tables.parameters(sharded).items(), jax.tree.leaves(single), strict=True):
     assert a.dtype == b.dtype and np.array_equal(np.asarray(a), np.asarray(b)), path
     assert len(a.sharding.device_set) == 4 and len(b.sharding.device_set) == 1
     for shard in a.addressable_shards:
@@ -74,7 +74,7 @@ def test_each_device_reads_its_own_slices(tmp_path):
     counted = json.loads(done.stdout)
     for device in "0123":
         assert counted["read"][device] == 2 * counted["held"][device]
-        # A quarter of the matrices, and all vectors, which are much of so small a model.
+        # A quarter of the matrices, and all vectors, which are a large part of so small a model.
         assert counted["held"][device] < 0.31 * sum(tensor.size for tensor in weights.values())
 
 
@@ -83,7 +83,7 @@ def test_each_device_reads_its_own_slices(tmp_path):
     dict.fromkeys(tables.TRANSFORMER + tables.VAE + tables.TEXT_ENCODER),
     ids=lambda rule: rule.key,
 )
-def test_a_slice_of_ours_is_that_slice_of_the_whole(rule):
+def test_a_slice_in_our_layout_equals_that_slice_of_the_full_tensor(rule):
     rng = np.random.default_rng(0)
     sizes = {axis: 3 + i for i, axis in enumerate("oithwcd")} | {"six": 6, "two": 2, "1": 1}
     shape = (5, 4) if rule.torch == "..." else [sizes[axis] for axis in rule.torch.split()]

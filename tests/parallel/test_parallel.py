@@ -1,4 +1,7 @@
-"""How meshes cut weights and what is computed, seen without devices; what cannot be cut is refused. (test_parallel_meshes.py computes on eight.)"""
+"""How meshes shard weights, checked without devices, and refusals.
+
+test_parallel_meshes.py computes on eight devices.
+"""
 
 import dataclasses
 import math
@@ -16,14 +19,14 @@ from causalcine_jax.models.nn import Param
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel import sharding
-from causalcine_jax.parallel.mesh import AXES, check_cut, make_mesh
-from causalcine_jax.parallel.sharding import GatheredParam, path_of, spec_of, state_shardings
+from causalcine_jax.parallel.mesh import AXES, check_shardable, make_mesh
+from causalcine_jax.parallel.sharding import ReplicatedParam, path_of, spec_of, state_shardings
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
 
 
-def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
+def test_sizes_that_a_mesh_does_not_divide_are_refused_with_legal_ones():
     task, batch = (
         TeacherForcing(NULL, MEMORY, TimeConfig()),
         {name: array[:3] for name, array in films(2).items()},
@@ -36,7 +39,8 @@ def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
         jax.sharding.use_abstract_mesh(mesh_of_nothing(2, 4)),
         pytest.raises(
             UsageError,
-            match=r"mesh of data=2, seq=4: 3 films cannot be split over data=2 \(make them a multiple of 2\); "
+            match=r"mesh of data=2, seq=4: 3 films cannot be split over data=2 "
+            r"\(make them a multiple of 2\); "
             r"seq=4 does not divide both 3 heads and a chunk's 144 tokens; 1 or 3 would",
         ),
     ):
@@ -45,10 +49,11 @@ def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
         )
     with pytest.raises(
         UsageError,
-        match=r"seq=8 does not divide both 12 heads and a chunk's 4680 tokens; 1, 2, 3, 4, 6 or 12 would",
+        match=r"seq=8 does not divide both 12 heads and a chunk's 4680 tokens; "
+        r"1, 2, 3, 4, 6 or 12 would",
     ):
-        check_cut(mesh_of_nothing(1, 8), films=1, heads=12, chunk_tokens=4680)
-    check_cut(mesh_of_nothing(8, 8), films=8, heads=40, chunk_tokens=4680)
+        check_shardable(mesh_of_nothing(1, 8), films=1, heads=12, chunk_tokens=4680)
+    check_shardable(mesh_of_nothing(8, 8), films=8, heads=40, chunk_tokens=4680)
     with pytest.raises(
         UsageError, match=r"1 devices are not enough for groups of seq=2: seq can be 1"
     ):
@@ -63,7 +68,7 @@ def test_what_a_mesh_does_not_divide_is_refused_with_what_it_would():
 @pytest.mark.parametrize(
     "part, make", [("transformer", Transformer), ("text_encoder", UMT5Encoder), ("vae", VAE)]
 )
-def test_the_table_cuts_all_that_is_large_of_wan_and_never_the_layers(part, make, devices):
+def test_the_table_shards_all_large_weights_and_never_the_layer_axis(part, make, devices):
     shapes = jax.eval_shape(lambda: make(getattr(preset("wan-14b"), part), key=jax.random.key(0)))
     held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     mine = 0
@@ -71,44 +76,43 @@ def test_the_table_cuts_all_that_is_large_of_wan_and_never_the_layers(part, make
         spec = spec_of(path_of(path), leaf.shape, devices)
         assert all(axis is None for axis in spec[: leaf.ndim - 2])
         mine += math.prod(leaf.shape) // (devices if any(spec) else 1)
-    # What is whole everywhere: norms, biases, modulation; a VAE's first and last layers too.
+    # Replicated: norms, biases, modulation, and a VAE's first and last layers.
     assert mine < held / devices + (0.001 if part != "vae" else 0.04) * held
 
 
-def test_an_average_and_an_optimizer_are_cut_as_their_parameters():
+def test_ema_and_optimizer_are_sharded_as_their_parameters():
     leaf = jax.ShapeDtypeStruct((2, 256, 512), np.float32)
     state = {
         "ema": {"student": {"blocks": {"q": {"weight": leaf}}}},
         "opt_state": ({"mu": {"blocks": {"q": {"weight": leaf}}}},),
     }
-    specs = {cut.spec for cut in jax.tree.leaves(state_shardings(mesh_of_nothing(4, 2), state))}
+    specs = {leaf.spec for leaf in jax.tree.leaves(state_shardings(mesh_of_nothing(4, 2), state))}
     assert [tuple(spec) for spec in specs] == [(None, None, AXES)]
 
 
-def test_for_tpus_a_weight_is_gathered_along_one_axis_after_the_other(monkeypatch):
+def test_for_tpus_a_weight_is_gathered_along_one_mesh_axis_at_a_time(monkeypatch):
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     weight = {"q": {"weight": jax.ShapeDtypeStruct((256, 512), np.float32)}}
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
-        program = jax.jit(sharding.gathered).trace(weight).jaxpr
-    assert way(program) == [(None, "data"), ()]
+        program = jax.jit(sharding.all_gather_params).trace(weight).jaxpr
+    assert constraints(program) == [(None, "data"), ()]
 
 
-def way(program) -> list[tuple]:
-    """How the one array of `gathered` is asked to lie, one step after the other."""
+def constraints(program) -> list[tuple]:
+    """The sharding constraints on the only array of `all_gather_params`, in order."""
     return [
         tuple(eqn.params["sharding"].spec)
         for eqn in program.jaxpr.eqns[0].params["call_jaxpr"].eqns
     ]
 
 
-def test_weights_held_whole_are_not_gathered_again_on_any_hardware(monkeypatch):
-    """On a TPU the way to whole leads over a cut, which would be one more gathering."""
+def test_replicated_weights_are_not_gathered_again_on_any_hardware(monkeypatch):
+    """On a TPU the path to replication has a sharded step, which would gather once more."""
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     weight = {"q": {"weight": Param(jnp.zeros((2, 256, 512)))}}
     with jax.sharding.use_abstract_mesh(mesh_of_nothing(4, 2)):
-        held = jax.eval_shape(lambda net: sharding.for_many_passes(net, "gathered"), weight)
-        program = jax.jit(sharding.gathered).trace(held).jaxpr
-    assert isinstance(held["q"]["weight"], GatheredParam) and set(way(program)) == {()}
-    assert (
-        type(sharding.for_many_passes(weight, "gathered")["q"]["weight"]) is Param
-    )  # one device: as it was
+        held = jax.eval_shape(lambda net: sharding.place_rollout_weights(net, "gathered"), weight)
+        program = jax.jit(sharding.all_gather_params).trace(held).jaxpr
+    assert isinstance(held["q"]["weight"], ReplicatedParam) and set(constraints(program)) == {()}
+    # On one device the weights are unchanged.
+    assert type(sharding.place_rollout_weights(weight, "gathered")["q"]["weight"]) is Param

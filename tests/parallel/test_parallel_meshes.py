@@ -1,6 +1,6 @@
-"""Meshes of eight devices (made of one CPU) compute what one device computes; weights travel, activations do not.
+"""Meshes of eight CPU devices compute what one device does; weights travel, activations do not.
 
-`make test` does it on one mesh, and for what is quick to compile; `make slow` on all, and for every stage.
+`make test` checks one mesh and what is quick to compile; `make slow` checks all meshes and stages.
 """
 
 import fcntl
@@ -15,16 +15,20 @@ from repository import ROOT
 
 QUICK, SLOW = ("2x4",), ("8x1", "4x2", "1x8")  # data x seq
 MESHES = (*QUICK, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW))
-# Relative distances that are equality in float32: of a loss, and of every array.
+# Relative distances that count as equal in float32: of a loss, of every array, of the GAN's head.
 #
-# The gradient of the head's queries is a small difference of large terms: on one device it moves by 2.1e-5 where nothing but the sums inside
-# feed-forwards are taken in another order (`reordered` in the report, which is less than 1e-6 for all else).
+# The gradient of the head's queries is a small difference of large terms. On one device it moves by
+# 2.1e-5 if only the sums inside feed-forwards are reordered. All other arrays then move by less
+# than 1e-6 (`reordered` in the report).
 LOSS, ARRAY, HEAD = 1e-6, 1e-5, 5e-5
 
 
 @pytest.fixture(scope="session")
 def on_eight_devices(tmp_path_factory, worker_id):
-    """The report that on_eight_devices.py gives for its arguments, made once: whichever of pytest's processes asks first makes it, others wait for it."""
+    """The report of on_eight_devices.py for its arguments, made once.
+
+    The first of pytest's processes to ask makes it; the others wait.
+    """
     own = tmp_path_factory.getbasetemp()
     shared = own if worker_id == "master" else own.parent
 
@@ -43,8 +47,9 @@ def run(*arguments: str) -> str:
     environment = {
         **os.environ,
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
-        "NPROC": "32",  # threads: with as many as devices, collectives taken in different orders wait for each other for ever
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}",
+        # With only as many threads as devices, collectives started in different orders deadlock.
+        "NPROC": "32",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "support" / "on_eight_devices.py", *arguments],
@@ -63,7 +68,7 @@ def mesh(request):
 
 @pytest.fixture
 def report(on_eight_devices, mesh):
-    """One process for all the meshes that are asked for together: what one device computes is compiled once."""
+    """One process for all meshes of a report, so the single-device program compiles once."""
     return on_eight_devices(
         *(QUICK if mesh in QUICK else SLOW), "teacher_forcing", "rollout", "autoencoder"
     )
@@ -102,7 +107,7 @@ def test_every_stage_of_a_student_is_that_of_one_device(on_eight_devices, stage,
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", QUICK + SLOW)
 def test_a_streamed_film_is_that_of_one_device(on_eight_devices, mesh):
-    """Text encoder, guided rollout and decoder, to a level of 255 where rounding meets a boundary."""
+    """Text encoder, guided rollout and decoder; pixels differ by at most one level of 255."""
     film, data = on_eight_devices(*QUICK, *SLOW, "film")["film"][mesh], int(mesh[0])
     if data > 2:  # a guided film is two histories
         assert (
@@ -116,8 +121,11 @@ def test_a_streamed_film_is_that_of_one_device(on_eight_devices, mesh):
     assert film["held"] == [2, 2 // data, 9, 8, 8 // int(mesh[-1]), 6]
 
 
-def test_pools_frames_and_gradients_are_cut(report, mesh):
-    """A pool by films and heads, frames by films and their height, or their width where that has too few rows; gradients as their weights."""
+def test_pools_frames_and_gradients_are_sharded(report, mesh):
+    """A pool over films and heads, frames over films and height, gradients as their weights.
+
+    Frames with too few rows are sharded over width.
+    """
     data, seq = map(int, mesh.split("x"))
     (layers, films, _, _, heads, _), *_ = report["rollout"][mesh]["held"]["pool"]
     assert (layers, films, heads) == (2, 8 // data, 8 // seq)
@@ -130,9 +138,11 @@ def test_pools_frames_and_gradients_are_cut(report, mesh):
 
 
 def test_weights_are_gathered_and_activations_never_summed(report, mesh):
-    """Of the training step as compiled. Activations are the larger here: on every mesh, a device has 7 segments of 144 tokens of 48 channels.
+    """The collectives of the compiled training step.
 
-    What is summed are weights' gradients and, where "seq" is all the mesh, the gradients of the text encoder's few tokens, which it does not cut.
+    Activations are larger than weights here: on every mesh a device has 7 segments of 144 tokens of
+    48 channels. Only weights' gradients are summed. On the mesh 1x8, so are the gradients of the
+    text encoder's few tokens, which "seq" does not shard.
     """
     found, largest_matrix = report["teacher_forcing"][mesh]["collectives"], report["largest_matrix"]
     sizes = lambda *kinds: [
@@ -152,7 +162,10 @@ def test_weights_are_gathered_and_activations_never_summed(report, mesh):
 
 
 def test_a_rollout_gathers_each_layers_weights_once(report, mesh):
-    """Of two layers, however many passes it makes (here 12): q, k, v and o of both attentions, and the feed-forward's two."""
+    """Once for each of two layers, in 12 passes.
+
+    Their weights are q, k, v and o of both attentions, and two of the feed-forward.
+    """
     found = report["rollout"][mesh]["gathers"]
     assert [
         found[f"f32[1,{rows},{columns}]"] for rows, columns in ((48, 48), (48, 64), (64, 48))
@@ -160,7 +173,7 @@ def test_a_rollout_gathers_each_layers_weights_once(report, mesh):
 
 
 def test_a_rollout_sums_nothing_but_routing_scores(report, mesh):
-    """In the two passes that it is made of, denoise and commit: of a device's films, the score of each of the pool's 12 frames."""
+    """In denoise and in commit: for each film of a device, the scores of the pool's 12 frames."""
     found = report["rollout"][mesh]["collectives"]
     summed = [
         shape
@@ -172,7 +185,7 @@ def test_a_rollout_sums_nothing_but_routing_scores(report, mesh):
 
 
 def test_an_autoencoder_exchanges_borders_and_gathers_what_its_attention_reads(report, mesh):
-    """Which is of latents' size: 2 frames of 32 tokens, q, k and v of 4 channels. Anything else of frames stays where it is."""
+    """Attention reads q, k, v of 4 channels for 2 frames of 32 tokens; nothing else is gathered."""
     found, films = report["autoencoder"][mesh]["collectives"], 8 // int(mesh[0])
     assert {kind for kind, _ in found} == (
         {"all-gather"} if mesh == "8x1" else {"all-gather", "collective-permute"}

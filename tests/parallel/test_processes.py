@@ -1,4 +1,7 @@
-"""Two processes with devices of their own train as one process does, stop together, and refuse different configs. (Films: test_film_processes.py.)"""
+"""Two processes train as one does, stop together, and refuse different configs.
+
+test_film_processes.py checks films.
+"""
 
 import json
 from pathlib import Path
@@ -25,17 +28,22 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """The folder of all runs, and how the processes of each ended: (code, stdout, stderr)."""
+    """The folder of all runs, and (code, stdout, stderr) of each run's processes."""
     folder = tmp_path_factory.mktemp("processes")
     tiny_store(folder / "store")
-    begun = tiny_model()
+    model = tiny_model()
     save_model(
-        folder / "init", transformer=begun.transformer, vae=begun.vae, text_encoder=begun.text_encoder, tokenizer=begun.tokenizer,
-        dtype=np.float32, metadata=begun.defaults(),
-    )  # fmt: skip
-    # A loaded model, of which the transformer alone is trained: less to compile.
+        folder / "init",
+        transformer=model.transformer,
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        dtype=np.float32,
+        metadata=model.defaults(),
+    )
+    # Only the transformer of a loaded model is trained, which compiles less.
     films = {"init": folder / "init", "train_text_encoder": False, "steps": STEPS}
-    # Rollouts of two steps, whose exit all must draw alike, and one loop over all layers.
+    # Rollouts of two steps, whose exit must be the same in all processes.
     rollout = {
         "self_forcing.steps": 2,
         "self_forcing.grad_frames": 6,
@@ -94,11 +102,11 @@ def test_a_film_shared_by_two_processes_is_trained_on_as_by_one(ended):
     together, alone = weights(folder / "films" / "model"), weights(folder / "films_alone" / "model")
     assert together.keys() == alone.keys()
     for key, wanted in alone.items():
-        # By norm: AdamW makes much of an element whose gradient is next to nothing.
+        # By norm, because AdamW amplifies elements whose gradient is almost zero.
         assert np.linalg.norm(together[key] - wanted) <= 1e-4 * np.linalg.norm(wanted), key
-    (_, said, progress), (_, unsaid, silence) = codes["films"]
-    assert '"seq": 2' in said and "step 4/4" in progress
-    assert '"seq"' not in unsaid and "step" not in silence
+    (_, first_out, first_err), (_, second_out, second_err) = codes["films"]
+    assert '"seq": 2' in first_out and "step 4/4" in first_err
+    assert '"seq"' not in second_out and "step" not in second_err
 
 
 @pytest.mark.slow
@@ -117,16 +125,16 @@ def test_a_student_is_distilled_by_two_processes_as_by_one(ended):
 
 
 @pytest.mark.slow
-def test_both_stop_after_the_same_step_and_go_on(ended):
+def test_both_stop_after_the_same_step_and_continue(ended):
     folder, codes = ended
-    told = [
+    reports = [
         json.loads(line)
         for _, out, _ in codes["toy"]
         for line in out.splitlines()
         if line.startswith("[") and "Gloo" not in line
     ]
-    # The signal came in step 5; the answer to what was asked then was read two steps later.
-    assert told == [[7, 12], [7, 12]], codes["toy"]
+    # The signal came in step 5; the flag gathered then was read two steps later.
+    assert reports == [[7, 12], [7, 12]], codes["toy"]
     assert sorted(path.name for path in (folder / "toy" / "checkpoints").iterdir()) == ["12", "8"]
     np.testing.assert_allclose(losses(folder / "toy"), losses(folder / "toy_alone"), rtol=1e-5)
     assert np.load(folder / "toy" / "weights.npy").shape == (8, 8)
@@ -137,15 +145,13 @@ def test_different_configs_are_named_by_all(ended):
     folder, codes = ended
     for code, _, errors in codes["toy"]:
         assert code == 2, errors
-        assert (
-            "error: the processes were not started alike: optim.lr is 0.1 in process 0 and 0.2 in process 1\n"
-            in errors
-        )
+        fault = "optim.lr is 0.1 in process 0 and 0.2 in process 1"
+        assert f"error: the processes were not started alike: {fault}\n" in errors
         assert "Traceback" not in errors
     assert not (folder / "toy" / "other").exists()
 
 
-def test_what_processes_do_not_divide_is_named(monkeypatch):
+def test_sizes_that_processes_do_not_divide_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
     with pytest.raises(

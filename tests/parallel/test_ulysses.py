@@ -1,4 +1,4 @@
-"""Attention on meshes, as traced; the numbers are tests/parallel/test_parallel.py's."""
+"""Attention on meshes, as traced; test_parallel_meshes.py checks the numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,12 @@ def kernel(q, k):
     return q * jnp.sum(k)
 
 
-# As cuDNN's: of k's gradient it says what it knows of k. Where all devices of a row share k, each would take the gradient by its own tokens for the whole.
+# Like cuDNN's: it declares k's gradient to vary as k does. For a k that all devices of a row share,
+# each device would then take its own tokens' gradient for the full one.
 kernel.defvjp(lambda q, k: (kernel(q, k), (q, k)), lambda kept, g: (g * kept[0], 2 * kept[1]))
 
 
-def test_a_prompts_gradient_is_summed_over_the_tokens_of_all_devices_whatever_the_kernel_says():
+def test_a_prompts_gradient_is_summed_over_all_devices_tokens():
     q, k = (
         jax.ShapeDtypeStruct((2, 3, 8, 4, 2), jnp.float32),
         jax.ShapeDtypeStruct((2, 6, 4, 2), jnp.float32),

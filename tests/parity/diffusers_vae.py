@@ -1,4 +1,4 @@
-"""Diffusers' AutoencoderKLWan in fp32 on the CPU, with weights given under the original Wan2.1 keys, and the sizes compared in."""
+"""Diffusers' AutoencoderKLWan in fp32 on the CPU, from Wan2.1's keys, and the sizes tested."""
 
 import dataclasses
 import json
@@ -15,18 +15,28 @@ from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import load_vae, tables
 from causalcine_jax.models.vae.wan_vae import VAE
 
-# Small, with a shortcut in every stage but one, uneven latent statistics and both kinds of Downsample.
+# Small, with a shortcut in every stage but one, uneven latent statistics, both kinds of Downsample.
 TINY = VAEConfig(
-    dim=2, z_dim=4, dim_mult=(1, 2, 3, 3), num_res_blocks=1, mean=(0.3, -0.2, 0.0, 1.1), std=(1.5, 0.7, 2.0, 0.9)
-)  # fmt: skip
-WAN_LIKE = VAEConfig(
-    dim=8
-)  # Wan2.1's own multipliers, blocks, latent channels and statistics, a twelfth of its width
+    dim=2,
+    z_dim=4,
+    dim_mult=(1, 2, 3, 3),
+    num_res_blocks=1,
+    mean=(0.3, -0.2, 0.0, 1.1),
+    std=(1.5, 0.7, 2.0, 0.9),
+)
+# Wan2.1's own multipliers, blocks, latent channels and statistics, a twelfth of its width.
+WAN_LIKE = VAEConfig(dim=8)
 TIME_FIRST = VAEConfig(
-    dim=6, z_dim=5, dim_mult=(1, 2, 2), num_res_blocks=2, temperal_downsample=(True, False), mean=(0.0,) * 5, std=(1.0,) * 5
-)  # fmt: skip
+    dim=6,
+    z_dim=5,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=2,
+    temperal_downsample=(True, False),
+    mean=(0.0,) * 5,
+    std=(1.0,) * 5,
+)
 
-# Original Wan2.1 -> Diffusers. Written here by hand, so that it can disagree with the package.
+# Original Wan2.1 -> Diffusers. Written by hand, so that it can disagree with the package.
 RENAMED = (
     (r"^conv1\.", "quant_conv."),
     (r"^conv2\.", "post_quant_conv."),
@@ -46,7 +56,7 @@ RENAMED = (
 
 
 def vae_tensors(config: VAEConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random tensors under the original keys, of a size at which every parameter shows in the output."""
+    """Random tensors under the original keys, scaled so that every parameter affects the output."""
     shapes = jax.eval_shape(lambda: VAE(config, key=jax.random.key(0)))
     return {
         place.key: _random(place.key, place.shape, seed)
@@ -55,7 +65,7 @@ def vae_tensors(config: VAEConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def our_vae(config: VAEConfig, tensors: dict[str, np.ndarray], folder) -> VAE:
-    """Our VAE of `tensors`, by way of a file: so parity covers the key table too."""
+    """Our VAE of `tensors`, loaded from a file, so parity covers the key table too."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -63,7 +73,10 @@ def our_vae(config: VAEConfig, tensors: dict[str, np.ndarray], folder) -> VAE:
 
 
 def diffusers_vae(config: VAEConfig, tensors: dict[str, np.ndarray]):
-    """(encode, decode) by Diffusers: video [B,T,H,W,3] -> normalised mean [B,F,h,w,z], and back, clipped to [-1,1]."""
+    """(encode, decode) by Diffusers.
+
+    Video [B,T,H,W,3] -> normalised mean [B,F,h,w,z], and back, clipped to [-1,1].
+    """
     model = AutoencoderKLWan(
         base_dim=config.dim,
         z_dim=config.z_dim,
@@ -117,7 +130,6 @@ def _random(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return 1 + 0.2 * x
     if key.endswith("bias"):
         return 0.2 * x
-    small = (
-        0.1 if key.startswith("decoder.head.2") else 1.0
-    )  # the video is clipped to [-1,1]: keep most of it inside
+    # The video is clipped to [-1,1]; a small last layer keeps most of it inside.
+    small = 0.1 if key.startswith("decoder.head.2") else 1.0
     return small * x / np.sqrt(np.prod(shape[1:], dtype=np.float32))

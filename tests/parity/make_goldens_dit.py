@@ -1,7 +1,7 @@
-"""Writes tests/goldens/dit.npz: outputs of Diffusers' WanTransformer3DModel, for `make test` to compare ours to without torch.
+"""Writes tests/goldens/dit.npz: outputs of Diffusers' WanTransformer3DModel.
 
-Holds the config, the weights under the original Wan2.1 keys, and per case x, t, text and velocity. Run with the extra
-`parity` installed:
+`make test` compares ours to them without torch. The file holds the config, the weights under the
+original Wan2.1 keys, and per case x, t, text and velocity. Run with the extra `parity` installed:
 
     PYTHONPATH=tests/support python tests/parity/make_goldens_dit.py
 """
@@ -31,7 +31,7 @@ def main():
         text = rng.standard_normal(
             (shape[0], TRANSFORMER.text_len, TRANSFORMER.text_dim), np.float32
         )
-        text[:, 4:] = 0  # a prompt of four tokens; its padding enters as zeros, unmasked
+        text[:, 4:] = 0  # a prompt of four tokens, padded with zeros, not masked
         t = np.array(t, np.float32)
         arrays |= {
             f"{case}/x": x,

@@ -1,7 +1,8 @@
-"""Writes tests/goldens/umt5.npz: outputs of transformers' UMT5EncoderModel, for `make test` to compare ours to without torch.
+"""Writes tests/goldens/umt5.npz: outputs of transformers' UMT5EncoderModel.
 
-Holds the config, the weights under the original Wan2.1 keys, and per case ids, mask and embeddings (padding rows zero). Run with
-the extra `parity` installed:
+`make test` compares ours to them without torch. The file holds the config, the weights under the
+original Wan2.1 keys, and per case ids, mask and embeddings (padding rows zero). Run with the extra
+`parity` installed:
 
     PYTHONPATH=tests/support python tests/parity/make_goldens_umt5.py
 """

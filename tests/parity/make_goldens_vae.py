@@ -1,7 +1,8 @@
-"""Writes tests/goldens/vae.npz: outputs of Diffusers' AutoencoderKLWan, for `make test` to compare ours to without torch.
+"""Writes tests/goldens/vae.npz: outputs of Diffusers' AutoencoderKLWan.
 
-Holds the config, the weights under the original Wan2.1 keys (float16), and per case a video (uint8), its normalised latents and
-what the latents are decoded to. Run with the extra `parity` installed:
+`make test` compares ours to them without torch. The file holds the config and the weights under the
+original Wan2.1 keys (float16). Per case it holds a video (uint8), its normalised latents and their
+decoded video. Run with the extra `parity` installed:
 
     PYTHONPATH=tests/support python tests/parity/make_goldens_vae.py
 """

@@ -1,6 +1,7 @@
-"""Writes tests/goldens/solvers.npz: trajectories of Diffusers' schedulers, for `make test` to compare ours to without torch.
+"""Writes tests/goldens/solvers.npz: trajectories of Diffusers' schedulers.
 
-The "network" is `velocity` below: smooth, nonlinear, dependent on t, and cheap. Run with the extra `parity` installed:
+`make test` compares ours to them without torch. The "network" is `velocity` below: smooth,
+nonlinear, dependent on t, and cheap. Run with the extra `parity` installed:
 
     PYTHONPATH=tests/support python tests/parity/make_solver_goldens.py
 """
@@ -14,7 +15,10 @@ CASES += [("euler", steps, shift) for steps in (1, 4, 50) for shift in (1.0, 5.0
 
 
 def velocity(x, t, xp):
-    """A velocity field for any array module with sin and tanh: pulls x toward sin(3x) with a strength that depends on t."""
+    """A velocity field that pulls x toward sin(3x) with a strength that depends on t.
+
+    `xp` is any array module with sin and tanh.
+    """
     return x - 0.7 * xp.sin(3 * x) + xp.tanh(x * (t / 1000))
 
 
@@ -23,14 +27,15 @@ def start() -> np.ndarray:
 
 
 def scheduler(solver: str, steps: int, shift: float):
-    """Diffusers' scheduler on the schedule of the original Wan2.1 (unipc) or of its causal forks (euler)."""
+    """Diffusers' scheduler on the schedule of Wan2.1 (unipc) or of its causal forks (euler)."""
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
     if solver == "unipc":
         made = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
         )
-        # Newer Diffusers spaces its default schedule differently; Wan2.1's own is this one (wan/utils/fm_solvers_unipc.py).
+        # Newer Diffusers has another default schedule. This one is Wan2.1's own
+        # (wan/utils/fm_solvers_unipc.py).
         made.set_timesteps(sigmas=np.linspace(float(np.float32(0.999)), 0, steps + 1)[:-1])
         return made
     made = FlowMatchEulerDiscreteScheduler(shift=shift)

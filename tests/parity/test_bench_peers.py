@@ -1,4 +1,4 @@
-"""What `bench.py --peer` times: Diffusers' transformer on our weights answers as ours does, and torch's attention is counted as ours."""
+"""`bench.py --peer`: Diffusers' transformer agrees with ours; attention FLOPs count alike."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What launch/convert.py writes is loaded by Diffusers and transformers themselves, what they save is loaded by us: the same networks."""
+"""Diffusers and transformers load what launch/convert.py writes, and we load what they save."""
 
 import jax
 import numpy as np
@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from wan_folder import TEXT_ENCODER, TRANSFORMER, WORDS, wan_folder
 
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.models.packed import whole_film
 from causalcine_jax.models.text.tokenizer import Tokenizer
 
@@ -45,10 +46,12 @@ def test_nothing_is_missing_or_unexpected(pipeline_folder, kind):
         AutoencoderKLWan: "vae",
         UMT5EncoderModel: "text_encoder",
     }[kind]
-    _, told = kind.from_pretrained(pipeline_folder / part, output_loading_info=True)
+    _, loading = kind.from_pretrained(pipeline_folder / part, output_loading_info=True)
     assert (
-        not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
-    ), told
+        not loading["missing_keys"]
+        and not loading["unexpected_keys"]
+        and not loading["mismatched_keys"]
+    ), loading
 
 
 def test_ours_in_diffusers(pipeline, pipeline_folder):
@@ -69,7 +72,7 @@ def test_theirs_in_ours(pipeline, tmp_path):
 
 @torch.no_grad()
 def assert_same_outputs(pipeline, folder):
-    """The networks in `folder`, as we load them, against those of the pipeline, and the tokenizers."""
+    """Compares the networks that we load from `folder`, and the tokenizers, with the pipeline's."""
     rng = np.random.default_rng(0)
     ids, mask = Tokenizer.load(folder)(PROMPTS, 16)
     theirs = pipeline.tokenizer(PROMPTS, padding="max_length", max_length=16, return_tensors="np")

@@ -1,4 +1,4 @@
-"""The key tables against the state dicts of Diffusers and transformers themselves, at full size, on the meta device."""
+"""The key tables against state dicts of Diffusers and transformers, full size, meta device."""
 
 import jax
 import numpy as np

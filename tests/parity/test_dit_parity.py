@@ -13,9 +13,8 @@ from wan_weights import TRANSFORMER, load, transformer_tensors
 from causalcine_jax.convert import load_transformer
 from causalcine_jax.models.packed import whole_film
 
-WAN_HEADS = dataclasses.replace(
-    TRANSFORMER, dim=256, num_heads=2, num_layers=1, freq_dim=256
-)  # head_dim 128: 44 + 42 + 42
+# head_dim 128: 44 + 42 + 42.
+WAN_HEADS = dataclasses.replace(TRANSFORMER, dim=256, num_heads=2, num_layers=1, freq_dim=256)
 
 
 @pytest.mark.parametrize(

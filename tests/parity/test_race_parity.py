@@ -1,4 +1,7 @@
-"""Self-Forcing's rollout in torch, as `bench.py race` runs it, makes the films that ours makes; and the machine's peaks by both libraries."""
+"""Self-Forcing's rollout in torch, as `bench.py race` runs it, makes the same films as ours.
+
+Also the machine's peaks, measured with both libraries.
+"""
 
 import dataclasses
 
@@ -42,7 +45,8 @@ def test_both_sides_make_the_same_film(films, memory, theirs):
     ours, other = films(case, "float32")
     same = case.same_chunks
     assert apart(ours[:same], other[:same]) < LIMITS["float32"] / 10
-    # Another field is another film, by far more than rounding: retrieved frames here, a shorter cache below.
+    # Another field gives another film, far beyond rounding. Here frames are retrieved; below the
+    # cache is shorter.
     if same < case.chunks:
         assert apart(ours[same:], other[same:]) > 100 * LIMITS["float32"]
 

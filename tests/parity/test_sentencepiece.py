@@ -1,4 +1,4 @@
-"""A SentencePiece model read without its library gives the ids that the library gives."""
+"""A SentencePiece model, read without its library, gives the library's ids."""
 
 import io
 
@@ -19,9 +19,19 @@ UNSEEN = ["日本語のテスト ☃", "— “quote” ﬂ", "A  B", ""]
 def test_ids_are_those_of_the_library():
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES * 5), model_writer=model, vocab_size=400, model_type="unigram", byte_fallback=True,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+        sentence_iterator=iter(LINES * 5),
+        model_writer=model,
+        vocab_size=400,
+        model_type="unigram",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
     theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ours = Tokenizer.from_str(tokenizer_json(model.getvalue(), "model").decode())
     for line in [" ".join(line.split()) for line in LINES + UNSEEN]:

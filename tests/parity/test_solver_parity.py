@@ -1,4 +1,4 @@
-"""Our solvers against Diffusers' schedulers themselves; tests/diffusion/test_solvers.py repeats this from goldens, without torch."""
+"""Our solvers against Diffusers' schedulers; tests/diffusion/test_solvers.py uses goldens."""
 
 import jax
 import jax.numpy as jnp

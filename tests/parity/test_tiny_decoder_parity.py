@@ -1,4 +1,4 @@
-"""TAEHV's decoder against a plain torch one, written from its published description: frame by frame, with the remembered frame of every block."""
+"""TAEHV's decoder against plain torch: frame by frame, with the previous frame in every block."""
 
 import jax
 import numpy as np
@@ -30,13 +30,13 @@ def random_tensors() -> dict[str, torch.Tensor]:
         tensors[f"decoder.{layer}.weight"] = normal(d_out, d_in, 3, 3)
         if layer in (1, 22):
             tensors[f"decoder.{layer}.bias"] = 0.1 * torch.randn(d_out, generator=make)
-    tensors["decoder.22.weight"] *= 0.1  # so that little is clipped
+    tensors["decoder.22.weight"] *= 0.1  # so that few values are clipped
     tensors["decoder.22.bias"] += 0.5
     return tensors
 
 
 def decoded(tensors, latents):
-    """Latents [F,16,h,w] -> frames [4F-3,3,8h,8w] in [0,1], one latent frame after the other."""
+    """Latents [F,16,h,w] -> frames [4F-3,3,8h,8w] in [0,1], one latent frame at a time."""
     memory = dict.fromkeys(BLOCKS)
 
     def layers(frames: list):
@@ -81,7 +81,7 @@ def decoded(tensors, latents):
     return torch.cat(frames[3:]).clamp(0, 1)
 
 
-def test_it_decodes_as_a_plain_one_does(tmp_path):
+def test_it_decodes_as_a_plain_one(tmp_path):
     tensors = random_tensors()
     torch.save(tensors | {"encoder.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "taew2_1.pth")
     latents = torch.randn(3, 16, 4, 6, generator=torch.Generator().manual_seed(1))

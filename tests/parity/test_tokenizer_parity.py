@@ -1,7 +1,8 @@
-"""Token ids of awkward prompts: ours against those that WanPipeline's tokenizer and SentencePiece itself give.
+"""Token ids of awkward prompts: ours against WanPipeline's tokenizer and SentencePiece.
 
-UMT5's own vocabulary is too large to ship, so a small one of its kind is trained here: SentencePiece's unigram model, nmt_nfkc, pad 0,
-eos 1, unknown 2. transformers makes the tokenizer.json of it that we read.
+UMT5's vocabulary is too large to ship, so a small one of its kind is trained here: SentencePiece's
+unigram model, nmt_nfkc, pad 0, eos 1, unknown 2. transformers makes its tokenizer.json, which we
+read.
 """
 
 import numpy as np
@@ -20,9 +21,14 @@ from causalcine_jax.models.text.tokenizer import Tokenizer, clean
 
 LENGTH = 96
 SEEN = [
-    "A red fox runs along the harbour at dusk, 35mm film, close-up.", "Two owls; one sleeps & one doesn't: \"who?\"", "狐狸在港口奔跑，夕阳西下。",
-    "An 1870s café (naïve, déjà vu) — 50% off!", "Der Fuchs läuft über die Brücke.", "夕暮れの港を狐が走る", "Лиса бежит вдоль гавани",
-]  # fmt: skip
+    "A red fox runs along the harbour at dusk, 35mm film, close-up.",
+    'Two owls; one sleeps & one doesn\'t: "who?"',
+    "狐狸在港口奔跑，夕阳西下。",
+    "An 1870s café (naïve, déjà vu) — 50% off!",
+    "Der Fuchs läuft über die Brücke.",
+    "夕暮れの港を狐が走る",
+    "Лиса бежит вдоль гавани",
+]
 PROMPTS = {
     "plain": "A red fox runs along the harbour.",
     "empty": "",
@@ -47,12 +53,22 @@ PROMPTS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """SentencePiece's model, transformers' tokenizer of it, and ours of the tokenizer.json that it saves."""
+    """SentencePiece's model, transformers' tokenizer of it, and ours from its tokenizer.json."""
     folder = tmp_path_factory.mktemp("tokenizer")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SEEN * 4), model_prefix=str(folder / "spiece"), vocab_size=420, model_type="unigram",
-        normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+        sentence_iterator=iter(SEEN * 4),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=420,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
     theirs = T5Tokenizer.from_pretrained(folder)
     theirs.save_pretrained(folder / "saved")
     return (
@@ -79,7 +95,6 @@ def test_ids_and_masks(made, prompt):
         return_tensors="np",
     )
     assert np.array_equal(ids, want.input_ids) and np.array_equal(mask, want.attention_mask)
-    if (
-        prompt != PROMPTS["its own marks"]
-    ):  # a special token that is written out: transformers takes it for one, SentencePiece does not
+    # transformers parses special tokens written as text; SentencePiece does not.
+    if prompt != PROMPTS["its own marks"]:
         assert ids[0, : mask.sum()].tolist() == [*pieces.encode(prompt_clean(prompt)), 1]

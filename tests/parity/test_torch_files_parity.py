@@ -1,4 +1,4 @@
-"""What torch.save writes is read byte for byte as torch has it; what torch would run is refused."""
+"""Files of torch.save are read byte for byte; pickles that torch would run are refused."""
 
 import collections
 
@@ -22,9 +22,22 @@ def assert_read_equal(file, expected: dict[str, torch.Tensor]) -> None:
 
 
 DTYPES = [
-    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-    torch.complex64, torch.uint16, torch.uint32, torch.float8_e4m3fn, torch.float8_e5m2,
-]  # fmt: skip
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+    torch.uint16,
+    torch.uint32,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+]
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

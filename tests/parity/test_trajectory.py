@@ -1,4 +1,7 @@
-"""A film by Diffusers' WanPipeline, prompt to pixels, against ours from the same folder and noise; and bfloat16 against their float32."""
+"""A film by Diffusers' WanPipeline, prompt to pixels, against ours from the same folder and noise.
+
+Also our bfloat16 film against their float32 one.
+"""
 
 import jax
 import numpy as np
@@ -14,7 +17,8 @@ from make_solver_goldens import scheduler
 from wan_folder import TRANSFORMER, wan_folder
 
 from causalcine_jax.convert import load_text_encoder, load_transformer, load_vae
-from causalcine_jax.convert.command import ConvertConfig, convert
+from causalcine_jax.convert.command import convert
+from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.models.packed import whole_film
 from causalcine_jax.models.text.tokenizer import Tokenizer
@@ -44,7 +48,7 @@ def theirs(folder, noise, solver, shift, guidance):
     """The latents after each step, and the video in [-1, 1]."""
     pipe = WanPipeline.from_pretrained(folder)
     pipe.scheduler = scheduler(solver, STEPS, shift)
-    pipe.scheduler.set_timesteps = lambda *_, **__: None  # it has Wan2.1's own, see `scheduler`
+    pipe.scheduler.set_timesteps = lambda *_, **__: None  # already set to Wan2.1's, see `scheduler`
     pipe.set_progress_bar_config(disable=True)
     latents = []
     made = pipe(

@@ -11,7 +11,7 @@ from wan_weights import TEXT_ENCODER, load, text_encoder_tensors
 from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.convert import load_text_encoder
 
-# As deep as small allows, 64 tokens and more: every bucket of UMT5's own 32 and the cut at distance 128 are reached.
+# Lengths of 64 tokens and more reach all of UMT5's 32 buckets and the limit at distance 128.
 WAN_BUCKETS = TextEncoderConfig(
     vocab_size=99, dim=32, dim_attn=48, dim_ffn=40, num_heads=6, num_layers=2
 )

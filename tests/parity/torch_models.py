@@ -1,4 +1,4 @@
-"""Other people's implementations, in fp32 on the CPU, with weights given under the original Wan2.1 keys."""
+"""Other people's implementations, in fp32 on the CPU, with weights under original Wan2.1 keys."""
 
 import re
 
@@ -9,7 +9,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from benchmarks.peer import diffusers_transformer
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig
 
-# Original Wan2.1 -> Diffusers. Written here by hand, so that it can disagree with the package.
+# Original Wan2.1 -> Diffusers. Written by hand, so that it can disagree with the package.
 DIFFUSERS = (
     (r"text_embedding\.0", "condition_embedder.text_embedder.linear_1"),
     (r"text_embedding\.2", "condition_embedder.text_embedder.linear_2"),
@@ -54,7 +54,10 @@ def renamed(tensors: dict[str, np.ndarray], table) -> dict[str, torch.Tensor]:
 
 
 def wan_transformer(config: TransformerConfig, tensors: dict[str, np.ndarray]):
-    """(x [B,F,h,w,C], t [B], text [B,T,D]) -> velocity [B,F,h,w,C], by Diffusers' WanTransformer3DModel; T is text_len."""
+    """Diffusers' WanTransformer3DModel.
+
+    (x [B,F,h,w,C], t [B], text [B,T,D]) -> velocity [B,F,h,w,C]; T is text_len.
+    """
     model = diffusers_transformer(config)
     model.load_state_dict(renamed(tensors, DIFFUSERS), strict=True)
 
@@ -68,7 +71,7 @@ def wan_transformer(config: TransformerConfig, tensors: dict[str, np.ndarray]):
 
 
 def umt5_encoder(config: TextEncoderConfig, tensors: dict[str, np.ndarray]):
-    """(ids [B,T], mask [B,T]) -> [B,T,D], by transformers' UMT5EncoderModel; padding rows as it leaves them."""
+    """transformers' UMT5EncoderModel: (ids [B,T], mask [B,T]) -> [B,T,D], with its padding rows."""
     hf = UMT5Config(
         vocab_size=config.vocab_size,
         d_model=config.dim,

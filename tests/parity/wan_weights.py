@@ -1,4 +1,4 @@
-"""Random tensors under the original Wan2.1 keys, and the small sizes that parity is checked in. No torch here."""
+"""Random tensors under the original Wan2.1 keys, and the sizes of the parity tests, torch-free."""
 
 import zlib
 
@@ -11,13 +11,21 @@ from causalcine_jax.convert import tables
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 
-# head_dim 14 splits into 6 + 4 + 4 channels for time, height and width: uneven, as Wan's 44 + 42 + 42.
+# head_dim 14 splits into 6 + 4 + 4 channels for time, height and width, uneven like Wan's
+# 44 + 42 + 42.
 TRANSFORMER = TransformerConfig(
     dim=28, ffn_dim=40, num_heads=2, num_layers=2, text_dim=10, text_len=7, freq_dim=16
 )
 TEXT_ENCODER = TextEncoderConfig(
-    vocab_size=50, dim=24, dim_attn=20, dim_ffn=36, num_heads=4, num_layers=3, num_buckets=16, max_distance=32
-)  # fmt: skip
+    vocab_size=50,
+    dim=24,
+    dim_attn=20,
+    dim_ffn=36,
+    num_heads=4,
+    num_layers=3,
+    num_buckets=16,
+    max_distance=32,
+)
 
 
 def transformer_tensors(config: TransformerConfig, seed: int = 0) -> dict[str, np.ndarray]:
@@ -29,7 +37,7 @@ def text_encoder_tensors(config: TextEncoderConfig, seed: int = 0) -> dict[str, 
 
 
 def load(tensors: dict[str, np.ndarray], config, loader, folder):
-    """Our module of `tensors`, by way of a file: so parity covers the key tables too."""
+    """Our module of `tensors`, loaded from a file, so parity covers the key tables too."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
     settings = {
@@ -48,7 +56,7 @@ def _tensors(module_class, config, rules, seed: int) -> dict[str, np.ndarray]:
 
 
 def _random(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Of a size at which every parameter shows in the output."""
+    """A random tensor, scaled so that every parameter affects the output."""
     x = np.random.default_rng([seed, zlib.crc32(key.encode())]).standard_normal(shape, np.float32)
     if "norm" in key and key.endswith("weight"):
         return 1 + 0.2 * x

@@ -1,4 +1,4 @@
-"""Counted arithmetic: by hand on numbers small enough, and against what XLA counts in the programs themselves."""
+"""FLOPs, against counts by hand on small numbers and against XLA's cost analysis."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import noisy_causal, teacher_forced
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.planning.flops import Films, Flops, peak, segments, text_encoder_flops
+from causalcine_jax.planning.flops import FilmFlops, Flops, peak, segments, text_encoder_flops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.stages.distillation import dmd_updates
@@ -22,13 +22,13 @@ from causalcine_jax.training.stages.distillation import dmd_updates
 ONE_LAYER = TransformerConfig(
     dim=128, ffn_dim=320, num_heads=2, num_layers=1, text_dim=48, text_len=20, freq_dim=32
 )
-FILMS = Films(ONE_LAYER, MemoryConfig("camr", 1, 2), films=2, chunks=4, tokens=6, shots=2)
+FILMS = FilmFlops(ONE_LAYER, MemoryConfig("camr", 1, 2), films=2, chunks=4, tokens=6, shots=2)
 ABSTRACT = jax.eval_shape(lambda: Transformer(ONE_LAYER, key=jax.random.key(0)))
 
 
 @pytest.fixture(autouse=True)
 def xlas_products(monkeypatch):
-    """XLA counts its own products only, and not those of the CPU's kernels."""
+    """Disables the CPU's kernels: XLA's cost analysis does not see inside them."""
     monkeypatch.setitem(attention.BACKENDS, "cpu", (attention.BACKENDS["cpu"][-1],))
 
 
@@ -63,7 +63,7 @@ def test_a_segment_by_hand():
     assert segments(config, 10, [10, 16], read=1) == Flops(
         2 * (projections + feed_forward + patches + velocity + time), 2 * scores_and_values
     )
-    films = Films(
+    films = FilmFlops(
         config,
         MemoryConfig(window_chunks=2, memory_frames=4),
         films=1,
@@ -94,8 +94,8 @@ def test_a_segment_by_hand():
 def test_a_chunk_after_its_history_as_xla_counts_it():
     pool = jax.eval_shape(lambda: KVCache.empty(ONE_LAYER, FILMS.films, 12, FILMS.tokens))
     last = lambda model, pool, noisy, text, shots: teacher_forced(
-        model, pool, noisy, 500.0, text, shots, PassConfig(FILMS.memory)
-    )  # fmt: skip
+        model, None, noisy, 500.0, text, shots, memory=FILMS.memory, history=pool
+    )
     assert counted(last, ABSTRACT, pool, film(1), TEXT, SHOTS) == pytest.approx(
         FILMS.against_pool(1).forward, rel=0.04
     )
@@ -103,9 +103,8 @@ def test_a_chunk_after_its_history_as_xla_counts_it():
         model, noisy, 500.0, text, shots, PassConfig(FILMS.memory, features=(0,))
     )[1]
     beyond = [sum(FILMS.keys(FILMS.chunks - 1) - FILMS.keys(i) for i in range(FILMS.chunks))]
-    padding = (
-        FILMS.films * 2 * 18 * 2 * ONE_LAYER.dim * beyond[0]
-    )  # XLA multiplies with what is beyond a field's length
+    # XLA also multiplies with the padding beyond a field's length.
+    padding = FILMS.films * 2 * 18 * 2 * ONE_LAYER.dim * beyond[0]
     assert counted(tapped, ABSTRACT, film(), TEXT, SHOTS) == pytest.approx(
         FILMS.noisy_stream(layers=1).forward + padding, rel=0.04
     )
@@ -113,8 +112,8 @@ def test_a_chunk_after_its_history_as_xla_counts_it():
 
 def test_a_training_step_as_xla_counts_it():
     loss = lambda model, clean, noisy, text, shots: jnp.sum(
-        jnp.square(teacher_forced(model, clean, noisy, 500.0, text, shots, PassConfig(FILMS.memory)))
-    )  # fmt: skip
+        jnp.square(teacher_forced(model, clean, noisy, 500.0, text, shots, memory=FILMS.memory))
+    )
     padded = (
         FILMS.films * segments(ONE_LAYER, 18, [FILMS.keys(FILMS.chunks - 1)] * 7, read=4)
         + FILMS.prompts()
@@ -140,11 +139,16 @@ def test_updates_of_distribution_matching_as_xla_counts_them():
     """One chunk, one step, one layer, so that no loop runs twice."""
     sizes = dataclasses.replace(ONE_LAYER, dim=256, ffn_dim=640)
     config = tiny_config(
-        stage="dmd", teacher="-", batch=2, transformer=sizes, text_encoder=TextEncoderConfig(50, 48, 48, 96, 2, 1),
-        self_forcing=SelfForcingConfig(steps=1, exit="last", grad_frames=0), dmd=DMDConfig(real_guidance=3.0),
+        stage="dmd",
+        teacher="-",
+        batch=2,
+        transformer=sizes,
+        text_encoder=TextEncoderConfig(50, 48, 48, 96, 2, 1),
+        self_forcing=SelfForcingConfig(steps=1, exit="last", grad_frames=0),
+        dmd=DMDConfig(real_guidance=3.0),
         critic_optim=OptimConfig(schedule="constant", warmup=0),
-    )  # fmt: skip
-    films = Films(sizes, config.memory, films=2, chunks=1, tokens=6, shots=2)
+    )
+    films = FilmFlops(sizes, config.memory, films=2, chunks=1, tokens=6, shots=2)
     abstract = lambda make: jax.eval_shape(lambda: make(jax.random.key(0)))
     transformer = abstract(lambda key: Transformer(sizes, key=key))
     nets = dict.fromkeys(("student", "fake_score", "teacher"), transformer)

@@ -1,4 +1,4 @@
-"""launch/plan.py memory: against the published numbers of Wan, against the arrays of a small model, and what it refuses."""
+"""launch/plan.py memory, against Wan's published sizes and a small model's arrays; refusals."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.rollout import embed_prompt
 from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.planning.memory_plan import Request, memory_plan
+from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.presets import preset
 
 
@@ -29,7 +29,7 @@ def by_name(plan):
     [("wan-1.3b", 287_539_200, 1_418_996_800), ("wan-14b", 1_277_952_000, 14_288_491_584)],
 )
 def test_wan_at_its_own_size(name, kv, parameters):
-    plan = memory_plan(Request(name, pool_frames=60))
+    plan = memory_plan(MemoryRequest(name, pool_frames=60))
     lines = by_name(plan)
     assert (plan.tokens_per_frame, plan.histories, plan.kv_per_frame) == (1560, 2, kv)
     assert (lines["transformer"].parameters, lines["transformer"].bytes) == (
@@ -45,17 +45,19 @@ def test_wan_at_its_own_size(name, kv, parameters):
 
 
 def test_a_family_brings_its_own_memory():
-    plan = memory_plan(Request("self-forcing"))
+    plan = memory_plan(MemoryRequest("self-forcing"))
     assert (plan.request.pool_frames, plan.histories, plan.kv_per_frame) == (21, 1, 287_539_200)
-    assert memory_plan(Request("krea-realtime-14b")).kv_per_frame == 1_277_952_000
+    assert memory_plan(MemoryRequest("krea-realtime-14b")).kv_per_frame == 1_277_952_000
 
 
 def test_without_guidance_there_is_one_history_and_float32_is_twice_bfloat16():
     small = {"pool_frames": 18, "height": 96, "width": 160}
-    guided, alone = (memory_plan(Request("storyworld", **small, guidance=g)) for g in (3.0, 1.0))
-    wide = memory_plan(Request("storyworld", **small, guidance=1.0, dtype="float32"))
+    guided, alone = (
+        memory_plan(MemoryRequest("storyworld", **small, guidance=g)) for g in (3.0, 1.0)
+    )
+    wide = memory_plan(MemoryRequest("storyworld", **small, guidance=1.0, dtype="float32"))
     pool = "pool of history"
-    times = (4 + 4) * 18 // 3  # which chunk a slot holds, and what memory makes of it, is shared
+    times = (4 + 4) * 18 // 3  # each slot's chunk index and use are shared by all histories
     assert by_name(guided)[pool].bytes - times == 2 * (by_name(alone)[pool].bytes - times)
     assert wide.kv_per_frame == 2 * alone.kv_per_frame
     assert by_name(wide)["transformer"].bytes == 2 * by_name(alone)["transformer"].bytes
@@ -63,14 +65,13 @@ def test_without_guidance_there_is_one_history_and_float32_is_twice_bfloat16():
 
 def test_float8_halves_the_blocks_matrices_and_nothing_else():
     plans = {
-        dtype: by_name(memory_plan(Request("wan-14b", dtype=dtype)))
+        dtype: by_name(memory_plan(MemoryRequest("wan-14b", dtype=dtype)))
         for dtype in ("bfloat16", "float8")
     }
     sizes = preset("wan-14b").transformer
     matrices = sizes.num_layers * (8 * sizes.dim**2 + 2 * sizes.dim * sizes.ffn_dim)
-    scales = (
-        4 * sizes.num_layers * (9 * sizes.dim + sizes.ffn_dim)
-    )  # in float32, one for each column
+    # In float32, one for each column.
+    scales = 4 * sizes.num_layers * (9 * sizes.dim + sizes.ffn_dim)
     saved = {
         name: line.bytes - plans["float8"][name].bytes for name, line in plans["bfloat16"].items()
     }
@@ -78,7 +79,7 @@ def test_float8_halves_the_blocks_matrices_and_nothing_else():
 
 
 def test_devices_share_all_but_the_vae():
-    whole, shared = (memory_plan(Request("wan-14b", devices=d)) for d in (1, 8))
+    whole, shared = (memory_plan(MemoryRequest("wan-14b", devices=d)) for d in (1, 8))
     for name, line in by_name(shared).items():
         assert line.bytes == by_name(whole)[name].bytes
         if name.startswith(("vae", "VAE")):
@@ -102,7 +103,7 @@ def folder(tmp_path_factory):
 
 def test_the_exact_lines_are_the_bytes_of_the_real_arrays(folder):
     model = tiny_model()
-    lines = by_name(memory_plan(Request(str(folder), pool_frames=9, dtype="float32")))
+    lines = by_name(memory_plan(MemoryRequest(str(folder), pool_frames=9, dtype="float32")))
     size = lambda tree: sum(4 * leaf.size for leaf in jax.tree.leaves(tree))
     assert lines["transformer"].bytes == size(model.transformer)
     assert (
@@ -116,32 +117,32 @@ def test_the_exact_lines_are_the_bytes_of_the_real_arrays(folder):
 
 
 def test_a_model_on_disk_is_read_by_its_headers(tmp_path):
-    plan = memory_plan(Request(str(wan_folder(tmp_path / "wan")), height=64, width=96))
+    plan = memory_plan(MemoryRequest(str(wan_folder(tmp_path / "wan")), height=64, width=96))
     assert (
         set(by_name(plan)) > {"transformer", "vae", "text encoder"}
         and plan.tokens_per_frame == 4 * 6
     )
     (tmp_path / "wan" / "Wan2.1_VAE.pth").unlink()
     assert not {"vae", "VAE cache"} & set(
-        by_name(memory_plan(Request(str(tmp_path / "wan"), height=64, width=96)))
+        by_name(memory_plan(MemoryRequest(str(tmp_path / "wan"), height=64, width=96)))
     )
 
 
 @pytest.mark.parametrize(
     ("request_", "faults"),
     [
-        (Request("wan-1.3"), ["did you mean 'wan-1.3b'?"]),
+        (MemoryRequest("wan-1.3"), ["did you mean 'wan-1.3b'?"]),
         (
-            Request("wan-14b", devices=7),
+            MemoryRequest("wan-14b", devices=7),
             ["7 devices cannot share 40 heads", "1, 2, 4, 5, 8, 10, 20, 40 can"],
         ),
         (
-            Request("wan-14b", height=490, width=840, pool_frames=20),
+            MemoryRequest("wan-14b", height=490, width=840, pool_frames=20),
             ["the nearest: 480 and 496", "the nearest: 832 and 848", "not 20"],
         ),
     ],
 )
-def test_what_cannot_be_is_named_with_what_can(request_, faults):
+def test_impossible_requests_name_legal_values(request_, faults):
     with pytest.raises(UsageError) as caught:
         memory_plan(request_)
     assert all(fault in str(caught.value) for fault in faults), caught.value
@@ -149,7 +150,7 @@ def test_what_cannot_be_is_named_with_what_can(request_, faults):
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no transformer"):
-        memory_plan(Request(str(tmp_path)))
+        memory_plan(MemoryRequest(str(tmp_path)))
 
 
 def launch(*arguments):
@@ -166,8 +167,8 @@ def test_the_command_prints_a_table_or_json(folder):
         and "keys and values of one latent frame" in done.stdout
         and "pool of history" in done.stdout
     )
-    told = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
-    assert told["total_bytes"] == sum(line["bytes"] for line in told["lines"])
+    plan = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
+    assert plan["total_bytes"] == sum(line["bytes"] for line in plan["lines"])
     done = launch("--model", "wan-14b", "--size", "480p")
     assert (done.returncode, done.stderr) == (
         2,

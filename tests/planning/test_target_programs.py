@@ -1,7 +1,8 @@
-"""What crosses between devices in programs compiled for TPUs and GPUs that are not here: weights are gathered, tokens exchanged for heads, gradients summed once.
+"""Communication in programs compiled for TPUs and GPUs that are not present.
 
-A machine of four devices, as two films at once on two devices each for training and one film on all four for a rollout. Without the compilers there is
-nothing to read: skipped, naming the install line.
+Weights are gathered, tokens exchanged for heads, gradients summed once. Four devices: training has
+two films on two devices each, a rollout one film on all four. Without the compilers the tests are
+skipped, with the install command.
 """
 
 import dataclasses
@@ -14,15 +15,15 @@ import jax
 import pytest
 from tiny_training import tiny_config
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import PoolConfig, TextEncoderConfig, TransformerConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.parallel.sharding import WHOLE, path_of, spec_of
+from causalcine_jax.parallel.sharding import REPLICATED, path_of, spec_of
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning.hardware import INSTALL, target, target_mesh
-from causalcine_jax.planning.hlo.collectives import first_group, goes_on, kind_of
+from causalcine_jax.planning.hlo.collectives import first_group, is_continuation, kind_of
 from causalcine_jax.planning.planned_rollout import rollout_steps
-from causalcine_jax.planning.planned_step import Films, shapes, training_steps
+from causalcine_jax.planning.planned_step import FilmBatch, shapes, training_steps
 
 DEVICES, LAYERS, STEPS = 4, 2, 3
 SIZES = TransformerConfig(
@@ -32,9 +33,8 @@ TEXT = TextEncoderConfig(
     vocab_size=256, dim=256, dim_attn=256, dim_ffn=384, num_heads=2, num_layers=1
 )
 FILMS = {"frames": 9, "size": (128, 128)}  # 64 tokens a frame, 192 a chunk
-FLOAT32 = re.compile(
-    "time_embedding|time_projection|head"
-)  # of the cut weights; a TPU multiplies, and so gathers, them in bfloat16 all the same
+# The float32 ones among the sharded weights. A TPU still multiplies, and so gathers, in bfloat16.
+FLOAT32 = re.compile("time_embedding|time_projection|head")
 
 
 def needs(platform: str):
@@ -54,7 +54,11 @@ TARGETS = [
 
 @pytest.fixture
 def exchanged(monkeypatch):
-    """`of(topology, seq, steps) -> (the planned step, its account, {(kind, devices, dtype, shape): how often a device sends such an array})` of the first step."""
+    """Compiles the first of `steps`.
+
+    `of(topology, seq, steps) -> (planned step, account, sends)`, where sends is
+    {(kind, devices, dtype, shape): how often a device sends such an array}.
+    """
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
@@ -63,7 +67,7 @@ def exchanged(monkeypatch):
 
     def measure(computation, one):
         kind = kind_of(computation, one)
-        if kind is None or goes_on(computation, one):
+        if kind is None or is_continuation(computation, one):
             return {}
         group = len(first_group(one.attributes, DEVICES))
         arrays = (
@@ -89,23 +93,29 @@ def config(tmp_path):
     sample = {"steps": STEPS, "at_end": False}
     base = tiny_config(tmp_path)
     return tiny_config(
-        tmp_path, transformer=SIZES, text_encoder=TEXT, remat=True, dtype="bfloat16", train_text_encoder=False, init="model",
+        tmp_path,
+        transformer=SIZES,
+        text_encoder=TEXT,
+        remat=True,
+        dtype="bfloat16",
+        train_text_encoder=False,
+        init="model",
         sample=type(base.sample)(**sample),
-    )  # fmt: skip
+    )
 
 
-def cut_weights(network, sizes) -> dict[str, tuple[int, ...]]:
-    """path -> shape of the parameters that the table cuts."""
+def sharded_weights(network, sizes) -> dict[str, tuple[int, ...]]:
+    """path -> shape of the parameters that the table shards."""
     leaves = jax.tree_util.tree_leaves_with_path(shapes(network, sizes))
     return {
         path_of(path): leaf.shape
         for path, leaf in leaves
-        if spec_of(path_of(path), leaf.shape, DEVICES) != WHOLE
+        if spec_of(path_of(path), leaf.shape, DEVICES) != REPLICATED
     }
 
 
 def split(weights):
-    """Elements of the weights of layers; and of those outside of layers, by path."""
+    """(elements of the layers' weights, elements of the others by path)."""
     inside = sum(math.prod(shape) for path, shape in weights.items() if path.startswith("blocks."))
     return inside, {
         path: math.prod(shape) for path, shape in weights.items() if not path.startswith("blocks.")
@@ -113,7 +123,7 @@ def split(weights):
 
 
 def shards(*networks) -> set[tuple[int, ...]]:
-    """Shapes that parts of cut weights have: a device's, or that of as many devices as a TPU has gathered along the mesh's first axis."""
+    """Shapes of a weight's shards: on one device, or gathered along the mesh's first axis (TPU)."""
     matrices = {shape[-2:] for weights in networks for shape in weights.values()}
     return {(rows, columns // parts) for rows, columns in matrices for parts in (DEVICES, 2)}
 
@@ -126,14 +136,16 @@ def size_of(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def gathered(found, of) -> int:
-    """Bytes that a device has of other devices' shards of weights, once they are gathered."""
+    """Bytes that a device receives of other devices' shards of weights."""
     return sum(
-        times * size_of(dtype, shape) * (group - 1) for (kind, group, dtype, shape), times in found.items() if kind == "all-gather" and shape in of
-    )  # fmt: skip
+        times * size_of(dtype, shape) * (group - 1)
+        for (kind, group, dtype, shape), times in found.items()
+        if kind == "all-gather" and shape in of
+    )
 
 
 def others(found, weights, *kinds) -> int:
-    """The largest array, in bytes, of these kinds of collective that is no weight."""
+    """Bytes of the largest array in these kinds of collective that is not a weight."""
     return max(
         (
             size_of(dtype, shape)
@@ -149,24 +161,24 @@ def others(found, weights, *kinds) -> int:
 def test_a_training_step_gathers_weights_twice_and_sums_their_gradients_once(
     topology, tmp_path, exchanged
 ):
-    """A layer's weights are gathered for the forward pass and again for the backward one, which computes the layer again; all others once.
+    """A layer's weights are gathered for the forward pass and again for remat; all others once.
 
-    A device's tokens are 2 films of 5 segments (2 clean, 3 noisy) of 96 tokens of 512 channels. What else is gathered or summed is smaller: prompts' tokens,
-    keys and values, the velocity, sums over tokens.
+    A device's tokens are 2 films of 5 segments (2 clean, 3 noisy) of 96 tokens of 512 channels.
+    Everything else that is gathered or summed is smaller: prompts' tokens, keys and values, the
+    velocity, sums over tokens.
     """
     trained = config(tmp_path)
     *_, found = exchanged(
-        topology, 2, lambda mesh: training_steps(trained, Films.of(trained, **FILMS), mesh)
+        topology, 2, lambda mesh: training_steps(trained, FilmBatch.of(trained, **FILMS), mesh)
     )
-    transformer, text = cut_weights(Transformer, SIZES), cut_weights(UMT5Encoder, TEXT)
+    transformer, text = sharded_weights(Transformer, SIZES), sharded_weights(UMT5Encoder, TEXT)
     inside, outside = split(transformer)
     once = sum(outside.values()) + sum(
         math.prod(shape) for path, shape in text.items() if "token_embedding" not in path
     )
     weights = (2 * inside + once) * 2 * (DEVICES - 1) // DEVICES
-    as_float32 = (
-        sum(outside.values()) * 2 * (DEVICES - 1) // DEVICES
-    )  # what those outside of layers take more if they are gathered in float32
+    # The extra bytes if the weights outside of layers are gathered in float32.
+    as_float32 = sum(outside.values()) * 2 * (DEVICES - 1) // DEVICES
     assert weights <= gathered(found, shards(transformer, text)) <= weights + as_float32
 
     tokens = 2 * 5 * 96 * SIZES.dim * 2
@@ -176,9 +188,8 @@ def test_a_training_step_gathers_weights_twice_and_sums_their_gradients_once(
         if kind == "all-to-all"
         for _ in range(n)
     )
-    assert exchanges == {
-        (2, tokens): 3 * 4 * LAYERS
-    }  # q, k, v and what they attend to: forward, again, backward
+    # q, k, v and the attention output: forward, recomputed, backward.
+    assert exchanges == {(2, tokens): 3 * 4 * LAYERS}
     assert others(found, shards(transformer, text), "all-gather") < tokens / 2
 
     matrices = {shape[-2:] for shape in transformer.values()}
@@ -191,23 +202,21 @@ def test_a_training_step_gathers_weights_twice_and_sums_their_gradients_once(
             and shape in matrices
         ):
             summed[kind] += times * math.prod(shape)
-    of_tokens = [
-        path for path in outside if not FLOAT32.search(path)
-    ]  # the time's are the same on all devices of a row, and the head's in float32
+    # Time weights have the same gradient on all devices of a row; the head's is float32.
+    of_tokens = [path for path in outside if not FLOAT32.search(path)]
     assert summed.total() == inside + sum(outside[path] for path in of_tokens)
     if topology.startswith("h200"):
         assert summed["all-reduce"] == 0
         steering = sum(outside.values()) - sum(outside[path] for path in of_tokens)
-        assert (
-            others(found, matrices, "all-reduce") < 4 * steering + tokens / 2
-        )  # all that is float32 as one array
+        # The float32 gradients are one array.
+        assert others(found, matrices, "all-reduce") < 4 * steering + tokens / 2
     else:
-        # The compiler for TPUs keeps a part of a sum (reduce-scatter) of few arrays only: the others are summed whole, which is twice the bytes.
+        # The TPU compiler makes few of the sums a reduce-scatter. The others are all-reduces, of
+        # twice the bytes.
         assert summed["all-reduce"] >= summed["reduce-scatter"]
         assert others(found, matrices, "all-reduce") < tokens / 2
-    prompts = (
-        2 * 5 * 16 * SIZES.dim
-    )  # keys or values of a layer: their gradient is the sum over all of a row's tokens
+    # A layer's keys or values of prompts, whose gradient is a sum over all of a row's tokens.
+    prompts = 2 * 5 * 16 * SIZES.dim
     kinds = ("all-reduce", "reduce-scatter")
     assert (
         sum(
@@ -222,20 +231,23 @@ def test_a_training_step_gathers_weights_twice_and_sums_their_gradients_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("held", ["gathered", "sharded"])
 @pytest.mark.parametrize("topology", TARGETS)
-def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_heads(
+def test_a_rollouts_passes_gather_sharded_weights_and_its_pool_is_sharded_by_heads(
     topology, held, tmp_path, exchanged
 ):
-    """One film with guidance on all four devices: two histories, of each a chunk's 48 tokens on a device, all of its tokens' keys for one head of four."""
+    """One film with guidance, so two histories, on four devices.
+
+    Each device has 48 tokens of a chunk, and the keys of all its tokens for one of four heads.
+    """
     chosen = dataclasses.replace(config(tmp_path), rollout_weights=held)
-    films = Films.of(chosen, **FILMS)
+    films = FilmBatch.of(chosen, **FILMS)
     step, account, found = exchanged(
-        topology, DEVICES, lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=9)
+        topology, DEVICES, lambda mesh: rollout_steps(chosen, films, mesh, PoolConfig(9))
     )
-    transformer = cut_weights(Transformer, SIZES)
+    transformer = sharded_weights(Transformer, SIZES)
     inside, outside = split(
         {path: shape for path, shape in transformer.items() if "text_embedding" not in path}
     )
-    # Keys and values of the prompts are given.
+    # The prompts' keys and values are arguments.
     inside -= sum(math.prod(transformer[f"blocks.cross_attn.{name}.weight"]) for name in "kv")
     passes = STEPS if held == "sharded" else 0
     weights = passes * (inside + sum(outside.values())) * 2 * (DEVICES - 1) // DEVICES
@@ -250,12 +262,12 @@ def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_he
     )
     assert exchanges == {(DEVICES, tokens): 4 * LAYERS * STEPS}
     assert others(found, shards(transformer), "all-gather", "all-reduce") < tokens / 2
-    keys = 2 * LAYERS * 2 * 9 * 64 * SIZES.dim * 2  # and values, of two histories of 9 frames
+    # Keys and values of two histories of 9 frames.
+    keys = 2 * LAYERS * 2 * 9 * 64 * SIZES.dim * 2
     whole, share = step.parts["pool"]
     assert keys < whole < 1.1 * keys and keys // DEVICES < share < 1.1 * keys // DEVICES
-    given = sum(
-        share for _, share in step.parts.values()
-    )  # with the weights that this program has no use for
+    # Including weights that this program does not use.
+    given = sum(share for _, share in step.parts.values())
     assert given + account.results + account.temporaries + account.code <= account.total
 
 
@@ -263,12 +275,13 @@ def test_a_rollouts_passes_gather_weights_that_are_cut_and_its_pool_is_cut_by_he
 @pytest.mark.parametrize("topology", TARGETS)
 def test_a_pool_in_host_memory_is_counted_there_with_what_is_copied(topology, tmp_path, exchanged):
     chosen = config(tmp_path)
-    films = Films.of(chosen, **FILMS)
-    commit = lambda mesh: rollout_steps(chosen, films, mesh, pool_frames=15, pool_on="host")[1:]
+    films = FilmBatch.of(chosen, **FILMS)
+    commit = lambda mesh: rollout_steps(chosen, films, mesh, PoolConfig(15, place="host"))[1:]
     step, account, _ = exchanged(topology, DEVICES, commit)
     frame = LAYERS * 2 * 64 * SIZES.dim * 2  # keys and values of a history's frame
     assert step.host == {"pool": (2 * 15 * frame, 2 * 15 * frame // DEVICES)}
-    # At most what memory retrieves in every layer comes over, and the chunk goes there; of two histories, a device's heads.
+    # From the host: at most the frames that memory retrieves, in every layer. To the host: the
+    # chunk. Each of two histories, a device's heads.
     assert account.copied == tuple(
         2 * frames * frame // DEVICES for frames in (chosen.memory.retrieved_frames, 3)
     )

@@ -20,7 +20,7 @@ from toy_stage import OPTIM, toy_batches, toy_config, toy_stage
 from causalcine_jax.cli import run
 from causalcine_jax.parallel import sharding
 from causalcine_jax.parallel.mesh import make_mesh, own_part
-from causalcine_jax.parallel.processes import is_first, joined, whole
+from causalcine_jax.parallel.processes import gather_to_host, is_first, joined
 from causalcine_jax.training.loop import train
 
 
@@ -43,11 +43,11 @@ class OwnPart:
 
 
 def main() -> None:
-    sharding.SMALLEST_CUT = 1
+    sharding.SMALLEST_SHARDED = 1
     out = Path(sys.argv[1])
 
     def export(nets, folder, facts) -> None:
-        weights = whole(nets["net"].weight[...])
+        weights = gather_to_host(nets["net"].weight[...])
         if is_first():
             np.save(out / "weights.npy", weights)
 

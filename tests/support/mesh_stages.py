@@ -145,7 +145,7 @@ def rollout() -> Stage:
     def compute(nets, batch):
         text = nets["text_encoder"](batch["token_ids"], batch["token_ids"] != 0)
         how = (SelfForcingConfig(steps=2, exit="last"), PassConfig(MEMORY, CHUNK))
-        student = sharding.for_many_passes(nets["transformer"], "gathered")
+        student = sharding.place_rollout_weights(nets["transformer"], "gathered")
         made = student_rollout(
             student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], KEY, *how
         )

@@ -103,7 +103,7 @@ def matrices(mesh, nets) -> list[jax.Array]:
     placed = zip(
         jax.tree.leaves(nets), jax.tree.leaves(sharding.state_shardings(mesh, nets)), strict=True
     )
-    return [array for array, where in placed if where.spec != sharding.WHOLE]
+    return [array for array, where in placed if where.spec != sharding.REPLICATED]
 
 
 def collectives(program: str) -> dict:
@@ -177,7 +177,7 @@ if __name__ == "__main__":
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
     jax.config.update("jax_default_matmul_precision", "highest")
-    sharding.SMALLEST_CUT = 1
+    sharding.SMALLEST_SHARDED = 1
     asked = sys.argv[1:]
     meshes = {shape: make_mesh(int(shape[-1])) for shape in asked if "x" in shape}
     report = {name: on_meshes(STAGES[name](), meshes) for name in asked if name in STAGES}

@@ -19,7 +19,7 @@ from causalcine_jax.parallel import sharding
 from causalcine_jax.training.loop import train
 from toy_stage import toy_config, toy_stage
 
-sharding.SMALLEST_CUT = 1
+sharding.SMALLEST_SHARDED = 1
 state = train(toy_config(sys.argv[1], steps=6, log_every=1), toy_stage())
 for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state)):
     part = leaf.size // 4 if leaf.ndim == 2 else leaf.size

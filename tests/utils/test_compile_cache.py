@@ -1,4 +1,4 @@
-"""Compiled programs are kept without being asked, in a bounded folder; what hinders that costs one line and no film."""
+"""Compiled programs are kept by default, in a bounded folder; failures cost one line of output."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.utils import compile_cache
 from causalcine_jax.utils.compile_cache import chosen_compile_cache, shrink
 
-# Compiles one program, and says whether jax found it on disk.
+# Compiles one program, and prints whether jax found it on disk.
 PROGRAM = """
 import sys
 from causalcine_jax.utils.compile_cache import keep_compiled
@@ -23,7 +23,8 @@ if not before:
 keep_compiled(*eval(sys.argv[1]))
 import jax, jax.numpy as jnp
 found = []
-jax.monitoring.register_event_listener(lambda event, **_: found.append(event) if event.endswith("cache_hits") else None)
+hit = lambda event, **_: found.append(event) if event.endswith("cache_hits") else None
+jax.monitoring.register_event_listener(hit)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 print(jax.jit(lambda x: 3 * x + 1)(jax.device_put(2.0)), len(found))
 """
@@ -31,7 +32,7 @@ print(jax.jit(lambda x: 3 * x + 1)(jax.device_put(2.0)), len(found))
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
-    """Of a user with an empty home, who has told jax nothing."""
+    """The environment of a user with an empty home and no settings for jax."""
     for name in (
         "COMPILATION_CACHE_DIR",
         "ENABLE_COMPILATION_CACHE",
@@ -43,7 +44,7 @@ def environment(tmp_path, monkeypatch):
 
 
 def start(arguments: str = "()", *more: str) -> tuple[str, list[str]]:
-    """What a process prints, and its lines on stderr."""
+    """(stdout, lines of stderr) of a new process."""
     command = [sys.executable, "-c", PROGRAM, arguments, *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -70,7 +71,7 @@ def test_the_next_start_finds_what_this_one_compiled_and_a_damaged_entry_costs_o
     assert printed == "7.0 0" and line.startswith(
         f"note: the compiled programs in {folder} cannot all be read ("
     )
-    assert start() == ("7.0 1", [])  # made anew
+    assert start() == ("7.0 1", [])  # compiled again
 
 
 def test_another_folder_and_none_at_all(environment):
@@ -91,7 +92,7 @@ def test_two_processes_at_once(environment):
     assert start()[0] == "7.0 1"
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(environment, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_reported_once(environment, monkeypatch):
     (environment / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(environment / "file"))
     printed, (line,) = start()
@@ -127,9 +128,8 @@ def test_which_cache_in_words(environment, monkeypatch):
     assert (
         words == f"compiled programs are kept in {environment / 'mine'} (--compile-cache), 1.5 MB"
     )
-    assert (
-        chosen_compile_cache("gs://bucket/programs").folder == "gs://bucket/programs"
-    )  # jax's to reach
+    # jax accesses it, not this package.
+    assert chosen_compile_cache("gs://bucket/programs").folder == "gs://bucket/programs"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     assert (
         chosen_compile_cache().in_words()
@@ -146,7 +146,7 @@ def test_which_cache_in_words(environment, monkeypatch):
         chosen_compile_cache(environment / "file")
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path):
+def test_the_least_recently_used_programs_are_removed_first(tmp_path):
     for age, name in enumerate(("newest", "middle", "oldest")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "jit_f-cache").write_bytes(bytes(1000))
@@ -175,14 +175,15 @@ REFUSED = {
     ids=[*COMMANDS, *REFUSED],
 )
 def test_help_and_refusals_do_not_wait_for_jax(command):
-    """Importing jax takes longer than all that they do."""
+    """Importing jax takes longer than everything that they do."""
     program = f"""
 import runpy, sys
+HEAVY = "jax flax optax orbax scipy matplotlib av grain tensorstore ftfy"
 sys.argv = {["launch/" + command[0], *command[1:]]}
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as ended:
-    heavy = {{"jax", "flax", "optax", "orbax", "scipy", "matplotlib", "av", "grain", "tensorstore", "ftfy"}} & set(sys.modules)
+    heavy = set(HEAVY.split()) & set(sys.modules)
     sys.exit(f"imported {{heavy}}" if heavy else ended.code)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

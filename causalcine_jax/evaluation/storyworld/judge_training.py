@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from causalcine_jax.evaluation.storyworld import judge
 from causalcine_jax.evaluation.storyworld.judge import GRID, OF_CHARACTER, OF_FRAME, SPECIES
 from causalcine_jax.evaluation.storyworld.judge_clips import mirrored, sample_clips, with_nonsense
-from causalcine_jax.utils.atomic_file import whole_file
+from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.progress import progress_bar
 
 
@@ -171,7 +171,7 @@ def train(
 
 def save(params: judge.Params, path: Path, facts: dict[str, str]) -> None:
     """Writes the weights as float16."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         save_file(
             {name: np.asarray(value, np.float16) for name, value in params.items()},
             partial,

@@ -18,7 +18,7 @@ from causalcine_jax.models.cache.eviction import usage_after
 from causalcine_jax.models.cache.history import History, PoolFrames
 from causalcine_jax.models.cache.quantised import Frames, Quantised, stored_as, values_of, zeros
 from causalcine_jax.models.receptive_field import ReceptiveField
-from causalcine_jax.parallel.mesh import active_mesh, cut
+from causalcine_jax.parallel.mesh import active_mesh, shard
 from causalcine_jax.parallel.platform import platform
 
 DEVICE, HOST = "device", "pinned_host"  # kinds of memory, as shardings name them
@@ -90,7 +90,7 @@ class KVCache:
                 pool = dataclasses.replace(
                     pool, near=Near(*copies, jnp.full(held, -1, jnp.int32), chunks)
                 )
-            return jax.tree.map(lambda a: cut(a, *axes_of(a)), pool)
+            return jax.tree.map(lambda a: shard(a, *axes_of(a)), pool)
 
         # Compiled under a mesh: it is born cut by heads.
         return make() if active_mesh() is None else jax.jit(make)()

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.models import nn
-from causalcine_jax.parallel.mesh import AXES, cut
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.mesh import AXES, shard
+from causalcine_jax.parallel.sharding import all_gather_params
 
 
 @functools.cache
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         def heads(y):
             return y.reshape(*y.shape[:-1], self.num_heads, -1)
 
-        q, k, v = heads(self.q(x)), cut(heads(self.k(x)), "data"), cut(heads(self.v(x)), "data")
+        q, k, v = heads(self.q(x)), shard(heads(self.k(x)), "data"), shard(heads(self.v(x)), "data")
         logits = jnp.einsum("bthc,bshc->bhts", q, k, preferred_element_type=jnp.float32) + bias
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         y = jnp.einsum("bhts,bshc->bthc", weights, v)
@@ -133,9 +133,14 @@ class UMT5Encoder(nn.Module):
         kept = mask.reshape(-1, length) != 0
         buckets = jnp.asarray(relative_buckets(length, self.cfg.num_buckets, self.cfg.max_distance))
         # The table is never gathered: every device looks up its own columns, for all prompts.
-        x = cut(cut(self.token_embedding[...][cut(ids.reshape(-1, length))], None, None, AXES))
+        x = shard(
+            shard(self.token_embedding[...][shard(ids.reshape(-1, length))], None, None, AXES)
+        )
         x, _ = jax.lax.scan(
-            lambda x, block: (gathered(block)(cut(x, "data", "seq"), buckets, kept), None),
+            lambda x, block: (
+                all_gather_params(block)(shard(x, "data", "seq"), buckets, kept),
+                None,
+            ),
             x,
             self.blocks,
         )

@@ -29,7 +29,7 @@ from causalcine_jax.models.vae.convolution import (
     doubling_conv2d,
     halving_conv2d,
 )
-from causalcine_jax.parallel.mesh import cut_frames
+from causalcine_jax.parallel.mesh import shard_frames
 
 Frames = Float[Array, "b t h w c"]
 
@@ -53,7 +53,7 @@ class Past:
             if self.first
             else next(self._old).astype(x.dtype)
         )
-        x = cut_frames(jnp.concatenate([old, x], axis=1), self.axis)
+        x = shard_frames(jnp.concatenate([old, x], axis=1), self.axis)
         self._new.append(x[:, -frames:])
         return x
 

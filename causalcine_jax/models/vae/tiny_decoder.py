@@ -19,7 +19,7 @@ from causalcine_jax.models.nn import Module, Param
 from causalcine_jax.models.vae.convolution import conv2d, conv_init, doubling_conv2d
 from causalcine_jax.models.vae.layers import Past
 from causalcine_jax.parallel.mesh import frames_axis
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.sharding import all_gather_params
 
 LATENT_CHANNELS = 16
 GROWS = (1, 2, 2)  # frames out of one, by stage
@@ -104,7 +104,7 @@ class TinyDecoder(Module):
             raise UsageError(
                 f"tiny decoder: cannot decode latents of {latents.shape[-1]} channels; Wan2.1's have {LATENT_CHANNELS}"
             )
-        net = gathered(self)
+        net = all_gather_params(self)
         past.axis = frames_axis(*latents.shape[2:4])
         x = jax.nn.relu(
             net.conv_in(3 * jnp.tanh(latents.astype(net.conv_in.weight[...].dtype) / 3))

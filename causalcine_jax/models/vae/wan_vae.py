@@ -34,7 +34,7 @@ from causalcine_jax.models.vae.layers import (
     middle,
 )
 from causalcine_jax.parallel.mesh import frames_axis
-from causalcine_jax.parallel.sharding import gathered
+from causalcine_jax.parallel.sharding import all_gather_params
 
 Video = Float[Array, "b t h w 3"]
 Latents = Float[Array, "b f y x z"]
@@ -194,12 +194,12 @@ class VAE(Module):
             raise UsageError(
                 f"vae: cannot encode {frames} frames of {height}x{width}; needs {wanted}, and height and width divisible by {space}"
             )
-        encoder, point = gathered((self.encoder, self.conv1))
+        encoder, point = all_gather_params((self.encoder, self.conv1))
         past.axis = frames_axis(height // space, width // space)
         mean, log_variance = jnp.split(point(encoder(video, past)), 2, axis=-1)
         return mean, log_variance
 
     def _decode(self, latents: Latents, past: Past) -> Video:
-        point, decoder = gathered((self.conv2, self.decoder))
+        point, decoder = all_gather_params((self.conv2, self.decoder))
         past.axis = frames_axis(*latents.shape[2:4])
         return decoder(point(latents), past)

@@ -1,10 +1,13 @@
-"""What the devices of a compiled program say to each other: collectives by kind, how often, and the bytes each device sends.
+"""Collectives of a compiled program: by kind, how many, and the bytes that each device sends.
 
-Bytes are those of the bandwidth-optimal algorithm, for a group of n: an all-gather sends its operand n - 1 times, a reduce-scatter and an all-to-all (n - 1)/n of it, an
-all-reduce twice that, a permutation the operand once. A collective in a loop counts as often as the loop runs.
+Bytes are those of the bandwidth-optimal algorithm for a group of n. An all-gather sends its operand
+n - 1 times. A reduce-scatter and an all-to-all send (n - 1)/n of it, an all-reduce twice that. A
+permutation sends the operand once. A collective in a loop counts once per round.
 
-A TPU's compiler writes two things in ways of its own. A collective that runs while others compute stands in the fusion that starts it, once more in each that runs
-beside it, and in the one that waits for it: it is one. An all-reduce of which each device keeps a part stands in a fusion called all-reduce-scatter: it is a reduce-scatter.
+A TPU's compiler writes two things in its own way. An asynchronous collective appears in the fusion
+that starts it, in each fusion that runs beside it, and in the one that waits for it. It counts
+once. An all-reduce of which each device keeps a part is a fusion called all-reduce-scatter. It
+counts as a reduce-scatter.
 """
 
 import re
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalcine_jax.planning.hlo.program import Computation, Instruction, Program
+from causalcine_jax.planning.hlo.program import Computation, HloProgram, Instruction
 
 KINDS = {
     "all-gather": lambda n: n - 1,
@@ -32,7 +35,8 @@ class Collective:
 
     devices  in a group
     far      whether a group spans several domains of fast links (nodes of GPUs)
-    bytes    that each device sends in one run of the program; count: how many there are
+    count    how many there are in one run of the program
+    bytes    that each device sends in one run
     """
 
     kind: str
@@ -44,13 +48,17 @@ class Collective:
 
 
 def collectives(
-    program: Program, devices: int, domain: int, unknown_trips: int = 1
+    program: HloProgram, devices: int, domain: int, unknown_trips: int = 1
 ) -> list[Collective]:
-    """Those of `program` over `devices` devices, `domain` of which share fast links; the most bytes first."""
+    """The collectives of `program` over `devices` devices, the most bytes first.
+
+    Args:
+      domain: the number of devices that share fast links.
+    """
 
     def measure(computation: Computation, one: Instruction) -> dict:
         kind = kind_of(computation, one)
-        if kind is None or goes_on(computation, one):
+        if kind is None or is_continuation(computation, one):
             return {}
         group = first_group(one.attributes, devices)
         if len(group) < 2:
@@ -69,22 +77,22 @@ def collectives(
 
 
 def kind_of(computation: Computation, one: Instruction) -> str | None:
-    """Which of `KINDS` an instruction is; None for all others."""
+    """The kind in `KINDS` of an instruction; None for all others."""
     if one.opcode == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
         return "reduce-scatter"
     kind = one.opcode.removesuffix("-start")
     return kind if kind in KINDS else None
 
 
-def goes_on(computation: Computation, one: Instruction) -> bool:
-    """Whether an instruction is a collective that another computation has started."""
+def is_continuation(computation: Computation, one: Instruction) -> bool:
+    """Whether an instruction belongs to a collective that another computation has started."""
     return "chain_id=" in one.attributes and not any(
         "AsyncCollectiveStart" in other.attributes for other in computation.instructions.values()
     )
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
-    """kind -> (how many, bytes that each device sends), the most bytes first."""
+    """kind -> (count, bytes that each device sends), the most bytes first."""
     sums: dict[str, tuple[int, int]] = {}
     for one in found:
         count, size = sums.get(one.kind, (0, 0))
@@ -93,7 +101,7 @@ def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
 
 
 def first_group(attributes: str, devices: int) -> list[int]:
-    """The devices of the first group that talk to each other, from any of the ways that HLO writes groups."""
+    """The devices of the first communicating group, from any of HLO's notations for groups."""
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return [int(pairs[1]), int(pairs[2])] if pairs[1] != pairs[2] else [int(pairs[1])]
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
@@ -115,7 +123,12 @@ def first_group(attributes: str, devices: int) -> list[int]:
 
 
 def _mesh_group(axes: str, used: str) -> list[int]:
-    """`axes` such as 'a'=8,'b'=4; `used` such as 'a','b':(2)2, the second meaning a part of b: 2, after a major part of 2."""
+    """The first group in mesh notation.
+
+    Args:
+      axes: such as 'a'=8,'b'=4.
+      used: such as 'a','b':(2)2. The latter is a part of b: size 2, after a major part of 2.
+    """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
     numbers = np.arange(int(np.prod(list(sizes.values())))).reshape(list(sizes.values()))
     index: list = [slice(0, 1)] * numbers.ndim

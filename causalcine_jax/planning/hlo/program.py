@@ -1,4 +1,4 @@
-"""A compiled program's text (HLO after all passes), as far as an account of it needs: instructions, their shapes, what calls what and how often."""
+"""Parses a compiled program's text (HLO after all passes): instructions, shapes, calls, trips."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,18 +9,22 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(
-    r"\b(?:calls|body|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+    r"\b(?:calls|body|called_computations|branch_computations|true_computation|false_computation)"
+    r"=(\{[^}]*\}|%?[\w.\-]+)"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_NOTE = re.compile(r"/\*.*?\*/")  # every fifth part of a long list is numbered
-_WHO = re.compile(r'op_name="([^"]*)"')
+_NOTE = re.compile(r"/\*.*?\*/")  # HLO numbers every fifth element of a long list
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 HOST = "5"  # the number of host memory in a layout such as {1,0:S(5)}
 _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
 
 @dataclass(frozen=True)
-class Array:
-    """An array of a type: bytes, and where it lies: the device's main memory, the host's, or (neither) one of a TPU's faster, smaller ones."""
+class HloArray:
+    """An array type: its bytes and its memory.
+
+    That is the device's main memory, the host's, or (neither) a faster, smaller one of a TPU.
+    """
 
     text: str
     bytes: int
@@ -30,7 +34,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Instruction:
-    """name = type opcode(operands), attributes. `source`: the operation of the traced program that it came from."""
+    """name = type opcode(operands), attributes. `source` is its operation in the traced program."""
 
     name: str
     opcode: str
@@ -40,8 +44,8 @@ class Instruction:
     root: bool
 
     @cached_property
-    def arrays(self) -> tuple[Array, ...]:
-        """Its results: one, or those of a tuple."""
+    def arrays(self) -> tuple[HloArray, ...]:
+        """The result arrays: one, or those of a tuple."""
         return tuple(_array(*match) for match in _ARRAY.findall(self.type))
 
     @property
@@ -50,16 +54,16 @@ class Instruction:
 
     @property
     def source(self) -> str:
-        return match[1] if (match := _WHO.search(self.attributes)) else ""
+        return match[1] if (match := _SOURCE.search(self.attributes)) else ""
 
     @property
     def trips(self) -> int | None:
-        """How often a while loop runs, where the compiler knows."""
+        """The trip count of a while loop, where the compiler knows it."""
         return int(match[1]) if (match := _TRIPS.search(self.attributes)) else None
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Computations that it runs; not the scalar functions of a reduction, nor a loop's condition."""
+        """The computations that it runs, except reductions' functions and loop conditions."""
         found = _CALLED.findall(self.attributes)
         return tuple(
             name.strip(" %")
@@ -85,7 +89,7 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Program:
+class HloProgram:
     computations: dict[str, Computation]
     entry: str
 
@@ -96,9 +100,10 @@ class Program:
         unknown_trips: int = 1,
         into_fusions: bool = True,
     ) -> dict:
-        """Sum over all instructions that run of what `measure` gives for each: {key: number}.
+        """The sum of `measure` over all instructions that run: {key: number}.
 
-        A loop counts as often as it runs (`unknown_trips` times where only the run knows), a choice as its dearest branch.
+        A loop multiplies by its trip count (`unknown_trips` where it is only known at run time). A
+        conditional counts its costliest branch.
         """
         known: dict[str, dict] = {}
 
@@ -125,7 +130,7 @@ class Program:
         return of(self.entry)
 
     def running(self, *, into_fusions: bool = False) -> Iterator[tuple[Computation, Instruction]]:
-        """Every instruction that the entry reaches, once."""
+        """Every instruction reachable from the entry, once."""
         seen, waiting = {self.entry}, [self.entry]
         while waiting:
             computation = self.computations[waiting.pop()]
@@ -141,7 +146,7 @@ class Program:
                     waiting += new
 
     def _trips(self, loop: Instruction) -> int | None:
-        """From a condition of the form i < constant, for a loop that counts from 0."""
+        """The trip count from a condition i < constant, of a loop that counts from 0."""
         if (
             not (match := re.search(r"condition=%?([\w.\-]+)", loop.attributes))
             or match[1] not in self.computations
@@ -165,8 +170,8 @@ class Program:
         )
 
 
-def parse_hlo(text: str) -> Program:
-    """The program in `text`, as `compiled.as_text()` gives it."""
+def parse_hlo(text: str) -> HloProgram:
+    """The program in `text`, which is the output of `compiled.as_text()`."""
     computations, entry, current = {}, "", None
     for line in text.splitlines():
         if current is None or not line.startswith(" "):
@@ -178,7 +183,7 @@ def parse_hlo(text: str) -> Program:
             current.instructions[one.name] = one
     if not entry:
         raise ValueError("this is no HLO text: it has no ENTRY computation")
-    return Program(computations, entry)
+    return HloProgram(computations, entry)
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:
@@ -192,7 +197,7 @@ def _instruction(name: str, rest: str, root: bool) -> Instruction:
 
 
 def _until_closed(text: str) -> tuple[str, str]:
-    """The bracketed beginning of `text`, and what follows."""
+    """The bracketed start of `text`, and the rest."""
     depth = 0
     for position, sign in enumerate(text):
         depth += (sign == "(") - (sign == ")")
@@ -202,7 +207,7 @@ def _until_closed(text: str) -> tuple[str, str]:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are in no bracket."""
+    """Splits at the commas outside of brackets."""
     parts, depth, start = [], 0, 0
     for position, sign in enumerate(text):
         depth += (sign in "([{") - (sign in ")]}")
@@ -212,13 +217,13 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _array(kind: str, sides: str, layout: str) -> Array:
+def _array(kind: str, sides: str, layout: str) -> HloArray:
     count = 1
     for side in sides.replace("<=", "").split(","):
         count *= int(side) if side else 1
     bits = _BITS.get(kind) if kind in _BITS else int(re.search(r"\d+", kind)[0])
     space = re.search(r"S\((\d+)\)", layout)
-    return Array(
+    return HloArray(
         f"{kind}[{sides}]",
         -(-count * bits // 8),
         space is None or space[1] == "0",

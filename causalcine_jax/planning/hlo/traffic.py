@@ -1,32 +1,51 @@
-"""Bytes that a compiled program moves between a device's memory and its arithmetic, and the arrays that take the most room.
+"""Bytes that a compiled program moves to and from device memory, and its largest arrays.
 
-Each instruction reads its operands and writes its results once. Of an array that is only sliced, the slice counts; of one updated in place, the update; what lies
-in a TPU's on-chip memory not at all; nor what a fusion only hands on, as those beside which a collective runs do with its buffers. Caches are not modelled.
+Each instruction reads its operands and writes its results once. For an array that is only sliced,
+the slice counts; for one updated in place, the update. Not counted: a TPU's on-chip memory, and
+buffers that a fusion only passes on, as fusions beside a running collective do. Caches are not
+modelled.
 """
 
 from dataclasses import dataclass
 
-from causalcine_jax.planning.hlo.collectives import goes_on
-from causalcine_jax.planning.hlo.program import Computation, Instruction, Program
+from causalcine_jax.planning.hlo.collectives import is_continuation
+from causalcine_jax.planning.hlo.program import Computation, HloProgram, Instruction
 
 FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id",
-    "iota", "opt-barrier", "copy-start", "copy-done", "async-start", "async-update", "async-done",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "iota",
+    "opt-barrier",
+    "copy-start",
+    "copy-done",
+    "async-start",
+    "async-update",
+    "async-done",
+}
 SLICES = {"dynamic-slice", "slice", "gather"}
-PICKS = "gather_frames"  # models/cache/frame_gather.py: a kernel is given the whole pool and reads what it returns
+# models/cache/frame_gather.py: the kernel's operand is the whole pool; it reads what it returns.
+PICKS = "gather_frames"
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """An array that lives while a program runs: its bytes on a device, its shape there, and where in the traced program it comes from."""
+    """An array made during a run: its bytes and shape per device, and its traced operation."""
 
     bytes: int
     shape: str
     source: str
 
 
-def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
+def memory_traffic(program: HloProgram, unknown_trips: int = 1) -> int:
     """Bytes read and written per device in one run."""
 
     def measure(computation: Computation, one: Instruction) -> dict:
@@ -39,8 +58,11 @@ def memory_traffic(program: Program, unknown_trips: int = 1) -> int:
     return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
 
 
-def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
-    """Bytes that a device copies in one run from host memory, and to it: slices, updates and whole arrays, which are all asynchronous."""
+def host_copies(program: HloProgram, unknown_trips: int = 1) -> tuple[int, int]:
+    """Bytes that a device copies in one run: (from host memory, to it).
+
+    These are slices, updates and whole arrays; all are asynchronous.
+    """
 
     def measure(computation: Computation, one: Instruction) -> dict:
         arrays, given = one.arrays, len(one.operands)
@@ -62,8 +84,8 @@ def host_copies(program: Program, unknown_trips: int = 1) -> tuple[int, int]:
     return found.get("from", 0), found.get("to", 0)
 
 
-def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
-    """The largest arrays that instructions make, one of each shape; arguments are not among them."""
+def largest_buffers(program: HloProgram, count: int = 8) -> list[Buffer]:
+    """The largest arrays that instructions make, one of each shape, without arguments."""
     found: dict[str, Buffer] = {}
     for _, one in program.running():
         if one.opcode not in FREE and not one.opcode.endswith("-done"):
@@ -73,7 +95,7 @@ def largest_buffers(program: Program, count: int = 8) -> list[Buffer]:
     return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:count]
 
 
-def _moved(program: Program, computation: Computation, one: Instruction) -> int:
+def _moved(program: HloProgram, computation: Computation, one: Instruction) -> int:
     operands = [_main(operand) for operand in computation.operands(one)]
     if one.opcode in SLICES or (one.opcode == "custom-call" and PICKS in one.source):
         return 2 * _main(one)
@@ -91,29 +113,32 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     return read + _written(program, inner, one)
 
 
-def _written(program: Program, inner: Computation, fusion: Instruction) -> int:
-    """Bytes that a fusion writes: of each of its results all, or where that is updated in place the update."""
+def _written(program: HloProgram, inner: Computation, fusion: Instruction) -> int:
+    """Bytes that a fusion writes: each result in full, or its update where it is in place."""
     results = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
     if len(results) != len(fusion.arrays):
         return _main(fusion)
     total = 0
     for array, result in zip(fusion.arrays, results, strict=True):
-        if array.main_memory and not _handed_on(inner, result):
+        if array.main_memory and not _passed_on(inner, result):
             updated = _updated(program, inner, result)
             total += array.bytes if updated is None else updated
     return total
 
 
-def _handed_on(inner: Computation, one: Instruction) -> bool:
-    """Whether a fusion beside which a collective runs has `one` as that collective's buffer only: its results so far, or a parameter returned as it came."""
-    return goes_on(inner, one) or (
+def _passed_on(inner: Computation, one: Instruction) -> bool:
+    """Whether `one` is only the buffer of a collective that runs beside this fusion.
+
+    It is then the collective's results so far, or a parameter that is returned unchanged.
+    """
+    return is_continuation(inner, one) or (
         one.opcode == "parameter"
-        and any(goes_on(inner, other) for other in inner.instructions.values())
+        and any(is_continuation(inner, other) for other in inner.instructions.values())
     )
 
 
 def _parameters(inner: Computation) -> list[str]:
-    """Names, in the order in which a fusion's operands are given to them."""
+    """The names of a fusion's parameters, in the order of its operands."""
     return [
         i.name
         for i in sorted(
@@ -123,8 +148,8 @@ def _parameters(inner: Computation) -> list[str]:
     ]
 
 
-def _updated(program: Program, inner: Computation, result: Instruction) -> int | None:
-    """Bytes of the update where `result` is an array updated in place; None where it is written as a whole."""
+def _updated(program: HloProgram, inner: Computation, result: Instruction) -> int | None:
+    """Bytes of the update where `result` is updated in place; None where it is written in full."""
     if result.opcode == "dynamic-update-slice":
         return sum(operand.bytes for operand in inner.operands(result)[1:2])
     if result.opcode == "bitcast" and (of := inner.operands(result)):
@@ -134,24 +159,26 @@ def _updated(program: Program, inner: Computation, result: Instruction) -> int |
     return None
 
 
-def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
-    """Bytes of an array of `whole` bytes that a fusion reads: what is sliced of it, and of that again; nothing of one that is only updated in place."""
+def _read(program: HloProgram, inner: Computation, name: str, whole: int) -> int:
+    """Bytes that a fusion reads of an array of `whole` bytes.
+
+    Slices count, and slices of slices. An array that is only updated in place counts as nothing.
+    """
     total, used = 0, False
     for user in inner.instructions.values():
         if name not in user.operands:
             continue
         used, first = True, user.operands.index(name) == 0
-        if goes_on(inner, user) or (
-            user.root and user.opcode == "tuple" and _handed_on(inner, inner.instructions[name])
+        if is_continuation(inner, user) or (
+            user.root and user.opcode == "tuple" and _passed_on(inner, inner.instructions[name])
         ):
             continue
         if user.opcode == "bitcast":
             total += _read(program, inner, user.name, whole)
         elif user.opcode in SLICES and first:
             total += _read(program, inner, user.name, user.bytes)
-        elif nested := _nested(
-            program, user
-        ):  # a TPU's product slices a layer's weights by a fusion of its own
+        elif nested := _nested(program, user):
+            # On a TPU a matrix product may slice a layer's weights in a nested fusion.
             names = _parameters(nested)
             total += sum(
                 _read(program, nested, names[at], whole)
@@ -163,7 +190,7 @@ def _read(program: Program, inner: Computation, name: str, whole: int) -> int:
     return min(whole, total) if used else whole
 
 
-def _nested(program: Program, one: Instruction) -> Computation | None:
+def _nested(program: HloProgram, one: Instruction) -> Computation | None:
     return program.computations.get(one.called[0]) if one.opcode == "fusion" else None
 
 

@@ -28,7 +28,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh, own_part
-from causalcine_jax.parallel.processes import whole
+from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.film_data import (
     HELD_OUT_SEED,
@@ -205,7 +205,9 @@ def _autoencoder(config: TrainConfig) -> Stage:
         return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(vae))
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
-        vae = measured(jax.device_put(jax.tree.map(whole, trained["vae"]), jax.local_devices()[0]))
+        vae = measured(
+            jax.device_put(jax.tree.map(gather_to_host, trained["vae"]), jax.local_devices()[0])
+        )
         save_model(folder, vae=vae, dtype=jnp.dtype(config.checkpoint.export_dtype), metadata=facts)
 
     return Stage(

@@ -21,7 +21,7 @@ from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import guided
 from causalcine_jax.errors import nearest, raise_faults
-from causalcine_jax.parallel.sharding import for_many_passes
+from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.stages import gan
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.stages.gan import GANConfig
@@ -212,7 +212,7 @@ def _again(
         film, committing, _ = jax.lax.optimization_barrier(
             (*jax.lax.stop_gradient((film, student)), after)
         )
-        committing = for_many_passes(committing, task.rollout_weights)
+        committing = place_rollout_weights(committing, task.rollout_weights)
         pool = clean_history(committing, film.x0, text, shots, task.passes)
         kept = dataclasses.replace(film, pool=pool)
     else:
@@ -328,7 +328,7 @@ def _texts(task: DistributionMatching, nets: Nets, batch):
 
 
 def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
-    student = for_many_passes(nets["student"], task.rollout_weights)
+    student = place_rollout_weights(nets["student"], task.rollout_weights)
     return student_rollout(
         student, text, batch["shot_of_chunk"], batch["latents"].shape[2:], key,
         task.self_forcing, task.passes,

@@ -29,7 +29,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer, embed_text
 from causalcine_jax.models.packed import Segments, teacher_forced, transformer_pass
-from causalcine_jax.parallel.sharding import for_many_passes
+from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.state import Loss, Metrics, Nets
@@ -130,7 +130,7 @@ class Trajectory:
 def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
     """The teacher's ODE from noise, for every chunk of the batch's films after their true chunks. With guidance, the null prompt has
     a history of its own, as in generation."""
-    teacher = for_many_passes(teacher, task.rollout_weights)
+    teacher = place_rollout_weights(teacher, task.rollout_weights)
     film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
     ids = batch["token_ids"]
     text = text_encoder(ids, ids != 0)

@@ -1,0 +1,47 @@
+"""What launch/convert.py is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from causalcine_jax import families
+from causalcine_jax.convert.lora import Asked, loras
+from causalcine_jax.errors import UsageError, nearest
+
+TARGETS = ("model", "diffusers", "orbax")
+DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """What to convert and how; the fields are the flags of launch/convert.py."""
+
+    source: Path
+    out: Path
+    to: str = "model"
+    vae: Path | None = None
+    text_encoder: Path | None = None
+    tokenizer: Path | None = None
+    lora: Asked | Sequence[Asked] | None = None
+    lora_alpha: float | None = None
+    weights: str = "auto"
+    dtype: str = "keep"
+    family: str | None = None
+    shard_gb: float = 5.0
+    dry_run: bool = False
+    progress: bool = True
+
+    def __post_init__(self):
+        for value, known, what in ((self.to, TARGETS, "target"), (self.dtype, DTYPES, "dtype")):
+            if value not in known:
+                raise UsageError(f"unknown {what} {value!r}, {nearest(value, known)}")
+        if self.shard_gb <= 0:
+            raise UsageError(f"--shard-gb must be above 0, not {self.shard_gb}")
+        asked = loras(self.lora)
+        if self.lora_alpha is not None and len(asked) != 1:
+            raise UsageError(
+                f"--lora-alpha goes with one --lora, not {len(asked)}: with several, each file "
+                "states its own alpha, or give strengths (FILE:0.8)"
+            )
+        if self.family is not None:
+            families.family(self.family)  # raises UsageError for an unknown name

@@ -1,0 +1,169 @@
+"""launch/plan.py compile: refused flags and targets, compiler failures, advice."""
+
+import dataclasses
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from plan_cases import FILMS, REFUSAL, TINY, launched
+from tiny_models import mesh_of_nothing
+from tiny_training import tiny_config
+
+from causalcine_jax.cli import run
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.planning import compile_plan as planning
+from causalcine_jax.planning import hardware as targets
+from causalcine_jax.planning.compile_advice import advice
+from causalcine_jax.planning.compile_plan import CompilePlan
+from causalcine_jax.planning.hardware import target, target_devices, target_mesh
+from causalcine_jax.planning.planned_step import (
+    FilmBatch,
+    abstract_stage,
+)
+from causalcine_jax.training.config import ODEConfig, OptimConfig
+
+
+def test_a_compiler_that_fails_is_one_clear_error():
+    def compile(compiler_options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no tiles for %dot.7\n\tmore about it")
+
+    lowered = SimpleNamespace(compile=compile)
+    traced = lambda x: SimpleNamespace(jaxpr=jax.make_jaxpr(lambda x: x)(x), lower=lambda: lowered)
+    step = planning.PlannedStep("denoise", traced, (jnp.zeros(2),), parts={})
+    with pytest.raises(
+        DataError,
+        match=r"^the compiler for h200:1x1 fails at denoise, .*: INTERNAL: no tiles for %dot.7$",
+    ):
+        planning.account(
+            step, SimpleNamespace(abstract_mesh=mesh_of_nothing(1, 1)), target("h200:1x1")
+        )
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "flags, fault",
+    [
+        ("--seq=0", "1 devices, which cannot be split into groups of seq=0: 1 can be"),
+        ("--seq=-1", "cannot be split into groups of seq=-1"),
+        ("--frames=0", "0 latent frames are not one or more whole chunks of 3"),
+        ("--frames=-3", "-3 latent frames are not one or more whole chunks of 3"),
+        ("--size=0x32", "width 0 is not a positive multiple of 16 pixels"),
+        ("--rollout --pool-frames=0", "0 frames is not a positive multiple of 3"),
+        ("--rollout --pool-frames=-3", "-3 frames is not a positive multiple of 3"),
+        (
+            "--pool-frames=9",
+            "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout",
+        ),
+        ("--pool-on=host", "add --rollout"),
+    ],
+)
+def test_an_impossible_flag_is_one_clear_error(flags, fault, monkeypatch, capsys):
+    asked = [] if "--size" in flags else ["--size=32x32"]
+    asked += [] if "--frames" in flags.split("=") else ["--frames=9"]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["plan.py", "compile", "--topology=here", f"--config={TINY}", *asked, *flags.split()],
+    )
+    with pytest.raises(SystemExit) as ended:
+        run(launched().main)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and fault in err and len(err.splitlines()) == 1
+
+
+def test_a_refusal_by_a_tpus_compiler_is_reported_with_its_largest_allocations():
+    step = planning.PlannedStep("step", None, (), parts={"parameters": (64 * 5 * 2**30, 5 * 2**30)})
+    account = planning._refused(
+        step, target("v5e:8x8"), 1e12, REFUSAL, {"trace": 1.0, "compile": 2.0}
+    )
+    assert not account.fits and (account.total, account.temporaries) == (
+        int(22.5 * 2**30),
+        int(17.5 * 2**30),
+    )
+    assert [(b.bytes, b.shape, b.source) for b in account.buffers] == [
+        (4 * 2**30, "bf16[20,10,1560,12,128]", "jit(run)/while/body/gather"),
+        (2**29, "f32[8,128]", ""),
+    ]
+    far_too_large = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+        "HLO temporaries (37.25G) exceeds available HBM (15.75G)."
+    )
+    account = planning._refused(step, target("v5e:8x8"), 1e12, far_too_large, {})
+    assert (account.total, account.temporaries, account.buffers) == (
+        int(42.25 * 2**30),
+        int(37.25 * 2**30),
+        (),
+    )
+
+
+def test_advice_names_the_weights_that_a_rollout_replicates(tmp_path):
+    optim = OptimConfig(lr=1e-3, warmup=1)
+    config = tiny_config(
+        tmp_path, stage="dmd", teacher="teacher", train_text_encoder=False, critic_optim=optim
+    )
+    account = planning._refused(
+        planning.PlannedStep("critic", None, (), {"parameters": (8, 2)}),
+        target("v6e:2x2"),
+        1.0,
+        REFUSAL,
+        {},
+    )
+    advised = lambda config: " ".join(
+        advice(
+            CompilePlan(
+                config.stage,
+                config,
+                target("v6e:2x2"),
+                FilmBatch.of(config, **FILMS),
+                1,
+                (account,),
+            )
+        )
+    )
+    assert "--config.rollout_weights=sharded holds 0.00 GB less" in advised(config)
+    for change in (
+        {"rollout_weights": "sharded"},
+        {"stage": "ode_init", "ode": ODEConfig(store="trajectories")},
+    ):
+        assert "rollout_weights" not in advised(dataclasses.replace(config, **change))
+    with pytest.raises(
+        UsageError, match="unknown rollout_weights 'whole', known: gathered, sharded"
+    ):
+        dataclasses.replace(config, rollout_weights="whole")
+
+
+def test_impossible_targets_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(
+        UsageError,
+        match=r"unknown topology 'v5p:4x4x5', did you mean 'v5p:4x4x8'\?; "
+        r"known: v5p:4x4x4, v5p:2x2x1, .*h200:8x8",
+    ):
+        target("v5p:4x4x5")
+    with pytest.raises(UsageError, match=r"unknown topology 'b200', .*h100:8x8.*v6e:8x8"):
+        target("b200")
+    assert (target("h200").name, target("h200").devices, target("v5e").devices) == (
+        "h200:1x8",
+        8,
+        64,
+    )
+    with pytest.raises(
+        UsageError,
+        match=r"v5p:2x2x1 has 4 devices, which cannot be split into groups of seq=3: "
+        r"1, 2, 4 can be",
+    ):
+        target_mesh(target("v5p:2x2x1"), 3)
+    monkeypatch.setattr(targets, "_installed", lambda module: False)
+    with pytest.raises(
+        UsageError,
+        match=r"compiling for v6e:8x8 needs libtpu, which is not installed here: "
+        r"pip install 'causalcine-jax\[tpu\]'",
+    ):
+        target_devices(target("v6e:8x8"))
+    with pytest.raises(
+        UsageError, match=r"needs jax_plugins, .*pip install 'causalcine-jax\[cuda13\]'"
+    ):
+        target_devices(target("h200"))
+    with pytest.raises(UsageError, match="stage autoencoder is not planned"):
+        abstract_stage(tiny_config(tmp_path, stage="autoencoder"))
