@@ -9,8 +9,6 @@ outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
     python launch/evaluate.py --model outputs/base/model --world base --out outputs/evaluation
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.config import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
@@ -20,26 +18,23 @@ from causalcine_jax.training.config import (
     TimeConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 BASE = preset("storyworld-base")
 
 
-def get_config() -> ConfigDict:
-    return config_dict(
-        TrainConfig(
-            stage="teacher_forcing",
-            out="outputs/base",
-            steps=600,
-            batch=4,
-            remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
-            log_every=10,
-            transformer=BASE.transformer,
-            text_encoder=BASE.text_encoder,
-            time=TimeConfig(shift=3.0),
-            optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=50, ema_decay=0.99),
-            data=DataConfig(world="base", films=400),
-            checkpoint=CheckpointConfig(every=100, keep=2),
-            sample=SampleConfig(steps=20, guidance=2.0),
-        )
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        stage="teacher_forcing",
+        out="outputs/base",
+        steps=600,
+        batch=4,
+        remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
+        log_every=10,
+        transformer=BASE.transformer,
+        text_encoder=BASE.text_encoder,
+        time=TimeConfig(shift=3.0),
+        optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=50, ema_decay=0.99),
+        data=DataConfig(world="base", films=400),
+        checkpoint=CheckpointConfig(every=100, keep=2),
+        sample=SampleConfig(steps=20, guidance=2.0),
     )

@@ -14,8 +14,6 @@ At 14B on 64 devices, by launch/plan.py compile with --config.seq=8 --config.opt
 of which 29 are the student's weights, held whole while it films (--config.rollout_weights=sharded is without them, and sends ten times as much).
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.config import Preset, preset
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.training.config import (
@@ -27,16 +25,15 @@ from causalcine_jax.training.config import (
     SelfForcingConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 EMBEDDED = "causalcine_jax/weights/storyworld"
 
 
-def get_config(size: str = "base") -> ConfigDict:
+def get_config(size: str = "base") -> TrainConfig:
     sizes = {"base": base, "storyworld": storyworld, "wan_1_3b": wan_1_3b, "wan_14b": wan_14b}
     if size not in sizes:
         raise UsageError(f"configs/dmd.py has no size {size!r}, {nearest(size, sizes)}")
-    return config_dict(sizes[size]())
+    return sizes[size]()
 
 
 def base() -> TrainConfig:

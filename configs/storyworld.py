@@ -17,8 +17,6 @@ Each is meant to take at most 9 minutes there, all of them 27; the steps below a
 `--config.data.vae=DIR` names the VAE. With less memory: --config.remat, --config.optim.accumulation=4.
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.config import preset
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.training.config import (
@@ -29,17 +27,16 @@ from causalcine_jax.training.config import (
     TimeConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 OUT = "outputs/storyworld"
 WORLD = preset("storyworld")
 
 
-def get_config(stage: str = "teacher_forcing") -> ConfigDict:
+def get_config(stage: str = "teacher_forcing") -> TrainConfig:
     stages = {"autoencoder": autoencoder, "teacher_forcing": teacher_forcing}
     if stage not in stages:
         raise UsageError(f"configs/storyworld.py has no stage {stage!r}, {nearest(stage, stages)}")
-    return config_dict(stages[stage]())
+    return stages[stage]()
 
 
 def autoencoder() -> TrainConfig:

@@ -3,7 +3,7 @@
     python launch/plan.py memory --model wan-14b --size 832x480 --pool-frames 60 --devices 8
     python launch/plan.py memory --model wan-14b --pool-frames 2400 --kv-dtype int8 --pool-on host --devices 8
     python launch/plan.py memory --model models/self-forcing --json
-    python launch/plan.py compile --config configs/wan_14b.py --topology v5p:4x4x4
+    python launch/plan.py compile --config configs/wan.py:14b --topology v5p:4x4x4
     python launch/plan.py compile --config configs/dmd.py:wan_14b --config.batch=32 --topology h200:8x8 --json
     python launch/plan.py compile --config configs/dmd.py:wan_14b --rollout --pool-frames 720 --topology h200:1x8 --seq 8
 

@@ -17,11 +17,19 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
-from causalcine_jax.convert.describe import Decoder, Description, describe, describe_tiny_decoder
+from causalcine_jax.convert.describe import (
+    Config,
+    Decoder,
+    Description,
+    describe,
+    describe_tiny_decoder,
+    from_config,
+)
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.formats import PartTensors, open_part
 from causalcine_jax.convert.lora import Asked
+from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError, UsageError
@@ -107,6 +115,19 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
                 tokenizer_json(packed, f"the spiece_model in {folder}").decode("utf-8")
             )
         )
+
+
+def load_sizes(path: str | os.PathLike, part: str) -> Config:
+    """The sizes of a network on disk, from config.json and the headers of its files alone.
+
+    Raises as `load_transformer` does, except for weights that are not finite.
+    """
+    copy = orbax_copy.find(Path(path), part)
+    if copy is not None:
+        file = copy / "config.json"
+        return from_config(part, read_settings(file), f"{file} is not that of a {part}")[0]
+    with open_part(path, part) as tensors:
+        return describe(part, tensors).config
 
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:

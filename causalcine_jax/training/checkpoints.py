@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.parallel.processes import is_first
-from causalcine_jax.training.optim import name_of
+from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.state import Batches, TrainState
 
 
@@ -128,7 +128,7 @@ class _Position:
 
 def flat(state: TrainState) -> dict[str, jax.Array]:
     """The arrays of a state by name, in the order of its leaves."""
-    leaves = {name_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     if len(leaves) != len(jax.tree.leaves(state)):
         raise AssertionError("two arrays of the state have the same name")
     return leaves

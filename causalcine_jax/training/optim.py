@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.checks import choice_faults, range_faults
 from causalcine_jax.training.muon import scale_by_muon
 
@@ -98,22 +99,16 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     )
 
 
-def name_of(path) -> str:
-    """A parameter's path, such as transformer.blocks.self_attn.q.weight. Nothing is said of keys that are empty."""
-    parts = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
-    return ".".join(part for part in parts if part)
-
-
 def decayed(params):
     """True for weights of linear layers and convolutions; norms, biases, embeddings and modulation are not decayed."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _is_weight(name_of(path)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_weight(path_of(path)), params)
 
 
 def matrices(params):
     """True for what muon updates: the weight matrices of blocks, all layers stacked on a leading axis, and kernels between many channels."""
 
     def is_matrix(path, leaf) -> bool:
-        name = name_of(path)
+        name = path_of(path)
         of_block = ".blocks." in name and leaf.ndim == 3
         of_convolution = leaf.ndim >= 4 and min(leaf.shape[-2:]) >= FEW_CHANNELS
         return _is_weight(name) and (of_block or of_convolution)

@@ -14,7 +14,6 @@ from causalcine_jax.training.config import (
     SampleConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 TEXT_LEN = 8
 
@@ -48,7 +47,7 @@ def tiny_config(out="", store="", **changes) -> TrainConfig:
 
 
 def get_config():
-    return config_dict(tiny_config())
+    return tiny_config()
 
 
 def tiny_store(path: Path, films: int = 16, seed: int = 0) -> LatentStore:

@@ -12,8 +12,9 @@ from tiny_training import tiny_config
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.training.config import OptimConfig, TrainConfig, from_plain
+from causalcine_jax.training.config import OptimConfig, TrainConfig
 from causalcine_jax.training.flags import parse
+from causalcine_jax.training.overrides import from_plain
 
 BASE = f"--config={ROOT / 'configs' / 'base.py'}"
 
@@ -62,7 +63,7 @@ def test_a_saved_config_reads_back():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "which config"),
+        ([], "--config is missing: name a file, such as configs/base.py"),
         (["--config=configs/bse.py"], "no config file configs/bse.py"),
         ([f"--config={ROOT}/configs/storyworld.py:autoencode"], "did you mean 'autoencoder'"),
         ([BASE, "--config.optim.lrr=1"], "unknown key optim.lrr, did you mean 'lr'"),

@@ -168,7 +168,7 @@ def test_a_store_of_another_model_and_a_missing_one_are_named(wan, store, tmp_pa
         make_stage(config_of(other, store))
 
 
-@pytest.mark.parametrize(("file", "name"), [("wan_1_3b.py", "wan-1.3b"), ("wan_14b.py", "wan-14b")])
+@pytest.mark.parametrize(("file", "name"), [("wan.py:1.3b", "wan-1.3b"), ("wan.py:14b", "wan-14b")])
 def test_the_configs_fit_their_presets_and_trace(file, name, tmp_path):
     config, _ = parse([f"--config={ROOT / 'configs' / file}", f"--config.init={tmp_path}"])
     wan = preset(name)

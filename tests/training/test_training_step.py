@@ -11,10 +11,10 @@ from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.sharding import spec_of
+from causalcine_jax.parallel.sharding import path_of, spec_of
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
-from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices, name_of
+from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices
 from causalcine_jax.training.state import new_state
 from causalcine_jax.training.step import make_update, metric_names
 
@@ -136,7 +136,7 @@ def test_learning_rate_warms_up_and_falls():
 
 def names(tree, wanted) -> set[str]:
     return {
-        name_of(path)
+        path_of(path)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=wanted)[0]
         if wanted(leaf)
     }
@@ -233,7 +233,7 @@ def test_what_steers_every_token_stays_float32():
         )
     )
     kinds = {
-        name_of(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(nets)[0]
+        path_of(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(nets)[0]
     }
     full = {name for name, dtype in kinds.items() if dtype == jnp.float32}
     assert kinds["transformer.blocks.ffn_0.weight"] == jnp.bfloat16

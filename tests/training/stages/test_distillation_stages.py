@@ -27,10 +27,10 @@ from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
 from causalcine_jax.training.stages import trajectory_store
 from causalcine_jax.training.stages.build import make_stage
-from causalcine_jax.training.stages.distillation import dmd_updates, ode_init_task, ode_init_updates
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig, Trajectory
-from causalcine_jax.training.state import Stage, new_state
+from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
+from causalcine_jax.training.state import new_state
 from causalcine_jax.training.step import make_update, metric_names
 
 OPTIM = OptimConfig(lr=1e-3, schedule="constant", warmup=0, ema_decay=0.5)
@@ -253,34 +253,16 @@ def test_the_configs_are_sound(file, size):
 def test_all_updates_lower_at_full_size_over_many_devices(file):
     """Wan2.1 14B over 64 devices, a film for each: all shapes fit, every array has its place, and XLA is given a program. Nothing is computed."""
     config, _ = parse([f"--config={ROOT / 'configs' / file}.py:wan_14b"])
-    null = (1,) + (0,) * (config.transformer.text_len - 1)
-    abstract = lambda make: jax.eval_shape(lambda: make(jax.random.key(0)))
-    transformer = abstract(lambda key: Transformer(config.transformer, key=key))
-    trained, fixed = (
-        {"student": transformer},
-        {"text_encoder": abstract(lambda key: UMT5Encoder(config.text_encoder, key=key))},
-    )
-    parts = 1
-    if file == "dmd":
-        head = abstract(
-            lambda key: config.gan.head(
-                config.transformer.dim, config.transformer.num_layers, key=key
-            )
-        )
-        trained |= {"fake_score": transformer, "head": head}
-        fixed |= {"teacher": transformer}
-        updates = dmd_updates(config, null)
-    else:
-        updates, parts = (
-            ode_init_updates(config, ode_init_task(config, null)),
-            4 + 2,
-        )  # a stored trajectory
-    stage = Stage(trained, fixed, updates, batches=None, export=None, exported=("student",))
+    spec = stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
+    parts = 1 if file == "dmd" else 4 + 2  # a stored trajectory
+    stage, updates = spec.shapes(), spec.updates
+    trained, fixed = stage.trained, stage.fixed
     batch = {
         "latents": jax.ShapeDtypeStruct((64, 60 * parts, 60, 104, 16), jnp.float32),
         "token_ids": jax.ShapeDtypeStruct((64, 5, 512), jnp.int32),
         "shot_of_chunk": jax.ShapeDtypeStruct((64, 20 * parts), jnp.int32),
     }
+    assert spec.batch(config, 64, 60, (60, 104), 5) == batch
     names = metric_names(stage, trained, fixed, batch)
     state = jax.eval_shape(lambda nets: new_state(stage, nets, names), trained)
     mesh = mesh_of_nothing(64, 1)
