@@ -84,7 +84,10 @@ class _StoreOnce(argparse._StoreAction):
 
 
 def refuse_repeated(arguments: Iterable[str]) -> None:
-    """The same for a command whose flags absl reads: `UsageError` where two of `arguments` are the same flag with a value."""
+    """The same for train.py, whose flags argparse does not read.
+
+    `UsageError` where two of `arguments` are the same flag with a value.
+    """
     counted = collections.Counter(
         word.split("=", 1)[0].lstrip("-").replace("-", "_")
         for word in arguments

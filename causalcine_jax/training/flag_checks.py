@@ -1,4 +1,4 @@
-"""What flags say, against what is on disk: latent stores, and sizes of the models a run starts from.
+"""Flags compared with the disk: latent stores, and sizes of the model that a run starts from.
 
 A config file's own values are not checked here: its store may be made by the run, and the sizes of
 `init` replace its sizes.

@@ -1,8 +1,8 @@
 """What training carries from step to step, and what a stage of training is made of.
 
 A stage trains one or several networks by one or several updates. Teacher forcing has one update;
-distillation has one of the student and one of its critic, which runs more often. In each step, every
-update that is due runs, in order, on the same batch.
+distillation has one of the student and one of its critic, which runs more often. In each step,
+every update that is due runs, in order, on the same batch.
 
 PRNG keys are not carried: the key of a step is fold_in(key(seed), step). Metrics since the last
 record are carried, so that an interrupted run writes the same records as one that was not.

@@ -1,4 +1,7 @@
-"""A run small enough for tests: two layers, random latents of 4x4. Also a config file for `launch/train.py --config tests/support/tiny_training.py`."""
+"""A run small enough for tests: two layers, random latents of 4x4.
+
+Also a config file: `launch/train.py --config tests/support/tiny_training.py`.
+"""
 
 from pathlib import Path
 
@@ -51,7 +54,7 @@ def get_config():
 
 
 def tiny_store(path: Path, films: int = 16, seed: int = 0) -> LatentStore:
-    """Films of 9 latent frames; every film is one constant picture and a little noise, so that there is something to learn."""
+    """Films of 9 latent frames: one constant picture and a little noise, which can be learned."""
     spec = StoreSpec(
         films=films,
         latent_frames=9,

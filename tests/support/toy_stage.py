@@ -1,4 +1,7 @@
-"""A stage of training that compiles in no time: a linear map learns y = 2x, on batches that are a function of their number."""
+"""A stage of training that compiles in no time: a linear map learns y = 2x.
+
+Its batches are a function of their number.
+"""
 
 import grain
 import jax.numpy as jnp

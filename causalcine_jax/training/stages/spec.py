@@ -246,6 +246,6 @@ def _trained_text_encoder(config: TrainConfig) -> Init:
 
 
 def _text_encoder(config: TrainConfig) -> Init:
-    """As loaded where it is not trained: in config.dtype throughout. UMT5-XXL is 11 GB in bfloat16."""
+    """Not trained, so held in config.dtype throughout, as it is loaded."""
     cast = lambda leaf: leaf.astype(config.dtype)
     return lambda key: jax.tree.map(cast, _trained_text_encoder(config)(key))

@@ -1,4 +1,7 @@
-"""The stages of a student: from model folders to a model that films in few steps, what they refuse, and the real sizes as shapes."""
+"""The stages of a student: from model folders to a few-step model, and what they refuse.
+
+The real sizes are traced as shapes.
+"""
 
 from pathlib import Path
 
@@ -53,7 +56,7 @@ def model_folder(
     text_seed: int = 1,
     **said,
 ) -> Path:
-    """A random base model whose metadata says that its guidance steers away from a word, and what else is `said`."""
+    """A random base model whose metadata names a negative prompt, and what else is `said`."""
     nets = {
         "transformer": random_weights(lambda key: Transformer(sizes, key=key), seed),
         "text_encoder": random_weights(
@@ -206,9 +209,11 @@ def test_what_models_say_of_themselves_must_be_what_the_config_says(base, store,
     with pytest.raises(UsageError) as error:
         make_stage(config_of("dmd", teacher, store, init=str(student)))
     for fault in (
-        f"teacher {teacher} was made with memory.policy 'sink', not 'camr': --config.memory.policy=sink",
+        f"teacher {teacher} was made with memory.policy 'sink', not 'camr': "
+        "--config.memory.policy=sink",
         f"init {student} was made with chunk_frames 1, not 3: --config.chunk_frames=1",
-        "makes films at times 1000, 900, 750, 500, not 1000, 833.333: --config.self_forcing.steps=4 --config.self_forcing.shift=3",
+        "makes films at times 1000, 900, 750, 500, not 1000, 833.333: "
+        "--config.self_forcing.steps=4 --config.self_forcing.shift=3",
         f"init {student} has another text encoder than teacher {teacher}",
     ):
         assert fault in str(error.value)
@@ -251,7 +256,10 @@ def test_the_configs_are_sound(file, size):
 
 @pytest.mark.parametrize("file", ["ode_init", "dmd"])
 def test_all_updates_lower_at_full_size_over_many_devices(file):
-    """Wan2.1 14B over 64 devices, a film for each: all shapes fit, every array has its place, and XLA is given a program. Nothing is computed."""
+    """Wan2.1 14B over 64 devices, a film for each; nothing is computed.
+
+    All shapes fit, every array has its place, and XLA is given a program.
+    """
     config, _ = parse([f"--config={ROOT / 'configs' / file}.py:wan_14b"])
     spec = stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
     parts = 1 if file == "dmd" else 4 + 2  # a stored trajectory

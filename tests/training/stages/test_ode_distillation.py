@@ -1,4 +1,4 @@
-"""ODE initialisation: the teacher's trajectories against a naive loop, the student's loss, and trajectories on disk."""
+"""ODE initialisation: trajectories against a naive loop, the student's loss, and the store."""
 
 import dataclasses
 import functools
@@ -35,8 +35,11 @@ from causalcine_jax.training.stages.trajectory_store import Making, write_trajec
 NULL = (1, 0, 0, 0, 0, 0, 0, 0)
 GUIDANCE, STEPS = 3.0, 6
 TASK = ODEInit(
-    NULL, SelfForcingConfig(steps=3).sampler, ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0), MemoryConfig("camr", 1, 2)
-)  # fmt: skip
+    NULL,
+    SelfForcingConfig(steps=3).sampler,
+    ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0),
+    MemoryConfig("camr", 1, 2),
+)
 KEY = jax.random.fold_in(jax.random.key(0), 0)  # what a store of seed 0 draws its first batch from
 
 
@@ -69,7 +72,10 @@ def trajectory(nets, batch):
 
 
 def naive(teacher, text_encoder, film, ids, shots, noise):
-    """One film under one text: each chunk is denoised by written-out Euler steps after the true chunks before it. Returns every x."""
+    """Every x of one film under one text, by written-out Euler steps.
+
+    Each chunk is denoised after the true chunks before it.
+    """
     velocity = jax.jit(functools.partial(rollout.chunk_velocity, memory=TASK.memory))
     embed, commit = (
         jax.jit(rollout.embed_prompt),
@@ -164,7 +170,10 @@ def test_the_loss_is_the_distance_of_the_students_guess_to_the_end(nets, batch, 
 
 @pytest.mark.parametrize("at_once", [None, 1])
 def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
-    """A noisy segment sees clean history and itself: neither the other times' segments nor a clean copy of its own chunk change it."""
+    """A noisy segment sees clean history and itself.
+
+    Neither the other times' segments nor a clean copy of its own chunk change it.
+    """
     task = dataclasses.replace(TASK, times_at_once=at_once)
     transformer, text_encoder = nets
     clean, shots = jnp.asarray(batch["latents"]), batch["shot_of_chunk"]
