@@ -28,7 +28,7 @@ from causalcine_jax.training.config_parts import (
 )
 from causalcine_jax.training.optim import OptimConfig
 from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
-from causalcine_jax.training.stages.dmd import DMDConfig
+from causalcine_jax.training.stages.dmd_gradient import DMDConfig
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig

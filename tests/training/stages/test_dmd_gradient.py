@@ -9,7 +9,8 @@ import pytest
 
 from causalcine_jax.diffusion import flow
 from causalcine_jax.errors import UsageError
-from causalcine_jax.training.stages.dmd import DistributionMatching, DMDConfig, dmd_gradient, follow
+from causalcine_jax.training.stages.dmd import DistributionMatching
+from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, follow
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.scoring import score_times
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
