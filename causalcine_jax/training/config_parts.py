@@ -41,9 +41,9 @@ class DataConfig:
                 storyworld: 96x160 pixels, 60 frames. single, storyworld-single: without a cut
     seed        of the stories; evaluation uses other seeds
     films       number of films in the latent store
-    store       folder of the latent store; a missing one is made first. "" means OUT/latents.
-                Several folders, joined by commas, are mixed film by film. Stage autoencoder does
-                not read it
+    store       folder of the latent store; "" means OUT/latents. A missing one is made first if
+                it lies in OUT. Several folders, joined by commas, are mixed film by film. Stage
+                autoencoder does not read it
     vae         model folder of the VAE that encodes and is exported with the model. "" means the
                 VAE of `init`, or the embedded one if `init` has none
     retell      StoryWorld only: write the prompts anew, with other names, each time a film is read
@@ -94,8 +94,9 @@ class HeldOutConfig:
     every   steps between measurements; 0: never
     films   number of films (clips, in stage autoencoder); every measurement uses the same films
             and the same noise
-    store   their latent store, or several joined by commas. A single missing store is made first,
-            from stories of another seed. Stage autoencoder paints clips of another seed instead
+    store   their latent store, or several joined by commas. A single missing store in OUT is made
+            first, from stories of another seed. Stage autoencoder paints clips of another seed
+            instead
     """
 
     every: int = 0

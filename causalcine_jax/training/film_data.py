@@ -54,7 +54,7 @@ def film_vae(config: TrainConfig) -> VAE | None:
 def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
     """The latent stores that config.data names.
 
-    A single store that is missing or incomplete is made first, with config.data.films films.
+    A single store inside config.out that is missing or incomplete is made first.
     """
     stores = [part.strip() for part in config.data.store.split(",")]
     if len(stores) > 1:
@@ -103,7 +103,11 @@ def held_out_batches(
 def _one_store(
     config: TrainConfig, path: Path, films: int, seed: int, text_len: int
 ) -> LatentStore:
-    """The store at `path`; a missing or incomplete one is first made with `films` films."""
+    """The store at `path`.
+
+    One inside config.out that is missing or incomplete is made first, with `films` films. Another
+    one is an input of the run, so it must be there.
+    """
     model = vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
@@ -112,11 +116,19 @@ def _one_store(
             f"there is no latent store {path}, and no VAE to make one: "
             "name a model folder with vae/ as data.vae"
         )
+    command = (
+        f"python launch/encode.py --model {model} --out {path} --world {config.data.world} "
+        f"--seed {seed} --films {films} --text-len {text_len}"
+    )
     if several():
         raise UsageError(
-            f"there is no latent store {path}, and several processes do not make one: "
-            f"python launch/encode.py --model {model} --out {path} --world {config.data.world} "
-            f"--seed {seed} --films {films} --text-len {text_len} does"
+            f"there is no latent store {path}, and several processes do not make one: {command} "
+            "does"
+        )
+    if not path.resolve().is_relative_to(Path(config.out).resolve()):
+        raise UsageError(
+            f"there is no latent store {path}, and a run makes one only inside its out, "
+            f"{config.out}: {command} makes this one"
         )
     print(f"encoding {films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1

@@ -1,7 +1,7 @@
 """Flags compared with the disk: latent stores, and sizes of the model that a run starts from.
 
-A config file's own values are not checked here: its store may be made by the run, and the sizes of
-`init` replace its sizes.
+The same values in a config file pass: a run may make its store, and the sizes of `init` replace
+the file's sizes.
 """
 
 import re
