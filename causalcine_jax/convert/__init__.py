@@ -1,7 +1,7 @@
 """Models on disk and in memory: there is no private format, only safetensors under the original Wan2.1 keys."""
 
 from causalcine_jax.convert.load import (
-    load_sizes,
+    abstract_network,
     load_text_encoder,
     load_tiny_decoder,
     load_tokenizer,
@@ -12,8 +12,8 @@ from causalcine_jax.convert.metadata import load_metadata
 from causalcine_jax.convert.save import save_model, weights_hash
 
 __all__ = [
+    "abstract_network",
     "load_metadata",
-    "load_sizes",
     "load_text_encoder",
     "load_tiny_decoder",
     "load_tokenizer",

@@ -18,7 +18,6 @@ from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import (
-    Config,
     Decoder,
     Description,
     describe,
@@ -99,6 +98,19 @@ def load_tiny_decoder(
         return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
 
 
+def abstract_network(path: str | os.PathLike, part: str) -> nnx.Module:
+    """The `part` of a model with abstract arrays for parameters, from headers and configs alone.
+
+    Raises:
+      DataError: it is missing or damaged.
+    """
+    if (copy := orbax_copy.find(Path(path), part)) is not None:
+        config = copy / "config.json"
+        return from_config(part, read_settings(config), str(config))[1]
+    with open_part(path, part) as tensors:
+        return describe(part, tensors).shapes
+
+
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """The tokenizer that goes with a model's text encoder, looked for as `Tokenizer.load` does, else inside it (ComfyUI). `DataError` if there is none."""
     folder = home(Path(path), "text_encoder")
@@ -115,19 +127,6 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
                 tokenizer_json(packed, f"the spiece_model in {folder}").decode("utf-8")
             )
         )
-
-
-def load_sizes(path: str | os.PathLike, part: str) -> Config:
-    """The sizes of a network on disk, from config.json and the headers of its files alone.
-
-    Raises as `load_transformer` does, except for weights that are not finite.
-    """
-    copy = orbax_copy.find(Path(path), part)
-    if copy is not None:
-        file = copy / "config.json"
-        return from_config(part, read_settings(file), f"{file} is not that of a {part}")[0]
-    with open_part(path, part) as tensors:
-        return describe(part, tensors).config
 
 
 def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:

@@ -57,6 +57,8 @@ class TrainConfig:
                      clips), or a student's: ode_init, then dmd
     out              folder of all that the run makes. In a config file or flag, {out} in another
                      path stands for it
+    seed             of weights, noise and the order of films
+    steps            of the whole run
     batch            films (or clips) per step, over all devices
     seq              devices that share their films, each with some of a chunk's tokens and heads.
                      More of them hold fewer films at once, so each device needs less memory
@@ -87,6 +89,9 @@ class TrainConfig:
     critic_optim     the critic's optimizer, without its ema_decay; `optim` is the student's
     max_critic_mse   stage dmd: the run stops as diverged if the fake score's mean squared error
                      over a record is larger. A useless score has about 2, sound ones have 0.3
+    log_every        steps between records in metrics.jsonl
+    tensorboard      write the records for TensorBoard too (the extra `tensorboard`)
+    chunk_frames     latent frames of a chunk
     """
 
     stage: str = "teacher_forcing"

@@ -15,6 +15,7 @@ TIME_SHARED_BY = ("film", "chunk")
 class TimeConfig:
     """Noise times in training: uniform positions, bent by `shift` (Wan2.1 uses 5).
 
+    shift         larger values move the times toward noise
     shared_by     film: one time per film (paper Eq. 5); chunk: one per chunk
     stratified    draw one position from each of B equal parts of the schedule instead of B
                   independent ones; the loss then varies less

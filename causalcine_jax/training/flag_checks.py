@@ -7,7 +7,7 @@ the file's sizes.
 import re
 from pathlib import Path
 
-from causalcine_jax.convert import load_sizes
+from causalcine_jax.convert import abstract_network
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.latent_store import partial_path
 from causalcine_jax.errors import UsageError, raise_faults
@@ -55,7 +55,8 @@ def _size_faults(named: set[str], config: TrainConfig) -> list[str]:
         flags = [name for name in sorted(named) if name.startswith(f"{part}.")]
         if not (flags and model and Path(model).exists() and holds(Path(model), part)):
             continue
-        sizes = load_sizes(model, part)
+        network = abstract_network(model, part)
+        sizes = network.config if part == "transformer" else network.cfg
         for name in flags:
             size = name.partition(".")[2]
             asked, there = getattr(getattr(config, part), size), getattr(sizes, size)

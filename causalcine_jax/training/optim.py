@@ -31,6 +31,9 @@ class OptimConfig:
                   size of adamw's
     schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup`
                   linear steps
+    warmup        steps over which the rate grows from zero
+    final_lr      the rate at the last step of the cosine, as a fraction of lr
+    b1, b2, eps   of adamw
     weight_decay  of the weights of linear layers and convolutions only
     clip          largest gradient norm of a network, each by itself; 0: no clipping
     accumulation  micro-batches per step: the batch is cut into so many, and gradients are averaged
