@@ -38,7 +38,7 @@ def test_four_devices_train_as_one_and_one_goes_on_for_four(tmp_path):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}",
     }
     done = subprocess.run(
         [sys.executable, "-c", ON_FOUR, str(tmp_path / "moved")],
