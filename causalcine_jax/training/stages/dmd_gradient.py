@@ -21,7 +21,7 @@ SMALLEST_NORM = 1e-6
 
 @dataclass(frozen=True)
 class DMDConfig:
-    """Distribution matching. Defaults without a number in the paper are Self-Forcing's or LongLive's.
+    """Distribution matching. What the paper leaves out is as in Self-Forcing or LongLive.
 
     shift, t_min, t_max  of the times at which films are scored: uniform positions, stratified over
                          the batch, bent by `shift`, then clamped
