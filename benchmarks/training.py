@@ -14,31 +14,26 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.settings import Settings
 from benchmarks.timing import memory, program_bytes, rates, spread, timed
-from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.nn import cast_weights
-from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.stages.distillation import dmd_updates, ode_init_task, ode_init_updates
-from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
-from causalcine_jax.training.state import Nets, Stage, Update, new_state
+from causalcine_jax.training.stages.spec import StageSpec, made, stage_spec
+from causalcine_jax.training.state import Update, new_state
 from causalcine_jax.training.step import make_update, metric_names
 
-# Configs of a preset: stage 1's file, and the preset's name in the files of the later stages.
+# The configs of a preset: stage 1's, and the size that the later stages' files know it by.
 CONFIGS = {
-    "storyworld-base": ("base", "base"),
-    "storyworld": ("storyworld", "storyworld"),
-    "wan-1.3b": ("wan_1_3b", "wan_1_3b"),
-    "wan-14b": ("wan_14b", "wan_14b"),
+    "storyworld-base": ("base.py", "base"),
+    "storyworld": ("storyworld.py", "storyworld"),
+    "wan-1.3b": ("wan.py:1.3b", "wan_1_3b"),
+    "wan-14b": ("wan.py:14b", "wan_14b"),
 }
 
 
@@ -51,7 +46,7 @@ def configs(settings: Settings) -> list[TrainConfig]:
         if value is not None
     }
     files = {
-        "teacher_forcing": f"{first}.py",
+        "teacher_forcing": first,
         "ode_init": f"ode_init.py:{size}",
         "dmd": f"dmd.py:{size}",
     }
@@ -158,23 +153,14 @@ class StageRun:
             world.max_shots,
             config.chunk_frames,
         )
-        text_len = config.transformer.text_len
-        trained, fixed, self.updates = _networks(config, null_prompt=(1,) + (0,) * (text_len - 1))
-        self.batch = put_batch(
-            self.mesh, _random_films(config, latent_size, world.latent_frames, world.max_shots)
+        spec = stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
+        self._stage, self.updates = spec.shapes(), spec.updates
+        self.batch = put_batch(self.mesh, _random_films(config, spec, latent_size))
+        self.fixed = self._made(lambda key: made(spec.fixed, key))
+        metrics = metric_names(self._stage, self._stage.trained, self.fixed, self.batch)
+        self._state = self._made(
+            lambda key: new_state(self._stage, made(spec.trained, key), metrics)
         )
-        dtype = jnp.dtype(config.dtype)
-        self.fixed = self._made(lambda key: cast_weights(_each(fixed, key), dtype))
-        self._stage = Stage(
-            trained, self.fixed, self.updates, batches=None, export=None, exported=_exported(config)
-        )
-        metrics = metric_names(
-            self._stage,
-            jax.eval_shape(lambda key: _each(trained, key), jax.random.key(0)),
-            self.fixed,
-            self.batch,
-        )
-        self._state = self._made(lambda key: new_state(self._stage, _each(trained, key), metrics))
 
     def program(self, update: Update):
         """Compiles an update as the loop does."""
@@ -197,75 +183,23 @@ class StageRun:
         )
 
 
-def _networks(
-    config: TrainConfig, null_prompt: tuple[int, ...]
-) -> tuple[Nets, Nets, tuple[Update, ...]]:
-    """Returns the makers of a stage's trained and fixed networks, and its updates."""
-    transformer, text_encoder = (
-        (lambda key: Transformer(config.transformer, key=key)),
-        (lambda key: UMT5Encoder(config.text_encoder, key=key)),
-    )
-    if config.stage == "teacher_forcing":
-        task = TeacherForcing(
-            null_prompt,
-            config.memory,
-            config.time,
-            config.chunk_frames,
-            config.caption_dropout,
-            **config.saving,
-        )
-        trained, fixed = {"transformer": transformer, "text_encoder": text_encoder}, {}
-        if not config.train_text_encoder:
-            fixed["text_encoder"] = trained.pop("text_encoder")
-        return trained, fixed, (Update(teacher_forcing_loss(task), tuple(trained), config.optim),)
-    trained, fixed = {"student": transformer}, {"text_encoder": text_encoder}
-    if config.stage == "ode_init":
-        if not config.ode.store:
-            fixed["teacher"] = transformer
-        return trained, fixed, ode_init_updates(config, ode_init_task(config, null_prompt))
-    trained["fake_score"] = fixed["teacher"] = transformer
-    if config.gan.on:
-        trained["head"] = lambda key: config.gan.head(
-            config.transformer.dim, config.transformer.num_layers, key=key
-        )
-    return trained, fixed, dmd_updates(config, null_prompt)
-
-
-def _exported(config: TrainConfig) -> tuple[str, ...]:
-    """Returns the networks that the run averages; empty means all of them."""
-    return () if config.stage == "teacher_forcing" else ("student",)
-
-
-def _each(makers: Nets, key) -> Nets:
-    return {
-        name: make(part)
-        for (name, make), part in zip(
-            makers.items(), jax.random.split(key, max(1, len(makers))), strict=False
-        )
-    }
-
-
 def _random_films(
-    config: TrainConfig, latent_size: tuple[int, int], frames: int, shots: int
+    config: TrainConfig, spec: StageSpec, latent_size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Returns this process's part of a batch, of films or trajectories, as stores hold it."""
-    rng, films = np.random.default_rng(0), config.batch // jax.process_count()
-    chunks = frames // config.chunk_frames
-    records = (
-        config.self_forcing.sampler.steps + 2
-        if config.stage == "ode_init" and config.ode.store
-        else 1
-    )
-    shot_of_chunk = np.tile(np.arange(chunks) * shots // chunks, records)
-    ids = rng.integers(
-        2, config.text_encoder.vocab_size, (films, shots, config.transformer.text_len), np.int32
-    )
+    """This process's part of a batch as stores hold it: of films, or of trajectories."""
+    rng, world = np.random.default_rng(0), config.world
+    films, shots = config.batch // jax.process_count(), world.max_shots
+    shapes = spec.batch(config, films, world.latent_frames, latent_size, shots)
+    chunks = world.latent_frames // config.chunk_frames
+    shot_of_chunk = np.tile(np.arange(chunks) * shots // chunks, spec.records)
     return {
-        "latents": rng.standard_normal(
-            (films, records * frames, *latent_size, config.transformer.in_dim), np.float32
+        "latents": rng.standard_normal(shapes["latents"].shape, np.float32),
+        "token_ids": rng.integers(
+            2, config.text_encoder.vocab_size, shapes["token_ids"].shape, np.int32
         ),
-        "token_ids": ids,
-        "shot_of_chunk": np.broadcast_to(shot_of_chunk.astype(np.int32), (films, records * chunks)),
+        "shot_of_chunk": np.broadcast_to(
+            shot_of_chunk.astype(np.int32), shapes["shot_of_chunk"].shape
+        ),
     }
 
 

@@ -10,8 +10,6 @@ the embedded VAE, then trains, and leaves outputs/base/{model,loss.png,metrics.j
     python launch/evaluate.py --model outputs/base/model --world base --out outputs/evaluation
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
@@ -21,26 +19,23 @@ from causalcine_jax.training.config import (
     TimeConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 BASE = preset("storyworld-base")
 
 
-def get_config() -> ConfigDict:
-    return config_dict(
-        TrainConfig(
-            stage="teacher_forcing",
-            out="outputs/base",
-            steps=600,
-            batch=4,
-            remat=True,  # on a CPU, recomputing is cheaper than storing and loading
-            log_every=10,
-            transformer=BASE.transformer,
-            text_encoder=BASE.text_encoder,
-            time=TimeConfig(shift=3.0),
-            optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=50, ema_decay=0.99),
-            data=DataConfig(world="base", films=400),
-            checkpoint=CheckpointConfig(every=100, keep=2),
-            sample=SampleConfig(steps=20, guidance=2.0),
-        )
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        stage="teacher_forcing",
+        out="outputs/base",
+        steps=600,
+        batch=4,
+        remat=True,  # on a CPU recomputing is cheaper than the memory traffic of keeping
+        log_every=10,
+        transformer=BASE.transformer,
+        text_encoder=BASE.text_encoder,
+        time=TimeConfig(shift=3.0),
+        optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=50, ema_decay=0.99),
+        data=DataConfig(world="base", films=400),
+        checkpoint=CheckpointConfig(every=100, keep=2),
+        sample=SampleConfig(steps=20, guidance=2.0),
     )

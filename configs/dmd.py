@@ -31,8 +31,6 @@ student's weights, gathered for its rollout. --config.rollout_weights=sharded av
 sends ten times as much.
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.training.config import (
@@ -44,16 +42,15 @@ from causalcine_jax.training.config import (
     SelfForcingConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 EMBEDDED = "causalcine_jax/weights/storyworld"
 
 
-def get_config(size: str = "base") -> ConfigDict:
+def get_config(size: str = "base") -> TrainConfig:
     sizes = {"base": base, "storyworld": storyworld, "wan_1_3b": wan_1_3b, "wan_14b": wan_14b}
     if size not in sizes:
         raise UsageError(f"configs/dmd.py has no size {size!r}, {nearest(size, sizes)}")
-    return config_dict(sizes[size]())
+    return sizes[size]()
 
 
 def base() -> TrainConfig:

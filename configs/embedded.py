@@ -23,8 +23,6 @@ and a time per chunk, so that every film has all noise levels.
 
 import dataclasses
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import preset
@@ -36,18 +34,16 @@ from causalcine_jax.training.config import (
     TimeConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 
 OUT = "outputs/embedded"
 VAE = "causalcine_jax/weights/storyworld"
 EMBEDDED = preset("storyworld-base")
 OPTIM = OptimConfig(optimizer="muon", lr=1.5e-3, warmup=60, ema_decay=0.998)
-BASE, MONTAGE = f"{OUT}/base_latents", f"{OUT}/montage_latents"
-BOTH = DataConfig(world="base", store=f"{BASE},{MONTAGE}", vae=VAE)
+BOTH = DataConfig(world="base", store=f"{OUT}/first/latents,{OUT}/montage/latents", vae=VAE)
 
 
-def get_config(stage: str = "first") -> ConfigDict:
+def get_config(stage: str = "first") -> TrainConfig:
     stages = {
         "pictures": pictures,
         "autoencoder": autoencoder,
@@ -59,7 +55,7 @@ def get_config(stage: str = "first") -> ConfigDict:
     }
     if stage not in stages:
         raise UsageError(f"configs/embedded.py has no stage {stage!r}, {nearest(stage, stages)}")
-    return config_dict(stages[stage]())
+    return stages[stage]()
 
 
 # Blocks of 2x2 pixels become channels, as in Wan2.2. CPUs are slowest at layers of full size with
@@ -152,7 +148,7 @@ def first() -> TrainConfig:
         steps=2500,
         time=TimeConfig(shift=3.0),
         optim=optim,
-        data=DataConfig(world="base", films=1024, store=BASE, vae=VAE),
+        data=DataConfig(world="base", films=1024, vae=VAE),
     )
 
 
@@ -167,7 +163,7 @@ def montage() -> TrainConfig:
         steps=8500,
         time=time,
         optim=optim,
-        data=DataConfig(world="montage", films=1536, store=MONTAGE, vae=VAE),
+        data=DataConfig(world="montage", films=1536, vae=VAE),
     )
 
 

@@ -1,15 +1,9 @@
 """A four-step student, first stage: regression to the end of its teacher's ODE (paper 3.4).
 
-After true history, the student learns to jump to where the teacher's 48-step ODE ends.
-
-    # Films of 48x80, two CPU cores; the embedded weights are the teacher:
-    python launch/train.py --config configs/ode_init.py
-    # 96x160, one H200, after configs/storyworld.py:
-    python launch/train.py --config configs/ode_init.py:storyworld
-    # After configs/wan_1_3b.py; also :wan_14b:
-    python launch/train.py --config configs/ode_init.py:wan_1_3b
-    # Then the second stage:
-    python launch/train.py --config configs/dmd.py
+    python launch/train.py --config configs/ode_init.py               # films of 48x80, two CPU cores: the embedded weights are the teacher
+    python launch/train.py --config configs/ode_init.py:storyworld    # 96x160, one H200, after configs/storyworld.py
+    python launch/train.py --config configs/ode_init.py:wan_1_3b      # after configs/wan.py:1.3b; also :wan_14b
+    python launch/train.py --config configs/dmd.py                    # then: the second stage
 
 Another teacher: --config.teacher=outputs/base/model. The resulting model already generates films
 in four steps.
@@ -27,8 +21,6 @@ and more. A trajectory of 60 latent frames is then 1920 passes of a chunk. One p
 stores them before the run: 6000 trajectories, 72 MB each at 480x832.
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.training.config import (
@@ -40,16 +32,15 @@ from causalcine_jax.training.config import (
     SelfForcingConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 EMBEDDED = "causalcine_jax/weights/storyworld"
 
 
-def get_config(size: str = "base") -> ConfigDict:
+def get_config(size: str = "base") -> TrainConfig:
     sizes = {"base": base, "storyworld": storyworld, "wan_1_3b": wan_1_3b, "wan_14b": wan_14b}
     if size not in sizes:
         raise UsageError(f"configs/ode_init.py has no size {size!r}, {nearest(size, sizes)}")
-    return config_dict(sizes[size]())
+    return sizes[size]()
 
 
 def base() -> TrainConfig:
@@ -60,7 +51,7 @@ def base() -> TrainConfig:
         steps=300,
         batch=4,
         self_forcing=SelfForcingConfig(shift=4.0),
-        ode=ODEConfig(guidance=2.0, store="outputs/ode_init/trajectories", films=320),
+        ode=ODEConfig(guidance=2.0, store="{out}/trajectories", films=320),
         optim=OptimConfig(optimizer="muon", lr=5e-4, warmup=20, ema_decay=0.98),
         data=DataConfig(world="base", films=400),
         checkpoint=CheckpointConfig(every=50, keep=2),
@@ -109,7 +100,7 @@ def _wan(name: str, steps: int) -> TrainConfig:
         remat_layers=5,
         segments_at_once=9,
         self_forcing=SelfForcingConfig(shift=5.0),
-        ode=ODEConfig(guidance=6.0, store=f"outputs/wan-{name}-ode_init/trajectories", films=6000),
+        ode=ODEConfig(guidance=6.0, store="{out}/trajectories", films=6000),
         optim=OptimConfig(
             lr=2e-6, schedule="constant", warmup=0, b1=0.9, b2=0.999, clip=10.0, ema_decay=0.99
         ),

@@ -22,8 +22,6 @@ move: `--config.init=DIR` starts stage 3 from one, and `--config.data.vae=DIR` n
 With less memory: --config.remat, --config.optim.accumulation=4.
 """
 
-from ml_collections import ConfigDict
-
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
@@ -34,17 +32,16 @@ from causalcine_jax.training.config import (
     TimeConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 OUT = "outputs/storyworld"
 WORLD = preset("storyworld")
 
 
-def get_config(stage: str = "teacher_forcing") -> ConfigDict:
+def get_config(stage: str = "teacher_forcing") -> TrainConfig:
     stages = {"autoencoder": autoencoder, "teacher_forcing": teacher_forcing}
     if stage not in stages:
         raise UsageError(f"configs/storyworld.py has no stage {stage!r}, {nearest(stage, stages)}")
-    return config_dict(stages[stage]())
+    return stages[stage]()
 
 
 def autoencoder() -> TrainConfig:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # One training run, or one film, over the GPUs of several nodes, under Slurm: one process per GPU.
 #
-#   sbatch --nodes=8 launch/slurm.sh --config configs/wan_14b.py --config.out=/shared/runs/14b --config.seq=8
+#   sbatch --nodes=8 launch/slurm.sh --config configs/wan.py:14b --config.out=/shared/runs/14b --config.seq=8
 #   COMMAND=generate sbatch --nodes=1 launch/slurm.sh --story story.yaml --model models/14b --out /shared/films/story
 #
 # * Submit it from the repository's folder, which all nodes must see, as they must see config.out and the data.

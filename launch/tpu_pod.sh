@@ -1,7 +1,7 @@
 #!/bin/bash
 # One training run, or one film (COMMAND=generate), over all hosts of a Cloud TPU pod slice: started on each by ssh, from any machine with gcloud.
 #
-#   TPU=my-v5p-64 ZONE=us-east5-a launch/tpu_pod.sh --config configs/wan_14b.py --config.out=/mnt/shared/runs/14b
+#   TPU=my-v5p-64 ZONE=us-east5-a launch/tpu_pod.sh --config configs/wan.py:14b --config.out=/mnt/shared/runs/14b
 #
 # * Before: this repository in the same folder of every host (REPO, ~/causalcine_jax), with .venv made there: make, then
 #   .venv/bin/pip install 'jax[tpu]'. `gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command=...` does it on all hosts at once.

@@ -48,7 +48,7 @@ def test_a_flag_of_one_value_given_twice_is_refused(capsys, again):
     )
 
 
-def test_repeated_flags_are_refused_for_absl_too():
+def test_the_same_for_flags_that_argparse_does_not_read():
     refuse_repeated(["--config", "a.py", "--config.optim.lr", "-1e-3", "--out=b", "-3"])
     for arguments in (
         ["--out", "a", "--out=b"],

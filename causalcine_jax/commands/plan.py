@@ -3,7 +3,7 @@
     causalcine plan memory --model wan-14b --size 832x480 --pool-frames 60 --devices 8
     causalcine plan memory --model wan-14b --pool-frames 2400 --kv-dtype int8 --pool-on host
     causalcine plan memory --model models/self-forcing --json
-    causalcine plan compile --config configs/wan_14b.py --topology v5p:4x4x4
+    causalcine plan compile --config configs/wan.py:14b --topology v5p:4x4x4
     causalcine plan compile --config configs/dmd.py:wan_14b --config.batch=32 --topology h200:8x8
     causalcine plan compile --config configs/dmd.py:wan_14b --rollout --topology h200:1x8 --seq 8
 
@@ -193,35 +193,6 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
         size=size,
         rollout=pool if flags.rollout else None,
     )
-    print(to_json(plan) if flags.json else table(plan))
-
-
-def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
-    size = size_of(flags.size)
-    if not flags.rollout and (
-        flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")
-    ):
-        raise UsageError(
-            "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout"
-        )
-    from causalcine_jax.planning.hardware import target
-    from causalcine_jax.training.flags import parse as parse_config
-
-    target(flags.topology)  # a mistyped one is told at once
-    config, _ = parse_config([f"--config={flags.config}", *rest])
-    from causalcine_jax.planning.compile_plan import compile_plan
-    from causalcine_jax.planning.compile_table import table, to_json
-
-    how = {
-        "seq": flags.seq,
-        "frames": flags.frames,
-        "size": size,
-        "rollout": flags.rollout,
-        "pool_frames": flags.pool_frames,
-        "kv_dtype": flags.kv_dtype,
-        "pool_on": flags.pool_on,
-    }
-    plan = compile_plan(config, flags.topology, **how)
     print(to_json(plan) if flags.json else table(plan), flush=True)
     if not plan.fits:
         raise DataError(

@@ -35,14 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
     # orbax logs what it then raises, and much besides
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     _tune_xla()
-    from causalcine_jax.training.flags import check_named_stores, parse
+    from causalcine_jax.training.flag_checks import check_flags
+    from causalcine_jax.training.flags import parse
 
     config, options = parse(arguments)
     text = json.dumps(dataclasses.asdict(config), indent=2)
     if options.print_config:
         print(text)
         return
-    check_named_stores(arguments, config)
+    check_flags(arguments, config)
     import jax
 
     from causalcine_jax.parallel import processes

@@ -9,8 +9,6 @@ No weight is allocated.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.models.cache.kv_cache import KVCache, axes_of
-from causalcine_jax.models.dit import Transformer, token_grid
-from causalcine_jax.models.nn import cast_weights
-from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.dit import token_grid
+from causalcine_jax.parallel.mesh import check_batch
 from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.loop import check_batch
-from causalcine_jax.training.stages.build import teacher_forcing_task
-from causalcine_jax.training.stages.distillation import dmd_updates, ode_init_task, ode_init_updates
-from causalcine_jax.training.stages.teacher_forcing import teacher_forcing_loss
-from causalcine_jax.training.state import Stage, Update, new_state
+from causalcine_jax.training.stages.spec import StageSpec, stage_spec
+from causalcine_jax.training.state import Stage, new_state
 from causalcine_jax.training.step import make_update, metric_names
 
 STAGES = ("teacher_forcing", "ode_init", "dmd")
@@ -113,8 +107,8 @@ def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[Pl
     """
     for optim in (config.optim, config.critic_optim):
         check_batch(mesh, config.batch, optim.accumulation)
-    stage = abstract_stage(config)
-    batch = _batch(config, films, mesh)
+    spec = _planned_spec(config)
+    stage, batch = spec.shapes(), _batch(config, films, spec, mesh)
     metrics = metric_names(stage, stage.trained, stage.fixed, batch)
     state = jax.eval_shape(lambda nets: new_state(stage, nets, metrics), stage.trained)
     shardings = state_shardings(mesh, state)
@@ -138,8 +132,13 @@ def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[Pl
             trace=run(update).trace,
             arguments=(state, fixed, batch),
             parts={name: (size_of(part), device_size_of(part)) for name, part in parts.items()},
-            pool=_pool(config, films, mesh, update),
-            unknown_trips=config.self_forcing.sampler.steps if config.stage == "dmd" else 1,
+            pool=_pool(
+                config,
+                films,
+                mesh,
+                spec.histories * config.batch // update.optim.accumulation,
+            ),
+            unknown_trips=spec.exits,
             every=update.every,
         )
         for update in stage.updates
@@ -147,50 +146,16 @@ def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[Pl
 
 
 def abstract_stage(config: TrainConfig) -> Stage:
-    """The stage that `config` means, with networks as shapes of the config's sizes, no data."""
+    """The stage that `config` means, its networks as shapes, without data. Sizes are the config's."""
+    return _planned_spec(config).shapes()
+
+
+def _planned_spec(config: TrainConfig) -> StageSpec:
     if config.stage not in STAGES:
         raise UsageError(
             f"stage {config.stage} is not planned: it fits one device; known: {', '.join(STAGES)}"
         )
-    null = (1,) + (0,) * (config.transformer.text_len - 1)
-    transformer, text_encoder = (
-        shapes(Transformer, config.transformer),
-        shapes(UMT5Encoder, config.text_encoder),
-    )
-    stored = jax.eval_shape(partial(_cast, dtype=jnp.dtype(config.dtype)), text_encoder)
-    frozen = jax.eval_shape(lambda net: cast_weights(net, jnp.dtype(config.dtype)), transformer)
-    fixed: dict[str, Any] = {"text_encoder": stored}
-    exported: tuple[str, ...] = ("student",)
-    if config.stage == "teacher_forcing":
-        trained = {"transformer": transformer}
-        if config.train_text_encoder:
-            trained, fixed = trained | {"text_encoder": text_encoder}, {}
-        updates: tuple[Update, ...] = (
-            Update(
-                teacher_forcing_loss(teacher_forcing_task(config, null)),
-                tuple(trained),
-                config.optim,
-            ),
-        )
-        exported = ()
-    elif config.stage == "ode_init":
-        trained, updates = (
-            {"student": transformer},
-            ode_init_updates(config, ode_init_task(config, null)),
-        )
-        fixed |= {} if config.ode.store else {"teacher": frozen}
-    else:
-        trained, updates = (
-            {"student": transformer, "fake_score": transformer},
-            dmd_updates(config, null),
-        )
-        fixed |= {"teacher": frozen}
-        if config.gan.on:
-            sizes = config.transformer
-            trained["head"] = jax.eval_shape(
-                lambda: config.gan.head(sizes.dim, sizes.num_layers, key=jax.random.key(0))
-            )
-    return Stage(trained, fixed, updates, batches=None, export=None, exported=exported)
+    return stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
 
 
 def shapes(network, sizes):
@@ -210,10 +175,6 @@ def device_size_of(tree) -> int:
     return sum(share(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _cast(tree, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-
 def _placed(tree, shardings):
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -222,43 +183,25 @@ def _placed(tree, shardings):
     )
 
 
-def _batch(config: TrainConfig, films: FilmBatch, mesh: Mesh):
-    """A batch as the loader yields it. A trajectory store's records span all that they hold."""
-    stride, chunks, records = config.vae.spatial_stride, films.frames // config.chunk_frames, 1
-    if config.stage == "ode_init" and config.ode.store:
-        records = len(ode_init_task(config, ()).kept) + 2
-    arrays = {
-        "latents": (
-            (
-                records * films.frames,
-                films.height // stride,
-                films.width // stride,
-                config.transformer.in_dim,
-            ),
-            jnp.float32,
-        ),
-        "token_ids": ((films.shots, config.transformer.text_len), jnp.int32),
-        "shot_of_chunk": ((records * chunks,), jnp.int32),
-    }
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {
-        name: jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in arrays.items()
-    }
+def _batch(config: TrainConfig, films: FilmBatch, spec: StageSpec, mesh: Mesh):
+    """As the loader gives it."""
+    stride = config.vae.spatial_stride
+    size = (films.height // stride, films.width // stride)
+    shapes = spec.batch(config, config.batch, films.frames, size, films.shots)
+    cut = NamedSharding(mesh, PartitionSpec("data"))
+    return _placed(shapes, dict.fromkeys(shapes, cut))
 
 
-def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh, update: Update) -> int:
-    """Bytes per device of the history that a rollout, or the teacher's trajectories, keep."""
-    if config.stage == "teacher_forcing" or (config.stage == "ode_init" and config.ode.store):
+def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh, histories: int) -> int:
+    """History of `histories` films that is kept while the step runs: what a device holds of it."""
+    if not histories:
         return 0
-    histories = 2 if config.stage == "ode_init" and config.ode.sampler(1.0).guided else 1
-    count = config.batch // update.optim.accumulation * histories
     stride = config.vae.spatial_stride
     rows, columns = token_grid(config.transformer, films.height // stride, films.width // stride)
     dtype = jnp.dtype(config.dtype)
     pool = jax.eval_shape(
         lambda: KVCache.empty(
-            config.transformer, count, films.frames, rows * columns, config.chunk_frames, dtype
+            config.transformer, histories, films.frames, rows * columns, config.chunk_frames, dtype
         )
     )
     shardings = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)

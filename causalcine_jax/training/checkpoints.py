@@ -1,8 +1,10 @@
-"""The state of a run on disk, saved in the background: arrays and the data iterator together, so that a run goes on exactly.
+"""The state of a run on disk, saved in the background.
 
-orbax writes a checkpoint under a temporary name and renames it when it is whole; a process that is killed leaves the last whole
-one. Arrays are saved under flat names (params.transformer.blocks.ffn_0.weight), whatever module classes hold them, each device's part by its
-process. A checkpoint of some processes is loaded by any number of them.
+Arrays and the position of the data iterator are saved together, so that a run continues exactly.
+orbax writes a checkpoint under a temporary name and renames it when it is complete, so a killed
+process leaves the last complete one. Arrays have flat names
+(params.transformer.blocks.ffn_0.weight), whatever module classes hold them. Each process saves its
+devices' part; a checkpoint may be loaded by another number of processes.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.parallel.processes import is_first
-from causalcine_jax.training.optim import name_of
+from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.state import Batches, TrainState
 
 
@@ -34,12 +36,12 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest complete checkpoint."""
         newest = self._orbax.latest
         return None if newest is None else newest.step
 
     def save(self, step: int, state: TrainState, batches: Batches) -> None:
-        """Begins to save; returns as soon as the state may be donated again."""
+        """Starts saving; returns as soon as the state may be donated again."""
         if step == self.latest:
             return
         with self._disk_faults():
@@ -48,7 +50,9 @@ class Checkpoints:
             )
 
     def restore(self, like: TrainState, batches: Batches) -> TrainState:
-        """The newest checkpoint, with the shardings of `like` (shapes); `batches` is set to where it was.
+        """The newest checkpoint, with the shardings of `like` (shapes).
+
+        `batches` is set to where it was.
 
         Raises:
           UsageError: it is of another network or optimizer.
@@ -66,7 +70,8 @@ class Checkpoints:
         if faults:
             more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
             raise UsageError(
-                f"the checkpoint in {self.folder} is of another run: {'; '.join(faults[:4])}{more}; choose another out, or delete it"
+                f"the checkpoint in {self.folder} is of another run: "
+                f"{'; '.join(faults[:4])}{more}; choose another out, or delete it"
             )
         try:
             loaded = self._orbax.load_checkpointables(
@@ -74,19 +79,20 @@ class Checkpoints:
             )
         except (OSError, ValueError) as error:
             raise DataError(
-                f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); delete that folder to go on from the one before"
+                f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); "
+                "delete that folder to go on from the one before"
             ) from error
         return jax.tree.unflatten(
             jax.tree.structure(like), [loaded["state"][name] for name in wanted]
         )
 
     def wait(self) -> None:
-        """Until everything is on disk; `DataError` if it cannot be."""
+        """Returns when everything is on disk; `DataError` if the disk refuses."""
         with self._disk_faults():
             self._orbax.wait()
 
     def close(self) -> None:
-        """Ends the background work. Whoever wants to know that all is on disk calls `wait` first."""
+        """Ends the background work; `wait` first makes sure that all is on disk."""
         with contextlib.suppress(OSError, ValueError):
             self._orbax.close()
 
@@ -101,9 +107,10 @@ class Checkpoints:
 
 
 class _Position:
-    """Where the batches are, which is the same in all processes, as orbax saves it (its `StatefulCheckpointable`).
+    """The position of the batches, as a `StatefulCheckpointable` of orbax.
 
-    The file is the one that grain writes for an iterator where one process trains.
+    It is the same in all processes. The file is the one that grain writes for the iterator of a
+    single process.
     """
 
     FILE = "process_0-of-1.json"
@@ -128,7 +135,7 @@ class _Position:
 
 def flat(state: TrainState) -> dict[str, jax.Array]:
     """The arrays of a state by name, in the order of its leaves."""
-    leaves = {name_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     if len(leaves) != len(jax.tree.leaves(state)):
         raise AssertionError("two arrays of the state have the same name")
     return leaves

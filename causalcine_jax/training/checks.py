@@ -1,12 +1,12 @@
-"""Faults of a config's values, in the words that its user reads."""
+"""Faults of a config's values, as its user reads them."""
 
 import dataclasses
 import math
 from collections.abc import Iterable
 
-from causalcine_jax.errors import nearest
+from causalcine_jax.errors import nearest, shown
 
-_ARTICLES = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
+KINDS = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
 
 
 def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:
@@ -36,15 +36,29 @@ def range_faults(
 
 
 def type_faults(config, prefix: str = "") -> Iterable[str]:
-    """Fields of a dataclass, and of those in it, whose value is not of the annotated type (int passes for float)."""
+    """Fields of a dataclass, and of those in it, that are not of the annotated type or not finite.
+
+    An int passes for a float. nan and inf would pass every comparison with a limit, or fail it
+    silently.
+    """
     for f in dataclasses.fields(config):
         value, name = getattr(config, f.name), prefix + f.name
         if dataclasses.is_dataclass(f.type):
             if not isinstance(value, f.type):
-                yield f"{name} must be a {f.type.__name__}, not {value!r}"
+                yield f"{name} must be a {f.type.__name__}, not {shown(value)}"
             else:
                 yield from type_faults(value, f"{name}.")
-        elif f.type in (int, float, str, bool):
-            allowed = (int, float) if f.type is float else (f.type,)
-            if not isinstance(value, allowed) or (isinstance(value, bool) and f.type is not bool):
-                yield f"{name} must be {_ARTICLES[f.type]}, not {value!r}"
+        elif f.type in KINDS and not is_a(value, f.type):
+            yield f"{name} must be {KINDS[f.type]}, not {shown(value)}"
+        elif any(isinstance(each, float) and not math.isfinite(each) for each in _values(value)):
+            yield f"{name} must be finite, not {shown(value)}"
+
+
+def is_a(value, kind: type) -> bool:
+    """Whether `value` may stand in a field of type `kind`, one of KINDS."""
+    allowed = (int, float) if kind is float else (kind,)
+    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+
+
+def _values(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)

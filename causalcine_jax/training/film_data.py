@@ -1,4 +1,4 @@
-"""The films of a run: their latent store, the VAE that made it, batches of it, and what a model trained on it says of itself."""
+"""The films of a run: their latent store, its VAE, its batches, and metadata of a trained model."""
 
 import dataclasses
 import itertools
@@ -32,7 +32,10 @@ HELD_OUT_SEED = 1_000  # added to data.seed: the stories of another collection
 
 
 def vae_folder(config: TrainConfig) -> Path:
-    """The model whose VAE makes the latents: data.vae, else the teacher or what else the run starts from, else the embedded one."""
+    """The model whose VAE makes the latents.
+
+    It is data.vae, else the teacher or init if it holds a VAE, else the embedded model.
+    """
     if config.data.vae:
         return Path(config.data.vae)
     begun = config.teacher or config.init
@@ -40,13 +43,19 @@ def vae_folder(config: TrainConfig) -> Path:
 
 
 def film_vae(config: TrainConfig) -> VAE | None:
-    """The VAE of the store and of the exported model. None where none is named and this installation has no embedded one."""
+    """The VAE of the store and of the exported model.
+
+    None if none is named and this installation has no embedded one.
+    """
     folder = vae_folder(config)
     return load_vae(folder) if config.data.vae or holds(folder, "vae") else None
 
 
 def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
-    """The latent stores that config.data names; encodes config.data.films films first where only one is named and is not there or not whole."""
+    """The latent stores that config.data names.
+
+    A single store inside config.out that is missing or incomplete is made first.
+    """
     stores = [part.strip() for part in config.data.store.split(",")]
     if len(stores) > 1:
         return MixedStore([LatentStore.open(part) for part in stores])
@@ -62,7 +71,10 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
 def held_out_batches(
     config: TrainConfig, vae: VAE | None, tokenizer: Tokenizer, sizes
 ) -> tuple[dict, ...]:
-    """This process's part of all batches of the films of config.held_out, as they are in their store. Raises as `check_store` does."""
+    """This process's part of all batches of config.held_out's films, in the order of their store.
+
+    Raises as `check_store` does.
+    """
     if not config.held_out.every:
         return ()
     stores = [part.strip() for part in config.held_out.store.split(",")]
@@ -91,19 +103,32 @@ def held_out_batches(
 def _one_store(
     config: TrainConfig, path: Path, films: int, seed: int, text_len: int
 ) -> LatentStore:
-    """The store at `path`, made first where it is missing or not whole: `films` films of config.data.world."""
+    """The store at `path`.
+
+    One inside config.out that is missing or incomplete is made first, with `films` films. Another
+    one is an input of the run, so it must be there.
+    """
     model = vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
     if not holds(model, "vae"):
         raise UsageError(
-            f"there is no latent store {path}, and no VAE to make one: name a model folder with vae/ as data.vae"
+            f"there is no latent store {path}, and no VAE to make one: "
+            "name a model folder with vae/ as data.vae"
         )
+    command = (
+        f"python launch/encode.py --model {model} --out {path} --world {config.data.world} "
+        f"--seed {seed} --films {films} --text-len {text_len}"
+    )
     if several():
         raise UsageError(
-            f"there is no latent store {path}, and several processes do not make one: "
-            f"python launch/encode.py --model {model} --out {path} --world {config.data.world} --seed {seed} "
-            f"--films {films} --text-len {text_len} does"
+            f"there is no latent store {path}, and several processes do not make one: {command} "
+            "does"
+        )
+    if not path.resolve().is_relative_to(Path(config.out).resolve()):
+        raise UsageError(
+            f"there is no latent store {path}, and a run makes one only inside its out, "
+            f"{config.out}: {command} makes this one"
         )
     print(f"encoding {films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1
@@ -118,7 +143,10 @@ def check_store(
     tokenizer: Tokenizer,
     sizes,
 ) -> None:
-    """`UsageError` listing everything in which the store does not fit the run; `sizes` are the transformer's."""
+    """`UsageError` listing everything in which the store does not fit the run.
+
+    `sizes` are the transformer's.
+    """
     spec, faults = store.spec, []
     if vae is not None and spec.vae and spec.vae != vae_hash(vae):
         faults.append(f"its latents are of another VAE than {vae_folder(config)} (data.vae)")
@@ -161,9 +189,12 @@ def film_loader(
 def rollout_facts(
     config: TrainConfig, store: LatentStore | MixedStore, vae: VAE | None, begun: Path | None
 ) -> dict[str, Any]:
-    """What metadata.json says of how the exported model rolls out, but its sampler. `begun`: the model that the run starts from, if any."""
+    """The exported model's metadata about rollouts, without its sampler.
+
+    `begun` is the model that the run starts from, if any.
+    """
     stride = vae.cfg.spatial_stride if vae else 8
-    # A pretrained model's guidance goes on steering away from what it always did.
+    # Guidance of a pretrained model keeps its negative prompt.
     inherited = (
         {
             name: said

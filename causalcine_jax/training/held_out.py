@@ -1,7 +1,8 @@
-"""The loss on films that are not trained on: for the weights, and for the average of them that is exported.
+"""The loss on films that are not trained on, of the weights and of their exported average.
 
-The same films under the same noise every time, so that two measurements differ by the weights alone. A training loss that still falls while
-this one rises is overfitting; which of the two sets of weights is better, and at which noise level, is read from the same records.
+Every measurement uses the same films and the same noise, so two measurements differ by the weights
+alone. If this loss rises while the training loss falls, the model overfits. The records also show
+which of the two sets of weights is better, and at which noise level.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +15,16 @@ from causalcine_jax.parallel.sharding import put_batch
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.state import Nets, Stage, TrainState
 
-SEED = 2**30  # of the noise; the run's own keys are those of config.seed
+SEED = 2**30  # of the noise; the run's own keys come from config.seed
 
 
 def held_out_measure(
     stage: Stage, config: TrainConfig, mesh
 ) -> Callable[[TrainState, Nets], dict[str, float]]:
-    """The function (state, fixed networks) -> metrics of the stage's first update over `stage.held_out`.
+    """The function (state, fixed networks) -> metrics over `stage.held_out`.
 
-    Names begin with held_out_ for the weights and held_out_ema_ for their average. Compiled at its first call.
+    They are those of the stage's first update. Names begin with held_out_ for the weights and
+    held_out_ema_ for their average. It compiles at its first call.
     """
     update, dtype = stage.updates[0], jnp.dtype(config.dtype)
 

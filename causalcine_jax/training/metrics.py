@@ -1,7 +1,8 @@
-"""The log of a run: metrics.jsonl, one record per `log_every` steps; TensorBoard if asked for; a progress line; the loss as a picture.
+"""The log of a run: metrics.jsonl, TensorBoard if asked for, a progress line, a plot of the loss.
 
-Records hold what the steps since the last one averaged to. A run that resumes first drops the records beyond its checkpoint, so the
-file reads as if nothing had happened.
+metrics.jsonl has one record per `log_every` steps, with the averages since the last one. A run that
+resumes first drops the records after its checkpoint, so the file looks like that of an
+uninterrupted run.
 """
 
 import itertools
@@ -83,7 +84,7 @@ class MetricLog:
 
 
 class NoLog:
-    """In the place of a `MetricLog` where another process keeps it."""
+    """A `MetricLog` that does nothing, for processes other than the first."""
 
     def advance(self) -> None: ...
 
@@ -95,7 +96,7 @@ class NoLog:
 
 
 def read_records(path: Path) -> list[dict]:
-    """All whole records; a line that was cut off by a crash is left out."""
+    """All complete records; a line that was cut off by a crash is left out."""
     records = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -107,7 +108,7 @@ def read_records(path: Path) -> list[dict]:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Removes the records of steps after `step`, and what a crash has left half-written."""
+    """Removes the records of steps after `step`, and a line that was cut off by a crash."""
     if path.exists():
         kept = [record for record in read_records(path) if record["step"] <= step]
         with atomic_file(path) as partial:
@@ -117,7 +118,7 @@ def drop_after(path: Path, step: int) -> None:
 
 
 def draw_loss_curve(out: Path) -> None:
-    """OUT/loss.png from OUT/metrics.jsonl: the loss of each update, and its parts by noise level where they are logged."""
+    """OUT/loss.png from OUT/metrics.jsonl: each update's loss, and by noise level if logged."""
     records = read_records(out / FILE)
     losses = sorted({name for record in records for name in record if _is_loss(name)})
     if not any(record.get(name) is not None for record in records for name in losses):

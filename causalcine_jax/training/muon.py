@@ -1,8 +1,9 @@
-"""Muon: momentum whose singular values are all made about 1, for the weight matrices of transformer blocks and for convolutions.
+"""Muon: momentum with all singular values brought near 1, for matrices of blocks and convolutions.
 
-Source: Keller Jordan et al., github.com/KellerJordan/Muon (Newton-Schulz coefficients, Nesterov momentum), scaled to the size of an
-AdamW update as in arXiv 2502.16982. optax.contrib.muon does the same matrix by matrix; here all matrices of one shape go through one
-batched iteration, which compiles several times faster.
+Source: Keller Jordan et al., github.com/KellerJordan/Muon (Newton-Schulz coefficients, Nesterov
+momentum), scaled to the size of an AdamW update as in arXiv 2502.16982. optax.contrib.muon iterates
+matrix by matrix. Here all matrices of one shape share one batched iteration, which compiles several
+times faster.
 """
 
 from collections import defaultdict
@@ -15,7 +16,8 @@ from jaxtyping import Array, Float
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-# sqrt(max(rows, columns)) * 0.2 is the root mean square of a typical AdamW update, so that both rules share one learning rate.
+# Scaling by sqrt(max(rows, columns)) * 0.2 gives the root mean square of a typical AdamW update, so
+# both rules share one learning rate.
 RMS = 0.2
 
 
@@ -24,9 +26,9 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
-    """Updates for a tree of stacked matrices [layers, rows, columns] and convolution kernels [..., i, o].
+    """Updates for a tree of stacked matrices [layers, rows, columns] and kernels [..., i, o].
 
-    A kernel is one matrix: all that an output channel sees by the output channels.
+    A kernel is one matrix: all inputs of an output channel by the output channels.
     """
 
     def init(params):
@@ -47,7 +49,10 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
 
 
 def _orthogonal(leaves: list[Array]) -> list[Array]:
-    """Every matrix of `leaves` orthogonalised and scaled; those of one shape (or its transpose) together."""
+    """Every matrix of `leaves` orthogonalised and scaled.
+
+    Those of one shape, or of its transpose, are done together.
+    """
     groups = defaultdict(list)
     for number, leaf in enumerate(leaves):
         groups[tuple(sorted(leaf.shape[-2:]))].append(number)
@@ -65,7 +70,7 @@ def _orthogonal(leaves: list[Array]) -> list[Array]:
 
 
 def newton_schulz(x: Float[Array, "n r c"]) -> Float[Array, "n r c"]:
-    """The nearest (semi-)orthogonal matrices, roughly: singular values come out between 0.7 and 1.2. r <= c."""
+    """Roughly the nearest (semi-)orthogonal matrices, r <= c; singular values become 0.7 to 1.2."""
     a, b, c = COEFFICIENTS
 
     def iterate(_, x):

@@ -1,7 +1,8 @@
-"""The update rule: AdamW for everything, or Muon for the matrices of transformer blocks and convolutions and AdamW for the rest.
+"""The update rule: AdamW for everything, or Muon for matrices and AdamW for the rest.
 
-Transformations here give updates for a learning rate of 1; the step multiplies them by `learning_rate(step)`, so that the rate
-depends on the step alone and not on a count inside the optimizer's state.
+Muon's matrices are those of transformer blocks and convolutions. Transformations here give updates
+for a learning rate of 1, and the step multiplies them by `learning_rate(step)`. So the rate depends
+on the step alone, and not on a count inside the optimizer's state.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,27 +12,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.checks import choice_faults, range_faults
 from causalcine_jax.training.muon import scale_by_muon
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant")
-FEW_CHANNELS = 8  # a convolution from or to fewer (pixels, say) is left to AdamW
+FEW_CHANNELS = 8  # AdamW updates a convolution from or to fewer channels, such as pixels
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimizer.
 
-    optimizer     adamw, or muon: orthogonalised momentum for blocks' matrices and convolutions, adamw for everything else
-    lr            peak learning rate (muon's updates are scaled to the size of adamw's, so that one rate serves both)
-    schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup` linear steps
+    optimizer     adamw; or muon: orthogonalised momentum for matrices of blocks and convolutions,
+                  adamw for everything else
+    lr            peak learning rate. One rate serves both rules: muon's updates are scaled to the
+                  size of adamw's
+    schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup`
+                  linear steps
+    warmup        steps over which the rate grows from zero
+    final_lr      the rate at the last step of the cosine, as a fraction of lr
+    b1, b2, eps   of adamw
     weight_decay  of the weights of linear layers and convolutions only
-    clip          largest gradient norm of a network, each by itself; 0 for no clipping
-    accumulation  micro-batches per step: the batch is cut into this many, gradients are averaged
-    ema_decay     of the exponential moving average of the weights, which is what is exported; 0 exports the weights themselves
-    ema_start     step from which on the average is taken, with ema_decay; until then it is the weights themselves. 0: from the first, with a decay that
-                  grows from 0.1, so that random weights are forgotten
+    clip          largest gradient norm of a network, each by itself; 0: no clipping
+    accumulation  micro-batches per step: the batch is cut into so many, and gradients are averaged
+    ema_decay     of the exponential moving average of the weights, which is exported; 0 exports
+                  the weights themselves
+    ema_start     first step of the average; until then it is the weights themselves. 0: the decay
+                  grows from 0.1 to ema_decay, so that the random first weights are forgotten
     """
 
     optimizer: str = "adamw"
@@ -84,7 +93,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     """The update rule without clipping and learning rate; acts on a dict of networks."""
     if config.b1:
         adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-    else:  # the same rule, without a first moment that nobody reads: four bytes per parameter less
+    else:  # the same rule without its unused first moment: four bytes per parameter less
         adam = optax.scale_by_rms(config.b2, config.eps, eps_in_sqrt=False, bias_correction=True)
     if config.optimizer == "muon":
         by_rule = lambda params: jax.tree.map(
@@ -98,22 +107,23 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     )
 
 
-def name_of(path) -> str:
-    """A parameter's path, such as transformer.blocks.self_attn.q.weight. Nothing is said of keys that are empty."""
-    parts = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
-    return ".".join(part for part in parts if part)
-
-
 def decayed(params):
-    """True for weights of linear layers and convolutions; norms, biases, embeddings and modulation are not decayed."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _is_weight(name_of(path)), params)
+    """True for weights of linear layers and convolutions.
+
+    Norms, biases, embeddings and modulation are not decayed.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_weight(path_of(path)), params)
 
 
 def matrices(params):
-    """True for what muon updates: the weight matrices of blocks, all layers stacked on a leading axis, and kernels between many channels."""
+    """True for what muon updates.
+
+    These are the weight matrices of blocks, stacked over layers on a leading axis, and kernels
+    between many channels.
+    """
 
     def is_matrix(path, leaf) -> bool:
-        name = name_of(path)
+        name = path_of(path)
         of_block = ".blocks." in name and leaf.ndim == 3
         of_convolution = leaf.ndim >= 4 and min(leaf.shape[-2:]) >= FEW_CHANNELS
         return _is_weight(name) and (of_block or of_convolution)

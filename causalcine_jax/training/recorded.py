@@ -1,7 +1,7 @@
-"""What the models that a student is made from say of themselves (metadata.json), against what its config asks for.
+"""The metadata.json of a student's teacher and init, compared with the config.
 
-A difference would train in silence: another memory than the teacher knows, other times than the student has learned to start from, prompts that it
-reads in another language.
+A difference would cause no error in training: another memory policy than the teacher's, other
+sampler times than the student has learned, or prompts from another text encoder.
 """
 
 from dataclasses import asdict
@@ -23,9 +23,9 @@ from causalcine_jax.training.stages.ode import NEAR
 
 
 def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None:
-    """`UsageError` listing everything in which the config's teacher and init, where they say it, differ from the config or from each other.
+    """`UsageError` listing every difference between teacher, init and config.
 
-    A folder that says nothing of itself may be anything. `text_encoder` is the teacher's.
+    A folder without metadata passes. `text_encoder` is the teacher's.
     """
     faults = []
     for name in ("teacher", "init"):
@@ -41,7 +41,8 @@ def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None
         own = load_text_encoder(config.init, jnp.bfloat16, mesh=mesh)
         if not _same(own, text_encoder):
             faults.append(
-                f"init {config.init} has another text encoder than teacher {config.teacher}: name the teacher that init was made from"
+                f"init {config.init} has another text encoder than teacher {config.teacher}: "
+                "name the teacher that init was made from"
             )
     raise_faults("teacher and student", faults)
 
@@ -62,7 +63,8 @@ def _memory_faults(
 
 
 def _sampler_faults(config: TrainConfig, folder: str, sampler: SamplerConfig | None) -> list[str]:
-    """A few-step student goes on at the times that it has learned; public step lists are rounded, so nearly is enough."""
+    """A few-step student must keep its sampler's times. Public step lists are rounded, so they may
+    differ a little."""
     asked = config.self_forcing.sampler
     if sampler is None or sampler.solver != asked.solver:
         return []
@@ -77,12 +79,13 @@ def _sampler_faults(config: TrainConfig, folder: str, sampler: SamplerConfig | N
         else f"steps={sampler.steps} --config.self_forcing.shift={sampler.shift:g}"
     )
     return [
-        f"init {folder} makes films at times {times[0]}, not {times[1]}: --config.self_forcing.{own}"
+        f"init {folder} makes films at times {times[0]}, not {times[1]}: "
+        f"--config.self_forcing.{own}"
     ]
 
 
 def _same(one: UMT5Encoder, other: UMT5Encoder) -> bool:
-    """Equal weights, to the precision that an export may have left of them."""
+    """Equal weights, in the precision of an export."""
     pairs = [jax.tree.leaves(net) for net in (one, other)]
     low = lambda leaf: leaf.astype(jnp.bfloat16)
     return [leaf.shape for leaf in pairs[0]] == [leaf.shape for leaf in pairs[1]] and all(

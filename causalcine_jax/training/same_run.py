@@ -1,4 +1,4 @@
-"""Whether a folder's run may go on under a config: what differs from the config that it began with, and whether that is another run."""
+"""Whether the run in a folder may continue under a config that differs from its own."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.utils.atomic_file import atomic_file
 
 FILE = "config.json"
-# What may differ between a run and its continuation without a word; the loss curve does not depend on it.
+# May differ between a run and its continuation: the loss curve does not depend on it.
 FREE = (
     "out",
     "log_every",
@@ -22,19 +22,30 @@ FREE = (
     "seq",
     "rollout_weights",
 )
-# What a continuation must share with its run, whatever is forced: another value is another run.
+# Must be equal even with --force: another value is another run.
 FIXED = (
-    "stage", "seed", "batch", "transformer", "text_encoder", "vae", "chunk_frames", "train_text_encoder", "init", "teacher", "data",
-)  # fmt: skip
-# A run may always be made longer.
+    "stage",
+    "seed",
+    "batch",
+    "transformer",
+    "text_encoder",
+    "vae",
+    "chunk_frames",
+    "train_text_encoder",
+    "init",
+    "teacher",
+    "data",
+)
+# May differ, and is printed: a run may always be made longer.
 TOLD = ("steps",)
 
 
 def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> list[str]:
-    """What was changed since the run in `out` began, as lines to print.
+    """The changes since the run in `out` began, as lines to print.
 
     Raises:
-      UsageError: it is another run altogether; or, unless `force`, anything that its loss curve depends on was changed (but its length).
+      UsageError: it is another run; or, unless `force`, a field that the loss curve depends on was
+        changed (other than `steps`).
       DataError: the saved config cannot be read.
     """
     if not (out / FILE).is_file() or not (out / "checkpoints").is_dir():
@@ -48,13 +59,17 @@ def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> li
     refused = [line for name, line in lines.items() if name not in TOLD]
     if refused and not force:
         raise UsageError(
-            f"{out} holds a run of another config: {'; '.join(refused)}. --force goes on with it; or choose another out"
+            f"{out} holds a run of another config: {'; '.join(refused)}. "
+            "--force goes on with it; or choose another out"
         )
     return [f"changed since this run began: {line}" for line in lines.values()]
 
 
 def changes(out: Path, config: TrainConfig) -> list[str]:
-    """What of the config that the run in `out` was made with differs from `config`, as far as it matters to what was learned."""
+    """The fields in which the config of the run in `out` differs from `config`.
+
+    Those that the loss curve does not depend on are left out.
+    """
     return list(_changes(_saved(out), config).values())
 
 
@@ -68,7 +83,7 @@ def _saved(out: Path) -> dict[str, Any]:
 
 
 def _changes(before: dict[str, Any], config: TrainConfig) -> dict[str, str]:
-    """By field, in words."""
+    """Field -> a line about its change."""
     changed = _differences(before, json.loads(json.dumps(asdict(config))))
     return {
         name: f"{name} was {was!r}, is {now!r}"
@@ -86,7 +101,10 @@ def save_config(out: Path, config: TrainConfig) -> None:
 def _differences(
     before: dict[str, Any], now: dict[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Path -> (value before, value now), of every value that differs; a field that was not there yet is none of them."""
+    """Path -> (value before, value now) of every value that differs.
+
+    Fields that did not exist before are left out.
+    """
     found = {}
     for name in (name for name in now if name in before):
         if isinstance(before[name], dict) and isinstance(now[name], dict):

@@ -1,4 +1,4 @@
-"""A film by the model in training, of a story that it is not trained on: how far along it is, at a glance."""
+"""A film by the model in training, of a story that it is not trained on."""
 
 from pathlib import Path
 
@@ -20,6 +20,9 @@ def as_story(told: WorldStory, seed: int) -> Story:
 
 
 def sample_film(model: Path, out: Path, step: int, *, world: WorldConfig, seed: int) -> None:
-    """Leaves film.mp4, contact_sheet.png and film.json in `out`. The story is the same at every step, so that films can be compared."""
+    """Writes film.mp4, contact_sheet.png and film.json to `out`.
+
+    The story is the same at every step, so that films can be compared.
+    """
     story = as_story(sample_story(SAMPLE_SEED, seed, world), seed)
     generate(Recipe(story), out, model=model, progress=False)

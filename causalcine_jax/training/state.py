@@ -1,10 +1,11 @@
 """What training carries from step to step, and what a stage of training is made of.
 
-A stage trains one or several networks by one or several updates: teacher forcing by one, distillation by one of the student and one
-of its critic, which runs more often. A step of the run is one turn: every update that is due, in order, on the same batch.
+A stage trains one or several networks by one or several updates. Teacher forcing has one update;
+distillation has one of the student and one of its critic, which runs more often. In each step,
+every update that is due runs, in order, on the same batch.
 
-PRNG keys are not carried: a step's key is fold_in(key(seed), step). What the log needs of the steps since its last record is
-carried, so that a run that was interrupted writes the same records as one that was not.
+PRNG keys are not carried: the key of a step is fold_in(key(seed), step). Metrics since the last
+record are carried, so that an interrupted run writes the same records as one that was not.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from causalcine_jax.training.optim import OptimConfig, make_optimizer
 Nets = dict[str, Any]
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 Loss = Callable[[Nets, Nets, Any, Array], tuple[Float[Array, ""], Metrics]]
+Limit = tuple[float, str]  # the largest sound mean of a metric, and what to do about a larger one
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +31,11 @@ Loss = Callable[[Nets, Nets, Any, Array], tuple[Float[Array, ""], Metrics]]
 class Window:
     """Sums over the steps since the last record.
 
-    sums      name -> (weighted sum, sum of weights) of every metric, over the steps that were not skipped
+    sums      metric -> (weighted sum, sum of weights) over the steps that were not skipped
     skipped   steps whose update was skipped
-    longest   most skipped steps in a row, counted up to any step of this window; the last of them was step `until`
+    longest   most skipped steps in a row, up to any step of this window; the row may have begun
+              before the window
+    until     last step of that row
     """
 
     sums: Metrics
@@ -43,11 +47,12 @@ class Window:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All networks in training, and by the name of each update: its optimizer, its skipped steps, its window.
+    """All networks in training; for each update its optimizer, its skipped steps and its window.
 
     step      finished steps
-    ema       of the networks that are exported
-    in_a_row  steps skipped up to now; skipped: all of them
+    ema       averages of the networks that are exported
+    in_a_row  consecutive steps skipped up to now
+    skipped   all skipped steps
     """
 
     step: Int[Array, ""]
@@ -63,13 +68,15 @@ class TrainState:
 class Update:
     """One gradient step, jitted by itself.
 
-    loss    (trained, fixed, batch, key) -> (loss, metrics), a metric being (weighted sum, weight). `trained` are the networks `nets`, `fixed`
-            all others of the stage: those that are never trained, and those that other updates train
+    loss    (trained, fixed, batch, key) -> (loss, metrics); a metric is (weighted sum, weight).
+            `trained` holds the networks `nets`. `fixed` holds all others of the stage: those that
+            are never trained, and those that other updates train
+    nets    networks that it trains
     optim   its optimizer
-    name    "" for the only update of a stage. Otherwise it precedes the update's own metrics: critic_loss, critic_grad_norm, critic_lr,
-            and critic_head_grad_norm for one of its several networks
+    name    "" for the only update of a stage. Otherwise it precedes the names of the update's
+            metrics: critic_loss, critic_lr, or critic_head_grad_norm for one of several networks
     every   it runs at steps 0, every, 2 every, ...
-    rates   of some of its networks: their learning rate over that of `optim`
+    rates   network -> its learning rate over that of `optim`; 1 if it is not named
     """
 
     loss: Loss
@@ -89,50 +96,51 @@ class Update:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training: what is trained, on what, by which updates, and what it leaves.
+    """A stage of training with its networks and data. stages/spec.py makes one without data.
 
-    trained   name -> network, or a function of a key that makes one (under jit, so that it is born sharded)
-    fixed     networks that losses need but that are not trained
-    updates   in the order in which they run; the last one ends a step, so it runs at each
-    batches   an iterator of this process's batches (numpy), with a state that orbax can save (grain)
+    trained   name -> network, or a function of a key that makes one (under jit, so that its arrays
+              are sharded from the start)
+    fixed     networks that losses need and that are not trained
+    updates   in the order in which they run; the last one runs at every step, and ends it
+    batches   an iterator of this process's batches (numpy), with a state that orbax saves (grain)
     export    (networks, folder, facts about the run) -> writes a model folder
-    exported  the trained networks that `export` is given, averaged; all of them if empty
-    sample    (model folder, out folder, step) -> films made by that model, or None if the stage makes none
-    bad       how many records were skipped as corrupt so far
-    limits    metric -> (the largest mean over a record that is sound, what to do about a larger one)
-    held_out  this process's part of batches that are never trained on, of which the first update's metrics are logged (held_out.py)
+    exported  trained networks that `export` is given, averaged; all of them if empty
+    sample    (model folder, out folder, step) -> writes a film by that model
+    bad       number of records skipped as corrupt so far
+    notes     lines for the log
+    limits    metric -> its limit; the run stops if the mean over a record is larger
+    held_out  this process's part of batches that are never trained on (held_out.py)
     """
 
     trained: dict[str, Any]
     fixed: Nets
     updates: tuple[Update, ...]
-    batches: "Batches"
-    export: Callable[[Nets, Path, dict], None]
+    batches: "Batches | None" = None
+    export: Callable[[Nets, Path, dict], None] | None = None
     exported: tuple[str, ...] = ()
     sample: Callable[[Path, Path, int], None] | None = None
     bad: Callable[[], int] = lambda: 0
     notes: tuple[str, ...] = ()
-    limits: dict[str, tuple[float, str]] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
     held_out: tuple[Any, ...] = ()
 
     def __post_init__(self):
         names = [update.name for update in self.updates]
         if self.updates[-1].every != 1 or len(set(names)) != len(names):
             raise ValueError(
-                f"updates {names} must have names of their own, and the last of them must run at every step"
+                f"updates {names} must have names of their own, and the last of them must run at "
+                "every step"
             )
 
     def parts(self, update: Update, params: Nets, fixed: Nets) -> tuple[Nets, Nets]:
         """The two dicts of networks that the loss of `update` is given."""
         trained = {name: params[name] for name in update.nets}
-        return trained, {
-            **fixed,
-            **{name: net for name, net in params.items() if name not in trained},
-        }
+        others = {name: net for name, net in params.items() if name not in trained}
+        return trained, {**fixed, **others}
 
 
 class Batches(Protocol):
-    """What is needed of grain's DatasetIterator."""
+    """The part of grain's DatasetIterator that training uses."""
 
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
@@ -141,7 +149,7 @@ class Batches(Protocol):
 
 
 def new_state(stage: Stage, nets: Nets, metric_names: dict[str, list[str]]) -> TrainState:
-    """The state before the first step; `metric_names` are those of each update. Called under jit."""
+    """The state before the first step; `metric_names` are those of each update. Call it in jit."""
     zero = lambda: jnp.zeros((), jnp.int32)
     by_update = lambda make: {update.name: make(update) for update in stage.updates}
     sums = lambda names: {name: (jnp.zeros(()), jnp.zeros(())) for name in names}

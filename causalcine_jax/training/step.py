@@ -1,4 +1,7 @@
-"""One update: gradients over micro-batches, clipping, optimizer, average; nothing at all if the numbers are not finite."""
+"""One update: gradients over micro-batches, clipping, optimizer, average.
+
+If loss or gradient is not finite, the update changes no weights.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,22 +15,23 @@ from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate, make_optimizer
 from causalcine_jax.training.state import Nets, Stage, TrainState, Update, Window
 
-INIT = (
-    2**31 - 1
-)  # the "step" whose key initialises the networks; those before it give updates after the first a stream of their own
+# The "step" whose key initialises the networks. The numbers just before it give the updates after
+# the first a stream of keys of their own.
+INIT = 2**31 - 1
 
 
 def ema_decay(limit: float, step):
-    """Grows from 0.1 to `limit`, so that the first steps' random weights are forgotten."""
+    """Grows from 0.1 to `limit`, so that the random first weights are forgotten."""
     return jnp.minimum(limit, (1 + step) / (10 + step))
 
 
 def make_update(
     stage: Stage, update: Update, config: TrainConfig
 ) -> Callable[[TrainState, Nets, object], TrainState]:
-    """The function (state, fixed networks, batch) -> state of one update, to be jitted with its state donated.
+    """The function (state, fixed networks, batch) -> state of one update.
 
-    It changes nothing that belongs to other updates. The stage's last one counts the step.
+    Jit it with its state donated. It changes nothing that belongs to other updates. The stage's
+    last update counts the step.
     """
     optim, number = update.optim, stage.updates.index(update)
     optimizer, rate = make_optimizer(optim), learning_rate(optim, config.steps)
@@ -62,9 +66,7 @@ def make_update(
         norms = {name: optax.tree.norm(net) for name, net in grads.items()}
         norm = optax.tree.norm(norms)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics[own["loss"]][0])
-        if (
-            optim.clip
-        ):  # each network by itself: one that starts from nothing does not slow down the others
+        if optim.clip:  # each network by itself: a new one must not slow down the others
             grads = {name: clipped(net, norms[name]) for name, net in grads.items()}
         updates, opt_state = optimizer.update(grads, state.opt_state[update.name], trained)
         moved = lambda name, net: jax.tree.map(
@@ -72,7 +74,7 @@ def make_update(
         )
         params = {name: moved(name, net) for name, net in trained.items()}
         done = (state.step - optim.ema_start) // update.every
-        # An average that begins late begins with trained weights, and needs no warm-up.
+        # An average that starts late starts with trained weights, and needs no warm-up.
         decay = jnp.where(
             done < 0, 0.0, optim.ema_decay if optim.ema_start else ema_decay(optim.ema_decay, done)
         )
@@ -107,7 +109,7 @@ def make_update(
 
 
 def metric_names(stage: Stage, params: Nets, fixed: Nets, batch) -> dict[str, list[str]]:
-    """The metrics that each update's loss gives, the update's own included; nothing is computed."""
+    """The metrics of each update, its loss's and its own; nothing is computed."""
 
     def of(update: Update) -> list[str]:
         shapes = jax.eval_shape(
@@ -128,7 +130,7 @@ def metric_names(stage: Stage, params: Nets, fixed: Nets, batch) -> dict[str, li
 
 
 def _norm_names(update: Update) -> dict[str, str]:
-    """The metrics that tell networks' gradients apart, where an update has several."""
+    """Network -> metric of its gradient norm, for an update of several networks."""
     return (
         {name: update.titled(f"{name}_grad_norm") for name in update.nets}
         if len(update.nets) > 1
@@ -137,10 +139,10 @@ def _norm_names(update: Update) -> dict[str, str]:
 
 
 def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
-    """Mean gradient over `count` micro-batches, one after the other, and the sums of their metrics."""
+    """Mean gradient over `count` micro-batches in turn, and the sums of their metrics."""
     if count == 1:
         return gradients(params, fixed, batch, key)
-    # Film i goes to micro-batch i % count: every device keeps the films it holds.
+    # Film i goes to micro-batch i % count, so that every device keeps its films.
     parts = jax.tree.map(
         lambda a: jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0), batch
     )
@@ -158,7 +160,10 @@ def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
 
 
 def _noted(state: TrainState, update: Update, metrics, finite, in_a_row, log_every: int) -> Window:
-    """The update's window with this step's metrics; a new one begins if there was a record since the update last ran."""
+    """The update's window with this step's metrics.
+
+    A new window begins if a record was written since the update last ran.
+    """
     before = state.window[update.name]
     fresh = state.step // log_every > (state.step - update.every) // log_every
     past = jax.tree.map(lambda value: jnp.where(fresh, jnp.zeros_like(value), value), before)

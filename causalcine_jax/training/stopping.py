@@ -1,6 +1,7 @@
-"""SIGTERM and Ctrl-C as a request: the step in progress is finished and saved before the process ends with exit code 0.
+"""SIGTERM and Ctrl-C as a request to stop.
 
-Of several processes, one that is asked asks all (`processes.any_process`).
+The step in progress is finished and saved, then the process ends with exit code 0. With several
+processes, the one that is asked tells all others (`processes.any_process`).
 """
 
 import signal
@@ -9,9 +10,10 @@ from types import FrameType
 
 
 class StopRequest:
-    """Inside its `with`, the first SIGTERM or SIGINT sets `asked`; a second one ends the process as if there were no handler.
+    """Inside its `with`, the first SIGTERM or SIGINT sets `asked`, and a second ends the process.
 
-    While `at_once` is true (nothing is there that could be lost) the first one ends the process right away, with exit code 0.
+    While `at_once` is true, nothing can be lost: then the first one ends the process, with exit
+    code 0.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -37,6 +37,7 @@ from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.presets import PRESETS, Preset
 from causalcine_jax.training.config import OptimConfig
+from causalcine_jax.training.stages.spec import StageSpec, stage_spec
 from causalcine_jax.training.state import Update
 
 ADAM = OptimConfig(schedule="constant", warmup=0)
@@ -227,25 +228,26 @@ def test_vae_and_the_whole_transformer(tiny):
     )
 
 
-def linear_networks(config, null_prompt):
-    """Returns a stage's networks and updates, as linear maps of the films' channels."""
+def linear_stage(config, null_prompt):
+    """A stage whose networks are linear maps of the films' channels."""
     net = lambda key: Linear(16, 16, key=key)
     loss = lambda trained, fixed, batch, key: (
         jnp.mean(next(iter(trained.values()))(batch["latents"]) ** 2),
         {},
     )
     if config.stage == "teacher_forcing":
-        return {"transformer": net}, {}, (Update(loss, ("transformer",), config.optim),)
+        return StageSpec({"transformer": net}, {}, (Update(loss, ("transformer",), config.optim),))
     generator = Update(loss, ("student",), config.optim, "generator", config.generator_every)
-    return (
+    return StageSpec(
         {"student": net, "fake_score": net},
         {"teacher": net},
         (generator, Update(loss, ("fake_score",), config.critic_optim, "critic")),
+        exported=("student",),
     )
 
 
 def test_a_cycle_is_held_against_the_rate_of_stage_1(monkeypatch):
-    monkeypatch.setattr(training_module, "_networks", linear_networks)
+    monkeypatch.setattr(training_module, "stage_spec", linear_stage)
     dmd = tiny_config(
         stage="dmd", teacher="-", batch=2, optim=ADAM, critic_optim=ADAM, generator_every=2
     )
@@ -279,10 +281,10 @@ def test_the_measured_networks_are_those_of_the_configs():
     )
     only = dataclasses.replace(settings, stages=("dmd",))
     assert [config.stage for config in configs(only)] == ["dmd"]
-    made = {stage: training_module._networks(config, (1,)) for stage, config in by_stage.items()}
+    specs = {stage: stage_spec(config, (1,)) for stage, config in by_stage.items()}
     named = {
-        stage: (set(trained), set(fixed), [update.name for update in updates])
-        for stage, (trained, fixed, updates) in made.items()
+        stage: (set(spec.trained), set(spec.fixed), [update.name for update in spec.updates])
+        for stage, spec in specs.items()
     }
     assert named == {
         "teacher_forcing": ({"transformer", "text_encoder"}, set(), [""]),

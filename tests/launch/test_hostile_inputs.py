@@ -14,7 +14,8 @@ from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record import read_recipe
 from causalcine_jax.render.mp4 import check_size
 from causalcine_jax.story import Shot, Story, read_story
-from causalcine_jax.training.flags import check_named_stores, parse
+from causalcine_jax.training.flag_checks import check_flags
+from causalcine_jax.training.flags import parse
 
 HEAD = "schema: causalcine/story@1\n"
 SHOTS = 'shots: [{caption: "Mia waves.", chunks: 1}]\n'
@@ -268,7 +269,7 @@ def test_no_more_characters_than_the_model_was_trained_on(global_caption, captio
 @pytest.mark.parametrize("returned", ["'abc'", "42", "None", "{'steps': 3}", "float('nan')"])
 def test_a_config_file_that_returns_rubbish(tmp_path, returned):
     (tmp_path / "config.py").write_text(f"def get_config():\n    return {returned}\n")
-    with pytest.raises(UsageError, match=r"get_config\(\) must return a ConfigDict"):
+    with pytest.raises(UsageError, match=r"get_config\(\) must return a TrainConfig"):
         parse([f"--config={tmp_path / 'config.py'}"])
 
 
@@ -280,10 +281,10 @@ def test_a_config_without_numbers_and_with_a_store_that_is_not_there(tmp_path):
         UsageError,
         match=r"there is no latent store .*none \(--config.data.store\): python launch/encode.py",
     ):
-        check_named_stores(named, parse(named)[0])
+        check_flags(named, parse(named)[0])
     (tmp_path / "none").mkdir()
-    check_named_stores(named, parse(named)[0])
-    check_named_stores(named[:1], parse(named[:1])[0])
+    check_flags(named, parse(named)[0])
+    check_flags(named[:1], parse(named[:1])[0])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.planning.flops import FilmFlops, Flops, peak, segments, text_encoder_flops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig
-from causalcine_jax.training.stages.distillation import dmd_updates
+from causalcine_jax.training.stages.spec import stage_spec
 
 # One layer: XLA counts the body of a loop once.
 ONE_LAYER = TransformerConfig(
@@ -159,7 +159,7 @@ def test_updates_of_distribution_matching_as_xla_counts_them():
         "token_ids": jax.ShapeDtypeStruct((2, 2, 20), jnp.int32),
         "shot_of_chunk": jax.ShapeDtypeStruct((2, 1), jnp.int32),
     }
-    for update in dmd_updates(config, (1,) + (0,) * 19):
+    for update in stage_spec(config, (1,) + (0,) * 19).updates:
         trained = {name: nets[name] for name in update.nets}
         fixed = {name: net for name, net in nets.items() if name not in trained}
         loss = lambda trained, fixed, batch, update=update: update.loss(

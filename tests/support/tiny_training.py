@@ -18,7 +18,6 @@ from causalcine_jax.training.config import (
     SampleConfig,
     TrainConfig,
 )
-from causalcine_jax.training.flags import config_dict
 
 TEXT_LEN = 8
 
@@ -52,14 +51,11 @@ def tiny_config(out="", store="", **changes) -> TrainConfig:
 
 
 def get_config():
-    return config_dict(tiny_config())
+    return tiny_config()
 
 
 def tiny_store(path: Path, films: int = 16, seed: int = 0) -> LatentStore:
-    """Writes films of 9 latent frames: one constant picture each, plus a little noise.
-
-    The constant picture gives a model something to learn.
-    """
+    """Films of 9 latent frames: one constant picture and a little noise, which can be learned."""
     spec = StoreSpec(
         films=films,
         latent_frames=9,

@@ -1,6 +1,6 @@
-"""A training stage that compiles in no time: a linear map learns y = 2x.
+"""A stage of training that compiles in no time: a linear map learns y = 2x.
 
-A batch is a function of its number.
+Its batches are a function of their number.
 """
 
 import grain

@@ -76,9 +76,12 @@ def test_teacher_forcing_measures_its_error_by_noise_level(tmp_path):
 def test_an_autoencoder_is_measured_on_clips_of_other_stories():
     vae = VAEConfig(4, 16, (1, 1, 1, 1), 1, mean=(0.0,) * 16, std=(1.0,) * 16)
     config = tiny_config(
-        stage="autoencoder", vae=vae, autoencoder=AutoencoderConfig(crop=(8, 16)), data=DataConfig(clip_frames=1),
+        stage="autoencoder",
+        vae=vae,
+        autoencoder=AutoencoderConfig(crop=(8, 16)),
+        data=DataConfig(clip_frames=1),
         held_out=HeldOutConfig(every=1, films=8),
-    )  # fmt: skip
+    )
     stage = make_stage(config)
     assert len(stage.held_out) == 2 and not np.array_equal(stage.held_out[0], next(stage.batches))
 

@@ -1,4 +1,7 @@
-"""Exact resume: a run killed with TERM and with KILL at random steps writes the loss curve of the run that was left alone, bit for bit."""
+"""Exact resume: a run is killed with TERM and with KILL at random steps.
+
+It writes the loss curve of an undisturbed run, bit for bit.
+"""
 
 import json
 import os
@@ -56,7 +59,10 @@ def start(runs: Path, out: str) -> subprocess.Popen:
 
 
 def interrupt(runs: Path, out: str, after: int, number: int) -> tuple[int, str]:
-    """Runs until a record of step `after` is written, sends the signal, and returns exit code and stderr."""
+    """Runs until a record of step `after` is written, then sends the signal.
+
+    Returns exit code and stderr.
+    """
     process, file = start(runs, out), runs / out / "metrics.jsonl"
     while process.poll() is None:
         if file.exists() and file.read_bytes().count(b"\n") >= after:

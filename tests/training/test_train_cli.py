@@ -12,8 +12,9 @@ from tiny_training import tiny_config
 
 from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.training.config import OptimConfig, TrainConfig, from_plain
+from causalcine_jax.training.config import OptimConfig, TrainConfig
 from causalcine_jax.training.flags import parse
+from causalcine_jax.training.overrides import from_plain
 
 BASE = f"--config={ROOT / 'configs' / 'base.py'}"
 
@@ -54,6 +55,39 @@ def test_overrides_reach_every_depth():
     )
 
 
+def test_values_have_the_type_of_their_field():
+    config, options = parse(
+        [
+            BASE,
+            "--noconfig.remat",
+            "--config.tensorboard=True",
+            "--config.optim.lr=1",
+            "--config.gan.taps=(0.5, 1)",
+            "--config.self_forcing.step_list=1000",
+            "--config.autoencoder.crop=[24,40]",
+            "--config.init=007",
+            "--noforce",
+            "--compile-cache=programs",
+        ]
+    )
+    assert (config.remat, config.tensorboard, config.init) == (False, True, "007")
+    assert isinstance(config.optim.lr, float) and config.gan.taps == (0.5, 1.0)
+    assert config.self_forcing.step_list == (1000.0,) and config.autoencoder.crop == (24, 40)
+    assert (options.force, options.compile_cache) == (False, "programs")
+
+
+@pytest.mark.parametrize("size", ["base", "storyworld", "wan_1_3b", "wan_14b"])
+@pytest.mark.parametrize("stage", ["ode_init", "dmd"])
+def test_out_moves_all_that_a_run_makes(stage, size):
+    file = f"--config={ROOT}/configs/{stage}.py:{size}"
+    (usual, _), (moved, _) = parse([file]), parse([file, "--config.out=/elsewhere"])
+    made = lambda config: {config.ode.store, config.data.store, config.out} - {""}
+    inputs = {usual.data.store}  # the films of the run before it
+    assert made(moved) - inputs <= {"/elsewhere", "/elsewhere/trajectories"}
+    assert made(usual) - inputs <= {usual.out, f"{usual.out}/trajectories"}
+    assert bool(moved.ode.store) == bool(usual.ode.store)
+
+
 def test_a_saved_config_reads_back():
     config = tiny_config("out", "store", memory=MemoryConfig("none"))
     assert from_plain(json.loads(json.dumps(dataclasses.asdict(config)))) == config
@@ -62,7 +96,7 @@ def test_a_saved_config_reads_back():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "which config"),
+        ([], "--config is missing: name a file, such as configs/base.py"),
         (["--config=configs/bse.py"], "no config file configs/bse.py"),
         ([f"--config={ROOT}/configs/storyworld.py:autoencode"], "did you mean 'autoencoder'"),
         ([BASE, "--config.optim.lrr=1"], "unknown key optim.lrr, did you mean 'lr'"),
@@ -72,6 +106,17 @@ def test_a_saved_config_reads_back():
         ),
         ([BASE, "--config.optim.lr.x=1"], "optim.lr is a single value"),
         ([BASE, "--config.steps=many"], "steps"),
+        (
+            [BASE, "--config.steps=many", "--config.optim.lrr=1"],
+            "steps must be an integer, not 'many'; unknown key optim.lrr",
+        ),
+        ([BASE, "--config.steps"], "steps needs a value: write steps=VALUE"),
+        ([BASE, "--noconfig.steps"], "steps cannot be negated"),
+        ([BASE, "--config.remat=perhaps"], "remat must be True or False, not 'perhaps'"),
+        ([BASE, "--config.optim=adamw"], "optim is a group of values: give one of them, such as"),
+        ([BASE, "--config.gan.taps=deep"], "gan.taps must be a list such as (1.0, 1.0)"),
+        ([BASE, "--config.optim.b1=nan"], "optim.b1 must be finite, not nan"),
+        ([f"--config={ROOT}/configs/wan.py:13b"], "configs/wan.py has no size '13b'"),
         ([BASE, "--nonsense"], "unknown flag --nonsense"),
         ([BASE, "left", "over"], "left over"),
         ([BASE, "--config.transformer.num_heads=7"], "dim 128 is not divisible by num_heads 7"),

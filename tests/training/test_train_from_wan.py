@@ -1,5 +1,9 @@
-"""Stage 1 from Wan2.1's own folder, end to end at a few kilobytes; and the configs for the real sizes, whose shapes alone are computed."""
+"""Stage 1 from Wan2.1's own folder, end to end at a few kilobytes.
 
+For the configs of the real sizes only shapes are computed.
+"""
+
+import dataclasses
 import json
 
 import jax
@@ -23,6 +27,7 @@ from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.presets import WAN_NEGATIVE_PROMPT, preset
 from causalcine_jax.training.config import OptimConfig
+from causalcine_jax.training.flag_checks import check_flags
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages.build import make_stage, vae_folder
@@ -169,7 +174,7 @@ def test_a_store_of_another_model_and_a_missing_one_are_named(wan, store, tmp_pa
         make_stage(config_of(other, store))
 
 
-@pytest.mark.parametrize(("file", "name"), [("wan_1_3b.py", "wan-1.3b"), ("wan_14b.py", "wan-14b")])
+@pytest.mark.parametrize(("file", "name"), [("wan.py:1.3b", "wan-1.3b"), ("wan.py:14b", "wan-14b")])
 def test_the_configs_fit_their_presets_and_trace(file, name, tmp_path):
     config, _ = parse([f"--config={ROOT / 'configs' / file}", f"--config.init={tmp_path}"])
     wan = preset(name)
@@ -206,6 +211,21 @@ def test_the_configs_fit_their_presets_and_trace(file, name, tmp_path):
         loss, {"transformer": nets.pop("transformer")}, nets, batch, jax.random.key(0)
     )
     assert value.shape == () and "mse" in metrics
+
+
+def test_flags_that_contradict_the_model_are_refused(wan, store):
+    layers = load_transformer(wan).config.num_layers
+    sizes = dataclasses.replace(tiny_config().transformer, num_layers=layers + 1)
+    config = config_of(wan, store, transformer=sizes)
+    check_flags(["--config=file.py"], config)  # the file's own sizes give way to the model's
+    with pytest.raises(UsageError) as caught:
+        check_flags([f"--config.transformer.num_layers={layers + 1}"], config)
+    assert (
+        f"transformer.num_layers={layers + 1} contradicts init {wan}, where it is {layers}: "
+        "leave out the flag" in str(caught.value)
+    )
+    same = config_of(wan, store, transformer=dataclasses.replace(sizes, num_layers=layers))
+    check_flags(["--config.transformer.num_layers", str(layers)], same)
 
 
 def test_latents_are_of_the_vae_that_the_run_starts_with(wan, store):

@@ -1,4 +1,7 @@
-"""Training over several devices (made of one CPU) is training on one, to rounding; a checkpoint of four devices goes on with one."""
+"""Training over several devices (made of one CPU) equals training on one, to rounding.
+
+A checkpoint of four devices continues on one.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""One step of training, on a linear map: what it changes, what it must not, and what it notes for the log."""
+"""One step of training, on a linear map: what it changes, what it must not, what it logs."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.sharding import spec_of
+from causalcine_jax.parallel.sharding import path_of, spec_of
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
-from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices, name_of
+from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices
 from causalcine_jax.training.state import new_state
 from causalcine_jax.training.step import make_update, metric_names
 
@@ -67,7 +67,8 @@ def test_the_first_step_is_adamw_by_hand(tmp_path):
     after = stepped(config, [batch])
     gradient = jax.grad(lambda nets: toy_loss(nets, {}, batch, None)[0])(before.params)["net"]
     weight, new = before.params["net"].weight[...], after.params["net"].weight[...]
-    # The first update of Adam is the gradient's sign; half the rate in warmup; decay of weights, not of biases.
+    # The first update of Adam is the gradient's sign, at half the rate in warmup. Weights decay,
+    # biases do not.
     np.testing.assert_allclose(
         new, weight - 0.025 * (jnp.sign(gradient.weight[...]) + 0.5 * weight), atol=1e-5
     )
@@ -136,7 +137,7 @@ def test_learning_rate_warms_up_and_falls():
 
 def names(tree, wanted) -> set[str]:
     return {
-        name_of(path)
+        path_of(path)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=wanted)[0]
         if wanted(leaf)
     }
@@ -166,7 +167,8 @@ def test_muon_makes_singular_values_about_one():
         assert updates[name].shape == gradient[name].shape
         singular = jnp.linalg.svd(updates[name], compute_uv=False) / (0.2 * longest**0.5)
         assert float(singular.min()) > 0.3 and float(singular.max()) < 1.3, name
-        # The factors of the singular value decomposition stay: the update is as aligned with its gradient as can be.
+        # The factors of the singular value decomposition stay, so the update is aligned with its
+        # gradient as well as possible.
         u, _, v = jnp.linalg.svd(gradient[name], full_matrices=False)
         assert (
             float(jnp.mean(jnp.einsum("...ij,...ij", u @ v, updates[name] / (0.2 * longest**0.5))))
@@ -220,7 +222,8 @@ def test_muon_leaves_the_rest_to_adamw():
     optimizer = make_optimizer(OptimConfig(optimizer="muon", weight_decay=0))
     updates, _ = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p))(params)
     np.testing.assert_allclose(updates["transformer"].head.bias[...], -1.0, atol=1e-4)
-    # A matrix of ones has one singular value; Muon makes it about 1, so that each of 16x16 entries is about 1/16 of it.
+    # A matrix of ones has one singular value. Muon makes it about 1, so that each of 16x16 entries
+    # is about 1/16 of it.
     np.testing.assert_allclose(
         updates["transformer"].blocks.self_attn.q.weight[...], -0.2 * 16**0.5 / 16, rtol=0.35
     )
@@ -233,7 +236,7 @@ def test_what_steers_every_token_stays_float32():
         )
     )
     kinds = {
-        name_of(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(nets)[0]
+        path_of(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(nets)[0]
     }
     full = {name for name, dtype in kinds.items() if dtype == jnp.float32}
     assert kinds["transformer.blocks.ffn_0.weight"] == jnp.bfloat16

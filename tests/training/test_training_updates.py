@@ -1,4 +1,7 @@
-"""A stage of several networks and updates, on linear maps: who changes whom, how often, and that a stopped run goes on exactly."""
+"""A stage of several networks and updates, on linear maps: who changes whom, and how often.
+
+A stopped run continues exactly.
+"""
 
 import dataclasses
 import os
@@ -104,7 +107,7 @@ def test_a_network_may_learn_at_a_rate_of_its_own(tmp_path):
 
 
 def test_networks_are_clipped_one_by_one(tmp_path):
-    """A head with an enormous gradient leaves the step of the other network as it is without the head."""
+    """A head with an enormous gradient does not change the step of the other network."""
 
     def loss(trained, fixed, batch, key):
         return 1e6 * jnp.sum(trained["head"].weight[...]) + jnp.sum(
@@ -218,7 +221,8 @@ def test_a_stopped_run_of_several_networks_goes_on_to_the_bit(tmp_path):
 def test_a_metric_beyond_its_limit_stops_the_run_with_advice(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"critic_loss was .* in the steps up to 2, more than 1: lower its rate; there is no checkpoint yet",
+        match=r"critic_loss was .* in the steps up to 2, more than 1: lower its rate; "
+        "there is no checkpoint yet",
     ):
         train(toy_config(tmp_path), stage(limits={"critic_loss": (1.0, "lower its rate")}))
 

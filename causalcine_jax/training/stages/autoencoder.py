@@ -1,11 +1,13 @@
 """Training loss of the VAE and the measured statistics of its latents.
 
-A clip is encoded to a mean and a log-variance, one sample of that Gaussian is decoded, and the loss is
+A clip is encoded to a mean and a log-variance, and one sample of that Gaussian is decoded. The loss
+is, with KL summed over a clip and divided by the number of its pixel values,
 
-    L1(video) + edge * L1(spatial differences) + kl * KL(q || N(0, 1)) summed over a clip, per pixel of the clip.
+    L1(video) + edge * L1(spatial differences) + kl * KL(q || N(0, 1))
 
-The edge term keeps outlines of small figures sharp without a perceptual network. After training, `latent_statistics` measures
-the mean and std of every latent channel; they are stored in the VAE's config.json and normalise its latents from then on.
+The edge term keeps outlines of small figures sharp without a perceptual network. After training,
+`latent_statistics` measures the mean and std of every latent channel. They are stored in the VAE's
+config.json and normalise its latents.
 """
 
 from collections.abc import Iterable
@@ -26,10 +28,12 @@ from causalcine_jax.training.checks import range_faults
 class AutoencoderConfig:
     """Stage autoencoder: the loss and the clips.
 
-    kl      weight of the KL divergence beside the L1 of the pixels; it counts in nats per pixel value of the clip
+    kl      weight of the KL divergence, in nats per pixel value of the clip; L1 of the pixels has 1
     edge    weight of the L1 of horizontal and vertical differences
-    cuts    fraction of clips that hold a cut. The first frame after a cut is the hardest, and most clips drawn at random hold none
-    crop    height and width in pixels of what a clip shows of its film; (0, 0) for whole frames. Half of the crops show a character
+    cuts    fraction of clips that hold a cut for certain. The first frame after a cut is the
+            hardest, and most clips drawn at random hold none
+    crop    height and width in pixels of the part of a film that a clip shows; (0, 0) for whole
+            frames. Half of the crops show a character
     """
 
     kl: float = 1e-3
@@ -46,15 +50,18 @@ class AutoencoderConfig:
             or min(self.crop) < 0
             or (min(self.crop) == 0) != (max(self.crop) == 0)
         ):
-            yield f"autoencoder.crop must be a height and a width in pixels, or (0, 0) for whole frames, not {self.crop}"
+            yield (
+                "autoencoder.crop must be a height and a width in pixels, or (0, 0) for whole "
+                f"frames, not {self.crop}"
+            )
 
 
 def autoencoder_loss(
     vae: VAE, video: Float[Array, "b t h w 3"], key: Array, config: AutoencoderConfig
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Loss of one batch of video in [-1,1], T = 4F - 3, and its parts: loss, l1, edge, kl, psnr (dB, peak 2).
+    """Loss of one batch of video in [-1,1], T = 4F - 3, differentiable in `vae`, and its parts.
 
-    `key` draws the latent sample. Differentiable in `vae`.
+    They are loss, l1, edge, kl and psnr (dB, peak 2). `key` draws the latent sample.
     """
     mean, log_variance = vae.encode_moments(video)
     mean, log_variance = (
@@ -73,7 +80,7 @@ def autoencoder_loss(
 
 
 def edge_difference(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, ""]:
-    """Mean absolute difference of the spatial gradients (first differences) of two videos, both directions added."""
+    """Mean absolute difference of two videos' first differences, horizontal plus vertical."""
     difference = a - b
     down = jnp.diff(difference, axis=2)
     right = jnp.diff(difference, axis=3)
@@ -81,9 +88,10 @@ def edge_difference(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) 
 
 
 def latent_statistics(vae: VAE, clips: Iterable[Float[Array, "b t h w 3"]]) -> VAEConfig:
-    """The config of `vae` with the mean and std of each latent channel, measured over `clips` in [-1,1].
+    """The config of `vae` with the mean and std of each latent channel.
 
-    `DataError` if there is no clip or a channel is constant (the VAE does not use it).
+    They are measured over `clips` in [-1,1]. `DataError` if there is no clip, or a channel is
+    constant because the VAE does not use it.
     """
     encode = jax.jit(lambda vae, video: vae.encode_moments(video)[0].astype(jnp.float32))
     count, total, square = 0, 0.0, 0.0
@@ -101,7 +109,8 @@ def latent_statistics(vae: VAE, clips: Iterable[Float[Array, "b t h w 3"]]) -> V
     dead = np.flatnonzero(std < 1e-6)
     if dead.size:
         raise DataError(
-            f"latent statistics: latent channels {dead.tolist()} are constant; train with a smaller kl weight"
+            f"latent statistics: latent channels {dead.tolist()} are constant; "
+            "train with a smaller kl weight"
         )
     return replace(
         vae.cfg,

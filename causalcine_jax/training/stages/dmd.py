@@ -9,21 +9,20 @@ update of the student; `generator_loss` and `critic_loss` are the two. Sources: 
 """
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Float
 
 from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import guided
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import raise_faults
 from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.stages import gan
 from causalcine_jax.training.stages.clean_history import clean_history
+from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, follow
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.scoring import Noised, Window, score_times, window_velocity
 from causalcine_jax.training.stages.self_forcing import (
@@ -33,42 +32,6 @@ from causalcine_jax.training.stages.self_forcing import (
     student_rollout,
 )
 from causalcine_jax.training.state import Loss, Metrics, Nets
-
-NORMALIZERS = ("chunk", "film", "none")
-SCORE_CONTEXTS = ("clean_rollout", "noisy_causal")
-SMALLEST_NORM = 1e-6
-
-
-@dataclass(frozen=True)
-class DMDConfig:
-    """Distribution matching. Where the paper gives no number, the defaults are Self-Forcing's and LongLive's.
-
-    shift, t_min, t_max  of the times at which films are scored: uniform positions, stratified over the batch, bent by `shift`, then clamped
-    real_guidance        of the teacher, 1 meaning none. 4 is what Self-Forcing writes as c + 3 (c - u)
-    fake_guidance        of the fake score
-    normalizer           the gradient is divided by the mean of |x - teacher's x0| over a chunk, a film, or not at all
-    score_context        a chunk's history in both scores: clean_rollout (the rollout's clean chunks, as a teacher-forced model expects) or noisy_causal
-    """
-
-    shift: float = 5.0
-    t_min: float = 20.0
-    t_max: float = 980.0
-    real_guidance: float = 4.0
-    fake_guidance: float = 1.0
-    normalizer: str = "chunk"
-    score_context: str = "clean_rollout"
-
-    def faults(self) -> Iterable[str]:
-        if not 0 < self.shift < float("inf"):
-            yield f"dmd.shift must be positive and finite, not {self.shift}"
-        if not 0 < self.t_min <= self.t_max <= flow.TRAIN_TIMES:
-            yield f"dmd.t_min and dmd.t_max must be 0 < t_min <= t_max <= {flow.TRAIN_TIMES}, not {self.t_min} and {self.t_max}"
-        for name in ("real_guidance", "fake_guidance"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                yield f"dmd.{name} must be finite and not negative (1 means none), not {getattr(self, name)}"
-        for name, known in (("normalizer", NORMALIZERS), ("score_context", SCORE_CONTEXTS)):
-            if getattr(self, name) not in known:
-                yield f"unknown dmd.{name} {getattr(self, name)!r}, {nearest(str(getattr(self, name)), known)}"
 
 
 @dataclass(frozen=True)
@@ -100,35 +63,6 @@ class DistributionMatching:
     def passes(self) -> PassConfig:
         """How the networks' passes run."""
         return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
-
-
-def dmd_gradient(
-    x: Float[Array, "b f h w c"],
-    real_x0: Float[Array, "b f h w c"],
-    fake_x0: Float[Array, "b f h w c"],
-    *,
-    chunk_frames: int,
-    normalizer: str = "chunk",
-) -> Float[Array, "b f h w c"]:
-    """The direction in which the reverse KL between generated films x and the teacher's grows, up to a positive factor (paper Eq. 2).
-
-    real_x0, fake_x0: what the two scores take the noised x for. An infinite or missing score stays one: it is the training step's
-    to refuse, not this function's to hide.
-    """
-    difference = fake_x0 - real_x0
-    if normalizer == "none":
-        return difference
-    size = chunk_frames if normalizer == "chunk" else x.shape[1]
-    norm = jnp.mean(
-        jnp.abs(rearrange(x - real_x0, "b (n c) ... -> b n c (...)", c=size)), axis=(2, 3)
-    )
-    norm = jnp.repeat(norm, size, axis=1)[:, :, None, None, None]
-    return difference / jnp.maximum(norm, SMALLEST_NORM)
-
-
-def follow(x: Float[Array, "*x"], gradient: Float[Array, "*x"]) -> Float[Array, ""]:
-    """A loss whose gradient in x is `gradient` / its size: half the mean squared distance to the point one step down."""
-    return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - gradient)))
 
 
 def check_networks(nets: Nets) -> None:

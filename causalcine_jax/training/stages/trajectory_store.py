@@ -1,11 +1,14 @@
 """Teacher trajectories on disk: made once, resumably, and then read as often as wanted.
 
-A trajectory store is a latent store whose films are longer: the teacher's x at each of the student's K times, then where its ODE ends, then the
-true film that was its history, one after the other, (K + 2) F frames in all. So it is written, checked and loaded like any other.
-What it was made from is in its spec: another teacher, sampler or set of films is another store.
+A trajectory store is a latent store with longer films, so it is written, checked and loaded like
+any other. A record of (K + 2) F frames holds, one after the other: the teacher's x at each of the
+student's K times, the end of its ODE, and the true film that was its history. The spec tells what
+the store was made from: another teacher, sampler or set of films is another store.
 """
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,29 @@ from causalcine_jax.parallel.processes import several
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.stages.ode import ODEInit, teacher_trajectory
 
-SHARD = 8  # trajectories at least that an interruption costs
+SHARD = 8  # an interruption costs at least so many trajectories
 
 
-def trajectory_spec(
-    films: LatentStore | MixedStore, task: ODEInit, count: int, batch: int, source: dict[str, Any]
-) -> StoreSpec:
-    """The spec of a store of `count` trajectories, made `batch` at a time, over films spread evenly over `films`."""
+@dataclass(frozen=True)
+class Making:
+    """How a trajectory store is made.
+
+    count   trajectories, of films spread evenly over the film store
+    batch   trajectories made at once
+    source  what else the store's spec tells, such as the hash of the teacher
+    seq     devices that share a film
+    """
+
+    count: int
+    batch: int
+    seed: int
+    source: dict[str, Any]
+    seq: int = 1
+
+
+def trajectory_spec(films: LatentStore | MixedStore, task: ODEInit, making: Making) -> StoreSpec:
+    """The spec of the store of trajectories over `films`."""
+    count = making.count
     if count > len(films):
         raise UsageError(f"ode.films {count} is more than the {len(films)} films of {films.path}")
     told = {
@@ -38,14 +57,15 @@ def trajectory_spec(
         "null_prompt": list(task.null_prompt),
         "memory": dataclasses.asdict(task.memory),
         "of": films.spec.source,
-        **source,
+        **making.source,
+        "seed": making.seed,
+        "batch": making.batch,
     }
-    frames = films.spec.latent_frames * (len(task.kept) + 2)
     return dataclasses.replace(
         films.spec,
         films=count,
-        latent_frames=frames,
-        films_per_shard=-(-SHARD // batch) * batch,
+        latent_frames=films.spec.latent_frames * (len(task.kept) + 2),
+        films_per_shard=-(-SHARD // making.batch) * making.batch,
         source=told,
     )
 
@@ -54,69 +74,60 @@ def write_trajectories(
     path: Path,
     films: LatentStore | MixedStore,
     task: ODEInit,
-    teacher: Transformer,
-    text_encoder: UMT5Encoder,
-    *,
-    count: int,
-    batch: int,
-    seed: int,
-    source: dict[str, Any],
-    seq: int = 1,
+    nets: tuple[Transformer, UMT5Encoder],
+    making: Making,
 ) -> LatentStore:
-    """The store at `path`, with what is missing of it computed first. A trajectory depends on its film, its place in the batch and `seed`.
+    """The store at `path`; what is missing of it is computed first by `nets`, the teacher's.
+
+    A trajectory depends on its film, its place in the batch and the seed.
 
     Raises:
-      UsageError: there is a store that was made otherwise; more trajectories than films; it is not whole, and several processes are asked.
+      UsageError: the store there was made otherwise, there are fewer films than trajectories, or
+        the store is not complete and several processes are asked for it.
       DataError: the disk refuses.
     """
     if several() and not path.exists():
         raise UsageError(
-            f"ode.store {path} is not there, or not whole, and only one process by itself makes one: run it so first, or leave ode.store empty"
+            f"ode.store {path} is missing or incomplete, and only a single process makes one: "
+            "run it so first, or leave ode.store empty"
         )
-    spec = trajectory_spec(films, task, count, batch, {**source, "seed": seed, "batch": batch})
-    writer = LatentStoreWriter(path, spec)
+    writer = LatentStoreWriter(path, trajectory_spec(films, task, making))
     pending = writer.pending()
     if pending:
         missing = sum(len(part) for part in pending)
         print(
-            f"computing {missing} of {count} trajectories of {task.teacher.steps} steps into {path}",
+            f"computing {missing} of {making.count} trajectories of {task.teacher.steps} steps "
+            f"into {path}",
             flush=True,
         )
-        mesh = make_mesh(seq)
-        nets = jax.device_put(
-            (teacher, text_encoder), state_shardings(mesh, (teacher, text_encoder))
-        )
-        made = jax.jit(lambda nets, batch, key: teacher_trajectory(task, *nets, batch, key))
+        mesh = make_mesh(making.seq)
+        nets = jax.device_put(nets, state_shardings(mesh, nets))
+        trajectory = jax.jit(lambda nets, batch, key: teacher_trajectory(task, *nets, batch, key))
+        make = lambda records, key: trajectory(nets, put_batch(mesh, records), key)
         for done, part in enumerate(pending):
             with jax.set_mesh(mesh):
-                trajectories = _shard(
-                    films,
-                    part,
-                    count,
-                    batch,
-                    lambda records, key: made(nets, put_batch(mesh, records), key),
-                    seed,
-                )
-            writer.write(part, trajectories)
+                writer.write(part, _shard(films, part, making, make))
             print(f"trajectories: shard {done + 1} of {len(pending)}", flush=True)
     return writer.finish()
 
 
-def _shard(films, part: range, count: int, batch: int, make, seed: int) -> list[NewRecord]:
-    records = []
+def _shard(
+    films: LatentStore | MixedStore, part: range, making: Making, make: Callable
+) -> list[NewRecord]:
+    records, batch = [], making.batch
     for first in range(part.start, part.stop, batch):
-        # The last batch of all may be short: it is filled up, for one compilation, and cut.
+        # The last batch may be short: it is filled up, so that it needs no other program, and cut.
         numbers = [min(first + i, part.stop - 1) for i in range(batch)]
-        read = [films[number * len(films) // count] for number in numbers]
+        read = [films[number * len(films) // making.count] for number in numbers]
         inputs = {
             name: np.stack([record[name] for record in read])
             for name in ("latents", "token_ids", "shot_of_chunk")
         }
-        trajectory = jax.device_get(make(inputs, jax.random.fold_in(jax.random.key(seed), first)))
+        key = jax.random.fold_in(jax.random.key(making.seed), first)
+        trajectory = jax.device_get(make(inputs, key))
         for i, record in enumerate(read[: min(batch, part.stop - first)]):
             parts = [*trajectory.points[:, i], trajectory.end[i], record["latents"]]
             # Captions stay with the films; every part of the record is under the film's shots.
-            records.append(
-                NewRecord(np.concatenate(parts), record["token_ids"], np.tile(record["shot_of_chunk"], len(parts)), [])
-            )  # fmt: skip
+            shots = np.tile(record["shot_of_chunk"], len(parts))
+            records.append(NewRecord(np.concatenate(parts), record["token_ids"], shots, []))
     return records

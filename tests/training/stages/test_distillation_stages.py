@@ -1,4 +1,7 @@
-"""The stages of a student: from model folders to a model that films in few steps, what they refuse, and the real sizes as shapes."""
+"""The stages of a student: from model folders to a few-step model, and what they refuse.
+
+The real sizes are traced as shapes.
+"""
 
 from pathlib import Path
 
@@ -28,10 +31,10 @@ from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
 from causalcine_jax.training.stages import trajectory_store
 from causalcine_jax.training.stages.build import make_stage
-from causalcine_jax.training.stages.distillation import dmd_updates, ode_init_task, ode_init_updates
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig, Trajectory
-from causalcine_jax.training.state import Stage, new_state
+from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
+from causalcine_jax.training.state import new_state
 from causalcine_jax.training.step import make_update, metric_names
 
 OPTIM = OptimConfig(lr=1e-3, schedule="constant", warmup=0, ema_decay=0.5)
@@ -54,7 +57,7 @@ def model_folder(
     text_seed: int = 1,
     **said,
 ) -> Path:
-    """A random base model whose metadata says that its guidance steers away from a word, and what else is `said`."""
+    """A random base model whose metadata names a negative prompt, and what else is `said`."""
     nets = {
         "transformer": random_weights(lambda key: Transformer(sizes, key=key), seed),
         "text_encoder": random_weights(
@@ -207,9 +210,11 @@ def test_what_models_say_of_themselves_must_be_what_the_config_says(base, store,
     with pytest.raises(UsageError) as error:
         make_stage(config_of("dmd", teacher, store, init=str(student)))
     for fault in (
-        f"teacher {teacher} was made with memory.policy 'sink', not 'camr': --config.memory.policy=sink",
+        f"teacher {teacher} was made with memory.policy 'sink', not 'camr': "
+        "--config.memory.policy=sink",
         f"init {student} was made with chunk_frames 1, not 3: --config.chunk_frames=1",
-        "makes films at times 1000, 900, 750, 500, not 1000, 833.333: --config.self_forcing.steps=4 --config.self_forcing.shift=3",
+        "makes films at times 1000, 900, 750, 500, not 1000, 833.333: "
+        "--config.self_forcing.steps=4 --config.self_forcing.shift=3",
         f"init {student} has another text encoder than teacher {teacher}",
     ):
         assert fault in str(error.value)
@@ -252,36 +257,21 @@ def test_the_configs_are_sound(file, size):
 
 @pytest.mark.parametrize("file", ["ode_init", "dmd"])
 def test_all_updates_lower_at_full_size_over_many_devices(file):
-    """Wan2.1 14B over 64 devices, a film for each: all shapes fit, every array has its place, and XLA is given a program. Nothing is computed."""
+    """Wan2.1 14B over 64 devices, a film for each; nothing is computed.
+
+    All shapes fit, every array has its place, and XLA is given a program.
+    """
     config, _ = parse([f"--config={ROOT / 'configs' / file}.py:wan_14b"])
-    null = (1,) + (0,) * (config.transformer.text_len - 1)
-    abstract = lambda make: jax.eval_shape(lambda: make(jax.random.key(0)))
-    transformer = abstract(lambda key: Transformer(config.transformer, key=key))
-    trained, fixed = (
-        {"student": transformer},
-        {"text_encoder": abstract(lambda key: UMT5Encoder(config.text_encoder, key=key))},
-    )
-    parts = 1
-    if file == "dmd":
-        head = abstract(
-            lambda key: config.gan.head(
-                config.transformer.dim, config.transformer.num_layers, key=key
-            )
-        )
-        trained |= {"fake_score": transformer, "head": head}
-        fixed |= {"teacher": transformer}
-        updates = dmd_updates(config, null)
-    else:
-        updates, parts = (
-            ode_init_updates(config, ode_init_task(config, null)),
-            4 + 2,
-        )  # a stored trajectory
-    stage = Stage(trained, fixed, updates, batches=None, export=None, exported=("student",))
+    spec = stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
+    parts = 1 if file == "dmd" else 4 + 2  # a stored trajectory
+    stage, updates = spec.shapes(), spec.updates
+    trained, fixed = stage.trained, stage.fixed
     batch = {
         "latents": jax.ShapeDtypeStruct((64, 60 * parts, 60, 104, 16), jnp.float32),
         "token_ids": jax.ShapeDtypeStruct((64, 5, 512), jnp.int32),
         "shot_of_chunk": jax.ShapeDtypeStruct((64, 20 * parts), jnp.int32),
     }
+    assert spec.batch(config, 64, 60, (60, 104), 5) == batch
     names = metric_names(stage, trained, fixed, batch)
     state = jax.eval_shape(lambda nets: new_state(stage, nets, names), trained)
     mesh = mesh_of_nothing(64, 1)

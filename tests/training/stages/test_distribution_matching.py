@@ -1,4 +1,4 @@
-"""The two losses of distribution matching on networks: who learns from what, and the whole in a few steps."""
+"""The two losses of distribution matching on networks: who learns from what, and a few steps."""
 
 import dataclasses
 
@@ -82,7 +82,10 @@ def batch():
 
 
 def learners(loss, names, nets, batch):
-    """For each metric, the networks whose weights it changes with, to the gradient's eye: a derivative for each network, along all its weights."""
+    """For each metric, the networks whose weights change it.
+
+    It is a derivative per network, along all its weights at once.
+    """
 
     def metrics_of(nets):
         _, metrics = loss(nets, {}, batch, jax.random.key(0))
@@ -103,8 +106,10 @@ def learners(loss, names, nets, batch):
 
 
 def test_who_learns_from_the_generators_loss(nets, batch):
-    """Distribution matching reaches the student (and the text it reads) but no score. The adversarial term goes through
-    fake score and head, which are fixed where the student is trained."""
+    """Distribution matching reaches the student (and the text it reads) but no score.
+
+    The adversarial term passes through fake score and head, which are fixed for the student.
+    """
     assert learners(generator_loss(TASK), ["dmd", "adversarial"], nets, batch) == {
         "dmd": {"student", "text_encoder"},
         "adversarial": {"student", "text_encoder", "fake_score", "head"},
@@ -146,7 +151,10 @@ def test_the_heads_loss_reaches_the_trunk_when_it_is_asked_to(nets, batch):
 
 @pytest.mark.parametrize("context", ["clean_rollout", "noisy_causal"])
 def test_a_student_that_the_scores_agree_on_is_left_alone(nets, batch, context):
-    """One network as both scores, under the null prompt: guidance has nothing to steer away from, and the gradient vanishes."""
+    """One network as both scores, under the null prompt: guidance steers away from nothing.
+
+    So the gradient vanishes.
+    """
     task = dataclasses.replace(
         TASK, dmd=DMDConfig(score_context=context), gan=GANConfig(generator_weight=0)
     )
@@ -187,7 +195,7 @@ def trained_critic(task, nets, batch, names, steps=40):
 
 
 def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatch):
-    """A fake score that knows the noise makes no error, and one that is off by 0.5 everywhere one of 0.25."""
+    """A fake score that knows the noise has no error; one that is off by 0.5 has one of 0.25."""
 
     def knowing(net, films, text, shots, part, passes, **_):
         off = 0.5 * (shots[0, 1] - 1)  # 0 or -0.5, as the batch has it
@@ -204,7 +212,10 @@ def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatc
 
 
 def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
-    """Real films and generated ones are the same at t = 1000, and noisy history tells nothing either. Meanwhile the fake score learns."""
+    """Real and generated films are the same at t = 1000, and noisy history tells nothing either.
+
+    Meanwhile the fake score learns.
+    """
     task = dataclasses.replace(TASK, dmd=PURE_NOISE)
     metrics = trained_critic(task, nets, batch, ("fake_score", "head"))
     np.testing.assert_allclose(metrics["logit_real"], metrics["logit_generated"], atol=1e-5)
@@ -215,7 +226,10 @@ def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
 
 
 def test_clean_history_would_give_films_away(nets, batch):
-    """Why the GAN's context is noisy by default: in front of pure noise, a head that sees clean history separates films by it."""
+    """Why the GAN's context is noisy by default: clean history gives a film away.
+
+    In front of pure noise, a head that sees clean history separates films by it.
+    """
     task = dataclasses.replace(TASK, dmd=PURE_NOISE, gan=GANConfig(context="clean", taps=(1.0,)))
     metrics = trained_critic(task, nets, batch, ("head",))
     assert float(jnp.mean(metrics["discriminator"][-5:])) < 2 * np.log(2) - 0.3

@@ -1,4 +1,4 @@
-"""The gradient of distribution matching where everything is known: Gaussians, and a mixture of them."""
+"""The gradient of distribution matching where it is known: Gaussians, and a mixture of them."""
 
 import functools
 
@@ -9,7 +9,8 @@ import pytest
 
 from causalcine_jax.diffusion import flow
 from causalcine_jax.errors import UsageError
-from causalcine_jax.training.stages.dmd import DistributionMatching, DMDConfig, dmd_gradient, follow
+from causalcine_jax.training.stages.dmd import DistributionMatching
+from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, follow
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.scoring import score_times
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
@@ -22,10 +23,14 @@ def gaussian_x0(xt, mean, std, sigma):
 
 
 def test_it_is_the_closed_form_in_float64():
-    """x = a + b z against N(m, s^2): the loss's gradient in a is dKL(a)/da over the normaliser, chunk by chunk."""
+    """x = a + b z against N(m, s^2): the loss's gradient in a is dKL(a)/da over the normaliser.
+
+    That holds chunk by chunk.
+    """
     a, b, m, s = 0.7, 0.5, -0.4, 1.3
     sigma = 0.5
-    # Two-point rules are exact for what is linear in z and in the noise: four frames hold all pairs. A second chunk has them at twice the spread.
+    # Two-point rules are exact for what is linear in z and in the noise, so four frames hold all
+    # pairs. A second chunk has them at twice the spread.
     z = np.array([1, 1, -1, -1, 2, 2, -2, -2.0])[None, :, None, None, None]
     noise = np.array([1, -1, 1, -1, 1, -1, 1, -1.0])[None, :, None, None, None]
 
@@ -47,8 +52,8 @@ def test_it_is_the_closed_form_in_float64():
         ours = jax.grad(loss)(jnp.float64(a))
         assert ours.dtype == jnp.float64
 
-    # KL of the noised marginals N((1 - sigma) a, .) and N((1 - sigma) m, v), as a function of a; the scores' difference is
-    # (1 - sigma) / sigma^2 times that of their x0.
+    # KL of the noised marginals N((1 - sigma) a, .) and N((1 - sigma) m, v), as a function of a.
+    # The scores' difference is (1 - sigma) / sigma^2 times that of their x0.
     v = (1 - sigma) ** 2 * s**2 + sigma**2
     slope = (1 - sigma) ** 2 * (a - m) / v
     in_x0 = slope * sigma**2 / (1 - sigma) ** 2
@@ -93,7 +98,7 @@ def log_density(x, means, std):
 
 
 def test_its_updates_reduce_the_divergence_to_a_known_mixture():
-    """A generator of three blobs learns the places and the width of a mixture of three, from scores alone."""
+    """A generator of three blobs learns places and width of a mixture of three, from scores."""
     real_means, real_std = jnp.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]]), 0.4
     start = {"means": jnp.array([[1.0, 0.3], [-0.2, 0.9], [-0.1, -1.0]]), "log_std": jnp.log(1.0)}
     films = 256

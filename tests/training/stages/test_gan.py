@@ -32,7 +32,10 @@ def test_one_logit_per_film_near_chance_at_first(head, features):
 
 
 def test_chunks_are_pooled_and_every_part_is_read(head, features):
-    """Neither the chunks' order nor repeating all of them changes the logit; another film, layer or chunk does."""
+    """Neither the order of chunks nor repeating all of them changes the logit.
+
+    Another film, layer or chunk does.
+    """
     logit = jax.jit(lambda *features: head(features))
     base = logit(*features)
     np.testing.assert_allclose(logit(*(f[:, ::-1] for f in features)), base, atol=1e-6)

@@ -1,4 +1,4 @@
-"""ODE initialisation: the teacher's trajectories against a naive loop, the student's loss, and trajectories on disk."""
+"""ODE initialisation: trajectories against a naive loop, the student's loss, and the store."""
 
 import dataclasses
 import functools
@@ -30,13 +30,16 @@ from causalcine_jax.training.stages.ode import (
     teacher_trajectory,
 )
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
-from causalcine_jax.training.stages.trajectory_store import write_trajectories
+from causalcine_jax.training.stages.trajectory_store import Making, write_trajectories
 
 NULL = (1, 0, 0, 0, 0, 0, 0, 0)
 GUIDANCE, STEPS = 3.0, 6
 TASK = ODEInit(
-    NULL, SelfForcingConfig(steps=3).sampler, ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0), MemoryConfig("camr", 1, 2)
-)  # fmt: skip
+    NULL,
+    SelfForcingConfig(steps=3).sampler,
+    ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0),
+    MemoryConfig("camr", 1, 2),
+)
 KEY = jax.random.fold_in(jax.random.key(0), 0)  # what a store of seed 0 draws its first batch from
 
 
@@ -69,7 +72,10 @@ def trajectory(nets, batch):
 
 
 def naive(teacher, text_encoder, film, ids, shots, noise):
-    """One film under one text: each chunk is denoised by written-out Euler steps after the true chunks before it. Returns every x."""
+    """Every x of one film under one text, by written-out Euler steps.
+
+    Each chunk is denoised after the true chunks before it.
+    """
     velocity = jax.jit(functools.partial(rollout.chunk_velocity, memory=TASK.memory))
     embed, commit = (
         jax.jit(rollout.embed_prompt),
@@ -164,7 +170,10 @@ def test_the_loss_is_the_distance_of_the_students_guess_to_the_end(nets, batch, 
 
 @pytest.mark.parametrize("at_once", [None, 1])
 def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
-    """A noisy segment sees clean history and itself: neither the other times' segments nor a clean copy of its own chunk change it."""
+    """A noisy segment sees clean history and itself.
+
+    Neither the other times' segments nor a clean copy of its own chunk change it.
+    """
     task = dataclasses.replace(TASK, times_at_once=at_once)
     transformer, text_encoder = nets
     clean, shots = jnp.asarray(batch["latents"]), batch["shot_of_chunk"]
@@ -198,11 +207,12 @@ def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
     assert relative(flat(gradient), sum(flat(g) for _, g in each)) <= 1e-5
 
 
-HOW = {"batch": 2, "seed": 0, "source": {"teacher_sha256": "0"}}
+def making(count: int, teacher: str = "0") -> Making:
+    return Making(count, batch=2, seed=0, source={"teacher_sha256": teacher})
 
 
 def test_stored_trajectories_are_those_on_the_fly(nets, films, batch, trajectory, tmp_path):
-    store = write_trajectories(tmp_path / "made", films, TASK, *nets, count=2, **HOW)
+    store = write_trajectories(tmp_path / "made", films, TASK, nets, making(2))
     assert store.spec.latent_frames == 9 * 5
     records = [store[i] for i in range(2)]
     film, stored = split_record(
@@ -233,19 +243,12 @@ def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trajectory_store.LatentStoreWriter, "write", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        write_trajectories(tmp_path / "made", films, TASK, *nets, count=3, **HOW)
+        write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
     assert partial_path(tmp_path / "made").is_dir()
-    store = write_trajectories(tmp_path / "made", films, TASK, *nets, count=3, **HOW)
+    store = write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
     assert calls == [range(0, 2), range(2, 3), range(2, 3)] and len(store) == 3
     np.testing.assert_array_equal(store[2]["latents"], np.tile(films[2]["latents"], (5, 1, 1, 1)))
-    with pytest.raises(UsageError, match="was made with other settings: source is"):
-        write_trajectories(
-            tmp_path / "made",
-            films,
-            TASK,
-            *nets,
-            count=3,
-            **{**HOW, "source": {"teacher_sha256": "1"}},
-        )
+    with pytest.raises(UsageError, match="was made otherwise: source is"):
+        write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))
     with pytest.raises(UsageError, match=r"ode\.films 4 is more than the 3 films"):
-        write_trajectories(tmp_path / "more", films, TASK, *nets, count=4, **HOW)
+        write_trajectories(tmp_path / "more", films, TASK, nets, making(4))

@@ -1,4 +1,4 @@
-"""The student's rollout in training is the rollout of generation, and one packed pass has its gradient."""
+"""The student's rollout in training is that of generation; one packed pass has its gradient."""
 
 import dataclasses
 import functools
@@ -61,7 +61,10 @@ def relative(a, b):
 
 
 def test_it_is_the_rollout_of_generation(model, text):
-    """Moves of `generation.rollout`, chunk by chunk, with the same noise: with the last step as exit every film is the same."""
+    """Moves of `film.rollout`, chunk by chunk, with the same noise.
+
+    With the last step as exit every film is the same.
+    """
     config = SelfForcingConfig(steps=3, exit="last")
     made = films(model, text, KEY, config)
     pool = KVCache.empty(CONFIG, 2, CHUNK * CHUNKS, TOKENS, CHUNK)
@@ -86,7 +89,7 @@ def test_it_is_the_rollout_of_generation(model, text):
 
 
 def differentiated_rollout(model, text, exit_step, config, noise):
-    """The films, differentiated through: every chunk's exit step carries gradient, and nothing else does."""
+    """The films, differentiated through: only every chunk's exit step carries gradient."""
     table, frozen = schedule(config.sampler), jax.lax.stop_gradient(model)
     sigmas, times = jnp.asarray(table.sigmas, jnp.float32), jnp.asarray(table.times)
 
@@ -134,7 +137,7 @@ CONFIG_OF_FRAMES = {frames: SelfForcingConfig(steps=3, grad_frames=frames) for f
 
 @functools.partial(jax.jit, static_argnames=("config", "remat"))
 def packed(model, text, made, weight, config, remat=False):
-    """The last frames in one pass, and the gradient of their weighted sum with respect to model and text."""
+    """The last frames in one pass, and the gradient of their weighted sum in model and text."""
     x, pull = jax.vjp(
         lambda m, p: generated(m, made, p, SHOTS, config, PassConfig(MEMORY, CHUNK, int(remat))),
         model,
@@ -189,7 +192,8 @@ def test_exits_and_windows_are_drawn_evenly():
     starts = np.asarray(jax.vmap(lambda key: config.window_start(key, 20, 3))(keys))
     assert set(starts) == set(range(14))
     trained = np.array([np.mean((starts <= chunk) & (chunk < starts + 7)) for chunk in range(20)])
-    # Places -6..19 are drawn: every chunk is inside of at least 7 of the 26, and none in twice as many.
+    # Places -6..19 are drawn. Every chunk is inside at least 7 of the 26, and none is inside twice
+    # as many.
     assert trained.min() > 7 / 26 - 0.04 and trained.max() < 13 / 26 + 0.04
     assert int(SelfForcingConfig(grad_frames=0).window_start(keys[0], 20, 3)) == 0
     assert set(jax.vmap(SelfForcingConfig(exit="last").exit_step)(keys[:9]).tolist()) == {3}
@@ -202,7 +206,8 @@ def test_earlier_exits_leave_more_noise(model, text):
     assert len(set(exits)) > 1
     table = schedule(config.sampler)
     for each in made:
-        # x_t of the first step is pure noise; of later ones, the guess of the step before under sigma of noise.
+        # x_t of the first step is pure noise. Later it is the guess of the step before, under
+        # sigma of noise.
         assert float(jnp.std(each.xt)) >= 0.8 * table.sigmas[int(each.exit)]
         assert bool(jnp.all(jnp.isfinite(each.x0)))
 

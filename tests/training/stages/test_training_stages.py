@@ -122,6 +122,13 @@ def test_what_is_missing_is_named(store, tmp_path, monkeypatch):
         make_stage(tiny_config(store=store, text_encoder=TextEncoderConfig(50, 16, 16, 16, 2, 1)))
 
 
+def test_a_run_makes_stores_only_inside_its_out(model, tmp_path):
+    data = DataConfig(store=str(tmp_path / "films"), vae=str(model))
+    with pytest.raises(UsageError, match=r"only inside its out, .*run: python launch/encode.py"):
+        make_stage(tiny_config(tmp_path / "run", data=data))
+    assert not (tmp_path / "films").exists()
+
+
 def test_clips_are_stretches_of_stories():
     world = WorldConfig.base()
     clips = Clips(world, 5, 9)

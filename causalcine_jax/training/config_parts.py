@@ -1,0 +1,150 @@
+"""Groups of fields of a training run's config (config.py), each with its own range checks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
+from causalcine_jax.storyworld.world import WORLDS
+from causalcine_jax.training.checks import choice_faults, range_faults
+
+DTYPES = ("float32", "bfloat16")
+TIME_SHARED_BY = ("film", "chunk")
+
+
+@dataclass(frozen=True)
+class TimeConfig:
+    """Noise times in training: uniform positions, bent by `shift` (Wan2.1 uses 5).
+
+    shift         larger values move the times toward noise
+    shared_by     film: one time per film (paper Eq. 5); chunk: one per chunk
+    stratified    draw one position from each of B equal parts of the schedule instead of B
+                  independent ones; the loss then varies less
+    weight        of the squared error at time t: none, or bsmntw (diffusion/flow.py)
+    """
+
+    shift: float = 5.0
+    shared_by: str = "film"
+    stratified: bool = True
+    weight: str = "none"
+
+    def faults(self) -> Iterable[str]:
+        yield from choice_faults("time.shared_by", self.shared_by, TIME_SHARED_BY)
+        yield from choice_faults("time.weight", self.weight, LOSS_WEIGHTS)
+        yield from range_faults("time.shift", self.shift, 0, 100, open_low=True)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training data.
+
+    world       StoryWorld films. base: 48x80 pixels, 30 latent frames; base-long: 60 frames.
+                montage and montage-long: the same sizes with a cut at almost every chunk.
+                storyworld: 96x160 pixels, 60 frames. single, storyworld-single: without a cut
+    seed        of the stories; evaluation uses other seeds
+    films       number of films in the latent store
+    store       folder of the latent store; "" means OUT/latents. A missing one is made first if
+                it lies in OUT. Several folders, joined by commas, are mixed film by film. Stage
+                autoencoder does not read it
+    vae         model folder of the VAE that encodes and is exported with the model. "" means the
+                VAE of `init`, or the embedded one if `init` has none
+    retell      StoryWorld only: write the prompts anew, with other names, each time a film is read
+                (data/retelling.py)
+    return_weight  with retell: loss weight of a chunk in which a character comes back; other
+                chunks weigh 1
+    clip_frames latent frames F of a clip of stage autoencoder: 4F - 3 video frames for a VAE with
+                the strides of Wan2.1
+    clips_per_story  clips of a batch that come from one story. More of them cost the host less,
+                which matters for clips of one frame
+    threads     threads that read films ahead; 0 reads between steps, enough for small films
+    workers     processes that paint clips ahead in stage autoencoder; 0 uses threads instead
+    max_bad_fraction  corrupt records are skipped and counted; a larger fraction stops the run
+    """
+
+    world: str = "base"
+    seed: int = 0
+    films: int = 2000
+    store: str = ""
+    vae: str = ""
+    retell: bool = False
+    return_weight: float = 1.0
+    clip_frames: int = 3
+    clips_per_story: int = 1
+    threads: int = 0
+    workers: int = 0
+    max_bad_fraction: float = 0.01
+
+    def faults(self) -> Iterable[str]:
+        yield from choice_faults("data.world", self.world, WORLDS)
+        for name in ("films", "clip_frames", "clips_per_story"):
+            yield from range_faults(f"data.{name}", getattr(self, name), 1)
+        yield from range_faults("data.return_weight", self.return_weight, 0, open_low=True)
+        if self.return_weight != 1 and not self.retell:
+            yield (
+                "data.return_weight needs data.retell=True, "
+                "which knows where a character comes back"
+            )
+        yield from range_faults("data.threads", self.threads, 0)
+        yield from range_faults("data.workers", self.workers, 0)
+        yield from range_faults("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """The loss on films that are not trained on, for the weights and for their average.
+
+    every   steps between measurements; 0: never
+    films   number of films (clips, in stage autoencoder); every measurement uses the same films
+            and the same noise
+    store   their latent store, or several joined by commas. A single missing store in OUT is made
+            first, from stories of another seed. Stage autoencoder paints clips of another seed
+            instead
+    """
+
+    every: int = 0
+    films: int = 64
+    store: str = ""
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("held_out.every", self.every, 0)
+        yield from range_faults("held_out.films", self.films, 1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved and its model exported.
+
+    every         steps between checkpoints; the last `keep` of them stay
+    export_every  steps between exports of the model; 0: only at the end
+    export_dtype  of the exported weights
+    """
+
+    every: int = 500
+    keep: int = 2
+    export_every: int = 0
+    export_dtype: str = "bfloat16"
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("checkpoint.every", self.every, 1)
+        yield from range_faults("checkpoint.keep", self.keep, 1)
+        yield from range_faults("checkpoint.export_every", self.export_every, 0)
+        yield from choice_faults("checkpoint.export_dtype", self.export_dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """A film by the model in training, with its contact sheet.
+
+    every            steps between films; 0: never
+    at_end           one more after the last step
+    steps, guidance  of its sampler
+    """
+
+    every: int = 0
+    at_end: bool = True
+    steps: int = 25
+    guidance: float = 3.0
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("sample.every", self.every, 0)
+        yield from range_faults("sample.steps", self.steps, 1)
+        yield from range_faults("sample.guidance", self.guidance, 0)

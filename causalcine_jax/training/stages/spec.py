@@ -1,0 +1,251 @@
+"""What a stage of training is, described once: networks as functions of a key, and updates.
+
+    TrainConfig -> stage_spec -> StageSpec -> loaded, with data (build.py): the loop trains it
+                                           -> shapes (planning/planned_step.py): a plan of a step
+                                           -> random weights (benchmarks): the time of a step
+
+All sizes are those of the config. A run that starts from a model first puts that model's sizes into
+its config.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from causalcine_jax.data.clips import paint
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.stages.autoencoder import autoencoder_loss
+from causalcine_jax.training.stages.dmd import DistributionMatching, critic_loss, generator_loss
+from causalcine_jax.training.stages.ode import ODEInit, ode_init_loss
+from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
+from causalcine_jax.training.state import Limit, Loss, Nets, Stage, Update
+
+Init = Callable[[Array], Any]  # a key to a network with random weights
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage without weights and data.
+
+    trained    name -> function of a key that makes this network, in float32
+    fixed      the same for networks that are not trained, each in the dtype in which it is held
+    updates    in the order in which they run
+    exported   trained networks whose average is kept and exported; all of them if empty
+    limits     metrics that stop the run, see `Stage`
+    records    number of films that one record of the stage's store holds
+    histories  caches of a film's history that a step makes and drops, per film of the batch
+    exits      steps of a rollout's sampler, at a random one of which the rollout may leave it
+    """
+
+    trained: dict[str, Init]
+    fixed: dict[str, Init]
+    updates: tuple[Update, ...]
+    exported: tuple[str, ...] = ()
+    limits: dict[str, Limit] = field(default_factory=dict)
+    records: int = 1
+    histories: int = 0
+    exits: int = 1
+
+    def stage(self, loaded: Nets, **run) -> Stage:
+        """The stage with the networks of `loaded` in place of their functions.
+
+        `run` holds the other fields of `Stage`: batches, export and so on.
+        """
+        given = lambda inits: {name: loaded.get(name, init) for name, init in inits.items()}
+        return Stage(
+            trained=given(self.trained),
+            fixed=given(self.fixed),
+            updates=self.updates,
+            exported=self.exported,
+            limits=self.limits,
+            **run,
+        )
+
+    def shapes(self) -> Stage:
+        """The stage with shapes in place of networks, and without data."""
+        inits = self.trained | self.fixed
+        return self.stage(jax.eval_shape(lambda key: made(inits, key), jax.random.key(0)))
+
+    def batch(
+        self,
+        config: TrainConfig,
+        films: int,
+        frames: int,
+        latent_size: tuple[int, int],
+        shots: int,
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch of films from a latent store."""
+        shape, chunks = jax.ShapeDtypeStruct, frames // config.chunk_frames
+        latents = (films, self.records * frames, *latent_size, config.transformer.in_dim)
+        return {
+            "latents": shape(latents, jnp.float32),
+            "token_ids": shape((films, shots, config.transformer.text_len), jnp.int32),
+            "shot_of_chunk": shape((films, self.records * chunks), jnp.int32),
+        }
+
+
+def made(inits: dict[str, Init], key: Array) -> Nets:
+    """The networks of `inits`, each from a key of its own."""
+    keys = jax.random.split(key, max(1, len(inits)))
+    return {name: init(part) for (name, init), part in zip(inits.items(), keys, strict=False)}
+
+
+def stage_spec(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
+    """The stage that config.stage names.
+
+    Args:
+      null_prompt: token ids [T] of the prompt that stands for no caption, or that guidance steers
+        away from. Stage autoencoder does not read it.
+
+    Raises:
+      UsageError: parts of the config that do not fit together.
+    """
+    specs = {
+        "teacher_forcing": _teacher_forcing,
+        "autoencoder": lambda config, _: _autoencoder(config),
+        "ode_init": _ode_init,
+        "dmd": _dmd,
+    }
+    return specs[config.stage](config, null_prompt)
+
+
+def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
+    task = TeacherForcing(
+        null_prompt=null_prompt,
+        memory=config.memory,
+        time=config.time,
+        chunk_frames=config.chunk_frames,
+        caption_dropout=config.caption_dropout,
+        **config.saving,
+    )
+    trained, fixed = {"transformer": _transformer(config)}, {"text_encoder": _text_encoder(config)}
+    if config.train_text_encoder:
+        trained, fixed = {**trained, "text_encoder": _trained_text_encoder(config)}, {}
+    return StageSpec(
+        trained, fixed, (Update(teacher_forcing_loss(task), tuple(trained), config.optim),)
+    )
+
+
+def _autoencoder(config: TrainConfig) -> StageSpec:
+    return StageSpec(
+        trained={"vae": lambda key: VAE(config.vae, key=key)},
+        fixed={},
+        updates=(Update(_clips_loss(config), ("vae",), config.optim),),
+    )
+
+
+def _clips_loss(config: TrainConfig) -> Loss:
+    height, width = config.clip_size
+
+    def loss(trained: Nets, fixed: Nets, batch, key):
+        video = paint(batch, height, width)
+        value, metrics = autoencoder_loss(trained["vae"], video, key, config.autoencoder)
+        return value, {
+            name: (jnp.asarray(metric, jnp.float32), jnp.ones(()))
+            for name, metric in metrics.items()
+            if name != "loss"
+        }
+
+    return loss
+
+
+def _ode_init(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
+    task, fixed = ode_init_task(config, null_prompt), {"text_encoder": _text_encoder(config)}
+    if not task.stored:
+        fixed["teacher"] = _teacher(config)
+    return StageSpec(
+        trained={"student": _transformer(config)},
+        fixed=fixed,
+        updates=(Update(ode_init_loss(task), ("student",), config.optim),),
+        exported=("student",),
+        # The points of a trajectory, its end, and the film itself.
+        records=len(task.kept) + 2 if task.stored else 1,
+        histories=0 if task.stored else 2 if task.teacher.guided else 1,
+    )
+
+
+def ode_init_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> ODEInit:
+    """What the loss of stage ode_init needs beside networks and data.
+
+    `UsageError` if the student's times are not among the teacher's.
+    """
+    student = config.self_forcing.sampler
+    return ODEInit(
+        null_prompt=null_prompt,
+        student=student,
+        teacher=config.ode.sampler(student.shift),
+        memory=config.memory,
+        chunk_frames=config.chunk_frames,
+        rollout_weights=config.rollout_weights,
+        stored=bool(config.ode.store),
+        times_at_once=config.ode.times_at_once or None,
+        **config.saving,
+    )
+
+
+def _dmd(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
+    """The student is updated at every generator_every-th step, the critic at each."""
+    task = DistributionMatching(
+        null_prompt=null_prompt,
+        memory=config.memory,
+        self_forcing=config.self_forcing,
+        dmd=config.dmd,
+        gan=config.gan,
+        chunk_frames=config.chunk_frames,
+        rollout_weights=config.rollout_weights,
+        **config.saving,
+    )
+    trained = {"student": _transformer(config), "fake_score": _transformer(config)}
+    if config.gan.on:
+        sizes = config.transformer
+        trained["head"] = lambda key: config.gan.head(sizes.dim, sizes.num_layers, key=key)
+    generator = Update(
+        generator_loss(task), ("student",), config.optim, "generator", config.generator_every
+    )
+    critic = Update(
+        critic_loss(task),
+        tuple(name for name in trained if name != "student"),
+        config.critic_optim,
+        "critic",
+        rates={"head": config.gan.head_rate},
+    )
+    advice = (
+        "the fake score diverges: lower critic_optim.lr, or raise generator_every "
+        "(max_critic_mse is this limit)"
+    )
+    return StageSpec(
+        trained=trained,
+        fixed={"text_encoder": _text_encoder(config), "teacher": _teacher(config)},
+        updates=(generator, critic),
+        exported=("student",),
+        limits={"critic_mse": (config.max_critic_mse, advice)},
+        histories=1,
+        exits=config.self_forcing.sampler.steps,
+    )
+
+
+def _transformer(config: TrainConfig) -> Init:
+    return lambda key: Transformer(config.transformer, key=key)
+
+
+def _teacher(config: TrainConfig) -> Init:
+    """In the dtype it computes in."""
+    return lambda key: cast_weights(_transformer(config)(key), jnp.dtype(config.dtype))
+
+
+def _trained_text_encoder(config: TrainConfig) -> Init:
+    return lambda key: UMT5Encoder(config.text_encoder, key=key)
+
+
+def _text_encoder(config: TrainConfig) -> Init:
+    """Not trained, so held in config.dtype throughout, as it is loaded."""
+    cast = lambda leaf: leaf.astype(config.dtype)
+    return lambda key: jax.tree.map(cast, _trained_text_encoder(config)(key))
