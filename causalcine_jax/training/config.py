@@ -39,6 +39,8 @@ _SMALL = PRESETS["storyworld"]
 class TimeConfig:
     """Noise times of training: uniform positions bent by `shift` (Wan2.1's 5), one per film (paper Eq. 5) or one per chunk.
 
+    shift         bends uniform positions toward noise
+    shared_by     film, the paper's; or chunk, so that every film shows many times
     stratified    one position from each of B equal parts of the schedule instead of B independent ones: less variance in the loss
     weight        of the squared error at time t: none, or bsmntw (diffusion/flow.py)
     """
@@ -121,7 +123,13 @@ class HeldOutConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """every: steps between checkpoints, of which the last `keep` stay. export_every: steps between exports of the model; 0: at the end only."""
+    """What a run keeps on disk.
+
+    every         steps between checkpoints
+    keep          checkpoints that stay, the last ones
+    export_every  steps between exports of the model; 0: at the end only
+    export_dtype  of the exported model
+    """
 
     every: int = 500
     keep: int = 2
@@ -137,7 +145,12 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """A film made by the model in training, with its contact sheet: after every `every` steps (0: never) and at the end."""
+    """A film made by the model in training, with its contact sheet.
+
+    every            steps between films; 0: none before the end
+    at_end           one more at the end
+    steps, guidance  of its sampler
+    """
 
     every: int = 0
     at_end: bool = True
@@ -155,6 +168,9 @@ class TrainConfig:
     """One stage of training. `UsageError` listing every fault.
 
     stage            teacher_forcing (DiT and text encoder on latents), autoencoder (VAE on rendered clips), or a student's: ode_init, then dmd
+    out              folder of the run; one that holds checkpoints is gone on with
+    seed             of weights, noise and the order of films
+    steps            of the whole run
     batch            films (or clips) per step, over all devices
     seq              devices that share their films, each with some of a chunk's tokens and heads: fewer films at once, less memory for each device
     dtype            that networks compute in; weights and optimizer stay float32, and so do norms, modulation and time embedding
@@ -175,6 +191,9 @@ class TrainConfig:
     critic_optim     the critic's optimizer, whose ema_decay is not read; `optim` is the student's
     max_critic_mse   mean squared error of the fake score's velocities over a record that stops the run as diverged: one that says nothing has
                      about 2, sound ones 0.3
+    log_every        steps between records in metrics.jsonl
+    tensorboard      write them for TensorBoard too (the extra `tensorboard`)
+    chunk_frames     latent frames of a chunk
     """
 
     stage: str = "teacher_forcing"

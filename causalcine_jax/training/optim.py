@@ -26,6 +26,9 @@ class OptimConfig:
     optimizer     adamw, or muon: orthogonalised momentum for blocks' matrices and convolutions, adamw for everything else
     lr            peak learning rate (muon's updates are scaled to the size of adamw's, so that one rate serves both)
     schedule      cosine (down to final_lr * lr at the last step) or constant; both after `warmup` linear steps
+    warmup        steps over which the rate grows from nothing
+    final_lr      what the cosine ends at, as a part of lr
+    b1, b2, eps   of adamw
     weight_decay  of the weights of linear layers and convolutions only
     clip          largest gradient norm of a network, each by itself; 0 for no clipping
     accumulation  micro-batches per step: the batch is cut into this many, gradients are averaged
