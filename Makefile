@@ -42,7 +42,7 @@ format: $(VENV)/.test
 	$(BIN)/python -m ruff format .
 
 clean:
-	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf outputs docs/commands build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean

@@ -20,8 +20,8 @@ from causalcine_jax.film.director import Chunk
 from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
 
 STORY = Path(__file__).parent / "demo.yaml"
-# CAMR adds no parameters, so any causal weights take it. Positions count within the receptive field:
-# a frame from far back must not get a distance that the weights never saw.
+# CAMR adds no parameters, so any causal weights take it. Positions count within the receptive
+# field: a frame from far back must not get a distance that the weights never saw.
 POLICIES = {
     "none": MemoryConfig("none", window_chunks=3, memory_frames=0),
     "camr": MemoryConfig(
@@ -60,7 +60,7 @@ def compare(flags: argparse.Namespace) -> dict[str, Counter[str]]:
 
 
 def shots_of(chunk: Chunk, director: Director) -> Counter[str]:
-    """How many of the frames that memory retrieved for a chunk, over all layers, lie in which shot."""
+    """How many of the frames that memory retrieved for a chunk lie in which shot."""
     shots = director.resolved.shots
     frames = chunk.retrieved[chunk.retrieved >= 0]
     of_chunk = np.repeat(np.arange(len(shots)), [shot.chunks for shot in shots])

@@ -1,4 +1,4 @@
-"""README and docs/ say only what is there: paths, functions, tests, commands and their flags, words of captions."""
+"""README and docs/ name only what is there: paths, functions, tests, flags, words of captions."""
 
 import ast
 import functools

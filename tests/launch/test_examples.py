@@ -29,7 +29,7 @@ def example(name: str) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of random weights that was made for a long window and no memory, as Self-Forcing was."""
+    """Random weights that were made for a long window and no memory, as Self-Forcing was."""
     memory = MemoryConfig("none", window_chunks=6, memory_frames=0, positions="absolute")
     model = tiny_model(memory=memory)
     parts = {name: getattr(model, name) for name in ("transformer", "vae", "text_encoder")}

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom: the first as it is, the second with its commands read by those who would run them.
+"""The notebooks run from top to bottom. Of the second, the commands' own parsers read the flags.
 
 Their outputs are stored in them (notebooks/run.py), for the pages of docs/.
 """
