@@ -19,6 +19,12 @@ def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     at_root = {"metadata": {"path": str(REPOSITORY)}}
     NotebookClient(notebook, timeout=None, kernel_name="python3", resources=at_root).execute()
+    tidy(notebook)
+    nbformat.write(notebook, path)
+
+
+def tidy(notebook) -> None:
+    """Leaves out what only this machine knows, and joins what a cell printed."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -29,7 +35,6 @@ def run(path: Path) -> None:
             cell.outputs = [
                 output for part in groupby(cell.outputs, stream) for output in one(part)
             ]
-    nbformat.write(notebook, path)
 
 
 def stream(output) -> str | None:

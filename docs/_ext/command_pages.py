@@ -1,6 +1,6 @@
 """A page per command, written from its docstring and its flags before the other pages are read.
 
-    launch/X.py, or causalcine_jax/commands/X.py  ->  docs/commands/X.md
+    causalcine_jax/commands/X.py, or launch/X.py that reads flags itself -> docs/commands/X.md
 
 A command's parser is caught as it is asked to parse. That happens in a process of its own, because
 some commands set the environment that jax reads when they are imported. Training has no parser but
@@ -19,19 +19,20 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Where the commands are; the first of these folders that is there.
-FOLDERS = (REPOSITORY / "causalcine_jax" / "commands", REPOSITORY / "launch")
+PLACES = ("launch/*.py", "*/command_line.py", "causalcine_jax/commands/*.py")
+NAMES = {"generate": "film", "benchmarks": "bench"}  # where a file is called otherwise
 FLAG = re.compile(r"(?<![\w`/-])(--?[a-z][\w-]*(?:\.[\w]+)*(?:=[^\s,;)]+)?)")
 
 
 def commands() -> dict[str, Path]:
-    """The commands by name: files with a parser, or with a main() that reads its own flags."""
-    folder = next(folder for folder in FOLDERS if folder.is_dir())
-    return {
-        file.stem: file
-        for file in sorted(folder.glob("[a-z]*.py"))
-        if re.search(r"^def (parse|main)\(", file.read_text("utf-8"), re.MULTILINE)
-    }
+    """The commands by name: files with a parser, and train's, which has a config instead."""
+    found = {}
+    for file in (file for place in PLACES for file in sorted(REPOSITORY.glob(place))):
+        name = file.parent.name if file.stem == "command_line" else file.stem
+        defines = set(re.findall(r"^def (\w+)\(", file.read_text("utf-8"), re.MULTILINE))
+        if "parse" in defines or (name == "train" and "main" in defines):
+            found[NAMES.get(name, name)] = file
+    return dict(sorted(found.items()))
 
 
 # --- in the process that imports the command ---
@@ -67,6 +68,7 @@ def catch(file: str) -> dict:
         raise _Caught(parser)
 
     argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_known_args = caught
+    sys.path.insert(0, str(REPOSITORY))  # benchmarks/ and experiments/ are not installed
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     command = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = command

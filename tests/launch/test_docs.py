@@ -43,6 +43,16 @@ def names(file: Path) -> set[str]:
     return found
 
 
+def read(program: str, words: list[str]) -> None:
+    """Lets a command's own parser read its words, whichever file holds it."""
+    if program.endswith("python"):
+        home = importlib.import_module(f"launch.{Path(words[0]).stem}").main.__module__
+    else:
+        home = f"causalcine_jax.commands.{words[0]}"
+    command = flags if home.endswith(".train") else importlib.import_module(home)
+    command.parse(words[1:])
+
+
 def commands(page: Path) -> list[list[str]]:
     """The words of each command in the shell blocks of a page."""
     blocks = re.findall(r"```bash\n(.*?)```", text(page), re.DOTALL)
@@ -93,10 +103,8 @@ def test_commands_take_the_flags_that_they_are_given(page, monkeypatch):
     for program, *words in commands(page):
         if program == "make":
             assert re.search(rf"^{words[0]}:", text(Path("Makefile")), re.MULTILINE), words
-        elif program.endswith("python") and words[0].startswith("launch/"):
-            name = Path(words[0]).stem
-            module = flags if name == "train" else importlib.import_module(f"launch.{name}")
-            module.parse(words[1:])
+        elif program.endswith("causalcine") or words[0].startswith("launch/"):
+            read(program, words)
         elif program.endswith("python"):
             assert (ROOT / words[0]).is_file(), words
 
