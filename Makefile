@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test slow parity lint format clean distclean
+.PHONY: help demo test slow parity docs lint format clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test     the tests, on CPU"
 	@echo "make slow     the tests that take minutes: every stage on every mesh of eight devices, made of one CPU; two processes as one run"
 	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
+	@echo "make docs     the documentation's pages: outputs/docs/index.html; warnings are errors"
 	@echo "make lint     ruff check and ruff format --check;  make format mends what it can"
 	@echo "make clean    outputs and caches;  make distclean also .venv"
 
@@ -29,6 +30,9 @@ slow: $(VENV)/.test
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest tests/parity $(ARGS)
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -b html -W --keep-going -d outputs/docs-cache docs outputs/docs
+
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check --no-cache .
 	$(BIN)/python -m ruff format --check .
@@ -38,7 +42,7 @@ format: $(VENV)/.test
 	$(BIN)/python -m ruff format .
 
 clean:
-	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf outputs docs/commands build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean
@@ -51,7 +55,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Could not make $(VENV): Debian and Ubuntu need the package python3-venv." >&2; exit 1; }
 
-# A stamp each for the package itself and for what tests and parity add to it, so that the next run starts at once.
+# A stamp each for the package itself and for what tests, parity and the pages add to it, so that the next run starts at once.
 # The larger installs hold the smaller ones.
 $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,.)
@@ -64,6 +68,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.parity: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,.[test$(comma)parity])
 	@touch $(VENV)/.core $(VENV)/.test $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.[docs])
+	@touch $(VENV)/.core $@
 
 comma := ,
 define install

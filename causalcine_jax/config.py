@@ -41,7 +41,16 @@ WAN_LATENT_STD = (
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The diffusion transformer (Wan2.1 `wan/modules/model.py`, class WanModel)."""
+    """The diffusion transformer (Wan2.1 `wan/modules/model.py`, class WanModel).
+
+    dim, ffn_dim        width of tokens, and of the feed-forward layer inside a block
+    num_heads, num_layers  attention heads; blocks
+    text_dim, text_len  width of a prompt's embeddings; tokens of a prompt
+    in_dim, out_dim     channels of the latents and of the velocity
+    freq_dim            width of the noise time's sinusoid
+    patch_size          frames, rows and columns of latents that become one token
+    eps                 of the norms
+    """
 
     dim: int
     ffn_dim: int
@@ -83,8 +92,13 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The causal 3-D VAE (Wan2.1 `wan/modules/vae.py`). `mean` and `std` normalise its latents, per channel.
+    """The causal 3-D VAE (Wan2.1 `wan/modules/vae.py`).
 
+    dim, dim_mult        channels of the first level, and times how many each level has
+    z_dim                channels of the latents
+    num_res_blocks       residual blocks of a level
+    temperal_downsample  which levels halve the frames, in Wan2.1's spelling
+    mean, std            normalise the latents, per channel
     patch_size  side of the squares of pixels that become channels before the first layer, and pixels again after the last (Wan2.2's VAE: 2)
     """
 
@@ -150,7 +164,14 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """The UMT5 encoder (Wan2.1 `wan/modules/t5.py`, class T5Encoder with shared_pos=False)."""
+    """The UMT5 encoder (Wan2.1 `wan/modules/t5.py`, class T5Encoder with shared_pos=False).
+
+    vocab_size                 tokens that it knows
+    dim, dim_attn, dim_ffn     width of tokens, of attention, and of the feed-forward layer
+    num_heads, num_layers      attention heads; blocks
+    num_buckets, max_distance  of the relative positions' bias: how many, and where the last begins
+    eps                        of the norms
+    """
 
     vocab_size: int = 256384
     dim: int = 4096

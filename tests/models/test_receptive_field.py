@@ -6,6 +6,9 @@ import pytest
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.models.attention.packed_fields import chosen
+from causalcine_jax.models.cache.history import History
+from causalcine_jax.models.cache.kv_cache import describe
 from causalcine_jax.models.receptive_field import receptive_field
 
 
@@ -57,6 +60,25 @@ def test_head_scores_are_summed():
         query, keys, jnp.arange(6), jnp.int32(6), MemoryConfig(window_chunks=1, memory_frames=1), 1
     )
     assert frames(f) == [5, 2]  # 2 * 0.6 beats 1 * 1
+
+
+def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
+    """Paper Eq. 6: a frame is described by its mean key, a chunk by the mean of all its queries."""
+    keys = np.zeros((1, 6, 2, 1, 2), np.float32)  # [b, f, p, h, d]
+    keys[0, 1, :, 0, 0] = 9, -9  # one token matches best, but not the frame's mean
+    keys[0, 3, :, 0, 0] = 1, 2
+    described = describe(jnp.asarray(keys))
+    np.testing.assert_array_equal(described[0, :, 0, 0], [0, 0, 0, 1.5, 0, 0])
+    queries = np.zeros(
+        (1, 4, 1, 2), np.float32
+    )  # [b, t, h, d]: a chunk of two frames of two tokens
+    queries[0, :, 0, 0] = 8, -1, -1, -1
+    past = History(jnp.asarray(keys), jnp.asarray(keys), described, jnp.arange(6))
+    memory = MemoryConfig(window_chunks=1, memory_frames=1)
+    found = chosen(jnp.asarray(queries), past, jnp.int32(3), memory, 2)
+    assert found.time[0].tolist() == [5, 4, 3]
+    found = chosen(jnp.asarray(-queries), past, jnp.int32(3), memory, 2)
+    assert found.time[0, :2].tolist() == [5, 4] and found.time[0, 2] != 3
 
 
 def test_sink_takes_the_first_frames_and_none_takes_nothing():
