@@ -11,6 +11,7 @@ from pathlib import Path
 
 from causalcine_jax import Director, Story, load_model
 from causalcine_jax.cli import ArgumentParser, run, whole_number
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
 from causalcine_jax.story import Shot
 
@@ -44,7 +45,7 @@ def stream(flags: argparse.Namespace) -> list[str]:
     )
     # History is allocated before the first chunk: room for the shot that will be added, too.
     pool = (len(SHOTS) + 1) * flags.chunks * model.chunk_frames
-    director = Director(model, story, pool_frames=pool)
+    director = Director(model, story, pool=PoolConfig(pool))
     scale, shots = viewing_scale(director.story.video.height), []
     with FilmWriter(flags.out, director.story.video.fps, scale) as film:
         for chunk in director:

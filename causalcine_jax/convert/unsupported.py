@@ -70,6 +70,8 @@ _CHANNELS = {
     ),
 }
 
+TI2V_WIDTH = 3072  # tells it from another model whose latents have 48 channels
+
 
 def kind(part: str, keys: Iterable[str]) -> str | None:
     """The relative of `part` that the keys indicate, and why it is unsupported; or None."""
@@ -107,8 +109,7 @@ def unsupported(
     if part == "transformer":
         return _transformer(shapes, settings)
     if part == "vae":
-        latent = (shapes.get("conv2.weight") or shapes.get("post_quant_conv.weight") or (16,))[0]
-        return _VAES[0][1] if latent == 48 else None
+        return None
     relative = [key for key in shapes if key.endswith("relative_attention_bias.weight")]
     if len(relative) == 1 and any(key.startswith("encoder.block.1.") for key in shapes):
         return (
@@ -120,7 +121,8 @@ def unsupported(
 
 def _transformer(shapes: Shapes, settings: Mapping[str, Any]) -> str | None:
     channels = shapes.get("patch_embedding.weight", (0, 16))[1:2]
-    if channels and channels[0] in _CHANNELS:
+    width = shapes.get("patch_embedding.weight", (0,))[0]
+    if channels and channels[0] in _CHANNELS and (channels[0] != 48 or width == TI2V_WIDTH):
         return _CHANNELS[channels[0]]
     if settings.get("model_type", "t2v") != "t2v":
         return (

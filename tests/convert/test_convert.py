@@ -1,5 +1,6 @@
 """Checkpoint keys and layouts, and networks saved and loaded."""
 
+import dataclasses
 import errno
 import json
 
@@ -258,3 +259,13 @@ def test_requests_that_cannot_be_saved(networks, tmp_path):
     with pytest.raises(UsageError, match="nothing to save"):
         save_model(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_of_48_latent_channels_of_our_own_are_not_taken_for_wan22s(tmp_path):
+    sizes = {"z_dim": 48, "mean": (0.0,) * 48, "std": (1.0,) * 48, "patch_size": 2}
+    vae = random_module(VAE, dataclasses.replace(VAE_SMALL, **sizes))
+    config = dataclasses.replace(TRANSFORMER, in_dim=48, out_dim=48, patch_size=(1, 1, 1))
+    transformer = random_module(Transformer, config)
+    save_model(tmp_path / "ours", transformer=transformer, vae=vae)
+    assert_same(load_vae(tmp_path / "ours"), vae)
+    assert_same(load_transformer(tmp_path / "ours"), transformer)

@@ -102,7 +102,10 @@ def single(wan, **changes):
 
 
 def wan22_5b(wan):
-    single(wan, in_dim=48, out_dim=48)
+    single(wan)
+    file = wan / "diffusion_pytorch_model.safetensors"
+    embedding = {"patch_embedding.weight": np.zeros((3072, 48, 1, 2, 2), np.float32)}
+    save_file({**load_file(file), **embedding}, file)
 
 
 def image_to_video(wan):
@@ -117,7 +120,8 @@ def clip_image(wan):
 
 def wan22_vae(wan):
     config = {"mean": (0.0,) * 48, "std": (1.0,) * 48}
-    save_torch(wan / "Wan2.2_VAE.pth", **tensors("vae", z_dim=48, **config))
+    resampling = {"decoder.upsamples.0.upsamples.0.residual.0.gamma": np.zeros(3, np.float32)}
+    save_torch(wan / "Wan2.2_VAE.pth", **tensors("vae", z_dim=48, **config), **resampling)
 
 
 def two_experts(wan):
