@@ -56,6 +56,17 @@ def test_a_shot_is_added_while_the_embedded_model_streams(tmp_path, capsys):
     assert "added shot s3, from chunk 2" in capsys.readouterr().out
 
 
+def test_branches_share_their_beginning_and_a_retake_has_another_ending(tmp_path):
+    branch = example("branch")
+    files = branch.branch(branch.parse(["--out", str(tmp_path), "--chunks", "1"]))
+    one, two, again = (read_film(file).astype(int) for file in files)
+    assert len(one) == len(two) == len(again) == 9 + 12
+    apart = lambda a, b: (np.abs(a[:9] - b[:9]).mean(), np.abs(a[9:] - b[9:]).mean())
+    for ours, theirs in ((one, two), (two, again)):
+        beginning, ending = apart(ours, theirs)
+        assert beginning < 1 < ending  # H.264 codes the same frames a little differently
+
+
 def test_camr_goes_back_to_the_first_shot_on_weights_made_without_it(folder, story, tmp_path):
     camr = example("camr_on_other_weights")
     flags = camr.parse(["--model", str(folder), "--story", str(story), "--out", str(tmp_path)])
