@@ -66,8 +66,9 @@ VAE_SIZES = VAEConfig(
     num_res_blocks=1,
     temperal_downsample=(True, True),
     patch_size=2,
-    mean=(0.0,) * 16,
-    std=(1.0,) * 16,
+    z_dim=48,  # 16 cannot hold what a frame shows (docs/lab.md)
+    mean=(0.0,) * 48,
+    std=(1.0,) * 48,
 )
 
 

@@ -78,7 +78,7 @@ def _memory(found: "StoryCheck") -> str:
     if found.setup.whole_film:
         return "all frames are made at once, and see each other"
     memory, frames = found.setup.memory, found.resolved.chunks * found.resolved.chunk_frames
-    kept = found.setup.pool_frames or frames
+    kept = found.setup.pool.frames or frames
     forgets = f", of which {kept} are kept at a time" if kept < frames else ""
     return (
         f"memory {memory.policy}: a chunk sees the {memory.window_chunks} before it and "

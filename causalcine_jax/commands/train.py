@@ -35,7 +35,6 @@ def main(arguments: list[str] | None = None) -> None:
     # orbax logs what it then raises, and much besides
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     _tune_xla()
-    from causalcine_jax.training.flag_checks import check_flags
     from causalcine_jax.training.flags import parse
 
     config, options = parse(arguments)
@@ -43,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.print_config:
         print(text)
         return
+    from causalcine_jax.training.flag_checks import check_flags
+
     check_flags(arguments, config)
     import jax
 

@@ -8,7 +8,7 @@ import pytest
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.live import directed
@@ -34,7 +34,7 @@ def test_a_line_that_comes_late_goes_on_with_the_film(folder):
         "A story.",
         sampler=FEW,
         memory=MemoryConfig("camr", 1, 2),
-        pool_frames=18,
+        pool=PoolConfig(18),
     )
     seen = []
     for chunk in directed(director, lines(), 1, told.append):

@@ -132,7 +132,7 @@ def test_the_version_says_what_the_cpu_computes_with():
         (["plan", "memory", "--model", "a", "--config.batch=1"], "causalcine plan memory --help"),
         (["words", "--jsn"], "unknown flag --jsn, did you mean --json?"),
         (["check"], "the following arguments are required: STORY"),
-        (["train"], "which config? usage: "),
+        (["train"], "--config is missing: name a file, such as configs/base.py; usage: "),
     ],
 )
 def test_a_typing_error_is_one_line_and_code_2(arguments, said, capsys):

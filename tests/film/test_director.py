@@ -275,7 +275,7 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("eviction", ["oldest", "least_retrieved"])
-@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(9, place="host")])
+@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
 def test_a_film_taken_back_goes_on_as_if_it_had_never_gone_further(model, pool, eviction):
     """To the bit, by marking slots empty; and where the pool has evicted, by committing latents again."""
     memory = dataclasses.replace(model.memory, eviction=eviction)

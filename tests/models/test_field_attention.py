@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from causalcine_jax.config import MemoryConfig
-from causalcine_jax.models import packed
+from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.models.attention import segments
 from causalcine_jax.models.attention.backends import _own_kernel, _xla_cpu
+from causalcine_jax.models.attention.segments import Shared
 from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cache.kv_cache import describe
 from causalcine_jax.models.cpu import kernels as cpu_kernels
@@ -26,11 +27,10 @@ CASES = {
 
 def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
     """A function of q, k, v: (a weighted sum of what was attended, (that, fields' frames)), and q, k, v."""
-    tokens, segments, clean = grid[0] * grid[1], 2 * chunks - 1, chunks - 1
+    tokens, count, clean = grid[0] * grid[1], 2 * chunks - 1, chunks - 1
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, weight = (
-        jax.random.normal(key, (films, segments, chunk_frames * tokens, 2, head_dim))
-        for key in keys
+        jax.random.normal(key, (films, count, chunk_frames * tokens, 2, head_dim)) for key in keys
     )
     index = jnp.concatenate([jnp.arange(clean), jnp.arange(chunks)]).astype(jnp.int32)
     own = rotation(jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32), grid, head_dim)
@@ -40,9 +40,8 @@ def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
         past = History(
             pool_k, pool_v, describe(pool_k), jnp.arange(clean * chunk_frames, dtype=jnp.int32)
         )
-        out, field, _ = packed._attend(
-            q, k, v, past, index, own, grid, memory, chunk_frames, clean, None, None, False
-        )
+        shared = Shared(index, own, grid, clean, PassConfig(memory, chunk_frames))
+        out, field, _ = segments.attend_segments(q, k, v, past, None, shared)
         return jnp.sum(out * weight), (out, field.time)
 
     return jax.jit(jax.value_and_grad(attend, argnums=(0, 1, 2), has_aux=True)), (q, k, v)
@@ -57,7 +56,7 @@ def _close(new, old):
 def test_a_packed_pass_is_the_same_as_segment_by_segment(case, monkeypatch):
     attend, operands = _packed(*case)
     (_, (out, fields)), gradients = attend(*operands)
-    monkeypatch.setattr(packed, "fits", lambda *_: False)
+    monkeypatch.setattr(segments, "fits", lambda *_: False)
     attend, operands = _packed(*case)
     (_, (expected, expected_fields)), expected_gradients = attend(*operands)
     assert (fields == expected_fields).all()
@@ -89,7 +88,7 @@ def test_what_the_kernel_cannot_attend_goes_segment_by_segment():
         jnp.zeros((1, 3, 4, 2, 32), dtype), jnp.zeros((1, 3, 4, 2, 32), dtype), None, jnp.arange(3)
     )
     q = jnp.zeros((1, 2, 12, 2, 32))
-    assert packed.fits(q, past(jnp.float32), MemoryConfig())
-    assert not packed.fits(q.astype(jnp.bfloat16), past(jnp.bfloat16), MemoryConfig())
-    assert not packed.fits(q[..., :12], past(jnp.float32), MemoryConfig())
-    assert not packed.fits(q, past(jnp.float32), MemoryConfig(positions="absolute"))
+    assert segments.fits(q, past(jnp.float32), MemoryConfig())
+    assert not segments.fits(q.astype(jnp.bfloat16), past(jnp.bfloat16), MemoryConfig())
+    assert not segments.fits(q[..., :12], past(jnp.float32), MemoryConfig())
+    assert not segments.fits(q, past(jnp.float32), MemoryConfig(positions="absolute"))

@@ -94,7 +94,7 @@ def test_a_segment_by_hand():
 def test_a_chunk_after_its_history_as_xla_counts_it():
     pool = jax.eval_shape(lambda: KVCache.empty(ONE_LAYER, FILMS.films, 12, FILMS.tokens))
     last = lambda model, pool, noisy, text, shots: teacher_forced(
-        model, None, noisy, 500.0, text, shots, memory=FILMS.memory, history=pool
+        model, pool, noisy, 500.0, text, shots, PassConfig(FILMS.memory)
     )
     assert counted(last, ABSTRACT, pool, film(1), TEXT, SHOTS) == pytest.approx(
         FILMS.against_pool(1).forward, rel=0.04
@@ -112,7 +112,9 @@ def test_a_chunk_after_its_history_as_xla_counts_it():
 
 def test_a_training_step_as_xla_counts_it():
     loss = lambda model, clean, noisy, text, shots: jnp.sum(
-        jnp.square(teacher_forced(model, clean, noisy, 500.0, text, shots, memory=FILMS.memory))
+        jnp.square(
+            teacher_forced(model, clean, noisy, 500.0, text, shots, PassConfig(FILMS.memory))
+        )
     )
     padded = (
         FILMS.films * segments(ONE_LAYER, 18, [FILMS.keys(FILMS.chunks - 1)] * 7, read=4)

@@ -248,7 +248,7 @@ def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch):
     store = write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
     assert calls == [range(0, 2), range(2, 3), range(2, 3)] and len(store) == 3
     np.testing.assert_array_equal(store[2]["latents"], np.tile(films[2]["latents"], (5, 1, 1, 1)))
-    with pytest.raises(UsageError, match="was made otherwise: source is"):
+    with pytest.raises(UsageError, match="was made with other settings: source is"):
         write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))
     with pytest.raises(UsageError, match=r"ode\.films 4 is more than the 3 films"):
         write_trajectories(tmp_path / "more", films, TASK, nets, making(4))
