@@ -1,4 +1,4 @@
-"""Measurements of the package, run from a checkout by `causalcine bench`: not part of what pip installs."""
+"""Measurements, run from a checkout by `causalcine bench`; not in the wheel."""
 
 from pathlib import Path
 

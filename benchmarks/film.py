@@ -1,4 +1,7 @@
-"""A film to measure: the rollout that generation uses, and two films that take turns in one pool, for which alone there may be memory."""
+"""A film to measure: generation's rollout, with two films that take turns in one pool.
+
+Memory may suffice for one pool only.
+"""
 
 import time
 from dataclasses import dataclass, replace
@@ -40,9 +43,10 @@ class MeasuredFilm:
     """A film that is timed chunk by chunk.
 
     state   where the film is; `measured` makes its next chunk
-    waits   for each move before it begins the next, as a director does; otherwise all are enqueued at once
-    copied  with a pool in host memory: frames that the last measured chunk brought over per layer, in the
-            last step and in the commit
+    waits   waits for each move before the next begins, as a director does; otherwise all are
+            enqueued at once
+    copied  with a pool in host memory: frames copied to the device per layer for the chunk measured
+            last, in the last step and in the commit
     """
 
     waits = True
@@ -92,13 +96,17 @@ class MeasuredFilm:
         return FilmPosition(self.state.chunk, *jax.block_until_ready(jax.tree.map(jnp.copy, parts)))
 
     def go_to(self, position: FilmPosition) -> None:
-        """Goes on as the film that was at that position. Once: its arrays are written to from then on, for there may be no memory for more copies."""
+        """Continues the film that was at `position`.
+
+        Once only: the position's arrays are then overwritten, because memory may not suffice for
+        more copies.
+        """
         kept = {name: getattr(position, name) for name in ("time", "usage", "descriptors", "near")}
         cache = replace(self.state.cache, **kept)
         self.state = replace(self.state, cache=cache, chunk=position.chunk)
 
     def forget(self) -> None:
-        """Empties the pool: what it holds is nobody's history."""
+        """Empties the pool."""
         self.state = rewind(self.state, 0, self.state.vae_cache)
 
 

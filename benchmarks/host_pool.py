@@ -40,7 +40,10 @@ KEPT = ("near", "chunk behind the window", "last commit's", "nothing")
 
 
 class Counting:
-    """`counts` has a row per chunk: frames that memory held, then those missing, by `KEPT`; of all passes, layers and histories."""
+    """Counts frames in `counts`, a row per chunk, over all passes, layers and histories.
+
+    A row has the frames that memory retrieved, then those missing for each entry of `KEPT`.
+    """
 
     def __init__(self):
         self.counts: list[np.ndarray] = []

@@ -1,9 +1,13 @@
 """A four-step student, first stage: regression to the end of its teacher's ODE (paper 3.4).
 
-    python launch/train.py --config configs/ode_init.py               # films of 48x80, two CPU cores: the embedded weights are the teacher
-    python launch/train.py --config configs/ode_init.py:storyworld    # 96x160, one H200, after configs/storyworld.py
-    python launch/train.py --config configs/ode_init.py:wan_1_3b      # after configs/wan.py:1.3b; also :wan_14b
-    python launch/train.py --config configs/dmd.py                    # then: the second stage
+    # Films of 48x80, two CPU cores; the embedded weights are the teacher:
+    python launch/train.py --config configs/ode_init.py
+    # 96x160, one H200, after configs/storyworld.py:
+    python launch/train.py --config configs/ode_init.py:storyworld
+    # After configs/wan.py:1.3b; also :wan_14b:
+    python launch/train.py --config configs/ode_init.py:wan_1_3b
+    # Then the second stage:
+    python launch/train.py --config configs/dmd.py
 
 Another teacher: --config.teacher=outputs/base/model. The resulting model already generates films
 in four steps.

@@ -1,1 +1,1 @@
-"""The paper's tables in StoryWorld, run from a checkout by `causalcine experiments`: not part of what pip installs."""
+"""The paper's tables in StoryWorld, run by `causalcine experiments`; not in the wheel."""

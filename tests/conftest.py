@@ -1,4 +1,7 @@
-"""Every test runs on the CPU path, in full float32, with modules as plain trees (the coming default of flax NNX)."""
+"""Every test runs on the CPU path, in full float32, with modules as plain trees.
+
+Tree mode is the coming default of flax NNX.
+"""
 
 import os
 
@@ -9,7 +12,7 @@ os.environ["XLA_FLAGS"] = (
 )
 # Several test processes share a GPU, if there is one: none may take most of it at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# GPUs that are not here are compiled for (test_target_programs.py): their plugin, where it is installed, would else leave because it sees none.
+# test_target_programs.py compiles for GPUs that are not here. Their plugin would refuse to load.
 os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 import jax
@@ -18,7 +21,7 @@ from flax import nnx
 
 from causalcine_jax.utils.compile_cache import keep_compiled
 
-# For this process and those that tests start: what one has compiled, no other does, nor a later run.
+# For this process and those that tests start, now and later: each program is compiled once.
 keep_compiled()
 
 

@@ -87,8 +87,8 @@ class LatentStore:
         index = self._index(index)
         if not 0 <= first_chunk < first_chunk + chunks <= self.spec.chunks:
             raise UsageError(
-                f"chunks {first_chunk + 1} to {first_chunk + chunks}, counted from 1, are not all in a "
-                f"film of {self.spec.chunks} chunks"
+                f"chunks {first_chunk + 1} to {first_chunk + chunks}, counted from 1, "
+                f"are not all in a film of {self.spec.chunks} chunks"
             )
         kept = slice(first_chunk, first_chunk + chunks)
         frames = slice(kept.start * self.spec.chunk_frames, kept.stop * self.spec.chunk_frames)

@@ -146,7 +146,7 @@ def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[Pl
 
 
 def abstract_stage(config: TrainConfig) -> Stage:
-    """The stage that `config` means, its networks as shapes, without data. Sizes are the config's."""
+    """The stage that `config` describes, with networks as shapes and without data."""
     return _planned_spec(config).shapes()
 
 
