@@ -2,8 +2,8 @@
 
     q, k, v of all segments, a pool, the fields --attend_fields--> attention output
 
-The kernel gathers, rotates and attends in the caches, where XLA would write each step to memory. Its
-cost follows the fields' lengths. models/attention/segments.py uses it where `fits` is true, and
+The kernel gathers, rotates and attends in the caches; XLA would write each step to memory. Its cost
+follows the fields' lengths. models/attention/segments.py uses it where `fits` is true, and
 otherwise attends segment by segment.
 """
 

@@ -64,7 +64,8 @@ def rounded(
 ) -> tuple[Shaped[Array, "*n"], Float[Array, "*n"]]:
     """Quantises x to `dtype` (int8 or a float8), with one scale over `axes`.
 
-    The product of the results is near x. The scale keeps `axes` with size 1, and is 0 where x is all zeros.
+    The product of the results is near x. The scale keeps `axes` with size 1, and is 0 where x is
+    all zeros.
     """
     whole = jnp.issubdtype(dtype, jnp.integer)
     limit = float(jnp.iinfo(dtype).max if whole else jnp.finfo(dtype).max)
