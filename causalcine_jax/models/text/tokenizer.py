@@ -133,7 +133,7 @@ class Tokenizer:
         return sorted(set(self._backend.get_vocab()) - {PAD, EOS, UNKNOWN})
 
     def _encode(self, text: str) -> list[int]:
-        # The end of sequence is added here, so that it does not depend on the file's post-processor.
+        # Add the end of sequence here, independent of the file's post-processor.
         return [*self._backend.encode(clean(text), add_special_tokens=False).ids, self._eos]
 
 
