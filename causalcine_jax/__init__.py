@@ -1,6 +1,7 @@
-"""causalcine_jax: autoregressive multi-shot video generation in JAX. An open, unofficial implementation of CausalCine.
+"""causalcine_jax: autoregressive multi-shot video generation in JAX.
 
-The names below are imported on first use, so that a command's --help or a bad story does not wait for JAX.
+An open, unofficial implementation of CausalCine. The names below are imported on first use, so
+that a command's --help or a faulty story does not wait for JAX.
 """
 
 import importlib

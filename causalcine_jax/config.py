@@ -1,6 +1,7 @@
-"""Sizes of networks and choices of a pass, as frozen dataclasses (presets.py has the known sizes).
+"""Sizes of networks and settings of a pass, as frozen dataclasses (presets.py has the known sizes).
 
-Field names are those of Wan2.1's own config.json and modules. Validation reports all faults of a config at once.
+Field names are those of Wan2.1's config.json and modules. Validation reports all faults of a
+config at once.
 """
 
 import dataclasses
@@ -10,24 +11,21 @@ from dataclasses import dataclass
 from causalcine_jax.errors import nearest, raise_faults
 
 MAX_EPS = 0.1
-MAX_TEXT_LEN = 4096  # tokens of a prompt; Wan2.1's is 512
+MAX_TEXT_LEN = 4096  # tokens per prompt; Wan2.1 uses 512
 POLICIES = ("camr", "spread", "random", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
-# Of networks while they film. float8: bfloat16, with the matrices of the transformer's blocks in eight bits (models/float8.py).
+# Dtypes of the networks at generation. float8: bfloat16, with the matrices of the transformer's
+# blocks in eight bits (models/float8.py).
 DTYPES = ("float32", "bfloat16", "float8")
-KV_DTYPES = (
-    "same",
-    "int8",
-    "fp8",
-)  # of a pool's keys and values: the model's, or a byte each (models/cache/quantised.py)
-POOL_PLACES = ("device", "host")  # where they lie (models/cache/history.py)
-# Of an NVIDIA GPU's memory, what jax takes at its start (cli.py); left to itself it takes 0.75. A choice: the rest is for NCCL, cuDNN and compiled programs.
+# Dtypes of the cached keys and values: the model's, or one byte each (models/cache/quantised.py).
+KV_DTYPES = ("same", "int8", "fp8")
+POOL_PLACES = ("device", "host")  # where the cached keys and values are (models/cache/history.py)
+# Share of an NVIDIA GPU's memory that JAX preallocates (cli.py); its own default is 0.75. This is a
+# choice: the rest is for NCCL, cuDNN and compiled programs.
 GPU_MEMORY = 0.92
-ROLLOUT_WEIGHTS = (
-    "gathered",
-    "sharded",
-)  # of a network that makes many passes on several devices (parallel/sharding.py)
+# Layout of a network that makes many passes on several devices (parallel/sharding.py).
+ROLLOUT_WEIGHTS = ("gathered", "sharded")
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -43,13 +41,13 @@ WAN_LATENT_STD = (
 class TransformerConfig:
     """The diffusion transformer (Wan2.1 `wan/modules/model.py`, class WanModel).
 
-    dim, ffn_dim        width of tokens, and of the feed-forward layer inside a block
+    dim, ffn_dim           width of the tokens, and of the feed-forward layer in a block
     num_heads, num_layers  attention heads; blocks
-    text_dim, text_len  width of a prompt's embeddings; tokens of a prompt
-    in_dim, out_dim     channels of the latents and of the velocity
-    freq_dim            width of the noise time's sinusoid
-    patch_size          frames, rows and columns of latents that become one token
-    eps                 of the norms
+    text_dim, text_len     width of a prompt's embeddings; tokens per prompt
+    in_dim, out_dim        channels of the latents and of the velocity
+    freq_dim               width of the sinusoidal time embedding
+    patch_size             frames, rows and columns of latents that become one token
+    eps                    of the norms
     """
 
     dim: int
@@ -85,7 +83,8 @@ class TransformerConfig:
             faults.append(f"freq_dim {self.freq_dim} must be even")
         if self.patch_size[0] != 1:
             faults.append(
-                f"patch_size[0] must be 1 (a latent frame is never merged with the next), not {self.patch_size}"
+                "patch_size[0] must be 1 (latent frames are never merged into one token), "
+                f"not {self.patch_size}"
             )
         return faults
 
@@ -94,12 +93,13 @@ class TransformerConfig:
 class VAEConfig:
     """The causal 3-D VAE (Wan2.1 `wan/modules/vae.py`).
 
-    dim, dim_mult        channels of the first level, and times how many each level has
+    dim, dim_mult        channels of the first level; multiplier of each level
     z_dim                channels of the latents
-    num_res_blocks       residual blocks of a level
+    num_res_blocks       residual blocks per level
     temperal_downsample  which levels halve the frames, in Wan2.1's spelling
-    mean, std            normalise the latents, per channel
-    patch_size  side of the squares of pixels that become channels before the first layer, and pixels again after the last (Wan2.2's VAE: 2)
+    mean, std            per-channel normalisation of the latents
+    patch_size           side of the pixel squares that become channels before the first layer, and
+                         pixels again after the last (Wan2.2's VAE: 2)
     """
 
     dim: int = 96
@@ -122,7 +122,8 @@ class VAEConfig:
             isinstance(b, bool) for b in self.temperal_downsample
         ):
             faults.append(
-                f"temperal_downsample must be a list of true and false, not {self.temperal_downsample!r}"
+                "temperal_downsample must be a list of true and false, "
+                f"not {self.temperal_downsample!r}"
             )
         for name, positive in (("mean", False), ("std", True)):
             values = getattr(self, name)
@@ -130,13 +131,15 @@ class VAEConfig:
                 _is_finite(v) and (v > 0 or not positive) for v in values
             ):
                 faults.append(
-                    f"{name} must be a list of {'positive ' if positive else ''}finite numbers, not {values!r}"
+                    f"{name} must be a list of {'positive ' if positive else ''}finite numbers, "
+                    f"not {values!r}"
                 )
         if faults:
             return faults
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             faults.append(
-                f"temperal_downsample needs {len(self.dim_mult) - 1} entries, one per downsampling stage"
+                f"temperal_downsample needs {len(self.dim_mult) - 1} entries, "
+                "one per downsampling stage"
             )
         if any((self.dim * m) % 2 for m in self.dim_mult):
             faults.append(
@@ -144,13 +147,14 @@ class VAEConfig:
             )
         if not len(self.mean) == len(self.std) == self.z_dim:
             faults.append(
-                f"mean and std need z_dim={self.z_dim} entries, got {len(self.mean)} and {len(self.std)}"
+                f"mean and std need z_dim={self.z_dim} entries, "
+                f"got {len(self.mean)} and {len(self.std)}"
             )
         return faults
 
     @property
     def pixel_channels(self) -> int:
-        """Channels of the first layer's input and of the last layer's output: red, green and blue of every pixel of a patch."""
+        """Channels of the first layer's input and the last layer's output: a patch's RGB values."""
         return 3 * self.patch_size**2
 
     @property
@@ -166,10 +170,10 @@ class VAEConfig:
 class TextEncoderConfig:
     """The UMT5 encoder (Wan2.1 `wan/modules/t5.py`, class T5Encoder with shared_pos=False).
 
-    vocab_size                 tokens that it knows
-    dim, dim_attn, dim_ffn     width of tokens, of attention, and of the feed-forward layer
+    vocab_size                 size of the vocabulary
+    dim, dim_attn, dim_ffn     width of the tokens, of attention, and of the feed-forward layer
     num_heads, num_layers      attention heads; blocks
-    num_buckets, max_distance  of the relative positions' bias: how many, and where the last begins
+    num_buckets, max_distance  of the relative position bias: buckets; start of the last one
     eps                        of the norms
     """
 
@@ -196,7 +200,7 @@ class TextEncoderConfig:
 
 
 def _number_faults(config) -> list[str]:
-    """Fields of a network's sizes that are no sizes; `eps` keeps a norm from dividing by zero, and a large one flattens it."""
+    """Faults of the integer and `eps` fields: a zero eps divides by zero, a large one flattens."""
     faults = []
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
@@ -224,17 +228,21 @@ def _of_integers(values, count: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Which history a chunk attends to (paper 3.3). All counts are in chunks or latent frames, never pixels.
+    """Which history a chunk attends to (paper 3.3). Counts are in chunks or latent frames.
 
-    policy          camr (content-aware memory routing, the paper's), spread (the same score, but the best frame of every chunk before any
-                    chunk's second), random (drawn blindly, to compare with), sink (the first frames) or none
-    window_chunks   W: this many chunks before the own one are always attended to
-    memory_frames   K: this many older frames are retrieved by the policy
-    route_clean     True: clean chunks use the same bounded field as a commit does. False: they see all earlier chunks
-                    (the paper's words for the packed pass), and a commit does the same
-    positions       block_relative (slots of a compact field) or absolute (true distance in the film)
-    eviction        which chunk a full pool gives up, never the sink nor the window: the oldest, or that which memory retrieved least of late
-                    (models/cache/eviction.py). Nothing but a rollout whose pool is shorter than its film ever asks
+    policy         camr    content-aware memory routing, the paper's
+                   spread  the same score, but every chunk's best frame before any chunk's second
+                   random  frames drawn independently of their content, as a baseline
+                   sink    the film's first frames
+                   none    no memory
+    window_chunks  W: this many chunks before the current one are always attended to
+    memory_frames  K: the policy retrieves this many older frames
+    route_clean    True: clean chunks use the bounded field that a commit uses. False: clean chunks
+                   and commits see all earlier chunks (the paper's wording for the packed pass)
+    positions      block_relative (slots of a compact field) or absolute (true distance in the film)
+    eviction       which chunk a full cache drops, never the sink or the window: the oldest, or the
+                   least_retrieved (models/cache/eviction.py). It applies only to a rollout whose
+                   cache is shorter than its film
     """
 
     policy: str = "camr"
@@ -267,31 +275,31 @@ class MemoryConfig:
 
     @property
     def retrieved_frames(self) -> int:
-        """K as the policy uses it: none retrieves nothing."""
+        """K under this policy: 0 for `none`."""
         return 0 if self.policy == "none" else self.memory_frames
 
     @property
     def reaches_all(self) -> bool:
-        """Whether any frame of the film may be retrieved, so that a pool must hold them all to lose none."""
+        """Whether any frame of the film may be retrieved, so that every eviction loses some."""
         return self.policy not in ("sink", "none")
 
     def smallest_pool(self, chunk_frames: int) -> int:
-        """Fewest frame slots a pool needs when it evicts: the window, the protected sink, and one chunk to give away."""
+        """Fewest frame slots of a cache that evicts: the window, the sink and one chunk to drop."""
         sink = -(-self.memory_frames // chunk_frames)
         return (self.window_chunks + sink + 1) * chunk_frames
 
 
 @dataclass(frozen=True)
 class PassConfig:
-    """How a pass through the transformer runs: the packed pass of training, a rollout's moves, scores.
+    """How a pass through the transformer runs: in training, in a rollout, or for scores.
 
     memory            which history a chunk attends to
-    chunk_frames      C, latent frames of a chunk
-    remat             layers that the backward pass recomputes together, from the tokens before them;
-                      0: it keeps all that it needs
-    segments_at_once  chunks whose fields are gathered and attended to at once (None: all). With remat
-                      the backward pass does the same, and attends once more.
-    features          layers whose output tokens of the noisy chunks are returned beside the velocity
+    chunk_frames      C, latent frames per chunk
+    remat             layers that the backward pass recomputes together, from the tokens before
+                      them; 0: it keeps all activations that it needs
+    segments_at_once  chunks whose fields are gathered and attended to at once (None: all). With
+                      remat, the backward pass does the same and repeats the attention
+    features          layers whose output tokens of the noisy chunks are also returned
     """
 
     memory: MemoryConfig = MemoryConfig()
@@ -303,13 +311,14 @@ class PassConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How much history a rollout keeps, how it is stored and where.
+    """How much history a rollout keeps, how it is stored, and where.
 
-    frames  latent frames, in whole chunks; what is beyond goes, by memory.eviction. None: all that memory
-            can still choose, with camr the whole story's, else the window and the sink
-    gb      the pool's size in GB (10^9 bytes) instead: as many whole chunks as fit
-    dtype   of keys and values: "same" as the model's weights, or "int8" or "fp8" (cache/quantised.py)
-    place   where they lie: "device", or "host" for a history that outgrows the device (cache/history.py)
+    frames  latent frames, in whole chunks; memory.eviction drops the excess. None: all that memory
+            can still retrieve, the whole story's unless the policy is sink or none
+    gb      the cache's size in GB (10^9 bytes) instead: as many whole chunks as fit
+    dtype   of keys and values: "same" as the model's weights, "int8" or "fp8" (cache/quantised.py)
+    place   of keys and values: "device", or "host" for a history larger than the device's memory
+            (cache/history.py)
     """
 
     frames: int | None = None
@@ -321,7 +330,7 @@ class PoolConfig:
         faults = []
         if self.frames is not None and self.gb is not None:
             faults.append(
-                f"pool_frames={self.frames} and pool_gb={self.gb:g} both say how large the pool is: "
+                f"pool_frames={self.frames} and pool_gb={self.gb:g} both set the pool's size: "
                 "give one of them"
             )
         if self.dtype not in KV_DTYPES:

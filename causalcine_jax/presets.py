@@ -1,24 +1,27 @@
-"""Known models: the sizes of their networks, and what their authors sample them with."""
+"""Known models: the sizes of their networks, and their authors' sampling settings."""
 
 from dataclasses import dataclass
 
 from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.errors import UsageError, nearest
 
-# Wan2.1's own, `wan/configs/shared_config.py`: overexposed, static, blurred, subtitles, malformed hands and limbs, walking backwards, ...
+# Wan2.1's own, `wan/configs/shared_config.py`: overexposed, static, blurred, subtitles, malformed
+# hands and limbs, walking backwards, ...
 WAN_NEGATIVE_PROMPT = (
-    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
-    "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，"
+    "最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
+    "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
+    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A model: the sizes of its three networks, and what its authors sample it with.
+    """The sizes of a model's three networks, and its authors' sampling settings.
 
-    shift, guidance  of the flow's schedule and of classifier-free guidance
+    shift, guidance  of the flow's schedule; of classifier-free guidance
     negative         the text that guidance steers away from
-    height, width    pixels that it was trained for
+    height, width    of the training videos, in pixels
     """
 
     transformer: TransformerConfig
@@ -48,7 +51,7 @@ PRESETS = {
         height=96,
         width=160,
     ),
-    # The weights inside the package.
+    # The size of the weights inside the package.
     "storyworld-base": Preset(
         TransformerConfig(
             dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64
@@ -65,7 +68,8 @@ PRESETS = {
         height=48,
         width=80,
     ),
-    # Wan2.1's README asks for a shift of 8 to 12 and guidance 6 at this size; its program's defaults are those of 14B.
+    # Wan2.1's README recommends a shift of 8 to 12 and guidance 6 at this size. The defaults of its
+    # program are those of 14B.
     "wan-1.3b": Preset(
         TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
         VAEConfig(),
@@ -86,7 +90,11 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The preset called `name`; `UsageError` naming the nearest one if there is none."""
+    """Returns the preset called `name`.
+
+    Raises:
+      UsageError: there is none; the message names the nearest.
+    """
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}, {nearest(name, PRESETS)}")
     return PRESETS[name]

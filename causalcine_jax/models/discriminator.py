@@ -1,9 +1,11 @@
 """The GAN's head: one logit per film, from features inside a denoiser (paper 3.4, Eq. 11).
 
-    features of some layers [B, N, tokens, D] -> learned queries read each chunk's tokens -> mean over chunks -> all layers' together -> logit
+    features of some layers [B, N, tokens, D] -> learned queries read each chunk's tokens
+    -> mean over chunks -> concatenation over layers -> logit
 
-Queries attend within a chunk, so that every chunk has the same say and a film of any length gives one logit. Public heads of this
-kind (APT, arXiv 2501.08316; Self-Forcing's) read with one to three learned tokens per layer too.
+Queries attend within a chunk, so every chunk has the same weight, and a film of any length gives
+one logit. Public heads of this kind also use one to three learned tokens per layer (APT, arXiv
+2501.08316; Self-Forcing).
 """
 
 import jax
@@ -19,7 +21,10 @@ EPS = 1e-6
 
 
 class Discriminator(Module):
-    """A head on `layers` tapped layers of a transformer of width `dim`. Everything that differs between layers is stacked on a leading axis."""
+    """A head on `layers` tapped layers of a transformer of width `dim`.
+
+    Parameters that differ between layers are stacked on a leading axis.
+    """
 
     def __init__(self, dim: int, layers: int, *, key):
         key_queries, key_project, key_hidden, key_logit = jax.random.split(key, 4)
@@ -28,11 +33,15 @@ class Discriminator(Module):
         self.project = stack_init(lambda k: Linear(dim, width, key=k), layers, key_project)
         self.norm = LayerNorm(layers * QUERIES * width)
         self.hidden = Linear(layers * QUERIES * width, width, key=key_hidden)
-        # A small last layer: an untrained head is near chance whatever it is shown.
+        # A small last layer, so that an untrained head is near chance on any input.
         self.logit = Linear(width, 1, key=key_logit, std=0.02)
 
     def __call__(self, features: tuple[Float[Array, "b n t d"], ...]) -> Float[Array, " b"]:
-        """The logit that each film is real, float32. One feature array per tapped layer, as `teacher_forced(..., features=...)` gives them."""
+        """The logit that each film is real, float32.
+
+        Args:
+          features: one array per tapped layer, from `teacher_forced` with config.features.
+        """
 
         def read(queries, project, tokens):
             tokens = layer_norm(tokens, EPS)

@@ -1,7 +1,8 @@
-"""The diffusion transformer's parameters and its parts, as Wan2.1 has them (`wan/modules/model.py`), without any attention pattern.
+"""The diffusion transformer's parameters and parts (Wan2.1 `wan/modules/model.py`).
 
-Parts are small functions of (module, arrays); `packed.py` strings them together for training and for streaming. The residual
-stream, modulation, time embedding and norm statistics are float32; a Linear computes in the dtype of its weights.
+The parts are small functions of (module, arrays) without any attention pattern. `packed.py`
+combines them for training and for streaming. The residual stream, modulation, time embedding and
+norm statistics are float32; a Linear computes in the dtype of its weights.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class Attention(Module):
 
 
 class Block(Module):
-    """One transformer block: modulated self-attention, cross-attention to text, modulated feed-forward."""
+    """A transformer block: modulated self-attention, cross-attention, modulated feed-forward."""
 
     def __init__(self, config: TransformerConfig, *, key):
         keys = jax.random.split(key, 5)
@@ -56,7 +57,7 @@ class Block(Module):
 
 
 class Transformer(Module):
-    """WanModel (text to video). `blocks` holds all layers, stacked on a leading axis, for `jax.lax.scan`."""
+    """WanModel (text to video). `blocks` stacks all layers on a leading axis for `jax.lax.scan`."""
 
     def __init__(self, config: TransformerConfig, *, key):
         keys = jax.random.split(key, 9)
@@ -76,14 +77,18 @@ class Transformer(Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TextContext:
-    """What cross-attention needs of the prompts of some shots: every layer's keys and values, computed once per prompt."""
+    """Keys and values of every layer's cross-attention to the shots' prompts, computed once."""
 
     k: Float[Array, "l b shots t h d"]
     v: Float[Array, "l b shots t h d"]
 
 
 def token_grid(config: TransformerConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of tokens of a latent frame of height x width; `UsageError` where the patch does not divide it."""
+    """Rows and columns of tokens of a latent frame of height x width.
+
+    Raises:
+      UsageError: the patch size does not divide the frame.
+    """
     _, rows, columns = config.patch_size
     if height % rows or width % columns:
         raise UsageError(
@@ -95,7 +100,10 @@ def token_grid(config: TransformerConfig, height: int, width: int) -> tuple[int,
 def patchify(
     model: Transformer, latents: Float[Array, "b f h w c"], chunk_frames: int
 ) -> Float[Array, "b s t d"]:
-    """Latent frames to the tokens of chunks; a patch's vector is ordered (channel, row, column) as the Conv3d's weights are."""
+    """Latent frames to the tokens of chunks.
+
+    A patch's vector is ordered (channel, row, column), as the Conv3d's weights are.
+    """
     _, rows, columns = model.config.patch_size
     patches = rearrange(
         latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns
@@ -108,7 +116,7 @@ def patchify(
 def unpatchify(
     model: Transformer, patches: Float[Array, "b f p v"], grid: tuple[int, int]
 ) -> Float[Array, "b f h w c"]:
-    """Head output to latent frames; its vector is ordered (row, column, channel), unlike the input's."""
+    """Head output to latent frames; ordered (row, column, channel), unlike the input's patches."""
     _, rows, columns = model.config.patch_size
     return rearrange(
         patches, "b f (h w) (r s c) -> b f (h r) (w s) c", h=grid[0], w=grid[1], r=rows, s=columns
@@ -116,7 +124,10 @@ def unpatchify(
 
 
 def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
-    """[cos | sin] of t * 10000^(-i / (dim/2)), 0 <= t <= 1000, to float64 accuracy: an exact table for t's integer part, the rest added as an angle."""
+    """[cos | sin] of t * 10000^(-i / (dim/2)), 0 <= t <= 1000, to float64 accuracy.
+
+    The angle of t's integer part comes from an exact table; that of the fraction is added.
+    """
     half = dim // 2
     frequency = 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
     angles = np.outer(np.arange(1001), frequency)
@@ -133,7 +144,10 @@ def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
 def embed_time(
     model: Transformer, t: Float[Array, "*b"]
 ) -> tuple[Float[Array, "*b d"], Float[Array, "*b 6 d"]]:
-    """The time embedding e (for the head) and its projection e0 (for the blocks), float32. t in 0..1000."""
+    """The time embedding e (for the head) and its projection e0 (for the blocks), float32.
+
+    t is in 0..1000.
+    """
     first, second, projection = all_gather_params(
         (model.time_embedding_0, model.time_embedding_2, model.time_projection_1)
     )
@@ -143,16 +157,24 @@ def embed_time(
 
 
 def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextContext:
-    """Keys and values of every layer's cross-attention. Prompts are zero-padded to text_len and, as in Wan2.1, never masked."""
+    """Keys and values of every layer's cross-attention.
+
+    Prompts are zero-padded to text_len and, as in Wan2.1, never masked.
+
+    Raises:
+      UsageError: a prompt is longer than text_len.
+    """
     config = model.config
     missing = config.text_len - text.shape[2]
     if missing < 0:
         raise UsageError(
-            f"a prompt of {text.shape[2]} tokens is longer than this model's text_len {config.text_len}"
+            f"a prompt of {text.shape[2]} tokens is longer than "
+            f"this model's text_len {config.text_len}"
         )
     text = jnp.pad(text, ((0, 0), (0, 0), (0, missing), (0, 0)))
     first, second = all_gather_params((model.text_embedding_0, model.text_embedding_2))
-    # Every device of a row would need the same: each makes a part of the prompt's tokens, and a layer gathers its own.
+    # Every device of a row needs the same context. Each computes a part of the prompt's tokens, and
+    # each layer gathers its part.
     context = second(jax.nn.gelu(first(shard(text, "data", None, "seq")), approximate=True))
 
     def layer(block: Block):
@@ -161,7 +183,8 @@ def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextCon
             attn.v(context), config
         )
 
-    # The backward pass makes a layer's keys and values again: it would else keep the weights of all layers, whole as they were gathered.
+    # Recompute a layer's keys and values in the backward pass, or it would keep the gathered
+    # weights of all layers.
     k, v = jax.lax.map(jax.checkpoint(layer, prevent_cse=False), model.blocks)
     return TextContext(*(shard(x, None, "data", None, "seq") for x in (k, v)))
 
@@ -180,7 +203,7 @@ def modulated_norm(x, shift, scale, eps: float):
 
 
 def self_attention_inputs(block: Block, x: Float[Array, "*b d"], config: TransformerConfig):
-    """q, k (normed over the full width, unrotated) and v of modulated tokens x, split into heads."""
+    """q, k (unrotated, normed over the full width) and v of modulated tokens x, in heads."""
     attn = block.self_attn
     q = heads(attn.norm_q(attn.q(x), config.eps), config)
     k = heads(attn.norm_k(attn.k(x), config.eps), config)
@@ -190,7 +213,10 @@ def self_attention_inputs(block: Block, x: Float[Array, "*b d"], config: Transfo
 def cross_attention(
     block: Block, x: Float[Array, "b s t d"], k, v, shot, config: TransformerConfig
 ) -> Float[Array, "b s t d"]:
-    """Attention of each segment's tokens to its own shot's prompt. k, v [b, shots, text, h, e]; shot [b, s] indexes shots."""
+    """Attention of each segment's tokens to its own shot's prompt.
+
+    k, v [b, shots, text, h, e]; shot [b, s] indexes shots.
+    """
     attn = block.cross_attn
     q = heads(attn.norm_q(attn.q(block.norm3(x, config.eps)), config.eps), config)
 
@@ -209,7 +235,7 @@ def feed_forward(block: Block, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 def head(
     model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"]
 ) -> Float[Array, "b s t v"]:
-    """Modulated norm and projection to patches, float32. Takes the time embedding itself, not its projection."""
+    """Modulated norm and projection to patches, float32. e is the time embedding, unprojected."""
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
     patches = all_gather_params(model.head)(

@@ -1,8 +1,9 @@
-"""Eight-bit matrices for generation: e4m3 numbers, a scale per output channel for weights and per token for what they are multiplied with.
+"""Eight-bit matrices for generation: e4m3, with a scale per weight column and per input token.
 
-Of a transformer, the matrices of the blocks are kept so: they are nearly all of its weights and of its arithmetic. Norms, modulation, embeddings and
-the head stay as they are. A product of two float8 matrices is what tensor cores compute at twice their rate in bfloat16; elsewhere it is the same
-numbers, widened first.
+Only the matrices of a transformer's blocks are in float8: they are nearly all of its weights and
+arithmetic. Norms, modulation, embeddings and the head keep their dtype. Tensor cores multiply two
+float8 matrices at twice the rate of bfloat16. Elsewhere the same numbers are widened before the
+product.
 """
 
 import jax
@@ -15,21 +16,24 @@ FLOAT8 = jnp.float8_e4m3fn
 
 
 def outside_blocks(dtype: str) -> str:
-    """What the networks' other parameters are kept in where the model's dtype is `dtype`."""
+    """The dtype of all other parameters when the model's dtype is `dtype`."""
     return "bfloat16" if dtype == "float8" else dtype
 
 
 def product(
     x: Float[Array, "*b i"], weight: Float[Array, "i o"], scale: Float[Array, " o"], dtype
 ) -> Float[Array, "*b o"]:
-    """x W for a float8 weight and the scale of its columns; x is made float8 on the way."""
+    """x W for a float8 weight with its columns' scales; x is quantised to float8 first."""
     x8, token_scale = rounded(x, FLOAT8, axes=-1)
     y = jnp.einsum("...i,io->...o", x8, weight, preferred_element_type=jnp.float32)
     return (y * token_scale * scale).astype(dtype)
 
 
 def quantize_blocks(transformer):
-    """The transformer with its blocks' matrices in float8; the other parameters are shared with the one given. One matrix at a time is widened."""
+    """Returns the transformer with its blocks' matrices in float8.
+
+    All other parameters are shared with the argument. Matrices are widened one at a time.
+    """
     transformer = jax.tree.map(lambda leaf: leaf, transformer)
     blocks = transformer.blocks
     matrices = [
@@ -44,7 +48,10 @@ def quantize_blocks(transformer):
 
 @jax.jit
 def columns(weight: Float[Array, "l i o"]) -> tuple[Array, Float[Array, "l o"]]:
-    """The layers' matrices as float8, and the scales of their columns; layer by layer, so that the float32 copy is one layer's."""
+    """The layers' matrices as float8, and their columns' scales.
+
+    Layer by layer, so that only one layer has a float32 copy at a time.
+    """
 
     def layer(matrix):
         weight, scale = rounded(matrix, FLOAT8, axes=0)

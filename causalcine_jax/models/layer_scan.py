@@ -1,4 +1,4 @@
-"""Layers one after the other, and what the backward pass keeps of them."""
+"""A scan over layers, and what the backward pass keeps of them."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,26 @@ from jaxtyping import Array
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.attention.packed_fields import ATTENDED
 
-# Kept of a layer that the backward pass recomputes: on a CPU what its kernel attended, since all else costs less to make again than to keep. Elsewhere nothing
-# has that name.
+# What the backward pass keeps of a recomputed layer. On a CPU it is the kernel's attention output:
+# all else costs less to recompute than to keep. On other platforms nothing has that name.
 KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 
 
 def scan_layers(
     body: Callable, x: Array, inputs, layers: int, taps: tuple[int, ...] = (), remat: int = 0
 ):
-    """Scans `body(x, inputs of a layer) -> (x, outputs)` over the layers. Returns x, stacked outputs, and x after each layer in `taps`.
+    """Scans `body(x, inputs of a layer) -> (x, outputs)` over the layers.
 
-    remat  layers that the backward pass recomputes together (`_scan`); 0: it keeps all that it needs
-    `UsageError` where a tap is no layer.
+    Args:
+      taps: layers after which x is returned too.
+      remat: layers that the backward pass recomputes together (`_scan`); 0: it keeps all that it
+        needs.
+
+    Returns:
+      x, the stacked outputs, and x after each layer in `taps`.
+
+    Raises:
+      UsageError: a tap is not a layer.
     """
     wrong = [tap for tap in taps if not 0 <= tap < layers]
     if wrong:
@@ -36,7 +44,10 @@ def scan_layers(
 
 
 def _scan(body, x, inputs, layers: int, remat: int):
-    """`jax.lax.scan` whose backward pass has x before every `remat`-th layer, and from there recomputes x before each of those layers, then each layer."""
+    """`jax.lax.scan` whose backward pass keeps x before every `remat`-th layer only.
+
+    From there it recomputes x before each layer of the group, then each layer.
+    """
     body = jax.checkpoint(body, prevent_cse=False, policy=KEPT) if remat else body
     groups = layers // remat if remat > 1 else 0
     if groups < 2:

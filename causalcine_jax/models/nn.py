@@ -1,8 +1,9 @@
-"""The few layers every network here is made of: typed parameter trees, nothing else.
+"""The basic layers of every network here, as typed parameter trees.
 
-This is the only file that decides how parameters are held (flax NNX). Modules keep `nnx.Param`s and static sizes; no caches,
-RNG, mesh or mode flags, and no nnx transform is used anywhere: `jax.jit`, `jax.lax.scan`, `jax.grad` act on the modules
-as plain pytrees. A layer computes in the dtype of its weights; norms compute in float32 (Wan2.1's rule).
+This is the only file that decides how parameters are held (flax NNX). Modules keep `nnx.Param`s and
+static sizes, but no caches, RNG, mesh or mode flags. No nnx transform is used anywhere: `jax.jit`,
+`jax.lax.scan` and `jax.grad` treat the modules as plain pytrees. A layer computes in the dtype of
+its weights; norms compute in float32 (Wan2.1's rule).
 """
 
 import jax
@@ -30,7 +31,10 @@ def xavier_uniform(key, shape, fan_in: int, fan_out: int) -> Array:
 
 
 class Linear(Module):
-    """y = x W + b with W [in, out]; computes in W's dtype. Where there is a `scale`, W is float8 (models/float8.py) and y has b's dtype."""
+    """y = x W + b with W [in, out], computed in W's dtype.
+
+    With a `scale`, W is float8 (models/float8.py) and y has b's dtype.
+    """
 
     def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True, std: float | None = None):
         weight = (
@@ -59,13 +63,16 @@ class Linear(Module):
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
     def quantize(self) -> None:
-        """Holds the weight, of stacked layers, in float8 from now on."""
+        """Converts the weight, of stacked layers, to float8 in place."""
         weight, scale = float8.columns(self.weight[...])
         self.weight, self.scale = Param(weight), nnx.data(Param(scale))
 
 
 def _has_own_product(weight: Array) -> bool:
-    """Whether the CPU's kernel multiplies this weight. Under a mesh XLA does: it cuts its own products only."""
+    """Whether the CPU's kernel multiplies this weight.
+
+    Under a mesh XLA does, because it can shard only its own products.
+    """
     return (
         platform() == "cpu"
         and weight.ndim == 2
@@ -75,7 +82,10 @@ def _has_own_product(weight: Array) -> bool:
 
 
 class RMSNorm(Module):
-    """x / rms(x) * weight over the last axis; statistics in float32, then cast back before the weight (Wan2.1 WanRMSNorm)."""
+    """x / rms(x) * weight over the last axis (Wan2.1 WanRMSNorm).
+
+    Statistics are float32; the result is cast back before the product with the weight.
+    """
 
     def __init__(self, dim: int):
         self.weight = Param(jnp.ones((dim,)))
@@ -109,16 +119,21 @@ def layer_norm(x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
 
 
 def stack_init(make, count: int, key):
-    """`count` copies of the module `make(key)`, each initialised by its own key, parameters stacked on a leading axis."""
+    """`count` modules `make(key)`, each with its own key, stacked on a leading axis."""
     return jax.vmap(make)(jax.random.split(key, count))
 
 
-# Wan2.1 computes these in float32 (facts of `wan/modules/model.py`): they steer every token, and rounding them shows.
+# Wan2.1 computes these in float32 (`wan/modules/model.py`): they affect every token, so rounding
+# them is visible.
 FLOAT32_PARTS = ("norm", "modulation", "time_embedding", "time_projection")
 
 
 def cast_weights(tree, dtype):
-    """Networks in the dtype they compute in: weights in `dtype`; norms, modulation, time embedding and the transformer's head in float32."""
+    """Casts networks to the dtypes that they compute in.
+
+    Norms, modulation, the time embedding and the transformer's head stay as they are, in float32;
+    all other weights get `dtype`.
+    """
 
     def cast(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,9 +1,12 @@
-"""The pass through the transformer: segments in, velocities out. Training and streaming are this one function.
+"""The pass through the transformer: segments in, velocities out, for training and for streaming.
 
-A segment is a chunk of tokens with its own time and prompt. It attends to itself and to its receptive
-field in a history of clean frames. The history is either the clean segments of the same pass (the
-packed pass of paper 3.2: N clean and N noisy chunks in one forward) or a `KVCache` (streaming: one
-segment). No mask over the packed sequence exists: the paper's four quadrants follow from the indices.
+A segment is a chunk of tokens with its own time and prompt. It attends to itself and to its
+receptive field in a history of clean frames. The history is either of two:
+
+* the clean segments of the same pass: the packed pass of paper 3.2, N clean and N noisy chunks;
+* a `KVCache`: streaming, one segment.
+
+There is no mask over the packed sequence: the paper's four quadrants follow from the indices.
 """
 
 import dataclasses
@@ -30,16 +33,16 @@ from causalcine_jax.parallel.ulysses import over_heads
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """The chunks of one pass, S of them, of B films.
+    """The S chunks of one pass, of B films.
 
     latents      S * C latent frames
     t            noise time 0..1000 of each segment
     chunk_index  each segment's chunk in the film, from 0
-    shot         which prompt of the text each segment is under
-    clean        how many segments, the first ones, are the history of all others (chunks 0.. in order)
-    output_from  the first segment that gets velocity and features; None: the one after the clean ones
-    field        the receptive fields to use; None: every layer chooses. Top-k is discontinuous, so two
-                 passes are comparable only under the same choice.
+    shot         index of each segment's prompt in the text
+    clean        how many segments, from the first, are the others' history (chunks 0.. in order)
+    output_from  first segment with velocity and features; None: the first noisy one
+    field        the receptive fields to use; None: every layer chooses. Top-k is discontinuous, so
+                 two passes are comparable only under the same choice
     """
 
     latents: Float[Array, "b f h w c"]
@@ -54,10 +57,10 @@ class Segments:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PassOutput:
-    """velocity of the noisy segments; where asked for, the last segment's k and v, features, fields.
+    """Velocity of the noisy segments; on request also the last segment's k and v, features, fields.
 
-    field.* have leading axes [layers, segments, batch]. With a pool in host memory, `retrieved` goes
-    with k and v: values of the frames that memory brought over, the last of the field's.
+    field.* have leading axes [layers, segments, batch]. With a pool in host memory, `retrieved`
+    comes with k and v. It holds the values of the frames that memory retrieved, the field's last.
     """
 
     velocity: Float[Array, "b f h w c"]
@@ -79,21 +82,22 @@ def teacher_forced(
     *,
     first: int | Int[Array, ""] | None = None,
 ):
-    """Velocity of noisy chunks given the clean chunks before each, in one forward (paper Eq. 4 and 5).
+    """Velocity of noisy chunks given the clean chunks before each, in one forward (paper Eq. 4, 5).
 
     Args:
-      clean: the film's N * C clean latent frames, or a pool that holds the clean chunks already.
+      clean: the film's N * C clean latent frames, or a pool that already holds the clean chunks.
       noisy: all of the film's N chunks, or M of them, as latent frames.
-      t: noise time 0..1000: a scalar, [B] (one per film, the paper's) or [B, M] (one per noisy chunk).
-      text: the prompts' embeddings per shot, zero beyond each prompt's tokens; padded to text_len inside.
-      shot_of_chunk: which shot's prompt a chunk is under, for its clean and its noisy copy alike.
-      first: which chunk `noisy` begins with, from 0; None: it is the film's last M.
+      t: noise time 0..1000: a scalar, [B] (per film, as in the paper) or [B, M] (per noisy chunk).
+      text: the prompts' embeddings per shot, zero beyond each prompt's tokens. It is padded to
+        text_len here.
+      shot_of_chunk: each chunk's shot, whose prompt its clean and noisy copies get.
+      first: index of the first chunk in `noisy`, from 0; None: `noisy` is the film's last M.
 
     Returns:
-      The velocity of `noisy`; with config.features (velocity, features [B, M, C*P, D] of each layer).
+      The velocity of `noisy`. With config.features: (velocity, features [B, M, C*P, D] per layer).
 
     Raises:
-      UsageError: the shapes do not fit together.
+      UsageError: the shapes are inconsistent.
     """
     batch, chunks = shot_of_chunk.shape
     given = _chunks(noisy, shot_of_chunk, config.chunk_frames)
@@ -129,11 +133,11 @@ def noisy_causal(
     shot_of_chunk: Int[Array, "b n"],
     config: PassConfig = PassConfig(),
 ):
-    """Velocity of the film's every chunk, where a chunk's history is the *noisy* chunks before it.
+    """Velocity of all of the film's chunks, where the history is the *noisy* chunks before each.
 
-    One stream instead of two: nothing clean enters, so a film of pure noise tells nothing about itself.
-    Every chunk has the bounded field of a noisy chunk, whatever memory.route_clean. Arguments, return
-    value and errors otherwise as of `teacher_forced`.
+    The pass has one stream instead of two. No clean chunk enters, so a film of pure noise reveals
+    nothing about itself. Every chunk has the bounded field of a noisy chunk, for any
+    memory.route_clean. Arguments, return value and errors are otherwise those of `teacher_forced`.
     """
     batch, chunks = shot_of_chunk.shape
     if _chunks(noisy, shot_of_chunk, config.chunk_frames) != chunks:
@@ -149,7 +153,7 @@ def noisy_causal(
 
 
 def _chunks(noisy, shot_of_chunk, chunk_frames: int) -> int:
-    """How many chunks `noisy` holds, of a film with those shots."""
+    """The number of chunks in `noisy`, after checking it against the shots."""
     batch, frames = noisy.shape[:2]
     if frames % chunk_frames:
         raise UsageError(f"{frames} latent frames are not whole chunks of {chunk_frames}")
@@ -172,9 +176,10 @@ def whole_film(
     t: Float[Array, " b"],
     text: Float[Array, "b tokens text_dim"] | TextContext,
 ) -> Float[Array, "b f h w c"]:
-    """Velocity by bidirectional Wan2.1: the film as one chunk with no history, under one prompt.
+    """Velocity by bidirectional Wan2.1: the film as one chunk without history, under one prompt.
 
-    The text is one prompt per film, embedded by the text encoder, or already made ready for the layers.
+    Args:
+      text: one prompt per film, as text encoder output or as keys and values (`dit.embed_text`).
     """
     batch, frames = x.shape[:2]
     if not isinstance(text, TextContext):
@@ -194,10 +199,11 @@ def transformer_pass(
     history: KVCache | None = None,
     keep: tuple[str, ...] = (),
 ) -> PassOutput:
-    """All segments through all layers.
+    """Runs all segments through all layers.
 
-    history  a pool of clean chunks in place of clean segments
-    keep     what is returned besides: "kv", keys and values of the last segment; "field", the fields
+    Args:
+      history: a pool of clean chunks, used instead of clean segments.
+      keep: further outputs: "kv", the last segment's keys and values; "field", the fields.
 
     Raises:
       UsageError: several segments would read a pool in host memory.

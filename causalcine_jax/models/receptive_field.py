@@ -1,11 +1,13 @@
-"""Which history frames a chunk attends to: the window, then what the memory policy retrieves (paper 3.3, Eq. 6 to 9).
+"""Which history frames a chunk attends to: the window, and what memory retrieves (paper 3.3).
 
-This file is the whole of content-aware memory routing. Its answer is a list of indices into a pool of history frames, newest
-first, with the number of valid entries; the packed training pass and the streaming rollout both call it, so they cannot
-disagree. What is missing early in a film is a suffix of the list, so attention needs a length and never a mask.
+This file is all of content-aware memory routing (paper Eq. 6 to 9). Its result is a list of indices
+into a pool of history frames, newest first, with the number of valid entries. The packed training
+pass and the streaming rollout both call it, so they cannot disagree. Invalid entries, which occur
+early in a film, are at the end of the list. Attention therefore needs a length and never a mask.
 
-Life of a list: distance of every pool frame to the chunk -> window by distance -> top-K of the rest by the policy's score
--> sorted by distance. Because the order is newest first, a frame's index in the list is its block-relative slot (less the chunk's own frames).
+How a list is made: distance of every pool frame to the chunk -> window by distance -> top-K of the
+rest by the policy's score -> sort by distance. Because the order is newest first, a frame's index
+in the list is its block-relative slot, less the chunk's own frames.
 """
 
 import dataclasses
@@ -25,10 +27,11 @@ FAR = jnp.iinfo(jnp.int32).max
 class ReceptiveField:
     """The history part of a chunk's receptive field, newest frame first.
 
-    frame   which frame slot of the pool; entries from `length` on are arbitrary but in range
-    slot    the frame's place in the field, counted back from the chunk's newest frame: its temporal RoPE index
-    time    the frame's index in the film, -1 from `length` on (for reports: "what did memory retrieve")
-    length  how many entries are valid
+    frame   frame slot in the pool; entries from `length` on are arbitrary but in range
+    slot    temporal RoPE index: the frame's place in the field, counted back from the chunk's
+            newest frame
+    time    the frame's index in the film, -1 from `length` on (reports show what memory retrieved)
+    length  number of valid entries
     """
 
     frame: Int[Array, "*b r"]
@@ -37,7 +40,7 @@ class ReceptiveField:
     length: Int[Array, "*b"]
 
     def first(self, frames: int) -> "ReceptiveField":
-        """Its nearest `frames` frames."""
+        """The nearest `frames` frames of the field."""
         return ReceptiveField(
             *(entries[..., :frames] for entries in (self.frame, self.slot, self.time)),
             jnp.minimum(self.length, frames),
@@ -107,7 +110,10 @@ def _score(
     chunk: Int[Array, ""],
     chunk_frames: int,
 ) -> Float[Array, " f"]:
-    """How much a policy wants each frame. No gradient passes: top-k is a choice, learned through attention alone (paper 3.3)."""
+    """A policy's score of each frame.
+
+    No gradient passes: top-k is a choice, learned through attention alone (paper 3.3).
+    """
     if policy == "sink":  # the film's first frames
         return -time.astype(jnp.float32)
     if policy == "random":
@@ -118,7 +124,10 @@ def _score(
 
 
 def _blind(time: Int[Array, " f"], chunk: Int[Array, ""]) -> Float[Array, " f"]:
-    """Numbers in [0, 1) that look random and depend on frame and chunk alone: all layers, films and passes draw the same frames."""
+    """Pseudo-random scores in [0, 1) that depend only on frame and chunk.
+
+    All layers, films and passes therefore draw the same frames.
+    """
     mixed = time.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ chunk.astype(
         jnp.uint32
     ) * jnp.uint32(0x85EBCA77)
@@ -130,7 +139,10 @@ def _blind(time: Int[Array, " f"], chunk: Int[Array, ""]) -> Float[Array, " f"]:
 def _spread(
     score: Float[Array, " f"], time: Int[Array, " f"], chunk_frames: int
 ) -> Float[Array, " f"]:
-    """The same order, but the best frame of every chunk before any chunk's second: neighbours in one shot look alike."""
+    """Ranks by score, but every chunk's best frame comes before any chunk's second.
+
+    Frames next to each other in a shot look alike.
+    """
     order = jnp.argsort(jnp.argsort(score)).astype(jnp.float32)
     same_chunk = time[:, None] // chunk_frames == time[None, :] // chunk_frames
     better = jnp.sum(

@@ -1,8 +1,11 @@
-"""Rotary positions over (time, height, width), to float64 accuracy (Wan2.1 `wan/modules/model.py` rope_apply).
+"""Rotary positions over (time, height, width), to float64 accuracy.
 
-Time is a *slot*: how many frames a frame lies behind the newest frame of the chunk that attends (own chunk C-1..0, then history).
-RoPE only sees differences, so counting back from the chunk gives the same scores as Wan's absolute indices, the query's
-rotation never changes, and a history of any length leaves no hole. Channel pairs are interleaved (x[2i], x[2i+1]).
+Source: Wan2.1 `wan/modules/model.py` rope_apply. Channel pairs are interleaved (x[2i], x[2i+1]).
+
+Time is a *slot*: how many frames a frame is behind the newest frame of the attending chunk. The
+chunk's own frames have slots C-1..0, and history follows. RoPE depends only on differences, so
+counting back from the chunk gives the same scores as Wan's absolute indices. The query's rotation
+never changes, and a history of any length leaves no gap.
 """
 
 import functools
@@ -12,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 BASE = 10000.0
-FINE = 512  # slots are split as COARSE * FINE + fine: two small exact tables instead of one of MAX_SLOTS rows
+# Slots are split as coarse * FINE + fine: two small exact tables instead of one of MAX_SLOTS rows.
+FINE = 512
 COARSE = 512
 MAX_SLOTS = FINE * COARSE
 
@@ -52,13 +56,16 @@ def _space_angles(height: int, width: int, head_dim: int) -> tuple[np.ndarray, n
 def rotation(
     slots: Int[Array, "*r"], grid: tuple[int, int], head_dim: int
 ) -> tuple[Float[Array, "*r p c"], Float[Array, "*r p c"]]:
-    """cos and sin of every token of frames at `slots` (0 <= slot < MAX_SLOTS); c = head_dim / 2 pairs, P = grid height * width."""
+    """cos and sin of every token of frames at `slots`, 0 <= slot < MAX_SLOTS.
+
+    c = head_dim / 2 pairs; P = grid height * width.
+    """
     height, width = grid
     dim_t = axis_dims(head_dim)[0]
     cos_coarse, sin_coarse, cos_fine, sin_fine = (jnp.asarray(t) for t in _time_tables(dim_t))
     coarse, fine = slots // FINE, slots % FINE
     a, b, c, d = cos_coarse[coarse], sin_coarse[coarse], cos_fine[fine], sin_fine[fine]
-    # Counting back: the frame's time is -slot, hence the minus on the sine.
+    # The frame's time is -slot, hence the minus sign of the sine.
     cos_t, sin_t = a * c - b * d, -(a * d + b * c)
     tokens = height * width
     cos_s, sin_s = _space_angles(height, width, head_dim)
@@ -75,7 +82,10 @@ def rotation(
 def rotate(
     x: Float[Array, "*b r p h d"], cos: Float[Array, "*b r p c"], sin: Float[Array, "*b r p c"]
 ) -> Float[Array, "*b r p h d"]:
-    """Rotates each interleaved channel pair of x by its token's angle; computed in float32, returned in x's dtype."""
+    """Rotates each interleaved channel pair of x by its token's angle, in float32.
+
+    The result has x's dtype.
+    """
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[..., None, :], sin[..., None, :]

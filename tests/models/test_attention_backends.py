@@ -1,5 +1,8 @@
-"""Accelerators' attention, seen without them: what cuDNN is asked for (XLA's attention is in its place, and refuses what cuDNN's backward pass does),
-and the TPU's kernel, interpreted."""
+"""Accelerators' attention without the accelerators: the arguments for cuDNN, and the TPU's kernel.
+
+XLA's attention replaces cuDNN and refuses what cuDNN's backward pass refuses. The TPU's kernel is
+interpreted.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ def test_cudnn_is_given_even_lengths_and_both_of_them_batched(monkeypatch):
     def kernel(q, k, v, *, query_seq_lengths=None, key_value_seq_lengths=None, implementation):
         assert q.shape[1] % 2 == k.shape[1] % 2 == 0 and implementation == "cudnn"
         asked.append((q.shape[1], jnp.shape(query_seq_lengths), jnp.shape(key_value_seq_lengths)))
-        # Under vmap both are batched or neither is, or cuDNN's rule for batches cannot join them.
+        # Under vmap both must be batched or neither, or cuDNN's batching rule fails.
         assert isinstance(query_seq_lengths, jax.core.Tracer) == isinstance(
             key_value_seq_lengths, jax.core.Tracer
         )
@@ -85,7 +88,8 @@ def test_splash_in_several_blocks_is_xlas_attention_forward_and_backward(monkeyp
     assert abs(value - wanted) < 0.02 * jnp.linalg.norm(weights)
     for got, true in zip(gradients, true_gradients, strict=True):
         assert jnp.linalg.norm(got.astype(jnp.float32) - true) < 0.01 * jnp.linalg.norm(true)
-    # Two products forward, and seven backward, of which scores and their gradient are each done twice. Padding is work.
+    # Two products forward and seven backward, where scores and their gradient are computed twice.
+    # Padding counts as work.
     assert program_flops(traced.jaxpr) == pytest.approx(
         (2 + 7) * 2 * segments * films * heads * 256 * 512 * 128, rel=1e-3
     )

@@ -1,4 +1,4 @@
-"""Convolutions of the VAE: the CPU's kernel and the rearranged ones against XLA's plain convolutions, values and gradients."""
+"""The VAE's convolutions, by our CPU kernel and rearranged, against XLA's: values, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ AROUND = ((1, 1), (1, 1))
 
 @pytest.fixture(params=["own kernel", "XLA"])
 def path(request, monkeypatch):
-    """Both ways of a CPU."""
+    """Both implementations on a CPU."""
     if request.param == "XLA":
         monkeypatch.setattr(convolution, "convolves", lambda dtype: False)
     elif cpu_kernels.kernels() is None:

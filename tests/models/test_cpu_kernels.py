@@ -1,4 +1,4 @@
-"""The CPU's own kernels against XLA's arithmetic, and what happens where they cannot be made."""
+"""The CPU's own kernels against XLA's arithmetic, and the fallback where none compile."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def relative(a, b):
 
 @pytest.fixture
 def made():
-    """The kernels, which a machine without a compiler has not."""
+    """The kernels; skips on a machine without a compiler."""
     if cpu_kernels.kernels() is None:
         pytest.skip(cpu_kernels.missing())
     return cpu_kernels.kernels()

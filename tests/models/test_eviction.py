@@ -1,4 +1,4 @@
-"""Which chunk a full pool gives up: by hand, what routing keeps on retrieving stays and the oldest unused chunk goes."""
+"""Which chunk a full pool drops, by hand: the oldest unused one, never one still retrieved."""
 
 import dataclasses
 
@@ -33,7 +33,10 @@ MEMORY = MemoryConfig(
 
 
 def test_what_memory_keeps_retrieving_outlives_the_oldest():
-    """A pool of 5 one-frame chunks: the sink 0, the window, and three. Queries always like chunk 2, else the newest that they may have."""
+    """A pool of 5 one-frame chunks: the sink 0, the window, and three.
+
+    Queries always prefer chunk 2, otherwise the newest available.
+    """
     width = (CONFIG.num_heads, CONFIG.head_dim)
     key_of = lambda i: jnp.full((CONFIG.num_layers, 2, 1, 1, *width), 9.0 if i == 2 else 0.01 * i)
 
@@ -58,7 +61,8 @@ def test_what_memory_keeps_retrieving_outlives_the_oldest():
 
     held, usage = film(MEMORY)
     assert held[4] == [0, 1, 2, 3, 4]  # full
-    # Chunk 2 sees 0, 3 sees 1: the newest outside the window; from chunk 4 on, memory wants chunk 2 alone.
+    # Chunk 2 sees 0, 3 sees 1: the newest outside the window. From chunk 4 on, memory retrieves
+    # only chunk 2.
     assert usage[2] == pytest.approx({-1: 0, 0: RATE, 1: 0, 2: RATE})
     assert usage[3][1] == pytest.approx(RATE) and usage[3][0] == pytest.approx(0.9 * RATE)
     assert usage[3][3] == pytest.approx(
@@ -113,7 +117,8 @@ def test_usage_is_a_mean_over_layers_films_and_frames():
     after, newcomer = counted(
         pool, field, jnp.int32(6), MemoryConfig(window_chunks=2, memory_frames=3)
     )
-    # Chunks 4 and 5 are the window. Chunk 0 was retrieved as 2 + 1 + 1 of 4 x 3 frames, chunk 1 as 1 + 3.
+    # Chunks 4 and 5 are the window. Chunk 0 was retrieved as 2 + 1 + 1 of 4 x 3 frames, chunk 1 as
+    # 1 + 3.
     assert after.usage.tolist() == pytest.approx([0.5, 0.45 + 0.1 * 4 / 12, 0.1 * 4 / 12, 0.25])
     assert float(newcomer) == pytest.approx((0.45 + 0.2 * 4 / 12) / 2)
 

@@ -1,13 +1,12 @@
-"""The CPU's kernel for a packed pass against attending segment by segment: values, gradients, the fields."""
+"""The CPU's kernel for a packed pass against attention segment by segment: values and gradients."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from causalcine_jax.config import MemoryConfig, PassConfig
-from causalcine_jax.models.attention import segments
+from causalcine_jax.models.attention import segments as attention_segments
 from causalcine_jax.models.attention.backends import _own_kernel, _xla_cpu
-from causalcine_jax.models.attention.segments import Shared
 from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cache.kv_cache import describe
 from causalcine_jax.models.cpu import kernels as cpu_kernels
@@ -26,11 +25,15 @@ CASES = {
 
 
 def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
-    """A function of q, k, v: (a weighted sum of what was attended, (that, fields' frames)), and q, k, v."""
-    tokens, count, clean = grid[0] * grid[1], 2 * chunks - 1, chunks - 1
+    """A function of q, k, v and its arguments.
+
+    It returns (a weighted sum of the attention, (the attention, the fields' frames)).
+    """
+    tokens, segments, clean = grid[0] * grid[1], 2 * chunks - 1, chunks - 1
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, weight = (
-        jax.random.normal(key, (films, count, chunk_frames * tokens, 2, head_dim)) for key in keys
+        jax.random.normal(key, (films, segments, chunk_frames * tokens, 2, head_dim))
+        for key in keys
     )
     index = jnp.concatenate([jnp.arange(clean), jnp.arange(chunks)]).astype(jnp.int32)
     own = rotation(jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32), grid, head_dim)
@@ -40,8 +43,9 @@ def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
         past = History(
             pool_k, pool_v, describe(pool_k), jnp.arange(clean * chunk_frames, dtype=jnp.int32)
         )
-        shared = Shared(index, own, grid, clean, PassConfig(memory, chunk_frames))
-        out, field, _ = segments.attend_segments(q, k, v, past, None, shared)
+        config = PassConfig(memory, chunk_frames)
+        shared = attention_segments.Shared(index, own, grid, clean, config)
+        out, field, _ = attention_segments.attend_segments(q, k, v, past, None, shared)
         return jnp.sum(out * weight), (out, field.time)
 
     return jax.jit(jax.value_and_grad(attend, argnums=(0, 1, 2), has_aux=True)), (q, k, v)
@@ -56,7 +60,7 @@ def _close(new, old):
 def test_a_packed_pass_is_the_same_as_segment_by_segment(case, monkeypatch):
     attend, operands = _packed(*case)
     (_, (out, fields)), gradients = attend(*operands)
-    monkeypatch.setattr(segments, "fits", lambda *_: False)
+    monkeypatch.setattr(attention_segments, "fits", lambda *_: False)
     attend, operands = _packed(*case)
     (_, (expected, expected_fields)), expected_gradients = attend(*operands)
     assert (fields == expected_fields).all()
@@ -72,9 +76,8 @@ def test_gradients_of_attention_are_those_of_xla(lengths):
         jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes.values())
     )
     lengths = None if lengths is None else jnp.asarray(lengths, jnp.int32)
-    weight = (
-        weight if lengths is None else weight * (lengths > 0)[:, None, None, None]
-    )  # without a key XLA's is arbitrary
+    if lengths is not None:  # without a key, XLA's result is arbitrary
+        weight = weight * (lengths > 0)[:, None, None, None]
     gradients = lambda attend: jax.jit(
         jax.grad(lambda *x: jnp.sum(attend(*x, lengths) * weight), argnums=(0, 1, 2))
     )(q, k, v)
@@ -88,7 +91,7 @@ def test_what_the_kernel_cannot_attend_goes_segment_by_segment():
         jnp.zeros((1, 3, 4, 2, 32), dtype), jnp.zeros((1, 3, 4, 2, 32), dtype), None, jnp.arange(3)
     )
     q = jnp.zeros((1, 2, 12, 2, 32))
-    assert segments.fits(q, past(jnp.float32), MemoryConfig())
-    assert not segments.fits(q.astype(jnp.bfloat16), past(jnp.bfloat16), MemoryConfig())
-    assert not segments.fits(q[..., :12], past(jnp.float32), MemoryConfig())
-    assert not segments.fits(q, past(jnp.float32), MemoryConfig(positions="absolute"))
+    assert attention_segments.fits(q, past(jnp.float32), MemoryConfig())
+    assert not attention_segments.fits(q.astype(jnp.bfloat16), past(jnp.bfloat16), MemoryConfig())
+    assert not attention_segments.fits(q[..., :12], past(jnp.float32), MemoryConfig())
+    assert not attention_segments.fits(q, past(jnp.float32), MemoryConfig(positions="absolute"))

@@ -1,4 +1,4 @@
-"""Matrices of eight bits: products keep their size column by column, a transformer its answer, and a film says that it was made so."""
+"""Matrices of eight bits: products stay close per column, a transformer's output too."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ def test_a_product_keeps_small_columns_and_small_tokens():
     assert weight8.dtype == jnp.float8_e4m3fn and got.dtype == jnp.float32 and scale.shape == (1, 3)
     assert np.all(got[:, 4] == 0)
     sizes = np.linalg.norm(x[:, :4], axis=-1)[..., None] * np.linalg.norm(weight, axis=0)
-    # Three bits behind the point: a product of 64 terms is off by about 0.026 of |x| |w| / sqrt(64) for each of the two.
+    # With three bits of mantissa, a product of 64 terms is off by about 0.026 of |x| |w| / sqrt(64)
+    # for each of the two.
     error = np.abs(got[:, :4] - exact[:, :4]) / (sizes / 8)
     assert 0.005 < np.sqrt(np.mean(np.square(error))) < 0.05
 
@@ -58,9 +59,14 @@ def test_a_quantized_transformer_answers_about_the_same():
 def test_a_folder_is_loaded_so_and_films(tmp_path):
     model = tiny_model()
     save_model(
-        tmp_path, transformer=model.transformer, vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer,
-        dtype=jnp.float32, metadata=model.defaults(),
-    )  # fmt: skip
+        tmp_path,
+        transformer=model.transformer,
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        dtype=jnp.float32,
+        metadata=model.defaults(),
+    )
     loaded = load_model(tmp_path, "float8")
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.transformer)}
     assert (

@@ -1,4 +1,4 @@
-"""A TPU's way to frames of a pool: the kernel copies the rows that it is asked for, and a pass that reads its history so is the same pass."""
+"""A TPU's gather of a pool's frames: the kernel copies the given rows; a pass with it is equal."""
 
 from functools import partial
 

@@ -1,6 +1,7 @@
-"""Our networks against outputs of other people's implementations (made by tests/parity/make_goldens_*.py), without torch.
+"""Our networks against outputs of other implementations (tests/parity/make_goldens_*.py).
 
-The weights travel as safetensors under the original Wan2.1 keys, so the key tables and the loaders are compared too.
+Torch is not needed. The weights are safetensors under the original Wan2.1 keys, so the key tables
+and the loaders are compared too.
 """
 
 import json
@@ -17,7 +18,7 @@ from causalcine_jax.models.packed import whole_film
 
 
 def goldens(name: str, folder: Path):
-    """The arrays of a golden file, and `folder` made a model folder of its weights."""
+    """The arrays of a golden file; writes its weights to `folder` as a model folder."""
     with np.load(GOLDENS / name) as file:
         arrays = dict(file)
     save_file(

@@ -1,4 +1,4 @@
-"""What only a GPU can show: cuDNN attention agrees with XLA's, with lengths, under vmap, forward and backward; a chunk in bfloat16."""
+"""On a GPU: cuDNN attention equals XLA's, with lengths, under vmap, both passes; bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_packed_pass_in_bfloat16_is_close_to_float32():
         jax.random.normal(jax.random.key(3), (1, 2, 12, 32)),
         jnp.asarray([[0, 0, 0, 1, 1, 1]]),
     )
-    # With no memory to choose, both precisions see the same frames.
+    # With nothing to retrieve, both precisions see the same frames.
     run = lambda m: teacher_forced(
         m, clean, noisy, 500.0, text, shot, PassConfig(MemoryConfig(policy="sink", memory_frames=3))
     )

@@ -1,4 +1,4 @@
-"""The pool: eviction by whole chunks, commits in place, one compilation, flat memory over a long film."""
+"""The pool: eviction by chunks, commits in place, one compilation, flat memory over a long film."""
 
 import jax
 import jax.numpy as jnp

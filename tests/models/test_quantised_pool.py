@@ -1,4 +1,4 @@
-"""A pool of keys and values in a byte each: rounding by hand, a rollout that hardly differs, a quarter of the bytes, still one program in place."""
+"""A pool quantised to one byte: rounding by hand, a close rollout, a quarter of the bytes."""
 
 import functools
 
@@ -79,7 +79,7 @@ def test_a_rollout_differs_a_little_takes_a_quarter_and_is_one_program_in_place(
     exact = outs["same"].velocity
     pool = pools["int8"]
     assert isinstance(pool.k, Quantised) and pool.descriptors.dtype == jnp.float32
-    # What the first layer stores does not depend on history, so it is the same, and what it retrieves.
+    # What the first layer stores and retrieves does not depend on history, so it is the same.
     np.testing.assert_array_equal(pool.descriptors[0], pools["same"].descriptors[0])
     np.testing.assert_array_equal(outs["int8"].field.time[0], outs["same"].field.time[0])
     off = float(jnp.linalg.norm(outs["int8"].velocity - exact) / jnp.linalg.norm(exact))

@@ -1,4 +1,4 @@
-"""TAEHV in the VAE's place: a stream is the whole, files are read or refused, and films are decoded by it. Numbers: tests/parity."""
+"""TAEHV in the VAE's place: streaming, loading, refusals and decoding. Numbers: tests/parity."""
 
 import dataclasses
 
@@ -37,7 +37,10 @@ def tensors(decoder):
 
 
 def test_the_keys_are_those_of_taew2_1(tensors):
-    """Shapes of torch's modules: 23 layers, of which 1, 8, 14, 20 and 22 are convolutions and 7, 13 and 19 make frames grow."""
+    """Shapes of torch's modules, 23 layers.
+
+    Convolutions are 1, 8, 14, 20 and 22; layers 7, 13 and 19 multiply the frames.
+    """
     found = {key: value.shape for key, value in tensors.items() if key.startswith("decoder.")}
     assert len(found) == 2 + 3 * (3 * 3 * 2 + 2) + 2
     assert (
@@ -82,7 +85,8 @@ def test_a_file_is_read_and_what_does_not_fit_is_listed(decoder, tensors, tmp_pa
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(
         DataError,
-        match=r"(?s)2 of its tensors do not fit.*misshapen  decoder.1.weight .*missing    decoder.8.weight",
+        match=r"(?s)2 of its tensors do not fit.*misshapen  decoder.1.weight "
+        r".*missing    decoder.8.weight",
     ):
         load_tiny_decoder(tmp_path / "wrong.safetensors")
     with pytest.raises(DataError, match=r"no tiny decoder at .*none\.pth: there is no such file"):
@@ -93,7 +97,7 @@ def test_it_decodes_a_film_in_the_vaes_place(decoder):
     model = tiny_model(tiny_decoder=decoder)
     director = Director(model, Story((Shot("Mia waves.", chunks=2),)), pool=PoolConfig(9))
     made = [chunk.frames.shape for chunk in director]
-    # The test's VAE enlarges 4 times, TAEHV 8 times.
+    # The test's VAE upsamples by 4, TAEHV by 8.
     assert made == [
         (9, 2 * SIZE.height, 2 * SIZE.width, 3),
         (12, 2 * SIZE.height, 2 * SIZE.width, 3),
@@ -113,7 +117,8 @@ def test_another_vaes_latents_are_refused(tensors, tmp_path):
     save_model(tmp_path / "other", vae=model.vae, metadata=model.defaults(), **folder)
     with pytest.raises(
         UsageError,
-        match=r"taew2_1.safetensors decodes Wan2.1's latents, and those of .*other are of another VAE",
+        match=r"taew2_1.safetensors decodes Wan2.1's latents, "
+        r"and those of .*other are of another VAE",
     ):
         load_model(tmp_path / "other", tiny_decoder=tmp_path / "taew2_1.safetensors")
     wan.cfg = dataclasses.replace(wan.cfg, mean=VAEConfig().mean, std=VAEConfig().std)

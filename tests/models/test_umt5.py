@@ -37,7 +37,8 @@ def batch(lengths, length, seed=0):
 
 
 def test_buckets_by_hand():
-    # 8 buckets: 0..3 for keys at or before the query, 4..7 after it; distances 0 and 1 exact, then 2..5 and 6.. share one each.
+    # 8 buckets: 0..3 for keys at or before the query, 4..7 after it. Distances 0 and 1 are exact;
+    # 2..5 share a bucket, and 6.. another.
     row = relative_buckets(9, 8, 16)[4]
     assert row.tolist() == [2, 2, 2, 1, 0, 5, 6, 6, 6]
     first = relative_buckets(40, 8, 16)[0]
@@ -55,7 +56,7 @@ def test_padding_rows_are_zero_and_padding_changes_nothing(encoder):
     ids, mask = batch([5, 3], 5)
     short = encode(encoder, ids, mask)
     padded_ids, padded_mask = (np.pad(x, ((0, 0), (0, 4))) for x in (ids, mask))
-    padded_ids[padded_mask == 0] = 7  # what stands in the padding does not matter
+    padded_ids[padded_mask == 0] = 7  # values in the padding do not matter
     long = encode(encoder, padded_ids, padded_mask)
     assert short.shape == (2, 5, 16) and not np.asarray(long)[padded_mask == 0].any()
     np.testing.assert_allclose(long[:, :5], short, atol=1e-5)

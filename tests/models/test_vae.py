@@ -102,7 +102,10 @@ def test_conv3d_by_frames_equals_conv3d(monkeypatch):
 
 
 def test_the_first_frame_is_not_doubled_and_not_seen_by_the_second():
-    """Upsample by hand: time_conv gives (a, b) = (x + 10 x_before, -x); frame 0 stays, frame 1 sees zeros before it."""
+    """Upsample by hand: time_conv gives (a, b) = (x + 10 x_before, -x).
+
+    Frame 0 is not doubled; frame 1 sees zeros before it.
+    """
     layer = random_weights(lambda key: vae_layers.Upsample(2, temporal=True, key=key), 0)
     layer = jax.tree.map(jnp.zeros_like, layer)
     weight = np.zeros((3, 1, 1, 2, 4), np.float32)
@@ -124,7 +127,10 @@ def test_the_first_frame_is_not_doubled_and_not_seen_by_the_second():
 
 
 def test_downsample_keeps_the_first_frame_and_halves_the_rest():
-    """By hand: time_conv sums 1, 10 and 100 times three frames; its windows begin at frames 0, 2, ... of the film."""
+    """Downsample by hand: time_conv sums 1, 10 and 100 times three frames.
+
+    Its windows begin at frames 0, 2, ... of the film.
+    """
     layer = random_weights(lambda key: vae_layers.Downsample(1, temporal=True, key=key), 0)
     layer = jax.tree.map(jnp.zeros_like, layer)
     layer.time_conv.weight[...] = jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1, 1, 1)

@@ -1,6 +1,6 @@
-"""One attention call for every network and platform: dense, unmasked, bounded by a length.
+"""One attention function for every network and platform: dense, unmasked, bounded by a length.
 
-A back end says "cannot do this here" by `NotImplementedError`; the next one of the platform's list is tried.
+A back end that cannot handle a call raises `NotImplementedError`; the platform's next one is tried.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,26 @@ def _cudnn(q, k, v, lengths):
         raise NotImplementedError("cuDNN attention computes in bfloat16 or float16 only")
     if k.shape[1] % 2:
         raise NotImplementedError("cuDNN attention's backward pass needs an even number of keys")
-    if q.shape[1] % 2:  # and of queries, of which one more changes nothing
+    if q.shape[1] % 2:  # an even number of queries too; one padded query changes no other
         return _cudnn(jnp.pad(q, ((0, 0), (0, 1), (0, 0), (0, 0))), k, v, lengths)[:, :-1]
     if lengths is None:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    # Both lengths must be given, and both batched where one is (full_like is not, under vmap); the query's are always whole.
-    # Never a boolean mask: it becomes a dense bias.
+    # cuDNN needs both lengths, and under vmap both batched. `full_like` would not be batched, hence
+    # the 0 * lengths. Never a boolean mask: it becomes a dense bias.
     query_lengths = 0 * lengths + q.shape[1]
     return jax.nn.dot_product_attention(
-        q, k, v, query_seq_lengths=query_lengths, key_value_seq_lengths=lengths, implementation="cudnn"
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        query_seq_lengths=query_lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
 
 
 def _splash(q, k, v, lengths):
-    from causalcine_jax.models.attention.splash import (
-        splash,  # imported where it is used: Pallas for TPUs
-    )
+    # Imported here because it loads Pallas for TPUs.
+    from causalcine_jax.models.attention.splash import splash
 
     return splash(q, k, v, lengths)
 
@@ -73,13 +77,16 @@ def _own_backward(operands, gradient):
 _own_kernel.defvjp(_own_forward, _own_backward)
 
 
-SCORES_AT_ONCE = (
-    2**21
-)  # of a loop's turn on CPU, 8 MiB: they stay in the caches, where all at once they are written to memory three times
+# Scores per loop iteration on a CPU, 8 MiB: they stay in the caches. All at once, they would be
+# written to memory three times.
+SCORES_AT_ONCE = 2**21
 
 
 def _xla_cpu(q, k, v, lengths):
-    """Heads first, softmax divided out after the product with v, and a loop over films, or over blocks of a film's queries, where scores are many."""
+    """Attention by XLA, in a loop over films or blocks of queries where there are many scores.
+
+    Heads come first, and the softmax's denominator is divided out after the product with v.
+    """
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
     operands = heads_first(q * q.shape[-1] ** -0.5), heads_first(k), heads_first(v), lengths
     films, heads, queries, _ = operands[0].shape
@@ -93,7 +100,7 @@ def _xla_cpu(q, k, v, lengths):
 
 
 def _by_blocks(q, k, v, length, turns: int):
-    """Attention of one film's scaled queries [h, t, d], `turns` blocks of them one after the other."""
+    """Attention of one film's scaled queries [h, t, d], in a loop over `turns` blocks of them."""
     if turns == 1:
         return _softmax_sum(q, k, v, length)
     heads, queries, dim = q.shape
@@ -106,7 +113,7 @@ def _by_blocks(q, k, v, length, turns: int):
 
 
 def _softmax_sum(q, k, v, length):
-    """softmax(q k^T) v per head; a division per output instead of one per score."""
+    """softmax(q k^T) v per head, with one division per output instead of one per score."""
     scores = jnp.einsum("htd,hsd->hts", q, k, preferred_element_type=jnp.float32)
     if length is not None:
         scores += jnp.where(jnp.arange(k.shape[1]) < length, 0.0, -1e30)
@@ -116,13 +123,13 @@ def _softmax_sum(q, k, v, length):
 
 
 BACKENDS: dict[str, tuple[Callable, ...]] = {
-    "gpu": (
-        _cudnn,
-        _xla,
-    ),  # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA)
-    # XLA writes all scores to memory. Splash refuses float32 (parity tests run on XLA) and heads that are not 128 wide.
+    # cuDNN is about 8x faster than XLA on H100, but refuses float32 (parity tests run on XLA).
+    "gpu": (_cudnn, _xla),
+    # XLA writes all scores to memory. Splash refuses float32 (parity tests run on XLA) and head
+    # dimensions that are not multiples of 128.
     "tpu": (_splash, _xla),
-    # The kernel writes no scores to memory, and its time follows the lengths. _xla_cpu takes a third of the CPU time of jax.nn's forward, half of both passes'
+    # The kernel writes no scores to memory, and its time follows the lengths. _xla_cpu takes a
+    # third of the CPU time of jax.nn's forward pass, and half of its forward and backward
     # (causalcine bench attention).
     "cpu": (_own_kernel, _xla_cpu),
 }
@@ -134,7 +141,7 @@ def attention(
     v: Float[Array, "b s h d"],
     lengths: Int[Array, " b"] | None = None,
 ) -> Float[Array, "b t h d"]:
-    """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys of each element (all of them when None)."""
+    """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys of each element (None: all)."""
     reasons = []
     for backend in BACKENDS.get(platform(), (_xla,)):
         try:

@@ -1,10 +1,13 @@
-"""A packed pass's self-attention on the CPU by a kernel of our own (cpu/fields.h): gathers, rotates and attends in one call, forward and backward.
+"""A packed pass's self-attention on the CPU: one kernel call (cpu/fields.h), forward and backward.
 
-    q, k, v of all segments, a pool, the fields --attend_fields--> what was attended
+    q, k, v of all segments, a pool, the fields --attend_fields--> attention output
 
-What XLA would gather, rotate and score is written to memory, segment by segment. The kernel keeps it in the caches, and its cost follows the fields'
-lengths. models/packed.py takes it where `fits` says so; elsewhere it attends segment by segment.
+The kernel gathers, rotates and attends in the caches; XLA would write each step to memory. Its cost
+follows the fields' lengths. models/attention/segments.py uses it where `fits` is true, and
+otherwise attends segment by segment.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +21,26 @@ from causalcine_jax.models.receptive_field import ReceptiveField, receptive_fiel
 from causalcine_jax.models.rope import rotation
 from causalcine_jax.parallel.platform import platform
 
-ATTENDED = "attended"  # what the backward pass needs of the forward beside its operands, by its name for jax.checkpoint
+# The name, for jax.checkpoint, of the forward results that the backward pass needs.
+ATTENDED = "attended"
+
+
+class _Operands(NamedTuple):
+    """The kernel's inputs, in its order. R is the field's size."""
+
+    q: Float[Array, "b s t h e"]
+    k: Float[Array, "b s t h e"]
+    v: Float[Array, "b s t h e"]
+    pool_k: Float[Array, "b f p h e"]
+    pool_v: Float[Array, "b f p h e"]
+    frame: Int[Array, "s b r"]
+    length: Int[Array, "s b"]
+    cos: Float[Array, "slots p e"]
+    sin: Float[Array, "slots p e"]
 
 
 def fits(q: Float[Array, "b s t h e"], past: History, memory: MemoryConfig) -> bool:
-    """Whether this pass can be attended by the kernel here."""
+    """Whether the kernel can compute this pass's attention here."""
     if (
         platform() != "cpu"
         or memory.positions != "block_relative"
@@ -41,7 +59,7 @@ def chosen(
     memory: MemoryConfig,
     chunk_frames: int,
 ) -> ReceptiveField:
-    """The fields [b, ...] of one segment of a batch, given its unrotated queries."""
+    """Chooses the fields [b, ...] of one segment of a batch by its unrotated queries."""
     choose = lambda query, keys: receptive_field(
         query, keys, past.time, chunk_index, memory, chunk_frames
     )
@@ -56,56 +74,58 @@ def attend_fields(
     field: ReceptiveField,
     grid: tuple[int, int],
 ) -> Float[Array, "b s t h e"]:
-    """Every segment's attention over its own tokens and those of its field's frames [s, b, ...], all rotated to their slots here. Only where it `fits`."""
+    """Attention of every segment over its own tokens and its field's frames [s, b, ...].
+
+    All are rotated to their slots here. Call it only where `fits` is true.
+    """
     tokens, head_dim = grid[0] * grid[1], q.shape[-1]
     slots = q.shape[2] // tokens + field.frame.shape[2]
     cos, sin = (
         jnp.repeat(table, 2, axis=-1)
         for table in rotation(jnp.arange(slots, dtype=jnp.int32), grid, head_dim)
     )
-    sin = sin * jnp.tile(
-        jnp.array([-1.0, 1.0], jnp.float32), head_dim // 2
-    )  # what a channel has of the other of its pair
-    # In an island of a mesh all operands must vary along the same axes: adding none of q makes them vary as q does.
+    # A channel's factor of the other channel in its pair.
+    sin = sin * jnp.tile(jnp.array([-1.0, 1.0], jnp.float32), head_dim // 2)
+    # Inside shard_map all operands must vary along the same mesh axes. Adding 0 * q makes them vary
+    # as q does.
     nothing = 0 * q[0, 0, 0, 0, 0]
     whole = nothing.astype(jnp.int32)
     return _attend(
-        q,
-        k,
-        v,
-        past.k,
-        past.v,
-        field.frame + whole,
-        field.length + whole,
-        cos + nothing,
-        sin + nothing,
+        _Operands(
+            q,
+            k,
+            v,
+            past.k,
+            past.v,
+            frame=field.frame + whole,
+            length=field.length + whole,
+            cos=cos + nothing,
+            sin=sin + nothing,
+        )
     )
 
 
 @jax.custom_vjp
-def _attend(q, k, v, pool_k, pool_v, frame, length, cos, sin):
-    return _forward(q, k, v, pool_k, pool_v, frame, length, cos, sin)[0]
+def _attend(operands: _Operands) -> Float[Array, "b s t h e"]:
+    return _forward(operands)[0]
 
 
-def _forward(q, *others):
-    logs = jnp.moveaxis(q[..., 0], 3, 1)  # [b, h, s, t]: that shape, and how it varies over a mesh
-    return tuple(jax.ffi.ffi_call(FIELDS, (q, logs))(q, *others))
+def _forward(operands: _Operands):
+    q = operands.q
+    logs = jnp.moveaxis(q[..., 0], 3, 1)  # [b, h, s, t]: gives the shape, and the mesh axes
+    return tuple(jax.ffi.ffi_call(FIELDS, (q, logs))(*operands))
 
 
-def _forward_kept(*operands):
-    out, logs = checkpoint_name(_forward(*operands), ATTENDED)
+def _forward_kept(operands: _Operands):
+    out, logs = checkpoint_name(_forward(operands), ATTENDED)
     return out, (operands, out, logs)
 
 
 def _backward(kept, gradient):
     operands, out, logs = kept
-    return (
-        *jax.ffi.ffi_call(FIELDS_BACKWARD, operands[:5])(*operands, out, logs, gradient),
-        None,
-        None,
-        None,
-        None,
-    )
+    call = jax.ffi.ffi_call(FIELDS_BACKWARD, operands[:5])
+    gradients = call(*operands, out, logs, gradient)
+    return (_Operands(*gradients, frame=None, length=None, cos=None, sin=None),)
 
 
 _attend.defvjp(_forward_kept, _backward)

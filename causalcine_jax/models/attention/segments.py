@@ -29,12 +29,12 @@ _STATIC = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """What is the same in every layer, film and head of a pass.
+    """The inputs that every layer, film and head of a pass has in common.
 
     chunk_index   each segment's chunk in the film
-    own_rotation  cosines and sines of the own chunk's slots
+    own_rotation  cosines and sines of the segment's own slots
     grid          rows and columns of a frame's tokens
-    clean         how many segments, the first ones, are the history of the others
+    clean         how many segments, from the first, are the history of the others
     """
 
     chunk_index: Int[Array, " s"]
@@ -44,12 +44,12 @@ class Shared:
     config: PassConfig = dataclasses.field(metadata=_STATIC)
 
     def under(self, memory: MemoryConfig) -> "Shared":
-        """The same with another rule for the fields."""
+        """Returns a copy with another rule for the fields."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, memory=memory))
 
 
 def unbounded(memory: MemoryConfig, pool_frames: int, chunk_frames: int) -> MemoryConfig:
-    """The field of a clean chunk under route_clean=False: every earlier chunk, in its true order."""
+    """The field of a clean chunk under route_clean=False: every earlier chunk, in film order."""
     chunks = max(1, pool_frames // chunk_frames)
     return dataclasses.replace(memory, policy="none", window_chunks=chunks)
 
@@ -64,8 +64,12 @@ def attend_segments(
 ):
     """Attention of all segments; t = C * P tokens each.
 
-    Returns (attended [b, s, t, h, e], fields [s, b, ...], what a segment keeps of a pool in host memory).
-    `forced` are fields to use in place of chosen ones.
+    Args:
+      forced: fields to use instead of choosing them.
+
+    Returns:
+      (attended [b, s, t, h, e], fields [s, b, ...], what a segment retrieved from a pool in host
+      memory).
     """
     memory, chunk_frames = shared.config.memory, shared.config.chunk_frames
     one_rule = memory.route_clean or shared.clean == 0
@@ -93,7 +97,7 @@ def attend_segments(
 
 
 def _each(operands, past: History, shared: Shared):
-    """`_attend_segment` for each of the segments in `operands` [s, ...], in one call or in a loop."""
+    """Calls `_attend_segment` for the segments in `operands` [s, ...], batched or in a loop."""
     segments, config = operands[3].shape[0], shared.config
     attend = lambda segment, alone=False: _attend_segment(segment, past, shared, alone)
     if segments == 1:  # streaming: no loop around one segment
@@ -101,16 +105,20 @@ def _each(operands, past: History, shared: Shared):
         return jax.tree.map(lambda a: a[None], out)
     if not config.segments_at_once or config.segments_at_once >= segments:
         return jax.vmap(attend)(operands)
-    # The loop's backward pass would otherwise keep every round's gathered fields.
+    # Without the checkpoint, the loop's backward pass would keep every iteration's gathered fields.
     body = jax.checkpoint(attend, prevent_cse=False) if config.remat else attend
     return jax.lax.map(body, operands, batch_size=config.segments_at_once)
 
 
 def _attend_segment(operands, past: History, shared: Shared, alone: bool):
-    """One segment: choose its field, gather and rotate it, attend. q, k, v [b, t, h, e].
+    """One segment: choose its field, gather and rotate the frames, attend. q, k, v [b, t, h, e].
 
-    `alone` says that no other segment is batched with it. Returns what was attended, the field, and of a
-    pool in host memory the values of k and v that memory retrieved [b, m, p, h, e].
+    Args:
+      alone: no other segment is batched with this one.
+
+    Returns:
+      (attended, field, values of k and v [b, m, p, h, e] that memory retrieved from a pool in host
+      memory).
     """
     q, k, v, chunk_index, forced = operands
     memory, chunk_frames = shared.config.memory, shared.config.chunk_frames
@@ -124,7 +132,7 @@ def _attend_segment(operands, past: History, shared: Shared, alone: bool):
     field = chosen(q, past, chunk_index, memory, chunk_frames) if forced is None else forced
 
     def attend(frames: int):
-        """Over the field's first `frames` frames, of which it has no more."""
+        """Attends to the field's first `frames` frames; its length must not exceed that."""
         part = field.first(frames)
         taken = take(past, part)
         k_past, v_past = (restored(each) for each in taken)

@@ -1,4 +1,7 @@
-"""Attention on TPUs: splash attention, the kernel that JAX ships, with tokens padded to whole blocks. The scores never leave the chip."""
+"""Attention on TPUs by splash attention, the kernel in JAX, with tokens padded to whole blocks.
+
+The scores never leave the chip.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float, Int
 
-LANES = 128  # a TPU's registers are so many numbers wide: blocks of tokens are multiples, and so is a head
-# Tokens of a block at most, and keys that are multiplied at once: what the backward kernels can hold on chip in the 16 MiB that a program gets by default.
+# Width of a TPU's registers in numbers: blocks of tokens and heads must be multiples of it.
+LANES = 128
+# Largest blocks of queries and keys, and keys multiplied at once. The backward kernels with these
+# still fit in the 16 MiB of on-chip memory that a program gets by default.
 QUERIES, KEYS, KEYS_AT_ONCE = 1024, 2048, 512
 
 
@@ -24,10 +29,14 @@ def splash(
     *,
     interpret: bool = False,
 ) -> Float[Array, "b t h d"]:
-    """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys, at least one, of each element (all when None). `interpret` runs it without a TPU.
+    """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys, at least one (None: all).
 
-    Keys beyond a length, padding's too, are of another segment than all queries: their scores are computed and dropped. `NotImplementedError` for what is not
-    bfloat16, whose products the kernel sums in float32, and for heads that do not fill a register.
+    Keys beyond a length, padding included, get another segment id than all queries: their scores
+    are computed and dropped. `interpret` runs the kernel without a TPU.
+
+    Raises:
+      NotImplementedError: the dtype is not bfloat16, whose products the kernel sums in float32, or
+        heads do not fill a register.
     """
     (_, queries, heads, dim), keys = q.shape, k.shape[1]
     if q.dtype != jnp.bfloat16:

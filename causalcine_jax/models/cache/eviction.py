@@ -1,9 +1,11 @@
-"""How much memory makes of the chunks in a pool: what the eviction `least_retrieved` goes by.
+"""How much memory retrieves from each chunk of a pool: the basis of the eviction `least_retrieved`.
 
-A chunk's usage is a moving average, over commits, of the share of its frames that memory retrieved, itself a mean over layers and films: 1 for a
-chunk that every layer has been retrieving whole, 0 for one that none has looked at. Only chunks that could have been retrieved are counted, those
-older than the window. A new chunk has shown nothing yet and begins with the mean of those: judged as average until it is known. With less
-it would be given up as soon as it leaves the window; with more, every newcomer would drive out one that has earned its place.
+A chunk's usage is a moving average, over commits, of the share of its frames that memory
+retrieved. The share is a mean over layers and films: 1 if every layer retrieved the whole chunk, 0
+if none retrieved any of it. Only chunks that could have been retrieved are counted, those older
+than the window. A new chunk has no record yet and starts with the mean of those. Starting lower, it
+would be evicted as soon as it leaves the window. Starting higher, every new chunk would drive out
+one that is in use.
 """
 
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from causalcine_jax.models.receptive_field import ReceptiveField
 
-RATE = 0.1  # of the moving average: half of what a chunk has earned is forgotten in seven commits
+RATE = 0.1  # of the moving average: its half-life is seven commits
 
 
 def usage_after(
@@ -20,10 +22,11 @@ def usage_after(
     older: Bool[Array, " slots"],
     chunk_frames: int,
 ) -> tuple[Float[Array, " slots"], Float[Array, ""]]:
-    """(usage after a chunk whose fields were `field`, what a new chunk begins with).
+    """Returns (usage after a chunk whose fields were `field`, a new chunk's initial usage).
 
-    field  of every layer and film, of arrays [l, s, b, r]
-    older  which chunk slots hold what memory could retrieve: history before the window
+    Args:
+      field: of every layer and film, with arrays [l, s, b, r].
+      older: which chunk slots memory could retrieve: history before the window.
     """
     held = (field.time >= 0).astype(usage.dtype)
     frames = jnp.zeros_like(usage).at[field.frame // chunk_frames].add(held)

@@ -1,7 +1,8 @@
-"""Frames out of a pool on a TPU: a kernel that copies just those that a field holds.
+"""Gathers a field's frames from a pool on a TPU: a kernel that copies only those frames.
 
-XLA for TPUs slices a layer's whole pool before it gathers from it, and turns the whole pool beforehand into the layout that the rotation of keys would like:
-hundreds of GB per chunk where a few are meant. A kernel's arguments stay as they lie.
+XLA for TPUs slices a layer's whole pool before it gathers from it. It also first converts the whole
+pool to the layout that the keys' rotation prefers: hundreds of GB per chunk instead of a few. A
+kernel's arguments keep their layout.
 """
 
 import jax
@@ -12,22 +13,27 @@ from jaxtyping import Int, Shaped
 
 from causalcine_jax.models.attention.splash import LANES
 
-SUBLANES = 8  # a TPU's register has so many rows, and LANES columns; it is filled by halves and quarters too
-BLOCK = (
-    2**20
-)  # bytes at most that are copied at once: two on their way in and two out fit on the chip
+# Rows of a TPU's register, which has LANES columns; half and quarter registers can be filled too.
+SUBLANES = 8
+# Largest copy in bytes: two on their way in and two on their way out fit on the chip.
+BLOCK = 2**20
 
 
 def reads_in_place(head_dim: int) -> bool:
-    """Whether the kernel takes a pool as a TPU lays it out. Narrower heads have tokens for columns there: it would be turned round first, as a whole."""
+    """Whether the kernel takes a pool in the layout that a TPU gives it.
+
+    With narrower heads, tokens are the columns of that layout, and XLA would first transpose the
+    whole pool.
+    """
     return head_dim % LANES == 0
 
 
 def gather_frames(
     stored: Shaped[jax.Array, "n p h d"], rows: Int[jax.Array, " r"], *, interpret: bool = False
 ) -> Shaped[jax.Array, "r p h d"]:
-    """`stored[rows]`, 0 <= rows < n. `interpret` runs it without a TPU."""
-    # As a TPU lays it out, heads before tokens unless heads fill registers by themselves (seen in compiled programs): then these swaps move nothing.
+    """Returns `stored[rows]`, 0 <= rows < n. `interpret` runs it without a TPU."""
+    # A TPU's layout has heads before tokens, unless heads fill registers by themselves (seen in
+    # compiled programs). In that layout these swaps move nothing.
     swap = stored.shape[2] not in (SUBLANES // 4, SUBLANES // 2) and stored.shape[2] % SUBLANES != 0
     stored = jnp.swapaxes(stored, 1, 2) if swap else stored
     _, outer, inner, dim = stored.shape
@@ -43,7 +49,7 @@ def gather_frames(
             out_specs=pl.BlockSpec(block, lambda i, part, rows: (i, part, 0, 0)),
         ),
         interpret=interpret,
-        name="gather_frames",  # by which planning/hlo/traffic.py knows it
+        name="gather_frames",  # planning/hlo/traffic.py finds the kernel by this name
     )(rows.astype(jnp.int32), stored)
     return jnp.swapaxes(frames, 1, 2) if swap else frames
 

@@ -2,11 +2,15 @@
 
     History + ReceptiveField --take--> k, v of the field's frames, on the device
 
-Keys and values of a pool are on the device, or in host memory, so that a film's history may outgrow the accelerator. There a layer has on the device
-all that routing reads, and the frames that it will most likely want: those of the newest chunks, and those that memory brought over for the last
-commit. Any other frame is copied when a field holds it: this layer's part, as it is stored, one asynchronous copy each of keys and values. It is the
-same numbers wherever they lie, so the same film. What a scan over layers takes apart it slices, and a slice is a copy to a TPU and to host memory: there
-the pool is handed to every layer whole.
+Keys and values of a pool are on the device or in host memory. In host memory, a film's history may
+exceed the accelerator's. The device then holds all that routing reads, and the frames that a layer
+will most likely want: those of the newest chunks, and those that memory retrieved for the last
+commit. Any other frame is copied when a field holds it. The copy takes this layer's part as it is
+stored, one asynchronous copy each for keys and values. The numbers are the same in either place, so
+the film is too.
+
+A scan over layers slices its inputs, which copies them on a TPU and in host memory. There every
+layer gets the whole pool.
 """
 
 import dataclasses
@@ -24,11 +28,11 @@ from causalcine_jax.parallel.platform import platform
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PoolFrames:
-    """One layer's frames of a pool that is handed over whole.
+    """One layer's frames of a pool that is passed whole.
 
     stored  values of all layers' frames
     scale   of this layer's frames, where they are quantised
-    near    where `stored` is in host memory: values of those of this layer's frames that are on the device too
+    near    with `stored` in host memory: values of this layer's frames that are also on the device
     """
 
     stored: Shaped[Array, "l b f p h d"]
@@ -39,9 +43,13 @@ class PoolFrames:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class History:
-    """One layer's history frames: k, v unrotated, descriptors, and each frame's index in the film (-1: empty).
+    """One layer's history frames.
 
-    Of a pool that is handed over whole, also which layer this is; of one in host memory, the indices in the film of the frames that are near.
+    k, v         unrotated keys and values
+    descriptors  of each frame
+    time         each frame's index in the film (-1: empty)
+    layer        of a pool that is passed whole: which layer this is
+    near         of a pool in host memory: indices in the film of the frames also on the device
     """
 
     k: Frames | PoolFrames  # [b, f, p, h, d]
@@ -53,7 +61,10 @@ class History:
 
 
 def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
-    """Keys and values [b, r, p, h, d] of the field's frames, as they are stored; what lies beyond its length is arbitrary, but finite."""
+    """Returns keys and values [b, r, p, h, d] of the field's frames, in their stored form.
+
+    Entries beyond the field's length are arbitrary but finite.
+    """
     sources = (past.k, past.v)
     if past.layer is None:
         return tuple(
@@ -71,12 +82,11 @@ def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped
 
 
 def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
-    """Values of the field's frames out of those of all layers."""
+    """Gathers values of the field's frames from those of all layers."""
     pick = lambda stored, rows: stored.at[rows].get(mode="promise_in_bounds")
     if platform() == "tpu":
-        from causalcine_jax.models.cache.frame_gather import (
-            gather_frames as pick,  # imported where it is used: Pallas for TPUs
-        )
+        # Imported here because it loads Pallas for TPUs.
+        from causalcine_jax.models.cache.frame_gather import gather_frames as pick
 
     rows, shape = _rows_of(past, field.frame), field.frame.shape
     values = (pick(_in_rows(frames.stored), rows) for frames in (past.k, past.v))
@@ -84,7 +94,7 @@ def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h
 
 
 def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
-    """Values of the field's frames where not all are on the device."""
+    """Gathers values of the field's frames where not all of them are on the device."""
     is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
     missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
     sources = (past.k, past.v)
@@ -98,18 +108,21 @@ def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b
 
 
 def _in_rows(stored: Shaped[Array, "l b f p h d"]) -> Shaped[Array, "lbf p h d"]:
-    """One axis to slice along: a TPU's copies from host memory have no more."""
+    """Reshapes so that there is one axis to slice: a TPU's host copies support no more."""
     return stored.reshape(-1, *stored.shape[3:])
 
 
 def _rows_of(past: History, frame: Int[Array, "b r"]) -> Int[Array, " br"]:
-    """Where this layer's frames are in those rows."""
+    """Row indices of this layer's frames."""
     _, films, frames = past.k.stored.shape[:3]
     return ((past.layer * films + jnp.arange(films)[:, None]) * frames + frame).reshape(-1)
 
 
 def _with_copies(values, stored, source: Int[Array, " br"], missing: Bool[Array, "b r"]):
-    """`values` [b, r, p, h, d] with copies of the stored frames `source` in the places that are `missing`, and only those are read."""
+    """`values` [b, r, p, h, d] with the stored frames `source` copied to the `missing` entries.
+
+    Only the missing frames are read.
+    """
     place = jnp.argsort(~missing.reshape(-1), stable=True)
 
     def copied(turn, values):
@@ -129,7 +142,7 @@ def _with_copies(values, stored, source: Int[Array, " br"], missing: Bool[Array,
 
 
 def _as_stored(frame: Shaped[Array, "1 p h d"]) -> Shaped[Array, "1 p h d"]:
-    """On a TPU, the frame in the layout of its source: whoever reads it would else ask for another of all that is in host memory."""
+    """On a TPU, pins a frame to its source's layout, or consumers relayout the whole host pool."""
     return (
         with_layout_constraint(frame, Layout(tuple(range(frame.ndim))))
         if platform() == "tpu"

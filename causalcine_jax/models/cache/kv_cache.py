@@ -1,9 +1,12 @@
-"""The pool of history: keys and values of committed chunks, as a plain pytree that functions take and return.
+"""The KV cache: committed keys and values, as a plain pytree that functions take and return.
 
-A pool has F frame slots, a multiple of the chunk, given and taken back by whole chunks. Denoising reads it; a commit writes one
-chunk by one `dynamic_update_slice` into donated buffers; nothing ever copies it. Keys are stored unrotated, because the same
-key gets another slot in every field that retrieves it; keys and values in the model's dtype or in a byte each (quantised.py),
-on the device or in host memory, with what the next chunk will most likely want on the device too (history.py).
+A pool has F frame slots, allocated and freed by whole chunks. Denoising reads it. A commit writes
+one chunk by one `dynamic_update_slice` into donated buffers; nothing ever copies the pool. Keys are
+stored unrotated, because the same key gets another slot in every field that retrieves it.
+
+Keys and values are in the model's dtype or in one byte each (quantised.py). They are on the device,
+or in host memory with those that the next chunk will most likely want also on the device
+(history.py).
 """
 
 import dataclasses
@@ -21,16 +24,20 @@ from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.parallel.mesh import active_mesh, shard
 from causalcine_jax.parallel.platform import platform
 
-DEVICE, HOST = "device", "pinned_host"  # kinds of memory, as shardings name them
+DEVICE, HOST = "device", "pinned_host"  # kinds of memory, by their names in shardings
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Near:
-    """Frames of a pool in host memory that are on the device too: of the newest chunks, chunk i in place i mod `chunks`; then those that memory
-    retrieved for the last commit, each layer its own. `time` says which they are in the film (-1: none)."""
+    """Frames of a pool in host memory that are also on the device.
 
-    k: Shaped[Array, "l b n p h d"]  # as they are stored; scales are on the device anyway
+    First those of the newest chunks, chunk i at place i mod `chunks`. Then those that memory
+    retrieved for the last commit, separately per layer. `time` is each frame's index in the film
+    (-1: none).
+    """
+
+    k: Shaped[Array, "l b n p h d"]  # in the stored form; the scales are always on the device
     v: Shaped[Array, "l b n p h d"]
     time: Int[Array, "l b n"]
     chunks: int = dataclasses.field(metadata={"static": True})
@@ -43,8 +50,14 @@ Retrieved = tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], In
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """k, v of every layer's self-attention; each frame's key descriptor; which chunk of the film a chunk slot holds (-1: empty), and what
-    memory has made of it (usage.py; 0 unless eviction goes by it). Values of k, v are in host memory where some are `near`."""
+    """Committed history of every layer's self-attention.
+
+    k, v         unrotated keys, and values; in host memory if `near` is set
+    descriptors  each frame's key descriptor
+    time         which chunk of the film a chunk slot holds (-1: empty)
+    usage        how often memory retrieved the chunk (eviction.py); 0 unless eviction needs it
+    near         of a pool in host memory: the frames that are also on the device
+    """
 
     k: Frames  # [l, b, f, p, h, d]
     v: Frames
@@ -65,15 +78,21 @@ class KVCache:
         kv_dtype: str = "same",
         near: tuple[int, int] | None = None,
     ) -> "KVCache":
-        """An empty pool of `frames` slots, its k and v in `dtype` or, by kv_dtype, as int8 or fp8 with scales.
+        """An empty pool of `frames` slots.
 
-        With `near`, k and v belong in host memory, which is for the caller to see to (`memory_kinds`), and so many of the newest chunks and of the
-        frames that memory retrieves are on the device too.
-        `UsageError` when frames is not a positive multiple of chunk_frames, or for an unknown kv_dtype.
+        Args:
+          dtype: of k and v, unless kv_dtype is int8 or fp8 (with scales).
+          near: (chunks, frames): so many of the newest chunks, and of the frames that memory
+            retrieves, are also on the device. k and v then belong in host memory: the caller must
+            place them (`memory_kinds`).
+
+        Raises:
+          UsageError: frames is not a positive multiple of chunk_frames, or kv_dtype is unknown.
         """
         if frames <= 0 or frames % chunk_frames:
             raise UsageError(
-                f"a pool holds whole chunks: {frames} frames is not a positive multiple of {chunk_frames}"
+                f"a pool holds whole chunks: {frames} frames is not a positive multiple of "
+                f"{chunk_frames}"
             )
         films, heads = (config.num_layers, batch, frames), (config.num_heads, config.head_dim)
 
@@ -92,7 +111,7 @@ class KVCache:
                 )
             return jax.tree.map(lambda a: shard(a, *axes_of(a)), pool)
 
-        # Compiled under a mesh: it is born cut by heads.
+        # Compiled under a mesh, so that the arrays are created sharded.
         return make() if active_mesh() is None else jax.jit(make)()
 
     @property
@@ -104,7 +123,7 @@ class KVCache:
         return self.frames // self.time.shape[0]
 
     def memory_kinds(self) -> "KVCache":
-        """In place of every array, the kind of memory that it lies in."""
+        """The pytree with each array replaced by the kind of memory that holds it."""
         kinds = jax.tree.map(lambda _: DEVICE, self)
         host = lambda frames: (
             dataclasses.replace(frames, values=HOST) if isinstance(frames, Quantised) else HOST
@@ -121,7 +140,7 @@ class KVCache:
 
     @property
     def host_bytes(self) -> int:
-        """Those of them that are in host memory."""
+        """Bytes of the pool that are in host memory."""
         return 0 if self.near is None else _size((values_of(self.k), values_of(self.v)))
 
     def frame_time(self) -> Int[Array, " f"]:
@@ -132,7 +151,10 @@ class KVCache:
         return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
 
     def layers(self, readers: int = 1) -> History:
-        """What a scan over layers takes apart: arrays [l, ...], for so many segments to gather from. What all layers share is missing until `of_layer`."""
+        """The inputs of a scan over layers: arrays [l, ...] from which `readers` segments gather.
+
+        What all layers share is missing; `of_layer` adds it.
+        """
         if self.near is None and not (readers == 1 and self._picked_in_place()):
             return History(self.k, self.v, self.descriptors, None)
         part = lambda frames, near: PoolFrames(
@@ -150,18 +172,20 @@ class KVCache:
         )
 
     def _picked_in_place(self) -> bool:
-        """Whether a layer takes its frames out of the whole pool. A scan would copy the layer's part of it first: on a TPU, and where a choice between programs
-        stands before the gather, as on a CPU."""
+        """Whether a layer gathers its frames from the whole pool.
+
+        A scan would first copy the layer's part of it: on a TPU, and on a CPU where a
+        `jax.lax.switch` precedes the gather.
+        """
         if platform() != "tpu":
             return platform() == "cpu"
-        from causalcine_jax.models.cache.frame_gather import (
-            reads_in_place,  # imported where it is used: Pallas for TPUs
-        )
+        # Imported here because it loads Pallas for TPUs.
+        from causalcine_jax.models.cache.frame_gather import reads_in_place
 
         return reads_in_place(self.descriptors.shape[-1])
 
     def of_layer(self, part: History) -> History:
-        """A layer's part of `layers`, whole."""
+        """A layer's part of `layers`, completed with what all layers share."""
         part = dataclasses.replace(part, time=self.frame_time())
         if part.layer is None:
             return part
@@ -174,17 +198,17 @@ def _size(arrays) -> int:
 
 
 def axes_of(array) -> tuple[str | None, ...]:
-    """Along which axes of a mesh an array of a pool is cut: films over "data", heads over "seq"; what all share is whole."""
+    """Mesh axes of a pool's array: films over "data", heads over "seq", all else replicated."""
     if array.ndim < 4:
         return (None, "data") if array.ndim == 3 else ()
     return (None, "data", None, None, "seq") if array.ndim == 6 else (None, "data", None, "seq")
 
 
 def rewound(cache: KVCache, chunk: int | Int[Array, ""]) -> KVCache:
-    """The pool as it was before `chunk` was committed: slots of that chunk and of later ones are empty.
+    """The pool before `chunk` was committed: slots of that chunk and of later ones become empty.
 
-    Keys and values stay where they are, so this is exact only while nothing was evicted. What eviction
-    counted of earlier chunks keeps the later chunks' share.
+    Keys and values stay in place, so this is exact only if nothing was evicted. The usage of
+    earlier chunks keeps what the later chunks' commits added.
     """
     gone = cache.time >= chunk
     near = cache.near
@@ -200,16 +224,17 @@ def rewound(cache: KVCache, chunk: int | Int[Array, ""]) -> KVCache:
 
 
 def describe(keys: Float[Array, "*b p h d"]) -> Float[Array, "*b h d"]:
-    """A frame's descriptor: the mean of its unrotated, normed keys over its tokens, in float32 (paper Eq. 6)."""
+    """A frame's descriptor: its unrotated, normed keys' mean over tokens, float32 (paper Eq. 6)."""
     return jnp.mean(keys.astype(jnp.float32), axis=-3)
 
 
 def slot_for(cache: KVCache, chunk_index: Int[Array, ""], memory: MemoryConfig) -> Int[Array, ""]:
-    """The chunk slot that a commit of `chunk_index` writes: its own if present, else an empty one, else one that may go, by memory.eviction
-    the oldest of all or of those that memory used least.
+    """The chunk slot that a commit of `chunk_index` writes.
 
-    Never the sink nor the next chunk's window; a pool of at least `memory.smallest_pool` always has such a slot.
-    Reads only `time` and `usage`, which layers and batch share.
+    In order of preference: the chunk's own slot, an empty one, or an evictable one. Among the
+    evictable, memory.eviction picks the oldest, or the oldest of those that memory used least. The
+    sink and the next chunk's window are not evictable; a pool of at least `memory.smallest_pool`
+    always has another. Reads only `time` and `usage`, which layers and batch share.
     """
     big = jnp.int32(1 << 30)
     sink_chunks = -(-memory.memory_frames // cache.chunk_frames)
@@ -225,7 +250,10 @@ def slot_for(cache: KVCache, chunk_index: Int[Array, ""], memory: MemoryConfig) 
 def counted(
     cache: KVCache, field: ReceptiveField, chunk_index: Int[Array, ""], memory: MemoryConfig
 ) -> tuple[KVCache, Float[Array, ""]]:
-    """`cache` after its chunks' usage was updated by the fields [l, s, b, r] of chunk `chunk_index`, and the usage that this one begins with."""
+    """Updates the chunks' usage by the fields [l, s, b, r] of chunk `chunk_index`.
+
+    Returns the updated cache and the new chunk's initial usage.
+    """
     older = (cache.time >= 0) & (cache.time < chunk_index - memory.window_chunks)
     usage, newcomer = usage_after(cache.usage, field, older, cache.chunk_frames)
     return dataclasses.replace(cache, usage=usage), newcomer
@@ -240,9 +268,10 @@ def write(
     usage: float | Float[Array, ""] = 0.0,
     retrieved: Retrieved | None = None,
 ) -> KVCache:
-    """`cache` with chunk slot `slot` holding this chunk. In place when the caller's jit donates the cache.
+    """Writes this chunk to chunk slot `slot`, in place when the caller's jit donates the cache.
 
-    retrieved  with a pool in host memory: what memory brought over for this chunk
+    Args:
+      retrieved: with a pool in host memory, the frames that memory retrieved for this chunk.
     """
     descriptors, k, v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
     put = lambda buffers, new: jax.tree.map(
@@ -262,7 +291,7 @@ def write(
 def _near_after(
     near: Near, chunk_index: Int[Array, ""], k: Array, v: Array, retrieved: Retrieved | None
 ) -> Near:
-    """What is near once the chunk of k, v is committed."""
+    """The frames also on the device, after the chunk of k, v is committed."""
     chunk_frames = k.shape[2]
     time = jnp.broadcast_to(
         chunk_index * chunk_frames + jnp.arange(chunk_frames, dtype=jnp.int32), k.shape[:3]
@@ -278,7 +307,7 @@ def _near_after(
 
 
 def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
-    """`buffer` with the frames `new` from `first` on, wherever it lies."""
+    """Writes the frames `new` to `buffer` from index `first`, in the buffer's kind of memory."""
     if (space := jax.typeof(buffer).memory_space) != jax.memory.Space.Device:
         new = jax.device_put(new, space)
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
@@ -287,10 +316,13 @@ def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
 def pool_frames_for(
     film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None
 ) -> int:
-    """Frame slots for a film of `film_chunks` chunks (None: endless), or `asked` after checking that it can hold the field.
+    """Frame slots for a film of `film_chunks` chunks (None: endless).
 
-    Raises `UsageError` for a pool that is too small, and for eviction together with route_clean=False, whose clean
-    chunks would have to see what was evicted.
+    Returns `asked`, if given, after checking that such a pool can hold the field.
+
+    Raises:
+      UsageError: the pool is too small; or it evicts while route_clean=False, under which clean
+        chunks must see what was evicted.
     """
     smallest = memory.smallest_pool(chunk_frames)
     whole = None if film_chunks is None else film_chunks * chunk_frames
@@ -301,14 +333,17 @@ def pool_frames_for(
     evicts = whole is None or asked < whole
     if asked % chunk_frames or asked <= 0:
         raise UsageError(
-            f"a pool holds whole chunks: {asked} frames is not a positive multiple of {chunk_frames}"
+            f"a pool holds whole chunks: {asked} frames is not a positive multiple of "
+            f"{chunk_frames}"
         )
     if evicts and asked < smallest:
         raise UsageError(
-            f"a pool of {asked} frames is too small for this field: it needs at least {smallest} (window + sink + one chunk)"
+            f"a pool of {asked} frames is too small for this field: "
+            f"it needs at least {smallest} (window + sink + one chunk)"
         )
     if evicts and not memory.route_clean:
         raise UsageError(
-            "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: give the pool the film's length"
+            "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: "
+            "give the pool the film's length"
         )
     return asked

@@ -1,9 +1,11 @@
-"""Numbers in one byte each, symmetric, with a scale for those that are rounded together; and a pool's keys and values so, a scale per frame and head.
+"""Symmetric quantisation to one byte, for a pool's keys and values: a scale per frame and head.
 
-    committed k, v --quantise--> values, scale in the pool --gathered by a field--> restored --rotated, attended to
+    committed k, v --quantise--> values, scale in the pool
+    values, scale --gathered by a field--> restored --rotated, attended to
 
-Only the frames of a field are ever restored, so both the pool's bytes and what a pass reads of it shrink. Within a frame and head a rounding
-error is at most half a step (int8) or a sixteenth of the value (fp8: e4m3, 3 bits of mantissa). Descriptors, by which memory routes, are never rounded.
+Only a field's frames are restored, so the pool takes fewer bytes and a pass reads fewer. Within a
+frame and head, the rounding error is at most half a step (int8) or a sixteenth of the value (fp8:
+e4m3, 3 bits of mantissa). The descriptors, by which memory routes, are never rounded.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ STORED = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Quantised:
-    """What stands for an array of frames [*b, f, p, h, d]: values * scale, of each frame and head."""
+    """Quantised frames [*b, f, p, h, d]: values * scale, one scale per frame and head."""
 
     values: Shaped[Array, "*b f p h d"]
     scale: Float[Array, "*b f h"]
@@ -31,7 +33,11 @@ Frames = Array | Quantised  # [*b, f, p, h, d]
 
 
 def zeros(shape: tuple[int, ...], dtype, kv_dtype: str) -> Frames:
-    """Frames of zeros [*b, f, p, h, d] in `dtype`, or quantised. `UsageError` for an unknown kv_dtype."""
+    """Frames of zeros [*b, f, p, h, d] in `dtype`, or quantised.
+
+    Raises:
+      UsageError: kv_dtype is unknown.
+    """
     if kv_dtype not in KV_DTYPES:
         raise UsageError(f"unknown kv_dtype {kv_dtype!r}, {nearest(str(kv_dtype), KV_DTYPES)}")
     if kv_dtype == "same":
@@ -41,12 +47,12 @@ def zeros(shape: tuple[int, ...], dtype, kv_dtype: str) -> Frames:
 
 
 def values_of(frames: Frames) -> Shaped[Array, "*b f p h d"]:
-    """What nearly all of the frames' bytes are."""
+    """The frames' array without the scales: nearly all of their bytes."""
     return frames.values if isinstance(frames, Quantised) else frames
 
 
 def stored_as(buffer: Frames, frames: Float[Array, "*b f p h d"]) -> Frames:
-    """`frames` in the form that `buffer` has."""
+    """Converts `frames` to the form of `buffer`."""
     if not isinstance(buffer, Quantised):
         return frames.astype(buffer.dtype)
     values, scale = rounded(frames, buffer.values.dtype, axes=(-3, -1))
@@ -56,7 +62,11 @@ def stored_as(buffer: Frames, frames: Float[Array, "*b f p h d"]) -> Frames:
 def rounded(
     x: Float[Array, "*n"], dtype, axes: int | tuple[int, ...]
 ) -> tuple[Shaped[Array, "*n"], Float[Array, "*n"]]:
-    """x in `dtype` (int8 or a float8) and the scale of what `axes` hold together (kept, of size 1; 0 where all is 0): x is about their product."""
+    """Quantises x to `dtype` (int8 or a float8), with one scale over `axes`.
+
+    The product of the results is near x. The scale keeps `axes` with size 1, and is 0 where x is
+    all zeros.
+    """
     whole = jnp.issubdtype(dtype, jnp.integer)
     limit = float(jnp.iinfo(dtype).max if whole else jnp.finfo(dtype).max)
     x = x.astype(jnp.float32)
@@ -66,7 +76,7 @@ def rounded(
 
 
 def restored(frames: Frames) -> Shaped[Array, "*b f p h d"]:
-    """Frames as they were stored: in float32 if they are quantised."""
+    """The frames' numbers: in float32 if they are quantised, otherwise as they are stored."""
     if not isinstance(frames, Quantised):
         return frames
     return frames.values.astype(jnp.float32) * frames.scale[..., None, :, None]

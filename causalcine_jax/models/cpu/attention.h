@@ -1,7 +1,9 @@
-// softmax(q k^T / sqrt(d)) v in one pass over blocks of keys, as FlashAttention has it (https://arxiv.org/abs/2205.14135): no score is written to memory.
+// softmax(q k^T / sqrt(d)) v in one pass over blocks of keys, as in FlashAttention
+// (https://arxiv.org/abs/2205.14135): no score is written to memory.
 //
-// A register holds LANES queries side by side. Scores are kept as [keys, queries] and sums as [channels, queries]: both products then read keys and values
-// number by number, and the softmax's maxima and sums need no step across a register.
+// A register holds LANES queries side by side. Scores are stored as [keys, queries] and sums as
+// [channels, queries]. Both products therefore read keys and values number by number, and the
+// softmax's maxima and sums need no reduction across a register.
 #pragma once
 
 #include <cmath>
@@ -10,23 +12,24 @@
 
 namespace causalcine {
 
-// ROWS * VECTORS sums, VECTORS operands and one more fill the registers.
+// ROWS * VECTORS sums, VECTORS operands and one more register fill the register file.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int ROWS = 8;
 #else
 constexpr int ROWS = 4;
 #endif
-constexpr int VECTORS = 3, QUERIES = LANES * VECTORS;  // of a block
-constexpr int KEYS = 128;                              // of a block, a multiple of ROWS and of 2
-constexpr int MOST_BLOCKS = 6;                         // of queries that share a block of keys while that is in the caches
+constexpr int VECTORS = 3, QUERIES = LANES * VECTORS;  // per block
+constexpr int KEYS = 128;                              // per block, a multiple of ROWS and of 2
+constexpr int MOST_BLOCKS = 6;  // blocks of queries that share a block of keys while it is cached
 constexpr float LEAST = -1e30f;
 
 typedef Vector Tile[ROWS][VECTORS];
 
-// 2^x for x <= 0, to 1e-7 of it, and never less than 2^-126
+// 2^x for x <= 0, with a relative error of 1e-7, and never less than 2^-126
 inline Vector exp2(Vector x) {
-  const Vector rounder = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, which is then in the lowest bits
-  x = larger(all(-126.0f), x);              // in this order, a NaN stays one
+  // 1.5 * 2^23: adding it rounds to an integer, which is then in the lowest bits
+  const Vector rounder = all(12582912.0f);
+  x = larger(all(-126.0f), x);  // this order of arguments keeps NaN
   const Vector shifted = x + rounder, rest = x - (shifted - rounder);
   Vector y = all(1.5403530e-4f);  // the series of 2^rest, |rest| <= 1/2
   y = y * rest + 1.3333558e-3f;
@@ -38,13 +41,13 @@ inline Vector exp2(Vector x) {
   return (Vector)((Integers)y + ((Integers)shifted << 23));
 }
 
-// What depends on the dtype: how operands lie, and the two products.
+// The parts that depend on the dtype: layout of the operands, and the two products.
 template <class Number>
 struct Product;
 
 template <>
 struct Product<float> {
-  // The number of channel d and query i in a block of queries turned to [dim, QUERIES]
+  // The number at channel d and query i in a transposed block of queries, [dim, QUERIES]
   static float& turned(float* block, int d, int i) { return block[d * QUERIES + i]; }
 
   static void scores(const float* const* keys, const float* queries, int dim, Tile& sum) {
@@ -55,7 +58,8 @@ struct Product<float> {
         for (int i = 0; i < VECTORS; ++i) sum[r][i] += keys[r][d] * ((const Vector*)queries)[d * VECTORS + i];
   }
 
-  // Values of `count` keys beside each other: where they lie, `row` numbers apart, they would push each other out of the nearest cache.
+  // Copies values of `count` keys next to each other. At their stride, `row` numbers, they would
+  // evict each other from the L1 cache.
   static void pack(const float* v, int64_t row, int count, int dim, float* packed) {
     for (int j = 0; j < count; ++j) std::memcpy(packed + j * dim, v + j * row, sizeof(float) * dim);
   }
@@ -73,7 +77,9 @@ struct Product<float> {
 };
 
 #ifdef __AVX512BF16__
-template <>  // numbers in pairs, of two channels for scores and of two keys for values, whose products the processor sums
+// bfloat16 in pairs: of two channels for scores, of two keys for values. The processor sums the
+// products of a pair.
+template <>
 struct Product<bfloat16> {
   static bfloat16& turned(bfloat16* block, int d, int i) { return block[(d / 2 * QUERIES + i) * 2 + d % 2]; }
 
@@ -116,13 +122,15 @@ struct Product<bfloat16> {
 };
 #endif
 
-// Films of `heads` heads `dim` wide: queries [films, queries, heads, dim], keys and values [films, keys, heads, dim]
+// `films` films of `heads` heads, `dim` wide: queries [films, queries, heads, dim], keys and values
+// [films, keys, heads, dim]
 struct Sizes {
   int64_t films, queries, keys, heads, dim;
   int64_t row() const { return heads * dim; }
 };
 
-// A block of queries: scaled and turned, its sums so far [dim, QUERIES], and of each query the largest score and the weights' sum so far.
+// A block of queries, scaled and transposed; its sums so far [dim, QUERIES]; each query's largest
+// score and sum of weights so far.
 template <class Number>
 struct Block {
   Number* queries;
@@ -138,7 +146,8 @@ void add_keys(Block<Number>& block, const Number* k, const Number* values, int64
   for (int j = 0; j < count; j += ROWS) {
     Tile sum = {};
     const Number* keys[ROWS];
-    for (int r = 0; r < ROWS; ++r) keys[r] = k + std::min(j + r, count - 1) * row;  // the last key again changes no maximum
+    // Repeating the last key changes no maximum.
+    for (int r = 0; r < ROWS; ++r) keys[r] = k + std::min(j + r, count - 1) * row;
     Product<Number>::scores(keys, block.queries, dim, sum);
     for (int r = 0; r < ROWS; ++r)
       for (int i = 0; i < VECTORS; ++i) {
@@ -169,8 +178,9 @@ void add_keys(Block<Number>& block, const Number* k, const Number* values, int64
   }
 }
 
-// One head's queries first .. last over `length` keys. Pointers are to the head's first number; zeros where there is no key. `log_sum`, where it is wanted: of
-// each query, the logarithm of its weights' sum, to the base 2, for the backward pass.
+// One head's queries first .. last over `length` keys. Pointers are to the head's first number. The
+// output is zero if there are no keys. `log_sum`, unless null, gets the base-2 logarithm of each
+// query's sum of weights, for the backward pass.
 template <class Number>
 void attend(const Number* q, const Number* k, const Number* v, Number* out, float* log_sum, const Sizes& s, int64_t length, int64_t first, int64_t last) {
   const int dim = s.dim, blocks = (last - first + QUERIES - 1) / QUERIES;

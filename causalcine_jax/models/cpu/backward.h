@@ -1,22 +1,25 @@
-// The gradient of attention: scores once more, weights from the logarithms that the forward left (https://arxiv.org/abs/2205.14135, algorithm 4).
+// The gradient of attention. Scores are recomputed; weights come from the forward's logarithms
+// (https://arxiv.org/abs/2205.14135, algorithm 4).
 #pragma once
 
 #include "attention.h"
 
 namespace causalcine {
 
-constexpr int BACK_KEYS = 64;  // of one block
+constexpr int BACK_KEYS = 64;  // per block
 
 inline int64_t rounded(int64_t rows, int64_t to) { return (rows + to - 1) / to * to; }
 
-// A block of queries, of which there may be fewer: as they are scaled and turned [dim, QUERIES], and as rows [QUERIES, dim]; zeros beyond the last.
+// A block of at most QUERIES queries: scaled and transposed [dim, QUERIES], and as rows
+// [QUERIES, dim]; zeros beyond the last.
 struct BackBlock {
-  float *turned, *rows, *turned_gradient, *gradient, *dq;  // dq is turned too
-  Vector log[VECTORS], inner[VECTORS];                      // of the sum of weights; gradient * out
+  float *turned, *rows, *turned_gradient, *gradient, *dq;  // dq is transposed too
+  Vector log[VECTORS], inner[VECTORS];  // logarithm of the sum of weights; gradient * out
   static int64_t numbers(int dim) { return 5 * dim * QUERIES; }
 };
 
-// rows[j] += sum over queries i of weights[j][i] * x[i], for ROWS keys j. weights [keys, QUERIES], x [QUERIES, dim], dim a multiple of LANES
+// rows[j] += sum over queries i of weights[j][i] * x[i], for ROWS keys j. weights [keys, QUERIES],
+// x [QUERIES, dim], dim a multiple of LANES
 template <int WIDTH>
 void sum_over_queries(const float* weights, const float* x, float* rows, int dim) {
   for (int d = 0; d < dim; d += WIDTH * LANES) {
@@ -35,8 +38,9 @@ inline void sum_over_queries(const float* weights, const float* x, float* rows, 
   dim % (2 * LANES) ? sum_over_queries<1>(weights, x, rows, dim) : sum_over_queries<2>(weights, x, rows, dim);
 }
 
-// Adds what a block of queries says of `count` keys to dk and dv, and what those say of the queries to its dq. k, v, dk, dv [keys, dim], with room for
-// BACK_KEYS. `weights` and `scores` have room for BACK_KEYS * QUERIES numbers.
+// Adds a block's contribution to dk and dv of `count` keys, and theirs to the block's dq.
+// k, v, dk, dv [keys, dim] have room for BACK_KEYS. `weights` and `scores` have room for
+// BACK_KEYS * QUERIES numbers.
 inline void add_gradients(BackBlock& block, const float* k, const float* v, int count, int dim, float* weights, float* scores, float* dk, float* dv) {
   for (int j = 0; j < count; j += ROWS) {
     const float *keys[ROWS], *values[ROWS];
@@ -66,8 +70,9 @@ inline void add_gradients(BackBlock& block, const float* k, const float* v, int 
   }
 }
 
-// One head's queries [count <= MOST_BLOCKS * QUERIES], over keys and values without gaps [length, dim]. q, out, gradient and dq have `row` numbers from one
-// query to the next. Adds to dk and dv [length rounded to BACK_KEYS, dim].
+// A head's queries [count <= MOST_BLOCKS * QUERIES] over contiguous keys and values [length, dim].
+// q, out, gradient and dq have a stride of `row` numbers between queries. Adds to dk and dv
+// [length rounded to BACK_KEYS, dim].
 inline void attend_backward(const float* q, const float* k, const float* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
                             int count, int64_t length, int dim, float* dq, float* dk, float* dv) {
   const int blocks = (count + QUERIES - 1) / QUERIES;
@@ -100,7 +105,8 @@ inline void attend_backward(const float* q, const float* k, const float* v, cons
     for (int d = 0; d < dim; ++d) dq[query * q_row + d] = natural * block[query / QUERIES].dq[d * QUERIES + query % QUERIES];
 }
 
-// All queries of one head, in turns of what `attend_backward` takes; sets dk and dv, and brings dk from the base 2 back to e.
+// All queries of one head, in groups that fit `attend_backward`. Sets dk and dv, and converts dk
+// from base 2 to e.
 inline void head_backward(const float* q, const float* k, const float* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
                           int64_t queries, int64_t length, int dim, float* dq, float* dk, float* dv) {
   std::memset(dk, 0, sizeof(float) * rounded(length, BACK_KEYS) * dim);
@@ -111,7 +117,7 @@ inline void head_backward(const float* q, const float* k, const float* v, const 
   for (int64_t i = 0; i < length * dim; ++i) dk[i] *= 0.6931471805599453f;
 }
 
-// Memory that a caller of `attend` keeps, whose own is `scratch`.
+// Scratch memory for callers of `attend`, which itself uses `scratch`.
 inline float* rows_of(size_t numbers) {
   thread_local std::vector<float> memory;
   if (memory.size() < numbers + 16) memory.resize(numbers + 16);
@@ -122,7 +128,8 @@ inline void copy(const float* x, int64_t from, float* y, int64_t to, int64_t row
   for (int64_t t = 0; t < rows; ++t, x += from, y += to) std::memcpy(y, x, sizeof(float) * dim);
 }
 
-// The gradient of `attention`. Heads of films are tasks: what they add to is theirs alone.
+// The gradient of `attention`. A task is one head of one film, so no two tasks write the same
+// numbers.
 inline void attention_backward(xla::ffi::ThreadPool& pool, const float* q, const float* k, const float* v, const int32_t* lengths, const float* out, const float* log_sum,
                                const float* gradient, float* dq, float* dk, float* dv, const Sizes& s) {
   in_parallel(pool, s.films * s.heads, [&](int64_t task) {

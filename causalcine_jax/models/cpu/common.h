@@ -1,4 +1,4 @@
-// What both kernels are made of: registers of LANES float32 numbers, bfloat16, and work shared by threads.
+// Basics of the kernels: registers of LANES float32 numbers, bfloat16, work shared by threads.
 #pragma once
 
 #include <algorithm>
@@ -43,12 +43,12 @@ inline void narrow(float x, float& y) { y = x; }
 inline void narrow(float x, bfloat16& y) {  // to the nearest, ties to even
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;  // rounding could carry it to infinity
+  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;  // rounding could turn it into infinity
   y = is_nan ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
 #ifdef __AVX512BF16__
-// sum + the products of both numbers of each pair; `two` is one pair for all lanes
+// sum + the products of both numbers of each pair; `two` is one pair, broadcast to all lanes
 inline Vector add_products(Vector sum, const bfloat16* two, __m512bh pairs) {
   int32_t bits;
   std::memcpy(&bits, two, 4);
@@ -56,22 +56,23 @@ inline Vector add_products(Vector sum, const bfloat16* two, __m512bh pairs) {
 }
 #endif
 
-// `bytes` of this thread's own, at a cache line's beginning, until it asks again.
+// `bytes` of this thread's own memory, aligned to a cache line, valid until the next call.
 inline char* scratch(size_t bytes) {
   thread_local std::vector<char> memory;
   if (memory.size() < bytes + 64) memory.resize(bytes + 64);
   return (char*)((uintptr_t(memory.data()) + 63) & ~uintptr_t(63));
 }
 
-// Calls work(0) .. work(tasks - 1) on the calling thread and on those of XLA's pool that are free. Waits for tasks begun, never for a thread to come:
-// all threads of the pool may be waiting here at once.
+// Calls work(0) .. work(tasks - 1) on the calling thread and on free threads of XLA's pool. Waits
+// for tasks that have begun, never for a thread: all threads of the pool may be waiting here.
 template <class Work>
 void in_parallel(xla::ffi::ThreadPool& pool, int64_t tasks, const Work& work) {
   struct Counts {
     std::atomic<int64_t> next{0}, done{0};
   };
   const auto counts = std::make_shared<Counts>();
-  const auto help = [counts, tasks, &work] {  // one that comes late finds no task, and does not touch `work`
+  // A thread that starts late finds no task, and does not access `work`.
+  const auto help = [counts, tasks, &work] {
     for (int64_t task; (task = counts->next.fetch_add(1)) < tasks; counts->done.fetch_add(1)) work(task);
   };
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), tasks) - 1;

@@ -1,8 +1,11 @@
-// Convolutions in time, height and width of float32 videos, channels last, and the gradient of their weights.
+// Convolutions in time, height and width of float32 videos, channels last, and the gradient of
+// their weights.
 //
-// A task makes some rows of one frame. It copies the rows of x that these see into its own memory with a frame of zeros, so that what a row's taps meet
-// lies in one piece: taps * channels numbers. Sums of several pixels and channels fill the registers; each number of x is multiplied by all lanes at once.
-// Frames before and after x are zeros and cost nothing. The gradient of x is such a convolution too, of turned weights.
+// A task computes some rows of one frame. It copies the rows of x that they read, padded with
+// zeros, into its own memory. A row of taps then reads contiguous memory: taps * channels numbers.
+// Sums of several pixels and channels fill the registers; each number of x is multiplied by all
+// lanes at once. Frames before and after x are zeros and cost nothing. The gradient of x is such a
+// convolution too, with flipped and transposed weights.
 #pragma once
 
 #include "common.h"
@@ -13,7 +16,7 @@ struct Convolution {
   int64_t batch, frames, height, width, inner;       // x
   int64_t out_frames, out_height, out_width, outer;  // y
   int64_t taps, tall, wide;                          // weights, [taps, tall, wide, inner, outer]
-  int64_t ahead, top, left;                          // y[t, r, c] begins at x[t + ahead, r - top, c - left]
+  int64_t ahead, top, left;  // y[t, r, c] begins at x[t + ahead, r - top, c - left]
 
   bool meets(int64_t t, int64_t tap) const { return t + ahead + tap >= 0 && t + ahead + tap < frames; }
   const float* row(const float* x, int64_t b, int64_t t, int64_t r) const { return x + ((b * frames + t) * height + r) * width * inner; }
@@ -34,13 +37,13 @@ constexpr int SUMS = 12;
 #endif
 constexpr int MOST_WIDE = 4;                // registers of channels
 constexpr int MOST_TALL = SUMS == 24 ? 12 : 8;  // pixels
-constexpr int64_t NEAR_WEIGHTS = 96 * 1024, NEAR_ROWS = 192 * 1024;  // bytes that stay in a core's caches
+constexpr int64_t NEAR_WEIGHTS = 96 * 1024, NEAR_ROWS = 192 * 1024;  // bytes that stay cached
 
-constexpr int64_t ENOUGH_TASKS = 8;  // for the threads to end at about the same time
+constexpr int64_t ENOUGH_TASKS = 8;  // enough that threads end at about the same time
 
 constexpr int tall_for(int wide) { return SUMS / wide < MOST_TALL ? SUMS / wide : MOST_TALL; }
 constexpr int HALF = LANES > 8 ? 8 : LANES;
-// Half registers where whole ones would mostly hold nothing
+// Half registers where whole ones would be mostly empty
 inline bool half_registers(int64_t channels) { return LANES == 16 && channels % 16 != 0 && channels % 16 <= 8; }
 
 // Calls run(std::integral_constant<int, wide>) for wide in 1 .. MOST_WIDE
@@ -52,7 +55,7 @@ inline void with_wide(int wide, const Run& run) {
   if (wide == 4) run(std::integral_constant<int, 4>());
 }
 
-// Channels of y in blocks of at most MOST_WIDE registers, as equal as can be
+// Splits channels of y into blocks of at most MOST_WIDE registers, as equal as possible
 struct Blocks {
   int lanes;
   int64_t registers, count;
@@ -75,7 +78,8 @@ inline void multiply_pixels(const float* const (&at)[P], const float* weights, i
   }
 }
 
-// Rows `first` .. `first + rows` of frame t, one block of channels. `x` [taps, rows + tall - 1, out_width + wide - 1, inner], sums [rows * out_width, W * L]
+// Rows `first` .. `first + rows` of frame t, one block of channels.
+// `x` [taps, rows + tall - 1, out_width + wide - 1, inner], sums [rows * out_width, W * L]
 template <int L, int W>
 void convolve_block(const Convolution& c, const float* x, int64_t t, int64_t rows, const float* weights, const float* bias, float* sums, float* y, int64_t channels) {
   using R = Register<L>;
@@ -130,7 +134,7 @@ void convolve_block(const Convolution& c, const float* x, int64_t t, int64_t row
   }
 }
 
-// Rows of x as the taps meet them, with zeros around
+// Rows of x in the order of the taps, with zeros around
 inline void copy_rows(const Convolution& c, const float* x, int64_t b, int64_t t, int64_t first, int64_t rows, float* to) {
   const int64_t across = (c.out_width + c.wide - 1) * c.inner;
   const int64_t begin = std::min(c.left, c.out_width + c.wide - 1), held = std::min(c.width, c.out_width + c.wide - 1 - begin);
@@ -186,7 +190,7 @@ void convolve(xla::ffi::ThreadPool& pool, const Convolution& c, const float* x, 
   });
 }
 
-// Sums over all pixels of x's channels i .. i + P times the gradient's channels of one block, for one tap
+// Sums over pixels of x's channels i .. i + P times one block of gradient channels, for one tap
 template <int L, int W, int P>
 void correlate(const Convolution& c, const float* x, const float* gradient, int64_t tap, int64_t down, int64_t right, float* weights) {
   using R = Register<L>;
@@ -219,7 +223,8 @@ void correlate(const Convolution& c, const float* x, const float* gradient, int6
     for (int o = 0; o < W; ++o) R::store(weights + p * c.outer + o * L, total[p][o]);
 }
 
-// weights [taps, tall, wide, inner, outer] and bias [outer] from x and the gradient of y. `outer` must be a multiple of L
+// Weights [taps, tall, wide, inner, outer] and bias [outer] from x and the gradient of y. `outer`
+// must be a multiple of L
 template <int L>
 void convolution_gradient(xla::ffi::ThreadPool& pool, const Convolution& c, const float* x, const float* gradient, float* weights, float* bias) {
   const Blocks blocks(c.outer, L);

@@ -1,6 +1,6 @@
 """Convolution of videos by the CPU's own kernel (cpu/convolution.h), with its gradient.
 
-XLA's convolutions on a CPU reach a fraction of the processor's speed where channels are few, as in a VAE, and their gradients less still.
+XLA's convolutions on a CPU are slow with few channels, as in a VAE; their gradients more so.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from causalcine_jax.models.cpu import kernels as cpu_kernels
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.platform import platform
 
-GRADIENT_CHANNELS = 8  # the weights' gradient is made for multiples of it
+GRADIENT_CHANNELS = 8  # the weights' gradient needs a multiple of this
 
 
 @dataclass(frozen=True)
 class Window:
-    """Where a convolution reads, as its taps do.
+    """Where a convolution reads.
 
     frames  of y
-    ahead   y's frame t is made of x's frames from t + ahead on; what is before and after x is zero
+    ahead   y's frame t reads x's frames from t + ahead on; frames outside x are zero
     pads    rows of zeros above and below, columns to the left and right
     """
 
@@ -31,7 +31,7 @@ class Window:
     pads: tuple[tuple[int, int], tuple[int, int]]
 
     def turned(self, x_frames: int, taps: tuple[int, ...]) -> "Window":
-        """That of the gradient of x."""
+        """The window of the convolution that is x's gradient."""
         pads = tuple(
             (tap - 1 - before, tap - 1 - after)
             for tap, (before, after) in zip(taps[1:], self.pads, strict=True)
@@ -40,7 +40,7 @@ class Window:
 
 
 def convolves(dtype) -> bool:
-    """Whether the kernel convolves this dtype here. Under a mesh XLA does: it cuts its own operations only."""
+    """Whether the kernel convolves this dtype here. Not under a mesh: XLA shards only its own."""
     return (
         platform() == "cpu"
         and dtype == jnp.float32
@@ -56,7 +56,7 @@ def convolve(
     bias: Float[Array, " o"],
     window: Window,
 ) -> Array:
-    """y [b, window.frames, h', w', o], in float32. Only where it `convolves`."""
+    """y [b, window.frames, h', w', o], in float32. Call it only where `convolves` is true."""
     sides = (
         side + sum(pad) - tap + 1
         for side, pad, tap in zip(x.shape[2:4], window.pads, weight.shape[1:3], strict=True)

@@ -1,26 +1,30 @@
-// Attention of a packed pass: every segment of every film over its receptive field, forward and backward, in one call.
+// Attention of a packed pass, forward and backward: all segments of all films over their receptive
+// fields, in one call.
 //
-//   k, v of segments and pool --field's frames, rotated to their slots--> rows in the caches --attend--> out, logarithms
+//   k, v of segments and pool --field's frames, rotated to their slots--> rows in the caches
+//   --attend--> output, logarithms
 //
-// One task is one head of one film, all its segments one after the other: it reads one pool again and again, and what its backward pass adds to is its own.
+// One task is one head of one film, with its segments in order. It reads one pool repeatedly, and
+// its backward pass adds only to its own numbers.
 #pragma once
 
 #include "backward.h"
 
 namespace causalcine {
 
-// A packed pass. A segment has `frames` frames of `tokens` tokens; its field at most `entries` frames of the pool's `pool`.
+// A packed pass. A segment has `frames` frames of `tokens` tokens; its field has at most `entries`
+// of the pool's `pool` frames.
 struct Pass {
   int64_t films, segments, frames, tokens, pool, entries, heads, dim;
   const int32_t *frame, *length;  // [segments, films, entries], [segments, films]
-  const float *cosine, *sine;     // [slots, tokens, dim]: factors of a channel, and of the other of its pair
+  const float *cosine, *sine;  // [slots, tokens, dim]: factors of a channel and of its pair's other
 
   int64_t row() const { return heads * dim; }
   int64_t queries() const { return frames * tokens; }
   int64_t room() const { return rounded((frames + entries) * tokens, BACK_KEYS) * dim; }
   int64_t attended(int64_t film, int64_t segment) const { return frames + length[segment * films + film]; }
   int64_t own(int64_t film, int64_t segment) const { return (film * segments + segment) * queries() * row(); }
-  // The i-th frame attended to: the segment's own, then those of the pool. Slots count back from the newest.
+  // The i-th attended frame: the segment's own, then the pool's. Slots count back from the newest.
   bool is_own(int64_t i) const { return i < frames; }
   int64_t slot(int64_t i) const { return is_own(i) ? frames - 1 - i : i; }
   int64_t at(int64_t film, int64_t segment, int64_t i) const {
@@ -29,7 +33,8 @@ struct Pass {
   }
 };
 
-// A frame's tokens, `from` numbers apart, turned to its slot (sign 1) or back (-1), written or added to y.
+// Rotates a frame's tokens, `from` numbers apart, to its slot (sign 1) or back (-1). Writes or adds
+// to y.
 template <int SIGN, bool ADD>
 void rotate(const float* x, int64_t from, float* y, int64_t to, const Pass& p, int64_t slot) {
   const float *cosine = p.cosine + slot * p.tokens * p.dim, *sine = p.sine + slot * p.tokens * p.dim;
@@ -46,13 +51,14 @@ inline void add(const float* x, int64_t from, float* y, int64_t to, int64_t rows
     for (int d = 0; d < dim; ++d) y[d] += x[d];
 }
 
-// All tokens of a pass: [films, segments, queries, heads, dim], and of the pool [films, pool, tokens, heads, dim]
+// All tokens of a pass: [films, segments, queries, heads, dim]; the pool's
+// [films, pool, tokens, heads, dim]
 template <class Number>
 struct Tokens {
   Number *q, *k, *v, *pool_k, *pool_v;
 };
 
-// A segment's queries [queries, dim] and what they attend to [keys, dim], rotated.
+// A segment's queries [queries, dim] and its keys and values [keys, dim], rotated.
 struct Rows {
   float *q, *k, *v;
 };

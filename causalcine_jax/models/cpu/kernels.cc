@@ -1,4 +1,5 @@
-// The kernels as XLA calls them (jax.ffi). models/cpu/kernels.py compiles this file for the machine that it is on, and checks shapes and dtypes.
+// The kernels' entry points for XLA (jax.ffi). models/cpu/kernels.py compiles this file on the
+// machine that runs it, and checks shapes and dtypes.
 #include "fields.h"
 #include "linear.h"
 #include "norm.h"
@@ -40,7 +41,7 @@ ffi::Error run_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer 
 using Floats = ffi::Buffer<ffi::F32>;
 using Integers32 = ffi::Buffer<ffi::S32>;
 
-// Attention with what its backward pass needs: log_sum [films, heads, queries], to the base 2
+// Attention with the inputs of its backward pass: log_sum [films, heads, queries], base 2
 ffi::Error run_attention_kept(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Integers32 lengths, ffi::Result<Floats> out, ffi::Result<Floats> log_sum) {
   attention<float>(pool, q.typed_data(), k.typed_data(), v.typed_data(), lengths.typed_data(), out->typed_data(), log_sum->typed_data(), sizes_of(q, k));
   return ffi::Error::Success();
@@ -92,7 +93,8 @@ Convolution convolution_of(const X& x, const W& w, const Y& y, int64_t ahead, in
   return {in[0], in[1], in[2], in[3], in[4], out[1], out[2], out[3], out[4], taps[0], taps[1], taps[2], ahead, top, left};
 }
 
-// x [batch, frames, height, width, inner], w [taps, tall, wide, inner, outer], b [outer], y as x with its own sizes
+// x [batch, frames, height, width, inner], w [taps, tall, wide, inner, outer], b [outer]; y has x's
+// layout and its own sizes
 ffi::Error run_convolution(ffi::ThreadPool pool, Floats x, Floats w, Floats b, ffi::Result<Floats> y, int64_t ahead, int64_t top, int64_t left) {
   const Convolution c = convolution_of(x, w, *y, ahead, top, left);
   const auto run = half_registers(c.outer) ? convolve<HALF> : convolve<LANES>;
@@ -154,7 +156,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_norm_silu, run_norm_silu, ffi::Ffi::Bin
 XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_norm_silu_gradient, run_norm_silu_gradient,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>().Ret<Floats>());
 
-// What was compiled: a head's width must be a multiple of this; and whether bfloat16 is multiplied
+// Compile-time facts: the divisors of a head's width; whether bfloat16 is multiplied
 extern "C" int causalcine_rows() { return ROWS; }
 extern "C" int causalcine_lanes() { return LANES; }
 extern "C" int causalcine_bfloat16() {

@@ -1,9 +1,11 @@
-"""The CPU's own kernels: cpu/*.h, compiled once for the machine that they are on, kept in the user's cache directory, and called by XLA.
+"""Our CPU kernels, cpu/*.h: compiled once per machine, kept in the user's cache, called by XLA.
 
-    first use --> a compiler? --> ~/.cache/causalcine_jax/kernels-<hash>.so --> jax.ffi --> `flash_attention`, `linear`
-                   no, or it fails --> `missing()` says why, and XLA does the same
+    first use --> compiler found? --> ~/.cache/causalcine_jax/kernels-<hash>.so
+                  --> jax.ffi --> `flash_attention`, `linear`
+                  otherwise: `missing()` gives the reason, and XLA computes the same
 
-Nothing needs them: where they cannot be made, models/attention/backends.py, models/nn.py and models/vae/convolution.py take XLA's path. CAUSALCINE_CPU_KERNELS=0 chooses that path.
+They are optional. Without them models/attention/backends.py, models/nn.py and
+models/vae/convolution.py use XLA; CAUSALCINE_CPU_KERNELS=0 chooses that.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ from jaxtyping import Array, Float, Int
 HERE = Path(__file__).parent
 SWITCH = "CAUSALCINE_CPU_KERNELS"
 COMPILERS = ("c++", "g++", "clang++")
-# Never -ffast-math: it lets denormal numbers vanish in the whole process, and a NaN go unseen.
+# Never -ffast-math: it flushes denormals in the whole process, and hides NaNs.
 FLAGS = (
     "-O3",
     "-std=c++17",
@@ -40,7 +42,7 @@ FLAGS = (
 FOR_THIS_CPU = (
     ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
 )
-SECONDS = 120  # at most, for the compiler
+SECONDS = 120  # timeout of the compiler
 ATTENTION, LINEAR = "causalcine_attention", "causalcine_linear"
 ATTENTION_KEPT, ATTENTION_BACKWARD = f"{ATTENTION}_kept", f"{ATTENTION}_backward"
 FIELDS, FIELDS_BACKWARD = "causalcine_fields", "causalcine_fields_backward"
@@ -62,7 +64,11 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Kernels:
-    """What was compiled: dtypes that attention multiplies, and what a head's width must be a multiple of (`lanes`: with a gradient)."""
+    """The compiled kernels' limits.
+
+    dtypes       that attention multiplies
+    rows, lanes  divisors of a head's width: `rows` always, `lanes` also with a gradient
+    """
 
     dtypes: tuple[str, ...]
     rows: int
@@ -70,13 +76,13 @@ class Kernels:
 
 
 def path_in_use() -> str:
-    """How the CPU attends, for people: by its own kernels, in which dtypes, or by XLA, and why."""
+    """How the CPU attends, for display: by which kernels, or by XLA and the reason."""
     own = kernels()
     return f"XLA ({missing()})" if own is None else f"own kernels ({', '.join(own.dtypes)})"
 
 
 def kernels() -> Kernels | None:
-    """The kernels of this machine, compiled on first use; None where they cannot be."""
+    """This machine's kernels, compiled on first use; None if that fails."""
     loaded = _loaded()
     return None if isinstance(loaded, str) else loaded
 
@@ -93,9 +99,12 @@ def flash_attention(
     v: Float[Array, "*b s h d"],
     lengths: Int[Array, "*b"],
 ) -> Float[Array, "*b t h d"]:
-    """softmax(q k^T / sqrt(d)) v over the first `lengths` keys; the time it takes follows the lengths. No gradient.
+    """softmax(q k^T / sqrt(d)) v over the first `lengths` keys, in time proportional to them.
 
-    `NotImplementedError` where the kernels are missing, or cannot multiply this dtype or heads of this width.
+    It has no gradient.
+
+    Raises:
+      NotImplementedError: kernels are missing, or do not support the dtype or the heads' width.
     """
     own = kernels()
     if own is None:
@@ -108,13 +117,14 @@ def flash_attention(
         raise NotImplementedError(
             f"heads must be a multiple of {own.rows} channels wide, not {q.shape[-1]}"
         )
-    # In an island of a mesh all operands must vary along the same axes: adding none of q makes lengths vary as q does.
+    # Inside shard_map all operands must vary along the same mesh axes. Adding 0 * q makes lengths
+    # vary as q does.
     lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
     return jax.ffi.ffi_call(ATTENTION, q, vmap_method="broadcast_all")(q, k, v, lengths)
 
 
 def differentiates(dtype, head_dim: int) -> bool:
-    """Whether there are kernels for gradients too, of attention in this dtype with heads of this width."""
+    """Whether attention in this dtype and with heads of this width has gradient kernels too."""
     own = kernels()
     return (
         own is not None
@@ -127,7 +137,10 @@ def differentiates(dtype, head_dim: int) -> bool:
 def flash_attention_kept(
     q, k, v, lengths
 ) -> tuple[Float[Array, "*b t h d"], Float[Array, "*b h t"]]:
-    """`flash_attention`, and of each query the logarithm to the base 2 of its weights' sum. Only where it `differentiates`."""
+    """`flash_attention`, and the base-2 logarithm of each query's sum of weights.
+
+    Call it only where `differentiates` is true.
+    """
     lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
     like = (q, jnp.swapaxes(q[..., 0], -1, -2))
     return tuple(
@@ -138,7 +151,7 @@ def flash_attention_kept(
 def flash_attention_backward(
     q, k, v, lengths, out, log_sum, gradient
 ) -> tuple[Array, Array, Array]:
-    """Gradients of q, k and v, given those of what `flash_attention_kept` returned first."""
+    """Gradients of q, k and v, given that of the output of `flash_attention_kept`."""
     lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
     return tuple(
         jax.ffi.ffi_call(ATTENTION_BACKWARD, (q, k, v), vmap_method="broadcast_all")(
@@ -148,7 +161,10 @@ def flash_attention_backward(
 
 
 def multiplies(dtype) -> bool:
-    """Whether `linear` multiplies this dtype: bfloat16, where the processor has products of it. XLA turns those into float32 first."""
+    """Whether `linear` multiplies this dtype: bfloat16, on processors that multiply it.
+
+    XLA would convert to float32 first.
+    """
     return dtype == jnp.bfloat16 and (own := kernels()) is not None and "bfloat16" in own.dtypes
 
 
@@ -156,7 +172,7 @@ def multiplies(dtype) -> bool:
 def linear(
     x: Float[Array, "t i"], weight: Float[Array, "i o"], bias: Float[Array, " o"]
 ) -> Float[Array, "t o"]:
-    """x W + b in bfloat16, summed in float32 and rounded once. Only where `multiplies`."""
+    """x W + b in bfloat16, summed in float32, rounded once. Only where `multiplies` is true."""
     shape = jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), x.dtype)
     return jax.ffi.ffi_call(LINEAR, shape, vmap_method="sequential")(x, weight, bias)
 
@@ -175,7 +191,7 @@ linear.defvjp(lambda x, weight, bias: (linear(x, weight, bias), (x, weight)), _l
 
 @functools.cache
 def _loaded() -> Kernels | str:
-    """The kernels, or why there are none."""
+    """The kernels, or the reason why there are none."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
     if os.name != "posix":
@@ -196,7 +212,7 @@ def _loaded() -> Kernels | str:
 
 
 def _library(compiler: str) -> ctypes.CDLL:
-    """The compiled file, made where it is missing or damaged."""
+    """Loads the compiled file; compiles it if it is missing or damaged."""
     file = _folder() / f"kernels-{_fingerprint(compiler)}.so"
     if file.exists():
         with contextlib.suppress(OSError):
@@ -206,7 +222,11 @@ def _library(compiler: str) -> ctypes.CDLL:
 
 
 def _folder() -> Path:
-    """Where compiled kernels are kept. `OSError` where that is another user's to write: what lies there is run."""
+    """The folder of compiled kernels.
+
+    Raises:
+      OSError: another user can write to it, and so choose the code that runs.
+    """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "causalcine_jax"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
@@ -216,7 +236,7 @@ def _folder() -> Path:
 
 
 def _fingerprint(compiler: str) -> str:
-    """Of everything that the compiled file depends on: homes are shared by machines with other processors."""
+    """Hash of all that the compiled file depends on; a shared home has several processors."""
     sources = (file.read_text() for file in sorted(HERE.iterdir()) if file.suffix in (".h", ".cc"))
     parts = (
         *sources,
@@ -231,7 +251,7 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """What tells this processor's instructions from another's."""
+    """The processor's instruction sets."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
@@ -239,7 +259,7 @@ def _processor() -> str:
 
 
 def _compile(compiler: str, file: Path) -> None:
-    """Compiles the kernels to `file`, which appears whole: processes that start together each make their own."""
+    """Compiles the kernels to an atomic `file`: processes that start together each write one."""
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         made = Path(scratch) / file.name
         command = [

@@ -1,7 +1,9 @@
-// y = x w + b in bfloat16, summed in float32 and rounded once, by the processor's products of pairs (AVX-512 BF16).
+// y = x w + b in bfloat16, summed in float32 and rounded once, by the processor's products of pairs
+// (AVX-512 BF16).
 //
-// A panel of COLUMNS columns of w is packed as it is read, two rows beside each other, and multiplied by all rows of x, TALL at a time: their sums fill the
-// registers. float32 is left to XLA, whose product is as fast.
+// A panel of COLUMNS columns of w is packed when it is read, two rows interleaved. It is multiplied
+// by all rows of x, TALL at a time, whose sums fill the registers. float32 is left to XLA, whose
+// product is as fast.
 #pragma once
 
 #include "common.h"
@@ -15,7 +17,7 @@ struct Matrices {
 };
 
 constexpr int TALL = 12, WIDE = 2, COLUMNS = LANES * WIDE;
-constexpr int MOST_PANELS = 2;  // that share the rows of x while those are in the nearest cache
+constexpr int MOST_PANELS = 2;  // panels that share the rows of x while those are in the L1 cache
 
 inline void pack(const bfloat16* w, const Matrices& m, int count, uint32_t* packed) {
   for (int64_t k = 0; k < m.inner; k += 2, packed += COLUMNS) {
@@ -50,7 +52,8 @@ inline void linear(xla::ffi::ThreadPool& pool, const bfloat16* x, const bfloat16
   const int64_t panels = (m.columns + COLUMNS - 1) / COLUMNS, threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t share = panels >= 8 * MOST_PANELS * threads ? MOST_PANELS : 1;
   const int64_t panel_size = (m.inner + 1) / 2 * COLUMNS;
-  // Rows of x are copied to distances of an odd number of cache lines: as they lie, they may all fall on one place of the cache.
+  // Rows of x are copied to a stride of an odd number of cache lines. At their own stride they may
+  // all map to one cache set.
   const int64_t apart = (m.inner / 64 * 2 + 3) * 32;
   in_parallel(pool, (panels + share - 1) / share, [&](int64_t task) {
     const int64_t first = task * share, last = std::min(panels, first + share);
@@ -62,7 +65,7 @@ inline void linear(xla::ffi::ThreadPool& pool, const bfloat16* x, const bfloat16
       pack(w + panel * COLUMNS, m, count_of(panel), packed + (panel - first) * panel_size);
       for (int i = 0; i < count_of(panel); ++i) bias[(panel - first) * COLUMNS + i] = wide(b[panel * COLUMNS + i]);
     }
-    std::memset(held, 0, TALL * apart * 2);  // an odd row's last pair ends with a zero
+    std::memset(held, 0, TALL * apart * 2);  // the last pair of an odd row ends with a zero
     for (int64_t row = 0; row < m.rows; row += TALL) {
       const int tall = std::min<int64_t>(TALL, m.rows - row);
       for (int r = 0; r < tall; ++r) std::memcpy(held + r * apart, x + (row + r) * m.inner, m.inner * sizeof(bfloat16));

@@ -1,4 +1,5 @@
-// SiLU of a VAE's norm, x / max(|x|, tiny) * sqrt(channels) * gamma over each pixel's channels, and its gradient. Channels in whole registers.
+// SiLU of a VAE's norm, x / max(|x|, tiny) * sqrt(channels) * gamma over each pixel's channels, and
+// its gradient. Channels must fill whole registers.
 #pragma once
 
 #include <cmath>
@@ -15,9 +16,10 @@ template <int L>
 inline typename Register<L>::Type sigmoid(typename Register<L>::Type x) {
   typedef typename Register<L>::Type V;
   typedef int32_t I __attribute__((vector_size(L * 4)));
-  const V none{}, rounder = none + 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, which is then in the lowest bits
+  // 1.5 * 2^23: adding it rounds to an integer, which is then in the lowest bits
+  const V none{}, rounder = none + 12582912.0f;
   x = x * -1.44269504f;
-  x = none - 126.0f > x ? none - 126.0f : x;  // in this order, a NaN stays one
+  x = none - 126.0f > x ? none - 126.0f : x;  // this order of arguments keeps NaN
   x = none + 126.0f < x ? none + 126.0f : x;
   const V shifted = x + rounder, rest = x - (shifted - rounder);
   V y = none + 1.5403530e-4f;  // the series of 2^rest, |rest| <= 1/2

@@ -1,7 +1,8 @@
-"""Captions to token ids: cleaned as Wan2.1 cleans them, ended by one end-of-sequence token, padded with 0.
+"""Captions to token ids: cleaned as in Wan2.1, ended by one end-of-sequence token, padded with 0.
 
-Any tokenizer.json of the `tokenizers` library works; UMT5's own is a unigram model of 256,384 pieces. The small model has a word
-tokenizer, made from the words that its world can speak: one id per word, and words it never saw can be named.
+Any tokenizer.json of the `tokenizers` library works; UMT5's own is a unigram model of 256,384
+pieces. The small model has a word tokenizer, made from its world's vocabulary. It has one id per
+word, so unknown words can be named.
 """
 
 import html
@@ -27,7 +28,10 @@ FOLDERS = (
 
 
 def clean(text: str) -> str:
-    """Mended unicode, HTML entities decoded (twice, as they are often escaped twice), runs of whitespace as one space."""
+    """Fixes unicode, decodes HTML entities, collapses whitespace.
+
+    Entities are decoded twice, because they are often escaped twice.
+    """
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip()
 
@@ -48,7 +52,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads tokenizer.json: the file itself, the folder that holds it, or a model folder, whether ours, Diffusers' or Wan2.1's own."""
+        """Reads tokenizer.json from `path`: the file, its folder, or a model folder.
+
+        The model folder may have our layout, Diffusers' or Wan2.1's.
+        """
         file = tokenizer_file(path)
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
@@ -72,11 +79,11 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """How many ids there are; a text encoder's vocab_size must be at least this."""
+        """The number of ids; a text encoder's vocab_size must be at least this."""
         return self._backend.get_vocab_size()
 
     def count(self, text: str) -> int:
-        """Tokens of `text`, its end-of-sequence token included."""
+        """The number of tokens of `text`, including its end-of-sequence token."""
         return len(self._encode(text))
 
     def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +94,7 @@ class Tokenizer:
           length: tokens per row, the model's text_len.
 
         Returns:
-          ids int32 [B, length], padded with 0, and mask int32 [B, length], 1 where there is a token.
+          ids int32 [B, length], padded with 0; mask int32 [B, length], 1 where there is a token.
 
         Raises:
           UsageError: some captions have more than `length` tokens; names each with its count.
@@ -100,7 +107,8 @@ class Tokenizer:
         ]
         if faults:
             raise UsageError(
-                f"caption too long, the model reads at most {length} tokens (one of them ends the text): {'; '.join(faults)}"
+                f"caption too long, the model reads at most {length} tokens "
+                f"(one of them ends the text): {'; '.join(faults)}"
             )
         ids = np.zeros((len(rows), length), np.int32)
         mask = np.zeros((len(rows), length), np.int32)
@@ -125,12 +133,16 @@ class Tokenizer:
         return sorted(set(self._backend.get_vocab()) - {PAD, EOS, UNKNOWN})
 
     def _encode(self, text: str) -> list[int]:
-        # The end of sequence is added here, so that it does not depend on the file's post-processor.
+        # Add the end of sequence here, independent of the file's post-processor.
         return [*self._backend.encode(clean(text), add_special_tokens=False).ids, self._eos]
 
 
 def tokenizer_file(path: str | os.PathLike) -> Path:
-    """Where the tokenizer.json lies that `Tokenizer.load(path)` reads; `DataError` if there is none."""
+    """The tokenizer.json that `Tokenizer.load(path)` reads.
+
+    Raises:
+      DataError: there is none.
+    """
     path = Path(path)
     places = (
         [path]
@@ -142,17 +154,20 @@ def tokenizer_file(path: str | os.PathLike) -> Path:
     file = next((p for p in places if p.is_file()), None)
     if file is None:
         raise DataError(
-            f"no tokenizer at {path}: looked for {FILE_NAME} there and in {', '.join(FOLDERS)}; google/umt5-xxl has the one of Wan2.1 "
+            f"no tokenizer at {path}: looked for {FILE_NAME} there and in {', '.join(FOLDERS)}; "
+            "google/umt5-xxl has the one of Wan2.1 "
             "(a spiece.model alone is not read)"
         )
     return file
 
 
 def word_tokenizer(vocabulary: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
-    """One id per lower-case word and punctuation mark of `vocabulary`, in alphabetical order after pad=0, eos=1, unknown=2.
+    """A tokenizer with one id per lower-case word and punctuation mark of `vocabulary`.
+
+    Ids are in alphabetical order after pad=0, eos=1, unknown=2.
 
     Raises:
-      UsageError: there are more of them than `vocab_size`, the rows of the text encoder's embedding.
+      UsageError: there are more ids than `vocab_size`, the rows of the text encoder's embedding.
     """
     normalizer = normalizers.Lowercase()
     splitter = pre_tokenizers.Sequence(
@@ -166,7 +181,8 @@ def word_tokenizer(vocabulary: Iterable[str], vocab_size: int | None = None) -> 
     ids = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *sorted(words)])}
     if vocab_size is not None and len(ids) > vocab_size:
         raise UsageError(
-            f"the vocabulary has {len(ids)} tokens, the text encoder holds {vocab_size}: raise text_encoder.vocab_size"
+            f"the vocabulary has {len(ids)} tokens, the text encoder holds {vocab_size}: "
+            "raise text_encoder.vocab_size"
         )
     backend = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     backend.normalizer = normalizer

@@ -1,9 +1,12 @@
 """The UMT5 text encoder as Wan2.1 uses it (`wan/modules/t5.py`, T5Encoder with shared_pos=False).
 
-Token ids are embedded, pass through L pre-norm layers (self-attention with a learned bias per relative distance, then a gated
-feed-forward), are normed once more, and the rows of padding tokens are set to zero: the diffusion transformer expects
-each prompt's embedding followed by zeros. Three ways it differs from a usual transformer: every layer owns its table of
-relative position biases, attention has no 1/sqrt(d) scale (the initialisation of q carries it), no linear layer has a bias.
+Token ids are embedded, pass through L pre-norm layers and are normed once more. A layer is
+self-attention with a learned bias per relative distance, then a gated feed-forward. The rows of
+padding tokens are set to zero, because the diffusion transformer expects zeros after each prompt.
+
+It differs from a usual transformer in three ways. Every layer has its own table of relative
+position biases. Attention has no 1/sqrt(d) scale (the initialisation of q includes it). No linear
+layer has a bias.
 
 Layers are stacked along a leading axis and scanned, so compile time does not grow with depth.
 """
@@ -26,15 +29,16 @@ from causalcine_jax.parallel.sharding import all_gather_params
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:
     """Bucket of every (query, key) pair of a text of `length` tokens, int32 [length, length].
 
-    Half of the buckets are for keys before (and at) the query, half for keys after it. In each half, distances below a quarter of
-    `num_buckets` have their own bucket, greater ones share buckets of logarithmically growing width, up to `max_distance`.
+    Half of the buckets are for keys at or before the query, half for keys after it. In each half,
+    distances below a quarter of `num_buckets` have their own bucket. Greater distances share
+    buckets of logarithmically growing width, up to `max_distance`.
     """
     half = num_buckets // 2
     exact = half // 2
     position = np.arange(length)
     offset = position[None, :] - position[:, None]
     distance = np.abs(offset)
-    # float32, as the reference: where the logarithm falls on a bucket's edge, the rounding decides.
+    # float32 as in the reference: at a bucket's edge, the logarithm's rounding decides.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
         math.log(max_distance / exact)
     )
@@ -84,7 +88,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; `pos_embedding` [num_buckets, heads] is its own table of relative position biases."""
+    """One layer; `pos_embedding` [num_buckets, heads] is its table of relative position biases."""
 
     def __init__(self, cfg: TextEncoderConfig, key):
         attn, ffn, position = jax.random.split(key, 3)
@@ -110,7 +114,7 @@ class Block(nn.Module):
 
 
 class UMT5Encoder(nn.Module):
-    """Prompts' token ids to prompts' embeddings; computes in the dtype of its weights, norms and softmax in float32."""
+    """Prompts' token ids to embeddings, in the weights' dtype; norms and softmax in float32."""
 
     def __init__(self, cfg: TextEncoderConfig, *, key):
         embedding, blocks = jax.random.split(key)
@@ -132,7 +136,7 @@ class UMT5Encoder(nn.Module):
         *batch, length = ids.shape
         kept = mask.reshape(-1, length) != 0
         buckets = jnp.asarray(relative_buckets(length, self.cfg.num_buckets, self.cfg.max_distance))
-        # The table is never gathered: every device looks up its own columns, for all prompts.
+        # The table is never gathered: every device looks up its own columns for all prompts.
         x = shard(
             shard(self.token_embedding[...][shard(ids.reshape(-1, length))], None, None, AXES)
         )

@@ -1,8 +1,10 @@
-"""The convolutions of the VAE and of TAEHV, in the form that is fastest on each platform. All are the same sums.
+"""The convolutions of the VAE and of TAEHV, in the fastest form per platform; the sums are equal.
 
-on a CPU, float32, one device     its own kernel (cpu_convolution.py), of which it needs only stride 1: a stride of 2 is taken by squares of pixels
-on a CPU else                     XLA's 2-D convolutions: time taps become input channels, for its 3-D convolutions are slow
-on others                         XLA's convolutions as they are
+CPU, float32, one device  our kernel (cpu/convolution.py). It needs only stride 1: for stride 2,
+                          squares of pixels become channels.
+CPU otherwise             XLA's 2-D convolutions, with time taps as input channels, because XLA's
+                          3-D convolutions are slow.
+other platforms           XLA's convolutions as they are.
 """
 
 import einops
@@ -29,17 +31,19 @@ def conv_init(key, shape) -> Array:
 def causal_conv3d(
     x: Frames, weight: Float[Array, "3 3 3 i o"], bias: Float[Array, " o"], *, from_zero: bool
 ) -> Frames:
-    """3x3x3 convolution of t+2 frames into t, zero padding in space only. `from_zero`: the first two frames are zeros."""
-    if convolves(weight.dtype):  # zeros before x cost it nothing
+    """3x3x3 convolution of t+2 frames to t, zero padding in space only.
+
+    from_zero: the first two frames are zeros.
+    """
+    if convolves(weight.dtype):  # the kernel skips zeros before x
         return convolve(
             x[:, 2:] if from_zero else x,
             weight,
             bias,
             Window(x.shape[1] - 2, -2 if from_zero else 0, AROUND),
         )
-    if (
-        from_zero and x.shape[1] == 3
-    ):  # a picture has nothing before it: one frame convolved instead of three, two of them zeros
+    # An image has zeros before it: convolve one frame instead of three.
+    if from_zero and x.shape[1] == 3:
         return conv2d(x[:, 2:], weight[2], bias)
     return conv3d(x, weight) + bias
 
@@ -66,11 +70,12 @@ def conv2d(x: Frames, weight: Weight2d, bias: Array | None, pads=AROUND) -> Fram
 
 
 def halving_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Float[Array, " o"]) -> Frames:
-    """3x3 convolution with stride 2, zeros below and to the right only, as the reference pads."""
+    """3x3 convolution with stride 2, zeros only below and to the right, as in the reference."""
     x = x.astype(weight.dtype)
     if not convolves(weight.dtype):
         return _by_frames(x, weight, 2, ((0, 1), (0, 1))) + bias
-    # Squares of pixels as channels: the window covers two squares by two, of which it does not see the last row and column.
+    # Squares of pixels become channels. The window covers two by two squares; the last row and
+    # column have zero weights.
     squares = einops.rearrange(x, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2)
     weight = jnp.pad(weight, ((0, 1), (0, 1), (0, 0), (0, 0)))
     return conv2d(
@@ -82,13 +87,15 @@ def halving_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Float[Array
 
 
 def doubling_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Array | None) -> Frames:
-    """Twice the height and width, each pixel four times, then a 3x3 convolution.
+    """Doubles height and width by repeating pixels, then a 3x3 convolution.
 
-    On a CPU at x's own size: two of three taps meet the same pixel, so each of the four pixels made of one is a 2x2 convolution. 16 products instead of 36.
+    On a CPU it runs at x's own size. Two of three taps read the same pixel, so each of the four
+    output pixels of one input pixel is a 2x2 convolution: 16 products instead of 36.
     """
     if platform() != "cpu" or active_mesh() is not None:
         return conv2d(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3), weight, bias)
-    # The upper of two rows meets (the row above, its own twice), the lower one (its own twice, the row below). Columns alike.
+    # The upper of two output rows reads (the row above, its own twice), the lower one (its own
+    # twice, the row below). Columns are alike.
     meets = jnp.array(
         [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], weight.dtype
     )  # [which of two, tap, of three]

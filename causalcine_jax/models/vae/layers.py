@@ -1,17 +1,22 @@
 """The layers of the causal 3-D VAE: convolutions that look back in time and never forward.
 
-A causal layer needs the last frames of what came before. `Past` carries them: it walks through the layers in the order they
-run, puts the two remembered frames in front of each input and remembers the two newest. At the start of a film the remembered
-frames are zeros. What it has collected at the end is the cache of the next call: a tuple of arrays, nothing else.
+A causal layer needs the last frames before its input. `Past` carries them through the layers in the
+order they run. It prepends the two stored frames to each input, and stores the two newest. At the
+start of a film the stored frames are zeros. What it has collected at the end is the cache of the
+next call: a tuple of arrays.
 
-The names of modules are regular, so that Wan2.1's state-dict keys follow by a few substitutions (convert/tables.py):
-    ResidualBlock   norm1, conv1, norm2, conv2, shortcut   =  residual.0, residual.2, residual.3, residual.6, shortcut
-    Downsample      conv, time_conv                        =  resample.1, time_conv             (Upsample alike)
+The names of modules are regular, so Wan2.1's state-dict keys follow by substitution
+(convert/tables.py):
+    ResidualBlock   norm1, conv1, norm2, conv2, shortcut
+                    =  residual.0, residual.2, residual.3, residual.6, shortcut
+    Downsample      conv, time_conv       =  resample.1, time_conv (Upsample alike)
     AttentionBlock  norm, to_qkv, proj                     =  the same
     Head            norm, conv                             =  head.0, head.2
-Parameters are `weight`, `bias` and `gamma`. Weights are channels-last: [kt,kh,kw,in,out] and [kh,kw,in,out]; gamma is [channels].
+Parameters are `weight`, `bias` and `gamma`. Weights are channels-last: [kt,kh,kw,in,out] and
+[kh,kw,in,out]; gamma is [channels].
 
-A layer computes in the dtype of its weights, statistics of norms and the softmax are float32 (the reference runs all in float32).
+A layer computes in the dtype of its weights. Statistics of norms and the softmax are float32 (the
+reference runs all in float32).
 Source: Wan2.1 `wan/modules/vae.py`.
 """
 
@@ -35,9 +40,12 @@ Frames = Float[Array, "b t h w c"]
 
 
 class Past:
-    """The frames before the ones now computed. `Past()` begins a film, `Past(cache)` goes on where another `Past` ended.
+    """The frames before the current ones.
 
-    axis  along which all frames are cut over a mesh's devices. Every layer says so again: a compiler that loses it makes all frames on all of them
+    `Past()` begins a film; `Past(cache)` continues where another `Past` ended.
+
+    axis  the frames' axis that is sharded over a mesh. Every layer re-asserts it, or the compiler
+          may compute all frames on all devices
     """
 
     def __init__(self, cache: tuple[Array, ...] = ()):
@@ -47,7 +55,7 @@ class Past:
         self.axis: int | None = None
 
     def extend(self, x: Frames, frames: int = 2) -> Frames:
-        """x with the `frames` frames before it in front; the newest `frames` are kept for the next call."""
+        """Prepends to x the `frames` frames before it; keeps the newest for the next call."""
         old = (
             jnp.zeros_like(x, shape=(x.shape[0], frames, *x.shape[2:]))
             if self.first
@@ -64,7 +72,7 @@ class Past:
 
 
 class CausalConv3d(Module):
-    """3x3x3 convolution that sees its own frame and the two before. Starts by ignoring the two before: an image model."""
+    """3x3x3 convolution over a frame and the two before; initially ignores those two (images)."""
 
     def __init__(self, d_in: int, d_out: int, *, key, zero: bool = False):
         tap = jnp.zeros((3, 3, d_in, d_out)) if zero else conv_init(key, (3, 3, d_in, d_out))
@@ -101,9 +109,12 @@ class FrameConv(Module):
 
 
 class TimeConv(Module):
-    """3x1x1 convolution along time: t frames become (t - 3) // stride + 1. Starts as a copy of the newest frame.
+    """3x1x1 convolution along time: t frames become (t - 3) // stride + 1.
 
-    Written as three matrix products: a strided 3-D convolution has a very slow input gradient on GPUs.
+    Initially a copy of the newest frame.
+
+    Written as three matrix products, because the input gradient of a strided 3-D convolution is
+    very slow on GPUs.
     """
 
     def __init__(self, d_in: int, d_out: int, *, stride: int = 1):
@@ -131,7 +142,8 @@ class ChannelNorm(Module):
 
     def __call__(self, x: Frames) -> Frames:
         x32 = x.astype(jnp.float32)
-        # The reference divides by max(|x|, 1e-12) and multiplies by sqrt(channels); the square root of 0 has no gradient.
+        # The reference divides by max(|x|, 1e-12) and multiplies by sqrt(channels). Clamp the
+        # square, because the square root of 0 has no gradient.
         square = jnp.maximum(jnp.sum(jnp.square(x32), axis=-1, keepdims=True), 1e-24)
         normed = x32 * (x.shape[-1] ** 0.5 * jax.lax.rsqrt(square))
         return (normed * self.gamma[...]).astype(x.dtype)
@@ -144,7 +156,10 @@ class ChannelNorm(Module):
 
 
 class ResidualBlock(Module):
-    """Two causal convolutions, each after norm and SiLU, beside a shortcut. The second starts at zero: the block is a copy."""
+    """Two causal convolutions, each after norm and SiLU, beside a shortcut.
+
+    The second starts at zero, so the block is initially a copy.
+    """
 
     def __init__(self, d_in: int, d_out: int, *, key):
         keys = jax.random.split(key, 2)
@@ -182,7 +197,7 @@ class AttentionBlock(Module):
 
 
 class Downsample(Module):
-    """Halves height and width and, if `temporal`, the frames after the film's first, which stays a frame of its own."""
+    """Halves height and width and, if `temporal`, the number of frames after the film's first."""
 
     def __init__(self, dim: int, *, temporal: bool, key):
         self.conv = FrameConv(dim, dim, key=key)
@@ -199,9 +214,9 @@ class Downsample(Module):
 
 
 class Upsample(Module):
-    """Doubles height and width and, if `temporal`, the frames after the film's first; halves the channels.
+    """Doubles height and width and, if `temporal`, the frames after the first; halves channels.
 
-    The film's second frame does not see the first in `time_conv`, as if the film began with it: so Wan2.1 was trained.
+    The film's second frame does not see the first in `time_conv`, because Wan2.1 was trained so.
     """
 
     def __init__(self, dim: int, *, temporal: bool, key):
@@ -218,7 +233,7 @@ class Upsample(Module):
         return doubling_conv2d(x, self.conv.weight[...], self.conv.bias[...])
 
     def double(self, x: Frames, past: Past) -> Frames:
-        """Two frames for one: the first half of the channels is the earlier frame."""
+        """Two frames per frame: the first half of the channels is the earlier frame."""
         return einops.rearrange(
             self.time_conv(past.extend(x)), "b t h w (two c) -> b (t two) h w c", two=2
         )
@@ -236,7 +251,7 @@ class Head(Module):
 
 
 def middle(dim: int, key) -> nnx.List:
-    """What both halves have at the coarsest stage: residual block, attention, residual block."""
+    """The coarsest stage of encoder and decoder: residual block, attention, residual block."""
     keys = jax.random.split(key, 3)
     return nnx.List(
         [

@@ -1,9 +1,13 @@
-"""TAEHV for Wan2.1: a small decoder of the same latents, for speed at some loss of sharpness (github.com/madebyollin/taehv, taew2_1.pth).
+"""TAEHV for Wan2.1: a small, fast decoder of the same latents, with some loss of sharpness.
 
-    latents [B,F,h,w,16], normalised -> 3 tanh(x/3) -> conv -> three stages of {three memory blocks, twice the size, frames grow, conv} -> conv -> video in [0,1]
+Source: github.com/madebyollin/taehv, taew2_1.pth.
 
-A frame sees the newest past through the memory blocks: each looks at its input and at the one before it. One frame is therefore all
-that a stream has to remember, and `decode_first` and `decode_next` are those of the VAE, whose place it takes in a rollout.
+    latents [B,F,h,w,16], normalised -> 3 tanh(x/3) -> conv
+    -> three stages of {three memory blocks, doubled size, more frames, conv}
+    -> conv -> video in [0,1]
+
+A memory block reads its input frame and the one before it, so a stream stores only one frame per
+block. `decode_first` and `decode_next` are those of the VAE, which it replaces in a rollout.
 """
 
 from functools import partial
@@ -22,9 +26,10 @@ from causalcine_jax.parallel.mesh import frames_axis
 from causalcine_jax.parallel.sharding import all_gather_params
 
 LATENT_CHANNELS = 16
-GROWS = (1, 2, 2)  # frames out of one, by stage
+GROWS = (1, 2, 2)  # output frames per input frame, by stage
 DIMS = (256, 128, 64)  # channels of a stage's memory blocks
-TRIMMED = 3  # of the film's first four frames: Wan2.1's first latent frame is one video frame
+# Dropped of the film's first four frames: Wan2.1's first latent frame is one video frame.
+TRIMMED = 3
 
 Frames = Float[Array, "b t h w c"]
 
@@ -56,7 +61,7 @@ class MemoryBlock(Module):
 
 
 class Stage(Module):
-    """Memory blocks, then twice the height and width and `grow` times the frames."""
+    """Memory blocks, then doubles height and width and multiplies the frames by `grow`."""
 
     def __init__(self, dim: int, d_out: int, grow: int, *, key):
         keys = jax.random.split(key, 5)
@@ -68,13 +73,14 @@ class Stage(Module):
         for block in self.blocks:
             x = block(x, past)
         grow = self.grow[...][0, 0]
-        x = jnp.einsum("bthwi,io->bthwo", x, grow)  # before enlarging: it sees single pixels
+        # Before enlarging, because it acts on single pixels.
+        x = jnp.einsum("bthwi,io->bthwo", x, grow)
         x = rearrange(x, "b t h w (n c) -> b (t n) h w c", c=grow.shape[0])
         return doubling_conv2d(x, self.conv.weight[...], None)
 
 
 class TinyDecoder(Module):
-    """Latents to video in the dtype of its weights. Without an encoder: films are made, not read."""
+    """Latents to video in the dtype of its weights. It has no encoder."""
 
     def __init__(self, *, key):
         keys = jax.random.split(key, len(DIMS) + 2)
@@ -87,7 +93,10 @@ class TinyDecoder(Module):
 
     @jax.jit
     def decode_first(self, latents: Frames) -> tuple[Frames, tuple[Array, ...]]:
-        """The first F latent frames of a film -> 4F - 3 frames of video [B,T,8h,8w,3] in [-1,1] and the cache for `decode_next`."""
+        """The film's first F latent frames -> 4F - 3 video frames and the cache for `decode_next`.
+
+        The video is [B,T,8h,8w,3] in [-1,1].
+        """
         past = Past()
         return self._decode(latents, past)[:, TRIMMED:], past.cache
 
@@ -102,7 +111,8 @@ class TinyDecoder(Module):
     def _decode(self, latents: Frames, past: Past) -> Frames:
         if latents.shape[-1] != LATENT_CHANNELS:
             raise UsageError(
-                f"tiny decoder: cannot decode latents of {latents.shape[-1]} channels; Wan2.1's have {LATENT_CHANNELS}"
+                f"tiny decoder: cannot decode latents of {latents.shape[-1]} channels; "
+                f"Wan2.1's have {LATENT_CHANNELS}"
             )
         net = all_gather_params(self)
         past.axis = frames_axis(*latents.shape[2:4])

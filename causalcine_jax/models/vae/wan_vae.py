@@ -1,12 +1,14 @@
 """Wan2.1's causal 3-D VAE in any size: video to latents and back, whole or as a stream.
 
-Encode: [B,T,H,W,3] in [-1,1] -> conv1 -> stages of residual blocks, each but the last followed by a `Downsample` -> middle ->
-head -> conv1 -> mean and log-variance -> latents [B,F,h,w,z] normalised by the config's mean and std. Decode is the mirror.
-With Wan2.1's strides (4 in time, 8 in space) T = 4F - 3: the first frame of a film is a latent frame of its own.
+Encode: [B,T,H,W,3] in [-1,1] -> conv1 -> stages of residual blocks, all but the last with a
+`Downsample` -> middle -> head -> conv1 -> mean and log-variance -> latents [B,F,h,w,z], normalised
+by the config's mean and std. Decode is the mirror image. With Wan2.1's strides (4 in time, 8 in
+space) T = 4F - 3: the first frame of a film is a latent frame of its own.
 
-Because every layer is causal, a film can be coded piece by piece: `*_first` takes its beginning and returns a cache, `*_next`
-takes the cache (donated: do not use it again) and the following frames. The pieces are those of the whole, to rounding.
-`encode` and `decode` hold the activations of the whole film; a long one should be streamed.
+Every layer is causal, so a film can be coded piece by piece. `*_first` takes its beginning and
+returns a cache. `*_next` takes the cache (donated: do not use it again) and the following frames.
+The pieces equal the whole up to rounding. `encode` and `decode` hold the activations of the whole
+film, so stream a long one.
 
 Source: Wan2.1 `wan/modules/vae.py`, WanVAE_ (encode returns the mean, decode clips to [-1,1]).
 """
@@ -42,7 +44,7 @@ Cache = tuple[Array, ...]
 
 
 class Encoder(Module):
-    """Video [B,T,H,W,3] -> mean and log-variance side by side, [B,F,h,w,2z], before the last point-wise layer."""
+    """Video [B,T,H,W,3] -> mean and log-variance, concatenated [B,F,h,w,2z], before `VAE.conv1`."""
 
     def __init__(self, cfg: VAEConfig, *, key):
         keys = iter(jax.random.split(key, 64))
@@ -97,7 +99,10 @@ class Decoder(Module):
 
 
 def patches(video: Video, side: int) -> Float[Array, "b t y x c"]:
-    """Squares of `side` pixels as channels, ordered as in Wan2.2 (`wan/modules/vae2_2.py` patchify): colour, column, row."""
+    """Squares of `side` pixels as channels, ordered (colour, column, row).
+
+    The order is that of Wan2.2 (`wan/modules/vae2_2.py` patchify).
+    """
     return (
         einops.rearrange(video, "b t (y q) (x r) c -> b t y x (c r q)", q=side, r=side)
         if side > 1
@@ -115,9 +120,10 @@ def pixels(x: Float[Array, "b t y x c"], side: int) -> Video:
 
 
 class VAE(Module):
-    """Encoder, decoder and the point-wise layers between. Everything computes in the dtype of the weights.
+    """Encoder, decoder and the point-wise layers between, in the dtype of the weights.
 
-    New weights start as an image autoencoder that repeats frames; make them under `jax.jit`, the initial values are many small programs.
+    New weights are an image autoencoder that repeats frames. Create them under `jax.jit`, because
+    the initial values are many small programs.
     """
 
     def __init__(self, cfg: VAEConfig, *, key):
@@ -130,7 +136,7 @@ class VAE(Module):
 
     @jax.jit
     def encode(self, video: Video) -> Latents:
-        """Video [B,T,H,W,3] in [-1,1], T = 4F - 3 -> normalised latents [B,F,h,w,z]: the mean, nothing is sampled."""
+        """Video [B,T,H,W,3] in [-1,1], T = 4F - 3 -> normalised mean latents [B,F,h,w,z]."""
         return self.normalize(self.encode_moments(video)[0])
 
     @jax.jit
@@ -140,7 +146,7 @@ class VAE(Module):
 
     @jax.jit
     def encode_first(self, video: Video) -> tuple[Latents, Cache]:
-        """The beginning of a film, T = 4F - 3 frames -> latents [B,F,h,w,z] and the cache for `encode_next`."""
+        """The film's first T = 4F - 3 frames -> latents [B,F,h,w,z], cache for `encode_next`."""
         past = Past()
         return self.normalize(self._encode(video, past)[0]), past.cache
 
@@ -152,7 +158,7 @@ class VAE(Module):
 
     @jax.jit
     def decode_first(self, latents: Latents) -> tuple[Video, Cache]:
-        """The first F latent frames of a film -> 4F - 3 frames of video and the cache for `decode_next`."""
+        """The film's first F latent frames -> 4F - 3 video frames, cache for `decode_next`."""
         past = Past()
         return jnp.clip(self._decode(self.denormalize(latents), past), -1, 1), past.cache
 
@@ -163,7 +169,7 @@ class VAE(Module):
         return jnp.clip(self._decode(self.denormalize(latents), past), -1, 1), past.cache
 
     def encode_moments(self, video: Video) -> tuple[Latents, Latents]:
-        """Mean and log-variance of the latents [B,F,h,w,z] as the network gives them, not normalised: for training."""
+        """Mean and log-variance of the latents [B,F,h,w,z], not normalised: for training."""
         return self._encode(video, Past())
 
     def decode_raw(self, latents: Latents) -> Video:
@@ -177,7 +183,8 @@ class VAE(Module):
     def denormalize(self, latents: Latents) -> Latents:
         if latents.shape[-1] != self.cfg.z_dim:
             raise UsageError(
-                f"vae: cannot decode latents of {latents.shape[-1]} channels; this VAE's have {self.cfg.z_dim}"
+                f"vae: cannot decode latents of {latents.shape[-1]} channels; "
+                f"this VAE's have {self.cfg.z_dim}"
             )
         mean, std = jnp.array(self.cfg.mean), jnp.array(self.cfg.std)
         return (latents * std + mean).astype(latents.dtype)
@@ -192,7 +199,8 @@ class VAE(Module):
                 else f"a multiple of {time} frames"
             )
             raise UsageError(
-                f"vae: cannot encode {frames} frames of {height}x{width}; needs {wanted}, and height and width divisible by {space}"
+                f"vae: cannot encode {frames} frames of {height}x{width}; needs {wanted}, "
+                f"and height and width divisible by {space}"
             )
         encoder, point = all_gather_params((self.encoder, self.conv1))
         past.axis = frames_axis(height // space, width // space)
