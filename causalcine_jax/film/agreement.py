@@ -74,9 +74,7 @@ def _found(
     folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
     mesh = _mesh(choices.seq)
     if choices.rollout_weights and mesh is None:
-        raise UsageError(
-            "rollout_weights needs several devices: give their number with seq"
-        )
+        raise UsageError("rollout_weights needs several devices: give their number with seq")
     return start, folder, mesh, _held(folder, choices, start) if several() else {}
 
 

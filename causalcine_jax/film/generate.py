@@ -1,8 +1,10 @@
-"""From a story file to a folder with the film: what `causalcine film` does once its flags are read.
+"""From a story file to a folder with the film: what `causalcine film` does with its parsed flags.
 
-    story -> Director -> chunk -> film.mp4, frame hashes, the frames that the pictures need -> contact_sheet.png, memory.png, film.json
+    story -> Director -> chunks -> film.mp4, frame hashes, frames for the pictures
+                                -> contact_sheet.png, memory.png, film.json
 
-The film is named film.mp4 when its last frame is in; film.json is written last, so a folder that has one is complete.
+The file is renamed to film.mp4 after its last frame. film.json is written last, so a folder that has
+one is complete.
 """
 
 import contextlib
@@ -48,13 +50,16 @@ def generate(
     choices: Choices = Choices(),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Makes the film and everything beside it in `out`; returns the record that film.json holds.
+    """Makes the film and the files beside it in `out`; returns the content of film.json.
 
-    Several processes (parallel/processes.py) make each chunk together, on all their devices; the first writes, and the others return nothing.
+    Several processes (parallel/processes.py) make each chunk together, on all their devices. The
+    first process writes; the others return an empty record.
 
     Raises:
-      UsageError: the story, the choices and the model do not fit together, or the processes were not asked for the same; nothing is written.
-      DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
+      UsageError: story, choices and model do not fit together, or the processes were asked for
+        different films; nothing is written.
+      DataError: weights are missing or damaged, or a file cannot be written; no partial file is left
+        under its final name.
     """
     start, folder, mesh = agreed(recipe, model, choices)
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
@@ -70,12 +75,16 @@ def _generate(
     start: Start | None,
     progress: bool,
 ) -> dict[str, Any]:
-    """`generate`, once it is known which model makes the film, on which devices, and what it opens with."""
+    """`generate`, given the model's folder, the mesh and the start."""
     started = time.perf_counter()
     networks = load_model(
-        folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder,
-        lora=choices.lora, mesh=mesh,
-    )  # fmt: skip
+        folder,
+        choices.dtype or recipe.recorded.get("dtype"),
+        embeddings=choices.embeddings,
+        tiny_decoder=choices.tiny_decoder,
+        lora=choices.lora,
+        mesh=mesh,
+    )
     together = {"seq": mesh.size if mesh else 1}
     if together["seq"] > 1:
         together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
@@ -85,10 +94,15 @@ def _generate(
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
-        setup.model, begun.story if begun else setup.story, seed=choices.seed, sampler=setup.sampler,
-        memory=setup.memory, pool=setup.pool, start=begun.latents if begun else None,
+        setup.model,
+        begun.story if begun else setup.story,
+        seed=choices.seed,
+        sampler=setup.sampler,
+        memory=setup.memory,
+        pool=setup.pool,
+        start=begun.latents if begun else None,
         moves=WHOLE_FILM if setup.whole_film else Moves(),
-    )  # fmt: skip
+    )
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
@@ -96,9 +110,8 @@ def _generate(
     video = director.story.video
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(video.height)
     check_size(video.height, video.width, scale)
-    weights = _beside(
-        lambda: weights_hash(folder)
-    )  # a minute's work for 14B's files: the film need not wait for it
+    # Hashing the files of 14B takes a minute, so it runs beside the film.
+    weights = _beside(lambda: weights_hash(folder))
     decoder = choices.tiny_decoder and {
         "file": choices.tiny_decoder.name,
         "sha256": file_hash(choices.tiny_decoder),
@@ -137,7 +150,7 @@ def _generate(
             "pool_bytes": director.pool_bytes,
             **footage.timings(),
         },
-        # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
+        # Per chunk and layer: the latent frames that memory retrieved, newest first; -1 for none.
         "retrieved": footage.retrieved,
     }
     for line in [*_save(out, director, footage, record), *_closing(record, recipe, out)]:
@@ -153,7 +166,10 @@ def save_story_embeddings(
     choices: Choices = Choices(),
     progress: bool = True,
 ) -> None:
-    """Adds the embeddings of the story's prompts to `file`; of the model, only the text encoder is loaded. Raises as `generate` does."""
+    """Adds the embeddings of the story's prompts to `file`; loads only the text encoder.
+
+    Raises as `generate` does.
+    """
     story = recipe.story
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
     if caption := choices.start_caption or recipe.recorded.get("start", {}).get("caption"):
@@ -167,7 +183,7 @@ def save_story_embeddings(
 
 
 def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any]:
-    """What film.json says of how the frames came about, and which they are."""
+    """The fields of film.json that describe how the frames were made, and their hash."""
     return {
         "resolved": provenance.resolved_dict(director.resolved),
         "sampler": asdict(setup.sampler),
@@ -183,7 +199,10 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
 
 
 def _beside(work: Callable[[], str]) -> Callable[[], str]:
-    """Begins `work` in a thread that a stopped command does not wait for; what is returned waits for its result, or raises its error."""
+    """Runs `work` in a daemon thread; the returned function waits for its result or raises its error.
+
+    A stopped command does not wait for the thread.
+    """
     done: Future[str] = Future()
 
     def run():
@@ -197,7 +216,7 @@ def _beside(work: Callable[[], str]) -> Callable[[], str]:
 
 
 def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> list[str]:
-    """The pictures, then film.json, beside the film in `out`; returns what is to be said of them."""
+    """Writes the pictures, then film.json, beside the film in `out`; returns notes to print."""
     notes = save_contact_sheet(
         out / "contact_sheet.png",
         director.resolved,
@@ -206,7 +225,7 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
         _details(record),
     )
     if not footage.memories.save(out / "memory.png", director.resolved):
-        (out / "memory.png").unlink(missing_ok=True)  # an earlier film's
+        (out / "memory.png").unlink(missing_ok=True)  # left by an earlier film
     with atomic_file(out / "film.json") as partial:
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
     return notes
@@ -225,12 +244,16 @@ def _opening(
     history = (
         "the whole film at once"
         if director.memory == NO_MEMORY
-        else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
+        else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of "
+        f"{memory.window_chunks} chunks; "
         f"pool of {director.settings.pool.frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
     )
     lines = [
-        f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",
-        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
+        f"{len(resolved.shots)} shots, {resolved.frames} frames, "
+        f"{resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, "
+        f"seed {director.story.seed}",
+        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, "
+        f"guidance {director.sampler.guidance:g}",
         *resolved.snapped(),
     ]
     if recipe.recorded and recipe.recorded["weights_sha256"] != weights():
@@ -246,13 +269,14 @@ def _opening(
 
 
 def _of_adapters(recipe: Recipe, adapters: list[dict[str, Any]]) -> list[str]:
-    """A line where the film.json's film had other adapters merged than this one."""
+    """A note if the film.json's film had other adapters merged."""
     before = recipe.recorded.get("loras", []) if recipe.recorded else adapters
     if before == adapters:
         return []
     listed = ", ".join(f"{each['file']}:{each['strength']:g}" for each in before) or "no LoRA"
     return [
-        f"note: the film.json's film was made with {listed}, so the film will differ; --lora merges one"
+        f"note: the film.json's film was made with {listed}, so the film will differ; "
+        "--lora merges one"
     ]
 
 
@@ -272,7 +296,8 @@ def _details(record: dict[str, Any]) -> str:
 def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
     spent = record["timings"]
     speed = (
-        f", {spent['fps']:.2f} frames per second once compiled ({spent['fps_without_decode']:.2f} without decoding)"
+        f", {spent['fps']:.2f} frames per second once compiled "
+        f"({spent['fps_without_decode']:.2f} without decoding)"
         if spent["fps"]
         else ""
     )
