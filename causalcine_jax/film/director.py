@@ -4,9 +4,9 @@
     for chunk in director:
         show(chunk.frames)
 
-A shot's prompt is embedded when the shot begins and kept for its chunks. A new shot takes hold at the
-chunk after all shots that are already queued. The stream ends when no shot is left; after `add_shot` it
-can be iterated again and goes on where it was.
+A shot's prompt is embedded when the shot begins and kept for its chunks. A new shot takes hold at
+the chunk after all shots that are already queued. The stream ends when no shot is left; after
+`add_shot` it can be iterated again and goes on where it was.
 
 A film can be taken back to the beginning of any of its shots: `retake` makes the shot again, `branch`
 gives a second film that goes another way from there.
@@ -217,7 +217,8 @@ class Director:
     def branch(self, shot: str) -> "Director":
         """A second film that is this one up to the beginning of `shot`, and has no shots after it yet.
 
-        It has a pool of its own, so both films can go on. It is kept nowhere unless `keep_in` says where.
+        It has a pool of its own, so both films can go on. It is kept nowhere unless `keep_in` says
+        where.
 
         Raises:
           UsageError: no such shot, or there is no memory for another pool.

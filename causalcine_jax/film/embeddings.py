@@ -5,9 +5,9 @@ The text encoder of Wan2.1 has 5.7 billion parameters.
     story -> prompts -> tokenizer, text encoder -> embed_prompts -> FILE   (only the encoder loaded)
     FILE -> PromptEmbeddings -> Model.embed -> cross-attention             (no encoder loaded)
 
-FILE is safetensors with one tensor [tokens, text_dim] per prompt, in the encoder's dtype. Its header
-holds the prompts and the hash of the encoder's weights. A prompt's key is its text as the tokenizer
-cleans it.
+FILE is safetensors with one tensor [tokens, text_dim] per prompt, in the encoder's dtype. Its
+header holds the prompts and the hash of the encoder's weights. A prompt's key is its text as the
+tokenizer cleans it.
 """
 
 import json

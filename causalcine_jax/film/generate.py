@@ -3,8 +3,8 @@
     story -> Director -> chunks -> film.mp4, frame hashes, frames for the pictures
                                 -> contact_sheet.png, memory.png, film.json
 
-The file is renamed to film.mp4 after its last frame. film.json is written last, so a folder that has
-one is complete.
+The file is renamed to film.mp4 after its last frame. film.json is written last, so a folder that
+has one is complete.
 """
 
 import contextlib
@@ -33,8 +33,9 @@ from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import held_for_films
 from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film.start import Start, opening, without_start
-from causalcine_jax.film.whole_film import NO_MEMORY, WHOLE_FILM
+from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, viewing_scale
@@ -127,8 +128,8 @@ def _generate(
     ]
     for line in [
         *(begun.notes if begun else ()),
-        *_opening(director, recipe, weights, decoder),
-        *_of_adapters(recipe, adapters),
+        *opening_lines(director, recipe, weights, decoder),
+        *adapter_notes(recipe, adapters),
         *notes(folder, choices.lora),
     ]:
         tell(line)
@@ -153,7 +154,7 @@ def _generate(
         # Per chunk and layer: the latent frames that memory retrieved, newest first; -1 for none.
         "retrieved": footage.retrieved,
     }
-    for line in [*_save(out, director, footage, record), *_closing(record, recipe, out)]:
+    for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
         tell(line)
     return record
 
@@ -222,91 +223,10 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
         director.resolved,
         footage.sheet,
         director.story.global_caption,
-        _details(record),
+        details(record),
     )
     if not footage.memories.save(out / "memory.png", director.resolved):
         (out / "memory.png").unlink(missing_ok=True)  # left by an earlier film
     with atomic_file(out / "film.json") as partial:
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
     return notes
-
-
-def _opening(
-    director: Director, recipe: Recipe, weights: Callable[[], str], decoder: dict[str, str] | None
-) -> list[str]:
-    resolved, video = director.resolved, director.story.video
-    memory, pool, hosted = (
-        director.memory,
-        director.pool_bytes,
-        director.pool_host_bytes,
-    )
-    in_host_memory = f", {hosted / 2**20:.0f} of them in host memory" if hosted else ""
-    history = (
-        "the whole film at once"
-        if director.memory == NO_MEMORY
-        else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of "
-        f"{memory.window_chunks} chunks; "
-        f"pool of {director.settings.pool.frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
-    )
-    lines = [
-        f"{len(resolved.shots)} shots, {resolved.frames} frames, "
-        f"{resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, "
-        f"seed {director.story.seed}",
-        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, "
-        f"guidance {director.sampler.guidance:g}",
-        *resolved.snapped(),
-    ]
-    if recipe.recorded and recipe.recorded["weights_sha256"] != weights():
-        lines.append(
-            "note: these are not the weights that the film.json names, so the film will differ"
-        )
-    if recipe.recorded and recipe.recorded.get("tiny_decoder") != decoder:
-        before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
-        lines.append(
-            f"note: the film.json's film was decoded by {before}, so the frames will differ"
-        )
-    return lines
-
-
-def _of_adapters(recipe: Recipe, adapters: list[dict[str, Any]]) -> list[str]:
-    """A note if the film.json's film had other adapters merged."""
-    before = recipe.recorded.get("loras", []) if recipe.recorded else adapters
-    if before == adapters:
-        return []
-    listed = ", ".join(f"{each['file']}:{each['strength']:g}" for each in before) or "no LoRA"
-    return [
-        f"note: the film.json's film was made with {listed}, so the film will differ; "
-        "--lora merges one"
-    ]
-
-
-def _details(record: dict[str, Any]) -> str:
-    resolved, video, sampler = record["resolved"], record["story"]["video"], record["sampler"]
-    parts = [
-        f"{resolved['seconds']:.1f} s",
-        f"{resolved['frames']} frames of {video['width']}x{video['height']} at {video['fps']} fps",
-        f"seed {record['story']['seed']}",
-        "whole film" if record["whole_film"] else f"memory {record['memory']['policy']}",
-        f"{sampler['solver']}, {sampler['steps']} steps",
-        f"weights {record['weights_sha256'][:12]}",
-    ]
-    return " | ".join(parts)
-
-
-def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
-    spent = record["timings"]
-    speed = (
-        f", {spent['fps']:.2f} frames per second once compiled "
-        f"({spent['fps_without_decode']:.2f} without decoding)"
-        if spent["fps"]
-        else ""
-    )
-    lines = [f"{out / 'film.mp4'} in {spent['total_seconds']:.1f} s{speed}"]
-    if before := recipe.recorded.get("frames_sha256"):
-        same = before == record["frames_sha256"]
-        lines.append(
-            "the same film, frame by frame"
-            if same
-            else "not the same frames as the film.json's film"
-        )
-    return lines

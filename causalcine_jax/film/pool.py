@@ -22,8 +22,8 @@ def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
     """How much of a host pool the device holds too: (newest chunks, retrieved frames).
 
     None for a pool on the device. The chunks are the window, which every pass reads, and the chunk
-    that has just left it. The frames are those that the last commit retrieved. Together they hold 60
-    to 80 % of what memory retrieves next (benchmarks/host_pool.py).
+    that has just left it. The frames are those that the last commit retrieved. Together they hold
+    60 to 80 % of what memory retrieves next (benchmarks/host_pool.py).
 
     `UsageError` for an unknown place.
     """
@@ -97,7 +97,8 @@ def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> 
     if settings.pool.gb is not None:
         asked = frames_within(settings.pool.gb, of_chunk, memory, chunk_frames)
     frames = frames_wanted(memory, chunk_frames, film_chunks, asked)
-    # Without camr the size is constant. Without route_clean every chunk would attend to empty slots.
+    # Without camr the size is constant. Without route_clean every chunk would attend to empty
+    # slots.
     fixed = asked or not memory.route_clean or not memory.reaches_all
     return frames if fixed else in_steps(frames, chunk_frames, of_chunk)
 
@@ -117,7 +118,8 @@ def frames_wanted(
 def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
     """`frames` rounded up, so that films of different lengths share compiled programs.
 
-    The step is STEP_CHUNKS. It is smaller for a large model, so that at most STEP_BYTES stay unused.
+    The step is STEP_CHUNKS. It is smaller for a large model, so that at most STEP_BYTES stay
+    unused.
     """
     step = chunk_frames * max(1, min(STEP_CHUNKS, STEP_BYTES // chunk_bytes))
     return -(-frames // step) * step

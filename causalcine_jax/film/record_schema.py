@@ -12,7 +12,7 @@ from causalcine_jax.errors import nearest, shown
 from causalcine_jax.story_schema import LARGEST_SIDE
 
 SCHEMA = "causalcine/film@1"
-MOST_FRAMES = 10**9  # latent frames: years of film
+MOST_FRAMES = 10**9  # latent frames; twelve years of film
 NEEDED = ("story", "sampler", "memory", "pool_frames", "weights_sha256")
 
 
@@ -32,8 +32,8 @@ def _one_of(*known: str) -> tuple[Callable[[Any], bool], str]:
 
 
 _TEXT, _TABLE = _kind(str, "text"), _kind(dict, "a mapping")
-# The fields read from a film.json, with their types. `Story.from_dict` checks the story. Other fields
-# (timings, retrieved, ...) are not read.
+# The fields read from a film.json, with their types. `Story.from_dict` checks the story. Other
+# fields (timings, retrieved, ...) are not read.
 FIELDS = {
     "sampler": _TABLE,
     "memory": _TABLE,

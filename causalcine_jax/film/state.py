@@ -138,7 +138,8 @@ def roll_latents(
 def rewind(state: RolloutState, chunk: int, vae_cache) -> RolloutState:
     """The state before `chunk`, given the decoder's cache of that moment.
 
-    Exact while the pool holds all chunks before `chunk` (`holds_all`); the old state's pool is shared.
+    Exact while the pool holds all chunks before `chunk` (`holds_all`); the old state's pool is
+    shared.
     """
     cache = None if state.cache is None else rewound(state.cache, chunk)
     return dataclasses.replace(state, cache=cache, vae_cache=vae_cache, chunk=chunk)

@@ -1,8 +1,10 @@
 """Rollouts of the public causal models, against a plain one in numpy float64.
 
-The reference does what Self-Forcing, Causal-Forcing and CausVid do, in their own way: a list of all keys, rotated once to their absolute
-positions; a buffer of so many frames, the own chunk included, from which the oldest frames after the sink roll out; noise levels looked up
-in the table of 1000 training times; fresh noise between steps; a last pass of the clean chunk at t = 0. It shares no code with ours.
+The reference does what Self-Forcing, Causal-Forcing and CausVid do, in their own way: a list of all
+keys, rotated once to their absolute positions; a buffer of so many frames, the own chunk included,
+from which the oldest frames after the sink roll out; noise levels looked up in the table of 1000
+training times; fresh noise between steps; a last pass of the clean chunk at t = 0. It shares no
+code with ours.
 """
 
 import dataclasses

@@ -4,13 +4,15 @@
     noise -> teacher's Euler steps, all chunks at once against that pool -> Trajectory: x at the student's times, and the end
     student: one packed pass over (clean film, x at its first time, x at its second, ..) -> x0 -> mean squared error to the end
 
-History is the true film's, never the student's: every chunk of a trajectory starts from noise and ends where the teacher, asked about
-this chunk after these clean ones, would end. The student inherits the teacher's causal visibility before it meets its own rollouts. Sources:
-Causal Forcing (arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
+History is the true film's, never the student's: every chunk of a trajectory starts from noise and
+ends where the teacher, asked about this chunk after these clean ones, would end. The student
+inherits the teacher's causal visibility before it meets its own rollouts. Sources: Causal Forcing
+(arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
 
-A trajectory costs far more than the student's step on it, so the student learns from all its times at once. Every noisy segment of the pass
-attends to itself and to the clean chunks before it alone, so the film's clean half is computed once for all times; or, where memory is short, once
-for each group of them.
+A trajectory costs far more than the student's step on it, so the student learns from all its times
+at once. Every noisy segment of the pass attends to itself and to the clean chunks before it alone,
+so the film's clean half is computed once for all times; or, where memory is short, once for each
+group of them.
 """
 
 import dataclasses
