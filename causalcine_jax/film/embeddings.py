@@ -52,7 +52,7 @@ class PromptEmbeddings:
 
     @classmethod
     def load(cls, path: str | Path) -> "PromptEmbeddings":
-        """Reads what `save` wrote. `DataError` if the file is missing, damaged or something else."""
+        """Reads what `save` wrote. `DataError` if the file is missing, damaged or no such file."""
         path = Path(path)
         if not path.is_file():
             raise DataError(

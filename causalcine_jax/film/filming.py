@@ -101,7 +101,7 @@ def say(line: str) -> None:
 
 
 class _ProgressLine:
-    """Chunk, shot, speed and time left: one line redrawn on a terminal, a new line each in a log."""
+    """Chunk, shot, speed and time left: one line redrawn on a terminal, one line each in a log."""
 
     def __init__(self, story: ResolvedStory):
         self._story = story

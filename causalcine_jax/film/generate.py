@@ -59,8 +59,8 @@ def generate(
     Raises:
       UsageError: story, choices and model do not fit together, or the processes were asked for
         different films; nothing is written.
-      DataError: weights are missing or damaged, or a file cannot be written; no partial file is left
-        under its final name.
+      DataError: weights are missing or damaged, or a file cannot be written; no partial file is
+        left under its final name.
     """
     start, folder, mesh = agreed(recipe, model, choices)
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
@@ -200,7 +200,7 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
 
 
 def _beside(work: Callable[[], str]) -> Callable[[], str]:
-    """Runs `work` in a daemon thread; the returned function waits for its result or raises its error.
+    """Runs `work` in a daemon thread; the returned function waits for its result or error.
 
     A stopped command does not wait for the thread.
     """

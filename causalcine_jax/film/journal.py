@@ -133,7 +133,7 @@ def read_journal(folder: str | Path, model: Model | str | Path | None = None) ->
 
 
 def weights_sample(folder: Path, part: str) -> str:
-    """The beginning of a SHA-256 over a network's settings and each tensor's shape and first values.
+    """The beginning of a SHA-256 over a network's settings, tensor shapes and first values.
 
     It takes seconds; hashing the files of 14B takes a minute.
     """

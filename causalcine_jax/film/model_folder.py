@@ -144,14 +144,14 @@ def load_model(
         also hold only a distilled transformer: metadata.json then names the base with the other two
         networks (convert/metadata.py).
       dtype: float32, bfloat16 or float8; defaults to metadata.json's, or float32.
-      embeddings: a file of prompt embeddings; the text encoder is then not loaded and may be missing.
+      embeddings: a file of prompt embeddings; the text encoder is then not loaded, may be missing.
       tiny_decoder: TAEHV's file for Wan2.1, which replaces the VAE's decoder.
       lora: adapters to merge into the transformer: a file, FILE:STRENGTH or peft's folder each
         (convert/lora.py).
       mesh: shards the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
 
     Raises:
-      DataError: the folder is missing or incomplete, a file is damaged, or metadata.json is invalid.
+      DataError: the folder is missing or incomplete, a file damaged, or metadata.json invalid.
       UsageError: the embeddings are of another text encoder, or the tiny decoder of other latents.
     """
     folder = default_model() if folder is None else Path(folder)

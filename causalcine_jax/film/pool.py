@@ -157,7 +157,7 @@ def check_room(pool_bytes: int) -> None:
 
 
 def device_memory() -> int | None:
-    """Free bytes of the devices that share a film; on a CPU, the machine's memory. None: unknown."""
+    """Free bytes of the devices that share a film; on a CPU, all of its memory. None: unknown."""
     mesh = active_mesh()
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:

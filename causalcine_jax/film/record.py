@@ -36,7 +36,7 @@ COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder
 
 @dataclass(frozen=True)
 class Recipe:
-    """The content of a story file. `recorded` is the film.json if it was one, and empty otherwise."""
+    """The content of a story file. `recorded` is the film.json if it was one, otherwise empty."""
 
     story: Story
     recorded: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def prompt_recipe(prompt: str) -> Recipe:
-    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 per second)."""
+    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 fps)."""
     return Recipe(
         Story.from_dict(
             {"schema": STORY_SCHEMA, "shots": [{"caption": prompt, "seconds": 81 / 16}]},

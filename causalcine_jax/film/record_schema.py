@@ -86,7 +86,7 @@ def _is_lora(value: Any) -> bool:
 
 
 def field_faults(kind: type, data: Any, what: str) -> list[str]:
-    """Why `data` is not valid for the dataclass `kind`: unknown names, wrong types, NaN or infinity."""
+    """Why `data` is invalid for the dataclass `kind`: unknown names, wrong types, NaN, infinity."""
     if not isinstance(data, dict):
         return [f"{what} must be a mapping, not {shown(data)}"]
     types_of = typing.get_type_hints(kind)

@@ -1,4 +1,4 @@
-"""What `causalcine film` prints about a film: its settings, notes on what differs, and its speed."""
+"""What `causalcine film` prints about a film: its settings, differences and speed."""
 
 from collections.abc import Callable
 from pathlib import Path

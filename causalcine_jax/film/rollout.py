@@ -1,4 +1,4 @@
-"""The rollout's two moves: denoise a chunk against a read-only pool, then commit it by one clean pass.
+"""The rollout's two moves: denoise a chunk against a read-only pool, then commit it clean.
 
     noise -> denoise_chunk (solver steps; the pool is only read) -> x0
           -> commit_chunk (t = 0; its keys and values enter the pool) -> next chunk
@@ -93,7 +93,7 @@ def committed(
 ) -> KVCache:
     """The pool with the keys and values of a clean pass in it.
 
-    Where eviction asks for it, what the pass retrieved is counted over all layers and films: histories
+    For least_retrieved eviction, counts what the pass retrieved in all layers and films: histories
     that share a pool evict together.
     """
     chunk_index, usage = jnp.asarray(chunk_index, jnp.int32), 0.0
@@ -137,6 +137,6 @@ def denoise_chunk(
     return x0, seen[-1, :, 0, : noise.shape[0]]
 
 
-# The jitted moves that every rollout shares: one compilation each per film shape, sampler and memory.
+# The jitted moves that all rollouts share: one compilation per film shape, sampler and memory.
 denoise = jax.jit(denoise_chunk, static_argnames=("sampler", "memory"))
 commit = jax.jit(commit_chunk, static_argnames=("memory", "t"), donate_argnames=("cache",))

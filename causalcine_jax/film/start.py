@@ -63,7 +63,7 @@ class Opening:
 
 
 def chosen_start(file: Path | None, caption: str | None, recorded: dict[str, Any]) -> Start | None:
-    """The start of --start and --start-caption, or of the film.json `recorded`; None without either.
+    """The start of --start and --start-caption, or of the film.json `recorded`; None without any.
 
     If the file of a film.json's start has moved, --start names it without a caption.
 
@@ -91,8 +91,8 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     """Reads, cuts and encodes a start for the film of `story`.
 
     Raises:
-      UsageError: the clip is shorter than a chunk or longer than clip.LONGEST, or the file's hash is
-        not `start.sha256`.
+      UsageError: the clip is shorter than a chunk or longer than clip.LONGEST, or the file's hash
+        is not `start.sha256`.
       DataError: the file is missing, or cannot be read as a picture or a clip.
     """
     if start.file.exists() and not start.file.is_file():

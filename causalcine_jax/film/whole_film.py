@@ -63,7 +63,7 @@ def denoise_film(
 ) -> Float[Array, "b f h w ch"]:
     """A film from noise to x0.
 
-    With guidance the text holds 2b films: first all with their prompts, then all with the null text.
+    With guidance the text holds 2b films: first all prompts, then all null texts.
     """
     return sample(lambda x, t: packed.whole_film(model, x, t, text), noise, sampler, key)
 

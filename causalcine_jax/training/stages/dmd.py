@@ -1,8 +1,7 @@
 """Stage 3: matches the few-step student to its teacher on the student's own rollouts (DMD).
 
     generator_loss: prompts -> student_rollout -> film -> noised at t
-        -> fake score's x0 (trained) - teacher's x0 (frozen, guided) = gradient of the film
-        -> student
+        -> fake score's x0 - teacher's x0 (frozen, guided) = gradient of the film -> student
     critic_loss: prompts -> student_rollout -> film -> noised at t
         -> fake score's flow-matching loss, head's logistic loss -> fake score, head
 
@@ -134,8 +133,7 @@ def generator_loss(task: DistributionMatching) -> Loss:
 
         pull = None
         if task.gan.on:
-            # Take the gradient in x here. Then both terms share the student's pass, and their
-            # gradients can be compared.
+            # In x, both terms share the student's pass, and their gradients can be compared.
             adversarial, pull_back = jax.vjp(adversarial_of, part.of(film))
             pull = jax.lax.stop_gradient(pull_back(jnp.ones(()))[0])
 
@@ -178,8 +176,8 @@ def _again(
 def critic_loss(task: DistributionMatching) -> Loss:
     """The loss of fake score and head, on the critic's own rollout and noise.
 
-    Networks: fake_score, student, text_encoder, and head with a GAN. Only the head reads the film of
-    `batch`, as the real one.
+    Networks: fake_score, student, text_encoder, and head with a GAN. Only the head reads the films
+    of `batch`, as real ones.
     """
     dmd = task.dmd
 

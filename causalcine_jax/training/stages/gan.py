@@ -28,13 +28,13 @@ class GANConfig:
     """The GAN beside distribution matching. The paper states none of these numbers.
 
     generator_weight      of the generator's adversarial term; 0 for no GAN at all
-    head_rate             the head's learning rate divided by the critic's. The head starts untrained,
-                          the fake score as the teacher
+    head_rate             the head's learning rate divided by the critic's. The head starts
+                          untrained, the fake score as the teacher
     discriminator_weight  of the head's loss in the critic's; has an effect if `trunk` is set
     context               a chunk's history in front of the head: noisy_causal or clean
     taps                  the layers whose features the head reads, as fractions of the depth; the
                           defaults are blocks 17, 28 and 39 of 40
-    trunk                 the head's loss also trains the fake score (as DMD2 does); False: the head only
+    trunk                 the head's loss also trains the fake score (as in DMD2); False: head only
     r1_weight             of the approximate R1 penalty on real films (APT: 100); 0 for none
     r1_sigma              its perturbation of the noised latents (APT, video: 0.1)
     """
@@ -53,7 +53,7 @@ class GANConfig:
         return self.generator_weight > 0
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """The tapped layers' numbers, ascending; in a shallow network several taps may fall on one."""
+        """The tapped layers' numbers, ascending; in a shallow network several taps may coincide."""
         return tuple(sorted({max(0, round(tap * num_layers) - 1) for tap in self.taps}))
 
     def head(self, dim: int, num_layers: int, *, key: Array) -> Discriminator:

@@ -83,7 +83,7 @@ def window_velocity(
     *,
     from_noisy: bool,
 ):
-    """Velocity (or velocity and features) of the window's noisy frames, given noisy or clean history.
+    """Velocity (or velocity and features) of the window's noisy frames, given their history.
 
     No gradient passes through the clean films. It passes through the noisy films, also as history.
     """

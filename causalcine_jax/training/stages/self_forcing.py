@@ -5,10 +5,10 @@
     gradient:    Rollout's x_t at the exit step + Rollout's pool -> one packed pass
                        -> x0 of the chunks in the window
 
-The rollout is that of generation: the same moves against the same pool. All chunks leave the sampler
-at the same step, drawn once, so that no process waits for another. Backpropagation would need a pool
-per chunk, but no gradient passes through history. So the rollout's final pool serves all exit steps,
-and one packed pass of all chunks has the gradient of autodiff through the rollout
+The rollout is that of generation: the same moves against the same pool. All chunks leave the
+sampler at the same step, drawn once, so that no process waits for another. Backpropagation would
+need a pool per chunk, but no gradient passes through history. So the rollout's final pool serves
+all exit steps, and one packed pass of all chunks has the gradient of autodiff through the rollout
 (test_self_forcing.py). The clean half is not computed again.
 """
 
@@ -42,13 +42,13 @@ class SelfForcingConfig:
     step_list      the exact times instead, descending; empty for those of `steps` and `shift`
     exit           the step whose x0 prediction a chunk keeps: random (one for all chunks of all
                    films) or last (always all steps)
-    grad_frames    frames of the film that carry gradient: whole chunks from a random chunk on; 0 for
-                   the whole film
-    context_noise  time to which a chunk is noised before its commit; 0 commits it clean, as generation
-                   does
-    recommit       drops the rollout's pool while the film is scored and commits the film again for the
-                   student's gradient. Saves a pool's memory; costs a commit per chunk and another
-                   gathering of the weights
+    grad_frames    frames of the film that carry gradient: whole chunks from a random chunk on; 0
+                   for the whole film
+    context_noise  time to which a chunk is noised before its commit; 0 commits it clean, as in
+                   generation
+    recommit       drops the rollout's pool while the film is scored and commits the film again for
+                   the student's gradient. Saves a pool's memory; costs a commit per chunk and
+                   another gathering of the weights
     """
 
     steps: int = 4
@@ -61,7 +61,7 @@ class SelfForcingConfig:
 
     @property
     def sampler(self) -> SamplerConfig:
-        """The student's sampler, for training and for generation. `UsageError` where there is none such."""
+        """The student's sampler, for training and generation. `UsageError` if it is invalid."""
         steps = len(self.step_list) or self.steps
         return SamplerConfig(
             "few_step", steps, self.shift, guidance=1.0, step_list=tuple(self.step_list) or None
@@ -133,7 +133,7 @@ def student_rollout(
     config: SelfForcingConfig,
     passes: PassConfig,
 ) -> Rollout:
-    """Films of N chunks of frames [h, w, c] from noise. The pool holds a whole film: training evicts nothing.
+    """Films of N chunks of frames [h, w, c] from noise. The pool holds all chunks without eviction.
 
     Chunk i's noise is what generation draws from the same key for the same number of films.
     """
@@ -179,7 +179,7 @@ def generated(
     config: SelfForcingConfig,
     passes: PassConfig,
 ) -> Float[Array, "b g h w c"]:
-    """The rollout's `grad_frames` frames from its `start`, with their gradient in model and text."""
+    """The rollout's `grad_frames` frames from `start`, with their gradient in model and text."""
     table = schedule(config.sampler)
     t, sigma = (
         jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas)

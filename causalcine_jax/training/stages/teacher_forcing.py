@@ -107,7 +107,7 @@ def drop_captions(
 
 
 def error_by_time(error: Float[Array, "b f"], t: Float[Array, "b f"]) -> Metrics:
-    """The mean error, over all times and per part of 0..1000, as (sum, weight): mse, mse_t0_250, ..."""
+    """The mean error over all times and per part of 0..1000, as (sum, weight): mse_t0_250 etc."""
     edges = np.linspace(0, flow.TRAIN_TIMES, BUCKETS + 1).astype(int)
     metrics = {"mse": (jnp.mean(error), jnp.ones(()))}
     for low, high in zip(edges[:-1], edges[1:], strict=True):
