@@ -279,7 +279,7 @@ def test_a_config_without_numbers_and_with_a_store_that_is_not_there(tmp_path):
     named = ["--config=configs/base.py", f"--config.data.store={tmp_path / 'none'}"]
     with pytest.raises(
         UsageError,
-        match=r"there is no latent store .*none \(--config.data.store\): python launch/encode.py",
+        match=r"there is no latent store .*none \(--config.data.store\): causalcine encode",
     ):
         check_flags(named, parse(named)[0])
     (tmp_path / "none").mkdir()
