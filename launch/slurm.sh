@@ -8,8 +8,8 @@
 #
 # * Submit it from the repository's folder. All nodes must see it, config.out and the data.
 # * Set the GPUs per node here or on sbatch's command line, with both numbers equal. Give no
-#   --gpus-per-task or --gpu-bind: each process must see all GPUs of its node. jax selects the one of
-#   its SLURM_LOCALID.
+#   --gpus-per-task or --gpu-bind: each process must see all GPUs of its node. jax selects the one
+#   of its SLURM_LOCALID.
 # * Films shared by several GPUs (config.seq) should share a node: 2, 4 or 8 of 8.
 # * SIGTERM makes the run save and stop. Slurm sends it five minutes before the time is up
 #   (--signal), and on preemption. Slurm restarts a preempted run (--requeue). Otherwise the same
@@ -22,8 +22,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# jax reads the first node, the process count and the process id from srun's variables. The port must
-# be free on the first node.
+# jax reads the first node, the process count and the process id from srun's variables. The port
+# must be free on the first node.
 export JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-$((20000 + ${SLURM_JOB_ID:?start it by sbatch} % 10000))}
 
 # A failed process ends the others, which would otherwise wait for it.

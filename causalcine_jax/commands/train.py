@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         alone = not jax.distributed.is_initialized()
         if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
             # Split a CPU into one device per core, as far as the batch divides. A core per film is
-            # a fifth faster than all cores on each product. Each of several processes is one device.
+            # a fifth faster than all cores on each product. Several processes are one device each.
             jax.config.update(
                 "jax_num_cpu_devices",
                 math.gcd(config.batch // config.optim.accumulation, len(cores())),

@@ -59,7 +59,7 @@ class Director:
           moves: how chunks are made, if not by the rollout (`whole_film.WHOLE_FILM`).
 
         Raises:
-          DataError: no such model folder, or a damaged one.
+          DataError: the model folder is missing or damaged.
           UsageError: unreadable prompts, or a pool too small for the field or too large for memory.
         """
         if model is None or isinstance(model, str | Path):
@@ -205,12 +205,10 @@ class Director:
             return self.resolved.shots[number]
 
     def branch(self, shot: str) -> "Director":
-        """A second film that equals this one up to the beginning of `shot`, with no shots after it.
+        """A second film, with its own pool, that equals this one up to the beginning of `shot`.
 
-        It has its own pool, so both films can go on. It has no journal until `keep_in`.
-
-        Raises:
-          UsageError: no such shot, or there is no memory for another pool.
+        It has no shots after that, and no journal until `keep_in`. `UsageError` if there is no such
+        shot, or no memory for another pool.
         """
         with self._lock:
             number = self._number(shot)

@@ -93,7 +93,7 @@ def rotate(x, frames):
 
 
 class PlainRollout:
-    """`size`: frames that a chunk sees, its own included; `sink`: the film's first frames that never leave."""
+    """A buffer of `size` frames, a chunk's own included, whose first `sink` frames never leave."""
 
     def __init__(self, model, text, size, sink):
         self.model, self.size, self.sink = model, size, sink
@@ -162,7 +162,7 @@ class PlainRollout:
         return out.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
 
     def chunk(self, noise, times, shift, fresh, first):
-        """From noise to x0 in the few steps `times`; then the clean pass that leaves keys and values behind."""
+        """Denoises in the few steps `times`; then a clean pass stores keys and values."""
         position = np.arange(1000, 0, -1) / 1000
         table = shift * position / (1 + (shift - 1) * position)
         sigmas = [table[np.argmin(abs(1000 * table - t))] for t in times]
