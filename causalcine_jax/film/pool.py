@@ -151,7 +151,7 @@ def check_room(pool_bytes: int) -> None:
         fault = (
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, "
             f"and memory has room for {room:,}: keep less of it (pool_frames, pool_gb), "
-            "in fewer bits (kv_dtype) or in host memory (pool_on)"
+            "use fewer bits (kv_dtype) or host memory (pool_on)"
         )
     check_all(fault)
 

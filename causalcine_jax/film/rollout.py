@@ -3,9 +3,9 @@
     noise -> denoise_chunk (solver steps; the pool is only read) -> x0
           -> commit_chunk (t = 0; its keys and values enter the pool) -> next chunk
 
-Classifier-free guidance is a batch of two films, [prompt, null], each with its own history: both
+Classifier-free guidance is a batch of two films, [prompt, null], each with its own history. Both
 halves get the same chunk, and each commits it under its own prompt. `chunk_index` is an array, so a
-whole film compiles each move once.
+film compiles each move once.
 """
 
 import jax
@@ -119,9 +119,9 @@ def denoise_chunk(
 ) -> tuple[Float[Array, "b c h w ch"], Int[Array, "l b r"]]:
     """A chunk from noise to x0 by the sampler's solver; the pool is only read.
 
-    With guidance the pool and the text hold 2b films, first all with their prompts, then all with
-    the null text; noise and x0 hold b. Sampling needs noise of unit variance at t = 1000. `key` is
-    used by solvers that renoise.
+    With guidance the pool and the text hold 2b films: first b with their prompts, then b with the
+    null text. Noise and x0 hold b. Sampling needs noise of unit variance at t = 1000. `key` is used
+    by solvers that renoise.
 
     Also returns which film frames every layer's field held at the last step, newest first, -1 where
     it held none. The first window_chunks * C entries are the window, the rest memory, once the film

@@ -1,10 +1,11 @@
 """Rollouts of the public causal models, against a plain one in numpy float64.
 
-The reference does what Self-Forcing, Causal-Forcing and CausVid do, in their own way: a list of all
-keys, rotated once to their absolute positions; a buffer of so many frames, the own chunk included,
-from which the oldest frames after the sink roll out; noise levels looked up in the table of 1000
-training times; fresh noise between steps; a last pass of the clean chunk at t = 0. It shares no
-code with ours.
+The reference follows Self-Forcing, Causal-Forcing and CausVid, and shares no code with ours:
+
+* It keeps a list of all keys, rotated once to their absolute positions.
+* Its buffer includes the current chunk. The oldest frames after the sink roll out of it.
+* Noise levels come from the table of 1000 training times, with fresh noise between steps.
+* A last pass at t = 0 commits the clean chunk.
 """
 
 import dataclasses

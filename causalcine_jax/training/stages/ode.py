@@ -6,15 +6,14 @@
     student: one packed pass over (clean film, x at its first time, x at its second, ...)
         -> x0 -> mean squared error to the end
 
-History is the true film's, never the student's: every chunk of a trajectory starts from noise and
-ends where the teacher, asked about this chunk after these clean ones, would end. The student
-inherits the teacher's causal visibility before it meets its own rollouts. Sources: Causal Forcing
-(arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
+History is the true film's, never the student's. Every chunk of a trajectory starts from noise and
+ends where the teacher's ODE ends, given the clean chunks before it. So the student learns the
+teacher's causal visibility before its own rollouts. The 48 steps, shared times and squared error
+are those of Causal Forcing (arXiv 2602.02214).
 
 A trajectory costs far more than the student's step on it, so the student learns from all its times
-at once. Every noisy segment of the pass attends to itself and to the clean chunks before it alone,
-so the film's clean half is computed once for all times; or, where memory is short, once for each
-group of them.
+at once. A noisy segment of the pass attends only to itself and to earlier clean chunks. So the
+film's clean half is computed once for all times or, if memory is short, once per group of times.
 """
 
 import dataclasses
