@@ -1,15 +1,19 @@
 #!/bin/bash
 # One training run, or one film, over the GPUs of several nodes, under Slurm: one process per GPU.
 #
-#   sbatch --nodes=8 launch/slurm.sh --config configs/wan.py:14b --config.out=/shared/runs/14b --config.seq=8
-#   COMMAND=generate sbatch --nodes=1 launch/slurm.sh --story story.yaml --model models/14b --out /shared/films/story
+#   sbatch --nodes=8 launch/slurm.sh --config configs/wan.py:14b \
+#     --config.out=/shared/runs/14b --config.seq=8
+#   COMMAND=generate sbatch --nodes=1 launch/slurm.sh --story story.yaml \
+#     --model models/14b --out /shared/films/story
 #
-# * Submit it from the repository's folder, which all nodes must see, as they must see config.out and the data.
-# * Set the GPUs per node here or on sbatch's command line, both numbers alike. Give no --gpus-per-task or --gpu-bind: each process must see all GPUs
-#   of its node, of which jax gives it the one of its SLURM_LOCALID.
+# * Submit it from the repository's folder. All nodes must see it, config.out and the data.
+# * Set the GPUs per node here or on sbatch's command line, with both numbers equal. Give no
+#   --gpus-per-task or --gpu-bind: each process must see all GPUs of its node. jax selects the one
+#   of its SLURM_LOCALID.
 # * Films shared by several GPUs (config.seq) should share a node: 2, 4 or 8 of 8.
-# * SIGTERM makes the run save and stop: Slurm sends it five minutes before the time is up (--signal), and when it takes the nodes away. It starts
-#   a run whose nodes it took away again by itself (--requeue); otherwise the same command goes on with it.
+# * SIGTERM makes the run save and stop. Slurm sends it five minutes before the time is up
+#   (--signal), and on preemption. Slurm restarts a preempted run (--requeue). Otherwise the same
+#   command resumes it.
 #SBATCH --job-name=causalcine
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8
@@ -18,8 +22,9 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# jax finds the first node, and the number and id of each process, in what srun sets. The port must be free on the first node.
+# jax reads the first node, the process count and the process id from srun's variables. The port
+# must be free on the first node.
 export JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-$((20000 + ${SLURM_JOB_ID:?start it by sbatch} % 10000))}
 
-# A process that fails takes the others with it, who would wait for it.
+# A failed process ends the others, which would otherwise wait for it.
 exec srun --kill-on-bad-exit=1 .venv/bin/python "launch/${COMMAND:-train}.py" "$@"

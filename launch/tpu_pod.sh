@@ -1,16 +1,20 @@
 #!/bin/bash
-# One training run, or one film (COMMAND=generate), over all hosts of a Cloud TPU pod slice: started on each by ssh, from any machine with gcloud.
+# One training run, or one film (COMMAND=generate), over all hosts of a Cloud TPU pod slice.
+# Starts it on each host by ssh, from any machine with gcloud.
 #
-#   TPU=my-v5p-64 ZONE=us-east5-a launch/tpu_pod.sh --config configs/wan.py:14b --config.out=/mnt/shared/runs/14b
+#   TPU=my-v5p-64 ZONE=us-east5-a launch/tpu_pod.sh \
+#     --config configs/wan.py:14b --config.out=/mnt/shared/runs/14b
 #
-# * Before: this repository in the same folder of every host (REPO, ~/causalcine_jax), with .venv made there: make, then
-#   .venv/bin/pip install 'jax[tpu]'. `gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command=...` does it on all hosts at once.
-# * config.out and the data lie on storage that all hosts mount (Filestore, or a bucket by gcsfuse).
-# * The run lives as long as the connections: start it in tmux on a machine that stays. To save and stop it: the same ssh with
-#   --worker=0 --command='pkill -TERM -f launch/train.py'. The same command goes on with it.
+# * First put this repository into the same folder of every host (REPO, ~/causalcine_jax). Make
+#   .venv there: make, then .venv/bin/pip install 'jax[tpu]'. This does it on all hosts at once:
+#   `gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command=...`
+# * config.out and the data lie on storage that all hosts mount: Filestore, or a bucket by gcsfuse.
+# * The run ends with its connections, so start it in tmux on a machine that stays up. To save and
+#   stop it, use the same ssh with --worker=0 --command='pkill -TERM -f launch/train.py'. The same
+#   launch command resumes it.
 set -eu
 
-# jax finds hosts and ids in the TPU's metadata; that the port is set tells the run that it is one of several.
+# jax reads hosts and ids from the TPU's metadata. The set port marks a run of several processes.
 PORT=${JAX_COORDINATOR_PORT:-8482}
 quoted=$(printf ' %q' "$@")
 exec gcloud compute tpus tpu-vm ssh "${TPU:?the name of the TPU}" --zone="${ZONE:?its zone}" --worker=all \

@@ -2,9 +2,9 @@
 
     causalcine direct --global "A story about Mia the fox." --out outputs/live
 
-A line such as "Mia the fox waves by the sea." takes hold after the shots that are queued, for
---chunks chunks; "6: Mia the fox waves by the sea." lasts six. Without a queued shot the film waits.
-It ends with the input (Ctrl-D).
+A line such as "Mia the fox waves by the sea." is a shot of --chunks chunks after the queued ones.
+"6: Mia the fox waves by the sea." lasts six. Without a queued shot the film waits. It ends with the
+input (Ctrl-D).
 
 Leaves in --out:
     film.mp4     grows as film.mp4.part while chunks are made, and can be watched meanwhile

@@ -22,5 +22,5 @@ def main(name: str, arguments: list[str]) -> None:
             return
     raise UsageError(
         f"{name} needs a checkout of the repository, which has {folder}/: "
-        f"run `python launch/{name}.py` there"
+        f"run `causalcine {name}` there"
     )

@@ -3,9 +3,9 @@
     --config FILE           a file of configs/
     --config.KEY=VALUE      another value of one of its fields
     --print_config          print the resolved config as JSON and stop
-    --force                 go on with a run although the config that it began with was another
+    --force                 resume a run although its config has changed
     --compile_cache DIR     keep compiled programs in DIR (default: in the user's cache directory)
-    --no_compile_cache      compile everything anew and keep nothing
+    --no_compile_cache      compile everything again and keep nothing
 
 The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
 
@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     with processes.joined():
         alone = not jax.distributed.is_initialized()
         if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-            # A CPU is as many devices as it has cores (and the batch allows): a core per film is a
-            # fifth faster than all cores on each product. Of several processes each is one device.
+            # Split a CPU into one device per core, as far as the batch divides. A core per film is
+            # a fifth faster than all cores on each product. Several processes are one device each.
             jax.config.update(
                 "jax_num_cpu_devices",
                 math.gcd(config.batch // config.optim.accumulation, len(cores())),
@@ -69,9 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _tune_xla() -> None:
     """Sets what jax reads when it is imported, or starts its devices.
 
-    O1 overlaps communication with compute. NPROC counts the threads of XLA's CPU client, by default
-    one per core: a collective holds its thread until all devices are there, so with as many devices
-    as threads two collectives in different orders would wait for each other for ever.
+    O1 overlaps communication with compute. NPROC is the number of threads of XLA's CPU client, by
+    default one per core. A collective blocks its thread until all devices join it. With as many
+    devices as threads, two collectives in different orders would deadlock.
     """
     os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes about other people's hardware

@@ -1,4 +1,4 @@
-"""launch/convert.py: a checkpoint to a model folder, to Diffusers' layout or to an orbax copy.
+"""`causalcine convert`: a checkpoint to a model folder, to Diffusers' layout or to an orbax copy.
 
 Headers alone are checked first: every unmatched, missing or misshapen tensor of any network is
 listed before a byte is written. Then tensors are copied block by block (writing.py), in their own

@@ -1,4 +1,4 @@
-"""What launch/convert.py is asked for."""
+"""What `causalcine convert` is asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """What to convert and how; the fields are the flags of launch/convert.py."""
+    """What to convert and how; the fields are the flags of `causalcine convert`."""
 
     source: Path
     out: Path

@@ -1,7 +1,8 @@
-"""What a film begins with: model, start and devices; and that all processes which make it together have the same.
+"""Checks that all processes of a film begin with the same model, start and devices.
 
-A process that failed alone, or filmed with other weights than the rest, would leave them waiting for ever or spoil the film unseen. So first they compare what
-each was asked for, then look each for itself for what that names, and compare what they found: files by what they hold, weights by a sample of each tensor.
+A process that fails alone would leave the others waiting for ever. One with other weights would
+spoil the film unnoticed. So the processes first compare what each was asked for. Then each opens
+what that names, and they compare the contents: hashes of files, and a sample of each tensor.
 """
 
 from dataclasses import asdict
@@ -26,17 +27,19 @@ from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import by_all, check_same, several
 from causalcine_jax.utils.atomic_file import file_hash
 
-# What a film.json says of how its film came out, and nobody asks for again.
+# Fields of a film.json that record a film's results, and are no input to the next film.
 RESULTS = ("resolved", "retrieved", "timings", "software", "device")
 
 
 def agreed(
     recipe: Recipe, model: Path | None, choices: Choices
 ) -> tuple[Start | None, Path, Mesh | None]:
-    """What opens the film, the model that makes it, and the devices that make each chunk together (None: one).
+    """The film's start, its model folder, and the mesh that makes each chunk (None: one device).
 
-    Raises, in all processes what any of them would:
-      UsageError: the choices make no sense here, or the processes were not started alike (what differs is named).
+    An error in one process is raised in all of them.
+
+    Raises:
+      UsageError: the choices are invalid here, or the processes differ (names what differs).
       DataError: a file is missing or damaged.
     """
     check_same(_asked(recipe, model, choices))
@@ -71,25 +74,24 @@ def _found(
     folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
     mesh = _mesh(choices.seq)
     if choices.rollout_weights and mesh is None:
-        raise UsageError(
-            "rollout_weights says how several devices hold the weights: say how many, by seq"
-        )
+        raise UsageError("rollout_weights needs several devices: give their number with seq")
     return start, folder, mesh, _held(folder, choices, start) if several() else {}
 
 
 def _mesh(seq: int | None) -> Mesh | None:
-    """The devices that make a chunk together: `seq` of this process's, or all of several processes'."""
+    """The mesh that makes a chunk: `seq` devices of one process, or all of several processes."""
     if not several():
         return make_mesh(seq, jax.devices()[:seq]) if seq else None
     if seq not in (None, jax.device_count()):
         raise UsageError(
-            f"{jax.process_count()} processes make a film on all their {jax.device_count()} devices: seq={seq} cannot be, leave it out"
+            f"{jax.process_count()} processes make a film on all their {jax.device_count()} "
+            f"devices: seq={seq} cannot be, leave it out"
         )
     return make_mesh(jax.device_count())
 
 
 def _held(folder: Path, choices: Choices, start: Start | None) -> dict[str, Any]:
-    """What the files hold: the model's settings as they are, all else as hashes."""
+    """What the files contain: the model's settings as values, everything else as hashes."""
     files = {
         "start": start and start.file,
         "embeddings": choices.embeddings,

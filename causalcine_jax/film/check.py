@@ -1,6 +1,6 @@
-"""A story against the model that would film it: its shots on the chunk grid, and what hinders.
+"""Checks a story against a model: its shots on the chunk grid, and all faults.
 
-Of the model only headers and configs are read, and the tokenizer: no weights.
+Reads the model's headers, configs and tokenizer, but no weights.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ from causalcine_jax.story import ResolvedStory, Shot, Story
 
 @dataclass(frozen=True)
 class StoryCheck:
-    """What becomes of a story with a model.
+    """A story resolved for a model.
 
-    setup     its choices; setup.model has abstract networks
-    story     with the model's size and negative prompt where it names none
-    resolved  its shots on the chunk grid
-    tokens    of each shot's prompt, the one that ends it included
+    setup     the film's choices; setup.model has abstract networks
+    story     with the model's size and negative prompt where the story sets none
+    resolved  the story's shots on the chunk grid
+    tokens    token count of each shot's prompt, including the end token
     faults    why it cannot be filmed; empty if it can
     """
 
@@ -42,10 +42,10 @@ class StoryCheck:
 
 
 def check_story(recipe: Recipe, model: Path | None = None) -> StoryCheck:
-    """Checks what `film` checks before its first chunk, but for the room that devices have.
+    """Checks what `film` checks before its first chunk, except the memory of devices.
 
     Raises:
-      UsageError: choices of a film.json that cannot be.
+      UsageError: invalid choices in a film.json.
       DataError: the model is missing or damaged.
     """
     folder = chosen_model(model, recorded=recipe.recorded)

@@ -1,4 +1,7 @@
-"""What a film is made with: the command line's choice, else the film.json's, else the story's or the model's."""
+"""What a film is made with: values of the command line, film.json, story and model, in that order.
+
+The first of these that sets a value wins.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,20 +18,24 @@ from causalcine_jax.story import Story, Video
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line may override; None leaves what else is said.
+    """Overrides from the command line; None keeps the value of film.json, story or model.
 
-    base         the model that the named one was distilled from, sampled as itself
-    negative     what guidance steers away from, in place of the story's and the model's; "" for nothing
-    size         width and height in pixels
-    frames       video frames of a film of one shot; snapped to whole chunks, exact with whole_film
-    whole_film   all frames at once: bidirectional Wan2.1 under one prompt
-    pool_gb      the pool's size in GB, in place of pool_frames; kv_dtype, how its keys and values are stored; pool_on, where
-    dtype        float32, bfloat16 or float8, of the networks
-    embeddings   a file of prompt embeddings in place of the text encoder
-    tiny_decoder TAEHV's file for Wan2.1, in place of the VAE's decoder
-    seq          devices that make each chunk together (parallel/mesh.py); rollout_weights, how the transformer's weights lie on them (sharding.py)
-    lora         adapters merged into the transformer, each FILE or FILE:STRENGTH (convert/lora.py)
-    start        a picture or clip to go on from, and start_caption, what it shows (start.py)
+    base             the model that the named one was distilled from, with its own sampler
+    negative         the text that guidance steers away from, for story and model; "" for none
+    size             width and height in pixels
+    frames           video frames of a one-shot film, snapped to chunks; exact with whole_film
+    whole_film       all frames at once: bidirectional Wan2.1 under one prompt
+    pool_gb          the pool's size in GB, in place of pool_frames
+    kv_dtype         how the pool's keys and values are stored
+    pool_on          where the pool is stored: device or host
+    dtype            of the networks: float32, bfloat16 or float8
+    embeddings       a file of prompt embeddings in place of the text encoder
+    tiny_decoder     TAEHV's file for Wan2.1, in place of the VAE's decoder
+    seq              number of devices that make each chunk together (parallel/mesh.py)
+    rollout_weights  how the transformer's weights lie on those devices (parallel/sharding.py)
+    lora             adapters merged into the transformer: FILE or FILE:STRENGTH (convert/lora.py)
+    start            a picture or clip that opens the film (start.py)
+    start_caption    what the start shows
     """
 
     seed: int | None = None
@@ -70,9 +77,8 @@ class Choices:
             if getattr(self, n) is not None and getattr(self, n) < 1
         ]
         if self.rollout_weights is not None and self.rollout_weights not in ROLLOUT_WEIGHTS:
-            faults.append(
-                f"unknown rollout_weights {self.rollout_weights!r}, {nearest(self.rollout_weights, ROLLOUT_WEIGHTS)}"
-            )
+            known = nearest(self.rollout_weights, ROLLOUT_WEIGHTS)
+            faults.append(f"unknown rollout_weights {self.rollout_weights!r}, {known}")
         asked = (
             "policy",
             "window_chunks",
@@ -97,7 +103,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything decided: the director's arguments."""
+    """The director's arguments."""
 
     model: Model
     story: Story
@@ -108,13 +114,12 @@ class Setup:
 
 
 def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
-    """Raises `UsageError` where choices, story and model contradict each other."""
+    """The film's setup. `UsageError` where choices, story and model contradict each other."""
     whole = choices.whole_film or recipe.recorded.get("whole_film", False)
     sampler = _sampler(recipe.recorded, model.sampler, choices)
     story = _story(recipe.story, choices)
-    if (
-        choices.negative is not None or recipe.recorded
-    ):  # a film.json says exactly what was used, if only nothing
+    # A film.json records the negative prompt that was used, even an empty one.
+    if choices.negative is not None or recipe.recorded:
         model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.recorded)
@@ -152,7 +157,8 @@ def _memory(recorded: dict[str, Any], default: MemoryConfig, choices: Choices) -
         and memory.memory_frames == 0
     ):
         raise UsageError(
-            f"{choices.policy} retrieves nothing with the 0 memory frames of this model: say how many with --memory-frames, such as 5"
+            f"{choices.policy} retrieves nothing with the 0 memory frames of this model: "
+            "say how many with --memory-frames, such as 5"
         )
     return replace(memory, **asked)
 
@@ -169,7 +175,8 @@ def _story(story: Story, choices: Choices) -> Story:
     if choices.frames is not None:
         if len(story.shots) != 1:
             raise UsageError(
-                f"frames is the length of a film of one shot, and this story has {len(story.shots)}: give each its own duration"
+                f"frames is the length of a film of one shot, and this story has "
+                f"{len(story.shots)}: give each its own duration"
             )
         story = replace(
             story,

@@ -1,7 +1,7 @@
-"""Which model makes a film: the one that is named, else one that the package holds; or the base of either.
+"""Which model makes a film: a named folder, an embedded model, or the base of either.
 
-The package holds two: the base model, and where its weights are there, a student of it that films in few steps. The student is the
-default. A film.json is filmed again with the one that it names.
+The package holds a base model and, if its weights are installed, a few-step student of it. The
+student is the default. A film.json is filmed again with the model that it names.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ def chosen_model(
     """The model folder to load.
 
     Args:
-      named: a model folder, if one is asked for.
-      base: the model that it was distilled from is wanted instead.
-      recorded: the film.json that is filmed again, whose weights are looked for among the embedded ones.
+      named: a model folder; None for an embedded one.
+      base: whether to take the model that it was distilled from.
+      recorded: the film.json to film again; selects the embedded model with the same weights.
 
     Raises:
-      UsageError: the model named was not distilled from another.
-      DataError: the base that its metadata.json names is not there.
+      UsageError: the named model was not distilled from another.
+      DataError: the base that its metadata.json names is missing.
     """
     if named is None:
         return EMBEDDED if base else _of_record(recorded or {})
@@ -43,13 +43,14 @@ def chosen_model(
     found = base_of(folder)
     if found is None:
         raise UsageError(
-            f"{folder} has no base model: its metadata.json names none, as a distilled model's does; leave out --sampler base"
+            f"{folder} has no base model: its metadata.json names none, as a distilled model's "
+            "does; leave out --sampler base"
         )
     return found
 
 
 def _of_record(recorded: Mapping[str, Any]) -> Path:
-    """The embedded model with the weights that the film.json names, else the one of that name, else the default."""
+    """The embedded model with the film.json's weights, or with its name, or the default."""
     embedded = [folder for folder in (STUDENT, EMBEDDED) if folder.is_dir()]
     weights, name = recorded.get("weights_sha256"), recorded.get("model")
     same = [folder for folder in embedded if weights and weights_hash(folder) == weights]

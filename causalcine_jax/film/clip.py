@@ -1,4 +1,7 @@
-"""What a clip shows at each of a film's moments: its frames with their times, upright, with square pixels' shape, read no further than LONGEST."""
+"""Reads a clip's frames with their times, upright, and samples them at a film's frame rate.
+
+Reads at most LONGEST seconds.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +24,11 @@ FASTEST = 240  # frames per second
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame with the seconds, from the clip's beginning, when it comes and goes. aspect: width of a pixel by its height."""
+    """A frame and when it is shown.
+
+    start, end  seconds from the clip's beginning
+    aspect      width of a pixel divided by its height
+    """
 
     image: Image.Image
     start: Fraction
@@ -30,10 +37,13 @@ class Frame:
 
 
 def at_rate(file: Path, frames: Iterable[Frame], fps: int) -> Iterator[Frame]:
-    """The frame on screen at each moment i/fps, as long as the clip lasts. `UsageError` as soon as it is longer than LONGEST."""
+    """The frame on screen at each time i/fps of the clip.
+
+    `UsageError` as soon as the clip is longer than LONGEST.
+    """
     shown, count, end = None, 0, Fraction(0)
     for number, frame in enumerate(frames):
-        # Times alone tell how long a clip is: a gap of a million seconds must end here, before it is filled with frames.
+        # Check the times before filling gaps: a damaged file may have a gap of a million seconds.
         if max(frame.start, frame.end) > LONGEST:
             raise UsageError(f"{file} is longer than {LONGEST} s: cut out the part to start from")
         if number >= LONGEST * FASTEST:
@@ -49,7 +59,9 @@ def at_rate(file: Path, frames: Iterable[Frame], fps: int) -> Iterator[Frame]:
 
 
 def frames(file: Path) -> Iterator[Frame]:
-    """The frames of a video file. A frame lasts until the next comes, and the last as long as it says, or as those before it.
+    """The frames of a video file.
+
+    A frame lasts until the next one begins. The last has its own duration, or the clip's usual one.
 
     Raises:
       DataError: the file is damaged, or no video.
@@ -80,7 +92,7 @@ def frames(file: Path) -> Iterator[Frame]:
 
 
 def _check(file: Path, stream) -> None:
-    """Refuses, by name, what would be shown in wrong colours."""
+    """`UsageError` for frames that are too large, or whose colours would be shown wrong."""
     context = stream.codec_context
     if context.width * context.height > MOST_PIXELS:
         raise UsageError(
@@ -90,24 +102,26 @@ def _check(file: Path, stream) -> None:
     gamut = "wide-gamut (BT.2020)" if context.color_primaries == BT2020 else None
     if curve or gamut:
         raise UsageError(
-            f"{file} is {curve or gamut} video, and films are BT.709: convert it first, by ffmpeg's tonemap and zscale or in an editor"
+            f"{file} is {curve or gamut} video, and films are BT.709: convert it first, by "
+            "ffmpeg's tonemap and zscale or in an editor"
         )
 
 
 def _duration(frame: av.VideoFrame) -> Fraction | None:
-    ticks = getattr(frame, "duration", None)  # younger than the oldest PyAV that is allowed
+    ticks = getattr(frame, "duration", None)  # missing in the oldest PyAV that is allowed
     return ticks * frame.time_base if ticks and frame.time_base else None
 
 
 def _upright(
     image: np.ndarray, frame: av.VideoFrame, stream, start: Fraction, end: Fraction
 ) -> Frame:
-    """The frame as it is meant to be seen: telephones store their films lying down."""
+    """The frame turned upright: phones store portrait video rotated."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
     aspect = Fraction(aspect) if aspect > 0 else Fraction(1)
-    # Rows of the display matrix: where the file's right and down go on the screen, which counts down as well.
+    # The display matrix's rows: screen directions of the file's right and down. The screen's second
+    # coordinate also counts down.
     right, down = _display_axes(frame)
-    if abs(right[1]) > abs(right[0]):  # lying
+    if abs(right[1]) > abs(right[0]):  # rotated by 90 degrees
         image, aspect, right, down = image.swapaxes(0, 1), 1 / aspect, down, right
     image = image[:: -1 if down[1] < 0 else 1, :: -1 if right[0] < 0 else 1]
     return Frame(Image.fromarray(np.ascontiguousarray(image)), start, end, aspect)
@@ -131,7 +145,7 @@ def _display_axes(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[av.container.InputContainer]:
     try:
-        # Without its name: FFmpeg would go by that, too.
+        # Hide the file's name: FFmpeg would guess the format from it.
         with (
             open(file, "rb") as content,
             av.open(
@@ -142,6 +156,5 @@ def _readable(file: Path) -> Iterator[av.container.InputContainer]:
     except (UsageError, DataError):
         raise
     except (OSError, ValueError, LookupError, MemoryError, av.error.FFmpegError) as error:
-        raise DataError(
-            f"{file} cannot be read as a picture or a clip: {printable(getattr(error, 'strerror', None) or str(error))}"
-        ) from error
+        reason = printable(getattr(error, "strerror", None) or str(error))
+        raise DataError(f"{file} cannot be read as a picture or a clip: {reason}") from error

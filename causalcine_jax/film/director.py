@@ -4,12 +4,9 @@
     for chunk in director:
         show(chunk.frames)
 
-A shot's prompt is embedded when the shot begins and kept for its chunks. A new shot takes hold at the
-chunk after all shots that are already queued. The stream ends when no shot is left; after `add_shot` it
-can be iterated again and goes on where it was.
-
-A film can be taken back to the beginning of any of its shots: `retake` makes the shot again, `branch`
-gives a second film that goes another way from there.
+A shot's prompt is embedded once, when the shot begins. A new shot begins after all queued shots.
+The stream ends when no shot is left; after `add_shot` it can be iterated again. `retake` takes a
+film back to the beginning of a shot and makes it again. `branch` gives a second film from there.
 """
 
 import copy
@@ -37,7 +34,7 @@ from causalcine_jax.story_schema import duration_faults
 
 
 class Director:
-    """An iterator over the chunks of one film. Another thread than the one that iterates may add shots."""
+    """An iterator over the chunks of one film. Shots may be added from another thread."""
 
     def __init__(
         self,
@@ -51,21 +48,19 @@ class Director:
         start: Float[Array, "1 f h w z"] | None = None,
         moves: Moves = Moves(),
     ):
-        """Checks every prompt and allocates the pool; nothing is computed before the first chunk is asked for.
+        """Checks every prompt and allocates the pool; the first chunk is computed on demand.
 
         Args:
           model: the networks, or the model folder to load them from; None is the embedded one.
           story: a story, or only a global caption; its shots then come by `add_shot`.
           seed, sampler, memory: in place of the story's and the model's.
-          pool: how much history is kept, stored how and where. The film is the same wherever it lies.
-          start: latents of the film's first chunks, which are then not made from noise; see
-            `start.opening`.
+          pool: size, dtype and place of the history kept. The place does not change the film.
+          start: latents of the film's first chunks, in place of noise; see `start.opening`.
           moves: how chunks are made, if not by the rollout (`whole_film.WHOLE_FILM`).
 
         Raises:
-          DataError: no such model folder, or a damaged one.
-          UsageError: prompts that the model cannot read, or a pool too small for the receptive field or
-            too large for the device.
+          DataError: the model folder is missing or damaged.
+          UsageError: unreadable prompts, or a pool too small for the field or too large for memory.
         """
         if model is None or isinstance(model, str | Path):
             model = load_model(model)
@@ -98,7 +93,7 @@ class Director:
 
     @classmethod
     def resume(cls, folder: str | Path, model: Model | str | Path | None = None) -> "Director":
-        """Goes on with the film that `keep_in` kept in `folder`: its chunks are committed and decoded again.
+        """Resumes the film of `keep_in` in `folder`, by committing and decoding its chunks again.
 
         model  of the same weights, in place of the folder that the film was begun with
 
@@ -115,11 +110,9 @@ class Director:
         return director
 
     def keep_in(self, folder: str | Path) -> None:
-        """Keeps the film in `folder` from now on, chunk by chunk, so that `resume` can go on with it.
+        """Keeps the film in `folder` from now on, chunk by chunk, so that `resume` can resume it.
 
-        Raises:
-          UsageError: the film is not made chunk by chunk.
-          DataError: the folder cannot be written.
+        `UsageError` if the film is not made chunk by chunk, `DataError` if writing fails.
         """
         if self.state.cache is None:
             raise UsageError("a film that is made at once cannot be kept chunk by chunk")
@@ -160,8 +153,7 @@ class Director:
         """Queues a shot after all others; returns its place in the film. Give chunks or seconds.
 
         Raises:
-          UsageError: the shot is at fault (all faults are listed), or a film that may not evict would
-            outgrow its pool.
+          UsageError: the shot is invalid (lists all faults), or outgrows a pool that may not evict.
         """
         with self._lock:
             shots = (*self.story.shots, Shot(caption, seconds, chunks, id))
@@ -186,9 +178,7 @@ class Director:
     def retake(
         self, shot: str, *, caption: str | None = None, seed: int | None = None
     ) -> ResolvedShot:
-        """Takes the film back to the beginning of a shot that has begun, and makes it again from there.
-
-        The shots after it stay queued and are made again, too.
+        """Makes a shot that has begun again, and the shots after it, which stay queued.
 
         shot     its id
         caption  a new one; None keeps it
@@ -215,12 +205,10 @@ class Director:
             return self.resolved.shots[number]
 
     def branch(self, shot: str) -> "Director":
-        """A second film that is this one up to the beginning of `shot`, and has no shots after it yet.
+        """A second film, with its own pool, that equals this one up to the beginning of `shot`.
 
-        It has a pool of its own, so both films can go on. It is kept nowhere unless `keep_in` says where.
-
-        Raises:
-          UsageError: no such shot, or there is no memory for another pool.
+        It has no shots after that, and no journal until `keep_in`. `UsageError` if there is no such
+        shot, or no memory for another pool.
         """
         with self._lock:
             number = self._number(shot)
@@ -283,7 +271,7 @@ class Director:
         return output
 
     def _go_to(self, chunk: int) -> None:
-        """Takes the film back to before `chunk`, by marking or, after eviction, by committing again."""
+        """Rewinds to before `chunk`: marks slots empty or, after eviction, commits again."""
         self.state = self._history.back_to(chunk, self.model, self.state, self.settings)
         self._prompt = None
         if self._journal:

@@ -1,10 +1,13 @@
-"""Prompt embeddings on disk: the text encoder (5.7 billion parameters in Wan2.1) need not be in memory while a film is made.
+"""Prompt embeddings on disk, so that a film is made without the text encoder in memory.
 
-    story -> prompts -> tokenizer, text encoder -> embed_story -> FILE        (encoder in memory, no other network)
-    FILE -> PromptEmbeddings -> Model.embed -> cross-attention                (no encoder in memory)
+The text encoder of Wan2.1 has 5.7 billion parameters.
 
-FILE is safetensors: a tensor [tokens, text_dim] per prompt in the dtype the encoder computed in, and in its header the prompts and
-the hash of the encoder's weights. A prompt is known by its text as the tokenizer cleans it.
+    story -> prompts -> tokenizer, text encoder -> embed_prompts -> FILE   (only the encoder loaded)
+    FILE -> PromptEmbeddings -> Model.embed -> cross-attention             (no encoder loaded)
+
+FILE is safetensors with one tensor [tokens, text_dim] per prompt, in the encoder's dtype. Its
+header holds the prompts and the hash of the encoder's weights. A prompt's key is its text as the
+tokenizer cleans it.
 """
 
 import json
@@ -38,7 +41,10 @@ def encode(
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """Embeddings of some prompts by one text encoder, without padding; `path` is where they were read from."""
+    """Embeddings of some prompts by one text encoder, without padding.
+
+    path  the file that they were read from
+    """
 
     encoder_sha256: str
     rows: dict[str, Float[np.ndarray, "t c"]]
@@ -46,24 +52,25 @@ class PromptEmbeddings:
 
     @classmethod
     def load(cls, path: str | Path) -> "PromptEmbeddings":
-        """Reads what `save` wrote. `DataError` if the file is missing, damaged or something else."""
+        """Reads what `save` wrote. `DataError` if the file is missing, damaged or no such file."""
         path = Path(path)
         if not path.is_file():
             raise DataError(
-                f"no prompt embeddings at {path}: make them with causalcine film --embed-only --embeddings {path}"
+                f"no prompt embeddings at {path}: "
+                f"make them with causalcine film --embed-only --embeddings {path}"
             )
         try:
             with safe_open(str(path), framework="np") as opened:
-                said = opened.metadata() or {}
-                if said.get("schema") != SCHEMA:
+                header = opened.metadata() or {}
+                if header.get("schema") != SCHEMA:
                     raise DataError(
                         f"{path} holds no prompt embeddings (its header lacks the schema {SCHEMA})"
                     )
                 rows = {
                     prompt: opened.get_tensor(str(i))
-                    for i, prompt in enumerate(json.loads(said["prompts"]))
+                    for i, prompt in enumerate(json.loads(header["prompts"]))
                 }
-                return cls(said["encoder_sha256"], rows, path)
+                return cls(header["encoder_sha256"], rows, path)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{path} is damaged or incomplete ({error}): make it again with --embed-only"
@@ -71,16 +78,19 @@ class PromptEmbeddings:
 
     def save(self, path: str | Path) -> None:
         tensors = {str(i): np.ascontiguousarray(row) for i, row in enumerate(self.rows.values())}
-        said = {
+        header = {
             "schema": SCHEMA,
             "encoder_sha256": self.encoder_sha256,
             "prompts": json.dumps(list(self.rows)),
         }
         with atomic_file(path) as partial:
-            safetensors.numpy.save_file(tensors, partial, said)
+            safetensors.numpy.save_file(tensors, partial, header)
 
     def check(self, prompts: Iterable[tuple[str, str]], text_len: int) -> None:
-        """Raises a `UsageError` naming every prompt that the file lacks or that is too long. `prompts`: (where it stands, its text)."""
+        """`UsageError` naming every prompt that is missing or too long.
+
+        prompts  (where it occurs, its text)
+        """
         faults = []
         for where, text in prompts:
             row = self.rows.get(clean(text))
@@ -89,9 +99,8 @@ class PromptEmbeddings:
                     f"{where} is not in {self.path}: {clean(text)!r}; add it with --embed-only"
                 )
             elif len(row) > text_len:
-                faults.append(
-                    f"{where}: the prompt has {len(row)} tokens, the model reads at most {text_len}"
-                )
+                count = f"{len(row)} tokens, the model reads at most {text_len}"
+                faults.append(f"{where}: the prompt has {count}")
         raise_faults("prompt embeddings", faults)
 
     def padded(self, prompt: str, text_len: int) -> Float[np.ndarray, "1 t c"]:
@@ -102,12 +111,15 @@ class PromptEmbeddings:
 def embed(
     text_encoder: UMT5Encoder, tokenizer, prompt: str, text_len: int
 ) -> Float[Array, "1 t c"]:
-    """One prompt's embedding. Always alone and padded to text_len: its numbers do not depend on other prompts, nor compilation on its length."""
+    """One prompt's embedding, computed in a batch of one and padded to text_len.
+
+    So its numbers do not depend on other prompts, and prompts of all lengths share one program.
+    """
     return encode(text_encoder, *tokenizer([prompt], text_len))
 
 
 def encoder_hash(folder: Path) -> str:
-    """SHA-256 of the text encoder that lies in `folder`."""
+    """SHA-256 of the text encoder in `folder`."""
     weights = find_part(folder, "text_encoder").weights
     return weights_hash(weights) if weights.is_dir() else file_hash(weights)
 
@@ -120,7 +132,7 @@ def embed_prompts(
     text_len: int,
     encoder_sha256: str,
 ) -> list[str]:
-    """Writes the prompts' embeddings to `path`, beside those it holds already; returns the prompts that were new.
+    """Adds the prompts' embeddings to the file at `path`; returns the new prompts.
 
     Raises:
       UsageError: the file holds another encoder's embeddings.
@@ -129,7 +141,8 @@ def embed_prompts(
     known = PromptEmbeddings.load(path) if path.exists() else PromptEmbeddings(encoder_sha256, {})
     if known.encoder_sha256 != encoder_sha256:
         raise UsageError(
-            f"{path} holds embeddings of another text encoder: give another --embeddings, or delete it"
+            f"{path} holds embeddings of another text encoder: "
+            "give another --embeddings, or delete it"
         )
     new = [text for text in dict.fromkeys(map(clean, prompts)) if text not in known.rows]
     rows = {

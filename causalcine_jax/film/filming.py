@@ -1,6 +1,7 @@
-"""The shooting itself: chunks as the director makes them, into film.mp4, and what is kept of them for the pictures and the record.
+"""Writes the director's chunks to film.mp4, and keeps what the pictures and the record need.
 
-Frames go to the film at once; only those that the contact sheet shows stay in memory. A thread encodes a chunk while the device makes the next.
+Frames are written at once; only those of the contact sheet stay in memory. A thread encodes a chunk
+while the device makes the next.
 """
 
 import sys
@@ -23,16 +24,18 @@ from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.utils.progress import time_left
 
-RECENT = 4  # chunks that speed and the time left are told from
+RECENT = 4  # the newest chunks, from which speed and time left are estimated
 
 
 @dataclass
 class Footage:
-    """What remains of a film beside its file.
+    """What is kept of a film beside its file.
 
-    sheet                 the frames that the contact sheet shows, by their number
-    first_chunk_seconds   from the beginning to the first frames, compilation included
-    frames_per_chunk, seconds, retrieved   per chunk: video frames, seconds by stage, and the frames that memory brought back, by layer
+    sheet                the frames of the contact sheet, by frame number
+    first_chunk_seconds  from the beginning to the first frames, including compilation
+    frames_per_chunk     video frames of each chunk
+    seconds              of each chunk, by stage
+    retrieved            of each chunk: the frames that memory retrieved, by layer
     """
 
     sheet: dict[int, UInt8[np.ndarray, "h w 3"]] = field(default_factory=dict)
@@ -51,7 +54,10 @@ class Footage:
 
 
 def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage:
-    """Makes the director's film at `path`, enlarged `scale` times. `DataError` if the disk refuses; no half film is left under that name."""
+    """Makes the director's film at `path`, enlarged `scale` times.
+
+    `DataError` if the file cannot be written; no partial film is left under that name.
+    """
     footage = Footage()
     wanted = wanted_frames(director.resolved)
     line = _ProgressLine(director.resolved) if progress else None
@@ -80,7 +86,7 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
         kept: Future | None = None
         for chunk in director:
             if kept:
-                kept.result()  # never more than one chunk behind, nor past an error
+                kept.result()  # at most one chunk behind; raises the writer's error
             kept = writer.submit(keep, chunk)
             if line:
                 line.show(chunk)
@@ -90,24 +96,24 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal; standard output stays free. What a story says may not move the cursor."""
+    """Prints a line to standard error, with a story's control characters escaped."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 class _ProgressLine:
-    """Chunk, shot, speed and time left in one line: renewed on a terminal, repeated in a log."""
+    """Chunk, shot, speed and time left: one line redrawn on a terminal, one line each in a log."""
 
     def __init__(self, story: ResolvedStory):
         self._story = story
         self._number = {shot.id: number for number, shot in enumerate(story.shots, start=1)}
         self._recent: list[tuple[int, float]] = []
-        self._made: list[float] = []  # seconds of chunks that were made from noise
+        self._made: list[float] = []  # seconds of the chunks made from noise
 
     def show(self, chunk: Chunk) -> None:
         spent = sum(chunk.seconds.values())
         self._recent = [*self._recent[1 - RECENT :], (len(chunk.frames), spent)]
         frames, seconds = np.sum(self._recent, axis=0)
-        if "denoise" in chunk.seconds:  # a start's chunks are given, and take less
+        if "denoise" in chunk.seconds:  # a start's chunks are not denoised and take less time
             self._made.append(spent)
         settled = self._made[1:][-RECENT:]  # the first compiles
         number, total = chunk.index + 1, self._story.chunks

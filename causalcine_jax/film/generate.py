@@ -1,8 +1,10 @@
-"""From a story file to a folder with the film: what `causalcine film` does once its flags are read.
+"""From a story file to a folder with the film: what `causalcine film` does with its parsed flags.
 
-    story -> Director -> chunk -> film.mp4, frame hashes, the frames that the pictures need -> contact_sheet.png, memory.png, film.json
+    story -> Director -> chunks -> film.mp4, frame hashes, frames for the pictures
+                                -> contact_sheet.png, memory.png, film.json
 
-The film is named film.mp4 when its last frame is in; film.json is written last, so a folder that has one is complete.
+The file is renamed to film.mp4 after its last frame. film.json is written last, so a folder that
+has one is complete.
 """
 
 import contextlib
@@ -31,8 +33,9 @@ from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import held_for_films
 from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film.start import Start, opening, without_start
-from causalcine_jax.film.whole_film import NO_MEMORY, WHOLE_FILM
+from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, viewing_scale
@@ -48,13 +51,16 @@ def generate(
     choices: Choices = Choices(),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Makes the film and everything beside it in `out`; returns the record that film.json holds.
+    """Makes the film and the files beside it in `out`; returns the content of film.json.
 
-    Several processes (parallel/processes.py) make each chunk together, on all their devices; the first writes, and the others return nothing.
+    Several processes (parallel/processes.py) make each chunk together, on all their devices. The
+    first process writes; the others return an empty record.
 
     Raises:
-      UsageError: the story, the choices and the model do not fit together, or the processes were not asked for the same; nothing is written.
-      DataError: weights are missing or damaged, or the disk refuses; no half-written file is left under its final name.
+      UsageError: story, choices and model do not fit together, or the processes were asked for
+        different films; nothing is written.
+      DataError: weights are missing or damaged, or a file cannot be written; no partial file is
+        left under its final name.
     """
     start, folder, mesh = agreed(recipe, model, choices)
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
@@ -70,12 +76,16 @@ def _generate(
     start: Start | None,
     progress: bool,
 ) -> dict[str, Any]:
-    """`generate`, once it is known which model makes the film, on which devices, and what it opens with."""
+    """`generate`, given the model's folder, the mesh and the start."""
     started = time.perf_counter()
     networks = load_model(
-        folder, choices.dtype or recipe.recorded.get("dtype"), embeddings=choices.embeddings, tiny_decoder=choices.tiny_decoder,
-        lora=choices.lora, mesh=mesh,
-    )  # fmt: skip
+        folder,
+        choices.dtype or recipe.recorded.get("dtype"),
+        embeddings=choices.embeddings,
+        tiny_decoder=choices.tiny_decoder,
+        lora=choices.lora,
+        mesh=mesh,
+    )
     together = {"seq": mesh.size if mesh else 1}
     if together["seq"] > 1:
         together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
@@ -85,10 +95,15 @@ def _generate(
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = Director(
-        setup.model, begun.story if begun else setup.story, seed=choices.seed, sampler=setup.sampler,
-        memory=setup.memory, pool=setup.pool, start=begun.latents if begun else None,
+        setup.model,
+        begun.story if begun else setup.story,
+        seed=choices.seed,
+        sampler=setup.sampler,
+        memory=setup.memory,
+        pool=setup.pool,
+        start=begun.latents if begun else None,
         moves=WHOLE_FILM if setup.whole_film else Moves(),
-    )  # fmt: skip
+    )
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
@@ -96,9 +111,8 @@ def _generate(
     video = director.story.video
     scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(video.height)
     check_size(video.height, video.width, scale)
-    weights = _beside(
-        lambda: weights_hash(folder)
-    )  # a minute's work for 14B's files: the film need not wait for it
+    # Hashing the files of 14B takes a minute, so it runs beside the film.
+    weights = _beside(lambda: weights_hash(folder))
     decoder = choices.tiny_decoder and {
         "file": choices.tiny_decoder.name,
         "sha256": file_hash(choices.tiny_decoder),
@@ -114,8 +128,8 @@ def _generate(
     ]
     for line in [
         *(begun.notes if begun else ()),
-        *_opening(director, recipe, weights, decoder),
-        *_of_adapters(recipe, adapters),
+        *opening_lines(director, recipe, weights, decoder),
+        *adapter_notes(recipe, adapters),
         *notes(folder, choices.lora),
     ]:
         tell(line)
@@ -137,10 +151,10 @@ def _generate(
             "pool_bytes": director.pool_bytes,
             **footage.timings(),
         },
-        # Per chunk, per layer: the film's latent frames that memory retrieved, newest first; -1 where there was none.
+        # Per chunk and layer: the latent frames that memory retrieved, newest first; -1 for none.
         "retrieved": footage.retrieved,
     }
-    for line in [*_save(out, director, footage, record), *_closing(record, recipe, out)]:
+    for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
         tell(line)
     return record
 
@@ -153,7 +167,10 @@ def save_story_embeddings(
     choices: Choices = Choices(),
     progress: bool = True,
 ) -> None:
-    """Adds the embeddings of the story's prompts to `file`; of the model, only the text encoder is loaded. Raises as `generate` does."""
+    """Adds the embeddings of the story's prompts to `file`; loads only the text encoder.
+
+    Raises as `generate` does.
+    """
     story = recipe.story
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
     if caption := choices.start_caption or recipe.recorded.get("start", {}).get("caption"):
@@ -167,7 +184,7 @@ def save_story_embeddings(
 
 
 def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any]:
-    """What film.json says of how the frames came about, and which they are."""
+    """The fields of film.json that describe how the frames were made, and their hash."""
     return {
         "resolved": provenance.resolved_dict(director.resolved),
         "sampler": asdict(setup.sampler),
@@ -183,7 +200,10 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
 
 
 def _beside(work: Callable[[], str]) -> Callable[[], str]:
-    """Begins `work` in a thread that a stopped command does not wait for; what is returned waits for its result, or raises its error."""
+    """Runs `work` in a daemon thread; the returned function waits for its result or error.
+
+    A stopped command does not wait for the thread.
+    """
     done: Future[str] = Future()
 
     def run():
@@ -197,91 +217,16 @@ def _beside(work: Callable[[], str]) -> Callable[[], str]:
 
 
 def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> list[str]:
-    """The pictures, then film.json, beside the film in `out`; returns what is to be said of them."""
+    """Writes the pictures, then film.json, beside the film in `out`; returns notes to print."""
     notes = save_contact_sheet(
         out / "contact_sheet.png",
         director.resolved,
         footage.sheet,
         director.story.global_caption,
-        _details(record),
+        details(record),
     )
     if not footage.memories.save(out / "memory.png", director.resolved):
-        (out / "memory.png").unlink(missing_ok=True)  # an earlier film's
+        (out / "memory.png").unlink(missing_ok=True)  # left by an earlier film
     with atomic_file(out / "film.json") as partial:
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
     return notes
-
-
-def _opening(
-    director: Director, recipe: Recipe, weights: Callable[[], str], decoder: dict[str, str] | None
-) -> list[str]:
-    resolved, video = director.resolved, director.story.video
-    memory, pool, hosted = (
-        director.memory,
-        director.pool_bytes,
-        director.pool_host_bytes,
-    )
-    in_host_memory = f", {hosted / 2**20:.0f} of them in host memory" if hosted else ""
-    history = (
-        "the whole film at once"
-        if director.memory == NO_MEMORY
-        else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of {memory.window_chunks} chunks; "
-        f"pool of {director.settings.pool.frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
-    )
-    lines = [
-        f"{len(resolved.shots)} shots, {resolved.frames} frames, {resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, seed {director.story.seed}",
-        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, guidance {director.sampler.guidance:g}",
-        *resolved.snapped(),
-    ]
-    if recipe.recorded and recipe.recorded["weights_sha256"] != weights():
-        lines.append(
-            "note: these are not the weights that the film.json names, so the film will differ"
-        )
-    if recipe.recorded and recipe.recorded.get("tiny_decoder") != decoder:
-        before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
-        lines.append(
-            f"note: the film.json's film was decoded by {before}, so the frames will differ"
-        )
-    return lines
-
-
-def _of_adapters(recipe: Recipe, adapters: list[dict[str, Any]]) -> list[str]:
-    """A line where the film.json's film had other adapters merged than this one."""
-    before = recipe.recorded.get("loras", []) if recipe.recorded else adapters
-    if before == adapters:
-        return []
-    listed = ", ".join(f"{each['file']}:{each['strength']:g}" for each in before) or "no LoRA"
-    return [
-        f"note: the film.json's film was made with {listed}, so the film will differ; --lora merges one"
-    ]
-
-
-def _details(record: dict[str, Any]) -> str:
-    resolved, video, sampler = record["resolved"], record["story"]["video"], record["sampler"]
-    parts = [
-        f"{resolved['seconds']:.1f} s",
-        f"{resolved['frames']} frames of {video['width']}x{video['height']} at {video['fps']} fps",
-        f"seed {record['story']['seed']}",
-        "whole film" if record["whole_film"] else f"memory {record['memory']['policy']}",
-        f"{sampler['solver']}, {sampler['steps']} steps",
-        f"weights {record['weights_sha256'][:12]}",
-    ]
-    return " | ".join(parts)
-
-
-def _closing(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str]:
-    spent = record["timings"]
-    speed = (
-        f", {spent['fps']:.2f} frames per second once compiled ({spent['fps_without_decode']:.2f} without decoding)"
-        if spent["fps"]
-        else ""
-    )
-    lines = [f"{out / 'film.mp4'} in {spent['total_seconds']:.1f} s{speed}"]
-    if before := recipe.recorded.get("frames_sha256"):
-        same = before == record["frames_sha256"]
-        lines.append(
-            "the same film, frame by frame"
-            if same
-            else "not the same frames as the film.json's film"
-        )
-    return lines

@@ -1,9 +1,9 @@
-"""What a film keeps of the chunks that it made, so that it can be taken back to any of its shots.
+"""What a film keeps of its chunks, so that it can go back to the beginning of any shot.
 
-The pool of history is append-only while nothing was evicted: going back is marking slots empty. What was
-evicted is brought back by committing the chunks' latents again, which are kept on the host (about a
-megabyte a chunk at 480x832). The decoder's cache is kept at the beginning of every shot, newest first and
-up to MARK_BYTES; from the nearest one before, the chunks between are decoded again.
+The pool of history is append-only until something is evicted, so going back marks slots empty.
+Evicted chunks are restored by committing their latents again. These are kept on the host, about a
+megabyte a chunk at 480x832. The decoder's cache is kept at the beginning of each shot, newest first
+and up to MARK_BYTES. Chunks after the nearest earlier cache are decoded again.
 """
 
 import dataclasses
@@ -26,7 +26,11 @@ MARK_BYTES = 2**29
 
 @dataclass
 class FilmHistory:
-    """latents and prompts of the chunks so far; the decoder's cache before the chunks where shots begin."""
+    """A film's chunks so far.
+
+    latents, prompts  of each chunk
+    marks             the decoder's cache before the first chunk of each shot
+    """
 
     latents: list[Float[np.ndarray, "1 c h w z"]] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
@@ -37,14 +41,14 @@ class FilmHistory:
         self.prompts.append(prompt)
 
     def mark(self, state: RolloutState) -> None:
-        """Keeps the decoder's cache of this moment."""
+        """Keeps the decoder's current cache."""
         self.marks[state.chunk] = _copied(state.vae_cache)
         size = lambda cache: sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
         while len(self.marks) > 1 and sum(map(size, self.marks.values())) > MARK_BYTES:
             self.marks.pop(min(self.marks))
 
     def copy(self) -> "FilmHistory":
-        """One that can go another way. What is kept is never written to, so both may hold it."""
+        """A history for a branch. Its arrays are shared, because they are never written to."""
         return FilmHistory(list(self.latents), list(self.prompts), dict(self.marks))
 
     def back_to(
@@ -71,7 +75,7 @@ class FilmHistory:
 def replayed(
     history: FilmHistory, model: Model, state: RolloutState, settings: FilmSettings, vae_cache
 ) -> RolloutState:
-    """An empty state with all of the history's chunks committed once more: the same pool as the film's own."""
+    """An empty state with all chunks of the history committed again: the film's own pool."""
     prompt, context, cache = None, None, state.cache
     for index, latents in enumerate(history.latents):
         if history.prompts[index] != prompt:

@@ -1,10 +1,10 @@
-"""A film in the making, on disk, so that it goes on after a crash.
+"""A film's journal on disk, from which it resumes after a crash.
 
-    FOLDER/journal.json          what it is made with: story, sampler, memory, pool, model
-    FOLDER/latents/000012.npy    what was committed, chunk by chunk
-    FOLDER/start.npy             latents that it begins with, where it has a start
+    FOLDER/journal.json          story, sampler, memory, pool and model of the film
+    FOLDER/latents/000012.npy    the committed latents, one file per chunk
+    FOLDER/start.npy             the latents of the film's start, if it has one
 
-Each file appears whole. Chunks that a retake discards are removed.
+Files are written atomically. Chunks that a retake discards are removed.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
 FILE, LATENTS, START = "journal.json", "latents", "start.npy"
-SAMPLED = 64  # numbers of each tensor that tell one model's weights from another's
+SAMPLED = 64  # values of each tensor that are hashed to identify a model's weights
 SHOWN = 12  # digits of a hash: enough to tell two apart
 
 
@@ -73,7 +73,7 @@ class Journal:
 
 @dataclasses.dataclass(frozen=True)
 class Journalled:
-    """What a journal's folder holds: a film's first chunks, and all that goes on with it."""
+    """The content of a journal: a film's first chunks, and everything that resumes it."""
 
     model: Model
     story: Story
@@ -85,13 +85,13 @@ class Journalled:
 
 
 def read_journal(folder: str | Path, model: Model | str | Path | None = None) -> Journalled:
-    """The film that was begun in `folder`. Its chunks end before the first that is missing or damaged.
+    """The film of the journal in `folder`, up to its first missing or damaged chunk.
 
-    model  in place of the folder that it was begun with; it must hold the same weights
+    model  replaces the folder that the film was begun with; must have the same weights
 
     Raises:
-      DataError: there is no journal, or the model is not where it was.
-      UsageError: the journal is faulty, or the model's weights are others.
+      DataError: there is no journal, or its model is missing.
+      UsageError: the journal is faulty, or the model's weights differ.
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
@@ -111,7 +111,7 @@ def read_journal(folder: str | Path, model: Model | str | Path | None = None) ->
     )
     if model is None:
         if told.get("model") is None:
-            raise UsageError(f"{what} names no model folder: say which model goes on with it")
+            raise UsageError(f"{what} names no model folder: name the model that goes on with it")
         model = told["model"]
     if not isinstance(model, Model):
         model = load_model(model, told.get("dtype"))
@@ -119,7 +119,8 @@ def read_journal(folder: str | Path, model: Model | str | Path | None = None) ->
     found = _model_of(model)["weights"]
     if None not in (found, told.get("weights")) and found != told["weights"]:
         raise UsageError(
-            f"the film in {folder} was begun with other weights ({told['weights']}, these are {found})"
+            f"the film in {folder} was begun with other weights "
+            f"({told['weights']}, these are {found})"
         )
     start = _latents(folder / START)
     return Journalled(
@@ -132,9 +133,9 @@ def read_journal(folder: str | Path, model: Model | str | Path | None = None) ->
 
 
 def weights_sample(folder: Path, part: str) -> str:
-    """The beginning of a SHA-256 over shapes, settings and the first numbers of every tensor of a network.
+    """The beginning of a SHA-256 over a network's settings, tensor shapes and first values.
 
-    Takes seconds, where hashing the files of 14B takes a minute.
+    It takes seconds; hashing the files of 14B takes a minute.
     """
     with open_part(folder, part) as tensors:
         told = json.dumps([tensors.settings, tensors.dtypes], sort_keys=True, default=str)
@@ -147,7 +148,10 @@ def weights_sample(folder: Path, part: str) -> str:
 
 
 def _model_of(model: Model) -> dict[str, Any]:
-    """The model's folder, dtype, and a sample of the weights that make chunks; None for one without a folder."""
+    """The model's folder, dtype and a sample of its transformer's weights.
+
+    Folder and sample are None for a model without a folder.
+    """
     sample = None if model.folder is None else weights_sample(model.folder, "transformer")
     folder = None if model.folder is None else str(model.folder)
     return {"model": folder, "dtype": model.dtype, "weights": sample}

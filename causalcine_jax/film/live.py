@@ -1,4 +1,4 @@
-"""A film directed while it is made: each line of text that comes is its next shot.
+"""Directs a film while it is made: each line of text is its next shot.
 
 lines --(a thread)--> director.add_shot      director --> chunks, as long as shots are queued
 """
@@ -15,11 +15,11 @@ from causalcine_jax.film.director import Chunk, Director
 def directed(
     director: Director, lines: Iterable[str], chunks: int, tell: Callable[[str], None]
 ) -> Iterator[Chunk]:
-    """The chunks of the film that `lines` tell.
+    """The chunks of the film whose shots are given by `lines`.
 
-    A line such as "Mia waves." is a shot of `chunks` chunks, "6: Mia waves." one of six. It takes
-    hold after all shots that are queued. Where none is, the film waits for the next line. A line
-    that cannot be a shot is told, and left out.
+    A line such as "Mia waves." is a shot of `chunks` chunks, "6: Mia waves." one of six. It begins
+    after all queued shots. If none is queued, the film waits for the next line. A line that is no
+    valid shot is reported through `tell` and skipped.
     """
     came: queue.Queue[bool] = queue.Queue()  # True for each shot, False at the end of the lines
 

@@ -1,8 +1,9 @@
-"""A model folder, whole: the networks that make a film, and what they make it with by default.
+"""A model folder: the networks that make a film, and their defaults.
 
-metadata.json beside the networks may say `video` {fps, width, height}, `sampler`, `memory`, `chunk_frames`, `negative` and `dtype`: the sizes
-and choices that the model was trained for. A folder without one, such as Wan2.1's own, is used as the family that its name tells
-(families.py). A story or a flag overrides either. `base` there names the model that this one was distilled from.
+metadata.json beside the networks may give what the model was trained for. Its fields are `video`
+{fps, width, height}, `sampler`, `memory`, `chunk_frames`, `negative` and `dtype`. A folder without
+one, such as Wan2.1's own, uses the family guessed from its name (families.py). Stories and flags
+override both. `base` names the model that this one was distilled from.
 """
 
 import contextlib
@@ -52,13 +53,13 @@ PARTS = ("transformer", "vae", "text_encoder")
 
 @dataclass(frozen=True)
 class Model:
-    """Three networks, their tokenizer, and how they are used unless something else is asked for.
+    """Three networks, their tokenizer, and their defaults.
 
-    text_encoder, tokenizer   None where `embeddings` take their place
+    text_encoder, tokenizer   None if `embeddings` replace them
     chunk_frames              latent frames that are made at once
-    negative                  what guidance steers away from where a story says nothing
+    negative                  the text that guidance steers away from, if the story gives none
     dtype                     of the networks
-    tiny_decoder              decodes in the VAE's place where there is one
+    tiny_decoder              replaces the VAE's decoder if given
     """
 
     transformer: Transformer
@@ -77,11 +78,11 @@ class Model:
 
     @property
     def decoder(self) -> VAE | TinyDecoder:
-        """What turns latents into frames."""
+        """The network that decodes latents into frames."""
         return self.tiny_decoder or self.vae
 
     def defaults(self) -> dict[str, Any]:
-        """What metadata.json has to say for these defaults to come back."""
+        """The fields of metadata.json that restore these defaults."""
         nested = {
             name: dataclasses.asdict(getattr(self, name)) for name in ("video", "sampler", "memory")
         }
@@ -90,7 +91,10 @@ class Model:
         }
 
     def check_prompts(self, prompts, story: Story | None = None) -> None:
-        """Raises a `UsageError` listing every prompt of `story` that cannot be read. `prompts`: (where it stands, its text)."""
+        """`UsageError` listing every prompt of `story` that cannot be read.
+
+        prompts  (where it occurs, its text)
+        """
         text_len = self.transformer.config.text_len
         if self.embeddings is not None:
             self.embeddings.check(prompts, text_len)
@@ -133,20 +137,22 @@ def load_model(
     lora: Asked | Sequence[Asked] | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
-    """The model in `folder`, or the embedded one: the few-step student where this installation has it, else the base model.
+    """The model in `folder`; None is the embedded few-step student, or the base model without one.
 
     Args:
-      folder: anything that holds all three networks: a model folder, Wan2.1's own folder, Diffusers'; or a distilled model's transformer,
-        whose metadata.json names the base that the other two are read from (convert/metadata.py).
-      dtype: float32, bfloat16 or float8; by default the one that metadata.json says, else float32.
-      embeddings: a file of prompt embeddings; the text encoder is then not loaded, and may be missing.
-      tiny_decoder: TAEHV's file for Wan2.1, which then decodes in the VAE's place.
-      lora: adapters to merge into the transformer, each a file, FILE:STRENGTH or peft's folder (convert/lora.py).
-      mesh: cuts the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
+      folder: a folder with all three networks: a model folder, Wan2.1's own or Diffusers'. It may
+        also hold only a distilled transformer: metadata.json then names the base with the other two
+        networks (convert/metadata.py).
+      dtype: float32, bfloat16 or float8; defaults to metadata.json's, or float32.
+      embeddings: a file of prompt embeddings; the text encoder is then not loaded, may be missing.
+      tiny_decoder: TAEHV's file for Wan2.1, which replaces the VAE's decoder.
+      lora: adapters to merge into the transformer: a file, FILE:STRENGTH or peft's folder each
+        (convert/lora.py).
+      mesh: shards the networks' weights over its devices; use the model under `jax.set_mesh(mesh)`.
 
     Raises:
-      DataError: the folder is missing or incomplete, a file in it is damaged, or metadata.json says what cannot be.
-      UsageError: the embeddings are those of another text encoder than the folder's, or the tiny decoder's latents not the model's.
+      DataError: the folder is missing or incomplete, a file damaged, or metadata.json invalid.
+      UsageError: the embeddings are of another text encoder, or the tiny decoder of other latents.
     """
     folder = default_model() if folder is None else Path(folder)
     needed = PARTS if embeddings is None else PARTS[:2]
@@ -159,7 +165,8 @@ def load_model(
         known = PromptEmbeddings.load(embeddings)
         if holds(folder, "text_encoder") and encoder_hash(folder) != known.encoder_sha256:
             raise UsageError(
-                f"{embeddings} holds embeddings of another text encoder than that of {folder}: make it again with --embed-only"
+                f"{embeddings} holds embeddings of another text encoder than that of {folder}: "
+                "make it again with --embed-only"
             )
     others = outside_blocks(dtype)
     vae = load_vae(folder, others, mesh=mesh)
@@ -168,7 +175,8 @@ def load_model(
         VAEConfig().std,
     ):
         raise UsageError(
-            f"{tiny_decoder} decodes Wan2.1's latents, and those of {folder} are of another VAE: leave out the tiny decoder"
+            f"{tiny_decoder} decodes Wan2.1's latents, and those of {folder} are of another VAE: "
+            "leave out the tiny decoder"
         )
     transformer = load_transformer(folder, others, lora=lora, mesh=mesh)
     return Model(
@@ -188,11 +196,12 @@ def load_model(
 def save_embeddings(
     path: Path, folder: str | Path | None, prompts: list[tuple[str, str]], dtype: str | None = None
 ) -> list[str]:
-    """Embeds prompts with the text encoder in `folder`, the only network that is loaded, and adds them to the file at `path`.
+    """Embeds prompts and adds them to the file at `path`; returns the new prompts.
 
-    `prompts`: (where it stands, its text); the model's negative prompt is always among them. Returns those that were new.
+    Loads only the text encoder. The model's negative prompt is always embedded too. Raises as
+    `load_model` does, and `UsageError` for prompts that the model cannot read.
 
-    Raises as `load_model` does, and `UsageError` for prompts that the model cannot read.
+    prompts  (where it occurs, its text)
     """
     folder = default_model() if folder is None else Path(folder)
     check_parts(folder, PARTS)
@@ -211,24 +220,29 @@ def save_embeddings(
 
 
 def check_parts(folder: Path, parts: tuple[str, ...]) -> None:
-    """`DataError` where the model in `folder` lacks one of these parts."""
+    """`DataError` if the model in `folder` lacks one of these parts."""
     missing = [f"{part}/" for part in parts if not holds(folder, part)]
     if not missing:
         return
     if folder == EMBEDDED:
         raise DataError(
-            f"this installation has no embedded weights ({folder} lacks {', '.join(missing)}): install the released package, or train "
-            "a model with `causalcine train --config configs/base.py` and pass its folder as --model"
+            f"this installation has no embedded weights ({folder} lacks {', '.join(missing)}): "
+            "install the released package, or train a model with "
+            "`causalcine train --config configs/base.py` and pass its folder as --model"
         )
     base = base_of(folder)
     what = f"{folder}, with VAE and text encoder of {base}," if base else folder
     raise DataError(
-        f"{what} is not a model folder: it lacks {', '.join(missing)} (`causalcine convert` makes one from checkpoints)"
+        f"{what} is not a model folder: it lacks {', '.join(missing)} "
+        "(`causalcine convert` makes one from checkpoints)"
     )
 
 
 def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str]:
-    """What a user should know of how the model in `folder` is read and used, a line each: adapters and their scales, eight bits, an unknown family."""
+    """Notes for the user on how the model in `folder` is read, one line each.
+
+    They name adapters and their scales, weights in eight bits, and an unknown family.
+    """
     told = "sampler" in load_metadata(folder)
     if (told and not lora) or orbax_copy.find(folder, "transformer") is not None:
         return []
@@ -237,21 +251,20 @@ def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str
         lines = tensors.notes
     if not told and guess_family.guess(folder, sizes) is None:
         lines.append(
-            f"note: the family of {folder.name} is not known, so it films as {families.ASSUMED}, where no flag says otherwise; causalcine convert "
-            "--family NAME records another"
+            f"note: the family of {folder.name} is not known, so it films as {families.ASSUMED}, "
+            "where no flag says otherwise; causalcine convert --family NAME records another"
         )
     return lines
 
 
 def model_defaults(folder: Path) -> dict[str, Any]:
-    """What metadata.json says of how to use the model, or else the family that its name tells, as fields of `Model`; empty where neither does.
+    """The model's defaults as fields of `Model`, from metadata.json or the guessed family.
 
-    Raises:
-      DataError: metadata.json says what cannot be.
+    Empty if there is neither. `DataError` if metadata.json is invalid.
     """
     said = load_metadata(folder)
     guessed = None if said else guess_family.guess(folder)
-    if guessed is not None:  # by its name: does its transformer have the size?
+    if guessed is not None:  # from the name: check the transformer's size too
         with contextlib.suppress(DataError), open_part(folder, "transformer") as tensors:
             guessed = guess_family.guess(folder, describe("transformer", tensors).config)
     if guessed is not None:

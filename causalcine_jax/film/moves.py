@@ -17,12 +17,11 @@ from causalcine_jax.story import ResolvedShot
 class Chunk:
     """A chunk of the film.
 
-    frames     9 (the first chunk) or 12 video frames; 4 n, and 4 n - 3 in the first, for chunks of n
-               latent frames
+    frames     9 (the first chunk) or 12 video frames; 4 n, and 4 n - 3 in the first, for chunks of
+               n latent frames
     index      place among the film's chunks, from 0
     shot       the shot it belongs to, on the chunk grid
-    retrieved  per layer, the film's latent frames that memory brought back, newest first, -1 where there
-               was none
+    retrieved  per layer, the film's latent frames that memory retrieved, newest first; -1 for none
     seconds    spent on denoise, commit and decode
     """
 
@@ -40,7 +39,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Moves:
-    """How a director makes chunks: `state.new_state`, `state.embed` and `state.roll_chunk`, or others like them.
+    """How a director makes chunks: the functions of `state`, or replacements for them.
 
     pool_size  latent frames of the film's pool (`pool.pool_size`); None where it has no pool
     """

@@ -1,4 +1,4 @@
-"""How large a film's pool of history is: given in latent frames, or as what fits into so many bytes; and whether there is room for it."""
+"""The size of a film's pool of history, in latent frames or bytes, and whether memory has room."""
 
 from functools import partial
 
@@ -19,10 +19,11 @@ STEP_CHUNKS, STEP_BYTES = 24, 2**28
 
 
 def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
-    """What of a pool on the host is on the device too, in newest chunks and retrieved frames; None for a pool on the device.
+    """How much of a host pool the device holds too: (newest chunks, retrieved frames).
 
-    The chunks are the window, which every pass reads, and the one that has just left it; the frames those of the last commit. Together they are three
-    fifths to four fifths of what memory wants next (benchmarks/host_pool.py).
+    None for a pool on the device. The chunks are the window, which every pass reads, and the chunk
+    that has just left it. The frames are those that the last commit retrieved. Together they hold
+    60 to 80 % of what memory retrieves next (benchmarks/host_pool.py).
 
     `UsageError` for an unknown place.
     """
@@ -39,10 +40,14 @@ def empty_pool(
     kv_dtype: str = "same",
     near: tuple[int, int] | None = None,
 ) -> KVCache:
-    """An empty pool of `frames` latent frames of `latent_size` (height, width) for `films` histories side by side, stored as kv_dtype says.
+    """An empty pool of `frames` latent frames for `films` histories.
 
-    With `near`, keys and values are in host memory, and so many of the newest chunks and retrieved frames on the device too. `UsageError` naming the bytes
-    where either has less memory than that.
+    latent_size  height and width
+    kv_dtype     how keys and values are stored
+    near         keys and values are in host memory; so many of the newest chunks and retrieved
+                 frames are on the device too
+
+    `UsageError` naming the bytes if device or host has less memory than that.
     """
     make = partial(_pool, model, films, frames, latent_size, kv_dtype, near)
     shapes = jax.eval_shape(make)
@@ -56,31 +61,35 @@ def empty_pool(
 def chunk_bytes(
     model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same"
 ) -> int:
-    """What a pool holds of one chunk."""
+    """Bytes of one chunk in a pool."""
     return jax.eval_shape(
         partial(_pool, model, films, model.chunk_frames, latent_size, kv_dtype)
     ).bytes
 
 
 def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_frames: int) -> int:
-    """Latent frames of the largest pool of at most `pool_gb` GB (10^9 bytes). `UsageError` where that cannot hold the field of one chunk."""
+    """Latent frames of the largest pool of at most `pool_gb` GB (10^9 bytes).
+
+    `UsageError` if that cannot hold the receptive field of one chunk.
+    """
     size, smallest = round(pool_gb * GB), memory.smallest_pool(chunk_frames)
     chunks = size // chunk_bytes
     if chunks * chunk_frames < smallest:
         least = smallest // chunk_frames * chunk_bytes
         raise UsageError(
-            f"a pool of {size:,} bytes is too small for this field: it needs at least {smallest} frames (window + sink + one chunk), {least:,} bytes"
+            f"a pool of {size:,} bytes is too small for this field: it needs at least "
+            f"{smallest} frames (window + sink + one chunk), {least:,} bytes"
         )
     return chunks * chunk_frames
 
 
 def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> int:
-    """Latent frames of a film's pool: those asked for, else all that memory can still choose, or a few more.
+    """Latent frames of a film's pool: the requested size, or what memory can retrieve, rounded up.
 
-    film_chunks  of the film as it is known now; None where it has no shot yet
+    film_chunks  length of the film so far; None if it has no shot yet
 
-    Raises:
-      UsageError: the size asked for is no whole number of chunks, or cannot hold the field of one chunk.
+    `UsageError` if the requested size is no whole number of chunks, or too small for the receptive
+    field of one chunk.
     """
     memory, chunk_frames, asked = settings.memory, model.chunk_frames, settings.pool.frames
     size = latent_size(model, settings.height, settings.width)
@@ -88,7 +97,8 @@ def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> 
     if settings.pool.gb is not None:
         asked = frames_within(settings.pool.gb, of_chunk, memory, chunk_frames)
     frames = frames_wanted(memory, chunk_frames, film_chunks, asked)
-    # Without camr it is constant already; without route_clean every chunk would attend to empty slots.
+    # Without camr the size is constant. Without route_clean every chunk would attend to empty
+    # slots.
     fixed = asked or not memory.route_clean or not memory.reaches_all
     return frames if fixed else in_steps(frames, chunk_frames, of_chunk)
 
@@ -96,7 +106,7 @@ def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> 
 def frames_wanted(
     memory: MemoryConfig, chunk_frames: int, film_chunks: int | None, asked: int | None = None
 ) -> int:
-    """Latent frames of history that a film needs, or those `asked` for. Raises as `pool_size` does."""
+    """Latent frames of history that a film needs, or the number `asked`. Raises as `pool_size`."""
     smallest = memory.smallest_pool(chunk_frames)
     if asked is None and not memory.reaches_all and memory.route_clean:
         return smallest  # what has left the window and the sink is never seen again
@@ -106,23 +116,28 @@ def frames_wanted(
 
 
 def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
-    """`frames` or a little more, so that films of other lengths have pools of the same size, hence the same compiled programs.
+    """`frames` rounded up, so that films of different lengths share compiled programs.
 
-    The step is STEP_CHUNKS, less for a large model: at most STEP_BYTES of a pool are never used.
+    The step is STEP_CHUNKS. It is smaller for a large model, so that at most STEP_BYTES stay
+    unused.
     """
     step = chunk_frames * max(1, min(STEP_CHUNKS, STEP_BYTES // chunk_bytes))
     return -(-frames // step) * step
 
 
 def held_for_films(transformer: Transformer, weights: str) -> Transformer:
-    """The transformer as a mesh's devices hold it while they film: `gathered`, whole on each, or `sharded`. `UsageError` where there is no room for the first."""
+    """The transformer with its weights `gathered` (replicated on each device) or `sharded`.
+
+    `UsageError` if the devices have no room for replicated weights.
+    """
     if weights == "sharded":
         return transformer
     whole, room = sum(leaf.nbytes for leaf in jax.tree.leaves(transformer)), device_memory()
     devices, fault = active_mesh().size, ""
     if room is not None and devices * whole > room:
         fault = (
-            f"the transformer's weights take {whole / GB:.3g} GB, whole on each of {devices} devices, which have room for {room / GB:.3g} GB together: "
+            f"the transformer's weights take {whole / GB:.3g} GB, whole on each of {devices} "
+            f"devices, which have room for {room / GB:.3g} GB together: "
             "film with rollout_weights=sharded"
         )
     check_all(fault)
@@ -130,18 +145,19 @@ def held_for_films(transformer: Transformer, weights: str) -> Transformer:
 
 
 def check_room(pool_bytes: int) -> None:
-    """`UsageError`, in all processes, where a pool of so many bytes is more than the devices that share it have left."""
+    """`UsageError` in all processes if the devices have no room for a pool of `pool_bytes`."""
     room, fault = device_memory(), ""
     if room is not None and pool_bytes > room:
         fault = (
-            f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, and memory has room for {room:,}: "
-            "keep less of it (pool_frames, pool_gb), in fewer bits (kv_dtype) or in host memory (pool_on)"
+            f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, "
+            f"and memory has room for {room:,}: keep less of it (pool_frames, pool_gb), "
+            "use fewer bits (kv_dtype) or host memory (pool_on)"
         )
     check_all(fault)
 
 
 def device_memory() -> int | None:
-    """Bytes left on the devices that share a film; on a CPU, all of the machine's. None where nobody tells."""
+    """Free bytes of the devices that share a film; on a CPU, all of its memory. None: unknown."""
     mesh = active_mesh()
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:

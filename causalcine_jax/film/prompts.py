@@ -1,4 +1,4 @@
-"""Can the model read these prompts? Long ones are counted, unknown words are named, all in one message."""
+"""Checks that the model can read a story's prompts; one message lists every fault."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,18 +18,19 @@ def check_prompts(
     text_len: int,
     story: Story | None = None,
 ) -> None:
-    """Raises a `UsageError` listing every prompt that is too long, has words without an id, or names too many characters.
+    """`UsageError` listing every prompt with too many tokens, unknown words or too many characters.
 
-    prompts   (where it stands, such as "shot 's2'", and its text as the encoder will read it)
-    text_len  tokens that the model reads, the one that ends the text included
-    story     whose prompts they are; a model of StoryWorld knows so many characters and no more
+    prompts   (where it occurs, such as "shot 's2'", and its text as the encoder reads it)
+    text_len  tokens that the model reads, including the end token
+    story     the prompts' story, to count its characters for a model of StoryWorld
     """
     faults, unknown = [], {}
     for where, text in prompts:
         count = tokenizer.count(text)
         if count > text_len:
             faults.append(
-                f"{where}: the prompt has {count} tokens, the model reads at most {text_len} (global caption and one end token included)"
+                f"{where}: the prompt has {count} tokens, the model reads at most {text_len} "
+                "(global caption and one end token included)"
             )
         for word in tokenizer.unknown_words(text):
             unknown.setdefault(word, where)
@@ -41,9 +42,8 @@ def check_prompts(
         )
         if len(unknown) > MOST_FAULTS:
             listed += f" and {len(unknown) - MOST_FAULTS} more"
-        faults.append(
-            f"the model does not know {listed}{'; it knows only: ' + ' '.join(known) if known else ''}"
-        )
+        vocabulary = f"; it knows only: {' '.join(known)}" if known else ""
+        faults.append(f"the model does not know {listed}{vocabulary}")
     if story is not None and _of_storyworld(tokenizer):
         faults += cast_faults(
             story.global_caption,
@@ -62,7 +62,7 @@ def _of_storyworld(tokenizer: Tokenizer) -> bool:
 
 
 def known_words(tokenizer: Tokenizer) -> list[str]:
-    """The words that a word-level tokenizer knows; empty for tokenizers of word pieces, where a list would say nothing."""
+    """The vocabulary of a word-level tokenizer; empty for tokenizers of word pieces."""
     return (
         [w for w in tokenizer.known_words() if any(c.isalnum() for c in w)]
         if tokenizer.size < WORD_LEVEL

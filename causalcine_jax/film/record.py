@@ -1,12 +1,12 @@
-"""film.json: everything that went into a film, so that it can be judged, and made again.
+"""film.json: the record of everything that went into a film, from which it can be made again.
 
     causalcine film --story film.json --out again
 
-reads story, seed, sampler, memory and pool from the record. With the same weights, software and device the frames are the
-same, bit by bit: `frames_sha256` tells.
+This reads story, seed, sampler, memory and pool from the record. With the same weights, software
+and device the frames are the same, bit by bit; `frames_sha256` proves it.
 
-Its chunks and frames are indices, from 0: first_chunk, first_frame, cut_frames, retrieved. What people
-read (progress, pictures, messages) counts chunks and shots from 1.
+Chunks and frames in the record are indices from 0: first_chunk, first_frame, cut_frames, retrieved.
+Progress, pictures and messages count chunks and shots from 1.
 """
 
 import dataclasses
@@ -31,21 +31,19 @@ from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.utils.plain_data import read_plain
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
-COMPILING = (
-    2  # the first chunks compile: every move in the first, the decoder's longer form in the second
-)
+COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a story file asks for. `recorded` is the whole film.json if it was one, else empty."""
+    """The content of a story file. `recorded` is the film.json if it was one, otherwise empty."""
 
     story: Story
     recorded: dict[str, Any] = field(default_factory=dict)
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """A story file (YAML or JSON) or the film.json of an earlier film. `UsageError` for its faults."""
+    """Reads a story file (YAML, JSON) or an earlier film's film.json. `UsageError` for faults."""
     data = read_plain(path)
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
         raise_faults(str(path), record_faults(data))
@@ -54,7 +52,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def prompt_recipe(prompt: str) -> Recipe:
-    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 per second)."""
+    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 fps)."""
     return Recipe(
         Story.from_dict(
             {"schema": STORY_SCHEMA, "shots": [{"caption": prompt, "seconds": 81 / 16}]},
@@ -97,10 +95,12 @@ def resolved_dict(resolved: ResolvedStory) -> dict[str, Any]:
 
 
 def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dict[str, Any]:
-    """Seconds of every chunk by stage, and frames per second once everything is compiled (None for films of two chunks or less)."""
-    denoised = next(
-        (i for i, lap in enumerate(seconds) if "denoise" in lap), 0
-    )  # after a start, which is given
+    """Seconds of every chunk by stage, and frames per second after compilation.
+
+    Frames per second are None for films of at most two chunks.
+    """
+    # The first chunk after a start, whose chunks are not denoised.
+    denoised = next((i for i, lap in enumerate(seconds) if "denoise" in lap), 0)
     settled = range(max(COMPILING, denoised + 1), len(seconds))
 
     def fps(*stages: str) -> float | None:
@@ -115,7 +115,7 @@ def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dic
 
 
 def software() -> dict[str, Any]:
-    """Versions of what made the film; the commit where the package runs from its own checkout."""
+    """Versions of the packages, and the commit if the package runs from its own checkout."""
     versions = {"python": platform.python_version()}
     for package in ("causalcine-jax", *PACKAGES):
         try:
@@ -126,7 +126,7 @@ def software() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of this checkout, with '+changes' if files differ from it; None for an installed package."""
+    """The checkout's git commit, with '+changes' if files differ; None for an installed package."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -136,9 +136,8 @@ def commit() -> str | None:
         return done.stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # else the repository around us is somebody else's
+        # Fails in an installed package that lies inside another repository.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + (
             "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
         )
@@ -159,7 +158,7 @@ def device() -> dict[str, Any]:
 
 
 def made_here() -> dict[str, Any]:
-    """What a benchmark's numbers stand beside: the command that printed them, and what it ran on."""
+    """The context of a benchmark's numbers: the command, device, cores and software."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "device": device(),

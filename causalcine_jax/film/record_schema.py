@@ -1,4 +1,4 @@
-"""What a film.json must be to be filmed again: people edit them, so every field that is read has its type checked here."""
+"""The schema of film.json. People edit these files, so the type of every field read is checked."""
 
 import math
 import types
@@ -32,7 +32,8 @@ def _one_of(*known: str) -> tuple[Callable[[Any], bool], str]:
 
 
 _TEXT, _TABLE = _kind(str, "text"), _kind(dict, "a mapping")
-# What is read of a film.json, and what each must be. The story checks itself, and what is not here (timings, retrieved, ...) nobody reads.
+# The fields read from a film.json, with their types. `Story.from_dict` checks the story. Other
+# fields (timings, retrieved, ...) are not read.
 FIELDS = {
     "sampler": _TABLE,
     "memory": _TABLE,
@@ -60,7 +61,7 @@ PARTS = {
 
 
 def record_faults(data: dict[str, Any]) -> list[str]:
-    """Every reason why the film.json in `data` cannot be filmed again; empty if it can."""
+    """All faults of the film.json in `data`; empty if it can be filmed again."""
     faults = [f"this film.json lacks '{key}'" for key in NEEDED if key not in data]
     for name, (fits, what) in FIELDS.items():
         if name in data and not fits(data[name]):
@@ -85,7 +86,7 @@ def _is_lora(value: Any) -> bool:
 
 
 def field_faults(kind: type, data: Any, what: str) -> list[str]:
-    """Why `data` cannot be the fields of the dataclass `kind`: unknown names, values of other types, numbers that are none."""
+    """Why `data` is invalid for the dataclass `kind`: unknown names, wrong types, NaN, infinity."""
     if not isinstance(data, dict):
         return [f"{what} must be a mapping, not {shown(data)}"]
     types_of = typing.get_type_hints(kind)

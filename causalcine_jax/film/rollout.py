@@ -1,11 +1,11 @@
-"""The rollout's two moves: denoise a chunk against a read-only pool, then commit it by one clean pass.
+"""The rollout's two moves: denoise a chunk against a read-only pool, then commit it clean.
 
     noise -> denoise_chunk (solver steps; the pool is only read) -> x0
           -> commit_chunk (t = 0; its keys and values enter the pool) -> next chunk
 
-Classifier-free guidance is a batch of two films, [prompt, null], each with its own history: both halves
-get the same chunk, and each commits it under its own prompt. `chunk_index` is an array, so a whole film
-compiles each move once.
+Classifier-free guidance is a batch of two films, [prompt, null], each with its own history. Both
+halves get the same chunk, and each commits it under its own prompt. `chunk_index` is an array, so a
+film compiles each move once.
 """
 
 import jax
@@ -76,8 +76,8 @@ def commit_chunk(
 ) -> KVCache:
     """The pool with this clean chunk in it, by one pass under the chunk's own prompt.
 
-    With memory.route_clean=False the pass sees every chunk in the pool, as the packed pass's clean stream
-    does. Donate `cache` to write in place.
+    With memory.route_clean=False the pass sees every chunk in the pool, as the packed pass's clean
+    stream does. Donate `cache` to write in place.
 
     t  the noise time of the pass: 0, or the context noise that a student is trained with
     """
@@ -93,7 +93,7 @@ def committed(
 ) -> KVCache:
     """The pool with the keys and values of a clean pass in it.
 
-    Where eviction asks for it, what the pass retrieved is counted over all layers and films: histories
+    For least_retrieved eviction, counts what the pass retrieved in all layers and films: histories
     that share a pool evict together.
     """
     chunk_index, usage = jnp.asarray(chunk_index, jnp.int32), 0.0
@@ -119,13 +119,13 @@ def denoise_chunk(
 ) -> tuple[Float[Array, "b c h w ch"], Int[Array, "l b r"]]:
     """A chunk from noise to x0 by the sampler's solver; the pool is only read.
 
-    With guidance the pool and the text hold 2b films, first all with their prompts, then all with the
-    null text; noise and x0 hold b. Sampling needs noise of unit variance at t = 1000. `key` is used by
-    solvers that renoise.
+    With guidance the pool and the text hold 2b films: first b with their prompts, then b with the
+    null text. Noise and x0 hold b. Sampling needs noise of unit variance at t = 1000. `key` is used
+    by solvers that renoise.
 
-    Also returns which film frames every layer's field held at the last step, newest first, -1 where it
-    held none. The first window_chunks * C entries are the window, the rest memory, once the film is long
-    enough.
+    Also returns which film frames every layer's field held at the last step, newest first, -1 where
+    it held none. The first window_chunks * C entries are the window, the rest memory, once the film
+    is long enough.
     """
 
     def velocity(x, t):
@@ -137,6 +137,6 @@ def denoise_chunk(
     return x0, seen[-1, :, 0, : noise.shape[0]]
 
 
-# The jitted moves that every rollout shares: one compilation each per film shape, sampler and memory.
+# The jitted moves that all rollouts share: one compilation per film shape, sampler and memory.
 denoise = jax.jit(denoise_chunk, static_argnames=("sampler", "memory"))
 commit = jax.jit(commit_chunk, static_argnames=("memory", "t"), donate_argnames=("cache",))

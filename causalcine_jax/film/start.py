@@ -1,13 +1,16 @@
 """A film that goes on from a picture or a clip.
 
-    file -> frames at the film's rate and size -> whole chunks -> VAE, chunk by chunk -> latents [1, F, h, w, z]
+    file -> frames at the film's rate and size -> whole chunks
+         -> VAE, chunk by chunk -> latents [1, F, h, w, z]
 
-The director commits these latents as the film's first chunks, under the start's caption, where it would otherwise have denoised noise. They are also
-decoded like every chunk, and those frames open the film: so the decoder's cache is what it would be inside a film, and the first frame
-that the model makes follows frames that went through the same VAE. The start is the story's first shot.
+The director commits these latents as the film's first chunks, under the start's caption, instead of
+denoising noise. They are decoded like every chunk, and those frames open the film. So the decoder's
+cache is that of a running film, and the model's first frame follows frames of the same VAE. The
+start is the story's first shot.
 
-What the file is, its content tells. A picture is held for one chunk. A clip shows, at each of the film's moments, the frame that was on screen
-then, and the film goes on from its end: what is left beyond whole chunks goes from its beginning. Both are cut around the centre to the film's shape.
+The file's content decides its type. A picture is held for one chunk. A clip is sampled at the
+film's frame rate, and the film goes on from its end. Frames beyond whole chunks are dropped from
+the clip's beginning. Both are cropped around the centre to the film's shape.
 """
 
 import dataclasses
@@ -36,7 +39,7 @@ ALL_SEEN = 0.995  # of a frame's side: less is said to be cut
 
 @dataclass(frozen=True)
 class Start:
-    """What is asked for: a picture or clip, and the caption of what it shows. `sha256`: the file that it has to be, if that is known."""
+    """A picture or clip to start from, with its caption, and the file's expected hash if known."""
 
     file: Path
     caption: str
@@ -45,7 +48,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Opening:
-    """A start ready to be filmed: the story with its shot in front, its latents, what film.json says about it, and what was changed or cut."""
+    """A start ready to be filmed.
+
+    story    with the start's shot in front
+    latents  of the start's chunks
+    record   the start's entry in film.json
+    notes    what was changed or cropped
+    """
 
     story: Story
     latents: Float[Array, "1 f h w z"]
@@ -54,9 +63,9 @@ class Opening:
 
 
 def chosen_start(file: Path | None, caption: str | None, recorded: dict[str, Any]) -> Start | None:
-    """The start that --start and --start-caption ask for, or else the one of the film.json `recorded`; None where there is neither.
+    """The start of --start and --start-caption, or of the film.json `recorded`; None without any.
 
-    A film.json's own start may be given again as a file without caption, if it has moved.
+    If the file of a film.json's start has moved, --start names it without a caption.
 
     Raises:
       UsageError: a caption without a file, or a file without a caption.
@@ -72,7 +81,8 @@ def chosen_start(file: Path | None, caption: str | None, recorded: dict[str, Any
         return Start(file, said["caption"], said["sha256"])
     if caption is None or not caption.strip():
         raise UsageError(
-            f"a film that starts from {file} needs the caption of what it shows: --start-caption TEXT"
+            f"a film that starts from {file} needs the caption of what it shows: "
+            "--start-caption TEXT"
         )
     return Start(file, caption.strip())
 
@@ -81,7 +91,8 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     """Reads, cuts and encodes a start for the film of `story`.
 
     Raises:
-      UsageError: a clip that is shorter than a chunk or longer than clip.LONGEST, or not the file that `start.sha256` names.
+      UsageError: the clip is shorter than a chunk or longer than clip.LONGEST, or the file's hash
+        is not `start.sha256`.
       DataError: the file is missing, or cannot be read as a picture or a clip.
     """
     if start.file.exists() and not start.file.is_file():
@@ -89,8 +100,8 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     digest = file_hash(start.file)
     if start.sha256 not in (None, digest):
         raise UsageError(
-            f"{start.file} is not the file that this film started from (its SHA-256 is {digest[:12]}..., not {start.sha256[:12]}...): "
-            "name that file with --start"
+            f"{start.file} is not the file that this film started from (its SHA-256 is "
+            f"{digest[:12]}..., not {start.sha256[:12]}...): name that file with --start"
         )
     video = model.video if story.video.height is None else story.video
     stride = model.vae.cfg.temporal_stride
@@ -151,13 +162,15 @@ def read_frames(
         ]
     if len(shown) < first:
         raise UsageError(
-            f"{file} is too short to start from: {len(shown)} frames at {fps} per second, a chunk needs {first}"
+            f"{file} is too short to start from: {len(shown)} frames at {fps} per second, "
+            f"a chunk needs {first}"
         )
     cut = (len(shown) - first) % later
     if cut:
         kept = len(shown) - cut
         tell(
-            f"the film goes on from its end: its last {kept / fps:.4g} s are kept, which fill whole chunks; {cut / fps:.4g} s before them are cut"
+            f"the film goes on from its end: its last {kept / fps:.4g} s are kept, which fill "
+            f"whole chunks; {cut / fps:.4g} s before them are cut"
         )
     return np.stack(shown[cut:])
 
@@ -165,7 +178,7 @@ def read_frames(
 def encode(
     vae: VAE, frames: UInt8[np.ndarray, "t h w 3"], lengths: tuple[int, int]
 ) -> Float[Array, "1 f h w z"]:
-    """Normalised latents of the frames, encoded a chunk at a time, so that memory does not grow with the clip."""
+    """Normalised latents of the frames, encoded chunk by chunk to bound memory."""
     first, later = lengths
     dtype = vae.conv2.weight[...].dtype
     video = lambda begin, end: (

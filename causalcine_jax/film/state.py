@@ -1,6 +1,7 @@
 """A rollout as a value: `roll_chunk` takes a state and returns the next one.
 
-    new_state -> state --roll_chunk--> state, chunk --roll_chunk--> ...     rewind(state, chunk) -> state
+    new_state -> state --roll_chunk--> state, chunk --roll_chunk--> ...
+    rewind(state, chunk) -> state
 
 With guidance every array of the pool is a batch of two films, [prompt, negative], each with its own
 history. All shapes are those of the film's size, so a film compiles each move once, and the decoder
@@ -64,8 +65,8 @@ def new_state(model: Model, settings: FilmSettings) -> RolloutState:
     """The state before the first chunk, its pool allocated.
 
     Raises:
-      UsageError: the model cannot make frames of that size, the mesh cannot shard them, or the pool is
-        larger than the memory that is left.
+      UsageError: the model cannot make frames of that size, the mesh cannot shard them, or the pool
+        is larger than the memory that is left.
     """
     size = latent_size(model, settings.height, settings.width)
     if mesh := active_mesh():
@@ -138,7 +139,8 @@ def roll_latents(
 def rewind(state: RolloutState, chunk: int, vae_cache) -> RolloutState:
     """The state before `chunk`, given the decoder's cache of that moment.
 
-    Exact while the pool holds all chunks before `chunk` (`holds_all`); the old state's pool is shared.
+    Exact while the pool holds all chunks before `chunk` (`holds_all`); the old state's pool is
+    shared.
     """
     cache = None if state.cache is None else rewound(state.cache, chunk)
     return dataclasses.replace(state, cache=cache, vae_cache=vae_cache, chunk=chunk)
@@ -191,7 +193,7 @@ def nothing_retrieved(transformer: Transformer, frames: int) -> Int[np.ndarray, 
 def decode_next(
     model: Model, cache, latents: Float[Array, "b c h w z"]
 ) -> tuple[UInt8[Array, "b t h w 3"], Any]:
-    """Frames of a film's next chunk (of its first where the decoder's `cache` is None), and the cache after it."""
+    """Frames of a film's next chunk, and the decoder's cache after it (`cache` None: the first)."""
     latents = latents.astype(model.vae.conv2.weight[...].dtype)
     if cache is None:
         video, cache = model.decoder.decode_first(latents)
@@ -208,7 +210,7 @@ def _to_uint8(video: Array) -> Array:
 def _memory_only(
     seen: Int[np.ndarray, "l r"], chunk: int, memory: MemoryConfig, chunk_frames: int
 ) -> Int[np.ndarray, "l k"]:
-    """Of the frames that the field held, those older than the window, newest first; -1 fills up to K."""
+    """The field's frames that are older than the window, newest first; -1 fills up to K."""
     window_start = (chunk - memory.window_chunks) * chunk_frames
     kept = np.full((len(seen), memory.retrieved_frames), -1, np.int32)
     for layer, times in enumerate(seen):

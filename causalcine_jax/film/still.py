@@ -1,6 +1,7 @@
-"""What a picture file shows, recognised by its content and never by its name: one upright RGB image, or the images of an animation.
+"""Reads a picture file as one upright RGB image, or an animation as its images.
 
-Bits beyond eight are scaled, not clipped; what is transparent shows BACKGROUND, not the colours that were left under it; CMYK and other profiles become sRGB.
+The format is recognised by content, never by name. More than eight bits are scaled, not clipped.
+Transparent pixels show BACKGROUND. CMYK and other colour profiles become sRGB.
 """
 
 import contextlib
@@ -50,7 +51,10 @@ Timed = tuple[Image.Image, Fraction, Fraction]  # an image and the seconds when 
 
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[Image.Image | None]:
-    """The file as Pillow opens it, or None where it is no picture that Pillow knows. What it stumbles over inside is a `DataError`."""
+    """The file opened by Pillow, or None if Pillow does not recognise it.
+
+    Errors inside the context become a `DataError`.
+    """
     known = [name for name in FORMATS if name in _available()]
     try:
         with warnings.catch_warnings():
@@ -65,7 +69,8 @@ def opened(file: Path) -> Iterator[Image.Image | None]:
             with image:
                 if image.width * image.height > MOST_PIXELS:
                     raise UsageError(
-                        f"{file} has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}: make it smaller"
+                        f"{file} has {image.width} x {image.height} pixels, "
+                        f"more than {MOST_PIXELS:,}: make it smaller"
                     )
                 yield image
     except (UsageError, DataError):
@@ -85,7 +90,7 @@ def moves(image: Image.Image) -> bool:
 
 
 def picture(image: Image.Image, tell) -> Image.Image:
-    """The opened file's one image, upright, as RGB. `tell` hears of what a viewer would not show the same."""
+    """The file's image, upright, as RGB. Reports differences from a viewer through `tell`."""
     count = getattr(image, "n_frames", 1)
     if count > 1:
         tell(f"the first of its {count} images is taken")
@@ -113,7 +118,8 @@ def _as_rgb(shown: Image.Image, source: Image.Image, tell) -> Image.Image:
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if shown.mode in ("I", "F"):
         raise UsageError(
-            f"{source.filename} has pixels of 32 bits, and nothing says which is white: save it with 8 or 16 bits"
+            f"{source.filename} has pixels of 32 bits, and nothing says which is white: "
+            "save it with 8 or 16 bits"
         )
     if shown.has_transparency_data:
         return _on_background(shown.convert("RGBA"), tell)

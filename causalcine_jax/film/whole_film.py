@@ -1,8 +1,9 @@
-"""A whole film at once under one prompt: bidirectional Wan2.1, and how a conversion is checked by eye.
+"""Makes a whole film at once under one prompt, as bidirectional Wan2.1; also checks a conversion.
 
-    noise [F frames] -> solver steps, every frame attends to every other -> x0 -> VAE, a few frames at a time -> 4F - 3 video frames
+    noise [F frames] -> solver steps, all frames attend to all -> x0
+                     -> VAE, a few frames at a time -> 4F - 3 video frames
 
-To the director it is a film of one chunk as long as the film. Nothing is committed, so there is no pool.
+For the director this is a film of one chunk. Nothing is committed, so there is no pool.
 """
 
 import dataclasses
@@ -37,17 +38,12 @@ DECODED = 3  # latent frames at a time: the VAE's activations of a whole film wo
 
 
 def latent_frames(frames: int) -> int:
-    """Latent frames of a film of `frames` video frames; `UsageError` naming the nearest legal lengths if it has none."""
+    """Latent frames of `frames` video frames. `UsageError` with the nearest legal lengths."""
     step = TEMPORAL_STRIDE
     legal = frames >= 1 and frames % step == 1
-    raise_faults(
-        "whole film",
-        []
-        if legal
-        else [
-            f"frames must be {step} n + 1, not {frames} (nearest: {nearest_multiples(max(frames, 1), step, 1)})"
-        ],
-    )
+    near = nearest_multiples(max(frames, 1), step, 1)
+    fault = f"frames must be {step} n + 1, not {frames} (nearest: {near})"
+    raise_faults("whole film", [] if legal else [fault])
     return (frames - 1) // step + 1
 
 
@@ -67,7 +63,7 @@ def denoise_film(
 ) -> Float[Array, "b f h w ch"]:
     """A film from noise to x0.
 
-    With guidance the text holds 2b films, first all with their prompts, then all with the null text.
+    With guidance the text holds 2b films: first all prompts, then all null texts.
     """
     return sample(lambda x, t: packed.whole_film(model, x, t, text), noise, sampler, key)
 
@@ -81,7 +77,7 @@ def new_whole_film(model: Model, settings: FilmSettings) -> RolloutState:
 def roll_whole_film(
     model: Model, state: RolloutState, prompt: TextContext, settings: FilmSettings, *, latents=None
 ) -> tuple[RolloutState, ChunkOutput]:
-    """The film, as its one chunk: the model's chunk_frames are the film's. `latents` as of `roll_chunk`."""
+    """The film as its one chunk, of model.chunk_frames frames. `latents` as of `roll_chunk`."""
     clock, transformer = Clock(), model.transformer
     if latents is None:
         size = latent_size(model, settings.height, settings.width)

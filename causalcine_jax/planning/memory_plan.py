@@ -33,7 +33,7 @@ WAN_STRIDE = 8  # pixels per latent, for a model without VAE
 
 @dataclass(frozen=True)
 class MemoryRequest:
-    """The arguments of `launch/plan.py memory`.
+    """The arguments of `causalcine plan memory`.
 
     model          a preset, a family (families.py), or a model on disk in any supported format
     height, width  of the film in pixels; None for the model's own

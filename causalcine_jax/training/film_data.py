@@ -117,7 +117,7 @@ def _one_store(
             "name a model folder with vae/ as data.vae"
         )
     command = (
-        f"python launch/encode.py --model {model} --out {path} --world {config.data.world} "
+        f"causalcine encode --model {model} --out {path} --world {config.data.world} "
         f"--seed {seed} --films {films} --text-len {text_len}"
     )
     if several():

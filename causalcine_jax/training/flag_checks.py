@@ -42,7 +42,7 @@ def _check_stores(stores: str) -> None:
     if missing:
         raise UsageError(
             f"there is no latent store {', '.join(missing)} (--config.data.store): "
-            f"python launch/encode.py --out {missing[0]} makes one; "
+            f"causalcine encode --out {missing[0]} makes one; "
             "without that flag, the run makes its own"
         )
 

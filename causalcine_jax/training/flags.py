@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing it imports jax, which can wait until there is a c
     from causalcine_jax.training.config import TrainConfig
 
 USAGE = (
-    "python launch/train.py --config configs/base.py [--config.optim.lr=3e-5 ...] "
+    "causalcine train --config configs/base.py [--config.optim.lr=3e-5 ...] "
     "[--print_config] [--force]"
 )
 TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}

@@ -101,7 +101,7 @@ def test_outside_a_checkout_they_say_what_they_need(tmp_path, monkeypatch):
         command(["bench", "streaming"])
     assert str(error.value) == (
         "bench needs a checkout of the repository, which has benchmarks/: "
-        "run `python launch/bench.py` there"
+        "run `causalcine bench` there"
     )
 
 

@@ -1,4 +1,4 @@
-"""A distilled model shipped without what it shares with its base: it works as a whole folder does, and the base can be asked for."""
+"""A distilled model without its base's networks works as a complete folder, and finds its base."""
 
 import json
 import shutil
@@ -103,18 +103,21 @@ def test_a_base_that_cannot_be_is_named(base, student, tmp_path):
 
     refused(
         "../none",
-        r"metadata\.json names \.\./none as base, and there is no .*none: put the model that this one was distilled from there",
+        r"metadata\.json names \.\./none as base, and there is no .*none: "
+        r"put the model that this one was distilled from there",
     )
     refused(
         7,
-        r"metadata\.json: base must be the path from this folder to a model folder, such as \.\./storyworld, not 7",
+        r"metadata\.json: base must be the path from this folder to a model folder, "
+        r"such as \.\./storyworld, not 7",
     )
     refused(".", r"base leads in a circle, back to .*model: name a model that holds its own vae/")
     refused("other", r"names other as base")
     save_model(tmp_path / "model" / "other", transformer=load_transformer(student))
     refused(
         "other",
-        r"model, with VAE and text encoder of .*other, is not a model folder: it lacks vae/, text_encoder/",
+        r"model, with VAE and text encoder of .*other, is not a model folder: "
+        r"it lacks vae/, text_encoder/",
     )
 
 

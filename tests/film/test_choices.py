@@ -1,4 +1,4 @@
-"""What a film is made with: a flag before the film.json, that before the story and the model; and what contradicts itself."""
+"""A film's settings: flags override film.json, which overrides story and model; contradictions."""
 
 from dataclasses import asdict, replace
 
@@ -122,7 +122,8 @@ def test_camr_goes_on_top_of_a_familys_weights(model):
     assert decide(Recipe(STORY), model, asked).memory == MemoryConfig()
     with pytest.raises(
         UsageError,
-        match="camr retrieves nothing with the 0 memory frames of this model: say how many with --memory-frames",
+        match="camr retrieves nothing with the 0 memory frames of this model: "
+        "say how many with --memory-frames",
     ):
         decide(Recipe(STORY), model, Choices(policy="camr"))
 

@@ -1,4 +1,4 @@
-"""The director: which chunk is made under which prompt, new shots while it streams; and one real film of a tiny random model."""
+"""The director: each chunk's prompt, shots added while it streams, and a film of a tiny model."""
 
 import dataclasses
 from threading import Event
@@ -169,8 +169,8 @@ def test_prompts_that_the_model_cannot_read():
         paper_director(story)
     message = str(error.value)
     assert (
-        "the model does not know 'robot' in shot 's1', 'meets' in shot 's1' (did you mean 'meet'?), 'dragon' in shot 's1'"
-        in message
+        "the model does not know 'robot' in shot 's1', 'meets' in shot 's1' (did you mean 'meet'?),"
+        " 'dragon' in shot 's1'" in message
     )
     assert "'walking' in shot 's1' (did you mean 'walk'?); it knows only: a about" in message
     assert " zelda" in message
@@ -277,7 +277,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize("eviction", ["oldest", "least_retrieved"])
 @pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
 def test_a_film_taken_back_goes_on_as_if_it_had_never_gone_further(model, pool, eviction):
-    """To the bit, by marking slots empty; and where the pool has evicted, by committing latents again."""
+    """Bit by bit: marks slots empty, or commits latents again if the pool has evicted."""
     memory = dataclasses.replace(model.memory, eviction=eviction)
     new = lambda: Director(model, STORY, pool=pool, memory=memory)
     straight, gone = new(), new()

@@ -1,4 +1,4 @@
-"""Prompt embeddings on disk: the film is the same without the text encoder, and nothing compiles anew for a prompt of another length."""
+"""Prompt embeddings on disk: the same film without text encoder; one program for all lengths."""
 
 import shutil
 
@@ -90,7 +90,8 @@ def test_prompts_that_the_file_lacks_are_all_named(folder, file):
     )
     with pytest.raises(
         UsageError,
-        match=r"shot 's2' is not in .*'A story. Mia jumps.'; add it with --embed-only; shot 's3' is not in",
+        match=r"shot 's2' is not in .*'A story. Mia jumps.'; add it with --embed-only; "
+        r"shot 's3' is not in",
     ):
         Director(load_model(folder, embeddings=file), story)
 

@@ -1,8 +1,11 @@
 """Rollouts of the public causal models, against a plain one in numpy float64.
 
-The reference does what Self-Forcing, Causal-Forcing and CausVid do, in their own way: a list of all keys, rotated once to their absolute
-positions; a buffer of so many frames, the own chunk included, from which the oldest frames after the sink roll out; noise levels looked up
-in the table of 1000 training times; fresh noise between steps; a last pass of the clean chunk at t = 0. It shares no code with ours.
+The reference follows Self-Forcing, Causal-Forcing and CausVid, and shares no code with ours:
+
+* It keeps a list of all keys, rotated once to their absolute positions.
+* Its buffer includes the current chunk. The oldest frames after the sink roll out of it.
+* Noise levels come from the table of 1000 training times, with fresh noise between steps.
+* A last pass at t = 0 commits the clean chunk.
 """
 
 import dataclasses
@@ -91,7 +94,7 @@ def rotate(x, frames):
 
 
 class PlainRollout:
-    """`size`: frames that a chunk sees, its own included; `sink`: the film's first frames that never leave."""
+    """A buffer of `size` frames, a chunk's own included, whose first `sink` frames never leave."""
 
     def __init__(self, model, text, size, sink):
         self.model, self.size, self.sink = model, size, sink
@@ -160,7 +163,7 @@ class PlainRollout:
         return out.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
 
     def chunk(self, noise, times, shift, fresh, first):
-        """From noise to x0 in the few steps `times`; then the clean pass that leaves keys and values behind."""
+        """Denoises in the few steps `times`; then a clean pass stores keys and values."""
         position = np.arange(1000, 0, -1) / 1000
         table = shift * position / (1 + (shift - 1) * position)
         sigmas = [table[np.argmin(abs(1000 * table - t))] for t in times]

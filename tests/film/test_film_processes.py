@@ -1,4 +1,4 @@
-"""Two processes with a device each make one film, the film of one process, and refuse what they do not agree on."""
+"""Two processes with a device each make the film of one process, and refuse what differs."""
 
 import json
 import re
@@ -25,11 +25,17 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
     model = tiny_model()
     save_model(
-        folder / "init", transformer=model.transformer, vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer,
-        dtype=np.float32, metadata=model.defaults(),
-    )  # fmt: skip
+        folder / "init",
+        transformer=model.transformer,
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        dtype=np.float32,
+        metadata=model.defaults(),
+    )
     (folder / "story.yaml").write_text(
-        "schema: causalcine/story@1\nshots: [{caption: Mia waves., chunks: 2}, {caption: Otto sleeps., chunks: 1}]"
+        "schema: causalcine/story@1\n"
+        "shots: [{caption: Mia waves., chunks: 2}, {caption: Otto sleeps., chunks: 1}]"
     )
     two_hosts(folder)
     flags = (

@@ -1,4 +1,4 @@
-"""A pool in host memory: the same film bit by bit, whatever is evicted and however it is stored; what is planned for it; what is refused."""
+"""A pool in host memory: the same film bit by bit for all evictions and dtypes; plans; refusals."""
 
 import dataclasses
 
@@ -72,13 +72,18 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
     )  # the window; of memory some, and some was brought over
     with pytest.raises(UsageError, match="read by one chunk at a time"):
         several = lambda pool: teacher_forced(
-            model, pool, jnp.zeros((FILMS, 6, 4, 8, 4)), 5.0, jnp.ones((FILMS, 1, 3, 6)), jnp.zeros((FILMS, 5), jnp.int32)
-        )  # fmt: skip
+            model,
+            pool,
+            jnp.zeros((FILMS, 6, 4, 8, 4)),
+            5.0,
+            jnp.ones((FILMS, 1, 3, 6)),
+            jnp.zeros((FILMS, 5), jnp.int32),
+        )
         jax.eval_shape(several, on_host)
 
 
 def assert_all_is_where_it_says(pool):
-    """What is near of the pool's frames, on the host, is what the pool has of them, for every layer and film."""
+    """The device's copies of pool frames equal those on the host, for every layer and film."""
     held = pool.frame_time().tolist()
     for layer, film, place in np.argwhere(pool.near.time >= 0):
         if (frame := int(pool.near.time[layer, film, place])) not in held:
@@ -157,7 +162,8 @@ def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
     check_host_room(2 * 10**12)
     with pytest.raises(
         UsageError,
-        match=r"takes 1,000,000,000,008 bytes of host memory for 8 processes, .* has 1,000,000,000,000",
+        match=r"takes 1,000,000,000,008 bytes of host memory for 8 processes, "
+        r".* has 1,000,000,000,000",
     ):
         check_host_room(2 * 10**12 + 16)
     monkeypatch.undo()

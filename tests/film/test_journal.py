@@ -1,4 +1,4 @@
-"""A film kept on disk while it is made: it goes on after a crash as if there had been none, and what is foreign is refused."""
+"""A film's journal: it resumes bit by bit after a crash, and refuses another model's film."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A pool given in bytes: as many whole chunks as fit, refused with its bytes named where it is too small for the field or too large for the machine."""
+"""A pool given in bytes: as many chunks as fit; refused if too small or too large for memory."""
 
 import pytest
 from tiny_models import tiny_model
@@ -20,7 +20,8 @@ def test_a_film_keeps_as_many_chunks_as_fit_its_gigabytes():
     assert (director.settings.pool.frames, director.pool_bytes) == (15, 5 * chunk)
     with pytest.raises(
         UsageError,
-        match=f"a pool of {2 * chunk:,} bytes is too small for this field: .* 9 frames .* {3 * chunk:,} bytes",
+        match=f"a pool of {2 * chunk:,} bytes is too small for this field: "
+        f".* 9 frames .* {3 * chunk:,} bytes",
     ):
         Director(model, STORY, pool=PoolConfig(gb=2 * chunk / GB))
     with pytest.raises(UsageError, match="pool_frames=12 and pool_gb=1 both"):

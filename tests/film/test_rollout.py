@@ -1,4 +1,4 @@
-"""The property that guards everything: a rollout fed ground-truth chunks equals the packed pass, layer by layer."""
+"""The main property: a rollout of ground-truth chunks equals the packed pass, layer by layer."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ def relative(a, b):
 
 @functools.partial(jax.jit, static_argnames=("memory", "chunk_frames"))
 def packed(model, clean, noisy, t, text, shot, memory, chunk_frames):
-    """The packed pass with everything it can report: noisy features of all layers, fields of all segments."""
+    """The packed pass with all outputs: noisy features of all layers, fields of all segments."""
     chunks = clean.shape[1] // chunk_frames
     index = jnp.concatenate([jnp.arange(chunks - 1), jnp.arange(chunks)]).astype(jnp.int32)
     times = jnp.concatenate([jnp.zeros((BATCH, chunks - 1)), jnp.full((BATCH, chunks), t)], axis=1)
@@ -197,7 +197,7 @@ def test_segments_in_small_groups_and_remat_change_nothing():
 
 
 def test_layers_recomputed_in_groups_give_the_same_values_taps_and_gradients():
-    """Parts of 5, 6 and 1 layers between the taps, of which groups of 2 leave one, none, and all."""
+    """Parts of 5, 6 and 1 layers between taps; groups of 2 leave one, none and all of a part."""
     weights, x = (
         jax.random.normal(jax.random.key(0), (12, 5, 5)) / 2,
         jax.random.normal(jax.random.key(1), (3, 5)),
@@ -235,7 +235,7 @@ def test_policies_and_positions_differ_only_where_memory_reaches():
 
 
 def test_equality_holds_over_four_hundred_chunks_of_history():
-    """One token per frame and frame-wise chunks keep this long film cheap; histories run from 0 to 399 chunks."""
+    """Histories of 0 to 399 chunks; one token per frame and frame-wise chunks keep this cheap."""
     chunks, memory = 400, MemoryConfig(window_chunks=3, memory_frames=5)
     model = random_model(3)
     rng = np.random.default_rng(4)
@@ -294,7 +294,7 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
     assert relative(velocity[:, 0, 0], packed_out.velocity[0]) <= 1e-5
     for i in (0, 1, 50, 399):
         assert relative(velocity[i], packed_out.velocity[:, i : i + 1]) <= 1e-5
-    # Free choices agree too, but for scores that tie to float32: a handful in 1,200 decisions at most.
+    # Free choices agree too, except for scores that tie in float32: a handful of 1,200 decisions.
     differs = jnp.any(
         jnp.sort(chosen[:, :, 0], -1) != jnp.sort(noisy_fields.time[:, :, 0], -1), axis=-1
     )

@@ -1,4 +1,4 @@
-"""A film that starts from a picture or a clip: what is read of the file, what becomes of it, and what is refused."""
+"""A film that starts from a picture or a clip: what is read, how it is filmed, and refusals."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Two seconds at 12 frames per second, 32x64 pixels: frame n is a grey of 10 n, left and right quarters are black."""
+    """Two seconds at 12 fps, 32x64 pixels: frame n is grey 10 n, its outer quarters are black."""
     file = tmp_path_factory.mktemp("clips") / "clip.mp4"
     frames = np.zeros((24, 32, 64, 3), np.uint8)
     frames[:, :, 16:48] = 10 * np.arange(24, dtype=np.uint8)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""All frames at once: what the engine makes, and launch/generate.py --whole-film on Wan2.1's own folder."""
+"""All frames at once: the engine, and `causalcine film --whole-film` on Wan2.1's own folder."""
 
 import json
 import os

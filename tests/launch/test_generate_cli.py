@@ -1,4 +1,4 @@
-"""launch/generate.py from flags to files: what it leaves, that a film.json makes the same film again, and how it refuses."""
+"""`causalcine film` from flags to files: its outputs, the same film from film.json, refusals."""
 
 import json
 import os
@@ -43,9 +43,14 @@ def folder(tmp_path_factory):
     model = tiny_model()
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(
-        folder, transformer=model.transformer, vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer,
-        dtype=jnp.float32, metadata=model.defaults(),
-    )  # fmt: skip
+        folder,
+        transformer=model.transformer,
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        dtype=jnp.float32,
+        metadata=model.defaults(),
+    )
     return folder
 
 

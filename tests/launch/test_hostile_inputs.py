@@ -1,4 +1,4 @@
-"""Stories, records, flags and stores as clumsy and hostile people write them: one short line that names the fault, and never a traceback."""
+"""Malformed stories, records, flags and stores: one short line names the fault, no traceback."""
 
 import argparse
 import json
@@ -85,7 +85,8 @@ def test_no_more_than_twenty_faults_are_listed(tmp_path):
         (f'{{"seed": {"9" * 5000}}}', "a whole number of thousands of digits"),
         ("[" * 200_000, "nested too deeply"),
         (
-            '{"schema": "causalcine/story@1", "global": "\\ud800", "shots": [{"caption": "x", "chunks": 1}]}',
+            '{"schema": "causalcine/story@1", "global": "\\ud800", '
+            '"shots": [{"caption": "x", "chunks": 1}]}',
             "half a character",
         ),
         (
@@ -110,11 +111,23 @@ def test_a_byte_order_mark_is_no_fault_and_aliases_are_for_use(tmp_path):
 
 
 RECORD = {
-    "schema": "causalcine/film@1", "story": Story((Shot("Mia waves.", chunks=1),)).to_dict(), "sampler": {"steps": 4}, "memory": {"policy": "camr"},
-    "pool_frames": 18, "weights_sha256": "ab", "scale": 4, "chunk_frames": 3, "whole_film": False, "kv_dtype": "same", "pool_on": "device",
-    "dtype": "float32", "model": "m", "frames_sha256": "cd", "start": {"file": "a", "caption": "b", "sha256": "c"},
+    "schema": "causalcine/film@1",
+    "story": Story((Shot("Mia waves.", chunks=1),)).to_dict(),
+    "sampler": {"steps": 4},
+    "memory": {"policy": "camr"},
+    "pool_frames": 18,
+    "weights_sha256": "ab",
+    "scale": 4,
+    "chunk_frames": 3,
+    "whole_film": False,
+    "kv_dtype": "same",
+    "pool_on": "device",
+    "dtype": "float32",
+    "model": "m",
+    "frames_sha256": "cd",
+    "start": {"file": "a", "caption": "b", "sha256": "c"},
     "tiny_decoder": {"file": "a", "sha256": "b"},
-}  # fmt: skip
+}
 RUBBISH = (None, [], {"a": [1]}, "\x1b[2J", 1.5, -1, 10**400, True, float("nan"))
 
 
@@ -150,7 +163,8 @@ def test_the_fields_of_a_records_memory_and_sampler_have_types(rubbish):
 
     with pytest.raises(
         UsageError,
-        match=r"memory: (policy|window_chunks)|memory: unknown key 'windows', did you mean 'window_chunks'",
+        match=r"memory: (policy|window_chunks)"
+        r"|memory: unknown key 'windows', did you mean 'window_chunks'",
     ):
         recorded_choice(
             MemoryConfig,
@@ -279,7 +293,7 @@ def test_a_config_without_numbers_and_with_a_store_that_is_not_there(tmp_path):
     named = ["--config=configs/base.py", f"--config.data.store={tmp_path / 'none'}"]
     with pytest.raises(
         UsageError,
-        match=r"there is no latent store .*none \(--config.data.store\): python launch/encode.py",
+        match=r"there is no latent store .*none \(--config.data.store\): causalcine encode",
     ):
         check_flags(named, parse(named)[0])
     (tmp_path / "none").mkdir()

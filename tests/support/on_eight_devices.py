@@ -130,7 +130,10 @@ def collectives(program: str) -> dict:
 
 
 def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
-    """A film of three chunks by the rollout that streams, guided: text encoder, rollout and decoder. Its pool is on the device, on meshes on the host."""
+    """A guided film of three chunks: text encoder, streaming rollout and decoder.
+
+    Its pool is on the device; on meshes it is on the host.
+    """
     one = tiny_model()
     sizes = dataclasses.replace(one.transformer.config, dim=48, num_heads=8)
     one = dataclasses.replace(

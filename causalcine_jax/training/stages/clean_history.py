@@ -1,4 +1,4 @@
-"""A pool as a rollout leaves it, of a film that is there already: a teacher's ground truth, or a student's own film once more."""
+"""The pool of a given film, as a rollout leaves it: of ground truth, or of a student's own film."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def clean_history(
     shot_of_chunk: Int[Array, "b n"],
     config: PassConfig,
 ) -> KVCache:
-    """The pool after a rollout that was given `film`: every chunk committed but the last, to which nothing attends."""
+    """The pool after committing all chunks of `film` but the last, to which nothing attends."""
     (films, chunks), chunk_frames = shot_of_chunk.shape, config.chunk_frames
     rows, columns = token_grid(model.config, *film.shape[2:4])
     pool = KVCache.empty(

@@ -181,7 +181,7 @@ def model_made(config: TrainConfig, name: str) -> Path:
         out = f" --config.out={folder.parent}" if folder.name == "model" else ""
         raise DataError(
             f"no model at {folder} ({name}): an earlier stage leaves it, "
-            f"`python launch/train.py --config configs/{MAKES[name]}.py{out}` or the like"
+            f"`causalcine train --config configs/{MAKES[name]}.py{out}` or the like"
         )
     return folder
 

@@ -1,11 +1,13 @@
-"""Stage 3: the four-step student is matched to the multi-step teacher on its own rollouts (DMD; paper 3.4, Eq. 2 and 11).
+"""Stage 3: matches the few-step student to its teacher on the student's own rollouts (DMD).
 
-    prompts -> student_rollout -> film --noise at t--> teacher's x0 (frozen, guided)  \\
-                                                       fake score's x0 (trained)      /  difference = gradient of the film -> student
-    prompts -> student_rollout -> film --noise at t--> fake score's flow-matching loss; the head's logistic loss -> fake score, head
+    generator_loss: prompts -> student_rollout -> film -> noised at t
+        -> fake score's x0 - teacher's x0 (frozen, guided) = gradient of the film -> student
+    critic_loss: prompts -> student_rollout -> film -> noised at t
+        -> fake score's flow-matching loss, head's logistic loss -> fake score, head
 
-Both scores are causal multi-shot models in the packed pass. The critic (fake score and head) is trained on rollouts of its own, several times for each
-update of the student; `generator_loss` and `critic_loss` are the two. Sources: DMD (arXiv 2311.18828), DMD2 (2405.14867), Self-Forcing `model/dmd.py`.
+Both scores are causal multi-shot models in the packed pass. The critic (fake score and head) has
+its own rollouts, and is updated several times for each update of the student. Sources: paper 3.4,
+Eq. 2 and 11; DMD (arXiv 2311.18828), DMD2 (2405.14867), Self-Forcing `model/dmd.py`.
 """
 
 import dataclasses
@@ -36,7 +38,9 @@ from causalcine_jax.training.state import Loss, Metrics, Nets
 
 @dataclass(frozen=True)
 class DistributionMatching:
-    """What both losses need beside networks and data. `null_prompt`: token ids [T] of the prompt that guidance steers away from.
+    """What both losses need beside networks and data.
+
+    null_prompt  token ids [T] of the prompt that guidance steers away from
 
     `UsageError` listing every fault of the parts and between them.
     """
@@ -55,7 +59,8 @@ class DistributionMatching:
         faults = [*self.self_forcing.faults(), *self.dmd.faults(), *self.gan.faults()]
         if self.self_forcing.grad_frames % self.chunk_frames:
             faults.append(
-                f"self_forcing.grad_frames {self.self_forcing.grad_frames} are not whole chunks of {self.chunk_frames}"
+                f"self_forcing.grad_frames {self.self_forcing.grad_frames} are not whole chunks "
+                f"of {self.chunk_frames}"
             )
         raise_faults("distribution matching", faults)
 
@@ -66,21 +71,32 @@ class DistributionMatching:
 
 
 def check_networks(nets: Nets) -> None:
-    """`UsageError` where student, teacher and fake score do not speak of the same latents and texts. Their widths and depths may differ."""
+    """`UsageError` unless all transformers have the same latent and text dimensions.
+
+    Their widths and depths may differ.
+    """
     student = nets["student"].config
+    sizes = [
+        (name, part, getattr(nets[name].config, part), getattr(student, part))
+        for name in ("teacher", "fake_score")
+        for part in ("in_dim", "out_dim", "text_dim")
+        if name in nets
+    ]
     raise_faults(
         "networks",
         [
-            f"{name}.{part} is {getattr(nets[name].config, part)}, the student's {getattr(student, part)}"
-            for name in ("teacher", "fake_score")
-            for part in ("in_dim", "out_dim", "text_dim")
-            if name in nets and getattr(nets[name].config, part) != getattr(student, part)
+            f"{name}.{part} is {theirs}, the student's {ours}"
+            for name, part, theirs, ours in sizes
+            if theirs != ours
         ],
     )
 
 
 def generator_loss(task: DistributionMatching) -> Loss:
-    """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, teacher, fake_score, text_encoder, and head with a GAN."""
+    """The student's loss (trained, fixed, batch, key) -> (loss, metrics).
+
+    Networks: student, teacher, fake_score, text_encoder, and head with a GAN.
+    """
     dmd = task.dmd
 
     def loss(trained: Nets, fixed: Nets, batch, key):
@@ -117,7 +133,7 @@ def generator_loss(task: DistributionMatching) -> Loss:
 
         pull = None
         if task.gan.on:
-            # Its gradient in x is taken here: what remains is the student's own pass, as it is for the other term, and both can be compared.
+            # In x, both terms share the student's pass, and their gradients can be compared.
             adversarial, pull_back = jax.vjp(adversarial_of, part.of(film))
             pull = jax.lax.stop_gradient(pull_back(jnp.ones(()))[0])
 
@@ -127,7 +143,7 @@ def generator_loss(task: DistributionMatching) -> Loss:
             weight = task.gan.generator_weight
             adversarial += jnp.sum(pull * (x - jax.lax.stop_gradient(x)))
             value += weight * adversarial
-            # Both as they are before the mean over x.
+            # Undo the mean over x.
             metrics |= {
                 "adversarial": adversarial,
                 "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(pull)),
@@ -140,7 +156,10 @@ def generator_loss(task: DistributionMatching) -> Loss:
 def _again(
     task: DistributionMatching, student, rollout: Rollout, text, shots, *, after
 ) -> Float[Array, "b g h w c"]:
-    """The rollout's frames with their gradient. Only once `after` is known: what this pass keeps for its gradient would else lie there while the film is scored."""
+    """The rollout's frames with their gradient, computed after `after`.
+
+    Otherwise this pass's saved activations would take memory while the film is scored.
+    """
     if task.self_forcing.recommit:
         film = dataclasses.replace(rollout, pool=None)
         film, committing, _ = jax.lax.optimization_barrier(
@@ -155,9 +174,10 @@ def _again(
 
 
 def critic_loss(task: DistributionMatching) -> Loss:
-    """The fake score's and the head's loss, on a rollout and noise of its own. Networks: fake_score, student, text_encoder, and head with a GAN.
+    """The loss of fake score and head, on the critic's own rollout and noise.
 
-    The film of `batch` itself is read by the head alone, as the real one.
+    Networks: fake_score, student, text_encoder, and head with a GAN. Only the head reads the films
+    of `batch`, as real ones.
     """
     dmd = task.dmd
 

@@ -1,10 +1,13 @@
-"""Adversarial regularisation: a head on the fake score's features tells real films from generated ones (paper 3.4, Eq. 11; Appendix C).
+"""Adversarial loss: a head on the fake score's features separates real and generated films.
 
-    real and generated films, noised alike -> fake score's features of the last chunks -> head -> one logit per film -> logistic losses
+    real and generated films with the same noise -> fake score's features of the last chunks
+        -> head -> one logit per film -> logistic losses
 
-Real and generated films get the same time and the same noise, so at t = 1000 they are the same to the head. Chunks' history is noisy too by
-default: were it clean, the head could separate films by a history that the generator gets no gradient for. The price: the fake score itself
-is trained after clean history (dmd.score_context), so that its features after a noisy one are off what it knows.
+Real and generated films get the same time and noise, so at t = 1000 the head cannot separate them.
+By default a chunk's history is noisy too. With clean history, the head could separate films by a
+history that gives the generator no gradient. However, the fake score is trained with clean history
+(dmd.score_context), so features after noisy history are out of its distribution. Source: paper 3.4,
+Eq. 11; Appendix C.
 """
 
 from collections.abc import Iterable
@@ -25,11 +28,13 @@ class GANConfig:
     """The GAN beside distribution matching. The paper states none of these numbers.
 
     generator_weight      of the generator's adversarial term; 0 for no GAN at all
-    head_rate             the head's learning rate over the critic's: it starts from nothing, the fake score as the teacher
-    discriminator_weight  of the head's loss in the critic's; it matters where the trunk is trained by it
+    head_rate             the head's learning rate divided by the critic's. The head starts
+                          untrained, the fake score as the teacher
+    discriminator_weight  of the head's loss in the critic's; has an effect if `trunk` is set
     context               a chunk's history in front of the head: noisy_causal or clean
-    taps                  the layers whose features the head reads, as parts of the depth; the defaults are blocks 17, 28 and 39 of 40
-    trunk                 the head's loss also trains the fake score (as DMD2 does); False: the head only
+    taps                  the layers whose features the head reads, as fractions of the depth; the
+                          defaults are blocks 17, 28 and 39 of 40
+    trunk                 the head's loss also trains the fake score (as in DMD2); False: head only
     r1_weight             of the approximate R1 penalty on real films (APT: 100); 0 for none
     r1_sigma              its perturbation of the noised latents (APT, video: 0.1)
     """
@@ -48,7 +53,7 @@ class GANConfig:
         return self.generator_weight > 0
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """The tapped layers' numbers, ascending; in a shallow network several taps may fall on one."""
+        """The tapped layers' numbers, ascending; in a shallow network several taps may coincide."""
         return tuple(sorted({max(0, round(tap * num_layers) - 1) for tap in self.taps}))
 
     def head(self, dim: int, num_layers: int, *, key: Array) -> Discriminator:
@@ -64,7 +69,8 @@ class GANConfig:
         if not self.r1_sigma > 0:
             yield f"gan.r1_sigma must be more than 0, not {self.r1_sigma}"
         if self.context not in GAN_CONTEXTS:
-            yield f"unknown gan.context {self.context!r}, {nearest(str(self.context), GAN_CONTEXTS)}"
+            known = nearest(str(self.context), GAN_CONTEXTS)
+            yield f"unknown gan.context {self.context!r}, {known}"
         if not self.taps or not all(0 < tap <= 1 for tap in self.taps):
             yield f"gan.taps must be parts of the depth, more than 0 and at most 1, not {self.taps}"
 
@@ -84,5 +90,5 @@ def discriminator_term(
 def approximate_r1(
     logit_real: Float[Array, " b"], logit_perturbed: Float[Array, " b"]
 ) -> Float[Array, ""]:
-    """How much the logit of a real film moves under a small perturbation: a finite difference for R1's gradient (APT, Eq. 4)."""
+    """R1 by finite differences: the squared change of real films' logits (APT, Eq. 4)."""
     return jnp.mean(jnp.square(logit_real - logit_perturbed))

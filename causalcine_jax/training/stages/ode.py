@@ -1,16 +1,19 @@
-"""ODE initialisation: the few-step student learns to jump to where the many-step teacher's ODE ends (paper 3.4, Eq. 10).
+"""ODE initialisation: the student learns the teacher's ODE endpoints (paper 3.4, Eq. 10).
 
-    film's clean chunks -> teacher commits them, one after the other -> pool of ground-truth history, computed once
-    noise -> teacher's Euler steps, all chunks at once against that pool -> Trajectory: x at the student's times, and the end
-    student: one packed pass over (clean film, x at its first time, x at its second, ..) -> x0 -> mean squared error to the end
+    teacher: film's clean chunks, committed one by one -> pool of ground-truth history
+        noise -> Euler steps, all chunks at once against that pool
+        -> Trajectory: x at the student's times, and the end
+    student: one packed pass over (clean film, x at its first time, x at its second, ...)
+        -> x0 -> mean squared error to the end
 
-History is the true film's, never the student's: every chunk of a trajectory starts from noise and ends where the teacher, asked about
-this chunk after these clean ones, would end. The student inherits the teacher's causal visibility before it meets its own rollouts. Sources:
-Causal Forcing (arXiv 2602.02214), whose 48 steps, shared times and squared error these are.
+History is the true film's, never the student's. Every chunk of a trajectory starts from noise and
+ends where the teacher's ODE ends, given the clean chunks before it. So the student learns the
+teacher's causal visibility before its own rollouts. The 48 steps, shared times and squared error
+are those of Causal Forcing (arXiv 2602.02214).
 
-A trajectory costs far more than the student's step on it, so the student learns from all its times at once. Every noisy segment of the pass
-attends to itself and to the clean chunks before it alone, so the film's clean half is computed once for all times; or, where memory is short, once
-for each group of them.
+A trajectory costs far more than the student's step on it, so the student learns from all its times
+at once. A noisy segment of the pass attends only to itself and to earlier clean chunks. So the
+film's clean half is computed once for all times or, if memory is short, once per group of times.
 """
 
 import dataclasses
@@ -34,7 +37,8 @@ from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.state import Loss, Metrics, Nets
 
-NEAR = 1.0  # a student's time is one of the teacher's if it is this close, of 1000: public step lists are rounded
+# Public step lists are rounded, so a student's time matches a teacher's this close, of 1000.
+NEAR = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ class ODEConfig:
 
     steps     of its Euler solver; the student's times must be among theirs
     guidance  its classifier-free guidance, which the student learns to do without; 1 means none
-    store     folder of trajectories, made first if it is missing and then read as often as wanted; "" computes each batch's on the fly
+    store     folder of trajectories, made first if missing; "" computes each batch's on the fly
     films     in that store, spread evenly over the latent store's
-    times_at_once  of a trajectory that the student learns from in one pass; 0 for all. Fewer keep less for the backward pass, which then makes each pass again
+    times_at_once  of a trajectory that the student learns from in one pass; 0 for all. Fewer save
+                   memory, because the backward pass then recomputes each pass
     """
 
     steps: int = 48
@@ -67,10 +72,11 @@ class ODEConfig:
 
 @dataclass(frozen=True)
 class ODEInit:
-    """What the loss needs beside networks and data. `null_prompt`: token ids [T] of the prompt that guidance steers away from.
+    """What the loss needs beside networks and data.
 
+    null_prompt       token ids [T] of the prompt that guidance steers away from
     student, teacher  their samplers. `UsageError` if a student's time is none of the teacher's
-    stored            batches hold trajectories (trajectory_store.py); False: films, and the teacher is asked
+    stored            batches hold trajectories (trajectory_store.py); False: they hold films
     times_at_once     None for all; a number that does not divide them is a `UsageError`
     """
 
@@ -89,7 +95,8 @@ class ODEInit:
         times = len(self.kept)
         if self.times_at_once and times % self.times_at_once:
             raise UsageError(
-                f"ode.times_at_once {self.times_at_once} does not divide the student's {times} times"
+                f"ode.times_at_once {self.times_at_once} does not divide the student's "
+                f"{times} times"
             )
 
     @property
@@ -103,11 +110,14 @@ class ODEInit:
         times, wanted = self.teacher.times, self.student.times
         steps = [int(np.argmin(np.abs(times - t))) for t in wanted]
         strangers = [
-            f"{t:g} (nearest {times[step]:g})" for t, step in zip(wanted, steps, strict=True) if abs(times[step] - t) > NEAR
-        ]  # fmt: skip
+            f"{t:g} (nearest {times[step]:g})"
+            for t, step in zip(wanted, steps, strict=True)
+            if abs(times[step] - t) > NEAR
+        ]
         if strangers:
             raise UsageError(
-                f"the student's times {', '.join(strangers)} are not among the teacher's {len(times)} steps at shift {self.teacher.shift:g}: "
+                f"the student's times {', '.join(strangers)} are not among the teacher's "
+                f"{len(times)} steps at shift {self.teacher.shift:g}: "
                 "choose self_forcing.step_list from them, or another ode.steps"
             )
         return tuple(steps)
@@ -121,15 +131,17 @@ class ODEInit:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trajectory:
-    """A teacher's way from noise: x at the student's K times, and where it ends. No gradient passes through it."""
+    """A teacher's ODE from noise: x at the student's K times, and its end. It has no gradient."""
 
     points: Float[Array, "k b f h w c"]
     end: Float[Array, "b f h w c"]
 
 
 def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
-    """The teacher's ODE from noise, for every chunk of the batch's films after their true chunks. With guidance, the null prompt has
-    a history of its own, as in generation."""
+    """The teacher's ODE from noise, for every chunk of the batch's films, given clean history.
+
+    With guidance, the null prompt has a history of its own, as in generation.
+    """
     teacher = place_rollout_weights(teacher, task.rollout_weights)
     film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
     ids = batch["token_ids"]
@@ -155,8 +167,10 @@ def student_velocity(
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
 ) -> Float[Array, "k b f h w c"]:
-    """The student's velocity at `points`, x at each of its K times, after the clean chunks before each: K times `teacher_forced`, in one pass, or in a
-    few, each made again in the backward pass."""
+    """The student's velocity at `points`, x at each of its K times, given clean history.
+
+    Equals K calls of `teacher_forced`, in one pass or a few, which the backward pass recomputes.
+    """
     times = jnp.asarray(task.times, jnp.float32)
     some = lambda part: _velocity_at(task, student, clean, *part, text, shot_of_chunk)
     if task.times_at_once in (None, len(times)):
@@ -194,7 +208,9 @@ def _velocity_at(
 
 
 def ode_init_loss(task: ODEInit) -> Loss:
-    """The student's loss (trained, fixed, batch, key) -> (loss, metrics). Networks: student, text_encoder, and teacher unless trajectories are stored.
+    """The student's loss (trained, fixed, batch, key) -> (loss, metrics).
+
+    Networks: student, text_encoder, and teacher unless trajectories are stored.
 
     Metrics: the error at each of the student's times, x0_t1000 and so on.
     """

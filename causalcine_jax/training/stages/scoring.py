@@ -1,7 +1,7 @@
-"""Films under noise, and what a denoiser says of a window of their chunks: the common ground of distribution matching and the GAN.
+"""Velocities of a window of a noised film's chunks, for distribution matching and the GAN.
 
-A film is noised to one time. Then a chunk's history is either the film's clean chunks, as in the denoiser's own training (clean), or its noisy
-ones, as everything is in one noisy stream (noisy_causal).
+A film is noised to one time. A chunk's history is then the film's clean chunks, as in the
+denoiser's own training (clean). Or it is the noisy chunks, in one noisy stream (noisy_causal).
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from causalcine_jax.models.packed import noisy_causal, teacher_forced
 def score_times(
     key: Array, films: int, shift: float, t_min: float, t_max: float
 ) -> Float[Array, " b"]:
-    """One time per film: a position from each equal part of the schedule, bent by `shift`, clamped to t_min..t_max.
+    """One time per film, stratified over the schedule, bent by `shift`, clamped to t_min..t_max.
 
-    Self-Forcing (`model/dmd.py`) draws positions independently; so drawn they are as uniform, and a batch's gradient varies less.
+    Self-Forcing (`model/dmd.py`) draws positions independently. Stratified positions are as
+    uniform, and a batch's gradient varies less.
     """
     return jnp.clip(flow.stratified_times(key, films, shift), t_min, t_max)
 
@@ -82,17 +83,22 @@ def window_velocity(
     *,
     from_noisy: bool,
 ):
-    """Velocity of the window's noisy frames (or velocity and features), after the films' noisy or clean chunks.
+    """Velocity (or velocity and features) of the window's noisy frames, given their history.
 
-    No gradient passes through the clean films. Through the noisy ones it passes, as history too where
-    they are one.
+    No gradient passes through the clean films. It passes through the noisy films, also as history.
     """
     if not from_noisy:
         clean = jax.lax.stop_gradient(films.clean)
         return teacher_forced(
-            model, clean, part.of(films.noisy), films.t, text, shot_of_chunk, passes,
+            model,
+            clean,
+            part.of(films.noisy),
+            films.t,
+            text,
+            shot_of_chunk,
+            passes,
             first=part.start,
-        )  # fmt: skip
+        )
     out = noisy_causal(model, films.noisy, films.t, text, shot_of_chunk, passes)
     if not passes.features:
         return part.of(out)

@@ -1,12 +1,15 @@
 """The student's own rollout, and its gradient (paper 3.4; Self-Forcing, arXiv 2506.08009).
 
-    noise -> chunk by chunk: the few-step sampler up to a random exit step, x0 guessed there, committed -> Rollout   (no gradient)
-    Rollout's x_t at the exit step + Rollout's pool -> one packed pass -> x0 of the chunks in the window               (gradient)
+    no gradient: noise -> each chunk: few-step sampler up to a random exit step
+                       -> its x0 prediction, committed -> Rollout
+    gradient:    Rollout's x_t at the exit step + Rollout's pool -> one packed pass
+                       -> x0 of the chunks in the window
 
-The rollout is that of generation: the same moves against the same pool. All its chunks leave the sampler at one step, drawn once, so
-that a process never waits for another. Backpropagation would need a pool per chunk; but no gradient goes through history, so the exit steps
-of all chunks depend on each other through numbers only. The pool that the rollout leaves is their common history: one pass with all of
-them as segments has the gradient that autodiff through the rollout has (tests/test_self_forcing.py), and the clean half need not be computed again.
+The rollout is that of generation: the same moves against the same pool. All chunks leave the
+sampler at the same step, drawn once, so that no process waits for another. Backpropagation would
+need a pool per chunk, but no gradient passes through history. So the rollout's final pool serves
+all exit steps, and one packed pass of all chunks has the gradient of autodiff through the rollout
+(test_self_forcing.py). The clean half is not computed again.
 """
 
 from collections.abc import Iterable
@@ -37,11 +40,15 @@ class SelfForcingConfig:
     steps          of the student's sampler
     shift          of its times: 4 steps and 5 give 1000, 937.5, 833.3, 625
     step_list      the exact times instead, descending; empty for those of `steps` and `shift`
-    exit           the step whose guess a chunk keeps: random (one for all chunks of all films) or last (always all steps)
-    grad_frames    how many frames of the film carry gradient, whole chunks, from a random chunk on; 0 for the whole film
-    context_noise  time at which a chunk is committed, noised to it: 0 commits it clean, as generation does
-    recommit       the film is committed once more for the student's gradient, where the rollout's pool would else be kept while the film is scored:
-                   a commit per chunk, and gathering the weights for them once more, for a pool's memory
+    exit           the step whose x0 prediction a chunk keeps: random (one for all chunks of all
+                   films) or last (always all steps)
+    grad_frames    frames of the film that carry gradient: whole chunks from a random chunk on; 0
+                   for the whole film
+    context_noise  time to which a chunk is noised before its commit; 0 commits it clean, as in
+                   generation
+    recommit       drops the rollout's pool while the film is scored and commits the film again for
+                   the student's gradient. Saves a pool's memory; costs a commit per chunk and
+                   another gathering of the weights
     """
 
     steps: int = 4
@@ -54,7 +61,7 @@ class SelfForcingConfig:
 
     @property
     def sampler(self) -> SamplerConfig:
-        """The student's sampler, for training and for generation. `UsageError` where there is none such."""
+        """The student's sampler, for training and generation. `UsageError` if it is invalid."""
         steps = len(self.step_list) or self.steps
         return SamplerConfig(
             "few_step", steps, self.shift, guidance=1.0, step_list=tuple(self.step_list) or None
@@ -68,7 +75,8 @@ class SelfForcingConfig:
     def window_start(self, key, chunks: int, chunk_frames: int) -> Int[Array, ""]:
         """The chunk that the frames with gradient begin at.
 
-        Places before and after the film are drawn too, and moved into it: else its first and last chunk would be trained by one place alone.
+        Starts outside the film are drawn too and clipped into it. Otherwise only one start would
+        train its first and last chunk.
         """
         inside = self.frames(chunks * chunk_frames) // chunk_frames
         if inside == chunks:
@@ -89,7 +97,10 @@ class SelfForcingConfig:
         if self.grad_frames < 0:
             yield f"self_forcing.grad_frames must be at least 0, not {self.grad_frames}"
         if not 0 <= self.context_noise < flow.TRAIN_TIMES:
-            yield f"self_forcing.context_noise must be at least 0 and less than {flow.TRAIN_TIMES}, not {self.context_noise}"
+            yield (
+                "self_forcing.context_noise must be at least 0 and less than "
+                f"{flow.TRAIN_TIMES}, not {self.context_noise}"
+            )
         if self.recommit and self.context_noise:
             yield "self_forcing.recommit commits films clean: it needs self_forcing.context_noise=0"
 
@@ -122,9 +133,9 @@ def student_rollout(
     config: SelfForcingConfig,
     passes: PassConfig,
 ) -> Rollout:
-    """Films of N chunks of frames [h, w, c] from noise. The pool holds a whole film: training evicts nothing.
+    """Films of N chunks of frames [h, w, c] from noise. The pool holds all chunks without eviction.
 
-    Chunk i's noise is what generation draws for it from the same key, if that makes as many films at once.
+    Chunk i's noise is what generation draws from the same key for the same number of films.
     """
     model, text = jax.lax.stop_gradient((model, text))
     (films, chunks), sampler = shot_of_chunk.shape, config.sampler
@@ -168,7 +179,7 @@ def generated(
     config: SelfForcingConfig,
     passes: PassConfig,
 ) -> Float[Array, "b g h w c"]:
-    """The `grad_frames` frames of the rollout from its `start` on again, now with their gradient with respect to `model` and `text`."""
+    """The rollout's `grad_frames` frames from `start`, with their gradient in model and text."""
     table = schedule(config.sampler)
     t, sigma = (
         jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas)

@@ -1,7 +1,8 @@
-"""Stage 1: the causal transformer learns velocities of noisy chunks given the clean chunks before them (paper Eq. 5).
+"""Stage 1: the causal transformer learns velocities of chunks given clean history (paper Eq. 5).
 
-    films' latents, token ids -> prompts embedded, some films' captions dropped -> one noise time per film -> noisy = point on the path
-          -> teacher_forced(clean, noisy) -> mean squared error of the velocity
+    films' latents, token ids -> prompts embedded, some films' captions dropped
+        -> one noise time per film -> noisy = point on the path
+        -> teacher_forced(clean, noisy) -> mean squared error of the velocity
 
 The small text encoder is trained along, through the same loss.
 """
@@ -25,7 +26,11 @@ BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
 
 @dataclass(frozen=True)
 class TeacherForcing:
-    """What the loss needs beside networks and data. `null_prompt` are the token ids of "", [T]. remat and segments_at_once: of `teacher_forced`."""
+    """What the loss needs beside networks and data.
+
+    null_prompt              token ids [T] of ""
+    remat, segments_at_once  of `teacher_forced`
+    """
 
     null_prompt: tuple[int, ...]
     memory: MemoryConfig
@@ -44,7 +49,10 @@ class TeacherForcing:
 def teacher_forcing_loss(
     task: TeacherForcing,
 ) -> Callable[[Nets, Nets, dict[str, Array], Array], tuple[Float[Array, ""], Metrics]]:
-    """The loss (trained, fixed, batch, key) -> (loss, metrics); transformer and text_encoder may be in either dict of networks."""
+    """The loss (trained, fixed, batch, key) -> (loss, metrics).
+
+    transformer and text_encoder may be in either dict of networks.
+    """
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
@@ -79,7 +87,10 @@ def teacher_forcing_loss(
 
 
 def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array, "..."]:
-    """Times in (0, 1000], one per film [B] or per chunk [B, N]; config.stratified: one from each B-th of the schedule."""
+    """Times in (0, 1000], one per film [B] or per chunk [B, N].
+
+    With config.stratified, one time comes from each B-th of the schedule.
+    """
     if config.shared_by == "chunk":
         return flow.sample_time(key, (films, chunks), config.shift)
     if not config.stratified:
@@ -90,13 +101,13 @@ def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array
 def drop_captions(
     ids: Int[Array, "b s t"], null: Int[Array, " t"], rate: float, key
 ) -> Int[Array, "b s t"]:
-    """Replaces every prompt of a film by the null prompt, for a fraction `rate` of films (drawn one by one)."""
+    """Replaces all prompts of a film by the null prompt, with probability `rate` for each film."""
     dropped = jax.random.bernoulli(key, rate, (ids.shape[0], 1, 1))
     return jnp.where(dropped, null.astype(ids.dtype), ids)
 
 
 def error_by_time(error: Float[Array, "b f"], t: Float[Array, "b f"]) -> Metrics:
-    """The error's mean, and its mean in each part of 0..1000, as (sum, weight): mse, mse_t0_250, ..."""
+    """The mean error over all times and per part of 0..1000, as (sum, weight): mse_t0_250 etc."""
     edges = np.linspace(0, flow.TRAIN_TIMES, BUCKETS + 1).astype(int)
     metrics = {"mse": (jnp.mean(error), jnp.ones(()))}
     for low, high in zip(edges[:-1], edges[1:], strict=True):

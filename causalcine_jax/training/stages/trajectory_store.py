@@ -1,9 +1,9 @@
 """Teacher trajectories on disk: made once, resumably, and then read as often as wanted.
 
 A trajectory store is a latent store with longer films, so it is written, checked and loaded like
-any other. A record of (K + 2) F frames holds, one after the other: the teacher's x at each of the
-student's K times, the end of its ODE, and the true film that was its history. The spec tells what
-the store was made from: another teacher, sampler or set of films is another store.
+any other. A record has (K + 2) F frames. In order, these are the teacher's x at each of the
+student's K times, the end of its ODE, and the true film of its history. The spec records what the
+store was made from: another teacher, sampler or set of films is another store.
 """
 
 import dataclasses
@@ -77,14 +77,14 @@ def write_trajectories(
     nets: tuple[Transformer, UMT5Encoder],
     making: Making,
 ) -> LatentStore:
-    """The store at `path`; what is missing of it is computed first by `nets`, the teacher's.
+    """The store at `path`, after `nets` (the teacher's) have computed missing trajectories.
 
     A trajectory depends on its film, its place in the batch and the seed.
 
     Raises:
-      UsageError: the store there was made otherwise, there are fewer films than trajectories, or
-        the store is not complete and several processes are asked for it.
-      DataError: the disk refuses.
+      UsageError: the store has another spec, there are fewer films than trajectories, or several
+        processes are asked to complete the store.
+      DataError: a file cannot be written.
     """
     if several() and not path.exists():
         raise UsageError(

@@ -124,7 +124,7 @@ def test_what_is_missing_is_named(store, tmp_path, monkeypatch):
 
 def test_a_run_makes_stores_only_inside_its_out(model, tmp_path):
     data = DataConfig(store=str(tmp_path / "films"), vae=str(model))
-    with pytest.raises(UsageError, match=r"only inside its out, .*run: python launch/encode.py"):
+    with pytest.raises(UsageError, match=r"only inside its out, .*run: causalcine encode"):
         make_stage(tiny_config(tmp_path / "run", data=data))
     assert not (tmp_path / "films").exists()
 
