@@ -13,10 +13,10 @@ from diffusers import WanTransformer3DModel
 from benchmarks.settings import Settings
 from benchmarks.timing import measure, rates
 from causalcine_jax.cli import cores
-from causalcine_jax.config import TransformerConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import TransformerConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 

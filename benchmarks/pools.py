@@ -51,8 +51,8 @@ from causalcine_jax.evaluation.storyworld.recall import (
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.record import made_here
-from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig

@@ -4,8 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.families import Family, family
+from causalcine_jax.network_sizes import TransformerConfig
 
 PEER: Family = family("self-forcing")
 CHUNK_FRAMES = PEER.chunk_frames

@@ -22,13 +22,14 @@ from benchmarks.race_cases import CHUNK_FRAMES, PEER, RaceCase
 from benchmarks.settings import random_like, random_network
 from benchmarks.timing import memory
 from causalcine_jax.cli import cores
-from causalcine_jax.config import PoolConfig, VAEConfig
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import new_state, noise_of, roll_latents, text_context
-from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import VAEConfig
 
 SEED = 0
 STEPS = len(PEER.sampler.step_list)

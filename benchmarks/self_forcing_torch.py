@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
-from causalcine_jax.config import TransformerConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.network_sizes import TransformerConfig
 
 TRAIN_TIMES = 1000
 BASE = 10000.0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, TransformerConfig, VAEConfig
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.models.dit import Transformer
@@ -16,6 +16,7 @@ from causalcine_jax.models.nn import Module
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.story_schema import nearest_multiples
 

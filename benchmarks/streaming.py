@@ -21,7 +21,7 @@ from benchmarks.settings import CHUNK_FRAMES, Settings
 from benchmarks.timing import memory, rates, spread
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.model_folder import PARTS
-from causalcine_jax.models.cache.kv_cache import pool_frames_for
+from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.models.nn import Module
 from causalcine_jax.planning.flops import FilmFlops

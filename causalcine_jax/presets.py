@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 # Wan2.1's own, `wan/configs/shared_config.py`: overexposed, static, blurred, subtitles, malformed
 # hands and limbs, walking backwards, ...

@@ -23,8 +23,8 @@ and a time per chunk, so that every film has all noise levels.
 
 import dataclasses
 
-from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,

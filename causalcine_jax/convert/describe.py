@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError, UsageError
@@ -20,6 +19,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 # num_heads of the published models by (dim, ffn_dim). They often come without a config.json.
 WAN_HEAD_DIM = 128  # of every one of them

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 WAN_TEXT_LEN = 512  # of a config.json without text_len
 

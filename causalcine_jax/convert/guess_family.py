@@ -5,8 +5,8 @@ import json
 import re
 from pathlib import Path
 
-from causalcine_jax.config import TransformerConfig
 from causalcine_jax.families import FAMILIES, Family
+from causalcine_jax.network_sizes import TransformerConfig
 
 _PLAIN_PIPELINE = "WanPipeline"
 # Few-step models with Wan2.1 in their names, which need samplers of their own: FastWan, Lightx2v,

@@ -25,10 +25,9 @@ from causalcine_jax.film.history import FilmHistory
 from causalcine_jax.film.journal import Journal, read_journal
 from causalcine_jax.film.model_folder import Model, load_model
 from causalcine_jax.film.moves import Chunk, Moves
-from causalcine_jax.film.pool import check_room
+from causalcine_jax.film.pool import check_room, pool_frames_for
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import ChunkOutput, copied
-from causalcine_jax.models.cache.kv_cache import pool_frames_for
 from causalcine_jax.story import ResolvedShot, Shot, Story
 from causalcine_jax.story_schema import duration_faults
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from causalcine_jax import families
-from causalcine_jax.config import DTYPES, MemoryConfig, VAEConfig
+from causalcine_jax.config import DTYPES, MemoryConfig
 from causalcine_jax.convert import (
     guess_family,
     load_metadata,
@@ -45,6 +45,7 @@ from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.story import Story, Video
 from causalcine_jax.story_schema import CHUNK_FRAMES, nearest_multiples
 

@@ -9,7 +9,7 @@ from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.film.host_memory import GB, check_host_room, in_its_places, physical_memory
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.settings import FilmSettings
-from causalcine_jax.models.cache.kv_cache import KVCache, pool_frames_for
+from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import check_all
@@ -113,6 +113,42 @@ def frames_wanted(
     frames = pool_frames_for(film_chunks, memory, chunk_frames, asked)
     # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
     return frames if asked else max(frames, smallest)
+
+
+def pool_frames_for(
+    film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None
+) -> int:
+    """Frame slots for a film of `film_chunks` chunks (None: endless).
+
+    Returns `asked`, if given, after checking that such a pool can hold the field.
+
+    Raises:
+      UsageError: the pool is too small; or it evicts while route_clean=False, under which clean
+        chunks must see what was evicted.
+    """
+    smallest = memory.smallest_pool(chunk_frames)
+    whole = None if film_chunks is None else film_chunks * chunk_frames
+    if asked is None:
+        if whole is None:
+            raise UsageError(f"an endless film needs a pool size: at least {smallest} frames")
+        return whole
+    evicts = whole is None or asked < whole
+    if asked % chunk_frames or asked <= 0:
+        raise UsageError(
+            f"a pool holds whole chunks: {asked} frames is not a positive multiple of "
+            f"{chunk_frames}"
+        )
+    if evicts and asked < smallest:
+        raise UsageError(
+            f"a pool of {asked} frames is too small for this field: "
+            f"it needs at least {smallest} (window + sink + one chunk)"
+        )
+    if evicts and not memory.route_clean:
+        raise UsageError(
+            "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: "
+            "give the pool the film's length"
+        )
+    return asked
 
 
 def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:

@@ -16,7 +16,8 @@ from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention.segments import unbounded
-from causalcine_jax.models.cache.kv_cache import KVCache, counted, slot_for, write
+from causalcine_jax.models.cache.eviction import counted, slot_for
+from causalcine_jax.models.cache.kv_cache import KVCache, write
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.packed import PassOutput, Segments, transformer_pass
 

@@ -13,7 +13,6 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from causalcine_jax.config import TransformerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.attention.backends import attention
 from causalcine_jax.models.nn import (
@@ -25,6 +24,7 @@ from causalcine_jax.models.nn import (
     layer_norm,
     stack_init,
 )
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.mesh import shard
 from causalcine_jax.parallel.sharding import all_gather_params
 from causalcine_jax.parallel.ulysses import over_tokens

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.planning.hardware import CHIPS
 
 # The chip for a jax device kind with this prefix.

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.pool import frames_within, kept_near
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.parallel.sharding import AXES, state_shardings
 from causalcine_jax.planning.memory_model import PlannedModel, planned_model
 

@@ -14,8 +14,8 @@ from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film import rollout
-from causalcine_jax.film.pool import kept_near
-from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of, pool_frames_for
+from causalcine_jax.film.pool import kept_near, pool_frames_for
+from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE

@@ -130,8 +130,8 @@ def shot_shares(votes: Counter, story: ResolvedStory) -> dict[int, float]:
 def shown_frames(votes: Counter, story: ResolvedStory) -> list[int]:
     """At most SHOWN retrieved frames, in the film's order: of each shot as many as its share.
 
-    Within a shot those that most layers retrieved. Each place goes to the shot that has least of what
-    its share wants, so a shot with a tenth of the votes or less may have none.
+    Within a shot, these are the frames that most layers retrieved. Each place goes to the shot that
+    is furthest below its share. So a shot with a tenth of the votes or less may have none.
     """
     by_shot: dict[int, list[int]] = {}
     for frame, _ in votes.most_common():

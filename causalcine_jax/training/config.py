@@ -7,14 +7,9 @@ config is saved as config.json beside the checkpoints.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from causalcine_jax.config import (
-    ROLLOUT_WEIGHTS,
-    MemoryConfig,
-    TextEncoderConfig,
-    TransformerConfig,
-    VAEConfig,
-)
+from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig
 from causalcine_jax.errors import raise_faults
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.training.checks import choice_faults, range_faults, type_faults

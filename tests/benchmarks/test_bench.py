@@ -27,13 +27,15 @@ from benchmarks.report import table
 from benchmarks.settings import NETWORKS, Settings, network
 from benchmarks.start import first_chunk
 from benchmarks.training import configs, stages
-from causalcine_jax.config import MemoryConfig, VAEConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import load_tiny_decoder
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.state import RolloutState
-from causalcine_jax.models.cache.kv_cache import KVCache, slot_for
+from causalcine_jax.models.cache.eviction import slot_for
+from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.nn import Linear
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.presets import PRESETS, Preset
 from causalcine_jax.training.config import OptimConfig

@@ -12,7 +12,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_networks import TEXT, TRANSFORMER, VAE_SMALL, WEIGHTS, assert_same, random_module
 
-from causalcine_jax.config import TextEncoderConfig, VAEConfig
 from causalcine_jax.convert import (
     load_metadata,
     load_text_encoder,
@@ -27,6 +26,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TextEncoderConfig, VAEConfig
 from causalcine_jax.presets import preset
 
 

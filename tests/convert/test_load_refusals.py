@@ -8,7 +8,6 @@ import pytest
 from safetensors.numpy import save_file
 from small_networks import WEIGHTS, edit, random_module
 
-from causalcine_jax.config import TransformerConfig
 from causalcine_jax.convert import (
     load_text_encoder,
     load_transformer,
@@ -20,6 +19,7 @@ from causalcine_jax.convert.finite import is_finite
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.errors import DataError
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import TransformerConfig
 
 
 def test_the_same_tensor_twice_is_refused(folder):

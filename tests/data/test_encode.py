@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from repository import ROOT
 
-from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import save_model
 from causalcine_jax.data import encode_command
 from causalcine_jax.data.encode import (
@@ -31,6 +30,7 @@ from causalcine_jax.data.latent_writer import LatentStoreWriter
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.storyworld import (
     VOCABULARY,
     WorldConfig,

@@ -15,7 +15,7 @@ from evaluation_films import SEED, WORLD, film, paint
 from PIL import Image
 from repository import ROOT
 
-from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation import pictures
@@ -49,6 +49,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE as VideoVAE
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.storyworld import VOCABULARY
 
 

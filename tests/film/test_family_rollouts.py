@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from tiny_models import random_weights, tiny_model
 
-from causalcine_jax.config import PoolConfig, TransformerConfig
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.families import family
 from causalcine_jax.film import rollout
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import new_state, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import TransformerConfig
 
 CONFIG = TransformerConfig(
     dim=24,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import random_weights, tiny_model
 
-from causalcine_jax.config import MemoryConfig, PoolConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film import host_memory, rollout
 from causalcine_jax.film.choices import Choices, decide
@@ -19,6 +19,7 @@ from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, 
 from causalcine_jax.models.cache.kv_cache import HOST, KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.planning.memory_table import table
 from causalcine_jax.story import Shot, Story

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, committed, segment
 from causalcine_jax.models import dit
@@ -16,6 +16,7 @@ from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.layer_scan import scan_layers
 from causalcine_jax.models.packed import Segments, noisy_causal, teacher_forced, transformer_pass
+from causalcine_jax.network_sizes import TransformerConfig
 
 CONFIG = TransformerConfig(
     dim=36,

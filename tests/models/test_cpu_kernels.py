@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk, embed_prompt
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.attention.growing_field import field_steps
@@ -17,6 +17,7 @@ from causalcine_jax.models.cpu import kernels as cpu_kernels
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, cast_weights
 from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.network_sizes import TransformerConfig
 
 XLA = attention.BACKENDS["cpu"][-1]
 

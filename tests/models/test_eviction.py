@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tiny_models import tiny_model
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.rollout import commit_chunk
 from causalcine_jax.models import dit
-from causalcine_jax.models.cache.eviction import RATE
-from causalcine_jax.models.cache.kv_cache import KVCache, counted, slot_for, write
+from causalcine_jax.models.cache.eviction import RATE, counted, slot_for
+from causalcine_jax.models.cache.kv_cache import KVCache, write
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
+from causalcine_jax.network_sizes import TransformerConfig
 
 CONFIG = TransformerConfig(
     dim=12,

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from tiny_models import random_weights
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
 from causalcine_jax.models.attention import segments
 from causalcine_jax.models.cache import frame_gather, history, kv_cache
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import TransformerConfig
 
 CONFIG = TransformerConfig(
     dim=24,

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.network_sizes import TransformerConfig
 
 pytestmark = pytest.mark.gpu
 

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
 from causalcine_jax.models import dit
-from causalcine_jax.models.cache.kv_cache import KVCache, pool_frames_for, slot_for, write
+from causalcine_jax.models.cache.eviction import slot_for
+from causalcine_jax.models.cache.kv_cache import KVCache, write
+from causalcine_jax.network_sizes import TransformerConfig
 
 CONFIG = TransformerConfig(
     dim=12,

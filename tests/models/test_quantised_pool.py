@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tiny_models import mesh_of_nothing, random_weights, tiny_model
 
-from causalcine_jax.config import MemoryConfig, PoolConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.cache.quantised import Quantised, restored, stored_as, zeros
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 

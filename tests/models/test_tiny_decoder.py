@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_models import SIZE, random_weights, tiny_model
 
-from causalcine_jax.config import PoolConfig, VAEConfig
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import load_tiny_decoder, save_model, tables
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.story import Shot, Story
 
 

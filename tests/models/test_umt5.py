@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.models.text.umt5 import UMT5Encoder, relative_buckets
+from causalcine_jax.network_sizes import TextEncoderConfig
 
 CFG = TextEncoderConfig(
     vocab_size=40,

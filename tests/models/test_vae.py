@@ -10,12 +10,12 @@ from repository import GOLDENS
 from safetensors.numpy import save_file
 from tiny_models import random_weights
 
-from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import load_vae, save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.vae import convolution
 from causalcine_jax.models.vae import layers as vae_layers
 from causalcine_jax.models.vae.wan_vae import VAE, patches, pixels
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.training.stages.autoencoder import (
     AutoencoderConfig,
     autoencoder_loss,

@@ -11,9 +11,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.numpy import save_file
 
-from causalcine_jax.config import VAEConfig
 from causalcine_jax.convert import load_vae, tables
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import VAEConfig
 
 # Small, with a shortcut in every stage but one, uneven latent statistics, both kinds of Downsample.
 TINY = VAEConfig(

@@ -7,7 +7,7 @@ pytest.importorskip("diffusers")
 
 from benchmarks import parts
 from benchmarks.settings import Settings
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS, Preset
 
 TINY = Preset(

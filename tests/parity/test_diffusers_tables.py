@@ -12,12 +12,12 @@ import diffusers
 import torch
 import transformers
 
-from causalcine_jax.config import TextEncoderConfig, VAEConfig
 from causalcine_jax.convert import diffusers_configs, tables
 from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TextEncoderConfig, VAEConfig
 from causalcine_jax.presets import preset
 
 CASES = {

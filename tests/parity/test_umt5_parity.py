@@ -8,8 +8,8 @@ pytest.importorskip("diffusers")
 from torch_models import umt5_encoder
 from wan_weights import TEXT_ENCODER, load, text_encoder_tensors
 
-from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.convert import load_text_encoder
+from causalcine_jax.network_sizes import TextEncoderConfig
 
 # Lengths of 64 tokens and more reach all of UMT5's 32 buckets and the limit at distance 128.
 WAN_BUCKETS = TextEncoderConfig(

@@ -7,7 +7,7 @@ import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks.peer import diffusers_transformer
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 
 # Original Wan2.1 -> Diffusers. Written by hand, so that it can disagree with the package.
 DIFFUSERS = (

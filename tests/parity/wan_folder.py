@@ -7,8 +7,8 @@ from diffusers_vae import vae_tensors
 from safetensors.numpy import save_file
 from wan_weights import text_encoder_tensors, transformer_tensors
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.models.text.tokenizer import word_tokenizer
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 WORDS = word_tokenizer(["a", "fox", "runs", "blurred"])
 TRANSFORMER = TransformerConfig(

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 
 # head_dim 14 splits into 6 + 4 + 4 channels for time, height and width, uneven like Wan's
 # 44 + 42 + 42.

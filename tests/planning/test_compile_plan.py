@@ -13,8 +13,9 @@ from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import PoolConfig, VAEConfig
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning import hardware as targets
 from causalcine_jax.planning.compile_plan import CompilePlan, compile_plan

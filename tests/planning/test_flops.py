@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import pytest
 from tiny_training import tiny_config
 
-from causalcine_jax.config import MemoryConfig, PassConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import noisy_causal, teacher_forced
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.planning.flops import FilmFlops, Flops, peak, segments, text_encoder_flops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig

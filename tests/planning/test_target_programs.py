@@ -15,9 +15,10 @@ import jax
 import pytest
 from tiny_training import tiny_config
 
-from causalcine_jax.config import PoolConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.parallel.sharding import REPLICATED, path_of, spec_of
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning.hardware import INSTALL, target, target_mesh

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from tiny_models import random_weights, tiny_model
 
-from causalcine_jax.config import MemoryConfig, PassConfig, TextEncoderConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.parallel import sharding
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.dmd import DistributionMatching, critic_loss, generator_loss

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 TRANSFORMER = TransformerConfig(
     dim=12, ffn_dim=20, num_heads=2, num_layers=3, text_dim=8, text_len=9, freq_dim=10

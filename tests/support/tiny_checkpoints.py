@@ -13,12 +13,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from torch_archives import archive, dictionary, tensor
 
-from causalcine_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 # Wan2.1's own folder describes its VAE and text encoder by tensor shapes alone.
 # Whatever shapes do not tell must therefore be as in the real ones.

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.parallel.mesh import AXES
 from causalcine_jax.story import Video
 from causalcine_jax.storyworld.grammar import VOCABULARY

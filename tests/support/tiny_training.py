@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from causalcine_jax.config import MemoryConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.store_layout import StoreSpec
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,

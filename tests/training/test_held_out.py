@@ -10,8 +10,8 @@ import pytest
 from tiny_training import tiny_config, tiny_store
 from toy_stage import toy_batches, toy_config, toy_stage
 
-from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.training.config import DataConfig, HeldOutConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages.autoencoder import AutoencoderConfig

@@ -10,8 +10,9 @@ import pytest
 from repository import ROOT
 from tiny_training import tiny_config
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.training.config import OptimConfig, TrainConfig
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.overrides import from_plain

@@ -7,10 +7,10 @@ import optax
 import pytest
 from toy_stage import toy_batches, toy_config, toy_loss, toy_stage
 
-from causalcine_jax.config import TransformerConfig, VAEConfig
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.parallel.sharding import path_of, spec_of
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon

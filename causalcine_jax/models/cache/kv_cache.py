@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.cache.eviction import usage_after
 from causalcine_jax.models.cache.history import History, PoolFrames
 from causalcine_jax.models.cache.quantised import Frames, Quantised, stored_as, values_of, zeros
-from causalcine_jax.models.receptive_field import ReceptiveField
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.mesh import active_mesh, shard
 from causalcine_jax.parallel.platform import platform
 
@@ -228,37 +226,6 @@ def describe(keys: Float[Array, "*b p h d"]) -> Float[Array, "*b h d"]:
     return jnp.mean(keys.astype(jnp.float32), axis=-3)
 
 
-def slot_for(cache: KVCache, chunk_index: Int[Array, ""], memory: MemoryConfig) -> Int[Array, ""]:
-    """The chunk slot that a commit of `chunk_index` writes.
-
-    In order of preference: the chunk's own slot, an empty one, or an evictable one. Among the
-    evictable, memory.eviction picks the oldest, or the oldest of those that memory used least. The
-    sink and the next chunk's window are not evictable; a pool of at least `memory.smallest_pool`
-    always has another. Reads only `time` and `usage`, which layers and batch share.
-    """
-    big = jnp.int32(1 << 30)
-    sink_chunks = -(-memory.memory_frames // cache.chunk_frames)
-    may_go = (cache.time >= sink_chunks) & (cache.time <= chunk_index - memory.window_chunks)
-    if memory.eviction == "least_retrieved":
-        may_go &= cache.usage <= jnp.min(jnp.where(may_go, cache.usage, jnp.inf))
-    order = jnp.where(may_go, cache.time, big)
-    order = jnp.where(cache.time < 0, -big, order)
-    order = jnp.where(cache.time == chunk_index, -big - 1, order)
-    return jnp.argmin(order)
-
-
-def counted(
-    cache: KVCache, field: ReceptiveField, chunk_index: Int[Array, ""], memory: MemoryConfig
-) -> tuple[KVCache, Float[Array, ""]]:
-    """Updates the chunks' usage by the fields [l, s, b, r] of chunk `chunk_index`.
-
-    Returns the updated cache and the new chunk's initial usage.
-    """
-    older = (cache.time >= 0) & (cache.time < chunk_index - memory.window_chunks)
-    usage, newcomer = usage_after(cache.usage, field, older, cache.chunk_frames)
-    return dataclasses.replace(cache, usage=usage), newcomer
-
-
 def write(
     cache: KVCache,
     slot: Int[Array, ""],
@@ -311,39 +278,3 @@ def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
     if (space := jax.typeof(buffer).memory_space) != jax.memory.Space.Device:
         new = jax.device_put(new, space)
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, first, axis=2)
-
-
-def pool_frames_for(
-    film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None
-) -> int:
-    """Frame slots for a film of `film_chunks` chunks (None: endless).
-
-    Returns `asked`, if given, after checking that such a pool can hold the field.
-
-    Raises:
-      UsageError: the pool is too small; or it evicts while route_clean=False, under which clean
-        chunks must see what was evicted.
-    """
-    smallest = memory.smallest_pool(chunk_frames)
-    whole = None if film_chunks is None else film_chunks * chunk_frames
-    if asked is None:
-        if whole is None:
-            raise UsageError(f"an endless film needs a pool size: at least {smallest} frames")
-        return whole
-    evicts = whole is None or asked < whole
-    if asked % chunk_frames or asked <= 0:
-        raise UsageError(
-            f"a pool holds whole chunks: {asked} frames is not a positive multiple of "
-            f"{chunk_frames}"
-        )
-    if evicts and asked < smallest:
-        raise UsageError(
-            f"a pool of {asked} frames is too small for this field: "
-            f"it needs at least {smallest} (window + sink + one chunk)"
-        )
-    if evicts and not memory.route_clean:
-        raise UsageError(
-            "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: "
-            "give the pool the film's length"
-        )
-    return asked

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from causalcine_jax.config import TextEncoderConfig
 from causalcine_jax.models import nn
+from causalcine_jax.network_sizes import TextEncoderConfig
 from causalcine_jax.parallel.mesh import AXES, shard
 from causalcine_jax.parallel.sharding import all_gather_params
 

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from causalcine_jax.config import VAEConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.vae.layers import (
@@ -35,6 +34,7 @@ from causalcine_jax.models.vae.layers import (
     Upsample,
     middle,
 )
+from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.parallel.mesh import frames_axis
 from causalcine_jax.parallel.sharding import all_gather_params
 

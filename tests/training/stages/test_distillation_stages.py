@@ -14,7 +14,6 @@ from repository import ROOT
 from tiny_models import mesh_of_nothing, random_weights
 from tiny_training import tiny_config, tiny_store
 
-from causalcine_jax.config import TransformerConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, save_model
 from causalcine_jax.convert.metadata import base_entry, base_of
 from causalcine_jax.errors import DataError, UsageError
@@ -22,6 +21,7 @@ from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY

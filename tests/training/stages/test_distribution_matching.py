@@ -9,11 +9,12 @@ import optax
 import pytest
 from tiny_models import random_weights
 
-from causalcine_jax.config import MemoryConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Module, Param
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.training.stages import dmd as distribution_matching
 from causalcine_jax.training.stages.dmd import (
     DistributionMatching,

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tiny_models import random_weights
 
-from causalcine_jax.config import MemoryConfig, PassConfig, TransformerConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion.solvers import schedule
 from causalcine_jax.film import rollout
 from causalcine_jax.film.state import noise_of
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.training.stages.self_forcing import (
     SelfForcingConfig,
     generated,

@@ -9,7 +9,6 @@ import pytest
 from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
-from causalcine_jax.config import TextEncoderConfig, VAEConfig
 from causalcine_jax.convert import (
     load_metadata,
     load_text_encoder,
@@ -24,6 +23,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TextEncoderConfig, VAEConfig
 from causalcine_jax.storyworld import (
     VOCABULARY,
     WorldConfig,
