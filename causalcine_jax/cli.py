@@ -113,7 +113,7 @@ class _StoreOnce(argparse._StoreAction):
 
 
 def refuse_repeated(arguments: Iterable[str]) -> None:
-    """Raises `UsageError` if a flag appears twice in `arguments`; for what argparse does not parse."""
+    """Raises `UsageError` if a flag appears twice in `arguments`; for commands without argparse."""
     counted = collections.Counter(
         word.split("=", 1)[0].lstrip("-").replace("-", "_")
         for word in arguments
