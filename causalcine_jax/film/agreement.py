@@ -27,9 +27,6 @@ from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import by_all, check_same, several
 from causalcine_jax.utils.atomic_file import file_hash
 
-# Fields of a film.json that record a film's results, and are no input to the next film.
-RESULTS = ("resolved", "retrieved", "timings", "software", "device")
-
 
 def agreed(
     recipe: Recipe, model: Path | None, choices: Choices
@@ -51,11 +48,7 @@ def agreed(
 def _asked(recipe: Recipe, model: Path | None, choices: Choices) -> dict[str, Any]:
     return {
         "story": recipe.story.to_dict(),
-        "film.json": {
-            name: value
-            for name, value in recipe.recorded.items()
-            if name not in ("story", *RESULTS)
-        },
+        "film.json": recipe.record.to_dict(),
         "model": str(model),
         **{name: str(value) for name, value in asdict(choices).items()},
         "jax": jax.__version__,
@@ -70,8 +63,8 @@ def _found(
     raise_faults("generate", choices.faults())
     for each in loras(choices.lora):
         adapter_file(each.path)
-    start = chosen_start(choices.start, choices.start_caption, recipe.recorded)
-    folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
+    start = chosen_start(choices.start, choices.start_caption, recipe.record.start)
+    folder = chosen_model(model, base=choices.base, recorded=recipe.record)
     mesh = _mesh(choices.seq)
     if choices.rollout_weights and mesh is None:
         raise UsageError("rollout_weights needs several devices: give their number with seq")

@@ -48,11 +48,11 @@ def check_story(recipe: Recipe, model: Path | None = None) -> StoryCheck:
       UsageError: invalid choices in a film.json.
       DataError: the model is missing or damaged.
     """
-    folder = chosen_model(model, recorded=recipe.recorded)
+    folder = chosen_model(model, recorded=recipe.record)
     check_parts(folder, PARTS)
     setup = decide(recipe, abstract_model(folder), Choices())
     story, model = setup.story, setup.model
-    if begun := recipe.recorded.get("start"):
+    if begun := recipe.record.start:
         opening = Shot(begun["caption"], chunks=begun["chunks"], id=SHOT_ID)
         story = replace(story, shots=(opening, *story.shots))
     if story.video.height is None:

@@ -11,7 +11,8 @@ from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film.record import Recipe, recorded_choice
+from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film.whole_film import NO_MEMORY, latent_frames, nearest_length
 from causalcine_jax.story import Story, Video
 
@@ -115,41 +116,41 @@ class Setup:
 
 def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
     """The film's setup. `UsageError` where choices, story and model contradict each other."""
-    whole = choices.whole_film or recipe.recorded.get("whole_film", False)
-    sampler = _sampler(recipe.recorded, model.sampler, choices)
+    whole = choices.whole_film or recipe.record.whole_film
+    sampler = _sampler(recipe.record, model.sampler, choices)
     story = _story(recipe.story, choices)
     # A film.json records the negative prompt that was used, even an empty one.
     if choices.negative is not None or recipe.recorded:
         model = replace(model, negative=story.negative)
     if whole:
-        story, frames = _one_chunk(story, choices, recipe.recorded)
+        story, frames = _one_chunk(story, choices, recipe.record)
         model = replace(model, chunk_frames=frames)
         return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), whole_film=True)
-    chunk_frames = choices.chunk_frames or recipe.recorded.get("chunk_frames") or model.chunk_frames
-    memory = _memory(recipe.recorded, model.memory, choices)
-    pool = _pool(recipe.recorded, choices)
+    chunk_frames = choices.chunk_frames or recipe.record.chunk_frames or model.chunk_frames
+    memory = _memory(recipe.record, model.memory, choices)
+    pool = _pool(recipe.record, choices)
     model = replace(model, chunk_frames=chunk_frames)
     return Setup(model, story, sampler, memory, pool, whole_film=False)
 
 
-def _pool(recorded: dict[str, Any], choices: Choices) -> PoolConfig:
+def _pool(recorded: FilmRecord, choices: Choices) -> PoolConfig:
     frames = choices.pool_frames
     if frames is None and choices.pool_gb is None and choices.chunk_frames is None:
-        frames = recorded.get("pool_frames")
-    dtype = choices.kv_dtype or recorded.get("kv_dtype", "same")
-    place = choices.pool_on or recorded.get("pool_on", "device")
+        frames = recorded.pool_frames
+    dtype = choices.kv_dtype or recorded.kv_dtype
+    place = choices.pool_on or recorded.pool_on
     return PoolConfig(frames, choices.pool_gb, dtype, place)
 
 
-def _sampler(recorded: dict[str, Any], default: SamplerConfig, choices: Choices) -> SamplerConfig:
-    sampler = None if choices.base else recorded_choice(SamplerConfig, recorded, "sampler")
+def _sampler(recorded: FilmRecord, default: SamplerConfig, choices: Choices) -> SamplerConfig:
+    sampler = None if choices.base else recorded.sampler
     return (sampler or default).changed(
         **_asked(choices, ("steps", "step_list", "shift", "guidance", "solver"))
     )
 
 
-def _memory(recorded: dict[str, Any], default: MemoryConfig, choices: Choices) -> MemoryConfig:
-    memory = recorded_choice(MemoryConfig, recorded, "memory") or default
+def _memory(recorded: FilmRecord, default: MemoryConfig, choices: Choices) -> MemoryConfig:
+    memory = recorded.memory or default
     asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions", "eviction"))
     if (
         asked.get("policy", "none") != "none"
@@ -185,7 +186,7 @@ def _story(story: Story, choices: Choices) -> Story:
     return story
 
 
-def _one_chunk(story: Story, choices: Choices, recorded: dict[str, Any]) -> tuple[Story, int]:
+def _one_chunk(story: Story, choices: Choices, recorded: FilmRecord) -> tuple[Story, int]:
     """The story as a film of one chunk, and that chunk's latent frames."""
     if len(story.shots) != 1:
         raise UsageError(
@@ -194,8 +195,8 @@ def _one_chunk(story: Story, choices: Choices, recorded: dict[str, Any]) -> tupl
     shot = story.shots[0]
     if choices.frames is not None:
         frames = latent_frames(choices.frames)
-    elif recorded.get("whole_film"):
-        frames = recorded["chunk_frames"]
+    elif recorded.whole_film:
+        frames = recorded.chunk_frames
     elif shot.seconds:
         frames = latent_frames(nearest_length(shot.seconds * story.video.fps))
     else:

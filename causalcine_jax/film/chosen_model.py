@@ -4,13 +4,12 @@ The package holds a base model and, if its weights are installed, a few-step stu
 student is the default. A film.json is filmed again with the model that it names.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.errors import UsageError
+from causalcine_jax.film.record_schema import FilmRecord
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "storyworld"
 STUDENT = EMBEDDED.with_name("storyworld-student")
@@ -22,7 +21,7 @@ def default_model() -> Path:
 
 
 def chosen_model(
-    named: str | Path | None, *, base: bool = False, recorded: Mapping[str, Any] | None = None
+    named: str | Path | None, *, base: bool = False, recorded: FilmRecord = FilmRecord()
 ) -> Path:
     """The model folder to load.
 
@@ -36,7 +35,7 @@ def chosen_model(
       DataError: the base that its metadata.json names is missing.
     """
     if named is None:
-        return EMBEDDED if base else _of_record(recorded or {})
+        return EMBEDDED if base else _of_record(recorded)
     folder = Path(named)
     if not base or not folder.exists():
         return folder
@@ -49,10 +48,10 @@ def chosen_model(
     return found
 
 
-def _of_record(recorded: Mapping[str, Any]) -> Path:
+def _of_record(recorded: FilmRecord) -> Path:
     """The embedded model with the film.json's weights, or with its name, or the default."""
     embedded = [folder for folder in (STUDENT, EMBEDDED) if folder.is_dir()]
-    weights, name = recorded.get("weights_sha256"), recorded.get("model")
+    weights, name = recorded.weights_sha256, recorded.model
     same = [folder for folder in embedded if weights and weights_hash(folder) == weights]
     called = [folder for folder in embedded if folder.name == name]
     return next(iter([*same, *called]), default_model())

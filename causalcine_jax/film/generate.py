@@ -80,7 +80,7 @@ def _generate(
     started = time.perf_counter()
     networks = load_model(
         folder,
-        choices.dtype or recipe.recorded.get("dtype"),
+        choices.dtype or recipe.record.dtype,
         embeddings=choices.embeddings,
         tiny_decoder=choices.tiny_decoder,
         lora=choices.lora,
@@ -109,7 +109,7 @@ def _generate(
             pass
         return {}
     video = director.story.video
-    scale = choices.scale or recipe.recorded.get("scale") or viewing_scale(video.height)
+    scale = choices.scale or recipe.record.scale or viewing_scale(video.height)
     check_size(video.height, video.width, scale)
     # Hashing the files of 14B takes a minute, so it runs beside the film.
     weights = _beside(lambda: weights_hash(folder))
@@ -173,12 +173,12 @@ def save_story_embeddings(
     """
     story = recipe.story
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
-    if caption := choices.start_caption or recipe.recorded.get("start", {}).get("caption"):
+    if caption := choices.start_caption or (recipe.record.start or {}).get("caption"):
         prompts.append(("start", prompt_of(story.global_caption, caption)))
     if negative := story.negative if choices.negative is None else choices.negative:
         prompts.append(("negative", negative))
-    folder = chosen_model(model, base=choices.base, recorded=recipe.recorded)
-    new = save_embeddings(file, folder, prompts, choices.dtype or recipe.recorded.get("dtype"))
+    folder = chosen_model(model, base=choices.base, recorded=recipe.record)
+    new = save_embeddings(file, folder, prompts, choices.dtype or recipe.record.dtype)
     if progress:
         say(f"{file}: {len(new)} new prompts")
 

@@ -18,14 +18,14 @@ import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.film.record_schema import SCHEMA, field_faults, record_faults
+from causalcine_jax.film.record_schema import SCHEMA, FilmRecord, record_faults
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.utils.plain_data import read_plain
@@ -36,10 +36,15 @@ COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder
 
 @dataclass(frozen=True)
 class Recipe:
-    """The content of a story file. `recorded` is the film.json if it was one, otherwise empty."""
+    """The content of a story file. `recorded` is the film.json if it was one."""
 
     story: Story
-    recorded: dict[str, Any] = field(default_factory=dict)
+    recorded: FilmRecord | None = None
+
+    @property
+    def record(self) -> FilmRecord:
+        """What was recorded; an empty record where the file was no film.json."""
+        return self.recorded or FilmRecord()
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -47,7 +52,8 @@ def read_recipe(path: str | Path) -> Recipe:
     data = read_plain(path)
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
         raise_faults(str(path), record_faults(data))
-        return Recipe(Story.from_dict(data["story"], what=str(path)), data)
+        story = Story.from_dict(data["story"], what=str(path))
+        return Recipe(story, FilmRecord.from_dict(data, what=str(path)))
     return Recipe(Story.from_dict(data, what=str(path)))
 
 
@@ -59,14 +65,6 @@ def prompt_recipe(prompt: str) -> Recipe:
             what="prompt",
         )
     )
-
-
-def recorded_choice(kind, recorded: dict[str, Any], name: str):
-    """The dataclass `kind` that a film.json holds under `name`, or None if it holds none."""
-    if name not in recorded:
-        return None
-    raise_faults("film.json", field_faults(kind, recorded[name], name))
-    return kind(**recorded[name])
 
 
 class FramesHash:

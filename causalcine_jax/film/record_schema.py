@@ -1,15 +1,18 @@
-"""The schema of film.json. People edit these files, so the type of every field read is checked."""
+"""What is read of a film.json. People edit these files, so the type of every field is checked."""
 
 import math
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
-from causalcine_jax.errors import nearest, shown
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, MemoryConfig
+from causalcine_jax.errors import nearest, raise_faults, shown
 from causalcine_jax.story_schema import LARGEST_SIDE
+
+if typing.TYPE_CHECKING:  # importing it imports jax, which can wait until there is a film.json
+    from causalcine_jax.diffusion.solvers import SamplerConfig
 
 SCHEMA = "causalcine/film@1"
 MOST_FRAMES = 10**9  # latent frames; twelve years of film
@@ -60,9 +63,64 @@ PARTS = {
 }  # texts that these mappings need
 
 
+@dataclass(frozen=True)
+class FilmRecord:
+    """What is read of a film.json; None where it does not say.
+
+    whole_film     all frames were made at once; chunk_frames are then the film's
+    start          {file, caption, sha256, chunks} of the picture or clip that it goes on from
+    tiny_decoder   {file, sha256} of the decoder in the VAE's place
+    loras          {file, strength, sha256} of each merged adapter
+    frames_sha256  of its frames, to tell whether another film is the same
+    """
+
+    sampler: "SamplerConfig | None" = None
+    memory: MemoryConfig | None = None
+    pool_frames: int | None = None
+    kv_dtype: str = "same"
+    pool_on: str = "device"
+    chunk_frames: int | None = None
+    whole_film: bool = False
+    dtype: str | None = None
+    scale: int | None = None
+    model: str | None = None
+    weights_sha256: str | None = None
+    frames_sha256: str | None = None
+    start: dict[str, Any] | None = None
+    tiny_decoder: dict[str, Any] | None = None
+    loras: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], what: str = "film.json") -> "FilmRecord":
+        """The record in plain data; what it does not read (timings, retrieved, ...) is left out.
+
+        Raises:
+          UsageError: lists every field of another type, and every unknown setting.
+        """
+        from causalcine_jax.diffusion.solvers import SamplerConfig
+
+        raise_faults(what, type_faults(data))
+        kinds = {"sampler": SamplerConfig, "memory": MemoryConfig}
+        faults = [field_faults(kind, data[n], n) for n, kind in kinds.items() if n in data]
+        raise_faults(what, [fault for each in faults for fault in each])
+        read = {name: data[name] for name in FIELDS if name in data}
+        read |= {name: kind(**data[name]) for name, kind in kinds.items() if name in data}
+        return cls(**{**read, "loras": tuple(read.get("loras", ()))})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def record_faults(data: dict[str, Any]) -> list[str]:
     """All faults of the film.json in `data`; empty if it can be filmed again."""
-    faults = [f"this film.json lacks '{key}'" for key in NEEDED if key not in data]
+    return [f"this film.json lacks '{key}'" for key in NEEDED if key not in data] + type_faults(
+        data
+    )
+
+
+def type_faults(data: dict[str, Any]) -> list[str]:
+    """The fields of another type than a film.json has."""
+    faults = []
     for name, (fits, what) in FIELDS.items():
         if name in data and not fits(data[name]):
             faults.append(f"{name} must be {what}, not {shown(data[name])}")

@@ -34,12 +34,12 @@ def opening_lines(
         f"guidance {director.sampler.guidance:g}",
         *resolved.snapped(),
     ]
-    if recipe.recorded and recipe.recorded["weights_sha256"] != weights():
+    if recipe.recorded and recipe.record.weights_sha256 != weights():
         lines.append(
             "note: these are not the weights that the film.json names, so the film will differ"
         )
-    if recipe.recorded and recipe.recorded.get("tiny_decoder") != decoder:
-        before = recipe.recorded.get("tiny_decoder", {}).get("file", "the VAE")
+    if recipe.recorded and recipe.record.tiny_decoder != decoder:
+        before = (recipe.record.tiny_decoder or {}).get("file", "the VAE")
         lines.append(
             f"note: the film.json's film was decoded by {before}, so the frames will differ"
         )
@@ -48,7 +48,7 @@ def opening_lines(
 
 def adapter_notes(recipe: Recipe, adapters: list[dict[str, Any]]) -> list[str]:
     """A note if the film.json's film had other adapters merged."""
-    before = recipe.recorded.get("loras", []) if recipe.recorded else adapters
+    before = list(recipe.record.loras) if recipe.recorded else adapters
     if before == adapters:
         return []
     listed = ", ".join(f"{each['file']}:{each['strength']:g}" for each in before) or "no LoRA"
@@ -80,7 +80,7 @@ def closing_lines(record: dict[str, Any], recipe: Recipe, out: Path) -> list[str
         else ""
     )
     lines = [f"{out / 'film.mp4'} in {spent['total_seconds']:.1f} s{speed}"]
-    if before := recipe.recorded.get("frames_sha256"):
+    if before := recipe.record.frames_sha256:
         same = before == record["frames_sha256"]
         lines.append(
             "the same film, frame by frame"

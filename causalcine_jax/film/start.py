@@ -62,15 +62,17 @@ class Opening:
     notes: tuple[str, ...] = ()
 
 
-def chosen_start(file: Path | None, caption: str | None, recorded: dict[str, Any]) -> Start | None:
-    """The start of --start and --start-caption, or of the film.json `recorded`; None without any.
+def chosen_start(
+    file: Path | None, caption: str | None, recorded: dict[str, Any] | None
+) -> Start | None:
+    """The start of --start and --start-caption, or the one of a film.json; None without any.
 
     If the file of a film.json's start has moved, --start names it without a caption.
 
     Raises:
       UsageError: a caption without a file, or a file without a caption.
     """
-    said = recorded.get("start")
+    said = recorded
     if file is None and caption is None:
         return Start(Path(said["file"]), said["caption"], said["sha256"]) if said else None
     if file is None:

@@ -25,6 +25,7 @@ from causalcine_jax.film.embeddings import encoder_hash
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.model_folder import load_model, model_defaults
 from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
@@ -155,7 +156,12 @@ def test_the_base_films_as_itself_and_a_film_json_finds_its_model(
 
     def used(recorded=None, **asked):
         with pytest.raises(Filming) as filming:
-            generate(Recipe(STORY, recorded or {}), tmp_path, progress=False, **asked)
+            generate(
+                Recipe(STORY, recorded and FilmRecord.from_dict(recorded)),
+                tmp_path,
+                progress=False,
+                **asked,
+            )
         director = filming.value.args[0]
         return director.model.folder, director.sampler.solver
 

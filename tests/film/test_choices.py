@@ -11,6 +11,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.families import family
 from causalcine_jax.film.choices import Choices, decide
 from causalcine_jax.film.record import Recipe, prompt_recipe
+from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.story import Shot, Story
 
 STORY = Story((Shot("Mia waves.", chunks=2),))
@@ -40,7 +41,7 @@ def test_a_flag_comes_before_the_record_and_the_record_before_the_model(model):
         "pool_frames": 24,
         "chunk_frames": 1,
     }
-    recipe = Recipe(STORY, recorded)
+    recipe = Recipe(STORY, FilmRecord.from_dict(recorded))
     setup = decide(recipe, model, Choices())
     assert (setup.sampler, setup.memory.policy, setup.pool.frames, setup.model.chunk_frames) == (
         SamplerConfig("euler", 7),
@@ -67,14 +68,18 @@ def test_a_pools_size_in_bytes_replaces_the_recorded_frames(model):
         "pool_frames": 24,
         "kv_dtype": "int8",
     }
-    setup = decide(Recipe(STORY, recorded), model, Choices(pool_gb=0.5))
+    setup = decide(Recipe(STORY, FilmRecord.from_dict(recorded)), model, Choices(pool_gb=0.5))
     assert (setup.pool.frames, setup.pool.gb, setup.pool.dtype, setup.memory.eviction) == (
         None,
         0.5,
         "int8",
         "least_retrieved",
     )
-    setup = decide(Recipe(STORY, recorded), model, Choices(kv_dtype="same", eviction="oldest"))
+    setup = decide(
+        Recipe(STORY, FilmRecord.from_dict(recorded)),
+        model,
+        Choices(kv_dtype="same", eviction="oldest"),
+    )
     assert (setup.pool.frames, setup.pool.gb, setup.pool.dtype, setup.memory.eviction) == (
         24,
         None,
@@ -82,7 +87,7 @@ def test_a_pools_size_in_bytes_replaces_the_recorded_frames(model):
         "oldest",
     )
     assert (
-        decide(Recipe(STORY, {"pool_frames": 24}), model, Choices()).pool.dtype == "same"
+        decide(Recipe(STORY, FilmRecord(pool_frames=24)), model, Choices()).pool.dtype == "same"
     )  # of a film.json without the field
 
 
@@ -105,12 +110,12 @@ def test_what_guidance_steers_away_from(model):
     assert said(Recipe(STORY)) == "rain" and said(Recipe(replace(STORY, negative="snow"))) == "snow"
     assert said(Recipe(replace(STORY, negative="snow")), negative="fog") == "fog"
     assert (
-        said(Recipe(STORY), negative="") == "" == said(Recipe(STORY, {"pool_frames": 24}))
+        said(Recipe(STORY), negative="") == "" == said(Recipe(STORY, FilmRecord(pool_frames=24)))
     )  # a film.json's story says all
 
 
 def test_a_base_model_is_sampled_as_itself_whatever_the_record_says(model):
-    recipe = Recipe(STORY, {"sampler": asdict(SamplerConfig("euler", 7))})
+    recipe = Recipe(STORY, FilmRecord(sampler=SamplerConfig("euler", 7)))
     assert decide(recipe, model, Choices(base=True)).sampler == model.sampler
     assert decide(recipe, model, Choices(base=True, guidance=2.0)).sampler == replace(
         model.sampler, guidance=2.0
@@ -142,7 +147,7 @@ def test_a_whole_film_is_one_chunk_of_one_shot(model):
         ).model.chunk_frames
         == 4
     )
-    again = Recipe(setup.story, {"whole_film": True, "chunk_frames": 21})
+    again = Recipe(setup.story, FilmRecord(whole_film=True, chunk_frames=21))
     assert decide(again, model, Choices()).model.chunk_frames == 21
 
 

@@ -15,6 +15,7 @@ from causalcine_jax.film.choices import Choices, decide
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.host_memory import LIMIT, check_host_room, in_its_places
 from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
 from causalcine_jax.models.cache.kv_cache import HOST, KVCache
 from causalcine_jax.models.dit import Transformer
@@ -119,9 +120,11 @@ def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
 
 def test_choices_and_plans_know_where_a_pool_is():
     story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
-    assert decide(Recipe(story, {"pool_on": "host"}), model, Choices()).pool.place == "host"
+    assert decide(Recipe(story, FilmRecord(pool_on="host")), model, Choices()).pool.place == "host"
     assert (
-        decide(Recipe(story, {"pool_on": "host"}), model, Choices(pool_on="device")).pool.place
+        decide(
+            Recipe(story, FilmRecord(pool_on="host")), model, Choices(pool_on="device")
+        ).pool.place
         == "device"
     )
     assert decide(Recipe(story), model, Choices()).pool.place == "device"

@@ -152,9 +152,9 @@ def test_film_json_makes_the_same_film_from_the_same_file(folder, clip, tmp_path
 
 
 def test_a_recorded_start_is_found_again_and_must_be_the_same_file(model, clip, tmp_path):
-    record = {"start": opening(Start(clip, "Mia waves."), STORY, model).record}
-    assert chosen_start(None, None, record) == Start(clip, "Mia waves.", record["start"]["sha256"])
-    assert chosen_start(None, None, {}) is None
+    record = opening(Start(clip, "Mia waves."), STORY, model).record
+    assert chosen_start(None, None, record) == Start(clip, "Mia waves.", record["sha256"])
+    assert chosen_start(None, None, None) is None
     other = picture(tmp_path / "other.png")
     assert chosen_start(other, "Mia.", record) == Start(other, "Mia.")
     with pytest.raises(UsageError, match="is not the file that this film started from"):
@@ -163,11 +163,11 @@ def test_a_recorded_start_is_found_again_and_must_be_the_same_file(model, clip, 
 
 def test_what_was_forgotten_is_named(clip):
     with pytest.raises(UsageError, match=r"needs the caption of what it shows: --start-caption"):
-        chosen_start(clip, None, {})
+        chosen_start(clip, None, None)
     with pytest.raises(UsageError, match="needs the caption"):
-        chosen_start(clip, "  ", {})
+        chosen_start(clip, "  ", None)
     with pytest.raises(UsageError, match="name it with --start FILE"):
-        chosen_start(None, "Mia waves.", {})
+        chosen_start(None, "Mia waves.", None)
 
 
 def test_media_that_cannot_be_read_is_named(tmp_path, model):

@@ -157,24 +157,18 @@ def test_an_edited_film_json_of_any_type_is_a_story_or_a_fault(tmp_path, name):
 
 @pytest.mark.parametrize("rubbish", ["x", None, [], 1.5, 10**30])
 def test_the_fields_of_a_records_memory_and_sampler_have_types(rubbish):
-    from causalcine_jax.config import MemoryConfig
-    from causalcine_jax.diffusion.solvers import SamplerConfig
-    from causalcine_jax.film.record import recorded_choice
+    from causalcine_jax.film.record_schema import FilmRecord
 
     with pytest.raises(
         UsageError,
         match=r"memory: (policy|window_chunks)"
         r"|memory: unknown key 'windows', did you mean 'window_chunks'",
     ):
-        recorded_choice(
-            MemoryConfig,
-            {"memory": {"policy": rubbish, "windows": 3, "window_chunks": rubbish}},
-            "memory",
+        FilmRecord.from_dict(
+            {"memory": {"policy": rubbish, "windows": 3, "window_chunks": rubbish}}
         )
     with pytest.raises(UsageError, match="sampler"):
-        recorded_choice(
-            SamplerConfig, {"sampler": {"steps": rubbish, "guidance": float("nan")}}, "sampler"
-        )
+        FilmRecord.from_dict({"sampler": {"steps": rubbish, "guidance": float("nan")}})
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "four", "", "9" * 5000])
