@@ -53,7 +53,7 @@ def test_a_shot_is_added_while_the_embedded_model_streams(tmp_path, capsys):
     shots = stream.stream(stream.parse(["--out", str(tmp_path / "film.mp4"), "--chunks", "1"]))
     assert shots == ["s1", "s2", "s3"]
     assert len(read_film(tmp_path / "film.mp4")) == 9 + 12 + 12
-    assert "added shot s3, from chunk 2" in capsys.readouterr().out
+    assert "added shot s3, from chunk 3" in capsys.readouterr().out
 
 
 def test_branches_share_their_beginning_and_a_retake_has_another_ending(tmp_path):
