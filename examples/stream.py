@@ -53,7 +53,8 @@ def stream(flags: argparse.Namespace) -> list[str]:
             shots.append(chunk.shot.id)
             cut = "  cut" if chunk.is_cut else ""
             seconds = sum(chunk.seconds.values())
-            print(f"chunk {chunk.index + 1:2d}  shot {chunk.shot.id}  {seconds:.2f} s{cut}", flush=True)
+            said = f"chunk {chunk.index + 1:2d}  shot {chunk.shot.id}  {seconds:.2f} s{cut}"
+            print(said, flush=True)
             if chunk.index == flags.chunks:  # the second shot has begun
                 added = director.add_shot(RETURN, chunks=flags.chunks)
                 print(f"added shot {added.id}, from chunk {added.first_chunk + 1}: {RETURN}")
