@@ -27,11 +27,11 @@ from causalcine_jax.cli import run
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import sample
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.model_folder import latent_size, load_model
+from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.record import made_here
 from causalcine_jax.film.rollout import chunk_pass, segment
-from causalcine_jax.film.state import noise_of, roll_chunk
+from causalcine_jax.film.state import chunk_noise, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.story import read_story
@@ -50,9 +50,7 @@ class Counting:
 
     def roll(self, model, state, context, settings, *, latents=None):
         number = jnp.int32(state.chunk)
-        size = latent_size(model, settings.height, settings.width)
-        shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
-        noise, key = noise_of(state.key, number, shape)
+        noise, key = chunk_noise(model, state, settings)
         how = {"sampler": settings.sampler, "memory": settings.memory}
         x0, denoising, commit = counted(
             model.transformer, state.cache, noise, context, number, key, **how

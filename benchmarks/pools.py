@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from causalcine_jax.cli import run
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
@@ -126,10 +126,10 @@ def long_returns(
 def rows_of(
     engine: BatchRollout, memory: MemoryConfig, pool_frames: int
 ) -> dict[str, tuple[BatchRollout, MemoryConfig]]:
-    small = dataclasses.replace(engine, pool_frames=pool_frames)
+    small = dataclasses.replace(engine, kept=PoolConfig(pool_frames))
     return {
         WHOLE: (engine, memory),
-        INT8: (dataclasses.replace(engine, kv_dtype="int8"), memory),
+        INT8: (dataclasses.replace(engine, kept=PoolConfig(dtype="int8")), memory),
         OLDEST: (small, dataclasses.replace(memory, eviction="oldest")),
         LEAST: (small, dataclasses.replace(memory, eviction="least_retrieved")),
     }

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from causalcine_jax import __path__ as PACKAGE
 from causalcine_jax.errors import UsageError
 
 FOLDERS = {"bench": "benchmarks", "experiments": "experiments"}
@@ -15,7 +16,7 @@ def main(name: str, arguments: list[str]) -> None:
     `UsageError` where neither is one.
     """
     folder = FOLDERS[name]
-    for root in (Path(__file__).parents[2], Path.cwd()):
+    for root in (Path(PACKAGE[0]).parent, Path.cwd()):
         if (root / folder / "command_line.py").is_file() and (root / "pyproject.toml").is_file():
             sys.path.insert(0, str(root))
             importlib.import_module(f"{folder}.command_line").main(arguments)

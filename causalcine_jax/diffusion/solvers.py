@@ -109,6 +109,11 @@ class SamplerConfig:
         return self.guidance != 1
 
     @property
+    def histories(self) -> int:
+        """Histories of one film: with guidance the null prompt has its own."""
+        return 2 if self.guided else 1
+
+    @property
     def times(self) -> Float[np.ndarray, "steps"]:
         """The t that the network sees at each step, 0..1000, descending."""
         return schedule(self).times

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.evaluation.config import EvaluationConfig
 from causalcine_jax.evaluation.pictures import write_recall_chart, write_returns_sheet
@@ -48,7 +49,7 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
         WORLDS[config.world](),
         config.sampler(model.sampler),
         config.seed,
-        pool_on=config.pool_on,
+        kept=PoolConfig(place=config.pool_on),
     )
     judge, policies = Judge.load(), policy_configs(list(config.policies), model.memory)
     recall = measure_recall(

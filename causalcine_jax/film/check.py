@@ -55,9 +55,7 @@ def check_story(recipe: Recipe, model: Path | None = None) -> StoryCheck:
     if begun := recipe.record.start:
         opening = Shot(begun["caption"], chunks=begun["chunks"], id=SHOT_ID)
         story = replace(story, shots=(opening, *story.shots))
-    if story.video.height is None:
-        story = replace(story, video=replace(model.video, fps=story.video.fps))
-    story = replace(story, negative=story.negative or model.negative)
+    story = model.completed(story)
     resolved = story.resolve(model.chunk_frames)
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in resolved.shots]
     faults = [

@@ -64,10 +64,7 @@ class Director:
         if model is None or isinstance(model, str | Path):
             model = load_model(model)
         story = Story((), global_caption=story) if isinstance(story, str) else story
-        if story.video.height is None:
-            story = replace(story, video=replace(model.video, fps=story.video.fps))
-        if not story.negative:
-            story = replace(story, negative=model.negative)
+        story = model.completed(story)
         self.story = story if seed is None else replace(story, seed=seed)
         self.resolved = self.story.resolve(model.chunk_frames)
         self.model = model

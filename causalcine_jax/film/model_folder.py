@@ -91,6 +91,14 @@ class Model:
             name: getattr(self, name) for name in ("chunk_frames", "negative", "dtype")
         }
 
+    def completed(self, story: Story) -> Story:
+        """The story with the model's size and negative prompt where it sets none."""
+        if story.video.height is None:
+            story = dataclasses.replace(
+                story, video=dataclasses.replace(self.video, fps=story.video.fps)
+            )
+        return dataclasses.replace(story, negative=story.negative or self.negative)
+
     def check_prompts(self, prompts, story: Story | None = None) -> None:
         """`UsageError` listing every prompt of `story` that cannot be read.
 

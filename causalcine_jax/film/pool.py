@@ -4,8 +4,8 @@ from functools import partial
 
 import jax
 
-from causalcine_jax.config import POOL_PLACES, MemoryConfig
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.config import MemoryConfig, PoolConfig
+from causalcine_jax.errors import UsageError
 from causalcine_jax.film.host_memory import GB, check_host_room, in_its_places, physical_memory
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.settings import FilmSettings
@@ -18,38 +18,29 @@ from causalcine_jax.parallel.sharding import place_rollout_weights
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
 
 
-def kept_near(pool_on: str, memory: MemoryConfig) -> tuple[int, int] | None:
+def kept_near(pool: PoolConfig, memory: MemoryConfig) -> tuple[int, int] | None:
     """How much of a host pool the device holds too: (newest chunks, retrieved frames).
 
     None for a pool on the device. The chunks are the window, which every pass reads, and the chunk
     that has just left it. The frames are those that the last commit retrieved. Together they hold
     60 to 80 % of what memory retrieves next (benchmarks/host_pool.py).
-
-    `UsageError` for an unknown place.
     """
-    if pool_on not in POOL_PLACES:
-        raise UsageError(f"unknown pool_on {pool_on!r}, {nearest(str(pool_on), POOL_PLACES)}")
-    return (memory.window_chunks + 1, memory.retrieved_frames) if pool_on == "host" else None
+    return (memory.window_chunks + 1, memory.retrieved_frames) if pool.place == "host" else None
 
 
 def empty_pool(
     model: Model,
     films: int,
-    frames: int,
     latent_size: tuple[int, int],
-    kv_dtype: str = "same",
-    near: tuple[int, int] | None = None,
+    pool: PoolConfig,
+    memory: MemoryConfig,
 ) -> KVCache:
-    """An empty pool of `frames` latent frames for `films` histories.
-
-    latent_size  height and width
-    kv_dtype     how keys and values are stored
-    near         keys and values are in host memory; so many of the newest chunks and retrieved
-                 frames are on the device too
+    """An empty pool of pool.frames latent frames of `latent_size` (h, w) for `films` histories.
 
     `UsageError` naming the bytes if device or host has less memory than that.
     """
-    make = partial(_pool, model, films, frames, latent_size, kv_dtype, near)
+    near = kept_near(pool, memory)
+    make = partial(_pool, model, films, pool.frames, latent_size, pool.dtype, near)
     shapes = jax.eval_shape(make)
     check_room(shapes.bytes - shapes.host_bytes)
     if near is None:

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.errors import raise_faults
-from causalcine_jax.film.record_schema import SCHEMA, FilmRecord, record_faults
+from causalcine_jax.film.record_schema import NEEDED, SCHEMA, FilmRecord
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.utils.plain_data import read_plain
@@ -51,9 +50,8 @@ def read_recipe(path: str | Path) -> Recipe:
     """Reads a story file (YAML, JSON) or an earlier film's film.json. `UsageError` for faults."""
     data = read_plain(path)
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
-        raise_faults(str(path), record_faults(data))
-        story = Story.from_dict(data["story"], what=str(path))
-        return Recipe(story, FilmRecord.from_dict(data, what=str(path)))
+        record = FilmRecord.from_dict(data, what=str(path), needed=NEEDED)
+        return Recipe(Story.from_dict(data["story"], what=str(path)), record)
     return Recipe(Story.from_dict(data, what=str(path)))
 
 

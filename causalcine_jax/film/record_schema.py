@@ -91,15 +91,18 @@ class FilmRecord:
     loras: tuple[dict[str, Any], ...] = ()
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], what: str = "film.json") -> "FilmRecord":
-        """The record in plain data; what it does not read (timings, retrieved, ...) is left out.
+    def from_dict(
+        cls, data: dict[str, Any], what: str = "film.json", needed: tuple[str, ...] = ()
+    ) -> "FilmRecord":
+        """The record in plain data; what is not read (timings, retrieved, ...) is left out.
 
         Raises:
-          UsageError: lists every field of another type, and every unknown setting.
+          UsageError: lists every field that is missing or of another type, and unknown settings.
         """
         from causalcine_jax.diffusion.solvers import SamplerConfig
 
-        raise_faults(what, type_faults(data))
+        lacking = [f"this film.json lacks '{key}'" for key in needed if key not in data]
+        raise_faults(what, lacking + type_faults(data))
         kinds = {"sampler": SamplerConfig, "memory": MemoryConfig}
         faults = [field_faults(kind, data[n], n) for n, kind in kinds.items() if n in data]
         raise_faults(what, [fault for each in faults for fault in each])
@@ -109,13 +112,6 @@ class FilmRecord:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def record_faults(data: dict[str, Any]) -> list[str]:
-    """All faults of the film.json in `data`; empty if it can be filmed again."""
-    return [f"this film.json lacks '{key}'" for key in NEEDED if key not in data] + type_faults(
-        data
-    )
 
 
 def type_faults(data: dict[str, Any]) -> list[str]:

@@ -26,5 +26,5 @@ class FilmSettings:
 
     @property
     def histories(self) -> int:
-        """How many histories one film has: with guidance the null prompt's beside its own."""
-        return 2 if self.sampler.guided else 1
+        """Histories of one film: with guidance the null prompt has its own."""
+        return self.sampler.histories

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film import rollout
 from causalcine_jax.film.model_folder import Model, latent_size
-from causalcine_jax.film.pool import empty_pool, kept_near
+from causalcine_jax.film.pool import empty_pool
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache, rewound
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
@@ -74,9 +74,7 @@ def new_state(model: Model, settings: FilmSettings) -> RolloutState:
         tokens = model.chunk_frames * rows * columns
         heads = model.transformer.config.num_heads
         check_shardable(mesh, films=settings.histories, heads=heads, chunk_tokens=tokens)
-    near = kept_near(settings.pool.place, settings.memory)
-    pool = settings.pool
-    cache = empty_pool(model, settings.histories, pool.frames, size, pool.dtype, near)
+    cache = empty_pool(model, settings.histories, size, settings.pool, settings.memory)
     return RolloutState(cache, None, 0, jax.random.key(settings.seed))
 
 
@@ -116,9 +114,7 @@ def roll_latents(
     clock, memory, index = Clock(wait), settings.memory, np.int32(state.chunk)
     transformer = model.transformer
     if latents is None:
-        size = latent_size(model, settings.height, settings.width)
-        shape = (1, model.chunk_frames, *size, transformer.config.in_dim)
-        noise, key = noise_of(state.key, index, shape)
+        noise, key = chunk_noise(model, state, settings)
         sampler = settings.sampler.of_chunk(state.chunk)
         latents, seen = rollout.denoise(
             transformer, state.cache, noise, prompt, index, key, sampler=sampler, memory=memory
@@ -184,6 +180,13 @@ def noise_of(key: Array, index: Array, shape: tuple[int, ...]) -> tuple[Array, A
     """The chunk's noise and the key for solvers that renoise: a function of (seed, chunk) alone."""
     noise_key, solver_key = jax.random.split(jax.random.fold_in(key, index))
     return jax.random.normal(noise_key, shape), solver_key
+
+
+def chunk_noise(model: Model, state: RolloutState, settings: FilmSettings) -> tuple[Array, Array]:
+    """`noise_of` the next chunk."""
+    size = latent_size(model, settings.height, settings.width)
+    shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
+    return noise_of(state.key, np.int32(state.chunk), shape)
 
 
 def nothing_retrieved(transformer: Transformer, frames: int) -> Int[np.ndarray, "l k"]:

@@ -23,9 +23,9 @@ from causalcine_jax.film.state import (
     ChunkOutput,
     Clock,
     RolloutState,
+    chunk_noise,
     decode_next,
     embed,
-    noise_of,
     nothing_retrieved,
 )
 from causalcine_jax.models import packed
@@ -80,9 +80,7 @@ def roll_whole_film(
     """The film as its one chunk, of model.chunk_frames frames. `latents` as of `roll_chunk`."""
     clock, transformer = Clock(), model.transformer
     if latents is None:
-        size = latent_size(model, settings.height, settings.width)
-        shape = (1, model.chunk_frames, *size, transformer.config.in_dim)
-        noise, key = noise_of(state.key, np.int32(state.chunk), shape)
+        noise, key = chunk_noise(model, state, settings)
         latents = denoise_film(transformer, noise, prompt, key, sampler=settings.sampler)
         clock.lap("denoise", latents)
     first = latents.shape[1] % DECODED or DECODED

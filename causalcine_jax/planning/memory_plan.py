@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.config import PoolConfig
+from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.pool import frames_within, kept_near
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
@@ -116,8 +117,7 @@ def memory_plan(request: MemoryRequest) -> MemoryPlan:
       DataError: the model on disk is missing or damaged.
     """
     model = planned_model(request.model)
-    if request.pool_frames is not None and request.pool_gb is not None:
-        raise UsageError("pool_frames and pool_gb both say how large the pool is: give one of them")
+    pool = PoolConfig(request.pool_frames, request.pool_gb, request.kv_dtype, request.pool_on)
     request = _filled(request, model)
     dtype, histories = jnp.dtype(outside_blocks(request.dtype)), 1 if request.guidance == 1 else 2
     config: TransformerConfig = model.networks["transformer"].config
@@ -126,7 +126,7 @@ def memory_plan(request: MemoryRequest) -> MemoryPlan:
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
     stored = {"dtype": dtype, "kv_dtype": request.kv_dtype}
-    near = kept_near(request.pool_on, model.memory)
+    near = kept_near(pool, model.memory)
     pool_of = lambda frames, **more: jax.eval_shape(
         lambda: KVCache.empty(
             config, histories, frames, tokens, model.chunk_frames, **stored, **more

@@ -51,7 +51,7 @@ def rollout_steps(
         config.chunk_frames,
         films.frames if planned.frames is None else planned.frames,
     )
-    histories = mesh.shape["data"] * (2 if sampler.guided else 1)
+    histories = mesh.shape["data"] * sampler.histories
     height, width = (side // config.vae.spatial_stride for side in (films.height, films.width))
     rows, columns = token_grid(sizes, height, width)
     replicated = lambda tree: jax.tree.map(lambda a: _at(a, mesh), tree)
@@ -71,7 +71,7 @@ def rollout_steps(
             model,
             state_shardings(mesh, model),
         )
-    near = kept_near(planned.place, config.memory)
+    near = kept_near(planned, config.memory)
     stored = (config.chunk_frames, DTYPE, planned.dtype, near)
     pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, *stored))
     pool = jax.tree.map(

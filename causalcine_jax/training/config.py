@@ -7,7 +7,7 @@ config is saved as config.json beside the checkpoints.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig
+from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
@@ -219,12 +219,10 @@ class TrainConfig:
             yield "train_text_encoder=False needs init, a model folder with a trained text encoder"
 
     @property
-    def saving(self) -> dict[str, int | None]:
-        """How the packed pass saves memory, as `teacher_forced` takes it."""
-        return {
-            "remat": self.remat_layers if self.remat else 0,
-            "segments_at_once": self.segments_at_once or None,
-        }
+    def passes(self) -> PassConfig:
+        """How the networks' passes run."""
+        remat = self.remat_layers if self.remat else 0
+        return PassConfig(self.memory, self.chunk_frames, remat, self.segments_at_once or None)
 
     @property
     def world(self) -> WorldConfig:

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from heavy_imports import heavy_imports
 from repository import ROOT
 from tiny_models import WORDS
 
@@ -19,20 +20,6 @@ from causalcine_jax.commands import film, from_checkout
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.presets import preset
-
-HEAVY = [
-    "jax",
-    "flax",
-    "optax",
-    "orbax",
-    "scipy",
-    "matplotlib",
-    "av",
-    "grain",
-    "tensorstore",
-    "ftfy",
-    "tokenizers",
-]
 
 
 def causalcine(*arguments, cwd=ROOT, **environment):
@@ -95,7 +82,7 @@ def test_a_checkout_has_two_commands_more(name, tmp_path):
 
 
 def test_outside_a_checkout_they_say_what_they_need(tmp_path, monkeypatch):
-    monkeypatch.setattr(from_checkout, "__file__", str(tmp_path / "a" / "b" / "from_checkout.py"))
+    monkeypatch.setattr(from_checkout, "PACKAGE", [str(tmp_path / "a" / "causalcine_jax")])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as error:
         command(["bench", "streaming"])
@@ -147,19 +134,8 @@ def test_a_typing_error_is_one_line_and_code_2(arguments, said, capsys):
     "arguments", [["--help"], ["nonsense"], ["check", "nowhere.yaml"], ["words"], ["film", "-h"]]
 )
 def test_what_computes_nothing_imports_nothing_that_does(arguments, tmp_path):
-    program = (
-        f"import sys; from causalcine_jax.__main__ import main\ntry: main({arguments})\n"
-        f"except SystemExit: print('heavy:', *({{*{HEAVY}}} & set(sys.modules)))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-    )
-    assert done.stdout.splitlines()[-1] == "heavy:", done.stdout + done.stderr
+    heavy, _, said = heavy_imports("-m causalcine_jax", arguments, tmp_path)
+    assert not heavy, said
 
 
 @pytest.mark.parametrize(

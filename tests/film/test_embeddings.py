@@ -2,14 +2,12 @@
 
 import shutil
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_models import tiny_model
+from tiny_models import tiny_folder, tiny_model
 
 from causalcine_jax.config import PoolConfig
-from causalcine_jax.convert import save_model
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import embeddings, rollout, state
@@ -35,12 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    nets = {"transformer": model.transformer, "vae": model.vae, "text_encoder": model.text_encoder}
-    save_model(
-        folder, **nets, tokenizer=model.tokenizer, dtype=jnp.float32, metadata=model.defaults()
-    )
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny", model)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import ROLLOUT_SIZES as CONFIG
 from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.config import PoolConfig
@@ -23,19 +24,7 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import new_state, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.network_sizes import TransformerConfig
 
-CONFIG = TransformerConfig(
-    dim=24,
-    ffn_dim=32,
-    num_heads=2,
-    num_layers=2,
-    text_dim=8,
-    text_len=6,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=16,
-)
 HEIGHT, WIDTH = 4, 6
 ROWS, COLUMNS = HEIGHT // 2, WIDTH // 2
 

@@ -10,10 +10,9 @@ import pytest
 from as_two_film_makers import WHOLE
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tiny_models import tiny_model
+from tiny_models import tiny_folder
 from two_processes import both_ended, two_processes
 
-from causalcine_jax.convert import save_model
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.record import prompt_recipe, read_recipe
 from causalcine_jax.render.mp4 import read_film
@@ -23,16 +22,7 @@ from causalcine_jax.render.mp4 import read_film
 def ended(tmp_path_factory):
     """The folder of all films, and how the processes of each ended: (code, stdout, stderr)."""
     folder = tmp_path_factory.mktemp("films")
-    model = tiny_model()
-    save_model(
-        folder / "init",
-        transformer=model.transformer,
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        dtype=np.float32,
-        metadata=model.defaults(),
-    )
+    tiny_folder(folder / "init")
     (folder / "story.yaml").write_text(
         "schema: causalcine/story@1\n"
         "shots: [{caption: Mia waves., chunks: 2}, {caption: Otto sleeps., chunks: 1}]"

@@ -5,10 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from tiny_models import tiny_model
+from tiny_models import tiny_folder
 
 from causalcine_jax.config import PoolConfig
-from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
@@ -21,10 +20,7 @@ STORY = Story(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    model, folder = tiny_model(), tmp_path_factory.mktemp("model")
-    parts = {name: getattr(model, name) for name in ("transformer", "vae", "text_encoder")}
-    save_model(folder, **parts, tokenizer=model.tokenizer, metadata=model.defaults())
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import SIZE, tiny_model
+from tiny_models import SIZE, tiny_folder, tiny_model
 
-from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.clip import LONGEST
@@ -121,12 +120,7 @@ def test_the_film_opens_with_the_start_and_goes_on_from_it(model, clip):
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    nets = {"transformer": model.transformer, "vae": model.vae, "text_encoder": model.text_encoder}
-    save_model(
-        folder, **nets, tokenizer=model.tokenizer, dtype=np.float32, metadata=model.defaults()
-    )
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny", model)
 
 
 def test_film_json_makes_the_same_film_from_the_same_file(folder, clip, tmp_path):

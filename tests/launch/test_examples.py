@@ -5,15 +5,13 @@ import runpy
 from collections import Counter
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from repository import ROOT
-from tiny_models import tiny_model
+from tiny_models import tiny_folder, tiny_model
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.convert import save_model
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.record import read_recipe
@@ -31,12 +29,7 @@ def example(name: str) -> SimpleNamespace:
 def folder(tmp_path_factory):
     """Random weights that were made for a long window and no memory, as Self-Forcing was."""
     memory = MemoryConfig("none", window_chunks=6, memory_frames=0, positions="absolute")
-    model = tiny_model(memory=memory)
-    parts = {name: getattr(model, name) for name in ("transformer", "vae", "text_encoder")}
-    folder = tmp_path_factory.mktemp("models") / "other"
-    options = {"tokenizer": model.tokenizer, "dtype": jnp.float32, "metadata": model.defaults()}
-    save_model(folder, **parts, **options)
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("models") / "other", tiny_model(memory=memory))
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,13 @@ import shutil
 import subprocess
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from repository import ROOT
 from safetensors.numpy import load_file, save_file
-from tiny_models import WORDS, tiny_model
+from tiny_models import WORDS, tiny_folder
 
-from causalcine_jax.convert import save_model
 from causalcine_jax.convert.command import convert
 from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.errors import DataError, UsageError
@@ -22,7 +20,7 @@ from causalcine_jax.film import agreement
 from causalcine_jax.film.generate import Choices, generate
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record import pretty, read_recipe
-from causalcine_jax.film.record_schema import record_faults
+from causalcine_jax.film.record_schema import NEEDED, FilmRecord
 from causalcine_jax.presets import preset
 from causalcine_jax.render.mp4 import read_film
 from causalcine_jax.story import read_story
@@ -40,18 +38,7 @@ shots:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    model = tiny_model()
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(
-        folder,
-        transformer=model.transformer,
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        dtype=jnp.float32,
-        metadata=model.defaults(),
-    )
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +78,10 @@ def test_adapters_are_merged_while_filming_as_they_are_in_conversion(
         ("b.safetensors", 1.0),
     ]
     assert "loras" not in same and "loras" not in plain
-    assert record_faults(film) == []
+    assert FilmRecord.from_dict(film, needed=NEEDED).loras == tuple(film["loras"])
     for value in ("a", [1], [{"file": "a", "strength": "0.8", "sha256": "0"}]):
-        assert (
-            "loras must be a list of {file, strength, sha256}"
-            in record_faults({**film, "loras": value})[0]
-        )
+        with pytest.raises(UsageError, match=r"loras must be a list of {file, strength, sha256}"):
+            FilmRecord.from_dict({**film, "loras": value}, needed=NEEDED)
     with pytest.raises(DataError, match=r"no LoRA at .*: there is no such file"):
         generate(
             read_recipe(out / "story.yaml"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import SMALLEST_SIZES as CONFIG
 from tiny_models import tiny_model
 
 from causalcine_jax.config import MemoryConfig
@@ -15,19 +16,7 @@ from causalcine_jax.models import dit
 from causalcine_jax.models.cache.eviction import RATE, counted, slot_for
 from causalcine_jax.models.cache.kv_cache import KVCache, write
 from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
-from causalcine_jax.network_sizes import TransformerConfig
 
-CONFIG = TransformerConfig(
-    dim=12,
-    ffn_dim=16,
-    num_heads=2,
-    num_layers=2,
-    text_dim=6,
-    text_len=4,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=8,
-)
 MEMORY = MemoryConfig(
     window_chunks=1, memory_frames=1, eviction="least_retrieved"
 )  # the sink is one chunk

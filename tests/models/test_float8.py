@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import tiny_model
+from tiny_models import tiny_folder, tiny_model
 
-from causalcine_jax.convert import save_model
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
@@ -57,16 +56,7 @@ def test_a_quantized_transformer_answers_about_the_same():
 
 
 def test_a_folder_is_loaded_so_and_films(tmp_path):
-    model = tiny_model()
-    save_model(
-        tmp_path,
-        transformer=model.transformer,
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        dtype=jnp.float32,
-        metadata=model.defaults(),
-    )
+    tiny_folder(tmp_path)
     loaded = load_model(tmp_path, "float8")
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.transformer)}
     assert (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import POOL_SIZES as CONFIG
 from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig
@@ -14,19 +15,7 @@ from causalcine_jax.models.attention import segments
 from causalcine_jax.models.cache import frame_gather, history, kv_cache
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.network_sizes import TransformerConfig
 
-CONFIG = TransformerConfig(
-    dim=24,
-    ffn_dim=32,
-    num_heads=2,
-    num_layers=2,
-    text_dim=6,
-    text_len=4,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=8,
-)
 MEMORY = MemoryConfig(window_chunks=1, memory_frames=3)
 FILMS, CHUNKS = 2, 4
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import SMALLEST_SIZES as CONFIG
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
@@ -12,19 +13,6 @@ from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.eviction import slot_for
 from causalcine_jax.models.cache.kv_cache import KVCache, write
-from causalcine_jax.network_sizes import TransformerConfig
-
-CONFIG = TransformerConfig(
-    dim=12,
-    ffn_dim=16,
-    num_heads=2,
-    num_layers=2,
-    text_dim=6,
-    text_len=4,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=8,
-)
 
 
 def empty(frames, chunk_frames=3):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import POOL_SIZES as CONFIG
 from tiny_models import mesh_of_nothing, random_weights, tiny_model
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
@@ -15,21 +16,9 @@ from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, 
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.cache.quantised import Quantised, restored, stored_as, zeros
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 
-CONFIG = TransformerConfig(
-    dim=24,
-    ffn_dim=32,
-    num_heads=2,
-    num_layers=2,
-    text_dim=6,
-    text_len=4,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=8,
-)
 MEMORY = MemoryConfig(window_chunks=1, memory_frames=3)
 TOKENS, FILMS = 8, 2
 

@@ -13,6 +13,7 @@ import pytest
 from mesh_stages import KEY, MEMORY, NULL, SIZES, films, text_encoder
 from tiny_models import mesh_of_nothing, random_weights
 
+from causalcine_jax.config import PassConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Param
@@ -28,7 +29,7 @@ from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teach
 
 def test_sizes_that_a_mesh_does_not_divide_are_refused_with_legal_ones():
     task, batch = (
-        TeacherForcing(NULL, MEMORY, TimeConfig()),
+        TeacherForcing(NULL, PassConfig(MEMORY), TimeConfig()),
         {name: array[:3] for name, array in films(2).items()},
     )
     three_heads = random_weights(

@@ -10,12 +10,11 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny_models import mesh_of_nothing, tiny_model
+from tiny_models import mesh_of_nothing, tiny_folder
 from tiny_training import tiny_store
 from toy_stage import toy_config, toy_stage
 from two_processes import both_ended, two_processes
 
-from causalcine_jax.convert import save_model
 from causalcine_jax.errors import UsageError
 from causalcine_jax.parallel.mesh import check_batch, own_part
 from causalcine_jax.parallel.processes import joined
@@ -31,16 +30,7 @@ def ended(tmp_path_factory):
     """The folder of all runs, and (code, stdout, stderr) of each run's processes."""
     folder = tmp_path_factory.mktemp("processes")
     tiny_store(folder / "store")
-    model = tiny_model()
-    save_model(
-        folder / "init",
-        transformer=model.transformer,
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        dtype=np.float32,
-        metadata=model.defaults(),
-    )
+    tiny_folder(folder / "init")
     # Only the transformer of a loaded model is trained, which compiles less.
     films = {"init": folder / "init", "train_text_encoder": False, "steps": STEPS}
     # Rollouts of two steps, whose exit must be the same in all processes.

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import pytest
 from repository import ROOT
 from tiny_checkpoints import wan_folder
-from tiny_models import tiny_model
+from tiny_models import tiny_folder, tiny_model
 
-from causalcine_jax.convert import save_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.rollout import embed_prompt
 from causalcine_jax.models.cache.kv_cache import KVCache
@@ -92,13 +91,7 @@ def test_devices_share_all_but_the_vae():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    model = tiny_model()
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    nets = {"transformer": model.transformer, "vae": model.vae, "text_encoder": model.text_encoder}
-    save_model(
-        folder, **nets, tokenizer=model.tokenizer, dtype=jnp.float32, metadata=model.defaults()
-    )
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def test_the_exact_lines_are_the_bytes_of_the_real_arrays(folder):

@@ -88,7 +88,7 @@ def training(loss, trained: dict[str, Any], fixed: dict[str, Any], chunks: int) 
 
 
 def teacher_forcing() -> Stage:
-    task = TeacherForcing(NULL, MEMORY, TimeConfig(), remat=True)
+    task = TeacherForcing(NULL, PassConfig(MEMORY, remat=1), TimeConfig())
     return training(
         teacher_forcing_loss(task),
         {"transformer": transformer(0), "text_encoder": text_encoder(1)},
@@ -99,7 +99,10 @@ def teacher_forcing() -> Stage:
 
 def ode_init() -> Stage:
     task = ODEInit(
-        NULL, FORCING.sampler, SamplerConfig("euler", 4, FORCING.shift, guidance=2.0), MEMORY
+        NULL,
+        FORCING.sampler,
+        SamplerConfig("euler", 4, FORCING.shift, guidance=2.0),
+        PassConfig(MEMORY),
     )
     return training(
         ode_init_loss(task),
@@ -111,7 +114,7 @@ def ode_init() -> Stage:
 
 def dmd_generator() -> Stage:
     task = DistributionMatching(
-        NULL, MEMORY, FORCING, gan=GANConfig(taps=(1.0,)), rollout_weights="gathered"
+        NULL, PassConfig(MEMORY), FORCING, gan=GANConfig(taps=(1.0,)), rollout_weights="gathered"
     )
     return training(
         generator_loss(task), {"student": transformer(0)}, {**scores(), "head": head()}, chunks=3
@@ -120,7 +123,11 @@ def dmd_generator() -> Stage:
 
 def dmd_critic() -> Stage:
     task = DistributionMatching(
-        NULL, MEMORY, FORCING, gan=GANConfig(taps=(1.0,), trunk=True), rollout_weights="sharded"
+        NULL,
+        PassConfig(MEMORY),
+        FORCING,
+        gan=GANConfig(taps=(1.0,), trunk=True),
+        rollout_weights="sharded",
     )
     fixed = scores() | {"student": transformer(0)}
     return training(

@@ -11,6 +11,43 @@ TRANSFORMER = TransformerConfig(
 )
 
 
+POOL_SIZES = TransformerConfig(
+    dim=24,
+    ffn_dim=32,
+    num_heads=2,
+    num_layers=2,
+    text_dim=6,
+    text_len=4,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=8,
+)
+
+SMALLEST_SIZES = TransformerConfig(
+    dim=12,
+    ffn_dim=16,
+    num_heads=2,
+    num_layers=2,
+    text_dim=6,
+    text_len=4,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=8,
+)
+
+ROLLOUT_SIZES = TransformerConfig(
+    dim=24,
+    ffn_dim=32,
+    num_heads=2,
+    num_layers=2,
+    text_dim=8,
+    text_len=6,
+    in_dim=4,
+    out_dim=4,
+    freq_dim=16,
+)
+
+
 VAE_SMALL = VAEConfig(
     dim=2,
     z_dim=3,

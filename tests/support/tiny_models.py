@@ -3,12 +3,15 @@
 It has random weights, StoryWorld's words and frames of 16x32 pixels.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from causalcine_jax.config import MemoryConfig
+from causalcine_jax.convert import save_model
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.models.dit import Transformer
@@ -51,6 +54,21 @@ def tiny_model(**options) -> Model:
             **options,
         },
     )
+
+
+def tiny_folder(folder: Path, model: Model | None = None) -> Path:
+    """Saves the model (None: `tiny_model()`) in float32, as a model folder."""
+    model = model or tiny_model()
+    save_model(
+        folder,
+        transformer=model.transformer,
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        dtype=jnp.float32,
+        metadata=model.defaults(),
+    )
+    return folder
 
 
 def mesh_of_nothing(data: int, seq: int) -> AbstractMesh:

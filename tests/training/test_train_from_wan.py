@@ -189,11 +189,7 @@ def test_the_configs_fit_their_presets_and_trace(file, name, tmp_path):
         "bfloat16",
         5.0,
     )
-    loss = teacher_forcing_loss(
-        TeacherForcing(
-            (1,) + (0,) * 511, config.memory, config.time, config.chunk_frames, remat=config.remat
-        )
-    )
+    loss = teacher_forcing_loss(TeacherForcing((1,) + (0,) * 511, config.passes, config.time))
     nets = {
         "transformer": jax.eval_shape(
             lambda: Transformer(config.transformer, key=jax.random.key(0))

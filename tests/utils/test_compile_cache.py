@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from heavy_imports import heavy_imports
 from repository import ROOT
 
 from causalcine_jax.errors import UsageError
@@ -175,26 +176,6 @@ REFUSED = {
     ids=[*COMMANDS, *REFUSED],
 )
 def test_help_and_refusals_do_not_wait_for_jax(command):
-    """Importing jax takes longer than everything that they do."""
-    program = f"""
-import runpy, sys
-HEAVY = "jax flax optax orbax scipy matplotlib av grain tensorstore ftfy"
-sys.argv = {["launch/" + command[0], *command[1:]]}
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as ended:
-    heavy = set(HEAVY.split()) & set(sys.modules)
-    sys.exit(f"imported {{heavy}}" if heavy else ended.code)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "imported" not in done.stderr and done.returncode == (0 if "--help" in command else 2), (
-        done.stderr
-    )
+    script, *arguments = command
+    heavy, code, said = heavy_imports(f"launch/{script}", arguments, ROOT)
+    assert not heavy and code == (0 if "--help" in command else 2), said

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.film import rollout
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film.pool import empty_pool, kept_near
+from causalcine_jax.film.pool import empty_pool
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.storyworld import WorldStory
@@ -33,20 +33,16 @@ from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_fra
 class BatchRollout:
     """A model, how it samples, and the size of its films.
 
-    pool_frames  latent frames of history kept; None for all of a film. Retrievals are counted
-                 over a batch's films together. Under eviction least_retrieved, a film is
-                 therefore independent only in a batch of one.
-    kv_dtype     how keys and values of history are stored (models/cache/quantised.py)
-    pool_on      where they are stored: device or host
+    kept  how much history, stored how and where; its frames None for all of a film. Retrievals are
+          counted over a batch's films together. Under eviction least_retrieved, a film is
+          therefore independent only in a batch of one.
     """
 
     model: Model
     world: WorldConfig
     sampler: SamplerConfig
     seed: int = 0
-    pool_frames: int | None = None
-    kv_dtype: str = "same"
-    pool_on: str = "device"
+    kept: PoolConfig = PoolConfig()
 
     def __post_init__(self):
         stride, grid = self.model.vae.cfg.spatial_stride, self.model.transformer.config.patch_size
@@ -158,16 +154,9 @@ class BatchRollout:
         """
         chunk_frames, *size, _ = self.latent_shape
         model = replace(self.model, chunk_frames=chunk_frames)
-        frames = self.pool_frames or self.world.latent_frames
-        near = kept_near(self.pool_on, memory or model.memory)
-        return empty_pool(
-            model,
-            films * (2 if self.sampler.guided else 1),
-            frames,
-            tuple(size),
-            self.kv_dtype,
-            near,
-        )
+        kept = replace(self.kept, frames=self.kept.frames or self.world.latent_frames)
+        films *= self.sampler.histories
+        return empty_pool(model, films, tuple(size), kept, memory or model.memory)
 
     def commit(
         self,

@@ -6,8 +6,8 @@ permutation sends the operand once. A collective in a loop counts once per round
 
 A TPU's compiler writes two things in its own way. An asynchronous collective appears in the fusion
 that starts it, in each fusion that runs beside it, and in the one that waits for it. It counts
-once. An all-reduce of which each device keeps a part is a fusion called all-reduce-scatter. It
-counts as a reduce-scatter.
+once. A fusion called all-reduce-scatter is an all-reduce after which each device keeps only its own
+part of the sum. It counts as a reduce-scatter.
 """
 
 import re

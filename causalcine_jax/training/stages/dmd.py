@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import guided
 from causalcine_jax.errors import raise_faults
@@ -41,33 +41,26 @@ class DistributionMatching:
     """What both losses need beside networks and data.
 
     null_prompt  token ids [T] of the prompt that guidance steers away from
+    passes       how the networks' passes run
 
     `UsageError` listing every fault of the parts and between them.
     """
 
     null_prompt: tuple[int, ...]
-    memory: MemoryConfig = MemoryConfig()
+    passes: PassConfig = PassConfig()
     self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     dmd: DMDConfig = field(default_factory=DMDConfig)
     gan: GANConfig = field(default_factory=GANConfig)
-    chunk_frames: int = 3
-    remat: int = 0
-    segments_at_once: int | None = None
     rollout_weights: str = "gathered"
 
     def __post_init__(self):
         faults = [*self.self_forcing.faults(), *self.dmd.faults(), *self.gan.faults()]
-        if self.self_forcing.grad_frames % self.chunk_frames:
+        if self.self_forcing.grad_frames % self.passes.chunk_frames:
             faults.append(
                 f"self_forcing.grad_frames {self.self_forcing.grad_frames} are not whole chunks "
-                f"of {self.chunk_frames}"
+                f"of {self.passes.chunk_frames}"
             )
         raise_faults("distribution matching", faults)
-
-    @property
-    def passes(self) -> PassConfig:
-        """How the networks' passes run."""
-        return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
 
 
 def check_networks(nets: Nets) -> None:
@@ -119,7 +112,11 @@ def generator_loss(task: DistributionMatching) -> Loss:
             denoised("fake_score", dmd.fake_guidance),
         )
         gradient = dmd_gradient(
-            part.of(film), real, fake, chunk_frames=task.chunk_frames, normalizer=dmd.normalizer
+            part.of(film),
+            real,
+            fake,
+            chunk_frames=task.passes.chunk_frames,
+            normalizer=dmd.normalizer,
         )
         metrics = {
             "dmd_gradient": jnp.mean(jnp.abs(gradient)),
@@ -271,7 +268,7 @@ def _velocity(
 def _window(task: DistributionMatching, rollout: Rollout) -> Window:
     """The rollout's frames that carry gradient."""
     frames = task.self_forcing.frames(rollout.x0.shape[1])
-    return Window(rollout.start, frames, task.chunk_frames)
+    return Window(rollout.start, frames, task.passes.chunk_frames)
 
 
 def _texts(task: DistributionMatching, nets: Nets, batch):

@@ -26,7 +26,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import UsageError
@@ -75,6 +75,7 @@ class ODEInit:
     """What the loss needs beside networks and data.
 
     null_prompt       token ids [T] of the prompt that guidance steers away from
+    passes            how the networks' passes run
     student, teacher  their samplers. `UsageError` if a student's time is none of the teacher's
     stored            batches hold trajectories (trajectory_store.py); False: they hold films
     times_at_once     None for all; a number that does not divide them is a `UsageError`
@@ -83,10 +84,7 @@ class ODEInit:
     null_prompt: tuple[int, ...]
     student: SamplerConfig
     teacher: SamplerConfig
-    memory: MemoryConfig = MemoryConfig()
-    chunk_frames: int = 3
-    remat: int = 0
-    segments_at_once: int | None = None
+    passes: PassConfig = PassConfig()
     rollout_weights: str = "gathered"
     stored: bool = False
     times_at_once: int | None = None
@@ -98,11 +96,6 @@ class ODEInit:
                 f"ode.times_at_once {self.times_at_once} does not divide the student's "
                 f"{times} times"
             )
-
-    @property
-    def passes(self) -> PassConfig:
-        """How the networks' passes run."""
-        return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -194,7 +187,7 @@ def _velocity_at(
     (films, frames), chunks = clean.shape[:2], shot_of_chunk.shape[1]
     index, count = jnp.arange(chunks, dtype=jnp.int32), len(points)
     # Nothing attends to the last clean chunk, so it is left out.
-    latents = jnp.concatenate([clean[:, : frames - task.chunk_frames], *points], axis=1)
+    latents = jnp.concatenate([clean[:, : frames - task.passes.chunk_frames], *points], axis=1)
     noisy_times = jnp.broadcast_to(jnp.repeat(times, chunks), (films, count * chunks))
     segments = Segments(
         latents,

@@ -120,11 +120,9 @@ def stage_spec(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
 def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
     task = TeacherForcing(
         null_prompt=null_prompt,
-        memory=config.memory,
+        passes=config.passes,
         time=config.time,
-        chunk_frames=config.chunk_frames,
         caption_dropout=config.caption_dropout,
-        **config.saving,
     )
     trained, fixed = {"transformer": _transformer(config)}, {"text_encoder": _text_encoder(config)}
     if config.train_text_encoder:
@@ -168,7 +166,7 @@ def _ode_init(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
         exported=("student",),
         # The points of a trajectory, its end, and the film itself.
         records=len(task.kept) + 2 if task.stored else 1,
-        histories=0 if task.stored else 2 if task.teacher.guided else 1,
+        histories=0 if task.stored else task.teacher.histories,
     )
 
 
@@ -182,12 +180,10 @@ def ode_init_task(config: TrainConfig, null_prompt: tuple[int, ...]) -> ODEInit:
         null_prompt=null_prompt,
         student=student,
         teacher=config.ode.sampler(student.shift),
-        memory=config.memory,
-        chunk_frames=config.chunk_frames,
+        passes=config.passes,
         rollout_weights=config.rollout_weights,
         stored=bool(config.ode.store),
         times_at_once=config.ode.times_at_once or None,
-        **config.saving,
     )
 
 
@@ -195,13 +191,11 @@ def _dmd(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
     """The student is updated at every generator_every-th step, the critic at each."""
     task = DistributionMatching(
         null_prompt=null_prompt,
-        memory=config.memory,
+        passes=config.passes,
         self_forcing=config.self_forcing,
         dmd=config.dmd,
         gan=config.gan,
-        chunk_frames=config.chunk_frames,
         rollout_weights=config.rollout_weights,
-        **config.saving,
     )
     trained = {"student": _transformer(config), "fake_score": _transformer(config)}
     if config.gan.on:

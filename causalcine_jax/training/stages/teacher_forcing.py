@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.training.config import TimeConfig
@@ -28,22 +28,14 @@ BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
 class TeacherForcing:
     """What the loss needs beside networks and data.
 
-    null_prompt              token ids [T] of ""
-    remat, segments_at_once  of `teacher_forced`
+    null_prompt  token ids [T] of ""
+    passes       how the transformer's pass runs
     """
 
     null_prompt: tuple[int, ...]
-    memory: MemoryConfig
+    passes: PassConfig
     time: TimeConfig
-    chunk_frames: int = 3
     caption_dropout: float = 0.1
-    remat: int = 0
-    segments_at_once: int | None = None
-
-    @property
-    def passes(self) -> PassConfig:
-        """How the networks' passes run."""
-        return PassConfig(self.memory, self.chunk_frames, self.remat, self.segments_at_once)
 
 
 def teacher_forcing_loss(
@@ -63,7 +55,7 @@ def teacher_forcing_loss(
             batch["token_ids"], jnp.asarray(task.null_prompt), task.caption_dropout, key_captions
         )
         text = nets["text_encoder"](ids, ids != 0)
-        t = noise_times(key_time, films, frames // task.chunk_frames, task.time)
+        t = noise_times(key_time, films, frames // task.passes.chunk_frames, task.time)
         noise = jax.random.normal(key_noise, clean.shape)
         velocity = teacher_forced(
             nets["transformer"],
@@ -80,7 +72,7 @@ def teacher_forcing_loss(
         weight = flow.loss_weight(t, task.time.weight, s=task.time.shift)
         if "chunk_weight" in batch:
             by_chunk = batch["chunk_weight"] / jnp.mean(batch["chunk_weight"])
-            weight = weight * jnp.repeat(by_chunk, task.chunk_frames, axis=1)
+            weight = weight * jnp.repeat(by_chunk, task.passes.chunk_frames, axis=1)
         return jnp.mean(weight * error), error_by_time(error, t)
 
     return loss

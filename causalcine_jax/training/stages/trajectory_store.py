@@ -55,7 +55,7 @@ def trajectory_spec(films: LatentStore | MixedStore, task: ODEInit, making: Maki
         "trajectories": [float(t) for t in task.times],
         "teacher": dataclasses.asdict(task.teacher),
         "null_prompt": list(task.null_prompt),
-        "memory": dataclasses.asdict(task.memory),
+        "memory": dataclasses.asdict(task.passes.memory),
         "of": films.spec.source,
         **making.source,
         "seed": making.seed,

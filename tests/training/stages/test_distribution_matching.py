@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_networks import ROLLOUT_SIZES as CONFIG
 from tiny_models import random_weights
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Module, Param
-from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.training.stages import dmd as distribution_matching
 from causalcine_jax.training.stages.dmd import (
     DistributionMatching,
@@ -25,23 +25,11 @@ from causalcine_jax.training.stages.dmd import (
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
 
-CONFIG = TransformerConfig(
-    dim=24,
-    ffn_dim=32,
-    num_heads=2,
-    num_layers=2,
-    text_dim=8,
-    text_len=6,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=16,
-)
 TASK = DistributionMatching(
     null_prompt=(1, 0, 0, 0, 0),
-    memory=MemoryConfig("camr", window_chunks=1, memory_frames=1),
+    passes=PassConfig(MemoryConfig("camr", window_chunks=1, memory_frames=1), chunk_frames=1),
     self_forcing=SelfForcingConfig(steps=2, grad_frames=2),
     gan=GANConfig(taps=(1.0,), r1_weight=1.0),
-    chunk_frames=1,
 )
 PURE_NOISE = DMDConfig(t_min=1000, t_max=1000)
 

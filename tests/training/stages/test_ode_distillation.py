@@ -38,7 +38,7 @@ TASK = ODEInit(
     NULL,
     SelfForcingConfig(steps=3).sampler,
     ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0),
-    MemoryConfig("camr", 1, 2),
+    PassConfig(MemoryConfig("camr", 1, 2)),
 )
 KEY = jax.random.fold_in(jax.random.key(0), 0)  # what a store of seed 0 draws its first batch from
 
@@ -76,10 +76,10 @@ def naive(teacher, text_encoder, film, ids, shots, noise):
 
     Each chunk is denoised after the true chunks before it.
     """
-    velocity = jax.jit(functools.partial(rollout.chunk_velocity, memory=TASK.memory))
+    velocity = jax.jit(functools.partial(rollout.chunk_velocity, memory=TASK.passes.memory))
     embed, commit = (
         jax.jit(rollout.embed_prompt),
-        jax.jit(functools.partial(rollout.commit_chunk, memory=TASK.memory)),
+        jax.jit(functools.partial(rollout.commit_chunk, memory=TASK.passes.memory)),
     )
     sigmas = [5 * u / (1 + 4 * u) for u in np.linspace(1, 0, STEPS + 1)]
     pools = [KVCache.empty(teacher.config, 1, 9, 4, 3) for _ in range(2)]
@@ -190,9 +190,7 @@ def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
 
     @jax.jit
     def alone(model, x, t, weight):
-        forced = lambda model: teacher_forced(
-            model, clean, x, t, text, shots, PassConfig(TASK.memory)
-        )
+        forced = lambda model: teacher_forced(model, clean, x, t, text, shots, TASK.passes)
         velocity, pull = jax.vjp(forced, model)
         return velocity, pull(weight)[0]
 

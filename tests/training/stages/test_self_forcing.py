@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import ROLLOUT_SIZES as CONFIG
 from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, PassConfig
@@ -15,24 +16,12 @@ from causalcine_jax.film import rollout
 from causalcine_jax.film.state import noise_of
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.training.stages.self_forcing import (
     SelfForcingConfig,
     generated,
     student_rollout,
 )
 
-CONFIG = TransformerConfig(
-    dim=24,
-    ffn_dim=32,
-    num_heads=2,
-    num_layers=2,
-    text_dim=8,
-    text_len=6,
-    in_dim=4,
-    out_dim=4,
-    freq_dim=16,
-)
 MEMORY = MemoryConfig("camr", window_chunks=1, memory_frames=2)
 FRAME = (4, 6, 4)
 CHUNK, CHUNKS, TOKENS = 2, 4, 6

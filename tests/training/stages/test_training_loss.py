@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_models import tiny_model
 
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.teacher_forcing import (
@@ -39,7 +39,9 @@ def nets():
 def loss():
     return jax.jit(
         teacher_forcing_loss(
-            TeacherForcing(NULL, MemoryConfig("camr", 1, 2), TimeConfig(), caption_dropout=0.0)
+            TeacherForcing(
+                NULL, PassConfig(MemoryConfig("camr", 1, 2)), TimeConfig(), caption_dropout=0.0
+            )
         )
     )
 
