@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import raise_faults
+from causalcine_jax.errors import UsageError, nearest, raise_faults
 from causalcine_jax.story_schema import (
     CHUNK_FRAMES,
     SCHEMA,
@@ -52,6 +52,9 @@ class Shot:
     id: str | None = None
     seed: int | None = None
 
+    def __post_init__(self):
+        _strip(self, "caption")
+
 
 @dataclass(frozen=True)
 class Story:
@@ -73,23 +76,18 @@ class Story:
     video: Video = Video()
 
     def __post_init__(self):
+        _strip(self, "global_caption", "negative")
         raise_faults("story", story_faults(self.to_dict(), fewest_shots=0))
 
     @classmethod
-    def from_dict(cls, data: Any, what: str = "story") -> "Story":
+    def from_dict(cls, data: Any, what: str = "story", fewest_shots: int = 1) -> "Story":
         """The story in plain data as read from YAML or JSON. `what` names it in errors."""
-        raise_faults(what, story_faults(data))
-        shots = tuple(
-            Shot(
-                s["caption"].strip(), s.get("seconds"), s.get("chunks"), s.get("id"), s.get("seed")
-            )
-            for s in data["shots"]
-        )
+        raise_faults(what, story_faults(data, fewest_shots))
         return cls(
-            shots,
-            global_caption=data.get("global", "").strip(),
+            tuple(Shot(**{key: shot.get(key) for key in SHOT_KEYS}) for shot in data["shots"]),
+            global_caption=data.get("global", ""),
             seed=data.get("seed", 0),
-            negative=data.get("negative", "").strip(),
+            negative=data.get("negative", ""),
             video=Video(**data.get("video", {})),
         )
 
@@ -165,6 +163,13 @@ class ResolvedStory:
     def shot_of_chunk(self) -> tuple[int, ...]:
         return tuple(i for i, shot in enumerate(self.shots) for _ in range(shot.chunks))
 
+    def number_of(self, shot: str) -> int:
+        """The place of the shot of that id, from 0. `UsageError` if there is none."""
+        ids = [each.id for each in self.shots]
+        if shot not in ids:
+            raise UsageError(f"this film has no shot {shot!r}, {nearest(str(shot), ids)}")
+        return ids.index(shot)
+
     def snapped(self) -> list[str]:
         """One line for every shot whose duration differs from the one asked for."""
         return [
@@ -173,6 +178,13 @@ class ResolvedStory:
             for s in self.shots
             if abs(s.seconds - s.asked_seconds) > 1e-6
         ]
+
+
+def _strip(item: Shot | Story, *fields: str) -> None:
+    """Removes space around these texts, so that a story equals itself read from a file."""
+    for name in fields:
+        if isinstance(text := getattr(item, name), str):
+            object.__setattr__(item, name, text.strip())
 
 
 def prompt_of(global_caption: str, caption: str) -> str:

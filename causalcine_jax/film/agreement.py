@@ -18,10 +18,10 @@ from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.chosen_model import chosen_model
-from causalcine_jax.film.journal import SHOWN, weights_sample
 from causalcine_jax.film.model_folder import PARTS, check_parts, model_defaults
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.start import Start, chosen_start
+from causalcine_jax.film.weights_sample import SHOWN, weights_sample
 from causalcine_jax.models.text.tokenizer import tokenizer_file
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import by_all, check_same, several

@@ -15,21 +15,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 from jaxtyping import Array, Float
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError, nearest, raise_faults
-from causalcine_jax.film.history import FilmHistory
-from causalcine_jax.film.journal import Journal, read_journal
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.film_rollout import FilmRollout
+from causalcine_jax.film.journal import Journal
 from causalcine_jax.film.model_folder import Model, load_model
 from causalcine_jax.film.moves import Chunk, Moves
-from causalcine_jax.film.pool import check_room, pool_frames_for
+from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.settings import FilmSettings
-from causalcine_jax.film.state import ChunkOutput, copied
+from causalcine_jax.film.state import RolloutState
+from causalcine_jax.film.story_edits import extended, retaken, with_shot
 from causalcine_jax.story import ResolvedShot, Shot, Story
-from causalcine_jax.story_schema import duration_faults
 
 
 class Director:
@@ -68,9 +67,6 @@ class Director:
         self.story = story if seed is None else replace(story, seed=seed)
         self.resolved = self.story.resolve(model.chunk_frames)
         self.model = model
-        self._start, self._moves = start, moves
-        self._lock = threading.Lock()
-        self._prompt, self._context, self._negative = None, None, None
         self._check_prompts(self.resolved.shots, self.story)
         video = self.story.video
         settings = FilmSettings(
@@ -84,36 +80,66 @@ class Director:
         )
         frames = moves.pool_size(model, settings, self.resolved.chunks or None)
         self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
-        self.state = moves.start(model, settings)
-        self._history, self._journal = FilmHistory(), None
+        self._rollout = FilmRollout(model, settings, moves, start)
+        self._made, self._journal = None, None
+        self._new_locks()
 
     @classmethod
-    def resume(cls, folder: str | Path, model: Model | str | Path | None = None) -> "Director":
+    def resume(
+        cls,
+        folder: str | Path,
+        model: Model | str | Path | None = None,
+        *,
+        from_beginning: bool = False,
+    ) -> "Director":
         """Resumes the film of `keep_in` in `folder`, by committing and decoding its chunks again.
 
-        model  of the same weights, in place of the folder that the film was begun with
+        model           of the same weights, in place of the folder that the film was begun with
+        from_beginning  whether the next chunk is the film's first, not the first that is missing
 
         Raises:
-          DataError: no film was begun there, or its model is gone.
+          DataError: no film was begun there, its start or model is gone, or it is still being made.
           UsageError: the folder's journal is faulty, or the model's weights are others.
         """
-        kept = read_journal(folder, model)
-        made_with = {"sampler": kept.sampler, "memory": kept.memory, "pool": kept.pool}
-        director = cls(kept.model, kept.story, start=kept.start, **made_with)
-        for latents in kept.latents[: director.resolved.chunks]:
-            director._next(latents)
-        director._keep(Journal(folder, director.model, kept.start), director.next_chunk)
+        journal = Journal(folder)
+        try:
+            kept = journal.read(model)
+            made_with = {"sampler": kept.sampler, "memory": kept.memory, "pool": kept.pool}
+            director = cls(kept.model, kept.story, start=kept.start, **made_with)
+            director._rollout.give(kept.chunks[: director.resolved.chunks])
+            while not from_beginning and director._rollout.to_replay:
+                next(director)
+            director._keep(journal)
+        except BaseException:
+            journal.close()
+            raise
         return director
 
     def keep_in(self, folder: str | Path) -> None:
         """Keeps the film in `folder` from now on, chunk by chunk, so that `resume` can resume it.
 
-        `UsageError` if the film is not made chunk by chunk, `DataError` if writing fails.
+        Raises:
+          UsageError: the folder holds another film, or this one is not made chunk by chunk.
+          DataError: another process or director keeps its film there, or writing fails.
         """
         if self.state.cache is None:
             raise UsageError("a film that is made at once cannot be kept chunk by chunk")
-        with self._lock:
-            self._keep(Journal(folder, self.model, self._start), kept=0)
+        with self._turn, self._rolling, self._lock:
+            if self._journal and self._journal.folder == Path(folder).resolve():
+                return
+            journal = Journal.new(folder, self.model, self._rollout.start)
+            try:
+                self._keep(journal)
+            except BaseException:
+                journal.close()
+                raise
+
+    def close(self) -> None:
+        """Ends keeping the film, so that another director can resume it from its folder."""
+        with self._turn, self._rolling, self._lock:
+            if self._journal:
+                self._journal.close()
+            self._journal = None
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -124,19 +150,24 @@ class Director:
         return self.settings.memory
 
     @property
+    def state(self) -> RolloutState:
+        """Where the rollout is; the next chunk donates its arrays."""
+        return self._rollout.state
+
+    @property
     def next_chunk(self) -> int:
         """The index of the chunk that comes next, from 0."""
-        return self.state.chunk
+        return self._rollout.next_chunk
 
     @property
     def pool_bytes(self) -> int:
         """Bytes of the pool of history, wherever they are."""
-        return 0 if self.state.cache is None else self.state.cache.bytes
+        return self._rollout.pool_bytes
 
     @property
     def pool_host_bytes(self) -> int:
         """Those of them in host memory."""
-        return 0 if self.state.cache is None else self.state.cache.host_bytes
+        return self._rollout.pool_host_bytes
 
     def add_shot(
         self,
@@ -152,8 +183,8 @@ class Director:
           UsageError: the shot is invalid (lists all faults), or outgrows a pool that may not evict.
         """
         with self._lock:
-            shots = (*self.story.shots, Shot(caption, seconds, chunks, id))
-            self._retell(replace(self.story, shots=shots), checked=1)
+            story = with_shot(self.story, Shot(caption, seconds, chunks, id))
+            self._retell(story, checked=1)
             return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:
@@ -163,12 +194,7 @@ class Director:
           UsageError: the film has no shot yet, or may not evict and would outgrow its pool.
         """
         with self._lock:
-            if not self.story.shots:
-                raise UsageError("a film without shots has nothing to extend: add a shot first")
-            raise_faults("extend", duration_faults(None, chunks, "extend"))
-            longer = self.resolved.shots[-1].chunks + chunks
-            last = replace(self.story.shots[-1], chunks=longer, seconds=None)
-            self._retell(replace(self.story, shots=(*self.story.shots[:-1], last)), checked=0)
+            self._retell(extended(self.story, chunks, self.model.chunk_frames), checked=0)
             return self.resolved.shots[-1]
 
     def retake(
@@ -183,21 +209,18 @@ class Director:
         Raises:
           UsageError: no such shot, or a caption that the model cannot read; the film is as it was.
         """
-        with self._lock:
-            number = self._number(shot)
-            old = self.story.shots[number]
-            if seed is None and caption is None:
-                seed = ((self.story.seed if old.seed is None else old.seed) + 1) % 2**32
-            new = replace(
-                old,
-                caption=old.caption if caption is None else caption,
-                seed=old.seed if seed is None else seed,
-            )
-            shots = (*self.story.shots[:number], new, *self.story.shots[number + 1 :])
-            story = replace(self.story, shots=shots)
+        with self._turn, self._rolling, self._lock:
+            number = self.resolved.number_of(shot)
+            place = self.resolved.shots[number]
+            if caption is None and self._rollout.is_given(place.end_chunk - 1):
+                raise UsageError(
+                    f"shot {shot!r} is the picture or clip that the film starts from: "
+                    "other noise does not change it, another caption does"
+                )
+            story = retaken(self.story, number, caption, seed)
             self._check_prompts([story.resolve(self.model.chunk_frames).shots[number]], story)
-            self._go_to(min(self.resolved.shots[number].first_chunk, self.next_chunk))
-            self._retell(story, checked=0)
+            self._retell(story, checked=0, chunks=place.first_chunk)
+            self._rollout.catch_up(self.resolved)
             return self.resolved.shots[number]
 
     def branch(self, shot: str) -> "Director":
@@ -206,90 +229,66 @@ class Director:
         It has no shots after that, and no journal until `keep_in`. `UsageError` if there is no such
         shot, or no memory for another pool.
         """
-        with self._lock:
-            number = self._number(shot)
-            check_room(self.pool_bytes - self.pool_host_bytes)
+        with self._turn, self._rolling, self._lock:
+            number = self.resolved.number_of(shot)
+            self._rollout.catch_up(self.resolved)
             other = copy.copy(self)
-            other._lock, other._journal = threading.Lock(), None
-            other.state, other._history = copied(self.state), self._history.copy()
-            other.story = replace(self.story, shots=self.story.shots[:number])
-            other._go_to(min(self.resolved.shots[number].first_chunk, self.next_chunk))
-            other.resolved = other.story.resolve(self.model.chunk_frames)
+            other._new_locks()
+            other._rollout, other._made, other._journal = self._rollout.copy(), None, None
+            story = replace(self.story, shots=self.story.shots[:number])
+            other._retell(story, checked=0, chunks=self.resolved.shots[number].first_chunk)
+            other._rollout.catch_up(other.resolved)
             return other
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
 
     def __next__(self) -> Chunk:
-        return self._next()
+        with self._turn:  # a waiting retake goes first
+            pass
+        with self._rolling:
+            if self._made is None:
+                with self._lock:
+                    story, resolved = self.story, self.resolved
+                if self.next_chunk >= resolved.chunks:
+                    raise StopIteration
+                self._made = self._rollout.make(story, resolved)
+            with self._lock:
+                self._write(self.story)  # if this fails, the chunk comes with the next call
+            made, self._made = self._made, None
+            return made
 
-    def _next(self, given: Float[Array, "1 c h w z"] | None = None) -> Chunk:
-        """The next chunk: from its noise, or of the given latents, as the start's chunks are."""
-        with self._lock:
-            resolved, index = self.resolved, self.next_chunk
-            if index >= resolved.chunks:
-                raise StopIteration
-            number = resolved.shot_of_chunk[index]
-            shot, seed = resolved.shots[number], self.story.shots[number].seed
-        if index == shot.first_chunk:
-            self._history.mark(self.state)
-        first, end = index * self.model.chunk_frames, (index + 1) * self.model.chunk_frames
-        if given is None and self._start is not None and end <= self._start.shape[1]:
-            given = self._start[:, first:end]
-        output = self._roll(shot.prompt, seed, given)
-        if self._journal:
-            self._journal.add(index, self._history.latents[index])
-        return Chunk(output.frames, index, shot, output.retrieved, output.seconds)
-
-    def _keep(self, journal: Journal, kept: int) -> None:
-        """Keeps the film in a journal that holds its first `kept` chunks already."""
-        journal.cut(kept)
-        journal.tell(self.story, self.settings)
-        for chunk, latents in enumerate(self._history.latents[kept:], start=kept):
-            journal.add(chunk, latents)
+    def _keep(self, journal: Journal) -> None:
+        journal.write(self.story, self.settings, self._rollout.kept())
         self._journal = journal
 
-    def _roll(self, prompt: str, seed: int | None, latents) -> ChunkOutput:
-        """The next chunk under a prompt: from its noise, or of `latents`."""
-        if prompt != self._prompt:
-            if self._negative is None and self.settings.histories == 2:
-                self._negative = self.model.embed(self.settings.negative)
-            embedded = self._moves.embed(self.model, prompt, self.settings, self._negative)
-            self._prompt, self._context = prompt, embedded
-        state, key = self.state, self.state.key
-        if seed is not None:
-            state = replace(state, key=jax.random.key(seed))
-        state, output = self._moves.roll(
-            self.model, state, self._context, self.settings, latents=latents
-        )
-        self._history.add(output.latents, prompt)
-        self.state = replace(state, key=key)
-        return output
-
-    def _go_to(self, chunk: int) -> None:
-        """Rewinds to before `chunk`: marks slots empty or, after eviction, commits again."""
-        self.state = self._history.back_to(chunk, self.model, self.state, self.settings)
-        self._prompt = None
+    def _write(self, story: Story, chunks: int | None = None) -> None:
         if self._journal:
-            self._journal.cut(chunk)
+            self._journal.write(story, self.settings, self._rollout.kept(chunks))
 
-    def _number(self, shot: str) -> int:
-        """The place of the shot of that id among the story's shots."""
-        ids = [each.id for each in self.resolved.shots]
-        if shot not in ids:
-            raise UsageError(f"this film has no shot {shot!r}, {nearest(str(shot), ids)}")
-        return ids.index(shot)
+    def _new_locks(self) -> None:
+        # `_lock`: the story, held for moments, so that shots are added while a chunk is made.
+        # `_rolling`: a chunk is being made. `_turn`: someone waits for its end.
+        self._turn, self._rolling, self._lock = (threading.Lock() for _ in range(3))
 
-    def _retell(self, story: Story, checked: int) -> None:
-        """Goes on with another story, whose last `checked` prompts are new."""
+    def _retell(self, story: Story, checked: int, chunks: int | None = None) -> None:
+        """Goes on with another story, whose last `checked` prompts are new.
+
+        chunks  of the film that stay; None for all. Other than None only between chunks.
+        """
         resolved = story.resolve(self.model.chunk_frames)
         if checked:
             self._check_prompts(resolved.shots[-checked:], story)
+        if self.settings.pool.frames is None and resolved.chunks > 1:
+            raise UsageError("a film that is made at once has one shot, which cannot be extended")
         if pool := self.settings.pool.frames:
             pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
+        self._write(story, chunks)  # first: if this fails, the film is as it was
         self.story, self.resolved = story, resolved
-        if self._journal:
-            self._journal.tell(story, self.settings)
+        if chunks is not None:
+            self._rollout.cut(chunks)
+            if self._made and self._made.index >= chunks:
+                self._made = None
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

@@ -7,86 +7,126 @@ and up to MARK_BYTES. Chunks after the nearest earlier cache are decoded again.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from causalcine_jax.film import rollout
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.settings import FilmSettings
-from causalcine_jax.film.state import RolloutState, decode_next, embed, holds_all, rewind
+from causalcine_jax.film.state import RolloutState, decode_next, embed, holds_all, is_lost, rewind
 from causalcine_jax.parallel.processes import gather_to_host
+from causalcine_jax.story import ResolvedStory
 
 MARK_BYTES = 2**29
 
 
-@dataclass
-class FilmHistory:
-    """A film's chunks so far.
+@dataclass(frozen=True)
+class KeptChunk:
+    """What makes a chunk again without denoising.
 
-    latents, prompts  of each chunk
-    marks             the decoder's cache before the first chunk of each shot
+    latents    what was committed
+    retrieved  as of `state.ChunkOutput`
     """
 
-    latents: list[Float[np.ndarray, "1 c h w z"]] = field(default_factory=list)
-    prompts: list[str] = field(default_factory=list)
-    marks: dict[int, Any] = field(default_factory=dict)
-
-    def add(self, latents: Float[Array, "1 c h w z"], prompt: str) -> None:
-        self.latents.append(gather_to_host(latents))
-        self.prompts.append(prompt)
-
-    def mark(self, state: RolloutState) -> None:
-        """Keeps the decoder's current cache."""
-        self.marks[state.chunk] = _copied(state.vae_cache)
-        size = lambda cache: sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
-        while len(self.marks) > 1 and sum(map(size, self.marks.values())) > MARK_BYTES:
-            self.marks.pop(min(self.marks))
-
-    def copy(self) -> "FilmHistory":
-        """A history for a branch. Its arrays are shared, because they are never written to."""
-        return FilmHistory(list(self.latents), list(self.prompts), dict(self.marks))
-
-    def back_to(
-        self, chunk: int, model: Model, state: RolloutState, settings: FilmSettings
-    ) -> RolloutState:
-        """The state before `chunk`; forgets that chunk and what came after it."""
-        cache = self._decoder_before(chunk, model)
-        del self.latents[chunk:], self.prompts[chunk:]
-        self.marks = {at: mark for at, mark in self.marks.items() if at <= chunk}
-        counts = settings.memory.eviction == "least_retrieved"
-        if state.cache is None or (holds_all(state, chunk) and not counts):
-            return rewind(state, chunk, cache)
-        return replayed(self, model, rewind(state, 0, None), settings, cache)
-
-    def _decoder_before(self, chunk: int, model: Model):
-        """The decoder's cache before `chunk`."""
-        known = max((at for at in self.marks if at <= chunk), default=0)
-        cache = _copied(self.marks.get(known))
-        for latents in self.latents[known:chunk]:
-            _, cache = decode_next(model, cache, latents)
-        return cache
+    latents: Float[np.ndarray, "1 c h w z"]
+    retrieved: Int[np.ndarray, "l k"]
 
 
-def replayed(
-    history: FilmHistory, model: Model, state: RolloutState, settings: FilmSettings, vae_cache
+@dataclass(frozen=True)
+class FilmHistory:
+    """A film's chunks so far: a value, from which the rollout's state can always be made again.
+
+    chunks  what is kept of each
+    marks   the decoder's cache before the first chunk of each shot
+    """
+
+    chunks: tuple[KeptChunk, ...] = ()
+    marks: Mapping[int, Any] = field(default_factory=dict)
+
+    def added(
+        self, latents: Float[Array, "1 c h w z"], retrieved: Int[np.ndarray, "l k"]
+    ) -> "FilmHistory":
+        chunk = KeptChunk(gather_to_host(latents), retrieved)
+        return dataclasses.replace(self, chunks=(*self.chunks, chunk))
+
+    def marked(self, state: RolloutState) -> "FilmHistory":
+        """With the decoder's current cache, unless it alone exceeds MARK_BYTES."""
+        if _bytes(state.vae_cache) > MARK_BYTES:
+            return self
+        marks = {**self.marks, state.chunk: _copied(state.vae_cache)}
+        while sum(map(_bytes, marks.values())) > MARK_BYTES:
+            marks.pop(min(marks))
+        return dataclasses.replace(self, marks=marks)
+
+    def until(self, chunk: int) -> "FilmHistory":
+        """Without that chunk and those after it."""
+        marks = {at: mark for at, mark in self.marks.items() if at <= chunk}
+        return FilmHistory(self.chunks[:chunk], marks)
+
+
+def state_after(
+    history: FilmHistory,
+    story: ResolvedStory,
+    model: Model,
+    state: RolloutState,
+    settings: FilmSettings,
+    begin: Callable[[Model, FilmSettings], RolloutState],
+) -> RolloutState:
+    """The state after all chunks of `history`: `state` itself, rewound, or made again.
+
+    story  has the prompts of the history's chunks
+    state  of this film, any number of chunks further; it may have lost its arrays
+    begin  makes the state before the first chunk, needed where `state` has lost its arrays
+    """
+    chunk, lost = len(history.chunks), is_lost(state)
+    if chunk == state.chunk and not lost:
+        return state
+    vae_cache = _decoder_before(history, chunk, model)
+    counts = settings.memory.eviction == "least_retrieved"
+    if state.cache is None or (not lost and holds_all(state, chunk) and not counts):
+        return rewind(state, chunk, vae_cache)
+    begun = begin(model, settings) if lost else rewind(state, 0, None)
+    return _replayed(history, story, model, begun, settings, vae_cache)
+
+
+def _decoder_before(history: FilmHistory, chunk: int, model: Model):
+    """The decoder's cache before `chunk`."""
+    known = max((at for at in history.marks if at <= chunk), default=0)
+    cache = _copied(history.marks.get(known))
+    for kept in history.chunks[known:chunk]:
+        _, cache = decode_next(model, cache, kept.latents)
+    return cache
+
+
+def _replayed(
+    history: FilmHistory,
+    story: ResolvedStory,
+    model: Model,
+    state: RolloutState,
+    settings: FilmSettings,
+    vae_cache,
 ) -> RolloutState:
     """An empty state with all chunks of the history committed again: the film's own pool."""
-    prompt, context, cache = None, None, state.cache
-    for index, latents in enumerate(history.latents):
-        if history.prompts[index] != prompt:
-            prompt = history.prompts[index]
-            context = embed(model, prompt, settings)
-        films = jnp.concatenate([latents] * settings.histories)
+    shot, context, cache = None, None, state.cache
+    for index, (kept, number) in enumerate(zip(history.chunks, story.shot_of_chunk, strict=False)):
+        if number != shot:
+            shot, context = number, embed(model, story.shots[number].prompt, settings)
+        films = jnp.concatenate([kept.latents] * settings.histories)
         cache = rollout.commit(
             model.transformer, cache, films, context, np.int32(index), memory=settings.memory
         )
-    return dataclasses.replace(state, cache=cache, vae_cache=vae_cache, chunk=len(history.latents))
+    return dataclasses.replace(state, cache=cache, vae_cache=vae_cache, chunk=len(history.chunks))
 
 
 def _copied(tree):
     return jax.tree.map(jnp.copy, tree)
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

@@ -1,74 +1,181 @@
 """A film's journal on disk, from which it resumes after a crash.
 
     FOLDER/journal.json          story, sampler, memory, pool and model of the film
-    FOLDER/latents/000012.npy    the committed latents, one file per chunk
+    FOLDER/latents/000012.npz    a chunk's committed latents, and what memory retrieved for it
     FOLDER/start.npy             the latents of the film's start, if it has one
 
-Files are written atomically. Chunks that a retake discards are removed.
+Every file is written atomically, in an order that leaves a film that can resume at any moment.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import itertools
 import json
+import re
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
-from causalcine_jax.convert.formats import open_part
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, raise_faults
-from causalcine_jax.film.model_folder import Model, load_model
+from causalcine_jax.film.chosen_model import EMBEDDED, STUDENT
+from causalcine_jax.film.history import KeptChunk
+from causalcine_jax.film.model_folder import Model, latent_size, load_model
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.weights_sample import TEXT, loaded_sample
+from causalcine_jax.parallel.processes import by_all, is_first
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
 FILE, LATENTS, START = "journal.json", "latents", "start.npy"
-SAMPLED = 64  # values of each tensor that are hashed to identify a model's weights
-SHOWN = 12  # digits of a hash: enough to tell two apart
+KINDS = {"sampler": SamplerConfig, "memory": MemoryConfig, "pool": PoolConfig}
+NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start")
+INSTALLED = {folder.name: folder for folder in (EMBEDDED, STUDENT)}
 
 
 class Journal:
-    """Writes one film's folder. An OSError becomes a `DataError` that names the file."""
+    """Keeps the folder of one film as the film is. Of several processes, the first one writes.
 
-    def __init__(self, folder: str | Path, model: Model, start: Float[Array, "1 f h w z"] | None):
-        self.folder = Path(folder)
-        self._model = {"chunk_frames": model.chunk_frames, **_model_of(model)}
+    The folder is locked until `close`, or until this process ends.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Locks the folder, and makes it where it is missing. `DataError` if another holds it."""
+        self.folder = Path(folder).resolve()
+        self._model: dict[str, Any] = {}
+        self._written, self._kept = "", sys.maxsize  # of an earlier film: not known
+        self._writing = threading.Lock()
+        self._lock = by_all(lambda: folder_lock(self.folder) if is_first() else None)
+
+    @classmethod
+    def new(cls, folder: str | Path, model: Model, start) -> "Journal":
+        """The journal of a film that is not kept yet. `UsageError` if the folder holds another."""
+        journal = cls(folder)
+        try:
+            by_all(journal._check_empty)
+            journal._kept = 0
+            journal._begin(model, start)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def _check_empty(self) -> None:
+        held = [self.folder / FILE, *_chunk_files(self.folder)]
+        if found := [file for file in held if file.exists()]:
+            raise UsageError(
+                f"{self.folder} holds another film ({found[0].name}): go on with that one by "
+                "Director.resume, or give this film a folder of its own"
+            )
+
+    def _begin(self, model: Model, start) -> None:
+        weights, name = loaded_sample(model), None
+        if model.folder is not None:
+            folder = model.folder.resolve()
+            name = next((n for n, own in INSTALLED.items() if own == folder), str(folder))
+        self._model = {
+            "model": name,
+            "dtype": model.dtype,
+            "chunk_frames": model.chunk_frames,
+            "weights": weights,
+            "start": None if start is None else _hash(start),
+        }
         if start is not None:
-            self._save(self.folder / START, start)
+            self._save(self.folder / START, lambda file: np.save(file, start, allow_pickle=False))
 
-    def tell(self, story: Story, settings: FilmSettings) -> None:
-        """Writes what the film is made with from now on."""
+    def close(self) -> None:
+        """Frees the folder. Nothing is written from now on."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
+        """Brings the folder to the state of the film; what is there already is not written again.
+
+        A failed write can be repeated. `DataError` in all processes if it fails.
+        """
+        with self._writing:
+            by_all(lambda: self._write(story, settings, chunks) if is_first() else None)
+
+    def _write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
+        # First what is gone, or a crash could leave old chunks behind new ones.
+        if len(chunks) < self._kept:
+            self._cut(len(chunks))
         told = {
             "schema": SCHEMA,
             "story": story.to_dict(),
-            "sampler": dataclasses.asdict(settings.sampler),
-            "memory": dataclasses.asdict(settings.memory),
-            "pool": dataclasses.asdict(settings.pool),
+            **{name: dataclasses.asdict(getattr(settings, name)) for name in KINDS},
             **self._model,
         }
-        with atomic_file(self.folder / FILE) as partial:
-            partial.write_text(json.dumps(told, indent=2, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(told, indent=2, ensure_ascii=False)
+        if text != self._written:
+            with atomic_file(self.folder / FILE) as partial:
+                partial.write_text(text, encoding="utf-8")
+            self._written = text
+        for number in range(self._kept, len(chunks)):
+            kept = vars(chunks[number])
+            self._save(
+                _of_chunk(self.folder, number), lambda file, kept=kept: np.savez(file, **kept)
+            )
+            self._kept = number + 1
 
-    def add(self, chunk: int, latents: Float[np.ndarray, "1 c h w z"]) -> None:
-        self._save(_of_chunk(self.folder, chunk), latents)
-
-    def cut(self, chunk: int) -> None:
-        """Removes that chunk and those after it."""
-        for file in (self.folder / LATENTS).glob("*.npy"):
+    def _cut(self, chunk: int) -> None:
+        """Removes that chunk and those after it, the earliest first."""
+        for file in sorted(_chunk_files(self.folder), key=lambda file: int(file.stem)):
             if int(file.stem) >= chunk:
-                file.unlink()
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    raise DataError(f"cannot remove {file}: {error.strerror or error}") from error
+        self._kept = chunk
 
     @staticmethod
-    def _save(path: Path, latents) -> None:
+    def _save(path: Path, save) -> None:
         with atomic_file(path) as partial, open(partial, "wb") as file:
-            np.save(file, np.asarray(latents), allow_pickle=False)
+            save(file)
+
+    def read(self, model: Model | str | Path | None = None) -> "Journalled":
+        """The folder's film, up to its first missing or damaged chunk.
+
+        model  replaces the folder that the film was begun with; must have the same weights
+
+        Raises:
+          DataError: there is no journal, its start is damaged, or its model is missing.
+          UsageError: the journal is faulty, or the model's weights differ.
+        """
+        told = _told(self.folder)
+        if model is None:
+            if told["model"] is None:
+                raise UsageError(
+                    f"{self.folder / FILE} names no model folder: name the model that goes on "
+                    "with the film"
+                )
+            model = INSTALLED.get(told["model"], told["model"])
+        if not isinstance(model, Model):
+            model = load_model(model, told["dtype"])
+        model = dataclasses.replace(model, chunk_frames=told["chunk_frames"])
+        _check_weights(self.folder, told["weights"], loaded_sample(model))
+        self._model = {name: told[name] for name in NEEDED if name not in ("story", *KINDS)}
+        story = Story.from_dict(told["story"], what=str(self.folder / FILE), fewest_shots=0)
+        story = model.completed(story)
+        size = latent_size(model, story.video.height, story.video.width)
+        shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
+        return Journalled(
+            model,
+            story,
+            *(kind(**told[name]) for name, kind in KINDS.items()),
+            tuple(_chunks(self.folder, shape)),
+            _start(self.folder, told["start"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,98 +187,98 @@ class Journalled:
     sampler: SamplerConfig
     memory: MemoryConfig
     pool: PoolConfig
-    latents: tuple[Float[np.ndarray, "1 c h w z"], ...]
+    chunks: tuple[KeptChunk, ...]
     start: Float[np.ndarray, "1 f h w z"] | None
 
 
-def read_journal(folder: str | Path, model: Model | str | Path | None = None) -> Journalled:
-    """The film of the journal in `folder`, up to its first missing or damaged chunk.
+def folder_lock(folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "journal.lock", "a")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise DataError(
+            f"{folder} is in use: another process or director keeps its film there"
+        ) from None
+    return file
 
-    model  replaces the folder that the film was begun with; must have the same weights
 
-    Raises:
-      DataError: there is no journal, or its model is missing.
-      UsageError: the journal is faulty, or the model's weights differ.
-    """
-    folder = Path(folder)
+def _told(folder: Path) -> dict[str, Any]:
+    """The content of journal.json, its fields checked."""
+    what = str(folder / FILE)
     if not (folder / FILE).is_file():
         raise DataError(f"no film was begun in {folder}: it has no {FILE}")
     told = read_plain(folder / FILE)
-    kinds = {"sampler": SamplerConfig, "memory": MemoryConfig, "pool": PoolConfig}
-    what = str(folder / FILE)
     if not isinstance(told, dict) or told.get("schema") != SCHEMA:
         raise UsageError(f"{what} is no journal of a film: its schema is not {SCHEMA}")
-    raise_faults(
-        what,
-        [
-            fault
-            for name, kind in kinds.items()
-            for fault in field_faults(kind, told.get(name), name)
-        ],
-    )
-    if model is None:
-        if told.get("model") is None:
-            raise UsageError(f"{what} names no model folder: name the model that goes on with it")
-        model = told["model"]
-    if not isinstance(model, Model):
-        model = load_model(model, told.get("dtype"))
-    model = dataclasses.replace(model, chunk_frames=told.get("chunk_frames", model.chunk_frames))
-    found = _model_of(model)["weights"]
-    if None not in (found, told.get("weights")) and found != told["weights"]:
+    raise_faults(what, [f"{name} is missing" for name in NEEDED if name not in told])
+    faults = [
+        fault for name, kind in KINDS.items() for fault in field_faults(kind, told[name], name)
+    ]
+    for name in ("model", "dtype", "start"):
+        if not isinstance(told[name], str | None):
+            faults.append(f"{name} must be text or nothing")
+    if not isinstance(told["weights"], dict):
+        faults.append("weights must be a mapping")
+    if type(told["chunk_frames"]) is not int or told["chunk_frames"] < 1:
+        faults.append("chunk_frames must be a whole number from 1")
+    raise_faults(what, faults)
+    return told
+
+
+def _check_weights(folder: Path, begun: dict[str, str], found: dict[str, str]) -> None:
+    """`UsageError` unless the networks are those that the film was begun with.
+
+    The text encoder may be missing, because prompts can also come from a file of embeddings.
+    """
+    compared = (begun.keys() | found.keys()) - ({TEXT} - (begun.keys() & found.keys()))
+    if other := sorted(name for name in compared if begun.get(name) != found.get(name)):
         raise UsageError(
-            f"the film in {folder} was begun with other weights "
-            f"({told['weights']}, these are {found})"
+            f"the film in {folder} was begun with another {', '.join(other)}: load the model as "
+            "before (dtype, lora, tiny_decoder) and give it to resume"
         )
-    start = _latents(folder / START)
-    return Journalled(
-        model,
-        Story.from_dict(told["story"], what=what),
-        *(kind(**told[name]) for name, kind in kinds.items()),
-        tuple(_chunks(folder)),
-        start,
-    )
 
 
-def weights_sample(folder: Path, part: str) -> str:
-    """The beginning of a SHA-256 over a network's settings, tensor shapes and first values.
-
-    It takes seconds; hashing the files of 14B takes a minute.
-    """
-    with open_part(folder, part) as tensors:
-        told = json.dumps([tensors.settings, tensors.dtypes], sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode())
-        for key, shape in sorted(tensors.shapes.items()):
-            corner = (*(slice(1) for _ in shape[:-1]), slice(SAMPLED))[: len(shape)]
-            numbers = np.ascontiguousarray(tensors.read_slice(key, corner)).tobytes()
-            digest.update(f"{key} {shape}".encode() + numbers)
-    return digest.hexdigest()[:SHOWN]
+def _start(folder: Path, digest: str | None) -> Float[np.ndarray, "1 f h w z"] | None:
+    if digest is None:
+        return None
+    start = _loaded(folder / START)
+    if not isinstance(start, np.ndarray) or _hash(start) != digest:
+        raise DataError(
+            f"{folder / START}, the start of the film, is missing or damaged: "
+            "without it the film cannot go on"
+        )
+    return start
 
 
-def _model_of(model: Model) -> dict[str, Any]:
-    """The model's folder, dtype and a sample of its transformer's weights.
-
-    Folder and sample are None for a model without a folder.
-    """
-    sample = None if model.folder is None else weights_sample(model.folder, "transformer")
-    folder = None if model.folder is None else str(model.folder)
-    return {"model": folder, "dtype": model.dtype, "weights": sample}
+def _hash(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _of_chunk(folder: Path, chunk: int) -> Path:
-    return folder / LATENTS / f"{chunk:06}.npy"
+    return folder / LATENTS / f"{chunk:06}.npz"
 
 
-def _chunks(folder: Path):
-    for chunk in itertools.count():
-        latents = _latents(_of_chunk(folder, chunk))
-        if latents is None:
+def _chunk_files(folder: Path) -> list[Path]:
+    """The files of chunks; other files in that folder are not ours."""
+    return [f for f in (folder / LATENTS).glob("*.npz") if re.fullmatch(r"\d{6,}", f.stem)]
+
+
+def _chunks(folder: Path, shape: tuple[int, ...]) -> Iterator[KeptChunk]:
+    for number in itertools.count():
+        kept = _loaded(_of_chunk(folder, number))
+        whole = isinstance(kept, dict) and kept.keys() == {"latents", "retrieved"}
+        if not whole or kept["latents"].shape != shape or kept["retrieved"].ndim != 2:
             return
-        yield latents
+        yield KeptChunk(**kept)
 
 
-def _latents(file: Path) -> Float[np.ndarray, "1 f h w z"] | None:
-    """The array in a file; None where it is missing or damaged."""
+def _loaded(file: Path) -> np.ndarray | dict[str, np.ndarray] | None:
+    """The array or arrays in a file; None where it is missing or damaged."""
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with open(file, "rb") as opened:
+            loaded = np.load(opened, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except Exception:  # numpy's and zipfile's kinds of error for damaged files are many
         return None

@@ -147,6 +147,11 @@ def holds_all(state: RolloutState, chunks: int) -> bool:
     return set(range(chunks)) <= set(np.asarray(state.cache.time).tolist())
 
 
+def is_lost(state: RolloutState) -> bool:
+    """Whether its arrays were donated to a move that did not end (Ctrl-C, out of memory)."""
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves((state.cache, state.vae_cache)))
+
+
 def copied(state: RolloutState) -> RolloutState:
     """A state with arrays of its own, so that two films may go on from here."""
     cache, vae_cache = jax.tree.map(jnp.copy, (state.cache, state.vae_cache))

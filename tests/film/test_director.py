@@ -1,6 +1,7 @@
 """The director: each chunk's prompt, shots added while it streams, and a film of a tiny model."""
 
 import dataclasses
+import threading
 from threading import Event
 from types import SimpleNamespace
 
@@ -12,13 +13,14 @@ from tiny_models import SIZE, WORDS, tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film import filming, rollout
+from causalcine_jax.film import filming, history, host_memory, rollout, state
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import frames_wanted
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import ChunkOutput, RolloutState
+from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import Shot, Story
 
@@ -385,3 +387,89 @@ def test_memory_stays_flat_however_often_a_film_is_taken_back(model):
         list(director)
         held.append(sum(array.nbytes for array in jax.live_arrays()))
     assert held[-1] == held[1]
+
+
+@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
+@pytest.mark.parametrize(
+    "stopped", [(rollout, "denoise"), (state, "decode_next"), (history, "gather_to_host")]
+)
+def test_a_chunk_that_was_interrupted_is_made_again(model, monkeypatch, pool, stopped):
+    """Ctrl-C, or no memory: the pool may have been donated to a move that did not end."""
+    director, whole = Director(model, STORY, pool=pool), list(Director(model, STORY, pool=pool))
+    made = [next(director) for _ in range(3)]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*stopped, stop)
+        with pytest.raises(KeyboardInterrupt):
+            next(director)
+    assert director.next_chunk == 3
+    branch = director.branch("s2")
+    assert branch.next_chunk == 2
+    made += list(director)
+    assert same(frames_of(made), frames_of(whole))
+    branch.add_shot("Otto sleeps.", chunks=2)
+    assert same(frames_of(branch), frames_of(whole[2:4]))
+
+
+def test_a_loop_over_the_chunks_lets_a_retake_of_another_thread_in(model):
+    director = Director(model, STORY, pool=PoolConfig(9))
+    next(director)
+    seen, taken = [], []
+    retake = threading.Thread(target=lambda: taken.append(director.retake("s1", seed=5)))
+    retake.start()
+    for chunk in director:
+        seen.append(chunk)
+        if not taken and chunk.index == 4:
+            break
+    retake.join(30)
+    assert taken and director.story.shots[0].seed == 5
+    seen += list(director)
+    again = list(Director(model, director.story, pool=PoolConfig(9)))
+    assert same(frames_of(seen[-6:]), frames_of(again))
+
+
+def test_shots_of_many_threads_all_come(model):
+    director = Director(model, "A story.", pool=PoolConfig(9))
+    adders = [
+        threading.Thread(target=lambda: director.add_shot("Mia waves.", chunks=1)) for _ in range(8)
+    ]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join()
+    assert [shot.id for shot in director.resolved.shots] == [f"s{n}" for n in range(1, 9)]
+
+
+def test_a_film_that_is_made_at_once_has_one_shot(model):
+    director = Director(model, Story((Shot("Mia waves.", chunks=1),)), moves=WHOLE_FILM)
+    assert len(list(director)) == 1
+    for change in (
+        lambda: director.add_shot("Otto sleeps.", chunks=1),
+        lambda: director.extend(chunks=1),
+    ):
+        with pytest.raises(UsageError, match="made at once has one shot"):
+            change()
+    first = list(Director(model, Story((Shot("Mia waves.", chunks=1),)), moves=WHOLE_FILM))
+    director.retake("s1", seed=0)
+    assert same(frames_of(director), frames_of(first))
+
+
+def test_a_branch_checks_that_host_memory_has_room_for_its_pool(model, monkeypatch):
+    director = Director(model, STORY, pool=PoolConfig(12, place="host"))
+    next(director)
+    monkeypatch.setattr(host_memory, "physical_memory", lambda: director.pool_bytes // 4)
+    with pytest.raises(UsageError, match="bytes of host memory"):
+        director.branch("s1")
+    monkeypatch.undo()
+    assert [chunk.index for chunk in director] == [1, 2, 3, 4, 5]
+
+
+def test_a_decoders_cache_that_is_too_large_is_not_copied(model, film, monkeypatch):
+    monkeypatch.setattr(history, "MARK_BYTES", 10)
+    director = Director(model, STORY)
+    list(director)
+    director.retake("s3", seed=STORY.seed)
+    assert same(frames_of(director), frames_of(film[4:]))

@@ -1,16 +1,20 @@
-"""A film's journal: it resumes bit by bit after a crash, and refuses another model's film."""
+"""A film's journal: it resumes bit by bit after a crash, and refuses what is not its own."""
 
 import dataclasses
 import json
+import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import tiny_folder
+from tiny_models import tiny_folder, tiny_model
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.story import Shot, Story
 
 STORY = Story(
@@ -24,71 +28,216 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def film(folder):
-    return [chunk.frames for chunk in Director(folder, STORY, pool=PoolConfig(9))]
+def model(folder):
+    return load_model(folder)
 
 
-def begun(folder, kept, chunks):
+@pytest.fixture(scope="module")
+def film(model):
+    return list(Director(model, STORY, pool=PoolConfig(9)))
+
+
+def begun(model, kept, chunks, story=STORY, **options):
     """A film of which so many chunks were made before its process was killed."""
-    director = Director(folder, STORY, pool=PoolConfig(9))
+    director = Director(model, story, pool=PoolConfig(9), **options)
     director.keep_in(kept)
     for _ in range(chunks):
         next(director)
     return director
 
 
-def same(chunks, frames):
-    return all(np.array_equal(a.frames, b) for a, b in zip(chunks, frames, strict=True))
+def same(chunks, film):
+    return all(
+        np.array_equal(a.frames, b.frames) and np.array_equal(a.retrieved, b.retrieved)
+        for a, b in zip(chunks, film, strict=True)
+    )
+
+
+def names(folder):
+    return sorted(file.name for file in (folder / "latents").iterdir())
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 4])
-def test_a_killed_film_goes_on_to_the_bit(folder, film, tmp_path, chunks):
-    begun(folder, tmp_path / "kept", chunks)
+def test_a_killed_film_goes_on_to_the_bit(model, film, tmp_path, chunks):
+    begun(model, tmp_path / "kept", chunks)
     director = Director.resume(tmp_path / "kept")
     assert (director.next_chunk, director.settings.pool) == (chunks, PoolConfig(9))
     assert same(director, film[chunks:])
-    assert Director.resume(tmp_path / "kept").next_chunk == 5
+    director.close()
+    assert Director.resume(tmp_path / "kept", model).next_chunk == 5
 
 
-def test_a_damaged_chunk_and_those_after_it_are_made_again(folder, film, tmp_path):
-    begun(folder, tmp_path, 4)
-    (tmp_path / "latents" / "000002.npy").write_bytes(b"torn")
-    director = Director.resume(tmp_path)
-    assert director.next_chunk == 2 and same(director, film[2:])
+def test_a_resumed_film_can_be_seen_from_its_beginning(model, film, tmp_path):
+    begun(model, tmp_path, 4)
+    director = Director.resume(tmp_path, model, from_beginning=True)
+    assert director.next_chunk == 0 and names(tmp_path)[-1] == "000003.npz"
+    chunks = list(director)
+    assert same(chunks, film)
+    assert ["denoise" in chunk.seconds for chunk in chunks] == [False] * 4 + [True]
 
 
-def test_retakes_and_new_shots_are_kept_too(folder, film, tmp_path):
-    director = begun(folder, tmp_path, 4)
+def test_a_damaged_chunk_and_those_after_it_are_made_again(model, film, tmp_path):
+    begun(model, tmp_path, 4)
+    wrong_shape = {"latents": np.zeros((1, 3, 2, 2, 4), np.float32), "retrieved": np.zeros((2, 2))}
+    for damage in (
+        lambda file: file.write_bytes(b"torn"),
+        lambda file: file.write_bytes(file.read_bytes()[:-30]),
+        lambda file: np.savez(file, **wrong_shape),
+        lambda file: file.unlink(),
+    ):
+        damage(tmp_path / "latents" / "000002.npz")
+        director = Director.resume(tmp_path, model)
+        assert names(tmp_path) == ["000000.npz", "000001.npz"]  # no stale chunk is left behind
+        assert director.next_chunk == 2 and same(director, film[2:])
+        director.close()
+
+
+def test_retakes_and_new_shots_are_kept_too(model, tmp_path):
+    director = begun(model, tmp_path, 4)
+    (tmp_path / "latents" / "notes.npz").write_text("not ours")
     director.retake("s2", seed=9)
-    assert sorted(file.name for file in (tmp_path / "latents").iterdir()) == [
-        "000000.npy",
-        "000001.npy",
-    ]
+    assert names(tmp_path) == ["000000.npz", "000001.npz", "notes.npz"]
     director.add_shot("Mia waves.", chunks=1)
-    made = [next(director).frames for _ in range(4)]
-    again = Director.resume(tmp_path)
+    made = [next(director) for _ in range(4)]
+    director.close()
+    again = Director.resume(tmp_path, model)
     assert again.story == director.story and again.next_chunk == 6
     again.retake("s2")
     again.retake("s2", seed=9)
     assert same(again, made)
 
 
-def test_what_cannot_go_on_is_refused(folder, tmp_path):
+def test_a_film_without_shots_and_texts_with_space_around_them_come_back(model, tmp_path):
+    director = begun(model, tmp_path, 0, Story((), " A story. ", negative=" night "))
+    director.close()
+    again = Director.resume(tmp_path, model)
+    assert again.story == director.story and again.story.global_caption == "A story."
+    again.add_shot(" Mia waves. ", chunks=1)
+    assert again.resolved.shots[0].prompt == "A story. Mia waves."
+
+
+def test_one_folder_keeps_one_film(model, tmp_path):
+    trunk = begun(model, tmp_path, 3)
+    kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for film in (trunk.branch("s2"), Director(model, STORY, pool=PoolConfig(9))):
+        with pytest.raises(DataError, match="in use"):
+            film.keep_in(tmp_path)
+    with pytest.raises(DataError, match="in use"):
+        Director.resume(tmp_path, model)
+    branch = trunk.branch("s2")
+    trunk.keep_in(tmp_path)  # its own: nothing changes
+    trunk.close()
+    with pytest.raises(UsageError, match=r"holds another film \(journal.json\)"):
+        branch.keep_in(tmp_path)
+    assert kept == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    branch.keep_in(tmp_path / "branch")
+    assert names(tmp_path / "branch") == ["000000.npz", "000001.npz"]
+    whole = Director(model, Story((Shot("Mia waves.", chunks=1),)), moves=WHOLE_FILM)
+    with pytest.raises(UsageError, match="cannot be kept chunk by chunk"):
+        whole.keep_in(tmp_path / "whole")
+
+
+def test_a_failed_write_loses_nothing(model, film, tmp_path):
+    """A full disk, for example: the error comes out, and the film goes on when there is room."""
+    director = begun(model, tmp_path, 1)
+    shutil.move(tmp_path / "latents", tmp_path / "away")
+    (tmp_path / "latents").write_text("in the way")
+    for _ in range(2):
+        with pytest.raises(DataError, match="cannot write"):
+            next(director)
+    (tmp_path / "latents").unlink()
+    shutil.move(tmp_path / "away", tmp_path / "latents")
+    assert same(director, film[1:])
+    assert len(names(tmp_path)) == 5
+
+    (tmp_path / "journal.json").unlink()
+    (tmp_path / "journal.json").mkdir()
+    for change in (
+        lambda: director.add_shot("Mia waves.", chunks=1),
+        lambda: director.retake("s2", seed=3),
+    ):
+        with pytest.raises(DataError, match="cannot write"):
+            change()
+    assert director.story.shots == STORY.shots and director.next_chunk == 5
+    (tmp_path / "journal.json").rmdir()
+    director.add_shot("Mia waves.", chunks=1)
+    director.close()
+    again = Director.resume(tmp_path, model)
+    assert again.story == director.story and again.next_chunk == 5
+
+
+def test_a_start_belongs_to_its_film(model, tmp_path):
+    start = jnp.ones((1, 3, 4, 8, 16), jnp.bfloat16)
+    np.save(tmp_path / "start.npy", np.zeros(3))  # left by something else
+    begun(model, tmp_path, 1).close()
+    assert Director.resume(tmp_path, model).next_chunk == 1
+
+    other = tmp_path / "other"
+    straight = list(Director(model, STORY, pool=PoolConfig(9), start=start))
+    begun(model, other, 0, start=start)
+    director = Director.resume(other, model)
+    list(director)
+    director.retake("s1")  # its second chunk is made from noise
+    director.retake("s1", seed=STORY.seed)
+    assert same(director, straight)
+    director.close()
+    np.save(other / "start.npy", np.zeros((1, 3, 4, 8, 16), np.float32))
+    with pytest.raises(DataError, match="start of the film, is missing or damaged"):
+        Director.resume(other, model)
+
+
+def test_a_start_of_another_size_is_refused(model):
+    with pytest.raises(UsageError, match=r"needs \(1, frames, 4, 8, 16\)"):
+        Director(model, STORY, start=jnp.ones((1, 3, 2, 4, 16)))
+
+
+def test_a_shot_that_is_all_start_has_no_other_noise(model):
+    story = Story((Shot("Mia waves.", chunks=1), *STORY.shots))
+    director = Director(model, story, pool=PoolConfig(9), start=jnp.ones((1, 3, 4, 8, 16)))
+    next(director)
+    with pytest.raises(UsageError, match="the picture or clip that the film starts from"):
+        director.retake("s1", seed=4)
+    assert director.retake("s1", caption="Mia jumps.").caption == "Mia jumps."
+    assert next(director).shot.caption == "Mia jumps."
+
+
+def test_what_cannot_go_on_is_refused(folder, model, tmp_path):
     with pytest.raises(DataError, match=r"no film was begun in .*: it has no journal.json"):
         Director.resume(tmp_path)
-    begun(folder, tmp_path, 1)
+    begun(model, tmp_path, 1)
     told = json.loads((tmp_path / "journal.json").read_text())
+    weights = told["weights"]
     for change, fault in (
-        ({"weights": "0" * 12}, "was begun with other weights"),
+        ({"weights": weights | {"transformer": "0" * 12}}, "begun with another transformer: load"),
+        ({"weights": weights | {"tiny decoder": "0" * 12}}, "begun with another tiny decoder"),
         ({"schema": "causalcine/story@1"}, "is no journal of a film"),
         ({"pool": {"frames": "many"}}, "pool: frames must be a whole number or nothing"),
         ({"model": None}, "names no model folder"),
+        ({"chunk_frames": "3"}, "chunk_frames must be a whole number"),
+        ({"story": 1}, "must be a mapping"),
     ):
         (tmp_path / "journal.json").write_text(json.dumps(told | change))
         with pytest.raises(UsageError, match=fault):
             Director.resume(tmp_path)
+    for name in ("story", "sampler", "weights", "start"):
+        (tmp_path / "journal.json").write_text(
+            json.dumps({key: value for key, value in told.items() if key != name})
+        )
+        with pytest.raises(UsageError, match=f"{name} is missing"):
+            Director.resume(tmp_path)
     (tmp_path / "journal.json").write_text(json.dumps(told | {"model": str(tmp_path / "gone")}))
     with pytest.raises(DataError, match="gone"):
         Director.resume(tmp_path)
-    other = dataclasses.replace(load_model(folder), folder=None)
-    assert Director.resume(tmp_path, other).next_chunk == 1  # its weights cannot be compared
+    assert Director.resume(tmp_path, model).next_chunk == 1
+
+
+def test_weights_that_were_changed_after_loading_are_noticed(model, tmp_path):
+    """As by an adapter, in one layer only."""
+    begun(dataclasses.replace(model, folder=None), tmp_path, 1)
+    leaves, structure = jax.tree.flatten(model.transformer)
+    stacked = next(n for n, leaf in enumerate(leaves) if leaf.ndim == 3)
+    leaves[stacked] = leaves[stacked].at[-1].add(1e-3)
+    merged = dataclasses.replace(model, transformer=structure.unflatten(leaves))
+    with pytest.raises(UsageError, match="begun with another transformer"):
+        Director.resume(tmp_path, merged)
+    assert Director.resume(tmp_path, tiny_model()).next_chunk == 1

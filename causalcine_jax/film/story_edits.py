@@ -1,0 +1,35 @@
+"""Changes that a director makes to a story: each returns the new one."""
+
+from dataclasses import replace
+
+from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.story import Shot, Story
+from causalcine_jax.story_schema import duration_faults
+
+
+def with_shot(story: Story, shot: Shot) -> Story:
+    """With one more shot, after all others."""
+    return replace(story, shots=(*story.shots, shot))
+
+
+def extended(story: Story, chunks: int, chunk_frames: int) -> Story:
+    """With the last shot longer by so many chunks. `UsageError` if there is no shot."""
+    if not story.shots:
+        raise UsageError("a film without shots has nothing to extend: add a shot first")
+    raise_faults("extend", duration_faults(None, chunks, "extend"))
+    longer = story.resolve(chunk_frames).shots[-1].chunks + chunks
+    last = replace(story.shots[-1], chunks=longer, seconds=None)
+    return replace(story, shots=(*story.shots[:-1], last))
+
+
+def retaken(story: Story, number: int, caption: str | None, seed: int | None) -> Story:
+    """With another caption or seed of the shot at `number`; without both, with the next seed."""
+    old = story.shots[number]
+    if seed is None and caption is None:
+        seed = ((story.seed if old.seed is None else old.seed) + 1) % 2**32
+    new = replace(
+        old,
+        caption=old.caption if caption is None else caption,
+        seed=old.seed if seed is None else seed,
+    )
+    return replace(story, shots=(*story.shots[:number], new, *story.shots[number + 1 :]))
