@@ -5,18 +5,23 @@ A command exits with 0, or prints one line on stderr. Errors that users can fix 
 
 import argparse
 import collections
+import contextlib
 import errno
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from causalcine_jax.config import GPU_MEMORY
-from causalcine_jax.errors import DataError, UsageError, closest, printable, shown
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError, closest, printable, shown
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
+# Exit codes. STOPPED is EX_TEMPFAIL: not finished, and what was made is kept. A stop that keeps
+# nothing is 128 + the signal's number, as in shells.
+FINISHED, FAILED, USAGE, STOPPED = 0, 1, 2, 75
 # jax's current and former name; jax refuses both together.
 _GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _OUT_OF_MEMORY = "out of memory"
@@ -129,8 +134,10 @@ def refuse_repeated(arguments: Iterable[str]) -> None:
 def run(main: Callable[[], object]) -> None:
     """Calls `main`, then exits the process.
 
-    Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or full memory; 130 for
-    Ctrl-C. Any other exception is a bug of this program and keeps its traceback.
+    Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or full memory; 75 for a
+    `StoppedEarly`; 130 for Ctrl-C and 143 for SIGTERM where nothing is kept. SIGTERM raises
+    KeyboardInterrupt, as Ctrl-C does. Any other exception is a bug of this program and keeps its
+    traceback.
 
     jax starts its devices inside `main`. It may use the fraction `GPU_MEMORY` of a GPU's memory,
     unless the environment sets another.
@@ -138,7 +145,8 @@ def run(main: Callable[[], object]) -> None:
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
     try:
-        main()
+        with _terminable():
+            main()
     except UsageError as error:
         _exit(USAGE, f"error: {error}")
     except DataError as error:
@@ -159,13 +167,34 @@ def run(main: Callable[[], object]) -> None:
             f"error: {_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}: "
             "make room and run again",
         )
-    except KeyboardInterrupt:
-        _exit(INTERRUPTED, "interrupted")
+    except StoppedEarly as stopped:
+        _exit(STOPPED, str(stopped))
+    except KeyboardInterrupt as stopped:
+        number = stopped.args[0] if stopped.args else signal.SIGINT
+        _exit(128 + number, "interrupted")
     except RuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):  # jax has no own class for it
             raise
         _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]}): {_ASK_FOR_LESS}")
-    sys.exit(0)
+    sys.exit(FINISHED)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt, unless it is ignored or this is another thread."""
+
+    def stop(number, frame):
+        raise KeyboardInterrupt(number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit(code: int, message: str) -> NoReturn:

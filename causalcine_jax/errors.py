@@ -8,9 +8,10 @@ terminal escapes. Messages show values through `shown` and text through `printab
 short and print as plain characters.
 """
 
+import contextlib
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 MOST_FAULTS = 20  # listed in one message
 LONGEST_VALUE = 80  # characters of a value in a message
@@ -23,6 +24,26 @@ class UsageError(ValueError):
 
 class DataError(RuntimeError):
     """The request is fine, but a file, record or device failed: missing, corrupt, full."""
+
+
+class StoppedEarly(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the work; what was made is kept. The message says where."""
+
+
+@contextlib.contextmanager
+def kept_when_stopped(kept: str | Callable[[], str]) -> Iterator[None]:
+    """Turns a KeyboardInterrupt inside into a `StoppedEarly` that says what is kept.
+
+    An empty text means that nothing is kept: then it stays what it is.
+    """
+    try:
+        yield
+    except StoppedEarly:
+        raise
+    except KeyboardInterrupt:
+        if text := kept if isinstance(kept, str) else kept():
+            raise StoppedEarly(text) from None
+        raise
 
 
 def raise_faults(what: str, faults: Iterable[str]) -> None:

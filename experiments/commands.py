@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from causalcine_jax.cli import cores
-from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.cli import STOPPED, cores
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError, nearest, raise_faults
 from experiments.plan import ExperimentScale
 from experiments.runs import SCALES
 from experiments.tables import TABLES
@@ -202,6 +202,7 @@ class Command:
         Stopped by Ctrl-C or SIGTERM, it first lets the process save.
 
         Raises:
+          StoppedEarly: it was stopped, and goes on when it is run again.
           DataError: the command failed.
         """
         print(f"\n{self.makes}: {self}", flush=True)
@@ -213,6 +214,10 @@ class Command:
             raise
         finally:
             process.wait()
+        if code == STOPPED:
+            raise StoppedEarly(
+                f"{self.makes} was stopped; the same command goes on from where it was"
+            )
         if code:
             raise DataError(
                 f"{self.makes} failed with exit code {code}; the same command resumes it: {self}"

@@ -8,9 +8,9 @@
     causalcine convert --from models/wan-1.3b --lora style.safetensors:0.8 --out models/styled
 
 --from may be Wan2.1's own folder, Diffusers' or ours, or one file (.safetensors, .pt, .pth, .bin).
---dry-run prints what would become of every tensor and writes nothing. An interrupted conversion
-resumes when the same command is given again. --out appears only when it is complete, with the
-SHA-256 of every file, source and target, in manifest.json.
+--dry-run prints what would become of every tensor and writes nothing. A conversion that was stopped
+ends with exit code 75, and resumes when the same command is given again. --out appears only when it
+is complete, with the SHA-256 of every file, source and target, in manifest.json.
 """
 
 import argparse

@@ -7,17 +7,25 @@ A line such as "Mia the fox waves by the sea." is a shot of --chunks chunks afte
 input (Ctrl-D).
 
 Leaves in --out:
-    film.mp4     grows as film.mp4.part while chunks are made, and can be watched meanwhile
+    film.mp4     grows as film.unfinished.mp4 while chunks are made, and can be watched so
     story.yaml   the story as it was told, which `causalcine film` makes again
+
+Ctrl-C and SIGTERM end the film early, with exit code 75. film.unfinished.mp4 and story.yaml stay.
+A folder that holds a film is refused, unless --overwrite is given.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.errors import UsageError
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+from causalcine_jax.utils.output import one_writer, remove_files
+
+if TYPE_CHECKING:  # else jax would be imported before the flags are understood
+    from causalcine_jax.film.moves import Chunk
 
 POOL_FRAMES = 240  # latent frames: a minute at 16 video frames per second
 
@@ -25,6 +33,11 @@ POOL_FRAMES = 240  # latent frames: a minute at 16 video frames per second
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine direct", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the film")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove a film that is in --out, just before filming begins",
+    )
     parser.add_argument(
         "--global",
         dest="global_caption",
@@ -65,25 +78,33 @@ def main(arguments: list[str] | None = None) -> None:
     # After the flags are understood: a wrong one should not wait for jax.
     from causalcine_jax.config import PoolConfig
     from causalcine_jax.film.director import Director
-    from causalcine_jax.film.filming import say
+    from causalcine_jax.film.filming import FILES, film_writer, say
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film.live import directed
-    from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
+    from causalcine_jax.render.mp4 import viewing_scale
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
-    video = director.story.video
-    if sys.stdin.isatty():
-        say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends the film")
-    with FilmWriter(flags.out / "film.mp4", video.fps, viewing_scale(video.height)) as film:
-        for chunk in directed(director, sys.stdin, flags.chunks, say):
-            film.append(chunk.frames)
-            said = f"chunk {chunk.index + 1}/{director.resolved.chunks}  {chunk.shot.id}"
-            say(f"{said}  {chunk.shot.caption}" if chunk.index == chunk.shot.first_chunk else said)
-        if director.next_chunk == 0:
-            raise UsageError("no film: the input has no line that can be a shot")
-    write_story(director.story, flags.out / "story.yaml")
-    say(
-        f"{flags.out / 'film.mp4'}: {film.frames} frames; {flags.out / 'story.yaml'} makes it again"
-    )
+    files = (*FILES, "story.yaml")
+    with one_writer(flags.out, files, overwrite=flags.overwrite):
+        director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
+        scale = viewing_scale(director.story.video.height)
+        remove_files(flags.out, files)
+        if sys.stdin.isatty():
+            say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")
+        try:
+            with film_writer(director, flags.out / "film.mp4", scale) as film:
+                for chunk in directed(director, sys.stdin, flags.chunks, say):
+                    film.append(chunk.frames)
+                    say(_line(chunk, director.resolved.chunks))
+                if director.next_chunk == 0:
+                    raise UsageError("no film: the input has no line that can be a shot")
+        finally:
+            if director.next_chunk:
+                write_story(director.story, flags.out / "story.yaml")
+        say(f"{film.path}: {film.frames} frames; {flags.out / 'story.yaml'} makes it again")
+
+
+def _line(chunk: "Chunk", chunks: int) -> str:
+    said = f"chunk {chunk.index + 1}/{chunks}  {chunk.shot.id}"
+    return f"{said}  {chunk.shot.caption}" if chunk.index == chunk.shot.first_chunk else said

@@ -3,13 +3,11 @@
     causalcine encode --model DIR --out outputs/data/train --films 1500 --processes 2
     causalcine encode --model DIR --out outputs/data/held_out --seed 1000000 --films 64
 
-DIR holds vae/. An interrupted run resumes when the same command is given again. --processes helps
-on a CPU; an accelerator belongs to one process.
+DIR holds vae/. A run that was stopped ends with exit code 75, and resumes when the same command is
+given again. --processes helps on a CPU; an accelerator belongs to one process.
 """
 
 import argparse
-import signal
-import sys
 from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, whole_number
@@ -61,9 +59,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = vars(parse(arguments))
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that the processes are ended, too
     kept = flags.pop("compile_cache"), flags.pop("no_compile_cache")
     from causalcine_jax.data.encode_config import EncodeConfig
 

@@ -3,6 +3,7 @@
     causalcine evaluate --model DIR --returns 200 --films 20 --policies camr,sink,none
 
 Prints the tables and leaves evaluation.json, evaluation.md, returns.png and recall.png in --out.
+A folder that holds an evaluation is refused, unless --overwrite is given.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from causalcine_jax.cli import ArgumentParser, number, whole_number
 from causalcine_jax.config import DTYPES, POOL_PLACES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+from causalcine_jax.utils.output import one_writer
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -69,12 +71,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     compile_cache_flags(parser)
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an evaluation that is in --out"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
-    from causalcine_jax.evaluation.config import HELD_OUT_SEED, EvaluationConfig
+    from causalcine_jax.evaluation.config import FILES, HELD_OUT_SEED, EvaluationConfig
 
     config = EvaluationConfig(
         world=flags.world,
@@ -97,9 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    evaluation = evaluate(
-        load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype), config
-    )
-    write_evaluation(flags.out, evaluation)
+    with one_writer(flags.out, FILES, overwrite=flags.overwrite):
+        model = load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype)
+        evaluation = evaluate(model, config)
+        write_evaluation(flags.out, evaluation)
     print(markdown(evaluation.report))
-    print(f"written to {flags.out}: evaluation.json, evaluation.md, returns.png, recall.png")
+    print(f"written to {flags.out}: {', '.join(FILES)}")

@@ -6,10 +6,13 @@
     causalcine film --prompt "A red fox." --model models/wan-1.3b --whole-film --out outputs/fox
 
 Leaves in --out:
-    film.mp4            grows as film.mp4.part while chunks are made, and can be watched meanwhile
+    film.mp4            grows as film.unfinished.mp4 while chunks are made, and can be watched so
     contact_sheet.png   the film on one page: a row per shot, its caption, the cuts
     memory.png          which older frames and shots memory brought back for each chunk
     film.json           everything that went into the film; `--story film.json` makes it again
+
+Ctrl-C and SIGTERM end a film early, with exit code 75. film.unfinished.mp4 stays and can be played.
+A folder that holds a film is refused, unless --overwrite is given.
 
 One film by several processes (hosts), on all their devices: the same command in each, started as
 `causalcine train --help` says. Unset flags take the value of the film.json, else of the story, else
@@ -32,6 +35,7 @@ from causalcine_jax.config import (
 )
 from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+from causalcine_jax.utils.output import there_already
 
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks",
@@ -51,6 +55,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--prompt", help="a film of one shot, 81 frames unless --frames says another length"
     )
     parser.add_argument("--out", type=Path, help="folder for the film; made if missing")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove a film that is in --out, just before filming begins",
+    )
     parser.add_argument(
         "--model",
         type=Path,
@@ -224,6 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
     # After the story is understood: a typing error in it should not wait for jax.
     from causalcine_jax.film.choices import Choices
+    from causalcine_jax.film.filming import FILES
     from causalcine_jax.film.generate import generate, save_story_embeddings
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.parallel.processes import joined
@@ -246,6 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
             progress=not flags.no_progress,
         )
     else:
+        for read in filter(None, (flags.story, flags.start)):
+            if any(file.samefile(read) for file in there_already(flags.out, FILES)):
+                raise UsageError(f"{read} is read for this film, which would replace it")
         with joined():
             generate(
                 recipe,
@@ -253,4 +266,5 @@ def main(arguments: list[str] | None = None) -> None:
                 model=flags.model,
                 choices=choices,
                 progress=not flags.no_progress,
+                overwrite=flags.overwrite,
             )

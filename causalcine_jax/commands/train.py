@@ -7,7 +7,8 @@
     --compile_cache DIR     keep compiled programs in DIR (default: in the user's cache directory)
     --no_compile_cache      compile everything again and keep nothing
 
-The same command goes on with a run that was stopped. SIGTERM and Ctrl-C save first.
+SIGTERM and Ctrl-C save and stop the run, with exit code 75. The same command goes on with it. Two
+runs at once with the same config.out are refused.
 
 One run by several processes (hosts): the same command in each, with JAX_NUM_PROCESSES,
 JAX_PROCESS_ID and JAX_COORDINATOR_ADDRESS=HOST:PORT, or with JAX_COORDINATOR_PORT alone on clusters
@@ -19,6 +20,7 @@ import os
 import sys
 
 from causalcine_jax.cli import cores, refuse_repeated
+from causalcine_jax.errors import StoppedEarly
 from causalcine_jax.utils.compile_cache import keep_compiled
 
 
@@ -63,7 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
             print(text, flush=True)
         from causalcine_jax.training.loop import train
 
-        train(config, force=options.force)
+        reached = int(train(config, force=options.force).step)
+    # Outside of the processes' context, which takes an exception for a failure of this one alone.
+    if reached < config.steps:
+        raise StoppedEarly(f"stopped at step {reached} of {config.steps}")
 
 
 def _tune_xla() -> None:

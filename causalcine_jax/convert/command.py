@@ -30,29 +30,32 @@ from causalcine_jax.convert.lora import loras
 from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.sentencepiece import tokenizer_json
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.models.text.tokenizer import tokenizer_file
+from causalcine_jax.utils.output import check_disk, one_writer
 
 
 def convert(config: ConvertConfig) -> None:
     """Converts as `config` says; a dry run prints what would be written.
 
     Raises:
-      UsageError: the target exists, or the request contradicts itself.
+      UsageError: the target exists or cannot be had (`one_writer`), or the request contradicts
+        itself.
       DataError: files are damaged, missing or of another network (all listed), or the disk is full.
+      StoppedEarly: for a KeyboardInterrupt, if finished shards are kept.
     """
-    if (
-        not config.dry_run
-        and config.out.exists()
-        and (not config.out.is_dir() or any(config.out.iterdir()))
-    ):
-        raise UsageError(f"{config.out} already exists: choose another --out, or delete it")
-    above = next((folder for folder in config.out.absolute().parents if folder.exists()), Path("/"))
-    if not config.dry_run and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UsageError(
-            f"{config.out} cannot be made: "
-            f"{above} {'is read-only' if above.is_dir() else 'is no folder'}; choose another --out"
-        )
+    if config.dry_run:
+        _convert(config)
+        return
+    resumes = config.to != "orbax"
+    kept = "stopped: finished shards are kept; the same command goes on from there"
+    with one_writer(config.out, beside=True), kept_when_stopped(kept if resumes else ""):
+        if config.out.is_dir() and any(config.out.iterdir()):
+            raise UsageError(f"{config.out} already exists: choose another --out, or delete it")
+        _convert(config)
+
+
+def _convert(config: ConvertConfig) -> None:
     with contextlib.ExitStack() as opened:
         networks = _open(config, opened)
         if config.dry_run:
@@ -243,7 +246,7 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
         * np.dtype(_one_dtype(config, n)).itemsize
         for n in networks
     }
-    writing.check_room(sum(sizes.values()), config.out)
+    check_disk(sum(sizes.values()), config.out)
     try:
         with writing.disk_faults(config.out):
             _fill_orbax(config, networks, partial, documents)

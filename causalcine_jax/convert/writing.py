@@ -21,7 +21,8 @@ from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
 from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
+from causalcine_jax.utils.output import check_disk
 from causalcine_jax.utils.progress import progress_bar
 
 BLOCK_BYTES = 64 << 20
@@ -50,12 +51,13 @@ def write(
     partial = out.with_name(f".{out.name}.partial")
     finished = _finished(partial, request, layout)
     unfinished = (shard.nbytes for shard in layout.shards if shard.file not in finished)
-    check_room(sum(unfinished) + sum(map(len, layout.documents.values())), out)
+    check_disk(sum(unfinished) + sum(map(len, layout.documents.values())), out)
     read = sum(file.stat().st_size for file in sources)
     written = sum(shard.nbytes for shard in layout.shards)
     bar = progress_bar(written + read, "B", "converting", shown=progress)
     with bar, disk_faults(out):
         partial.mkdir(parents=True, exist_ok=True)
+        remove_partials(partial, below=True)
         _write_json(partial / _JOURNAL, {"request": request, "files": finished})
         for shard in layout.shards:
             kept = finished.pop(shard.file, None)
@@ -148,21 +150,6 @@ def _finished(partial: Path, request: dict[str, Any], layout: FolderLayout) -> d
 
 def _has_size(file: Path, size: int) -> bool:
     return file.is_file() and file.stat().st_size == size
-
-
-def check_room(needed: int, out: Path) -> None:
-    """Raises `DataError` if the disk of `out`, which need not exist, has under `needed` bytes."""
-    there = next(folder for folder in out.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise DataError(
-            f"not enough room on the disk: {out} needs {_size(needed)}, "
-            f"{there} has {_size(free)} free; make room or choose another --out"
-        )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3f} MB"
 
 
 def _hashed(files: list[Path], bar: tqdm) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import dataclasses
 import multiprocessing
 import os
 import queue
+import signal
 import time
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY, WORLDS
+from causalcine_jax.utils.output import check_disk, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
 
@@ -30,11 +32,20 @@ def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> La
     """Writes the store and returns it, open. Called again after an interruption, it resumes.
 
     Raises:
-      UsageError: the request is bad, or `config.out` is another store.
-      DataError: the model's files are bad, writing failed, or a process died.
+      UsageError: the request is bad, or `config.out` is another store or cannot be had
+        (`one_writer`).
+      DataError: the model's files are bad, the disk is full, or a process died.
+      StoppedEarly: for a KeyboardInterrupt; the films so far are kept.
     """
+    kept = "stopped: the films so far are kept; the same command goes on from there"
+    with one_writer(config.out, beside=True), kept_when_stopped(kept):
+        return _encode(config, show_progress)
+
+
+def _encode(config: EncodeConfig, show_progress: bool) -> LatentStore:
     task = _Task(config)
     pending = sum(len(shard) for shard in task.writer.pending())
+    check_disk(pending * task.writer.spec.film_bytes, config.out)
     start = time.monotonic()
     there = config.films - pending
     with progress_bar(config.films, "film", "encode", done=there, shown=show_progress) as bar:
@@ -116,6 +127,7 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
 
 
 def _worker(config: EncodeConfig, index: int, results) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
     # XLA starts a thread per allowed core, so restrict the cores before it starts.
     if hasattr(os, "sched_setaffinity"):
         mine = cores()

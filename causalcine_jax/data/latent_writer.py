@@ -26,6 +26,7 @@ from causalcine_jax.data.store_layout import (
     write_spec,
 )
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,8 @@ class LatentStoreWriter:
             ]
             for write in writes:
                 write.result()
-            file = captions_file(self._partial, shard)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            os.replace(temporary, file)
+            with atomic_file(captions_file(self._partial, shard)) as partial:
+                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataError(
                 f"cannot write {self._partial} ({error}); free some disk space, "
@@ -142,6 +141,7 @@ class LatentStoreWriter:
                     "missing; run the encoding again"
                 )
             self._arrays = None
+            remove_partials(self._partial, below=True)
             os.replace(self._partial, self.path)
         return LatentStore.open(self.path)
 

@@ -16,6 +16,7 @@ It is renamed when complete, so a folder with the final name is a complete store
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import tensorstore as ts
 
 from causalcine_jax.errors import DataError, raise_faults, shown
+from causalcine_jax.utils.atomic_file import atomic_file
 
 SCHEMA = 1
 SPEC_FILE = "store.json"
@@ -98,6 +100,12 @@ class StoreSpec:
             "token_ids": (self.shots, self.text_len),
             "shot_of_chunk": (self.chunks,),
         }
+
+    @property
+    def film_bytes(self) -> int:
+        """Bytes of one film on disk, without its captions."""
+        shapes = self.shapes()
+        return 2 * math.prod(shapes.pop("latents")) + 4 * sum(map(math.prod, shapes.values()))
 
 
 def open_arrays(path: Path, spec: StoreSpec, *, create: bool = False) -> dict[str, ts.TensorStore]:
@@ -184,9 +192,8 @@ def read_spec(path: Path) -> StoreSpec:
 
 
 def write_spec(path: Path, spec: StoreSpec) -> None:
-    temporary = path / f"{SPEC_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path / SPEC_FILE)
+    with atomic_file(path / SPEC_FILE) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
 
 
 def missing_shards(path: Path, spec: StoreSpec) -> list[int]:

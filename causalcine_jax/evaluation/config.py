@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 TRAINING_SEED = 90_210  # of the stories that trained the judge; the evaluation refuses it
 HELD_OUT_SEED = 424_242  # of the evaluation's stories; training uses small seeds
+# What an evaluation leaves in its folder.
+FILES = ("evaluation.json", "evaluation.md", "returns.png", "recall.png")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.evaluation.config import EvaluationConfig
+from causalcine_jax.evaluation.config import FILES, EvaluationConfig
 from causalcine_jax.evaluation.pictures import write_recall_chart, write_returns_sheet
 from causalcine_jax.evaluation.report import build_report, write_report
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
@@ -26,6 +26,7 @@ from causalcine_jax.evaluation.storyworld.recall import (
 )
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.storyworld.world import WORLDS
+from causalcine_jax.utils.output import remove_files
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,12 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Writes evaluation.json, evaluation.md, returns.png and recall.png into `folder`.
+    """Writes FILES into `folder`, in place of an earlier evaluation; evaluation.json comes last.
 
     Raises:
       DataError: writing failed.
     """
-    write_report(folder, evaluation.report)
+    remove_files(folder, FILES)
     write_returns_sheet(folder / "returns.png", evaluation.recall)
     write_recall_chart(folder / "recall.png", evaluation.report)
+    write_report(folder, evaluation.report)

@@ -119,10 +119,10 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Writes evaluation.json and evaluation.md; each gets its final name once complete."""
+    """Writes evaluation.md and evaluation.json; each gets its final name once complete."""
     for name, text in (
-        ("evaluation.json", json.dumps(report, indent=1)),
         ("evaluation.md", markdown(report)),
+        ("evaluation.json", json.dumps(report, indent=1)),
     ):
         with atomic_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -4,8 +4,10 @@ Frames are written at once; only those of the contact sheet stay in memory. A th
 while the device makes the next.
 """
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from causalcine_jax.errors import printable
+from causalcine_jax.errors import kept_when_stopped, printable
 from causalcine_jax.film import record as provenance
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.moves import Chunk
@@ -24,6 +26,8 @@ from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.utils.progress import time_left
 
+# What commands leave beside a film, in the order in which an earlier film is removed.
+FILES = ("film.json", "film.mp4", "film.unfinished.mp4", "contact_sheet*.png", "memory.png")
 RECENT = 4  # the newest chunks, from which speed and time left are estimated
 
 
@@ -56,7 +60,7 @@ class Footage:
 def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage:
     """Makes the director's film at `path`, enlarged `scale` times.
 
-    `DataError` if the file cannot be written; no partial film is left under that name.
+    Raises as `film_writer` does.
     """
     footage = Footage()
     wanted = wanted_frames(director.resolved)
@@ -80,7 +84,7 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
         footage.retrieved.append(chunk.retrieved.tolist())
 
     with (
-        FilmWriter(path, director.story.video.fps, scale) as film,
+        film_writer(director, path, scale) as film,
         ThreadPoolExecutor(1, "film") as writer,
     ):
         kept: Future | None = None
@@ -93,6 +97,25 @@ def shoot(director: Director, path: Path, scale: int, progress: bool) -> Footage
         if kept:
             kept.result()
     return footage
+
+
+@contextlib.contextmanager
+def film_writer(director: Director, path: Path, scale: int) -> Iterator[FilmWriter]:
+    """A writer for the director's film. Where filming ends early, it says what is kept.
+
+    Raises:
+      StoppedEarly: for a KeyboardInterrupt, if frames are kept.
+      DataError: the file cannot be written.
+    """
+    film = FilmWriter(path, director.story.video.fps, scale)
+    with kept_when_stopped(lambda: "stopped before the film's end" if film.kept else ""):
+        try:
+            with film:
+                yield film
+        except BaseException:
+            if film.kept:
+                say(f"kept: {film.part}, {film.kept} of {director.resolved.frames} frames")
+            raise
 
 
 def say(line: str) -> None:

@@ -3,8 +3,8 @@
     story -> Director -> chunks -> film.mp4, frame hashes, frames for the pictures
                                 -> contact_sheet.png, memory.png, film.json
 
-The file is renamed to film.mp4 after its last frame. film.json is written last, so a folder that
-has one is complete.
+The film grows as film.unfinished.mp4, and stays so where filming ends early. It is renamed to
+film.mp4 after its last frame. film.json is written last, so a folder that has one is complete.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from causalcine_jax.film.agreement import agreed
 from causalcine_jax.film.choices import Choices, Setup, decide
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.filming import Footage, say, shoot
+from causalcine_jax.film.filming import FILES, Footage, say, shoot
 from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import held_for_films
@@ -36,11 +36,14 @@ from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film.start import Start, opening, without_start
 from causalcine_jax.film.whole_film import WHOLE_FILM
-from causalcine_jax.parallel.processes import is_first
+from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
-from causalcine_jax.render.mp4 import check_size, viewing_scale
+from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
 from causalcine_jax.story import prompt_of
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.output import check_disk, one_writer, remove_files, there_already
+
+BESIDE = 8 << 20  # bytes of the pictures and the record beside a film
 
 
 def generate(
@@ -50,21 +53,30 @@ def generate(
     model: Path | None = None,
     choices: Choices = Choices(),
     progress: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Makes the film and the files beside it in `out`; returns the content of film.json.
 
     Several processes (parallel/processes.py) make each chunk together, on all their devices. The
     first process writes; the others return an empty record.
 
+    Args:
+      overwrite: removes an earlier film in `out`, just before the first chunk.
+
     Raises:
-      UsageError: story, choices and model do not fit together, or the processes were asked for
-        different films; nothing is written.
-      DataError: weights are missing or damaged, or a file cannot be written; no partial file is
-        left under its final name.
+      UsageError: story, choices and model do not fit together, the processes were asked for
+        different films, or `out` cannot be had (`one_writer`); nothing is written.
+      DataError: weights are missing or damaged, or the disk is full; no partial file is left under
+        its final name.
+      StoppedEarly: for a KeyboardInterrupt after the first frames, which are kept.
     """
+    out = Path(out)
     start, folder, mesh = agreed(recipe, model, choices)
-    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        return _generate(recipe, Path(out), folder, mesh, choices, start, progress)
+    with contextlib.ExitStack() as held:
+        by_first(lambda: held.enter_context(one_writer(out, FILES, overwrite=overwrite)))
+        if mesh:
+            held.enter_context(jax.set_mesh(mesh))
+        return _generate(recipe, out, folder, mesh, choices, start, progress)
 
 
 def _generate(
@@ -104,13 +116,12 @@ def _generate(
         start=begun.latents if begun else None,
         moves=WHOLE_FILM if setup.whole_film else Moves(),
     )
+    scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.height)
+    by_first(lambda: _check_file(director, out, scale))
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
         return {}
-    video = director.story.video
-    scale = choices.scale or recipe.record.scale or viewing_scale(video.height)
-    check_size(video.height, video.width, scale)
     # Hashing the files of 14B takes a minute, so it runs beside the film.
     weights = _beside(lambda: weights_hash(folder))
     decoder = choices.tiny_decoder and {
@@ -133,6 +144,7 @@ def _generate(
         *notes(folder, choices.lora),
     ]:
         tell(line)
+    remove_files(out, FILES)
     footage = shoot(director, out / "film.mp4", scale, progress)
     record = {
         "schema": provenance.SCHEMA,
@@ -157,6 +169,15 @@ def _generate(
     for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
         tell(line)
     return record
+
+
+def _check_file(director: Director, out: Path, scale: int) -> None:
+    """Raises if the film's frames do not fit a film.mp4, or the film may not fit the disk."""
+    height, width = director.story.video.height, director.story.video.width
+    check_size(height, width, scale)
+    earlier = sum(file.stat().st_size for file in there_already(out, FILES))
+    needed = film_bytes(director.resolved.frames, height, width, scale) + BESIDE
+    check_disk(needed, out, freed=earlier)
 
 
 def save_story_embeddings(
@@ -225,8 +246,7 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
         director.story.global_caption,
         details(record),
     )
-    if not footage.memories.save(out / "memory.png", director.resolved):
-        (out / "memory.png").unlink(missing_ok=True)  # left by an earlier film
+    footage.memories.save(out / "memory.png", director.resolved)
     with atomic_file(out / "film.json") as partial:
         partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
     return notes

@@ -14,6 +14,7 @@ share: each process saves its devices' part of a checkpoint, and the first write
 When one process is asked to stop, all stop after the same step, a little later.
 """
 
+import contextlib
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.first_state import first_state
 from causalcine_jax.training.held_out import held_out_measure
+from causalcine_jax.training.metrics import FILE as METRICS
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.record import Clock, check_record, record_of
 from causalcine_jax.training.same_run import FILE, check_same_run, save_config
@@ -41,7 +43,9 @@ from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.state import Stage, TrainState
 from causalcine_jax.training.step import make_update
 from causalcine_jax.training.stopping import StopRequest
+from causalcine_jax.utils.output import check_disk, one_writer
 
+FILES = (FILE, METRICS, "loss.png")
 STEPS_AHEAD = 2
 
 
@@ -56,13 +60,13 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
       The last state; after SIGTERM or Ctrl-C, the state that was saved.
 
     Raises:
-      UsageError: the config cannot run here, config.out holds another run, or the processes were
-        not started alike.
+      UsageError: the config cannot run here, config.out holds another run or cannot be had
+        (`one_writer`), or the processes were not started alike.
       DataError: data, disk or checkpoints fail, a loss is not finite in max_nan_steps steps in a
         row, or a metric is beyond the stage's limit.
     """
     out = Path(config.out)
-    with StopRequest() as stop:
+    with StopRequest() as stop, contextlib.ExitStack() as held:
         stop.at_once = not several()  # other processes would wait for this one
         check_same(
             {
@@ -72,6 +76,7 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
                 "jax": jax.__version__,
             }
         )
+        by_first(lambda: held.enter_context(one_writer(out, FILES)))
         changed = by_first(lambda: check_same_run(out, config, force=force)) or []
         mesh = make_mesh(config.seq)
         for optim in (config.optim, config.critic_optim):
@@ -130,6 +135,8 @@ class Run:
             f"{_count(state.params):,} parameters, {jax.device_count()} "
             f"{jax.devices()[0].device_kind}, out {self.out}"
         )
+        # A checkpoint is written before an older one is removed.
+        by_first(lambda: check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)), self.out))
         self.stop.at_once = False
         self.clock.lap()
         in_flight: deque = deque()

@@ -25,4 +25,4 @@ def sample_film(model: Path, out: Path, step: int, *, world: WorldConfig, seed: 
     The story is the same at every step, so that films can be compared.
     """
     story = as_story(sample_story(SAMPLE_SEED, seed, world), seed)
-    generate(Recipe(story), out, model=model, progress=False)
+    generate(Recipe(story), out, model=model, progress=False, overwrite=True)

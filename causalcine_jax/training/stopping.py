@@ -1,19 +1,19 @@
 """SIGTERM and Ctrl-C as a request to stop.
 
-The step in progress is finished and saved, then the process ends with exit code 0. With several
+The step in progress is finished and saved, then the process ends with exit code 75. With several
 processes, the one that is asked tells all others (`processes.any_process`).
 """
 
 import signal
-import sys
 from types import FrameType
+
+from causalcine_jax.errors import StoppedEarly
 
 
 class StopRequest:
     """Inside its `with`, the first SIGTERM or SIGINT sets `asked`, and a second ends the process.
 
-    While `at_once` is true, nothing can be lost: then the first one ends the process, with exit
-    code 0.
+    While `at_once` is true, nothing can be lost: then the first one raises `StoppedEarly`.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -36,7 +36,6 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.at_once:
-            print("stopped before the first step", file=sys.stderr)
-            raise SystemExit(0)
+            raise StoppedEarly("stopped before the first step; the same command begins again")
         self.asked = True
         signal.signal(number, self._before[number])

@@ -3,23 +3,27 @@
 import contextlib
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from causalcine_jax.errors import DataError
+
+_PARTIAL = re.compile(r".+\.\d+-[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to, then renames it to `path`.
 
-    After an error the temporary file is removed and `path` is untouched.
+    No two processes share a temporary path. After an error it is removed and `path` is untouched.
 
     Raises:
       DataError: an OSError occurred inside (a full disk, no permission); names the file.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -29,6 +33,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path, *, below: bool = False) -> None:
+    """Removes temporary files that killed processes left in `folder`, or anywhere `below` it.
+
+    Only the folder's one writer (utils/output.py) may call this.
+    """
+    for file in folder.rglob("*.tmp") if below else folder.glob("*.tmp"):
+        if _PARTIAL.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def file_hash(file: Path) -> str:

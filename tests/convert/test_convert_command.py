@@ -30,6 +30,7 @@ from causalcine_jax.convert import (
     writing,
 )
 from causalcine_jax.convert.convert_config import ConvertConfig
+from causalcine_jax.errors import StoppedEarly
 from causalcine_jax.models.text.tokenizer import Tokenizer
 
 LOADERS = {"transformer": load_transformer, "vae": load_vae, "text_encoder": load_text_encoder}
@@ -191,13 +192,14 @@ def test_a_killed_conversion_continues(made, tmp_path, monkeypatch):
     def counted(folder, shard, bar, kill_at=None):
         if len(written) == kill_at:
             (folder / shard.file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / f"{shard.file}.tmp").write_bytes(b"half a fi")  # what a kill leaves
+            left = folder / f"{shard.file}.4711-0a1b2c3d.tmp"  # as a kill leaves it
+            left.write_bytes(b"half a fi")
             raise KeyboardInterrupt
         written.append(shard.file)
         return write_shard(folder, shard, bar)
 
     monkeypatch.setattr(writing, "_write_shard", lambda *args: counted(*args, kill_at=3))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedEarly, match="the same command goes on from there"):
         run(made / "model/transformer", out, shard_gb=2e-5)
     assert not out.exists() and partial.is_dir()
     first = list(written)

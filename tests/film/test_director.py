@@ -101,17 +101,22 @@ def test_a_chunk_is_encoded_while_the_next_is_made(tmp_path, monkeypatch):
     )
 
 
-def test_a_film_that_cannot_be_written_ends_with_its_error(tmp_path, monkeypatch):
+def test_a_film_that_cannot_be_written_ends_with_its_error(tmp_path, monkeypatch, capsys):
     director = paper_director(Story((Shot("Mia waves.", chunks=9),)))
 
     class Film(FilmWriter):
         def append(self, frames):
-            raise DataError("no space left")
+            if self.frames:
+                raise DataError("no space left")
+            super().append(frames)
 
     monkeypatch.setattr(filming, "FilmWriter", Film)
     with pytest.raises(DataError, match="no space left"):
         filming.shoot(director, tmp_path / "film.mp4", 1, progress=False)
-    assert director.next_chunk == 2 and list(tmp_path.iterdir()) == []
+    assert director.next_chunk == 3 and [p.name for p in tmp_path.iterdir()] == [
+        "film.unfinished.mp4"
+    ]
+    assert f"kept: {tmp_path / 'film.unfinished.mp4'}, 9 of 105 frames" in capsys.readouterr().err
 
 
 def test_a_new_shot_takes_hold_after_the_queued_ones():

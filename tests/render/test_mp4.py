@@ -1,13 +1,17 @@
 """The film on disk: exact length, right colours, readable while it grows, never half written."""
 
+import os
 import resource
+import subprocess
+import sys
 
 import av
 import numpy as np
 import pytest
+from repository import ROOT
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.render.mp4 import FilmWriter, read_film, viewing_scale
+from causalcine_jax.render.mp4 import FilmWriter, film_bytes, read_film, viewing_scale
 
 FRAMES = (9, 12, 12)
 
@@ -60,8 +64,9 @@ def test_the_film_is_an_ordinary_mp4_with_a_keyframe_per_chunk(tmp_path):
             if packet.is_keyframe
         ]
     assert keys == [0, 9, 21]
-    head = (tmp_path / "film.mp4").read_bytes()
-    assert head.index(b"moov") < head.index(b"mdat")
+    content = (tmp_path / "film.mp4").read_bytes()
+    assert content.index(b"mdat") < content.rindex(b"moov")  # an index of the whole, and one mdat
+    assert int.from_bytes(content[36:40]) == content.rindex(b"moov") - 4 - 36
 
 
 def test_the_growing_film_is_readable_after_every_chunk(tmp_path):
@@ -75,7 +80,7 @@ def test_the_growing_film_is_readable_after_every_chunk(tmp_path):
             assert not film.path.exists()
 
 
-def test_an_error_leaves_nothing_and_spares_an_older_film(tmp_path):
+def test_an_error_leaves_the_film_so_far_and_spares_an_older_one(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"older")
     with (
         pytest.raises(RuntimeError, match="model broke"),
@@ -83,15 +88,36 @@ def test_an_error_leaves_nothing_and_spares_an_older_film(tmp_path):
     ):
         film.append(next(chunks()))
         raise RuntimeError("model broke")
-    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"] and (
-        tmp_path / "film.mp4"
-    ).read_bytes() == b"older"
+    assert (tmp_path / "film.mp4").read_bytes() == b"older"
+    assert film.kept == len(read_film(tmp_path / "film.unfinished.mp4")) == FRAMES[0]
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
+def test_an_error_before_the_first_frame_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        raise RuntimeError("model broke")
+    assert film.kept == 0 and not list(tmp_path.iterdir())
+
+
+def test_a_killed_process_leaves_the_film_so_far(tmp_path):
+    script = (
+        "import os, numpy as np\n"
+        "from causalcine_jax.render.mp4 import FilmWriter\n"
+        "with FilmWriter('film.mp4', fps=16) as film:\n"
+        "    for level in (50, 100, 150):\n"
+        "        film.append(np.full((12, 32, 32, 3), level, np.uint8))\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment)
+    assert done.returncode == -9 and [p.name for p in tmp_path.iterdir()] == ["film.unfinished.mp4"]
+    assert len(read_film(tmp_path / "film.unfinished.mp4")) >= 35  # the muxer delays the newest
+
+
+@pytest.mark.parametrize("limit", [40_000, 83_000, 121_000])
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_written(tmp_path, limit):
     noise = np.random.default_rng(0).integers(0, 256, (24, 96, 160, 3), dtype=np.uint8)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with (
             pytest.raises(DataError, match=r"cannot write .*film\.mp4"),
@@ -100,7 +126,19 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
             film.append(noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["film.unfinished.mp4"]
+    assert film.kept == len(read_film(film.part)) > 0
+
+
+def test_a_film_takes_no_more_room_than_estimated(tmp_path):
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(40, 200, 416)[None, None, :, None]
+    grain = np.clip(ramp + rng.normal(0, 8, (12, 240, 416, 3)), 0, 255).astype(np.uint8)
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        film.append(grain)
+    size = film.path.stat().st_size
+    assert 0.3 < size / film_bytes(12, 240, 416) < 1
+    assert film_bytes(12, 120, 208, 2) == film_bytes(12, 240, 416)
 
 
 def test_what_cannot_be_a_film(tmp_path):

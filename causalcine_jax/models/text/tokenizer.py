@@ -17,6 +17,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.utils.atomic_file import atomic_file
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 FILE_NAME = "tokenizer.json"
@@ -67,15 +68,8 @@ class Tokenizer:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json into `folder` (made if missing)."""
-        folder = Path(folder)
-        partial = folder / f"{FILE_NAME}.partial"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(Path(folder) / FILE_NAME) as partial:
             partial.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-            os.replace(partial, folder / FILE_NAME)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise DataError(f"cannot write {folder / FILE_NAME}: {error}") from error
 
     @property
     def size(self) -> int:

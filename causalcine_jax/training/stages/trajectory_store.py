@@ -25,6 +25,7 @@ from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import several
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.stages.ode import ODEInit, teacher_trajectory
+from causalcine_jax.utils.output import one_writer
 
 SHARD = 8  # an interruption costs at least so many trajectories
 
@@ -82,15 +83,28 @@ def write_trajectories(
     A trajectory depends on its film, its place in the batch and the seed.
 
     Raises:
-      UsageError: the store has another spec, there are fewer films than trajectories, or several
-        processes are asked to complete the store.
+      UsageError: the store has another spec, there are fewer films than trajectories, several
+        processes are asked to complete the store, or another run is making it.
       DataError: a file cannot be written.
     """
-    if several() and not path.exists():
+    if path.exists():
+        return LatentStoreWriter(path, trajectory_spec(films, task, making)).finish()
+    if several():
         raise UsageError(
             f"ode.store {path} is missing or incomplete, and only a single process makes one: "
             "run it so first, or leave ode.store empty"
         )
+    with one_writer(path, beside=True):
+        return _made(path, films, task, nets, making)
+
+
+def _made(
+    path: Path,
+    films: LatentStore | MixedStore,
+    task: ODEInit,
+    nets: tuple[Transformer, UMT5Encoder],
+    making: Making,
+) -> LatentStore:
     writer = LatentStoreWriter(path, trajectory_spec(films, task, making))
     pending = writer.pending()
     if pending:

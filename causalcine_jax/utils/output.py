@@ -1,0 +1,181 @@
+"""A command's --out: checked before the work begins, and written by one process at a time.
+
+    with one_writer(out, ("film.json", "film.mp4"), overwrite=False):
+        ...
+
+The lock is flock on an open file, so the kernel releases it when the process dies, however that
+happens. The lock file names its holder. It is removed at the end, and what a killed process leaves
+of it is in nobody's way. A folder within a locked folder has a lock of its own.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from causalcine_jax.errors import DataError, UsageError, printable
+from causalcine_jax.utils.atomic_file import remove_partials
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def one_writer(
+    out: str | Path, files: Sequence[str] = (), *, overwrite: bool = True, beside: bool = False
+) -> Iterator[None]:
+    """Holds the folder `out`, which it makes, as its one writer.
+
+    A folder that was made for nothing is removed again. Of several processes that write one output
+    together, the first alone calls this (parallel/processes.py).
+
+    Args:
+      out: the folder.
+      files: names or patterns of what will be written into it.
+      overwrite: whether they may be there already. This removes nothing: `remove_files` does.
+      beside: the lock is .NAME.lock beside `out`, which another folder will replace at the end.
+
+    Raises:
+      UsageError: another process writes there, a file or folder is in the way, `out` cannot be
+        written, or holds one of `files` and `overwrite` is false.
+    """
+    out = Path(out)
+    with contextlib.ExitStack() as held:
+        try:
+            _check_kinds(out, files)
+            folder, name = (
+                (out.absolute().parent, f".{out.absolute().name}{LOCK}") if beside else (out, LOCK)
+            )
+            held.callback(_remove_empty, _make(folder))
+            held.callback(_release, folder / name, _lock(folder / name, out))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write into {out} ({error.strerror or error}): choose another --out"
+            ) from error
+        if not overwrite and (there := there_already(out, files)):
+            raise UsageError(
+                f"{out} holds {', '.join(file.name for file in there)} already: "
+                "choose another --out, or --overwrite replaces it"
+            )
+        if not beside:
+            remove_partials(out)
+        yield
+
+
+def there_already(out: Path, files: Iterable[str]) -> list[Path]:
+    """Those of `files` (names or patterns) that are in `out`, in their order."""
+    return [found for name in files for found in sorted(out.glob(name))]
+
+
+def remove_files(out: Path, files: Iterable[str]) -> None:
+    """Removes an earlier result, in the order of `files`; `DataError` where that fails.
+
+    Name its record first: then no kill leaves the record beside another result.
+    """
+    for file in there_already(out, files):
+        try:
+            file.unlink()
+        except OSError as error:
+            raise DataError(f"cannot remove {file}: {error.strerror or error}") from error
+
+
+def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:
+    """Raises `DataError` if the disk of `out`, which need not exist, has under `needed` bytes.
+
+    freed  bytes of an earlier result, which is removed first
+    """
+    out = Path(out)
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free + freed
+    if needed > free:
+        raise DataError(
+            f"not enough room on the disk: {out} needs up to {_size(needed)}, "
+            f"{there} has {_size(free)} free; make room or choose another --out"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3f} MB"
+
+
+def _check_kinds(out: Path, files: Iterable[str]) -> None:
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file, and --out is a folder: choose another --out")
+    for found in there_already(out, files):
+        if found.is_dir():
+            raise UsageError(
+                f"{found} is a folder, and a file of this name is written: choose another --out"
+            )
+
+
+def _make(folder: Path) -> list[Path]:
+    """Makes the folder; returns what had to be made, from the innermost out."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _lock(file: Path, out: Path) -> int:
+    """The open file that holds the lock."""
+    while True:
+        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(opened, out)
+            if _is_at(opened, file):  # else its holder removed it between our open and our lock
+                os.ftruncate(opened, 0)
+                os.pwrite(opened, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                return opened
+        except BaseException:
+            os.close(opened)
+            raise
+        os.close(opened)
+
+
+def _take(opened: int, out: Path) -> None:
+    try:
+        if fcntl is None:
+            raise OSError("this system has no flock")
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(opened, 200, 0).decode("utf-8", "replace") or "another process"
+        raise UsageError(
+            printable(
+                f"{out} is being written by {holder}: wait for it, stop it, or choose another --out"
+            )
+        ) from None
+    except OSError as error:
+        print(
+            printable(
+                f"note: no lock is possible for {out} ({error.strerror or error}): "
+                "let no other process write there"
+            ),
+            file=sys.stderr,
+        )
+
+
+def _is_at(opened: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _release(file: Path, opened: int) -> None:
+    with contextlib.suppress(OSError):
+        if _is_at(opened, file):
+            file.unlink()
+    os.close(opened)
