@@ -12,6 +12,7 @@ Leaves in --out:
     film.json           everything that went into the film; `--story film.json` makes it again
 
 Ctrl-C and SIGTERM end a film early, with exit code 75. film.unfinished.mp4 stays and can be played.
+`--resume FOLDER` goes on with it, also after a crash: the same film, frame by frame.
 A folder that holds a film is refused, unless --overwrite is given.
 
 One film by several processes (hosts), on all their devices: the same command in each, started as
@@ -37,6 +38,7 @@ from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import there_already
 
+RESUMED_WITH = {"resume", "no_progress", "compile_cache", "no_compile_cache"}
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks",
     "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
@@ -53,6 +55,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     what.add_argument(
         "--prompt", help="a film of one shot, 81 frames unless --frames says another length"
+    )
+    what.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="the --out of a film that was not finished, to go on with it as it was begun",
     )
     parser.add_argument("--out", type=Path, help="folder for the film; made if missing")
     parser.add_argument(
@@ -201,7 +209,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     compile_cache_flags(parser)
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    if flags.resume:
+        given = {n for n, value in vars(flags).items() if value != parser.get_default(n)}
+        if other := sorted(given - RESUMED_WITH):
+            raise UsageError(
+                "--resume goes on with a film as it was begun: leave out "
+                + ", ".join("--" + name.replace("_", "-") for name in other)
+            )
+    return flags
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -226,20 +242,30 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     if flags.embed_only and flags.embeddings is None:
         raise UsageError("--embed-only needs --embeddings FILE, where the embeddings go")
-    if not flags.embed_only and flags.out is None:
+    if not flags.embed_only and flags.out is None and flags.resume is None:
         raise UsageError("give --out FOLDER, where the film goes")
     from causalcine_jax.film.record import prompt_recipe, read_recipe
 
-    recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
+    recipe = None
+    if not flags.resume:
+        recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
     # After the story is understood: a typing error in it should not wait for jax.
     from causalcine_jax.film.choices import Choices
     from causalcine_jax.film.filming import FILES
     from causalcine_jax.film.generate import generate, save_story_embeddings
     from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film.unfinished import read_asked
     from causalcine_jax.parallel.processes import joined
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    progress = not flags.no_progress
+    if flags.resume:
+        asked = read_asked(flags.resume)
+        options = {"model": asked.model, "choices": asked.choices, "progress": progress}
+        with joined():
+            generate(asked.recipe, flags.resume, **options, resume=True)
+        return
 
     base = flags.sampler == "base"
     choices = Choices(
@@ -253,7 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
             flags.embeddings,
             model=flags.model,
             choices=choices,
-            progress=not flags.no_progress,
+            progress=progress,
         )
     else:
         for read in filter(None, (flags.story, flags.start)):
@@ -265,6 +291,6 @@ def main(arguments: list[str] | None = None) -> None:
                 flags.out,
                 model=flags.model,
                 choices=choices,
-                progress=not flags.no_progress,
+                progress=progress,
                 overwrite=flags.overwrite,
             )

@@ -8,11 +8,13 @@ film.mp4 after its last frame. film.json is written last, so a folder that has o
 """
 
 import contextlib
+import math
+import shlex
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,19 @@ from causalcine_jax.film.choices import Choices, Setup, decide
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import FILES, Footage, say, shoot
-from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
+from causalcine_jax.film.model_folder import latent_size, load_model, notes, save_embeddings
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import held_for_films
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
-from causalcine_jax.film.start import Start, opening, without_start
+from causalcine_jax.film.start import Opening, Start, opening, without_start
+from causalcine_jax.film.unfinished import (
+    FilmRequest,
+    check_none,
+    journal_folder,
+    remove_unfinished,
+    save_asked,
+)
 from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
@@ -54,6 +63,7 @@ def generate(
     choices: Choices = Choices(),
     progress: bool = True,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Makes the film and the files beside it in `out`; returns the content of film.json.
 
@@ -62,6 +72,8 @@ def generate(
 
     Args:
       overwrite: removes an earlier film in `out`, just before the first chunk.
+      resume: goes on with the unfinished film in `out`, which was begun with the same arguments
+        (unfinished.read_asked). What was kept of it is committed and decoded again.
 
     Raises:
       UsageError: story, choices and model do not fit together, the processes were asked for
@@ -73,22 +85,33 @@ def generate(
     out = Path(out)
     start, folder, mesh = agreed(recipe, model, choices)
     with contextlib.ExitStack() as held:
-        by_first(lambda: held.enter_context(one_writer(out, FILES, overwrite=overwrite)))
+        by_first(lambda: _hold(held, out, overwrite, resume))
         if mesh:
             held.enter_context(jax.set_mesh(mesh))
-        return _generate(recipe, out, folder, mesh, choices, start, progress)
+        film = FilmRequest(recipe, model, choices)
+        return _generate(film, Place(out, resume, progress), folder, mesh, start)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a film goes, whether it was begun there, and whether progress is shown."""
+
+    out: Path
+    resume: bool
+    progress: bool
+
+
+def _hold(held: contextlib.ExitStack, out: Path, overwrite: bool, resume: bool) -> None:
+    held.enter_context(one_writer(out, FILES, overwrite=overwrite or resume))
+    if not overwrite and not resume:
+        check_none(out)
 
 
 def _generate(
-    recipe: Recipe,
-    out: Path,
-    folder: Path,
-    mesh: Mesh | None,
-    choices: Choices,
-    start: Start | None,
-    progress: bool,
+    film: FilmRequest, place: Place, folder: Path, mesh: Mesh | None, start: Start | None
 ) -> dict[str, Any]:
     """`generate`, given the model's folder, the mesh and the start."""
+    recipe, choices, out = film.recipe, film.choices, place.out
     started = time.perf_counter()
     networks = load_model(
         folder,
@@ -106,18 +129,13 @@ def _generate(
         )
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
-    director = Director(
-        setup.model,
-        begun.story if begun else setup.story,
-        seed=choices.seed,
-        sampler=setup.sampler,
-        memory=setup.memory,
-        pool=setup.pool,
-        start=begun.latents if begun else None,
-        moves=WHOLE_FILM if setup.whole_film else Moves(),
-    )
+    director = _director(setup, choices, begun, place)
     scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.height)
     by_first(lambda: _check_file(director, out, scale))
+    by_first(lambda: _clear(place))
+    if not setup.whole_film and not place.resume:
+        by_first(lambda: save_asked(out, film))
+        director.keep_in(journal_folder(out))
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
@@ -128,7 +146,7 @@ def _generate(
         "file": choices.tiny_decoder.name,
         "sha256": file_hash(choices.tiny_decoder),
     }
-    tell = say if progress else (lambda line: None)
+    tell = say if place.progress else (lambda line: None)
     adapters = [
         {
             "file": each.path.name,
@@ -144,8 +162,14 @@ def _generate(
         *notes(folder, choices.lora),
     ]:
         tell(line)
-    remove_files(out, FILES)
-    footage = shoot(director, out / "film.mp4", scale, progress)
+    try:
+        footage = shoot(director, out / "film.mp4", scale, place.progress)
+    except BaseException:
+        if not setup.whole_film:
+            say(f"go on with it: causalcine film --resume {shlex.quote(str(out))}")
+        raise
+    finally:
+        director.close()
     record = {
         "schema": provenance.SCHEMA,
         "story": (without_start(director.story) if begun else director.story).to_dict(),
@@ -168,7 +192,30 @@ def _generate(
     }
     for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
         tell(line)
+    remove_unfinished(out)
     return record
+
+
+def _director(setup: Setup, choices: Choices, begun: Opening | None, place: Place) -> Director:
+    if place.resume:
+        return Director.resume(journal_folder(place.out), setup.model, from_beginning=True)
+    return Director(
+        setup.model,
+        begun.story if begun else setup.story,
+        seed=choices.seed,
+        sampler=setup.sampler,
+        memory=setup.memory,
+        pool=setup.pool,
+        start=begun.latents if begun else None,
+        moves=WHOLE_FILM if setup.whole_film else Moves(),
+    )
+
+
+def _clear(place: Place) -> None:
+    """Removes what is left of an earlier film."""
+    remove_files(place.out, FILES)
+    if not place.resume:
+        remove_unfinished(place.out)
 
 
 def _check_file(director: Director, out: Path, scale: int) -> None:
@@ -177,6 +224,9 @@ def _check_file(director: Director, out: Path, scale: int) -> None:
     check_size(height, width, scale)
     earlier = sum(file.stat().st_size for file in there_already(out, FILES))
     needed = film_bytes(director.resolved.frames, height, width, scale) + BESIDE
+    model = director.model
+    latents = math.prod(latent_size(model, height, width)) * model.transformer.config.in_dim * 4
+    needed += director.resolved.chunks * model.chunk_frames * latents  # the journal
     check_disk(needed, out, freed=earlier)
 
 

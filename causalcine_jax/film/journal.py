@@ -7,14 +7,15 @@
 Every file is written atomically, in an order that leaves a film that can resume at any moment.
 """
 
+import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
 import re
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from causalcine_jax.film.model_folder import Model, latent_size, load_model
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.weights_sample import TEXT, loaded_sample
-from causalcine_jax.parallel.processes import by_all, is_first
+from causalcine_jax.parallel.processes import by_all, by_first
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
@@ -46,23 +48,25 @@ INSTALLED = {folder.name: folder for folder in (EMBEDDED, STUDENT)}
 class Journal:
     """Keeps the folder of one film as the film is. Of several processes, the first one writes.
 
-    The folder is locked until `close`, or until this process ends.
+    The folder is locked until `close`, or until this journal or its process ends.
     """
 
     def __init__(self, folder: str | Path):
-        """Locks the folder, and makes it where it is missing. `DataError` if another holds it."""
+        """Locks the folder, and makes it where it is missing. `UsageError` if another holds it."""
         self.folder = Path(folder).resolve()
         self._model: dict[str, Any] = {}
         self._written, self._kept = "", sys.maxsize  # of an earlier film: not known
         self._writing = threading.Lock()
-        self._lock = by_all(lambda: folder_lock(self.folder) if is_first() else None)
+        self._held = contextlib.ExitStack()
+        weakref.finalize(self, self._held.close)  # a director that nobody holds frees its folder
+        by_first(lambda: self._held.enter_context(one_writer(self.folder)))
 
     @classmethod
     def new(cls, folder: str | Path, model: Model, start) -> "Journal":
         """The journal of a film that is not kept yet. `UsageError` if the folder holds another."""
         journal = cls(folder)
         try:
-            by_all(journal._check_empty)
+            by_first(journal._check_empty)
             journal._kept = 0
             journal._begin(model, start)
         except BaseException:
@@ -91,12 +95,12 @@ class Journal:
             "start": None if start is None else _hash(start),
         }
         if start is not None:
-            self._save(self.folder / START, lambda file: np.save(file, start, allow_pickle=False))
+            save = lambda file: np.save(file, start, allow_pickle=False)
+            by_first(lambda: self._save(self.folder / START, save))
 
     def close(self) -> None:
         """Frees the folder. Nothing is written from now on."""
-        if self._lock is not None:
-            self._lock.close()
+        self._held.close()
 
     def write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
         """Brings the folder to the state of the film; what is there already is not written again.
@@ -104,7 +108,7 @@ class Journal:
         A failed write can be repeated. `DataError` in all processes if it fails.
         """
         with self._writing:
-            by_all(lambda: self._write(story, settings, chunks) if is_first() else None)
+            by_first(lambda: self._write(story, settings, chunks))
 
     def _write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
         # First what is gone, or a crash could leave old chunks behind new ones.
@@ -152,7 +156,7 @@ class Journal:
           DataError: there is no journal, its start is damaged, or its model is missing.
           UsageError: the journal is faulty, or the model's weights differ.
         """
-        told = _told(self.folder)
+        told = by_all(lambda: _told(self.folder))
         if model is None:
             if told["model"] is None:
                 raise UsageError(
@@ -174,7 +178,7 @@ class Journal:
             story,
             *(kind(**told[name]) for name, kind in KINDS.items()),
             tuple(_chunks(self.folder, shape)),
-            _start(self.folder, told["start"]),
+            by_all(lambda: _start(self.folder, told["start"])),
         )
 
 
@@ -189,19 +193,6 @@ class Journalled:
     pool: PoolConfig
     chunks: tuple[KeptChunk, ...]
     start: Float[np.ndarray, "1 f h w z"] | None
-
-
-def folder_lock(folder: Path):
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "journal.lock", "a")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise DataError(
-            f"{folder} is in use: another process or director keeps its film there"
-        ) from None
-    return file
 
 
 def _told(folder: Path) -> dict[str, Any]:

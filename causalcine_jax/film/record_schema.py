@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, MemoryConfig
@@ -182,5 +183,6 @@ def _named(kind: Any) -> str:
         float: "a finite number",
         str: "text",
         bool: "true or false",
+        Path: "a path",
         types.NoneType: "nothing",
     }[kind]

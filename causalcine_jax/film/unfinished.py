@@ -1,0 +1,118 @@
+"""A film that was not finished, so that `causalcine film --resume OUT` goes on with it.
+
+    OUT/unfinished/asked.json     what was asked for: story, earlier record, model, choices
+    OUT/unfinished/journal.json   and the rest of the film's journal (journal.py)
+
+The folder is removed when the film is finished.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.convert.lora import loras
+from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.film.choices import Choices
+from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.record_schema import FilmRecord, field_faults
+from causalcine_jax.story import Story
+from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.plain_data import read_plain
+
+SCHEMA = "causalcine/unfinished@1"
+FOLDER, ASKED = "unfinished", "asked.json"
+_PATHS = ("embeddings", "start", "tiny_decoder")
+_TUPLES = ("step_list", "size", "lora")
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmRequest:
+    """What decides a film: the arguments of `generate`."""
+
+    recipe: Recipe
+    model: Path | None
+    choices: Choices
+
+
+def journal_folder(out: Path) -> Path:
+    return out / FOLDER
+
+
+def check_none(out: Path) -> None:
+    """`UsageError` if `out` holds a film that was not finished."""
+    if journal_folder(out).is_dir():
+        raise UsageError(
+            f"{out} holds an unfinished film: go on with it by --resume {out}, "
+            "choose another --out, or --overwrite replaces it"
+        )
+
+
+def save_asked(out: Path, asked: FilmRequest) -> None:
+    """Writes what was asked for; files are named by their absolute paths."""
+    choices = vars(asked.choices).copy()
+    for name in _PATHS:
+        choices[name] = choices[name] and str(Path(choices[name]).resolve())
+    adapters = loras(asked.choices.lora)
+    choices["lora"] = [f"{each.path.resolve()}:{each.strength}" for each in adapters] or None
+    told = {
+        "schema": SCHEMA,
+        "story": asked.recipe.story.to_dict(),
+        "record": asked.recipe.recorded and _set(asked.recipe.recorded.to_dict()),
+        "model": asked.model and str(Path(asked.model).resolve()),
+        "choices": _set(choices),
+    }
+    with atomic_file(journal_folder(out) / ASKED) as partial:
+        partial.write_text(json.dumps(told, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def read_asked(out: Path) -> FilmRequest:
+    """What was asked for in `out`.
+
+    Raises:
+      DataError: there is no unfinished film.
+      UsageError: the file was edited and is faulty.
+    """
+    file = journal_folder(out) / ASKED
+    if not file.is_file():
+        finished = (out / "film.json").is_file()
+        raise DataError(
+            f"{out} holds no unfinished film"
+            + (": the one in it is finished" if finished else ", so there is nothing to go on with")
+        )
+    told, what = read_plain(file), str(file)
+    if not isinstance(told, dict) or told.get("schema") != SCHEMA:
+        raise UsageError(f"{what} does not say what was asked for: its schema is not {SCHEMA}")
+    choices, model = told.get("choices"), told.get("model")
+    if not isinstance(choices, dict) or not isinstance(model, str | None):
+        raise UsageError(f"{what}: choices must be a mapping, and model text or nothing")
+    choices |= {name: Path(choices[name]) for name in _PATHS if isinstance(choices.get(name), str)}
+    choices |= {
+        name: tuple(choices[name]) for name in _TUPLES if isinstance(choices.get(name), list)
+    }
+    raise_faults(what, field_faults(Choices, choices, "choices"))
+    recorded = told.get("record")
+    return FilmRequest(
+        Recipe(
+            Story.from_dict(told.get("story"), what=what),
+            None if recorded is None else FilmRecord.from_dict(recorded, what=what),
+        ),
+        model and Path(model),
+        Choices(**choices),
+    )
+
+
+def remove_unfinished(out: Path) -> None:
+    """Removes the journal, what was asked for first. `DataError` where that fails."""
+    folder = journal_folder(out)
+    try:
+        (folder / ASKED).unlink(missing_ok=True)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise DataError(f"cannot remove {folder}: {error.strerror or error}") from error
+
+
+def _set(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,145 @@
+"""A film that was stopped goes on by `film --resume`: the same film, frame by frame."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from repository import ROOT
+from tiny_models import tiny_folder
+
+from causalcine_jax.commands import film as command
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError
+from causalcine_jax.film import filming
+from causalcine_jax.film.choices import Choices
+from causalcine_jax.film.generate import generate
+from causalcine_jax.film.record import Recipe, read_recipe
+from causalcine_jax.film.unfinished import read_asked
+from causalcine_jax.render.mp4 import read_film
+from causalcine_jax.story import Shot, Story, write_story
+
+STORY = Story(
+    (Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=2, seed=7)), "A story.", seed=1
+)
+CHOICES = Choices(steps=1, step_list=None, pool_frames=9, scale=2, window_chunks=1, memory_frames=3)
+WITHOUT_TIMES = ("software", "timings")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def straight(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight")
+    generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+    return out
+
+
+def record(out):
+    told = json.loads((out / "film.json").read_text())
+    return {name: value for name, value in told.items() if name not in WITHOUT_TIMES}
+
+
+def stop_after(monkeypatch, chunks, error):
+    """The writer of frames raises after so many chunks."""
+    append, seen = filming.FilmWriter.append, []
+
+    def counted(film, frames):
+        if len(seen) == chunks:
+            raise error
+        seen.append(frames)
+        append(film, frames)
+
+    monkeypatch.setattr(filming.FilmWriter, "append", counted)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("the disk is full")])
+def test_a_stopped_film_says_how_to_go_on_and_goes_on_as_if_never_stopped(
+    folder, straight, tmp_path, monkeypatch, capsys, error
+):
+    out = tmp_path / "a film"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2, error)
+        with pytest.raises(StoppedEarly if type(error) is KeyboardInterrupt else DataError):
+            generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+    assert f"causalcine film --resume '{out}'" in capsys.readouterr().err
+    assert len(read_film(out / "film.unfinished.mp4")) == 21
+    with pytest.raises(UsageError, match=r"holds film\.unfinished\.mp4 already"):
+        generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+    (out / "film.unfinished.mp4").unlink()
+    with pytest.raises(UsageError, match="holds an unfinished film: go on with it by --resume"):
+        generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+
+    command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
+    assert record(out) == record(straight)
+    names = lambda folder: {file.name for file in folder.iterdir()}
+    assert names(out) == names(straight)
+    assert (out / "memory.png").read_bytes() == (straight / "memory.png").read_bytes()
+    with pytest.raises(DataError, match="holds no unfinished film: the one in it is finished"):
+        command.main(["--resume", str(out)])
+
+
+def test_a_killed_film_goes_on(folder, straight, tmp_path):
+    """SIGKILL at any moment: here as soon as the second chunk is kept."""
+    story, out = tmp_path / "story.yaml", tmp_path / "out"
+    write_story(STORY, story)
+    flags = "--steps 1 --pool-frames 9 --scale 2 --window 1 --memory-frames 3 --no-compile-cache"
+    words = ["--story", str(story), "--out", str(out), "--model", str(folder), *flags.split()]
+    with subprocess.Popen(
+        [sys.executable, "launch/generate.py", *words], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as film:
+        end = time.monotonic() + 300
+        kept = out / "unfinished" / "latents" / "000001.npz"
+        while not kept.exists() and film.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        film.send_signal(signal.SIGKILL)
+    story.unlink()  # what was asked for is kept as well
+    if not (out / "film.json").exists():  # a quick machine may have finished it
+        command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
+    assert record(out) == record(straight)
+
+
+def test_overwrite_replaces_an_unfinished_film(folder, straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1, DataError("full"))
+        with pytest.raises(DataError):
+            generate(Recipe(STORY), tmp_path, model=folder, progress=False)
+    generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False, overwrite=True)
+    assert record(tmp_path) == record(straight)
+
+
+def test_what_was_asked_for_comes_back(folder, straight, tmp_path, monkeypatch):
+    recipe = read_recipe(straight / "film.json")
+    choices = Choices(size=(32, 16), step_list=(1000.0, 500.0), negative="", seed=3)
+    stop_after(monkeypatch, 1, DataError("full"))
+    with pytest.raises(DataError):
+        generate(recipe, tmp_path, model=folder, choices=choices, progress=False)
+    asked = read_asked(tmp_path)
+    assert (asked.recipe, asked.model, asked.choices) == (recipe, folder.resolve(), choices)
+
+    file = tmp_path / "unfinished" / "asked.json"
+    told = json.loads(file.read_text())
+    for change, fault in (
+        ({"schema": "x"}, "its schema is not causalcine/unfinished@1"),
+        ({"choices": {"steps": "many"}}, "choices: steps must be a whole number or nothing"),
+        ({"choices": {"start": 3}}, "choices: start must be a path or nothing"),
+        ({"choices": {"stepz": 3}}, "unknown key 'stepz'"),
+        ({"choices": [1]}, "choices must be a mapping"),
+        ({"model": 3}, "model text or nothing"),
+        ({"story": None}, "must be a mapping"),
+        ({"record": {"dtype": 3}}, "dtype must be one of"),
+    ):
+        file.write_text(json.dumps(told | change))
+        with pytest.raises(UsageError, match=fault):
+            read_asked(tmp_path)
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no unfinished film, so there is nothing"):
+        command.main(["--resume", str(tmp_path)])
+    with pytest.raises(UsageError, match="leave out --out, --seed"):
+        command.main(["--resume", str(tmp_path), "--seed", "3", "--out", "x"])
