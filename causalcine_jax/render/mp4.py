@@ -37,8 +37,8 @@ ENCODER = {
     "sc_threshold": "0",
 }
 VIEWING_HEIGHT = 384
-# An upper estimate. Measured with ENCODER at 832x480: pure noise takes 0.59, grain of 8 levels 0.32,
-# of 2 levels 0.16.
+# An upper estimate. Measured with ENCODER at 832x480: pure noise takes 0.59, grain of 8 levels
+# 0.32, of 2 levels 0.16.
 BYTES_PER_PIXEL = 0.4
 
 

@@ -322,6 +322,7 @@ def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
     _, _, measured, free = untrained
     settings = {"world": "base", "steps": 1, "guidance": 2.0, "seed": 3, "dtype": "float32"}
     report = build_report(settings, measured, free)
+    (tmp_path / "evaluation.json").write_text("of an earlier one")
     write_evaluation(tmp_path, Evaluation(measured, free, report))
     read = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert (
