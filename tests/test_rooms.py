@@ -9,9 +9,9 @@ from repository import ROOT
 PACKAGE = ROOT / "causalcine_jax"
 # From lowest to highest. A file imports from its own room and from earlier ones (ARCHITECTURE.md).
 ROOMS = (
-    "errors", "utils", "config", "network_sizes", "presets", "cli", "story_schema", "story",
-    "diffusion", "families", "storyworld", "parallel", "models", "convert", "render", "film",
-    "data", "evaluation", "training", "planning", "commands",
+    "errors", "utils", "memory_policies", "config", "network_sizes", "presets", "cli",
+    "story_schema", "story", "diffusion", "families", "storyworld", "parallel", "models",
+    "convert", "render", "film", "data", "evaluation", "training", "planning", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -28,12 +28,12 @@ from causalcine_jax.config import (
     DTYPES,
     EVICTIONS,
     KV_DTYPES,
-    POLICIES,
     POOL_PLACES,
     POSITIONS,
     ROLLOUT_WEIGHTS,
 )
 from causalcine_jax.errors import UsageError, shown
+from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import there_already
 
@@ -103,7 +103,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
 
     memory = parser.add_argument_group("what a chunk sees (default: the model's)")
-    memory.add_argument("--policy", choices=POLICIES, help="how memory is chosen")
+    memory.add_argument(
+        "--policy",
+        choices=POLICIES,
+        help="what memory retrieves; "
+        + "; ".join(f"{name}: {policy.retrieves}" for name, policy in POLICIES.items()),
+    )
     memory.add_argument(
         "--window",
         type=whole_number,
