@@ -40,6 +40,7 @@ from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.presets import PRESETS
+from causalcine_jax.training.stages.table import FILM_STAGES
 
 # Flags and settings alike.
 SAME = (
@@ -121,7 +122,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place"
     )
     parser.add_argument(
-        "--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)"
+        "--stages",
+        default=",".join(FILM_STAGES),
+        help=f"training: which, joined by commas (default: {','.join(FILM_STAGES)})",
     )
     parser.add_argument(
         "--peer",
@@ -146,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     from benchmarks.bench import bench, faults, made, missing_peers, without, write
     from benchmarks.report import table
-    from benchmarks.settings import PARTS, STAGES, Settings
+    from benchmarks.settings import PARTS, Settings
 
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
     raise_faults(
@@ -163,9 +166,12 @@ def main(arguments: list[str] | None = None) -> None:
     same = {name: getattr(flags, name) for name in SAME} | (
         {} if flags.repeats is None else {"repeats": flags.repeats}
     )
-    stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
     settings = Settings(
-        width=width, height=height, stages=stages, configs=str(REPOSITORY / "configs"), **same
+        width=width,
+        height=height,
+        stages=tuple(flags.stages.split(",")),
+        configs=str(REPOSITORY / "configs"),
+        **same,
     )
     scratch = made(flags.out.absolute().parent) if flags.out else Path.cwd()
     keep = (lambda record: write(record, flags.out)) if flags.out else (lambda record: None)
