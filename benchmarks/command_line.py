@@ -36,7 +36,7 @@ import os
 from pathlib import Path
 
 from benchmarks import REPOSITORY
-from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.cli import ArgumentParser, pixel_size, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.presets import PRESETS
@@ -79,7 +79,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "else float32 on CPUs, bfloat16 elsewhere)",
     )
     parser.add_argument(
-        "--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)"
+        "--size",
+        type=pixel_size,
+        metavar="WIDTHxHEIGHT",
+        help="such as 832x480 (default: the preset's)",
     )
     parser.add_argument(
         "--batch",
@@ -162,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if flags.peer and (missing := missing_peers()):
         raise UsageError(f"--peer: {without(missing)}")
-    width, height = _size(flags.size)
+    width, height = flags.size or (None, None)
     same = {name: getattr(flags, name) for name in SAME} | (
         {} if flags.repeats is None else {"repeats": flags.repeats}
     )
@@ -213,12 +216,3 @@ def _targets(flags: argparse.Namespace) -> None:
 
 def say(line: str) -> None:
     print(line, flush=True)
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
-    return int(width), int(height)

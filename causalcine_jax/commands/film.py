@@ -20,10 +20,9 @@ of the model's metadata.json.
 """
 
 import argparse
-import re
 from pathlib import Path
 
-from causalcine_jax.cli import ArgumentParser, number, whole_number
+from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.config import (
     DTYPES,
     EVICTIONS,
@@ -66,7 +65,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="model folder (default: the embedded one, a few-step student where there is one)",
     )
     parser.add_argument("--seed", type=whole_number, help="of the noise (default: the story's)")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
+    parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="such as 832x480")
     parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
     parser.add_argument(
         "--whole-film",
@@ -207,15 +206,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     compile_cache_flags(parser)
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     return parser.parse_args(arguments)
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{shown(text)} is no size: give WIDTHxHEIGHT, such as 832x480"
-        )
-    return int(match[1]), int(match[2])
 
 
 def _times(text: str) -> tuple[float, ...]:
