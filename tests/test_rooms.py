@@ -59,6 +59,17 @@ def test_no_import_runs_uphill(room):
     assert not uphill
 
 
+def test_metrics_measure_any_films():
+    """What is StoryWorld's, or needs a model, is in evaluation/storyworld."""
+    beyond = [
+        f"{file.relative_to(ROOT)} imports {'.'.join(name)}"
+        for file in sorted((PACKAGE / "evaluation/metrics").rglob("*.py"))
+        for name in _imports(file)
+        if name[0] not in ("errors", "utils") and name[:2] != ("evaluation", "metrics")
+    ]
+    assert not beyond
+
+
 def test_no_imports_run_in_a_circle():
     reaches = {file: {_module(name) for name in _imports(file)} - {None, file} for file in FILES}
     while True:  # remove the files that import none of the remaining ones
