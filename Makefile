@@ -19,7 +19,7 @@ help:
 	@echo "make clean    outputs and caches;  make distclean also .venv"
 
 demo: $(VENV)/.core
-	$(BIN)/python launch/generate.py --story examples/demo.yaml --out outputs/demo
+	$(BIN)/python launch/generate.py --story examples/demo.yaml --out outputs/demo --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)

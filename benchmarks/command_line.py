@@ -36,10 +36,11 @@ import os
 from pathlib import Path
 
 from benchmarks import REPOSITORY
-from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.cli import ArgumentParser, pixel_size, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
 from causalcine_jax.presets import PRESETS
+from causalcine_jax.training.stages.table import FILM_STAGES
 
 # Flags and settings alike.
 SAME = (
@@ -78,7 +79,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "else float32 on CPUs, bfloat16 elsewhere)",
     )
     parser.add_argument(
-        "--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)"
+        "--size",
+        type=pixel_size,
+        metavar="WIDTHxHEIGHT",
+        help="such as 832x480 (default: the preset's)",
     )
     parser.add_argument(
         "--batch",
@@ -121,7 +125,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--tiny-decoder", action="store_true", help="streaming: TAEHV decodes in the VAE's place"
     )
     parser.add_argument(
-        "--stages", help="training: which, joined by commas (default: teacher_forcing,ode_init,dmd)"
+        "--stages",
+        default=",".join(FILM_STAGES),
+        help=f"training: which, joined by commas (default: {','.join(FILM_STAGES)})",
     )
     parser.add_argument(
         "--peer",
@@ -146,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     from benchmarks.bench import bench, faults, made, missing_peers, without, write
     from benchmarks.report import table
-    from benchmarks.settings import PARTS, STAGES, Settings
+    from benchmarks.settings import PARTS, Settings
 
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
     raise_faults(
@@ -159,13 +165,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if flags.peer and (missing := missing_peers()):
         raise UsageError(f"--peer: {without(missing)}")
-    width, height = _size(flags.size)
+    width, height = flags.size or (None, None)
     same = {name: getattr(flags, name) for name in SAME} | (
         {} if flags.repeats is None else {"repeats": flags.repeats}
     )
-    stages = tuple(flags.stages.split(",")) if flags.stages else STAGES
     settings = Settings(
-        width=width, height=height, stages=stages, configs=str(REPOSITORY / "configs"), **same
+        width=width,
+        height=height,
+        stages=tuple(flags.stages.split(",")),
+        configs=str(REPOSITORY / "configs"),
+        **same,
     )
     scratch = made(flags.out.absolute().parent) if flags.out else Path.cwd()
     keep = (lambda record: write(record, flags.out)) if flags.out else (lambda record: None)
@@ -207,12 +216,3 @@ def _targets(flags: argparse.Namespace) -> None:
 
 def say(line: str) -> None:
     print(line, flush=True)
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {text!r}")
-    return int(width), int(height)

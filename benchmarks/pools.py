@@ -53,6 +53,7 @@ from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.record import made_here
+from causalcine_jax.film.state import decode_next
 from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
@@ -145,13 +146,13 @@ def film_case(
         latents[:, start : start + CHUNK_FRAMES]
         for start in range(0, latents.shape[1], CHUNK_FRAMES)
     ]
-    _, before = engine.decoded_start(chunks[-1])
+    _, before = decode_next(engine.model, None, chunks[-1])
     contexts, shown, whole = engine.prompts([story]), {}, None
     # The whole film is the first row, because the others' frames are compared with its frames.
     for name, (engine, memory) in rows.items():
-        pool = engine.history(chunks, contexts, memory)
-        held = np.asarray(pool.time)
-        made, (remembered,) = film_return(engine, pool, [case], contexts, memory)
+        state = engine.history(chunks, contexts, memory)
+        held = np.asarray(state.cache.time)
+        made, (remembered,) = film_return(engine, state, [case], contexts, memory)
         frames = engine.decoded_after(before, made)[0].astype(np.int16)
         whole = frames if whole is None else whole
         found = of_character(judge.read(frames.astype(np.uint8)), case.sought)
@@ -273,7 +274,7 @@ def main() -> None:
             lambda case: film_case(case, rows, judge),
         )
     )
-    pools = {name: engine.pool(1).bytes for name, (engine, _) in rows.items()}
+    pools = {name: engine.start(1, memory).cache.bytes for name, (engine, memory) in rows.items()}
     absent = [record["chunk"] - record["last_seen_chunk"] - 1 for record in records]
     result = {
         "benchmark": "pools",

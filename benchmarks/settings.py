@@ -19,9 +19,9 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.story_schema import nearest_multiples
+from causalcine_jax.training.stages.table import FILM_STAGES
 
 PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
-STAGES = ("teacher_forcing", "ode_init", "dmd")
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
 NETWORKS = {
@@ -67,7 +67,7 @@ class Settings:
     sampler: str = "few_step"
     kv_dtype: str = "same"
     tiny_decoder: bool = False
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = FILM_STAGES
     peer: bool = False
     configs: str = "configs"
 
@@ -96,7 +96,8 @@ class Settings:
             "pool_on": POOL_PLACES,
         }
         asked = [(name, getattr(self, name), known) for name, known in choices.items()]
-        for name, value, known in (*asked, *(("stage", stage, STAGES) for stage in self.stages)):
+        asked += [("stage", stage, FILM_STAGES) for stage in self.stages]
+        for name, value, known in asked:
             if value not in known:
                 faults.append(
                     f"unknown {name} {value!r}, {nearest(str(value), filter(None, known))}"

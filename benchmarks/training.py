@@ -25,6 +25,7 @@ from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, made, stage_spec
+from causalcine_jax.training.stages.table import FILM_STAGES, STAGES
 from causalcine_jax.training.state import Update, new_state
 from causalcine_jax.training.step import make_update, metric_names
 
@@ -45,12 +46,11 @@ def configs(settings: Settings) -> list[TrainConfig]:
         for name, value in (("batch", settings.batch), ("dtype", settings.dtype))
         if value is not None
     }
-    files = {
-        "teacher_forcing": first,
-        "ode_init": f"ode_init.py:{size}",
-        "dmd": f"dmd.py:{size}",
-    }
-    wanted = [file for stage, file in files.items() if stage in settings.stages]
+    wanted = [
+        f"{stage}.py:{size}" if STAGES[stage].student else first
+        for stage in FILM_STAGES
+        if stage in settings.stages
+    ]
     return [
         dataclasses.replace(
             flags.parse([f"--config={Path(settings.configs) / file}"])[0], **changes

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.convert import load_vae
-from causalcine_jax.evaluation.metrics.reconstruction import reconstruction, round_trip
+from causalcine_jax.evaluation.metrics.reconstruction import reconstruction
+from causalcine_jax.evaluation.storyworld.round_trips import round_trip, round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film.record import device, software
@@ -95,7 +96,7 @@ def main() -> None:
     vaes = [load_vae(model) for model in args.models]
     results = {
         model: {
-            **reconstruction(vae, stories),
+            **reconstruction(round_trips(vae, stories)),
             "frames_per_second": speed(vae, true_film(stories[0])),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(vae)),
         }

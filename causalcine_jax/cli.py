@@ -1,4 +1,4 @@
-"""What every command shares: its exit code, its number flags, its CPU cores and its GPU memory.
+"""What every command shares: exit codes, types of flags, CPU cores and GPU memory.
 
 A command exits with 0, or prints one line on stderr. Errors that users can fix have no traceback.
 """
@@ -66,6 +66,16 @@ def whole_number(text: str) -> int:
     if abs(value) >= 2**63:
         raise argparse.ArgumentTypeError(f"is too large: {shown(text)}")
     return value
+
+
+def pixel_size(text: str) -> tuple[int, int]:
+    """The type of every flag that takes WIDTHxHEIGHT."""
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"must be WIDTHxHEIGHT in pixels, such as 832x480, not {shown(text)}"
+        )
+    return int(match[1]), int(match[2])
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -6,8 +6,8 @@ Validation reports all faults of a config at once. network_sizes.py has the netw
 from dataclasses import dataclass
 
 from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.memory_policies import POLICIES
 
-POLICIES = ("camr", "spread", "random", "sink", "none")
 POSITIONS = ("block_relative", "absolute")
 EVICTIONS = ("oldest", "least_retrieved")
 # Dtypes of the networks at generation. float8: bfloat16, with the matrices of the transformer's
@@ -27,11 +27,7 @@ ROLLOUT_WEIGHTS = ("gathered", "sharded")
 class MemoryConfig:
     """Which history a chunk attends to (paper 3.3). Counts are in chunks or latent frames.
 
-    policy         camr    content-aware memory routing, the paper's
-                   spread  the same score, but every chunk's best frame before any chunk's second
-                   random  frames drawn independently of their content, as a baseline
-                   sink    the film's first frames
-                   none    no memory
+    policy         which older frames are retrieved, a name in memory_policies.POLICIES
     window_chunks  W: this many chunks before the current one are always attended to
     memory_frames  K: the policy retrieves this many older frames
     route_clean    True: clean chunks use the bounded field that a commit uses. False: clean chunks
@@ -54,7 +50,7 @@ class MemoryConfig:
 
     def faults(self) -> list[str]:
         faults = []
-        if self.policy not in POLICIES:
+        if self.policy not in tuple(POLICIES):  # a dict would raise for what cannot be hashed
             faults.append(f"unknown policy {self.policy!r}, {nearest(str(self.policy), POLICIES)}")
         if self.positions not in POSITIONS:
             faults.append(
@@ -72,13 +68,13 @@ class MemoryConfig:
 
     @property
     def retrieved_frames(self) -> int:
-        """K under this policy: 0 for `none`."""
-        return 0 if self.policy == "none" else self.memory_frames
+        """K under this policy: 0 if it retrieves nothing."""
+        return self.memory_frames if POLICIES[self.policy].score else 0
 
     @property
     def reaches_all(self) -> bool:
         """Whether any frame of the film may be retrieved, so that every eviction loses some."""
-        return self.policy not in ("sink", "none")
+        return POLICIES[self.policy].reaches_all
 
     def smallest_pool(self, chunk_frames: int) -> int:
         """Fewest frame slots of a cache that evicts: the window, the sink and one chunk to drop."""
@@ -111,7 +107,7 @@ class PoolConfig:
     """How much history a rollout keeps, how it is stored, and where.
 
     frames  latent frames, in whole chunks; memory.eviction drops the excess. None: all that memory
-            can still retrieve, the whole story's unless the policy is sink or none
+            can still retrieve, the whole story's if its policy reaches all frames
     gb      the cache's size in GB (10^9 bytes) instead: as many whole chunks as fit
     dtype   of keys and values: "same" as the model's weights, "int8" or "fp8" (cache/quantised.py)
     place   of keys and values: "device", or "host" for a history larger than the device's memory

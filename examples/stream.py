@@ -3,7 +3,7 @@
     python examples/stream.py --out outputs/stream.mp4
     python examples/stream.py --model models/self-forcing --out outputs/stream.mp4
 
-Prints a line per chunk. The film grows as FILE.part and can be watched meanwhile.
+Prints a line per chunk. The film grows as stream.unfinished.mp4 and can be watched meanwhile.
 """
 
 import argparse

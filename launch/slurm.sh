@@ -11,7 +11,7 @@
 #   --gpus-per-task or --gpu-bind: each process must see all GPUs of its node. jax selects the one
 #   of its SLURM_LOCALID.
 # * Films shared by several GPUs (config.seq) should share a node: 2, 4 or 8 of 8.
-# * SIGTERM makes the run save and stop. Slurm sends it five minutes before the time is up
+# * SIGTERM makes the run save and stop, with exit code 75. Slurm sends it five minutes before the time is up
 #   (--signal), and on preemption. Slurm restarts a preempted run (--requeue). Otherwise the same
 #   command resumes it.
 #SBATCH --job-name=causalcine

@@ -1,9 +1,11 @@
-"""The GPU memory that every command gives jax, and flags given twice."""
+"""The GPU memory that every command gives jax, flags of sizes, and flags given twice."""
 
 import pytest
 from jaxlib import xla_client
 
+from benchmarks import command_line as bench
 from causalcine_jax.cli import ArgumentParser, refuse_repeated, run
+from causalcine_jax.commands import film, plan
 from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import UsageError
 from causalcine_jax.planning.hardware import target
@@ -24,6 +26,27 @@ def test_jax_is_given_the_memory_that_plans_assume_unless_the_user_sets_another(
         run(lambda: given.append(xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"]))
     assert given == [0.5 if chosen else GPU_MEMORY]
     assert target("h200:1x8").chip.memory == int(GPU_MEMORY * 151397597184)
+
+
+@pytest.mark.parametrize(
+    "parse, words",
+    [
+        (film.parse, ["--prompt", "a hut"]),
+        (lambda words: plan.parse(words)[0], ["memory", "--model", "wan-14b"]),
+        (lambda words: plan.parse(words)[0], ["compile", "--config", "a.py", "--topology", "v5p"]),
+        (bench.parse, ["streaming", "--preset", "storyworld"]),
+    ],
+    ids=["film", "plan memory", "plan compile", "bench"],
+)
+def test_every_command_reads_a_size_alike(parse, words, capsys):
+    assert parse([*words, "--size", "832x480"]).size == (832, 480)
+    for wrong in ("480p", "832 x 480", "832x480x3"):
+        with pytest.raises(SystemExit):
+            parse([*words, "--size", wrong])
+        assert capsys.readouterr().err == (
+            "error: argument --size: must be WIDTHxHEIGHT in pixels, "
+            f"such as 832x480, not '{wrong}'\n"
+        )
 
 
 @pytest.mark.parametrize("again", [["--steps", "5"], ["--steps=5"], ["--ste", "5"]])

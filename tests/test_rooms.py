@@ -9,9 +9,9 @@ from repository import ROOT
 PACKAGE = ROOT / "causalcine_jax"
 # From lowest to highest. A file imports from its own room and from earlier ones (ARCHITECTURE.md).
 ROOMS = (
-    "errors", "utils", "config", "network_sizes", "presets", "cli", "story_schema", "story",
-    "diffusion", "families", "storyworld", "parallel", "models", "convert", "render", "film",
-    "data", "evaluation", "training", "planning", "commands",
+    "errors", "utils", "memory_policies", "config", "network_sizes", "presets", "cli",
+    "story_schema", "story", "diffusion", "families", "storyworld", "parallel", "models",
+    "convert", "render", "film", "data", "evaluation", "training", "planning", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -57,6 +57,17 @@ def test_no_import_runs_uphill(room):
         if name[0] in ROOMS and ROOMS.index(name[0]) > ROOMS.index(room)
     ]
     assert not uphill
+
+
+def test_metrics_measure_any_films():
+    """What is StoryWorld's, or needs a model, is in evaluation/storyworld."""
+    beyond = [
+        f"{file.relative_to(ROOT)} imports {'.'.join(name)}"
+        for file in sorted((PACKAGE / "evaluation/metrics").rglob("*.py"))
+        for name in _imports(file)
+        if name[0] not in ("errors", "utils") and name[:2] != ("evaluation", "metrics")
+    ]
+    assert not beyond
 
 
 def test_no_imports_run_in_a_circle():

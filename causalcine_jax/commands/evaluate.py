@@ -11,6 +11,7 @@ from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, number, whole_number
 from causalcine_jax.config import DTYPES, POOL_PLACES
+from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import one_writer
 
@@ -40,7 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--policies",
         default="camr,sink,none",
-        help="memory policies, switched at inference (default camr,sink,none)",
+        help=f"of {', '.join(POLICIES)}, switched at inference (default camr,sink,none)",
     )
     parser.add_argument("--steps", type=whole_number, help="solver steps (default: the model's)")
     parser.add_argument(

@@ -21,20 +21,19 @@ of the model's metadata.json.
 """
 
 import argparse
-import re
 from pathlib import Path
 
-from causalcine_jax.cli import ArgumentParser, number, whole_number
+from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.config import (
     DTYPES,
     EVICTIONS,
     KV_DTYPES,
-    POLICIES,
     POOL_PLACES,
     POSITIONS,
     ROLLOUT_WEIGHTS,
 )
 from causalcine_jax.errors import UsageError, shown
+from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import there_already
 
@@ -74,7 +73,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="model folder (default: the embedded one, a few-step student where there is one)",
     )
     parser.add_argument("--seed", type=whole_number, help="of the noise (default: the story's)")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 832x480")
+    parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="such as 832x480")
     parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
     parser.add_argument(
         "--whole-film",
@@ -111,7 +110,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
 
     memory = parser.add_argument_group("what a chunk sees (default: the model's)")
-    memory.add_argument("--policy", choices=POLICIES, help="how memory is chosen")
+    memory.add_argument(
+        "--policy",
+        choices=POLICIES,
+        help="what memory retrieves; "
+        + "; ".join(f"{name}: {policy.retrieves}" for name, policy in POLICIES.items()),
+    )
     memory.add_argument(
         "--window",
         type=whole_number,
@@ -218,15 +222,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                 + ", ".join("--" + name.replace("_", "-") for name in other)
             )
     return flags
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{shown(text)} is no size: give WIDTHxHEIGHT, such as 832x480"
-        )
-    return int(match[1]), int(match[2])
 
 
 def _times(text: str) -> tuple[float, ...]:

@@ -19,11 +19,10 @@ roofline of a step (of a cycle of steps, where some do more). Exit code 1 if it 
 
 import argparse
 import os
-import re
 
-from causalcine_jax.cli import ArgumentParser, number, whole_number
+from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
-from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.errors import DataError, UsageError
 
 # Of a film's memory: flags and fields of a request alike.
 ASKED = ("pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "pool_on")
@@ -39,7 +38,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     memory.add_argument("--model", required=True, help="a preset, a family, or a model on disk")
     memory.add_argument(
         "--size",
-        metavar="WxH",
+        type=pixel_size,
+        metavar="WIDTHxHEIGHT",
         help="pixels of the film, 832x480 for Wan (default: the model's own)",
     )
     memory.add_argument(
@@ -105,7 +105,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     step.add_argument(
         "--size",
-        metavar="WxH",
+        type=pixel_size,
+        metavar="WIDTHxHEIGHT",
         help="their pixels (default: the size that the config's transformer was made for)",
     )
     step.add_argument(
@@ -131,15 +132,6 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     return flags, rest
 
 
-def size_of(text: str | None) -> tuple[int, int] | None:
-    """Width and height."""
-    if text is None:
-        return None
-    if not (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
-        raise UsageError(f"--size is width x height in pixels, such as 832x480, not {shown(text)}")
-    return int(match[1]), int(match[2])
-
-
 def _need_no_device() -> None:
     """Sets what jax reads when it is imported: plans ask for no device.
 
@@ -157,7 +149,7 @@ def _need_no_device() -> None:
 
 
 def memory(flags: argparse.Namespace) -> None:
-    width, height = size_of(flags.size) or (None, None)
+    width, height = flags.size or (None, None)
     from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
     from causalcine_jax.planning.memory_table import table, to_json
 
@@ -168,7 +160,6 @@ def memory(flags: argparse.Namespace) -> None:
 
 
 def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
-    size = size_of(flags.size)
     if not flags.rollout and (
         flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")
     ):
@@ -190,7 +181,7 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
         flags.topology,
         seq=flags.seq,
         frames=flags.frames,
-        size=size,
+        size=flags.size,
         rollout=pool if flags.rollout else None,
     )
     print(to_json(plan) if flags.json else table(plan), flush=True)

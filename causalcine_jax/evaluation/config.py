@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from causalcine_jax.config import POLICIES, POOL_PLACES
+from causalcine_jax.config import POOL_PLACES
 from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.storyworld.world import WORLDS
 
 if TYPE_CHECKING:

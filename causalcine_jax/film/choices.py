@@ -14,6 +14,7 @@ from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film.whole_film import NO_MEMORY, latent_frames, nearest_length
+from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.story import Story, Video
 
 
@@ -152,16 +153,18 @@ def _sampler(recorded: FilmRecord, default: SamplerConfig, choices: Choices) -> 
 def _memory(recorded: FilmRecord, default: MemoryConfig, choices: Choices) -> MemoryConfig:
     memory = recorded.memory or default
     asked = _asked(choices, ("policy", "window_chunks", "memory_frames", "positions", "eviction"))
+    decided = replace(memory, **asked)
     if (
-        asked.get("policy", "none") != "none"
+        "policy" in asked
         and "memory_frames" not in asked
-        and memory.memory_frames == 0
+        and POLICIES[decided.policy].score
+        and not decided.memory_frames
     ):
         raise UsageError(
             f"{choices.policy} retrieves nothing with the 0 memory frames of this model: "
             "say how many with --memory-frames, such as 5"
         )
-    return replace(memory, **asked)
+    return decided
 
 
 def _asked(choices: Choices, names: tuple[str, ...]) -> dict[str, Any]:

@@ -61,20 +61,20 @@ class ChunkOutput:
     seconds: dict[str, float]
 
 
-def new_state(model: Model, settings: FilmSettings) -> RolloutState:
-    """The state before the first chunk, its pool allocated.
+def new_state(model: Model, settings: FilmSettings, films: int = 1) -> RolloutState:
+    """The state before the first chunk of `films` films, their pool allocated.
 
     Raises:
       UsageError: the model cannot make frames of that size, the mesh cannot shard them, or the pool
         is larger than the memory that is left.
     """
-    size = latent_size(model, settings.height, settings.width)
+    size, films = latent_size(model, settings.height, settings.width), films * settings.histories
     if mesh := active_mesh():
         rows, columns = token_grid(model.transformer.config, *size)
         tokens = model.chunk_frames * rows * columns
         heads = model.transformer.config.num_heads
-        check_shardable(mesh, films=settings.histories, heads=heads, chunk_tokens=tokens)
-    cache = empty_pool(model, settings.histories, size, settings.pool, settings.memory)
+        check_shardable(mesh, films=films, heads=heads, chunk_tokens=tokens)
+    cache = empty_pool(model, films, size, settings.pool, settings.memory)
     return RolloutState(cache, None, 0, jax.random.key(settings.seed))
 
 
@@ -111,25 +111,58 @@ def roll_latents(
     wait: bool = True,
 ) -> tuple[RolloutState, ChunkOutput]:
     """`roll_chunk` without decoding: the output has no frames."""
-    clock, memory, index = Clock(wait), settings.memory, np.int32(state.chunk)
-    transformer = model.transformer
+    clock, memory = Clock(wait), settings.memory
     if latents is None:
-        noise, key = chunk_noise(model, state, settings)
-        sampler = settings.sampler.of_chunk(state.chunk)
-        latents, seen = rollout.denoise(
-            transformer, state.cache, noise, prompt, index, key, sampler=sampler, memory=memory
-        )
+        noise = chunk_noise(model, state, settings)
+        latents, seen = denoise_next(model, state, prompt, settings, noise)
         clock.lap("denoise", latents)
         retrieved = _memory_only(
             gather_to_host(seen)[:, 0], state.chunk, memory, model.chunk_frames
         )
     else:
-        retrieved = nothing_retrieved(transformer, memory.retrieved_frames)
-    films = jnp.concatenate([latents] * settings.histories)
-    cache = rollout.commit(transformer, state.cache, films, prompt, index, memory=memory)
-    clock.lap("commit", cache.time)
-    state = dataclasses.replace(state, cache=cache, chunk=state.chunk + 1)
+        retrieved = nothing_retrieved(model.transformer, memory.retrieved_frames)
+    state = commit_next(model, state, latents, prompt, settings)
+    clock.lap("commit", state.cache.time)
     return state, ChunkOutput(None, latents, retrieved, clock.seconds)
+
+
+def denoise_next(
+    model: Model,
+    state: RolloutState,
+    prompt: TextContext,
+    settings: FilmSettings,
+    noise: tuple[Float[Array, "b c h w z"], Array],
+) -> tuple[Float[Array, "b c h w z"], Int[Array, "l b r"]]:
+    """The next chunk of b films, and the film frames that every layer's field held.
+
+    noise  the chunk's, and the key for solvers that renoise
+    """
+    start, key = noise
+    return rollout.denoise(
+        model.transformer,
+        state.cache,
+        start,
+        prompt,
+        np.int32(state.chunk),
+        key,
+        sampler=settings.sampler.of_chunk(state.chunk),
+        memory=settings.memory,
+    )
+
+
+def commit_next(
+    model: Model,
+    state: RolloutState,
+    latents: Float[Array, "b c h w z"],
+    prompt: TextContext,
+    settings: FilmSettings,
+) -> RolloutState:
+    """The state after the next chunk of b films, which is `latents`. The old pool is donated."""
+    films, index = jnp.concatenate([latents] * settings.histories), np.int32(state.chunk)
+    cache = rollout.commit(
+        model.transformer, state.cache, films, prompt, index, memory=settings.memory
+    )
+    return dataclasses.replace(state, cache=cache, chunk=state.chunk + 1)
 
 
 def rewind(state: RolloutState, chunk: int, vae_cache) -> RolloutState:

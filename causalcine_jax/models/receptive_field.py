@@ -1,9 +1,10 @@
 """Which history frames a chunk attends to: the window, and what memory retrieves (paper 3.3).
 
-This file is all of content-aware memory routing (paper Eq. 6 to 9). Its result is a list of indices
-into a pool of history frames, newest first, with the number of valid entries. The packed training
-pass and the streaming rollout both call it, so they cannot disagree. Invalid entries, which occur
-early in a film, are at the end of the list. Attention therefore needs a length and never a mask.
+With memory_policies.py, this is all of content-aware memory routing (paper Eq. 6 to 9). The result
+is a list of indices into a pool of history frames, newest first, with the number of valid entries.
+The packed training pass and the streaming rollout both call it, so they cannot disagree. Invalid
+entries, which occur early in a film, are at the end of the list. Attention therefore needs a length
+and never a mask.
 
 How a list is made: distance of every pool frame to the chunk -> window by distance -> top-K of the
 rest by the policy's score -> sort by distance. Because the order is newest first, a frame's index
@@ -11,12 +12,14 @@ in the list is its block-relative slot, less the chunk's own frames.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
+from causalcine_jax.memory_policies import POLICIES, Candidates
 from causalcine_jax.parallel.ulysses import sum_over_heads
 
 FAR = jnp.iinfo(jnp.int32).max
@@ -75,13 +78,9 @@ def receptive_field(
     count = min(memory.retrieved_frames, pool_frames)
     if count:
         candidate = is_history & ~selected
-        score = _score(
-            memory.policy,
-            query_descriptor,
-            history_descriptors,
-            history_time,
-            chunk_index,
-            chunk_frames,
+        similarity = functools.partial(_similarity, query_descriptor, history_descriptors)
+        score = POLICIES[memory.policy].score(
+            Candidates(similarity, history_time, chunk_index, chunk_frames)
         )
         _, top = jax.lax.top_k(jnp.where(candidate, score, -jnp.inf), count)
         selected |= jnp.zeros_like(selected).at[top].set(True) & candidate
@@ -102,50 +101,7 @@ def receptive_field(
     )
 
 
-def _score(
-    policy: str,
-    query: Float[Array, "h d"],
-    keys: Float[Array, "f h d"],
-    time: Int[Array, " f"],
-    chunk: Int[Array, ""],
-    chunk_frames: int,
-) -> Float[Array, " f"]:
-    """A policy's score of each frame.
-
-    No gradient passes: top-k is a choice, learned through attention alone (paper 3.3).
-    """
-    if policy == "sink":  # the film's first frames
-        return -time.astype(jnp.float32)
-    if policy == "random":
-        return _blind(time, chunk)
+def _similarity(query: Float[Array, "h d"], keys: Float[Array, "f h d"]) -> Float[Array, " f"]:
+    """Of each frame to the chunk, without gradient (paper 3.3, Eq. 7)."""
     query, keys = jax.lax.stop_gradient((query, keys))
-    score = sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))
-    return _spread(score, time, chunk_frames) if policy == "spread" else score
-
-
-def _blind(time: Int[Array, " f"], chunk: Int[Array, ""]) -> Float[Array, " f"]:
-    """Pseudo-random scores in [0, 1) that depend only on frame and chunk.
-
-    All layers, films and passes therefore draw the same frames.
-    """
-    mixed = time.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ chunk.astype(
-        jnp.uint32
-    ) * jnp.uint32(0x85EBCA77)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-    return ((mixed ^ (mixed >> 16)) >> 8).astype(jnp.float32) / 2**24
-
-
-def _spread(
-    score: Float[Array, " f"], time: Int[Array, " f"], chunk_frames: int
-) -> Float[Array, " f"]:
-    """Ranks by score, but every chunk's best frame comes before any chunk's second.
-
-    Frames next to each other in a shot look alike.
-    """
-    order = jnp.argsort(jnp.argsort(score)).astype(jnp.float32)
-    same_chunk = time[:, None] // chunk_frames == time[None, :] // chunk_frames
-    better = jnp.sum(
-        same_chunk & (order[None, :] > order[:, None]), axis=-1
-    )  # frames of its chunk that come before it
-    return order - better * score.shape[0]
+    return sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))

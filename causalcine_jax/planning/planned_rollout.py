@@ -132,7 +132,7 @@ def rollout_steps(
 
 def sampler_of(config: TrainConfig) -> SamplerConfig:
     """The student's sampler in a stage that makes a student, else that of config.sample."""
-    if config.stage in ("ode_init", "dmd"):
+    if config.facts.student:
         return config.self_forcing.sampler
     return SamplerConfig("unipc", config.sample.steps, config.time.shift, config.sample.guidance)
 

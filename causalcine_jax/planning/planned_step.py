@@ -22,10 +22,9 @@ from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec
+from causalcine_jax.training.stages.table import FILM_STAGES
 from causalcine_jax.training.state import Stage, new_state
 from causalcine_jax.training.step import make_update, metric_names
-
-STAGES = ("teacher_forcing", "ode_init", "dmd")
 
 
 @dataclass(frozen=True)
@@ -151,9 +150,10 @@ def abstract_stage(config: TrainConfig) -> Stage:
 
 
 def _planned_spec(config: TrainConfig) -> StageSpec:
-    if config.stage not in STAGES:
+    if config.facts.clips:
         raise UsageError(
-            f"stage {config.stage} is not planned: it fits one device; known: {', '.join(STAGES)}"
+            f"stage {config.stage} is not planned: it fits one device; "
+            f"known: {', '.join(FILM_STAGES)}"
         )
     return stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
 

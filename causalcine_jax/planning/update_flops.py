@@ -13,12 +13,9 @@ def update_flops(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     """FLOPs of one update of config.stage on `films` (config.batch of them), by update name.
 
     A rollout with random exits counts with its mean length, and a window of frames with gradient as
-    one at the film's end. The GAN's head is less than a hundredth and left out. The stage
-    autoencoder is not counted.
+    one at the film's end. The GAN's head is less than a hundredth and left out.
     """
-    return {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}[config.stage](
-        config, films
-    )
+    return COUNTS[config.stage](config, films)
 
 
 def _teacher_forcing(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
@@ -84,6 +81,10 @@ def _dmd(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
         compared = read_by_head(replace(films, films=(3 if head.r1_weight else 2) * films.films))
         critic += compared.trained if head.trunk else compared.forward
     return {"generator": generator, "critic": critic}
+
+
+# Every stage that learns from films.
+COUNTS = {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dmd}
 
 
 def _text(config: TrainConfig, films: FilmFlops, null: int = 0) -> Flops:

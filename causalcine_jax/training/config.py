@@ -27,9 +27,7 @@ from causalcine_jax.training.stages.dmd_gradient import DMDConfig
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
-
-STAGES = ("teacher_forcing", "autoencoder", "ode_init", "dmd")
-DISTILLATION = ("ode_init", "dmd")
+from causalcine_jax.training.stages.table import STAGES, StageFacts
 
 _SMALL = PRESETS["storyworld"]
 _AT_LEAST_ONE = (
@@ -179,7 +177,7 @@ class TrainConfig:
                 "data.store; leave one of the two out"
             )
         yield from self._held_out_faults()
-        if self.stage in DISTILLATION and not self.teacher:
+        if self.facts.student and not self.teacher:
             yield f"stage {self.stage} needs teacher, the model folder of a trained base model"
         if self.stage == "teacher_forcing" and not self.init:
             yield from self._network_faults()
@@ -193,12 +191,12 @@ class TrainConfig:
     def _held_out_faults(self) -> Iterable[str]:
         if not self.held_out.every:
             return
-        if self.stage in DISTILLATION:
+        if self.facts.student:
             yield (
                 f"held_out.every: stage {self.stage} has no loss that says how good its model is; "
                 "evaluate the model instead"
             )
-        elif self.stage != "autoencoder" and not self.held_out.store:
+        elif not self.facts.clips and not self.held_out.store:
             yield (
                 "held_out.every needs held_out.store, a latent store of films that are not "
                 "trained on"
@@ -217,6 +215,10 @@ class TrainConfig:
             yield f"transformer.in_dim {sizes.in_dim} is not transformer.out_dim {sizes.out_dim}"
         if not self.train_text_encoder:
             yield "train_text_encoder=False needs init, a model folder with a trained text encoder"
+
+    @property
+    def facts(self) -> StageFacts:
+        return STAGES[self.stage]
 
     @property
     def passes(self) -> PassConfig:

@@ -11,14 +11,7 @@ from causalcine_jax.convert import abstract_network
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.latent_store import partial_path
 from causalcine_jax.errors import UsageError, raise_faults
-from causalcine_jax.training.config import DISTILLATION, TrainConfig
-
-NETWORKS = {
-    "teacher_forcing": ("transformer", "text_encoder"),
-    "autoencoder": ("vae",),
-    "ode_init": ("transformer", "text_encoder"),
-    "dmd": ("transformer", "text_encoder"),
-}
+from causalcine_jax.training.config import TrainConfig
 
 
 def check_flags(arguments: list[str], config: TrainConfig) -> None:
@@ -49,9 +42,9 @@ def _check_stores(stores: str) -> None:
 
 def _size_faults(named: set[str], config: TrainConfig) -> list[str]:
     """A run takes its sizes from the model it starts from, so a flag must not ask for others."""
-    field = "teacher" if config.stage in DISTILLATION else "init"
+    field = "teacher" if config.facts.student else "init"
     model, faults = getattr(config, field), []
-    for part in NETWORKS[config.stage]:
+    for part in config.facts.networks:
         flags = [name for name in sorted(named) if name.startswith(f"{part}.")]
         if not (flags and model and Path(model).exists() and holds(Path(model), part)):
             continue

@@ -157,7 +157,9 @@ class Run:
             if number == self.start + 1:
                 jax.block_until_ready(state)
                 self.log.say(f"first step {self.clock.lap()['step_s']:.1f} s, compilation included")
-            self.log.advance()
+                self.log.begin(number)
+            else:
+                self.log.advance()
             if number % config.log_every == 0 or number == config.steps:
                 self._record(number, state)
             if number % config.checkpoint.every == 0 or number == config.steps or asked:

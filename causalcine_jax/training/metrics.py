@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard if asked for, a progress line, a plot of the loss.
+"""The log of a run: metrics.jsonl, TensorBoard if asked for, lines with the time left, a loss plot.
 
 metrics.jsonl has one record per `log_every` steps, with the averages since the last one. A run that
 resumes first drops the records after its checkpoint, so the file looks like that of an
@@ -12,10 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-import tqdm
+from tqdm import tqdm
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.progress import Pace, progress_bar
 
 FILE = "metrics.jsonl"
 
@@ -29,15 +30,13 @@ class MetricLog:
         self._writer = _tensorboard_writer(out) if tensorboard else None
         self._steps = steps
         self._lines = not sys.stderr.isatty()  # a log file: a line per record instead of a bar
-        self._bar = tqdm.tqdm(
-            total=steps,
-            initial=start,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=1,
-            file=sys.stderr,
-            disable=self._lines,
-        )
+        self._pace = Pace(steps, start)
+        self._bar = progress_bar(steps, "step", done=start, shown=False)  # until `begin`
+
+    def begin(self, step: int) -> None:
+        """From `step` on, the time left is told: the loop has compiled."""
+        self._pace = Pace(self._steps, step)
+        self._bar = progress_bar(self._steps, "step", "train", done=step, shown=not self._lines)
 
     def advance(self) -> None:
         self._bar.update()
@@ -58,12 +57,12 @@ class MetricLog:
                 if name != "step" and value is not None:
                     self._writer.add_scalar(name, value, record["step"])
         if self._lines:
-            shown = "  ".join(
-                f"{name} {value:.4g}"
-                for name, value in record.items()
-                if name not in ("step",) and isinstance(value, float)
+            step = record["step"]
+            values = (
+                f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float)
             )
-            self.say(f"step {record['step']}/{self._steps}  {shown}")
+            parts = (f"step {step}/{self._steps}", self._pace.left(step), *values)
+            self.say("  ".join(filter(None, parts)))
         else:
             self._bar.set_postfix(
                 {
@@ -74,7 +73,7 @@ class MetricLog:
             )
 
     def say(self, line: str) -> None:
-        tqdm.tqdm.write(line, file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)
         sys.stderr.flush()
 
     def close(self) -> None:
@@ -85,6 +84,8 @@ class MetricLog:
 
 class NoLog:
     """A `MetricLog` that does nothing, for processes other than the first."""
+
+    def begin(self, step: int) -> None: ...
 
     def advance(self) -> None: ...
 

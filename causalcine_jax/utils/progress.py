@@ -1,6 +1,8 @@
 """How long work shows that it goes on: a bar on stderr with the time left, the same everywhere."""
 
 import sys
+import time
+from collections import deque
 from collections.abc import Iterable
 
 from tqdm import tqdm
@@ -36,6 +38,29 @@ def progress_bar(
         smoothing=0.05,
         bar_format=BAR,
     )
+
+
+class Pace:
+    """The time left of `total` units, for work that shows lines and no bar.
+
+    It is estimated from the wall time of the newest MARKS calls, so all that happens in between
+    counts. `done` units were there when the clock was started.
+    """
+
+    MARKS = 20
+
+    def __init__(self, total: int, done: int):
+        self._total = total
+        self._marks = deque([(done, time.perf_counter())], self.MARKS)
+
+    def left(self, done: int) -> str:
+        """Such as ETA 01:05, now that `done` units are there; "" before the first of them."""
+        now = time.perf_counter()
+        (before, then), *_ = self._marks
+        self._marks.append((done, now))
+        if done == before:
+            return ""
+        return time_left((now - then) / (done - before) * (self._total - done))
 
 
 def time_left(seconds: float) -> str:

@@ -1,6 +1,8 @@
 """`causalcine direct`: lines of the input become shots while the film streams."""
 
 import io
+import os
+import signal
 import threading
 
 import numpy as np
@@ -10,10 +12,11 @@ from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.film import filming
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.live import directed
 from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.render.mp4 import read_film
+from causalcine_jax.render.mp4 import FilmWriter, read_film
 from causalcine_jax.story import read_story
 
 FEW = SamplerConfig(steps=1, solver="euler")
@@ -74,6 +77,27 @@ def test_an_input_without_a_shot_leaves_nothing(folder, tmp_path, monkeypatch, c
     assert direct("--model", folder, "--out", tmp_path / "live", "--pool-frames", 12) == 2
     assert capsys.readouterr().err == "error: no film: the input has no line that can be a shot\n"
     assert not (tmp_path / "live").exists()
+
+
+def test_a_stopped_film_and_its_story_stay(folder, tmp_path, monkeypatch, capsys):
+    class Stopping(FilmWriter):
+        def append(self, frames):
+            if self.frames:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().append(frames)
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("Mia waves.\n5: Otto sleeps.\n"))
+    monkeypatch.setattr(filming, "FilmWriter", Stopping)
+    flags = ("--model", folder, "--out", tmp_path, "--pool-frames", 12, "--chunks", 1)
+    assert direct(*flags) == 75
+    unfinished = tmp_path / "film.unfinished.mp4"
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "stopped before the film's end"
+    assert said[-2].startswith(f"kept: {unfinished}, ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.unfinished.mp4", "story.yaml"]
+    assert len(read_film(unfinished)) in (9, 21) and len(read_story(tmp_path / "story.yaml").shots)
+    assert direct(*flags) == 2
+    assert "holds film.unfinished.mp4, story.yaml already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

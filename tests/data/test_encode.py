@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ from causalcine_jax.data.encode_command import encode_storyworld
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
@@ -38,6 +39,7 @@ from causalcine_jax.storyworld import (
     sample_story,
     scene_parameters,
 )
+from causalcine_jax.utils import output
 
 TINY = WorldConfig(
     48,
@@ -229,6 +231,27 @@ def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
             EncodeConfig(model, tmp_path / "films", films=1, processes=2, text_len=5),
             show_progress=False,
         )
+
+
+def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
+    model, tiny_world, tmp_path, monkeypatch
+):
+    config = EncodeConfig(model, tmp_path / "films", "tiny", films=2, films_per_shard=1)
+    write, usage = LatentStoreWriter.write, shutil._ntuple_diskusage(10**6, 10**6, 1000)
+    with monkeypatch.context() as patched, pytest.raises(DataError, match="needs up to"):
+        patched.setattr(output.shutil, "disk_usage", lambda _: usage)
+        encode_storyworld(config, show_progress=False)
+
+    def stopping(writer, films, records):
+        write(writer, films, records)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedEarly, match="goes on from there"):
+        patched.setattr(LatentStoreWriter, "write", stopping)
+        encode_storyworld(config, show_progress=False)
+    assert len(list((tmp_path / "films.partial" / "captions").iterdir())) == 1
+    assert len(encode_storyworld(config, show_progress=False)) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"films", "model"}
 
 
 def test_the_command(model, tmp_path):

@@ -311,8 +311,8 @@ def test_a_return_is_drawn_alike_in_any_batch(untrained, judge):
 
 def test_the_history_of_a_batch_lies_where_it_is_asked_to(untrained):
     engine, policies, _, _ = untrained
-    here = engine.pool(3)
-    there = dataclasses.replace(engine, kept=PoolConfig(place="host")).pool(3, policies["camr"])
+    on_host = dataclasses.replace(engine, kept=PoolConfig(place="host"))
+    here, there = (each.start(3, policies["camr"]).cache for each in (engine, on_host))
     assert here.host_bytes == 0 and here.k.shape == there.k.shape
     assert here.k.shape[1] == 3 * 2  # guidance doubles the batch
     assert there.host_bytes == here.k.nbytes + here.v.nbytes and there.near.k.shape[2] == 4 * 3 + 5
@@ -322,6 +322,7 @@ def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
     _, _, measured, free = untrained
     settings = {"world": "base", "steps": 1, "guidance": 2.0, "seed": 3, "dtype": "float32"}
     report = build_report(settings, measured, free)
+    (tmp_path / "evaluation.json").write_text("of an earlier one")
     write_evaluation(tmp_path, Evaluation(measured, free, report))
     read = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert (

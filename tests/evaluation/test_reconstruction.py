@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from causalcine_jax.evaluation.metrics import reconstruction as module
 from causalcine_jax.evaluation.metrics.reconstruction import edge_energy, reconstruction
+from causalcine_jax.evaluation.storyworld import round_trips as module
+from causalcine_jax.evaluation.storyworld.round_trips import round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts
 from causalcine_jax.storyworld import WorldConfig, sample_story
 
@@ -23,7 +24,7 @@ def test_a_constant_error_is_the_psnr_by_hand(monkeypatch):
         "round_trip",
         lambda vae, film: np.where(film < 128, film + 10, film - 10).astype(np.uint8),
     )
-    numbers = reconstruction(None, STORIES)
+    numbers = reconstruction(round_trips(None, STORIES))
     expected = 10 * np.log10(255**2 / 100)
     assert (
         numbers["psnr"]
@@ -44,9 +45,9 @@ def test_first_frames_after_cuts_are_told_apart_and_a_blur_is_not_sharp(monkeypa
         return back.astype(np.uint8)
 
     monkeypatch.setattr(module, "round_trip", ghost)
-    numbers = reconstruction(None, STORIES)
+    numbers = reconstruction(round_trips(None, STORIES))
     assert numbers["psnr_cut"] < numbers["psnr_rest"]
 
     monkeypatch.setattr(module, "round_trip", lambda vae, film: np.full_like(film, 128))
-    numbers = reconstruction(None, STORIES)
+    numbers = reconstruction(round_trips(None, STORIES))
     assert numbers["sharpness"] == numbers["edges"] == 0

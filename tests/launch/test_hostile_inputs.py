@@ -1,7 +1,10 @@
 """Malformed stories, records, flags and stores: one short line names the fault, no traceback."""
 
 import argparse
+import errno
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -9,7 +12,15 @@ from tiny_models import WORDS
 
 from causalcine_jax.cli import number, run, whole_number
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, StoreSpec, captions_file
-from causalcine_jax.errors import DataError, UsageError, printable, raise_faults, shown
+from causalcine_jax.errors import (
+    DataError,
+    StoppedEarly,
+    UsageError,
+    kept_when_stopped,
+    printable,
+    raise_faults,
+    shown,
+)
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record import read_recipe
 from causalcine_jax.render.mp4 import check_size
@@ -199,6 +210,13 @@ def test_numbers():
             1,
             "Out of memory allocating 7 bytes.): ask for",
         ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "film.json"),
+            1,
+            "error: the disk is full (film.json): make room and run again",
+        ),
+        (StoppedEarly("3 chunks are kept"), 75, "3 chunks are kept"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_how_a_command_ends(error, code, said, capsys):
@@ -209,6 +227,21 @@ def test_how_a_command_ends(error, code, said, capsys):
         run(main)
     written = capsys.readouterr().err
     assert ended.value.code == code and said in written and written.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kept", "code"), [("a film is kept", 75), ("", 143)])
+def test_sigterm_is_ctrl_c_and_what_is_kept_decides_the_code(kept, code, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main():
+        with kept_when_stopped(lambda: kept):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == code and signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == f"{kept or 'interrupted'}\n"
 
 
 def test_values_are_shown_short_and_without_controls():

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom. Of the second, the commands' own parsers read the flags.
+"""The notebooks run from top to bottom; the commands' own parsers read the second's flags.
 
 Their outputs are stored in them (notebooks/run.py), for the pages of docs/.
 """
@@ -16,9 +16,28 @@ from causalcine_jax.training import flags
 COMMANDS = {"generate": "film", "evaluate": "evaluate"}  # of launch/
 
 
-def code_cells(name: str) -> list[str]:
+# For the cell of train.ipynb that is tagged "parameters": all stages in the fewest steps.
+FEWEST = {
+    "FILMS": 8,
+    "STEPS": 2,
+    "TRAJECTORIES": 4,
+    "ODE_STEPS": 2,
+    "DMD_STEPS": 2,
+    "RETURNS": 2,
+}
+
+
+def code_cells(name: str, parameters: dict | None = None) -> list[str]:
+    """The code, with other values in the cell that is tagged "parameters"."""
     notebook = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    if parameters:
+        (tagged,) = (cell for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+        known: dict = {}
+        exec("".join(tagged["source"]), known)
+        assert parameters.keys() == known.keys() - {"__builtins__"}
+        tagged["source"] = [f"{name} = {value!r}\n" for name, value in parameters.items()]
+    return ["".join(cell["source"]) for cell in cells]
 
 
 @pytest.mark.parametrize("name", ["quickstart.ipynb", "train.ipynb"])
@@ -43,6 +62,21 @@ def test_the_quickstart_runs(monkeypatch, capsys):
         exec(cell, space)
     assert [chunk.shot.id for chunk in space["chunks"]] == 3 * ["s1"] + 4 * ["s2"] + 3 * ["s3"]
     assert "layer 5: [" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_training_notebook_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    matplotlib.use("agg")
+    space: dict = {}
+    for cell in code_cells("train.ipynb", {**FEWEST, "OUT": str(tmp_path)}):
+        exec(cell, space)
+    said = capsys.readouterr().out
+    assert len(re.findall(r"^step 2/2  ", said, re.MULTILINE)) == 3
+    assert (tmp_path / "film" / "film.mp4").stat().st_size > 10_000
+    for name in ("this_student", "package"):
+        report = json.loads((tmp_path / name / "evaluation.json").read_text(encoding="utf-8"))
+        assert list(report["primary"]["rows"]) == ["truth", "vae", "camr", "none"]
 
 
 def test_the_commands_of_the_training_notebook_are_understood(monkeypatch):

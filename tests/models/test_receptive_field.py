@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from causalcine_jax.commands import film
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.memory_policies import POLICIES, Policy
 from causalcine_jax.models.attention.packed_fields import chosen
 from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cache.kv_cache import describe
@@ -153,6 +155,19 @@ def test_frame_wise_chunks():
             chunk_frames=1,
         )
     ) == [5, 4, 3, 2, 0]
+
+
+def test_an_entry_of_the_table_is_a_whole_policy(monkeypatch, capsys):
+    """Config, command line and field know it; no policy acts as another one."""
+    newest = Policy("the newest frames before the window", lambda frames: frames.time)
+    monkeypatch.setitem(POLICIES, "newest", newest)
+    memory = MemoryConfig("newest", window_chunks=1, memory_frames=2)
+    assert (memory.retrieved_frames, memory.reaches_all) == (2, True)
+    assert frames(field(range(30), 7, memory, liked=(4, 9))) == [20, 19, 18, 17, 16]
+    assert film.parse(["--prompt", "a hut", "--policy", "newest"]).policy == "newest"
+    with pytest.raises(SystemExit):
+        film.parse(["--help"])
+    assert "newest: the newest frames" in " ".join(capsys.readouterr().out.split())
 
 
 def test_all_faults_at_once():

@@ -162,8 +162,3 @@ def test_the_command_prints_a_table_or_json(folder):
     )
     plan = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
     assert plan["total_bytes"] == sum(line["bytes"] for line in plan["lines"])
-    done = launch("--model", "wan-14b", "--size", "480p")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: --size is width x height in pixels, such as 832x480, not '480p'\n",
-    )

@@ -5,6 +5,8 @@ import gc
 import importlib.util
 import json
 import os
+import resource
+import shutil
 import signal
 import weakref
 
@@ -20,6 +22,8 @@ from causalcine_jax.training.config import CheckpointConfig, OptimConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import drop_after, read_records
 from causalcine_jax.training.state import Stage
+from causalcine_jax.utils import output
+from causalcine_jax.utils.output import one_writer
 
 TIMES = ("films_per_s", "step_s", "data_wait_s")
 
@@ -84,6 +88,37 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
     parts = train(toy_config(tmp_path / "parts"), toy_stage())
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+
+
+def test_a_second_run_with_the_same_out_is_refused(tmp_path):
+    with (
+        one_writer(tmp_path),
+        pytest.raises(UsageError, match=f"is being written by process {os.getpid()} on"),
+    ):
+        train(toy_config(tmp_path), toy_stage())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_named_before_the_first_step(tmp_path, monkeypatch):
+    usage = shutil._ntuple_diskusage(1000, 900, 100)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"not enough room on the disk: .* has 0\.000 MB free"):
+        train(toy_config(tmp_path), toy_stage())
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_disk_that_fills_up_is_one_error_that_names_the_file(tmp_path):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*: File too large"):
+            train(toy_config(tmp_path), toy_stage())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    state = train(toy_config(tmp_path), toy_stage())  # goes on from the checkpoint before
+    assert int(state.step) == 12 and len(read_records(tmp_path / "metrics.jsonl")) == 6
 
 
 def test_records_beyond_the_checkpoint_are_dropped(tmp_path):

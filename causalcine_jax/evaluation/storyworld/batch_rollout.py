@@ -1,4 +1,4 @@
-"""Rolls out many films at once, with the same denoise and commit as every rollout.
+"""Rolls out many films at once: a `RolloutState` of a batch, moved as any film's (film/state.py).
 
     true frames -> encode -> latents of the chunks before a return -> commit
         -> denoise, commit, ... -> latents -> decode -> frames
@@ -19,11 +19,16 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import raise_faults
 from causalcine_jax.film import rollout
-from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film.pool import empty_pool
-from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.film.model_folder import Model, latent_size
+from causalcine_jax.film.settings import FilmSettings
+from causalcine_jax.film.state import (
+    RolloutState,
+    commit_next,
+    decode_next,
+    denoise_next,
+    new_state,
+)
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.storyworld import WorldStory
 from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
@@ -45,26 +50,8 @@ class BatchRollout:
     kept: PoolConfig = PoolConfig()
 
     def __post_init__(self):
-        stride, grid = self.model.vae.cfg.spatial_stride, self.model.transformer.config.patch_size
-        token = [stride * n for n in grid[1:]]
-        faults = [
-            f"{name} {size} is not a multiple of the model's {n}"
-            for name, size, n in zip(
-                ("height", "width"), (self.world.height, self.world.width), token, strict=True
-            )
-            if size % n
-        ]
-        raise_faults(f"a world of {self.world.height}x{self.world.width}", faults)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        stride = self.model.vae.cfg.spatial_stride
-        return (
-            CHUNK_FRAMES,
-            self.world.height // stride,
-            self.world.width // stride,
-            self.model.transformer.config.in_dim,
-        )
+        latent_size(self.model, self.world.height, self.world.width)
+        object.__setattr__(self, "model", replace(self.model, chunk_frames=CHUNK_FRAMES))
 
     def encode(
         self, films: list[UInt8[np.ndarray, "t h w 3"]], chunks: int
@@ -93,34 +80,21 @@ class BatchRollout:
 
     def decode(self, latents: Float[Array, "b f h w z"]) -> UInt8[np.ndarray, "b t h w 3"]:
         """Decodes whole films, chunk by chunk."""
-        video, cache = self.decoded_start(latents[:, :CHUNK_FRAMES])
-        pieces = [video]
-        for start in range(CHUNK_FRAMES, latents.shape[1], CHUNK_FRAMES):
-            video, cache = self.decoded_next(cache, latents[:, start : start + CHUNK_FRAMES])
-            pieces.append(video)
-        return np.concatenate(pieces, axis=1)
-
-    def decoded_start(self, latents: Float[Array, "b c h w z"]):
-        """Decodes a film's first chunk; returns its frames and the decoder's cache."""
-        video, cache = self.model.vae.decode_first(latents)
-        return to_uint8(video), cache
-
-    def decoded_next(self, cache, latents: Float[Array, "b c h w z"]):
-        """Decodes the next chunk. `cache` is donated."""
-        video, cache = self.model.vae.decode_next(cache, latents)
-        return to_uint8(video), cache
+        return self.decoded_after(
+            None, jnp.split(latents, latents.shape[1] // CHUNK_FRAMES, axis=1)
+        )
 
     def decoded_after(
         self, cache, chunks: list[Float[Array, "b c h w z"]]
     ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """Decodes chunks that follow the one which left the decoder's `cache`.
+        """Decodes chunks that follow the one which left the decoder's `cache` (None: no chunk).
 
         Copies `cache`, so it can be used again.
         """
         cache, frames = jax.tree.map(jnp.copy, cache), []
         for latents in chunks:
-            video, cache = self.decoded_next(cache, latents)
-            frames.append(video)
+            video, cache = decode_next(self.model, cache, latents)
+            frames.append(np.asarray(video))
         return np.concatenate(frames, axis=1)
 
     def prompts(self, stories: list[WorldStory]) -> list[TextContext]:
@@ -146,76 +120,56 @@ class BatchRollout:
             contexts.append(_embed(self.model.text_encoder, self.model.transformer, ids, mask))
         return contexts
 
-    def pool(self, films: int, memory: MemoryConfig | None = None) -> KVCache:
-        """Returns an empty history for `films` films under `memory` (None: the model's own).
-
-        Raises:
-          UsageError: there is no room for it.
-        """
-        chunk_frames, *size, _ = self.latent_shape
-        model = replace(self.model, chunk_frames=chunk_frames)
+    def settings(self, memory: MemoryConfig) -> FilmSettings:
+        """What the films are made with under `memory`."""
         kept = replace(self.kept, frames=self.kept.frames or self.world.latent_frames)
-        films *= self.sampler.histories
-        return empty_pool(model, films, tuple(size), kept, memory or model.memory)
+        size = self.world.height, self.world.width
+        return FilmSettings(self.sampler, memory, kept, *size, self.seed)
+
+    def start(self, films: int, memory: MemoryConfig) -> RolloutState:
+        """Returns the state before the first chunk of `films` films. Raises as `new_state`."""
+        return new_state(self.model, self.settings(memory), films)
 
     def commit(
         self,
-        pool: KVCache,
+        state: RolloutState,
         latents: Float[Array, "b c h w z"],
         context: TextContext,
-        chunk: int,
         memory: MemoryConfig,
-    ) -> KVCache:
-        """Commits one clean chunk of every film. `pool` is donated."""
-        films = jnp.concatenate([latents, latents]) if self.sampler.guided else latents
-        return rollout.commit(
-            self.model.transformer, pool, films, context, np.int32(chunk), memory=memory
-        )
+    ) -> RolloutState:
+        """Commits the next chunk of every film. The old state's pool is donated."""
+        return commit_next(self.model, state, latents, context, self.settings(memory))
 
     def history(
         self,
         chunks: list[Float[Array, "b c h w z"]],
         contexts: list[TextContext],
         memory: MemoryConfig,
-    ) -> KVCache:
-        """Returns the history after the first chunks of a film."""
-        pool = self.pool(len(chunks[0]), memory)
-        for number, latents in enumerate(chunks):
-            pool = self.commit(pool, latents, contexts[number], number, memory)
-        return pool
+    ) -> RolloutState:
+        """Returns the state after the first chunks of a film."""
+        state = self.start(len(chunks[0]), memory)
+        for latents, context in zip(chunks, contexts, strict=False):
+            state = self.commit(state, latents, context, memory)
+        return state
 
     def denoise(
         self,
-        pool: KVCache,
+        state: RolloutState,
         stories: list[WorldStory],
         context: TextContext,
-        chunk: int,
         memory: MemoryConfig,
     ) -> tuple[Float[Array, "b c h w z"], Int[np.ndarray, "l b r"]]:
-        """Denoises one new chunk of every film.
+        """Denoises the next chunk of every film.
 
         Returns its latents, and per layer and film the frames in its receptive field.
         """
-        key = jax.random.fold_in(jax.random.key(self.seed), chunk)
-        noise = _noise(
-            key, np.array([story.index for story in stories], np.uint32), self.latent_shape
-        )
-        solver_key = jax.random.fold_in(key, 2**31)
-        x0, seen = rollout.denoise(
-            self.model.transformer,
-            pool,
-            noise,
-            context,
-            np.int32(chunk),
-            solver_key,
-            sampler=self.sampler,
-            memory=memory,
-        )
+        settings, key = self.settings(memory), jax.random.fold_in(state.key, state.chunk)
+        size = latent_size(self.model, settings.height, settings.width)
+        shape = (CHUNK_FRAMES, *size, self.model.transformer.config.in_dim)
+        indices = np.array([story.index for story in stories], np.uint32)
+        noise = _noise(key, indices, shape), jax.random.fold_in(key, 2**31)
+        x0, seen = denoise_next(self.model, state, context, settings, noise)
         return x0, np.asarray(seen)
-
-
-def to_uint8(video: Float[Array, "b t h w 3"]) -> UInt8[np.ndarray, "b t h w 3"]:
-    return np.asarray(jnp.clip(jnp.round((video + 1) * 127.5), 0, 255).astype(jnp.uint8))
 
 
 @jax.jit

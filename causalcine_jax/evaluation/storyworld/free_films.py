@@ -144,10 +144,10 @@ def roll_out(
     engine: BatchRollout, stories: list[WorldStory], memory: MemoryConfig
 ) -> UInt8[np.ndarray, "b t h w 3"]:
     """Generates films of the stories, from captions alone."""
-    contexts, pool, latents = engine.prompts(stories), engine.pool(len(stories), memory), []
-    for chunk, context in enumerate(contexts):
-        x0, _ = engine.denoise(pool, stories, context, chunk, memory)
-        pool = engine.commit(pool, x0, context, chunk, memory)
+    state, latents = engine.start(len(stories), memory), []
+    for context in engine.prompts(stories):
+        x0, _ = engine.denoise(state, stories, context, memory)
+        state = engine.commit(state, x0, context, memory)
         latents.append(x0)
     return engine.decode(jnp.concatenate(latents, axis=1))
 

@@ -29,7 +29,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
     sought,
 )
 from causalcine_jax.evaluation.storyworld.true_films import true_film
-from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.film.state import RolloutState, decode_next
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.storyworld import Character, Return, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import (
@@ -212,35 +212,35 @@ def _rows(
         latents[:, start : start + CHUNK_FRAMES]
         for start in range(0, latents.shape[1], CHUNK_FRAMES)
     ]
-    _, before = engine.decoded_start(latents[chunk - 1])
+    _, before = decode_next(engine.model, None, latents[chunk - 1])
     yield VAE, engine.decoded_after(before, latents[chunk:]), None
 
     contexts = engine.prompts(stories)
     for row, memory in policies.items():
-        pool = engine.history(latents[:chunk], contexts, memory)
-        made, remembered = film_return(engine, pool, batch, contexts, memory)
+        state = engine.history(latents[:chunk], contexts, memory)
+        made, remembered = film_return(engine, state, batch, contexts, memory)
         yield row, engine.decoded_after(before, made), remembered
 
 
 def film_return(
     engine: BatchRollout,
-    pool: KVCache,
+    state: RolloutState,
     batch: list[ReturnCase],
     contexts: list[TextContext],
     memory: MemoryConfig,
 ) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
-    """Generates the chunks to be judged, after the history in `pool` (donated).
+    """Generates the chunks to be judged, after the history in `state` (donated).
 
     Returns their latents, and for every case the fraction of layers that remembered.
     """
     chunk, stories, made = batch[0].back.chunk, [case.story for case in batch], []
     for number in range(chunk, chunk + CHUNKS_JUDGED):
-        x0, seen = engine.denoise(pool, stories, contexts[number], number, memory)
+        x0, seen = engine.denoise(state, stories, contexts[number], memory)
         if number == chunk:
             remembered = _remembered(seen, batch, memory)
         made.append(x0)
         if number + 1 < chunk + CHUNKS_JUDGED:
-            pool = engine.commit(pool, x0, contexts[number], number, memory)
+            state = engine.commit(state, x0, contexts[number], memory)
     return made, remembered
 
 

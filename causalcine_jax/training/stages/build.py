@@ -1,8 +1,8 @@
 """From a config to the stage that the loop trains: networks loaded, data open, and how to export.
 
-    teacher_forcing   films of a latent store -> transformer and text encoder
-    autoencoder       clips, painted while training -> VAE
-    ode_init, dmd     a few-step student from a teacher (distillation.py)
+    films of a latent store -> transformer and text encoder
+    clips, painted while training -> VAE
+    films and a teacher -> a few-step student (distillation.py)
 
 A missing latent store is made first. With config.init, the text encoder may stay as it is; it then
 embeds each batch's prompts in the dtype of the run. The mean and std of a VAE's latents are
@@ -44,7 +44,7 @@ from causalcine_jax.training.film_data import (
 )
 from causalcine_jax.training.sample import sample_film
 from causalcine_jax.training.stages.autoencoder import latent_statistics
-from causalcine_jax.training.stages.distillation import dmd_stage, ode_init_stage
+from causalcine_jax.training.stages.distillation import student_stage
 from causalcine_jax.training.stages.spec import stage_spec
 from causalcine_jax.training.state import Nets, Stage
 
@@ -56,16 +56,12 @@ def make_stage(config: TrainConfig) -> Stage:
 
     `UsageError` where networks, data and config do not fit together.
     """
-    stages = {
-        "teacher_forcing": _teacher_forcing,
-        "autoencoder": _autoencoder,
-        "ode_init": ode_init_stage,
-        "dmd": dmd_stage,
-    }
-    return stages[config.stage](config)
+    if config.facts.student:
+        return student_stage(config)
+    return _on_clips(config) if config.facts.clips else _on_films(config)
 
 
-def _teacher_forcing(config: TrainConfig) -> Stage:
+def _on_films(config: TrainConfig) -> Stage:
     init = Path(config.init) if config.init else None
     if init and not init.exists():
         raise DataError(f"no model at {init} (init): there is no such file or folder")
@@ -133,7 +129,7 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     return {"transformer": transformer, "text_encoder": text_encoder}, sized
 
 
-def _autoencoder(config: TrainConfig) -> Stage:
+def _on_clips(config: TrainConfig) -> Stage:
     loaded: Nets = {"vae": load_vae(config.init)} if config.init else {}
     sized = replace(config, vae=loaded["vae"].cfg) if loaded else config
     clips = _clips(sized, config.data.seed)

@@ -51,7 +51,7 @@ MAKES = {"teacher": "base", "init": "ode_init"}  # the config whose run leaves s
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What both stages need.
+    """What a student's stage needs.
 
     config       with the sizes of the teacher
     nets         student, fake_score (a copy of the teacher to train), teacher, text_encoder
@@ -67,15 +67,19 @@ class _Loaded:
     null_prompt: tuple[int, ...]
 
 
-def ode_init_stage(config: TrainConfig) -> Stage:
-    """The student regresses to where the teacher's ODE ends.
+def student_stage(config: TrainConfig) -> Stage:
+    """The stage with teacher and student loaded, on films or on the teacher's trajectories.
 
     `UsageError`, `DataError` where models, films and config do not fit.
     """
-    stage_spec(config, ())  # before loading: the student's times may not be among the teacher's
+    spec = stage_spec(config, ())  # before loading: parts of the config may not fit together
     loaded = _load(config)
-    if not config.ode.store:
-        return _stage(loaded, loaded.store)
+    return _stage(loaded, _trajectories(loaded) if spec.records > 1 else loaded.store)
+
+
+def _trajectories(loaded: _Loaded) -> LatentStore:
+    """The store of the teacher's trajectories; missing ones are computed first."""
+    config = loaded.config
     making = Making(
         count=config.ode.films,
         batch=config.batch,
@@ -83,21 +87,13 @@ def ode_init_stage(config: TrainConfig) -> Stage:
         source={"teacher_sha256": weights_hash(Path(config.teacher))},
         seq=config.seq,
     )
-    store = write_trajectories(
+    return write_trajectories(
         Path(config.ode.store),
         loaded.store,
         ode_init_task(config, loaded.null_prompt),
         (loaded.nets["teacher"], loaded.nets["text_encoder"]),
         making,
     )
-    return _stage(loaded, store)
-
-
-def dmd_stage(config: TrainConfig) -> Stage:
-    """Distribution matching on the student's rollouts. Raises as `ode_init_stage` does."""
-    stage_spec(config, ())  # before loading: its parts may not fit together
-    loaded = _load(config)
-    return _stage(loaded, loaded.store)
 
 
 def _load(config: TrainConfig) -> _Loaded:

@@ -24,6 +24,7 @@ from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample_until, schedule
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
+from causalcine_jax.film.state import noise_of
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext, Transformer
@@ -151,8 +152,7 @@ def student_rollout(
 
     def chunk(pool: KVCache, index):
         context = _prompt_of(prompts, shot_of_chunk[:, index])
-        key_start, key_solver = jax.random.split(jax.random.fold_in(key_noise, index))
-        noise = jax.random.normal(key_start, (films, chunk_frames, *frame_shape))
+        noise, key_solver = noise_of(key_noise, index, (films, chunk_frames, *frame_shape))
         velocity = lambda x, t: chunk_velocity(model, pool, x, t, context, index, memory)
         xt, x0 = sample_until(velocity, noise, sampler, key_solver, exit_step)
         committed = x0

@@ -108,13 +108,7 @@ def stage_spec(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
     Raises:
       UsageError: parts of the config that do not fit together.
     """
-    specs = {
-        "teacher_forcing": _teacher_forcing,
-        "autoencoder": lambda config, _: _autoencoder(config),
-        "ode_init": _ode_init,
-        "dmd": _dmd,
-    }
-    return specs[config.stage](config, null_prompt)
+    return SPECS[config.stage](config, null_prompt)
 
 
 def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
@@ -132,7 +126,7 @@ def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> Stage
     )
 
 
-def _autoencoder(config: TrainConfig) -> StageSpec:
+def _autoencoder(config: TrainConfig, _: tuple[int, ...]) -> StageSpec:
     return StageSpec(
         trained={"vae": lambda key: VAE(config.vae, key=key)},
         fixed={},
@@ -224,6 +218,15 @@ def _dmd(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
         histories=1,
         exits=config.self_forcing.sampler.steps,
     )
+
+
+# Every stage of table.py, with its networks and losses.
+SPECS: dict[str, Callable[[TrainConfig, tuple[int, ...]], StageSpec]] = {
+    "teacher_forcing": _teacher_forcing,
+    "autoencoder": _autoencoder,
+    "ode_init": _ode_init,
+    "dmd": _dmd,
+}
 
 
 def _transformer(config: TrainConfig) -> Init:

@@ -26,6 +26,7 @@ from causalcine_jax.parallel.processes import several
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.stages.ode import ODEInit, teacher_trajectory
 from causalcine_jax.utils.output import one_writer
+from causalcine_jax.utils.progress import progress_bar
 
 SHARD = 8  # an interruption costs at least so many trajectories
 
@@ -118,15 +119,20 @@ def _made(
         nets = jax.device_put(nets, state_shardings(mesh, nets))
         trajectory = jax.jit(lambda nets, batch, key: teacher_trajectory(task, *nets, batch, key))
         make = lambda records, key: trajectory(nets, put_batch(mesh, records), key)
-        for done, part in enumerate(pending):
-            with jax.set_mesh(mesh):
-                writer.write(part, _shard(films, part, making, make))
-            print(f"trajectories: shard {done + 1} of {len(pending)}", flush=True)
+        there = making.count - missing
+        with progress_bar(making.count, "film", "trajectories", done=there) as bar:
+            for part in pending:
+                with jax.set_mesh(mesh):
+                    writer.write(part, _shard(films, part, making, make, bar.update))
     return writer.finish()
 
 
 def _shard(
-    films: LatentStore | MixedStore, part: range, making: Making, make: Callable
+    films: LatentStore | MixedStore,
+    part: range,
+    making: Making,
+    make: Callable,
+    on_progress: Callable[[int], object],
 ) -> list[NewRecord]:
     records, batch = [], making.batch
     for first in range(part.start, part.stop, batch):
@@ -139,9 +145,11 @@ def _shard(
         }
         key = jax.random.fold_in(jax.random.key(making.seed), first)
         trajectory = jax.device_get(make(inputs, key))
-        for i, record in enumerate(read[: min(batch, part.stop - first)]):
+        own = read[: part.stop - first]
+        for i, record in enumerate(own):
             parts = [*trajectory.points[:, i], trajectory.end[i], record["latents"]]
             # Captions stay with the films; every part of the record is under the film's shots.
             shots = np.tile(record["shot_of_chunk"], len(parts))
             records.append(NewRecord(np.concatenate(parts), record["token_ids"], shots, []))
+        on_progress(len(own))
     return records

@@ -225,7 +225,7 @@ def test_stored_trajectories_are_those_on_the_fly(nets, films, batch, trajectory
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * float(jnp.abs(b).max()))
 
 
-def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch):
+def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch, capsys):
     made = lambda task, teacher, text_encoder, batch, key: Trajectory(
         jnp.stack([batch["latents"]] * 3), batch["latents"]
     )
@@ -243,8 +243,11 @@ def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
     assert partial_path(tmp_path / "made").is_dir()
+    capsys.readouterr()
     store = write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
     assert calls == [range(0, 2), range(2, 3), range(2, 3)] and len(store) == 3
+    first, last = capsys.readouterr().err.strip().split("\r")  # it goes on from two of three
+    assert " 2/3 [00:00, ETA ?" in first and " 3/3 [00:00, ETA 00:00, " in last
     np.testing.assert_array_equal(store[2]["latents"], np.tile(films[2]["latents"], (5, 1, 1, 1)))
     with pytest.raises(UsageError, match="was made with other settings: source is"):
         write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))

@@ -24,6 +24,7 @@ from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TextEncoderConfig, VAEConfig
+from causalcine_jax.planning.update_flops import COUNTS
 from causalcine_jax.storyworld import (
     VOCABULARY,
     WorldConfig,
@@ -32,11 +33,13 @@ from causalcine_jax.storyworld import (
     scene_parameters,
 )
 from causalcine_jax.training import film_data
-from causalcine_jax.training.config import CheckpointConfig, DataConfig
+from causalcine_jax.training.config import CheckpointConfig, DataConfig, TrainConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.sample import SAMPLE_SEED, as_story
 from causalcine_jax.training.stages import build as stages
 from causalcine_jax.training.stages.build import make_stage
+from causalcine_jax.training.stages.spec import SPECS
+from causalcine_jax.training.stages.table import FILM_STAGES, STAGES
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,12 @@ def model(tmp_path_factory):
     }
     save_model(folder, **nets, tokenizer=word_tokenizer(VOCABULARY), dtype=np.float32)
     return folder
+
+
+def test_every_stage_of_the_table_has_networks_operations_and_a_word_for_users():
+    assert SPECS.keys() == STAGES.keys()
+    assert COUNTS.keys() == set(FILM_STAGES)
+    assert not [name for name in STAGES if name not in TrainConfig.__doc__]
 
 
 def test_a_run_starts_from_any_model_folder(store, model):

@@ -1,0 +1,60 @@
+"""Every command looks at its --out first: before a model is read, and with one line and code 2."""
+
+import os
+
+import pytest
+
+from causalcine_jax.__main__ import command
+from causalcine_jax.cli import run
+from causalcine_jax.evaluation.config import FILES
+from causalcine_jax.utils.output import one_writer
+
+
+def ends(*arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: command([str(argument) for argument in arguments]))
+    return ended.value.code
+
+
+@pytest.fixture(
+    params=[
+        ("film", "--prompt", "Mia waves."),
+        ("direct",),
+        ("evaluate",),
+        ("encode", "--films", 1),
+        ("convert",),
+    ],
+    ids=lambda words: words[0],
+)
+def words(request, tmp_path):
+    """A command with a model that is not there, without its --out."""
+    name, *others = request.param
+    if name == "film":  # looks whether the folder is there, and no more
+        (tmp_path / "none").mkdir()
+    return name, *others, "--from" if name == "convert" else "--model", tmp_path / "none"
+
+
+def test_two_commands_do_not_write_one_out(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    with one_writer(out, beside=words[0] in ("encode", "convert")):
+        assert ends(*words, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {out} is being written by process {os.getpid()} on ")
+    assert said.count("\n") == 1 and not out.exists()
+
+
+def test_an_out_that_is_a_file_is_refused(words, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert ends(*words, "--out", tmp_path / "out") == 2
+    assert "out is a file, and --out is a folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_evaluation_is_not_replaced_unless_asked(name, tmp_path, capsys):
+    (tmp_path / name).write_text("earlier")
+    words = ("evaluate", "--model", tmp_path / "none", "--out", tmp_path)
+    assert ends(*words) == 2
+    assert f"{tmp_path} holds {name} already: choose another --out" in capsys.readouterr().err
+    assert ends(*words, "--overwrite") == 1  # for want of the model
+    assert [path.name for path in tmp_path.iterdir()] == [name]
