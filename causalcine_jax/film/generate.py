@@ -165,11 +165,13 @@ def _generate(
     try:
         footage = shoot(director, out / "film.mp4", scale, place.progress)
     except BaseException:
-        if not setup.whole_film:
+        director.close()
+        if director.next_chunk == 0:
+            remove_unfinished(out)
+        elif not setup.whole_film:
             say(f"go on with it: causalcine film --resume {shlex.quote(str(out))}")
         raise
-    finally:
-        director.close()
+    director.close()
     record = {
         "schema": provenance.SCHEMA,
         "story": (without_start(director.story) if begun else director.story).to_dict(),

@@ -76,14 +76,15 @@ def test_a_second_film_is_refused_and_sigterm_leaves_the_first_playable(folder, 
         first.send_signal(signal.SIGTERM)
     _, said = first.communicate(timeout=300)
     assert first.returncode == 75 and "Traceback" not in said
-    kept, stopped = said.splitlines()[-2:]
+    kept, go_on, stopped = said.splitlines()[-3:]
     assert stopped == "stopped before the film's end"
+    assert go_on == f"go on with it: causalcine film --resume {out}"
     count = len(read_film(unfinished))
     assert kept == f"kept: {unfinished}, {count} of 9597 frames" and count >= 9
-    assert names(out) == ["film.unfinished.mp4"]
+    assert names(out) == ["film.unfinished.mp4", "unfinished"]
     with pytest.raises(UsageError, match=r"holds film\.unfinished\.mp4 already: .* --overwrite"):
         film(folder, out)
-    assert names(out) == ["film.unfinished.mp4"]
+    assert names(out) == ["film.unfinished.mp4", "unfinished"]
     record = film(folder, out, overwrite=True)
     assert names(out) == WHOLE and json.loads((out / "film.json").read_text()) == record
 
@@ -103,7 +104,7 @@ def test_what_was_filmed_before_an_exception_is_kept(
     with monkeypatch.context() as patched, pytest.raises(raised):
         patched.setattr(generation, "Director", Stopping)
         film(folder, tmp_path)
-    assert names(tmp_path) == ["film.unfinished.mp4"]
+    assert names(tmp_path) == ["film.unfinished.mp4", "unfinished"]
     assert len(read_film(tmp_path / "film.unfinished.mp4")) == 9
     assert "film.unfinished.mp4, 9 of 21 frames" in capsys.readouterr().err
 
@@ -134,7 +135,10 @@ def test_a_finished_film_is_refused_unless_it_is_to_be_replaced(
     shoot = generation.shoot
 
     def watched(*arguments):
-        assert names(out) == [".lock"]  # no kill from here on leaves the earlier record
+        assert names(out) == [
+            ".lock",
+            "unfinished",
+        ]  # no kill from here on leaves the earlier record
         return shoot(*arguments)
 
     monkeypatch.setattr(generation, "shoot", watched)
@@ -146,7 +150,7 @@ def test_a_disk_that_is_too_small_is_refused_before_filming(made, folder, monkey
     out, _ = made
     usage = shutil._ntuple_diskusage(10**9, 10**9, 10**6)
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"made needs up to 10\.866 MB, .* has 1\.\d\d\d MB free"):
+    with pytest.raises(DataError, match=r"made needs up to 10\.878 MB, .* has 1\.\d\d\d MB free"):
         film(folder, out, overwrite=True)
     assert names(out) == WHOLE
 
