@@ -31,7 +31,7 @@ from causalcine_jax.parallel.processes import gather_to_host
 
 @dataclass(frozen=True)
 class RolloutState:
-    """Where a film is.
+    """Where a film is, or a batch of films that are at the same chunk.
 
     cache      the pool of committed chunks; None for a whole film, which has no history
     vae_cache  what the decoder keeps of earlier chunks; None before the first
