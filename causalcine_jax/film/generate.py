@@ -128,6 +128,7 @@ def _generate(
     ]
     for line in [
         *(begun.notes if begun else ()),
+        *setup.notes,
         *opening_lines(director, recipe, weights, decoder),
         *adapter_notes(recipe, adapters),
         *notes(folder, choices.lora),
