@@ -19,8 +19,6 @@ from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.errors import UsageError
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
-POOL_FRAMES = 240  # latent frames: a minute at 16 video frames per second
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine direct", description=__doc__)
@@ -47,9 +45,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pool-frames",
         type=whole_number,
-        default=POOL_FRAMES,
         metavar="FRAMES",
-        help=f"latent frames of history kept (default {POOL_FRAMES}, a minute at 16 per second)",
+        help="latent frames of history kept (default: a minute's, or what memory has room for)",
     )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
@@ -68,12 +65,16 @@ def main(arguments: list[str] | None = None) -> None:
     from causalcine_jax.film.filming import say
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film.live import directed
+    from causalcine_jax.film.pool import room_said
     from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
     director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
-    video = director.story.video
+    video, pool = director.story.video, director.settings.pool
+    line = room_said(pool.frames, director.memory, video.fps)
+    if line and flags.pool_frames is None:
+        say(line)
     if sys.stdin.isatty():
         say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends the film")
     with FilmWriter(flags.out / "film.mp4", video.fps, viewing_scale(video.height)) as film:

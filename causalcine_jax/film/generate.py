@@ -31,7 +31,7 @@ from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import Footage, say, shoot
 from causalcine_jax.film.model_folder import load_model, notes, save_embeddings
 from causalcine_jax.film.moves import Moves
-from causalcine_jax.film.pool import held_for_films
+from causalcine_jax.film.pool import closed_pool_size, held_for_films
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film.start import Start, opening, without_start
@@ -102,7 +102,7 @@ def _generate(
         memory=setup.memory,
         pool=setup.pool,
         start=begun.latents if begun else None,
-        moves=WHOLE_FILM if setup.whole_film else Moves(),
+        moves=WHOLE_FILM if setup.whole_film else Moves(closed_pool_size),
     )
     if not is_first():
         for _ in director:  # this process's part of every chunk
