@@ -29,6 +29,7 @@ from causalcine_jax.diffusion.solvers import sample
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.moves import Moves
+from causalcine_jax.film.pool import closed_pool_size
 from causalcine_jax.film.record import made_here
 from causalcine_jax.film.rollout import chunk_pass, segment
 from causalcine_jax.film.state import chunk_noise, roll_chunk
@@ -86,7 +87,7 @@ def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
 
 def film(model, path: Path) -> dict:
     counting, config = Counting(), model.transformer.config
-    pool, moves = PoolConfig(place="host"), Moves(roll=counting.roll)
+    pool, moves = PoolConfig(place="host"), Moves(closed_pool_size, roll=counting.roll)
     director = Director(model, read_story(path), pool=pool, moves=moves)
     for _ in director:
         pass

@@ -28,6 +28,8 @@ from causalcine_jax.evaluation.storyworld.recall import VAE, find_returns, measu
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.moves import Moves
+from causalcine_jax.film.pool import closed_pool_size
 from causalcine_jax.storyworld import WorldConfig, WorldStory
 from causalcine_jax.training.sample import as_story
 from causalcine_jax.utils.progress import progress_bar
@@ -125,7 +127,10 @@ def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
         for key, subject in subjects.items():
             began = time.perf_counter()
             director = Director(
-                subject.model, as_story(story, HELD_OUT_SEED), memory=subject.memory
+                subject.model,
+                as_story(story, HELD_OUT_SEED),
+                memory=subject.memory,
+                moves=Moves(closed_pool_size),
             )
             latents = sum(chunk.seconds["denoise"] + chunk.seconds["commit"] for chunk in director)
             if number:

@@ -27,8 +27,6 @@ from causalcine_jax.utils.output import one_writer, remove_files
 if TYPE_CHECKING:  # else jax would be imported before the flags are understood
     from causalcine_jax.film.moves import Chunk
 
-POOL_FRAMES = 240  # latent frames: a minute at 16 video frames per second
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine direct", description=__doc__)
@@ -60,9 +58,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pool-frames",
         type=whole_number,
-        default=POOL_FRAMES,
         metavar="FRAMES",
-        help=f"latent frames of history kept (default {POOL_FRAMES}, a minute at 16 per second)",
+        help="latent frames of history kept (default: a minute's, or what memory has room for)",
     )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
@@ -81,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     from causalcine_jax.film.filming import FILES, film_writer, say
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film.live import directed
+    from causalcine_jax.film.pool import room_said
     from causalcine_jax.render.mp4 import viewing_scale
 
     allow_all_host_memory()
@@ -88,12 +86,15 @@ def main(arguments: list[str] | None = None) -> None:
     files = (*FILES, "story.yaml")
     with one_writer(flags.out, files, overwrite=flags.overwrite):
         director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
-        scale = viewing_scale(director.story.video.height)
+        video = director.story.video
+        room = room_said(director.settings.pool.frames, director.memory, video.fps)
+        if room and flags.pool_frames is None:
+            say(room)
         remove_files(flags.out, files)
         if sys.stdin.isatty():
             say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")
         try:
-            with film_writer(director, flags.out / "film.mp4", scale) as film:
+            with film_writer(director, flags.out / "film.mp4", viewing_scale(video.height)) as film:
                 for chunk in directed(director, sys.stdin, flags.chunks, say):
                     film.append(chunk.frames)
                     say(_line(chunk, director.resolved.chunks))

@@ -10,6 +10,7 @@ from typing import Any
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.film.chosen_model import is_causal
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.record_schema import FilmRecord
@@ -105,7 +106,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setup:
-    """The director's arguments."""
+    """The director's arguments, and notes to the user on what the model was not made for."""
 
     model: Model
     story: Story
@@ -113,6 +114,7 @@ class Setup:
     memory: MemoryConfig
     pool: PoolConfig
     whole_film: bool
+    notes: tuple[str, ...] = ()
 
 
 def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
@@ -125,13 +127,41 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
         model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.record)
+        notes = _whole_film_notes(model)
         model = replace(model, chunk_frames=frames)
-        return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), whole_film=True)
+        return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), True, notes)
     chunk_frames = choices.chunk_frames or recipe.record.chunk_frames or model.chunk_frames
     memory = _memory(recipe.record, model.memory, choices)
     pool = _pool(recipe.record, choices)
+    notes = _chunk_notes(model, memory, choices, chunk_frames)
     model = replace(model, chunk_frames=chunk_frames)
-    return Setup(model, story, sampler, memory, pool, whole_film=False)
+    return Setup(model, story, sampler, memory, pool, False, notes)
+
+
+def _whole_film_notes(model: Model) -> tuple[str, ...]:
+    if model.sampler.solver != "few_step" and not is_causal(model.folder):
+        return ()
+    return (
+        "note: this model makes films chunk by chunk, and --whole-film is for bidirectional "
+        "Wan2.1: expect worse frames than without it",
+    )
+
+
+def _chunk_notes(
+    model: Model, memory: MemoryConfig, choices: Choices, chunk_frames: int
+) -> tuple[str, ...]:
+    notes = []
+    if memory.policy == "none" and choices.memory_frames:
+        notes.append(
+            f"note: policy none retrieves nothing, so --memory-frames {choices.memory_frames} has "
+            "no effect: choose another --policy, such as camr"
+        )
+    if chunk_frames != model.chunk_frames:
+        notes.append(
+            f"note: this model makes chunks of {model.chunk_frames} latent frames, and chunks of "
+            f"{chunk_frames} are not what it was trained on: expect worse frames"
+        )
+    return tuple(notes)
 
 
 def _pool(recorded: FilmRecord, choices: Choices) -> PoolConfig:

@@ -6,8 +6,8 @@ student is the default. A film.json is filmed again with the model that it names
 
 from pathlib import Path
 
-from causalcine_jax.convert import weights_hash
-from causalcine_jax.convert.metadata import base_of
+from causalcine_jax.convert import guess_family, weights_hash
+from causalcine_jax.convert.metadata import base_of, load_metadata
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.record_schema import FilmRecord
 
@@ -46,6 +46,18 @@ def chosen_model(
             "does; leave out --sampler base"
         )
     return found
+
+
+def is_causal(folder: Path | None) -> bool:
+    """Whether metadata.json or the folder's name says that the model makes films chunk by chunk.
+
+    All models do that are trained here or by the children of Wan2.1, and Wan2.1's own do not.
+    """
+    said = {} if folder is None else load_metadata(folder)
+    guessed = None if folder is None or said else guess_family.guess(folder)
+    known = "sampler" in said or guessed is not None
+    name = said.get("family") if said else guessed and guessed.name
+    return known and not str(name).startswith("wan2.1")
 
 
 def _of_record(recorded: FilmRecord) -> Path:

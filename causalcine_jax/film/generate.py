@@ -33,7 +33,7 @@ from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import FILES, Footage, say, shoot
 from causalcine_jax.film.model_folder import latent_size, load_model, notes, save_embeddings
 from causalcine_jax.film.moves import Moves
-from causalcine_jax.film.pool import held_for_films
+from causalcine_jax.film.pool import closed_pool_size, held_for_films
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film.start import Opening, Start, opening, without_start
@@ -157,6 +157,7 @@ def _generate(
     ]
     for line in [
         *(begun.notes if begun else ()),
+        *setup.notes,
         *opening_lines(director, recipe, weights, decoder),
         *adapter_notes(recipe, adapters),
         *notes(folder, choices.lora),
@@ -209,7 +210,7 @@ def _director(setup: Setup, choices: Choices, begun: Opening | None, place: Plac
         memory=setup.memory,
         pool=setup.pool,
         start=begun.latents if begun else None,
-        moves=WHOLE_FILM if setup.whole_film else Moves(),
+        moves=WHOLE_FILM if setup.whole_film else Moves(closed_pool_size),
     )
 
 

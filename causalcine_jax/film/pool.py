@@ -12,10 +12,14 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.parallel.mesh import active_mesh
-from causalcine_jax.parallel.processes import check_all
+from causalcine_jax.parallel.processes import check_all, several
 from causalcine_jax.parallel.sharding import place_rollout_weights
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
+# Room for shots that are added later: a minute at 16 video frames per second, or as much of it as
+# takes this share of the memory that is left. The rest is for activations and the decoder.
+LATER_FRAMES, LATER_SHARE = 240, 1 / 3
 
 
 def kept_near(pool: PoolConfig, memory: MemoryConfig) -> tuple[int, int] | None:
@@ -75,23 +79,56 @@ def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_
 
 
 def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> int:
-    """Latent frames of a film's pool: the requested size, or what memory can retrieve, rounded up.
+    """Latent frames of the pool of a film to which shots may be added.
+
+    The requested size; else what memory can retrieve of the shots so far, and room for later ones
+    (LATER_FRAMES), so that they do not evict the first.
 
     film_chunks  length of the film so far; None if it has no shot yet
 
     `UsageError` if the requested size is no whole number of chunks, or too small for the receptive
     field of one chunk.
     """
-    memory, chunk_frames, asked = settings.memory, model.chunk_frames, settings.pool.frames
-    size = latent_size(model, settings.height, settings.width)
-    of_chunk = chunk_bytes(model, settings.histories, size, settings.pool.dtype)
-    if settings.pool.gb is not None:
-        asked = frames_within(settings.pool.gb, of_chunk, memory, chunk_frames)
+    memory, chunk_frames = settings.memory, model.chunk_frames
+    asked, of_chunk = _asked(model, settings)
+    if asked or not memory.route_clean or not memory.reaches_all or several():
+        return frames_wanted(memory, chunk_frames, film_chunks, asked)
+    frames = frames_wanted(memory, chunk_frames, film_chunks or 1)
+    room = physical_memory() if settings.pool.place == "host" else device_memory()
+    fitting = round(LATER_SHARE * (room or 0)) // of_chunk * chunk_frames
+    return max(frames, min(in_steps(frames + LATER_FRAMES, chunk_frames, of_chunk), fitting))
+
+
+def closed_pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> int:
+    """`pool_size` of a film to which no shot will be added, rounded up to a common size."""
+    memory, chunk_frames = settings.memory, model.chunk_frames
+    asked, of_chunk = _asked(model, settings)
     frames = frames_wanted(memory, chunk_frames, film_chunks, asked)
     # Without camr the size is constant. Without route_clean every chunk would attend to empty
     # slots.
     fixed = asked or not memory.route_clean or not memory.reaches_all
     return frames if fixed else in_steps(frames, chunk_frames, of_chunk)
+
+
+def _asked(model: Model, settings: FilmSettings) -> tuple[int | None, int]:
+    """The requested frames, if any, and the bytes of a chunk."""
+    size = latent_size(model, settings.height, settings.width)
+    of_chunk = chunk_bytes(model, settings.histories, size, settings.pool.dtype)
+    if settings.pool.gb is None:
+        return settings.pool.frames, of_chunk
+    frames = frames_within(settings.pool.gb, of_chunk, settings.memory, model.chunk_frames)
+    return frames, of_chunk
+
+
+def room_said(frames: int, memory: MemoryConfig, fps: int) -> str | None:
+    """What a film loses that outgrows a pool of `frames`; None where memory would not see it."""
+    if not memory.reaches_all:
+        return None
+    seconds, what = frames * TEMPORAL_STRIDE / fps, memory.eviction.replace("_", " ")
+    return (
+        f"the pool keeps {frames} latent frames, {seconds:.0f} s of film; after that each chunk "
+        f"evicts the {what} (choose another size by pool_frames or pool_gb)"
+    )
 
 
 def frames_wanted(

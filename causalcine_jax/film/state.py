@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.film import rollout
+from causalcine_jax.film import finite, rollout
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.pool import empty_pool
 from causalcine_jax.film.settings import FilmSettings
@@ -91,10 +91,17 @@ def roll_chunk(
 
     latents  the chunk's latents, where they are not to be made from noise
     wait     for each move before the next begins, to know its seconds
+
+    `finite.NotFinite` if latents or frames hold NaN or infinity.
     """
+    before = state
     state, output = roll_latents(model, state, prompt, settings, latents=latents, wait=wait)
     clock = Clock(wait, output.seconds)
-    video, vae_cache = decode_next(model, state.vae_cache, output.latents)
+    try:
+        video, vae_cache = decode_next(model, state.vae_cache, output.latents)
+    except finite.NotFinite as error:
+        noise, _ = chunk_noise(model, before, settings)
+        raise finite.with_layer(error, model.transformer, noise, prompt) from None
     state = dataclasses.replace(state, vae_cache=vae_cache)
     clock.lap("decode", video)
     frames = gather_to_host(video)[0]
@@ -204,7 +211,9 @@ def embed(
     texts = [model.embed(prompt)]
     if settings.histories == 2:
         texts.append(model.embed(settings.negative) if negative is None else negative)
-    return text_context(model.transformer, jnp.concatenate(texts))
+    texts = jnp.concatenate(texts)
+    finite.check_embedding(texts, prompt)
+    return text_context(model.transformer, texts)
 
 
 @jax.jit
@@ -234,12 +243,16 @@ def nothing_retrieved(transformer: Transformer, frames: int) -> Int[np.ndarray, 
 def decode_next(
     model: Model, cache, latents: Float[Array, "b c h w z"]
 ) -> tuple[UInt8[Array, "b t h w 3"], Any]:
-    """Frames of a film's next chunk, and the decoder's cache after it (`cache` None: the first)."""
+    """Frames of a film's next chunk, and the decoder's cache after it (`cache` None: the first).
+
+    `finite.NotFinite` if latents or frames are not finite.
+    """
     latents = latents.astype(model.vae.conv2.weight[...].dtype)
     if cache is None:
         video, cache = model.decoder.decode_first(latents)
     else:
         video, cache = model.decoder.decode_next(cache, latents)
+    finite.check_decoded(finite.finite(latents, video), model.tiny_decoder)
     return _to_uint8(video), cache
 
 

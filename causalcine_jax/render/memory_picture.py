@@ -5,6 +5,7 @@ that most layers retrieved, of each shot as many as its share. Both have the sho
 the contact sheet, so a shot that remembers another one shows at a glance.
 """
 
+import io
 from collections import Counter
 from pathlib import Path
 
@@ -40,7 +41,9 @@ class MemoryPicture:
     """Collects one small image per latent frame and each chunk's votes while a film streams."""
 
     def __init__(self):
-        self._images: list[Image.Image] = []
+        # Compressed: a film of 10,000 shots has more than 60,000 frames.
+        self._images: list[bytes] = []
+        self._size = (THUMB_WIDTH, 1)
         self._votes: list[Counter] = []
         self._layers = 0
 
@@ -48,7 +51,9 @@ class MemoryPicture:
         """The film's next chunk: its frames, and per layer the latent frames retrieved (or -1)."""
         # A latent frame after the first stands for 4 video frames; the last represents it.
         first = 0 if not self._images else TEMPORAL_STRIDE - 1
-        self._images += [_thumb(image) for image in frames[first::TEMPORAL_STRIDE]]
+        height, width = frames.shape[1:3]
+        self._size = THUMB_WIDTH, round(THUMB_WIDTH * height / width)
+        self._images += [_thumb(image, self._size) for image in frames[first::TEMPORAL_STRIDE]]
         self._votes.append(Counter(retrieved[retrieved >= 0].tolist()))
         self._layers = len(retrieved)
 
@@ -65,7 +70,7 @@ class MemoryPicture:
         return True
 
     def _draw(self, story: ResolvedStory, chunks: list[int]) -> Image.Image:
-        thumb = self._images[0].size
+        thumb = self._size
         columns = 1 if len(chunks) <= ONE_COLUMN else 2
         rows = -(-len(chunks) // columns)
         row_height = BAR + BAR_GAP + thumb[1] + CAPTION
@@ -88,7 +93,7 @@ class MemoryPicture:
         return page
 
     def _draw_row(self, page: Image.Image, story: ResolvedStory, chunk: int, x: int, y: int):
-        draw, (_, height) = ImageDraw.Draw(page), self._images[0].size
+        draw, (_, height) = ImageDraw.Draw(page), self._size
         shot, top = story.shot_of_chunk[chunk], y + BAR + BAR_GAP
         name = fit_text(story.shots[shot].id, font(15), LABEL - 10)
         draw.text((x, top + 2), f"chunk {chunk + 1}", TEXT, font(17))
@@ -111,7 +116,7 @@ class MemoryPicture:
             x += THUMB_WIDTH + GAP
 
     def _paste(self, page: Image.Image, story: ResolvedStory, frame: int, x: int, y: int) -> None:
-        image = self._images[frame]
+        image = Image.open(io.BytesIO(self._images[frame]))
         width, height = image.size
         colour = shot_colour(story.shot_of_chunk[frame // story.chunk_frames])
         ImageDraw.Draw(page).rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
@@ -175,8 +180,8 @@ def _bar_width() -> int:
     return SHOWN * (THUMB_WIDTH + GAP) - GAP
 
 
-def _thumb(image: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
-    height, width, _ = image.shape
-    return Image.fromarray(image).resize(
-        (THUMB_WIDTH, round(THUMB_WIDTH * height / width)), Image.Resampling.LANCZOS
-    )
+def _thumb(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    small.save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()

@@ -191,3 +191,15 @@ def test_all_that_a_whole_film_has_not_is_named():
         "frames must be at least 1, not 0",
         "a whole film has no memory and no chunks: leave out policy, pool_frames",
     ]
+
+
+def test_what_a_model_was_not_made_for_is_said(model):
+    def notes(**choices):
+        return decide(Recipe(STORY), model, Choices(**choices)).notes
+
+    assert notes() == notes(policy="none", memory_frames=0) == notes(chunk_frames=3) == ()
+    assert "retrieves nothing, so --memory-frames 5 has" in notes(policy="none", memory_frames=5)[0]
+    assert "makes chunks of 3 latent frames, and chunks of 2" in notes(chunk_frames=2)[0]
+    assert "chunk by chunk, and --whole-film" in notes(whole_film=True, frames=5)[0]
+    plain = replace(model, sampler=SamplerConfig())
+    assert decide(Recipe(STORY), plain, Choices(whole_film=True, frames=5)).notes == ()

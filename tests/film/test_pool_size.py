@@ -6,7 +6,16 @@ from tiny_models import tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.pool import GB, check_room, device_memory, in_steps
+from causalcine_jax.film.moves import Moves
+from causalcine_jax.film.pool import (
+    GB,
+    LATER_FRAMES,
+    check_room,
+    closed_pool_size,
+    device_memory,
+    in_steps,
+    room_said,
+)
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 
@@ -74,8 +83,9 @@ def test_films_of_other_lengths_have_the_same_pool_where_little_memory_is_lost_b
     ]  # a quarter of what may be lost: steps of four chunks
     assert in_steps(57, 3, 2**30) == 57
     model = tiny_model()
+    closed = Moves(closed_pool_size)
     sizes = {
-        Director(model, Story((Shot("Mia waves.", chunks=chunks),))).pool_bytes
+        Director(model, Story((Shot("Mia waves.", chunks=chunks),)), moves=closed).pool_bytes
         for chunks in (1, 5, 20)
     }
     assert len(sizes) == 1
@@ -86,3 +96,23 @@ def test_films_of_other_lengths_have_the_same_pool_where_little_memory_is_lost_b
     assert (
         Director(model, STORY, memory=whole).settings.pool.frames == 12
     )  # its chunks would attend to the empty slots
+
+
+@pytest.mark.parametrize("story", ["A story.", Story((Shot("Mia waves.", chunks=1),))])
+def test_a_film_begun_with_little_has_room_for_a_minute_more(story, monkeypatch):
+    model = tiny_model()
+    director = Director(model, story)
+    frames = director.settings.pool.frames
+    assert LATER_FRAMES + 3 <= frames < LATER_FRAMES + 100
+    assert f"{frames} latent frames, {frames // 4} s of film" in room_said(
+        frames, model.memory, fps=16
+    )
+    # A third of the memory that is left, and never less than the field needs.
+    of_frame = director.pool_bytes / frames
+    for room, expected in ((1, model.memory.smallest_pool(3)), (90 * of_frame, 30)):
+        monkeypatch.setattr("causalcine_jax.film.pool.device_memory", lambda room=room: room)
+        monkeypatch.setattr("causalcine_jax.film.pool.check_room", lambda size: None)
+        assert Director(model, story).settings.pool.frames == expected
+    sink = MemoryConfig("sink", 1, 3)
+    assert Director(model, story, memory=sink).settings.pool.frames == sink.smallest_pool(3)
+    assert room_said(9, sink, fps=16) is None
