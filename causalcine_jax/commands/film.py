@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     # After the story is understood: a typing error in it should not wait for jax.
     from causalcine_jax.film.choices import Choices
     from causalcine_jax.film.filming import FILES
-    from causalcine_jax.film.generate import generate, save_story_embeddings
+    from causalcine_jax.film.generate import generate
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film.unfinished import read_asked
     from causalcine_jax.parallel.processes import joined
@@ -269,6 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
         **{name: getattr(flags, name) for name in CHOICES},
     )
     if flags.embed_only:
+        from causalcine_jax.film.embed_only import save_story_embeddings
+
         save_story_embeddings(
             recipe,
             flags.embeddings,

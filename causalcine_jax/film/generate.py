@@ -28,10 +28,9 @@ from causalcine_jax.convert.lora import loras
 from causalcine_jax.film import record as provenance
 from causalcine_jax.film.agreement import agreed
 from causalcine_jax.film.choices import Choices, Setup, decide
-from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import FILES, Footage, say, shoot
-from causalcine_jax.film.model_folder import latent_size, load_model, notes, save_embeddings
+from causalcine_jax.film.model_folder import latent_size, load_model, notes
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import closed_pool_size, held_for_films
 from causalcine_jax.film.record import Recipe
@@ -48,7 +47,6 @@ from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
-from causalcine_jax.story import prompt_of
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 from causalcine_jax.utils.output import check_disk, one_writer, remove_files, there_already
 
@@ -231,30 +229,6 @@ def _check_file(director: Director, out: Path, scale: int) -> None:
     latents = math.prod(latent_size(model, height, width)) * model.transformer.config.in_dim * 4
     needed += director.resolved.chunks * model.chunk_frames * latents  # the journal
     check_disk(needed, out, freed=earlier)
-
-
-def save_story_embeddings(
-    recipe: Recipe,
-    file: Path,
-    *,
-    model: Path | None = None,
-    choices: Choices = Choices(),
-    progress: bool = True,
-) -> None:
-    """Adds the embeddings of the story's prompts to `file`; loads only the text encoder.
-
-    Raises as `generate` does.
-    """
-    story = recipe.story
-    prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
-    if caption := choices.start_caption or (recipe.record.start or {}).get("caption"):
-        prompts.append(("start", prompt_of(story.global_caption, caption)))
-    if negative := story.negative if choices.negative is None else choices.negative:
-        prompts.append(("negative", negative))
-    folder = chosen_model(model, base=choices.base, recorded=recipe.record)
-    new = save_embeddings(file, folder, prompts, choices.dtype or recipe.record.dtype)
-    if progress:
-        say(f"{file}: {len(new)} new prompts")
 
 
 def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED, default_model
-from causalcine_jax.film.embeddings import PromptEmbeddings, embed, embed_prompts, encoder_hash
+from causalcine_jax.film.embeddings import PromptEmbeddings, embed, encoder_hash
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
@@ -168,7 +168,7 @@ def load_model(
     check_parts(folder, needed)
     defaults = model_defaults(folder)
     dtype = dtype or defaults.get("dtype", DTYPES[0])
-    raise_faults("model", _faults({"dtype": dtype}))
+    check_dtype(dtype)
     known = None
     if embeddings is not None:
         known = PromptEmbeddings.load(embeddings)
@@ -199,32 +199,6 @@ def load_model(
         if tiny_decoder is None
         else load_tiny_decoder(tiny_decoder, others, mesh=mesh),
         **{**defaults, "dtype": dtype},
-    )
-
-
-def save_embeddings(
-    path: Path, folder: str | Path | None, prompts: list[tuple[str, str]], dtype: str | None = None
-) -> list[str]:
-    """Embeds prompts and adds them to the file at `path`; returns the new prompts.
-
-    Loads only the text encoder. The model's negative prompt is always embedded too. Raises as
-    `load_model` does, and `UsageError` for prompts that the model cannot read.
-
-    prompts  (where it occurs, its text)
-    """
-    folder = default_model() if folder is None else Path(folder)
-    check_parts(folder, PARTS)
-    defaults = model_defaults(folder)
-    dtype = dtype or defaults.get("dtype", DTYPES[0])
-    raise_faults("model", _faults({"dtype": dtype}))
-    with open_part(folder, "transformer") as tensors:
-        text_len = describe("transformer", tensors).config.text_len
-    tokenizer = load_tokenizer(folder)
-    prompts = [*prompts, ("negative", defaults.get("negative", ""))]
-    check_prompts(prompts, tokenizer, text_len)
-    encoder = load_text_encoder(folder, outside_blocks(dtype))
-    return embed_prompts(
-        path, [text for _, text in prompts], encoder, tokenizer, text_len, encoder_hash(folder)
     )
 
 
@@ -288,6 +262,11 @@ def model_defaults(folder: Path) -> dict[str, Any]:
     except (TypeError, UsageError) as error:
         raise DataError(f"{folder / 'metadata.json'}: {error}") from error
     return defaults
+
+
+def check_dtype(dtype: str) -> None:
+    """`UsageError` unless networks can be loaded in this dtype."""
+    raise_faults("model", _faults({"dtype": dtype}))
 
 
 def _faults(defaults: dict[str, Any]) -> list[str]:
