@@ -25,6 +25,7 @@ from causalcine_jax.errors import DataError, UsageError, printable
 from causalcine_jax.utils.atomic_file import remove_partials
 
 LOCK = ".lock"
+TRIES = 100  # other processes may come and go as often between two steps of ours
 
 
 @contextlib.contextmanager
@@ -53,8 +54,9 @@ def one_writer(
             folder, name = (
                 (out.absolute().parent, f".{out.absolute().name}{LOCK}") if beside else (out, LOCK)
             )
-            held.callback(_remove_empty, _make(folder))
-            held.callback(_release, folder / name, _lock(folder / name, out))
+            made: list[Path] = []
+            held.callback(_remove_empty, made)
+            held.callback(_release, folder / name, _lock(folder / name, out, made))
         except OSError as error:
             raise UsageError(
                 f"cannot write into {out} ({error.strerror or error}): choose another --out"
@@ -116,23 +118,23 @@ def _check_kinds(out: Path, files: Iterable[str]) -> None:
             )
 
 
-def _make(folder: Path) -> list[Path]:
-    """Makes the folder; returns what had to be made, from the innermost out."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def _remove_empty(folders: Iterable[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
 
 
-def _lock(file: Path, out: Path) -> int:
-    """The open file that holds the lock."""
-    while True:
-        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+def _lock(file: Path, out: Path, made: list[Path]) -> int:
+    """The open file that holds the lock. Folders made for it go to `made`, the innermost first."""
+    for tries_left in reversed(range(TRIES)):
+        made[:0] = [path for path in file.parents if not path.exists()]
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileNotFoundError, FileExistsError):
+            if tries_left:
+                continue  # the last holder was removing a folder that it had made
+            raise
         try:
             _take(opened, out)
             if _is_at(opened, file):  # else its holder removed it between our open and our lock
@@ -143,6 +145,7 @@ def _lock(file: Path, out: Path) -> int:
             os.close(opened)
             raise
         os.close(opened)
+    raise OSError(f"{file} comes and goes")
 
 
 def _take(opened: int, out: Path) -> None:

@@ -70,8 +70,8 @@ def test_a_second_process_is_refused_until_the_first_dies(tmp_path):
 
 
 def test_processes_that_come_and_go_hold_it_one_at_a_time(tmp_path):
-    pair = [python(CONTEND, tmp_path / "out", tmp_path / "busy") for _ in range(3)]
-    assert [(process.communicate()[1], process.returncode) for process in pair] == [("", 0)] * 3
+    three = [python(CONTEND, tmp_path / "a" / "out", tmp_path / "busy") for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in three] == [("", 0)] * 3
 
 
 def test_one_process_does_not_hold_it_twice_but_a_folder_within(tmp_path):
