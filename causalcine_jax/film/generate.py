@@ -12,7 +12,7 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from causalcine_jax.config import ROLLOUT_WEIGHTS
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.convert.find import adapter_file
 from causalcine_jax.convert.lora import loras
+from causalcine_jax.errors import kept_when_stopped
 from causalcine_jax.film import record as provenance
 from causalcine_jax.film.agreement import agreed
 from causalcine_jax.film.choices import Choices, Setup, decide
@@ -161,40 +162,50 @@ def _generate(
         *notes(folder, choices.lora),
     ]:
         tell(line)
-    try:
+    with _resumable(director, out):
         footage = shoot(director, out / "film.mp4", scale, place.progress)
-    except BaseException:
-        director.close()
-        if director.next_chunk == 0:
-            remove_unfinished(out)
-        elif not setup.whole_film:
-            say(f"go on with it: causalcine film --resume {shlex.quote(str(out))}")
-        raise
-    director.close()
-    record = {
-        "schema": provenance.SCHEMA,
-        "story": (without_start(director.story) if begun else director.story).to_dict(),
-        **({"start": begun.record} if begun else {}),
-        **({"tiny_decoder": decoder} if decoder else {}),
-        **({"loras": adapters} if adapters else {}),
-        **_record(director, setup, footage),
-        "scale": scale,
-        "model": folder.name,
-        "weights_sha256": weights(),
-        "software": provenance.software(),
-        "device": {**provenance.device(), **together},
-        "timings": {
-            "total_seconds": round(time.perf_counter() - started, 3),
-            "pool_bytes": director.pool_bytes,
-            **footage.timings(),
-        },
-        # Per chunk and layer: the latent frames that memory retrieved, newest first; -1 for none.
-        "retrieved": footage.retrieved,
-    }
-    for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
-        tell(line)
+        record = {
+            "schema": provenance.SCHEMA,
+            "story": (without_start(director.story) if begun else director.story).to_dict(),
+            **({"start": begun.record} if begun else {}),
+            **({"tiny_decoder": decoder} if decoder else {}),
+            **({"loras": adapters} if adapters else {}),
+            **_record(director, setup, footage),
+            "scale": scale,
+            "model": folder.name,
+            "weights_sha256": weights(),
+            "software": provenance.software(),
+            "device": {**provenance.device(), **together},
+            "timings": {
+                "total_seconds": round(time.perf_counter() - started, 3),
+                "pool_bytes": director.pool_bytes,
+                **footage.timings(),
+            },
+            # Per chunk and layer: the latent frames that memory retrieved, newest first; -1: none.
+            "retrieved": footage.retrieved,
+        }
+        for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
+            tell(line)
     remove_unfinished(out)
     return record
+
+
+@contextlib.contextmanager
+def _resumable(director: Director, out: Path) -> Iterator[None]:
+    """Says how to go on where the work inside ends early; closes the director."""
+    kept = lambda: director.state.cache is not None and director.next_chunk > 0
+    try:
+        with kept_when_stopped(lambda: "stopped before the film's end" if kept() else ""):
+            yield
+    except BaseException:
+        if kept():
+            say(f"go on with it: causalcine film --resume {shlex.quote(str(out))}")
+        else:
+            director.close()
+            remove_unfinished(out)
+        raise
+    finally:
+        director.close()
 
 
 def _director(setup: Setup, choices: Choices, begun: Opening | None, place: Place) -> Director:

@@ -13,6 +13,7 @@ from tiny_models import tiny_folder
 from causalcine_jax.commands import film as command
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.film import filming
+from causalcine_jax.film import generate as generation
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.record import Recipe, read_recipe
@@ -101,6 +102,18 @@ def test_a_killed_film_goes_on(folder, straight, tmp_path):
     if not (out / "film.json").exists():  # a quick machine may have finished it
         command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
     assert record(out) == record(straight)
+
+
+def test_a_stop_after_the_last_frame_keeps_the_film_too(folder, straight, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedEarly):
+        patched.setattr(generation, "save_contact_sheet", stopped)
+        generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
+    assert (tmp_path / "film.mp4").exists()
+    command.main(["--resume", str(tmp_path), "--no-progress", "--no-compile-cache"])
+    assert record(tmp_path) == record(straight)
 
 
 def test_overwrite_replaces_an_unfinished_film(folder, straight, tmp_path, monkeypatch):
