@@ -27,9 +27,9 @@ race, alone and without a preset, makes the same films by our rollout and by Sel
 torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
 roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
-reliability, alone and without a preset, tries hostile inputs (fuzz), a long film (chunks) and ends
-of processes (kills), on tiny networks; --case picks one, --repeats says how many. Exit code 1 if
-any failed.
+reliability, alone and without a preset, tries hostile inputs (fuzz), a long film (chunks), ends of
+processes (kills) and full disks (disk), on tiny networks; --case picks one, --repeats says how
+many. Exit code 1 if any failed.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.
@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats",
         type=whole_number,
-        help="timed calls of everything (default 5; race 3); reliability: inputs, chunks or kills",
+        help="timed calls of everything (default 5; race 3); reliability: inputs, chunks or runs",
     )
     parser.add_argument(
         "--case",

@@ -48,20 +48,20 @@ def kills(count: int, seed: int, say: Callable[[str], None]) -> dict:
     rng, faults, ended = Random(seed), [], {}
     with tempfile.TemporaryDirectory(prefix="kills.") as scratch:
         folder = Path(scratch)
-        commands, sound, seconds = _commands(folder), {}, {}
-        for name, command in commands.items():
+        tried, sound, seconds = commands(folder), {}, {}
+        for name, command in tried.items():
             for out in (folder / f"{name}-first", folder / f"{name}-sound"):  # the first compiles
                 begun = time.monotonic()
-                _finish(command.words(out))
+                finish(command.words(out))
                 seconds[name], sound[name] = time.monotonic() - begun, command.digest(out)
             say(f"kills: {name} takes {seconds[name]:.0f} s undisturbed")
         for number in range(count):
-            name = list(commands)[number % len(commands)]
-            number_sent = SIGNALS[number // len(commands) % 2]
+            name = list(tried)[number % len(tried)]
+            number_sent = SIGNALS[number // len(tried) % 2]
             after = rng.uniform(0, seconds[name])
             out = folder / f"{name}-{number}"
-            code = _end(commands[name].words(out), after, number_sent)
-            fault = _after(commands[name], out, sound[name])
+            code = _end(tried[name].words(out), after, number_sent)
+            fault = after_end(tried[name], out, sound[name])
             ended.setdefault(name, Counter())[str(code)] += 1
             if fault:
                 what = {"command": name, "signal": number_sent.name, "after": round(after, 2)}
@@ -77,7 +77,7 @@ def kills(count: int, seed: int, say: Callable[[str], None]) -> dict:
     }
 
 
-def _after(command: Command, out: Path, sound: str) -> str | None:
+def after_end(command: Command, out: Path, sound: str) -> str | None:
     """What is wrong after an end, or after the second run; None if nothing is."""
     try:
         found = command.digest(out)
@@ -87,14 +87,14 @@ def _after(command: Command, out: Path, sound: str) -> str | None:
         return None if found == sound else "the result of the ended run is another"
     again = command.again(out)
     try:
-        if not again or _run(again).returncode:
-            _finish(command.words(out))
+        if not again or run(again).returncode:
+            finish(command.words(out))
         return None if command.digest(out) == sound else "the second run's result is another"
     except Exception as error:
         return f"the second run failed: {' '.join(str(error).split())[:200]}"
 
 
-def _commands(folder: Path) -> dict[str, Command]:
+def commands(folder: Path) -> dict[str, Command]:
     if str(SUPPORT) not in sys.path:
         sys.path.insert(0, str(SUPPORT))
     from tiny_models import tiny_folder
@@ -161,7 +161,7 @@ def _tensors(out: Path) -> str | None:
 
 def _end(words: list[str], after: float, number: signal.Signals) -> int:
     """Runs a command, sends it the signal after some seconds, and returns its exit code."""
-    process = _started(words)
+    process = started(words)
     try:
         process.wait(timeout=after)
     except subprocess.TimeoutExpired:
@@ -170,23 +170,23 @@ def _end(words: list[str], after: float, number: signal.Signals) -> int:
     return process.returncode
 
 
-def _run(words: list[str]) -> subprocess.CompletedProcess:
-    process = _started(words)
+def run(words: list[str]) -> subprocess.CompletedProcess:
+    process = started(words)
     _, said = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(words, process.returncode, None, said)
 
 
-def _finish(words: list[str]) -> None:
-    done = _run(words)
+def finish(words: list[str]) -> None:
+    done = run(words)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
         raise DataError(f"{words[0]} ended with code {done.returncode}: {''.join(last)}")
 
 
-def _started(words: list[str]) -> subprocess.Popen:
+def started(words: list[str], before: tuple[str, ...] = ()) -> subprocess.Popen:
     path = os.pathsep.join([str(REPOSITORY), str(SUPPORT)])
     return subprocess.Popen(
-        [sys.executable, "-m", "causalcine_jax", *words],
+        [*before, sys.executable, "-m", "causalcine_jax", *words],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.DEVNULL,

@@ -65,10 +65,10 @@ def test_nothing_half_written_after_an_end(tmp_path):
         return {"none": None, "sound": "a", "other": "b"}[out.name]
 
     command = kills.Command(lambda out: ["no-such-command"], digest)
-    found = {name: kills._after(command, tmp_path / name, "a") for name in ("sound", "half")}
+    found = {name: kills.after_end(command, tmp_path / name, "a") for name in ("sound", "half")}
     assert found == {"sound": None, "half": "half-written: cut off"}
-    assert "another" in kills._after(command, tmp_path / "other", "a")
-    assert "failed: no-such-command ended" in kills._after(command, tmp_path / "none", "a")
+    assert "another" in kills.after_end(command, tmp_path / "other", "a")
+    assert "failed: no-such-command ended" in kills.after_end(command, tmp_path / "none", "a")
 
 
 def test_a_small_part_finds_no_fault():
