@@ -48,8 +48,8 @@ def _outcome(read, path: Path) -> dict:
         if _of_memory(error):
             return {"outcome": "memory", "error": str(error)[:200]}
         said = str(error)
-        hidden = said.replace("\n", "").isprintable()
-        good = len(said) <= LONGEST and hidden and said.strip()
+        printed = said.replace("\n", "").isprintable()
+        good = len(said) <= LONGEST and printed and said.strip()
         return {"outcome": "refused" if good else "long", "error": said[:200]}
     except MemoryError as error:
         return {"outcome": "memory", "error": _last(error)}
