@@ -15,6 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
+from causalcine_jax.errors import DataError, UsageError, printable
+
 MOST_BYTES = 2 * 2**30
 LONGEST = 8000  # characters: 20 faults of a document, or the tensors that do not fit
 
@@ -40,17 +42,14 @@ def _peak() -> int:
 
 
 def _outcome(read, path: Path) -> dict:
-    from causalcine_jax.errors import DataError, UsageError
-
     try:
         read(path)
     except (UsageError, DataError) as error:
         if _of_memory(error):
-            return {"outcome": "memory", "error": str(error)[:200]}
+            return {"outcome": "memory", "error": printable(str(error)[:200])}
         said = str(error)
-        printed = said.replace("\n", "").isprintable()
-        good = len(said) <= LONGEST and printed and said.strip()
-        return {"outcome": "refused" if good else "long", "error": said[:200]}
+        good = len(said) <= LONGEST and said.strip()  # cli.py escapes what cannot be printed
+        return {"outcome": "refused" if good else "long", "error": printable(said[:200])}
     except MemoryError as error:
         return {"outcome": "memory", "error": _last(error)}
     except Exception as error:
@@ -70,7 +69,7 @@ def _last(error: Exception) -> str:
     """The error in a line, and where this project raised or caused it."""
     here = [f for f in traceback.extract_tb(error.__traceback__) if "causalcine_jax" in f.filename]
     where = f"{Path(here[-1].filename).name}:{here[-1].lineno}" if here else "?"
-    return f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:200]}"
+    return printable(f"{type(error).__name__} at {where}: {error}"[:300])
 
 
 def _readers() -> dict:

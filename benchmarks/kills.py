@@ -145,7 +145,7 @@ def _encoded(out: Path) -> str | None:
         return None
     digest = hashlib.sha256()
     for record in range(len(store)):
-        digest.update(store[record].latents.tobytes())
+        digest.update(store[record]["latents"].tobytes())
     return digest.hexdigest()
 
 

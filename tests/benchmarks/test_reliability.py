@@ -34,7 +34,6 @@ def test_a_seed_makes_the_same_mutation_again():
         (DataError("damaged\n  unmatched  key"), "refused"),
         (DataError(""), "long"),
         (UsageError("x" * 9000), "long"),
-        (UsageError("\x1b[2J"), "long"),
         (KeyError("a"), "traceback"),
         (RecursionError(), "traceback"),
         (MemoryError(), "memory"),
