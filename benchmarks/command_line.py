@@ -4,7 +4,7 @@
     causalcine bench training --preset wan-1.3b --batch 1 --out bench.json
     causalcine bench all --preset wan-1.3b --batch 1 --peer --out bench.json
     causalcine bench race --out race.json        # our rollout against Self-Forcing's in plain torch
-    causalcine bench reliability --out reliability.json    # hostile inputs, long films, kills
+    causalcine bench reliability --out reliability.json    # mutated inputs
     causalcine bench --targets h200 --out bench  # all that the device's targets need; which are met
 
     streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first
@@ -27,9 +27,8 @@ race, alone and without a preset, makes the same films by our rollout and by Sel
 torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
 roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
-reliability, alone and without a preset, tries hostile inputs (fuzz), a long film (chunks), ends of
-processes (kills) and full disks (disk), on tiny networks; --case picks one, --repeats says how
-many. Exit code 1 if any failed.
+reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz);
+--repeats says how many. Exit code 1 if any failed.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.
@@ -96,7 +95,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats",
         type=whole_number,
-        help="timed calls of everything (default 5; race 3); reliability: inputs, chunks or runs",
+        help="timed calls of everything (default 5; race 3); reliability: inputs",
     )
     parser.add_argument(
         "--case",

@@ -1,12 +1,9 @@
-"""Tries what users' inputs, ends of processes and long films do to the commands; a JSON record.
+"""Tries what users' inputs do to the commands; a JSON record.
 
     fuzz     mutated inputs to all readers: no traceback, no hang, no memory over 2 GiB
-    chunks   a long film by tiny networks: memory stays flat
-    kills    commands ended at random moments: nothing half-written, and the same result afterwards
-    disk     commands whose disk is full at a random moment: the same
 
 `causalcine bench reliability --out FILE.json` makes all parts; --case picks some, --repeats sets
-the number of inputs, chunks or runs.
+the number of inputs.
 """
 
 from collections.abc import Callable
@@ -17,7 +14,7 @@ from benchmarks.bench import write
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 
 SCHEMA = "causalcine/reliability@1"
-COUNTS = {"fuzz": 2000, "chunks": 10_000, "kills": 100, "disk": 20}
+COUNTS = {"fuzz": 2000}
 
 
 def reliability(
@@ -30,7 +27,7 @@ def reliability(
     """Runs the parts `names` (empty: all); returns the record, written to `out` after each part.
 
     Args:
-      count: inputs, chunks or runs, in place of COUNTS.
+      count: inputs, in place of COUNTS.
 
     Raises:
       UsageError: an unknown part, or a count below 1.
@@ -42,10 +39,7 @@ def reliability(
     )
     if count is not None and count < 1:
         raise UsageError(f"repeats must be at least 1, not {count}")
-    from benchmarks.endless import endless
-    from benchmarks.full_disk import full_disk
     from benchmarks.fuzz import fuzz
-    from benchmarks.kills import kills
     from causalcine_jax.film.record import made_here
 
     made = made_here()
@@ -55,9 +49,6 @@ def reliability(
     failed = out.with_suffix(".failed") if out else None
     functions = {
         "fuzz": lambda number: fuzz(number, seed, failed, say),
-        "chunks": lambda number: endless(number, say),
-        "kills": lambda number: kills(number, seed, say),
-        "disk": lambda number: full_disk(number, seed, say),
     }
     for name in names or COUNTS:
         say(f"{name} ...")

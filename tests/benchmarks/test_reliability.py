@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from benchmarks import fuzz_reader, kills
+from benchmarks import fuzz_reader
 from benchmarks.fuzz import fuzz
 from benchmarks.mutate import mutated_bytes, mutated_json, mutated_yaml
 from benchmarks.reliability import faults, reliability, reliability_table
@@ -55,19 +55,6 @@ def test_running_out_of_memory_counts_also_where_it_is_reported_well():
             raise DataError("too large") from error
 
     assert fuzz_reader._outcome(read, Path("x"))["outcome"] == "memory"
-
-
-def test_nothing_half_written_after_an_end(tmp_path):
-    def digest(out):
-        if out.name == "half":
-            raise ValueError("cut off")
-        return {"none": None, "sound": "a", "other": "b"}[out.name]
-
-    command = kills.Command(lambda out: ["no-such-command"], digest)
-    found = {name: kills.after_end(command, tmp_path / name, "a") for name in ("sound", "half")}
-    assert found == {"sound": None, "half": "half-written: cut off"}
-    assert "another" in kills.after_end(command, tmp_path / "other", "a")
-    assert "failed: no-such-command ended" in kills.after_end(command, tmp_path / "none", "a")
 
 
 def test_a_small_part_finds_no_fault():
