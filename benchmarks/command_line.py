@@ -4,6 +4,7 @@
     causalcine bench training --preset wan-1.3b --batch 1 --out bench.json
     causalcine bench all --preset wan-1.3b --batch 1 --peer --out bench.json
     causalcine bench race --out race.json        # our rollout against Self-Forcing's in plain torch
+    causalcine bench reliability --out reliability.json    # mutated inputs
     causalcine bench --targets h200 --out bench  # all that the device's targets need; which are met
 
     streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first
@@ -26,6 +27,8 @@ race, alone and without a preset, makes the same films by our rollout and by Sel
 torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
 roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
+reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz);
+--repeats says how many. Exit code 1 if any failed.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.
@@ -90,13 +93,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="training: films per step (default: the config's); attention: segments in one call",
     )
     parser.add_argument(
-        "--repeats", type=whole_number, help="timed calls of everything (default 5; race 3)"
+        "--repeats",
+        type=whole_number,
+        help="timed calls of everything (default 5; race 3); reliability: inputs",
     )
     parser.add_argument(
         "--case",
         action="append",
         metavar="NAME",
-        help="race: only this case, or roofline; may be given several times",
+        help="race, reliability: only this case; may be given several times",
     )
     parser.add_argument(
         "--pool-frames",
@@ -145,6 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
         return _targets(flags)
     if flags.parts == ["race"]:
         return _race(flags)
+    if flags.parts == ["reliability"]:
+        return _reliability(flags)
     if not flags.parts or not flags.preset:
         raise UsageError(
             "bench needs parts and --preset, such as: streaming --preset storyworld-base; "
@@ -197,6 +204,16 @@ def _race(flags: argparse.Namespace) -> None:
         Race(**{name: value for name, value in asked.items() if value is not None}), flags.out, say
     )
     print(race_table(record))
+    if found := faults(record):
+        raise DataError("; ".join(found))
+
+
+def _reliability(flags: argparse.Namespace) -> None:
+    from benchmarks.reliability import faults, reliability, reliability_table
+
+    names = tuple(dict.fromkeys(flags.case or ()))
+    record = reliability(names, flags.repeats, flags.out, say)
+    print(reliability_table(record))
     if found := faults(record):
         raise DataError("; ".join(found))
 

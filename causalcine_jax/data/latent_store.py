@@ -18,6 +18,7 @@ from causalcine_jax.data.store_layout import (
 )
 from causalcine_jax.errors import DataError, UsageError, shown
 
+LONGEST_REASON = 300  # characters of tensorstore's in a message
 Record = dict[str, np.ndarray]
 
 
@@ -146,11 +147,12 @@ def _incomplete(path: Path, partial: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """Drops the source locations and specs that tensorstore appends to a message."""
-    return (
+    """Drops the source locations, specs and long values that tensorstore appends to a message."""
+    said = (
         str(error)
         .split("[source locations")[0]
         .split(" [tensorstore_spec")[0]
         .splitlines()[0]
         .strip()
     )
+    return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."

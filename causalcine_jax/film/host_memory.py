@@ -62,7 +62,7 @@ def check_host_room(pool_bytes: int) -> None:
         fault = (
             f"the pool of history takes {together:,} bytes of host memory{of_processes}, "
             f"{together / GB:.3g} GB, and the machine has {room:,}: "
-            "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
+            "keep less of it (pool_frames, pool_gb, memory_frames) or in fewer bits (kv_dtype)"
         )
     elif device.platform == "gpu" and share > allowed:
         fault = (

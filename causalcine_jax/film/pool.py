@@ -214,7 +214,8 @@ def check_room(pool_bytes: int) -> None:
     if room is not None and pool_bytes > room:
         fault = (
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, "
-            f"and memory has room for {room:,}: keep less of it (pool_frames, pool_gb), "
+            f"and memory has room for {room:,}: "
+            "keep less of it (pool_frames, pool_gb, memory_frames), "
             "use fewer bits (kv_dtype) or host memory (pool_on)"
         )
     check_all(fault)

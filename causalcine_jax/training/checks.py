@@ -27,16 +27,16 @@ def range_faults(
     if (
         (low < value if open_low else low <= value)
         and (value < high if open_high else value <= high)
-        and math.isfinite(value)
+        and (isinstance(value, int) or math.isfinite(value))
     ):
         return []
     bounds = f"more than {low}" if open_low else f"at least {low}"
     bounds += "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high}"
-    return [f"{name} must be {bounds}, not {value}"]
+    return [f"{name} must be {bounds}, not {shown(value)}"]
 
 
 def type_faults(config, prefix: str = "") -> Iterable[str]:
-    """Fields of a dataclass, and of those in it, that are not of the annotated type or not finite.
+    """Fields of a dataclass, and of those in it, of another type, not finite, or over 64 bits.
 
     An int passes for a float. nan and inf would pass every comparison with a limit, or fail it
     silently.
@@ -50,6 +50,8 @@ def type_faults(config, prefix: str = "") -> Iterable[str]:
                 yield from type_faults(value, f"{name}.")
         elif f.type in KINDS and not is_a(value, f.type):
             yield f"{name} must be {KINDS[f.type]}, not {shown(value)}"
+        elif any(isinstance(each, int) and abs(each) >= 2**63 for each in _values(value)):
+            yield f"{name} is too large: {shown(value)}"
         elif any(isinstance(each, float) and not math.isfinite(each) for each in _values(value)):
             yield f"{name} must be finite, not {shown(value)}"
 

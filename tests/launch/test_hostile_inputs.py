@@ -317,6 +317,8 @@ def test_a_config_file_that_returns_rubbish(tmp_path, returned):
 def test_a_config_without_numbers_and_with_a_store_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match=r"optim\.lr must be finite, not inf"):
         parse(["--config=configs/base.py", "--config.optim.lr=inf"])
+    with pytest.raises(UsageError, match=r"steps is too large: a number of about 400 digits"):
+        parse(["--config=configs/base.py", f"--config.steps={'9' * 400}"])
     named = ["--config=configs/base.py", f"--config.data.store={tmp_path / 'none'}"]
     with pytest.raises(
         UsageError,
