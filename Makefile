@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test slow parity docs lint format clean distclean
+.PHONY: help demo test slow parity docs lint types format clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
 	@echo "make docs     the documentation's pages: outputs/docs/index.html; warnings are errors"
 	@echo "make lint     ruff check and ruff format --check;  make format mends what it can"
+	@echo "make types    mypy on the rooms that pyproject.toml names"
 	@echo "make clean    outputs and caches;  make distclean also .venv"
 
 demo: $(VENV)/.core
@@ -27,8 +28,9 @@ test: $(VENV)/.test
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# Without the check of annotations: these tests hand in torch's numbers as numpy's arrays.
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest tests/parity $(ARGS)
+	$(BIN)/python -m pytest tests/parity --jaxtyping-packages= $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -b html -W --keep-going -d outputs/docs-cache docs outputs/docs
@@ -36,6 +38,9 @@ docs: $(VENV)/.docs
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check --no-cache .
 	$(BIN)/python -m ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/python -m mypy
 
 format: $(VENV)/.test
 	$(BIN)/python -m ruff check --fix .

@@ -1,6 +1,7 @@
 """Known models: the sizes of their networks, and their authors' sampling settings."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
@@ -36,7 +37,7 @@ class Preset:
 
 
 _UMT5_XXL = TextEncoderConfig()
-_WAN = {"negative": WAN_NEGATIVE_PROMPT, "height": 480, "width": 832}
+_WAN: dict[str, Any] = {"negative": WAN_NEGATIVE_PROMPT, "height": 480, "width": 832}
 PRESETS = {
     "storyworld": Preset(
         TransformerConfig(

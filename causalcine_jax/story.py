@@ -38,6 +38,12 @@ class Video:
     width: int | None = None
     height: int | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, of a story that has them: a model's `completed` sets them."""
+        assert self.height is not None and self.width is not None
+        return self.height, self.width
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -220,6 +226,7 @@ def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:
             asked_end = float(first_frame(end))
             asked_seconds = (asked_end - first_frame(chunk)) / fps
         else:
+            assert shot.seconds is not None  # a shot has one or the other
             asked_end += shot.seconds * fps
             end = max(chunk + 1, chunk_at(asked_end, chunk_frames))
             asked_seconds = float(shot.seconds)

@@ -152,11 +152,11 @@ def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
         most = f"at most {LONGEST_SHOT:g}"
         fault = f"{where}: seconds must be a number above 0 and {most}, not {shown(seconds)}"
         return [] if ok else [fault]
-    most = int(LONGEST_SHOT / 0.75)
+    longest = int(LONGEST_SHOT / 0.75)
     return (
         []
-        if _is_int(chunks) and 0 < chunks <= most
-        else [f"{where}: chunks must be a whole number from 1 to {most}, not {shown(chunks)}"]
+        if _is_int(chunks) and 0 < chunks <= longest
+        else [f"{where}: chunks must be a whole number from 1 to {longest}, not {shown(chunks)}"]
     )
 
 

@@ -29,7 +29,8 @@ def pages(folder: Path) -> tuple[list[Image.Image], int]:
     starts = [0, *record["resolved"]["cut_frames"]]
     shot_of = np.searchsorted(starts, np.arange(len(film)), side="right") - 1
     drawn = [
-        page(film[n], shots[shot_of[n]]["caption"], shot_of[n]) for n in range(0, len(film), EVERY)
+        page(film[n], shots[shot_of[n]]["caption"], int(shot_of[n]))
+        for n in range(0, len(film), EVERY)
     ]
     return drawn, round(1000 * EVERY / fps)
 

@@ -139,7 +139,9 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         )
 
 
-def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = None) -> nnx.Module:
+def fill(
+    network: Description, tensors: PartTensors | DecoderTensors, dtype, mesh: Mesh | None = None
+) -> nnx.Module:
     """The module of `network`, filled from the checkpoint's tensors.
 
     Beyond the module itself, memory holds this process's part of one parameter.
@@ -162,7 +164,7 @@ def fill(network: Description, tensors: PartTensors, dtype, mesh: Mesh | None = 
 
 def _read(
     places: list[tables.TensorPlace],
-    tensors: PartTensors,
+    tensors: PartTensors | DecoderTensors,
     shape: tuple[int, ...],
     dtype: np.dtype,
     index: tuple[slice, ...],

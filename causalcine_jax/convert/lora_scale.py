@@ -36,7 +36,7 @@ class ScaleSource:
 
     name: str
     alpha: float | None = None
-    rank: int | None = None
+    rank: float | None = None
     rslora: bool | None = None
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rank_pattern: Mapping[str, float] = field(default_factory=dict)

@@ -9,6 +9,7 @@ shapes, and gives every tensor that a checkpoint of that module must hold.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -162,7 +163,7 @@ TEXT_ENCODER = (
 )
 
 
-def parameters(module) -> dict[str, jax.Array]:
+def parameters(module) -> dict[str, Any]:
     """Path -> parameter (or its abstract shape) of a module, in tree order.
 
     A path is such as "blocks.ffn_0.weight".

@@ -67,7 +67,7 @@ class TensorFiles:
             if stored.file not in self._mapped:
                 with open(stored.file, "rb") as file:
                     self._mapped[stored.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return stored.view(self._mapped[stored.file])[index]
+            return np.asarray(stored.view(self._mapped[stored.file])[index])
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{stored.file} changed after it was opened, or cannot be read ({error})"

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 from causalcine_jax.storyworld.render import FIELDS
 from causalcine_jax.storyworld.world import TEMPORAL_STRIDE
+from causalcine_jax.utils.arrays import AnyArray
 
 EPOCH = 10**9  # clips; no run gets to the end
 
@@ -151,7 +152,7 @@ def clip_batches(
 
 
 def paint(
-    shapes: Float[Array, "b t k fields"], height: int, width: int
+    shapes: Float[AnyArray, "b t k fields"], height: int, width: int
 ) -> Float[Array, "b t height width 3"]:
     """Renders display lists to video in [-1, 1]; runs on the device, inside jit."""
     video = jax.vmap(lambda shapes: render({"shapes": shapes}, height, width, jnp))(shapes)

@@ -20,12 +20,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.utils.arrays import AnyArray
 
 TRAIN_TIMES = 1000
 LOSS_WEIGHTS = ("none", "bsmntw")
 
 
-def per_frame(t: Float[Array, "*n"] | float, frames: int) -> Float[Array, "b f"]:
+def per_frame(t: Float[AnyArray, "*n"] | float, frames: int) -> Float[Array, "b f"]:
     """Repeats times over `frames` latent frames: [B, F], or [1, F] for a scalar.
 
     Args:
@@ -111,7 +112,7 @@ def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) ->
     return jnp.maximum(_bell(t, jnp) - lowest, 0.0) * scale
 
 
-def _sigma(t, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f 1 1 1"]:
+def _sigma(t, latents: Float[Array, "b f h w c"]) -> Float[Array, "#b f 1 1 1"]:
     return per_frame(t, latents.shape[1])[:, :, None, None, None] / TRAIN_TIMES
 
 

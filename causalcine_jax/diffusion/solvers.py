@@ -6,6 +6,7 @@ The network is traced once, whatever the number of steps.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from causalcine_jax.diffusion import schedules
 from causalcine_jax.diffusion.flow import TRAIN_TIMES
 from causalcine_jax.diffusion.schedules import ADVANCE_TERMS, Schedule
 from causalcine_jax.errors import UsageError, nearest, raise_faults
+from causalcine_jax.utils.arrays import AnyArray
 
 SOLVERS = ("unipc", "euler", "few_step")
 
@@ -85,10 +87,10 @@ class SamplerConfig:
         """The sampler of a film's chunk `index`, from 0: the first may have its own steps."""
         if self.first_step_list is None:
             return self
-        times = self.step_list if index else self.first_step_list
-        return replace(
-            self, first_step_list=None, step_list=times, steps=self.steps if index else len(times)
-        )
+        if index:
+            return replace(self, first_step_list=None)
+        times = self.first_step_list
+        return replace(self, first_step_list=None, step_list=times, steps=len(times))
 
     def changed(self, **asked) -> "SamplerConfig":
         """This sampler with the fields `asked` replaced.
@@ -127,15 +129,33 @@ def schedule(config: SamplerConfig) -> Schedule:
     return table(config.steps, config.shift)
 
 
+@overload
+def sample(
+    velocity_fn: Callable, noise: AnyArray, config: SamplerConfig, key: Array
+) -> Float[Array, " b *x"]: ...
+
+
+@overload
 def sample(
     velocity_fn: Callable,
-    noise: Float[Array, " b *x"],
+    noise: AnyArray,
+    config: SamplerConfig,
+    key: Array,
+    *,
+    has_aux: bool = ...,
+    keep: tuple[int, ...] = ...,
+) -> Any: ...
+
+
+def sample(
+    velocity_fn: Callable,
+    noise: Float[AnyArray, " b *x"],
     config: SamplerConfig,
     key: Array,
     *,
     has_aux: bool = False,
     keep: tuple[int, ...] = (),
-) -> Float[Array, " b *x"]:
+) -> Float[Array, " b *x"] | tuple[Any, ...]:
     """Integrates from `noise` (t = 1000) to data. Jit-able with static `config`; differentiable.
 
     Args:
@@ -152,7 +172,7 @@ def sample(
     """
     table = schedule(config)
     renoises = bool(table.advance[:, ADVANCE_TERMS.index("noise")].any())
-    noise = noise.astype(jnp.float32)
+    noise = jnp.asarray(noise, jnp.float32)
     zeros = jnp.zeros_like(noise)
 
     def step(carry, row):
@@ -164,7 +184,8 @@ def sample(
         )
         velocity = velocity.astype(jnp.float32)
         if config.guided:
-            velocity = guided(*jnp.split(velocity, 2), config.guidance)
+            v_cond, v_uncond = jnp.split(velocity, 2)
+            velocity = guided(v_cond, v_uncond, config.guidance)
         x0_pred = x - row["sigma"] * velocity
         x = _weighted_sum(row["correct"], (x, x_1, x0_pred, x0_pred_1, x0_pred_2))
         fresh = (
@@ -193,10 +214,10 @@ def sample(
 
 def sample_until(
     velocity_fn: Callable,
-    noise: Float[Array, " b *x"],
+    noise: Float[AnyArray, " b *x"],
     config: SamplerConfig,
     key: Array,
-    last: Int[Array, ""],
+    last: int | Int[Array, ""],
 ) -> tuple[Float[Array, " b *x"], Float[Array, " b *x"]]:
     """`sample` with the solver few_step, stopped at step `last` (from 0).
 
@@ -220,7 +241,7 @@ def sample_until(
         jnp.asarray(table.sigmas, jnp.float32),
         jnp.asarray(table.advance, jnp.float32),
     )
-    noise = noise.astype(jnp.float32)
+    noise = jnp.asarray(noise, jnp.float32)
 
     def step(i, carry):
         x = carry[0]

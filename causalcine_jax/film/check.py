@@ -20,6 +20,8 @@ from causalcine_jax.film.model_folder import (
 )
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.start import SHOT_ID
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.story import ResolvedStory, Shot, Story
 
 
@@ -51,26 +53,30 @@ def check_story(recipe: Recipe, model: Path | None = None) -> StoryCheck:
     folder = chosen_model(model, recorded=recipe.record)
     check_parts(folder, PARTS)
     setup = decide(recipe, abstract_model(folder), Choices())
-    story, model = setup.story, setup.model
+    story, planned = setup.story, setup.model
     if begun := recipe.record.start:
         opening = Shot(begun["caption"], chunks=begun["chunks"], id=SHOT_ID)
         story = replace(story, shots=(opening, *story.shots))
-    story = model.completed(story)
-    resolved = story.resolve(model.chunk_frames)
+    story = planned.completed(story)
+    assert planned.tokenizer is not None
+    tokenizer = planned.tokenizer
+    resolved = story.resolve(planned.chunk_frames)
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in resolved.shots]
     faults = [
-        *_faults(lambda: model.check_prompts([*prompts, ("negative", story.negative)], story)),
-        *_faults(lambda: latent_size(model, story.video.height, story.video.width)),
+        *_faults(lambda: planned.check_prompts([*prompts, ("negative", story.negative)], story)),
+        *_faults(lambda: latent_size(planned, *story.video.size)),
     ]
-    tokens = tuple(model.tokenizer.count(prompt) for _, prompt in prompts)
+    tokens = tuple(tokenizer.count(prompt) for _, prompt in prompts)
     return StoryCheck(setup, story, resolved, tokens, tuple(faults))
 
 
 def abstract_model(folder: Path) -> Model:
     """The model in `folder` with abstract arrays for weights."""
+    transformer, vae = (abstract_network(folder, part) for part in ("transformer", "vae"))
+    assert isinstance(transformer, Transformer) and isinstance(vae, VAE)
     return Model(
-        abstract_network(folder, "transformer"),
-        abstract_network(folder, "vae"),
+        transformer,
+        vae,
         None,
         load_tokenizer(folder),
         folder=folder,

@@ -228,7 +228,7 @@ def _one_chunk(story: Story, choices: Choices, recorded: FilmRecord) -> tuple[St
     shot = story.shots[0]
     if choices.frames is not None:
         frames = latent_frames(choices.frames)
-    elif recorded.whole_film:
+    elif recorded.whole_film and recorded.chunk_frames:
         frames = recorded.chunk_frames
     elif shot.seconds:
         frames = latent_frames(nearest_length(shot.seconds * story.video.fps))

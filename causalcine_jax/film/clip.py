@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -83,7 +84,9 @@ def frames(file: Path) -> Iterator[Frame]:
             length = _duration(frame) or usual
             # A frame without a time follows the one before it.
             here = (
-                start + length if frame.pts is None else frame.pts * frame.time_base - (zero or 0)
+                start + length
+                if frame.pts is None or frame.time_base is None
+                else frame.pts * frame.time_base - (zero or Fraction(0))
             )
             if zero is None:
                 zero, here = here, Fraction(0)
@@ -131,7 +134,7 @@ def _display_axes(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int
     matrix = next(
         (
             data
-            for data in frame.side_data
+            for data in cast(Iterable[Any], frame.side_data)  # a mapping by its annotation
             if data.type == "DISPLAYMATRIX" or data.type.name == "DISPLAYMATRIX"
         ),
         None,
@@ -152,6 +155,7 @@ def _readable(file: Path) -> Iterator[av.container.InputContainer]:
                 SimpleNamespace(read=content.read, seek=content.seek, tell=content.tell)
             ) as container,
         ):
+            assert isinstance(container, av.container.InputContainer)
             yield container
     except (UsageError, DataError):
         raise

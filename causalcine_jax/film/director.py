@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -29,6 +29,7 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState
 from causalcine_jax.film.story_edits import extended, retaken, with_shot
 from causalcine_jax.story import ResolvedShot, Shot, Story
+from causalcine_jax.utils.arrays import AnyArray
 
 
 class Director:
@@ -43,7 +44,7 @@ class Director:
         sampler: SamplerConfig | None = None,
         memory: MemoryConfig | None = None,
         pool: PoolConfig = PoolConfig(),
-        start: Float[Array, "1 f h w z"] | None = None,
+        start: Float[AnyArray, "1 f h w z"] | None = None,
         moves: Moves = Moves(),
     ):
         """Checks every prompt and allocates the pool; the first chunk is computed on demand.
@@ -73,15 +74,15 @@ class Director:
             sampler or model.sampler,
             memory or model.memory,
             pool,
-            video.height,
-            video.width,
+            *video.size,
             self.story.seed,
             self.story.negative,
         )
         frames = moves.pool_size(model, settings, self.resolved.chunks or None)
         self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
         self._rollout = FilmRollout(model, settings, moves, start)
-        self._made, self._journal = None, None
+        self._made: Chunk | None = None
+        self._journal: Journal | None = None
         self._new_locks()
 
     @classmethod
@@ -104,8 +105,14 @@ class Director:
         journal = Journal(folder)
         try:
             kept = journal.read(model)
-            made_with = {"sampler": kept.sampler, "memory": kept.memory, "pool": kept.pool}
-            director = cls(kept.model, kept.story, start=kept.start, **made_with)
+            director = cls(
+                kept.model,
+                kept.story,
+                sampler=kept.sampler,
+                memory=kept.memory,
+                pool=kept.pool,
+                start=kept.start,
+            )
             director._rollout.give(kept.chunks[: director.resolved.chunks])
             while not from_beginning and director._rollout.to_replay:
                 next(director)

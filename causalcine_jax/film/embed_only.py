@@ -4,13 +4,18 @@ from pathlib import Path
 
 from causalcine_jax.config import DTYPES
 from causalcine_jax.convert import load_text_encoder, load_tokenizer
-from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.embeddings import embed_prompts, encoder_hash
 from causalcine_jax.film.filming import say
-from causalcine_jax.film.model_folder import PARTS, check_dtype, check_parts, model_defaults
+from causalcine_jax.film.model_folder import (
+    PARTS,
+    check_dtype,
+    check_parts,
+    model_defaults,
+    transformer_sizes,
+)
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.models.float8 import outside_blocks
@@ -56,7 +61,7 @@ def _save(
     dtype = dtype or defaults.get("dtype", DTYPES[0])
     check_dtype(dtype)
     with open_part(folder, "transformer") as tensors:
-        text_len = describe("transformer", tensors).config.text_len
+        text_len = transformer_sizes(tensors).text_len
     tokenizer = load_tokenizer(folder)
     prompts = [*prompts, ("negative", defaults.get("negative", ""))]
     check_prompts(prompts, tokenizer, text_len)

@@ -6,6 +6,7 @@ differ: after going back, or after a move that was stopped half-way.
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from causalcine_jax.film.pool import check_room
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState, copied
 from causalcine_jax.story import ResolvedStory, Story
+from causalcine_jax.utils.arrays import AnyArray
 
 
 class FilmRollout:
@@ -34,13 +36,16 @@ class FilmRollout:
         model: Model,
         settings: FilmSettings,
         moves: Moves,
-        start: Float[Array | np.ndarray, "1 f h w z"] | None = None,
+        start: Float[AnyArray, "1 f h w z"] | None = None,
     ):
         self.model, self.settings, self._moves = model, settings, moves
         self.start = None if start is None else _checked(start, model, settings)
         self.state: RolloutState = moves.start(model, settings)
-        self._history, self._coming = FilmHistory(), ()
-        self._prompt, self._context, self._negative = None, None, None
+        self._history = FilmHistory()
+        self._coming: tuple[KeptChunk, ...] = ()
+        self._prompt: str | None = None
+        self._context: Any = None
+        self._negative: Array | None = None
 
     @property
     def next_chunk(self) -> int:
@@ -90,6 +95,7 @@ class FilmRollout:
         # The history first: after an exception in between, the state is made of it again.
         self._history = history.added(output.latents, retrieved)
         self.state = replace(state, key=key)
+        assert output.frames is not None
         return Chunk(output.frames, index, shot, retrieved, output.seconds)
 
     def cut(self, chunks: int) -> None:
@@ -117,8 +123,9 @@ class FilmRollout:
 
     def _of_start(self, chunk: int) -> Float[np.ndarray, "1 c h w z"] | None:
         first, end = chunk * self.model.chunk_frames, (chunk + 1) * self.model.chunk_frames
-        given = self.start is not None and end <= self.start.shape[1]
-        return self.start[:, first:end] if given else None
+        if self.start is None or end > self.start.shape[1]:
+            return None
+        return self.start[:, first:end]
 
     def _embedded(self, prompt: str):
         """What the moves need of a prompt. The last one is kept for the chunks of its shot."""
@@ -131,7 +138,7 @@ class FilmRollout:
 
 
 def _checked(
-    start: Float[Array | np.ndarray, "1 f h w z"], model: Model, settings: FilmSettings
+    start: Float[AnyArray, "1 f h w z"], model: Model, settings: FilmSettings
 ) -> Float[np.ndarray, "1 f h w z"]:
     size = latent_size(model, settings.height, settings.width)
     fits = (1, *size, model.transformer.config.in_dim)

@@ -77,4 +77,5 @@ def _finite_layers(
     chunk = segment(noise, float(TRAIN_TIMES), 0)
     config = PassConfig(chunk_frames=noise.shape[1])
     out = transformer_pass(model, chunk, prompt, config, keep=("kv",))
+    assert out.k is not None and out.v is not None
     return jnp.stack([jnp.isfinite(kv).all((1, 2, 3, 4, 5)) for kv in (out.k, out.v)]).all(0)

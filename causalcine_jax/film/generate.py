@@ -120,7 +120,7 @@ def _generate(
         lora=choices.lora,
         mesh=mesh,
     )
-    together = {"seq": mesh.size if mesh else 1}
+    together: dict[str, Any] = {"seq": mesh.size if mesh else 1}
     if together["seq"] > 1:
         together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
         networks = replace(
@@ -129,7 +129,7 @@ def _generate(
     setup = decide(recipe, networks, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = _director(setup, choices, begun, place)
-    scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.height)
+    scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.size[0])
     by_first(lambda: _check_file(director, out, scale))
     by_first(lambda: _clear(place))
     if not setup.whole_film and not place.resume:
@@ -141,10 +141,11 @@ def _generate(
         return {}
     # Hashing the files of 14B takes a minute, so it runs beside the film.
     weights = _beside(lambda: weights_hash(folder))
-    decoder = choices.tiny_decoder and {
-        "file": choices.tiny_decoder.name,
-        "sha256": file_hash(choices.tiny_decoder),
-    }
+    decoder = (
+        None
+        if choices.tiny_decoder is None
+        else {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
+    )
     tell = say if place.progress else (lambda line: None)
     adapters = [
         {
@@ -232,7 +233,7 @@ def _clear(place: Place) -> None:
 
 def _check_file(director: Director, out: Path, scale: int) -> None:
     """Raises if the film's frames do not fit a film.mp4, or the film may not fit the disk."""
-    height, width = director.story.video.height, director.story.video.width
+    height, width = director.story.video.size
     check_size(height, width, scale)
     earlier = sum(file.stat().st_size for file in there_already(out, FILES))
     needed = film_bytes(director.resolved.frames, height, width, scale) + BESIDE

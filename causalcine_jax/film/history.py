@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from causalcine_jax.film import rollout
 from causalcine_jax.film.model_folder import Model
@@ -22,6 +22,7 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState, decode_next, embed, holds_all, is_lost, rewind
 from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.story import ResolvedStory
+from causalcine_jax.utils.arrays import AnyArray
 
 MARK_BYTES = 2**29
 
@@ -50,7 +51,7 @@ class FilmHistory:
     marks: Mapping[int, Any] = field(default_factory=dict)
 
     def added(
-        self, latents: Float[Array, "1 c h w z"], retrieved: Int[np.ndarray, "l k"]
+        self, latents: Float[AnyArray, "1 c h w z"], retrieved: Int[np.ndarray, "l k"]
     ) -> "FilmHistory":
         chunk = KeptChunk(gather_to_host(latents), retrieved)
         return dataclasses.replace(self, chunks=(*self.chunks, chunk))

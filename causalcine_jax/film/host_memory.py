@@ -94,8 +94,9 @@ def in_its_places(make: Callable[[], KVCache]) -> KVCache:
         out_shardings=there,
     )
     made = iter(on_device())
-    return structure.unflatten(
-        [_zeros(leaf) if host else next(made) for leaf, host in zip(leaves, hosted, strict=True)]
+    return jax.tree.unflatten(
+        structure,
+        [_zeros(leaf) if host else next(made) for leaf, host in zip(leaves, hosted, strict=True)],
     )
 
 

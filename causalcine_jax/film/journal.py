@@ -171,12 +171,15 @@ class Journal:
         self._model = {name: told[name] for name in NEEDED if name not in ("story", *KINDS)}
         story = Story.from_dict(told["story"], what=str(self.folder / FILE), fewest_shots=0)
         story = model.completed(story)
-        size = latent_size(model, story.video.height, story.video.width)
+        size = latent_size(model, *story.video.size)
         shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
+        sampler, memory, pool = (kind(**told[name]) for name, kind in KINDS.items())
         return Journalled(
             model,
             story,
-            *(kind(**told[name]) for name, kind in KINDS.items()),
+            sampler,
+            memory,
+            pool,
             tuple(_chunks(self.folder, shape)),
             by_all(lambda: _start(self.folder, told["start"])),
         )
@@ -259,8 +262,9 @@ def _chunk_files(folder: Path) -> list[Path]:
 def _chunks(folder: Path, shape: tuple[int, ...]) -> Iterator[KeptChunk]:
     for number in itertools.count():
         kept = _loaded(_of_chunk(folder, number))
-        whole = isinstance(kept, dict) and kept.keys() == {"latents", "retrieved"}
-        if not whole or kept["latents"].shape != shape or kept["retrieved"].ndim != 2:
+        if not isinstance(kept, dict) or kept.keys() != {"latents", "retrieved"}:
+            return
+        if kept["latents"].shape != shape or kept["retrieved"].ndim != 2:
             return
         yield KeptChunk(**kept)
 

@@ -42,5 +42,5 @@ def directed(
 
 
 def _add(director: Director, line: str, chunks: int) -> None:
-    given, caption = re.fullmatch(r"(?:(\d{1,4}):)?(.*)", line).groups()
+    given, caption = re.findall(r"^(?:(\d{1,4}):)?(.*)$", line)[0]
     director.add_shot(caption.strip(), chunks=int(given) if given else chunks)

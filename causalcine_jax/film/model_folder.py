@@ -8,7 +8,6 @@ override both. `base` names the model that this one was distilled from.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from causalcine_jax.convert import (
 )
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.find import holds
-from causalcine_jax.convert.formats import open_part
+from causalcine_jax.convert.formats import PartTensors, open_part
 from causalcine_jax.convert.lora import Asked
 from causalcine_jax.convert.metadata import base_of
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -45,7 +44,7 @@ from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.network_sizes import VAEConfig
+from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.story import Story, Video
 from causalcine_jax.story_schema import CHUNK_FRAMES, nearest_multiples
 
@@ -108,6 +107,7 @@ class Model:
         if self.embeddings is not None:
             self.embeddings.check(prompts, text_len)
         else:
+            assert self.tokenizer is not None
             check_prompts(prompts, self.tokenizer, text_len, story)
 
     def embed(self, prompt: str) -> Float[Array, "1 t c"]:
@@ -115,6 +115,7 @@ class Model:
         text_len = self.transformer.config.text_len
         if self.embeddings is not None:
             return jnp.asarray(self.embeddings.padded(prompt, text_len))
+        assert self.text_encoder is not None and self.tokenizer is not None
         return embed(self.text_encoder, self.tokenizer, prompt, text_len)
 
 
@@ -143,7 +144,7 @@ def load_model(
     *,
     embeddings: str | Path | None = None,
     tiny_decoder: str | Path | None = None,
-    lora: Asked | Sequence[Asked] | None = None,
+    lora: Asked | list[Asked] | tuple[Asked, ...] | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
     """The model in `folder`; None is the embedded few-step student, or the base model without one.
@@ -202,6 +203,12 @@ def load_model(
     )
 
 
+def transformer_sizes(tensors: PartTensors) -> TransformerConfig:
+    config = describe("transformer", tensors).config
+    assert isinstance(config, TransformerConfig)
+    return config
+
+
 def check_parts(folder: Path, parts: tuple[str, ...]) -> None:
     """`DataError` if the model in `folder` lacks one of these parts."""
     missing = [f"{part}/" for part in parts if not holds(folder, part)]
@@ -221,7 +228,7 @@ def check_parts(folder: Path, parts: tuple[str, ...]) -> None:
     )
 
 
-def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str]:
+def notes(folder: Path, lora: Asked | list[Asked] | tuple[Asked, ...] | None = None) -> list[str]:
     """Notes for the user on how the model in `folder` is read, one line each.
 
     They name adapters and their scales, weights in eight bits, and an unknown family.
@@ -230,7 +237,7 @@ def notes(folder: Path, lora: Asked | Sequence[Asked] | None = None) -> list[str
     if (told and not lora) or orbax_copy.find(folder, "transformer") is not None:
         return []
     with open_part(folder, "transformer", lora_path=lora) as tensors:
-        sizes = None if told else describe("transformer", tensors).config
+        sizes = None if told else transformer_sizes(tensors)
         lines = tensors.notes
     if not told and guess_family.guess(folder, sizes) is None:
         lines.append(
@@ -249,7 +256,7 @@ def model_defaults(folder: Path) -> dict[str, Any]:
     guessed = None if said else guess_family.guess(folder)
     if guessed is not None:  # from the name: check the transformer's size too
         with contextlib.suppress(DataError), open_part(folder, "transformer") as tensors:
-            guessed = guess_family.guess(folder, describe("transformer", tensors).config)
+            guessed = guess_family.guess(folder, transformer_sizes(tensors))
     if guessed is not None:
         said = guessed.defaults()
     kinds = {"video": Video, "sampler": SamplerConfig, "memory": MemoryConfig}

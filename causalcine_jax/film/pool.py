@@ -43,6 +43,7 @@ def empty_pool(
 
     `UsageError` naming the bytes if device or host has less memory than that.
     """
+    assert pool.frames is not None  # decided by the caller
     near = kept_near(pool, memory)
     make = partial(_pool, model, films, pool.frames, latent_size, pool.dtype, near)
     shapes = jax.eval_shape(make)
@@ -197,7 +198,8 @@ def held_for_films(transformer: Transformer, weights: str) -> Transformer:
     if weights == "sharded":
         return transformer
     whole, room = sum(leaf.nbytes for leaf in jax.tree.leaves(transformer)), device_memory()
-    devices, fault = active_mesh().size, ""
+    mesh, fault = active_mesh(), ""
+    devices = 1 if mesh is None else mesh.size
     if room is not None and devices * whole > room:
         fault = (
             f"the transformer's weights take {whole / GB:.3g} GB, whole on each of {devices} "

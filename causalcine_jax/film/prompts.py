@@ -24,7 +24,8 @@ def check_prompts(
     text_len  tokens that the model reads, including the end token
     story     the prompts' story, to count its characters for a model of StoryWorld
     """
-    faults, unknown = [], {}
+    faults: list[str] = []
+    unknown: dict[str, str] = {}
     for where, text in prompts:
         count = tokenizer.count(text)
         if count > text_len:

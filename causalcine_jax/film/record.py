@@ -112,7 +112,7 @@ def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dic
 
 def software() -> dict[str, Any]:
     """Versions of the packages, and the commit if the package runs from its own checkout."""
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("causalcine-jax", *PACKAGES):
         try:
             versions[package] = importlib.metadata.version(package)

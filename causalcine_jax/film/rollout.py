@@ -90,20 +90,24 @@ def commit_chunk(
 
 
 def committed(
-    cache: KVCache, out: PassOutput, chunk_index: Int[Array, ""], memory: MemoryConfig
+    cache: KVCache, out: PassOutput, chunk_index: int | Int[Array, ""], memory: MemoryConfig
 ) -> KVCache:
     """The pool with the keys and values of a clean pass in it.
 
     For least_retrieved eviction, counts what the pass retrieved in all layers and films: histories
     that share a pool evict together.
     """
-    chunk_index, usage = jnp.asarray(chunk_index, jnp.int32), 0.0
+    usage: float | Array = 0.0
+    chunk_index = jnp.asarray(chunk_index, jnp.int32)
     if memory.eviction == "least_retrieved":
+        assert out.field is not None
         cache, usage = counted(cache, out.field, chunk_index, memory)
     slot, retrieved = slot_for(cache, chunk_index, memory), None
     if cache.near is not None:
-        time = out.field.time[:, 0]
-        retrieved = (*out.retrieved, time[..., time.shape[-1] - out.retrieved[0].shape[2] :])
+        assert out.field is not None and out.retrieved is not None
+        (k, v), time = out.retrieved, out.field.time[:, 0]
+        retrieved = (k, v, time[..., time.shape[-1] - k.shape[2] :])
+    assert out.k is not None and out.v is not None
     return write(cache, slot, chunk_index, out.k, out.v, usage, retrieved)
 
 
@@ -132,6 +136,7 @@ def denoise_chunk(
     def velocity(x, t):
         chunk = segment(x, t, chunk_index)
         out = chunk_pass(model, cache, chunk, text, memory, keep=("field",))
+        assert out.field is not None
         return out.velocity, out.field.time
 
     x0, seen = sample(velocity, noise, sampler, key, has_aux=True)

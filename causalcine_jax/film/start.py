@@ -17,6 +17,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,7 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     stride = model.vae.cfg.temporal_stride
     lengths = stride * (model.chunk_frames - 1) + 1, stride * model.chunk_frames
     notes: list[str] = []
-    frames = read_frames(
-        start.file, video.height, video.width, story.video.fps, lengths, notes.append
-    )
+    frames = read_frames(start.file, *video.size, story.video.fps, lengths, notes.append)
     latents = encode(model.vae, frames, lengths)
     chunks = latents.shape[1] // model.chunk_frames
     record = {"file": str(start.file), "sha256": digest, "caption": start.caption, "chunks": chunks}
@@ -151,7 +150,7 @@ def read_frames(
         elif still.moves(image):
             source = itertools.starmap(Frame, still.images(image, tell))
         else:
-            source = iter([Frame(still.picture(image, tell), 0, 0)])
+            source = iter([Frame(still.picture(image, tell), Fraction(0), Fraction(0))])
         begun = list(itertools.islice(source, 2))
         if not begun:
             raise DataError(f"{file} cannot be read as a clip: it holds no frames")
@@ -178,7 +177,7 @@ def read_frames(
 
 
 def encode(
-    vae: VAE, frames: UInt8[np.ndarray, "t h w 3"], lengths: tuple[int, int]
+    vae: VAE, frames: UInt8[np.ndarray, "t height width 3"], lengths: tuple[int, int]
 ) -> Float[Array, "1 f h w z"]:
     """Normalised latents of the frames, encoded chunk by chunk to bound memory."""
     first, later = lengths

@@ -27,6 +27,7 @@ from causalcine_jax.models.cache.kv_cache import KVCache, rewound
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.parallel.mesh import active_mesh, check_shardable
 from causalcine_jax.parallel.processes import gather_to_host
+from causalcine_jax.utils.arrays import AnyArray
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class ChunkOutput:
     seconds    spent on each move, where the moves were waited for
     """
 
-    frames: UInt8[np.ndarray, "t h w 3"]
-    latents: Float[Array, "1 c h w z"]
+    frames: UInt8[np.ndarray, "t height width 3"] | None
+    latents: Float[AnyArray, "1 c h w z"]
     retrieved: Int[np.ndarray, "l k"]
     seconds: dict[str, float]
 
@@ -84,7 +85,7 @@ def roll_chunk(
     prompt: TextContext,
     settings: FilmSettings,
     *,
-    latents: Float[Array, "1 c h w z"] | None = None,
+    latents: Float[AnyArray, "1 c h w z"] | None = None,
     wait: bool = True,
 ) -> tuple[RolloutState, ChunkOutput]:
     """The film's next chunk: denoised, committed, decoded. The old state's pool is donated.
@@ -114,7 +115,7 @@ def roll_latents(
     prompt: TextContext,
     settings: FilmSettings,
     *,
-    latents: Float[Array, "1 c h w z"] | None = None,
+    latents: Float[AnyArray, "1 c h w z"] | None = None,
     wait: bool = True,
 ) -> tuple[RolloutState, ChunkOutput]:
     """`roll_chunk` without decoding: the output has no frames."""
@@ -129,6 +130,7 @@ def roll_latents(
     else:
         retrieved = nothing_retrieved(model.transformer, memory.retrieved_frames)
     state = commit_next(model, state, latents, prompt, settings)
+    assert state.cache is not None
     clock.lap("commit", state.cache.time)
     return state, ChunkOutput(None, latents, retrieved, clock.seconds)
 
@@ -160,7 +162,7 @@ def denoise_next(
 def commit_next(
     model: Model,
     state: RolloutState,
-    latents: Float[Array, "b c h w z"],
+    latents: Float[AnyArray, "b c h w z"],
     prompt: TextContext,
     settings: FilmSettings,
 ) -> RolloutState:
@@ -184,6 +186,7 @@ def rewind(state: RolloutState, chunk: int, vae_cache) -> RolloutState:
 
 def holds_all(state: RolloutState, chunks: int) -> bool:
     """Whether the pool still holds the film's first `chunks` chunks: none was evicted."""
+    assert state.cache is not None
     return set(range(chunks)) <= set(np.asarray(state.cache.time).tolist())
 
 
@@ -211,9 +214,9 @@ def embed(
     texts = [model.embed(prompt)]
     if settings.histories == 2:
         texts.append(model.embed(settings.negative) if negative is None else negative)
-    texts = jnp.concatenate(texts)
-    finite.check_embedding(texts, prompt)
-    return text_context(model.transformer, texts)
+    embedded = jnp.concatenate(texts)
+    finite.check_embedding(embedded, prompt)
+    return text_context(model.transformer, embedded)
 
 
 @jax.jit
@@ -241,13 +244,13 @@ def nothing_retrieved(transformer: Transformer, frames: int) -> Int[np.ndarray, 
 
 
 def decode_next(
-    model: Model, cache, latents: Float[Array, "b c h w z"]
-) -> tuple[UInt8[Array, "b t h w 3"], Any]:
+    model: Model, cache, latents: Float[AnyArray, "b c h w z"]
+) -> tuple[UInt8[Array, "b t height width 3"], Any]:
     """Frames of a film's next chunk, and the decoder's cache after it (`cache` None: the first).
 
     `finite.NotFinite` if latents or frames are not finite.
     """
-    latents = latents.astype(model.vae.conv2.weight[...].dtype)
+    latents = jnp.asarray(latents, model.vae.conv2.weight[...].dtype)
     if cache is None:
         video, cache = model.decoder.decode_first(latents)
     else:
@@ -280,7 +283,7 @@ class Clock:
         self.seconds: dict[str, float] = dict(seconds or {})
         self._wait, self._start = wait, time.perf_counter()
 
-    def lap(self, name: str, array: Array) -> None:
+    def lap(self, name: str, array: AnyArray) -> None:
         if not self._wait:
             return
         jax.block_until_ready(array)

@@ -103,7 +103,7 @@ def images(image: Image.Image, tell) -> Iterator[Timed]:
         bool(getattr(image, "default_image", False))
     )  # an APNG's picture for programs that know no APNG
     begin = Fraction(0)
-    for number in range(first, image.n_frames):
+    for number in range(first, getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()
         milliseconds = image.info.get("duration") or 0
@@ -118,8 +118,8 @@ def _as_rgb(shown: Image.Image, source: Image.Image, tell) -> Image.Image:
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if shown.mode in ("I", "F"):
         raise UsageError(
-            f"{source.filename} has pixels of 32 bits, and nothing says which is white: "
-            "save it with 8 or 16 bits"
+            f"{getattr(source, 'filename', 'the picture')} has pixels of 32 bits, "
+            "and nothing says which is white: save it with 8 or 16 bits"
         )
     if shown.has_transparency_data:
         return _on_background(shown.convert("RGBA"), tell)
@@ -140,12 +140,14 @@ def _in_srgb(image: Image.Image, source: Image.Image) -> Image.Image:
     if profile and image.mode in ("RGB", "CMYK", "L"):
         # A broken profile, or one of another mode: viewers then take the plain values.
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            return ImageCms.profileToProfile(
+            shown = ImageCms.profileToProfile(
                 image,
                 ImageCms.ImageCmsProfile(io.BytesIO(profile)),
                 ImageCms.createProfile("sRGB"),
                 outputMode="RGB",
             )
+            if shown is not None:
+                return shown
     return image.convert("RGB")
 
 

@@ -98,7 +98,7 @@ def read_asked(out: Path) -> FilmRequest:
             Story.from_dict(told.get("story"), what=what),
             None if recorded is None else FilmRecord.from_dict(recorded, what=what),
         ),
-        model and Path(model),
+        Path(model) if model else None,
         Choices(**choices),
     )
 

@@ -44,7 +44,7 @@ class Linear(Module):
         )
         self.weight = Param(weight)
         self.bias = Param(jnp.zeros((d_out,))) if bias else None
-        self.scale = None
+        self.scale: Param | None = None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         weight = self.weight[...]
@@ -57,6 +57,7 @@ class Linear(Module):
             y = cpu_kernels.linear(x.astype(weight.dtype).reshape(-1, x.shape[-1]), weight, bias)
             return y.reshape(*x.shape[:-1], -1)
         if self.scale is not None:
+            assert self.bias is not None
             y = float8.product(x, weight, self.scale[...], dtype=self.bias[...].dtype)
         else:
             y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight)

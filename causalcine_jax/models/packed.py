@@ -64,18 +64,18 @@ class PassOutput:
     """
 
     velocity: Float[Array, "b f h w c"]
-    k: Float[Array, "l b c p h d"] | None = None
-    v: Float[Array, "l b c p h d"] | None = None
+    k: Float[Array, "l b chunk p n e"] | None = None
+    v: Float[Array, "l b chunk p n e"] | None = None
     features: tuple[Float[Array, "b s t d"], ...] = ()
     field: ReceptiveField | None = None
-    retrieved: tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"]] | None = None
+    retrieved: tuple[Shaped[Array, "l b m p n e"], Shaped[Array, "l b m p n e"]] | None = None
 
 
 def teacher_forced(
     model: Transformer,
     clean: Float[Array, "b f h w c"] | KVCache,
     noisy: Float[Array, "b m h w c"],
-    t: Float[Array, "..."],
+    t: float | Float[Array, "..."],
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
     config: PassConfig = PassConfig(),
@@ -109,13 +109,17 @@ def teacher_forced(
     # Nothing attends to the last clean chunk, so it is left out of the pass.
     committed = 0 if history is not None else chunks - 1
     frames = committed * config.chunk_frames
-    if committed and clean.shape[:2] != (batch, frames + config.chunk_frames):
+    if (
+        not isinstance(clean, KVCache)
+        and committed
+        and clean.shape[:2] != (batch, frames + config.chunk_frames)
+    ):
         raise UsageError(
             f"clean has shape {clean.shape}, expected {chunks} chunks of "
             f"{config.chunk_frames} frames for {batch} films"
         )
     latents, times, indices, shots = noisy, t, part(index), part(shot_of_chunk)
-    if committed:
+    if not isinstance(clean, KVCache) and committed:
         latents = jnp.concatenate([clean[:, :frames].astype(noisy.dtype), noisy], axis=1)
         times = jnp.concatenate([jnp.zeros((batch, committed), jnp.float32), t], axis=1)
         indices = jnp.concatenate([index[:committed], indices])
@@ -128,7 +132,7 @@ def teacher_forced(
 def noisy_causal(
     model: Transformer,
     noisy: Float[Array, "b f h w c"],
-    t: Float[Array, "..."],
+    t: float | Float[Array, "..."],
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
     config: PassConfig = PassConfig(),
@@ -173,12 +177,13 @@ def _time_per_chunk(t, batch: int, chunks: int) -> Float[Array, "b n"]:
 def whole_film(
     model: Transformer,
     x: Float[Array, "b f h w c"],
-    t: Float[Array, " b"],
+    t: Float[Array, "..."],
     text: Float[Array, "b tokens text_dim"] | TextContext,
 ) -> Float[Array, "b f h w c"]:
     """Velocity by bidirectional Wan2.1: the film as one chunk without history, under one prompt.
 
     Args:
+      t: noise time 0..1000 of each film, or of all.
       text: one prompt per film, as text encoder output or as keys and values (`dit.embed_text`).
     """
     batch, frames = x.shape[:2]
@@ -228,7 +233,10 @@ def transformer_pass(
 
     def layer(x, inputs):
         block, text_k, text_v, cached, forced = inputs
-        block, past = all_gather_params(block), None if cached is None else history.of_layer(cached)
+        block, past = (
+            all_gather_params(block),
+            None if history is None else history.of_layer(cached),
+        )
         modulation = block.modulation[...].astype(jnp.float32) + e0  # [b, s, 6, d]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
             modulation[:, :, None, i] for i in range(6)

@@ -45,7 +45,9 @@ class ReceptiveField:
     def first(self, frames: int) -> "ReceptiveField":
         """The nearest `frames` frames of the field."""
         return ReceptiveField(
-            *(entries[..., :frames] for entries in (self.frame, self.slot, self.time)),
+            self.frame[..., :frames],
+            self.slot[..., :frames],
+            self.time[..., :frames],
             jnp.minimum(self.length, frames),
         )
 
@@ -75,13 +77,11 @@ def receptive_field(
     is_history = (history_time >= 0) & (distance >= 0)
     selected = is_history & (distance < memory.window_chunks * chunk_frames)
 
-    count = min(memory.retrieved_frames, pool_frames)
-    if count:
+    count, score_of = min(memory.retrieved_frames, pool_frames), POLICIES[memory.policy].score
+    if count and score_of is not None:
         candidate = is_history & ~selected
         similarity = functools.partial(_similarity, query_descriptor, history_descriptors)
-        score = POLICIES[memory.policy].score(
-            Candidates(similarity, history_time, chunk_index, chunk_frames)
-        )
+        score = score_of(Candidates(similarity, history_time, chunk_index, chunk_frames))
         _, top = jax.lax.top_k(jnp.where(candidate, score, -jnp.inf), count)
         selected |= jnp.zeros_like(selected).at[top].set(True) & candidate
 

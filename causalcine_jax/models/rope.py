@@ -35,7 +35,8 @@ def _frequencies(dim: int) -> np.ndarray:
 def _time_tables(dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     angle = np.outer(np.arange(FINE), _frequencies(dim))
     coarse = FINE * np.outer(np.arange(COARSE), _frequencies(dim))
-    return tuple(f(a).astype(np.float32) for a in (coarse, angle) for f in (np.cos, np.sin))
+    cos, sin = (lambda a: np.cos(a).astype(np.float32)), (lambda a: np.sin(a).astype(np.float32))
+    return cos(coarse), sin(coarse), cos(angle), sin(angle)
 
 
 @functools.cache
@@ -80,11 +81,11 @@ def rotation(
 
 
 def rotate(
-    x: Float[Array, "*b r p h d"], cos: Float[Array, "*b r p c"], sin: Float[Array, "*b r p c"]
+    x: Float[Array, "*b r p h d"], cos: Float[Array, "*#b r p c"], sin: Float[Array, "*#b r p c"]
 ) -> Float[Array, "*b r p h d"]:
     """Rotates each interleaved channel pair of x by its token's angle, in float32.
 
-    The result has x's dtype.
+    The result has x's dtype. Films may share the angles.
     """
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]

@@ -75,8 +75,10 @@ def frames_axis(height: int, width: int) -> int | None:
     Height (2) if "seq" divides it, else width (3), else None.
     """
     mesh = active_mesh()
-    sides = () if mesh is None else ((2, height), (3, width))
-    return next((axis for axis, side in sides if side % mesh.shape["seq"] == 0), None)
+    if mesh is None:
+        return None
+    sides, seq = ((2, height), (3, width)), mesh.shape["seq"]
+    return next((axis for axis, side in sides if side % seq == 0), None)
 
 
 def shard_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
@@ -103,7 +105,7 @@ def check_shardable(
     raise_faults(f"mesh of data={data}, seq={seq}", faults)
 
 
-def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
+def check_batch(mesh: AbstractMesh | Mesh, batch: int, accumulation: int) -> None:
     """Raises `UsageError` unless every micro-batch splits evenly over the mesh axis "data"."""
     groups = mesh.shape["data"]
     if (batch // accumulation) % groups:
@@ -119,7 +121,7 @@ def check_batch(mesh: Mesh, batch: int, accumulation: int) -> None:
         )
 
 
-def own_part(mesh: Mesh) -> tuple[int, int]:
+def own_part(mesh: AbstractMesh | Mesh) -> tuple[int, int]:
     """(index, count): which of `count` equal parts of every batch this process reads.
 
     Processes whose devices share mesh rows read the same films.

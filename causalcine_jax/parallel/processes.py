@@ -20,7 +20,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -126,7 +126,7 @@ def by_all(work: Callable[[], Result]) -> Result:
         listed = [f"process {number}: {message}" for number, message in messages.items()]
         kind = type(next(iter(errors.values())))
         raise kind(messages[0] if alike else _shortened(listed))
-    return made
+    return cast(Result, made)  # None only beside errors
 
 
 def _tried(work: Callable[[], Result]) -> tuple[Result | None, dict[int, UsageError | DataError]]:
@@ -232,7 +232,7 @@ def _any(flags: jax.Array) -> jax.Array:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             value = dict(zip(map(str, range(len(value))), value))

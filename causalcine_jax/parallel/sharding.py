@@ -14,7 +14,7 @@ import re
 import jax
 import numpy as np
 from flax.nnx import Param
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from causalcine_jax.parallel.mesh import AXES, active_mesh
 from causalcine_jax.parallel.platform import platform
@@ -57,7 +57,7 @@ def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
     return REPLICATED
 
 
-def state_shardings(mesh: Mesh, shapes):
+def state_shardings(mesh: Mesh | AbstractMesh, shapes):
     """A sharding for every array of the pytree `shapes`: networks, EMA, a full training state."""
     place = lambda path, leaf: NamedSharding(mesh, spec_of(path_of(path), leaf.shape, mesh.size))
     return jax.tree_util.tree_map_with_path(place, shapes)

@@ -119,8 +119,12 @@ class CompilePlan:
 
         Divide by `cycle` for a step's mean. None where a program's roofline is unknown.
         """
-        lines = [(one.roofline, self.cycle / one.every) for one in self.accounts]
-        if any(line is None for line, _ in lines):
+        lines = [
+            (one.roofline, self.cycle / one.every)
+            for one in self.accounts
+            if one.roofline is not None
+        ]
+        if len(lines) < len(self.accounts):
             return None
         return sum(line.bound * times for line, times in lines), sum(
             line.serial * times for line, times in lines

@@ -20,15 +20,16 @@ def table(plan: CompilePlan) -> str:
     ]
     for account in plan.accounts:
         lines += ["", *_program(account)]
-    lines += ["", *_time(plan)] if plan.cycle_seconds else []
+    seconds = plan.cycle_seconds
+    lines += [] if seconds is None else ["", *_time(plan, *seconds)]
     lines += ["", "assumed:", *(f"  {line}" for line in _assumptions(plan))]
     if not plan.fits:
         lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
     return "\n".join(lines)
 
 
-def _time(plan: CompilePlan) -> list[str]:
-    (least, most), steps = plan.cycle_seconds, plan.cycle
+def _time(plan: CompilePlan, least: float, most: float) -> list[str]:
+    steps = plan.cycle
     if plan.what == "rollout":
         frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
         return [
@@ -162,7 +163,7 @@ def _program(one: ProgramAccount) -> list[str]:
             f"    {kind:<20}{count:>9} x{_gb(size):>14}" for kind, (count, size) in kinds.items()
         ]
     lines.append(f"  {one.flops:.3e} FLOPs on all devices, remat's included")
-    if one.roofline is not None:
+    if one.roofline is not None and one.traffic is not None:
         r = one.roofline
         lines.append(
             f"  at least {r.bound:.3g} s by {r.limit}: arithmetic {r.arithmetic:.3g} s, "
@@ -179,7 +180,8 @@ def _program(one: ProgramAccount) -> list[str]:
 def _copies(one: ProgramAccount) -> str:
     if not any(one.copied):
         return ""
-    took = "unknown" if one.roofline.copies is None else f"{one.roofline.copies:.3g} s"
+    seconds = None if one.roofline is None else one.roofline.copies
+    took = "unknown" if seconds is None else f"{seconds:.3g} s"
     return (
         f", copies {took} (at most {_gb(one.copied[0])} from the host, {_gb(one.copied[1])} to it)"
     )

@@ -86,7 +86,9 @@ def _on_disk(name: str) -> PlannedModel:
         raise DataError(f"{path} has no transformer: a plan needs at least that")
     defaults, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]
     sampler = defaults.get("sampler", wan.sampler)
-    choices = {key: defaults[key] for key in ("memory", "chunk_frames") if key in defaults}
+    choices: dict[str, Any] = {
+        key: defaults[key] for key in ("memory", "chunk_frames") if key in defaults
+    }
     choices["dtype"] = defaults.get("dtype", DTYPES[0])
     return PlannedModel(networks, defaults.get("video", wan.video), sampler.guidance, **choices)
 

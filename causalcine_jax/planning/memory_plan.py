@@ -63,6 +63,17 @@ class MemoryRequest:
 
 
 @dataclass(frozen=True)
+class FilledRequest(MemoryRequest):
+    """A `MemoryRequest` in which the model's own values replace None."""
+
+    height: int = 0
+    width: int = 0
+    pool_frames: int = 0
+    guidance: float = 1.0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class MemoryLine:
     """One row of the plan: bytes on all devices, and on each.
 
@@ -79,12 +90,12 @@ class MemoryLine:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The memory for a `MemoryRequest`, with its unset fields filled in.
+    """The memory for a request.
 
     `kv_per_frame` is the bytes of K and V of one latent frame of one history.
     """
 
-    request: MemoryRequest
+    request: FilledRequest
     tokens_per_frame: int
     histories: int
     kv_per_frame: int
@@ -109,27 +120,27 @@ class MemoryPlan:
         }
 
 
-def memory_plan(request: MemoryRequest) -> MemoryPlan:
-    """The plan of `request`.
+def memory_plan(asked: MemoryRequest) -> MemoryPlan:
+    """The plan of a request.
 
     Raises:
       UsageError: an impossible size, cache or number of devices; the message names legal ones.
       DataError: the model on disk is missing or damaged.
     """
-    model = planned_model(request.model)
-    pool = PoolConfig(request.pool_frames, request.pool_gb, request.kv_dtype, request.pool_on)
-    request = _filled(request, model)
+    model = planned_model(asked.model)
+    near = kept_near(
+        PoolConfig(asked.pool_frames, asked.pool_gb, asked.kv_dtype, asked.pool_on), model.memory
+    )
+    request = _filled(asked, model)
     dtype, histories = jnp.dtype(outside_blocks(request.dtype)), 1 if request.guidance == 1 else 2
     config: TransformerConfig = model.networks["transformer"].config
     vae = model.networks.get("vae")
     stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
-    stored = {"dtype": dtype, "kv_dtype": request.kv_dtype}
-    near = kept_near(pool, model.memory)
-    pool_of = lambda frames, **more: jax.eval_shape(
+    pool_of = lambda frames, near=None: jax.eval_shape(
         lambda: KVCache.empty(
-            config, histories, frames, tokens, model.chunk_frames, **stored, **more
+            config, histories, frames, tokens, model.chunk_frames, dtype, request.kv_dtype, near
         )
     )
     if request.pool_gb is not None and tokens:
@@ -139,7 +150,7 @@ def memory_plan(request: MemoryRequest) -> MemoryPlan:
         request = dataclasses.replace(request, pool_frames=frames)
     _check(request, config, model, stride, tokens)
 
-    pool = pool_of(request.pool_frames, near=near)
+    pool = pool_of(request.pool_frames, near)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
     if request.dtype == "float8":
@@ -182,23 +193,24 @@ def memory_plan(request: MemoryRequest) -> MemoryPlan:
     return MemoryPlan(request, tokens, histories, kv_per_frame, tuple(lines))
 
 
-def _filled(request: MemoryRequest, model: PlannedModel) -> MemoryRequest:
+def _filled(asked: MemoryRequest, model: PlannedModel) -> FilledRequest:
     # Without camr, frames before the window are never read again, except the sink.
     pool = (
         FILM_FRAMES if model.memory.reaches_all else model.memory.smallest_pool(model.chunk_frames)
     )
-    return dataclasses.replace(
-        request,
-        height=model.video.height if request.height is None else request.height,
-        width=model.video.width if request.width is None else request.width,
-        pool_frames=pool if request.pool_frames is None else request.pool_frames,
-        guidance=model.guidance if request.guidance is None else request.guidance,
-        dtype=request.dtype or model.dtype,
-    )
+    own = {
+        "height": model.video.height,
+        "width": model.video.width,
+        "pool_frames": pool,
+        "guidance": model.guidance,
+        "dtype": model.dtype,
+    }
+    given = {name: value for name, value in vars(asked).items() if value is not None}
+    return FilledRequest(**{**own, **given})
 
 
 def _check(
-    request: MemoryRequest, config: TransformerConfig, model: PlannedModel, stride: int, tokens: int
+    request: FilledRequest, config: TransformerConfig, model: PlannedModel, stride: int, tokens: int
 ) -> None:
     faults = []
     for name, size, patch in (
@@ -280,7 +292,7 @@ def _activations(config: TransformerConfig, model: PlannedModel, tokens: int, dt
     )
 
 
-def _decoding(vae: VAEConfig, chunk_frames: int, request: MemoryRequest, dtype) -> int:
+def _decoding(vae: VAEConfig, chunk_frames: int, request: FilledRequest, dtype) -> int:
     """Bytes of the decoder's peak: a chunk's last upsampling, before and after its convolution."""
     pixels = chunk_frames * vae.temporal_stride * request.height * request.width
     wide = vae.dim * vae.dim_mult[1]

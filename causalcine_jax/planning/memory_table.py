@@ -42,12 +42,12 @@ def table(plan: MemoryPlan) -> str:
         _row("total", _gb(plan.total()), _gb(plan.total(device=True)) if shared else "", "")
     )
     if any(line.name == "text encoder" for line in plan.lines):
-        rest = {"without": ("text encoder",)}
+        rest = ("text encoder",)
         lines.append(
             _row(
                 "total, prompts precomputed",
-                _gb(plan.total(**rest)),
-                _gb(plan.total(device=True, **rest)) if shared else "",
+                _gb(plan.total(without=rest)),
+                _gb(plan.total(device=True, without=rest)) if shared else "",
                 "no text encoder in memory",
             )
         )

@@ -8,7 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -33,7 +33,7 @@ DTYPE = jnp.bfloat16
 
 
 def rollout_steps(
-    config: TrainConfig, films: FilmBatch, mesh: Mesh, planned: PoolConfig
+    config: TrainConfig, films: FilmBatch, mesh: Mesh | AbstractMesh, planned: PoolConfig
 ) -> list[PlannedStep]:
     """denoise, commit and decode of one chunk, with weights placed by config.rollout_weights.
 
@@ -156,7 +156,7 @@ def _sized(parts: dict) -> dict[str, tuple[int, int]]:
     return {name: (size_of(part), device_size_of(part)) for name, part in parts.items()}
 
 
-def _at(leaf, mesh: Mesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:
+def _at(leaf, mesh: Mesh | AbstractMesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:
     # Devices that are not present do not report their memories, and a memory kind on a GPU's
     # concrete mesh is ignored. So host memory is requested on the abstract mesh.
     place = (

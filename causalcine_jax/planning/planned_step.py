@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.models.cache.kv_cache import KVCache, axes_of
@@ -98,7 +98,9 @@ class PlannedStep:
     every: int = 1
 
 
-def training_steps(config: TrainConfig, films: FilmBatch, mesh: Mesh) -> list[PlannedStep]:
+def training_steps(
+    config: TrainConfig, films: FilmBatch, mesh: Mesh | AbstractMesh
+) -> list[PlannedStep]:
     """Every update of the stage, as the training loop runs it.
 
     Raises:
@@ -183,7 +185,7 @@ def _placed(tree, shardings):
     )
 
 
-def _batch(config: TrainConfig, films: FilmBatch, spec: StageSpec, mesh: Mesh):
+def _batch(config: TrainConfig, films: FilmBatch, spec: StageSpec, mesh: Mesh | AbstractMesh):
     """As the loader gives it."""
     stride = config.vae.spatial_stride
     size = (films.height // stride, films.width // stride)
@@ -192,7 +194,7 @@ def _batch(config: TrainConfig, films: FilmBatch, spec: StageSpec, mesh: Mesh):
     return _placed(shapes, dict.fromkeys(shapes, cut))
 
 
-def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh, histories: int) -> int:
+def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh | AbstractMesh, histories: int) -> int:
     """History of `histories` films that is kept while the step runs: what a device holds of it."""
     if not histories:
         return 0

@@ -42,7 +42,7 @@ class Roofline:
 
     @property
     def limit(self) -> str:
-        return max(self.parts, key=self.parts.get)
+        return max(self.parts, key=lambda part: self.parts[part])
 
 
 def roofline(

@@ -53,10 +53,10 @@ def _shot(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray]:
     for position, (who, action) in enumerate(zip(shot.cast, shot.actions, strict=True)):
         character = story.cast[who]
         scale, x, y, facing = _standing(shot, position)
-        x = x + (walk_x if action == "walk" else 0.0) - camera_x
+        across = x + (walk_x if action == "walk" else 0.0) - camera_x
         pen = Pen(
             target,
-            FOCUS[0] + (x - FOCUS[0]) * zoom,
+            FOCUS[0] + (across - FOCUS[0]) * zoom,
             FOCUS[1] + (y - FOCUS[1]) * zoom,
             scale * zoom,
             scale * zoom,
@@ -116,7 +116,8 @@ def _scenery_pens(
             scale,
         )
 
-    return tuple(pen(depth) for depth in DEPTHS)
+    far, middle, near = (pen(depth) for depth in DEPTHS)
+    return far, middle, near
 
 
 def _standing(shot: WorldShot, position: int) -> tuple[float, float, float, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from causalcine_jax.storyworld.render import FIELDS
+from causalcine_jax.storyworld.world import RGB
 
 MAX_SHAPES = 80
 OUTLINE = 0.0125  # frame heights at scale 1; about half a pixel at 48 rows
@@ -111,11 +112,11 @@ class Pen:
           colour, bottom: 0..255 RGB at its top and at its bottom; one colour if `bottom` is None.
           **form: fields of Form.
         """
-        form = Form(**form)
+        drawn = Form(**form)
         px, py = self.point(x, y)
         sign = np.sign(self.scale_x)
-        turn = self.angle + sign * form.angle
-        top, low = form.round if isinstance(form.round, tuple) else (form.round, form.round)
+        turn = self.angle + sign * drawn.angle
+        top, low = drawn.round if isinstance(drawn.round, tuple) else (drawn.round, drawn.round)
         tint = np.asarray(self.tint) / 255.0
         first = np.minimum(np.asarray(colour, np.float64) * tint, 1.0)
         last = first if bottom is None else np.minimum(np.asarray(bottom, np.float64) * tint, 1.0)
@@ -127,24 +128,26 @@ class Pen:
             ry=np.maximum(np.abs(ry * self.scale_y), 1e-3),
             cos=np.cos(turn),
             sin=np.sin(turn),
-            taper=form.taper,
-            bend=form.bend * self.scale_x,
+            taper=drawn.taper,
+            bend=drawn.bend * self.scale_x,
             round_top=max(top, 0.02),
             round_bottom=max(low, 0.02),
-            soft=form.soft * size,
-            alpha=form.alpha,
-            outline=OUTLINE * form.outline * np.sqrt(size),
-            ink=form.ink if form.outline else 1.0,
+            soft=drawn.soft * size,
+            alpha=drawn.alpha,
+            outline=OUTLINE * drawn.outline * np.sqrt(size),
+            ink=drawn.ink if drawn.outline else 1.0,
             **dict(zip(("r0", "g0", "b0"), first, strict=True)),
             **dict(zip(("r1", "g1", "b1"), last, strict=True)),
         )
 
 
-def lighten(colour, amount: float) -> tuple[float, ...]:
+def lighten(colour: RGB, amount: float) -> RGB:
     """Mixes `colour` with white."""
-    return tuple(c + (255 - c) * amount for c in colour)
+    red, green, blue = (c + (255 - c) * amount for c in colour)
+    return red, green, blue
 
 
-def darken(colour, amount: float) -> tuple[float, ...]:
+def darken(colour: RGB, amount: float) -> RGB:
     """Mixes `colour` with black."""
-    return tuple(c * (1 - amount) for c in colour)
+    red, green, blue = (c * (1 - amount) for c in colour)
+    return red, green, blue

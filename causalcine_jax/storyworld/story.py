@@ -99,7 +99,9 @@ def returns(story: WorldStory) -> list[Return]:
 
 def returns_of_plan(plan: list[tuple[int, int, tuple[int, ...]]], window: int) -> list[Return]:
     """As returns(), from bare (start chunk, chunks, cast) of each shot."""
-    first, last, found = {}, {}, []
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    found = []
     for number, (start, length, who) in enumerate(plan):
         for character in who:
             if character in last and last[character] < start - window:

@@ -67,11 +67,11 @@ def sample_story(seed: int, index: int, world: WorldConfig) -> WorldStory:
         for name in PLACES
     }
     global_caption, captions = grammar.write(rng, cast, shots, told)
-    shots = tuple(
+    captioned = tuple(
         dataclasses.replace(shot, caption=caption)
         for shot, caption in zip(shots, captions, strict=True)
     )
-    return WorldStory(seed, index, world, cast, told, shots, layouts, global_caption)
+    return WorldStory(seed, index, world, cast, told, captioned, layouts, global_caption)
 
 
 def retold(story: WorldStory, rng: np.random.Generator) -> WorldStory:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from causalcine_jax.errors import raise_faults
 
-RGB = tuple[int, int, int]
+RGB = tuple[float, float, float]  # 0..255
 
 # Fur colours differ in hue or lightness, also under the light of TIMES and after a small VAE.
 COLOURS: dict[str, RGB] = {

@@ -12,6 +12,7 @@ import contextlib
 import json
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -133,8 +134,8 @@ class _Position:
         self._batches.set_state(json.loads(await asyncio.to_thread((folder / self.FILE).read_text)))
 
 
-def flat(state: TrainState) -> dict[str, jax.Array]:
-    """The arrays of a state by name, in the order of its leaves."""
+def flat(state: TrainState) -> dict[str, Any]:
+    """The arrays of a state, or their shapes, by name, in the order of its leaves."""
     leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     if len(leaves) != len(jax.tree.leaves(state)):
         raise AssertionError("two arrays of the state have the same name")

@@ -110,7 +110,7 @@ class _Flags:
         self.options[name] = _value(f"--{name}", known[name], negated, text, words)
 
 
-def _field(kind: type, name: str, groups: list[str]) -> type:
+def _field(kind: Any, name: str, groups: list[str]) -> Any:
     """The type of the field `name` of the dataclass `kind`, which `groups` lead to."""
     if not dataclasses.is_dataclass(kind):
         raise UsageError(f"{'.'.join(groups)} is a single value, it has no {name}")
@@ -120,7 +120,7 @@ def _field(kind: type, name: str, groups: list[str]) -> type:
     return known[name]
 
 
-def _value(name: str, kind: type, negated: bool, text: str | None, words: Iterator[str]):
+def _value(name: str, kind: Any, negated: bool, text: str | None, words: Iterator[str]):
     """The value of a flag: after its `=`, else the next word; a boolean needs none."""
     from causalcine_jax.training.checks import KINDS
 

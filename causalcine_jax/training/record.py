@@ -104,7 +104,7 @@ def check_record(
 
 
 def _first_skipped(update: Update, window: Window) -> int:
-    return window.until - (window.longest - 1) * update.every
+    return int(window.until - (window.longest - 1) * update.every)
 
 
 class Clock:

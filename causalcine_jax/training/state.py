@@ -11,7 +11,7 @@ record are carried, so that an interrupted run writes the same records as one th
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +139,7 @@ class Stage:
         return trained, {**fixed, **others}
 
 
+@runtime_checkable
 class Batches(Protocol):
     """The part of grain's DatasetIterator that training uses."""
 

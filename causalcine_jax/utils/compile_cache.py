@@ -194,7 +194,8 @@ def _say_troubles_once(folder: Path) -> None:
 
     Unreadable entries are removed, so that they are compiled again.
     """
-    reported, show = [], warnings.showwarning
+    show = warnings.showwarning
+    reported: list[str] = []
 
     def show_once(message, category, filename, lineno, file=None, line=None):
         if (trouble := _TROUBLE.match(str(message))) is None:

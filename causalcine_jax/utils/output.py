@@ -19,7 +19,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # what another platform lacks
 
 from causalcine_jax.errors import DataError, UsageError, printable
 from causalcine_jax.utils.atomic_file import remove_partials

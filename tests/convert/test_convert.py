@@ -57,7 +57,9 @@ def checkpoint_shapes(module_class, config, rules):
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     return {
         place.key: place.shape
-        for place in tables.places(shapes, rules, getattr(config, "patch_size", None))
+        for place in tables.places(
+            shapes, rules, config.patch_size if rules is tables.TRANSFORMER else None
+        )
     }
 
 

@@ -62,12 +62,11 @@ def vae():
     return jax.jit(lambda key: VAE(CONFIG, key=key))(jax.random.key(0))
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class PoolingVAE:
+class PoolingVAE(VAE):
     """Averages 4 frames of 8x8 pixels in place of a network, which is enough to test resuming."""
 
-    cfg: VAEConfig = CONFIG
+    def __init__(self):
+        self.cfg = CONFIG
 
     def encode_first(self, video):
         return self._latents(jnp.concatenate([video[:, :1]] * 3 + [video], axis=1)), ()

@@ -14,8 +14,7 @@ from causalcine_jax.errors import UsageError
 
 @pytest.fixture
 def pair():
-    x0, noise = np.random.default_rng(0).normal(size=(2, 2, 6, 2, 3, 4)).astype(np.float32)
-    return x0, noise
+    return jax.random.normal(jax.random.key(0), (2, 2, 6, 2, 3, 4))
 
 
 def test_the_path_runs_from_data_to_noise(pair):

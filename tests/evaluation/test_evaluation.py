@@ -25,7 +25,7 @@ from causalcine_jax.evaluation.report import build_report, markdown
 from causalcine_jax.evaluation.storyworld import free_films, recall
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.free_films import score_film
-from causalcine_jax.evaluation.storyworld.judge import CLASSES
+from causalcine_jax.evaluation.storyworld.judge import CLASSES, OF_FRAME
 from causalcine_jax.evaluation.storyworld.reading import (
     CharacterReading,
     Judge,
@@ -170,7 +170,7 @@ def test_who_is_found_by_hand():
         "motion": np.zeros((4, 2, 1)),
     }
     maps |= {
-        name: np.zeros((4, 2, len(classes)))
+        name: np.zeros((4, len(classes)) if name in OF_FRAME else (4, 2, len(classes)))
         for name, classes in CLASSES.items()
         if name != "action"
     }

@@ -4,8 +4,10 @@ import dataclasses
 import threading
 from threading import Event
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_models import SIZE, WORDS, tiny_model
@@ -21,6 +23,8 @@ from causalcine_jax.film.pool import frames_wanted
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import ChunkOutput, RolloutState
 from causalcine_jax.film.whole_film import WHOLE_FILM
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import Shot, Story
 
@@ -48,14 +52,14 @@ class Paper:
     def roll(self, model, state, prompt, settings, *, latents):
         self.calls.append((prompt, state.chunk))
         frames = np.zeros((9 if state.chunk == 0 else 12, 16, 32, 3), np.uint8)
-        made = ChunkOutput(frames, np.zeros((1, 3, 2, 4, 4)), np.full((1, 5), -1), {})
+        made = ChunkOutput(frames, jnp.zeros((1, 3, 2, 4, 4)), np.full((1, 5), -1), {})
         return dataclasses.replace(state, chunk=state.chunk + 1), made
 
 
 def paper_director(story, paper=None, **options):
-    transformer = SimpleNamespace(config=SimpleNamespace(text_len=24))
+    transformer = Mock(spec=Transformer, config=SimpleNamespace(text_len=24))
     sampler = SamplerConfig(steps=2, guidance=1.0)
-    model = Model(transformer, None, None, WORDS, SIZE, sampler, MemoryConfig())
+    model = Model(transformer, Mock(spec=VAE), None, WORDS, SIZE, sampler, MemoryConfig())
     return Director(model, story, moves=(paper or Paper()).moves, **options)
 
 

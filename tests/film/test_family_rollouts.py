@@ -9,6 +9,7 @@ The reference follows Self-Forcing, Causal-Forcing and CausVid, and shares no co
 """
 
 import dataclasses
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from causalcine_jax.film import rollout
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import new_state, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.dit import TextContext, Transformer
 
 HEIGHT, WIDTH = 4, 6
 ROWS, COLUMNS = HEIGHT // 2, WIDTH // 2
@@ -239,10 +240,10 @@ def test_the_rollout_gives_the_first_chunk_its_own_steps(monkeypatch):
     memory = each.memory
     settings = FilmSettings(each.sampler, memory, PoolConfig(memory.smallest_pool(3)), 16, 16)
     model = tiny_model()
-    state = new_state(model, settings)
+    state, prompt = new_state(model, settings), Mock(spec=TextContext)
     for index in range(3):
         with pytest.raises(StopIteration):
-            roll_chunk(model, dataclasses.replace(state, chunk=index), None, settings)
+            roll_chunk(model, dataclasses.replace(state, chunk=index), prompt, settings)
     assert asked == [4, 1, 1]
 
 

@@ -88,7 +88,10 @@ def test_gradients_of_attention_are_those_of_xla(lengths):
 @needs_kernels
 def test_what_the_kernel_cannot_attend_goes_segment_by_segment():
     past = lambda dtype: History(
-        jnp.zeros((1, 3, 4, 2, 32), dtype), jnp.zeros((1, 3, 4, 2, 32), dtype), None, jnp.arange(3)
+        jnp.zeros((1, 3, 4, 2, 32), dtype),
+        jnp.zeros((1, 3, 4, 2, 32), dtype),
+        jnp.zeros((1, 3, 2, 32)),
+        jnp.arange(3),
     )
     q = jnp.zeros((1, 2, 12, 2, 32))
     assert attention_segments.fits(q, past(jnp.float32), MemoryConfig())

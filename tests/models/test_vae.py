@@ -150,7 +150,7 @@ def test_downsample_keeps_the_first_frame_and_halves_the_rest():
 
 def test_patches_are_ordered_as_in_wan2_2():
     """Wan2.2: b c f (h q) (w r) -> b (c r q) f h w; here channels come last."""
-    video = np.arange(2 * 4 * 6 * 3).reshape(1, 2, 4, 6, 3)
+    video = jnp.arange(2.0 * 4 * 6 * 3).reshape(1, 2, 4, 6, 3)
     folded = patches(video, 2)
     assert folded.shape == (1, 2, 2, 3, 12)
     for colour, column, row in itertools.product(range(3), range(2), range(2)):
@@ -215,9 +215,9 @@ def test_loss_is_the_sum_of_its_parts_and_differentiable(vae, video):
 
 
 def test_edge_difference_by_hand():
-    step = np.zeros((1, 1, 2, 3, 1), np.float32)
-    step[..., 1:, :] = 1.0  # one vertical edge in either row: 2 of 4 horizontal differences are 1
-    assert edge_difference(step, np.zeros_like(step)) == pytest.approx(0.5)
+    step = jnp.zeros((1, 1, 2, 3, 1)).at[..., 1:, :].set(1.0)
+    # One vertical edge in either row: 2 of 4 horizontal differences are 1.
+    assert edge_difference(step, jnp.zeros_like(step)) == pytest.approx(0.5)
     assert edge_difference(step + 7, step) == 0
 
 

@@ -68,7 +68,10 @@ def test_all_keys_and_shapes_both_ways(name):
     part, module_class, config, rules, count = CASES[name]
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     original = {
-        p.key: p.shape for p in tables.places(shapes, rules, getattr(config, "patch_size", None))
+        p.key: p.shape
+        for p in tables.places(
+            shapes, rules, config.patch_size if rules is tables.TRANSFORMER else None
+        )
     }
     theirs = state_dict(part, config)
     table = key_table(part, original)

@@ -51,7 +51,9 @@ def load(tensors: dict[str, np.ndarray], config, loader, folder):
 
 def _tensors(module_class, config, rules, seed: int) -> dict[str, np.ndarray]:
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    places = tables.places(shapes, rules, getattr(config, "patch_size", None))
+    places = tables.places(
+        shapes, rules, config.patch_size if rules is tables.TRANSFORMER else None
+    )
     return {place.key: _random(place.key, place.shape, seed) for place in places}
 
 

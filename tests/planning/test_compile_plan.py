@@ -165,7 +165,7 @@ def test_a_cycle_of_updates_is_reported_beside_the_mean_step(tmp_path):
     """One student update and five critic updates, as bench.py measures DMD."""
     config = tiny_config(tmp_path)
     blank = planning._refused(
-        planning.PlannedStep("", None, (), {}),
+        planning.PlannedStep("", print, (), {}),
         target("h200"),
         0.0,
         "",

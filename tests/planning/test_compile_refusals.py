@@ -3,10 +3,12 @@
 import dataclasses
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import Mesh
 from plan_cases import FILMS, REFUSAL, TINY, launched
 from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
@@ -37,7 +39,7 @@ def test_a_compiler_that_fails_is_one_clear_error():
         match=r"^the compiler for h200:1x1 fails at denoise, .*: INTERNAL: no tiles for %dot.7$",
     ):
         planning.account(
-            step, SimpleNamespace(abstract_mesh=mesh_of_nothing(1, 1)), target("h200:1x1")
+            step, Mock(spec=Mesh, abstract_mesh=mesh_of_nothing(1, 1)), target("h200:1x1")
         )
 
 
@@ -74,7 +76,9 @@ def test_an_impossible_flag_is_one_clear_error(flags, fault, monkeypatch, capsys
 
 
 def test_a_refusal_by_a_tpus_compiler_is_reported_with_its_largest_allocations():
-    step = planning.PlannedStep("step", None, (), parts={"parameters": (64 * 5 * 2**30, 5 * 2**30)})
+    step = planning.PlannedStep(
+        "step", print, (), parts={"parameters": (64 * 5 * 2**30, 5 * 2**30)}
+    )
     account = planning._refused(
         step, target("v5e:8x8"), 1e12, REFUSAL, {"trace": 1.0, "compile": 2.0}
     )
@@ -104,7 +108,7 @@ def test_advice_names_the_weights_that_a_rollout_replicates(tmp_path):
         tmp_path, stage="dmd", teacher="teacher", train_text_encoder=False, critic_optim=optim
     )
     account = planning._refused(
-        planning.PlannedStep("critic", None, (), {"parameters": (8, 2)}),
+        planning.PlannedStep("critic", print, (), {"parameters": (8, 2)}),
         target("v6e:2x2"),
         1.0,
         REFUSAL,

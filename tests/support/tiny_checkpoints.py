@@ -58,7 +58,9 @@ def tensors(part: str, dtype=np.float32, **changes) -> dict[str, np.ndarray]:
     }[part]
     config = type(config)(**{**vars(config), **changes})
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    places = tables.places(shapes, rules, getattr(config, "patch_size", None))
+    places = tables.places(
+        shapes, rules, config.patch_size if rules is tables.TRANSFORMER else None
+    )
     return {
         p.key: np.random.default_rng(zlib.crc32(p.key.encode()))
         .standard_normal(p.shape)

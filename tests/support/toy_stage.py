@@ -30,9 +30,10 @@ def toy_config(out, **changes) -> TrainConfig:
 
 def toy_loss(trained, fixed, batch, key):
     """Returns the loss; it is NaN for a poisoned batch, one with a negative `x[0, 0]`."""
-    error = trained["net"](batch["x"]) - 2 * batch["x"]
-    loss = jnp.mean(jnp.square(error)) + jnp.where(batch["x"][0, 0] < 0, jnp.nan, 0.0)
-    return loss, {"first": (batch["x"][0, 0], jnp.ones(()))}
+    x = jnp.asarray(batch["x"])
+    error = trained["net"](x) - 2 * x
+    loss = jnp.mean(jnp.square(error)) + jnp.where(x[0, 0] < 0, jnp.nan, 0.0)
+    return loss, {"first": (x[0, 0], jnp.ones(()))}
 
 
 def toy_batches(batch: int, poisoned: tuple[int, ...] = (), seed: int = 0):

@@ -1,10 +1,9 @@
 """What long work shows: how much is done and how long the rest takes."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from causalcine_jax.film.filming import _ProgressLine
+from causalcine_jax.film.moves import Chunk
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.utils.progress import progress_bar, time_left
 
@@ -36,8 +35,8 @@ def test_a_films_line_counts_from_one_and_leaves_out_what_compiles(capsys):
     ] * 2
     for index, seconds in enumerate(laps):
         shot = story.shots[index >= 2]
-        frames = np.zeros((12, 1, 1, 3))
-        line.show(SimpleNamespace(index=index, shot=shot, frames=frames, seconds=seconds))
+        frames, retrieved = np.zeros((12, 1, 1, 3), np.uint8), np.zeros((1, 0), np.int32)
+        line.show(Chunk(frames, index, shot, retrieved, seconds))
     assert capsys.readouterr().err.splitlines() == [
         "chunk 1/6  shot 1/2 a  12.0 fps",
         "chunk 2/6  shot 1/2 a  0.5 fps",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt, UInt8
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -54,7 +54,7 @@ class BatchRollout:
         object.__setattr__(self, "model", replace(self.model, chunk_frames=CHUNK_FRAMES))
 
     def encode(
-        self, films: list[UInt8[np.ndarray, "t h w 3"]], chunks: int
+        self, films: list[UInt8[np.ndarray, "t height width 3"]], chunks: int
     ) -> Float[Array, "b f h w z"]:
         """Returns latents of every film's first `chunks` chunks.
 
@@ -78,14 +78,14 @@ class BatchRollout:
             pieces.append(encoded[0])
         return jnp.concatenate(pieces, axis=1)
 
-    def decode(self, latents: Float[Array, "b f h w z"]) -> UInt8[np.ndarray, "b t h w 3"]:
+    def decode(self, latents: Float[Array, "b f y x z"]) -> UInt8[np.ndarray, "b t h w 3"]:
         """Decodes whole films, chunk by chunk."""
         return self.decoded_after(
             None, jnp.split(latents, latents.shape[1] // CHUNK_FRAMES, axis=1)
         )
 
     def decoded_after(
-        self, cache, chunks: list[Float[Array, "b c h w z"]]
+        self, cache, chunks: list[Float[Array, "b c y x z"]]
     ) -> UInt8[np.ndarray, "b t h w 3"]:
         """Decodes chunks that follow the one which left the decoder's `cache` (None: no chunk).
 
@@ -179,6 +179,6 @@ def _embed(text_encoder, transformer, ids, mask) -> TextContext:
 
 @jax.jit(static_argnums=2)
 def _noise(
-    key: Array, stories: Int[Array, " b"], shape: tuple[int, ...]
+    key: Array, stories: UInt[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b c h w z"]:
     return jax.vmap(lambda story: jax.random.normal(jax.random.fold_in(key, story), shape))(stories)

@@ -27,6 +27,7 @@ from causalcine_jax.storyworld.world import (
     SPECIES,
     TIMES,
 )
+from causalcine_jax.utils.arrays import AnyArray
 
 HEIGHT, WIDTH = 48, 80
 CLIP_FRAMES, CLIP_STRIDE = 4, 3  # what the action head looks at: 10 frames of film
@@ -102,12 +103,12 @@ def look(params: Params, frames: Float[Array, "n 48 80 3"]) -> dict[str, Array]:
     return out | {name: _linear(params, name, whole) for name in OF_FRAME}
 
 
-def act(params: Params, motion: Float[Array, "*n looks features"]) -> Float[Array, "*n actions"]:
+def act(params: Params, motion: Float[AnyArray, "*n looks features"]) -> Float[Array, "*n actions"]:
     """Returns logits of a character's action in a clip.
 
     `motion`: its motion features and position in each of CLIP_FRAMES looks.
     """
-    clip = motion.reshape(*motion.shape[:-2], -1)
+    clip = jnp.asarray(motion).reshape(*motion.shape[:-2], -1)
     return _linear(params, "action", jax.nn.relu(_linear(params, "action_hidden", clip)))
 
 

@@ -26,6 +26,7 @@ from causalcine_jax.evaluation.storyworld.judge import (
     WIDTH,
 )
 from causalcine_jax.storyworld import SPECIES, WorldShot, WorldStory
+from causalcine_jax.utils.arrays import AnyArray
 
 BLOCK = 64  # frames read at once, so that one size compiles
 FOUND = 0.5  # mean probability from which on a character counts as found
@@ -36,13 +37,13 @@ class Reading:
     """The judge's probabilities per frame and per cell of its map; `motion` is for judge.act."""
 
     figure: Float[np.ndarray, "t cells"]
-    species: Float[np.ndarray, "t cells classes"]
-    colour: Float[np.ndarray, "t cells classes"]
-    accessory: Float[np.ndarray, "t cells classes"]
-    motion: Float[np.ndarray, "t cells features"]
-    place: Float[np.ndarray, "t classes"]
-    time: Float[np.ndarray, "t classes"]
-    size: Float[np.ndarray, "t classes"]
+    species: Float[np.ndarray, "t cells _"]
+    colour: Float[np.ndarray, "t cells _"]
+    accessory: Float[np.ndarray, "t cells _"]
+    motion: Float[np.ndarray, "t cells _"]
+    place: Float[np.ndarray, "t _"]
+    time: Float[np.ndarray, "t _"]
+    size: Float[np.ndarray, "t _"]
 
     def frames(self, frames: range) -> "Reading":
         """Returns the reading of some of its frames."""
@@ -216,8 +217,8 @@ def shrink_to_judge(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t
 
 
 @jax.jit
-def _probabilities(params: judge.Params, frames: UInt8[np.ndarray, "n 48 80 3"]):
-    seen = judge.look(params, frames.astype(jnp.float32) / 255)
+def _probabilities(params: judge.Params, frames: UInt8[AnyArray, "n 48 80 3"]):
+    seen = judge.look(params, jnp.asarray(frames, jnp.float32) / 255)
     kept = {"figure": jax.nn.sigmoid(seen["figure"]), "motion": seen["motion"]}
     return kept | {
         name: jax.nn.softmax(seen[name]) for name in ("species", *OF_CHARACTER, *OF_FRAME)

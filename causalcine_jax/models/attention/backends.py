@@ -67,8 +67,9 @@ def _own_forward(q, k, v, lengths):
 def _own_backward(operands, gradient):
     q, k, v, lengths, kept = operands
     if kept is not None:
+        out, log_sum = kept
         return *cpu_kernels.flash_attention_backward(
-            q, k, v, _lengths(q, k, lengths), *kept, gradient
+            q, k, v, _lengths(q, k, lengths), out, log_sum, gradient
         ), None
     _, backward = jax.vjp(lambda q, k, v: _xla_cpu(q, k, v, lengths), q, k, v)
     return *backward(gradient), None
@@ -93,13 +94,13 @@ def _xla_cpu(q, k, v, lengths):
     scores = heads * queries * k.shape[1]  # of one film
     turns = -(-scores // SCORES_AT_ONCE)
     if films > 1 and films * scores > SCORES_AT_ONCE:
-        out = jax.lax.map(lambda film: _by_blocks(*film, turns), operands)
+        out = jax.lax.map(lambda film: _by_blocks(turns, *film), operands)
     else:
-        out = jax.vmap(lambda *film: _by_blocks(*film, turns))(*operands)
+        out = jax.vmap(lambda *film: _by_blocks(turns, *film))(*operands)
     return heads_first(out).astype(v.dtype)
 
 
-def _by_blocks(q, k, v, length, turns: int):
+def _by_blocks(turns: int, q, k, v, length):
     """Attention of one film's scaled queries [h, t, d], in a loop over `turns` blocks of them."""
     if turns == 1:
         return _softmax_sum(q, k, v, length)

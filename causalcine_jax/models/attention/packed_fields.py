@@ -78,6 +78,7 @@ def attend_fields(
 
     All are rotated to their slots here. Call it only where `fits` is true.
     """
+    assert isinstance(past.k, Array) and isinstance(past.v, Array)
     tokens, head_dim = grid[0] * grid[1], q.shape[-1]
     slots = q.shape[2] // tokens + field.frame.shape[2]
     cos, sin = (
@@ -125,7 +126,7 @@ def _backward(kept, gradient):
     operands, out, logs = kept
     call = jax.ffi.ffi_call(FIELDS_BACKWARD, operands[:5])
     gradients = call(*operands, out, logs, gradient)
-    return (_Operands(*gradients, frame=None, length=None, cos=None, sin=None),)
+    return (_Operands._make((*gradients, None, None, None, None)),)
 
 
 _attend.defvjp(_forward_kept, _backward)

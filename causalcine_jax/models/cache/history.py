@@ -59,22 +59,26 @@ class History:
     layer: Int[Array, ""] | None = None
     near: Int[Array, "b n"] | None = None
 
+    def whole_pools(self) -> tuple[PoolFrames, PoolFrames]:
+        """k and v of a pool that is passed whole: `layer` is set."""
+        assert isinstance(self.k, PoolFrames) and isinstance(self.v, PoolFrames)
+        return self.k, self.v
+
 
 def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
     """Returns keys and values [b, r, p, h, d] of the field's frames, in their stored form.
 
     Entries beyond the field's length are arbitrary but finite.
     """
-    sources = (past.k, past.v)
     if past.layer is None:
-        return tuple(
-            jax.tree.map(lambda stored: _gather(stored, field.frame), frames) for frames in sources
-        )
-    values = _picked(past, field) if past.near is None else _brought_over(past, field)
+        gathered = lambda frames: jax.tree.map(lambda stored: _gather(stored, field.frame), frames)
+        return gathered(past.k), gathered(past.v)
+    k, v = _picked(past, field) if past.near is None else _brought_over(past, field)
     stored = lambda value, scale: (
         value if scale is None else Quantised(value, _gather(scale, field.frame))
     )
-    return tuple(stored(value, frames.scale) for value, frames in zip(values, sources, strict=True))
+    pool_k, pool_v = past.whole_pools()
+    return stored(k, pool_k.scale), stored(v, pool_v.scale)
 
 
 def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped[Array, "b r *d"]:
@@ -89,19 +93,20 @@ def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h
         from causalcine_jax.models.cache.frame_gather import gather_frames as pick
 
     rows, shape = _rows_of(past, field.frame), field.frame.shape
-    values = (pick(_in_rows(frames.stored), rows) for frames in (past.k, past.v))
+    values = (pick(_in_rows(frames.stored), rows) for frames in past.whole_pools())
     return [value.reshape(*shape, *value.shape[1:]) for value in values]
 
 
 def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
     """Gathers values of the field's frames where not all of them are on the device."""
+    k, v = past.whole_pools()
+    assert past.near is not None and k.near is not None and v.near is not None
     is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
     missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
-    sources = (past.k, past.v)
-    values = [_gather(frames.near, jnp.argmax(is_near, axis=-1)) for frames in sources]
+    values = [_gather(near, jnp.argmax(is_near, axis=-1)) for near in (k.near, v.near)]
     return _with_copies(
         values,
-        [_in_rows(frames.stored) for frames in sources],
+        [_in_rows(frames.stored) for frames in (k, v)],
         _rows_of(past, field.frame),
         missing,
     )
@@ -114,7 +119,8 @@ def _in_rows(stored: Shaped[Array, "l b f p h d"]) -> Shaped[Array, "lbf p h d"]
 
 def _rows_of(past: History, frame: Int[Array, "b r"]) -> Int[Array, " br"]:
     """Row indices of this layer's frames."""
-    _, films, frames = past.k.stored.shape[:3]
+    _, films, frames = past.whole_pools()[0].stored.shape[:3]
+    assert past.layer is not None
     return ((past.layer * films + jnp.arange(films)[:, None]) * frames + frame).reshape(-1)
 
 

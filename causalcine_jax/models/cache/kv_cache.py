@@ -10,6 +10,7 @@ or in host memory with those that the next chunk will most likely want also on t
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +36,31 @@ class Near:
     (-1: none).
     """
 
-    k: Shaped[Array, "l b n p h d"]  # in the stored form; the scales are always on the device
-    v: Shaped[Array, "l b n p h d"]
-    time: Int[Array, "l b n"]
+    k: Shaped[Array, "*l b n p h d"]  # in the stored form; the scales are always on the device
+    v: Shaped[Array, "*l b n p h d"]
+    time: Int[Array, "*l b n"]
     chunks: int = dataclasses.field(metadata={"static": True})
 
 
 # Values of k and v of frames that memory retrieved, and their indices in the film (-1: none).
 Retrieved = tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], Int[Array, "l b m"]]
+
+
+class LayerParts(NamedTuple):
+    """What layers have of a pool for themselves: arrays [l, ...], the inputs of a scan over them.
+
+    k, v    frames; None where each layer gathers from those of all layers
+    layer   which layer this is, if k and v are None; then also
+    scales  of k and v, where they are quantised
+    near    the frames that are also on the device, where the pool is in host memory
+    """
+
+    descriptors: Float[Array, "*l b f h d"]
+    k: Frames | None = None
+    v: Frames | None = None
+    layer: Int[Array, "*l"] | None = None
+    scales: tuple[Array | None, Array | None] = (None, None)
+    near: Near | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -103,10 +121,9 @@ class KVCache:
                 chunks = min(near[0], *slots)
                 held = (config.num_layers, batch, chunks * chunk_frames + min(near[1], frames))
                 empty = lambda like: jnp.zeros((*held, *like.shape[3:]), like.dtype)
-                copies = [empty(values_of(stored)) for stored in (k, v)]
-                pool = dataclasses.replace(
-                    pool, near=Near(*copies, jnp.full(held, -1, jnp.int32), chunks)
-                )
+                near_k, near_v = (empty(values_of(stored)) for stored in (k, v))
+                copies = Near(near_k, near_v, jnp.full(held, -1, jnp.int32), chunks)
+                pool = dataclasses.replace(pool, near=copies)
             return jax.tree.map(lambda a: shard(a, *axes_of(a)), pool)
 
         # Compiled under a mesh, so that the arrays are created sharded.
@@ -124,7 +141,10 @@ class KVCache:
         """The pytree with each array replaced by the kind of memory that holds it."""
         kinds = jax.tree.map(lambda _: DEVICE, self)
         host = lambda frames: (
-            dataclasses.replace(frames, values=HOST) if isinstance(frames, Quantised) else HOST
+            # No array in this tree, only names.
+            dataclasses.replace(frames, values=HOST)  # type: ignore[arg-type]
+            if isinstance(frames, Quantised)
+            else HOST
         )
         return (
             kinds
@@ -148,25 +168,16 @@ class KVCache:
         )
         return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
 
-    def layers(self, readers: int = 1) -> History:
-        """The inputs of a scan over layers: arrays [l, ...] from which `readers` segments gather.
-
-        What all layers share is missing; `of_layer` adds it.
-        """
+    def layers(self, readers: int = 1) -> LayerParts:
+        """The inputs of a scan over layers, for `readers` segments that gather from the pool."""
         if self.near is None and not (readers == 1 and self._picked_in_place()):
-            return History(self.k, self.v, self.descriptors, None)
-        part = lambda frames, near: PoolFrames(
-            None, frames.scale if isinstance(frames, Quantised) else None, near
-        )
-        near = self.near or Near(None, None, None, 0)
-        k, v = part(self.k, near.k), part(self.v, near.v)
-        return History(
-            k,
-            v,
+            return LayerParts(self.descriptors, self.k, self.v)
+        scale = lambda frames: frames.scale if isinstance(frames, Quantised) else None
+        return LayerParts(
             self.descriptors,
-            None,
-            jnp.arange(self.descriptors.shape[0], dtype=jnp.int32),
-            near.time,
+            layer=jnp.arange(self.descriptors.shape[0], dtype=jnp.int32),
+            scales=(scale(self.k), scale(self.v)),
+            near=self.near,
         )
 
     def _picked_in_place(self) -> bool:
@@ -182,13 +193,18 @@ class KVCache:
 
         return reads_in_place(self.descriptors.shape[-1])
 
-    def of_layer(self, part: History) -> History:
-        """A layer's part of `layers`, completed with what all layers share."""
-        part = dataclasses.replace(part, time=self.frame_time())
-        if part.layer is None:
-            return part
-        whole = lambda frames, stored: dataclasses.replace(frames, stored=values_of(stored))
-        return dataclasses.replace(part, k=whole(part.k, self.k), v=whole(part.v, self.v))
+    def of_layer(self, part: LayerParts) -> History:
+        """The history of a layer, from its part of `layers` and what all layers share."""
+        time, near = self.frame_time(), part.near
+        if part.k is not None and part.v is not None:
+            return History(part.k, part.v, part.descriptors, time)
+        copies = (None, None) if near is None else (near.k, near.v)
+        k, v = (
+            PoolFrames(values_of(stored), scale, copied)
+            for stored, scale, copied in zip((self.k, self.v), part.scales, copies, strict=True)
+        )
+        near_time = None if near is None else near.time
+        return History(k, v, part.descriptors, time, part.layer, near_time)
 
 
 def _size(arrays) -> int:
@@ -240,18 +256,18 @@ def write(
     Args:
       retrieved: with a pool in host memory, the frames that memory retrieved for this chunk.
     """
-    descriptors, k, v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
+    descriptors, new_k, new_v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
     put = lambda buffers, new: jax.tree.map(
         lambda buffer, part: _put(buffer, part, slot * cache.chunk_frames), buffers, new
     )
     return KVCache(
-        k=put(cache.k, k),
-        v=put(cache.v, v),
+        k=put(cache.k, new_k),
+        v=put(cache.v, new_v),
         descriptors=put(cache.descriptors, descriptors),
         time=cache.time.at[slot].set(chunk_index),
         usage=cache.usage.at[slot].set(usage),
         near=cache.near
-        and _near_after(cache.near, chunk_index, values_of(k), values_of(v), retrieved),
+        and _near_after(cache.near, chunk_index, values_of(new_k), values_of(new_v), retrieved),
     )
 
 
@@ -263,17 +279,17 @@ def _near_after(
     time = jnp.broadcast_to(
         chunk_index * chunk_frames + jnp.arange(chunk_frames, dtype=jnp.int32), k.shape[:3]
     )
-    arrays, first = (near.k, near.v, near.time), chunk_index % near.chunks * chunk_frames
-    arrays = [_put(array, new, first) for array, new in zip(arrays, (k, v, time), strict=True)]
-    if retrieved is not None:
-        arrays = [
-            _put(array, new, near.chunks * chunk_frames)
-            for array, new in zip(arrays, retrieved, strict=True)
-        ]
-    return Near(*arrays, near.chunks)
+
+    def put(near: Near, new: Retrieved, first: int | Array) -> Near:
+        held = zip((near.k, near.v, near.time), new, strict=True)
+        k, v, time = (_put(array, part, first) for array, part in held)
+        return Near(k, v, time, near.chunks)
+
+    near = put(near, (k, v, time), chunk_index % near.chunks * chunk_frames)
+    return near if retrieved is None else put(near, retrieved, near.chunks * chunk_frames)
 
 
-def _put(buffer: Array, new: Array, first: Int[Array, ""]) -> Array:
+def _put(buffer: Array, new: Array, first: int | Int[Array, ""]) -> Array:
     """Writes the frames `new` to `buffer` from index `first`, in the buffer's kind of memory."""
     if (space := jax.typeof(buffer).memory_space) != jax.memory.Space.Device:
         new = jax.device_put(new, space)

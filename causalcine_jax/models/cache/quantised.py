@@ -46,8 +46,8 @@ def zeros(shape: tuple[int, ...], dtype, kv_dtype: str) -> Frames:
     return Quantised(jnp.zeros(shape, STORED[kv_dtype]), jnp.zeros((*films, heads), jnp.float32))
 
 
-def values_of(frames: Frames) -> Shaped[Array, "*b f p h d"]:
-    """The frames' array without the scales: nearly all of their bytes."""
+def values_of(frames):
+    """The array [*b, f, p, h, d] of `Frames`, or its shape, without the scales."""
     return frames.values if isinstance(frames, Quantised) else frames
 
 
@@ -61,7 +61,7 @@ def stored_as(buffer: Frames, frames: Float[Array, "*b f p h d"]) -> Frames:
 
 def rounded(
     x: Float[Array, "*n"], dtype, axes: int | tuple[int, ...]
-) -> tuple[Shaped[Array, "*n"], Float[Array, "*n"]]:
+) -> tuple[Shaped[Array, "*n"], Float[Array, "*#n"]]:
     """Quantises x to `dtype` (int8 or a float8), with one scale over `axes`.
 
     The product of the results is near x. The scale keeps `axes` with size 1, and is 0 where x is

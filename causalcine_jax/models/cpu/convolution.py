@@ -32,11 +32,11 @@ class Window:
 
     def turned(self, x_frames: int, taps: tuple[int, ...]) -> "Window":
         """The window of the convolution that is x's gradient."""
-        pads = tuple(
+        rows, columns = (
             (tap - 1 - before, tap - 1 - after)
             for tap, (before, after) in zip(taps[1:], self.pads, strict=True)
         )
-        return Window(x_frames, 1 - taps[0] - self.ahead, pads)
+        return Window(x_frames, 1 - taps[0] - self.ahead, (rows, columns))
 
 
 def convolves(dtype) -> bool:

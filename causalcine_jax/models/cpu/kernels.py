@@ -143,9 +143,9 @@ def flash_attention_kept(
     """
     lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
     like = (q, jnp.swapaxes(q[..., 0], -1, -2))
-    return tuple(
-        jax.ffi.ffi_call(ATTENTION_KEPT, like, vmap_method="broadcast_all")(q, k, v, lengths)
-    )
+    call = jax.ffi.ffi_call(ATTENTION_KEPT, like, vmap_method="broadcast_all")
+    out, log_sum = call(q, k, v, lengths)
+    return out, log_sum
 
 
 def flash_attention_backward(
@@ -153,11 +153,9 @@ def flash_attention_backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of q, k and v, given that of the output of `flash_attention_kept`."""
     lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
-    return tuple(
-        jax.ffi.ffi_call(ATTENTION_BACKWARD, (q, k, v), vmap_method="broadcast_all")(
-            q, k, v, lengths, out, log_sum, gradient
-        )
-    )
+    call = jax.ffi.ffi_call(ATTENTION_BACKWARD, (q, k, v), vmap_method="broadcast_all")
+    of_q, of_k, of_v = call(q, k, v, lengths, out, log_sum, gradient)
+    return of_q, of_k, of_v
 
 
 def multiplies(dtype) -> bool:

@@ -44,12 +44,13 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
-        self._eos = backend.token_to_id(EOS)
+        eos = backend.token_to_id(EOS)
         self._unknown = backend.token_to_id(UNKNOWN)
-        if self._eos is None or backend.token_to_id(PAD) != 0:
+        if eos is None or backend.token_to_id(PAD) != 0:
             raise DataError(
                 f"this tokenizer cannot serve a UMT5 encoder: it needs {EOS!r}, and {PAD!r} as id 0"
             )
+        self._eos = eos
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":

@@ -17,12 +17,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from causalcine_jax.models import nn
 from causalcine_jax.network_sizes import TextEncoderConfig
 from causalcine_jax.parallel.mesh import AXES, shard
 from causalcine_jax.parallel.sharding import all_gather_params
+from causalcine_jax.utils.arrays import AnyArray
 
 
 @functools.cache
@@ -123,23 +124,24 @@ class UMT5Encoder(nn.Module):
         self.blocks = nn.stack_init(lambda k: Block(cfg, k), cfg.num_layers, blocks)
         self.norm = nn.RMSNorm(cfg.dim)
 
-    def __call__(self, ids: Int[Array, "*b t"], mask: Int[Array, "*b t"]) -> Float[Array, "*b t d"]:
+    def __call__(
+        self, ids: Int[AnyArray, "*b t"], mask: Shaped[AnyArray, "*b t"]
+    ) -> Float[Array, "*b t d"]:
         """Embeds every prompt on its own.
 
         Args:
           ids: token ids, padded with 0; any leading axes, for example [film, shot, token].
-          mask: 1 for a prompt's tokens (its end-of-sequence token included), 0 for padding.
+          mask: 1 or True for a prompt's tokens (its end-of-sequence token included), 0 for padding.
 
         Returns:
           Embeddings; rows where `mask` is 0 are zero.
         """
         *batch, length = ids.shape
-        kept = mask.reshape(-1, length) != 0
+        kept = jnp.asarray(mask).reshape(-1, length) != 0
+        tokens = shard(jnp.asarray(ids).reshape(-1, length))
         buckets = jnp.asarray(relative_buckets(length, self.cfg.num_buckets, self.cfg.max_distance))
         # The table is never gathered: every device looks up its own columns for all prompts.
-        x = shard(
-            shard(self.token_embedding[...][shard(ids.reshape(-1, length))], None, None, AXES)
-        )
+        x = shard(shard(self.token_embedding[...][tokens], None, None, AXES))
         x, _ = jax.lax.scan(
             lambda x, block: (
                 all_gather_params(block)(shard(x, "data", "seq"), buckets, kept),

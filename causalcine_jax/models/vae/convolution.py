@@ -16,8 +16,9 @@ from causalcine_jax.models.cpu.convolution import Window, convolve, convolves
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.platform import platform
 
-Frames = Float[Array, "b t h w c"]
+Frames = Float[Array, "b t h w i"]
 Weight2d = Float[Array, "kh kw i o"]
+Convolved = Float[Array, "b t y x o"]  # of a size that stride and padding decide
 AROUND = ((1, 1), (1, 1))
 
 
@@ -30,7 +31,7 @@ def conv_init(key, shape) -> Array:
 
 def causal_conv3d(
     x: Frames, weight: Float[Array, "3 3 3 i o"], bias: Float[Array, " o"], *, from_zero: bool
-) -> Frames:
+) -> Float[Array, "b t-2 h w o"]:
     """3x3x3 convolution of t+2 frames to t, zero padding in space only.
 
     from_zero: the first two frames are zeros.
@@ -48,7 +49,7 @@ def causal_conv3d(
     return conv3d(x, weight) + bias
 
 
-def conv3d(x: Frames, weight: Float[Array, "3 3 3 i o"]) -> Frames:
+def conv3d(x: Frames, weight: Float[Array, "3 3 3 i o"]) -> Float[Array, "b t-2 h w o"]:
     """XLA's 3x3x3 convolution of t+2 frames into t, zero padding in space only."""
     if platform() != "cpu":
         return jax.lax.conv_general_dilated(
@@ -59,7 +60,7 @@ def conv3d(x: Frames, weight: Float[Array, "3 3 3 i o"]) -> Frames:
     return _by_frames(taps, einops.rearrange(weight, "k kh kw i o -> kh kw (k i) o"), 1, AROUND)
 
 
-def conv2d(x: Frames, weight: Weight2d, bias: Array | None, pads=AROUND) -> Frames:
+def conv2d(x: Frames, weight: Weight2d, bias: Float[Array, " o"] | None, pads=AROUND) -> Convolved:
     """Convolution of every frame by itself, stride 1."""
     x = x.astype(weight.dtype)
     if convolves(weight.dtype):
@@ -69,7 +70,9 @@ def conv2d(x: Frames, weight: Weight2d, bias: Array | None, pads=AROUND) -> Fram
     return y if bias is None else y + bias
 
 
-def halving_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Float[Array, " o"]) -> Frames:
+def halving_conv2d(
+    x: Frames, weight: Float[Array, "3 3 i o"], bias: Float[Array, " o"]
+) -> Float[Array, "b t h//2 w//2 o"]:
     """3x3 convolution with stride 2, zeros only below and to the right, as in the reference."""
     x = x.astype(weight.dtype)
     if not convolves(weight.dtype):
@@ -86,7 +89,9 @@ def halving_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Float[Array
     )
 
 
-def doubling_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Array | None) -> Frames:
+def doubling_conv2d(
+    x: Frames, weight: Float[Array, "3 3 i o"], bias: Float[Array, " o"] | None
+) -> Float[Array, "b t 2*h 2*w o"]:
     """Doubles height and width by repeating pixels, then a 3x3 convolution.
 
     On a CPU it runs at x's own size. Two of three taps read the same pixel, so each of the four
@@ -111,7 +116,7 @@ def doubling_conv2d(x: Frames, weight: Float[Array, "3 3 i o"], bias: Array | No
     return einops.rearrange(jnp.stack(rows, axis=3), "b t h p w q o -> b t (h p) (w q) o")
 
 
-def _by_frames(x: Frames, weight: Weight2d, stride: int, pads) -> Frames:
+def _by_frames(x: Frames, weight: Weight2d, stride: int, pads) -> Convolved:
     y = jax.lax.conv_general_dilated(
         einops.rearrange(x, "b t h w c -> (b t) h w c"),
         weight,

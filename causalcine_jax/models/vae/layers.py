@@ -37,6 +37,7 @@ from causalcine_jax.models.vae.convolution import (
 from causalcine_jax.parallel.mesh import shard_frames
 
 Frames = Float[Array, "b t h w c"]
+SameSize = Float[Array, "b t h w o"]
 
 
 class Past:
@@ -51,10 +52,10 @@ class Past:
     def __init__(self, cache: tuple[Array, ...] = ()):
         self.first = not cache
         self._old = iter(cache)
-        self._new = []
+        self._new: list[Array] = []
         self.axis: int | None = None
 
-    def extend(self, x: Frames, frames: int = 2) -> Frames:
+    def extend(self, x: Frames, frames: int = 2) -> Float[Array, "b t+{frames} h w c"]:
         """Prepends to x the `frames` frames before it; keeps the newest for the next call."""
         old = (
             jnp.zeros_like(x, shape=(x.shape[0], frames, *x.shape[2:]))
@@ -79,7 +80,7 @@ class CausalConv3d(Module):
         self.weight = Param(jnp.zeros((3, 3, 3, d_in, d_out)).at[2].set(tap))
         self.bias = Param(jnp.zeros((d_out,)))
 
-    def __call__(self, x: Frames, past: Past) -> Frames:
+    def __call__(self, x: Frames, past: Past) -> SameSize:
         weight = self.weight[...]
         x = x.astype(weight.dtype)
         extended = past.extend(x)
@@ -94,7 +95,7 @@ class PointConv(Module):
         self.weight = Param(conv_init(key, shape))
         self.bias = Param(jnp.zeros((d_out,)))
 
-    def __call__(self, x: Frames) -> Frames:
+    def __call__(self, x: Frames) -> SameSize:
         weight = self.weight[...]
         weight = weight.reshape(weight.shape[-2:])
         return jnp.einsum("bthwi,io->bthwo", x.astype(weight.dtype), weight) + self.bias[...]
@@ -123,7 +124,7 @@ class TimeConv(Module):
         self.bias = Param(jnp.zeros((d_out,)))
         self.stride = stride
 
-    def __call__(self, x: Frames) -> Frames:
+    def __call__(self, x: Frames) -> Float[Array, "b (t-3)//{self.stride}+1 h w o"]:
         weight = self.weight[...]
         x = x.astype(weight.dtype)
         last = x.shape[1] - 2
@@ -140,7 +141,7 @@ class ChannelNorm(Module):
     def __init__(self, dim: int):
         self.gamma = Param(jnp.ones((dim,)))
 
-    def __call__(self, x: Frames) -> Frames:
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         x32 = x.astype(jnp.float32)
         # The reference divides by max(|x|, 1e-12) and multiplies by sqrt(channels). Clamp the
         # square, because the square root of 0 has no gradient.
@@ -148,7 +149,7 @@ class ChannelNorm(Module):
         normed = x32 * (x.shape[-1] ** 0.5 * jax.lax.rsqrt(square))
         return (normed * self.gamma[...]).astype(x.dtype)
 
-    def silu(self, x: Frames) -> Frames:
+    def silu(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """SiLU of the norm."""
         if x.dtype == jnp.float32 and normalizes(self.gamma[...].dtype, x.shape[-1]):
             return norm_silu(x, self.gamma[...])
@@ -169,7 +170,7 @@ class ResidualBlock(Module):
         self.conv2 = CausalConv3d(d_out, d_out, key=key, zero=True)
         self.shortcut = PointConv(d_in, d_out, key=keys[1]) if d_in != d_out else None
 
-    def __call__(self, x: Frames, past: Past) -> Frames:
+    def __call__(self, x: Frames, past: Past) -> SameSize:
         y = self.conv1(self.norm1.silu(x), past)
         y = self.conv2(self.norm2.silu(y), past)
         return y + (x if self.shortcut is None else self.shortcut(x))
@@ -203,7 +204,7 @@ class Downsample(Module):
         self.conv = FrameConv(dim, dim, key=key)
         self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
 
-    def __call__(self, x: Frames, past: Past) -> Frames:
+    def __call__(self, x: Frames, past: Past) -> Float[Array, "b u h//2 w//2 c"]:
         x = halving_conv2d(x, self.conv.weight[...], self.conv.bias[...])
         if self.time_conv is None:
             return x
@@ -223,7 +224,7 @@ class Upsample(Module):
         self.conv = FrameConv(dim, dim // 2, key=key)
         self.time_conv = TimeConv(dim, 2 * dim) if temporal else None
 
-    def __call__(self, x: Frames, past: Past) -> Frames:
+    def __call__(self, x: Frames, past: Past) -> Float[Array, "b u 2*h 2*w c//2"]:
         if self.time_conv is not None:
             x = (
                 jnp.concatenate([x[:, :1], self.double(x[:, 1:], past)], axis=1)
@@ -232,8 +233,9 @@ class Upsample(Module):
             )
         return doubling_conv2d(x, self.conv.weight[...], self.conv.bias[...])
 
-    def double(self, x: Frames, past: Past) -> Frames:
+    def double(self, x: Frames, past: Past) -> Float[Array, "b 2*t h w c"]:
         """Two frames per frame: the first half of the channels is the earlier frame."""
+        assert self.time_conv is not None
         return einops.rearrange(
             self.time_conv(past.extend(x)), "b t h w (two c) -> b (t two) h w c", two=2
         )
@@ -246,7 +248,7 @@ class Head(Module):
         self.norm = ChannelNorm(d_in)
         self.conv = CausalConv3d(d_in, d_out, key=key)
 
-    def __call__(self, x: Frames, past: Past) -> Frames:
+    def __call__(self, x: Frames, past: Past) -> SameSize:
         return self.conv(self.norm.silu(x), past)
 
 

@@ -32,6 +32,9 @@ DIMS = (256, 128, 64)  # channels of a stage's memory blocks
 TRIMMED = 3
 
 Frames = Float[Array, "b t h w c"]
+SameSize = Float[Array, "b t h w o"]
+Latents = Float[Array, "b f y x 16"]
+Video = Float[Array, "b t h w 3"]
 
 
 class Conv(Module):
@@ -41,7 +44,7 @@ class Conv(Module):
         self.weight = Param(conv_init(key, (3, 3, d_in, d_out)))
         self.bias = Param(jnp.zeros((d_out,))) if bias else None
 
-    def __call__(self, x: Frames) -> Frames:
+    def __call__(self, x: Frames) -> SameSize:
         return conv2d(x, self.weight[...], None if self.bias is None else self.bias[...])
 
 
@@ -69,7 +72,7 @@ class Stage(Module):
         self.grow = Param(conv_init(keys[3], (1, 1, dim, dim * grow)))
         self.conv = Conv(dim, d_out, key=keys[4], bias=False)
 
-    def __call__(self, x: Frames, past: Past) -> Frames:
+    def __call__(self, x: Frames, past: Past) -> Float[Array, "b u 2*h 2*w o"]:
         for block in self.blocks:
             x = block(x, past)
         grow = self.grow[...][0, 0]
@@ -92,7 +95,7 @@ class TinyDecoder(Module):
         self.conv_out = Conv(DIMS[-1], 3, key=keys[-1])
 
     @jax.jit
-    def decode_first(self, latents: Frames) -> tuple[Frames, tuple[Array, ...]]:
+    def decode_first(self, latents: Latents) -> tuple[Video, tuple[Array, ...]]:
         """The film's first F latent frames -> 4F - 3 video frames and the cache for `decode_next`.
 
         The video is [B,T,8h,8w,3] in [-1,1].
@@ -102,13 +105,13 @@ class TinyDecoder(Module):
 
     @partial(jax.jit, donate_argnums=1)
     def decode_next(
-        self, cache: tuple[Array, ...], latents: Frames
-    ) -> tuple[Frames, tuple[Array, ...]]:
+        self, cache: tuple[Array, ...], latents: Latents
+    ) -> tuple[Video, tuple[Array, ...]]:
         """The next F latent frames -> 4F frames of video and the new cache. `cache` is donated."""
         past = Past(cache)
         return self._decode(latents, past), past.cache
 
-    def _decode(self, latents: Frames, past: Past) -> Frames:
+    def _decode(self, latents: Latents, past: Past) -> Video:
         if latents.shape[-1] != LATENT_CHANNELS:
             raise UsageError(
                 f"tiny decoder: cannot decode latents of {latents.shape[-1]} channels; "

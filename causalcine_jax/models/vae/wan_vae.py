@@ -51,7 +51,7 @@ class Encoder(Module):
         dims = [cfg.dim * m for m in (1, *cfg.dim_mult)]
         self.patch_size = cfg.patch_size
         self.conv1 = CausalConv3d(cfg.pixel_channels, dims[0], key=next(keys))
-        layers = []
+        layers: list[ResidualBlock | Downsample] = []
         for stage, (d_in, d_out) in enumerate(itertools.pairwise(dims)):
             for block in range(cfg.num_res_blocks):
                 layers.append(ResidualBlock(d_in if block == 0 else d_out, d_out, key=next(keys)))
@@ -78,7 +78,7 @@ class Decoder(Module):
         dims = [cfg.dim * m for m in (cfg.dim_mult[-1], *reversed(cfg.dim_mult))]
         self.conv1 = CausalConv3d(cfg.z_dim, dims[0], key=next(keys))
         self.middle = middle(dims[0], next(keys))
-        layers = []
+        layers: list[ResidualBlock | Upsample] = []
         for stage, (d_in, d_out) in enumerate(itertools.pairwise(dims)):
             d_in = d_in // 2 if stage > 0 else d_in  # an Upsample halves the channels
             for block in range(cfg.num_res_blocks + 1):

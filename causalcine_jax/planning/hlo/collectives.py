@@ -69,9 +69,9 @@ def collectives(
 
     sums = program.total(measure, unknown_trips=unknown_trips)
     found = [
-        Collective(*key[:-1], count=sums[(*key[:-1], "count")], bytes=value)
-        for key, value in sums.items()
-        if key[-1] == "bytes"
+        Collective(kind, source, size, far, sums[(kind, source, size, far, "count")], value)
+        for (kind, source, size, far, what), value in sums.items()
+        if what == "bytes"
     ]
     return sorted(found, key=lambda one: -one.bytes)
 

@@ -221,7 +221,7 @@ def _array(kind: str, sides: str, layout: str) -> HloArray:
     count = 1
     for side in sides.replace("<=", "").split(","):
         count *= int(side) if side else 1
-    bits = _BITS.get(kind) if kind in _BITS else int(re.search(r"\d+", kind)[0])
+    bits = _BITS[kind] if kind in _BITS else int(re.findall(r"\d+", kind)[0])
     space = re.search(r"S\((\d+)\)", layout)
     return HloArray(
         f"{kind}[{sides}]",

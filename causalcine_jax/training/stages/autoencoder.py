@@ -22,6 +22,7 @@ from causalcine_jax.errors import DataError
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.training.checks import range_faults
+from causalcine_jax.utils.arrays import AnyArray
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def edge_difference(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) 
     return jnp.mean(jnp.abs(down)) + jnp.mean(jnp.abs(right))
 
 
-def latent_statistics(vae: VAE, clips: Iterable[Float[Array, "b t h w 3"]]) -> VAEConfig:
+def latent_statistics(vae: VAE, clips: Iterable[Float[AnyArray, "b t h w 3"]]) -> VAEConfig:
     """The config of `vae` with the mean and std of each latent channel.
 
     They are measured over `clips` in [-1,1]. `DataError` if there is no clip, or a channel is
@@ -104,7 +105,7 @@ def latent_statistics(vae: VAE, clips: Iterable[Float[Array, "b t h w 3"]]) -> V
         )
     if not count:
         raise DataError("latent statistics: no clip to measure")
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(square / count - mean**2, 0))
     dead = np.flatnonzero(std < 1e-6)
     if dead.size:

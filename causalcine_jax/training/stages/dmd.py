@@ -136,7 +136,7 @@ def generator_loss(task: DistributionMatching) -> Loss:
 
         x = _again(task, nets["student"], rollout, text, shots, after=(gradient, pull))
         metrics["dmd"] = value = follow(x, jax.lax.stop_gradient(gradient))
-        if task.gan.on:
+        if pull is not None:
             weight = task.gan.generator_weight
             adversarial += jnp.sum(pull * (x - jax.lax.stop_gradient(x)))
             value += weight * adversarial
@@ -262,7 +262,8 @@ def _velocity(
     twice = lambda a: jnp.concatenate([a, a])
     films, texts = jax.tree.map(twice, films), jnp.concatenate([text, null])
     both = window_velocity(net, films, texts, twice(shots), part, passes, **how)
-    return guided(*jnp.split(both.astype(jnp.float32), 2), guidance)
+    v_cond, v_uncond = jnp.split(both.astype(jnp.float32), 2)
+    return guided(v_cond, v_uncond, guidance)
 
 
 def _window(task: DistributionMatching, rollout: Rollout) -> Window:

@@ -36,6 +36,7 @@ from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.state import Loss, Metrics, Nets
+from causalcine_jax.utils.arrays import AnyArray
 
 # Public step lists are rounded, so a student's time matches a teacher's this close, of 1000.
 NEAR = 1.0
@@ -126,8 +127,8 @@ class ODEInit:
 class Trajectory:
     """A teacher's ODE from noise: x at the student's K times, and its end. It has no gradient."""
 
-    points: Float[Array, "k b f h w c"]
-    end: Float[Array, "b f h w c"]
+    points: Float[AnyArray, "k b f h w c"]
+    end: Float[AnyArray, "b f h w c"]
 
 
 def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
@@ -165,7 +166,7 @@ def student_velocity(
     Equals K calls of `teacher_forced`, in one pass or a few, which the backward pass recomputes.
     """
     times = jnp.asarray(task.times, jnp.float32)
-    some = lambda part: _velocity_at(task, student, clean, *part, text, shot_of_chunk)
+    some = lambda part: _velocity_at(task, student, clean, part[0], part[1], text, shot_of_chunk)
     if task.times_at_once in (None, len(times)):
         return some((points, times))
     groups = jax.tree.map(

@@ -186,6 +186,7 @@ def generated(
     )
     frames = config.frames(rollout.xt.shape[1])
     xt = Window(rollout.start, frames, passes.chunk_frames).of(rollout.xt)
+    assert rollout.pool is not None
     pool = jax.lax.stop_gradient(rollout.pool)
     velocity = teacher_forced(model, pool, xt, t, text, shot_of_chunk, passes, first=rollout.start)
     return xt - sigma * velocity.astype(jnp.float32)

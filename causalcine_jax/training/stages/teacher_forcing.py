@@ -20,6 +20,7 @@ from causalcine_jax.diffusion import flow
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.state import Metrics, Nets
+from causalcine_jax.utils.arrays import AnyArray
 
 BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
 
@@ -91,7 +92,7 @@ def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array
 
 
 def drop_captions(
-    ids: Int[Array, "b s t"], null: Int[Array, " t"], rate: float, key
+    ids: Int[AnyArray, "b s t"], null: Int[AnyArray, " t"], rate: float, key
 ) -> Int[Array, "b s t"]:
     """Replaces all prompts of a film by the null prompt, with probability `rate` for each film."""
     dropped = jax.random.bernoulli(key, rate, (ids.shape[0], 1, 1))

@@ -117,7 +117,9 @@ def _made(
         )
         mesh = make_mesh(making.seq)
         nets = jax.device_put(nets, state_shardings(mesh, nets))
-        trajectory = jax.jit(lambda nets, batch, key: teacher_trajectory(task, *nets, batch, key))
+        trajectory = jax.jit(
+            lambda nets, batch, key: teacher_trajectory(task, nets[0], nets[1], batch, key)
+        )
         make = lambda records, key: trajectory(nets, put_batch(mesh, records), key)
         there = making.count - missing
         with progress_bar(making.count, "film", "trajectories", done=there) as bar:

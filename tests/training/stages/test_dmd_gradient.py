@@ -66,7 +66,9 @@ def test_it_is_the_closed_form_in_float64():
 @pytest.mark.parametrize("normalizer, groups", [("chunk", 2), ("film", 1)])
 def test_every_chunk_or_film_is_normalised_by_itself(normalizer, groups):
     rng = np.random.default_rng(0)
-    x, real, fake = (rng.standard_normal((2, 4, 3, 2, 5)).astype(np.float32) for _ in range(3))
+    x, real, fake = (
+        jnp.asarray(rng.standard_normal((2, 4, 3, 2, 5)), jnp.float32) for _ in range(3)
+    )
     ours = dmd_gradient(x, real, fake, chunk_frames=2, normalizer=normalizer)
     norm = np.abs(x - real).reshape(2, groups, -1).mean(-1)
     expected = (fake - real).reshape(2, groups, -1) / norm[..., None]

@@ -176,7 +176,7 @@ def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
     """
     task = dataclasses.replace(TASK, times_at_once=at_once)
     transformer, text_encoder = nets
-    clean, shots = jnp.asarray(batch["latents"]), batch["shot_of_chunk"]
+    clean, shots = jnp.asarray(batch["latents"]), jnp.asarray(batch["shot_of_chunk"])
     text = text_encoder(batch["token_ids"], batch["token_ids"] != 0)
     weight = jax.random.normal(jax.random.key(3), trajectory.points.shape)
 
