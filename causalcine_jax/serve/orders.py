@@ -1,0 +1,286 @@
+"""What each message of a directing client does to its session.
+
+Orders on queued shots act at once. A retake, a branch and another take wait for the chunk that is
+being made: they become one of the session's turns.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.serve import shot_queue
+from causalcine_jax.serve.client_messages import (
+    Branch,
+    PlaybackReport,
+    Retake,
+    SessionPause,
+    SessionResume,
+    SessionStop,
+    ShotAppend,
+    ShotCutNow,
+    ShotRemove,
+    ShotReorder,
+    ShotUpdate,
+    Snapshot,
+    TakeOpen,
+)
+from causalcine_jax.serve.engine import FilmDirector
+from causalcine_jax.serve.parts import NewShot, QueuedShot
+from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.server_messages import SessionStatus, ShotReceived, TakeBegun
+from causalcine_jax.serve.session import Session
+from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.story import prompt_of
+from causalcine_jax.story_schema import MAX_SEED
+
+
+def order(session: Session, message: Any) -> None:
+    """Does what a directing client's message says. `Refused` says why not."""
+    ORDERS[type(message)](session, message)
+
+
+def append(session: Session, message: ShotAppend) -> None:
+    _receive(session, message.shot, message.event_id, message.before)
+
+
+def cut_now(session: Session, message: ShotCutNow) -> None:
+    queue = session.project.queue
+    if message.shot is not None:
+        _receive(session, message.shot, message.event_id, queue[0].shot_id if queue else None)
+    elif not queue:
+        raise Refused("refused", "no shot is queued to cut to: give one", "shot")
+    session.cut = True
+    session.change()
+
+
+def update(session: Session, message: ShotUpdate) -> None:
+    shots, chunks = session.project.queue, None
+    if message.seconds is not None or message.chunks is not None:
+        chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
+    last = session.director.resolved.shots[-1:]
+    if last and message.shot_id == last[0].id and chunks is not None and message.caption is None:
+        session.project.take.asked[message.shot_id] = chunks
+        session.project.save_take()
+    else:
+        if message.caption is not None:
+            check_caption(session, message.caption, "caption")
+        shots = shot_queue.changed(shots, message.shot_id, message.caption, chunks, session.model)
+    session.requeue(shots, message.event_id)
+
+
+def reorder(session: Session, message: ShotReorder) -> None:
+    session.requeue(shot_queue.reordered(session.project.queue, message.shot_ids), message.event_id)
+
+
+def remove(session: Session, message: ShotRemove) -> None:
+    session.requeue(shot_queue.without(session.project.queue, message.shot_id), message.event_id)
+
+
+def pause(session: Session, message: SessionPause | SessionResume) -> None:
+    session.paused = isinstance(message, SessionPause)
+    session.tell_director(
+        SessionStatus(status="paused" if session.paused else "making", event_id=message.event_id)
+    )
+    session.status = "paused" if session.paused else "making"
+    session.change()
+
+
+def stop(session: Session, message: SessionStop) -> None:
+    session.stop("stopped")
+
+
+def snapshot(session: Session, message: Snapshot) -> None:
+    session.tell_director(session.state(message.event_id))
+
+
+def report(session: Session, message: PlaybackReport) -> None:
+    session.playback.report(message.position_s)
+    session.change()
+
+
+def retake(session: Session, message: Retake) -> None:
+    shot = _begun(session, message.shot_id)
+    if message.caption is not None:
+        check_caption(session, message.caption, "caption")
+    seed = message.seed
+    if seed is None and message.caption is None:
+        before = session.project.story.seed if shot.seed is None else shot.seed
+        seed = (before + 1) % (MAX_SEED + 1)
+    again = {
+        "caption": message.caption or shot.caption,
+        "seed": shot.seed if seed is None else seed,
+    }
+    _new_take(
+        session, message, "retake", lambda shots: (shots[0].model_copy(update=again), *shots[1:])
+    )
+
+
+def branch(session: Session, message: Branch) -> None:
+    _begun(session, message.shot_id)
+    _new_take(session, message, "branch", lambda shots: ())
+
+
+def open_take(session: Session, message: TakeOpen) -> None:
+    project = session.project
+    project.known(message.take_id)
+
+    async def turn() -> None:
+        folder = project.folder_of(message.take_id)
+        engine, session.director = session.house.engine, None  # makes room for the other's history
+        session.director = await session.house.worker.turn(
+            project.session_id, lambda: engine.resume(folder)
+        )
+        project.take_id = message.take_id
+        await settle(session)
+        session.requeue(project.queue)
+        _say_begun(session, message.event_id, replay=True)
+
+    session.turns.append(turn)
+    session.change()
+
+
+async def settle(session: Session) -> None:
+    """After a resume: goes back to the shot whose chunks have no media, as a crash leaves them."""
+    project, director = session.project, session.director
+    kept = len(project.line(project.take_id))
+    if director.next_chunk == kept:
+        return
+    number = director.resolved.shot_of_chunk[min(kept, director.next_chunk - 1)]
+    shots = again_from(session, number)
+    project.cut_take(director.resolved.shots[number].first_chunk)
+    folder = project.folder_of(project.take_id)
+    session.director = await session.house.worker.turn(
+        project.session_id, lambda: rewound(director, shots[0].shot_id, folder)
+    )
+    project.queue = (*shots, *project.queue)
+    project.save()
+
+
+def again_from(session: Session, number: int) -> tuple[QueuedShot, ...]:
+    """The film's shots from that one on, as they were asked for, to be queued again."""
+    asked, model = session.project.take.asked, session.model
+    shots = zip(session.director.story.shots[number:], session.director.resolved.shots[number:])
+    return tuple(
+        shot_queue.queued(
+            of.id,
+            NewShot(caption=told.caption, chunks=asked.get(of.id, of.chunks), seed=told.seed),
+            model,
+        )
+        for told, of in shots
+    )
+
+
+def rewound(director: FilmDirector, shot_id: str, folder: Path) -> FilmDirector:
+    """The film up to the beginning of that shot, kept in `folder`. Runs in a turn."""
+    other = director.branch(shot_id)
+    other.keep_in(folder)
+    return other
+
+
+def check_caption(session: Session, caption: str, field: str) -> None:
+    """`Refused` if the model cannot read the shot's prompt."""
+    prompt = prompt_of(session.project.story.global_caption, caption)
+    try:
+        session.house.engine.check([("the shot", prompt)])
+    except UsageError as error:
+        raise Refused("refused", str(error), field) from None
+
+
+def _receive(session: Session, shot: NewShot, event_id: str | None, before: str | None) -> None:
+    project = session.project
+    check_caption(session, shot.caption, "shot.caption")
+    new = shot_queue.queued(project.new_shot_id(), shot, session.model)
+    shots = shot_queue.with_shot(project.queue, new, before)
+    session.publisher.events[new.shot_id] = event_id
+    session.tell_director(
+        ShotReceived(
+            event_id=event_id,
+            shot_id=new.shot_id,
+            chunks=new.chunks,
+            seconds=new.seconds,
+            position=shots.index(new) + 1,
+        )
+    )
+    session.requeue(shots)
+
+
+def _begun(session: Session, shot_id: str) -> QueuedShot:
+    """The shot of that id that has begun, as it was asked for."""
+    ids = [shot.id for shot in session.director.resolved.shots]
+    if shot_id not in ids:
+        known = ", ".join(ids) or "none has"
+        raise Refused("unknown_shot", f"shot {shot_id} has not begun here: {known}", "shot_id")
+    return again_from(session, ids.index(shot_id))[0]
+
+
+Requeued = Callable[[tuple[QueuedShot, ...]], tuple[QueuedShot, ...]]
+
+
+def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Requeued) -> None:
+    """A take that leaves the current one where the shot begins.
+
+    requeued  which of the shots from there on are queued again
+    """
+    project, limits = session.project, session.house.limits
+    if len(project.takes) >= limits.takes:
+        raise Refused("limit", f"a session has at most {limits.takes} takes")
+
+    async def turn() -> None:
+        _begun(session, message.shot_id)  # another turn may have gone back before it
+        director = session.director
+        number = [shot.id for shot in director.resolved.shots].index(message.shot_id)
+        shots, first = again_from(session, number), director.resolved.shots[number].first_chunk
+        folder = project.folder_of(f"t{len(project.takes) + 1}")
+        try:
+            session.director = await session.house.worker.turn(
+                project.session_id, lambda: rewound(director, message.shot_id, folder)
+            )
+        except UsageError as error:
+            refused = Refused("refused", str(error), event_id=message.event_id)
+            raise refused from None
+        project.begin_take(why, first, message.shot_id)
+        session.cut = False
+        project.queue = (*requeued(shots), *project.queue)
+        project.save()
+        if why == "retake":
+            session.publisher.events[message.shot_id] = message.event_id
+        _say_begun(session, message.event_id)
+        session.requeue(project.queue)
+
+    session.turns.append(turn)
+    session.change()
+
+
+def _say_begun(session: Session, event_id: str | None, replay: bool = False) -> None:
+    chunk = session.director.next_chunk
+    time_s = session.time_of(chunk)
+    session.playback.jump(time_s)
+    session.tell(
+        TakeBegun(
+            event_id=event_id,
+            take=session.project.info(session.project.take_id),
+            next_chunk=chunk,
+            frame=round(time_s * session.model.fps),
+            time_s=time_s,
+            shots=made_shots(session.project, session.director.story),
+            replay=replay,
+        )
+    )
+
+
+ORDERS: dict[type, Callable[[Session, Any], None]] = {
+    ShotAppend: append,
+    ShotCutNow: cut_now,
+    ShotUpdate: update,
+    ShotReorder: reorder,
+    ShotRemove: remove,
+    SessionPause: pause,
+    SessionResume: pause,
+    SessionStop: stop,
+    Snapshot: snapshot,
+    PlaybackReport: report,
+    Retake: retake,
+    Branch: branch,
+    TakeOpen: open_take,
+}

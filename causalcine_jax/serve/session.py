@@ -1,0 +1,278 @@
+"""A session: one film, its director, and the clients that direct or watch it.
+
+    orders.py --> queue, turns between chunks --> _run: a chunk a turn --> publish.py --> clients
+                                   worker.turn --^
+
+Runs on the event loop; only `worker.turn` and encoding leave it. The film's story holds only shots
+that have begun: each turn lengthens the last one by a chunk or begins the next queued one. So
+queued shots can be changed, and a cut can fall at any chunk.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.serve.engine import Engine, FilmDirector
+from causalcine_jax.serve.limits import SessionLimits
+from causalcine_jax.serve.outbox import Outbox
+from causalcine_jax.serve.parts import FromServer, ModelInfo, QueuedShot
+from causalcine_jax.serve.playback import Playback
+from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.publish import Publisher
+from causalcine_jax.serve.server_messages import (
+    Error,
+    Queue,
+    SessionDone,
+    SessionMetrics,
+    SessionState,
+    SessionStatus,
+)
+from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.worker import Worker
+from causalcine_jax.story import first_frame_of_chunk
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
+
+log = logging.getLogger("causalcine.desk")
+
+
+@dataclass(frozen=True)
+class House:
+    """What all sessions share."""
+
+    engine: Engine
+    worker: Worker
+    encoders: Executor
+    limits: SessionLimits
+
+
+class Session:
+    """Begins with `start`; `done` is set when it has ended and its memory is free.
+
+    director  of the current take
+    paused    no chunk is made
+    cut       the shot that is being filmed ends with its current chunk
+    turns     what is done between two chunks: retakes, branches
+    """
+
+    def __init__(self, house: House, project: Project, director: FilmDirector):
+        video = director.story.video
+        size = {"width": video.width, "height": video.height, "fps": video.fps}
+        self.house, self.project, self.director = house, project, director
+        self.model: ModelInfo = house.engine.info.model_copy(update=size)
+        self.publisher = Publisher(project, self.model, house.encoders, self.tell)
+        self.playback = Playback()
+        self.directing: Outbox | None = None
+        self.viewers: set[Outbox] = set()
+        self.paused, self.cut, self.status = False, False, "starved"
+        self.turns: deque[Callable[[], Awaitable[None]]] = deque()
+        self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
+        self._changed, self._stopping = asyncio.Event(), False
+        self._begun = self._seen = self._measured = time.monotonic()
+
+    # --- clients ---
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def change(self) -> None:
+        """Looks again at what to do."""
+        self._changed.set()
+
+    def stop(self, reason: str, message: str = "") -> None:
+        """Ends after the current chunk; the film stays in its folder."""
+        take = self.project.take_id
+        self.ended = SessionDone(reason=reason, take_id=take, message=message)
+        self._stopping = True
+        self.change()
+
+    def join(self, client: Outbox, directs: bool) -> None:
+        if directs:
+            self.directing = client
+        else:
+            self.viewers.add(client)
+        client.put(self.state())
+        if (header := self.publisher.init()) is not None:
+            client.put(*header)
+        self.change()
+
+    def leave(self, client: Outbox) -> None:
+        self.viewers.discard(client)
+        if self.directing is client:
+            self.directing = None
+        self._seen = time.monotonic()
+
+    def tell(self, message: FromServer, media: bytes | None = None) -> None:
+        """Sends to all clients."""
+        for client in self._clients():
+            client.put(message, media)
+
+    def tell_director(self, message: FromServer) -> None:
+        if self.directing is not None:
+            self.directing.put(message)
+
+    def _clients(self) -> list[Outbox]:
+        return [client for client in (self.directing, *self.viewers) if client is not None]
+
+    # --- what there is ---
+
+    def time_of(self, chunk: int) -> float:
+        """Where a chunk begins, in seconds of film."""
+        latents = self.model.chunk_frames // TEMPORAL_STRIDE
+        return first_frame_of_chunk(chunk, latents) / self.model.fps
+
+    def state(self, event_id: str | None = None) -> SessionState:
+        story = self.project.story
+        return SessionState(
+            event_id=event_id,
+            status=self.status,
+            global_caption=story.global_caption,
+            seed=story.seed,
+            take_id=self.project.take_id,
+            takes=self.project.infos(),
+            shots=made_shots(self.project, self.director.story),
+            chunks=tuple(self.project.line(self.project.take_id)),
+            queue=self.project.queue,
+        )
+
+    def requeue(self, shots: tuple[QueuedShot, ...], event_id: str | None = None) -> None:
+        """Replaces the queue, keeps it, and tells all clients."""
+        self.project.queue = shots
+        self.project.save()
+        self.tell(Queue(event_id=event_id, shots=shots))
+        self.change()
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        publishing = asyncio.create_task(self.publisher.run())
+        publishing.add_done_callback(lambda _: self.change())
+        try:
+            while not self._stopping:
+                if publishing.done():
+                    publishing.result()  # raises what went wrong
+                elif self.turns:
+                    await self.publisher.drained()
+                    await self._refusing(self.turns.popleft())
+                elif (status := self._say_status()) == "making":
+                    await self._make()
+                else:
+                    await self._wait(0.05 if status == "ahead" else 1.0)
+            await self.publisher.drained()
+        except Exception as error:
+            log.exception("session %s failed", self.project.session_id)
+            told = str(error) if isinstance(error, UsageError | DataError) else type(error).__name__
+            take = self.project.take_id
+            self.ended = SessionDone(reason="failed", take_id=take, message=told)
+        finally:
+            publishing.cancel()
+            self.director = None
+            self.house.worker.leave(self.project.session_id)
+            self.tell(self.ended)
+            for client in self._clients():
+                client.close()
+            self.done.set()
+
+    async def _refusing(self, turn: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await turn()
+        except Refused as refused:
+            self.tell_director(refused.error)
+
+    def _say_status(self) -> str:
+        """What the session does now; told where it changed."""
+        status = self._status()
+        if status != self.status:
+            self.status = status
+            self.tell(SessionStatus(status=status))
+        made = self.time_of(self.director.next_chunk)
+        if self._clients() and time.monotonic() - self._measured > 1.0:
+            self._measured = time.monotonic()
+            self.tell(
+                SessionMetrics(
+                    fps=self.publisher.fps,
+                    made_s=made,
+                    lead_s=made - self.playback.position(made),
+                    turns_waiting=self.house.worker.waiting,
+                    viewers=len(self.viewers),
+                )
+            )
+        return status
+
+    def _status(self) -> str:
+        director, made = self.director, self.time_of(self.director.next_chunk)
+        if self.paused or not self._clients():
+            return "paused"
+        shots, queued = bool(director.story.shots), bool(self.project.queue)
+        holds = shots and self.project.choices["on_empty"] == "hold"
+        planned = director.next_chunk < director.resolved.chunks
+        work = planned or self._unfinished() or queued or holds
+        if not work or made >= self.house.limits.film_s:
+            return "starved"
+        lead = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
+        free = self.project.choices["pace"] == "free"
+        ahead = not free and made - self.playback.position(made) >= lead
+        return "ahead" if ahead else "making"
+
+    def _unfinished(self) -> bool:
+        """The last shot is shorter than asked for, and no cut was asked for."""
+        if self.cut or not self.director.story.shots:
+            return False
+        last = self.director.resolved.shots[-1]
+        return last.chunks < self.project.take.asked.get(last.id, 0)
+
+    async def _wait(self, at_most: float) -> None:
+        now, limits = time.monotonic(), self.house.limits
+        if self._clients():
+            self._seen = now
+        if now - self._seen > limits.idle_s:
+            return self.stop("idle", f"no client for {limits.idle_s:g} s")
+        if now - self._begun > limits.lifetime_s:
+            return self.stop("lifetime", f"open for {limits.lifetime_s:g} s")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                await self._changed.wait()
+        self._changed.clear()
+
+    async def _make(self) -> None:
+        """One chunk: of the last shot, or the first of the next."""
+        if time.monotonic() - self._begun > self.house.limits.lifetime_s:
+            return self.stop("lifetime", f"open for {self.house.limits.lifetime_s:g} s")
+        director, shot = self.director, None
+        if director.next_chunk >= director.resolved.chunks and not self._unfinished():
+            if self.project.queue:
+                self.cut, shot = False, self.project.begin_shot()
+                self.tell(Queue(shots=self.project.queue))
+            else:  # on_empty is hold
+                last = director.resolved.shots[-1]
+                self.project.take.asked[last.id] = last.chunks + 1
+        begun = time.perf_counter()
+        try:
+            chunk = await self.house.worker.turn(
+                self.project.session_id, lambda: next_chunk(director, shot)
+            )
+        except UsageError as error:
+            if shot is None:
+                raise
+            self.project.beginning = None
+            event = self.publisher.events.pop(shot.shot_id, None)
+            return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
+        await self.publisher.put(chunk, time.perf_counter() - begun)
+
+
+def next_chunk(director: FilmDirector, shot: QueuedShot | None) -> Any:
+    """The next chunk: the first of `shot`, or one more of the last shot where that is None."""
+    if shot is not None:
+        director.add_shot(shot.caption, chunks=1, id=shot.shot_id)
+        if shot.seed is not None:
+            director.retake(shot.shot_id, seed=shot.seed)
+    elif director.next_chunk >= director.resolved.chunks:
+        director.extend(chunks=1)
+    return next(director)
