@@ -15,9 +15,9 @@ from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.errors import UsageError
-from causalcine_jax.utils.compile_cache import compile_cache_flags
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
-PORT = 8765
+PORT, POOL_FRAMES = 8765, 240
 MOCK_SECONDS = 0.3  # of a mock's chunk, which lasts 0.75 s
 
 
@@ -56,6 +56,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--viewers", type=whole_number, default=20, help="viewers of one film (default 20)"
     )
+    parser.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        default=POOL_FRAMES,
+        metavar="FRAMES",
+        help=f"latent frames of history that each film keeps (default {POOL_FRAMES}, a minute)",
+    )
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--protocol", action="store_true", help="print the protocol's page, and end")
     told.add_argument("--schema", action="store_true", help="print its JSON Schema, and end")
@@ -81,46 +88,31 @@ def main(arguments: list[str] | None = None) -> None:
 
     from causalcine_jax.serve.app import desk_app
     from causalcine_jax.serve.desk import Desk
-    from causalcine_jax.serve.limits import MESSAGE_BYTES, SessionLimits
+    from causalcine_jax.serve.limits import SessionLimits
+    from causalcine_jax.serve.server import listening, server_config
 
     limits = SessionLimits(sessions=flags.max_sessions, viewers=flags.viewers)
     token = flags.token or secrets.token_urlsafe(24)
+    bound = listening(flags.host, flags.port)
+    port = bound.getsockname()[1]
     desk = Desk(_engine(flags), flags.projects, limits)
     app = desk_app(desk, token, tuple(flags.allow_host))
-    config = uvicorn.Config(
-        app,
-        ws_max_size=MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # video does not shrink
-        timeout_graceful_shutdown=10,
-        log_level="warning",
-        server_header=False,
-    )
-    listening = _listening(flags.host, flags.port)
-    port = listening.getsockname()[1]
     shown = f"[{flags.host}]" if ":" in flags.host else flags.host
     print(f"http://{shown}:{port}/?token={token}", flush=True)
-    uvicorn.Server(config).run([listening])
+    uvicorn.Server(server_config(app)).run([bound])
 
 
 def _engine(flags: argparse.Namespace):
-    from causalcine_jax.serve.mock import MockEngine
-
     if flags.mock:
+        from causalcine_jax.serve.mock import MockEngine
+
         return MockEngine(MOCK_SECONDS)
-    raise UsageError("only --mock so far")
+    from causalcine_jax.config import PoolConfig
+    from causalcine_jax.film.chosen_model import chosen_model
+    from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film.model_folder import load_model
+    from causalcine_jax.serve.film_engine import FilmEngine
 
-
-def _listening(host: str, port: int):
-    """A socket that listens. `UsageError` names the address that is taken or not here."""
-    import socket
-
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    return listening
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    return FilmEngine(load_model(chosen_model(flags.model)), PoolConfig(flags.pool_frames))

@@ -45,8 +45,15 @@ class Desk:
         self.projects, self.sessions = Path(projects), {}
         self._reserved: dict[object, int] = {}  # bytes, by session that is open or opening
         self._waiting: list[_Waiting] = []
+        self.ready = False
         self._tasks: set[asyncio.Task] = set()
         self._opening: set[str] = set()  # ids of sessions that are being opened from their folders
+
+    async def warm_up(self) -> None:
+        """Prepares the engine; sessions that open meanwhile wait for it."""
+        await self.house.worker.turn("the engine", self.house.engine.warm_up)
+        self.house.worker.leave("the engine")
+        self.ready = True
 
     async def close(self) -> None:
         """Ends all sessions after their current chunk; their films are kept."""
@@ -124,11 +131,11 @@ class Desk:
         session.join(client, directs=False)
         return session
 
-    def project(self, session_id: str) -> Project:
-        """The project of a live session. `Refused` if there is none."""
+    def session(self, session_id: str) -> Session:
+        """A live session. `Refused` if there is none."""
         if session_id not in self.sessions:
             raise Refused("not_started", "no session of this id is open", "session_id")
-        return self.sessions[session_id].project
+        return self.sessions[session_id]
 
     def started(
         self, session: Session, event_id: str | None, token: str | None, resumed: bool

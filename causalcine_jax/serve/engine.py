@@ -54,6 +54,9 @@ class Engine(Protocol):
     info: ModelInfo
     room_bytes: int
 
+    def warm_up(self) -> None:
+        """Prepares for the first film, so that it does not wait for it."""
+
     def pool_bytes(self, story: Story) -> int:
         """Bytes of history that a director of this story reserves. `UsageError` as `begin`."""
 

@@ -7,7 +7,7 @@ another, and a branch shares those of its parent.
 
 import fractions
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToYUV
+from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
 from causalcine_jax.render.mp4 import ENCODER, GROWING, copy_packets
 
 # frag_discont: fragments carry the film's time, though this muxer sees only one chunk of it.
@@ -80,6 +80,20 @@ def joined(header: Path, chunks: Iterable[Path], target: Path) -> None:
         raise DataError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def some_frames(
+    film: Path | io.BytesIO, wanted: Collection[int]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """The wanted frames of a film, by number. `DataError` if it cannot be decoded."""
+    to_rgb = ToRGB()
+    try:
+        with av.open(film if isinstance(film, io.BytesIO) else str(film)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in wanted:
+                    yield number, to_rgb(frame)
+    except (OSError, av.error.FFmpegError, IndexError) as error:
+        raise DataError(f"the film cannot be read: {error}") from error
 
 
 def _boxes(data: bytes):

@@ -151,6 +151,9 @@ class MockEngine:
             words={"characters": ["Mia", "Otto"], "places": ["beach", "forest", "meadow"]},
         )
 
+    def warm_up(self) -> None:
+        pass
+
     def pool_bytes(self, story: Story) -> int:
         return POOL_BYTES
 

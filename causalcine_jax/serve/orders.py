@@ -58,10 +58,10 @@ def update(session: Session, message: ShotUpdate) -> None:
     shots, chunks = session.project.queue, None
     if message.seconds is not None or message.chunks is not None:
         chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
-    last = session.director.resolved.shots[-1:]
+    last = session.seen.resolved.shots[-1:]
     if last and message.shot_id == last[0].id and chunks is not None and message.caption is None:
-        session.project.take.asked[message.shot_id] = chunks
-        session.project.save_take()
+        shot = session.project.take.shots[message.shot_id]
+        session.project.ask(shot_queue.longer(shot, chunks, session.model))
     else:
         if message.caption is not None:
             check_caption(session, message.caption, "caption")
@@ -131,6 +131,7 @@ def open_take(session: Session, message: TakeOpen) -> None:
         session.director = await session.house.worker.turn(
             project.session_id, lambda: engine.resume(folder)
         )
+        session.look()
         project.take_id = message.take_id
         await settle(session)
         session.requeue(project.queue)
@@ -141,34 +142,33 @@ def open_take(session: Session, message: TakeOpen) -> None:
 
 
 async def settle(session: Session) -> None:
-    """After a resume: goes back to the shot whose chunks have no media, as a crash leaves them."""
+    """After a resume: makes project and director agree, as a crash may not leave them.
+
+    The director goes back to the beginning of a shot whose chunks have no media.
+    """
     project, director = session.project, session.director
-    kept = len(project.line(project.take_id))
-    if director.next_chunk == kept:
-        return
-    number = director.resolved.shot_of_chunk[min(kept, director.next_chunk - 1)]
-    shots = again_from(session, number)
-    project.cut_take(director.resolved.shots[number].first_chunk)
-    folder = project.folder_of(project.take_id)
-    session.director = await session.house.worker.turn(
-        project.session_id, lambda: rewound(director, shots[0].shot_id, folder)
-    )
-    project.queue = (*shots, *project.queue)
+    made, kept = director.next_chunk, len(project.line(project.take_id))
+    again: tuple[QueuedShot, ...] = ()
+    if made < kept:
+        project.cut_take(max(made, project.take.first_chunk))
+    elif made > kept:
+        number = director.resolved.shot_of_chunk[kept]
+        again, first = again_from(session, number), director.resolved.shots[number].first_chunk
+        project.cut_take(first)
+        folder = project.folder_of(project.take_id)
+        session.director = await session.house.worker.turn(
+            project.session_id, lambda: rewound(director, again[0].shot_id, folder)
+        )
+        session.look()
+    told = {shot.shot_id for shot in again} | {shot.id for shot in session.seen.resolved.shots}
+    project.queue = (*again, *(shot for shot in project.queue if shot.shot_id not in told))
     project.save()
 
 
 def again_from(session: Session, number: int) -> tuple[QueuedShot, ...]:
     """The film's shots from that one on, as they were asked for, to be queued again."""
-    asked, model = session.project.take.asked, session.model
-    shots = zip(session.director.story.shots[number:], session.director.resolved.shots[number:])
-    return tuple(
-        shot_queue.queued(
-            of.id,
-            NewShot(caption=told.caption, chunks=asked.get(of.id, of.chunks), seed=told.seed),
-            model,
-        )
-        for told, of in shots
-    )
+    asked = session.project.take.shots
+    return tuple(asked[shot.id] for shot in session.seen.resolved.shots[number:])
 
 
 def rewound(director: FilmDirector, shot_id: str, folder: Path) -> FilmDirector:
@@ -207,7 +207,7 @@ def _receive(session: Session, shot: NewShot, event_id: str | None, before: str 
 
 def _begun(session: Session, shot_id: str) -> QueuedShot:
     """The shot of that id that has begun, as it was asked for."""
-    ids = [shot.id for shot in session.director.resolved.shots]
+    ids = [shot.id for shot in session.seen.resolved.shots]
     if shot_id not in ids:
         known = ", ".join(ids) or "none has"
         raise Refused("unknown_shot", f"shot {shot_id} has not begun here: {known}", "shot_id")
@@ -228,9 +228,9 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
 
     async def turn() -> None:
         _begun(session, message.shot_id)  # another turn may have gone back before it
-        director = session.director
-        number = [shot.id for shot in director.resolved.shots].index(message.shot_id)
-        shots, first = again_from(session, number), director.resolved.shots[number].first_chunk
+        director, begun = session.director, session.seen.resolved.shots
+        number = [shot.id for shot in begun].index(message.shot_id)
+        shots, first = again_from(session, number), begun[number].first_chunk
         folder = project.folder_of(f"t{len(project.takes) + 1}")
         try:
             session.director = await session.house.worker.turn(
@@ -239,6 +239,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         except UsageError as error:
             refused = Refused("refused", str(error), event_id=message.event_id)
             raise refused from None
+        session.look()
         project.begin_take(why, first, message.shot_id)
         session.cut = False
         project.queue = (*requeued(shots), *project.queue)
@@ -253,7 +254,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
 
 
 def _say_begun(session: Session, event_id: str | None, replay: bool = False) -> None:
-    chunk = session.director.next_chunk
+    chunk = session.seen.next_chunk
     time_s = session.time_of(chunk)
     session.playback.jump(time_s)
     session.tell(
@@ -263,7 +264,7 @@ def _say_begun(session: Session, event_id: str | None, replay: bool = False) -> 
             next_chunk=chunk,
             frame=round(time_s * session.model.fps),
             time_s=time_s,
-            shots=made_shots(session.project, session.director.story),
+            shots=made_shots(session.project, session.project.take_id),
             replay=replay,
         )
     )

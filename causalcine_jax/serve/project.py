@@ -38,7 +38,8 @@ class Take:
 
     first_chunk  the first chunk that is its own
     own          its chunks from there on
-    asked        by shot: chunks asked for
+    shots        those that have begun, as they were asked for, by id
+    digests      of its own chunks: SHA-256 of the film's frames so far; None after a restart
     """
 
     take_id: str
@@ -47,9 +48,10 @@ class Take:
     shot_id: str | None
     first_chunk: int
     own: list[ChunkInfo] = field(default_factory=list)
-    asked: dict[str, int] = field(default_factory=dict)
+    shots: dict[str, QueuedShot] = field(default_factory=dict)
+    digests: list[Any] = field(default_factory=list)
 
-    STORED: ClassVar = ("take_id", "parent", "why", "shot_id", "first_chunk", "asked")
+    STORED: ClassVar = ("take_id", "parent", "why", "shot_id", "first_chunk")
 
     @property
     def end(self) -> int:
@@ -100,6 +102,9 @@ class Project:
             kept = read_plain(file)
             take = Take(**{name: kept[name] for name in Take.STORED})
             take.own = list(_chunks(file.parent))
+            take.digests = [None] * len(take.own)
+            shots = [QueuedShot.model_validate(each) for each in kept["shots"]]
+            take.shots = {shot.shot_id: shot for shot in shots}
             project.takes[take.take_id] = take
         return project
 
@@ -107,8 +112,7 @@ class Project:
         """Takes the first shot from the queue. It stays in the file until it has a chunk."""
         self.beginning, *rest = self.queue
         self.queue = tuple(rest)
-        self.take.asked[self.beginning.shot_id] = self.beginning.chunks
-        self.save_take()
+        self.ask(self.beginning)
         self.save()
         return self.beginning
 
@@ -138,6 +142,11 @@ class Project:
         self._told["shots"] += 1
         return f"s{self._told['shots']}"
 
+    def ask(self, shot: QueuedShot) -> None:
+        """The current take's shot is to be like this."""
+        self.take.shots[shot.shot_id] = shot
+        self.save_take()
+
     def save(self) -> None:
         """Writes session.json."""
         self._told |= {
@@ -150,9 +159,9 @@ class Project:
     def begin_take(self, why: str, first_chunk: int = 0, shot_id: str | None = None) -> Take:
         """A new take that leaves the current one before `first_chunk`; it becomes the current."""
         parent = self.take_id or None
-        shots = {chunk.shot_id for chunk in self.line(parent)[:first_chunk]} if parent else ()
-        asked = {s: n for s, n in self.take.asked.items() if s in shots} if parent else {}
-        take = Take(f"t{len(self.takes) + 1}", parent, why, shot_id, first_chunk, asked=asked)
+        kept = {chunk.shot_id for chunk in self.line(parent)[:first_chunk]} if parent else ()
+        shots = {id: shot for id, shot in self.take.shots.items() if id in kept} if kept else {}
+        take = Take(f"t{len(self.takes) + 1}", parent, why, shot_id, first_chunk, shots=shots)
         self.takes[take.take_id], self.take_id = take, take.take_id
         self.save_take()
         self.save()
@@ -161,13 +170,15 @@ class Project:
     def cut_take(self, chunk: int) -> None:
         """Forgets the current take's chunks from `chunk` on; it must be one of its own."""
         take = self.take
-        take.own = take.own[: chunk - take.first_chunk]
+        kept = chunk - take.first_chunk
+        take.own, take.digests = take.own[:kept], take.digests[:kept]
         lines = "".join(each.model_dump_json() + "\n" for each in take.own)
         _write(self.folder_of(take.take_id) / "chunks.jsonl", lines.encode())
 
     def save_take(self) -> None:
         """Writes the current take's take.json."""
         kept = {name: getattr(self.take, name) for name in Take.STORED}
+        kept["shots"] = [shot.model_dump() for shot in self.take.shots.values()]
         with atomic_file(self.folder_of(self.take_id) / "take.json") as partial:
             partial.write_text(json.dumps(kept), encoding="utf-8")
 
@@ -193,8 +204,17 @@ class Project:
             raise Refused("unknown_take", f"{take_id} has no chunk {chunk}", "chunk")
         return _media(self.folder_of(take.take_id), chunk)
 
-    def add_chunk(self, info: ChunkInfo, header: bytes, media: bytes) -> None:
-        """Keeps a chunk of the take that `info` names. Quick enough for another thread's turn."""
+    def digest(self, take_id: str, chunks: int) -> Any:
+        """SHA-256 of the frames of a take's first chunks; None where a restart lost it."""
+        take = self.known(take_id)
+        if chunks == 0:
+            return hashlib.sha256()
+        if chunks <= take.first_chunk:
+            return self.digest(take.parent, chunks)
+        return take.digests[chunks - take.first_chunk - 1]
+
+    def add_chunk(self, info: ChunkInfo, header: bytes, media: bytes, digest: Any) -> None:
+        """Keeps a chunk of the take that `info` names."""
         folder = self.folder_of(info.take_id)
         if info.chunk == 0 and not self.header.is_file():
             _write(self.header, header)
@@ -202,6 +222,7 @@ class Project:
         with open(folder / "chunks.jsonl", "a", encoding="utf-8") as lines:
             lines.write(info.model_dump_json() + "\n")
         self.takes[info.take_id].own.append(info)
+        self.takes[info.take_id].digests.append(digest)
         if self.beginning and self.beginning.shot_id == info.shot_id:
             self.beginning = None
             self.save()
@@ -218,7 +239,7 @@ class Project:
     def info(self, take_id: str) -> TakeInfo:
         take, line = self.takes[take_id], self.line(take_id)
         seconds = line[-1].time_s + line[-1].seconds if line else 0.0
-        told = {name: getattr(take, name) for name in Take.STORED if name != "asked"}
+        told = {name: getattr(take, name) for name in Take.STORED}
         return TakeInfo(**told, chunks=len(line), seconds=seconds)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+import numpy as np
+
 from causalcine_jax.render.mp4 import viewing_scale
 from causalcine_jax.serve.media import encoded, mime
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
@@ -73,10 +75,11 @@ class Publisher:
                 info = self._info(take_id, chunk, spent)
                 if chunk.index == chunk.shot.first_chunk:
                     self._tell(self._applied(info))
-                info, header, media = await loop.run_in_executor(
-                    self._encoders, self._encode, info, chunk.frames
+                before = self._project.digest(take_id, chunk.index)
+                info, header, media, digest = await loop.run_in_executor(
+                    self._encoders, self._encode, info, chunk.frames, before
                 )
-                self._project.add_chunk(info, header, media)
+                self._project.add_chunk(info, header, media, digest)
                 if self._header is None:
                     self._header = header
                     self._tell(*self.init())
@@ -130,8 +133,13 @@ class Publisher:
             if latent // per_chunk < len(line)
         )
 
-    def _encode(self, info: ChunkInfo, frames) -> tuple[ChunkInfo, bytes, bytes]:
+    def _encode(self, info: ChunkInfo, frames, before) -> tuple[ChunkInfo, bytes, bytes, Any]:
+        """The chunk's info, header and media, and the digest of the film up to its end."""
         begun = time.perf_counter()
         header, media = encoded(frames, info.first_frame, self._model.fps, self._scale)
         timings = {**info.timings, "encode": round(time.perf_counter() - begun, 4)}
-        return info.model_copy(update={"timings": timings, "bytes": len(media)}), header, media
+        info = info.model_copy(update={"timings": timings, "bytes": len(media)})
+        digest = None if before is None else before.copy()
+        if digest is not None:
+            digest.update(np.ascontiguousarray(frames))
+        return info, header, media, digest

@@ -27,7 +27,10 @@ All but `/healthz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
 | `GET /` | the page |
 | `GET /v1/sessions/{session}/header.mp4` | the mp4 header of all media |
 | `GET /v1/sessions/{session}/takes/{take}/chunks/{chunk}` | a chunk's media |
+| `GET /v1/sessions/{session}/takes/{take}/frames/{frame}` | a frame as a small JPEG |
+| `GET /v1/sessions/{session}/takes/{take}/{file}` | a file of the take, see export.py |
 | `GET /v1/schema` | JSON Schema of all messages |
+| `GET /readyz` | 200 once the model is compiled, 503 before |
 | `GET /healthz` | `{"status": "ok"}` |
 
 A session's id is a secret of 128 bits: who knows it may see the film, and no one else.

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
@@ -35,9 +35,10 @@ from causalcine_jax.serve.server_messages import (
     SessionState,
     SessionStatus,
 )
+from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.worker import Worker
-from causalcine_jax.story import first_frame_of_chunk
+from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
 from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 log = logging.getLogger("causalcine.desk")
@@ -53,12 +54,21 @@ class House:
     limits: SessionLimits
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A director between two turns."""
+
+    next_chunk: int
+    resolved: ResolvedStory
+
+
 class Session:
     """Begins with `start`; `done` is set when it has ended and its memory is free.
 
     director  of the current take
     paused    no chunk is made
     cut       the shot that is being filmed ends with its current chunk
+    head      the story without shots, with the size and negative prompt in use
     turns     what is done between two chunks: retakes, branches
     """
 
@@ -71,11 +81,19 @@ class Session:
         self.playback = Playback()
         self.directing: Outbox | None = None
         self.viewers: set[Outbox] = set()
+        self.head = replace(director.story, shots=())
+        self.exporting = asyncio.Lock()
+        self.look()
         self.paused, self.cut, self.status = False, False, "starved"
         self.turns: deque[Callable[[], Awaitable[None]]] = deque()
         self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
         self._changed, self._stopping = asyncio.Event(), False
         self._begun = self._seen = self._measured = time.monotonic()
+
+    def look(self) -> None:
+        """Notes where the director is, after a turn: during one, asking it would wait."""
+        director = self.director
+        self.seen = Seen(director.next_chunk, director.resolved)
 
     # --- clients ---
 
@@ -137,7 +155,7 @@ class Session:
             seed=story.seed,
             take_id=self.project.take_id,
             takes=self.project.infos(),
-            shots=made_shots(self.project, self.director.story),
+            shots=made_shots(self.project, self.project.take_id),
             chunks=tuple(self.project.line(self.project.take_id)),
             queue=self.project.queue,
         )
@@ -192,7 +210,7 @@ class Session:
         if status != self.status:
             self.status = status
             self.tell(SessionStatus(status=status))
-        made = self.time_of(self.director.next_chunk)
+        made = self.time_of(self.seen.next_chunk)
         if self._clients() and time.monotonic() - self._measured > 1.0:
             self._measured = time.monotonic()
             self.tell(
@@ -207,13 +225,12 @@ class Session:
         return status
 
     def _status(self) -> str:
-        director, made = self.director, self.time_of(self.director.next_chunk)
+        seen, made = self.seen, self.time_of(self.seen.next_chunk)
         if self.paused or not self._clients():
             return "paused"
-        shots, queued = bool(director.story.shots), bool(self.project.queue)
-        holds = shots and self.project.choices["on_empty"] == "hold"
-        planned = director.next_chunk < director.resolved.chunks
-        work = planned or self._unfinished() or queued or holds
+        holds = seen.resolved.shots and self.project.choices["on_empty"] == "hold"
+        planned = seen.next_chunk < seen.resolved.chunks
+        work = planned or self._unfinished() or self.project.queue or holds
         if not work or made >= self.house.limits.film_s:
             return "starved"
         lead = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
@@ -223,10 +240,10 @@ class Session:
 
     def _unfinished(self) -> bool:
         """The last shot is shorter than asked for, and no cut was asked for."""
-        if self.cut or not self.director.story.shots:
+        if self.cut or not self.seen.resolved.shots:
             return False
-        last = self.director.resolved.shots[-1]
-        return last.chunks < self.project.take.asked.get(last.id, 0)
+        last = self.seen.resolved.shots[-1]
+        return last.chunks < self.project.take.shots[last.id].chunks
 
     async def _wait(self, at_most: float) -> None:
         now, limits = time.monotonic(), self.house.limits
@@ -246,13 +263,14 @@ class Session:
         if time.monotonic() - self._begun > self.house.limits.lifetime_s:
             return self.stop("lifetime", f"open for {self.house.limits.lifetime_s:g} s")
         director, shot = self.director, None
-        if director.next_chunk >= director.resolved.chunks and not self._unfinished():
+        planned = self.seen.next_chunk < self.seen.resolved.chunks
+        if not planned and not self._unfinished():
             if self.project.queue:
                 self.cut, shot = False, self.project.begin_shot()
                 self.tell(Queue(shots=self.project.queue))
             else:  # on_empty is hold
-                last = director.resolved.shots[-1]
-                self.project.take.asked[last.id] = last.chunks + 1
+                last = self.project.take.shots[self.seen.resolved.shots[-1].id]
+                self.project.ask(longer(last, last.chunks + 1, self.model))
         begun = time.perf_counter()
         try:
             chunk = await self.house.worker.turn(
@@ -264,6 +282,7 @@ class Session:
             self.project.beginning = None
             event = self.publisher.events.pop(shot.shot_id, None)
             return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
+        self.look()
         await self.publisher.put(chunk, time.perf_counter() - begun)
 
 

@@ -20,10 +20,16 @@ def chunks_of(
 
 def queued(shot_id: str, shot: NewShot, model: ModelInfo) -> QueuedShot:
     chunks = chunks_of(shot.seconds, shot.chunks, model)
-    seconds = chunks * model.chunk_frames / model.fps
-    return QueuedShot(
-        shot_id=shot_id, caption=shot.caption, chunks=chunks, seconds=seconds, seed=shot.seed
+    told = QueuedShot(
+        shot_id=shot_id, caption=shot.caption, chunks=chunks, seconds=0.0, seed=shot.seed
     )
+    return longer(told, chunks, model)
+
+
+def longer(shot: QueuedShot, chunks: int, model: ModelInfo) -> QueuedShot:
+    """The shot with another length."""
+    seconds = chunks * model.chunk_frames / model.fps
+    return shot.model_copy(update={"chunks": chunks, "seconds": seconds})
 
 
 def place_of(shots: Shots, shot_id: str, field: str = "shot_id") -> int:
@@ -59,10 +65,7 @@ def changed(
     shots: Shots, shot_id: str, caption: str | None, chunks: int | None, model: ModelInfo
 ) -> Shots:
     at = place_of(shots, shot_id)
-    length = shots[at].chunks if chunks is None else chunks
-    update = {
-        "caption": shots[at].caption if caption is None else caption,
-        "chunks": length,
-        "seconds": length * model.chunk_frames / model.fps,
-    }
-    return (*shots[:at], shots[at].model_copy(update=update), *shots[at + 1 :])
+    new = longer(shots[at], shots[at].chunks if chunks is None else chunks, model)
+    if caption is not None:
+        new = new.model_copy(update={"caption": caption})
+    return (*shots[:at], new, *shots[at + 1 :])
