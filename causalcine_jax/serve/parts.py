@@ -6,7 +6,14 @@ Frames and chunks are counted from 0. Times are seconds of film from its beginni
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from causalcine_jax.story_schema import LONGEST_SHOT, MAX_SEED
 
@@ -15,10 +22,15 @@ LONGEST_CAPTION = 2_000  # characters
 LONGEST_ID = 80
 MOST_SHOTS = 64  # queued, and in a story that a client sends
 
-Caption = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_CAPTION)
-]
-GlobalCaption = Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_CAPTION)]
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+GlobalCaption = Annotated[str, Field(max_length=LONGEST_CAPTION), AfterValidator(str.strip)]
+Caption = Annotated[GlobalCaption, AfterValidator(_not_empty)]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=LONGEST_ID)]
 Secret = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=120)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
