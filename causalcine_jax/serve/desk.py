@@ -14,15 +14,16 @@ from pathlib import Path
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve import shot_queue
 from causalcine_jax.serve.client_messages import SessionStart
-from causalcine_jax.serve.engine import Engine
+from causalcine_jax.serve.engine import Engine, FilmDirector
+from causalcine_jax.serve.house import House
 from causalcine_jax.serve.limits import MESSAGE_BYTES, SessionLimits
-from causalcine_jax.serve.orders import settle
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import LONGEST_CAPTION, MOST_SHOTS, Limits, NewShot
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.reopen import reopened
 from causalcine_jax.serve.server_messages import SessionDone, SessionQueued, SessionStarted
-from causalcine_jax.serve.session import House, Session
+from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.worker import Worker
 from causalcine_jax.story import Story
 from causalcine_jax.story_schema import MAX_SEED, TEMPORAL_STRIDE
@@ -192,21 +193,19 @@ class Desk:
         return head, shots
 
     async def _opened(self, project: Project, story: Story, resumed: bool) -> Session:
-        engine, worker = self.house.engine, self.house.worker
-        folder = project.folder_of(project.take_id or "t1")
+        if resumed:
+            return Session(self.house, project, await reopened(self.house, project))
+        take_id = project.new_take_id()
+        engine, folder = self.house.engine, project.folder_of(take_id)
 
-        def begin():
+        def begin() -> FilmDirector:
             director = engine.begin(story)
             director.keep_in(folder)
             return director
 
-        make = (lambda: engine.resume(folder)) if project.takes else begin
-        session = Session(self.house, project, await worker.turn(project.session_id, make))
-        if not project.takes:
-            project.begin_take("start")
-        elif resumed:
-            await settle(session)
-        return session
+        director = await self.house.worker.turn(project.session_id, begin)
+        project.begin_take(take_id, "start")
+        return Session(self.house, project, director)
 
     def _take_over(self, session: Session, start: SessionStart, client: Outbox) -> Session:
         if (before := session.directing) is not None:

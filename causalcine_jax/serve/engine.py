@@ -40,6 +40,8 @@ class FilmDirector(Protocol):
 
     def keep_in(self, folder: Path) -> None: ...
 
+    def close(self) -> None: ...
+
     def __iter__(self) -> Iterator[Any]: ...
 
     def __next__(self) -> Any: ...
@@ -64,7 +66,10 @@ class Engine(Protocol):
         """A director of a film without shots yet. `UsageError` if it cannot make that size."""
 
     def resume(self, folder: Path) -> FilmDirector:
-        """The director of the film kept in `folder`. `DataError` if there is none."""
+        """The director of the film kept in `folder`, before its first chunk.
+
+        It makes the film's chunks again. `DataError` if there is none, or it is in use.
+        """
 
     def check(self, prompts: list[tuple[str, str]]) -> None:
         """`UsageError` if the model cannot read a prompt; given (where it occurs, its text)."""

@@ -1,7 +1,7 @@
 """A take as files: film.mp4, film.json, story.yaml, contact_sheet.png; and single frames.
 
 The mp4 is the chunks' media, one after another. film.json makes the same frames again with
-`causalcine film --story film.json`. After a restart it lacks their hash, which is not kept.
+`causalcine film --story film.json`. Its hash is of the frames before they were encoded.
 """
 
 import io

@@ -65,7 +65,7 @@ class FilmEngine:
         return Director(self.model, story, pool=self.pool)
 
     def resume(self, folder: Path) -> Director:
-        return Director.resume(folder, self.model)
+        return Director.resume(folder, self.model, from_beginning=True)
 
     def check(self, prompts: list[tuple[str, str]]) -> None:
         self.model.check_prompts(prompts)

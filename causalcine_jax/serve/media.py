@@ -17,12 +17,18 @@ from PIL import Image
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
-from causalcine_jax.render.mp4 import ENCODER, GROWING, copy_packets
+from causalcine_jax.render.mp4 import ENCODER
+from causalcine_jax.utils.atomic_file import atomic_file
 
-# frag_discont: fragments carry the film's time, though this muxer sees only one chunk of it.
-OPTIONS = {"movflags": f"{GROWING['movflags']}+frag_discont", "avoid_negative_ts": "disabled"}
+# A fragment per frame. frag_discont: fragments carry the film's time, though this muxer sees only
+# one chunk of it.
+OPTIONS = {
+    "movflags": "frag_every_frame+empty_moov+default_base_moof+frag_discont",
+    "avoid_negative_ts": "disabled",
+}
 # A fixed level, so that the header does not depend on the chunk that it was made with.
 VIDEO = {**ENCODER, "profile": "high", "level": "4.2", "threads": "1"}
+WHOLE = {"movflags": "faststart"}  # the index in front, so that every player can seek
 
 
 def encoded(
@@ -75,7 +81,16 @@ def joined(header: Path, chunks: Iterable[Path], target: Path) -> None:
         with open(part, "wb") as out:
             for file in (header, *chunks):
                 out.write(file.read_bytes())
-        copy_packets(part, target)
+        with (
+            atomic_file(target) as partial,
+            av.open(str(part)) as film,
+            av.open(str(partial), "w", format="mp4", options=WHOLE) as whole,
+        ):
+            stream = whole.add_stream_from_template(film.streams.video[0])
+            for packet in film.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    whole.mux(packet)
     except OSError as error:
         raise DataError(f"cannot write {target}: {error.strerror or error}") from error
     finally:

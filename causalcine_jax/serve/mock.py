@@ -59,12 +59,15 @@ class MockDirector:
             raise DataError(f"no film was begun in {folder}: it has no {FILE}")
         told = read_plain(Path(folder) / FILE)
         director = cls(_story(told["story"]), chunk_seconds)
-        director.next_chunk, director._folder = told["chunks"], Path(folder)
+        director._folder = Path(folder)
         return director
 
     def keep_in(self, folder: Path) -> None:
         self._folder = Path(folder)
         self._keep()
+
+    def close(self) -> None:
+        self._folder = None
 
     def add_shot(
         self, caption: str, *, chunks: int | None = None, seconds=None, id: str | None = None
@@ -125,7 +128,7 @@ class MockDirector:
 
     def _keep(self) -> None:
         if self._folder is not None:
-            told = {"story": self.story.to_dict(), "chunks": self.next_chunk}
+            told = {"story": self.story.to_dict()}
             with atomic_file(self._folder / FILE) as partial:
                 partial.write_text(json.dumps(told))
 

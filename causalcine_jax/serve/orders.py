@@ -28,6 +28,7 @@ from causalcine_jax.serve.client_messages import (
 from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.reopen import reopened
 from causalcine_jax.serve.server_messages import SessionStatus, ShotReceived, TakeBegun
 from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.timeline import made_shots
@@ -126,43 +127,17 @@ def open_take(session: Session, message: TakeOpen) -> None:
     project.known(message.take_id)
 
     async def turn() -> None:
-        folder = project.folder_of(message.take_id)
-        engine, session.director = session.house.engine, None  # makes room for the other's history
-        session.director = await session.house.worker.turn(
-            project.session_id, lambda: engine.resume(folder)
-        )
-        session.look()
+        before, session.director = session.director, None  # makes room for the other's history
+        await session.house.worker.turn(project.session_id, before.close)
+        del before
         project.take_id = message.take_id
-        await settle(session)
+        session.director = await reopened(session.house, project)
+        session.look()
         session.requeue(project.queue)
         _say_begun(session, message.event_id, replay=True)
 
     session.turns.append(turn)
     session.change()
-
-
-async def settle(session: Session) -> None:
-    """After a resume: makes project and director agree, as a crash may not leave them.
-
-    The director goes back to the beginning of a shot whose chunks have no media.
-    """
-    project, director = session.project, session.director
-    made, kept = director.next_chunk, len(project.line(project.take_id))
-    again: tuple[QueuedShot, ...] = ()
-    if made < kept:
-        project.cut_take(max(made, project.take.first_chunk))
-    elif made > kept:
-        number = director.resolved.shot_of_chunk[kept]
-        again, first = again_from(session, number), director.resolved.shots[number].first_chunk
-        project.cut_take(first)
-        folder = project.folder_of(project.take_id)
-        session.director = await session.house.worker.turn(
-            project.session_id, lambda: rewound(director, again[0].shot_id, folder)
-        )
-        session.look()
-    told = {shot.shot_id for shot in again} | {shot.id for shot in session.seen.resolved.shots}
-    project.queue = (*again, *(shot for shot in project.queue if shot.shot_id not in told))
-    project.save()
 
 
 def again_from(session: Session, number: int) -> tuple[QueuedShot, ...]:
@@ -175,6 +150,7 @@ def rewound(director: FilmDirector, shot_id: str, folder: Path) -> FilmDirector:
     """The film up to the beginning of that shot, kept in `folder`. Runs in a turn."""
     other = director.branch(shot_id)
     other.keep_in(folder)
+    director.close()
     return other
 
 
@@ -231,7 +207,8 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         director, begun = session.director, session.seen.resolved.shots
         number = [shot.id for shot in begun].index(message.shot_id)
         shots, first = again_from(session, number), begun[number].first_chunk
-        folder = project.folder_of(f"t{len(project.takes) + 1}")
+        take_id = project.new_take_id()
+        folder = project.folder_of(take_id)
         try:
             session.director = await session.house.worker.turn(
                 project.session_id, lambda: rewound(director, message.shot_id, folder)
@@ -240,7 +217,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
             refused = Refused("refused", str(error), event_id=message.event_id)
             raise refused from None
         session.look()
-        project.begin_take(why, first, message.shot_id)
+        project.begin_take(take_id, why, first, message.shot_id)
         session.cut = False
         project.queue = (*requeued(shots), *project.queue)
         project.save()

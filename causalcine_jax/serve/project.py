@@ -156,24 +156,34 @@ class Project:
         with atomic_file(self.folder / "session.json") as partial:
             partial.write_text(json.dumps(self._told, ensure_ascii=False), encoding="utf-8")
 
-    def begin_take(self, why: str, first_chunk: int = 0, shot_id: str | None = None) -> Take:
+    def new_take_id(self) -> str:
+        """An id whose folder is new; a crash may leave the folder of a take that never began."""
+        number = len(self.takes) + 1
+        while self.folder_of(f"t{number}").exists():
+            number += 1
+        return f"t{number}"
+
+    def begin_take(
+        self, take_id: str, why: str, first_chunk: int = 0, shot_id: str | None = None
+    ) -> Take:
         """A new take that leaves the current one before `first_chunk`; it becomes the current."""
         parent = self.take_id or None
         kept = {chunk.shot_id for chunk in self.line(parent)[:first_chunk]} if parent else ()
         shots = {id: shot for id, shot in self.take.shots.items() if id in kept} if kept else {}
-        take = Take(f"t{len(self.takes) + 1}", parent, why, shot_id, first_chunk, shots=shots)
+        take = Take(take_id, parent, why, shot_id, first_chunk, shots=shots)
         self.takes[take.take_id], self.take_id = take, take.take_id
         self.save_take()
         self.save()
         return take
 
-    def cut_take(self, chunk: int) -> None:
-        """Forgets the current take's chunks from `chunk` on; it must be one of its own."""
-        take = self.take
-        kept = chunk - take.first_chunk
-        take.own, take.digests = take.own[:kept], take.digests[:kept]
-        lines = "".join(each.model_dump_json() + "\n" for each in take.own)
-        _write(self.folder_of(take.take_id) / "chunks.jsonl", lines.encode())
+    def give_digests(self, digests: list[Any]) -> None:
+        """The digests of the current take's chunks, from the film's beginning."""
+        take: Take | None = self.take
+        while take is not None:
+            known = digests[take.first_chunk : take.end]
+            take.digests[: len(known)] = known
+            digests = digests[: take.first_chunk]
+            take = self.takes[take.parent] if take.parent else None
 
     def save_take(self) -> None:
         """Writes the current take's take.json."""

@@ -14,13 +14,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.serve.engine import Engine, FilmDirector
-from causalcine_jax.serve.limits import SessionLimits
+from causalcine_jax.serve.engine import FilmDirector
+from causalcine_jax.serve.house import House
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import FromServer, ModelInfo, QueuedShot
 from causalcine_jax.serve.playback import Playback
@@ -37,21 +36,10 @@ from causalcine_jax.serve.server_messages import (
 )
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.serve.timeline import made_shots
-from causalcine_jax.serve.worker import Worker
 from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
 from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 log = logging.getLogger("causalcine.desk")
-
-
-@dataclass(frozen=True)
-class House:
-    """What all sessions share."""
-
-    engine: Engine
-    worker: Worker
-    encoders: Executor
-    limits: SessionLimits
 
 
 @dataclass(frozen=True)
@@ -191,12 +179,18 @@ class Session:
             self.ended = SessionDone(reason="failed", take_id=take, message=told)
         finally:
             publishing.cancel()
-            self.director = None
+            await self._close_director()
             self.house.worker.leave(self.project.session_id)
             self.tell(self.ended)
             for client in self._clients():
                 client.close()
             self.done.set()
+
+    async def _close_director(self) -> None:
+        if self.director is not None:
+            with contextlib.suppress(Exception):
+                await self.house.worker.turn(self.project.session_id, self.director.close)
+        self.director = None
 
     async def _refusing(self, turn: Callable[[], Awaitable[None]]) -> None:
         try:

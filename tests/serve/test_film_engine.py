@@ -52,7 +52,16 @@ def test_a_directed_branch_is_filmed_again_bit_by_bit(house, tmp_path):
     resumed.shot("Mia waves.")
     (chunk,) = resumed.chunks(1)
     assert (chunk.take_id, chunk.chunk) == ("t3", 4)
+    (tmp_path / "film.json").write_bytes(home.get(path).content)
+    again.update(_next_of(model, read_recipe(tmp_path / "film.json")))
+    assert again.hexdigest() == read_recipe(tmp_path / "film.json").record.frames_sha256
     assert chunk.recalled and all(0 < each.share <= 1 for each in chunk.recalled)
+
+
+def _next_of(model, recipe):
+    """The frames of the film's last chunk."""
+    chunks = list(Director(model, recipe.story, pool=PoolConfig(recipe.record.pool_frames)))
+    return chunks[-1].frames.tobytes()
 
 
 def test_a_size_that_the_model_cannot_make_is_refused_with_one_that_it_can(tmp_path):
