@@ -12,10 +12,14 @@ import argparse
 import json
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.errors import UsageError
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+
+if TYPE_CHECKING:
+    from causalcine_jax.serve.engine import Engine
 
 PORT, POOL_FRAMES = 8765, 240
 MOCK_SECONDS = 0.3  # of a mock's chunk, which lasts 0.75 s
@@ -102,11 +106,16 @@ def main(arguments: list[str] | None = None) -> None:
     uvicorn.Server(server_config(app)).run([bound])
 
 
-def _engine(flags: argparse.Namespace):
+def _engine(flags: argparse.Namespace) -> "Engine":
     if flags.mock:
         from causalcine_jax.serve.mock import MockEngine
 
         return MockEngine(MOCK_SECONDS)
+    return film_engine(flags)
+
+
+def film_engine(flags: argparse.Namespace) -> "Engine":
+    """The engine of --model and --pool-frames. Imports jax."""
     from causalcine_jax.config import PoolConfig
     from causalcine_jax.film.chosen_model import chosen_model
     from causalcine_jax.film.host_memory import allow_all_host_memory

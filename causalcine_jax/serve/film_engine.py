@@ -53,6 +53,7 @@ class FilmEngine:
         director.add_shot("Mia." if self.info.words else "A film.", chunks=WARM_CHUNKS)
         for _ in director:
             pass
+        next(director.branch("s1"), None)
 
     def pool_bytes(self, story: Story) -> int:
         video = self.model.completed(story).video

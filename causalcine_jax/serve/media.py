@@ -28,7 +28,16 @@ OPTIONS = {
 }
 # A fixed level, so that the header does not depend on the chunk that it was made with.
 VIDEO = {**ENCODER, "profile": "high", "level": "4.2", "threads": "1"}
+STREAMED_HEIGHT = 192
 WHOLE = {"movflags": "faststart"}  # the index in front, so that every player can seek
+
+
+def streaming_scale(height: int) -> int:
+    """The integer factor that small frames are enlarged by: colour has half their resolution.
+
+    Half of `mp4.viewing_scale`, as encoding is on the way to the screen.
+    """
+    return max(1, STREAMED_HEIGHT // height)
 
 
 def encoded(

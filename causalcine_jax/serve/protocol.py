@@ -50,6 +50,16 @@ def read_client(text: str) -> Any:
         raise Refused("bad_message", said, faults[0][0] or None) from None
 
 
+def read_server(text: str | bytes) -> Any | None:
+    """The server's message in JSON; None for a type that this client does not know."""
+    try:
+        return FROM_SERVER.validate_json(text)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "union_tag_invalid":
+            return None
+        raise
+
+
 def written(message: Any) -> str:
     """A message as JSON, without the fields that are unset and optional."""
     return message.model_dump_json(exclude_none=not isinstance(message, FromServer))

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.render.mp4 import viewing_scale
-from causalcine_jax.serve.media import encoded, mime
+from causalcine_jax.serve.media import encoded, mime, streaming_scale
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.server_messages import MediaChunk, MediaInit, ShotApplied
@@ -31,15 +30,22 @@ class Publisher:
         self, project: Project, model: ModelInfo, encoders: Executor, tell: Callable[..., None]
     ):
         self._project, self._model, self._encoders, self._tell = project, model, encoders, tell
-        self._scale = viewing_scale(model.height)
+        self._scale = streaming_scale(model.height)
         self._made: asyncio.Queue = asyncio.Queue(1)
+        self._open = 0  # chunks that were put and are not published
         self._lately: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._header = project.header.read_bytes() if project.header.is_file() else None
         self.events: dict[str, str | None] = {}  # by shot: the event that queued it
 
     async def put(self, chunk: Any, spent: float) -> None:
         """Queues a chunk of the current take that took `spent` seconds, waiting included."""
+        self._open += 1
         await self._made.put((self._project.take_id, chunk, spent))
+
+    @property
+    def idle(self) -> bool:
+        """Everything that was put is published."""
+        return self._open == 0
 
     async def drained(self) -> None:
         await self._made.join()
@@ -87,6 +93,7 @@ class Publisher:
                 self._lately.append((time.monotonic(), info.frames))
             finally:
                 self._made.task_done()
+                self._open -= 1
 
     def _applied(self, info: ChunkInfo) -> ShotApplied:
         return ShotApplied(

@@ -1,12 +1,20 @@
 """The web server that serves the desk's app."""
 
+import contextlib
+import secrets
 import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.serve.limits import MESSAGE_BYTES
+from causalcine_jax.serve.app import desk_app
+from causalcine_jax.serve.desk import Desk
+from causalcine_jax.serve.engine import Engine
+from causalcine_jax.serve.limits import MESSAGE_BYTES, SessionLimits
 
 STOPPING = 10  # seconds for open requests
 
@@ -36,3 +44,19 @@ def listening(host: str, port: int) -> socket.socket:
             "choose another --port or --host"
         ) from error
     return bound
+
+
+@contextlib.contextmanager
+def running(
+    engine: Engine, projects: Path, limits: SessionLimits = SessionLimits(), token: str = ""
+) -> Iterator[str]:
+    """Serves a desk in a thread of this process, on a free port of this machine; yields its URL."""
+    token, bound = token or secrets.token_urlsafe(24), listening("127.0.0.1", 0)
+    server = uvicorn.Server(server_config(desk_app(Desk(engine, projects, limits), token)))
+    thread = threading.Thread(target=server.run, args=([bound],), name="desk")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/?token={token}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -170,7 +170,8 @@ class Session:
                 elif (status := self._say_status()) == "making":
                     await self._make()
                 else:
-                    await self._wait(0.05 if status == "ahead" else 1.0)
+                    soon = status == "ahead" or not self.publisher.idle
+                    await self._wait(0.05 if soon else 1.0)
             await self.publisher.drained()
         except Exception as error:
             log.exception("session %s failed", self.project.session_id)
@@ -201,7 +202,8 @@ class Session:
     def _say_status(self) -> str:
         """What the session does now; told where it changed."""
         status = self._status()
-        if status != self.status:
+        told = status != "starved" or self.publisher.idle  # after its last chunk
+        if status != self.status and told:
             self.status = status
             self.tell(SessionStatus(status=status))
         made = self.time_of(self.seen.next_chunk)
