@@ -15,11 +15,14 @@ from starlette.websockets import WebSocket
 
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.films import film_routes
+from causalcine_jax.serve.job_routes import job_routes
+from causalcine_jax.serve.jobs import Jobs
 from causalcine_jax.serve.limits import MESSAGE_BYTES
 from causalcine_jax.serve.protocol import Refused, json_schema
 from causalcine_jax.serve.security import Guard
 from causalcine_jax.serve.socket import stream
 
+STATUS = {"unknown_take": 404, "not_started": 404, "full": 429}  # of refusals; others are 400
 PAGE = Path(__file__).parent / "page"
 
 
@@ -50,9 +53,10 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
         return JSONResponse(json_schema())
 
     async def refused(request: Request, error: Refused) -> Response:
-        missing = error.error.code in ("unknown_take", "not_started")
-        told = {"error": error.error.model_dump(exclude_none=True)}
-        return JSONResponse(told, 404 if missing else 400)
+        told, wait = error.error, error.error.retry_after_s
+        headers = {} if wait is None else {"Retry-After": f"{wait:.0f}"}
+        status = STATUS.get(told.code, 400)
+        return JSONResponse({"error": told.model_dump(exclude_none=True)}, status, headers)
 
     app = Starlette(
         routes=[
@@ -61,6 +65,7 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
             Route("/readyz", ready),
             Route("/v1/schema", schema),
             *film_routes(desk),
+            *job_routes(desk, Jobs(desk)),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         exception_handlers={Refused: refused},

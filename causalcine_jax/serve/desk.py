@@ -17,6 +17,7 @@ from causalcine_jax.serve.client_messages import SessionStart
 from causalcine_jax.serve.engine import Engine, FilmDirector
 from causalcine_jax.serve.house import House
 from causalcine_jax.serve.limits import MESSAGE_BYTES, SessionLimits
+from causalcine_jax.serve.metrics import Metrics
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import LONGEST_CAPTION, MOST_SHOTS, Limits, NewShot
 from causalcine_jax.serve.project import Project
@@ -42,7 +43,8 @@ class Desk:
     """The sessions of one engine, whose films are in folders under `projects`."""
 
     def __init__(self, engine: Engine, projects: Path, limits: SessionLimits = SessionLimits()):
-        self.house = House(engine, Worker(), ThreadPoolExecutor(2, "encoder"), limits)
+        encoders = ThreadPoolExecutor(2, "encoder")
+        self.house = House(engine, Worker(), encoders, limits, Metrics())
         self.projects, self.sessions = Path(projects), {}
         self._reserved: dict[object, int] = {}  # bytes, by session that is open or opening
         self._waiting: list[_Waiting] = []
@@ -77,7 +79,7 @@ class Desk:
             project, token = Project.open(self.projects, start.resume_token), start.resume_token
             story, shots, resumed = project.story, (), True
         else:
-            story, shots = self._story(start)
+            story, shots = self.read_story(start)
             choices = {"pace": start.pace, "on_empty": start.on_empty}
             project, token = Project.create(self.projects, story, choices)
             resumed = False
@@ -132,6 +134,20 @@ class Desk:
         session.join(client, directs=False)
         return session
 
+    @property
+    def full(self) -> bool:
+        """Whoever comes now is refused."""
+        return len(self._waiting) >= self.house.limits.waiting
+
+    def measured(self) -> bytes:
+        """What Prometheus reads."""
+        metrics = self.house.metrics
+        metrics.sessions.set(len(self.sessions))
+        metrics.waiting.set(len(self._waiting))
+        metrics.turns.set(self.house.worker.waiting)
+        metrics.reserved.set(sum(self._reserved.values()))
+        return metrics.text()
+
     def session(self, session_id: str) -> Session:
         """A live session. `Refused` if there is none."""
         if session_id not in self.sessions:
@@ -167,7 +183,7 @@ class Desk:
 
     # --- opening ---
 
-    def _story(self, start: SessionStart) -> tuple[Story, tuple[NewShot, ...]]:
+    def read_story(self, start: SessionStart) -> tuple[Story, tuple[NewShot, ...]]:
         """The story's head, and its shots. `Refused` for whatever is wrong with them."""
         engine, field = self.house.engine, "story" if start.story is not None else "record"
         told = start.story if start.record is None else start.record.get("story")
@@ -219,7 +235,7 @@ class Desk:
 
     async def _admitted(self, story: Story, client: Outbox) -> object:
         """Reserves a place and bytes; returns what `_release` takes."""
-        engine, limits = self.house.engine, self.house.limits
+        engine = self.house.engine
         try:
             needed = engine.pool_bytes(story)
         except UsageError as error:
@@ -232,7 +248,7 @@ class Desk:
             )
         waiting = _Waiting(needed, client.put)
         if self._waiting or not self._fits(needed):
-            if len(self._waiting) >= limits.waiting:
+            if self.full:
                 raise Refused(
                     "full",
                     f"{len(self._reserved)} films are open and {len(self._waiting)} wait",
@@ -273,4 +289,5 @@ class Desk:
     async def _forget(self, session: Session, key: object) -> None:
         await session.done.wait()
         self.sessions.pop(session.project.session_id, None)
+        self.house.metrics.ended.labels(session.ended.reason).inc()
         self._release(key)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from causalcine_jax.serve.engine import Engine
 from causalcine_jax.serve.limits import SessionLimits
+from causalcine_jax.serve.metrics import Metrics
 from causalcine_jax.serve.worker import Worker
 
 
@@ -16,3 +17,4 @@ class House:
     worker: Worker
     encoders: Executor
     limits: SessionLimits
+    metrics: Metrics

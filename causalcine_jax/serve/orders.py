@@ -52,7 +52,8 @@ def cut_now(session: Session, message: ShotCutNow) -> None:
     elif not queue:
         raise Refused("refused", "no shot is queued to cut to: give one", "shot")
     session.cut = True
-    session.change()
+    if message.shot is None:
+        session.requeue(queue, message.event_id)
 
 
 def update(session: Session, message: ShotUpdate) -> None:
@@ -136,7 +137,7 @@ def open_take(session: Session, message: TakeOpen) -> None:
         session.requeue(project.queue)
         _say_begun(session, message.event_id, replay=True)
 
-    session.turns.append(turn)
+    session.turns.append((message.event_id, turn))
     session.change()
 
 
@@ -214,8 +215,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
                 project.session_id, lambda: rewound(director, message.shot_id, folder)
             )
         except UsageError as error:
-            refused = Refused("refused", str(error), event_id=message.event_id)
-            raise refused from None
+            raise Refused("refused", str(error)) from None
         session.look()
         project.begin_take(take_id, why, first, message.shot_id)
         session.cut = False
@@ -226,7 +226,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         _say_begun(session, message.event_id)
         session.requeue(project.queue)
 
-    session.turns.append(turn)
+    session.turns.append((message.event_id, turn))
     session.change()
 
 

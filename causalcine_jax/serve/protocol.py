@@ -13,13 +13,14 @@ take.begun, chunks from its first_chunk on replace what was there before: append
 SourceBuffer.
 """
 
+import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from causalcine_jax.errors import printable
 from causalcine_jax.serve.client_messages import ClientMessage
-from causalcine_jax.serve.parts import FromServer
+from causalcine_jax.serve.parts import LONGEST_ID, FromServer
 from causalcine_jax.serve.server_messages import Error, ServerMessage
 
 FROM_CLIENT: TypeAdapter[Any] = TypeAdapter(ClientMessage)
@@ -40,14 +41,29 @@ def read_client(text: str) -> Any:
     try:
         return FROM_CLIENT.validate_json(text)
     except ValidationError as error:
-        faults = [
-            (".".join(map(str, each["loc"][1:])), each["msg"].removeprefix("Value error, "))
-            for each in error.errors(include_url=False, include_input=False)
-        ]
-        said = "; ".join(
-            f"{where}: {what}" if where else what for where, what in faults[:MOST_FAULTS]
-        )
-        raise Refused("bad_message", said, faults[0][0] or None) from None
+        refused = refusal(error, skip=1)
+        event = {"event_id": _event_of(text)}
+        refused.error = refused.error.model_copy(update=event)
+        raise refused from None
+
+
+def _event_of(text: str) -> str | None:
+    """The event_id of a message that is no valid one."""
+    try:
+        event = json.loads(text).get("event_id")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return event if isinstance(event, str) and len(event) <= LONGEST_ID else None
+
+
+def refusal(error: ValidationError, skip: int = 0) -> Refused:
+    """Names every field at fault, and the rule; without the first `skip` parts of their paths."""
+    faults = [
+        (".".join(map(str, each["loc"][skip:])), each["msg"].removeprefix("Value error, "))
+        for each in error.errors(include_url=False, include_input=False)
+    ][:MOST_FAULTS]
+    said = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+    return Refused("bad_message", said, faults[0][0] or None)
 
 
 def read_server(text: str | bytes) -> Any | None:

@@ -7,11 +7,11 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 
+from causalcine_jax.serve.house import House
 from causalcine_jax.serve.media import encoded, mime, streaming_scale
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
 from causalcine_jax.serve.project import Project
@@ -26,10 +26,8 @@ RECENT = 4  # chunks over which speed is measured
 class Publisher:
     """Takes chunks by `put`; `tell` sends a message, and media, to all clients."""
 
-    def __init__(
-        self, project: Project, model: ModelInfo, encoders: Executor, tell: Callable[..., None]
-    ):
-        self._project, self._model, self._encoders, self._tell = project, model, encoders, tell
+    def __init__(self, house: House, project: Project, model: ModelInfo, tell: Callable[..., None]):
+        self._house, self._project, self._model, self._tell = house, project, model, tell
         self._scale = streaming_scale(model.height)
         self._made: asyncio.Queue = asyncio.Queue(1)
         self._open = 0  # chunks that were put and are not published
@@ -83,13 +81,14 @@ class Publisher:
                     self._tell(self._applied(info))
                 before = self._project.digest(take_id, chunk.index)
                 info, header, media, digest = await loop.run_in_executor(
-                    self._encoders, self._encode, info, chunk.frames, before
+                    self._house.encoders, self._encode, info, chunk.frames, before
                 )
                 self._project.add_chunk(info, header, media, digest)
                 if self._header is None:
                     self._header = header
                     self._tell(*self.init())
                 self._tell(MediaChunk(**info.model_dump()), media)
+                self._house.metrics.chunk(info)
                 self._lately.append((time.monotonic(), info.frames))
             finally:
                 self._made.task_done()

@@ -9,7 +9,7 @@ import typing
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from causalcine_jax.serve import parts, protocol
+from causalcine_jax.serve import jobs, parts, protocol
 from causalcine_jax.serve.client_messages import ClientMessage
 from causalcine_jax.serve.server_messages import ServerMessage
 
@@ -29,6 +29,11 @@ All but `/healthz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
 | `GET /v1/sessions/{session}/takes/{take}/chunks/{chunk}` | a chunk's media |
 | `GET /v1/sessions/{session}/takes/{take}/frames/{frame}` | a frame as a small JPEG |
 | `GET /v1/sessions/{session}/takes/{take}/{file}` | a file of the take, see export.py |
+| `POST /v1/videos` | films a prompt or a story without a director; see below |
+| `GET /v1/videos`, `GET`, `DELETE /v1/videos/{id}` | its state, as OpenAI's video API tells it |
+| `GET /v1/videos/{id}/content` | its film |
+| `POST /v1/stories:validate` | a story's faults, or what becomes of it on the grid of chunks |
+| `GET /metrics` | for Prometheus |
 | `GET /v1/schema` | JSON Schema of all messages |
 | `GET /readyz` | 200 once the model is compiled, 503 before |
 | `GET /healthz` | `{"status": "ok"}` |
@@ -38,7 +43,7 @@ The resume token alone directs it.
 """
 SHARED = (
     parts.NewShot, parts.QueuedShot, parts.MadeShot, parts.TakeInfo, parts.ChunkInfo,
-    parts.Recalled, parts.ModelInfo, parts.Limits,
+    parts.Recalled, jobs.NewVideo, parts.ModelInfo, parts.Limits,
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class Session:
     paused    no chunk is made
     cut       the shot that is being filmed ends with its current chunk
     head      the story without shots, with the size and negative prompt in use
-    turns     what is done between two chunks: retakes, branches
+    turns     what is done between two chunks, retakes and branches, each with its event
     """
 
     def __init__(self, house: House, project: Project, director: FilmDirector):
@@ -65,7 +65,7 @@ class Session:
         size = {"width": video.width, "height": video.height, "fps": video.fps}
         self.house, self.project, self.director = house, project, director
         self.model: ModelInfo = house.engine.info.model_copy(update=size)
-        self.publisher = Publisher(project, self.model, house.encoders, self.tell)
+        self.publisher = Publisher(house, project, self.model, self.tell)
         self.playback = Playback()
         self.directing: Outbox | None = None
         self.viewers: set[Outbox] = set()
@@ -73,7 +73,7 @@ class Session:
         self.exporting = asyncio.Lock()
         self.look()
         self.paused, self.cut, self.status = False, False, "starved"
-        self.turns: deque[Callable[[], Awaitable[None]]] = deque()
+        self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
         self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
         self._changed, self._stopping = asyncio.Event(), False
         self._begun = self._seen = self._measured = time.monotonic()
@@ -166,7 +166,7 @@ class Session:
                     publishing.result()  # raises what went wrong
                 elif self.turns:
                     await self.publisher.drained()
-                    await self._refusing(self.turns.popleft())
+                    await self._refusing(*self.turns.popleft())
                 elif (status := self._say_status()) == "making":
                     await self._make()
                 else:
@@ -193,11 +193,11 @@ class Session:
                 await self.house.worker.turn(self.project.session_id, self.director.close)
         self.director = None
 
-    async def _refusing(self, turn: Callable[[], Awaitable[None]]) -> None:
+    async def _refusing(self, event_id: str | None, turn: Callable[[], Awaitable]) -> None:
         try:
             await turn()
         except Refused as refused:
-            self.tell_director(refused.error)
+            self.tell_director(refused.error.model_copy(update={"event_id": event_id}))
 
     def _say_status(self) -> str:
         """What the session does now; told where it changed."""

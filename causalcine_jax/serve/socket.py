@@ -60,6 +60,7 @@ async def _read(desk: Desk, socket: WebSocket, outbox: Outbox) -> None:
     rate = _Rate(desk.house.limits.rate)
     try:
         while True:
+            message = None
             try:
                 text = await _received(desk, socket, started=session is not None)
                 rate.count()
@@ -72,7 +73,7 @@ async def _read(desk: Desk, socket: WebSocket, outbox: Outbox) -> None:
                     _obey(session, directs, message, outbox)
                 refused = 0
             except Refused as error:
-                event = getattr(locals().get("message"), "event_id", None)
+                event = getattr(message, "event_id", None)
                 told = error.error
                 outbox.put(told.model_copy(update={"event_id": told.event_id or event}))
                 refused += 1

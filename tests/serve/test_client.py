@@ -40,7 +40,7 @@ def test_and_from_asyncio(house):
         async with AsyncDesk.open(url_of(home)) as desk:
             await desk.start(pace="free")
             await desk.shot("Mia waves.", seconds=1.5)
-            async for message, media in desk:
+            async for message, _ in desk:
                 if message.type == "media.chunk" and message.chunk == 1:
                     await desk.stop()
             return message.reason

@@ -201,4 +201,26 @@ def test_an_empty_queue_waits_or_holds_the_last_shot(on_empty, status, house):
         assert [m.chunk for m in one.seen if m.type == "media.chunk"] in ([], [0])
     else:
         assert [c.shot_id for c in one.chunks(9)] == ["s1"] * 9  # six seconds are the limit
-        assert [m.status for m in one.seen if m.type == "session.status"] == ["making", "starved"]
+        one.until("session.status", status="starved")
+
+
+def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(house):
+    home = house(sessions=8)
+    all_ = [begun(home, (f"Film {n}.", 4))[0] for n in range(8)]
+    viewers = []
+    for one in all_[:2]:
+        token = next(m for m in one.seen if m.type == "session.started").watch_token
+        viewers += [home.talk("session.watch", watch_token=token) for _ in range(5)]
+    for one in all_:
+        one.chunks(4)
+        one.shot("The end.")
+    for number, one in enumerate(all_):
+        one.until("media.chunk", chunk=4)
+        one.say("snapshot", event_id="all")
+        shots = one.until("session.state", event_id="all").shots
+        assert [s.caption for s in shots] == [f"Film {number}.", "The end."]
+    for number, viewer in enumerate(viewers):
+        assert viewer.until("media.chunk", chunk=4)
+        of = all_[number // 5]
+        assert viewer.media["t1", 4] == of.media["t1", 4]
+    assert len({one.media["t1", 3] for one in all_}) == 8
