@@ -11,6 +11,9 @@ a server that was stopped or killed goes on where it was.
 import argparse
 import json
 import secrets
+import sys
+import threading
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from causalcine_jax.serve.engine import Engine
 
 PORT, POOL_FRAMES = 8765, 240
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOCK_SECONDS = 0.3  # of a mock's chunk, which lasts 0.75 s
 
 
@@ -67,6 +71,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FRAMES",
         help=f"latent frames of history that each film keeps (default {POOL_FRAMES}, a minute)",
     )
+    parser.add_argument(
+        "--no-browser", action="store_true", help="do not open the address in a browser"
+    )
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--protocol", action="store_true", help="print the protocol's page, and end")
     told.add_argument("--schema", action="store_true", help="print its JSON Schema, and end")
@@ -102,7 +109,11 @@ def main(arguments: list[str] | None = None) -> None:
     desk = Desk(_engine(flags), flags.projects, limits)
     app = desk_app(desk, token, tuple(flags.allow_host))
     shown = f"[{flags.host}]" if ":" in flags.host else flags.host
-    print(f"http://{shown}:{port}/?token={token}", flush=True)
+    url = f"http://{shown}:{port}/?token={token}"
+    print(url, flush=True)
+    if sys.stdout.isatty() and flags.host in LOOPBACK and not flags.no_browser:
+        # In a thread: it answers once the server runs. Without a screen there is nothing to open.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     uvicorn.Server(server_config(app)).run([bound])
 
 

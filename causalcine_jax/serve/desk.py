@@ -200,6 +200,9 @@ class Desk:
                 raise UsageError(f"{field}: at most {MOST_SHOTS} shots, not {len(story.shots)}")
             resolved = story.resolve(engine.info.chunk_frames // TEMPORAL_STRIDE).shots
             engine.check([(f"shot {shot.id}", shot.prompt) for shot in resolved])
+            if (seconds := sum(shot.seconds for shot in resolved)) > self.house.limits.film_s:
+                most = self.house.limits.film_s
+                raise UsageError(f"{field}: {seconds:g} s, and a film has at most {most:g} s")
             shots = tuple(
                 NewShot(caption=of.caption, chunks=of.chunks, seed=shot.seed)
                 for shot, of in zip(story.shots, resolved)

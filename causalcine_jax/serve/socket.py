@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -17,6 +19,7 @@ from causalcine_jax.serve.server_messages import Pong
 from causalcine_jax.serve.session import Session
 
 POLICY, TOO_BIG, TRY_LATER = 1008, 1009, 1013
+MOST_WAITING = 64  # messages, before the socket is read no further
 MOST_REFUSED = 50  # messages in a row
 
 
@@ -34,8 +37,10 @@ async def stream(desk: Desk, socket: WebSocket) -> None:
         return await socket.close(POLICY, f"ask for the subprotocol {PROTOCOL}")
     await socket.accept(PROTOCOL)
     outbox = Outbox()
+    inbox = _Inbox(socket)
     sending = asyncio.create_task(outbox.send_all(socket.send_text, socket.send_bytes))
-    reading = asyncio.create_task(_read(desk, socket, outbox))
+    reading = asyncio.create_task(_read(desk, inbox, outbox))
+    filling = asyncio.create_task(inbox.fill())
     code, reason = 1000, ""
     try:
         await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
@@ -47,7 +52,7 @@ async def stream(desk: Desk, socket: WebSocket) -> None:
         elif sending.done() and isinstance(sending.exception(), Stalled):
             code, reason = POLICY, str(sending.exception())
     finally:
-        for task in (sending, reading):
+        for task in (sending, reading, filling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
@@ -55,20 +60,20 @@ async def stream(desk: Desk, socket: WebSocket) -> None:
             await socket.close(code, reason)
 
 
-async def _read(desk: Desk, socket: WebSocket, outbox: Outbox) -> None:
+async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
     session, directs, refused = None, False, 0
     rate = _Rate(desk.house.limits.rate)
     try:
         while True:
             message = None
             try:
-                text = await _received(desk, socket, started=session is not None)
+                text = await inbox.text(None if session else desk.house.limits.first_s)
                 rate.count()
                 message = read_client(text)
                 if isinstance(message, Ping):
                     outbox.put(Pong(event_id=message.event_id))
                 elif session is None:
-                    session, directs = await _begun(desk, message, outbox)
+                    session, directs = await _begun(desk, message, inbox, outbox)
                 else:
                     _obey(session, directs, message, outbox)
                 refused = 0
@@ -86,26 +91,55 @@ async def _read(desk: Desk, socket: WebSocket, outbox: Outbox) -> None:
             session.leave(outbox)
 
 
-async def _received(desk: Desk, socket: WebSocket, started: bool) -> str:
-    try:
-        async with asyncio.timeout(None if started else desk.house.limits.first_s):
-            received = await socket.receive()
-    except TimeoutError:
-        raise _Closed(POLICY, "no session.start came") from None
-    if received["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(received.get("code", 1005))
-    text = received.get("text")
-    if text is None:
-        raise Refused("bad_message", "messages to the server are text: JSON")
-    if len(text) > MESSAGE_BYTES or len(text.encode()) > MESSAGE_BYTES:
-        raise _Closed(TOO_BIG, f"a message has at most {MESSAGE_BYTES} bytes")
-    return text
+class _Inbox:
+    """What a client sent. It is read all the time, so that a lost client is noticed at once."""
+
+    def __init__(self, socket: WebSocket):
+        self._socket, self._gone = socket, asyncio.Event()
+        self._waiting: asyncio.Queue[dict] = asyncio.Queue(MOST_WAITING)
+
+    async def fill(self) -> None:
+        while True:
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
+                self._gone.set()
+            await self._waiting.put(received)
+            if self._gone.is_set():
+                return
+
+    async def text(self, at_most: float | None) -> str:
+        """The next message, in at most so many seconds."""
+        try:
+            async with asyncio.timeout(at_most):
+                received = await self._waiting.get()
+        except TimeoutError:
+            raise _Closed(POLICY, "no session.start came") from None
+        if received["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(received.get("code", 1005))
+        text = received.get("text")
+        if text is None:
+            raise Refused("bad_message", "messages to the server are text: JSON")
+        if len(text) > MESSAGE_BYTES or len(text.encode()) > MESSAGE_BYTES:
+            raise _Closed(TOO_BIG, f"a message has at most {MESSAGE_BYTES} bytes")
+        return text
+
+    async def unless_gone(self, work: Coroutine[Any, Any, Session]) -> Session:
+        """The result of `work`, which is cancelled when the client is lost."""
+        task, going = asyncio.create_task(work), asyncio.create_task(self._gone.wait())
+        try:
+            await asyncio.wait((task, going), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise WebSocketDisconnect(1005)
+            return task.result()
+        finally:
+            going.cancel()
+            task.cancel()
 
 
-async def _begun(desk: Desk, message, outbox: Outbox) -> tuple[Session, bool]:
+async def _begun(desk: Desk, message: Any, inbox: _Inbox, outbox: Outbox) -> tuple[Session, bool]:
     """The session that the first message asks for, and whether this client directs it."""
     if isinstance(message, SessionStart):
-        return await desk.open(message, outbox), True
+        return await inbox.unless_gone(desk.open(message, outbox)), True
     if isinstance(message, SessionWatch):
         return desk.watch(message.watch_token, message.event_id, outbox), False
     raise Refused("not_started", "begin with session.start or session.watch", "type")

@@ -77,6 +77,21 @@ def test_a_full_desk_tells_the_position_and_admits_in_order(house):
     second.chunks(1)
 
 
+def test_who_leaves_while_waiting_loses_the_place(house):
+    home = house(sessions=1)
+    first = home.talk()
+    first.until("session.started")
+    with socket(home.host) as lost:
+        waiting = Talk(lost)
+        waiting.say("session.start")
+        assert waiting.until("session.queued").position == 1
+        third = home.talk()
+        assert third.until("session.queued").position == 2
+    assert third.until("session.queued").position == 1
+    first.say("session.stop")
+    third.until("session.started")
+
+
 def test_history_that_fits_nowhere_is_refused_with_its_size(house):
     home = house(MockEngine(room_bytes=POOL_BYTES - 1))
     error = home.talk().until("error")
