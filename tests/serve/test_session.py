@@ -180,16 +180,14 @@ def test_generation_stays_at_most_two_chunks_ahead_of_playback(house):
     assert one.until("media.chunk", chunk=4)
 
 
-def test_two_directors_take_turns(house):
-    home = house(MockEngine(0.03))
-    two = [begun(home, (f"Film {n}.", 12))[0] for n in range(2)]
-    used = []
-    for one in two:
-        one.chunks(8)
-    used = sorted(home.desk.house.worker.used(session) for session in home.desk.sessions)
-    assert used[0] > 0.75 * used[1]
-    one = two[0].chunks(1)[0]
-    assert one.take_id == "t1" and one.shot_id == "s1"
+def test_a_long_film_does_not_keep_the_device_from_another(house):
+    home = house(MockEngine(0.05))
+    long, _ = begun(home, ("Mia waves.", 200))
+    long.chunks(1)
+    short, _ = begun(home, ("Otto sleeps.", 5))
+    assert [c.chunk for c in short.chunks(5)] == list(range(5))
+    long.say("snapshot", event_id="now")
+    assert 2 <= len(long.until("session.state", event_id="now").chunks) < 200
 
 
 @pytest.mark.parametrize("on_empty, status", [("wait", "starved"), ("hold", None)])
