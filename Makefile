@@ -46,7 +46,7 @@ format: $(VENV)/.test
 	$(BIN)/python -m ruff format .
 
 clean:
-	rm -rf outputs docs/commands build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf outputs docs/commands build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean

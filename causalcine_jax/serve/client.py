@@ -92,6 +92,8 @@ class Orders:
 
     def start(self, **fields: Any) -> Any:
         """Fields of session.start: global_caption, story, record, resume_token, seed, pace, ..."""
+        if record := fields.get("record"):  # whole records outgrow a message
+            fields["record"] = {key: record[key] for key in ("schema", "story") if key in record}
         return self.send(SessionStart(type="session.start", **fields))
 
     def watch(self, watch_token: str, **of: Any) -> Any:

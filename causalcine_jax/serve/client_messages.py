@@ -32,7 +32,7 @@ class SessionStart(Asked):
     story: dict[str, Any] | None = None
     """A story (schema causalcine/story@1), in place of global_caption; its shots are queued."""
     record: dict[str, Any] | None = None
-    """A film.json (schema causalcine/film@1), whose story is filmed again."""
+    """A film.json (schema causalcine/film@1), whose story is filmed again; the rest is not read."""
     resume_token: Secret | None = None
     """From session.started: goes on with that session's film. Nothing else may be given."""
     seed: Seed | None = None

@@ -5,6 +5,7 @@ that the engine has for all of them. Those who wait are admitted in the order th
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,10 @@ from causalcine_jax.serve import shot_queue
 from causalcine_jax.serve.client_messages import SessionStart
 from causalcine_jax.serve.engine import Engine, FilmDirector
 from causalcine_jax.serve.house import House
-from causalcine_jax.serve.limits import MESSAGE_BYTES, SessionLimits
+from causalcine_jax.serve.limits import SessionLimits
 from causalcine_jax.serve.metrics import Metrics
 from causalcine_jax.serve.outbox import Outbox
-from causalcine_jax.serve.parts import LONGEST_CAPTION, MOST_SHOTS, Limits, NewShot
+from causalcine_jax.serve.parts import MOST_SHOTS, NewShot
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
@@ -30,6 +31,7 @@ from causalcine_jax.story import Story
 from causalcine_jax.story_schema import MAX_SEED, TEMPORAL_STRIDE
 
 RETRY_S = 30.0
+log = logging.getLogger("causalcine.desk")
 
 
 @dataclass(eq=False)
@@ -54,9 +56,12 @@ class Desk:
 
     async def warm_up(self) -> None:
         """Prepares the engine; sessions that open meanwhile wait for it."""
-        await self.house.worker.turn("the engine", self.house.engine.warm_up)
+        try:
+            await self.house.worker.turn("the engine", self.house.engine.warm_up)
+            self.ready = True
+        except Exception:
+            log.exception("the model could not film a first chunk")
         self.house.worker.leave("the engine")
-        self.ready = True
 
     async def close(self) -> None:
         """Ends all sessions after their current chunk; their films are kept."""
@@ -167,17 +172,7 @@ class Desk:
             resumed=resumed,
             seed=project.story.seed,
             model=session.model,
-            limits=Limits(
-                film_s=limits.film_s,
-                queued_shots=MOST_SHOTS,
-                idle_s=limits.idle_s,
-                lifetime_s=limits.lifetime_s,
-                message_bytes=MESSAGE_BYTES,
-                caption_characters=LONGEST_CAPTION,
-                lead_chunks=limits.lead_chunks,
-                takes=limits.takes,
-                pool_bytes=self.house.engine.pool_bytes(project.story),
-            ),
+            limits=limits.told(self.house.engine.pool_bytes(project.story)),
             **project.choices,
         )
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from causalcine_jax.serve.parts import MOST_SHOTS, Limits
+
 MESSAGE_BYTES = 64 * 2**10
 
 
@@ -31,3 +33,16 @@ class SessionLimits:
     waiting: int = 16
     viewers: int = 20
     rate: float = 50.0
+
+    def told(self, pool_bytes: int) -> Limits:
+        """What a client is told of them."""
+        return Limits(
+            film_s=self.film_s,
+            queued_shots=MOST_SHOTS,
+            idle_s=self.idle_s,
+            lifetime_s=self.lifetime_s,
+            message_bytes=MESSAGE_BYTES,
+            lead_chunks=self.lead_chunks,
+            takes=self.takes,
+            pool_bytes=pool_bytes,
+        )

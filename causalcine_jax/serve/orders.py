@@ -5,7 +5,6 @@ being made: they become one of the session's turns.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from causalcine_jax.errors import UsageError
@@ -25,13 +24,13 @@ from causalcine_jax.serve.client_messages import (
     Snapshot,
     TakeOpen,
 )
-from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
 from causalcine_jax.serve.server_messages import SessionStatus, ShotReceived, TakeBegun
 from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.turns import rewound
 from causalcine_jax.story import prompt_of
 from causalcine_jax.story_schema import MAX_SEED
 
@@ -145,14 +144,6 @@ def again_from(session: Session, number: int) -> tuple[QueuedShot, ...]:
     """The film's shots from that one on, as they were asked for, to be queued again."""
     asked = session.project.take.shots
     return tuple(asked[shot.id] for shot in session.seen.resolved.shots[number:])
-
-
-def rewound(director: FilmDirector, shot_id: str, folder: Path) -> FilmDirector:
-    """The film up to the beginning of that shot, kept in `folder`. Runs in a turn."""
-    other = director.branch(shot_id)
-    other.keep_in(folder)
-    director.close()
-    return other
 
 
 def check_caption(session: Session, caption: str, field: str) -> None:

@@ -226,11 +226,15 @@ class Project:
     def add_chunk(self, info: ChunkInfo, header: bytes, media: bytes, digest: Any) -> None:
         """Keeps a chunk of the take that `info` names."""
         folder = self.folder_of(info.take_id)
+        lines = folder / "chunks.jsonl"
         if info.chunk == 0 and not self.header.is_file():
             _write(self.header, header)
         _write(_media(folder, info.chunk), media)
-        with open(folder / "chunks.jsonl", "a", encoding="utf-8") as lines:
-            lines.write(info.model_dump_json() + "\n")
+        try:
+            with open(lines, "a", encoding="utf-8") as file:
+                file.write(info.model_dump_json() + "\n")
+        except OSError as error:
+            raise DataError(f"cannot write {lines}: {error.strerror or error}") from error
         self.takes[info.take_id].own.append(info)
         self.takes[info.take_id].digests.append(digest)
         if self.beginning and self.beginning.shot_id == info.shot_id:

@@ -26,9 +26,9 @@ All but `/healthz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
 |---|---|
 | `GET /` | the page |
 | `GET /v1/sessions/{session}/header.mp4` | the mp4 header of all media |
-| `GET /v1/sessions/{session}/takes/{take}/chunks/{chunk}` | a chunk's media |
-| `GET /v1/sessions/{session}/takes/{take}/frames/{frame}` | a frame as a small JPEG |
-| `GET /v1/sessions/{session}/takes/{take}/{file}` | a file of the take, see export.py |
+| `GET .../takes/{take}/chunks/{chunk}` | a chunk's media |
+| `GET .../takes/{take}/frames/{frame}` | a frame as a small JPEG |
+| `GET .../takes/{take}/{file}` | `film.mp4`, `film.json`, `story.yaml`, `contact_sheet.png` |
 | `POST /v1/videos` | films a prompt or a story without a director; see below |
 | `GET /v1/videos`, `GET`, `DELETE /v1/videos/{id}` | its state, as OpenAI's video API tells it |
 | `GET /v1/videos/{id}/content` | its film |
@@ -39,7 +39,7 @@ All but `/healthz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
 | `GET /healthz` | `{"status": "ok"}` |
 
 A session's id is a secret of 128 bits: who knows it may see the film, and no one else.
-The resume token alone directs it.
+The resume token alone directs it. `...` is `/v1/sessions/{session}`.
 """
 SHARED = (
     parts.NewShot, parts.QueuedShot, parts.MadeShot, parts.TakeInfo, parts.ChunkInfo,

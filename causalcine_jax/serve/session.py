@@ -15,9 +15,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import UsageError
 from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.house import House
 from causalcine_jax.serve.outbox import Outbox
@@ -36,6 +35,7 @@ from causalcine_jax.serve.server_messages import (
 )
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.turns import in_words, next_chunk
 from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
 from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
@@ -175,7 +175,7 @@ class Session:
             await self.publisher.drained()
         except Exception as error:
             log.exception("session %s failed", self.project.session_id)
-            told = str(error) if isinstance(error, UsageError | DataError) else type(error).__name__
+            told = in_words(error)
             take = self.project.take_id
             self.ended = SessionDone(reason="failed", take_id=take, message=told)
         finally:
@@ -280,14 +280,3 @@ class Session:
             return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
         self.look()
         await self.publisher.put(chunk, time.perf_counter() - begun)
-
-
-def next_chunk(director: FilmDirector, shot: QueuedShot | None) -> Any:
-    """The next chunk: the first of `shot`, or one more of the last shot where that is None."""
-    if shot is not None:
-        director.add_shot(shot.caption, chunks=1, id=shot.shot_id)
-        if shot.seed is not None:
-            director.retake(shot.shot_id, seed=shot.seed)
-    elif director.next_chunk >= director.resolved.chunks:
-        director.extend(chunks=1)
-    return next(director)

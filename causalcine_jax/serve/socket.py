@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Coroutine
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from causalcine_jax.errors import DataError, UsageError, printable
 from causalcine_jax.serve.client_messages import Ping, SessionStart, SessionWatch, Snapshot
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.limits import MESSAGE_BYTES
@@ -15,12 +17,15 @@ from causalcine_jax.serve.orders import order
 from causalcine_jax.serve.outbox import Outbox, Stalled
 from causalcine_jax.serve.parts import PROTOCOL
 from causalcine_jax.serve.protocol import Refused, read_client
-from causalcine_jax.serve.server_messages import Pong
+from causalcine_jax.serve.server_messages import Error, Pong
 from causalcine_jax.serve.session import Session
 
-POLICY, TOO_BIG, TRY_LATER = 1008, 1009, 1013
+POLICY, TOO_BIG, INTERNAL, TRY_LATER = 1008, 1009, 1011, 1013
 MOST_WAITING = 64  # messages, before the socket is read no further
 MOST_REFUSED = 50  # messages in a row
+
+
+log = logging.getLogger("causalcine.desk")
 
 
 class _Closed(Exception):
@@ -44,11 +49,15 @@ async def stream(desk: Desk, socket: WebSocket) -> None:
     code, reason = 1000, ""
     try:
         await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
-        if reading.done() and isinstance(error := reading.exception(), _Closed):
+        error = reading.exception() if reading.done() else None
+        if isinstance(error, _Closed):
             code, reason = error.code, str(error)
             outbox.close()
             with contextlib.suppress(Exception):
                 await sending
+        elif not isinstance(error, WebSocketDisconnect | None):
+            log.error("a client's socket failed", exc_info=error)
+            code, reason = INTERNAL, "the server failed"
         elif sending.done() and isinstance(sending.exception(), Stalled):
             code, reason = POLICY, str(sending.exception())
     finally:
@@ -77,6 +86,9 @@ async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
                 else:
                     _obey(session, directs, message, outbox)
                 refused = 0
+            except (UsageError, DataError) as error:
+                event = getattr(message, "event_id", None)
+                outbox.put(Error(event_id=event, code="refused", message=printable(str(error))))
             except Refused as error:
                 event = getattr(message, "event_id", None)
                 told = error.error

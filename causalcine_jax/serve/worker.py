@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST_TURN = 20.0  # seconds that `close` waits for; a model that compiles may take longer
+
 
 @dataclass
 class _Asked:
@@ -60,7 +62,7 @@ class Worker:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(LONGEST_TURN)
 
     def _run(self) -> None:
         while True:
