@@ -2,11 +2,13 @@
 
     await worker.turn("a session's id", work)       the result of work(), run on that thread
 
-Fair: the turn goes to whoever has used the device least among those who wait. A newcomer starts
-level with the least user of those present, so that it cannot take the device for itself.
+Fair: the turn goes to whoever has used the device least among those who wait (start-time fair
+queueing). Time in which one did not wait is not saved up: whoever comes, or comes back, starts
+level with the turn that runs. So nobody can take the device for itself.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ class _Asked:
     work: Callable[[], Any]
     done: asyncio.Future
     loop: asyncio.AbstractEventLoop
+    level: float  # of use, when it was asked
 
 
 class Worker:
@@ -29,7 +32,8 @@ class Worker:
 
     def __init__(self):
         self._asked: list[_Asked] = []
-        self._used: dict[str, float] = {}  # seconds of the device, by user
+        self._used: dict[str, float] = {}  # seconds of the device by user, from their level on
+        self._level = 0.0  # of the turn that runs, or ran last
         self._wake, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -39,16 +43,11 @@ class Worker:
         """Turns that wait for the device."""
         return len(self._asked)
 
-    def used(self, who: str) -> float:
-        """Seconds of the device that `who` has used, counted from its first turn."""
-        return self._used.get(who, 0.0)
-
     async def turn(self, who: str, work: Callable[[], Any]) -> Any:
         """Runs `work` when it is the turn of `who`; returns its result or raises its error."""
         loop = asyncio.get_running_loop()
-        asked = _Asked(who, work, loop.create_future(), loop)
         with self._wake:
-            self._used.setdefault(who, min(self._used.values(), default=0.0))
+            asked = _Asked(who, work, loop.create_future(), loop, self._level)
             self._asked.append(asked)
             self._wake.notify()
         return await asked.done
@@ -72,8 +71,9 @@ class Worker:
                 if self._closed:
                     return
                 # The first of equals has waited longest.
-                asked = min(self._asked, key=lambda each: self._used.get(each.who, 0.0))
+                asked = min(self._asked, key=self._level_of)
                 self._asked.remove(asked)
+                level = self._level = self._level_of(asked)
             begun = time.perf_counter()
             if asked.done.cancelled():
                 continue
@@ -82,10 +82,13 @@ class Worker:
             except BaseException as raised:
                 result, error = None, raised
             with self._wake:
-                if asked.who in self._used:
-                    self._used[asked.who] += time.perf_counter() - begun
-            asked.loop.call_soon_threadsafe(_settle, asked.done, result, error)
+                self._used[asked.who] = level + time.perf_counter() - begun
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                asked.loop.call_soon_threadsafe(_settle, asked.done, result, error)
             del asked, result, error  # a director may be among them, with its pool
+
+    def _level_of(self, asked: _Asked) -> float:
+        return max(asked.level, self._used.get(asked.who, 0.0))
 
 
 def _settle(done: asyncio.Future, result: Any, error: BaseException | None) -> None:

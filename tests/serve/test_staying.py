@@ -223,6 +223,29 @@ def test_turns_go_to_who_used_the_device_least():
     assert order == ["b", "b", "a", "a"]
 
 
+def test_who_comes_back_does_not_take_the_device_for_itself():
+    order = []
+
+    async def scene():
+        worker = Worker()
+
+        def turns(who, seconds):
+            def work():
+                order.append(who)
+                threading.Event().wait(seconds)
+
+            return [worker.turn(who, work) for _ in range(4)]
+
+        await worker.turn("b", lambda: None)  # and then b is idle, while a uses the device
+        await asyncio.gather(*turns("a", 0.02))
+        order.clear()
+        await asyncio.gather(*turns("a", 0.02), *turns("b", 0.05))
+        worker.close()
+
+    asyncio.run(scene())
+    assert "a" in order[:3] and "b" in order[:3]
+
+
 def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
     now = [0.0]
     playback = Playback(lambda: now[0])
