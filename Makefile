@@ -6,11 +6,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test slow parity docs lint types format clean distclean
+.PHONY: help demo desk test slow parity docs lint types format clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     a 15 s film from examples/demo.yaml: outputs/demo/film.mp4, contact_sheet.png, film.json"
+	@echo "make desk     the director's desk: prints an address to open in a browser"
 	@echo "make test     the tests, on CPU"
 	@echo "make slow     the tests that take minutes: every stage on every mesh of eight devices, made of one CPU; two processes as one run"
 	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
@@ -21,6 +22,9 @@ help:
 
 demo: $(VENV)/.core
 	$(BIN)/python launch/generate.py --story examples/demo.yaml --out outputs/demo --overwrite
+
+desk: $(VENV)/.core
+	$(BIN)/python launch/serve.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
@@ -47,7 +51,7 @@ format: $(VENV)/.test
 	$(BIN)/python -m ruff format .
 
 clean:
-	rm -rf outputs docs/commands build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf outputs docs/commands build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean

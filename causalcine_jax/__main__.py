@@ -13,6 +13,7 @@ HOME = "causalcine_jax.commands"
 COMMANDS = {
     "film": "a film from a story or a prompt, with a page that shows it",
     "direct": "a film whose shots are told while it streams, a line each",
+    "serve": "films directed in a browser while they are made",
     "check": "a story's length, cuts and faults, without filming it",
     "words": "what StoryWorld's models understand, with example captions",
     "encode": "StoryWorld's films as a latent store, from which train reads",

@@ -6,6 +6,12 @@ A line such as "Mia the fox waves by the sea." is a shot of --chunks chunks afte
 "6: Mia the fox waves by the sea." lasts six. Without a queued shot the film waits. It ends with the
 input (Ctrl-D).
 
+    causalcine direct --server "http://HOST:8765/?token=..." --out outputs/live
+    causalcine direct --takes --out outputs/live
+
+These direct a session of `causalcine serve`, or of a desk in this process. There the film keeps its
+takes, and lines may also be commands: /cut, /retake 3, /branch 2, /pause, /save; /help lists them.
+
 Leaves in --out:
     film.mp4     grows as film.unfinished.mp4 while chunks are made, and can be watched so
     story.yaml   the story as it was told, which `causalcine film` makes again
@@ -15,6 +21,7 @@ A folder that holds a film is refused, unless --overwrite is given.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +68,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FRAMES",
         help="latent frames of history kept (default: a minute's, or what memory has room for)",
     )
+    desk = parser.add_mutually_exclusive_group()
+    desk.add_argument("--server", metavar="URL", help="the address that causalcine serve printed")
+    desk.add_argument(
+        "--takes", action="store_true", help="keep takes, in --out/takes; lines may be commands"
+    )
+    parser.add_argument(
+        "--resume", metavar="TOKEN", help="go on with a session of the server or of --out/takes"
+    )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
 
@@ -72,6 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
     story = Story((), flags.global_caption.strip(), flags.seed)
     if flags.chunks < 1:
         raise UsageError(f"--chunks must be at least 1, not {flags.chunks}")
+    if flags.server or flags.takes:
+        return at_a_desk(flags)
+    if flags.resume:
+        raise UsageError("--resume goes on with a session: add --server or --takes")
     # After the flags are understood: a wrong one should not wait for jax.
     from causalcine_jax.config import PoolConfig
     from causalcine_jax.film.director import Director
@@ -104,6 +123,30 @@ def main(arguments: list[str] | None = None) -> None:
             if director.next_chunk:
                 write_story(director.story, flags.out / "story.yaml")
         say(f"{film.path}: {film.frames} frames; {flags.out / 'story.yaml'} makes it again")
+
+
+def at_a_desk(flags: argparse.Namespace) -> None:
+    """Directs a session of a server, or of a desk in this process."""
+    from causalcine_jax.commands.serve import film_engine
+    from causalcine_jax.film.filming import say
+    from causalcine_jax.serve.client import Address, Desk
+    from causalcine_jax.serve.server import running
+    from causalcine_jax.serve.terminal import FILES, Terminal
+
+    if flags.resume:
+        start = {"resume_token": flags.resume}
+    else:
+        start = {"global_caption": flags.global_caption.strip(), "seed": flags.seed}
+    with contextlib.ExitStack() as held:
+        held.enter_context(one_writer(flags.out, FILES, overwrite=flags.overwrite))
+        url = flags.server
+        if url is None:
+            engine = film_engine(flags)
+            url = held.enter_context(running(engine, flags.out / "takes"))
+        desk = held.enter_context(Desk.open(url))
+        if sys.stdin.isatty():
+            say("a caption a line; /help lists the commands; Ctrl-D ends the film")
+        Terminal(desk, Address.of(url), flags.out, say).run(sys.stdin, flags.chunks, **start)
 
 
 def _line(chunk: "Chunk", chunks: int) -> str:

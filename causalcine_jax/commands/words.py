@@ -11,20 +11,11 @@ import argparse
 import json
 import shutil
 import textwrap
-from typing import Any
 
 from causalcine_jax.cli import ArgumentParser
-from causalcine_jax.storyworld import MAX_PROMPT_WORDS, VOCABULARY, WORLDS, grammar, sample_story
-from causalcine_jax.storyworld.world import (
-    ACCESSORIES,
-    COLOURS,
-    MAX_CAST,
-    MAX_ON_SCREEN,
-    NAMES,
-    SPECIES,
-)
+from causalcine_jax.storyworld import VOCABULARY
+from causalcine_jax.storyworld.lexicon import lexicon
 
-EXAMPLES = ((0, 6), (0, 5))  # seed and index of the stories whose captions are shown
 WIDEST = 100  # columns
 
 
@@ -37,44 +28,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     print(json.dumps(lexicon(), indent=2) if flags.json else page())
-
-
-def lexicon() -> dict[str, Any]:
-    """All words, the kinds they fall into, how many a story may use, and example stories."""
-    return {
-        "words": list(VOCABULARY),
-        "kinds": kinds(),
-        "limits": {
-            "characters in a story": MAX_CAST,
-            "characters in a shot": MAX_ON_SCREEN,
-            "words and marks in a prompt (global and caption)": MAX_PROMPT_WORDS,
-        },
-        "examples": [_example(seed, index) for seed, index in EXAMPLES],
-    }
-
-
-def kinds() -> dict[str, list[str] | dict[str, list[str]]]:
-    """Each kind of word with what it holds: words, or things and the phrases that say each."""
-    told = {
-        "characters": list(NAMES),
-        "species": list(SPECIES),
-        "colours": list(COLOURS),
-        "accessories": list(ACCESSORIES),
-        "places": _phrases(grammar.PLACE_PHRASES),
-        "times": _phrases(grammar.TIME_PHRASES),
-        "actions": {
-            action: [form.format(way="left") for pair in pairs for form in pair]
-            for action, pairs in grammar.ACTION_PHRASES.items()
-        },
-        "shot sizes": _phrases(grammar.SIZE_PHRASES),
-        "camera moves": _phrases(grammar.CAMERA_PHRASES),
-        "directions": list(grammar.WAYS.values()),
-        "tones": list(grammar.TONES),
-        "kinds of story": list(grammar.KINDS),
-    }
-    text = " ".join(phrase for kind in told.values() for phrase in _said(kind))
-    rest = sorted(set(VOCABULARY) - set(grammar.words(text)))
-    return {**told, "other words": [word for word in rest if word.isalnum()]}
 
 
 def page() -> str:
@@ -97,22 +50,6 @@ def page() -> str:
         for number, caption in enumerate(example["captions"], start=1):
             lines += _wrapped(f"shot {number}", caption, width)
     return "\n".join(lines)
-
-
-def _phrases(table: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    return {
-        thing: [phrase.format(way="right") for phrase in phrases if phrase]
-        for thing, phrases in table.items()
-    }
-
-
-def _said(kind: list[str] | dict[str, list[str]]) -> list[str]:
-    return kind if isinstance(kind, list) else [phrase for said in kind.values() for phrase in said]
-
-
-def _example(seed: int, index: int) -> dict[str, Any]:
-    story = sample_story(seed, index, WORLDS["base"]())
-    return {"global": story.global_caption, "captions": list(story.captions)}
 
 
 def _wrapped(label: str, text: str, width: int) -> list[str]:

@@ -42,5 +42,7 @@ def directed(
 
 
 def _add(director: Director, line: str, chunks: int) -> None:
+    if line.startswith("/"):
+        raise UsageError(f"{line.split()[0]} needs a desk: start with --takes or --server")
     given, caption = re.findall(r"^(?:(\d{1,4}):)?(.*)$", line)[0]
     director.add_shot(caption.strip(), chunks=int(given) if given else chunks)

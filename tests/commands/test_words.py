@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from causalcine_jax.commands.words import kinds, lexicon, main, page
+from causalcine_jax.commands.words import main, page
 from causalcine_jax.storyworld import (
     ACCESSORIES,
     ACTIONS,
@@ -18,6 +18,7 @@ from causalcine_jax.storyworld import (
     VOCABULARY,
     grammar,
 )
+from causalcine_jax.storyworld.lexicon import kinds, lexicon
 
 HELD = {
     "characters": NAMES, "species": SPECIES, "colours": COLOURS, "accessories": ACCESSORIES,

@@ -1,0 +1,138 @@
+"""The director's desk: a server where films are directed in a browser while they are made.
+
+    causalcine serve                           the embedded student; prints one address to open
+    causalcine serve --model models/wan-1.3b
+    causalcine serve --mock                    drawn pictures in place of a model
+
+The address holds a token: who has it may direct. Films are kept under --projects, take by take, so
+a server that was stopped or killed goes on where it was.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.errors import UsageError
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+
+if TYPE_CHECKING:
+    from causalcine_jax.serve.engine import Engine
+
+PORT, POOL_FRAMES = 8765, 240
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MOCK_SECONDS = 0.3  # of a mock's chunk, which lasts 0.75 s
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine serve", description=__doc__)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="model folder (default: the embedded one, a few-step student where there is one)",
+    )
+    parser.add_argument("--mock", action="store_true", help="no model: drawn pictures")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=whole_number, default=PORT, help=f"default {PORT}; 0: any")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name under which browsers reach this server; may be repeated",
+    )
+    parser.add_argument(
+        "--token", help="of at least 16 letters; who has it may direct (default: a new one)"
+    )
+    parser.add_argument(
+        "--projects",
+        type=Path,
+        default=Path("outputs/desk"),
+        metavar="DIR",
+        help="folder of the films (default outputs/desk)",
+    )
+    parser.add_argument(
+        "--max-sessions", type=whole_number, default=4, help="films at once (default 4)"
+    )
+    parser.add_argument(
+        "--viewers", type=whole_number, default=20, help="viewers of one film (default 20)"
+    )
+    parser.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        default=POOL_FRAMES,
+        metavar="FRAMES",
+        help=f"latent frames of history that each film keeps (default {POOL_FRAMES}, a minute)",
+    )
+    parser.add_argument(
+        "--no-browser", action="store_true", help="do not open the address in a browser"
+    )
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--protocol", action="store_true", help="print the protocol's page, and end")
+    told.add_argument("--schema", action="store_true", help="print its JSON Schema, and end")
+    compile_cache_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(arguments)
+    if flags.protocol or flags.schema:
+        from causalcine_jax.serve import protocol, reference
+
+        schema = json.dumps(protocol.json_schema(), indent=2)
+        return print(schema if flags.schema else reference.page(), end="\n" * flags.schema)
+    if flags.token is not None and len(flags.token) < 16:
+        raise UsageError("--token must have at least 16 letters: leave it out for a random one")
+    if flags.max_sessions < 1 or flags.viewers < 0:
+        raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
+    if flags.mock and flags.model:
+        raise UsageError("--mock films without a model: leave out --model")
+    # After the flags are understood: a wrong one should not wait for jax.
+    import uvicorn
+
+    from causalcine_jax.serve.app import desk_app
+    from causalcine_jax.serve.desk import Desk
+    from causalcine_jax.serve.limits import SessionLimits
+    from causalcine_jax.serve.server import listening, server_config
+
+    limits = SessionLimits(sessions=flags.max_sessions, viewers=flags.viewers)
+    token = flags.token or secrets.token_urlsafe(24)
+    bound = listening(flags.host, flags.port)
+    port = bound.getsockname()[1]
+    desk = Desk(_engine(flags), flags.projects, limits)
+    app = desk_app(desk, token, tuple(flags.allow_host))
+    shown = f"[{flags.host}]" if ":" in flags.host else flags.host
+    url = f"http://{shown}:{port}/?token={token}"
+    print(url, flush=True)
+    if sys.stdout.isatty() and flags.host in LOOPBACK and not flags.no_browser:
+        # In a thread: it answers once the server runs. Without a screen there is nothing to open.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    uvicorn.Server(server_config(app)).run([bound])
+
+
+def _engine(flags: argparse.Namespace) -> "Engine":
+    if flags.mock:
+        from causalcine_jax.serve.mock import MockEngine
+
+        return MockEngine(MOCK_SECONDS)
+    return film_engine(flags)
+
+
+def film_engine(flags: argparse.Namespace) -> "Engine":
+    """The engine of --model and --pool-frames. Imports jax."""
+    from causalcine_jax.config import PoolConfig
+    from causalcine_jax.film.chosen_model import chosen_model
+    from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film.model_folder import load_model
+    from causalcine_jax.serve.film_engine import FilmEngine
+
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    return FilmEngine(load_model(chosen_model(flags.model)), PoolConfig(flags.pool_frames))

@@ -1,0 +1,74 @@
+"""The desk as an ASGI app: the page, the socket, and a film's media by HTTP."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
+
+from causalcine_jax.serve.desk import Desk
+from causalcine_jax.serve.films import film_routes
+from causalcine_jax.serve.job_routes import job_routes
+from causalcine_jax.serve.jobs import Jobs
+from causalcine_jax.serve.limits import MESSAGE_BYTES
+from causalcine_jax.serve.protocol import Refused, json_schema
+from causalcine_jax.serve.security import Guard
+from causalcine_jax.serve.socket import stream
+
+STATUS = {"unknown_take": 404, "not_started": 404, "full": 429}  # of refusals; others are 400
+PAGE = Path(__file__).parent / "page"
+
+
+def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
+    """The app; its lifespan ends the desk's sessions.
+
+    hosts  names that it answers to, beside localhost
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        warming = asyncio.create_task(desk.warm_up())
+        yield
+        warming.cancel()
+        await desk.close()
+
+    async def socket(websocket: WebSocket) -> None:
+        await stream(desk, websocket)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        told = {"status": "ready" if desk.ready else "warming up"}
+        return JSONResponse(told, 200 if desk.ready else 503)
+
+    async def schema(request: Request) -> Response:
+        return JSONResponse(json_schema())
+
+    async def refused(request: Request, error: Refused) -> Response:
+        told, wait = error.error, error.error.retry_after_s
+        headers = {} if wait is None else {"Retry-After": f"{wait:.0f}"}
+        status = STATUS.get(told.code, 400)
+        return JSONResponse({"error": told.model_dump(exclude_none=True)}, status, headers)
+
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/v1/stream", socket),
+            Route("/healthz", health),
+            Route("/readyz", ready),
+            Route("/v1/schema", schema),
+            *film_routes(desk),
+            *job_routes(desk, Jobs(desk)),
+            Mount("/", StaticFiles(directory=PAGE, html=True)),
+        ],
+        exception_handlers={Refused: refused},
+        lifespan=lifespan,
+    )
+    return Guard(app, token, hosts, MESSAGE_BYTES)

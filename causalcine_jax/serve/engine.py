@@ -1,0 +1,78 @@
+"""What makes films for the desk: the model with its directors, or the mock.
+
+Sessions know directors only by these methods. Everything that touches the device runs in a turn of
+the worker; `check` is quick and needs no device.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from causalcine_jax.serve.parts import ModelInfo
+from causalcine_jax.story import ResolvedShot, ResolvedStory, Story
+
+
+class FilmDirector(Protocol):
+    """film.director.Director, as far as a session uses it."""
+
+    story: Story
+    resolved: ResolvedStory
+
+    @property
+    def next_chunk(self) -> int: ...
+
+    def add_shot(
+        self,
+        caption: str,
+        *,
+        chunks: int | None = None,
+        seconds: float | None = None,
+        id: str | None = None,
+    ) -> ResolvedShot: ...
+
+    def extend(self, *, chunks: int) -> ResolvedShot: ...
+
+    def retake(
+        self, shot: str, *, caption: str | None = None, seed: int | None = None
+    ) -> ResolvedShot: ...
+
+    def branch(self, shot: str) -> "FilmDirector": ...
+
+    def keep_in(self, folder: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+
+class Engine(Protocol):
+    """Makes directors.
+
+    room_bytes  of history that all sessions may reserve together
+    """
+
+    info: ModelInfo
+    room_bytes: int
+
+    def warm_up(self) -> None:
+        """Prepares for the first film, so that it does not wait for it."""
+
+    def pool_bytes(self, story: Story) -> int:
+        """Bytes of history that a director of this story reserves. `UsageError` as `begin`."""
+
+    def begin(self, story: Story) -> FilmDirector:
+        """A director of a film without shots yet. `UsageError` if it cannot make that size."""
+
+    def resume(self, folder: Path) -> FilmDirector:
+        """The director of the film kept in `folder`, before its first chunk.
+
+        It makes the film's chunks again. `DataError` if there is none, or it is in use.
+        """
+
+    def check(self, prompts: list[tuple[str, str]]) -> None:
+        """`UsageError` if the model cannot read a prompt; given (where it occurs, its text)."""
+
+    def record(self, director: FilmDirector) -> dict[str, Any]:
+        """The fields of film.json that say how the director's frames are made."""

@@ -1,0 +1,102 @@
+"""The engine with a model: directors of film/director.py, all of one size of history.
+
+This module imports jax. All but `check` and `pool_bytes` runs on the device's thread.
+"""
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.config import PoolConfig
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.film import record as provenance
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.model_folder import Model, latent_size
+from causalcine_jax.film.pool import chunk_bytes, device_memory, pool_frames_for
+from causalcine_jax.serve.parts import ModelInfo
+from causalcine_jax.story import Story, first_frame_of_chunk
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
+from causalcine_jax.storyworld import VOCABULARY
+from causalcine_jax.storyworld.lexicon import kinds
+
+ROOM = 0.5  # of free memory for history: while it branches, a film has two
+UNKNOWN_MEMORY = 4 * 10**9
+WARM_CHUNKS = 2  # the first and the later ones have programs of their own
+
+
+class FilmEngine:
+    """See engine.Engine.
+
+    pool        of every session, with its frames
+    room_bytes  None: a share of what memory is free
+    """
+
+    def __init__(self, model: Model, pool: PoolConfig, room_bytes: int | None = None):
+        pool_frames_for(None, model.memory, model.chunk_frames, pool.frames)
+        self.model, self.pool = model, pool
+        self.room_bytes = room_bytes or int(ROOM * (device_memory() or UNKNOWN_MEMORY))
+        video = model.video
+        self.info = ModelInfo(
+            name="model" if model.folder is None else model.folder.name,
+            width=video.width,
+            height=video.height,
+            fps=video.fps,
+            chunk_frames=TEMPORAL_STRIDE * model.chunk_frames,
+            first_chunk_frames=first_frame_of_chunk(1, model.chunk_frames),
+            words=kinds() if _storyworld(model) else None,
+        )
+
+    def warm_up(self) -> None:
+        """Compiles what a film of the model's own size needs."""
+        director = self.begin(Story(()))
+        director.add_shot("Mia." if self.info.words else "A film.", chunks=WARM_CHUNKS)
+        for _ in director:
+            pass
+        next(director.branch("s1"), None)
+
+    def pool_bytes(self, story: Story) -> int:
+        video = self.model.completed(story).video
+        size = latent_size(self.model, video.height, video.width)
+        histories = self.model.sampler.histories
+        of_chunk = chunk_bytes(self.model, histories, size, self.pool.dtype)
+        return self.pool.frames // self.model.chunk_frames * of_chunk
+
+    def begin(self, story: Story) -> Director:
+        return Director(self.model, story, pool=self.pool)
+
+    def resume(self, folder: Path) -> Director:
+        return Director.resume(folder, self.model, from_beginning=True)
+
+    def check(self, prompts: list[tuple[str, str]]) -> None:
+        self.model.check_prompts(prompts)
+
+    def record(self, director: Director) -> dict[str, Any]:
+        settings = director.settings
+        return {
+            "sampler": asdict(settings.sampler),
+            "memory": asdict(settings.memory),
+            "whole_film": False,
+            "chunk_frames": self.model.chunk_frames,
+            "pool_frames": settings.pool.frames,
+            "kv_dtype": settings.pool.dtype,
+            "pool_on": settings.pool.place,
+            "dtype": self.model.dtype,
+            "model": self.info.name,
+            "weights_sha256": self._weights,
+            "software": provenance.software(),
+            "device": provenance.device(),
+        }
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        return "" if self.model.folder is None else weights_hash(self.model.folder)
+
+
+def _storyworld(model: Model) -> bool:
+    """Whether the model knows only StoryWorld's words."""
+    if model.tokenizer is None:
+        return False
+    return set(model.tokenizer.known_words()) >= {w for w in VOCABULARY if w.isalpha()} and (
+        model.tokenizer.size < 2 * len(VOCABULARY)
+    )

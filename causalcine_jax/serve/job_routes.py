@@ -1,0 +1,78 @@
+"""Jobs, stories to check, and metrics by HTTP."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.record import resolved_dict
+from causalcine_jax.serve.desk import Desk
+from causalcine_jax.serve.jobs import Jobs, NewVideo
+from causalcine_jax.serve.protocol import refusal
+from causalcine_jax.story import Story
+from causalcine_jax.story_schema import TEMPORAL_STRIDE, story_faults
+
+
+class _Body(BaseModel):
+    """Any JSON mapping."""
+
+    data: dict[str, Any]
+
+
+def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
+    async def create(request: Request) -> Response:
+        try:
+            asked = NewVideo.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise refusal(error) from None
+        return JSONResponse(jobs.begin(asked).told())
+
+    async def every(request: Request) -> Response:
+        newest = sorted(jobs.all.values(), key=lambda job: job.created_at, reverse=True)
+        return JSONResponse({"object": "list", "data": [job.told() for job in newest]})
+
+    async def one(request: Request) -> Response:
+        return JSONResponse(jobs.known(request.path_params["id"]).told())
+
+    async def content(request: Request) -> Response:
+        path = jobs.content(request.path_params["id"])
+        name = f"{request.path_params['id']}.mp4"
+        return FileResponse(path, media_type="video/mp4", filename=name)
+
+    async def delete(request: Request) -> Response:
+        job_id = request.path_params["id"]
+        await jobs.delete(job_id)
+        return JSONResponse({"id": job_id, "object": "video.deleted", "deleted": True})
+
+    async def validate(request: Request) -> Response:
+        try:
+            told = _Body.model_validate_json(b'{"data":' + await request.body() + b"}").data
+        except ValidationError as error:
+            raise refusal(error) from None
+        faults = story_faults(told)
+        if faults:
+            return JSONResponse({"valid": False, "faults": faults})
+        resolved = Story.from_dict(told).resolve(
+            desk.house.engine.info.chunk_frames // TEMPORAL_STRIDE
+        )
+        try:
+            desk.house.engine.check([(f"shot '{s.id}'", s.prompt) for s in resolved.shots])
+        except UsageError as error:
+            return JSONResponse({"valid": False, "faults": [str(error)]})
+        return JSONResponse({"valid": True, "faults": [], "resolved": resolved_dict(resolved)})
+
+    async def metrics(request: Request) -> Response:
+        return Response(desk.measured(), media_type="text/plain; version=0.0.4")
+
+    return [
+        Route("/v1/videos", create, methods=["POST"]),
+        Route("/v1/videos", every),
+        Route("/v1/videos/{id}", one),
+        Route("/v1/videos/{id}", delete, methods=["DELETE"]),
+        Route("/v1/videos/{id}/content", content),
+        Route("/v1/stories:validate", validate, methods=["POST"]),
+        Route("/metrics", metrics),
+    ]

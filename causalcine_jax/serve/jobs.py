@@ -1,0 +1,207 @@
+"""Films as jobs, without a director: /v1/videos, in the shapes of OpenAI's video API.
+
+    POST {"prompt" or "story", "seconds", "size", "seed"} -> queued -> in_progress -> completed
+
+A job is a session whose one client is the job itself. So it is admitted and takes turns as all
+others do, and its film is a project's first take.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from causalcine_jax.serve.client_messages import SessionStart
+from causalcine_jax.serve.desk import RETRY_S, Desk
+from causalcine_jax.serve.export import take_files
+from causalcine_jax.serve.outbox import Outbox
+from causalcine_jax.serve.parts import Caption, FromClient, FromServer, Seed
+from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.server_messages import MediaChunk, SessionDone, SessionStatus
+from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA, TEMPORAL_STRIDE
+from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.plain_data import read_plain
+
+JOB_ID = re.compile(r"video_[0-9a-f]{32}")
+SIZE = r"^[1-9]\d{0,4}x[1-9]\d{0,4}$"
+DEFAULT_SECONDS = 4.0
+FILM = Path("takes", "t1", "export", "film.mp4")
+
+
+class NewVideo(FromClient):
+    """The body of POST /v1/videos."""
+
+    prompt: Caption | None = None
+    """Of a film of one shot."""
+    story: dict[str, Any] | None = None
+    """A story (schema causalcine/story@1), in place of the prompt."""
+    model: str | None = None
+    """Must be this server's model, if given."""
+    seconds: str | float | None = None
+    """Of the prompt's shot; also as text, as OpenAI's clients send it."""
+    size: str | None = Field(None, pattern=SIZE)
+    """Width and height in pixels, such as 832x480."""
+    seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def one_film(self):
+        if (self.prompt is None) == (self.story is None):
+            raise ValueError("give a prompt or a story")
+        if self.story is not None and (self.seconds is not None or self.size is not None):
+            raise ValueError("seconds and size are part of the story")
+        return self
+
+    def as_story(self) -> dict[str, Any]:
+        if self.story is not None:
+            return self.story
+        try:
+            seconds = DEFAULT_SECONDS if self.seconds is None else float(self.seconds)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= LONGEST_SHOT:
+            told = f"seconds must be a number above 0 and at most {LONGEST_SHOT:g}"
+            raise Refused("bad_message", told, "seconds")
+        story = {"schema": SCHEMA, "shots": [{"caption": self.prompt, "seconds": seconds}]}
+        if self.size is not None:
+            width, height = map(int, self.size.split("x"))
+            story["video"] = {"width": width, "height": height}
+        return story
+
+
+@dataclass
+class Job:
+    """A film that is made, or was; its fields but `folder` are those of the API.
+
+    folder  of its project, within the desk's
+    """
+
+    id: str
+    model: str
+    created_at: int
+    prompt: str
+    object: str = "video"
+    status: str = "queued"
+    progress: int = 0
+    completed_at: int | None = None
+    error: dict[str, str] | None = None
+    folder: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
+
+
+class _Client(Outbox):
+    """A session's only client, which notes how far the film is."""
+
+    def __init__(self, job: Job):
+        super().__init__()
+        self._job, self.chunks, self.done = job, 1, asyncio.Event()
+
+    def put(self, message: FromServer, media: bytes | None = None) -> None:
+        if isinstance(message, MediaChunk):
+            self._job.progress = min(99, 100 * (message.chunk + 1) // self.chunks)
+        elif isinstance(message, SessionDone):
+            code = "failed" if message.reason == "failed" else "stopped"
+            self._job.error = {"code": code, "message": message.message}
+            self.done.set()
+        elif isinstance(message, SessionStatus) and message.status == "starved":
+            self.done.set()
+
+
+class Jobs:
+    """The jobs of a desk; finished ones are found again after a restart."""
+
+    def __init__(self, desk: Desk):
+        self._desk, self._folder = desk, desk.projects / "videos"
+        self._tasks: dict[str, asyncio.Task] = {}
+        self.all: dict[str, Job] = {}
+        for file in sorted(self._folder.glob("video_*.json")):
+            with contextlib.suppress(Exception):
+                job = Job(**read_plain(file))
+                if job.status in ("queued", "in_progress"):
+                    job.status = "failed"
+                    job.error = {"code": "stopped", "message": "the server was stopped"}
+                self.all[job.id] = job
+
+    def begin(self, asked: NewVideo) -> Job:
+        """A new job. `Refused` if it cannot be made, or too many wait."""
+        name = self._desk.house.engine.info.name
+        if asked.model not in (None, name):
+            raise Refused("refused", f"this server's model is {name}, not {asked.model}", "model")
+        if self._desk.full:
+            raise Refused("full", "too many films wait", retryable=True, retry_after_s=RETRY_S)
+        story = asked.as_story()
+        start = SessionStart(type="session.start", story=story, seed=asked.seed, pace="free")
+        _, shots = self._desk.read_story(start)  # faults are told at once
+        job = Job(f"video_{secrets.token_hex(16)}", name, int(time.time()), shots[0].caption)
+        self.all[job.id] = job
+        self._save(job)
+        client = _Client(job)
+        client.chunks = sum(shot.chunks for shot in shots)
+        self._tasks[job.id] = asyncio.create_task(self._film(job, start, client))
+        return job
+
+    def known(self, job_id: str) -> Job:
+        if JOB_ID.fullmatch(job_id) is None or job_id not in self.all:
+            raise Refused("unknown_take", "there is no video of this id", "id")
+        return self.all[job_id]
+
+    def content(self, job_id: str) -> Path:
+        """The film of a completed job."""
+        job = self.known(job_id)
+        if job.status != "completed" or job.folder is None:
+            raise Refused("unknown_take", f"the video is {job.status}, not completed", "id")
+        return self._desk.projects / job.folder / FILM
+
+    async def delete(self, job_id: str) -> None:
+        """Stops a job, and removes its film."""
+        job = self.known(job_id)
+        if (task := self._tasks.pop(job_id, None)) is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if job.folder is not None:
+            folder = self._desk.projects / job.folder
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        (self._folder / f"{job_id}.json").unlink(missing_ok=True)
+        del self.all[job_id]
+
+    async def _film(self, job: Job, start: SessionStart, client: _Client) -> None:
+        session = None
+        try:
+            session = await self._desk.open(start, client)
+            job.status, job.folder = "in_progress", session.project.session_id
+            await client.done.wait()
+            if job.error is None:
+                chunk_frames = session.model.chunk_frames // TEMPORAL_STRIDE
+                take = session.project.take_id
+                files = take_files(session.project, take, session.head, chunk_frames)
+                await asyncio.to_thread(files.write, FILM.name, {})
+                job.status, job.progress = "completed", 100
+                job.completed_at = int(time.time())
+        except Refused as refused:
+            job.error = {"code": refused.error.code, "message": refused.error.message}
+        except Exception as error:
+            job.error = {"code": "failed", "message": type(error).__name__}
+            raise
+        finally:
+            if job.error is not None:
+                job.status = "failed"
+            if session is not None:
+                session.leave(client)
+                session.stop("stopped")
+                await session.done.wait()
+            if job.id in self.all:
+                self._save(job)
+
+    def _save(self, job: Job) -> None:
+        with atomic_file(self._folder / f"{job.id}.json") as partial:
+            partial.write_text(json.dumps(asdict(job)), encoding="utf-8")

@@ -1,0 +1,208 @@
+"""An engine without a model: deterministic pictures with the shot's id and the frame's number.
+
+It has a director's public methods, so pages, clients and tests that need no model run without JAX.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw
+
+from causalcine_jax.errors import DataError, UsageError, nearest
+from causalcine_jax.render.typography import fit_text, font
+from causalcine_jax.serve.parts import ModelInfo
+from causalcine_jax.story import ResolvedShot, Shot, Story, Video
+from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.plain_data import read_plain
+
+VIDEO = Video(16, 320, 192)
+LAYERS, RECALLED, WINDOW = 4, 5, 9  # WINDOW in latent frames
+FILE = "mock.json"
+POOL_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class MockChunk:
+    """As film.moves.Chunk."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    index: int
+    shot: ResolvedShot
+    retrieved: Int[np.ndarray, "l k"]
+    seconds: dict[str, float]
+
+    @property
+    def is_cut(self) -> bool:
+        return self.index > 0 and self.index == self.shot.first_chunk
+
+
+class MockDirector:
+    """A director (film.director.Director) that draws each chunk in `chunk_seconds`."""
+
+    def __init__(self, story: Story, chunk_seconds: float = 0.0):
+        if story.video.height is None:
+            story = replace(story, video=replace(VIDEO, fps=story.video.fps))
+        self.story, self.resolved = story, story.resolve()
+        self.next_chunk, self.pool_bytes = 0, POOL_BYTES
+        self._seconds, self._folder = chunk_seconds, None
+
+    @classmethod
+    def resume(cls, folder: Path, chunk_seconds: float = 0.0) -> "MockDirector":
+        if not (Path(folder) / FILE).is_file():
+            raise DataError(f"no film was begun in {folder}: it has no {FILE}")
+        told = read_plain(Path(folder) / FILE)
+        director = cls(_story(told["story"]), chunk_seconds)
+        director._folder = Path(folder)
+        return director
+
+    def keep_in(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        self._keep()
+
+    def close(self) -> None:
+        self._folder = None
+
+    def add_shot(
+        self, caption: str, *, chunks: int | None = None, seconds=None, id: str | None = None
+    ) -> ResolvedShot:
+        shots = (*self.story.shots, Shot(caption, seconds, chunks, id))
+        self._retell(replace(self.story, shots=shots))
+        return self.resolved.shots[-1]
+
+    def extend(self, *, chunks: int) -> ResolvedShot:
+        longer = self.resolved.shots[-1].chunks + chunks
+        last = replace(self.story.shots[-1], chunks=longer, seconds=None)
+        self._retell(replace(self.story, shots=(*self.story.shots[:-1], last)))
+        return self.resolved.shots[-1]
+
+    def retake(
+        self, shot: str, *, caption: str | None = None, seed: int | None = None
+    ) -> ResolvedShot:
+        number = self._number(shot)
+        old = self.story.shots[number]
+        if seed is None and caption is None:
+            seed = ((self.story.seed if old.seed is None else old.seed) + 1) % 2**32
+        new = replace(old, caption=caption or old.caption, seed=old.seed if seed is None else seed)
+        shots = (*self.story.shots[:number], new, *self.story.shots[number + 1 :])
+        self.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
+        self._retell(replace(self.story, shots=shots))
+        return self.resolved.shots[number]
+
+    def branch(self, shot: str) -> "MockDirector":
+        number = self._number(shot)
+        other = MockDirector(replace(self.story, shots=self.story.shots[:number]), self._seconds)
+        other.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
+        return other
+
+    def __iter__(self) -> Iterator[MockChunk]:
+        return self
+
+    def __next__(self) -> MockChunk:
+        resolved, index = self.resolved, self.next_chunk
+        if index >= resolved.chunks:
+            raise StopIteration
+        begun = time.perf_counter()
+        number = resolved.shot_of_chunk[index]
+        shot, seed = resolved.shots[number], self.story.shots[number].seed
+        first = max(0, 12 * index - 3)
+        count = 12 if index else 9
+        film_seed = self.story.seed if seed is None else seed
+        video = self.story.video
+        frames = [_picture(video, shot, first + i, film_seed) for i in range(count)]
+        time.sleep(max(0.0, self._seconds - (time.perf_counter() - begun)))
+        self.next_chunk += 1
+        self._keep()
+        spent = time.perf_counter() - begun
+        return MockChunk(np.stack(frames), index, shot, _recalled(index), {"denoise": spent})
+
+    def _retell(self, story: Story) -> None:
+        self.story, self.resolved = story, story.resolve()
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._folder is not None:
+            told = {"story": self.story.to_dict()}
+            with atomic_file(self._folder / FILE) as partial:
+                partial.write_text(json.dumps(told))
+
+    def _number(self, shot: str) -> int:
+        ids = [each.id for each in self.resolved.shots]
+        if shot not in ids:
+            raise UsageError(f"this film has no shot {shot!r}, {nearest(str(shot), ids)}")
+        return ids.index(shot)
+
+
+class MockEngine:
+    """See engine.Engine. A caption with the word `refuseme` is refused, as unknown words are."""
+
+    def __init__(self, chunk_seconds: float = 0.0, room_bytes: int = 64 * POOL_BYTES):
+        self._seconds, self.room_bytes = chunk_seconds, room_bytes
+        self.info = ModelInfo(
+            name="mock",
+            width=VIDEO.width,
+            height=VIDEO.height,
+            fps=VIDEO.fps,
+            chunk_frames=12,
+            first_chunk_frames=9,
+            words={"characters": ["Mia", "Otto"], "places": ["beach", "forest", "meadow"]},
+        )
+
+    def warm_up(self) -> None:
+        pass
+
+    def pool_bytes(self, story: Story) -> int:
+        return POOL_BYTES
+
+    def begin(self, story: Story) -> MockDirector:
+        return MockDirector(story, self._seconds)
+
+    def resume(self, folder: Path) -> MockDirector:
+        return MockDirector.resume(folder, self._seconds)
+
+    def check(self, prompts: list[tuple[str, str]]) -> None:
+        for where, prompt in prompts:
+            if "refuseme" in prompt:
+                raise UsageError(f"the model does not know 'refuseme' in {where}")
+
+    def record(self, director: MockDirector) -> dict[str, Any]:
+        return {"model": "mock"}
+
+
+def _story(told: dict) -> Story:
+    shots = tuple(Shot(**shot) for shot in told["shots"])
+    return Story(shots, told["global"], told["seed"], told["negative"], Video(**told["video"]))
+
+
+def _recalled(index: int) -> Int[np.ndarray, "l k"]:
+    """Made-up latent frames before the window, other ones in each layer; -1 for none."""
+    older = max(0, 3 * index - WINDOW)
+    return np.array(
+        [
+            [(5 * index + 7 * k + k * layer) % older if older else -1 for k in range(RECALLED)]
+            for layer in range(LAYERS)
+        ]
+    )
+
+
+def _picture(video: Video, shot: ResolvedShot, frame: int, seed: int) -> UInt8[np.ndarray, "h w 3"]:
+    digest = hashlib.sha256(f"{shot.id} {shot.caption} {seed}".encode()).digest()
+    ground = tuple(40 + value // 2 for value in digest[:3])
+    picture = Image.new("RGB", (video.width, video.height), ground)
+    draw = ImageDraw.Draw(picture)
+    x = (frame * 4) % video.width
+    y = video.height * 5 // 8
+    draw.ellipse((x - 16, y - 16, x + 16, y + 16), tuple(255 - value // 2 for value in digest[3:6]))
+    unit = video.height / 192
+    draw.text((12 * unit, 8 * unit), shot.id, "white", font(round(40 * unit)))
+    draw.text((12 * unit, 56 * unit), f"frame {frame}", "white", font(round(24 * unit)))
+    small = font(max(8, round(14 * unit)))
+    caption = fit_text(shot.caption, small, video.width - 24 * unit)
+    draw.text((12 * unit, video.height - 24 * unit), caption, "white", small)
+    return np.asarray(picture)

@@ -1,0 +1,255 @@
+"""What each message of a directing client does to its session.
+
+Orders on queued shots act at once. A retake, a branch and another take wait for the chunk that is
+being made: they become one of the session's turns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.serve import shot_queue
+from causalcine_jax.serve.client_messages import (
+    Branch,
+    PlaybackReport,
+    Retake,
+    SessionPause,
+    SessionResume,
+    SessionStop,
+    ShotAppend,
+    ShotCutNow,
+    ShotRemove,
+    ShotReorder,
+    ShotUpdate,
+    Snapshot,
+    TakeOpen,
+)
+from causalcine_jax.serve.parts import NewShot, QueuedShot
+from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.reopen import reopened
+from causalcine_jax.serve.server_messages import SessionStatus, ShotReceived, TakeBegun
+from causalcine_jax.serve.session import Session
+from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.turns import rewound
+from causalcine_jax.story import prompt_of
+from causalcine_jax.story_schema import MAX_SEED
+
+
+def order(session: Session, message: Any) -> None:
+    """Does what a directing client's message says. `Refused` says why not."""
+    ORDERS[type(message)](session, message)
+
+
+def append(session: Session, message: ShotAppend) -> None:
+    _receive(session, message.shot, message.event_id, message.before)
+
+
+def cut_now(session: Session, message: ShotCutNow) -> None:
+    queue = session.project.queue
+    if message.shot is not None:
+        _receive(session, message.shot, message.event_id, queue[0].shot_id if queue else None)
+    elif not queue:
+        raise Refused("refused", "no shot is queued to cut to: give one", "shot")
+    session.cut = True
+    if message.shot is None:
+        session.requeue(queue, message.event_id)
+
+
+def update(session: Session, message: ShotUpdate) -> None:
+    shots, chunks = session.project.queue, None
+    if message.seconds is not None or message.chunks is not None:
+        chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
+    last = session.seen.resolved.shots[-1:]
+    if last and message.shot_id == last[0].id and chunks is not None and message.caption is None:
+        shot = session.project.take.shots[message.shot_id]
+        session.project.ask(shot_queue.longer(shot, chunks, session.model))
+    else:
+        if message.caption is not None:
+            check_caption(session, message.caption, "caption")
+        shots = shot_queue.changed(shots, message.shot_id, message.caption, chunks, session.model)
+    session.requeue(shots, message.event_id)
+
+
+def reorder(session: Session, message: ShotReorder) -> None:
+    session.requeue(shot_queue.reordered(session.project.queue, message.shot_ids), message.event_id)
+
+
+def remove(session: Session, message: ShotRemove) -> None:
+    session.requeue(shot_queue.without(session.project.queue, message.shot_id), message.event_id)
+
+
+def pause(session: Session, message: SessionPause | SessionResume) -> None:
+    session.paused = isinstance(message, SessionPause)
+    session.tell_director(
+        SessionStatus(status="paused" if session.paused else "making", event_id=message.event_id)
+    )
+    session.status = "paused" if session.paused else "making"
+    session.change()
+
+
+def stop(session: Session, message: SessionStop) -> None:
+    session.stop("stopped")
+
+
+def snapshot(session: Session, message: Snapshot) -> None:
+    session.tell_director(session.state(message.event_id))
+
+
+def report(session: Session, message: PlaybackReport) -> None:
+    session.playback.report(message.position_s)
+    session.change()
+
+
+def retake(session: Session, message: Retake) -> None:
+    shot = _begun(session, message.shot_id)
+    if message.caption is not None:
+        check_caption(session, message.caption, "caption")
+    seed = message.seed
+    if seed is None and message.caption is None:
+        before = session.project.story.seed if shot.seed is None else shot.seed
+        seed = (before + 1) % (MAX_SEED + 1)
+    again = {
+        "caption": message.caption or shot.caption,
+        "seed": shot.seed if seed is None else seed,
+    }
+    _new_take(
+        session, message, "retake", lambda shots: (shots[0].model_copy(update=again), *shots[1:])
+    )
+
+
+def branch(session: Session, message: Branch) -> None:
+    _begun(session, message.shot_id)
+    _new_take(session, message, "branch", lambda shots: ())
+
+
+def open_take(session: Session, message: TakeOpen) -> None:
+    project = session.project
+    project.known(message.take_id)
+
+    async def turn() -> None:
+        before, session.director = session.director, None  # makes room for the other's history
+        await session.house.worker.turn(project.session_id, before.close)
+        del before
+        project.take_id = message.take_id
+        session.director = await reopened(session.house, project)
+        session.look()
+        session.requeue(project.queue)
+        _say_begun(session, message.event_id, replay=True)
+
+    session.turns.append((message.event_id, turn))
+    session.change()
+
+
+def again_from(session: Session, number: int) -> tuple[QueuedShot, ...]:
+    """The film's shots from that one on, as they were asked for, to be queued again."""
+    asked = session.project.take.shots
+    return tuple(asked[shot.id] for shot in session.seen.resolved.shots[number:])
+
+
+def check_caption(session: Session, caption: str, field: str) -> None:
+    """`Refused` if the model cannot read the shot's prompt."""
+    prompt = prompt_of(session.project.story.global_caption, caption)
+    try:
+        session.house.engine.check([("the shot", prompt)])
+    except UsageError as error:
+        raise Refused("refused", str(error), field) from None
+
+
+def _receive(session: Session, shot: NewShot, event_id: str | None, before: str | None) -> None:
+    project = session.project
+    check_caption(session, shot.caption, "shot.caption")
+    new = shot_queue.queued(project.new_shot_id(), shot, session.model)
+    shots = shot_queue.with_shot(project.queue, new, before)
+    session.publisher.events[new.shot_id] = event_id
+    session.tell_director(
+        ShotReceived(
+            event_id=event_id,
+            shot_id=new.shot_id,
+            chunks=new.chunks,
+            seconds=new.seconds,
+            position=shots.index(new) + 1,
+        )
+    )
+    session.requeue(shots)
+
+
+def _begun(session: Session, shot_id: str) -> QueuedShot:
+    """The shot of that id that has begun, as it was asked for."""
+    ids = [shot.id for shot in session.seen.resolved.shots]
+    if shot_id not in ids:
+        known = ", ".join(ids) or "none has"
+        raise Refused("unknown_shot", f"shot {shot_id} has not begun here: {known}", "shot_id")
+    return again_from(session, ids.index(shot_id))[0]
+
+
+Requeued = Callable[[tuple[QueuedShot, ...]], tuple[QueuedShot, ...]]
+
+
+def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Requeued) -> None:
+    """A take that leaves the current one where the shot begins.
+
+    requeued  which of the shots from there on are queued again
+    """
+    project, limits = session.project, session.house.limits
+    if len(project.takes) >= limits.takes:
+        raise Refused("limit", f"a session has at most {limits.takes} takes")
+
+    async def turn() -> None:
+        _begun(session, message.shot_id)  # another turn may have gone back before it
+        director, begun = session.director, session.seen.resolved.shots
+        number = [shot.id for shot in begun].index(message.shot_id)
+        shots, first = again_from(session, number), begun[number].first_chunk
+        take_id = project.new_take_id()
+        folder = project.folder_of(take_id)
+        try:
+            session.director = await session.house.worker.turn(
+                project.session_id, lambda: rewound(director, message.shot_id, folder)
+            )
+        except UsageError as error:
+            raise Refused("refused", str(error)) from None
+        session.look()
+        project.begin_take(take_id, why, first, message.shot_id)
+        session.cut = False
+        project.queue = (*requeued(shots), *project.queue)
+        project.save()
+        if why == "retake":
+            session.publisher.events[message.shot_id] = message.event_id
+        _say_begun(session, message.event_id)
+        session.requeue(project.queue)
+
+    session.turns.append((message.event_id, turn))
+    session.change()
+
+
+def _say_begun(session: Session, event_id: str | None, replay: bool = False) -> None:
+    chunk = session.seen.next_chunk
+    time_s = session.time_of(chunk)
+    session.playback.jump(time_s)
+    session.tell(
+        TakeBegun(
+            event_id=event_id,
+            take=session.project.info(session.project.take_id),
+            next_chunk=chunk,
+            frame=round(time_s * session.model.fps),
+            time_s=time_s,
+            shots=made_shots(session.project, session.project.take_id),
+            replay=replay,
+        )
+    )
+
+
+ORDERS: dict[type, Callable[[Session, Any], None]] = {
+    ShotAppend: append,
+    ShotCutNow: cut_now,
+    ShotUpdate: update,
+    ShotReorder: reorder,
+    ShotRemove: remove,
+    SessionPause: pause,
+    SessionResume: pause,
+    SessionStop: stop,
+    Snapshot: snapshot,
+    PlaybackReport: report,
+    Retake: retake,
+    Branch: branch,
+    TakeOpen: open_take,
+}

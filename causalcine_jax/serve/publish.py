@@ -1,0 +1,151 @@
+"""From a director's chunks to media in the project's folder and in the clients' outboxes.
+
+Encoding leaves the event loop, one chunk of a session at a time, while the device makes the next.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.serve.house import House
+from causalcine_jax.serve.media import encoded, mime, streaming_scale
+from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
+from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.server_messages import MediaChunk, MediaInit, ShotApplied
+from causalcine_jax.story import first_frame_of_chunk
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
+
+MOST_RECALLED = 8
+RECENT = 4  # chunks over which speed is measured
+
+
+class Publisher:
+    """Takes chunks by `put`; `tell` sends a message, and media, to all clients."""
+
+    def __init__(self, house: House, project: Project, model: ModelInfo, tell: Callable[..., None]):
+        self._house, self._project, self._model, self._tell = house, project, model, tell
+        self._scale = streaming_scale(model.height)
+        self._made: asyncio.Queue = asyncio.Queue(1)
+        self._open = 0  # chunks that were put and are not published
+        self._lately: deque[tuple[float, int]] = deque(maxlen=RECENT)
+        self._header = project.header.read_bytes() if project.header.is_file() else None
+        self.events: dict[str, str | None] = {}  # by shot: the event that queued it
+
+    async def put(self, chunk: Any, spent: float) -> None:
+        """Queues a chunk of the current take that took `spent` seconds, waiting included."""
+        self._open += 1
+        await self._made.put((self._project.take_id, chunk, spent))
+
+    @property
+    def idle(self) -> bool:
+        """Everything that was put is published."""
+        return self._open == 0
+
+    async def drained(self) -> None:
+        await self._made.join()
+
+    def init(self) -> tuple[MediaInit, bytes] | None:
+        """The media's header; None before the first chunk."""
+        if self._header is None:
+            return None
+        told = MediaInit(
+            mime=mime(self._header),
+            width=self._model.width * self._scale,
+            height=self._model.height * self._scale,
+            fps=self._model.fps,
+            bytes=len(self._header),
+        )
+        return told, self._header
+
+    @property
+    def fps(self) -> float:
+        """Video frames a second of the last chunks; 0 before there are two."""
+        if len(self._lately) < 2:
+            return 0.0
+        (first, _), (last, _) = self._lately[0], self._lately[-1]
+        frames = sum(frames for _, frames in list(self._lately)[1:])
+        return round(frames / max(last - first, 1e-9), 2)
+
+    async def run(self) -> None:
+        """Publishes what is put, in order, until cancelled. Raises what encoding or disk raise."""
+        loop = asyncio.get_running_loop()
+        while True:
+            take_id, chunk, spent = await self._made.get()
+            try:
+                info = self._info(take_id, chunk, spent)
+                if chunk.index == chunk.shot.first_chunk:
+                    self._tell(self._applied(info))
+                before = self._project.digest(take_id, chunk.index)
+                info, header, media, digest = await loop.run_in_executor(
+                    self._house.encoders, self._encode, info, chunk.frames, before
+                )
+                self._project.add_chunk(info, header, media, digest)
+                if self._header is None:
+                    self._header = header
+                    self._tell(*self.init())
+                self._tell(MediaChunk(**info.model_dump()), media)
+                self._house.metrics.chunk(info)
+                self._lately.append((time.monotonic(), info.frames))
+            finally:
+                self._made.task_done()
+                self._open -= 1
+
+    def _applied(self, info: ChunkInfo) -> ShotApplied:
+        return ShotApplied(
+            event_id=self.events.pop(info.shot_id, None),
+            shot_id=info.shot_id,
+            take_id=info.take_id,
+            chunk=info.chunk,
+            frame=info.first_frame,
+            time_s=info.time_s,
+        )
+
+    def _info(self, take_id: str, chunk: Any, spent: float) -> ChunkInfo:
+        fps, frames = self._model.fps, len(chunk.frames)
+        latent_frames = self._model.chunk_frames // TEMPORAL_STRIDE
+        first = first_frame_of_chunk(chunk.index, latent_frames)
+        timings = {name: round(value, 4) for name, value in chunk.seconds.items()}
+        timings["wait"] = round(max(0.0, spent - sum(chunk.seconds.values())), 4)
+        return ChunkInfo(
+            take_id=take_id,
+            chunk=chunk.index,
+            first_frame=first,
+            frames=frames,
+            time_s=first / fps,
+            seconds=frames / fps,
+            shot_id=chunk.shot.id,
+            is_cut=chunk.is_cut,
+            recalled=self._recalled(take_id, chunk.retrieved),
+            timings=timings,
+        )
+
+    def _recalled(self, take_id: str, retrieved) -> tuple[Recalled, ...]:
+        """Latent frames that most layers retrieved, as the video frames that stand for them."""
+        votes = Counter(frame for layer in retrieved.tolist() for frame in {*layer} - {-1})
+        line = self._project.line(take_id)
+        per_chunk = self._model.chunk_frames // TEMPORAL_STRIDE
+        return tuple(
+            Recalled(
+                frame=TEMPORAL_STRIDE * latent,
+                time_s=TEMPORAL_STRIDE * latent / self._model.fps,
+                shot_id=line[latent // per_chunk].shot_id,
+                share=round(count / len(retrieved), 4),
+            )
+            for latent, count in votes.most_common(MOST_RECALLED)
+            if latent // per_chunk < len(line)
+        )
+
+    def _encode(self, info: ChunkInfo, frames, before) -> tuple[ChunkInfo, bytes, bytes, Any]:
+        """The chunk's info, header and media, and the digest of the film up to its end."""
+        begun = time.perf_counter()
+        header, media = encoded(frames, info.first_frame, self._model.fps, self._scale)
+        timings = {**info.timings, "encode": round(time.perf_counter() - begun, 4)}
+        info = info.model_copy(update={"timings": timings, "bytes": len(media)})
+        digest = None if before is None else before.copy()
+        if digest is not None:
+            digest.update(np.ascontiguousarray(frames))
+        return info, header, media, digest

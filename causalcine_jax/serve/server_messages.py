@@ -1,0 +1,200 @@
+"""The messages that a server sends, by type."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from causalcine_jax.serve.parts import (
+    ChunkInfo,
+    FromServer,
+    Limits,
+    MadeShot,
+    ModelInfo,
+    QueuedShot,
+    TakeInfo,
+)
+
+
+class SessionQueued(FromServer):
+    """The server is full: the session begins when another ends."""
+
+    type: Literal["session.queued"] = "session.queued"
+    position: int
+    """1 is next."""
+    reason: str
+
+
+class SessionStarted(FromServer):
+    """The session exists; session.state follows."""
+
+    type: Literal["session.started"] = "session.started"
+    event_id: str | None = None
+    session_id: str
+    resume_token: str | None
+    """Opens this session again; a secret. null for those who watch."""
+    watch_token: str
+    """Lets others watch with session.watch."""
+    directs: bool
+    """False for those who watch."""
+    resumed: bool
+    seed: int
+    model: ModelInfo
+    limits: Limits
+    pace: str
+    on_empty: str
+
+
+class SessionState(FromServer):
+    """Everything that a page needs to draw itself anew."""
+
+    type: Literal["session.state"] = "session.state"
+    event_id: str | None = None
+    status: str
+    global_caption: str
+    seed: int
+    take_id: str
+    takes: tuple[TakeInfo, ...]
+    shots: tuple[MadeShot, ...]
+    """Of the current take, those that have begun."""
+    chunks: tuple[ChunkInfo, ...]
+    """Of the current take. A chunk's media is at /v1/sessions/{id}/takes/{take}/chunks/{chunk}."""
+    queue: tuple[QueuedShot, ...]
+
+
+class SessionStatus(FromServer):
+    """What the session does now."""
+
+    type: Literal["session.status"] = "session.status"
+    status: Literal["making", "paused", "starved", "ahead", "stopped"]
+    """starved: no shot is queued. ahead: Limits.lead_chunks ahead of playback."""
+    event_id: str | None = None
+
+
+class SessionMetrics(FromServer):
+    """How it goes, about once a second."""
+
+    type: Literal["session.metrics"] = "session.metrics"
+    fps: float
+    """Video frames per second that the last chunks were made with, waiting included."""
+    made_s: float
+    """Seconds of film made."""
+    lead_s: float
+    """made_s less the playback position."""
+    turns_waiting: int
+    """Sessions that share the device and have something to make."""
+    viewers: int
+
+
+class SessionDone(FromServer):
+    """The session ended; the socket closes."""
+
+    type: Literal["session.done"] = "session.done"
+    reason: Literal["stopped", "idle", "lifetime", "replaced", "server", "failed"]
+    take_id: str | None = None
+    message: str = ""
+
+
+class ShotReceived(FromServer):
+    """First receipt: the shot is queued."""
+
+    type: Literal["shot.received"] = "shot.received"
+    event_id: str | None = None
+    shot_id: str
+    chunks: int
+    seconds: float
+    position: int
+    """Its place in the queue; 1 is next."""
+
+
+class ShotApplied(FromServer):
+    """Second receipt: the shot has begun, here."""
+
+    type: Literal["shot.applied"] = "shot.applied"
+    event_id: str | None = None
+    """Of the message that queued the shot, or asked for the retake."""
+    shot_id: str
+    take_id: str
+    chunk: int
+    frame: int
+    time_s: float
+
+
+class Queue(FromServer):
+    """The shots to come, after every change."""
+
+    type: Literal["queue"] = "queue"
+    event_id: str | None = None
+    shots: tuple[QueuedShot, ...]
+
+
+class TakeBegun(FromServer):
+    """The film goes on in this take from first_chunk; what was after it is no longer shown."""
+
+    type: Literal["take.begun"] = "take.begun"
+    event_id: str | None = None
+    take: TakeInfo
+    next_chunk: int
+    """The chunk that is made next."""
+    frame: int
+    """Its first video frame."""
+    time_s: float
+    shots: tuple[MadeShot, ...]
+    """The take's shots so far."""
+    replay: bool = False
+    """Chunks before next_chunk differ from what was shown: get them by HTTP."""
+
+
+class MediaInit(FromServer):
+    """The mp4 header, before the first chunk; the next binary message is it."""
+
+    type: Literal["media.init"] = "media.init"
+    mime: str
+    """For MediaSource.addSourceBuffer."""
+    width: int
+    """Of the video in pixels, which may be larger than the model's frames."""
+    height: int
+    fps: int
+    bytes: int
+
+
+class MediaChunk(ChunkInfo):
+    """A chunk was made; the next binary message is its media."""
+
+    type: Literal["media.chunk"] = "media.chunk"
+
+
+class MediaDropped(FromServer):
+    """This client was too slow: these chunks were not sent. Get them by HTTP."""
+
+    type: Literal["media.dropped"] = "media.dropped"
+    take_id: str
+    chunks: tuple[int, ...]
+
+
+class Error(FromServer):
+    """A message was refused, or the session failed; nothing else changed."""
+
+    type: Literal["error"] = "error"
+    event_id: str | None = None
+    code: Literal[
+        "bad_message", "too_large", "too_many", "not_started", "read_only", "unknown_shot",
+        "unknown_take", "refused", "full", "limit", "bad_token", "failed",
+    ]  # fmt: skip
+    message: str
+    field: str | None = None
+    """The field that is at fault, such as shot.caption."""
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+class Pong(FromServer):
+    type: Literal["pong"] = "pong"
+    event_id: str | None = None
+
+
+ServerMessage = Annotated[
+    SessionQueued | SessionStarted | SessionState | SessionStatus | SessionMetrics | SessionDone
+    | ShotReceived | ShotApplied | Queue | TakeBegun | MediaInit | MediaChunk | MediaDropped
+    | Error | Pong,
+    Field(discriminator="type"),
+]  # fmt: skip

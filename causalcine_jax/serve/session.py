@@ -1,0 +1,282 @@
+"""A session: one film, its director, and the clients that direct or watch it.
+
+    orders.py --> queue, turns between chunks --> _run: a chunk a turn --> publish.py --> clients
+                                   worker.turn --^
+
+Runs on the event loop; only `worker.turn` and encoding leave it. The film's story holds only shots
+that have begun: each turn lengthens the last one by a chunk or begins the next queued one. So
+queued shots can be changed, and a cut can fall at any chunk.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from causalcine_jax.errors import UsageError
+from causalcine_jax.serve.engine import FilmDirector
+from causalcine_jax.serve.house import House
+from causalcine_jax.serve.outbox import Outbox
+from causalcine_jax.serve.parts import FromServer, ModelInfo, QueuedShot
+from causalcine_jax.serve.playback import Playback
+from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.publish import Publisher
+from causalcine_jax.serve.server_messages import (
+    Error,
+    Queue,
+    SessionDone,
+    SessionMetrics,
+    SessionState,
+    SessionStatus,
+)
+from causalcine_jax.serve.shot_queue import longer
+from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.turns import in_words, next_chunk
+from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
+
+log = logging.getLogger("causalcine.desk")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A director between two turns."""
+
+    next_chunk: int
+    resolved: ResolvedStory
+
+
+class Session:
+    """Begins with `start`; `done` is set when it has ended and its memory is free.
+
+    director  of the current take
+    paused    no chunk is made
+    cut       the shot that is being filmed ends with its current chunk
+    head      the story without shots, with the size and negative prompt in use
+    turns     what is done between two chunks, retakes and branches, each with its event
+    """
+
+    def __init__(self, house: House, project: Project, director: FilmDirector):
+        video = director.story.video
+        size = {"width": video.width, "height": video.height, "fps": video.fps}
+        self.house, self.project, self.director = house, project, director
+        self.model: ModelInfo = house.engine.info.model_copy(update=size)
+        self.publisher = Publisher(house, project, self.model, self.tell)
+        self.playback = Playback()
+        self.directing: Outbox | None = None
+        self.viewers: set[Outbox] = set()
+        self.head = replace(director.story, shots=())
+        self.exporting = asyncio.Lock()
+        self.look()
+        self.paused, self.cut, self.status = False, False, "starved"
+        self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
+        self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
+        self._changed, self._stopping = asyncio.Event(), False
+        self._begun = self._seen = self._measured = time.monotonic()
+
+    def look(self) -> None:
+        """Notes where the director is, after a turn: during one, asking it would wait."""
+        director = self.director
+        self.seen = Seen(director.next_chunk, director.resolved)
+
+    # --- clients ---
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def change(self) -> None:
+        """Looks again at what to do."""
+        self._changed.set()
+
+    def stop(self, reason: str, message: str = "") -> None:
+        """Ends after the current chunk; the film stays in its folder."""
+        take = self.project.take_id
+        self.ended = SessionDone(reason=reason, take_id=take, message=message)
+        self._stopping = True
+        self.change()
+
+    def join(self, client: Outbox, directs: bool) -> None:
+        if directs:
+            self.directing = client
+        else:
+            self.viewers.add(client)
+        client.put(self.state())
+        if (header := self.publisher.init()) is not None:
+            client.put(*header)
+        self.change()
+
+    def leave(self, client: Outbox) -> None:
+        self.viewers.discard(client)
+        if self.directing is client:
+            self.directing = None
+        self._seen = time.monotonic()
+
+    def tell(self, message: FromServer, media: bytes | None = None) -> None:
+        """Sends to all clients."""
+        for client in self._clients():
+            client.put(message, media)
+
+    def tell_director(self, message: FromServer) -> None:
+        if self.directing is not None:
+            self.directing.put(message)
+
+    def _clients(self) -> list[Outbox]:
+        return [client for client in (self.directing, *self.viewers) if client is not None]
+
+    # --- what there is ---
+
+    def time_of(self, chunk: int) -> float:
+        """Where a chunk begins, in seconds of film."""
+        latents = self.model.chunk_frames // TEMPORAL_STRIDE
+        return first_frame_of_chunk(chunk, latents) / self.model.fps
+
+    def state(self, event_id: str | None = None) -> SessionState:
+        story = self.project.story
+        return SessionState(
+            event_id=event_id,
+            status=self.status,
+            global_caption=story.global_caption,
+            seed=story.seed,
+            take_id=self.project.take_id,
+            takes=self.project.infos(),
+            shots=made_shots(self.project, self.project.take_id),
+            chunks=tuple(self.project.line(self.project.take_id)),
+            queue=self.project.queue,
+        )
+
+    def requeue(self, shots: tuple[QueuedShot, ...], event_id: str | None = None) -> None:
+        """Replaces the queue, keeps it, and tells all clients."""
+        self.project.queue = shots
+        self.project.save()
+        self.tell(Queue(event_id=event_id, shots=shots))
+        self.change()
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        publishing = asyncio.create_task(self.publisher.run())
+        publishing.add_done_callback(lambda _: self.change())
+        try:
+            while not self._stopping:
+                if publishing.done():
+                    publishing.result()  # raises what went wrong
+                elif self.turns:
+                    await self.publisher.drained()
+                    await self._refusing(*self.turns.popleft())
+                elif (status := self._say_status()) == "making":
+                    await self._make()
+                else:
+                    soon = status == "ahead" or not self.publisher.idle
+                    await self._wait(0.05 if soon else 1.0)
+            await self.publisher.drained()
+        except Exception as error:
+            log.exception("session %s failed", self.project.session_id)
+            told = in_words(error)
+            take = self.project.take_id
+            self.ended = SessionDone(reason="failed", take_id=take, message=told)
+        finally:
+            publishing.cancel()
+            await self._close_director()
+            self.house.worker.leave(self.project.session_id)
+            self.tell(self.ended)
+            for client in self._clients():
+                client.close()
+            self.done.set()
+
+    async def _close_director(self) -> None:
+        if self.director is not None:
+            with contextlib.suppress(Exception):
+                await self.house.worker.turn(self.project.session_id, self.director.close)
+        self.director = None
+
+    async def _refusing(self, event_id: str | None, turn: Callable[[], Awaitable]) -> None:
+        try:
+            await turn()
+        except Refused as refused:
+            self.tell_director(refused.error.model_copy(update={"event_id": event_id}))
+
+    def _say_status(self) -> str:
+        """What the session does now; told where it changed."""
+        status = self._status()
+        told = status != "starved" or self.publisher.idle  # after its last chunk
+        if status != self.status and told:
+            self.status = status
+            self.tell(SessionStatus(status=status))
+        made = self.time_of(self.seen.next_chunk)
+        if self._clients() and time.monotonic() - self._measured > 1.0:
+            self._measured = time.monotonic()
+            self.tell(
+                SessionMetrics(
+                    fps=self.publisher.fps,
+                    made_s=made,
+                    lead_s=made - self.playback.position(made),
+                    turns_waiting=self.house.worker.waiting,
+                    viewers=len(self.viewers),
+                )
+            )
+        return status
+
+    def _status(self) -> str:
+        seen, made = self.seen, self.time_of(self.seen.next_chunk)
+        if self.paused or not self._clients():
+            return "paused"
+        holds = seen.resolved.shots and self.project.choices["on_empty"] == "hold"
+        planned = seen.next_chunk < seen.resolved.chunks
+        work = planned or self._unfinished() or self.project.queue or holds
+        if not work or made >= self.house.limits.film_s:
+            return "starved"
+        lead = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
+        free = self.project.choices["pace"] == "free"
+        ahead = not free and made - self.playback.position(made) >= lead
+        return "ahead" if ahead else "making"
+
+    def _unfinished(self) -> bool:
+        """The last shot is shorter than asked for, and no cut was asked for."""
+        if self.cut or not self.seen.resolved.shots:
+            return False
+        last = self.seen.resolved.shots[-1]
+        return last.chunks < self.project.take.shots[last.id].chunks
+
+    async def _wait(self, at_most: float) -> None:
+        now, limits = time.monotonic(), self.house.limits
+        if self._clients():
+            self._seen = now
+        if now - self._seen > limits.idle_s:
+            return self.stop("idle", f"no client for {limits.idle_s:g} s")
+        if now - self._begun > limits.lifetime_s:
+            return self.stop("lifetime", f"open for {limits.lifetime_s:g} s")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                await self._changed.wait()
+        self._changed.clear()
+
+    async def _make(self) -> None:
+        """One chunk: of the last shot, or the first of the next."""
+        if time.monotonic() - self._begun > self.house.limits.lifetime_s:
+            return self.stop("lifetime", f"open for {self.house.limits.lifetime_s:g} s")
+        director, shot = self.director, None
+        planned = self.seen.next_chunk < self.seen.resolved.chunks
+        if not planned and not self._unfinished():
+            if self.project.queue:
+                self.cut, shot = False, self.project.begin_shot()
+                self.tell(Queue(shots=self.project.queue))
+            else:  # on_empty is hold
+                last = self.project.take.shots[self.seen.resolved.shots[-1].id]
+                self.project.ask(longer(last, last.chunks + 1, self.model))
+        begun = time.perf_counter()
+        try:
+            chunk = await self.house.worker.turn(
+                self.project.session_id, lambda: next_chunk(director, shot)
+            )
+        except UsageError as error:
+            if shot is None:
+                raise
+            self.project.beginning = None
+            event = self.publisher.events.pop(shot.shot_id, None)
+            return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
+        self.look()
+        await self.publisher.put(chunk, time.perf_counter() - begun)

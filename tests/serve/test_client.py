@@ -1,0 +1,112 @@
+"""The Python clients, and a terminal's lines."""
+
+import asyncio
+import threading
+
+import av
+import pytest
+from desk_house import TOKEN
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.serve.client import Address, AsyncDesk, Desk
+from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.terminal import Terminal
+from causalcine_jax.story import read_story
+
+
+def url_of(home, token=TOKEN):
+    return f"{home.url}/?token={token}"
+
+
+def test_a_film_is_directed_from_python(house):
+    home = house()
+    with Desk.open(url_of(home)) as desk:
+        desk.start(global_caption="G.", seed=3, pace="free")
+        desk.shot("Mia waves.", chunks=2, event_id="first")
+        media, order = [], []
+        for message, data in desk:
+            order.append(message.type)
+            if message.type == "media.chunk":
+                media.append(data)
+                desk.stop() if len(media) == 2 else desk.ping()
+    assert order[0] == "session.started" and order[-1] == "session.done" and "pong" in order
+    assert all(data[4:8] == b"moof" for data in media)
+
+
+def test_and_from_asyncio(house):
+    home = house()
+
+    async def scene():
+        async with AsyncDesk.open(url_of(home)) as desk:
+            await desk.start(pace="free")
+            await desk.shot("Mia waves.", seconds=1.5)
+            async for message, _ in desk:
+                if message.type == "media.chunk" and message.chunk == 1:
+                    await desk.stop()
+            return message.reason
+
+    assert asyncio.run(scene()) == "stopped"
+
+
+def test_a_wrong_address_says_what_is_wrong(house):
+    home = house()
+    with pytest.raises(UsageError, match="as printed"), Desk.open(home.url):
+        pass
+    with pytest.raises(DataError, match="no desk answers"), Desk.open(url_of(home, "wrong")):
+        pass
+
+
+def directed(home, out, lines, told):
+    with Desk.open(url_of(home)) as desk:
+        terminal = Terminal(desk, Address.of(url_of(home)), out, told)
+        terminal.run(lines, 1, seed=1, global_caption="G.")
+        return terminal
+
+
+def test_lines_make_a_film_with_a_retake_and_a_branch(house, tmp_path):
+    home, told, came = house(MockEngine(0.02)), [], threading.Condition()
+
+    def tell(line):
+        with came:
+            told.append(line)
+            came.notify_all()
+
+    def after(beginning, times=1):
+        """Waits for so many lines that begin so."""
+        there = lambda: sum(line.startswith(beginning) for line in told) >= times
+        with came:
+            assert came.wait_for(there, 20), told
+
+    def lines():
+        yield "2: Mia waves.\n"
+        yield "\n"
+        yield "Otto sleeps.\n"
+        yield "refuseme\n"
+        yield "/retrake 1\n"
+        after("chunk 3")
+        yield "/retake 2 Otto jumps.\n"
+        after("take t2")
+        after("shot 2 (s2)", times=2)
+        yield "/branch 7\n"
+        yield "/branch 2\n"
+        after("take t3")
+        yield "2: Mia runs.\n"
+
+    directed(home, tmp_path, lines(), tell)
+    errors = [line for line in told if line.startswith("error")]
+    assert {e.split(",")[0] for e in errors} == {
+        "error: unknown command /retrake",
+        "error: shot.caption: the model does not know 'refuseme' in the shot",
+        "error: which shot? Name one of 1 to 2",
+    }
+    story = read_story(tmp_path / "story.yaml")
+    assert [(s.caption, s.chunks) for s in story.shots] == [("Mia waves.", 2), ("Mia runs.", 2)]
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 45
+    assert (tmp_path / "film.json").is_file() and (tmp_path / "contact_sheet.png").is_file()
+
+
+def test_without_a_shot_there_is_no_film(house, tmp_path):
+    with pytest.raises(UsageError, match="no line that can be a shot"):
+        directed(house(), tmp_path, ["\n", "/pause\n"], lambda line: None)
+    assert not list(tmp_path.glob("film.*"))

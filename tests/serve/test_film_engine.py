@@ -1,0 +1,74 @@
+"""The desk with a model: what is directed is, frame by frame, the film of its film.json."""
+
+import hashlib
+
+import pytest
+from tiny_models import tiny_folder
+
+from causalcine_jax.config import PoolConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.record import read_recipe
+from causalcine_jax.serve.film_engine import FilmEngine
+from causalcine_jax.story import Story, Video
+
+
+def test_a_directed_branch_is_filmed_again_bit_by_bit(house, tmp_path):
+    model = load_model(tiny_folder(tmp_path / "model"))
+    engine = FilmEngine(model, PoolConfig(18), room_bytes=10**9)
+    home = house(engine)
+    talk = home.talk(seed=5)
+    started = talk.until("session.started")
+    assert (started.model.width, started.model.height, started.model.chunk_frames) == (32, 16, 12)
+    assert started.limits.pool_bytes == engine.pool_bytes(Story(())) > 0
+    talk.shot("Mia wavess.")
+    assert "'wavess'" in talk.until("error").message
+    talk.shot("Mia waves.", 2)
+    talk.shot("Otto sleeps.", 2)
+    talk.chunks(4)
+    talk.say("retake", shot_id="s1", caption="Mia sleeps.", seed=3)
+    talk.until("take.begun")
+    talk.chunks(3)
+    talk.say("branch", shot_id="s2")
+    talk.until("take.begun")
+    talk.shot("Otto waves.", 2)
+    talk.until("media.chunk", take_id="t3", chunk=3)
+    path = f"/v1/sessions/{started.session_id}/takes/t3/film.json"
+    (tmp_path / "film.json").write_bytes(home.get(path).content)
+
+    recipe = read_recipe(tmp_path / "film.json")
+    captions = [shot.caption for shot in recipe.story.shots]
+    assert captions == ["Mia sleeps.", "Otto waves."] and recipe.story.shots[0].seed == 3
+    again = hashlib.sha256()
+    for chunk in Director(model, recipe.story, pool=PoolConfig(recipe.record.pool_frames)):
+        again.update(chunk.frames.tobytes())
+    assert again.hexdigest() == recipe.record.frames_sha256
+
+    talk.say("session.stop")
+    talk.until("session.done")
+    resumed = home.talk(resume_token=started.resume_token)
+    resumed.until("session.started")
+    resumed.shot("Mia waves.")
+    (chunk,) = resumed.chunks(1)
+    assert (chunk.take_id, chunk.chunk) == ("t3", 4)
+    (tmp_path / "film.json").write_bytes(home.get(path).content)
+    again.update(_next_of(model, read_recipe(tmp_path / "film.json")))
+    assert again.hexdigest() == read_recipe(tmp_path / "film.json").record.frames_sha256
+    assert chunk.recalled and all(0 < each.share <= 1 for each in chunk.recalled)
+
+
+def _next_of(model, recipe):
+    """The frames of the film's last chunk."""
+    chunks = list(Director(model, recipe.story, pool=PoolConfig(recipe.record.pool_frames)))
+    return chunks[-1].frames.tobytes()
+
+
+def test_a_size_that_the_model_cannot_make_is_refused_with_one_that_it_can(tmp_path):
+    model = load_model(tiny_folder(tmp_path / "model"))
+    engine = FilmEngine(model, PoolConfig(18))
+    with pytest.raises(UsageError, match="at least 9"):
+        FilmEngine(model, PoolConfig(3))
+    assert engine.info.words["characters"][0] == "Mia"
+    larger = engine.pool_bytes(Story((), video=Video(16, 64, 32)))
+    assert 3.5 < larger / engine.pool_bytes(Story(())) <= 4

@@ -1,0 +1,120 @@
+"""Films as jobs, stories that are checked, and metrics."""
+
+import io
+import time
+
+import av
+import httpx2
+import pytest
+from desk_house import BEARER
+
+from causalcine_jax.serve.mock import MockEngine
+
+STORY = {
+    "schema": "causalcine/story@1",
+    "global": "G.",
+    "shots": [{"caption": "Mia waves.", "chunks": 2}, {"caption": "Otto sleeps.", "seconds": 0.8}],
+}
+
+
+@pytest.fixture
+def api(house):
+    """Makes a house, and a client of it."""
+    with httpx2.Client(headers=BEARER) as client:
+
+        def open(*engine, **limits):
+            client.base_url = house(*engine, **limits).url
+            return client
+
+        yield open
+
+
+def finished(client, job):
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        told = client.get(f"/v1/videos/{job['id']}").json()
+        if told["status"] in ("completed", "failed"):
+            return told
+        time.sleep(0.02)
+    raise TimeoutError(told)
+
+
+def test_a_job_films_a_story_and_is_deleted(api, tmp_path):
+    client = api()
+    job = client.post("/v1/videos", json={"story": STORY, "seed": 3}).json()
+    assert (job["object"], job["status"], job["prompt"]) == ("video", "queued", "Mia waves.")
+    told = finished(client, job)
+    assert (told["status"], told["progress"], told["error"]) == ("completed", 100, None)
+    film = client.get(f"/v1/videos/{job['id']}/content")
+    with av.open(io.BytesIO(film.content)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 33
+    assert [j["id"] for j in client.get("/v1/videos").json()["data"]] == [job["id"]]
+    assert client.delete(f"/v1/videos/{job['id']}").json()["deleted"]
+    assert client.get(f"/v1/videos/{job['id']}").status_code == 404
+    assert not [file for file in (tmp_path / "films").rglob("*") if file.is_file()]
+    samples = client.get("/metrics").text.splitlines()
+    assert "causalcine_chunks_total 3.0" in samples and "causalcine_frames_total 33.0" in samples
+    assert 'causalcine_chunk_seconds_count{stage="encode"} 3.0' in samples
+
+
+def test_a_prompt_as_openais_clients_send_it(api):
+    client = api()
+    asked = {"model": "mock", "prompt": "Mia waves.", "seconds": "1.5", "size": "64x48"}
+    job = client.post("/v1/videos", json=asked).json()
+    assert finished(client, job)["status"] == "completed"
+    with av.open(io.BytesIO(client.get(f"/v1/videos/{job['id']}/content").content)) as film:
+        frames = [(frame.width, frame.height) for frame in film.decode(video=0)]
+    assert frames == [(256, 192)] * 21
+
+
+@pytest.mark.parametrize(
+    "body, field, said",
+    [
+        ({}, None, "give a prompt or a story"),
+        ({"prompt": "A", "sizes": "1x1"}, "sizes", "Extra inputs"),
+        ({"prompt": "A", "seconds": "long"}, "seconds", "above 0"),
+        ({"prompt": "A", "size": "33x48"}, "story", "multiple of 16"),
+        ({"prompt": "A", "model": "other"}, "model", "is mock"),
+        ({"prompt": "refuseme"}, "story", "does not know"),
+        ({"story": {"schema": "causalcine/story@1", "shots": []}}, "story", "at least one shot"),
+    ],
+)
+def test_a_job_that_cannot_be_made_is_refused_at_once(body, field, said, api):
+    answer = api().post("/v1/videos", json=body)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and said in error["message"]
+    assert error.get("field") == field
+
+
+def test_too_many_jobs_are_told_when_to_come_back(api):
+    client = api(MockEngine(0.2), sessions=1, waiting=1)
+    ask = lambda: client.post("/v1/videos", json={"story": STORY})
+    jobs = [ask() for _ in range(2)]
+    end = time.monotonic() + 5
+    while (full := ask()).status_code != 429 and time.monotonic() < end:
+        jobs.append(full)
+    assert int(full.headers["Retry-After"]) > 0
+    for job in jobs:
+        client.delete(f"/v1/videos/{job.json()['id']}")
+
+
+def test_a_story_is_checked_without_filming_it(api):
+    client = api()
+    check = lambda story: client.post("/v1/stories:validate", json=story).json()
+    told = check(STORY)
+    assert told["valid"] and told["resolved"]["cut_frames"] == [21]
+    wrong = check({**STORY, "shots": [{"caption": "", "chunks": 0}], "sed": 1})
+    assert not wrong["valid"] and len(wrong["faults"]) == 3
+    unknown = check({**STORY, "global": "refuseme"})
+    assert not unknown["valid"] and "refuseme" in unknown["faults"][0]
+    assert client.post("/v1/stories:validate", content=b"{").status_code == 400
+
+
+def test_finished_jobs_are_found_again_after_a_restart(house):
+    first = house()
+    with httpx2.Client(base_url=first.url, headers=BEARER) as client:
+        job = client.post("/v1/videos", json={"story": STORY}).json()
+        finished(client, job)
+    second = house()
+    assert second.get(f"/v1/videos/{job['id']}").json()["status"] == "completed"
+    assert second.get(f"/v1/videos/{job['id']}/content").headers["content-type"] == "video/mp4"

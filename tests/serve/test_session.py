@@ -1,0 +1,224 @@
+"""A session on the mock: shots, receipts, media, retakes, branches, several directors."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+
+from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.story import read_story
+
+
+def begun(house, *shots, **start):
+    one = house.talk(**{"seed": 1, **start})
+    started = one.until("session.started")
+    for number, (caption, chunks) in enumerate(shots):
+        one.shot(caption, chunks, event_id=f"e{number}")
+    return one, started
+
+
+def frames(header, media):
+    with av.open(io.BytesIO(header + media)) as film:
+        return [(round(f.time * 16), f.to_ndarray(format="rgb24")) for f in film.decode(video=0)]
+
+
+def test_every_shot_has_two_receipts_and_its_chunks_come_in_order(house):
+    home = house()
+    one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 3))
+    assert started.model.name == "mock" and started.limits.lead_chunks == 2
+    chunks = one.chunks(5)
+    assert [(c.chunk, c.shot_id, c.is_cut, c.first_frame, c.frames) for c in chunks] == [
+        (0, "s1", False, 0, 9), (1, "s1", False, 9, 12), (2, "s2", True, 21, 12),
+        (3, "s2", False, 33, 12), (4, "s2", False, 45, 12),
+    ]  # fmt: skip
+    receipts = [
+        (m.type, m.event_id, m.shot_id)
+        for m in one.seen
+        if m.type in ("shot.received", "shot.applied")
+    ]
+    assert sorted(receipts) == [
+        ("shot.applied", "e0", "s1"), ("shot.applied", "e1", "s2"),
+        ("shot.received", "e0", "s1"), ("shot.received", "e1", "s2"),
+    ]  # fmt: skip
+    applied = [m for m in one.seen if m.type == "shot.applied"][1]
+    assert (applied.chunk, applied.frame, applied.time_s) == (2, 21, 21 / 16)
+    assert set(chunks[4].timings) == {"denoise", "wait", "encode"}
+    assert chunks[4].recalled and all(
+        r.frame < 21 and r.shot_id == "s1" and 0 < r.share <= 1 for r in chunks[4].recalled
+    )
+
+
+def test_a_chunk_plays_alone_at_its_place_in_the_film(house):
+    home = house()
+    one, started = begun(home, ("Mia waves.", 3))
+    one.chunks(3)
+    path = f"/v1/sessions/{started.session_id}"
+    header = home.get(f"{path}/header.mp4").content
+    media = home.get(f"{path}/takes/t1/chunks/2").content
+    assert media == one.media["t1", 2]
+    shown = frames(header, media)
+    assert [number for number, _ in shown] == list(range(21, 33))
+    assert all(image.std() > 20 for _, image in shown)
+    jpeg = home.get(f"{path}/takes/t1/frames/30")
+    assert jpeg.headers["content-type"] == "image/jpeg" and jpeg.content[:2] == b"\xff\xd8"
+    assert home.get(f"{path}/takes/t1/frames/33").status_code == 404
+    assert home.get(f"{path}/takes/t1/chunks/3").status_code == 404
+
+
+def test_queued_shots_are_changed_moved_and_removed(house):
+    home = house()
+    one, _ = begun(home)
+    one.say("session.pause", event_id="p")
+    one.until("session.status", event_id="p")
+    for caption in "ABC":
+        one.shot(caption, 2)
+    one.say("shot.append", shot={"caption": "D", "seconds": 2.2}, before="s1")
+    one.say("shot.update", shot_id="s2", caption="B2", chunks=1)
+    one.say("shot.remove", shot_id="s3")
+    one.say("shot.reorder", event_id="last", shot_ids=["s2", "s4", "s1"])
+    queue = one.until("queue", event_id="last").shots
+    assert [(s.shot_id, s.caption, s.chunks) for s in queue] == [
+        ("s2", "B2", 1), ("s4", "D", 3), ("s1", "A", 2),
+    ]  # fmt: skip
+    one.say("session.resume")
+    assert [c.shot_id for c in one.chunks(6)] == ["s2", "s4", "s4", "s4", "s1", "s1"]
+
+
+def test_a_cut_ends_the_shot_that_is_being_filmed(house):
+    home = house(MockEngine(0.05))
+    one, _ = begun(home, ("Mia waves.", 50), ("Otto sleeps.", 1))
+    one.chunks(2)
+    one.say("shot.cut_now", event_id="cut", shot={"caption": "Mia jumps.", "chunks": 2})
+    applied = one.until("shot.applied", event_id="cut")
+    assert applied.shot_id == "s3" and 2 <= applied.chunk <= 5
+    assert [c.shot_id for c in one.chunks(3)] == ["s3", "s3", "s2"]
+
+
+def test_a_retake_is_a_new_take_and_the_old_one_stays(house):
+    home = house()
+    one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 2), ("Mia jumps.", 1))
+    one.chunks(5)
+    one.say("retake", shot_id="s2", event_id="again")
+    begun_ = one.until("take.begun")
+    assert (begun_.take.take_id, begun_.take.parent, begun_.take.first_chunk) == ("t2", "t1", 2)
+    assert (begun_.frame, [s.shot_id for s in begun_.shots]) == (21, ["s1"])
+    assert [(c.take_id, c.shot_id) for c in one.chunks(3)] == [
+        ("t2", "s2"), ("t2", "s2"), ("t2", "s3"),
+    ]  # fmt: skip
+    assert one.media["t2", 2] != one.media["t1", 2] and one.media["t2", 4] == one.media["t1", 4]
+    path = f"/v1/sessions/{started.session_id}/takes"
+    for take in ("t1", "t2"):
+        for chunk in range(5):
+            of = take if chunk >= 2 else "t1"
+            assert home.get(f"{path}/{take}/chunks/{chunk}").content == one.media[of, chunk]
+    one.say("retake", shot_id="s1", caption="Mia sits.", seed=9, event_id="other")
+    applied = one.until("shot.applied", event_id="other")
+    assert (applied.take_id, applied.chunk) == ("t3", 0)
+    one.chunks(5)
+    one.say("snapshot")
+    state = one.until("session.state")
+    assert [(s.caption, s.seed) for s in state.shots] == [
+        ("Mia sits.", 9), ("Otto sleeps.", 2), ("Mia jumps.", None),
+    ]  # fmt: skip
+
+
+def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(house):
+    home = house()
+    one, _ = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 2))
+    one.chunks(4)
+    one.say("branch", shot_id="s2")
+    one.until("take.begun")
+    one.shot("Otto runs.", 1)
+    assert [(c.take_id, c.chunk, c.shot_id) for c in one.chunks(1)] == [("t2", 2, "s3")]
+    one.say("take.open", take_id="t1", event_id="back")
+    back = one.until("take.begun", event_id="back")
+    assert back.replay and (back.next_chunk, [s.shot_id for s in back.shots]) == (4, ["s1", "s2"])
+    one.shot("The end.", 1)
+    assert [(c.take_id, c.chunk) for c in one.chunks(1)] == [("t1", 4)]
+
+
+def test_a_take_is_saved_as_a_film_with_its_story(house, tmp_path):
+    home = house()
+    one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 3), global_caption="G.")
+    one.chunks(3)
+    one.say("branch", shot_id="s2")
+    one.until("take.begun")
+    one.shot("Otto runs.", 1)
+    one.until("media.chunk", take_id="t2")
+    path = f"/v1/sessions/{started.session_id}/takes/t2"
+    answer = home.get(f"{path}/film.mp4")
+    assert "attachment" in answer.headers["content-disposition"]
+    with av.open(io.BytesIO(answer.content)) as film:
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(shown) == 33
+    ((_, first), *_) = frames(home.get(f"/v1/sessions/{started.session_id}/header.mp4").content,
+                              one.media["t2", 2])  # fmt: skip
+    assert np.array_equal(shown[21], first)
+    record = home.get(f"{path}/film.json").json()
+    assert record["resolved"]["cut_frames"] == [21] and record["take"]["parent"] == "t1"
+    assert len(record["frames_sha256"]) == 64
+    (tmp_path / "story.yaml").write_bytes(home.get(f"{path}/story.yaml").content)
+    story = read_story(tmp_path / "story.yaml")
+    assert [(s.caption, s.chunks) for s in story.shots] == [("Mia waves.", 2), ("Otto runs.", 1)]
+    assert (story.global_caption, story.seed) == ("G.", 1)
+    assert home.get(f"{path}/contact_sheet.png").content[:4] == b"\x89PNG"
+    again = home.talk(record=record)
+    assert again.until("session.started").seed == 1
+    assert [c.shot_id for c in again.chunks(3)] == ["s1", "s1", "s2"]
+    assert again.media["t1", 1] == one.media["t1", 1]
+
+
+def test_generation_stays_at_most_two_chunks_ahead_of_playback(house):
+    home = house()
+    one, _ = begun(home, ("Mia waves.", 9), pace="playback")
+    one.say("playback.report", position_s=0.0)
+    one.until("session.status", status="ahead")
+    made = [m.chunk for m in one.seen if m.type == "media.chunk"]
+    assert len(made) <= 3
+    one.say("playback.report", position_s=2.0)
+    assert one.until("media.chunk", chunk=4)
+
+
+def test_a_long_film_does_not_keep_the_device_from_another(house):
+    home = house(MockEngine(0.05))
+    long, _ = begun(home, ("Mia waves.", 200))
+    long.chunks(1)
+    short, _ = begun(home, ("Otto sleeps.", 5))
+    assert [c.chunk for c in short.chunks(5)] == list(range(5))
+    long.say("snapshot", event_id="now")
+    assert 2 <= len(long.until("session.state", event_id="now").chunks) < 200
+
+
+@pytest.mark.parametrize("on_empty, status", [("wait", "starved"), ("hold", None)])
+def test_an_empty_queue_waits_or_holds_the_last_shot(on_empty, status, house):
+    home = house(film_s=6.0)
+    one, _ = begun(home, ("Mia waves.", 1), on_empty=on_empty)
+    if status:
+        one.until("session.status", status=status)
+        assert [m.chunk for m in one.seen if m.type == "media.chunk"] in ([], [0])
+    else:
+        assert [c.shot_id for c in one.chunks(9)] == ["s1"] * 9  # six seconds are the limit
+        one.until("session.status", status="starved")
+
+
+def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(house):
+    home = house(sessions=8)
+    all_ = [begun(home, (f"Film {n}.", 4))[0] for n in range(8)]
+    viewers = []
+    for one in all_[:2]:
+        token = next(m for m in one.seen if m.type == "session.started").watch_token
+        viewers += [home.talk("session.watch", watch_token=token) for _ in range(5)]
+    for one in all_:
+        one.chunks(4)
+        one.shot("The end.")
+    for number, one in enumerate(all_):
+        one.until("media.chunk", chunk=4)
+        one.say("snapshot", event_id="all")
+        shots = one.until("session.state", event_id="all").shots
+        assert [s.caption for s in shots] == [f"Film {number}.", "The end."]
+    for number, viewer in enumerate(viewers):
+        assert viewer.until("media.chunk", chunk=4)
+        of = all_[number // 5]
+        assert viewer.media["t1", 4] == of.media["t1", 4]
+    assert len({one.media["t1", 3] for one in all_}) == 8

@@ -1,0 +1,260 @@
+"""What stays: sessions through lost sockets and a killed server, others through a slow client."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from desk_house import TOKEN, Talk, socket
+from repository import ROOT
+
+from causalcine_jax.serve.mock import POOL_BYTES, MockEngine
+from causalcine_jax.serve.outbox import Outbox
+from causalcine_jax.serve.parts import ChunkInfo
+from causalcine_jax.serve.playback import Playback
+from causalcine_jax.serve.server_messages import MediaChunk, Pong
+from causalcine_jax.serve.worker import Worker
+
+
+def test_a_lost_socket_is_resumed_where_the_film_is(house):
+    home = house(MockEngine(0.02))
+    with socket(home.host) as lost:
+        talk = Talk(lost)
+        talk.say("session.start", seed=1, pace="free")
+        token = talk.until("session.started").resume_token
+        talk.shot("Mia waves.", 3)
+        talk.shot("Otto sleeps.", 2)
+        talk.chunks(2)
+    again = home.talk(resume_token=token)
+    assert again.until("session.started").resumed
+    kept = [c.chunk for c in again.until("session.state").chunks]
+    rest = [c.chunk for c in again.chunks(5 - len(kept))]
+    assert kept + rest == [0, 1, 2, 3, 4]
+    third = home.talk(resume_token=token)
+    assert again.until("session.done").reason == "replaced"
+    third.shot("The end.")
+    assert third.chunks(1)[0].chunk == 5
+
+
+def test_only_its_token_opens_a_session(house):
+    home = house()
+    token = home.talk().until("session.started").resume_token
+    for false in (token[:-1] + ("a" if token[-1] != "a" else "b"), "f" * 32 + "-x", "x"):
+        assert home.talk(resume_token=false).until("error").code == "bad_token"
+
+
+def test_a_session_without_a_client_ends_and_its_film_stays(house):
+    home = house(idle_s=0.2)
+    with socket(home.host) as lost:
+        talk = Talk(lost)
+        talk.say("session.start", pace="free")
+        token = talk.until("session.started").resume_token
+        talk.shot("Mia waves.", 2)
+        talk.chunks(2)
+    while home.desk.sessions:
+        threading.Event().wait(0.05)
+    again = home.talk(resume_token=token)
+    assert [c.chunk for c in again.until("session.state").chunks] == [0, 1]
+    again.shot("Otto sleeps.")
+    assert again.chunks(1)[0].chunk == 2
+
+
+def test_a_full_desk_tells_the_position_and_admits_in_order(house):
+    home = house(sessions=1, waiting=1)
+    first = home.talk()
+    first.until("session.started")
+    second = home.talk()
+    assert second.until("session.queued").position == 1
+    error = home.talk().until("error")
+    assert (error.code, error.retryable) == ("full", True) and error.retry_after_s > 0
+    first.say("session.stop")
+    assert first.until("session.done").reason == "stopped"
+    second.until("session.started")
+    second.shot("Mia waves.")
+    second.chunks(1)
+
+
+def test_who_leaves_while_waiting_loses_the_place(house):
+    home = house(sessions=1)
+    first = home.talk()
+    first.until("session.started")
+    with socket(home.host) as lost:
+        waiting = Talk(lost)
+        waiting.say("session.start")
+        assert waiting.until("session.queued").position == 1
+        third = home.talk()
+        assert third.until("session.queued").position == 2
+    assert third.until("session.queued").position == 1
+    first.say("session.stop")
+    third.until("session.started")
+
+
+def test_history_that_fits_nowhere_is_refused_with_its_size(house):
+    home = house(MockEngine(room_bytes=POOL_BYTES - 1))
+    error = home.talk().until("error")
+    assert error.code == "limit" and f"{POOL_BYTES:,} bytes" in error.message
+
+
+def test_a_failing_session_ends_with_its_film_and_harms_no_other(house, monkeypatch):
+    home = house()
+    sound, broken = home.talk(seed=1), home.talk(seed=2)
+    sound.until("session.started")
+    token = broken.until("session.started").resume_token
+    broken.shot("Mia waves.")
+    broken.chunks(1)
+    sick = home.desk.sessions[token.partition("-")[0]].director
+    monkeypatch.setattr(type(sick), "__next__", _sick(sick, type(sick).__next__))
+    broken.shot("Otto sleeps.")
+    done = broken.until("session.done")
+    assert (done.reason, done.message) == ("failed", "ZeroDivisionError")
+    sound.shot("Mia waves.", 2)
+    assert [c.chunk for c in sound.chunks(2)] == [0, 1]
+    monkeypatch.undo()
+    again = home.talk(resume_token=token)
+    assert [c.chunk for c in again.until("session.state").chunks] == [0]
+    assert again.chunks(1)[0].shot_id == "s2"
+
+
+def _sick(director, well):
+    return lambda self: 1 / 0 if self is director else well(self)
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_killed_server_goes_on_where_it_was(after, tmp_path):
+    def serve():
+        flags = ("--mock", "--port", "0", "--token", TOKEN, "--projects", tmp_path)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "causalcine_jax", "serve", *map(str, flags)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        return server, server.stdout.readline().split("/")[2]
+
+    server, host = serve()
+    with socket(host) as first:
+        talk = Talk(first)
+        talk.say("session.start", seed=1, pace="free")
+        token = talk.until("session.started").resume_token
+        talk.shot("Mia waves.", 3)
+        talk.shot("Otto sleeps.", 3)
+        talk.chunks(after)
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+    server, host = serve()
+    try:
+        with socket(host) as second:
+            again = Talk(second)
+            again.say("session.start", resume_token=token)
+            kept = [(c.chunk, c.shot_id) for c in again.until("session.state").chunks]
+            rest = [(c.chunk, c.shot_id) for c in again.chunks(6 - len(kept))]
+        shots = ["s1"] * 3 + ["s2"] * 3
+        assert kept + rest == list(enumerate(shots))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def chunk(number):
+    info = ChunkInfo(
+        take_id="t1", chunk=number, first_frame=0, frames=1, time_s=0, seconds=1, shot_id="s1",
+        is_cut=False,
+    )  # fmt: skip
+    return MediaChunk(**info.model_dump())
+
+
+def test_a_slow_client_is_told_what_was_dropped():
+    sent = []
+
+    async def send(data):
+        sent.append(data)
+
+    async def scene():
+        outbox = Outbox(most_media=25)
+        for number in range(5):
+            outbox.put(chunk(number), b"x" * 10)
+        outbox.put(Pong())
+        outbox.close()
+        await outbox.send_all(send, send)
+
+    asyncio.run(scene())
+    texts = [data for data in sent if isinstance(data, str)]
+    assert [i for i in range(5) if any(f'"chunk":{i},' in text for text in texts)] == [0, 1]
+    assert '"chunks":[2,3,4]' in texts[-1] and any('"pong"' in text for text in texts)
+
+
+def test_a_client_that_does_not_read_delays_nobody(house):
+    home = house()
+    started = home.talk()
+    token = started.until("session.started").watch_token
+    with socket(home.host, max_queue=1, close_timeout=0.1) as stuck:
+        Talk(stuck).say("session.watch", watch_token=token)
+        started.shot("Mia waves.", 10)
+        assert [c.chunk for c in started.chunks(10)] == list(range(10))
+
+
+def test_turns_go_to_who_used_the_device_least():
+    order = []
+
+    async def scene():
+        worker, busy = Worker(), threading.Event()
+
+        def work(who, seconds):
+            order.append(who)
+            threading.Event().wait(seconds)
+
+        first = asyncio.create_task(worker.turn("a", lambda: busy.wait(5)))
+        await asyncio.sleep(0.05)
+        turns = [worker.turn("a", lambda: work("a", 0)) for _ in range(2)]
+        turns += [worker.turn("b", lambda: work("b", 0)) for _ in range(2)]
+        waiting = asyncio.gather(*turns)
+        await asyncio.sleep(0.05)
+        busy.set()
+        await first
+        await waiting
+        with pytest.raises(ZeroDivisionError):
+            await worker.turn("a", lambda: 1 / 0)
+        worker.close()
+
+    asyncio.run(scene())
+    assert order == ["b", "b", "a", "a"]
+
+
+def test_who_comes_back_does_not_take_the_device_for_itself():
+    order = []
+
+    async def scene():
+        worker = Worker()
+
+        def turns(who, seconds):
+            def work():
+                order.append(who)
+                threading.Event().wait(seconds)
+
+            return [worker.turn(who, work) for _ in range(4)]
+
+        await worker.turn("b", lambda: None)  # and then b is idle, while a uses the device
+        await asyncio.gather(*turns("a", 0.02))
+        order.clear()
+        await asyncio.gather(*turns("a", 0.02), *turns("b", 0.05))
+        worker.close()
+
+    asyncio.run(scene())
+    assert "a" in order[:3] and "b" in order[:3]
+
+
+def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
+    now = [0.0]
+    playback = Playback(lambda: now[0])
+    now[0] = 2.0
+    assert playback.position(made_s=1.5) == 1.5
+    now[0] = 2.5
+    assert playback.position(made_s=10.0) == 2.0
+    playback.report(7.0)
+    now[0] = 4.0
+    assert playback.position(made_s=10.0) == 7.0
+    now[0] = 9.0
+    assert playback.position(made_s=10.0) == 10.0
