@@ -6,12 +6,13 @@ the worker; `check` is quick and needs no device.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import ResolvedShot, ResolvedStory, Story
 
 
+@runtime_checkable
 class FilmDirector(Protocol):
     """film.director.Director, as far as a session uses it."""
 
@@ -47,6 +48,7 @@ class FilmDirector(Protocol):
     def __next__(self) -> Any: ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Makes directors.
 

@@ -1,5 +1,6 @@
 """Every word that StoryWorld's models understand, by kind, and captions made of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from causalcine_jax.storyworld import MAX_PROMPT_WORDS, VOCABULARY, WORLDS, grammar, sample_story
@@ -31,7 +32,7 @@ def lexicon() -> dict[str, Any]:
 
 def kinds() -> dict[str, list[str] | dict[str, list[str]]]:
     """Each kind of word with what it holds: words, or things and the phrases that say each."""
-    told = {
+    told: dict[str, list[str] | dict[str, list[str]]] = {
         "characters": list(NAMES),
         "species": list(SPECIES),
         "colours": list(COLOURS),
@@ -53,7 +54,7 @@ def kinds() -> dict[str, list[str] | dict[str, list[str]]]:
     return {**told, "other words": [word for word in rest if word.isalnum()]}
 
 
-def _phrases(table: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
+def _phrases(table: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
     return {
         thing: [phrase.format(way="right") for phrase in phrases if phrase]
         for thing, phrases in table.items()
