@@ -70,7 +70,7 @@ def fuzz(
         "of_which_before_bytes": base,
         "faults": faults,
         "summary": f"slowest {max(slowest.values()):.1f} s, "
-        f"{(peak - base) / 2**20:.0f} MiB at most",
+        f"{peak / 2**20:.0f} MiB at most, of which {base / 2**20:.0f} before the first",
     }
 
 

@@ -183,22 +183,22 @@ class Director:
         chunks: int | None = None,
         seconds: float | None = None,
         id: str | None = None,
+        seed: int | None = None,
     ) -> ResolvedShot:
         """Queues a shot after all others; returns its place in the film. Give chunks or seconds.
 
-        Raises:
-          UsageError: the shot is invalid (lists all faults), or outgrows a pool that may not evict.
+        The film's seed is the shot's where none is given. `UsageError` if the shot is invalid
+        (lists all faults), or outgrows a pool that may not evict.
         """
         with self._lock:
-            story = with_shot(self.story, Shot(caption, seconds, chunks, id))
+            story = with_shot(self.story, Shot(caption, seconds, chunks, id, seed))
             self._retell(story, checked=1)
             return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:
         """Lengthens the film's last shot by so many chunks; returns its new place in the film.
 
-        Raises:
-          UsageError: the film has no shot yet, or may not evict and would outgrow its pool.
+        `UsageError` if it has no shot yet, or may not evict and would outgrow its pool.
         """
         with self._lock:
             self._retell(extended(self.story, chunks, self.model.chunk_frames), checked=0)

@@ -29,6 +29,7 @@ class FilmDirector(Protocol):
         chunks: int | None = None,
         seconds: float | None = None,
         id: str | None = None,
+        seed: int | None = None,
     ) -> ResolvedShot: ...
 
     def extend(self, *, chunks: int) -> ResolvedShot: ...

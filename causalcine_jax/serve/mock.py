@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
-from causalcine_jax.errors import DataError, UsageError, nearest
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film.story_edits import extended, retaken, with_shot
 from causalcine_jax.render.typography import fit_text, font
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import ResolvedShot, Shot, Story, Video
+from causalcine_jax.story_schema import CHUNK_FRAMES
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -70,33 +72,31 @@ class MockDirector:
         self._folder = None
 
     def add_shot(
-        self, caption: str, *, chunks: int | None = None, seconds=None, id: str | None = None
+        self,
+        caption: str,
+        *,
+        chunks: int | None = None,
+        seconds: float | None = None,
+        id: str | None = None,
+        seed: int | None = None,
     ) -> ResolvedShot:
-        shots = (*self.story.shots, Shot(caption, seconds, chunks, id))
-        self._retell(replace(self.story, shots=shots))
+        self._retell(with_shot(self.story, Shot(caption, seconds, chunks, id, seed)))
         return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:
-        longer = self.resolved.shots[-1].chunks + chunks
-        last = replace(self.story.shots[-1], chunks=longer, seconds=None)
-        self._retell(replace(self.story, shots=(*self.story.shots[:-1], last)))
+        self._retell(extended(self.story, chunks, CHUNK_FRAMES))
         return self.resolved.shots[-1]
 
     def retake(
         self, shot: str, *, caption: str | None = None, seed: int | None = None
     ) -> ResolvedShot:
-        number = self._number(shot)
-        old = self.story.shots[number]
-        if seed is None and caption is None:
-            seed = ((self.story.seed if old.seed is None else old.seed) + 1) % 2**32
-        new = replace(old, caption=caption or old.caption, seed=old.seed if seed is None else seed)
-        shots = (*self.story.shots[:number], new, *self.story.shots[number + 1 :])
+        number = self.resolved.number_of(shot)
         self.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
-        self._retell(replace(self.story, shots=shots))
+        self._retell(retaken(self.story, number, caption, seed))
         return self.resolved.shots[number]
 
     def branch(self, shot: str) -> "MockDirector":
-        number = self._number(shot)
+        number = self.resolved.number_of(shot)
         other = MockDirector(replace(self.story, shots=self.story.shots[:number]), self._seconds)
         other.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
         return other
@@ -131,12 +131,6 @@ class MockDirector:
             told = {"story": self.story.to_dict()}
             with atomic_file(self._folder / FILE) as partial:
                 partial.write_text(json.dumps(told))
-
-    def _number(self, shot: str) -> int:
-        ids = [each.id for each in self.resolved.shots]
-        if shot not in ids:
-            raise UsageError(f"this film has no shot {shot!r}, {nearest(str(shot), ids)}")
-        return ids.index(shot)
 
 
 class MockEngine:

@@ -11,9 +11,7 @@ from causalcine_jax.serve.parts import QueuedShot
 def next_chunk(director: FilmDirector, shot: QueuedShot | None) -> Any:
     """The next chunk: the first of `shot`, or one more of the last shot where that is None."""
     if shot is not None:
-        director.add_shot(shot.caption, chunks=1, id=shot.shot_id)
-        if shot.seed is not None:
-            director.retake(shot.shot_id, seed=shot.seed)
+        director.add_shot(shot.caption, chunks=1, id=shot.shot_id, seed=shot.seed)
     elif director.next_chunk >= director.resolved.chunks:
         director.extend(chunks=1)
     return next(director)

@@ -135,6 +135,15 @@ def test_a_new_shot_takes_hold_after_the_queued_ones():
     ]
 
 
+def test_an_added_shot_may_have_noise_of_its_own(model, film):
+    director = Director(model, "A story.", seed=1, pool=PoolConfig(18))
+    director.add_shot("Mia waves.", chunks=2, seed=9)
+    chunks = list(director)
+    seeded = dataclasses.replace(STORY, shots=(Shot("Mia waves.", chunks=2, seed=9),))
+    assert same(frames_of(chunks), frames_of(Director(model, seeded)))
+    assert not same(frames_of(chunks), frames_of(film[:2]))
+
+
 def test_the_stream_ends_and_goes_on_after_another_shot():
     director = paper_director("A story.", pool=PoolConfig(18))
     assert list(director) == []
