@@ -10,6 +10,7 @@ Every file is written atomically, in an order that leaves a film that can resume
 import contextlib
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -34,7 +35,7 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.weights_sample import TEXT, loaded_sample
 from causalcine_jax.parallel.processes import by_all, by_first
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
 from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -55,11 +56,13 @@ class Journal:
         """Locks the folder, and makes it where it is missing. `UsageError` if another holds it."""
         self.folder = Path(folder).resolve()
         self._model: dict[str, Any] = {}
-        self._written, self._kept = "", sys.maxsize  # of an earlier film: not known
+        # The text of journal.json; the chunks surely kept; the end of those that may be there.
+        self._written, self._kept, self._end = "", sys.maxsize, sys.maxsize
         self._writing = threading.Lock()
         self._held = contextlib.ExitStack()
         weakref.finalize(self, self._held.close)  # a director that nobody holds frees its folder
         by_first(lambda: self._held.enter_context(one_writer(self.folder)))
+        by_first(lambda: remove_partials(self.folder / LATENTS))
 
     @classmethod
     def new(cls, folder: str | Path, model: Model, start) -> "Journal":
@@ -67,7 +70,7 @@ class Journal:
         journal = cls(folder)
         try:
             by_first(journal._check_empty)
-            journal._kept = 0
+            journal._kept = journal._end = 0
             journal._begin(model, start)
         except BaseException:
             journal.close()
@@ -112,7 +115,7 @@ class Journal:
 
     def _write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
         # First what is gone, or a crash could leave old chunks behind new ones.
-        if len(chunks) < self._kept:
+        if len(chunks) < self._end:
             self._cut(len(chunks))
         told = {
             "schema": SCHEMA,
@@ -122,11 +125,12 @@ class Journal:
         }
         text = json.dumps(told, indent=2, ensure_ascii=False)
         if text != self._written:
+            self._written = ""  # unknown, if this is stopped half-way
             with atomic_file(self.folder / FILE) as partial:
                 partial.write_text(text, encoding="utf-8")
             self._written = text
         for number in range(self._kept, len(chunks)):
-            kept = vars(chunks[number])
+            kept, self._end = vars(chunks[number]), max(self._end, number + 1)
             self._save(
                 _of_chunk(self.folder, number), lambda file, kept=kept: np.savez(file, **kept)
             )
@@ -134,13 +138,14 @@ class Journal:
 
     def _cut(self, chunk: int) -> None:
         """Removes that chunk and those after it, the earliest first."""
+        self._kept = min(self._kept, chunk)  # if this fails, the removed ones are written again
         for file in sorted(_chunk_files(self.folder), key=lambda file: int(file.stem)):
             if int(file.stem) >= chunk:
                 try:
                     file.unlink(missing_ok=True)
                 except OSError as error:
                     raise DataError(f"cannot remove {file}: {error.strerror or error}") from error
-        self._kept = chunk
+        self._end = chunk
 
     @staticmethod
     def _save(path: Path, save) -> None:
@@ -177,7 +182,7 @@ class Journal:
             model,
             story,
             *(kind(**told[name]) for name, kind in KINDS.items()),
-            tuple(_chunks(self.folder, shape)),
+            by_all(lambda: tuple(_chunks(self.folder, shape))),
             by_all(lambda: _start(self.folder, told["start"])),
         )
 
@@ -256,6 +261,15 @@ def _chunk_files(folder: Path) -> list[Path]:
     return [f for f in (folder / LATENTS).glob("*.npz") if re.fullmatch(r"\d{6,}", f.stem)]
 
 
+def erase(folder: Path) -> None:
+    """Removes a film's journal; files of others stay in the folder. `OSError` where that fails."""
+    for file in (folder / FILE, *_chunk_files(folder), folder / START):
+        file.unlink(missing_ok=True)
+    remove_partials(folder / LATENTS)
+    with contextlib.suppress(OSError):
+        (folder / LATENTS).rmdir()
+
+
 def _chunks(folder: Path, shape: tuple[int, ...]) -> Iterator[KeptChunk]:
     for number in itertools.count():
         kept = _loaded(_of_chunk(folder, number))
@@ -266,10 +280,20 @@ def _chunks(folder: Path, shape: tuple[int, ...]) -> Iterator[KeptChunk]:
 
 
 def _loaded(file: Path) -> np.ndarray | dict[str, np.ndarray] | None:
-    """The array or arrays in a file; None where it is missing or damaged."""
+    """The array or arrays in a file; None where it is missing or damaged.
+
+    `DataError` if it cannot be read now: it may be whole.
+    """
     try:
-        with open(file, "rb") as opened:
-            loaded = np.load(opened, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+        content = io.BytesIO(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+    try:
+        loaded = np.load(content, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except MemoryError:
+        raise
     except Exception:  # numpy's and zipfile's kinds of error for damaged files are many
         return None

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,8 @@ from tiny_models import tiny_folder, tiny_model
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
+from causalcine_jax.film.history import KeptChunk
+from causalcine_jax.film.journal import Journal
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.story import Shot, Story
@@ -242,3 +246,69 @@ def test_weights_that_were_changed_after_loading_are_noticed(model, tmp_path):
     with pytest.raises(UsageError, match="begun with another transformer"):
         Director.resume(tmp_path, merged)
     assert Director.resume(tmp_path, tiny_model()).next_chunk == 1
+
+
+def kept_chunks(take, count=5):
+    return tuple(
+        KeptChunk(np.full((1, 3, 4, 8, 16), take, np.float32), np.zeros((2, 2), np.int32))
+        for _ in range(count)
+    )
+
+
+def takes(folder):
+    """Which take each chunk on disk is of."""
+    files = sorted((folder / "latents").glob("*.npz"))
+    return {file.stem: int(np.load(file)["latents"].ravel()[0]) for file in files}
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_retake_that_was_stopped_while_chunks_are_removed(model, tmp_path, monkeypatch, goes_on):
+    """Repeated, it removes the rest; if the film goes on instead, the removed come back."""
+    settings = Director(model, STORY, pool=PoolConfig(9)).settings
+    journal = Journal.new(tmp_path, model, None)
+    journal.write(STORY, settings, kept_chunks(0))
+    unlink = Path.unlink
+
+    def stop(file, **options):
+        if file.stem == "000003":
+            raise KeyboardInterrupt
+        unlink(file, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            journal.write(STORY, settings, kept_chunks(0, 2))
+    assert list(takes(tmp_path)) == ["000000", "000001", "000003", "000004"]
+    journal.write(STORY, settings, kept_chunks(0, 6 if goes_on else 2))
+    assert len(takes(tmp_path)) == (6 if goes_on else 2)
+
+
+def test_a_story_that_was_stopped_while_it_is_written_is_written_again(
+    model, tmp_path, monkeypatch
+):
+    """Else the chunks of one take would be kept under the story of another."""
+    settings = Director(model, STORY, pool=PoolConfig(9)).settings
+    journal = Journal.new(tmp_path, model, None)
+    journal.write(STORY, settings, kept_chunks(0, 2))
+    replace = os.replace
+
+    def stop(*names):
+        replace(*names)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            journal.write(dataclasses.replace(STORY, seed=9), settings, kept_chunks(0, 2))
+    journal.write(STORY, settings, kept_chunks(0, 3))
+    assert json.loads((tmp_path / "journal.json").read_text())["story"]["seed"] == STORY.seed
+
+
+def test_a_chunk_that_cannot_be_read_now_is_not_taken_for_damaged(model, tmp_path):
+    """Else it and all chunks after it would be removed and made again."""
+    begun(model, tmp_path, 3).close()
+    (tmp_path / "latents" / "000001.npz").rename(tmp_path / "away")
+    (tmp_path / "latents" / "000001.npz").mkdir()  # any OSError but a missing file
+    with pytest.raises(DataError, match=r"cannot read .*000001\.npz"):
+        Director.resume(tmp_path, model)
+    assert names(tmp_path) == ["000000.npz", "000001.npz", "000002.npz"]
