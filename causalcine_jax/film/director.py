@@ -137,9 +137,9 @@ class Director:
     def close(self) -> None:
         """Ends keeping the film, so that another director can resume it from its folder."""
         with self._turn, self._rolling, self._lock:
-            if self._journal:
-                self._journal.close()
-            self._journal = None
+            journal, self._journal = self._journal, None
+            if journal:
+                journal.close()
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -284,11 +284,11 @@ class Director:
         if pool := self.settings.pool.frames:
             pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
         self._write(story, chunks)  # first: if this fails, the film is as it was
-        self.story, self.resolved = story, resolved
-        if chunks is not None:
-            self._rollout.cut(chunks)
+        if chunks is not None:  # before the story: it must not be kept with chunks of another take
             if self._made and self._made.index >= chunks:
                 self._made = None
+            self._rollout.cut(chunks)
+        self.story, self.resolved = story, resolved
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

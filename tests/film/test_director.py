@@ -15,6 +15,7 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import filming, history, host_memory, rollout, state
 from causalcine_jax.film.director import Director
+from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import frames_wanted
@@ -434,6 +435,23 @@ def test_a_loop_over_the_chunks_lets_a_retake_of_another_thread_in(model):
     seen += list(director)
     again = list(Director(model, director.story, pool=PoolConfig(9)))
     assert same(frames_of(seen[-6:]), frames_of(again))
+
+
+@pytest.mark.parametrize("stopped", ["cut", "catch_up"])
+def test_a_retake_that_was_stopped_keeps_no_chunk_of_another_take(monkeypatch, stopped):
+    """Ctrl-C: the film has either the old story, or the new one without the old take."""
+    director = paper_director(Story((Shot("Mia waves.", chunks=2), Shot("Otto.", chunks=2))))
+    old = director.story
+    list(director)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilmRollout, stopped, stop)
+        with pytest.raises(KeyboardInterrupt):
+            director.retake("s2", seed=9)
+    assert (director.story == old, director.next_chunk) in ((True, 4), (False, 2))
 
 
 def test_shots_of_many_threads_all_come(model):
