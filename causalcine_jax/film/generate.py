@@ -132,8 +132,8 @@ def _generate(
     by_first(lambda: _check_file(director, out, scale))
     by_first(lambda: _clear(place))
     if not setup.whole_film and not place.resume:
-        by_first(lambda: save_asked(out, film))
         director.keep_in(journal_folder(out))
+        by_first(lambda: save_asked(out, film))  # last: what has it can be resumed
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
@@ -165,7 +165,7 @@ def _generate(
         footage = shoot(director, out / "film.mp4", scale, place.progress)
     except BaseException:
         director.close()
-        if director.next_chunk == 0:
+        if director.next_chunk == 0 and not place.resume:  # a resumed film's chunks are kept
             remove_unfinished(out)
         elif not setup.whole_film:
             say(f"go on with it: causalcine film --resume {shlex.quote(str(out))}")
@@ -235,8 +235,8 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
     """The fields of film.json that describe how the frames were made, and their hash."""
     return {
         "resolved": provenance.resolved_dict(director.resolved),
-        "sampler": asdict(setup.sampler),
-        "memory": asdict(setup.memory),
+        "sampler": asdict(director.sampler),
+        "memory": asdict(director.memory),
         "whole_film": setup.whole_film,
         "chunk_frames": setup.model.chunk_frames,
         "pool_frames": director.settings.pool.frames or setup.model.chunk_frames,
