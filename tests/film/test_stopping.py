@@ -170,6 +170,15 @@ def test_a_film_does_not_replace_what_it_is_made_from(read, made, folder, capsys
     assert names(out) == WHOLE and read_recipe(out / "film.json").recorded
 
 
+def test_a_start_that_is_missing_is_named_also_where_a_film_is_replaced(made, folder, capsys):
+    out, _ = made
+    flags = ["--model", folder, "--out", out, "--overwrite", "--prompt", "Mia waves."]
+    flags += ["--start", out / "gone.png", "--start-caption", "Mia waves."]
+    with pytest.raises(SystemExit, match="1"):
+        run(lambda: command(["film", *map(str, flags)]))
+    assert "gone.png" in capsys.readouterr().err and names(out) == WHOLE
+
+
 def test_a_folder_in_the_films_place_is_named(folder, tmp_path):
     (tmp_path / "film.mp4").mkdir()
     with pytest.raises(UsageError, match=r"film\.mp4 is a folder"):
