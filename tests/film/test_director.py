@@ -13,7 +13,7 @@ from tiny_models import SIZE, WORDS, tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film import filming, history, host_memory, rollout, state
+from causalcine_jax.film import film_rollout, filming, history, host_memory, rollout, state
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.model_folder import Model
@@ -397,7 +397,13 @@ def test_memory_stays_flat_however_often_a_film_is_taken_back(model):
 
 @pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
 @pytest.mark.parametrize(
-    "stopped", [(rollout, "denoise"), (state, "decode_next"), (history, "gather_to_host")]
+    "stopped",
+    [
+        (rollout, "denoise"),
+        (state, "decode_next"),
+        (history, "gather_to_host"),
+        (film_rollout, "Chunk"),
+    ],
 )
 def test_a_chunk_that_was_interrupted_is_made_again(model, monkeypatch, pool, stopped):
     """Ctrl-C, or no memory: the pool may have been donated to a move that did not end."""
