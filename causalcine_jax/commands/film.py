@@ -280,7 +280,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     else:
         for read in filter(None, (flags.story, flags.start)):
-            if any(file.samefile(read) for file in there_already(flags.out, FILES)):
+            files = there_already(flags.out, FILES) if read.exists() else ()
+            if any(file.samefile(read) for file in files):
                 raise UsageError(f"{read} is read for this film, which would replace it")
         with joined():
             generate(

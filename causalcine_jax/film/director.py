@@ -93,14 +93,14 @@ class Director:
         *,
         from_beginning: bool = False,
     ) -> "Director":
-        """Resumes the film of `keep_in` in `folder`, by committing and decoding its chunks again.
+        """Resumes the film of `keep_in` in `folder`: commits and decodes its chunks again.
 
         model           of the same weights, in place of the folder that the film was begun with
         from_beginning  whether the next chunk is the film's first, not the first that is missing
 
         Raises:
-          DataError: no film was begun there, its start or model is gone, or it is still being made.
-          UsageError: the folder's journal is faulty, or the model's weights are others.
+          DataError: no film was begun there, or its start or model is gone.
+          UsageError: it is still being made, its journal is faulty, or the weights are others.
         """
         journal = Journal(folder)
         try:
@@ -125,9 +125,8 @@ class Director:
     def keep_in(self, folder: str | Path) -> None:
         """Keeps the film in `folder` from now on, chunk by chunk, so that `resume` can resume it.
 
-        Raises:
-          UsageError: the folder holds another film, or this one is not made chunk by chunk.
-          DataError: another process or director keeps its film there, or writing fails.
+        `UsageError` if the folder holds another film, or this one is not made chunk by chunk.
+        `DataError` if writing fails.
         """
         if self.state.cache is None:
             raise UsageError("a film that is made at once cannot be kept chunk by chunk")
@@ -138,15 +137,15 @@ class Director:
             try:
                 self._keep(journal)
             except BaseException:
-                journal.close()
+                journal.abandon()
                 raise
 
     def close(self) -> None:
         """Ends keeping the film, so that another director can resume it from its folder."""
         with self._turn, self._rolling, self._lock:
-            if self._journal:
-                self._journal.close()
-            self._journal = None
+            journal, self._journal = self._journal, None
+            if journal:
+                journal.close()
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -196,7 +195,7 @@ class Director:
             return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:
-        """Lengthens the film's last shot by so many chunks; returns its new place in the film.
+        """Lengthens the film's last shot; returns its new place in the film.
 
         `UsageError` if it has no shot yet, or may not evict and would outgrow its pool.
         """
@@ -233,7 +232,7 @@ class Director:
     def branch(self, shot: str) -> "Director":
         """A second film, with its own pool, that equals this one up to the beginning of `shot`.
 
-        It has no shots after that, and no journal until `keep_in`. `UsageError` if there is no such
+        It has no later shots, and no journal until `keep_in`. `UsageError` if there is no such
         shot, or no memory for another pool.
         """
         with self._turn, self._rolling, self._lock:
@@ -291,11 +290,11 @@ class Director:
         if pool := self.settings.pool.frames:
             pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
         self._write(story, chunks)  # first: if this fails, the film is as it was
-        self.story, self.resolved = story, resolved
-        if chunks is not None:
-            self._rollout.cut(chunks)
+        if chunks is not None:  # before the story: it must not be kept with chunks of another take
             if self._made and self._made.index >= chunks:
                 self._made = None
+            self._rollout.cut(chunks)
+        self.story, self.resolved = story, resolved
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

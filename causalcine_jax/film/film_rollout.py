@@ -92,11 +92,12 @@ class FilmRollout:
             self.model, state, self._embedded(shot.prompt), self.settings, latents=latents
         )
         retrieved = output.retrieved if known is None else known.retrieved
-        # The history first: after an exception in between, the state is made of it again.
-        self._history = history.added(output.latents, retrieved)
-        self.state = replace(state, key=key)
+        history, state = history.added(output.latents, retrieved), replace(state, key=key)
         assert output.frames is not None
-        return Chunk(output.frames, index, shot, retrieved, output.seconds)
+        chunk = Chunk(output.frames, index, shot, retrieved, output.seconds)
+        # Last, and together: a chunk in the history is not made again, so it must be returned.
+        self._history, self.state = history, state
+        return chunk
 
     def cut(self, chunks: int) -> None:
         """Forgets all but the first `chunks` chunks."""

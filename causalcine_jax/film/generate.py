@@ -49,7 +49,13 @@ from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
-from causalcine_jax.utils.output import check_disk, one_writer, remove_files, there_already
+from causalcine_jax.utils.output import (
+    check_absent,
+    check_disk,
+    one_writer,
+    remove_files,
+    there_already,
+)
 
 BESIDE = 8 << 20  # bytes of the pictures and the record beside a film
 
@@ -101,9 +107,10 @@ class Place:
 
 
 def _hold(held: contextlib.ExitStack, out: Path, overwrite: bool, resume: bool) -> None:
-    held.enter_context(one_writer(out, FILES, overwrite=overwrite or resume))
+    held.enter_context(one_writer(out, FILES))
     if not overwrite and not resume:
         check_none(out)
+        check_absent(out, FILES)
 
 
 def _generate(
@@ -133,8 +140,8 @@ def _generate(
     by_first(lambda: _check_file(director, out, scale))
     by_first(lambda: _clear(place))
     if not setup.whole_film and not place.resume:
-        by_first(lambda: save_asked(out, film))
         director.keep_in(journal_folder(out))
+        by_first(lambda: save_asked(out, film))  # last: what has it can be resumed
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
@@ -163,7 +170,7 @@ def _generate(
         *notes(folder, choices.lora),
     ]:
         tell(line)
-    with _resumable(director, out):
+    with _resumable(director, place):
         footage = shoot(director, out / "film.mp4", scale, place.progress)
         record = {
             "schema": provenance.SCHEMA,
@@ -192,21 +199,21 @@ def _generate(
 
 
 @contextlib.contextmanager
-def _resumable(director: Director, out: Path) -> Iterator[None]:
+def _resumable(director: Director, place: Place) -> Iterator[None]:
     """Says how to go on where the work inside ends early; closes the director."""
-    kept = lambda: director.state.cache is not None and director.next_chunk > 0
+    begun = lambda: place.resume or director.next_chunk > 0
+    kept = lambda: director.state.cache is not None and begun()
     try:
         with kept_when_stopped(lambda: "stopped before the film's end" if kept() else ""):
             yield
     except BaseException:
-        if kept():
-            say(f"go on with it: causalcine film --resume {shlex.quote(str(out))}")
-        else:
-            director.close()
-            remove_unfinished(out)
-        raise
-    finally:
         director.close()
+        if kept():
+            say(f"go on with it: causalcine film --resume {shlex.quote(str(place.out))}")
+        else:
+            remove_unfinished(place.out)
+        raise
+    director.close()
 
 
 def _director(setup: Setup, choices: Choices, begun: Opening | None, place: Place) -> Director:
@@ -235,7 +242,8 @@ def _check_file(director: Director, out: Path, scale: int) -> None:
     """Raises if the film's frames do not fit a film.mp4, or the film may not fit the disk."""
     height, width = director.story.video.size
     check_size(height, width, scale)
-    earlier = sum(file.stat().st_size for file in there_already(out, FILES))
+    there = there_already(out, (*FILES, f"{journal_folder(out).name}/**/*"))
+    earlier = sum(file.stat().st_size for file in there if file.is_file())
     needed = film_bytes(director.resolved.frames, height, width, scale) + BESIDE
     model = director.model
     latents = math.prod(latent_size(model, height, width)) * model.transformer.config.in_dim * 4
@@ -247,8 +255,8 @@ def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any
     """The fields of film.json that describe how the frames were made, and their hash."""
     return {
         "resolved": provenance.resolved_dict(director.resolved),
-        "sampler": asdict(setup.sampler),
-        "memory": asdict(setup.memory),
+        "sampler": asdict(director.sampler),
+        "memory": asdict(director.memory),
         "whole_film": setup.whole_film,
         "chunk_frames": setup.model.chunk_frames,
         "pool_frames": director.settings.pool.frames or setup.model.chunk_frames,

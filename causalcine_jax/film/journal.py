@@ -9,14 +9,10 @@ Every file is written atomically, in an order that leaves a film that can resume
 
 import contextlib
 import dataclasses
-import hashlib
-import itertools
 import json
-import re
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +24,28 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED, STUDENT
 from causalcine_jax.film.history import KeptChunk
+from causalcine_jax.film.journal_files import (
+    FILE,
+    LATENTS,
+    START,
+    chunk_file,
+    chunk_files,
+    digest_of,
+    erase,
+    read_chunks,
+    read_start,
+)
 from causalcine_jax.film.model_folder import Model, latent_size, load_model
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.weights_sample import TEXT, loaded_sample
-from causalcine_jax.parallel.processes import by_all, by_first
+from causalcine_jax.parallel.processes import by_all, by_first, is_first
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
 from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
-FILE, LATENTS, START = "journal.json", "latents", "start.npy"
 KINDS = {"sampler": SamplerConfig, "memory": MemoryConfig, "pool": PoolConfig}
 NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start")
 INSTALLED = {folder.name: folder for folder in (EMBEDDED, STUDENT)}
@@ -55,11 +61,13 @@ class Journal:
         """Locks the folder, and makes it where it is missing. `UsageError` if another holds it."""
         self.folder = Path(folder).resolve()
         self._model: dict[str, Any] = {}
-        self._written, self._kept = "", sys.maxsize  # of an earlier film: not known
+        # The text of journal.json; the chunks surely kept; the end of those that may be there.
+        self._written, self._kept, self._end = "", sys.maxsize, sys.maxsize
         self._writing = threading.Lock()
         self._held = contextlib.ExitStack()
         weakref.finalize(self, self._held.close)  # a director that nobody holds frees its folder
         by_first(lambda: self._held.enter_context(one_writer(self.folder)))
+        by_first(lambda: remove_partials(self.folder / LATENTS))
 
     @classmethod
     def new(cls, folder: str | Path, model: Model, start) -> "Journal":
@@ -67,7 +75,7 @@ class Journal:
         journal = cls(folder)
         try:
             by_first(journal._check_empty)
-            journal._kept = 0
+            journal._kept = journal._end = 0
             journal._begin(model, start)
         except BaseException:
             journal.close()
@@ -75,7 +83,7 @@ class Journal:
         return journal
 
     def _check_empty(self) -> None:
-        held = [self.folder / FILE, *_chunk_files(self.folder)]
+        held = [self.folder / FILE, *chunk_files(self.folder)]
         if found := [file for file in held if file.exists()]:
             raise UsageError(
                 f"{self.folder} holds another film ({found[0].name}): go on with that one by "
@@ -92,11 +100,18 @@ class Journal:
             "dtype": model.dtype,
             "chunk_frames": model.chunk_frames,
             "weights": weights,
-            "start": None if start is None else _hash(start),
+            "start": None if start is None else digest_of(start),
         }
         if start is not None:
             save = lambda file: np.save(file, start, allow_pickle=False)
             by_first(lambda: self._save(self.folder / START, save))
+
+    def abandon(self) -> None:
+        """Removes what a journal that could not be begun has written, and frees the folder."""
+        with contextlib.suppress(OSError):
+            if is_first():
+                erase(self.folder)
+        self.close()
 
     def close(self) -> None:
         """Frees the folder. Nothing is written from now on."""
@@ -112,7 +127,7 @@ class Journal:
 
     def _write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
         # First what is gone, or a crash could leave old chunks behind new ones.
-        if len(chunks) < self._kept:
+        if len(chunks) < self._end:
             self._cut(len(chunks))
         told = {
             "schema": SCHEMA,
@@ -120,27 +135,29 @@ class Journal:
             **{name: dataclasses.asdict(getattr(settings, name)) for name in KINDS},
             **self._model,
         }
-        text = json.dumps(told, indent=2, ensure_ascii=False)
+        text = json.dumps(told, indent=2)  # ASCII, because paths may hold any bytes
         if text != self._written:
+            self._written = ""  # unknown, if this is stopped half-way
             with atomic_file(self.folder / FILE) as partial:
                 partial.write_text(text, encoding="utf-8")
             self._written = text
         for number in range(self._kept, len(chunks)):
-            kept = vars(chunks[number])
+            kept, self._end = vars(chunks[number]), max(self._end, number + 1)
             self._save(
-                _of_chunk(self.folder, number), lambda file, kept=kept: np.savez(file, **kept)
+                chunk_file(self.folder, number), lambda file, kept=kept: np.savez(file, **kept)
             )
             self._kept = number + 1
 
     def _cut(self, chunk: int) -> None:
         """Removes that chunk and those after it, the earliest first."""
-        for file in sorted(_chunk_files(self.folder), key=lambda file: int(file.stem)):
+        self._kept = min(self._kept, chunk)  # if this fails, the removed ones are written again
+        for file in sorted(chunk_files(self.folder), key=lambda file: int(file.stem)):
             if int(file.stem) >= chunk:
                 try:
                     file.unlink(missing_ok=True)
                 except OSError as error:
                     raise DataError(f"cannot remove {file}: {error.strerror or error}") from error
-        self._kept = chunk
+        self._end = chunk
 
     @staticmethod
     def _save(path: Path, save) -> None:
@@ -170,6 +187,7 @@ class Journal:
         _check_weights(self.folder, told["weights"], loaded_sample(model))
         self._model = {name: told[name] for name in NEEDED if name not in ("story", *KINDS)}
         story = Story.from_dict(told["story"], what=str(self.folder / FILE), fewest_shots=0)
+        model = dataclasses.replace(model, negative=story.negative)  # the one that was used
         story = model.completed(story)
         size = latent_size(model, *story.video.size)
         shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
@@ -180,8 +198,8 @@ class Journal:
             sampler,
             memory,
             pool,
-            tuple(_chunks(self.folder, shape)),
-            by_all(lambda: _start(self.folder, told["start"])),
+            by_all(lambda: tuple(read_chunks(self.folder, shape))),
+            by_all(lambda: read_start(self.folder, told["start"])),
         )
 
 
@@ -232,48 +250,3 @@ def _check_weights(folder: Path, begun: dict[str, str], found: dict[str, str]) -
             f"the film in {folder} was begun with another {', '.join(other)}: load the model as "
             "before (dtype, lora, tiny_decoder) and give it to resume"
         )
-
-
-def _start(folder: Path, digest: str | None) -> Float[np.ndarray, "1 f h w z"] | None:
-    if digest is None:
-        return None
-    start = _loaded(folder / START)
-    if not isinstance(start, np.ndarray) or _hash(start) != digest:
-        raise DataError(
-            f"{folder / START}, the start of the film, is missing or damaged: "
-            "without it the film cannot go on"
-        )
-    return start
-
-
-def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _of_chunk(folder: Path, chunk: int) -> Path:
-    return folder / LATENTS / f"{chunk:06}.npz"
-
-
-def _chunk_files(folder: Path) -> list[Path]:
-    """The files of chunks; other files in that folder are not ours."""
-    return [f for f in (folder / LATENTS).glob("*.npz") if re.fullmatch(r"\d{6,}", f.stem)]
-
-
-def _chunks(folder: Path, shape: tuple[int, ...]) -> Iterator[KeptChunk]:
-    for number in itertools.count():
-        kept = _loaded(_of_chunk(folder, number))
-        if not isinstance(kept, dict) or kept.keys() != {"latents", "retrieved"}:
-            return
-        if kept["latents"].shape != shape or kept["retrieved"].ndim != 2:
-            return
-        yield KeptChunk(**kept)
-
-
-def _loaded(file: Path) -> np.ndarray | dict[str, np.ndarray] | None:
-    """The array or arrays in a file; None where it is missing or damaged."""
-    try:
-        with open(file, "rb") as opened:
-            loaded = np.load(opened, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception:  # numpy's and zipfile's kinds of error for damaged files are many
-        return None

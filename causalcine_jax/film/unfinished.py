@@ -6,19 +6,21 @@
 The folder is removed when the film is finished.
 """
 
+import contextlib
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.choices import Choices
+from causalcine_jax.film.journal_files import erase
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.record_schema import FilmRecord, field_faults
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/unfinished@1"
@@ -42,7 +44,7 @@ def journal_folder(out: Path) -> Path:
 
 def check_none(out: Path) -> None:
     """`UsageError` if `out` holds a film that was not finished."""
-    if journal_folder(out).is_dir():
+    if (journal_folder(out) / ASKED).is_file():
         raise UsageError(
             f"{out} holds an unfinished film: go on with it by --resume {out}, "
             "choose another --out, or --overwrite replaces it"
@@ -50,21 +52,28 @@ def check_none(out: Path) -> None:
 
 
 def save_asked(out: Path, asked: FilmRequest) -> None:
-    """Writes what was asked for; files are named by their absolute paths."""
+    """Writes what was asked for; files are named by their absolute paths.
+
+    Symbolic links stay: a model's family is guessed from the name of its folder.
+    """
     choices = vars(asked.choices).copy()
     for name in _PATHS:
-        choices[name] = choices[name] and str(Path(choices[name]).resolve())
+        choices[name] = choices[name] and str(Path(choices[name]).absolute())
     adapters = loras(asked.choices.lora)
-    choices["lora"] = [f"{each.path.resolve()}:{each.strength}" for each in adapters] or None
+    choices["lora"] = [f"{each.path.absolute()}:{each.strength}" for each in adapters] or None
+    recorded = asked.recipe.recorded
+    record = None if recorded is None else _set(recorded.to_dict())
+    if record and "start" in record:
+        record["start"]["file"] = str(Path(record["start"]["file"]).absolute())
     told = {
         "schema": SCHEMA,
         "story": asked.recipe.story.to_dict(),
-        "record": asked.recipe.recorded and _set(asked.recipe.recorded.to_dict()),
-        "model": asked.model and str(Path(asked.model).resolve()),
+        "record": record,
+        "model": asked.model and str(Path(asked.model).absolute()),
         "choices": _set(choices),
     }
     with atomic_file(journal_folder(out) / ASKED) as partial:
-        partial.write_text(json.dumps(told, indent=2, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def read_asked(out: Path) -> FilmRequest:
@@ -104,14 +113,23 @@ def read_asked(out: Path) -> FilmRequest:
 
 
 def remove_unfinished(out: Path) -> None:
-    """Removes the journal, what was asked for first. `DataError` where that fails."""
+    """Removes the journal, what was asked for first; files of others stay.
+
+    Raises:
+      DataError: a file cannot be removed.
+      UsageError: another process goes on with the film.
+    """
     folder = journal_folder(out)
-    try:
-        (folder / ASKED).unlink(missing_ok=True)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise DataError(f"cannot remove {folder}: {error.strerror or error}") from error
+    if not folder.is_dir():
+        return
+    with one_writer(folder):
+        try:
+            (folder / ASKED).unlink(missing_ok=True)
+            erase(folder)
+        except OSError as error:
+            raise DataError(f"cannot remove {folder}: {error.strerror or error}") from error
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _set(fields: dict[str, Any]) -> dict[str, Any]:

@@ -61,14 +61,20 @@ def one_writer(
             raise UsageError(
                 f"cannot write into {out} ({error.strerror or error}): choose another --out"
             ) from error
-        if not overwrite and (there := there_already(out, files)):
-            raise UsageError(
-                f"{out} holds {', '.join(file.name for file in there)} already: "
-                "choose another --out, or --overwrite replaces it"
-            )
+        if not overwrite:
+            check_absent(out, files)
         if not beside:
             remove_partials(out)
         yield
+
+
+def check_absent(out: Path, files: Iterable[str]) -> None:
+    """`UsageError` if one of `files` (names or patterns) is in `out`."""
+    if there := there_already(out, files):
+        raise UsageError(
+            f"{out} holds {', '.join(file.name for file in there)} already: "
+            "choose another --out, or --overwrite replaces it"
+        )
 
 
 def there_already(out: Path, files: Iterable[str]) -> list[Path]:

@@ -15,8 +15,9 @@ from tiny_models import SIZE, WORDS, tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film import filming, history, host_memory, rollout, state
+from causalcine_jax.film import film_rollout, filming, history, host_memory, rollout, state
 from causalcine_jax.film.director import Director
+from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import frames_wanted
@@ -409,7 +410,13 @@ def test_memory_stays_flat_however_often_a_film_is_taken_back(model):
 
 @pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
 @pytest.mark.parametrize(
-    "stopped", [(rollout, "denoise"), (state, "decode_next"), (history, "gather_to_host")]
+    "stopped",
+    [
+        (rollout, "denoise"),
+        (state, "decode_next"),
+        (history, "gather_to_host"),
+        (film_rollout, "Chunk"),
+    ],
 )
 def test_a_chunk_that_was_interrupted_is_made_again(model, monkeypatch, pool, stopped):
     """Ctrl-C, or no memory: the pool may have been donated to a move that did not end."""
@@ -447,6 +454,23 @@ def test_a_loop_over_the_chunks_lets_a_retake_of_another_thread_in(model):
     seen += list(director)
     again = list(Director(model, director.story, pool=PoolConfig(9)))
     assert same(frames_of(seen[-6:]), frames_of(again))
+
+
+@pytest.mark.parametrize("stopped", ["cut", "catch_up"])
+def test_a_retake_that_was_stopped_keeps_no_chunk_of_another_take(monkeypatch, stopped):
+    """Ctrl-C: the film has either the old story, or the new one without the old take."""
+    director = paper_director(Story((Shot("Mia waves.", chunks=2), Shot("Otto.", chunks=2))))
+    old = director.story
+    list(director)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilmRollout, stopped, stop)
+        with pytest.raises(KeyboardInterrupt):
+            director.retake("s2", seed=9)
+    assert (director.story == old, director.next_chunk) in ((True, 4), (False, 2))
 
 
 def test_shots_of_many_threads_all_come(model):

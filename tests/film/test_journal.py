@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,8 @@ from tiny_models import tiny_folder, tiny_model
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
+from causalcine_jax.film.history import KeptChunk
+from causalcine_jax.film.journal import Journal
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.story import Shot, Story
@@ -59,7 +63,7 @@ def names(folder):
 
 @pytest.mark.parametrize("chunks", [0, 1, 4])
 def test_a_killed_film_goes_on_to_the_bit(model, film, tmp_path, chunks):
-    begun(model, tmp_path / "kept", chunks)
+    begun(model, tmp_path / "kept", chunks).close()
     director = Director.resume(tmp_path / "kept")
     assert (director.next_chunk, director.settings.pool) == (chunks, PoolConfig(9))
     assert same(director, film[chunks:])
@@ -68,7 +72,7 @@ def test_a_killed_film_goes_on_to_the_bit(model, film, tmp_path, chunks):
 
 
 def test_a_resumed_film_can_be_seen_from_its_beginning(model, film, tmp_path):
-    begun(model, tmp_path, 4)
+    begun(model, tmp_path, 4).close()
     director = Director.resume(tmp_path, model, from_beginning=True)
     assert director.next_chunk == 0 and names(tmp_path)[-1] == "000003.npz"
     chunks = list(director)
@@ -77,7 +81,7 @@ def test_a_resumed_film_can_be_seen_from_its_beginning(model, film, tmp_path):
 
 
 def test_a_damaged_chunk_and_those_after_it_are_made_again(model, film, tmp_path):
-    begun(model, tmp_path, 4)
+    begun(model, tmp_path, 4).close()
     wrong_shape = {"latents": np.zeros((1, 3, 2, 2, 4), np.float32), "retrieved": np.zeros((2, 2))}
     for damage in (
         lambda file: file.write_bytes(b"torn"),
@@ -175,7 +179,7 @@ def test_a_start_belongs_to_its_film(model, tmp_path):
 
     other = tmp_path / "other"
     straight = list(Director(model, STORY, pool=PoolConfig(9), start=start))
-    begun(model, other, 0, start=start)
+    begun(model, other, 0, start=start).close()
     director = Director.resume(other, model)
     list(director)
     director.retake("s1")  # its second chunk is made from noise
@@ -205,7 +209,7 @@ def test_a_shot_that_is_all_start_has_no_other_noise(model):
 def test_what_cannot_go_on_is_refused(folder, model, tmp_path):
     with pytest.raises(DataError, match=r"no film was begun in .*: it has no journal.json"):
         Director.resume(tmp_path)
-    begun(model, tmp_path, 1)
+    begun(model, tmp_path, 1).close()
     told = json.loads((tmp_path / "journal.json").read_text())
     weights = told["weights"]
     for change, fault in (
@@ -234,7 +238,7 @@ def test_what_cannot_go_on_is_refused(folder, model, tmp_path):
 
 def test_weights_that_were_changed_after_loading_are_noticed(model, tmp_path):
     """As by an adapter, in one layer only."""
-    begun(dataclasses.replace(model, folder=None), tmp_path, 1)
+    begun(dataclasses.replace(model, folder=None), tmp_path, 1).close()
     leaves, structure = jax.tree.flatten(model.transformer)
     stacked = next(n for n, leaf in enumerate(leaves) if leaf.ndim == 3)
     leaves[stacked] = leaves[stacked].at[-1].add(1e-3)
@@ -242,3 +246,69 @@ def test_weights_that_were_changed_after_loading_are_noticed(model, tmp_path):
     with pytest.raises(UsageError, match="begun with another transformer"):
         Director.resume(tmp_path, merged)
     assert Director.resume(tmp_path, tiny_model()).next_chunk == 1
+
+
+def kept_chunks(take, count=5):
+    return tuple(
+        KeptChunk(np.full((1, 3, 4, 8, 16), take, np.float32), np.zeros((2, 2), np.int32))
+        for _ in range(count)
+    )
+
+
+def takes(folder):
+    """Which take each chunk on disk is of."""
+    files = sorted((folder / "latents").glob("*.npz"))
+    return {file.stem: int(np.load(file)["latents"].ravel()[0]) for file in files}
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_retake_that_was_stopped_while_chunks_are_removed(model, tmp_path, monkeypatch, goes_on):
+    """Repeated, it removes the rest; if the film goes on instead, the removed come back."""
+    settings = Director(model, STORY, pool=PoolConfig(9)).settings
+    journal = Journal.new(tmp_path, model, None)
+    journal.write(STORY, settings, kept_chunks(0))
+    unlink = Path.unlink
+
+    def stop(file, **options):
+        if file.stem == "000003":
+            raise KeyboardInterrupt
+        unlink(file, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            journal.write(STORY, settings, kept_chunks(0, 2))
+    assert list(takes(tmp_path)) == ["000000", "000001", "000003", "000004"]
+    journal.write(STORY, settings, kept_chunks(0, 6 if goes_on else 2))
+    assert len(takes(tmp_path)) == (6 if goes_on else 2)
+
+
+def test_a_story_that_was_stopped_while_it_is_written_is_written_again(
+    model, tmp_path, monkeypatch
+):
+    """Else the chunks of one take would be kept under the story of another."""
+    settings = Director(model, STORY, pool=PoolConfig(9)).settings
+    journal = Journal.new(tmp_path, model, None)
+    journal.write(STORY, settings, kept_chunks(0, 2))
+    replace = os.replace
+
+    def stop(*names):
+        replace(*names)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            journal.write(dataclasses.replace(STORY, seed=9), settings, kept_chunks(0, 2))
+    journal.write(STORY, settings, kept_chunks(0, 3))
+    assert json.loads((tmp_path / "journal.json").read_text())["story"]["seed"] == STORY.seed
+
+
+def test_a_chunk_that_cannot_be_read_now_is_not_taken_for_damaged(model, tmp_path):
+    """Else it and all chunks after it would be removed and made again."""
+    begun(model, tmp_path, 3).close()
+    (tmp_path / "latents" / "000001.npz").rename(tmp_path / "away")
+    (tmp_path / "latents" / "000001.npz").mkdir()  # any OSError but a missing file
+    with pytest.raises(DataError, match=r"cannot read .*000001\.npz"):
+        Director.resume(tmp_path, model)
+    assert names(tmp_path) == ["000000.npz", "000001.npz", "000002.npz"]

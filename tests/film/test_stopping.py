@@ -82,7 +82,7 @@ def test_a_second_film_is_refused_and_sigterm_leaves_the_first_playable(folder, 
     count = len(read_film(unfinished))
     assert kept == f"kept: {unfinished}, {count} of 9597 frames" and count >= 9
     assert names(out) == ["film.unfinished.mp4", "unfinished"]
-    with pytest.raises(UsageError, match=r"holds film\.unfinished\.mp4 already: .* --overwrite"):
+    with pytest.raises(UsageError, match=r"holds an unfinished film: go on .* --resume"):
         film(folder, out)
     assert names(out) == ["film.unfinished.mp4", "unfinished"]
     record = film(folder, out, overwrite=True)
@@ -168,6 +168,15 @@ def test_a_film_does_not_replace_what_it_is_made_from(read, made, folder, capsys
         run(lambda: command(["film", *map(str, flags)]))
     assert f"{read} is read for this film, which would replace it" in capsys.readouterr().err
     assert names(out) == WHOLE and read_recipe(out / "film.json").recorded
+
+
+def test_a_start_that_is_missing_is_named_also_where_a_film_is_replaced(made, folder, capsys):
+    out, _ = made
+    flags = ["--model", folder, "--out", out, "--overwrite", "--prompt", "Mia waves."]
+    flags += ["--start", out / "gone.png", "--start-caption", "Mia waves."]
+    with pytest.raises(SystemExit, match="1"):
+        run(lambda: command(["film", *map(str, flags)]))
+    assert "gone.png" in capsys.readouterr().err and names(out) == WHOLE
 
 
 def test_a_folder_in_the_films_place_is_named(folder, tmp_path):

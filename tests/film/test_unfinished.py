@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from repository import ROOT
@@ -17,9 +18,17 @@ from causalcine_jax.film import generate as generation
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.record import Recipe, read_recipe
-from causalcine_jax.film.unfinished import read_asked
+from causalcine_jax.film.record_schema import FilmRecord
+from causalcine_jax.film.unfinished import (
+    FilmRequest,
+    check_none,
+    read_asked,
+    remove_unfinished,
+    save_asked,
+)
 from causalcine_jax.render.mp4 import read_film
 from causalcine_jax.story import Shot, Story, write_story
+from causalcine_jax.utils.output import one_writer
 
 STORY = Story(
     (Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=2, seed=7)), "A story.", seed=1
@@ -43,6 +52,10 @@ def straight(folder, tmp_path_factory):
 def record(out):
     told = json.loads((out / "film.json").read_text())
     return {name: value for name, value in told.items() if name not in WITHOUT_TIMES}
+
+
+def raises(error):
+    raise error
 
 
 def stop_after(monkeypatch, chunks, error):
@@ -69,9 +82,14 @@ def test_a_stopped_film_says_how_to_go_on_and_goes_on_as_if_never_stopped(
             generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
     assert f"causalcine film --resume '{out}'" in capsys.readouterr().err
     assert len(read_film(out / "film.unfinished.mp4")) == 21
-    with pytest.raises(UsageError, match=r"holds film\.unfinished\.mp4 already"):
+    with pytest.raises(UsageError, match="holds an unfinished film: go on with it by --resume"):
         generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
     (out / "film.unfinished.mp4").unlink()
+    with monkeypatch.context() as patched:  # stopped once more, before it shows a chunk
+        patched.setattr(generation.Director, "__next__", lambda self: raises(error))
+        with pytest.raises(type(error)):
+            command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
+    assert (out / "unfinished" / "latents" / "000001.npz").is_file()
     with pytest.raises(UsageError, match="holds an unfinished film: go on with it by --resume"):
         generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
 
@@ -156,3 +174,47 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
         command.main(["--resume", str(tmp_path)])
     with pytest.raises(UsageError, match="leave out --out, --seed"):
         command.main(["--resume", str(tmp_path), "--seed", "3", "--out", "x"])
+
+
+def test_files_are_named_for_any_working_directory_and_links_stay(tmp_path, monkeypatch):
+    """A model's family is guessed from its folder's name, so a link must not be followed."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "self-forcing").symlink_to(tmp_path / "weights")
+    start = {"file": "fox.png", "caption": "A fox.", "sha256": "0" * 64}
+    recipe = Recipe(STORY, FilmRecord(start=start))
+    choices = Choices(start=Path("fox.png"), lora=("a.safetensors:0.5",))
+    monkeypatch.chdir(tmp_path)
+    save_asked(tmp_path, FilmRequest(recipe, Path("self-forcing"), choices))
+    asked = read_asked(tmp_path)
+    assert asked.model == tmp_path / "self-forcing"
+    assert asked.choices.start == tmp_path / "fox.png"
+    assert asked.choices.lora == (f"{tmp_path / 'a.safetensors'}:0.5",)
+    assert asked.recipe.record.start == start | {"file": str(tmp_path / "fox.png")}
+
+
+def test_only_the_films_own_files_are_removed_and_only_by_one_writer(tmp_path):
+    save_asked(tmp_path, FilmRequest(Recipe(STORY), None, Choices()))
+    folder = tmp_path / "unfinished"
+    (folder / "latents").mkdir()
+    for name in ("journal.json", "latents/000000.npz", "latents/000001.npz.1-0123abcd.tmp"):
+        (folder / name).write_text("the film's")
+    (folder / "mine.txt").write_text("not the film's")
+    with one_writer(folder), pytest.raises(UsageError, match="is being written by process"):
+        remove_unfinished(tmp_path)
+    with pytest.raises(UsageError, match="holds an unfinished film"):
+        check_none(tmp_path)
+    remove_unfinished(tmp_path)
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+    check_none(tmp_path)
+    (folder / "mine.txt").unlink()
+    remove_unfinished(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_film_that_cannot_be_begun_does_not_ask_to_be_resumed(folder, tmp_path, monkeypatch):
+    """A kill while the weights are sampled, for example."""
+    with monkeypatch.context() as patched:
+        patched.setattr(generation.Director, "keep_in", lambda *_: raises(DataError("full")))
+        with pytest.raises(DataError, match="full"):
+            generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
+    check_none(tmp_path)
