@@ -1,0 +1,59 @@
+// Before a film: what holds for all shots, or a story to film; and the films that can be gone on with.
+
+import { html, useEffect, useState } from "../ui.js";
+import { films, forgetFilm } from "../films.js";
+import { load } from "../drop.js";
+import { Fault } from "./error.js";
+import { WordsField } from "./words_field.js";
+
+export function Start({ desk }) {
+  const { opening, position, words } = desk.state;
+  const [line, setLine] = useState("");
+  const [seed, setSeed] = useState("");
+  const [hold, setHold] = useState(false);
+  const [model, setModel] = useState(null);
+  const [kept, setKept] = useState(films);
+  useEffect(() => {
+    // Servers that tell their model beforehand let its words be offered here too.
+    fetch("/v1/model")
+      .then((answer) => (answer.ok ? answer.json() : null))
+      .then((told) => told && (setModel(told), desk.set({ words: told.words ?? null })))
+      .catch(() => {});
+  }, []);
+  if (opening || position) return null;
+  const begin = () =>
+    desk.begin({
+      ...(line.trim() && { global_caption: line.trim() }),
+      ...(seed !== "" && { seed: Number(seed) }),
+      on_empty: hold ? "hold" : "wait",
+    });
+  const forget = (token) => (forgetFilm(token), setKept(films()));
+  const example = model?.examples?.[0];
+  return html`
+    <section class="start" aria-label="New film">
+      <form onSubmit=${(event) => (event.preventDefault(), begin())}>
+        <h2>A new film</h2>
+        <label for="global">What holds for every shot</label>
+        <${WordsField} id="global" rows="3" value=${line} words=${words} onValue=${setLine} onEnter=${begin}
+          placeholder=${example?.global ?? "Who plays, and the look of it. It opens every shot's prompt."} maxLength="2000" autofocus />
+        <div class="row">
+          <label class="seed">seed <input inputmode="numeric" pattern="[0-9]*" size="10" placeholder="random" value=${seed} onInput=${(event) => setSeed(event.currentTarget.value.replace(/\D/g, ""))} /></label>
+          <label class="check"><input type="checkbox" checked=${hold} onChange=${(event) => setHold(event.currentTarget.checked)} /> when no shot is queued, the last one goes on</label>
+        </div>
+        <${Fault} desk=${desk} place="start" />
+        <div class="row ends">
+          <label class="file">or open a story<input type="file" class="unseen" accept=".json,.yaml,.yml" onChange=${(event) => event.currentTarget.files[0] && load(desk, event.currentTarget.files[0])} /></label>
+          <button class="go">Begin</button>
+        </div>
+        <p class="hint">A story.yaml or film.json can be dropped anywhere.</p>
+      </form>
+      ${kept.length > 0 &&
+      html`<div class="kept"><h2>Your films</h2>
+        <ul>${kept.map(
+          (film) => html`<li key=${film.token}>
+            <button class="take" onClick=${() => desk.reopen(film.token)}><span><b>${film.title || "Untitled"}</b><small>${new Date(film.seen).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}, seed ${film.seed}</small></span></button>
+            <button class="quiet" aria-label=${`Forget ${film.title || "this film"}`} title="Forget it; its files stay on the server" onClick=${() => forget(film.token)}>×</button>
+          </li>`,
+        )}</ul></div>`}
+    </section>`;
+}
