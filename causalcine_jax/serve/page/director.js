@@ -12,7 +12,6 @@ export class Director extends Desk {
     const event = this.send({ type: "shot.append", shot }, place);
     // Behind other shots it waits for them, which says nothing about the desk.
     if (event && !planned && !blocks.length) this.stopwatch.sent(event);
-    this.play();
     return event;
   }
 
@@ -28,12 +27,13 @@ export class Director extends Desk {
     this.send({ type: paused ? "session.resume" : "session.pause" }, "notice");
   }
 
-  retake(shot_id, { caption, seed }, place = "shot") {
-    this.send({ type: "retake", shot_id, ...(caption && { caption }), ...(seed !== null && { seed }) }, place);
+  retake(shot_id, { caption, seed }) {
+    const change = { ...(caption && { caption }), ...(seed !== null && { seed }) };
+    this.send({ type: "retake", shot_id, ...change }, `shot ${shot_id}`);
   }
 
   branch(shot_id) {
-    this.send({ type: "branch", shot_id }, "shot");
+    this.send({ type: "branch", shot_id }, `shot ${shot_id}`);
   }
 
   openTake(take_id) {
@@ -41,11 +41,11 @@ export class Director extends Desk {
   }
 
   update(shot_id, change) {
-    this.send({ type: "shot.update", shot_id, ...change }, "shot");
+    this.send({ type: "shot.update", shot_id, ...change }, `shot ${shot_id}`);
   }
 
   remove(shot_id) {
-    this.send({ type: "shot.remove", shot_id }, "shot");
+    this.send({ type: "shot.remove", shot_id }, `shot ${shot_id}`);
     if (this.state.selected === shot_id) this.set({ selected: null });
   }
 
@@ -56,7 +56,7 @@ export class Director extends Desk {
     const to = Math.max(0, Math.min(ids.length - 1, place));
     if (from < 0 || from === to) return;
     ids.splice(to, 0, ...ids.splice(from, 1));
-    this.send({ type: "shot.reorder", shot_ids: ids }, "shot");
+    this.send({ type: "shot.reorder", shot_ids: ids }, `shot ${shot_id}`);
   }
 
   // --- playback ---

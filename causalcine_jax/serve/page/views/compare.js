@@ -25,6 +25,7 @@ export function Compare({ desk }) {
   const [running, setRunning] = useState(true);
 
   useEffect(() => {
+    const { playing } = desk.state;
     desk.pause();
     let id = 0;
     const step = () => {
@@ -41,7 +42,10 @@ export function Compare({ desk }) {
       }
     };
     step();
-    return () => cancelAnimationFrame(id);
+    return () => {
+      cancelAnimationFrame(id);
+      if (playing) desk.play();
+    };
   }, [from]);
   const toggle = () => {
     for (const { video } of players.current.values()) running ? video.pause() : video.play();
@@ -51,7 +55,7 @@ export function Compare({ desk }) {
     for (const player of players.current.values()) player.seek(Number(event.currentTarget.value));
   };
   return html`
-    <${Dialog} desk=${desk} label="Takes side by side" wide onKey=${(event) => event.key === " " && (event.preventDefault(), toggle())}>
+    <${Dialog} desk=${desk} name="compare" label="Takes side by side" wide onKey=${(event) => event.key === " " && (event.preventDefault(), toggle())}>
       <div class="compare" data-count=${shown.length}>
         ${shown.map(
           (take) => html`<figure key=${take.take_id}>

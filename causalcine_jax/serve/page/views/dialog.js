@@ -2,10 +2,11 @@
 
 import { html, useEffect, useRef } from "../ui.js";
 
-export function Dialog({ desk, label, wide, onKey, children }) {
+export function Dialog({ desk, name, label, wide, onKey, children }) {
   const box = useRef(null);
   useEffect(() => box.current.showModal(), []);
-  const close = () => desk.set({ panel: null });
+  // The element tells that it closed a moment later, when another panel may be open.
+  const close = () => desk.state.panel === name && desk.set({ panel: null });
   const outside = (event) => event.target === box.current && close();
   return html`
     <dialog class=${wide ? "wide" : ""} ref=${box} aria-label=${label} onClose=${close} onClick=${outside} onKeyDown=${onKey}>

@@ -6,7 +6,7 @@ import { Dialog } from "./dialog.js";
 
 export function Help({ desk }) {
   return html`
-    <${Dialog} desk=${desk} label="Keys">
+    <${Dialog} desk=${desk} name="help" label="Keys">
       <div class="keys">
         ${KEYS.map(
           ([group, keys]) => html`<section><h3>${group}</h3>

@@ -1,6 +1,6 @@
 // A shot to come: dragged to another place, made longer or shorter at its end, chosen to be edited.
 
-import { clock, html, useRef, useState } from "../ui.js";
+import { clock, html, useEffect, useRef, useState } from "../ui.js";
 import { dragging } from "../drag.js";
 import { chunkSeconds } from "../scale.js";
 
@@ -11,6 +11,12 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
   const item = useRef(null);
   const { directs } = desk.state.session;
   const chunk = chunkSeconds(desk.state);
+  const followed = useRef(false);
+  // Moving its element in the page takes the focus away from it.
+  useEffect(() => {
+    if (followed.current) item.current.querySelector("button").focus();
+    followed.current = false;
+  }, [place]);
   const chosen = desk.state.selected === shot.shot_id;
   const seconds = moving?.chunks ? moving.chunks * chunk : shot.seconds;
 
@@ -34,8 +40,10 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
   const keys = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!directs) return;
-    if (step && event.altKey) desk.move(shot.shot_id, place + step);
-    else if (step && event.shiftKey) desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + step) });
+    if (step && event.altKey) {
+      followed.current = true;
+      desk.move(shot.shot_id, place + step);
+    } else if (step && event.shiftKey) desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + step) });
     else if (event.key === "Delete" || event.key === "Backspace") {
       const near = item.current.previousElementSibling ?? item.current.nextElementSibling;
       desk.remove(shot.shot_id);

@@ -43,7 +43,7 @@ function MadeCard({ desk, shot, number }) {
           onKey=${leave}
           maxLength=${session.limits.caption_characters}
           readOnly=${!session.directs}
-          aria-invalid=${Boolean(errors.shot)}
+          aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])}
         />
         ${session.directs &&
         html`<div class="row">
@@ -53,7 +53,7 @@ function MadeCard({ desk, shot, number }) {
           <button type="button" title="Go on from here with other shots, as a new take (B)" onClick=${() => desk.branch(shot.shot_id)}>Branch</button>
           <button class="strong" title=${"Film this shot again, as a new take (R).\nUnchanged, it gets another seed."}>Retake</button>
         </div>`}
-        <${Fault} desk=${desk} place="shot" />
+        <${Fault} desk=${desk} place=${`shot ${shot.shot_id}`} />
       </form>
       <${Cost} desk=${desk} />
     </section>`;
@@ -71,11 +71,15 @@ function QueuedCard({ desk, shot, number, place }) {
   const disabled = !session.directs;
   return html`
     <section class="card" aria-label=${`Queued shot ${number}`}>
-      <h2>Shot ${number}<span>queued</span></h2>
+      <h2>Shot ${number}<span class="row">queued
+        ${!disabled &&
+        html`<button type="button" class="quiet" aria-label="Earlier" title="Earlier (Alt ←)" disabled=${place === 0} onClick=${() => desk.move(shot.shot_id, place - 1)}>◂</button>
+          <button type="button" class="quiet" aria-label="Later" title="Later (Alt →)" disabled=${place === queue.length - 1} onClick=${() => desk.move(shot.shot_id, place + 1)}>▸</button>`}
+      </span></h2>
       <form onSubmit=${(event) => (event.preventDefault(), keep())}>
         <label class="unseen" for="caption">Caption</label>
         <${WordsField} id="caption" rows="4" value=${caption} words=${desk.state.words} onValue=${setCaption} onEnter=${keep} onKey=${leave}
-          maxLength=${session.limits.caption_characters} readOnly=${disabled} aria-invalid=${Boolean(errors.shot)} />
+          maxLength=${session.limits.caption_characters} readOnly=${disabled} aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])} />
         ${!disabled &&
         html`<div class="row">
           <span class="stepper">
@@ -83,12 +87,10 @@ function QueuedCard({ desk, shot, number, place }) {
             <output>${(shot.chunks * chunkSeconds(desk.state)).toFixed(2).replace(/0$/, "")} s</output>
             <button type="button" class="quiet" aria-label="Longer" onClick=${() => longer(1)}>+</button>
           </span>
-          <button type="button" class="quiet" aria-label="Earlier" disabled=${place === 0} onClick=${() => desk.move(shot.shot_id, place - 1)}>◂</button>
-          <button type="button" class="quiet" aria-label="Later" disabled=${place === queue.length - 1} onClick=${() => desk.move(shot.shot_id, place + 1)}>▸</button>
           <button type="button" onClick=${() => desk.remove(shot.shot_id)} title="Remove it (Delete)">Remove</button>
           <button class="strong" disabled=${!caption.trim() || caption.trim() === shot.caption}>Change</button>
         </div>`}
-        <${Fault} desk=${desk} place="shot" />
+        <${Fault} desk=${desk} place=${`shot ${shot.shot_id}`} />
       </form>
     </section>`;
 }
