@@ -16,6 +16,7 @@ export class Desk {
   #refusals = new Map(); // event id -> what else is done where it is refused
   stopwatch = new Stopwatch();
   #start = null; // the first message
+  #joined = false; // this socket has its session
 
   constructor(video) {
     this.player = new Player(
@@ -86,6 +87,7 @@ export class Desk {
   /** After a dropped socket the session is asked for by its token, so that no second one begins. */
   #hello() {
     const { session } = this.state;
+    this.#joined = false;
     if (!session) return this.#start;
     if (session.directs) return { type: "session.start", resume_token: session.resume_token };
     return { type: "session.watch", watch_token: session.watch_token };
@@ -133,23 +135,30 @@ export class Desk {
     if (told.type === "session.state") this.#restore(before);
     if (told.type === "shot.applied") this.stopwatch.begins(told.event_id, told.time_s);
     if (told.type === "take.begun") this.#newTake(told);
-    if (told.type === "session.done") this.link.close();
-    if (told.type === "session.done" && told.reason === "stopped") this.close();
+    if (told.type === "session.done") this.#ended(told);
     if (told.type === "media.dropped") this.#wantLine();
   }
 
+  #ended({ reason }) {
+    // A server that stops may start again: the link asks until it does.
+    if (reason === "server") return this.set({ done: null });
+    this.link.close();
+    if (reason === "stopped") this.close();
+  }
+
   #error(told) {
-    const place = this.#places.get(told.event_id) ?? (this.state.session ? "notice" : "start");
+    const { session } = this.state;
     this.#refusals.get(told.event_id)?.();
-    if (!this.state.session) {
-      // There is no session to come back to: the socket would only be refused again.
-      if (told.code === "bad_token") forgetFilm(this.#start.resume_token);
-      this.close();
-    }
-    this.fail(this.state.session ? place : "start", told);
+    if (this.#joined) return this.fail(this.#places.get(told.event_id) ?? "notice", told);
+    // The link asks again for a film that is begun, while the server is full.
+    if (session && told.code === "full") return this.fail("notice", told);
+    if (told.code === "bad_token" && this.#start.resume_token) forgetFilm(this.#start.resume_token);
+    this.close();
+    this.fail("start", told);
   }
 
   #begun(told) {
+    this.#joined = true;
     this.set({ opening: false, words: told.model.words });
     if (!told.directs) return;
     keepFilm(told.resume_token, { seed: told.seed });

@@ -20,6 +20,11 @@ export function Memory({ desk }) {
     width,
   );
   const room = placed.length * WIDE > width ? placed.length * WIDE : width;
+  // The strip changes with the playhead, so the focus moves on to it.
+  const go = (time_s) => () => {
+    desk.seek(time_s);
+    document.querySelector(".playhead").focus({ preventScroll: true });
+  };
   return html`
     <section class="memory" aria-label="Memory">
       <svg class="ties" width=${room} height=${TIE} aria-hidden="true">
@@ -29,11 +34,11 @@ export function Memory({ desk }) {
         ${recalled.map((each, i) => {
           const shot = shots.findIndex(({ shot_id }) => shot_id === each.shot_id) + 1;
           const share = Math.round(100 * each.share);
-          return html`<li key=${each.frame} style=${{ left: `${placed[i][1]}px` }}>
+          return html`<li key=${i} style=${{ left: `${placed[i][1]}px` }}>
             <button
               aria-label=${`Recalled: ${clock(each.time_s)}, shot ${shot}, by ${share} percent of the layers. Goes there`}
               title=${`Recalled by ${share} % of the layers. Click to go there.`}
-              onClick=${() => desk.seek(each.time_s)}
+              onClick=${go(each.time_s)}
             >
               <img src=${desk.picture(each.frame)} alt="" draggable=${false} />
               <span><b>${shot}</b> ${clock(each.time_s)}</span>

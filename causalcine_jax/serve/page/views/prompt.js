@@ -1,6 +1,6 @@
 // The next shot: type it, Enter queues it, Ctrl and Enter cuts to it at the next chunk.
 
-import { html, times, useState } from "../ui.js";
+import { html, times, useEffect, useState } from "../ui.js";
 import { chunkSeconds } from "../scale.js";
 import { Fault } from "./error.js";
 import { WordsField } from "./words_field.js";
@@ -13,6 +13,8 @@ export function Prompt({ desk }) {
   const [chunks, setChunks] = useState(4);
   const [seed, setSeed] = useState("");
   const [back, setBack] = useState(0); // how far back in what was typed before
+  // Who just began a film goes on to type its first shot.
+  useEffect(() => session.resumed || document.getElementById("prompt").focus(), []);
   const said = [...shots, ...queue].map((shot) => shot.caption);
 
   const send = (cut) => {

@@ -4,7 +4,7 @@ import { html, timecode, useEffect, useRef } from "../ui.js";
 import { madeOf } from "../state.js";
 
 export function Stage({ desk }) {
-  const { session, media, playing, chunks, position, opening, done, queue, status } = desk.state;
+  const { session, link, media, playing, chunks, position, opening, done, queue, status } = desk.state;
   const { video } = desk.player;
   const frame = useRef(null);
   const code = useRef(null);
@@ -26,7 +26,11 @@ export function Stage({ desk }) {
       <button onClick=${() => desk.close()}>Do not wait</button>
     </p></section>`;
   }
-  if (!session) return opening ? html`<section class="stage"><p class="waiting">Opening …</p></section>` : null;
+  if (!session && !opening) return null;
+  if (!session) {
+    const text = link === "refused" ? "No answer. Open the address that the server printed; this page tries again." : "Opening …";
+    return html`<section class="stage"><p class="waiting" role="status">${text}<button onClick=${() => desk.close()}>Back</button></p></section>`;
+  }
   const empty = !chunks.length && !done;
   const ratio = `${media?.width ?? session.model.width} / ${media?.height ?? session.model.height}`;
   return html`
