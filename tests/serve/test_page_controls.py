@@ -5,6 +5,7 @@ from desk_page import (
     BEACH,
     FOCUS,
     FOREST,
+    MADE,
     QUEUED,
     TIME,
     begin,
@@ -105,6 +106,26 @@ def test_a_take_is_saved_and_a_story_is_opened(page, tmp_path):
     page.wait_for_selector(".start .fault:has-text('shots')")
     page.set_input_files("input[type=file]", tmp_path / "film.json")
     page.wait_for_selector(f".made .label:has-text('{BEACH}')")
+
+
+def test_a_story_in_yaml_is_dropped(page):
+    drop(page, "wrong.yaml", "schema: causalcine/story@1\nshots: 3")
+    page.wait_for_selector(".start .fault:has-text('wrong.yaml'):has-text('shots')")
+    shots = f"shots: [{{caption: {BEACH}, chunks: 1}}, {{caption: {FOREST}, chunks: 2}}]"
+    drop(page, "story.yaml", f"schema: causalcine/story@1\nglobal: Meet Mia.\n{shots}")
+    until(page, f"{MADE}.join() === 's1,s2'")
+    played(page, 1)
+
+
+def drop(page, name, text):
+    page.evaluate(
+        """([name, text]) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([text], name));
+          dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+        }""",
+        [name, text],
+    )
 
 
 def test_who_watches_sees_the_film_and_cannot_direct(page):

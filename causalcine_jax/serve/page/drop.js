@@ -51,7 +51,6 @@ async function read(file) {
 async function fromYaml(text) {
   const answer = await fetch("/v1/stories:validate", { method: "POST", body: text });
   const told = await answer.json().catch(() => ({}));
-  if (answer.ok) return told.story;
-  if (answer.status === 404 || answer.status === 405) throw new Error("this server reads stories as JSON only");
-  throw new Error(told.error?.message ?? `the server answered ${answer.status}`);
+  if (told.valid) return told.story;
+  throw new Error(told.faults?.join("; ") ?? told.error?.message ?? `the server answered ${answer.status}`);
 }

@@ -14,10 +14,10 @@ export function Start({ desk }) {
   const [model, setModel] = useState(null);
   const [kept, setKept] = useState(films);
   useEffect(() => {
-    // Servers that tell their model beforehand let its words be offered here too.
+    // Its words are offered here too. Without an answer the form is as good.
     fetch("/v1/model")
       .then((answer) => (answer.ok ? answer.json() : null))
-      .then((told) => told && (setModel(told), desk.set({ words: told.words ?? null })))
+      .then((told) => told && (setModel(told), desk.set({ words: told.words })))
       .catch(() => {});
   }, []);
   if (opening || position) return null;
@@ -28,7 +28,7 @@ export function Start({ desk }) {
       on_empty: hold ? "hold" : "wait",
     });
   const forget = (token) => (forgetFilm(token), setKept(films()));
-  const example = model?.examples?.[0];
+  const example = model?.example;
   return html`
     <section class="start" aria-label="New film">
       <form onSubmit=${(event) => (event.preventDefault(), begin())}>
@@ -45,7 +45,9 @@ export function Start({ desk }) {
           <label class="file">or open a story<input type="file" class="unseen" accept=".json,.yaml,.yml" onChange=${(event) => event.currentTarget.files[0] && load(desk, event.currentTarget.files[0])} /></label>
           <button class="go">Begin</button>
         </div>
-        <p class="hint">A story.yaml or film.json can be dropped anywhere.</p>
+        <p class="hint">A story.yaml or film.json can be dropped anywhere.
+          ${example && html`<button type="button" class="quiet" onClick=${() => desk.begin({ story: example })}>Film an example</button>`}
+        </p>
       </form>
       ${kept.length > 0 &&
       html`<div class="kept"><h2>Your films</h2>
