@@ -185,8 +185,9 @@ export class Desk {
   }
 
   #media(told, bytes) {
+    this.set(reduced(this.state, told));
     if (told.type === "media.init") return this.player.init(told.mime, bytes);
-    if (this.player.buffered < 0.05) this.stopwatch.arrived(told.time_s);
+    if (this.player.hungry) this.stopwatch.arrived(told.time_s);
     this.player.offer(told.take_id, told.chunk, bytes);
     this.#wantLine();
     if (!this.state.shots.at(-1)?.caption) this.link.send({ type: "snapshot" });

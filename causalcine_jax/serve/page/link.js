@@ -60,7 +60,8 @@ export class Link {
       if (socket !== this.#socket) return;
       if (typeof data !== "string") return this.on.media(this.#header, data);
       const told = JSON.parse(data);
-      if (told.type === "media.init" || told.type === "media.chunk") this.#header = told;
+      // Told together with its media, so that the picture does not wait for the page to be drawn.
+      if (told.type === "media.init" || told.type === "media.chunk") return (this.#header = told);
       // A working session proves the address good: the next drop is tried at once.
       if (told.type === "session.started") this.#tries = 0;
       this.on.message(told);

@@ -34,6 +34,11 @@ export class Player {
     }
   }
 
+  /** All that is wanted was shown: the next chunk is seen as soon as it can be. */
+  get hungry() {
+    return this.ready && this.buffered < 0.05 && this.#line.every((each) => this.#held.has(each.chunk));
+  }
+
   /** Begins a film with its header. A film that is open stays: after a dropped socket it comes again. */
   async init(mime, header) {
     if (this.#buffer || this.#opening) return;

@@ -33,9 +33,12 @@ export function offers(known, text) {
   return found.slice(0, MOST);
 }
 
-/** The words of a caption that the model does not know; [] for one that reads free text. */
+/** The words of a caption that the model does not know, less the one still typed; [] for free text. */
 export function unknown(words, text) {
   if (!words?.[REST]) return [];
-  const known = new Set(phrases(words).flatMap((each) => parts(each.text)));
-  return [...new Set(parts(text))].filter((word) => !known.has(word));
+  const known = [...new Set(phrases(words).flatMap((each) => parts(each.text)))];
+  const said = parts(text);
+  const typed = /[\p{L}\p{N}]$/u.test(text) ? said.pop() : null;
+  if (typed && !known.some((word) => word.startsWith(typed))) said.push(typed);
+  return [...new Set(said)].filter((word) => !known.includes(word));
 }

@@ -1,8 +1,7 @@
 // The whole page: what is made above, the timeline and the prompt line below.
 
-import { html } from "../ui.js";
 import { listenToDrops } from "../drop.js";
-import { useEffect } from "../ui.js";
+import { html, useEffect } from "../ui.js";
 import { Compare } from "./compare.js";
 import { Fault } from "./error.js";
 import { Help } from "./help.js";
@@ -16,7 +15,7 @@ import { Timeline } from "./timeline.js";
 import { TopBar } from "./top_bar.js";
 
 export function App({ desk }) {
-  const { session, said, panel } = desk.state;
+  const { session, said, panel, global_caption } = desk.state;
   useEffect(() => listenToDrops(desk), []);
   return html`
     <div class="desk ${session ? "" : "empty"}">
@@ -25,6 +24,7 @@ export function App({ desk }) {
         <${Stage} desk=${desk} />
         ${session
           ? html`<aside class="side" aria-label="Shot and takes">
+              ${global_caption && html`<p class="logline" title="Opens every shot's prompt">${global_caption}</p>`}
               <${ShotCard} desk=${desk} />
               <${Takes} desk=${desk} />
             </aside>`

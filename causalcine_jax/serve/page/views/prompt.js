@@ -68,5 +68,6 @@ export function Prompt({ desk }) {
         <button type="button" title="Cut to it at the next chunk (Ctrl Enter)" disabled=${!text.trim()} onClick=${() => send(true)}>Cut to</button>
         <button class="go" disabled=${!text.trim()} title="Queue it (Enter)">Add<kbd>↵</kbd></button>
       </div>
+      <p class="keys-hint" aria-hidden="true"><kbd>Enter</kbd> queues it <kbd>Ctrl Enter</kbd> cuts to it <kbd>Esc</kbd> leaves the line <kbd>/</kbd> comes back <kbd>?</kbd> all keys</p>
     </form>`;
 }

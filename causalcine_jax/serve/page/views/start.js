@@ -42,12 +42,11 @@ export function Start({ desk }) {
         </div>
         <${Fault} desk=${desk} place="start" />
         <div class="row ends">
-          <label class="file">or open a story<input type="file" class="unseen" accept=".json,.yaml,.yml" onChange=${(event) => event.currentTarget.files[0] && load(desk, event.currentTarget.files[0])} /></label>
           <button class="go">Begin</button>
+          ${example && html`<button type="button" onClick=${() => desk.begin({ story: example })}>Film an example</button>`}
+          <label class="file">Open a story<input type="file" class="unseen" accept=".json,.yaml,.yml" onChange=${(event) => event.currentTarget.files[0] && load(desk, event.currentTarget.files[0])} /></label>
         </div>
-        <p class="hint">A story.yaml or film.json can be dropped anywhere.
-          ${example && html`<button type="button" class="quiet" onClick=${() => desk.begin({ story: example })}>Film an example</button>`}
-        </p>
+        <p class="hint">A story.yaml or film.json can also be dropped anywhere on the page.</p>
       </form>
       ${kept.length > 0 &&
       html`<div class="kept"><h2>Your films</h2>
