@@ -148,3 +148,18 @@ def test_every_control_has_a_name_and_nothing_is_wider_than_a_phone(page):
       (each) => !(each.ariaLabel || each.textContent.trim() || each.labels?.length))"""
     assert page.evaluate(f"{nameless}.map((each) => each.outerHTML)") == []
     until(page, "document.documentElement.scrollWidth <= 390")
+
+
+def test_who_comes_when_the_desk_is_full_waits_and_begins_when_one_leaves(page):
+    begin(page, BEACH)
+    page.wait_for_selector(".made")
+    for _ in range(2):
+        page.house.talk().until("session.started")
+    other = page.context.new_page()
+    other.goto(page.house.url)
+    other.fill("#global", "Meet Otto.")
+    other.click("text=Begin")
+    other.wait_for_selector(".waiting:has-text('You are next')")
+    page.click("text=New film")
+    page.wait_for_selector(".kept")
+    other.wait_for_selector("#prompt")

@@ -96,7 +96,8 @@ export class Desk {
   /** Back to the start form; the film stays in the list. */
   leave() {
     this.#leave();
-    if (this.state.link === "open" && this.state.session?.directs) this.send({ type: "session.stop" }, "notice");
+    if (this.state.link === "open" && this.state.session?.directs)
+      this.send({ type: "session.stop" }, "notice");
     this.close();
   }
 
@@ -109,7 +110,8 @@ export class Desk {
 
   #leave() {
     const { session } = this.state;
-    if (session?.directs) stayHere({ token: session.resume_token, position: this.player.video.currentTime });
+    if (session?.directs)
+      stayHere({ token: session.resume_token, position: this.player.video.currentTime });
   }
 
   // --- messages ---
@@ -118,7 +120,8 @@ export class Desk {
   send(message, place) {
     this.clear(place);
     const event = this.link.send(message);
-    if (event === null) return this.fail(place, { message: "Not connected: this was not sent. Trying again." });
+    if (event === null)
+      return this.fail(place, { message: "Not connected: this was not sent. Trying again." });
     this.#places.set(event, place);
     return event;
   }
@@ -172,7 +175,8 @@ export class Desk {
       const kept = session.directs ? here()?.position : null;
       this.player.seek(Math.min(kept ?? shots.at(-1).time_s, madeOf(this.state)));
     }
-    if (session.directs) keepFilm(session.resume_token, { title: global_caption || shots[0]?.caption });
+    if (session.directs)
+      keepFilm(session.resume_token, { title: global_caption || shots[0]?.caption });
     this.#wantLine();
   }
 
@@ -209,7 +213,8 @@ export class Desk {
     const { chunks, session, takes } = this.state;
     const chunk = chunkOf(session.model, frame);
     if (take_id === this.state.take_id && !chunks[chunk]) return null;
-    return `/v1/sessions/${session.session_id}/takes/${ownerOf(takes, take_id, chunk)}/frames/${frame}`;
+    const owner = ownerOf(takes, take_id, chunk);
+    return `/v1/sessions/${session.session_id}/takes/${owner}/frames/${frame}`;
   }
 
   // --- times ---
@@ -218,7 +223,11 @@ export class Desk {
     const { session, link } = this.state;
     if (!session?.directs || link !== "open") return;
     const { currentTime } = this.player.video;
-    const told = { type: "playback.report", position_s: currentTime, buffered_s: this.player.buffered };
+    const told = {
+      type: "playback.report",
+      position_s: currentTime,
+      buffered_s: this.player.buffered,
+    };
     this.link.send(told, { event: false });
   }
 }

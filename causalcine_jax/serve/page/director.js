@@ -27,8 +27,8 @@ export class Director extends Desk {
     this.send({ type: paused ? "session.resume" : "session.pause" }, "notice");
   }
 
-  retake(shot_id, { caption, seed }) {
-    const change = { ...(caption && { caption }), ...(seed !== null && { seed }) };
+  /** Films a shot again; change: {caption?, seed?}, neither: with another seed. */
+  retake(shot_id, change = {}) {
     this.send({ type: "retake", shot_id, ...change }, `shot ${shot_id}`);
   }
 
@@ -87,7 +87,10 @@ export class Director extends Desk {
     const { shots } = this.state;
     const now = this.player.video.currentTime;
     const cuts = shots.map((shot) => shot.time_s);
-    const next = direction > 0 ? cuts.find((cut) => cut > now + 0.05) : cuts.findLast((cut) => cut < now - 0.3);
+    const next =
+      direction > 0
+        ? cuts.find((cut) => cut > now + 0.05)
+        : cuts.findLast((cut) => cut < now - 0.3);
     this.seek(next ?? (direction > 0 ? madeOf(this.state) : 0));
   }
 

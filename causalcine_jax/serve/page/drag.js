@@ -1,6 +1,6 @@
 // Dragging with a mouse, a pen or a finger.
 
-/** Follows the pointer until it is let go: move(dx, event) while it moves, done(dx, moved) at the end. */
+/** Follows the pointer until it is let go: move(dx, x) while it moves, done(dx) at the end. */
 export function dragging(event, move, done) {
   const from = event.clientX;
   const moved = ({ clientX }) => move(clientX - from, clientX);

@@ -18,7 +18,8 @@ export function listenToDrops(desk) {
   };
   const listeners = { dragover: over, dragleave: out, drop };
   for (const [name, listener] of Object.entries(listeners)) addEventListener(name, listener);
-  return () => Object.entries(listeners).forEach(([name, listener]) => removeEventListener(name, listener));
+  return () =>
+    Object.entries(listeners).forEach(([name, listener]) => removeEventListener(name, listener));
 }
 
 /** Begins the film of a story.yaml, story.json or film.json. */
@@ -35,7 +36,10 @@ export async function load(desk, file) {
 }
 
 async function read(file) {
-  if (file.size > MOST) throw new Error(`a story has at most ${MOST / 1024} KiB, and this file ${Math.ceil(file.size / 1024)}`);
+  if (file.size > MOST)
+    throw new Error(
+      `a story has at most ${MOST / 1024} KiB, and this file ${Math.ceil(file.size / 1024)}`,
+    );
   const text = await file.text();
   let told;
   try {
@@ -43,7 +47,8 @@ async function read(file) {
   } catch {
     return { story: await fromYaml(text) };
   }
-  if (told === null || typeof told !== "object") throw new Error("this is neither a story nor a film.json");
+  if (told === null || typeof told !== "object")
+    throw new Error("this is neither a story nor a film.json");
   return String(told.schema).startsWith("causalcine/film@") ? { record: told } : { story: told };
 }
 
@@ -52,5 +57,7 @@ async function fromYaml(text) {
   const answer = await fetch("/v1/stories:validate", { method: "POST", body: text });
   const told = await answer.json().catch(() => ({}));
   if (told.valid) return told.story;
-  throw new Error(told.faults?.join("; ") ?? told.error?.message ?? `the server answered ${answer.status}`);
+  throw new Error(
+    told.faults?.join("; ") ?? told.error?.message ?? `the server answered ${answer.status}`,
+  );
 }

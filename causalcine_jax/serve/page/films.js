@@ -27,11 +27,19 @@ export function keepFilm(token, shown) {
   const before = films();
   const old = before.find((film) => film.token === token);
   const others = before.filter((film) => film.token !== token);
-  write(localStorage, FILMS, [{ ...old, ...shown, token, seen: Date.now() }, ...others].slice(0, MOST));
+  write(
+    localStorage,
+    FILMS,
+    [{ ...old, ...shown, token, seen: Date.now() }, ...others].slice(0, MOST),
+  );
 }
 
 export function forgetFilm(token) {
-  write(localStorage, FILMS, films().filter((film) => film.token !== token));
+  write(
+    localStorage,
+    FILMS,
+    films().filter((film) => film.token !== token),
+  );
 }
 
 /** What this tab shows: {token, position}, so that a reload goes on there. */

@@ -65,7 +65,7 @@ const DIRECT = {
   e: () => focus("#caption"),
   h: (desk) => desk.hold(),
   c: (desk) => desk.cutNow(null, "notice"),
-  r: (desk) => desk.shot && desk.retake(desk.shot.shot_id, { caption: null, seed: null }),
+  r: (desk) => desk.shot && desk.retake(desk.shot.shot_id),
   b: (desk) => desk.shot && desk.branch(desk.shot.shot_id),
 };
 

@@ -12,14 +12,14 @@ export class Link {
   #header = null; // the message whose media the next binary message is
   #events = 0;
 
-  /** on: {message(told), media(told, bytes), state(name, reason)}; state is opening, open, lost or refused. */
+  /** on: {message(told), media(told, bytes), state(name)}: opening, open, lost or refused. */
   constructor(on) {
     this.on = on;
     // A laptop that wakes up should not sit out the wait.
     addEventListener("online", () => this.#again(0));
   }
 
-  /** Opens a socket and keeps one open until close(). `hello` returns its first message, or null to wait. */
+  /** Opens a socket and keeps one open until close(). `hello` returns its first message. */
   open(hello) {
     this.close();
     this.hello = hello;
@@ -35,7 +35,7 @@ export class Link {
     this.#socket = null;
   }
 
-  /** Sends a message; returns the event id that its answer carries, or null where no socket is open. */
+  /** Sends a message; returns the event id that its answer carries, or null if none is open. */
   send(message, { event = true } = {}) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return null;
     const event_id = `p${++this.#events}`;

@@ -1,8 +1,8 @@
-// A film's chunks in a <video>: through the socket as they are made, by HTTP where they are missing.
+// A film's chunks in a <video>: through the socket as they are made, by HTTP where they lack.
 //
-// Media of every take is on one time axis, so the buffer holds one key per chunk: which take's media
-// is there. What is wanted (`line`) differs from what is held after a retake, a reload or a seek into
-// what was dropped; `#pump` makes them agree, one operation of the SourceBuffer at a time.
+// Media of every take is on one time axis, so the buffer holds one key per chunk: the take whose
+// media is there. What is wanted (`#line`) differs from what is held after a retake, a reload or a
+// seek into what was dropped. `#pump` makes them agree, one operation of the buffer at a time.
 
 const AHEAD = 20; // seconds that are fetched ahead of the playhead
 const BEHIND = 60; // seconds that are kept behind it where the buffer is full
@@ -36,10 +36,12 @@ export class Player {
 
   /** All that is wanted was shown: the next chunk is seen as soon as it can be. */
   get hungry() {
-    return this.ready && this.buffered < 0.05 && this.#line.every((each) => this.#held.has(each.chunk));
+    return (
+      this.ready && this.buffered < 0.05 && this.#line.every((each) => this.#held.has(each.chunk))
+    );
   }
 
-  /** Begins a film with its header. A film that is open stays: after a dropped socket it comes again. */
+  /** Begins a film. One that is open stays: its header comes again after a dropped socket. */
   async init(mime, header) {
     if (this.#buffer || this.#opening) return;
     const Source = globalThis.MediaSource ?? globalThis.ManagedMediaSource;
@@ -56,7 +58,9 @@ export class Player {
     source.setLiveSeekableRange?.(0, LONGEST);
     const buffer = source.addSourceBuffer(mime);
     // A seek before the element knows its film is lost.
-    const known = new Promise((resolve) => this.video.addEventListener("loadedmetadata", resolve, { once: true }));
+    const known = new Promise((resolve) =>
+      this.video.addEventListener("loadedmetadata", resolve, { once: true }),
+    );
     await settled(buffer, () => buffer.appendBuffer(header));
     await known;
     if (generation !== this.#generation) return;
@@ -129,7 +133,8 @@ export class Player {
     const buffer = this.#buffer;
     const stale = this.#stale();
     if (stale !== null) {
-      for (const chunk of [...this.#held.keys()]) if (chunk >= stale.chunk) this.#held.delete(chunk);
+      for (const chunk of [...this.#held.keys()])
+        if (chunk >= stale.chunk) this.#held.delete(chunk);
       await settled(buffer, () => buffer.remove(stale.time, Infinity));
       // To the last frame before it: what follows is then seen from its beginning.
       if (this.video.currentTime > stale.time - LEAD_IN) this.seek(stale.time - LEAD_IN);
@@ -169,7 +174,11 @@ export class Player {
     }
     if (first === null) return null;
     const wanted = this.#line[first] ?? this.#line.at(-1);
-    const time = !wanted ? 0 : wanted.chunk === first ? wanted.time_s : wanted.time_s + wanted.seconds;
+    const time = !wanted
+      ? 0
+      : wanted.chunk === first
+        ? wanted.time_s
+        : wanted.time_s + wanted.seconds;
     return { chunk: first, time };
   }
 
@@ -194,7 +203,9 @@ export class Player {
   async #makeRoom(buffer) {
     const now = this.video.currentTime;
     for (const keep of [BEHIND, 5]) {
-      const old = this.#line.filter((each) => this.#held.has(each.chunk) && each.time_s + each.seconds < now - keep);
+      const old = this.#line.filter(
+        (each) => this.#held.has(each.chunk) && each.time_s + each.seconds < now - keep,
+      );
       if (!old.length) continue;
       for (const each of old) this.#held.delete(each.chunk);
       const last = old.at(-1);
@@ -209,7 +220,8 @@ export class Player {
 function settled(buffer, operation) {
   return new Promise((resolve, reject) => {
     const listening = new AbortController();
-    const listen = (name, then) => buffer.addEventListener(name, then, { signal: listening.signal });
+    const listen = (name, then) =>
+      buffer.addEventListener(name, then, { signal: listening.signal });
     const end = (settle, value) => {
       listening.abort();
       settle(value);

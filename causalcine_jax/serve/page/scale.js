@@ -20,7 +20,7 @@ export function chunkSeconds({ session }) {
   return session.model.chunk_frames / session.model.fps;
 }
 
-/** {made, planned: seconds that the last shot still lacks, blocks: queued shots with time_s, end}. */
+/** {made, planned: seconds that the last shot lacks, blocks: queued shots with time_s, end}. */
 export function plan(state) {
   const made = madeOf(state);
   const last = state.shots.at(-1);
@@ -34,7 +34,7 @@ export function plan(state) {
   return { made, planned, blocks, end: time };
 }
 
-/** Pixels and seconds: {perSecond, width, x(seconds), seconds(x)}. Fits the film until that gets too small. */
+/** Pixels: {perSecond, width, x(seconds), seconds(x)}. Fits the film until that is too small. */
 export function scaleOf(state, end) {
   const width = state.view?.width ?? 800;
   const fits = (width - 2 * MARGIN) / Math.max(SHORTEST, end + 2);

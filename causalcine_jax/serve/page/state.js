@@ -39,14 +39,20 @@ const CHANGES = {
   "session.done": (state, told) => ({ done: told, status: "stopped" }),
   queue: (state, told) => ({ queue: told.shots, known: { ...state.known, ...byId(told.shots) } }),
   "media.init": (state, told) => ({ media: told }),
-  "shot.applied": (state, told) => ({
-    said: `A shot has begun at ${told.time_s.toFixed(1)} seconds: ${state.known[told.shot_id]?.caption ?? ""}`,
-  }),
+  "shot.applied": (state, told) => {
+    const caption = state.known[told.shot_id]?.caption ?? "";
+    return { said: `A shot has begun at ${told.time_s.toFixed(1)} seconds: ${caption}` };
+  },
   "take.begun": (state, told) => ({
     take_id: told.take.take_id,
     takes: withTake(state.takes, told.take),
     shots: told.shots,
-    chunks: state.chunks.slice(0, told.replay ? parting(withTake(state.takes, told.take), [state.take_id, told.take.take_id]) : told.next_chunk),
+    chunks: state.chunks.slice(
+      0,
+      told.replay
+        ? parting(withTake(state.takes, told.take), [state.take_id, told.take.take_id])
+        : told.next_chunk,
+    ),
     said: `Take ${takeNumber(told.take.take_id)} goes on from ${told.time_s.toFixed(1)} seconds.`,
   }),
   "media.chunk": (state, told) => {
@@ -66,7 +72,9 @@ const CHANGES = {
 
 /** The state after a message. Messages of unknown types change nothing. */
 export function reduced(state, told) {
-  return Object.hasOwn(CHANGES, told.type) ? { ...state, ...CHANGES[told.type](state, told) } : state;
+  return Object.hasOwn(CHANGES, told.type)
+    ? { ...state, ...CHANGES[told.type](state, told) }
+    : state;
 }
 
 /** Seconds of film made. */
@@ -113,7 +121,10 @@ function withChunk({ shots, known }, chunk) {
     const chunks = chunk.chunk + 1 - last.first_chunk;
     const frames = chunk.first_frame + chunk.frames - last.first_frame;
     const seconds = chunk.time_s + chunk.seconds - last.time_s;
-    return [...shots.slice(0, -1), { ...last, chunks, frames, seconds, asked_chunks: asked(last, known) }];
+    return [
+      ...shots.slice(0, -1),
+      { ...last, chunks, frames, seconds, asked_chunks: asked(last, known) },
+    ];
   }
   const queued = known[chunk.shot_id];
   return [

@@ -1,4 +1,4 @@
-// How long until the director sees it: from Enter to the new shot, and from a chunk's arrival to its frames.
+// How long until the director sees it: from Enter, and from a chunk's arrival, to the screen.
 
 export class Stopwatch {
   #asked = new Map(); // event id -> when it was sent

@@ -15,9 +15,10 @@ export function phrases(words) {
   return all.filter(({ text }) => !seen.has(text.toLowerCase()) && seen.add(text.toLowerCase()));
 }
 
-/** What the text before the cursor may be completed to: [{text, kind, from}], `from` is where it begins. */
+/** What the text before the cursor may be completed to: [{text, kind, from: where it begins}]. */
 export function offers(known, text) {
-  const begun = [...text.matchAll(/[^\s.,:;]+(?=[^.,:;]*$)/g)].slice(-4); // the last words of this clause
+  // This clause's last words.
+  const begun = [...text.matchAll(/[^\s.,:;]+(?=[^.,:;]*$)/g)].slice(-4);
   if (!begun.length || /\s$/.test(text)) return [];
   const found = [];
   // Longer beginnings first: "on the b" is for "on the beach" before "b" is for "bear".
@@ -33,7 +34,7 @@ export function offers(known, text) {
   return found.slice(0, MOST);
 }
 
-/** The words of a caption that the model does not know, less the one still typed; [] for free text. */
+/** The words of a caption that the model does not know, less the one still typed. */
 export function unknown(words, text) {
   if (!words?.[REST]) return [];
   const known = [...new Set(phrases(words).flatMap((each) => parts(each.text)))];

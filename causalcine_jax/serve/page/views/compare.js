@@ -36,7 +36,11 @@ export function Compare({ desk }) {
       slider.current.value = lead.video.currentTime;
       if (lead.video.currentTime >= lead.until - 0.07) for (const each of all) each.seek(from);
       for (const each of all) {
-        if (each !== lead && Math.abs(each.video.currentTime - lead.video.currentTime) > DRIFT && lead.video.currentTime < each.until) {
+        if (
+          each !== lead &&
+          Math.abs(each.video.currentTime - lead.video.currentTime) > DRIFT &&
+          lead.video.currentTime < each.until
+        ) {
           each.seek(lead.video.currentTime);
         }
       }
@@ -54,27 +58,46 @@ export function Compare({ desk }) {
   const seek = (event) => {
     for (const player of players.current.values()) player.seek(Number(event.currentTarget.value));
   };
-  return html`
-    <${Dialog} desk=${desk} name="compare" label="Takes side by side" wide onKey=${(event) => event.key === " " && (event.preventDefault(), toggle())}>
-      <div class="compare" data-count=${shown.length}>
-        ${shown.map(
-          (take) => html`<figure key=${take.take_id}>
+  return html`<${Dialog}
+    desk=${desk}
+    name="compare"
+    label="Takes side by side"
+    wide
+    onKey=${(event) => event.key === " " && (event.preventDefault(), toggle())}
+  >
+    <div class="compare" data-count=${shown.length}>
+      ${shown.map(
+        (take) =>
+          html`<figure key=${take.take_id}>
             <${Copy} desk=${desk} take=${take} from=${from} players=${players.current} />
             <figcaption>
               <b>Take ${takeNumber(take.take_id)}</b> <span>${whyOf(desk, take)}</span>
-              ${session.directs &&
-              html`<button disabled=${take.take_id === take_id} onClick=${() => (desk.openTake(take.take_id), desk.set({ panel: null }))}>
-                ${take.take_id === take_id ? "This one is filmed" : "Go on with it"}
-              </button>`}
+              ${
+                session.directs &&
+                html`<button
+                  disabled=${take.take_id === take_id}
+                  onClick=${() => (desk.openTake(take.take_id), desk.set({ panel: null }))}
+                >
+                  ${take.take_id === take_id ? "This one is filmed" : "Go on with it"}
+                </button>`
+              }
             </figcaption>
           </figure>`,
-        )}
-      </div>
-      <div class="row">
-        <button autofocus onClick=${toggle}>${running ? "Pause" : "Play"}</button>
-        <input type="range" ref=${slider} aria-label="Time" min=${from} max=${until} step="0.05" onInput=${seek} />
-      </div>
-    <//>`;
+      )}
+    </div>
+    <div class="row">
+      <button autofocus onClick=${toggle}>${running ? "Pause" : "Play"}</button>
+      <input
+        type="range"
+        ref=${slider}
+        aria-label="Time"
+        min=${from}
+        max=${until}
+        step="0.05"
+        onInput=${seek}
+      />
+    </div>
+  <//>`;
 }
 
 /** One take's film from `from` on. */
@@ -102,7 +125,11 @@ function Copy({ desk, take, from, players }) {
     };
   }, [take.take_id]);
   const { media } = desk.state;
-  return html`<video ref=${box} style=${{ aspectRatio: `${media.width} / ${media.height}` }} aria-label=${`Take ${takeNumber(take.take_id)}`}></video>`;
+  return html`<video
+    ref=${box}
+    style=${{ aspectRatio: `${media.width} / ${media.height}` }}
+    aria-label=${`Take ${takeNumber(take.take_id)}`}
+  ></video>`;
 }
 
 /** All chunks of a take: their places follow from the model's chunk. */

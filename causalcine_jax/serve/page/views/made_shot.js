@@ -15,23 +15,25 @@ export function Made({ desk, shot, number, scale, shown }) {
     desk.set({ selected: shot.shot_id });
   };
   const end = shot.time_s + shot.seconds;
-  return html`
-    <li class="made ${shown ? "shown" : ""} ${shot.first_chunk ? "cut" : ""}" style=${{ left: `${left}px`, width: `${width}px` }}>
-      <button
-        class="shot"
-        data-shot=${shot.shot_id}
-        aria-current=${shown ? "true" : undefined}
-        aria-label=${`Shot ${number}, ${clock(shot.time_s)} to ${clock(end)}: ${shot.caption}`}
-        title=${shot.caption}
-        onClick=${go}
-      >
-        <${Strip} desk=${desk} shot=${shot} scale=${scale} />
-        <span class="label"><b>${number}</b> ${shot.caption}</span>
-      </button>
-    </li>`;
+  return html`<li
+    class="made ${shown ? "shown" : ""} ${shot.first_chunk ? "cut" : ""}"
+    style=${{ left: `${left}px`, width: `${width}px` }}
+  >
+    <button
+      class="shot"
+      data-shot=${shot.shot_id}
+      aria-current=${shown ? "true" : undefined}
+      aria-label=${`Shot ${number}, ${clock(shot.time_s)} to ${clock(end)}: ${shot.caption}`}
+      title=${shot.caption}
+      onClick=${go}
+    >
+      <${Strip} desk=${desk} shot=${shot} scale=${scale} />
+      <span class="label"><b>${number}</b> ${shot.caption}</span>
+    </button>
+  </li>`;
 }
 
-/** Pictures side by side, of every chunk or every second, fourth, ... one: as many as there is room for. */
+/** Pictures side by side, of every chunk, or every second, fourth, ... one, as there is room. */
 function Strip({ desk, shot, scale }) {
   const { chunks, session } = desk.state;
   const { model } = session;
@@ -43,14 +45,18 @@ function Strip({ desk, shot, scale }) {
   const pictures = own.filter((_, i) => i % stride === 0);
   return html`<span class="strip" aria-hidden="true">
     ${pictures.map(
-      (chunk) => html`<img
-        key=${chunk.chunk}
-        src=${desk.picture(chunk.first_frame + INTO)}
-        alt=""
-        decoding="async"
-        draggable=${false}
-        style=${{ left: `${(chunk.time_s - shot.time_s) * scale.perSecond}px`, width: `${stride * perChunk}px` }}
-      />`,
+      (chunk) =>
+        html`<img
+          key=${chunk.chunk}
+          src=${desk.picture(chunk.first_frame + INTO)}
+          alt=""
+          decoding="async"
+          draggable=${false}
+          style=${{
+            left: `${(chunk.time_s - shot.time_s) * scale.perSecond}px`,
+            width: `${stride * perChunk}px`,
+          }}
+        />`,
     )}
   </span>`;
 }

@@ -25,14 +25,15 @@ export function Menu({ desk, name, label, title, children }) {
     event.preventDefault();
     event.stopPropagation();
   };
-  return html`
-    <div class="menu" ref=${box} onKeyDown=${keys}>
-      <button
-        aria-haspopup="menu"
-        aria-expanded=${open}
-        title=${title}
-        onClick=${() => desk.set({ panel: open ? null : name })}
-      >${label}</button>
-      ${open && html`<div class="sheet" role="menu" aria-label=${label}>${children}</div>`}
-    </div>`;
+  return html`<div class="menu" ref=${box} onKeyDown=${keys}>
+    <button
+      aria-haspopup="menu"
+      aria-expanded=${open}
+      title=${title}
+      onClick=${() => desk.set({ panel: open ? null : name })}
+    >
+      ${label}
+    </button>
+    ${open && html`<div class="sheet" role="menu" aria-label=${label}>${children}</div>`}
+  </div>`;
 }

@@ -1,8 +1,9 @@
 // The next shot: type it, Enter queues it, Ctrl and Enter cuts to it at the next chunk.
 
-import { html, times, useEffect, useState } from "../ui.js";
+import { html, useEffect, useState } from "../ui.js";
 import { chunkSeconds } from "../scale.js";
 import { Fault } from "./error.js";
+import { Seed, seedOf, Stepper } from "./fields.js";
 import { WordsField } from "./words_field.js";
 
 const LONGEST = 40; // chunks that the stepper offers
@@ -20,7 +21,7 @@ export function Prompt({ desk }) {
   const send = (cut) => {
     const caption = text.trim();
     if (!caption) return cut && desk.cutNow();
-    const shot = { caption, chunks, ...(seed !== "" && { seed: Number(seed) }) };
+    const shot = { caption, chunks, ...seedOf(seed) };
     // The line is emptied at once, and filled again if the server refuses.
     const event = cut ? desk.cutNow(shot) : desk.append(shot);
     if (event) desk.onRefused(event, () => setText((now) => now || caption));
@@ -38,36 +39,53 @@ export function Prompt({ desk }) {
     } else return;
     event.preventDefault();
   };
-  return html`
-    <form class="prompt" aria-label="Next shot" onSubmit=${(event) => (event.preventDefault(), send(false))}>
-      <${Fault} desk=${desk} place="prompt" />
-      <div class="line">
-        <label class="number" for="prompt" aria-label="Caption of the next shot">${shots.length + queue.length + 1}</label>
-        <${WordsField}
-          id="prompt"
-          value=${text}
-          words=${words}
-          onValue=${(value) => (setText(value), setBack(0), desk.clear("prompt"))}
-          onEnter=${enter}
-          onKey=${keys}
-          placeholder=${shots.length ? "The next shot" : "The first shot: who does what, where"}
-          maxLength=${session.limits.caption_characters}
-          aria-invalid=${Boolean(errors.prompt)}
-          enterkeyhint="send"
-          disabled=${Boolean(done)}
-        />
-        <span class="stepper" title="Length of the shot">
-          <button type="button" class="quiet" aria-label="Shorter" onClick=${() => setChunks(Math.max(1, chunks - 1))}>−</button>
-          <output aria-label=${`Length: ${times(chunks, "chunk")}`}>${(chunks * chunkSeconds(desk.state)).toFixed(2).replace(/0$/, "")} s</output>
-          <button type="button" class="quiet" aria-label="Longer" onClick=${() => setChunks(Math.min(LONGEST, chunks + 1))}>+</button>
-        </span>
-        <label class="seed" title="Seed of the shot's noise; empty: the film's">
-          seed
-          <input inputmode="numeric" pattern="[0-9]*" size="6" placeholder=${session.seed} value=${seed} onInput=${(event) => setSeed(event.currentTarget.value.replace(/\D/g, ""))} />
-        </label>
-        <button type="button" title="Cut to it at the next chunk (Ctrl Enter)" disabled=${!text.trim()} onClick=${() => send(true)}>Cut to</button>
-        <button class="go" disabled=${!text.trim()} title="Queue it (Enter)">Add<kbd>↵</kbd></button>
-      </div>
-      <p class="keys-hint" aria-hidden="true"><kbd>Enter</kbd> queues it <kbd>Ctrl Enter</kbd> cuts to it <kbd>Esc</kbd> leaves the line <kbd>/</kbd> comes back <kbd>?</kbd> all keys</p>
-    </form>`;
+  return html`<form
+    class="prompt"
+    aria-label="Next shot"
+    onSubmit=${(event) => (event.preventDefault(), send(false))}
+  >
+    <${Fault} desk=${desk} place="prompt" />
+    <div class="line">
+      <label class="number" for="prompt" aria-label="Caption of the next shot"
+        >${shots.length + queue.length + 1}</label
+      >
+      <${WordsField}
+        id="prompt"
+        value=${text}
+        words=${words}
+        onValue=${(value) => (setText(value), setBack(0), desk.clear("prompt"))}
+        onEnter=${enter}
+        onKey=${keys}
+        placeholder=${shots.length ? "The next shot" : "The first shot: who does what, where"}
+        maxLength=${session.limits.caption_characters}
+        aria-invalid=${Boolean(errors.prompt)}
+        enterkeyhint="send"
+        disabled=${Boolean(done)}
+      />
+      <${Stepper}
+        chunks=${chunks}
+        seconds=${chunks * chunkSeconds(desk.state)}
+        onStep=${(by) => setChunks(Math.min(LONGEST, Math.max(1, chunks + by)))}
+      />
+      <${Seed}
+        value=${seed}
+        onValue=${setSeed}
+        otherwise=${session.seed}
+        title="Seed of the shot's noise; empty: the film's"
+      />
+      <button
+        type="button"
+        title="Cut to it at the next chunk (Ctrl Enter)"
+        disabled=${!text.trim()}
+        onClick=${() => send(true)}
+      >
+        Cut to
+      </button>
+      <button class="go" disabled=${!text.trim()} title="Queue it">Add<kbd>↵</kbd></button>
+    </div>
+    <p class="keys-hint" aria-hidden="true">
+      <kbd>Enter</kbd> queues it <kbd>Ctrl Enter</kbd> cuts to it <kbd>Esc</kbd> leaves the line
+      <kbd>/</kbd> comes back <kbd>?</kbd> all keys
+    </p>
+  </form>`;
 }

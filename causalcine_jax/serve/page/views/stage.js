@@ -4,7 +4,8 @@ import { html, timecode, useEffect, useRef } from "../ui.js";
 import { madeOf } from "../state.js";
 
 export function Stage({ desk }) {
-  const { session, link, media, playing, chunks, position, opening, done, queue, status } = desk.state;
+  const { session, link, media, playing, chunks, position, opening, done, queue, status } =
+    desk.state;
   const { video } = desk.player;
   const frame = useRef(null);
   const code = useRef(null);
@@ -20,46 +21,107 @@ export function Stage({ desk }) {
     return () => cancelAnimationFrame(id);
   }, []);
   if (position) {
-    return html`<section class="stage"><p class="waiting" role="status">
-      <b>${position.position === 1 ? "You are next" : `${position.position} are before you`}</b>
-      ${position.reason}. The film begins when one ends.
-      <button onClick=${() => desk.close()}>Do not wait</button>
-    </p></section>`;
+    return html`<section class="stage">
+      <p class="waiting" role="status">
+        <b>${position.position === 1 ? "You are next" : `${position.position} are before you`}</b>
+        ${position.reason}. The film begins when one ends.
+        <button onClick=${() => desk.close()}>Do not wait</button>
+      </p>
+    </section>`;
   }
   if (!session && !opening) return null;
   if (!session) {
-    const text = link === "refused" ? "No answer. Open the address that the server printed; this page tries again." : "Opening …";
-    return html`<section class="stage"><p class="waiting" role="status">${text}<button onClick=${() => desk.close()}>Back</button></p></section>`;
+    const text =
+      link === "refused"
+        ? "No answer. Open the address that the server printed; this page tries again."
+        : "Opening …";
+    return html`<section class="stage">
+      <p class="waiting" role="status">
+        ${text}<button onClick=${() => desk.close()}>Back</button>
+      </p>
+    </section>`;
   }
   const empty = !chunks.length && !done;
   const ratio = `${media?.width ?? session.model.width} / ${media?.height ?? session.model.height}`;
-  return html`
-    <section class="stage" aria-label="Picture">
-      <div class="picture">
-        <div class="frame" style=${{ "--ratio": ratio, aspectRatio: ratio }} onClick=${() => (playing ? desk.pause() : desk.play())}>
-          <div class="hole" ref=${frame}></div>
-          ${empty &&
-          html`<p class="first">${queue.length || status === "making" ? "The first frames are being made …" : "Type the first shot below."}</p>`}
-        </div>
+  return html`<section class="stage" aria-label="Picture">
+    <div class="picture">
+      <div
+        class="frame"
+        style=${{ "--ratio": ratio, aspectRatio: ratio }}
+        onClick=${() => (playing ? desk.pause() : desk.play())}
+      >
+        <div class="hole" ref=${frame}></div>
+        ${
+          empty &&
+          html`<p class="first">
+            ${
+              queue.length || status === "making"
+                ? "The first frames are being made …"
+                : "Type the first shot below."
+            }
+          </p>`
+        }
       </div>
-      <div class="transport" role="toolbar" aria-label="Playback">
-        <span class="timecode" aria-hidden="true" ref=${code}>00:00:00</span>
-        <span class="moves">
-          <button class="quiet" aria-label="To the cut before" title="To the cut before (↑)" onClick=${() => desk.toCut(-1)}>${ICONS.back}</button>
-          <button class="round" aria-label=${playing ? "Pause" : "Play"} title="Play or pause (Space)" onClick=${() => (playing ? desk.pause() : desk.play())}>${playing ? ICONS.pause : ICONS.play}</button>
-          <button class="quiet" aria-label="To the cut after" title="To the cut after (↓)" onClick=${() => desk.toCut(1)}>${ICONS.forward}</button>
-          <button class="quiet" title="To the newest frames (L)" disabled=${!chunks.length} onClick=${() => desk.live()}>Newest</button>
-        </span>
-        ${session.directs
+    </div>
+    <div class="transport" role="toolbar" aria-label="Playback">
+      <span class="timecode" aria-hidden="true" ref=${code}>00:00:00</span>
+      <span class="moves">
+        <button
+          class="quiet"
+          aria-label="To the cut before"
+          title="To the cut before (↑)"
+          onClick=${() => desk.toCut(-1)}
+        >
+          ${ICONS.back}
+        </button>
+        <button
+          class="round"
+          aria-label=${playing ? "Pause" : "Play"}
+          title="Play or pause (Space)"
+          onClick=${() => (playing ? desk.pause() : desk.play())}
+        >
+          ${playing ? ICONS.pause : ICONS.play}
+        </button>
+        <button
+          class="quiet"
+          aria-label="To the cut after"
+          title="To the cut after (↓)"
+          onClick=${() => desk.toCut(1)}
+        >
+          ${ICONS.forward}
+        </button>
+        <button
+          class="quiet"
+          title="To the newest frames (L)"
+          disabled=${!chunks.length}
+          onClick=${() => desk.live()}
+        >
+          Newest
+        </button>
+      </span>
+      ${
+        session.directs
           ? html`<span class="orders">
-              <button class="quiet" title="Make no more until you go on (H)" aria-pressed=${status === "paused"} onClick=${() => desk.hold()}>
+              <button
+                class="quiet"
+                title="Make no more until you go on (H)"
+                aria-pressed=${status === "paused"}
+                onClick=${() => desk.hold()}
+              >
                 ${status === "paused" ? "Go on" : "Hold"}
               </button>
-              <button title="Cut to the next queued shot at the next chunk (C)" disabled=${!queue.length} onClick=${() => desk.cutNow()}>Cut now</button>
+              <button
+                title="Cut to the next queued shot at the next chunk (C)"
+                disabled=${!queue.length}
+                onClick=${() => desk.cutNow()}
+              >
+                Cut now
+              </button>
             </span>`
-          : html`<span class="orders">${madeOf(desk.state).toFixed(1)} s</span>`}
-      </div>
-    </section>`;
+          : html`<span class="orders">${madeOf(desk.state).toFixed(1)} s</span>`
+      }
+    </div>
+  </section>`;
 }
 
 const icon = (path) => html`<svg viewBox="0 0 16 16" aria-hidden="true"><path d=${path} /></svg>`;

@@ -1,4 +1,4 @@
-// One timeline: ruler, shots that are made, the head where the film grows, shots to come, the playhead.
+// One timeline: ruler, shots made, the head where the film grows, shots to come, the playhead.
 
 import { clock, html, useEffect, useRef } from "../ui.js";
 import { chunkSeconds, markEvery, plan, scaleOf } from "../scale.js";
@@ -21,41 +21,85 @@ export function Timeline({ desk }) {
   usePlayhead(desk, outer, head, scale);
 
   const step = markEvery(scale.perSecond);
-  const marks = Array.from({ length: Math.floor(scale.seconds(scale.width) / step) + 1 }, (_, i) => i * step);
+  const marks = Array.from(
+    { length: Math.floor(scale.seconds(scale.width) / step) + 1 },
+    (_, i) => i * step,
+  );
   const chunk = at(state.chunks, state.time);
   const shown = desk.shot?.shot_id;
-  return html`
-    <div class="timeline" ref=${outer}>
-      <div class="track" style=${{ width: `${scale.width}px` }}>
-        <div class="ruler" ...${scrub}>
-          ${marks.map((mark) => html`<span key=${mark} style=${{ left: `${scale.x(mark)}px` }}>${clock(mark, 0)}</span>`)}
-        </div>
-        <ol class="shots" aria-label="Shots" onKeyDown=${walk}>
-          ${state.shots.map((shot, i) => html`<${Made} key=${shot.shot_id} desk=${desk} shot=${shot} number=${i + 1} scale=${scale} shown=${shown === shot.shot_id} />`)}
-          ${planned > 0 &&
-          html`<${Planned} key="planned" desk=${desk} shot=${state.shots.at(-1)} from=${made} seconds=${planned} scale=${scale} />`}
-          ${blocks.map((shot, i) => html`<${Queued} key=${shot.shot_id} desk=${desk} shot=${shot} place=${i} number=${state.shots.length + i + 1} blocks=${blocks} scale=${scale} />`)}
-        </ol>
-        ${(chunk?.recalled ?? []).map(
-          (each) => html`<i class="recall-mark" key=${each.frame} style=${{ left: `${scale.x(each.time_s)}px` }}></i>`,
-        )}
-        <div class="head ${state.status}" style=${{ left: `${scale.x(made)}px` }} title="Made so far"></div>
-        <div
-          class="playhead"
-          ref=${head}
-          role="slider"
-          tabIndex="0"
-          aria-label="Playhead"
-          aria-valuemin="0"
-          aria-valuemax=${made.toFixed(1)}
-          aria-valuenow=${video.currentTime.toFixed(1)}
-          aria-valuetext=${`${video.currentTime.toFixed(1)} of ${made.toFixed(1)} seconds`}
-        ></div>
+  return html`<div class="timeline" ref=${outer}>
+    <div class="track" style=${{ width: `${scale.width}px` }}>
+      <div class="ruler" ...${scrub}>
+        ${marks.map((mark) => {
+          const left = `${scale.x(mark)}px`;
+          return html`<span key=${mark} style=${{ left }}>${clock(mark, 0)}</span>`;
+        })}
       </div>
-    </div>`;
+      <ol class="shots" aria-label="Shots" onKeyDown=${walk}>
+        ${state.shots.map(
+          (shot, i) =>
+            html`<${Made}
+              key=${shot.shot_id}
+              desk=${desk}
+              shot=${shot}
+              number=${i + 1}
+              scale=${scale}
+              shown=${shown === shot.shot_id}
+            />`,
+        )}
+        ${
+          planned > 0 &&
+          html`<${Planned}
+            key="planned"
+            desk=${desk}
+            shot=${state.shots.at(-1)}
+            from=${made}
+            seconds=${planned}
+            scale=${scale}
+          />`
+        }
+        ${blocks.map(
+          (shot, i) =>
+            html`<${Queued}
+              key=${shot.shot_id}
+              desk=${desk}
+              shot=${shot}
+              place=${i}
+              number=${state.shots.length + i + 1}
+              blocks=${blocks}
+              scale=${scale}
+            />`,
+        )}
+      </ol>
+      ${(chunk?.recalled ?? []).map(
+        (each) =>
+          html`<i
+            class="recall-mark"
+            key=${each.frame}
+            style=${{ left: `${scale.x(each.time_s)}px` }}
+          ></i>`,
+      )}
+      <div
+        class="head ${state.status}"
+        style=${{ left: `${scale.x(made)}px` }}
+        title="Made so far"
+      ></div>
+      <div
+        class="playhead"
+        ref=${head}
+        role="slider"
+        tabindex="0"
+        aria-label="Playhead"
+        aria-valuemin="0"
+        aria-valuemax=${made.toFixed(1)}
+        aria-valuenow=${video.currentTime.toFixed(1)}
+        aria-valuetext=${`${video.currentTime.toFixed(1)} of ${made.toFixed(1)} seconds`}
+      ></div>
+    </div>
+  </div>`;
 }
 
-/** What the shot that is being filmed still lacks; its end can be dragged like that of a queued one. */
+/** What the shot that is being filmed still lacks; its end is dragged like that of a queued one. */
 function Planned({ desk, shot, from, seconds, scale }) {
   const chunk = chunkSeconds(desk.state);
   const box = useRef(null);
@@ -64,14 +108,20 @@ function Planned({ desk, shot, from, seconds, scale }) {
     event.preventDefault();
     const width = seconds * scale.perSecond;
     const left = (dx) => Math.max(0, Math.round((width + dx) / scale.perSecond / chunk));
-    dragging(event, (dx) => box.current && (box.current.style.width = `${left(dx) * chunk * scale.perSecond}px`), (dx) =>
-      desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + left(dx)) }),
+    dragging(
+      event,
+      (dx) => box.current && (box.current.style.width = `${left(dx) * chunk * scale.perSecond}px`),
+      (dx) => desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + left(dx)) }),
     );
   };
-  return html`
-    <li class="planned" ref=${box} style=${{ left: `${scale.x(from)}px`, width: `${seconds * scale.perSecond}px` }} aria-hidden="true">
-      <span class="handle" onPointerDown=${resize}></span>
-    </li>`;
+  return html`<li
+    class="planned"
+    ref=${box}
+    style=${{ left: `${scale.x(from)}px`, width: `${seconds * scale.perSecond}px` }}
+    aria-hidden="true"
+  >
+    <span class="handle" onPointerDown=${resize}></span>
+  </li>`;
 }
 
 /** Left and right walk from shot to shot. */
@@ -94,12 +144,16 @@ function useScrub(desk, outer, scale) {
   const onPointerDown = (event) => {
     event.preventDefault();
     to(event.clientX);
-    dragging(event, (_, clientX) => to(clientX), () => {});
+    dragging(
+      event,
+      (_, clientX) => to(clientX),
+      () => {},
+    );
   };
   return { onPointerDown };
 }
 
-/** Keeps the width and scroll of the view in the state: the memory strip is tied to places on it. */
+/** Keeps the view's width and scroll in the state: the memory strip is tied to places on it. */
 function useMeasured(desk, outer) {
   useEffect(() => {
     const box = outer.current;

@@ -12,7 +12,11 @@ const FILES = [
   ["contact_sheet.png", "The contact sheet"],
 ];
 
-const LINKS = { opening: "Connecting", lost: "Connection lost, trying again", refused: "No answer, trying again" };
+const LINKS = {
+  opening: "Connecting",
+  lost: "Connection lost, trying again",
+  refused: "No answer, trying again",
+};
 const ENDS = {
   idle: "Closed after a while without anyone here",
   lifetime: "Closed after its longest time",
@@ -23,37 +27,46 @@ const ENDS = {
 
 export function TopBar({ desk }) {
   const { session, panel } = desk.state;
-  return html`
-    <header class="top">
-      <h1>Director’s desk</h1>
-      ${session && html`<${Doing} desk=${desk} /><${Meters} desk=${desk} />`}
-      <div class="tools">
-        <${Fault} desk=${desk} place="save" />
-        ${session &&
+  return html`<header class="top">
+    <h1>Director’s desk</h1>
+    ${session && html`<${Doing} desk=${desk} /><${Meters} desk=${desk} />`}
+    <div class="tools">
+      <${Fault} desk=${desk} place="save" />
+      ${
+        session &&
         html`<${Menu} desk=${desk} name="save" label="Save" title="Save this take (S)">
             ${FILES.map(
-              ([file, what]) => html`
-                <button role="menuitem" onClick=${() => saving(desk, file)}>
-                  <b>${file}</b><span>${desk.state.saving === file ? "Being written …" : what}</span>
+              ([file, what]) =>
+                html`<button role="menuitem" onClick=${() => saving(desk, file)}>
+                  <b>${file}</b
+                  ><span>${desk.state.saving === file ? "Being written …" : what}</span>
                 </button>`,
             )}
             <hr />
             <button role="menuitem" onClick=${() => share(desk)}>
-              <b>Link to watch</b><span>${desk.state.shared ?? "Copies an address that may only look"}</span>
+              <b>Link to watch</b
+              ><span>${desk.state.shared ?? "Copies an address that may only look"}</span>
             </button>
           <//>
-          <button class="quiet" onClick=${() => desk.leave()} title="The film is kept; the start page lists it">
+          <button
+            class="quiet"
+            onClick=${() => desk.leave()}
+            title="The film is kept; the start page lists it"
+          >
             ${session.directs ? "New film" : "Leave"}
-          </button>`}
-        <button
-          class="quiet key"
-          aria-label="Keys"
-          title="Keys (?)"
-          aria-expanded=${panel === "help"}
-          onClick=${() => desk.set({ panel: panel === "help" ? null : "help" })}
-        >?</button>
-      </div>
-    </header>`;
+          </button>`
+      }
+      <button
+        class="quiet key"
+        aria-label="Keys"
+        title="Keys (?)"
+        aria-expanded=${panel === "help"}
+        onClick=${() => desk.set({ panel: panel === "help" ? null : "help" })}
+      >
+        ?
+      </button>
+    </div>
+  </header>`;
 }
 
 function Doing({ desk }) {
@@ -74,25 +87,60 @@ function Doing({ desk }) {
     paused: "Held",
     stopped: "Ended",
   }[status];
-  return html`<p class="doing" data-status=${status === "ahead" && playing ? "making" : status}>${text}</p>`;
+  return html`<p class="doing" data-status=${status === "ahead" && playing ? "making" : status}>
+    ${text}
+  </p>`;
 }
 
 function Meters({ desk }) {
   const { metrics, session, answer, lag, link } = desk.state;
   if (!metrics || link !== "open") return null;
   const seconds = (ms) => (ms < 950 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
-  return html`
-    <dl class="meters">
-      <div title="Video frames a second that the last chunks were made with">
-        <dt>made at</dt><dd>${metrics.fps.toFixed(1)} <small>of ${session.model.fps} fps</small></dd>
-      </div>
-      <div title="Film that is made and not yet shown"><dt>ahead</dt><dd>${Math.max(0, metrics.lead_s).toFixed(1)} s</dd></div>
-      ${lag && html`<div title="From a chunk's arrival to its first frame on the screen"><dt>lag</dt><dd>${seconds(lag)}</dd></div>`}
-      ${answer && html`<div title="From Enter to the new shot's first frame"><dt>last order</dt><dd>${seconds(answer)}</dd></div>`}
-      ${metrics.turns_waiting > 1 && html`<div><dt>device</dt><dd>${times(metrics.turns_waiting, "film")} take turns</dd></div>`}
-      ${metrics.viewers > 0 && html`<div><dt>watched by</dt><dd>${metrics.viewers}</dd></div>`}
-      ${!session.directs && html`<div><dt>you</dt><dd>watch</dd></div>`}
-    </dl>`;
+  return html`<dl class="meters">
+    <div title="Video frames a second that the last chunks were made with">
+      <dt>made at</dt>
+      <dd>${metrics.fps.toFixed(1)} <small>of ${session.model.fps} fps</small></dd>
+    </div>
+    <div title="Film that is made and not yet shown">
+      <dt>ahead</dt>
+      <dd>${Math.max(0, metrics.lead_s).toFixed(1)} s</dd>
+    </div>
+    ${
+      lag &&
+      html`<div title="From a chunk's arrival to its first frame on the screen">
+        <dt>lag</dt>
+        <dd>${seconds(lag)}</dd>
+      </div>`
+    }
+    ${
+      answer &&
+      html`<div title="From Enter to the new shot's first frame">
+        <dt>last order</dt>
+        <dd>${seconds(answer)}</dd>
+      </div>`
+    }
+    ${
+      metrics.turns_waiting > 1 &&
+      html`<div>
+        <dt>device</dt>
+        <dd>${times(metrics.turns_waiting, "film")} take turns</dd>
+      </div>`
+    }
+    ${
+      metrics.viewers > 0 &&
+      html`<div>
+        <dt>watched by</dt>
+        <dd>${metrics.viewers}</dd>
+      </div>`
+    }
+    ${
+      !session.directs &&
+      html`<div>
+        <dt>you</dt>
+        <dd>watch</dd>
+      </div>`
+    }
+  </dl>`;
 }
 
 async function share(desk) {
