@@ -20,6 +20,8 @@ from desk_page import (
     until,
 )
 
+from causalcine_jax.serve.server_messages import MediaDropped
+
 pytestmark = pytest.mark.browser
 
 
@@ -124,3 +126,20 @@ def test_a_dropped_socket_is_opened_again(page):
     page.wait_for_selector(".doing:not([data-status=lost])")
     type_shot(page, FOREST)
     until(page, f"{MADE}.join() === 's1,s2'")
+
+
+def test_chunks_that_were_not_sent_are_fetched(page):
+    begin(page, BEACH, chunks=8)
+    page.wait_for_selector(".made")
+    (session,) = page.house.desk.sessions.values()
+    tell, lost = session.publisher._tell, []
+
+    def losing(message, media=None):
+        if message.type == "media.chunk" and len(lost) < 3:
+            lost.append(message.chunk)
+            return tell(MediaDropped(take_id=message.take_id, chunks=(message.chunk,)))
+        tell(message, media)
+
+    session.publisher._tell = losing
+    played(page, 4.5)
+    assert len(lost) == 3

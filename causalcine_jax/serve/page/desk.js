@@ -5,7 +5,7 @@ import { Link } from "./link.js";
 import { Player } from "./player.js";
 import { chunkOf } from "./scale.js";
 import { Stopwatch } from "./stopwatch.js";
-import { EMPTY, madeOf, ownerOf, reduced } from "./state.js";
+import { EMPTY, madeOf, missed, ownerOf, reduced } from "./state.js";
 
 const REPORT_MS = 250; // the server reads the playhead to stay at most two chunks ahead of it
 
@@ -139,7 +139,7 @@ export class Desk {
     if (told.type === "shot.applied") this.stopwatch.begins(told.event_id, told.time_s);
     if (told.type === "take.begun") this.#newTake(told);
     if (told.type === "session.done") this.#ended(told);
-    if (told.type === "media.dropped") this.#wantLine();
+    if (told.type === "media.dropped") this.link.send({ type: "snapshot" });
   }
 
   #ended({ reason }) {
@@ -189,12 +189,13 @@ export class Desk {
   }
 
   #media(told, bytes) {
+    const lacks = told.type === "media.chunk" && missed(this.state, told);
     this.set(reduced(this.state, told));
     if (told.type === "media.init") return this.player.init(told.mime, bytes);
     if (this.player.hungry) this.stopwatch.arrived(told.time_s);
     this.player.offer(told.take_id, told.chunk, bytes);
     this.#wantLine();
-    if (!this.state.shots.at(-1)?.caption) this.link.send({ type: "snapshot" });
+    if (lacks || !this.state.shots.at(-1)?.caption) this.link.send({ type: "snapshot" });
   }
 
   #wantLine() {

@@ -57,7 +57,7 @@ const CHANGES = {
   }),
   "media.chunk": (state, told) => {
     const { type, ...chunk } = told;
-    if (chunk.take_id !== state.take_id) return {};
+    if (chunk.take_id !== state.take_id || missed(state, chunk)) return {};
     return {
       chunks: [...state.chunks.slice(0, chunk.chunk), chunk],
       shots: withChunk(state, chunk),
@@ -76,6 +76,9 @@ export function reduced(state, told) {
     ? { ...state, ...CHANGES[told.type](state, told) }
     : state;
 }
+
+/** Whether chunks before this one were not sent: session.state tells of them. */
+export const missed = (state, chunk) => chunk.chunk > state.chunks.length;
 
 /** Seconds of film made. */
 export const madeOf = (state) => {

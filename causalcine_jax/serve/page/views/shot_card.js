@@ -176,11 +176,9 @@ function Cost({ desk }) {
   if (!chunk) return null;
   const stages = Object.entries(chunk.timings).filter(([, seconds]) => seconds >= 0.001);
   const all = stages.reduce((sum, [, seconds]) => sum + seconds, 0) || 1;
+  const place = `Chunk ${chunk.chunk}, take ${takeNumber(chunk.take_id)}`;
   return html`<div class="cost">
-    <p>
-      Chunk ${chunk.chunk}, take ${takeNumber(chunk.take_id)}: ${times(chunk.frames, "frame")} in
-      ${all.toFixed(2)} s
-    </p>
+    <p>${place}: ${times(chunk.frames, "frame")} in ${short(all)}</p>
     <div class="bar" aria-hidden="true">
       ${stages.map(([name, seconds], i) => {
         const width = `${(100 * seconds) / all}%`;
