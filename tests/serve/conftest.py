@@ -39,16 +39,28 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, house):
-    """The page where a film begins. Fails if the page throws or breaks its content policy."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(MOST_MS)
-    context.add_init_script(SOCKETS)
-    page, wrong = context.new_page(), []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: "Content Security" in said.text and wrong.append(said.text))
-    page.house = house(MockEngine(chunk_seconds=0.1))
-    page.goto(f"{page.house.url}/?token={TOKEN}")
-    yield page
-    context.close()
+def open_page(browser, house):
+    """Opens a desk's page. Fails in the end if a page threw or broke its content policy."""
+    contexts, wrong = [], []
+
+    def open(engine):
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}))
+        contexts[-1].set_default_timeout(MOST_MS)
+        contexts[-1].add_init_script(SOCKETS)
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: "Content Security" in said.text and wrong.append(said.text))
+        page.house = house(engine)
+        page.goto(f"{page.house.url}/?token={TOKEN}")
+        return page
+
+    yield open
+    for context in contexts:
+        context.close()
     assert not wrong
+
+
+@pytest.fixture
+def page(open_page):
+    """The page on the mock, where a film begins."""
+    return open_page(MockEngine(chunk_seconds=0.1))
