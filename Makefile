@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo desk test slow parity docs lint types format clean distclean
+.PHONY: help demo desk test slow desk-test parity docs lint types format clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test     the tests, on CPU"
 	@echo "make slow     the tests that take minutes: every stage on every mesh of eight devices, made of one CPU; two processes as one run"
 	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
+	@echo "make desk-test  the desk's page in Chromium, which is installed from the distribution where it is not there"
 	@echo "make docs     the documentation's pages: outputs/docs/index.html; warnings are errors"
 	@echo "make lint     ruff check and ruff format --check;  make format mends what it can"
 	@echo "make types    mypy on the rooms that pyproject.toml names"
@@ -35,6 +36,14 @@ slow: $(VENV)/.test
 # Without the check of annotations: these tests hand in torch's numbers as numpy's arrays.
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest tests/parity --jaxtyping-packages= $(ARGS)
+
+# The distribution's Chromium: Playwright's own is a download of its own.
+desk-test: $(VENV)/.browser
+	@[ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  echo "Chromium is not there: installing it from the distribution"; \
+	  apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || { \
+	  echo "Could not install it: install Chromium or Chrome, or name one with CHROMIUM=/path/to/it" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser -n 1 tests/serve $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -b html -W --keep-going -d outputs/docs-cache docs outputs/docs
@@ -73,6 +82,10 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,.[test])
 	@touch $(VENV)/.core $@
+
+$(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.[test$(comma)browser])
+	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(VENV)/.parity: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,.[test$(comma)parity])

@@ -52,6 +52,9 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
     async def schema(request: Request) -> Response:
         return JSONResponse(json_schema())
 
+    async def model(request: Request) -> Response:
+        return JSONResponse(desk.house.engine.info.model_dump())
+
     async def refused(request: Request, error: Refused) -> Response:
         told, wait = error.error, error.error.retry_after_s
         headers = {} if wait is None else {"Retry-After": f"{wait:.0f}"}
@@ -64,6 +67,7 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
             Route("/healthz", health),
             Route("/readyz", ready),
             Route("/v1/schema", schema),
+            Route("/v1/model", model),
             *film_routes(desk),
             *job_routes(desk, Jobs(desk)),
             Mount("/", StaticFiles(directory=PAGE, html=True)),

@@ -16,12 +16,13 @@ from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.pool import chunk_bytes, device_memory, pool_frames_for
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import Story, first_frame_of_chunk
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
+from causalcine_jax.story_schema import SCHEMA, TEMPORAL_STRIDE
 from causalcine_jax.storyworld import VOCABULARY
-from causalcine_jax.storyworld.lexicon import kinds
+from causalcine_jax.storyworld.lexicon import kinds, lexicon
 
 ROOM = 0.5  # of free memory for history: while it branches, a film has two
 UNKNOWN_MEMORY = 4 * 10**9
+EXAMPLE_CHUNKS = 4  # of each shot
 WARM_CHUNKS = 2  # the first and the later ones have programs of their own
 
 
@@ -45,6 +46,7 @@ class FilmEngine:
             chunk_frames=TEMPORAL_STRIDE * model.chunk_frames,
             first_chunk_frames=first_frame_of_chunk(1, model.chunk_frames),
             words=kinds() if _storyworld(model) else None,
+            example=_example() if _storyworld(model) else None,
         )
 
     def warm_up(self) -> None:
@@ -100,3 +102,10 @@ def _storyworld(model: Model) -> bool:
     return set(model.tokenizer.known_words()) >= {w for w in VOCABULARY if w.isalpha()} and (
         model.tokenizer.size < 2 * len(VOCABULARY)
     )
+
+
+def _example() -> dict[str, Any]:
+    """A story of StoryWorld's own."""
+    told = lexicon()["examples"][0]
+    shots = [{"caption": caption, "chunks": EXAMPLE_CHUNKS} for caption in told["captions"]]
+    return {"schema": SCHEMA, "global": told["global"], "shots": shots}

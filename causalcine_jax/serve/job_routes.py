@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -11,15 +11,10 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.film.record import resolved_dict
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.jobs import Jobs, NewVideo
-from causalcine_jax.serve.protocol import refusal
+from causalcine_jax.serve.protocol import Refused, refusal
 from causalcine_jax.story import Story
 from causalcine_jax.story_schema import TEMPORAL_STRIDE, story_faults
-
-
-class _Body(BaseModel):
-    """Any JSON mapping."""
-
-    data: dict[str, Any]
+from causalcine_jax.utils.plain_data import parse_plain
 
 
 def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
@@ -48,21 +43,18 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         return JSONResponse({"id": job_id, "object": "video.deleted", "deleted": True})
 
     async def validate(request: Request) -> Response:
-        try:
-            told = _Body.model_validate_json(b'{"data":' + await request.body() + b"}").data
-        except ValidationError as error:
-            raise refusal(error) from None
+        told = _story(await request.body())
         faults = story_faults(told)
         if faults:
             return JSONResponse({"valid": False, "faults": faults})
-        resolved = Story.from_dict(told).resolve(
-            desk.house.engine.info.chunk_frames // TEMPORAL_STRIDE
-        )
+        story = Story.from_dict(told)
+        resolved = story.resolve(desk.house.engine.info.chunk_frames // TEMPORAL_STRIDE)
         try:
             desk.house.engine.check([(f"shot '{s.id}'", s.prompt) for s in resolved.shots])
         except UsageError as error:
             return JSONResponse({"valid": False, "faults": [str(error)]})
-        return JSONResponse({"valid": True, "faults": [], "resolved": resolved_dict(resolved)})
+        told = {"story": story.to_dict(), "resolved": resolved_dict(resolved)}
+        return JSONResponse({"valid": True, "faults": [], **told})
 
     async def metrics(request: Request) -> Response:
         return Response(desk.measured(), media_type="text/plain; version=0.0.4")
@@ -76,3 +68,17 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         Route("/v1/stories:validate", validate, methods=["POST"]),
         Route("/metrics", metrics),
     ]
+
+
+def _story(body: bytes) -> dict[str, Any]:
+    """The mapping in YAML or JSON. `Refused` if it is neither."""
+    try:
+        text = body.decode("utf-8-sig")
+        told = parse_plain(text, "the story", as_json=text.lstrip().startswith("{"))
+    except UnicodeDecodeError:
+        raise Refused("bad_message", "the story is not text in UTF-8") from None
+    except UsageError as error:
+        raise Refused("bad_message", str(error)) from None
+    if not isinstance(told, dict):
+        raise Refused("bad_message", "a story is a mapping in YAML or JSON")
+    return told

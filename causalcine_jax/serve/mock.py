@@ -20,7 +20,7 @@ from causalcine_jax.film.story_edits import extended, retaken, with_shot
 from causalcine_jax.render.typography import fit_text, font
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import ResolvedShot, Shot, Story, Video
-from causalcine_jax.story_schema import CHUNK_FRAMES
+from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -28,6 +28,15 @@ VIDEO = Video(16, 320, 192)
 LAYERS, RECALLED, WINDOW = 4, 5, 9  # WINDOW in latent frames
 FILE = "mock.json"
 POOL_BYTES = 2**20
+EXAMPLE = {
+    "schema": SCHEMA,
+    "global": "A tale about Mia and Otto.",
+    "shots": [
+        {"caption": "Wide shot. Mia walks on the beach.", "chunks": 4},
+        {"caption": "Close-up. Otto waves in the forest.", "chunks": 4},
+        {"caption": "Mia and Otto meet in the meadow.", "chunks": 4},
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,7 @@ class MockEngine:
             chunk_frames=12,
             first_chunk_frames=9,
             words={"characters": ["Mia", "Otto"], "places": ["beach", "forest", "meadow"]},
+            example=EXAMPLE,
         )
 
     def warm_up(self) -> None:

@@ -165,6 +165,8 @@ class ModelInfo(FromServer):
     """Video frames of the film's first chunk."""
     words: dict[str, Any] | None = None
     """The words that this model knows, by kind; null for a model that reads free text."""
+    example: dict[str, Any] | None = None
+    """A story (schema causalcine/story@1) that this model can film; null if none is known."""
 
 
 class Limits(FromServer):

@@ -32,8 +32,9 @@ All but `/healthz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
 | `POST /v1/videos` | films a prompt or a story without a director; see below |
 | `GET /v1/videos`, `GET`, `DELETE /v1/videos/{id}` | its state, as OpenAI's video API tells it |
 | `GET /v1/videos/{id}/content` | its film |
-| `POST /v1/stories:validate` | a story's faults, or what becomes of it on the grid of chunks |
+| `POST /v1/stories:validate` | a story in YAML or JSON: its faults, or what becomes of it |
 | `GET /metrics` | for Prometheus |
+| `GET /v1/model` | the model, as in `session.started`: its size, its words, an example story |
 | `GET /v1/schema` | JSON Schema of all messages |
 | `GET /readyz` | 200 once the model is compiled, 503 before |
 | `GET /healthz` | `{"status": "ok"}` |

@@ -56,9 +56,14 @@ def read_plain(path: str | Path) -> Any:
             f"{path}: has more than {most:,} bytes"
             f"{'' if as_json else ': save so long a story as .json'}"
         )
+    return parse_plain(text, str(path), as_json)
+
+
+def parse_plain(text: str, what: str, as_json: bool) -> Any:
+    """YAML or JSON as plain data; `what` names it in errors. `UsageError` as `read_plain`."""
     doubled: list[str] = []
-    data = _parse_json(text, path, doubled) if as_json else _parse_yaml(text, path, doubled)
-    raise_faults(str(path), [f"the key '{key}' is given twice" for key in doubled])
+    data = _parse_json(text, what, doubled) if as_json else _parse_yaml(text, what, doubled)
+    raise_faults(what, [f"the key '{key}' is given twice" for key in doubled])
     return data
 
 

@@ -1,7 +1,8 @@
-"""Houses: desks behind real servers."""
+"""Houses: desks behind real servers; and the page in a browser."""
 
 import pytest
-from desk_house import House
+from desk_house import TOKEN, House
+from desk_page import CHROMIUM, MOST_MS, SOCKETS
 
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.limits import SessionLimits
@@ -22,3 +23,44 @@ def house(tmp_path):
     yield open
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="module")  # while it is open, no other test may run an event loop
+def browser():
+    """Chromium; skips where it, or Playwright, is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make desk-test")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: make desk-test")
+    with api.sync_playwright() as playwright:
+        # Containers run as root, where Chromium's sandbox cannot start.
+        shown = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield shown
+        shown.close()
+
+
+@pytest.fixture
+def open_page(browser, house):
+    """Opens a desk's page. Fails in the end if a page threw or broke its content policy."""
+    contexts, wrong = [], []
+
+    def open(engine):
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}))
+        contexts[-1].set_default_timeout(MOST_MS)
+        contexts[-1].add_init_script(SOCKETS)
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: "Content Security" in said.text and wrong.append(said.text))
+        page.house = house(engine)
+        page.goto(f"{page.house.url}/?token={TOKEN}")
+        return page
+
+    yield open
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture
+def page(open_page):
+    """The page on the mock, where a film begins."""
+    return open_page(MockEngine(chunk_seconds=0.1))

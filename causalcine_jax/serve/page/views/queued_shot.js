@@ -1,0 +1,101 @@
+// A shot to come: dragged to another place, made longer or shorter at its end, chosen to be edited.
+
+import { clock, html, useEffect, useRef, useState } from "../ui.js";
+import { dragging } from "../drag.js";
+import { chunkSeconds } from "../scale.js";
+
+const KEYS = "Alt and arrows move it, Shift and arrows change its length, Delete removes it";
+const STEADY = 5; // px within which a press is a click
+
+export function Queued({ desk, shot, place, number, blocks, scale }) {
+  const [moving, setMoving] = useState(null); // {dx} or {chunks} while it is dragged
+  const item = useRef(null);
+  const { directs } = desk.state.session;
+  const chunk = chunkSeconds(desk.state);
+  const followed = useRef(false);
+  // Moving its element in the page takes the focus away from it.
+  useEffect(() => {
+    if (followed.current) item.current.querySelector("button").focus();
+    followed.current = false;
+  }, [place]);
+  const chosen = desk.state.selected === shot.shot_id;
+  const seconds = moving?.chunks ? moving.chunks * chunk : shot.seconds;
+
+  const drag = (event) => {
+    if (!directs || event.button) return;
+    dragging(
+      event,
+      (dx) => Math.abs(dx) > STEADY && setMoving({ dx }),
+      (dx) => {
+        setMoving(null);
+        if (Math.abs(dx) > STEADY)
+          desk.move(shot.shot_id, placeAt(blocks, place, dx / scale.perSecond));
+      },
+    );
+  };
+  const resize = (event) => {
+    if (!directs) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const chunks = (dx) => Math.max(1, Math.round((shot.seconds + dx / scale.perSecond) / chunk));
+    dragging(
+      event,
+      (dx) => setMoving({ chunks: chunks(dx) }),
+      (dx) => {
+        setMoving(null);
+        if (chunks(dx) !== shot.chunks) desk.update(shot.shot_id, { chunks: chunks(dx) });
+      },
+    );
+  };
+  const keys = (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!directs) return;
+    if (step && event.altKey) {
+      followed.current = true;
+      desk.move(shot.shot_id, place + step);
+    } else if (step && event.shiftKey)
+      desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + step) });
+    else if (event.key === "Delete" || event.key === "Backspace") {
+      const near = item.current.previousElementSibling ?? item.current.nextElementSibling;
+      desk.remove(shot.shot_id);
+      near?.querySelector("button")?.focus();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  const style = {
+    left: `${scale.x(shot.time_s)}px`,
+    width: `${seconds * scale.perSecond}px`,
+    transform: moving?.dx ? `translateX(${moving.dx}px)` : "",
+  };
+  return html`<li
+    class="queued ${chosen ? "chosen" : ""} ${moving ? "moving" : ""}"
+    style=${style}
+    ref=${item}
+  >
+    <button
+      class="shot"
+      data-shot=${shot.shot_id}
+      aria-label=${`Queued shot ${number}, ${seconds.toFixed(1)} seconds: ${shot.caption}`}
+      aria-pressed=${chosen}
+      aria-description=${directs ? KEYS : undefined}
+      title=${shot.caption}
+      onPointerDown=${drag}
+      onKeyDown=${keys}
+      onFocus=${() => desk.set({ selected: shot.shot_id })}
+      onClick=${() => desk.set({ selected: shot.shot_id })}
+      onDblClick=${() => document.getElementById("caption")?.focus()}
+    >
+      <span class="label"><b>${number}</b> ${shot.caption}</span>
+      <span class="length">${clock(seconds)}</span>
+    </button>
+    ${directs && html`<span class="handle" aria-hidden="true" onPointerDown=${resize}></span>`}
+  </li>`;
+}
+
+/** The place of a block that was dragged by so many seconds: its middle among the others'. */
+function placeAt(blocks, place, seconds) {
+  const middle = (block) => block.time_s + block.seconds / 2;
+  const dropped = middle(blocks[place]) + seconds;
+  return blocks.filter((block, i) => i !== place && middle(block) < dropped).length;
+}

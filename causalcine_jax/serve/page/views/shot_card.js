@@ -1,0 +1,199 @@
+// The shot under the playhead, or the one that was chosen: made, or to be made.
+
+import { html, timecode, times, useEffect, useState } from "../ui.js";
+import { chunkSeconds } from "../scale.js";
+import { at, takeNumber } from "../state.js";
+import { Fault } from "./error.js";
+import { Seed, seedOf, Stepper } from "./fields.js";
+import { WordsField } from "./words_field.js";
+
+export function ShotCard({ desk }) {
+  const { shots, queue } = desk.state;
+  const shot = desk.shot;
+  if (!shot)
+    return html`<section class="card">
+      <h2>Shot</h2>
+      <p class="hint">Shots that you type appear here.</p>
+    </section>`;
+  const queued = queue.findIndex((each) => each.shot_id === shot.shot_id);
+  const number =
+    queued < 0
+      ? shots.findIndex((each) => each.shot_id === shot.shot_id) + 1
+      : shots.length + queued + 1;
+  const View = queued < 0 ? MadeCard : QueuedCard;
+  return html`<${View}
+    key=${shot.shot_id}
+    desk=${desk}
+    shot=${shot}
+    number=${number}
+    place=${queued}
+  />`;
+}
+
+function MadeCard({ desk, shot, number }) {
+  const { session, errors } = desk.state;
+  const [caption, setCaption] = useState(shot.caption);
+  const [seed, setSeed] = useState("");
+  useEffect(() => setCaption(shot.caption), [shot.caption]);
+  const retake = () => {
+    const words = caption.trim();
+    desk.retake(shot.shot_id, {
+      ...(words && words !== shot.caption && { caption: words }),
+      ...seedOf(seed),
+    });
+    setSeed(""); // once more is again another seed
+  };
+  const { fps } = session.model;
+  // While it is edited the card stays with this shot, though the playhead moves on.
+  const pin = () => desk.set({ selected: shot.shot_id });
+  return html`<section class="card" aria-label=${`Shot ${number}`} onFocusIn=${pin}>
+    <h2>
+      Shot ${number}<span class="mono"
+        >${timecode(shot.time_s, fps)} – ${timecode(shot.time_s + shot.seconds, fps)}</span
+      >
+    </h2>
+    <form onSubmit=${(event) => (event.preventDefault(), retake())}>
+      <label class="unseen" for="caption">Caption</label>
+      <${WordsField}
+        id="caption"
+        rows="4"
+        value=${caption}
+        words=${desk.state.words}
+        onValue=${setCaption}
+        onEnter=${retake}
+        onKey=${leave}
+        maxLength=${session.limits.caption_characters}
+        readOnly=${!session.directs}
+        aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])}
+      />
+      ${
+        session.directs &&
+        html`<div class="row">
+          <${Seed} value=${seed} onValue=${setSeed} otherwise=${shot.seed ?? session.seed} />
+          <button
+            type="button"
+            title="Go on from here with other shots, as a new take (B)"
+            onClick=${() => desk.branch(shot.shot_id)}
+          >
+            Branch
+          </button>
+          <button
+            class="strong"
+            title=${"Film this shot again, as a new take (R).\nUnchanged, it gets another seed."}
+          >
+            Retake
+          </button>
+        </div>`
+      }
+      <${Fault} desk=${desk} place=${`shot ${shot.shot_id}`} />
+    </form>
+    <${Cost} desk=${desk} />
+  </section>`;
+}
+
+function QueuedCard({ desk, shot, number, place }) {
+  const { session, queue, errors } = desk.state;
+  const [caption, setCaption] = useState(shot.caption);
+  useEffect(() => setCaption(shot.caption), [shot.caption]);
+  const keep = () => {
+    const words = caption.trim();
+    if (words && words !== shot.caption) desk.update(shot.shot_id, { caption: words });
+  };
+  const longer = (step) => desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + step) });
+  const disabled = !session.directs;
+  return html`<section class="card" aria-label=${`Queued shot ${number}`}>
+    <h2>
+      Shot ${number}<span class="row"
+        >queued
+        ${
+          !disabled &&
+          html`<button
+              type="button"
+              class="quiet"
+              aria-label="Earlier"
+              title="Earlier (Alt ←)"
+              disabled=${place === 0}
+              onClick=${() => desk.move(shot.shot_id, place - 1)}
+            >
+              ◂
+            </button>
+            <button
+              type="button"
+              class="quiet"
+              aria-label="Later"
+              title="Later (Alt →)"
+              disabled=${place === queue.length - 1}
+              onClick=${() => desk.move(shot.shot_id, place + 1)}
+            >
+              ▸
+            </button>`
+        }
+      </span>
+    </h2>
+    <form onSubmit=${(event) => (event.preventDefault(), keep())}>
+      <label class="unseen" for="caption">Caption</label>
+      <${WordsField}
+        id="caption"
+        rows="4"
+        value=${caption}
+        words=${desk.state.words}
+        onValue=${setCaption}
+        onEnter=${keep}
+        onKey=${leave}
+        maxLength=${session.limits.caption_characters}
+        readOnly=${disabled}
+        aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])}
+      />
+      ${
+        !disabled &&
+        html`<div class="row">
+          <${Stepper}
+            chunks=${shot.chunks}
+            seconds=${shot.chunks * chunkSeconds(desk.state)}
+            onStep=${longer}
+          />
+          <button
+            type="button"
+            onClick=${() => desk.remove(shot.shot_id)}
+            title="Remove it (Delete)"
+          >
+            Remove
+          </button>
+          <button class="strong" disabled=${!caption.trim() || caption.trim() === shot.caption}>
+            Change
+          </button>
+        </div>`
+      }
+      <${Fault} desk=${desk} place=${`shot ${shot.shot_id}`} />
+    </form>
+  </section>`;
+}
+
+/** What the chunk under the playhead cost, stage by stage. */
+function Cost({ desk }) {
+  const { chunks, time } = desk.state;
+  const chunk = at(chunks, time);
+  if (!chunk) return null;
+  const stages = Object.entries(chunk.timings).filter(([, seconds]) => seconds >= 0.001);
+  const all = stages.reduce((sum, [, seconds]) => sum + seconds, 0) || 1;
+  const place = `Chunk ${chunk.chunk}, take ${takeNumber(chunk.take_id)}`;
+  return html`<div class="cost">
+    <p>${place}: ${times(chunk.frames, "frame")} in ${short(all)}</p>
+    <div class="bar" aria-hidden="true">
+      ${stages.map(([name, seconds], i) => {
+        const width = `${(100 * seconds) / all}%`;
+        return html`<i key=${name} data-stage=${i} style=${{ width }}></i>`;
+      })}
+    </div>
+    <ul>
+      ${stages.map(([name, spent]) => html`<li key=${name}>${name} <b>${short(spent)}</b></li>`)}
+    </ul>
+  </div>`;
+}
+
+const short = (seconds) =>
+  seconds < 0.1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(2)} s`;
+
+function leave(event) {
+  if (event.key === "Escape") event.currentTarget.blur();
+}
