@@ -12,7 +12,6 @@ the same result, and the second time counts.
 import dataclasses
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import new_state, noise_of, roll_latents, text_context
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
 
 SEED = 0
@@ -65,8 +65,9 @@ def race_ours(case: dict, dtype: str, film: str) -> dict:
     """Makes the film by the rollout that generation uses."""
     asked = RaceCase.from_dict(case)
     network, text = _network(asked, dtype), _text(asked, dtype)
-    vae = SimpleNamespace(cfg=VAEConfig())  # nothing is decoded
-    stride, (height, width) = vae.cfg.spatial_stride, asked.chunk_shape[2:4]
+    sizes = VAEConfig()
+    vae = jax.eval_shape(lambda: VAE(sizes, key=jax.random.key(0)))  # nothing is decoded
+    stride, (height, width) = sizes.spatial_stride, asked.chunk_shape[2:4]
     model = Model(network, vae, None, None, chunk_frames=CHUNK_FRAMES, dtype=dtype)
     pool = PoolConfig(pool_frames_for(asked.chunks, asked.memory, CHUNK_FRAMES))
     settings = FilmSettings(PEER.sampler, asked.memory, pool, stride * height, stride * width, SEED)

@@ -174,7 +174,7 @@ def test_two_films_take_turns_in_one_pool(tiny):
 def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
     class Committed:
         def __init__(self):
-            self.seen, self.state = set(), RolloutState(None, None, 0, None)
+            self.seen, self.state = set(), RolloutState(None, None, 0, jax.random.key(0))
             self.forget()
 
         def forget(self):

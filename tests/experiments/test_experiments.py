@@ -19,6 +19,7 @@ from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, boot
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
 from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
 from causalcine_jax.film.moves import Chunk
+from causalcine_jax.story import Shot, Story
 from causalcine_jax.storyworld import WORLDS, WorldConfig, WorldStory, sample_story
 from causalcine_jax.storyworld.world import first_frame_of_chunk
 from causalcine_jax.training.flags import parse
@@ -29,6 +30,9 @@ from experiments.plan import Claim
 from experiments.report import write_report
 from experiments.runs import EMBEDDED, SCALES
 from experiments.tables import TABLES
+
+OF_CELLS = ("species", "colour", "accessory")  # read in every cell, the rest once a frame
+NOTHING = np.zeros((0, 0), np.int32)  # retrieved
 
 
 @pytest.fixture
@@ -281,7 +285,7 @@ def test_drift_by_hand(staying):
         figure[shot.frames.start : middle, here] = 1
         figure[middle : shot.frames.stop, there] = shot is not staying.shots[-1]
     maps = {
-        name: np.ones((frames, cells, len(classes)))
+        name: np.ones((frames, *((cells,) if name in OF_CELLS else ()), len(classes)))
         for name, classes in CLASSES.items()
         if name != "action"
     }
@@ -311,13 +315,16 @@ def test_an_endless_film_is_summed_up_as_it_streams(monkeypatch):
         {"read": staticmethod(lambda video: read.append(len(video)) or sum(read[:-1]) // 12)},
     )
     film = long_films._EndlessFilm(story, judge)
+    shot = Story((Shot("Mia waves.", chunks=160),)).resolve().shots[0]
     for index in range(160):
         frames = np.full(
             (first_frame_of_chunk(index + 1) - first_frame_of_chunk(index), 2, 2, 3),
             index,
             np.uint8,
         )
-        film.add(Chunk(frames, index, None, None, {"denoise": 1.0 + (index >= 100), "decode": 0.5}))
+        film.add(
+            Chunk(frames, index, shot, NOTHING, {"denoise": 1.0 + (index >= 100), "decode": 0.5})
+        )
     assert read == [len(shot.frames) for shot in story.shots]
     assert [int(still[0, 0, 0]) for still in film.stills] == [0, 80]
     summed = film.scores()

@@ -120,7 +120,13 @@ def test_the_first_loss_is_that_of_the_packed_pass_on_the_folder(wan, store, run
     def loss(transformer, text_encoder):
         text = text_encoder(ids, ids != 0)
         velocity = teacher_forced(
-            transformer, clean, noisy, t, text, batch["shot_of_chunk"], PassConfig(config.memory)
+            transformer,
+            clean,
+            noisy,
+            t,
+            text,
+            jnp.asarray(batch["shot_of_chunk"]),
+            PassConfig(config.memory),
         )
         return jnp.mean(jnp.square(velocity - (noise - clean)))
 
