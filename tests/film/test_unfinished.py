@@ -58,6 +58,12 @@ def raises(error):
     raise error
 
 
+def resume(out):
+    asked = read_asked(out)
+    options = {"model": asked.model, "choices": asked.choices, "progress": False}
+    generate(asked.recipe, out, **options, resume=True)
+
+
 def stop_after(monkeypatch, chunks, error):
     """The writer of frames raises after so many chunks."""
     append, seen = filming.FilmWriter.append, []
@@ -88,25 +94,25 @@ def test_a_stopped_film_says_how_to_go_on_and_goes_on_as_if_never_stopped(
     with monkeypatch.context() as patched:  # stopped once more, before it shows a chunk
         patched.setattr(generation.Director, "__next__", lambda self: raises(error))
         with pytest.raises(type(error)):
-            command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
+            resume(out)
     assert (out / "unfinished" / "latents" / "000001.npz").is_file()
     with pytest.raises(UsageError, match="holds an unfinished film: go on with it by --resume"):
         generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
 
-    command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
+    resume(out)
     assert record(out) == record(straight)
     names = lambda folder: {file.name for file in folder.iterdir()}
     assert names(out) == names(straight)
     assert (out / "memory.png").read_bytes() == (straight / "memory.png").read_bytes()
     with pytest.raises(DataError, match="holds no unfinished film: the one in it is finished"):
-        command.main(["--resume", str(out)])
+        read_asked(out)
 
 
 def test_a_killed_film_goes_on(folder, straight, tmp_path):
     """SIGKILL at any moment: here as soon as the second chunk is kept."""
     story, out = tmp_path / "story.yaml", tmp_path / "out"
     write_story(STORY, story)
-    flags = "--steps 1 --pool-frames 9 --scale 2 --window 1 --memory-frames 3 --no-compile-cache"
+    flags = "--steps 1 --pool-frames 9 --scale 2 --window 1 --memory-frames 3"
     words = ["--story", str(story), "--out", str(out), "--model", str(folder), *flags.split()]
     with subprocess.Popen(
         [sys.executable, "launch/generate.py", *words], cwd=ROOT, stderr=subprocess.DEVNULL
@@ -118,7 +124,8 @@ def test_a_killed_film_goes_on(folder, straight, tmp_path):
         film.send_signal(signal.SIGKILL)
     story.unlink()  # what was asked for is kept as well
     if not (out / "film.json").exists():  # a quick machine may have finished it
-        command.main(["--resume", str(out), "--no-progress", "--no-compile-cache"])
+        words = ["--resume", str(out), "--no-progress"]
+        subprocess.run([sys.executable, "launch/generate.py", *words], cwd=ROOT, check=True)
     assert record(out) == record(straight)
 
 
@@ -130,7 +137,7 @@ def test_a_stop_after_the_last_frame_keeps_the_film_too(folder, straight, tmp_pa
         patched.setattr(generation, "save_contact_sheet", stopped)
         generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
     assert (tmp_path / "film.mp4").exists()
-    command.main(["--resume", str(tmp_path), "--no-progress", "--no-compile-cache"])
+    resume(tmp_path)
     assert record(tmp_path) == record(straight)
 
 
@@ -171,7 +178,7 @@ def test_what_was_asked_for_comes_back(folder, straight, tmp_path, monkeypatch):
 
 def test_what_cannot_be_resumed_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no unfinished film, so there is nothing"):
-        command.main(["--resume", str(tmp_path)])
+        read_asked(tmp_path)
     with pytest.raises(UsageError, match="leave out --out, --seed"):
         command.main(["--resume", str(tmp_path), "--seed", "3", "--out", "x"])
 

@@ -107,13 +107,13 @@ def test_a_folder_that_cannot_be_written_is_reported_once(environment, monkeypat
 def test_other_peoples_programs_are_not_run(environment, monkeypatch):
     folder = environment / "theirs"
     folder.mkdir()
-    monkeypatch.setattr(compile_cache.os, "geteuid", lambda: folder.stat().st_uid + 1)
-    cache = chosen_compile_cache(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(compile_cache.os, "geteuid", lambda: folder.stat().st_uid + 1)
+        cache = chosen_compile_cache(folder)
     assert (
         cache.folder is None
         and cache.in_words() == f"compiled programs are not kept: {folder} belongs to another user"
     )
-    monkeypatch.undo()
     folder.chmod(0o777)
     assert chosen_compile_cache(folder).fault == f"{folder} can be written by all users"
 
