@@ -17,7 +17,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from causalcine_jax.config import GPU_MEMORY
-from causalcine_jax.errors import DataError, StoppedEarly, UsageError, closest, printable, shown
+from causalcine_jax.errors import (
+    DataError,
+    StoppedEarly,
+    UsageError,
+    closest,
+    is_out_of_memory,
+    printable,
+    shown,
+)
 
 # Exit codes. STOPPED is EX_TEMPFAIL: not finished, and what was made is kept. A stop that keeps
 # nothing is 128 + the signal's number, as in shells.
@@ -183,7 +191,7 @@ def run(main: Callable[[], object]) -> None:
         number = stopped.args[0] if stopped.args else signal.SIGINT
         _exit(128 + number, "interrupted")
     except RuntimeError as error:
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # jax has no own class for it
+        if not is_out_of_memory(error):
             raise
         _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]}): {_ASK_FOR_LESS}")
     sys.exit(FINISHED)

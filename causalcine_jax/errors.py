@@ -46,6 +46,11 @@ def kept_when_stopped(kept: str | Callable[[], str]) -> Iterator[None]:
         raise
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether jax says so: it has no class of its own for it."""
+    return str(error).startswith("RESOURCE_EXHAUSTED")
+
+
 def raise_faults(what: str, faults: Iterable[str]) -> None:
     """Raises one `UsageError` that lists the first MOST_FAULTS faults of `what`, if any."""
     faults = list(faults)

@@ -16,7 +16,7 @@ import numpy as np
 
 from causalcine_jax import Director, MemoryConfig, load_model, read_story
 from causalcine_jax.cli import ArgumentParser, run
-from causalcine_jax.film.director import Chunk
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
 
 STORY = Path(__file__).parent / "demo.yaml"

@@ -35,8 +35,8 @@ from causalcine_jax.evaluation.storyworld.reading import (
     sought,
 )
 from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.moves import Chunk
 from causalcine_jax.storyworld import ACTIONS, WorldConfig, WorldStory, grammar, sample_story
 from causalcine_jax.training.sample import as_story
 from causalcine_jax.utils.progress import progress_bar

@@ -32,7 +32,7 @@ from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compile
 from causalcine_jax.utils.output import one_writer, remove_files
 
 if TYPE_CHECKING:  # else jax would be imported before the flags are understood
-    from causalcine_jax.film.moves import Chunk
+    from causalcine_jax.film.chunk import Chunk
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -130,15 +130,16 @@ def at_a_desk(flags: argparse.Namespace) -> None:
     from causalcine_jax.commands.serve import film_engine
     from causalcine_jax.film.filming import say
     from causalcine_jax.serve.client import Address, Desk
+    from causalcine_jax.serve.parts import TAKE_FILES
     from causalcine_jax.serve.server import running
-    from causalcine_jax.serve.terminal import FILES, Terminal
+    from causalcine_jax.serve.terminal import Terminal
 
     if flags.resume:
         start = {"resume_token": flags.resume}
     else:
         start = {"global_caption": flags.global_caption.strip(), "seed": flags.seed}
     with contextlib.ExitStack() as held:
-        held.enter_context(one_writer(flags.out, FILES, overwrite=flags.overwrite))
+        held.enter_context(one_writer(flags.out, TAKE_FILES, overwrite=flags.overwrite))
         url = flags.server
         if url is None:
             engine = film_engine(flags)

@@ -20,10 +20,11 @@ from jaxtyping import Float
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.journal import Journal
 from causalcine_jax.film.model_folder import Model, load_model
-from causalcine_jax.film.moves import Chunk, Moves
+from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from causalcine_jax.errors import UsageError
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.history import FilmHistory, KeptChunk, state_after
 from causalcine_jax.film.host_memory import check_host_room
 from causalcine_jax.film.model_folder import Model, latent_size
-from causalcine_jax.film.moves import Chunk, Moves
+from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import check_room
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState, copied

@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 
 from causalcine_jax.errors import kept_when_stopped, printable
 from causalcine_jax.film import record as provenance
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.moves import Chunk
 from causalcine_jax.render.contact_sheet import thumbnail, wanted_frames
 from causalcine_jax.render.memory_picture import MemoryPicture
 from causalcine_jax.render.mp4 import FilmWriter

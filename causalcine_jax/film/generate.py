@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,9 @@ def _generate(
             **({"start": begun.record} if begun else {}),
             **({"tiny_decoder": decoder} if decoder else {}),
             **({"loras": adapters} if adapters else {}),
-            **_record(director, setup, footage),
+            "resolved": provenance.resolved_dict(director.resolved),
+            **provenance.made_with(director.settings, director.model),
+            "frames_sha256": footage.digest.hexdigest(),
             "scale": scale,
             "model": folder.name,
             "weights_sha256": weights(),
@@ -249,22 +251,6 @@ def _check_file(director: Director, out: Path, scale: int) -> None:
     latents = math.prod(latent_size(model, height, width)) * model.transformer.config.in_dim * 4
     needed += director.resolved.chunks * model.chunk_frames * latents  # the journal
     check_disk(needed, out, freed=earlier)
-
-
-def _record(director: Director, setup: Setup, footage: Footage) -> dict[str, Any]:
-    """The fields of film.json that describe how the frames were made, and their hash."""
-    return {
-        "resolved": provenance.resolved_dict(director.resolved),
-        "sampler": asdict(director.sampler),
-        "memory": asdict(director.memory),
-        "whole_film": setup.whole_film,
-        "chunk_frames": setup.model.chunk_frames,
-        "pool_frames": director.settings.pool.frames or setup.model.chunk_frames,
-        "kv_dtype": setup.pool.dtype,
-        "pool_on": setup.pool.place,
-        "dtype": setup.model.dtype,
-        "frames_sha256": footage.digest.hexdigest(),
-    }
 
 
 def _beside(work: Callable[[], str]) -> Callable[[], str]:

@@ -4,12 +4,13 @@ lines --(a thread)--> director.add_shot      director --> chunks, as long as sho
 """
 
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.director import Chunk, Director
+from causalcine_jax.film.chunk import Chunk
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.story_edits import shot_of_line
 
 
 def directed(
@@ -44,5 +45,5 @@ def directed(
 def _add(director: Director, line: str, chunks: int) -> None:
     if line.startswith("/"):
         raise UsageError(f"{line.split()[0]} needs a desk: start with --takes or --server")
-    given, caption = re.findall(r"^(?:(\d{1,4}):)?(.*)$", line)[0]
-    director.add_shot(caption.strip(), chunks=int(given) if given else chunks)
+    caption, length = shot_of_line(line, chunks)
+    director.add_shot(caption, chunks=length)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from causalcine_jax.film.record_schema import NEEDED, SCHEMA, FilmRecord
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.utils.plain_data import read_plain
+
+if TYPE_CHECKING:  # they import jax
+    from causalcine_jax.film.model_folder import Model
+    from causalcine_jax.film.settings import FilmSettings
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
@@ -74,6 +78,12 @@ class FramesHash:
     def add(self, frames: np.ndarray) -> None:
         self._digest.update(np.ascontiguousarray(frames).tobytes())
 
+    def copy(self) -> "FramesHash":
+        """The same, to go on with other frames."""
+        other = FramesHash()
+        other._digest = self._digest.copy()
+        return other
+
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
 
@@ -87,6 +97,20 @@ def resolved_dict(resolved: ResolvedStory) -> dict[str, Any]:
         "cut_frames": list(resolved.cut_frames),
         "asked_cut_frames": list(resolved.asked_cut_frames),
         "shots": [dataclasses.asdict(shot) for shot in resolved.shots],
+    }
+
+
+def made_with(settings: "FilmSettings", model: "Model") -> dict[str, Any]:
+    """The fields of film.json that say how the frames are made, so that they are made again."""
+    return {
+        "sampler": dataclasses.asdict(settings.sampler),
+        "memory": dataclasses.asdict(settings.memory),
+        "whole_film": settings.pool.frames is None,
+        "chunk_frames": model.chunk_frames,
+        "pool_frames": settings.pool.frames or model.chunk_frames,
+        "kv_dtype": settings.pool.dtype,
+        "pool_on": settings.pool.place,
+        "dtype": model.dtype,
     }
 
 

@@ -1,10 +1,17 @@
-"""Changes that a director makes to a story: each returns the new one."""
+"""Changes that a director makes to a story, each of which returns the new one; and its lines."""
 
+import re
 from dataclasses import replace
 
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.story_schema import duration_faults
+
+
+def shot_of_line(line: str, chunks: int) -> tuple[str, int]:
+    """Caption and chunks of a line that directs: `Mia waves.`, or `6: Mia waves.` for six."""
+    length, caption = re.findall(r"^(?:(\d{1,4}):)?(.*)$", line)[0]
+    return caption.strip(), int(length) if length else chunks
 
 
 def with_shot(story: Story, shot: Shot) -> Story:

@@ -9,11 +9,15 @@ The index makes it an ordinary mp4 in place, in which every player can seek. No 
 
 import contextlib
 import fractions
+import io
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -78,6 +82,31 @@ def unfinished(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.unfinished{path.suffix}")
 
 
+def video_stream(
+    container: OutputContainer,
+    width: int,
+    height: int,
+    fps: int,
+    options: Mapping[str, str] = ENCODER,
+) -> VideoStream:
+    """A new H.264 stream, marked with the colours that ToYUV makes."""
+    stream = container.add_stream("libx264", rate=fps, options=dict(options))
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED_RANGE
+    return stream
+
+
+def enlarged(image: UInt8[np.ndarray, "h w 3"], scale: int) -> UInt8[np.ndarray, "sh sw 3"]:
+    """The picture, `scale` times as high and as wide."""
+    if scale == 1:
+        return image
+    height, width, _ = image.shape
+    size = (width * scale, height * scale)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
 class FilmWriter:
     """Writes uint8 frames [T,H,W,3] to `path` as they are appended; a context manager.
 
@@ -116,7 +145,8 @@ class FilmWriter:
         _, height, width, _ = frames.shape
         height, width = height * self._scale, width * self._scale
         if self._stream is None:
-            self._stream, self._to_yuv = self._open_stream(width, height), ToYUV(width, height)
+            self._stream = video_stream(self._container, width, height, self._fps)
+            self._to_yuv = ToYUV(width, height)
         if (self._stream.height, self._stream.width) != (height, width):
             raise UsageError(
                 f"a film of {self._stream.height}x{self._stream.width} "
@@ -124,7 +154,7 @@ class FilmWriter:
             )
         with self._disk_faults():
             for number, image in enumerate(frames):
-                picture = self._picture(image, width, height)
+                picture = self._to_yuv(enlarged(image, self._scale))
                 picture.pict_type = (
                     av.video.frame.PictureType.I if number == 0 else av.video.frame.PictureType.NONE
                 )
@@ -156,21 +186,6 @@ class FilmWriter:
             if self._failed:
                 os.truncate(self.part, self._whole)
 
-    def _open_stream(self, width: int, height: int):
-        stream = self._container.add_stream("libx264", rate=self._fps, options=ENCODER)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
-        return stream
-
-    def _picture(self, image: np.ndarray, width: int, height: int) -> av.VideoFrame:
-        if self._scale > 1:
-            image = np.asarray(
-                Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-            )
-        return self._to_yuv(image)
-
     @contextlib.contextmanager
     def _disk_faults(self):
         try:
@@ -180,17 +195,23 @@ class FilmWriter:
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
+def decoded(film: str | Path | io.BytesIO) -> Iterator[av.VideoFrame]:
+    """The frames of a film as they are stored. `DataError` if they cannot be decoded."""
+    where = "the film" if isinstance(film, io.BytesIO) else film
+    try:
+        with av.open(film if isinstance(film, io.BytesIO) else str(film)) as container:
+            yield from container.decode(video=0)
+    except (OSError, av.error.FFmpegError, IndexError) as error:
+        raise DataError(f"{where} cannot be read as a film: {error}") from error
+
+
 def read_film(path: str | Path) -> UInt8[np.ndarray, "t h w 3"]:
     """Returns all frames of a film, also of one that is still growing.
 
     Raises:
       DataError: it cannot be decoded.
     """
-    try:
-        with av.open(str(path)) as film:
-            frames = list(map(ToRGB(), film.decode(video=0)))
-    except (OSError, av.error.FFmpegError, IndexError) as error:
-        raise DataError(f"{path} cannot be read as a film: {error}") from error
+    frames = list(map(ToRGB(), decoded(path)))
     if not frames:
         raise DataError(f"{path} holds no frames")
     return np.stack(frames)

@@ -28,7 +28,7 @@ from causalcine_jax.serve.server_messages import SessionDone, SessionQueued, Ses
 from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.worker import Worker
 from causalcine_jax.story import Story
-from causalcine_jax.story_schema import MAX_SEED, TEMPORAL_STRIDE
+from causalcine_jax.story_schema import MAX_SEED
 
 RETRY_S = 30.0
 log = logging.getLogger("causalcine.desk")
@@ -193,7 +193,7 @@ class Desk:
             head = replace(story, shots=(), seed=seed)
             if len(story.shots) > MOST_SHOTS:
                 raise UsageError(f"{field}: at most {MOST_SHOTS} shots, not {len(story.shots)}")
-            resolved = story.resolve(engine.info.chunk_frames // TEMPORAL_STRIDE).shots
+            resolved = story.resolve(engine.info.latent_frames).shots
             engine.check([(f"shot {shot.id}", shot.prompt) for shot in resolved])
             if (seconds := sum(shot.seconds for shot in resolved)) > self.house.limits.film_s:
                 most = self.house.limits.film_s

@@ -44,7 +44,7 @@ class TakeFiles:
     chunk_frames: int
 
     def write(self, name: str, made_with: dict[str, Any]) -> Path:
-        """The file of that name, one of FILES, in `folder`. `DataError` if writing fails."""
+        """The file of that name, one of TAKE_FILES, in `folder`. `DataError` if writing fails."""
         path = self.folder / name
         {
             "film.mp4": lambda: joined(self.header, self.chunks, path),
@@ -77,9 +77,6 @@ class TakeFiles:
             f"take {self.take.take_id} | {made_with.get('model', '')}"
         )
         save_contact_sheet(path, resolved, thumbs, self.story.global_caption, details)
-
-
-FILES = ("film.mp4", "film.json", "story.yaml", "contact_sheet.png")
 
 
 def take_files(project: Project, take_id: str, head: Story, chunk_frames: int) -> TakeFiles:

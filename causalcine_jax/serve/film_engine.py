@@ -4,7 +4,6 @@ This module imports jax. All but `check` and `pool_bytes` runs on the device's t
 """
 
 import functools
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +73,8 @@ class FilmEngine:
         self.model.check_prompts(prompts)
 
     def record(self, director: Director) -> dict[str, Any]:
-        settings = director.settings
         return {
-            "sampler": asdict(settings.sampler),
-            "memory": asdict(settings.memory),
-            "whole_film": False,
-            "chunk_frames": self.model.chunk_frames,
-            "pool_frames": settings.pool.frames,
-            "kv_dtype": settings.pool.dtype,
-            "pool_on": settings.pool.place,
-            "dtype": self.model.dtype,
+            **provenance.made_with(director.settings, self.model),
             "model": self.info.name,
             "weights_sha256": self._weights,
             "software": provenance.software(),

@@ -7,9 +7,9 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from causalcine_jax.serve.desk import Desk
-from causalcine_jax.serve.export import FILES, frame_file, take_files
+from causalcine_jax.serve.export import frame_file, take_files
+from causalcine_jax.serve.parts import TAKE_FILES
 from causalcine_jax.serve.protocol import Refused
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 SESSION, TAKE = "/v1/sessions/{session}", "/v1/sessions/{session}/takes/{take}"
 KEPT = {"Cache-Control": "private, max-age=3600"}  # what never changes
@@ -39,10 +39,10 @@ def film_routes(desk: Desk) -> list[Route]:
 
     async def file(request: Request) -> Response:
         at, engine = request.path_params, desk.house.engine
-        if at["file"] not in FILES:
-            raise Refused("unknown_take", f"a take has the files {', '.join(FILES)}", "file")
+        if at["file"] not in TAKE_FILES:
+            raise Refused("unknown_take", f"a take has the files {', '.join(TAKE_FILES)}", "file")
         session = desk.session(at["session"])
-        latents = session.model.chunk_frames // TEMPORAL_STRIDE
+        latents = session.model.latent_frames
         async with session.exporting:
             files = take_files(session.project, at["take"], session.head, latents)
             made_with = await asyncio.to_thread(engine.record, session.director)

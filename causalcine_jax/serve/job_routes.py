@@ -13,7 +13,7 @@ from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.jobs import Jobs, NewVideo
 from causalcine_jax.serve.protocol import Refused, refusal
 from causalcine_jax.story import Story
-from causalcine_jax.story_schema import TEMPORAL_STRIDE, story_faults
+from causalcine_jax.story_schema import story_faults
 from causalcine_jax.utils.plain_data import parse_plain
 
 
@@ -48,7 +48,7 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         if faults:
             return JSONResponse({"valid": False, "faults": faults})
         story = Story.from_dict(told)
-        resolved = story.resolve(desk.house.engine.info.chunk_frames // TEMPORAL_STRIDE)
+        resolved = story.resolve(desk.house.engine.info.latent_frames)
         try:
             desk.house.engine.check([(f"shot '{s.id}'", s.prompt) for s in resolved.shots])
         except UsageError as error:

@@ -26,7 +26,7 @@ from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import Caption, FromClient, FromServer, Seed
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import MediaChunk, SessionDone, SessionStatus
-from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA, TEMPORAL_STRIDE
+from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -181,7 +181,7 @@ class Jobs:
             job.status, job.folder = "in_progress", session.project.session_id
             await client.done.wait()
             if job.error is None:
-                chunk_frames = session.model.chunk_frames // TEMPORAL_STRIDE
+                chunk_frames = session.model.latent_frames
                 take = session.project.take_id
                 files = take_files(session.project, take, session.head, chunk_frames)
                 await asyncio.to_thread(files.write, FILM.name, {})

@@ -13,11 +13,10 @@ from pathlib import Path
 import av
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
-from causalcine_jax.render.mp4 import ENCODER
+from causalcine_jax.render.colour import ToRGB, ToYUV
+from causalcine_jax.render.mp4 import ENCODER, decoded, enlarged, video_stream
 from causalcine_jax.utils.atomic_file import atomic_file
 
 # A fragment per frame. frag_discont: fragments carry the film's time, though this muxer sees only
@@ -52,17 +51,10 @@ def encoded(
     sink, tick = io.BytesIO(), fractions.Fraction(1, fps)
     to_yuv = ToYUV(width, height)
     with av.open(sink, "w", format="mp4", options=OPTIONS) as container:
-        stream = container.add_stream("libx264", rate=fps, options=VIDEO)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
-        context.time_base = tick
+        stream = video_stream(container, width, height, fps, VIDEO)
+        stream.codec_context.time_base = tick
         for number, image in enumerate(frames, start=first_frame):
-            if scale > 1:
-                large = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-                image = np.asarray(large)
-            picture = to_yuv(image)
+            picture = to_yuv(enlarged(image, scale))
             picture.pts, picture.time_base = number, tick
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
@@ -111,13 +103,9 @@ def some_frames(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
     """The wanted frames of a film, by number. `DataError` if it cannot be decoded."""
     to_rgb = ToRGB()
-    try:
-        with av.open(film if isinstance(film, io.BytesIO) else str(film)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    yield number, to_rgb(frame)
-    except (OSError, av.error.FFmpegError, IndexError) as error:
-        raise DataError(f"the film cannot be read: {error}") from error
+    for number, frame in enumerate(decoded(film)):
+        if number in wanted:
+            yield number, to_rgb(frame)
 
 
 def _boxes(data: bytes):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.story_edits import extended, retaken, with_shot
 from causalcine_jax.render.typography import fit_text, font
 from causalcine_jax.serve.parts import ModelInfo
-from causalcine_jax.story import ResolvedShot, Shot, Story, Video
-from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA
+from causalcine_jax.story import ResolvedShot, Shot, Story, Video, first_frame_of_chunk
+from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA, TEMPORAL_STRIDE
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -39,21 +40,6 @@ EXAMPLE = {
 }
 
 
-@dataclass(frozen=True)
-class MockChunk:
-    """As film.moves.Chunk."""
-
-    frames: UInt8[np.ndarray, "t h w 3"]
-    index: int
-    shot: ResolvedShot
-    retrieved: Int[np.ndarray, "l k"]
-    seconds: dict[str, float]
-
-    @property
-    def is_cut(self) -> bool:
-        return self.index > 0 and self.index == self.shot.first_chunk
-
-
 class MockDirector:
     """A director (film.director.Director) that draws each chunk in `chunk_seconds`."""
 
@@ -69,7 +55,7 @@ class MockDirector:
         if not (Path(folder) / FILE).is_file():
             raise DataError(f"no film was begun in {folder}: it has no {FILE}")
         told = read_plain(Path(folder) / FILE)
-        director = cls(_story(told["story"]), chunk_seconds)
+        director = cls(Story.from_dict(told["story"], fewest_shots=0), chunk_seconds)
         director._folder = Path(folder)
         return director
 
@@ -110,26 +96,25 @@ class MockDirector:
         other.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
         return other
 
-    def __iter__(self) -> Iterator[MockChunk]:
+    def __iter__(self) -> Iterator[Chunk]:
         return self
 
-    def __next__(self) -> MockChunk:
+    def __next__(self) -> Chunk:
         resolved, index = self.resolved, self.next_chunk
         if index >= resolved.chunks:
             raise StopIteration
         begun = time.perf_counter()
         number = resolved.shot_of_chunk[index]
         shot, seed = resolved.shots[number], self.story.shots[number].seed
-        first = max(0, 12 * index - 3)
-        count = 12 if index else 9
         film_seed = self.story.seed if seed is None else seed
         video = self.story.video
-        frames = [_picture(video, shot, first + i, film_seed) for i in range(count)]
+        numbers = range(first_frame_of_chunk(index), first_frame_of_chunk(index + 1))
+        frames = [_picture(video, shot, number, film_seed) for number in numbers]
         time.sleep(max(0.0, self._seconds - (time.perf_counter() - begun)))
         self.next_chunk += 1
         self._keep()
         spent = time.perf_counter() - begun
-        return MockChunk(np.stack(frames), index, shot, _recalled(index), {"denoise": spent})
+        return Chunk(np.stack(frames), index, shot, _recalled(index), {"denoise": spent})
 
     def _retell(self, story: Story) -> None:
         self.story, self.resolved = story, story.resolve()
@@ -152,8 +137,8 @@ class MockEngine:
             width=VIDEO.width,
             height=VIDEO.height,
             fps=VIDEO.fps,
-            chunk_frames=12,
-            first_chunk_frames=9,
+            chunk_frames=TEMPORAL_STRIDE * CHUNK_FRAMES,
+            first_chunk_frames=first_frame_of_chunk(1),
             words={"characters": ["Mia", "Otto"], "places": ["beach", "forest", "meadow"]},
             example=EXAMPLE,
         )
@@ -177,11 +162,6 @@ class MockEngine:
 
     def record(self, director: MockDirector) -> dict[str, Any]:
         return {"model": "mock"}
-
-
-def _story(told: dict) -> Story:
-    shots = tuple(Shot(**shot) for shot in told["shots"])
-    return Story(shots, told["global"], told["seed"], told["negative"], Video(**told["video"]))
 
 
 def _recalled(index: int) -> Int[np.ndarray, "l k"]:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from causalcine_jax.story_schema import LONGEST_SHOT, MAX_SEED
+from causalcine_jax.story_schema import LONGEST_SHOT, MAX_SEED, TEMPORAL_STRIDE
 
 PROTOCOL = "causalcine.v1"
 LONGEST_CAPTION = 2_000  # characters
@@ -36,6 +36,8 @@ Secret = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_lengt
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_SHOT, allow_inf_nan=False)]
 Chunks = Annotated[int, Field(ge=1, le=4_800)]
+
+TAKE_FILES = ("film.mp4", "film.json", "story.yaml", "contact_sheet.png")
 
 
 class FromClient(BaseModel):
@@ -167,6 +169,11 @@ class ModelInfo(FromServer):
     """The words that this model knows, by kind; null for a model that reads free text."""
     example: dict[str, Any] | None = None
     """A story (schema causalcine/story@1) that this model can film; null if none is known."""
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames of a chunk."""
+        return self.chunk_frames // TEMPORAL_STRIDE
 
 
 class Limits(FromServer):

@@ -22,9 +22,10 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from causalcine_jax.errors import DataError
+from causalcine_jax.film.record import FramesHash
 from causalcine_jax.serve.parts import ChunkInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
-from causalcine_jax.story import Story, Video
+from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -39,7 +40,7 @@ class Take:
     first_chunk  the first chunk that is its own
     own          its chunks from there on
     shots        those that have begun, as they were asked for, by id
-    digests      of its own chunks: SHA-256 of the film's frames so far; None after a restart
+    digests      of its own chunks: the hash of the film's frames so far; None after a restart
     """
 
     take_id: str
@@ -49,7 +50,7 @@ class Take:
     first_chunk: int
     own: list[ChunkInfo] = field(default_factory=list)
     shots: dict[str, QueuedShot] = field(default_factory=dict)
-    digests: list[Any] = field(default_factory=list)
+    digests: list[FramesHash | None] = field(default_factory=list)
 
     STORED: ClassVar = ("take_id", "parent", "why", "shot_id", "first_chunk")
 
@@ -131,8 +132,7 @@ class Project:
     @property
     def story(self) -> Story:
         """What holds for all takes: the global line, seed, negative prompt and size."""
-        told = self._told["story"]
-        return Story((), told["global"], told["seed"], told["negative"], Video(**told["video"]))
+        return Story.from_dict(self._told["story"], fewest_shots=0)
 
     @property
     def take(self) -> Take:
@@ -176,7 +176,7 @@ class Project:
         self.save()
         return take
 
-    def give_digests(self, digests: list[Any]) -> None:
+    def give_digests(self, digests: list[FramesHash]) -> None:
         """The digests of the current take's chunks, from the film's beginning."""
         take: Take | None = self.take
         while take is not None:
@@ -214,16 +214,18 @@ class Project:
             raise Refused("unknown_take", f"{take_id} has no chunk {chunk}", "chunk")
         return _media(self.folder_of(take.take_id), chunk)
 
-    def digest(self, take_id: str, chunks: int) -> Any:
+    def digest(self, take_id: str, chunks: int) -> FramesHash | None:
         """SHA-256 of the frames of a take's first chunks; None where a restart lost it."""
         take = self.known(take_id)
         if chunks == 0:
-            return hashlib.sha256()
+            return FramesHash()
         if chunks <= take.first_chunk:
             return self.digest(take.parent, chunks)
         return take.digests[chunks - take.first_chunk - 1]
 
-    def add_chunk(self, info: ChunkInfo, header: bytes, media: bytes, digest: Any) -> None:
+    def add_chunk(
+        self, info: ChunkInfo, header: bytes, media: bytes, digest: FramesHash | None
+    ) -> None:
         """Keeps a chunk of the take that `info` names."""
         folder = self.folder_of(info.take_id)
         lines = folder / "chunks.jsonl"

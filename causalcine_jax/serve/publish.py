@@ -9,8 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from causalcine_jax.serve.house import House
 from causalcine_jax.serve.media import encoded, mime, streaming_scale
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
@@ -106,7 +104,7 @@ class Publisher:
 
     def _info(self, take_id: str, chunk: Any, spent: float) -> ChunkInfo:
         fps, frames = self._model.fps, len(chunk.frames)
-        latent_frames = self._model.chunk_frames // TEMPORAL_STRIDE
+        latent_frames = self._model.latent_frames
         first = first_frame_of_chunk(chunk.index, latent_frames)
         timings = {name: round(value, 4) for name, value in chunk.seconds.items()}
         timings["wait"] = round(max(0.0, spent - sum(chunk.seconds.values())), 4)
@@ -127,7 +125,7 @@ class Publisher:
         """Latent frames that most layers retrieved, as the video frames that stand for them."""
         votes = Counter(frame for layer in retrieved.tolist() for frame in {*layer} - {-1})
         line = self._project.line(take_id)
-        per_chunk = self._model.chunk_frames // TEMPORAL_STRIDE
+        per_chunk = self._model.latent_frames
         return tuple(
             Recalled(
                 frame=TEMPORAL_STRIDE * latent,
@@ -147,5 +145,5 @@ class Publisher:
         info = info.model_copy(update={"timings": timings, "bytes": len(media)})
         digest = None if before is None else before.copy()
         if digest is not None:
-            digest.update(np.ascontiguousarray(frames))
+            digest.add(frames)
         return info, header, media, digest

@@ -37,7 +37,6 @@ from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.turns import in_words, next_chunk
 from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 log = logging.getLogger("causalcine.desk")
 
@@ -131,7 +130,7 @@ class Session:
 
     def time_of(self, chunk: int) -> float:
         """Where a chunk begins, in seconds of film."""
-        latents = self.model.chunk_frames // TEMPORAL_STRIDE
+        latents = self.model.latent_frames
         return first_frame_of_chunk(chunk, latents) / self.model.fps
 
     def state(self, event_id: str | None = None) -> SessionState:

@@ -6,7 +6,6 @@ A line is the next shot; `6: Mia waves.` makes it six chunks long. A line that b
 of COMMANDS. At the end of the lines the film is finished, and saved.
 """
 
-import re
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -16,7 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from causalcine_jax.errors import DataError, UsageError, nearest
+from causalcine_jax.film.story_edits import shot_of_line
 from causalcine_jax.serve.client import Address, Desk
+from causalcine_jax.serve.parts import TAKE_FILES
 from causalcine_jax.utils.atomic_file import atomic_file
 
 COMMANDS = {
@@ -29,7 +30,6 @@ COMMANDS = {
     "save": "write film.mp4, film.json, story.yaml and contact_sheet.png to --out",
     "help": "this list",
 }
-FILES = ("film.mp4", "film.json", "story.yaml", "contact_sheet.png")
 QUIET = 1.0  # seconds without a message, after which a film with nothing queued is finished
 
 
@@ -81,7 +81,7 @@ class Terminal:
                     raise UsageError(f"unknown command /{word}, {nearest(word, COMMANDS)}")
                 getattr(self, f"_do_{word}")(rest.strip(), chunks)
             else:
-                length, caption = _shot(line, chunks)
+                caption, length = shot_of_line(line, chunks)
                 self._desk.shot(caption, chunks=length, event_id=self._event(caption))
         except ValidationError as error:
             fault = error.errors()[0]
@@ -91,7 +91,7 @@ class Terminal:
 
     def save(self) -> None:
         """Writes the take's files to `out`. `DataError` if that fails."""
-        for name in FILES:
+        for name in TAKE_FILES:
             url = self._address.file(self._session, self._take, name)
             request = urllib.request.Request(url, headers=self._address.headers)
             try:
@@ -102,14 +102,14 @@ class Terminal:
                     partial.write_bytes(answer.read())
             except OSError as error:
                 raise DataError(f"{name} cannot be fetched: {error}") from error
-        self._tell(f"{self._out / FILES[0]}: take {self._take}; film.json makes it again")
+        self._tell(f"{self._out / TAKE_FILES[0]}: take {self._take}; film.json makes it again")
 
     # --- commands ---
 
     def _do_cut(self, caption: str, chunks: int) -> None:
         if not caption:
             return self._desk.cut()
-        length, caption = _shot(caption, chunks)
+        caption, length = shot_of_line(caption, chunks)
         self._desk.cut(caption, chunks=length, event_id=self._event(caption))
 
     def _do_retake(self, rest: str, chunks: int) -> None:
@@ -203,9 +203,3 @@ class Terminal:
         self._tell(f"error: {where}{message.message}")
         if message.code in ("full", "bad_token") or not self._session:
             raise DataError(message.message)
-
-
-def _shot(line: str, chunks: int) -> tuple[int, str]:
-    """Length and caption of a line such as `6: Mia waves.`"""
-    given, caption = re.fullmatch(r"(?:(\d{1,4}):)?(.*)", line).groups()
-    return int(given) if given else chunks, caption.strip()

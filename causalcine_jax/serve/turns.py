@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, is_out_of_memory
 from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.parts import QueuedShot
 
@@ -29,6 +29,6 @@ def in_words(error: Exception) -> str:
     """What clients are told of a failure; the log has the rest."""
     if isinstance(error, UsageError | DataError):
         return str(error)
-    if str(error).startswith("RESOURCE_EXHAUSTED"):  # jax has no own class for it
+    if is_out_of_memory(error):
         return "out of memory: ask for smaller frames, or serve with fewer --pool-frames"
     return type(error).__name__

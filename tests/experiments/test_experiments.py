@@ -18,7 +18,7 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, bootstrap_paired
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
 from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
-from causalcine_jax.film.moves import Chunk
+from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.storyworld import WORLDS, WorldConfig, WorldStory, sample_story
 from causalcine_jax.storyworld.world import first_frame_of_chunk
