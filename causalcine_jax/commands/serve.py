@@ -126,7 +126,7 @@ def _engine(flags: argparse.Namespace) -> "Engine":
 
 
 def film_engine(flags: argparse.Namespace) -> "Engine":
-    """The engine of --model and --pool-frames. Imports jax."""
+    """The engine of --model and --pool-frames, None for POOL_FRAMES. Imports jax."""
     from causalcine_jax.config import PoolConfig
     from causalcine_jax.film.chosen_model import chosen_model
     from causalcine_jax.film.host_memory import allow_all_host_memory
@@ -135,4 +135,5 @@ def film_engine(flags: argparse.Namespace) -> "Engine":
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    return FilmEngine(load_model(chosen_model(flags.model)), PoolConfig(flags.pool_frames))
+    frames = POOL_FRAMES if flags.pool_frames is None else flags.pool_frames
+    return FilmEngine(load_model(chosen_model(flags.model)), PoolConfig(frames))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.story import Shot, Story
-from causalcine_jax.story_schema import duration_faults
+from causalcine_jax.story_schema import MAX_SEED, duration_faults
 
 
 def shot_of_line(line: str, chunks: int) -> tuple[str, int]:
@@ -29,11 +29,16 @@ def extended(story: Story, chunks: int, chunk_frames: int) -> Story:
     return replace(story, shots=(*story.shots[:-1], last))
 
 
+def next_seed(seed: int) -> int:
+    """The seed of a retake for which none is given."""
+    return (seed + 1) % (MAX_SEED + 1)
+
+
 def retaken(story: Story, number: int, caption: str | None, seed: int | None) -> Story:
     """With another caption or seed of the shot at `number`; without both, with the next seed."""
     old = story.shots[number]
     if seed is None and caption is None:
-        seed = ((story.seed if old.seed is None else old.seed) + 1) % 2**32
+        seed = next_seed(story.seed if old.seed is None else old.seed)
     new = replace(
         old,
         caption=old.caption if caption is None else caption,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from causalcine_jax.errors import UsageError
+from causalcine_jax.film.story_edits import next_seed
 from causalcine_jax.serve import shot_queue
 from causalcine_jax.serve.client_messages import (
     Branch,
@@ -32,7 +33,6 @@ from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.turns import rewound
 from causalcine_jax.story import prompt_of
-from causalcine_jax.story_schema import MAX_SEED
 
 
 def order(session: Session, message: Any) -> None:
@@ -106,8 +106,7 @@ def retake(session: Session, message: Retake) -> None:
         check_caption(session, message.caption, "caption")
     seed = message.seed
     if seed is None and message.caption is None:
-        before = session.project.story.seed if shot.seed is None else shot.seed
-        seed = (before + 1) % (MAX_SEED + 1)
+        seed = next_seed(session.project.story.seed if shot.seed is None else shot.seed)
     again = {
         "caption": message.caption or shot.caption,
         "seed": shot.seed if seed is None else seed,

@@ -143,6 +143,8 @@ class Terminal:
             return self._shots[int(said) - 1]
         if said in self._shots:
             return said
+        if not self._shots:
+            raise UsageError("no shot has begun yet")
         raise UsageError(f"which shot? Name one of 1 to {len(self._shots)}, not {said!r}")
 
     def _event(self, caption: str) -> str:

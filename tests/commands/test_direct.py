@@ -3,10 +3,13 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
@@ -53,6 +56,26 @@ def direct(*flags):
     with pytest.raises(SystemExit) as ended:
         run(lambda: command(["direct", *map(str, flags)]))
     return ended.value.code
+
+
+def test_a_desk_of_its_own_keeps_takes_and_saves_the_film(folder, tmp_path):
+    out, words = tmp_path / "live", [sys.executable, "-m", "causalcine_jax", "direct", "--takes"]
+    done = subprocess.run(
+        [*words, "--model", str(folder), "--out", str(out), "--chunks", "1"],
+        input="2: Mia waves.\n/branch 9\nOtto sleeps.\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error: no shot has begun" in done.stderr or "error: which shot?" in done.stderr
+    assert len(read_film(out / "film.mp4")) == 33 and (out / "takes").is_dir()
+    shots = read_story(out / "story.yaml").shots
+    assert [(shot.caption, shot.chunks) for shot in shots] == [
+        ("Mia waves.", 2),
+        ("Otto sleeps.", 1),
+    ]
 
 
 def test_the_story_that_was_told_makes_the_same_film(folder, tmp_path, monkeypatch, capsys):
