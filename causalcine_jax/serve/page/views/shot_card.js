@@ -30,8 +30,25 @@ export function ShotCard({ desk }) {
   />`;
 }
 
+function Caption({ desk, shot, value, onValue, onEnter }) {
+  const { session, errors, words } = desk.state;
+  return html`<label class="unseen" for="caption">Caption</label>
+    <${WordsField}
+      id="caption"
+      rows="4"
+      value=${value}
+      words=${words}
+      onValue=${onValue}
+      onEnter=${onEnter}
+      onKey=${leave}
+      maxLength=${session.limits.caption_characters}
+      readOnly=${!session.directs}
+      aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])}
+    />`;
+}
+
 function MadeCard({ desk, shot, number }) {
-  const { session, errors } = desk.state;
+  const { session } = desk.state;
   const [caption, setCaption] = useState(shot.caption);
   const [seed, setSeed] = useState("");
   useEffect(() => setCaption(shot.caption), [shot.caption]);
@@ -53,18 +70,12 @@ function MadeCard({ desk, shot, number }) {
       >
     </h2>
     <form onSubmit=${(event) => (event.preventDefault(), retake())}>
-      <label class="unseen" for="caption">Caption</label>
-      <${WordsField}
-        id="caption"
-        rows="4"
+      <${Caption}
+        desk=${desk}
+        shot=${shot}
         value=${caption}
-        words=${desk.state.words}
         onValue=${setCaption}
         onEnter=${retake}
-        onKey=${leave}
-        maxLength=${session.limits.caption_characters}
-        readOnly=${!session.directs}
-        aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])}
       />
       ${
         session.directs &&
@@ -92,7 +103,7 @@ function MadeCard({ desk, shot, number }) {
 }
 
 function QueuedCard({ desk, shot, number, place }) {
-  const { session, queue, errors } = desk.state;
+  const { session, queue } = desk.state;
   const [caption, setCaption] = useState(shot.caption);
   useEffect(() => setCaption(shot.caption), [shot.caption]);
   const keep = () => {
@@ -131,18 +142,12 @@ function QueuedCard({ desk, shot, number, place }) {
       </span>
     </h2>
     <form onSubmit=${(event) => (event.preventDefault(), keep())}>
-      <label class="unseen" for="caption">Caption</label>
-      <${WordsField}
-        id="caption"
-        rows="4"
+      <${Caption}
+        desk=${desk}
+        shot=${shot}
         value=${caption}
-        words=${desk.state.words}
         onValue=${setCaption}
         onEnter=${keep}
-        onKey=${leave}
-        maxLength=${session.limits.caption_characters}
-        readOnly=${disabled}
-        aria-invalid=${Boolean(errors[`shot ${shot.shot_id}`])}
       />
       ${
         !disabled &&
