@@ -5,6 +5,7 @@
     causalcine bench all --preset wan-1.3b --batch 1 --peer --out bench.json
     causalcine bench race --out race.json        # our rollout against Self-Forcing's in plain torch
     causalcine bench reliability --out reliability.json    # mutated inputs
+    causalcine bench desk --out desk.json        # the director's desk: delays, fairness, endurance
     causalcine bench --targets h200 --out bench  # all that the device's targets need; which are met
 
     streaming   a chunk: denoise, commit, decode, apart, together and enqueued at once; the first
@@ -29,6 +30,8 @@ roofline of the machine. --case picks what is raced, --repeats says how many fil
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
 reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz);
 --repeats says how many. Exit code 1 if any failed.
+desk, alone and without a preset, directs films over the desk's protocol, and in Chromium where it
+and Playwright are; --case picks one, two, page or soak, --repeats says how many minutes it soaks.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.
@@ -95,13 +98,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats",
         type=whole_number,
-        help="timed calls of everything (default 5; race 3); reliability: inputs",
+        help="timed calls of everything (default 5; race 3); reliability: inputs; desk: minutes",
     )
     parser.add_argument(
         "--case",
         action="append",
         metavar="NAME",
-        help="race, reliability: only this case; may be given several times",
+        help="race, reliability, desk: only this case; may be given several times",
     )
     parser.add_argument(
         "--pool-frames",
@@ -152,6 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
         return _race(flags)
     if flags.parts == ["reliability"]:
         return _reliability(flags)
+    if flags.parts == ["desk"]:
+        return _desk(flags)
     if not flags.parts or not flags.preset:
         raise UsageError(
             "bench needs parts and --preset, such as: streaming --preset storyworld-base; "
@@ -216,6 +221,13 @@ def _reliability(flags: argparse.Namespace) -> None:
     print(reliability_table(record))
     if found := faults(record):
         raise DataError("; ".join(found))
+
+
+def _desk(flags: argparse.Namespace) -> None:
+    from benchmarks.desk import desk, desk_table
+
+    names = tuple(dict.fromkeys(flags.case or ()))
+    print(desk_table(desk(names, flags.repeats, flags.out, say)))
 
 
 def _targets(flags: argparse.Namespace) -> None:

@@ -152,8 +152,8 @@ class Orders:
     def ping(self, **of: Any) -> Any:
         return self.send(Ping(type="ping", **of))
 
-    def report(self, position_s: float, buffered_s: float = 0.0) -> Any:
-        fields = {"position_s": position_s, "buffered_s": buffered_s}
+    def report(self, position_s: float, buffered_s: float = 0.0, playing: bool = False) -> Any:
+        fields = {"position_s": position_s, "buffered_s": buffered_s, "playing": playing}
         return self.send(PlaybackReport(type="playback.report", **fields))
 
 

@@ -38,7 +38,7 @@ class SessionStart(Asked):
     seed: Seed | None = None
     """Of the film's noise; the story's, or a random one, if left out."""
     pace: Literal["playback", "free"] = "playback"
-    """playback: stay at most Limits.lead_chunks ahead of it. free: as fast as the device can."""
+    """playback: make a chunk just before it is played. free: as fast as the device can."""
     on_empty: Literal["wait", "hold"] = "wait"
     """When no shot is queued: wait for one, or go on with the last shot."""
 
@@ -166,6 +166,8 @@ class PlaybackReport(FromClient):
     position_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     buffered_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Seconds of film that the player holds after its position."""
+    playing: bool = False
+    """Its clock runs: the position grows until the next report."""
 
 
 class Ping(Asked):

@@ -15,7 +15,7 @@ class SessionLimits:
     idle_s       without a client, until the session is closed
     lifetime_s   until the session is closed whatever it does
     first_s      from opening a socket to its first message
-    lead_chunks  that are made ahead of playback
+    lead_chunks  that are left to play, at most, when the next is begun
     takes        of one session
     sessions     open at once
     waiting      that wait for one to end

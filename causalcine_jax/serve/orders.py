@@ -26,6 +26,7 @@ from causalcine_jax.serve.client_messages import (
     TakeOpen,
 )
 from causalcine_jax.serve.parts import NewShot, QueuedShot
+from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
 from causalcine_jax.serve.server_messages import SessionStatus, ShotReceived, TakeBegun
@@ -96,7 +97,9 @@ def snapshot(session: Session, message: Snapshot) -> None:
 
 
 def report(session: Session, message: PlaybackReport) -> None:
-    session.playback.report(message.position_s)
+    stands = message.playing and message.buffered_s < DRY
+    late = session.publisher.since(message.position_s + DRY) if stands else 0.0
+    session.playback.report(message.position_s, message.playing, late)
     session.change()
 
 

@@ -188,7 +188,7 @@ class Limits(FromServer):
     message_bytes: int
     caption_characters: int = LONGEST_CAPTION
     lead_chunks: int
-    """Generation stays at most so far ahead of playback."""
+    """At most so many are left to play when the next is begun; fewer where they are made fast."""
     takes: int
     pool_bytes: int
     """The session's history of keys and values, reserved while it is open."""

@@ -4,6 +4,7 @@ Encoding leaves the event loop, one chunk of a session at a time, while the devi
 """
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 MOST_RECALLED = 8
 RECENT = 4  # chunks over which speed is measured
+LATELY = 8  # chunks, of which the slowest says how early the next must begin
 
 
 class Publisher:
@@ -30,6 +32,8 @@ class Publisher:
         self._made: asyncio.Queue = asyncio.Queue(1)
         self._open = 0  # chunks that were put and are not published
         self._lately: deque[tuple[float, int]] = deque(maxlen=RECENT)
+        self._sent = (0.0, "", 0.0)  # when, of which take, up to which time of the film
+        self._spent: deque[float] = deque(maxlen=LATELY)
         self._header = project.header.read_bytes() if project.header.is_file() else None
         self.events: dict[str, str | None] = {}  # by shot: the event that queued it
 
@@ -68,6 +72,17 @@ class Publisher:
         frames = sum(frames for _, frames in list(self._lately)[1:])
         return round(frames / max(last - first, 1e-9), 2)
 
+    def since(self, time_s: float) -> float:
+        """Seconds since media of that time of the current take were sent; 0 if none were."""
+        when, take_id, end_s = self._sent
+        there = take_id == self._project.take_id and end_s > time_s
+        return time.monotonic() - when if there else 0.0
+
+    @property
+    def slowest(self) -> float:
+        """Seconds from asking for a chunk to its media, of the slowest of the last ones."""
+        return max(self._spent, default=math.inf)
+
     async def run(self) -> None:
         """Publishes what is put, in order, until cancelled. Raises what encoding or disk raise."""
         loop = asyncio.get_running_loop()
@@ -87,7 +102,9 @@ class Publisher:
                     self._tell(*self.init())
                 self._tell(MediaChunk(**info.model_dump()), media)
                 self._house.metrics.chunk(info)
-                self._lately.append((time.monotonic(), info.frames))
+                self._sent = (time.monotonic(), take_id, info.time_s + info.seconds)
+                self._lately.append((self._sent[0], info.frames))
+                self._spent.append(spent + info.timings["encode"])
             finally:
                 self._made.task_done()
                 self._open -= 1

@@ -66,7 +66,7 @@ class SessionStatus(FromServer):
 
     type: Literal["session.status"] = "session.status"
     status: Literal["making", "paused", "starved", "ahead", "stopped"]
-    """starved: no shot is queued. ahead: Limits.lead_chunks ahead of playback."""
+    """starved: no shot is queued. ahead: of playback, by what the next chunk needs."""
     event_id: str | None = None
 
 

@@ -39,6 +39,7 @@ from causalcine_jax.serve.turns import in_words, next_chunk
 from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
 
 log = logging.getLogger("causalcine.desk")
+UNEVEN = 1.25  # by how much a chunk may be slower than the slowest of the last ones
 
 
 @dataclass(frozen=True)
@@ -228,10 +229,17 @@ class Session:
         work = planned or self._unfinished() or self.project.queue or holds
         if not work or made >= self.house.limits.film_s:
             return "starved"
-        lead = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
         free = self.project.choices["pace"] == "free"
-        ahead = not free and made - self.playback.position(made) >= lead
+        ahead = not free and made - self.playback.position(made) >= self._lead()
         return "ahead" if ahead else "making"
+
+    def _lead(self) -> float:
+        """Seconds of film that must be left when the next chunk begins.
+
+        No more than it takes to make and bring it: what is made already delays a new shot.
+        """
+        most = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
+        return min(most, UNEVEN * self.publisher.slowest + self.playback.margin)
 
     def _unfinished(self) -> bool:
         """The last shot is shorter than asked for, and no cut was asked for."""
@@ -239,6 +247,13 @@ class Session:
             return False
         last = self.seen.resolved.shots[-1]
         return last.chunks < self.project.take.shots[last.id].chunks
+
+    def _end_shot(self) -> None:
+        """The last shot stays as short as it was cut, also in takes of what comes after it."""
+        if self.seen.resolved.shots:
+            last = self.seen.resolved.shots[-1]
+            asked = self.project.take.shots[last.id]
+            self.project.ask(longer(asked, min(last.chunks, asked.chunks), self.model))
 
     async def _wait(self, at_most: float) -> None:
         now, limits = time.monotonic(), self.house.limits
@@ -261,6 +276,8 @@ class Session:
         planned = self.seen.next_chunk < self.seen.resolved.chunks
         if not planned and not self._unfinished():
             if self.project.queue:
+                if self.cut:
+                    self._end_shot()
                 self.cut, shot = False, self.project.begin_shot()
                 self.tell(Queue(shots=self.project.queue))
             else:  # on_empty is hold

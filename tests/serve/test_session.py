@@ -1,12 +1,14 @@
 """A session on the mock: shots, receipts, media, retakes, branches, several directors."""
 
 import io
+import time
 
 import av
 import numpy as np
 import pytest
 
 from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.publish import LATELY
 from causalcine_jax.story import read_story
 
 
@@ -178,6 +180,35 @@ def test_generation_stays_at_most_two_chunks_ahead_of_playback(house):
     assert len(made) <= 3
     one.say("playback.report", position_s=2.0)
     assert one.until("media.chunk", chunk=4)
+
+
+def test_a_shot_that_was_cut_stays_short_when_the_next_is_filmed_again(house):
+    home = house(MockEngine(0.05))
+    one, _ = begun(home, ("Mia waves.", 50))
+    one.chunks(2)
+    one.say("shot.cut_now", shot={"caption": "Otto runs.", "chunks": 2})
+    second = one.until("shot.applied", shot_id="s2")
+    one.chunks(2)
+    one.say("retake", shot_id="s2")
+    assert one.until("take.begun").next_chunk == second.chunk
+    assert one.until("shot.applied", shot_id="s2").chunk == second.chunk
+    assert [c.shot_id for c in one.chunks(2)] == ["s2", "s2"]
+
+
+def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(house):
+    home = house()
+    one, _ = begun(home, ("Mia waves.", 9), pace="playback")
+    session = next(iter(home.desk.sessions.values()))
+    assert session._lead() == 1.5  # nobody knows yet how long a chunk takes
+    assert len(one.chunks(2)) == 2
+    session.publisher._spent.extend([0.1] * LATELY)
+    fast = session._lead()
+    assert fast < 0.75
+    time.sleep(0.5)  # its player still stands at what was sent
+    one.say("playback.report", position_s=0.0, buffered_s=0.0, playing=True)
+    one.say("ping")
+    one.until("pong")
+    assert fast + 0.3 < session._lead() <= 1.5
 
 
 def test_a_long_film_does_not_keep_the_device_from_another(house):

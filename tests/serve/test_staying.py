@@ -256,5 +256,8 @@ def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
     playback.report(7.0)
     now[0] = 4.0
     assert playback.position(made_s=10.0) == 7.0
+    playback.report(7.0, playing=True)
+    now[0] = 5.5
+    assert playback.position(made_s=10.0) == 8.5
     now[0] = 9.0
     assert playback.position(made_s=10.0) == 10.0

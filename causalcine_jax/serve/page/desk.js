@@ -30,7 +30,9 @@ export class Desk {
       state: (link, reason) => this.set({ link, linkReason: reason }),
     });
     setInterval(() => this.report(), REPORT_MS);
-    video.addEventListener("seeked", () => this.report());
+    for (const name of ["seeked", "play", "pause"]) {
+      video.addEventListener(name, () => this.report());
+    }
     const shown = (_, { mediaTime }) => {
       const times = this.stopwatch.shown(mediaTime);
       if (Object.keys(times).length) this.set(times);
@@ -223,11 +225,12 @@ export class Desk {
   report() {
     const { session, link } = this.state;
     if (!session?.directs || link !== "open") return;
-    const { currentTime } = this.player.video;
+    const { currentTime, paused } = this.player.video;
     const told = {
       type: "playback.report",
       position_s: currentTime,
       buffered_s: this.player.buffered,
+      playing: !paused,
     };
     this.link.send(told, { event: false });
   }

@@ -1,0 +1,240 @@
+"""Measures the director's desk over its own protocol; a JSON record.
+
+    one     a director with the embedded student: the first frame, an order's first frame, a retake,
+            a branch, whether the picture ever stood still
+    two     two directors at once: frames a second of each, and how evenly they share the device
+    page    one in Chromium: from opening the page to its first frame, from a chunk to the screen
+    soak    eight directors and twenty viewers on drawn pictures: messages lost, memory, receipts
+
+`causalcine bench desk --out FILE.json` makes all; --case picks some. A player is simulated: it
+begins with the first chunk, runs in real time, and stands still when it has no more.
+"""
+
+import asyncio
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.bench import write
+from benchmarks.desk_clients import Director, Served, directing, watch
+from benchmarks.desk_page import in_browser
+from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.story import read_story
+
+SCHEMA = "causalcine/desk@1"
+CASES = ("one", "two", "page", "soak")
+STORY = Path(__file__).parents[1] / "examples/demo.yaml"
+ORDERS, RETAKES = 10, 5
+FILM_S, SHARED_S = 60.0, 30.0
+DIRECTORS, VIEWERS, SOAK_MINUTES = 8, 20, 30
+# A film is at most ten minutes long: the soak's directors begin another before that.
+SESSION_S = 500.0
+# Seconds, frames a second, shares.
+TARGETS = {
+    "one": {"order_chunks": 1.5, "fps": 16, "retake_s": 1.0, "branch_s": 2.0, "stood_still_s": 0},
+    "two": {"jain": 0.98, "fps": 16},
+    "page": {"first_frame_s": 2.0, "lag_s": 0.15},
+    "soak": {"memory_growth": 0.02, "lost": 0, "receipt_p99_s": 0.1},
+}
+
+
+def desk(
+    names: tuple[str, ...], minutes: int | None, out: Path | None, say: Callable[[str], None]
+) -> dict:
+    """Measures the cases `names` (empty: all); returns the record, written after each.
+
+    Args:
+      minutes: of the soak, in place of SOAK_MINUTES.
+
+    Raises:
+      UsageError: an unknown case.
+      DataError: a server did not start, or ended.
+    """
+    raise_faults(
+        "desk", [f"unknown case {n!r}, {nearest(n, CASES)}" for n in names if n not in CASES]
+    )
+    from causalcine_jax.film.record import made_here
+
+    record = {
+        "schema": SCHEMA,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_here(),
+        "command": "causalcine bench desk",
+        "targets": TARGETS,
+        "cases": {},
+    }
+    functions = {"one": _one, "two": _two, "page": _page, "soak": _soak}
+    for name in names or CASES:
+        say(f"{name} ...")
+        with tempfile.TemporaryDirectory(prefix="desk.") as folder:
+            record["cases"][name] = functions[name](Path(folder), minutes or SOAK_MINUTES)
+        if out:
+            write(record, out)
+    return record
+
+
+def desk_table(record: dict) -> str:
+    """Returns Markdown, a row per measure."""
+    rows = ["| case | measure | found | target |", "|---|---|---|---|"]
+    for name, case in record["cases"].items():
+        for measure, value in case.items():
+            target = record["targets"][name].get(measure, "")
+            shown = f"{value:.3g}" if isinstance(value, float) else value
+            rows.append(f"| {name} | {measure} | {shown} | {target} |")
+    return "\n".join(rows)
+
+
+def _captions() -> tuple[str, list[str]]:
+    story = read_story(STORY)
+    return story.global_caption, [shot.caption for shot in story.shots]
+
+
+def _one(folder: Path, minutes: int) -> dict[str, Any]:
+    with Served(folder) as served:
+        return asyncio.run(_directed(served))
+
+
+async def _directed(served: Served) -> dict[str, Any]:
+    """One director: orders at odd moments of a film, then retakes and a branch of a long one."""
+    told, captions = _captions()
+    found: dict[str, Any] = {}
+    async with directing(served.url, global_caption=told, on_empty="hold") as one:
+        await one.shot(captions[0], 4)
+        found["first_frame_s"] = await one.first_frame()
+        shown, made = [], []
+        for number in range(ORDERS):
+            await asyncio.sleep(1.3 + 0.37 * (number % 4))
+            made_s, shown_s = await one.cut(captions[number % len(captions)])
+            made.append(made_s)
+            shown.append(shown_s)
+        found["order_made_s"], found["order_shown_s"] = median(made), median(shown)
+        found["order_chunks"] = median(shown) / one.chunk_s
+        found["order_chunks_longest"] = max(shown) / one.chunk_s
+        await one.played(FILM_S / 2)
+        found["played_s"], found["fps"] = one.player.position(), one.fps()
+        found["stood_still_s"] = one.player.stood_still
+        found["retake_s"] = median([await one.retake() for _ in range(RETAKES)])
+    async with directing(served.url, global_caption=told, pace="free") as long:
+        for caption in captions:
+            await long.shot(caption, 16)
+        await long.made(FILM_S)
+        found["free_fps"] = long.fps()
+        found["branch_s"] = await long.branch(captions[1])
+    return found
+
+
+def _two(folder: Path, minutes: int) -> dict[str, Any]:
+    with Served(folder) as served:
+        return asyncio.run(_shared(served))
+
+
+async def _shared(served: Served) -> dict[str, Any]:
+    """Two directors play in real time; then both film as fast as they can."""
+    told, captions = _captions()
+    found: dict[str, Any] = {}
+    for pace in ("playback", "free"):
+        async with (
+            directing(served.url, global_caption=told, pace=pace, on_empty="hold") as one,
+            directing(served.url, global_caption=told, pace=pace, on_empty="hold") as other,
+        ):
+            both = (one, other)
+            await asyncio.gather(*(each.shot(captions[0], 4) for each in both))
+            await asyncio.gather(*(each.first_frame() for each in both))
+            begun = [each.chunks for each in both]
+            await asyncio.sleep(SHARED_S)
+            if pace == "playback":
+                found["fps"] = min(each.fps() for each in both)
+                found["stood_still_s"] = max(each.player.stood_still for each in both)
+            else:
+                made = [each.chunks - at for each, at in zip(both, begun, strict=True)]
+                found["chunks"] = made
+                found["jain"] = sum(made) ** 2 / (len(made) * sum(n * n for n in made))
+    return found
+
+
+def _page(folder: Path, minutes: int) -> dict[str, Any]:
+    with Served(folder) as served:
+        return in_browser(served.url, _captions()[1])
+
+
+def _soak(folder: Path, minutes: int) -> dict[str, Any]:
+    with Served(folder, "--mock", "--max-sessions", str(DIRECTORS)) as served:
+        return asyncio.run(_soaked(served, 60.0 * minutes))
+
+
+async def _soaked(served: Served, seconds: float) -> dict[str, Any]:
+    """Memory is compared between half of the time and all of it."""
+    end = time.monotonic() + seconds
+    films: dict[int, Director] = {}  # of each director, the film that is open
+    async with asyncio.TaskGroup() as group:
+        clients = [
+            *(group.create_task(_films_on(served.url, n, films, end)) for n in range(DIRECTORS)),
+            *(group.create_task(_watches_on(served.url, n, films, end)) for n in range(VIEWERS)),
+        ]
+        await asyncio.sleep(seconds / 2)
+        half = served.memory()
+        await asyncio.sleep(seconds / 2 - min(5.0, seconds / 8))
+        whole = served.memory()
+    results = [client.result() for client in clients]
+    receipts = sorted(each for result in results for each in result.receipts)
+    return {
+        "minutes": seconds / 60,
+        "chunks": sum(result.chunks for result in results[:DIRECTORS]),
+        "watched_chunks": sum(result.chunks for result in results[DIRECTORS:]),
+        "lost": sum(result.lost for result in results),
+        "receipts": len(receipts),
+        "receipt_p50_s": receipts[len(receipts) // 2],
+        "receipt_p99_s": receipts[int(0.99 * (len(receipts) - 1))],
+        "memory_half_bytes": half,
+        "memory_bytes": whole,
+        "memory_growth": whole / half - 1,
+    }
+
+
+@dataclasses.dataclass
+class _Counted:
+    """What a client of the soak received."""
+
+    chunks: int = 0
+    lost: int = 0
+    receipts: list[float] = dataclasses.field(default_factory=list)
+
+
+async def _films_on(url: str, number: int, films: dict[int, Director], end: float) -> _Counted:
+    """A director who types a shot every few seconds, and now and then films one again."""
+    counted, typed = _Counted(), 0
+    while time.monotonic() < end:
+        until = min(end, time.monotonic() + SESSION_S)
+        async with directing(url, on_empty="hold", seed=number) as one:
+            films[number] = one
+            while time.monotonic() < until:
+                typed += 1
+                await one.shot(f"Mia walks on beach number {typed}.", 3)
+                if typed % 10 == 0:
+                    await one.retake()
+                await asyncio.sleep(2.5 + 0.1 * number)
+            counted.chunks += one.chunks
+            counted.lost += one.lost
+            counted.receipts += one.receipts
+            await one.stop()
+    return counted
+
+
+async def _watches_on(url: str, number: int, films: dict[int, Director], end: float) -> _Counted:
+    """A viewer, who goes on with the director's next film."""
+    counted, seen = _Counted(), None
+    while time.monotonic() < end - 2:
+        film = films.get(number % DIRECTORS)
+        if film is None or film is seen:
+            await asyncio.sleep(0.1)
+            continue
+        seen = film
+        chunks, lost = await watch(url, film.watch_token, end - 2)
+        counted.chunks += chunks
+        counted.lost += lost
+    return counted
