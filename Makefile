@@ -43,7 +43,7 @@ desk-test: $(VENV)/.browser
 	  echo "Chromium is not there: installing it from the distribution"; \
 	  apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || { \
 	  echo "Could not install it: install Chromium or Chrome, or name one with CHROMIUM=/path/to/it" >&2; exit 1; }
-	$(BIN)/python -m pytest -m browser -n 1 tests/serve $(ARGS)
+	$(BIN)/python -m pytest -m browser -n 1 tests/serve tests/gallery $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -b html -W --keep-going -d outputs/docs-cache docs outputs/docs

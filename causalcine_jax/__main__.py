@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "one stage of training, as a config file says",
     "evaluate": "a model on held-out films: does it remember, cut and obey?",
     "convert": "checkpoints of Wan2.1 and its descendants, in all their formats",
+    "gallery": "a page with films, side by side and for blind votes",
     "plan": "memory and time of a film or a training step, beforehand",
 }
 FROM_CHECKOUT = {

@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 import jax
 import pytest
+from desk_page import CHROMIUM
 from flax import nnx
 
 from causalcine_jax.utils.compile_cache import keep_compiled
@@ -30,6 +31,19 @@ def _numerics_and_tree_mode():
     jax.config.update("jax_default_matmul_precision", "highest")
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
+
+
+@pytest.fixture(scope="module")  # while it is open, no other test may run an event loop
+def browser():
+    """Chromium; skips where it, or Playwright, is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make desk-test")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: make desk-test")
+    with api.sync_playwright() as playwright:
+        # Containers run as root, where Chromium's sandbox cannot start.
+        shown = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield shown
+        shown.close()
 
 
 def pytest_collection_modifyitems(items):

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "causalcine_jax"
 ROOMS = (
     "errors", "utils", "memory_policies", "config", "network_sizes", "presets", "cli",
     "story_schema", "story", "diffusion", "families", "storyworld", "parallel", "models",
-    "convert", "render", "film", "data", "evaluation", "training", "planning", "serve",
+    "convert", "render", "film", "data", "evaluation", "training", "planning", "serve", "gallery",
     "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))

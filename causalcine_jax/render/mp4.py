@@ -11,7 +11,7 @@ import contextlib
 import fractions
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import av
@@ -203,6 +203,16 @@ def decoded(film: str | Path | io.BytesIO) -> Iterator[av.VideoFrame]:
             yield from container.decode(video=0)
     except (OSError, av.error.FFmpegError, IndexError) as error:
         raise DataError(f"{where} cannot be read as a film: {error}") from error
+
+
+def some_frames(
+    film: str | Path | io.BytesIO, wanted: Collection[int]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """The wanted frames of a film, by number. `DataError` if it cannot be decoded."""
+    to_rgb = ToRGB()
+    for number, frame in enumerate(decoded(film)):
+        if number in wanted:
+            yield number, to_rgb(frame)
 
 
 def read_film(path: str | Path) -> UInt8[np.ndarray, "t h w 3"]:

@@ -14,8 +14,8 @@ from PIL import Image
 from causalcine_jax.film.record import pretty, resolved_dict
 from causalcine_jax.film.record_schema import SCHEMA
 from causalcine_jax.render.contact_sheet import save_contact_sheet, thumbnail, wanted_frames
-from causalcine_jax.render.mp4 import viewing_scale
-from causalcine_jax.serve.media import joined, some_frames
+from causalcine_jax.render.mp4 import some_frames, viewing_scale
+from causalcine_jax.serve.media import joined
 from causalcine_jax.serve.parts import TakeInfo
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused

@@ -7,7 +7,7 @@ another, and a branch shares those of its parent.
 
 import fractions
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.colour import ToRGB, ToYUV
-from causalcine_jax.render.mp4 import ENCODER, decoded, enlarged, video_stream
+from causalcine_jax.render.colour import ToYUV
+from causalcine_jax.render.mp4 import ENCODER, enlarged, video_stream
 from causalcine_jax.utils.atomic_file import atomic_file
 
 # A fragment per frame. frag_discont: fragments carry the film's time, though this muxer sees only
@@ -96,16 +96,6 @@ def joined(header: Path, chunks: Iterable[Path], target: Path) -> None:
         raise DataError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def some_frames(
-    film: Path | io.BytesIO, wanted: Collection[int]
-) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-    """The wanted frames of a film, by number. `DataError` if it cannot be decoded."""
-    to_rgb = ToRGB()
-    for number, frame in enumerate(decoded(film)):
-        if number in wanted:
-            yield number, to_rgb(frame)
 
 
 def _boxes(data: bytes):

@@ -2,7 +2,7 @@
 
 import pytest
 from desk_house import TOKEN, House
-from desk_page import CHROMIUM, MOST_MS, SOCKETS
+from desk_page import MOST_MS, SOCKETS
 
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.limits import SessionLimits
@@ -23,19 +23,6 @@ def house(tmp_path):
     yield open
     for each in made:
         each.close()
-
-
-@pytest.fixture(scope="module")  # while it is open, no other test may run an event loop
-def browser():
-    """Chromium; skips where it, or Playwright, is missing."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make desk-test")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: make desk-test")
-    with api.sync_playwright() as playwright:
-        # Containers run as root, where Chromium's sandbox cannot start.
-        shown = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield shown
-        shown.close()
 
 
 @pytest.fixture

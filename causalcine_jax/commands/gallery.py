@@ -1,0 +1,48 @@
+"""Writes a page with films: a folder that opens from the disk, without a server.
+
+    causalcine gallery outputs/demo outputs/desk --out gallery
+    causalcine gallery theirs ours --out vote --title "Which film is better?"
+
+Takes all films below the folders: film.mp4 beside its film.json, and any other mp4, beside a story
+of its name (.yaml, .json) where there is one. The page plays one film at a time, shows its shots
+and the frames that memory recalled, plays two in step, and asks for blind votes on films of the
+same story. Films are copied into the folder, so it can be moved or published alone.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from causalcine_jax.cli import ArgumentParser
+from causalcine_jax.errors import printable
+from causalcine_jax.utils.output import one_writer
+
+FILES = ("index.html", "films.js")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine gallery", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where films are")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the gallery's folder"
+    )
+    parser.add_argument("--title", default="Films", help="above the films (default: Films)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the gallery that is in --out"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(arguments)
+    from causalcine_jax.gallery.write import film_count, write_gallery
+    from causalcine_jax.utils.progress import progress_bar
+
+    with (
+        one_writer(flags.out, FILES, overwrite=flags.overwrite),
+        progress_bar(film_count(flags.folders, flags.out), "film", "gallery") as bar,
+    ):
+        written = write_gallery(flags.folders, flags.out, flags.title, lambda path: bar.update())
+    for reason in written.skipped:
+        print(printable(f"left out: {reason}"), file=sys.stderr)
+    print(flags.out / "index.html")

@@ -1,0 +1,150 @@
+"""Films on disk, as a gallery shows them: their shots, what was recalled, how they were made."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.errors import DataError
+from causalcine_jax.story import ResolvedStory, Story
+from causalcine_jax.story_schema import CHUNK_FRAMES, TEMPORAL_STRIDE
+from causalcine_jax.utils.plain_data import read_plain
+
+FILM, RECORD = "film.mp4", "film.json"
+STORIES = (".yaml", ".yml", ".json")
+RECALLED = 5  # frames of a chunk that are shown
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """Latent frames that most layers recalled for a chunk, and the share of layers that did."""
+
+    chunk: int
+    frames: tuple[int, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film that a gallery shows.
+
+    title     its path below the folder that was named
+    path      the mp4
+    record    its film.json; None where there is none
+    story     None where nothing tells it
+    resolved  the story on the grid of chunks of `chunk_frames` latent frames
+    recalled  by chunk, in order; empty where nothing is known of it
+    facts     what it was made with: (name, value)
+    """
+
+    title: str
+    path: Path
+    record: Path | None
+    story: Story | None
+    resolved: ResolvedStory | None
+    chunk_frames: int
+    recalled: tuple[Recalled, ...]
+    facts: tuple[tuple[str, str], ...]
+
+    @property
+    def latent_frames(self) -> tuple[int, ...]:
+        """All that were recalled, in order."""
+        return tuple(sorted({frame for each in self.recalled for frame in each.frames}))
+
+
+def films_in(folder: Path) -> Iterator[Path]:
+    """All mp4 files below `folder`, less hidden ones and parts of unfinished films."""
+    for path in sorted(folder.rglob("*.mp4")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            yield path
+
+
+def read_film_card(path: Path, folder: Path) -> Film:
+    """A film below `folder`: film.mp4 beside film.json, or an mp4 beside a story of its name.
+
+    Raises:
+      DataError, UsageError: its record or story cannot be read.
+    """
+    beside = path.with_name(RECORD)
+    record = beside if path.name == FILM and beside.is_file() else None
+    told = record or next(
+        (path.with_suffix(suffix) for suffix in STORIES if path.with_suffix(suffix).is_file()), None
+    )
+    found = read_plain(told) if told else {}
+    if not isinstance(found, dict):
+        raise DataError(f"{told} is neither a film.json nor a story")
+    data = found if record else {}
+    story = Story.from_dict(data.get("story") if record else found, str(told)) if told else None
+    chunk_frames = data.get("chunk_frames")
+    if not isinstance(chunk_frames, int) or chunk_frames < 1:
+        chunk_frames = CHUNK_FRAMES
+    return Film(
+        title=_title(path, folder),
+        path=path,
+        record=record,
+        story=story,
+        resolved=story.resolve(chunk_frames) if story else None,
+        chunk_frames=chunk_frames,
+        recalled=_recalled(data.get("retrieved")),
+        facts=tuple(_facts(data)),
+    )
+
+
+def frame_of_latent(latent: int) -> int:
+    """The video frame that stands for a latent frame: the last of its four."""
+    return TEMPORAL_STRIDE * latent
+
+
+def _title(path: Path, folder: Path) -> str:
+    below = path.relative_to(folder)
+    below = below.parent if path.name == FILM else below.with_suffix("")
+    return below.as_posix() if below.parts else folder.resolve().name
+
+
+def _recalled(retrieved: Any) -> tuple[Recalled, ...]:
+    """From film.json's [chunk][layer][place] of latent frames, -1 for none."""
+    if not retrieved:
+        return ()
+    try:
+        chunks = [np.asarray(chunk, np.int64).reshape(len(chunk), -1) for chunk in retrieved]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"retrieved is no table of latent frames: {error}") from error
+    found = []
+    for index, layers in enumerate(chunks):
+        votes = Counter(frame for layer in layers.tolist() for frame in {*layer} if frame >= 0)
+        if votes:
+            frames, counts = zip(*votes.most_common(RECALLED), strict=True)
+            shares = tuple(round(count / len(layers), 4) for count in counts)
+            found.append(Recalled(index, frames, shares))
+    return tuple(found)
+
+
+def _facts(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a reader asks first of how a film was made. Fields of other types are left out."""
+    part = lambda name: data[name] if isinstance(data.get(name), dict) else {}
+    sampler, memory, story, timings = map(part, ("sampler", "memory", "story", "timings"))
+    video, device, software = part("resolved"), part("device"), part("software")
+    told = {
+        "model": data.get("model"),
+        "sampler": _joined(sampler.get("solver"), sampler.get("steps"), "steps"),
+        "memory": _joined(memory.get("policy"), memory.get("memory_frames"), "frames"),
+        "seed": story.get("seed"),
+        "length": _joined(None, video.get("seconds"), "s"),
+        "made at": _joined(None, timings.get("fps"), "frames a second"),
+        "device": device.get("kind"),
+        "commit": str(software.get("commit") or "")[:10],
+    }
+    for name, value in told.items():
+        if value not in (None, ""):
+            yield name, f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _joined(word: Any, number: Any, unit: str) -> str | None:
+    if number is None:
+        return word
+    shown = f"{number:.1f}".removesuffix(".0") if isinstance(number, int | float) else str(number)
+    return f"{word}, {shown} {unit}" if word else f"{shown} {unit}"

@@ -1,0 +1,86 @@
+"""A film's still pictures in a gallery: its poster, and the frames that memory recalled."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from causalcine_jax.errors import DataError
+from causalcine_jax.gallery.films import Film, frame_of_latent
+from causalcine_jax.render.colour import ToRGB
+from causalcine_jax.render.mp4 import decoded
+from causalcine_jax.utils.atomic_file import atomic_file
+
+POSTER_AT = 0.5  # of the first shot
+POSTER_WIDTH, THUMB_WIDTH = 640, 96
+COLUMNS = 16  # of the sheet of recalled frames
+MOST_RECALLED = 1600  # on the sheet: WebP pictures are at most 16,383 pixels high
+
+
+@dataclass(frozen=True)
+class Stills:
+    """What was drawn of a film.
+
+    width, height  of the video in pixels
+    recalled       latent frames on the sheet, in its order; those left out are not shown
+    """
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    recalled: tuple[int, ...]
+    thumb: tuple[int, int]
+
+
+def draw_stills(film: Film, poster: Path, sheet: Path) -> Stills:
+    """Decodes the film once; writes its poster and, where frames were recalled, their sheet.
+
+    Raises:
+      DataError: the film cannot be decoded or a picture cannot be written.
+    """
+    wanted = {frame_of_latent(latent): latent for latent in film.latent_frames[:MOST_RECALLED]}
+    first_shot = film.resolved.shots[0].frames if film.resolved else 1
+    shown, to_rgb = int(POSTER_AT * first_shot), ToRGB()
+    thumbs: dict[int, bytes] = {}
+    cover, size, frames, fps = None, (0, 0), 0, 0.0
+    for number, frame in enumerate(decoded(film.path)):
+        frames, size = number + 1, (frame.width, frame.height)
+        if frame.time:
+            fps = number / frame.time
+        if number <= shown:
+            cover = frame
+        if number in wanted:
+            small = (THUMB_WIDTH, max(1, round(THUMB_WIDTH * size[1] / size[0])))
+            thumbs[wanted[number]] = _small(Image.fromarray(to_rgb(frame)), small)
+    if cover is None:
+        raise DataError(f"{film.path} holds no frames")
+    image = Image.fromarray(to_rgb(cover))
+    image.thumbnail((POSTER_WIDTH, POSTER_WIDTH), Image.Resampling.LANCZOS)
+    _save(image, poster)
+    thumb = (THUMB_WIDTH, max(1, round(THUMB_WIDTH * size[1] / size[0])))
+    if thumbs:
+        _save(_sheet(thumbs, thumb), sheet)
+    return Stills(*size, frames, fps or 1.0, tuple(sorted(thumbs)), thumb)
+
+
+def _small(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """Compressed, because a long film recalls a thousand frames."""
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=90)
+    return file.getvalue()
+
+
+def _sheet(thumbs: dict[int, bytes], size: tuple[int, int]) -> Image.Image:
+    rows = -(-len(thumbs) // COLUMNS)
+    sheet = Image.new("RGB", (min(len(thumbs), COLUMNS) * size[0], rows * size[1]))
+    for place, latent in enumerate(sorted(thumbs)):
+        at = place % COLUMNS * size[0], place // COLUMNS * size[1]
+        sheet.paste(Image.open(io.BytesIO(thumbs[latent])), at)
+    return sheet
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with atomic_file(path) as partial:
+        image.save(partial, format="WEBP", quality=86, method=4)

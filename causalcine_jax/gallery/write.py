@@ -1,0 +1,142 @@
+"""Writes a gallery: a folder with films and a page, which opens from the disk without a server."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.gallery.films import (
+    FILM,
+    RECORD,
+    Film,
+    films_in,
+    frame_of_latent,
+    read_film_card,
+)
+from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
+from causalcine_jax.story import first_frame_of_chunk
+from causalcine_jax.utils.atomic_file import atomic_file
+
+PAGE = ("index.html", "gallery.css", "gallery.js", "compare.js", "vote.js")
+FILMS = "films"
+POSTER, SHEET, DATA = "poster.webp", "recalled.webp", "films.js"
+SCHEMA = "causalcine/gallery@1"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of it.
+
+    skipped  films that could not be shown, each with the reason
+    """
+
+    films: int
+    skipped: tuple[str, ...]
+
+
+def write_gallery(
+    folders: Sequence[Path], out: Path, title: str, seen: Callable[[Path], None] = lambda path: None
+) -> Written:
+    """Writes the gallery of all films below `folders` into the folder `out`.
+
+    Films are copied, so that the folder can be moved or published alone.
+
+    Args:
+      seen: called with every film after it was written.
+
+    Raises:
+      UsageError: a folder is missing, or holds no film.
+      DataError: no film could be read, or a file cannot be written.
+    """
+    found = [(path, folder) for folder in folders for path in _films(folder, out)]
+    shown: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    for path, folder in found:
+        try:
+            film = read_film_card(path, folder)
+            shown.append(_written_film(film, out, len(shown) + 1))
+        except (DataError, UsageError) as error:
+            skipped.append(f"{path}: {error}")
+        seen(path)
+    if not shown:
+        raise DataError("no film could be shown: " + "; ".join(skipped))
+    for left in sorted((out / FILMS).glob(f"[0-9]*/{POSTER}"))[len(shown) :]:
+        shutil.rmtree(left.parent)  # of a larger gallery that was here
+    data = {"schema": SCHEMA, "title": title, "films": shown}
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    with atomic_file(out / DATA) as partial:
+        partial.write_text(f"const GALLERY = {text};\n", encoding="utf-8")
+    for name in PAGE:
+        with atomic_file(out / name) as partial:
+            partial.write_bytes((files("causalcine_jax.gallery") / "page" / name).read_bytes())
+    return Written(len(shown), tuple(skipped))
+
+
+def film_count(folders: Sequence[Path], out: Path) -> int:
+    """How many films `write_gallery` will look at. Raises as it does."""
+    return sum(len(_films(folder, out)) for folder in folders)
+
+
+def _films(folder: Path, out: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder: name folders with films")
+    inside = out.resolve()
+    found = [path for path in films_in(folder) if not path.resolve().is_relative_to(inside)]
+    if not found:
+        raise UsageError(f"{folder} holds no film: no mp4 is below it")
+    return found
+
+
+def _written_film(film: Film, out: Path, number: int) -> dict[str, Any]:
+    """Copies a film, draws its stills; returns what the page knows of it."""
+    place = f"{FILMS}/{number:03}"
+    folder = out / place
+    folder.mkdir(parents=True, exist_ok=True)
+    stills = draw_stills(film, folder / POSTER, folder / SHEET)
+    for source, name in ((film.path, FILM), (film.record, RECORD)):
+        if source is not None:
+            with atomic_file(folder / name) as partial:
+                shutil.copyfile(source, partial)
+    return {
+        "title": film.title,
+        "folder": place,
+        "record": film.record is not None,
+        "global": film.story.global_caption if film.story else "",
+        "width": stills.width,
+        "height": stills.height,
+        "fps": round(stills.fps, 3),
+        "frames": stills.frames,
+        "shots": _shots(film, stills),
+        "recalled": _recalled(film, stills),
+        "sheet": {"columns": COLUMNS, "width": stills.thumb[0], "height": stills.thumb[1]},
+        "facts": film.facts,
+    }
+
+
+def _shots(film: Film, stills: Stills) -> list[dict[str, Any]]:
+    if film.resolved is None:
+        return [{"caption": "", "first_frame": 0, "frames": stills.frames}]
+    told = [
+        {"caption": s.caption, "first_frame": s.first_frame, "frames": s.frames}
+        for s in film.resolved.shots
+    ]
+    return [shot for shot in told if shot["first_frame"] < stills.frames]
+
+
+def _recalled(film: Film, stills: Stills) -> list[dict[str, Any]]:
+    place_of = {latent: place for place, latent in enumerate(stills.recalled)}
+    return [
+        {
+            "first_frame": first_frame_of_chunk(each.chunk, film.chunk_frames),
+            "frames": [
+                {"place": place_of[latent], "frame": frame_of_latent(latent), "share": share}
+                for latent, share in zip(each.frames, each.shares, strict=True)
+                if latent in place_of
+            ],
+        }
+        for each in film.recalled
+    ]

@@ -1,0 +1,161 @@
+"""`causalcine gallery`: films from disk on one page, which opens without a server."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from causalcine_jax.__main__ import command
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.render.mp4 import FilmWriter
+
+STORY = {
+    "schema": "causalcine/story@1",
+    "global": "A tale </script><b> of Mia.",
+    "seed": 3,
+    "shots": [
+        {"caption": "Mia <i>waves</i>.", "chunks": 2},
+        {"caption": "Otto runs.", "chunks": 2},
+    ],
+}
+FRAMES = 45
+RECALLED = [[[-1, -1]] * 2, [[-1, -1]] * 2, [[0, 1], [0, -1]], [[0, 4], [4, 5]]]
+
+
+def make_film(folder, **record):
+    """45 frames of 16x32: each shot in one grey; with a record where fields are given."""
+    folder.mkdir(parents=True)
+    frames = np.full((FRAMES, 16, 32, 3), 60, np.uint8)
+    frames[21:] = 180
+    with FilmWriter(folder / "film.mp4", 16, 4) as film:
+        film.append(frames)
+    if record:
+        told = {"schema": "causalcine/film@1", "chunk_frames": 3, **record}
+        (folder / "film.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """Two films of one story, one of them without what was recalled, and one of which nothing is
+    known."""
+    home = tmp_path_factory.mktemp("films")
+    seen = {"sampler": {"solver": "few_step", "steps": 4}, "timings": {"fps": 57.25}}
+    make_film(home / "first", story=STORY, retrieved=RECALLED, **seen)
+    make_film(home / "second", story=STORY)
+    shutil.copy(make_film(home / "theirs") / "film.mp4", home / "theirs/one.mp4")
+    (home / "theirs/film.mp4").unlink()
+    return home
+
+
+def gallery(folders, out, *flags):
+    command(["gallery", *map(str, folders), "--out", str(out), *flags])
+    text = (out / "films.js").read_text()
+    return json.loads(text.removeprefix("const GALLERY = ").removesuffix(";\n"))
+
+
+def test_a_gallery_knows_shots_recalled_frames_and_how_films_were_made(films, tmp_path):
+    page = gallery([films], tmp_path / "out", "--title", "Ours")
+    first, second, theirs = page["films"]
+    assert [film["title"] for film in page["films"]] == ["first", "second", "theirs/one"]
+    assert page["title"] == "Ours"
+    assert (first["width"], first["height"], first["fps"], first["frames"]) == (128, 64, 16, FRAMES)
+    cuts = [(shot["first_frame"], shot["frames"]) for shot in first["shots"]]
+    assert cuts == [(0, 21), (21, 24)]
+    by_chunk = {
+        c["first_frame"]: [(f["frame"], f["share"]) for f in c["frames"]] for c in first["recalled"]
+    }
+    assert by_chunk == {21: [(0, 1.0), (4, 0.5)], 33: [(16, 1.0), (0, 0.5), (20, 0.5)]}
+    assert dict(first["facts"])["sampler"] == "few_step, 4 steps"
+    assert (second["recalled"], theirs["record"]) == ([], False)
+    assert theirs["shots"] == [{"caption": "", "first_frame": 0, "frames": FRAMES}]
+    sheet = Image.open(tmp_path / "out" / first["folder"] / "recalled.webp")
+    assert sheet.size == (4 * 96, 48)  # latent frames 0, 1, 4, 5
+    shades = [np.asarray(sheet)[24, 96 * place + 48, 0] for place in range(4)]
+    assert np.allclose(shades, [60, 60, 60, 60], atol=4)
+    poster = np.asarray(Image.open(tmp_path / "out" / first["folder"] / "poster.webp"))
+    assert poster.shape == (64, 128, 3) and abs(int(poster[32, 64, 0]) - 60) < 5
+
+
+def test_a_film_of_another_system_is_shown_with_the_story_beside_it(films, tmp_path):
+    home = tmp_path / "films"
+    home.mkdir()
+    shutil.copy(films / "first/film.mp4", home / "wave.mp4")
+    (home / "wave.json").write_text(json.dumps(STORY))
+    (film,) = gallery([home], tmp_path / "out")["films"]
+    assert film["global"] == STORY["global"] and len(film["shots"]) == 2
+
+
+def test_what_cannot_be_shown_is_left_out_by_name(films, tmp_path, capsys):
+    home = tmp_path / "films"
+    shutil.copytree(films / "second", home / "good")
+    shutil.copytree(films / "second", home / "torn")
+    (home / "torn/film.mp4").write_bytes(b"no film")
+    shutil.copytree(films / "second", home / "odd")
+    (home / "odd/film.json").write_text(json.dumps({"story": STORY, "retrieved": [["x"]]}))
+    assert [film["title"] for film in gallery([home], tmp_path / "out")["films"]] == ["good"]
+    told = capsys.readouterr().err
+    assert "torn" in told and "odd" in told and "latent frames" in told
+
+
+def test_folders_without_films_and_galleries_that_exist_are_refused(films, tmp_path):
+    with pytest.raises(UsageError, match="no film"):
+        gallery([tmp_path], tmp_path / "out")
+    with pytest.raises(UsageError, match="no folder"):
+        gallery([tmp_path / "none"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    gallery([films], tmp_path / "out")
+    with pytest.raises(UsageError, match="--overwrite"):
+        gallery([films], tmp_path / "out")
+    shutil.copytree(films / "second", tmp_path / "second")
+    again = gallery([tmp_path], tmp_path / "out", "--overwrite")
+    assert len(again["films"]) == 1  # its own films are not taken
+    assert [folder.name for folder in (tmp_path / "out/films").iterdir()] == ["001"]
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.mp4"):
+        gallery([bad], tmp_path / "third")
+
+
+@pytest.mark.browser
+def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browser):
+    gallery([films], tmp_path / "out", "--title", "Ours & theirs")
+    wrong = []
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((tmp_path / "out/index.html").as_uri())
+    assert page.inner_text("h1") == "Ours & theirs"
+    assert page.locator(".global").first.inner_text() == STORY["global"]
+    assert page.locator("main b, main i:not(.head)").count() == 0  # captions are text, never HTML
+    card = page.locator(".card").first
+    card.locator(".shot").nth(1).click()
+    page.wait_for_function("document.querySelector('video').currentTime > 1.3")
+    assert card.locator(".caption").inner_text() == "Otto runs."
+    assert card.locator(".memory button").count() == 2
+    card.locator(".memory button").first.click()
+    page.wait_for_function("document.querySelector('video').currentTime < 1")
+    assert page.locator("main video[src]").count() == 1  # one decoder at a time
+    for place in (0, 1):
+        page.locator(".links input").nth(place).check()
+    page.click("button.compare")
+    times = "[...document.querySelectorAll('dialog video')].map((each) => each.currentTime)"
+    page.wait_for_function(f"Math.min(...{times}) > 0.3")
+    one, other = page.evaluate(times)
+    assert abs(one - other) < 0.15
+    page.click("dialog .end")
+    page.wait_for_function("document.querySelectorAll('video[src]').length <= 1")
+    page.click("button.vote")
+    assert "1 pair" in page.inner_text(".voting")
+    page.click(".voting .go")
+    assert "first" not in page.inner_text(".voting") and "second" not in page.inner_text(".voting")
+    page.keyboard.press("ArrowRight")
+    with page.expect_download() as saved:
+        page.click("text=Save votes.json")
+    votes = json.loads(saved.value.path().read_text())
+    (vote,) = votes["votes"]
+    assert {vote["left"], vote["right"]} == {"first", "second"} and vote["choice"] == "right"
+    assert not wrong
+    page.close()
