@@ -47,6 +47,8 @@ desk-test: $(VENV)/.browser
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -b html -W --keep-going -d outputs/docs-cache docs outputs/docs
+	[ -f outputs/demo/film.mp4 ] || $(MAKE) demo
+	$(BIN)/causalcine gallery outputs --out outputs/docs/gallery --overwrite --title "Films made here"
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check --no-cache .

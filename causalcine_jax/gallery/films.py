@@ -56,10 +56,11 @@ class Film:
 
 
 def films_in(folder: Path) -> Iterator[Path]:
-    """All mp4 files below `folder`, less hidden ones and parts of unfinished films."""
+    """All mp4 files below `folder`, less hidden ones and the headers of the desk's sessions."""
     for path in sorted(folder.rglob("*.mp4")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden:
+        header = path.with_name("session.json").is_file()
+        if path.is_file() and not hidden and not header:
             yield path
 
 
