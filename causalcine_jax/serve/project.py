@@ -219,7 +219,7 @@ class Project:
         take = self.known(take_id)
         if chunks == 0:
             return FramesHash()
-        if chunks <= take.first_chunk:
+        if take.parent is not None and chunks <= take.first_chunk:
             return self.digest(take.parent, chunks)
         return take.digests[chunks - take.first_chunk - 1]
 

@@ -26,12 +26,14 @@ from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.publish import Publisher
 from causalcine_jax.serve.server_messages import (
+    EndReason,
     Error,
     Queue,
     SessionDone,
     SessionMetrics,
     SessionState,
     SessionStatus,
+    Status,
 )
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.serve.timeline import made_shots
@@ -52,7 +54,6 @@ class Seen:
 class Session:
     """Begins with `start`; `done` is set when it has ended and its memory is free.
 
-    director  of the current take
     paused    no chunk is made
     cut       the shot that is being filmed ends with its current chunk
     head      the story without shots, with the size and negative prompt in use
@@ -62,7 +63,8 @@ class Session:
     def __init__(self, house: House, project: Project, director: FilmDirector):
         video = director.story.video
         size = {"width": video.width, "height": video.height, "fps": video.fps}
-        self.house, self.project, self.director = house, project, director
+        self.house, self.project = house, project
+        self._director: FilmDirector | None = director
         self.model: ModelInfo = house.engine.info.model_copy(update=size)
         self.publisher = Publisher(house, project, self.model, self.tell)
         self.playback = Playback()
@@ -71,11 +73,29 @@ class Session:
         self.head = replace(director.story, shots=())
         self.exporting = asyncio.Lock()
         self.look()
-        self.paused, self.cut, self.status = False, False, "starved"
+        self.paused, self.cut = False, False
+        self.status: Status = "starved"
         self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
         self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
         self._changed, self._stopping = asyncio.Event(), False
         self._begun = self._seen = self._measured = time.monotonic()
+
+    @property
+    def director(self) -> FilmDirector:
+        """Of the current take. `Refused` while another take is being opened."""
+        if self._director is None:
+            raise Refused("refused", "another take is being opened", retryable=True)
+        return self._director
+
+    @director.setter
+    def director(self, director: FilmDirector) -> None:
+        self._director = director
+
+    async def close_director(self) -> None:
+        """Closes it and frees its history."""
+        director, self._director = self._director, None
+        if director is not None:
+            await self.house.worker.turn(self.project.session_id, director.close)
 
     def look(self) -> None:
         """Notes where the director is, after a turn: during one, asking it would wait."""
@@ -91,7 +111,7 @@ class Session:
         """Looks again at what to do."""
         self._changed.set()
 
-    def stop(self, reason: str, message: str = "") -> None:
+    def stop(self, reason: EndReason, message: str = "") -> None:
         """Ends after the current chunk; the film stays in its folder."""
         take = self.project.take_id
         self.ended = SessionDone(reason=reason, take_id=take, message=message)
@@ -179,18 +199,13 @@ class Session:
             self.ended = SessionDone(reason="failed", take_id=take, message=told)
         finally:
             publishing.cancel()
-            await self._close_director()
+            with contextlib.suppress(Exception):
+                await self.close_director()
             self.house.worker.leave(self.project.session_id)
             self.tell(self.ended)
             for client in self._clients():
                 client.close()
             self.done.set()
-
-    async def _close_director(self) -> None:
-        if self.director is not None:
-            with contextlib.suppress(Exception):
-                await self.house.worker.turn(self.project.session_id, self.director.close)
-        self.director = None
 
     async def _refusing(self, event_id: str | None, turn: Callable[[], Awaitable]) -> None:
         try:
@@ -198,7 +213,7 @@ class Session:
         except Refused as refused:
             self.tell_director(refused.error.model_copy(update={"event_id": event_id}))
 
-    def _say_status(self) -> str:
+    def _say_status(self) -> Status:
         """What the session does now; told where it changed."""
         status = self._status()
         told = status != "starved" or self.publisher.idle  # after its last chunk
@@ -219,7 +234,7 @@ class Session:
             )
         return status
 
-    def _status(self) -> str:
+    def _status(self) -> Status:
         seen, made = self.seen, self.time_of(self.seen.next_chunk)
         if self.paused or not self._clients():
             return "paused"

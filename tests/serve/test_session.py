@@ -1,6 +1,7 @@
 """A session on the mock: shots, receipts, media, retakes, branches, several directors."""
 
 import io
+import threading
 
 import av
 import numpy as np
@@ -136,6 +137,29 @@ def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(house):
     assert back.replay and (back.next_chunk, [s.shot_id for s in back.shots]) == (4, ["s1", "s2"])
     one.shot("The end.", 1)
     assert [(c.take_id, c.chunk) for c in one.chunks(1)] == [("t1", 4)]
+
+
+def test_while_a_take_is_opened_its_files_are_refused(house, monkeypatch):
+    home, opening, opened = house(), threading.Event(), threading.Event()
+    one, started = begun(home, ("Mia waves.", 1))
+    one.chunks(1)
+    resume = MockEngine.resume
+
+    def slow(self, folder):
+        opening.set()
+        assert opened.wait(20)
+        return resume(self, folder)
+
+    monkeypatch.setattr(MockEngine, "resume", slow)
+    one.say("take.open", take_id="t1")
+    assert opening.wait(20)
+    path = f"/v1/sessions/{started.session_id}/takes/t1/film.json"
+    answer = home.get(path)
+    opened.set()
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "another take is being opened"
+    one.until("take.begun")
+    assert home.get(path).status_code == 200
 
 
 def test_a_take_is_saved_as_a_film_with_its_story(house, tmp_path):
