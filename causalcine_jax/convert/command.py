@@ -133,11 +133,7 @@ def _open_part(
     if part != "transformer":
         return open_part(path, part)
     return open_part(
-        path,
-        part,
-        weights=config.weights,
-        lora_path=config.lora,
-        lora_alpha=config.lora_alpha,
+        path, part, weights=config.weights, lora_path=config.lora, lora_alpha=config.lora_alpha
     )
 
 

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import (
+    Config,
     DecoderTensors,
     describe,
     describe_tiny_decoder,
@@ -104,17 +105,18 @@ def load_tiny_decoder(
         return fill(*describe_tiny_decoder(decoder), decoder, dtype, mesh)
 
 
-def abstract_network(path: str | os.PathLike, part: str) -> nnx.Module:
-    """The `part` of a model with abstract arrays for parameters, from headers and configs alone.
+def abstract_network(path: str | os.PathLike, part: str) -> tuple[Config, nnx.Module]:
+    """(sizes, module with abstract arrays) of the `part` of a model, from its headers alone.
 
     Raises:
       DataError: it is missing or damaged.
     """
     if (copy := orbax_copy.find(Path(path), part)) is not None:
         config = copy / "config.json"
-        return from_config(part, read_settings(config), str(config))[1]
+        return from_config(part, read_settings(config), str(config))
     with open_part(path, part) as tensors:
-        return describe(part, tensors).shapes
+        network = describe(part, tensors)
+        return network.config, network.shapes
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
