@@ -38,7 +38,7 @@ class FilmEngine:
         self.room_bytes = room_bytes or int(ROOM * (device_memory() or UNKNOWN_MEMORY))
         height, width = model.video.size
         self.info = ModelInfo(
-            name="model" if model.folder is None else model.folder.name,
+            name=model.name,
             width=width,
             height=height,
             fps=model.video.fps,
