@@ -31,6 +31,8 @@ student's weights, gathered for its rollout. --config.rollout_weights=sharded av
 sends ten times as much.
 """
 
+from dataclasses import replace
+
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.training.config import (
@@ -103,14 +105,9 @@ def wan_14b() -> TrainConfig:
 
 
 def _wan(name: str, steps: int, real_guidance: float) -> TrainConfig:
-    rule = {
-        "schedule": "constant",
-        "warmup": 0,
-        "b1": 0.0,
-        "b2": 0.999,
-        "weight_decay": 0.01,
-        "clip": 10.0,
-    }
+    critic = OptimConfig(
+        lr=4e-7, schedule="constant", warmup=0, b1=0.0, b2=0.999, weight_decay=0.01, clip=10.0
+    )
     return _run(
         preset(f"wan-{name}"),
         out=f"outputs/wan-{name}-dmd",
@@ -122,8 +119,8 @@ def _wan(name: str, steps: int, real_guidance: float) -> TrainConfig:
         remat=True,
         self_forcing=SelfForcingConfig(shift=5.0),
         dmd=DMDConfig(shift=5.0, real_guidance=real_guidance),
-        optim=OptimConfig(lr=2e-6, ema_decay=0.99, ema_start=200, **rule),
-        critic_optim=OptimConfig(lr=4e-7, **rule),
+        optim=replace(critic, lr=2e-6, ema_decay=0.99, ema_start=200),
+        critic_optim=critic,
         data=DataConfig(world="storyworld", threads=8),
         checkpoint=CheckpointConfig(every=100, keep=2),
         sample=SampleConfig(at_end=False),

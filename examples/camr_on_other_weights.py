@@ -47,8 +47,9 @@ def compare(flags: argparse.Namespace) -> dict[str, Counter[str]]:
     went_back = {}
     for name, memory in POLICIES.items():
         director = Director(model, story, memory=memory)
-        path, retrieved = flags.out / f"{name}.mp4", Counter()
-        scale = viewing_scale(director.story.video.height)
+        path = flags.out / f"{name}.mp4"
+        retrieved: Counter[str] = Counter()
+        scale = viewing_scale(director.story.video.size[0])
         with FilmWriter(path, director.story.video.fps, scale) as film:
             for chunk in director:
                 film.append(chunk.frames)

@@ -214,7 +214,8 @@ class _EndlessFilm:
     def __init__(self, story: WorldStory, judge: Judge):
         self.story, self.judge = story, judge
         self.stills: list[np.ndarray] = []
-        self._shot, self._frames = 0, []
+        self._shot = 0
+        self._frames: list[np.ndarray] = []
         self._consistency: list[list[float]] = []
         self._costs: dict[str, list[float]] = {"seconds": [], "resident": [], "live": []}
 

@@ -138,7 +138,8 @@ def _row_settings(row: Row, folder: Path) -> dict[str, Any]:
 
 
 def _memory(row: Row, default: MemoryConfig) -> MemoryConfig:
-    return dataclasses.replace(default, **dict(row.memory))
+    changed: dict[str, Any] = dict(row.memory)
+    return dataclasses.replace(default, **changed)
 
 
 def load(workshop: Workshop, name: str) -> dict[str, Any] | None:
@@ -209,15 +210,11 @@ def _save(
 ) -> None:
     path = _path(workshop, name)
     if result.stills:
+        films: dict[str, Any] = {
+            f"{key}/{i}": film for key, kept in result.stills.items() for i, film in enumerate(kept)
+        }
         with atomic_file(path.with_suffix(".npz")) as partial, open(partial, "wb") as opened:
-            np.savez_compressed(
-                opened,
-                **{
-                    f"{key}/{i}": film
-                    for key, kept in result.stills.items()
-                    for i, film in enumerate(kept)
-                },
-            )
+            np.savez_compressed(opened, **films)
     record = {
         "settings": settings,
         "seconds": round(seconds, 1),

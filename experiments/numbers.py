@@ -24,10 +24,11 @@ class Numbers:
         """Returns a row's measurements of one kind, one per seed; empty if any is missing."""
         names = table_measurements(self.workshop, self.table, kind, row, self.seeds)
         saved = [
-            found(self.workshop, name, seed)
+            one
             for name, seed in sorted(names.items(), key=lambda item: item[1])
+            if (one := found(self.workshop, name, seed))
         ]
-        return saved if all(saved) else []
+        return saved if len(saved) == len(names) else []
 
     def scores(
         self, row: Row, column: str, *, key: str | None = None, seed: int | None = None
@@ -72,7 +73,7 @@ class Numbers:
 
     def along(self, row: Row, column: str) -> list[Interval]:
         """Returns a metric by part of the film; empty if it was not measured that way."""
-        parts = []
+        parts: list[Interval] = []
         while (part := self.interval(row, f"{column}@{len(parts) + 1}")) is not None:
             parts.append(part)
         return parts

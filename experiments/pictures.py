@@ -23,12 +23,12 @@ def write_all(numbers: Numbers, name: str, folder: Path) -> Iterator[tuple[Path,
     shares = [
         column for column in table.columns if column.split(".")[0] in ("recall", "films", "long")
     ]
-    bars = {
-        row.label: {table.columns[c]: numbers.interval(row, c) for c in shares}
+    measured = {
+        row.label: {table.columns[c]: value for c in shares if (value := numbers.interval(row, c))}
         for row in table.rows
     }
     bars = {
-        label: values for label, values in bars.items() if values and None not in values.values()
+        label: values for label, values in measured.items() if values and len(values) == len(shares)
     }
     if bars:
         path = folder / f"{name}.png"

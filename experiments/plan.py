@@ -9,6 +9,7 @@ Nothing here is executed: commands.py turns runs into command lines, measure.py 
 and report.py both into the report.
 """
 
+import math
 from dataclasses import dataclass
 
 LONGER = 8  # how many times as long as in training long films are
@@ -81,7 +82,7 @@ class Claim:
     first: tuple[str, str]
     second: tuple[str, str]
     at_least: float | None = None
-    at_most: float | None = None
+    at_most: float = math.inf
     statistic: str = "difference"  # or ratio
 
 

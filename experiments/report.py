@@ -124,13 +124,13 @@ def shown(interval: Interval | None) -> str:
 def _claims(numbers: Numbers) -> list[str]:
     lines = []
     for claim in numbers.table.claims:
-        pair = [
+        first, second = (
             numbers.scores(numbers.row(key), column) for key, column in (claim.first, claim.second)
-        ]
-        if None in pair:
+        )
+        if first is None or second is None:
             lines.append(f"* {claim.words}: {NOT_MEASURED}.")
             continue
-        verdict = claims.judge(claim, *pair)
+        verdict = claims.judge(claim, first, second)
         lines.append(
             f"* {claim.words}: {claim.statistic} {shown(verdict.interval)} "
             f"(n = {verdict.interval.count}); **{verdict.words}**."

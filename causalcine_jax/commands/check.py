@@ -67,7 +67,7 @@ def report(found: "StoryCheck") -> str:
     lines += ["", f"cuts at {cuts}" if cuts else "no cut", *film.snapped()]
     most, longest = model.transformer.config.text_len, max(found.tokens)
     lines += [
-        f"{model.folder.name} reads {most} tokens of a prompt, the longest here has {longest}",
+        f"{model.name} reads {most} tokens of a prompt, the longest here has {longest}",
         _memory(found),
     ]
     return "\n".join(map(printable, lines))

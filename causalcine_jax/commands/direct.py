@@ -105,15 +105,16 @@ def main(arguments: list[str] | None = None) -> None:
     files = (*FILES, "story.yaml")
     with one_writer(flags.out, files, overwrite=flags.overwrite):
         director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
-        video = director.story.video
-        room = room_said(director.settings.pool.frames, director.memory, video.fps)
+        video, kept = director.story.video, director.settings.pool.frames
+        room = room_said(kept, director.memory, video.fps) if kept else None
         if room and flags.pool_frames is None:
             say(room)
         remove_files(flags.out, files)
         if sys.stdin.isatty():
             say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")
         try:
-            with film_writer(director, flags.out / "film.mp4", viewing_scale(video.height)) as film:
+            scale = viewing_scale(video.size[0])
+            with film_writer(director, flags.out / "film.mp4", scale) as film:
                 for chunk in directed(director, sys.stdin, flags.chunks, say):
                     film.append(chunk.frames)
                     say(_line(chunk, director.resolved.chunks))

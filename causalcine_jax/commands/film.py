@@ -22,6 +22,7 @@ of the model's metadata.json.
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.config import (
@@ -36,6 +37,9 @@ from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import there_already
+
+if TYPE_CHECKING:  # else jax would be imported before the story is understood
+    from causalcine_jax.film.unfinished import FilmRequest
 
 RESUMED_WITH = {"resume", "no_progress", "compile_cache", "no_compile_cache"}
 CHOICES = (
@@ -239,28 +243,53 @@ def main(arguments: list[str] | None = None) -> None:
         raise UsageError("--embed-only needs --embeddings FILE, where the embeddings go")
     if not flags.embed_only and flags.out is None and flags.resume is None:
         raise UsageError("give --out FOLDER, where the film goes")
-    from causalcine_jax.film.record import prompt_recipe, read_recipe
-
-    recipe = None
-    if not flags.resume:
-        recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
-    # After the story is understood: a typing error in it should not wait for jax.
-    from causalcine_jax.film.choices import Choices
+    film = _asked(flags)
     from causalcine_jax.film.filming import FILES
     from causalcine_jax.film.generate import generate
     from causalcine_jax.film.host_memory import allow_all_host_memory
-    from causalcine_jax.film.unfinished import read_asked
     from causalcine_jax.parallel.processes import joined
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    progress = not flags.no_progress
-    if flags.resume:
-        asked = read_asked(flags.resume)
-        options = {"model": asked.model, "choices": asked.choices, "progress": progress}
-        with joined():
-            generate(asked.recipe, flags.resume, **options, resume=True)
+    if flags.embed_only:
+        from causalcine_jax.film.embed_only import save_story_embeddings
+
+        save_story_embeddings(
+            film.recipe,
+            flags.embeddings,
+            model=film.model,
+            choices=film.choices,
+            progress=not flags.no_progress,
+        )
         return
+    for read in filter(None, (flags.story, flags.start)):
+        files = there_already(flags.out, FILES) if read.exists() else ()
+        if any(file.samefile(read) for file in files):
+            raise UsageError(f"{read} is read for this film, which would replace it")
+    with joined():
+        generate(
+            film.recipe,
+            flags.resume or flags.out,
+            model=film.model,
+            choices=film.choices,
+            progress=not flags.no_progress,
+            overwrite=flags.overwrite,
+            resume=flags.resume is not None,
+        )
+
+
+def _asked(flags: argparse.Namespace) -> "FilmRequest":
+    """What the flags ask for; with --resume, what was asked for then."""
+    if flags.resume:
+        from causalcine_jax.film.unfinished import read_asked
+
+        return read_asked(flags.resume)
+    from causalcine_jax.film.record import prompt_recipe, read_recipe
+
+    recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
+    # After the story is understood: a typing error in it should not wait for jax.
+    from causalcine_jax.film.choices import Choices
+    from causalcine_jax.film.unfinished import FilmRequest
 
     base = flags.sampler == "base"
     choices = Choices(
@@ -268,27 +297,4 @@ def main(arguments: list[str] | None = None) -> None:
         base=base,
         **{name: getattr(flags, name) for name in CHOICES},
     )
-    if flags.embed_only:
-        from causalcine_jax.film.embed_only import save_story_embeddings
-
-        save_story_embeddings(
-            recipe,
-            flags.embeddings,
-            model=flags.model,
-            choices=choices,
-            progress=progress,
-        )
-    else:
-        for read in filter(None, (flags.story, flags.start)):
-            files = there_already(flags.out, FILES) if read.exists() else ()
-            if any(file.samefile(read) for file in files):
-                raise UsageError(f"{read} is read for this film, which would replace it")
-        with joined():
-            generate(
-                recipe,
-                flags.out,
-                model=flags.model,
-                choices=choices,
-                progress=progress,
-                overwrite=flags.overwrite,
-            )
+    return FilmRequest(recipe, flags.model, choices)

@@ -24,7 +24,7 @@ from causalcine_jax.convert.converted_metadata import (
 )
 from causalcine_jax.convert.describe import describe
 from causalcine_jax.convert.find import PARTS, find_part, holds
-from causalcine_jax.convert.formats import open_part
+from causalcine_jax.convert.formats import PartTensors, open_part
 from causalcine_jax.convert.layouts import FolderLayout, Network
 from causalcine_jax.convert.lora import loras
 from causalcine_jax.convert.metadata import METADATA
@@ -117,19 +117,24 @@ def _open(config: ConvertConfig, opened: contextlib.ExitStack) -> list[Network]:
     if config.lora is not None and "transformer" not in sources:
         raise UsageError(f"--lora goes with a transformer, and {config.source} holds none")
     for part, path in sources.items():
-        options = (
-            {"weights": config.weights, "lora_path": config.lora, "lora_alpha": config.lora_alpha}
-            if part == "transformer"
-            else {}
-        )
         try:
-            tensors = opened.enter_context(open_part(path, part, **options))
+            tensors = opened.enter_context(_open_part(config, path, part))
             networks.append(Network(part, tensors, describe(part, tensors)))
         except DataError as error:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
     return networks
+
+
+def _open_part(
+    config: ConvertConfig, path: Path, part: str
+) -> contextlib.AbstractContextManager[PartTensors]:
+    if part != "transformer":
+        return open_part(path, part)
+    return open_part(
+        path, part, weights=config.weights, lora_path=config.lora, lora_alpha=config.lora_alpha
+    )
 
 
 def _layout(config: ConvertConfig, networks: list[Network]) -> FolderLayout:
@@ -261,8 +266,9 @@ def _fill_orbax(
 ) -> None:
     for network in networks:
         (partial / network.part).mkdir(parents=True)
+        shapes, places = network.description.shapes, network.description.places
         orbax_copy.save(
-            load.fill(network.description, network.tensors, _one_dtype(config, network)),
+            load.fill(shapes, places, network.tensors, _one_dtype(config, network)),
             partial / network.part,
         )
         documents[f"{network.part}/config.json"] = layouts.json_bytes(

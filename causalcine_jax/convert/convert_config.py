@@ -1,11 +1,10 @@
 """What `causalcine convert` is asked for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax import families
-from causalcine_jax.convert.lora import Asked, loras
+from causalcine_jax.convert.lora import AskedLoras, loras
 from causalcine_jax.errors import UsageError, nearest
 
 TARGETS = ("model", "diffusers", "orbax")
@@ -22,7 +21,7 @@ class ConvertConfig:
     vae: Path | None = None
     text_encoder: Path | None = None
     tokenizer: Path | None = None
-    lora: Asked | Sequence[Asked] | None = None
+    lora: AskedLoras = None
     lora_alpha: float | None = None
     weights: str = "auto"
     dtype: str = "keep"

@@ -48,7 +48,7 @@ def recorded_shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
 
 def sampling_note(metadata: dict[str, Any]) -> str:
     """One line for the user: how the converted model will be sampled."""
-    family = families.FAMILIES.get(metadata.get("family"))
+    family = families.FAMILIES.get(metadata.get("family", ""))
     if family is not None:
         return f"family: {family.name} (licence of its weights: {family.licence}). {family.note}"
     if "sampler" in metadata:

@@ -6,11 +6,12 @@ Gives the network's sizes, and reports unmatched, missing and misshapen tensors 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+from flax import nnx
 
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.safetensors_files import DTYPES
@@ -34,20 +35,20 @@ _ONLY_IN_CONFIG = {
 _FOREIGN_DEFAULTS = ("text_len", "mean", "std")
 
 Shapes = Mapping[str, tuple[int, ...]]
-Config = TransformerConfig | VAEConfig | TextEncoderConfig | None
+Config = TransformerConfig | VAEConfig | TextEncoderConfig
 
 
 @dataclass(frozen=True)
 class Description:
     """A network as its checkpoint describes it.
 
-    config   its sizes; None for a network of one size
+    config   its sizes
     shapes   the module with abstract arrays as parameters
     places   every tensor of the checkpoint with the parameter that it belongs to
     """
 
     config: Config
-    shapes: Any
+    shapes: nnx.Module
     places: list[tables.TensorPlace]
 
 
@@ -67,19 +68,22 @@ def describe(part: str, tensors) -> Description:
         _require(what, part, tensors)
     config = read_config(what, tensors.shapes, tensors.settings)
     _require(what, part, tensors)
-    _note_assumed(part, tensors, config)
+    _note_assumed(tensors, config)
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    places = tables.places(shapes, rules, config.patch_size if part == "transformer" else None)
+    patch_size = config.patch_size if isinstance(config, TransformerConfig) else ()
+    places = tables.places(shapes, rules, patch_size)
     _check(what, places, tensors)
     return Description(config, shapes, places)
 
 
-def describe_tiny_decoder(tensors: "DecoderTensors") -> Description:
-    """TAEHV's decoder, which has one size. Raises as `describe` does."""
+def describe_tiny_decoder(
+    tensors: "DecoderTensors",
+) -> tuple[TinyDecoder, list[tables.TensorPlace]]:
+    """(shapes, places) of TAEHV's decoder, which has one size. Raises as `describe` does."""
     shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
     places = tables.places(shapes, tables.TINY_DECODER)
     _check(f"{tensors.path} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, tensors)
-    return Description(None, shapes, places)
+    return shapes, places
 
 
 class DecoderTensors:
@@ -100,7 +104,7 @@ class DecoderTensors:
         return key
 
 
-def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Config, Any]:
+def from_config(part: str, settings: Mapping[str, Any], what: str) -> tuple[Config, nnx.Module]:
     """(config, abstract module) of a network with a complete config.json, as ours are.
 
     `what` starts the message of an error.
@@ -134,17 +138,17 @@ def _require(what: str, part: str, tensors) -> None:
         )
 
 
-def _note_assumed(part: str, tensors, config: Config) -> None:
+def _note_assumed(tensors, config: Config) -> None:
     """Adds a note about assumed settings, for an unknown size without config.json."""
     if tensors.settings:
         return
-    if part == "transformer" and (config.dim, config.ffn_dim) not in WAN_HEADS:
+    if isinstance(config, TransformerConfig) and (config.dim, config.ffn_dim) not in WAN_HEADS:
         tensors.notes.append(
             f"note: {tensors.path.name} has no config.json beside it, and tensors do not determine "
             f"num_heads: {config.num_heads} is assumed (dim {config.dim} / {WAN_HEAD_DIM}, as in "
             f"Wan2.1), and text_len {config.text_len}; if that is wrong, put a config.json there"
         )
-    if part == "vae" and config.dim != VAEConfig().dim:
+    if isinstance(config, VAEConfig) and config.dim != VAEConfig().dim:
         tensors.notes.append(
             f"note: {tensors.path.name} has no config.json beside it: "
             "mean and std of Wan2.1's latents are assumed"
@@ -173,7 +177,7 @@ def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> 
         "out_dim": head[0] // math.prod(patch[2:]),
         "num_layers": _layers(shapes),
     }
-    heads = WAN_HEADS.get((sizes["dim"], sizes["ffn_dim"]), max(1, sizes["dim"] // WAN_HEAD_DIM))
+    heads = WAN_HEADS.get((patch[0], ffn[0]), max(1, patch[0] // WAN_HEAD_DIM))
     return _config(what, TransformerConfig, sizes, {"num_heads": heads, **settings})
 
 
@@ -203,7 +207,8 @@ def _text_encoder_config(what: str, shapes: Shapes, settings: dict[str, Any]) ->
     return _config(what, TextEncoderConfig, sizes, settings)
 
 
-_PARTS = {
+_Reader = Callable[[str, Shapes, dict[str, Any]], Config]
+_PARTS: dict[str, tuple[_Reader, Callable[..., nnx.Module], tuple[tables.Rule, ...]]] = {
     "transformer": (_transformer_config, Transformer, tables.TRANSFORMER),
     "vae": (_vae_config, VAE, tables.VAE),
     "text_encoder": (_text_encoder_config, UMT5Encoder, tables.TEXT_ENCODER),

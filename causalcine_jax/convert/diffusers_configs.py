@@ -72,9 +72,10 @@ def class_of(settings: Mapping[str, Any]) -> str | None:
 
 def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` (a config.json by any author) under the field names of our configs."""
-    table = _TABLES.get(class_of(settings))
-    if table is None:
+    name_of_class = class_of(settings)
+    if name_of_class not in _TABLES:
         return dict(settings)
+    table = _TABLES[name_of_class]
     translated = {
         table[name]: value
         for name, value in settings.items()

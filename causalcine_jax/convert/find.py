@@ -260,6 +260,6 @@ def _config_says_other(folder: Path, part: str) -> bool:
     file = folder / "config.json"
     return (
         file.is_file()
-        and diffusers_configs.CLASSES.get(diffusers_configs.class_of(read_settings(file)), part)
-        != part
+        and (name := diffusers_configs.class_of(read_settings(file))) in diffusers_configs.CLASSES
+        and diffusers_configs.CLASSES[name] != part
     )

@@ -24,7 +24,7 @@ from causalcine_jax.convert import checkpoint_keys, diffusers_configs, eight_bit
 from causalcine_jax.convert.diffusers_tables import TIED, KeyTable, key_table
 from causalcine_jax.convert.find import Location, adapter_file, find_part
 from causalcine_jax.convert.metadata import read_settings
-from causalcine_jax.convert.tensor_files import open_tensors
+from causalcine_jax.convert.tensor_files import TensorFiles, open_tensors
 from causalcine_jax.convert.unsupported import unsupported
 from causalcine_jax.errors import DataError
 
@@ -51,12 +51,12 @@ class PartTensors:
     def __init__(
         self,
         where: Location,
-        tensors,
+        tensors: TensorFiles,
         names: Mapping[str, str],
         part: str,
         settings: Mapping[str, Any],
     ):
-        """`tensors` is a `TensorFiles`; `names` maps each plain key to its key there."""
+        """`names` maps each plain key to its key in `tensors`."""
         self.path, self.part = where.weights, part
         self.complete = where.complete
         self.files: list[Path] = list(tensors.files)
@@ -96,7 +96,7 @@ class PartTensors:
                 "they are read as bfloat16"
             )
 
-    def merge(self, asked: lora.Lora, tensors, alpha: float | None) -> None:
+    def merge(self, asked: lora.Lora, tensors: TensorFiles, alpha: float | None) -> None:
         """Merges the adapter in `tensors`, on top of those merged before."""
         names = {"to_original": self._table.to_original, "to_diffusers": self._table.to_diffusers}
         found = lora.adapter(asked, tensors, self.shapes, names, alpha)
@@ -133,7 +133,7 @@ def open_part(
     part: str,
     *,
     weights: str = "auto",
-    lora_path: "lora.Asked | list[lora.Asked] | tuple[lora.Asked, ...] | None" = None,
+    lora_path: lora.AskedLoras = None,
     lora_alpha: float | None = None,
 ) -> Iterator[PartTensors]:
     """Opens the `part` (transformer, vae or text_encoder) that `path` holds, in any format.

@@ -54,7 +54,7 @@ def kind_of_keys(keys: Iterable[str]) -> str | None:
     plain = {checkpoint_keys.plain_key(_FLAT.sub("", name)) for name in plain}
     known = {part: sum(_known(table, key) for key in plain) for part, table in _TABLES.items()}
     known["vae"] = sum(_VAE.fullmatch(key) is not None for key in plain)
-    best = max(known, key=known.get)
+    best = max(known, key=known.__getitem__)
     return best if known[best] else None
 
 

@@ -126,12 +126,16 @@ def diffusers(
 
     `shift` is the flow shift of its UniPC scheduler.
     """
-    shards, documents = [], {}
+    shards: list[Shard] = []
+    documents: dict[str, bytes] = {}
     for network in networks:
         table = key_table(network.part, network.tensors.shapes)
         tensors = [
             TargetTensor(
-                network.tensors, key, table.to_diffusers(key), dtype or network.tensors.dtypes[key]
+                network.tensors,
+                key,
+                table.to_diffusers(key) or key,
+                dtype or network.tensors.dtypes[key],
             )
             for key in network.tensors.shapes
         ]
@@ -141,7 +145,7 @@ def diffusers(
         settings = getattr(diffusers_configs, network.part)(network.description.config)
         documents[f"{network.part}/config.json"] = json_bytes(settings)
         if network.part == "text_encoder":
-            documents |= _tokenizer(tokenizer, network.description.config.vocab_size)
+            documents |= _tokenizer(tokenizer)
     if {network.part for network in networks} == set(PARTS):
         documents["scheduler/scheduler_config.json"] = json_bytes(_scheduler(shift))
         documents["model_index.json"] = json_bytes(_MODEL_INDEX)
@@ -185,7 +189,7 @@ def tokenizer_files(file: Path) -> dict[str, bytes]:
     return {"tokenizer.json": file.read_bytes(), **beside}
 
 
-def _tokenizer(files: dict[str, bytes], vocab_size: int) -> dict[str, bytes]:
+def _tokenizer(files: dict[str, bytes]) -> dict[str, bytes]:
     plain = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<pad>",

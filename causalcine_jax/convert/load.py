@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ from tokenizers import Tokenizer as Backend
 
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import (
+    Config,
     DecoderTensors,
-    Description,
     describe,
     describe_tiny_decoder,
     from_config,
@@ -28,7 +29,7 @@ from causalcine_jax.convert.describe import (
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.formats import PartTensors, open_part
-from causalcine_jax.convert.lora import Asked
+from causalcine_jax.convert.lora import AskedLoras
 from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.convert.tensor_files import open_tensors
@@ -40,13 +41,15 @@ from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.sharding import state_shardings
 
+Network = TypeVar("Network", bound=nnx.Module)
+
 
 def load_transformer(
     path: str | os.PathLike,
     dtype=jnp.float32,
     *,
     weights: str = "auto",
-    lora: "Asked | list[Asked] | tuple[Asked, ...] | None" = None,
+    lora: AskedLoras = None,
     mesh: Mesh | None = None,
 ) -> Transformer:
     """Loads the transformer of a model folder, Wan2.1, Diffusers, or a causal child of Wan2.1.
@@ -99,20 +102,21 @@ def load_tiny_decoder(
         )
     with open_tensors(path) as tensors:
         decoder = DecoderTensors(tensors)
-        return fill(describe_tiny_decoder(decoder), decoder, dtype, mesh)
+        return fill(*describe_tiny_decoder(decoder), decoder, dtype, mesh)
 
 
-def abstract_network(path: str | os.PathLike, part: str) -> nnx.Module:
-    """The `part` of a model with abstract arrays for parameters, from headers and configs alone.
+def abstract_network(path: str | os.PathLike, part: str) -> tuple[Config, nnx.Module]:
+    """(sizes, module with abstract arrays) of the `part` of a model, from its headers alone.
 
     Raises:
       DataError: it is missing or damaged.
     """
     if (copy := orbax_copy.find(Path(path), part)) is not None:
         config = copy / "config.json"
-        return from_config(part, read_settings(config), str(config))[1]
+        return from_config(part, read_settings(config), str(config))
     with open_part(path, part) as tensors:
-        return describe(part, tensors).shapes
+        network = describe(part, tensors)
+        return network.config, network.shapes
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
@@ -140,26 +144,30 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
 
 def fill(
-    network: Description, tensors: PartTensors | DecoderTensors, dtype, mesh: Mesh | None = None
-) -> nnx.Module:
-    """The module of `network`, filled from the checkpoint's tensors.
+    shapes: Network,
+    places: list[tables.TensorPlace],
+    tensors: PartTensors | DecoderTensors,
+    dtype,
+    mesh: Mesh | None = None,
+) -> Network:
+    """The module of `shapes`, filled from the checkpoint's tensors at `places`.
 
     Beyond the module itself, memory holds this process's part of one parameter.
     """
-    places: dict[str, list[tables.TensorPlace]] = {}
-    for place in network.places:
-        places.setdefault(place.path, []).append(place)
-    parameters = tables.parameters(network.shapes)
+    layers: dict[str, list[tables.TensorPlace]] = {}
+    for place in places:
+        layers.setdefault(place.path, []).append(place)
+    parameters = tables.parameters(shapes)
     shardings = None if mesh is None else state_shardings(mesh, parameters)
     leaves = []
     for path, leaf in parameters.items():
-        read = functools.partial(_read, places[path], tensors, leaf.shape, np.dtype(dtype))
+        read = functools.partial(_read, layers[path], tensors, leaf.shape, np.dtype(dtype))
         if shardings is None:
             # jnp.asarray would compile a program per shape.
             leaves.append(jax.device_put(read((slice(None),) * leaf.ndim)))
         else:
             leaves.append(jax.make_array_from_callback(leaf.shape, shardings[path], read))
-    return jax.tree.unflatten(jax.tree.structure(network.shapes), leaves)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def _read(
@@ -191,4 +199,5 @@ def _load(path, part: str, dtype, mesh: Mesh | None, **how):
             )
         return orbax_copy.load(copy, part, dtype, mesh)
     with open_part(path, part, **how) as tensors:
-        return fill(describe(part, tensors), tensors, dtype, mesh)
+        network = describe(part, tensors)
+        return fill(network.shapes, network.places, tensors, dtype, mesh)

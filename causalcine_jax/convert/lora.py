@@ -15,6 +15,7 @@ import numpy as np
 
 from causalcine_jax.convert import checkpoint_keys, lora_keys, lora_scale
 from causalcine_jax.convert.lora_scale import AdapterScale
+from causalcine_jax.convert.tensor_files import TensorFiles
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -30,9 +31,10 @@ class Lora:
 
 
 Asked = str | os.PathLike | Lora
+AskedLoras = Asked | list[Asked] | tuple[Asked, ...] | None
 
 
-def loras(asked: "Asked | list[Asked] | tuple[Asked, ...] | None") -> tuple[Lora, ...]:
+def loras(asked: AskedLoras) -> tuple[Lora, ...]:
     """The values of `--lora`: each FILE or FILE:STRENGTH.
 
     Raises:
@@ -71,29 +73,43 @@ def _lora(asked: Asked) -> Lora:
 
 
 @dataclass(frozen=True)
-class Term:
-    """An update of one tensor: scale * up @ down, or scale * diff.
+class Difference:
+    """An update of one tensor, scale * diff; `diff` is a key of the adapter's `tensors`."""
 
-    down, up and diff are keys of the adapter's `tensors`.
-    """
-
-    tensors: object
+    tensors: TensorFiles
     scale: float
-    diff: str | None = None
-    down: str | None = None
-    up: str | None = None
+    diff: str
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shapes = self.tensors.shapes
-        return shapes[self.diff] if self.diff else (shapes[self.up][0], *shapes[self.down][1:])
+        return self.tensors.shapes[self.diff]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return math.prod(self.shape) == math.prod(shape)
 
     def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The slice `index` of the update of a tensor of `shape`; float32."""
-        if self.diff:
-            return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(
-                np.float32
-            )
+        return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """An update of one tensor, scale * up @ down; both are keys of the adapter's `tensors`."""
+
+    tensors: TensorFiles
+    scale: float
+    down: str
+    up: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.tensors.shapes[self.up][0], *self.tensors.shapes[self.down][1:])
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return self.shape == shape
+
+    def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """As `Difference.read`."""
         if len(shape) == 2:
             rows, columns = (*index, slice(None), slice(None))[:2]
             down = self.tensors.read_slice(self.down, (slice(None), columns)).astype(np.float32)
@@ -105,6 +121,9 @@ class Term:
             self.scale
             * (up.reshape(len(up), -1) @ down.reshape(len(down), -1)).reshape(shape)[index]
         )
+
+
+Term = Difference | LowRank
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ class Adapter:
             for (value, alpha, root, by), count in found.most_common(3)
         ]
         others = len(found) - len(shown)
-        diffs = len([t for terms in self.terms.values() for t in terms if t.diff])
+        diffs = sum(isinstance(t, Difference) for terms in self.terms.values() for t in terms)
         shown += [f"{others} other scales"] * (others > 0) + [f"{diffs} full differences"] * (
             diffs > 0
         )
@@ -132,12 +151,12 @@ class Adapter:
 
 def adapter(
     asked: Lora,
-    tensors,
+    tensors: TensorFiles,
     shapes: Mapping[str, tuple[int, ...]],
     names: Mapping[str, Callable[[str], str | None]],
     alpha: float | None = None,
 ) -> Adapter:
-    """The adapter in `tensors` (a `TensorFiles`) for a network of `shapes`, by original key.
+    """The adapter in `tensors` for a network of `shapes`, by original key.
 
     Args:
       names: `to_original` and `to_diffusers` of the network's key table.
@@ -161,10 +180,10 @@ def adapter(
             f"{target}.weight" if f"{target}.weight" in shapes or target not in shapes else target
         )
         if {"down", "up"} & set(sides):
-            fault, term = _low_rank(module, sides, tensors)
-            if fault:
+            if fault := _low_rank_fault(module, sides, tensors):
                 faults.append(fault)
                 continue
+            down, up = sides["down"], sides["up"]
             own = (
                 [
                     lora_scale.ScaleSource(
@@ -174,7 +193,7 @@ def adapter(
                 if "alpha" in sides
                 else []
             )
-            scale = lora_scale.scale_of(target, tensors.shapes[term.down][0], [*own, *found])
+            scale = lora_scale.scale_of(target, tensors.shapes[down][0], [*own, *found])
             scales.append(
                 scale
                 if not own
@@ -185,12 +204,10 @@ def adapter(
                     scale.stated_by.replace(own[0].name, ".alpha"),
                 )
             )
-            terms[weight].append(
-                Term(tensors, scale.value * asked.strength, down=term.down, up=term.up)
-            )
+            terms[weight].append(LowRank(tensors, scale.value * asked.strength, down, up))
         for side, key in (("diff", weight), ("diff_b", f"{target}.bias")):
             if side in sides:
-                terms[key].append(Term(tensors, asked.strength, diff=sides[side]))
+                terms[key].append(Difference(tensors, asked.strength, sides[side]))
         if set(sides) == {"alpha"}:
             faults.append(f"{sides['alpha']} belongs to no lora_A and lora_B")
     if faults:
@@ -199,7 +216,7 @@ def adapter(
         f"{key} {term.shape}, the base has {shapes.get(key, 'none')}"
         for key, updates in terms.items()
         for term in updates
-        if key not in shapes or not _fits(term, shapes[key])
+        if key not in shapes or not term.fits(shapes[key])
     ]
     if misfits:
         raise DataError(
@@ -245,16 +262,16 @@ def _parts(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return parts
 
 
-def _low_rank(module: str, sides: Mapping[str, str], tensors) -> tuple[str | None, Term | None]:
+def _low_rank_fault(module: str, sides: Mapping[str, str], tensors: TensorFiles) -> str | None:
     if not {"down", "up"} <= set(sides):
-        return f"{sides.get('down') or sides['up']} has no other half", None
+        return f"{sides.get('down') or sides['up']} has no other half"
     down, up = tensors.shapes[sides["down"]], tensors.shapes[sides["up"]]
     if len(down) < 2 or len(up) < 2 or up[1] != down[0] or math.prod(up[2:]) != 1 or not down[0]:
-        return f"{module}: lora_A {down} and lora_B {up} have no common rank", None
-    return None, Term(tensors, 1.0, down=sides["down"], up=sides["up"])
+        return f"{module}: lora_A {down} and lora_B {up} have no common rank"
+    return None
 
 
-def _alpha(file: Path, tensors, key: str) -> float:
+def _alpha(file: Path, tensors: TensorFiles, key: str) -> float:
     value = tensors.read(key)
     if (
         value.size != 1
@@ -266,9 +283,3 @@ def _alpha(file: Path, tensors, key: str) -> float:
             f"not {value.tolist() if value.size < 4 else value.shape}"
         )
     return float(value.reshape(()))
-
-
-def _fits(term: Term, shape: tuple[int, ...]) -> bool:
-    return term.shape == shape or (
-        term.diff is not None and math.prod(term.shape) == math.prod(shape)
-    )

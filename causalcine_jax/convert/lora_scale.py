@@ -153,7 +153,7 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
 
 
 def _header(file: Path, header: Mapping[str, str]) -> ScaleSource:
-    stated = {}
+    stated: dict[str, float] = {}
     for what, names in (("alpha", _ALPHAS), ("rank", _RANKS)):
         for name in names:
             value = _number(file, name, _float(header.get(name)))
@@ -175,8 +175,10 @@ def _float(text: str | None) -> float | None:
 
 
 def _number(file: Path, name: str, value: Any) -> float | None:
-    if value is None:
-        return None
+    return None if value is None else _positive(file, name, value)
+
+
+def _positive(file: Path, name: str, value: Any) -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -200,7 +202,8 @@ def _pattern(file: Path, name: str, value: Any) -> dict[str, float]:
                 f"{file}: {name} has {pattern!r}, which is no regular expression ({error})"
             ) from error
     return {
-        pattern: _number(file, f"{name}[{pattern!r}]", number) for pattern, number in value.items()
+        pattern: _positive(file, f"{name}[{pattern!r}]", number)
+        for pattern, number in value.items()
     }
 
 

@@ -4,13 +4,14 @@ Format: https://github.com/huggingface/safetensors: 8 bytes with the header's le
 the tensors' bytes without gaps.
 """
 
+import collections
 import json
 import math
 import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _span(key: str, entry: Any) -> tuple[int, int]:
     return span[0], span[1]
 
 
-def _sizes(values: Any) -> bool:
+def _sizes(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(
         type(value) is int and 0 <= value < 2**63 for value in values
     )
@@ -122,8 +123,7 @@ def _sizes(values: Any) -> bool:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice, _ = collections.Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"{_shown(twice)} is listed twice")
     return entries
 
@@ -139,7 +139,8 @@ def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
       specs: key, shape and dtype (such as BF16) of each tensor.
     """
     # "pt" declares torch's layouts, which other readers expect.
-    entries, end = {"__metadata__": {"format": "pt"}}, 0
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for key, shape, dtype in specs:
         start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
         entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}

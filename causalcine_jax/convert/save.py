@@ -11,6 +11,7 @@ The folder appears under its name only when it is complete.
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -21,8 +22,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from causalcine_jax.convert import tables
+from causalcine_jax.convert.describe import Config
 from causalcine_jax.convert.find import find_part, home
 from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
@@ -74,7 +77,7 @@ def save_model(
         )
     if all(network is None for network in (transformer, vae, text_encoder)):
         raise UsageError("nothing to save: give a transformer, a vae or a text encoder")
-    parts = []
+    parts: list[tuple[str, nnx.Module, Config, list[tables.TensorPlace]]] = []
     if transformer is not None:
         places = tables.places(transformer, tables.TRANSFORMER, transformer.config.patch_size)
         parts.append(("transformer", transformer, transformer.config, places))
@@ -152,14 +155,19 @@ def _files_of_model(path: Path) -> list[Path]:
     ]
 
 
-def config_json(part: str, config) -> dict[str, Any]:
+def config_json(part: str, config: Config) -> dict[str, Any]:
     """The config.json of a network with the sizes `config`, under Wan2.1's field names."""
     kind = {"model_type": "t2v"} if part == "transformer" else {}
     return {"_class_name": _CLASSES[part], **kind, **dataclasses.asdict(config)}
 
 
 def _write_part(
-    folder: Path, part: str, module, config, places: list[tables.TensorPlace], dtype: np.dtype
+    folder: Path,
+    part: str,
+    module: nnx.Module,
+    config: Config,
+    places: list[tables.TensorPlace],
+    dtype: np.dtype,
 ) -> None:
     (folder / part).mkdir()
     _write_json(folder / part / "config.json", config_json(part, config))
@@ -175,11 +183,9 @@ def _tensors(module, places: list[tables.TensorPlace]) -> Iterator[np.ndarray]:
     One parameter (with all its layers) is on the host at a time.
     """
     parameters = tables.parameters(module)
-    path, parameter = None, None
-    for place in places:
-        if place.path != path:
-            path, parameter = place.path, gather_to_host(parameters[place.path])
-        yield place.to_torch(parameter)
+    for path, layers in itertools.groupby(places, key=lambda place: place.path):
+        parameter = gather_to_host(parameters[path])
+        yield from (place.to_torch(parameter) for place in layers)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def tokenizer_json(model: bytes, what: str) -> bytes:
 
 def _backend(model: bytes) -> Backend:
     pieces: list[tuple[str, float]] = []
-    kinds: dict[str, int] = {}
+    names: set[str] = set()
     charsmap, unknown, by_bytes = b"", None, False
     for number, value in _fields(model):
         if number == 1:
@@ -55,14 +55,14 @@ def _backend(model: bytes) -> Backend:
             )
             if kind == _UNKNOWN_PIECE:
                 unknown = len(pieces)
-            kinds[text] = kind
+            names.add(text)
             by_bytes |= kind == _BYTE
-            pieces.append((text, struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0))
+            pieces.append((text, struct.unpack("<f", _bytes(piece[2]))[0] if 2 in piece else 0.0))
         elif number == 2 and dict(_fields(_bytes(value))).get(3, _UNIGRAM) != _UNIGRAM:
             raise ValueError("it is of another kind than unigram")
         elif number == 3:
             charsmap = _bytes(dict(_fields(_bytes(value))).get(2, b""))
-    if unknown is None or {PAD, EOS} - set(kinds):
+    if unknown is None or {PAD, EOS} - names:
         raise ValueError(f"it lacks {PAD}, {EOS} or the unknown piece")
     backend = Backend(models.Unigram(pieces, unk_id=unknown, byte_fallback=by_bytes))
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
@@ -71,13 +71,14 @@ def _backend(model: bytes) -> Backend:
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
     backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
-    backend.add_special_tokens([PAD, EOS, *([UNKNOWN] if UNKNOWN in kinds else [])])
+    backend.add_special_tokens([PAD, EOS, *([UNKNOWN] if UNKNOWN in names else [])])
     return backend
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """(field number, value as stored) of each field of a message."""
     at = 0
+    value: int | bytes
     while at < len(message):
         tag, at = _varint(message, at)
         kind = tag & 7

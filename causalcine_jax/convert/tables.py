@@ -175,25 +175,22 @@ def parameters(module) -> dict[str, Any]:
     }
 
 
-def places(
-    module, rules: Iterable[Rule], patch_size: tuple[int, int, int] | None = None
-) -> list[TensorPlace]:
+def places(module, rules: Iterable[Rule], patch_size: tuple[int, ...] = ()) -> list[TensorPlace]:
     """Every tensor of a checkpoint of `module`, with the layers of one parameter in order.
 
     Args:
       module: the module, or its shapes from `jax.eval_shape` (nothing is computed).
       rules: the network's table.
-      patch_size: of a transformer, whose patch embedding is a matrix here and a convolution in the
-        checkpoint.
+      patch_size: (t, h, w) of a transformer, whose patch embedding is a matrix here and a
+        convolution in the checkpoint.
     """
-    rules = [(re.compile(rule.path), rule) for rule in rules]
+    compiled = [(re.compile(rule.path), rule) for rule in rules]
     found = []
     for path, leaf in parameters(module).items():
-        match, rule = next(
-            ((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(path))), (None, None)
-        )
-        if rule is None:
+        fitting = [(m, rule) for pattern, rule in compiled if (m := pattern.fullmatch(path))]
+        if not fitting:
             raise KeyError(f"no rule of the key table names the parameter {path!r}")
+        match, rule = fitting[0]
         key = match.expand(rule.key)
         sizes = dict(zip("thw", patch_size, strict=True)) if "(" in rule.ours else {}
         stacked = "{layer}" in key

@@ -7,6 +7,7 @@ and nothing else.
 """
 
 import pickletools
+from collections.abc import Callable
 from typing import Any
 
 from causalcine_jax.convert.torch_constructors import (
@@ -73,6 +74,12 @@ _LITERALS = {
     "SHORT_BINBYTES",
     "BINBYTES8",
 }
+_COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {
+    "TUPLE": tuple,
+    "LIST": list,
+    "DICT": dict_from_flat,
+    "FROZENSET": set_of,
+}
 
 
 class _Machine:
@@ -110,11 +117,7 @@ class _Machine:
                 push(tuple(reversed(values)))
             case "TUPLE" | "LIST" | "DICT" | "FROZENSET":
                 values = self._since_mark()
-                self.stack.append(
-                    {"TUPLE": tuple, "LIST": list, "DICT": dict_from_flat, "FROZENSET": set_of}[op](
-                        values
-                    )
-                )
+                self.stack.append(_COLLECTIONS[op](values))
             case "APPEND":
                 value = pop()
                 expect(list, self.stack[-1]).append(value)

@@ -110,8 +110,8 @@ def unsupported(
         return _transformer(shapes, settings)
     if part == "vae":
         return None
-    relative = [key for key in shapes if key.endswith("relative_attention_bias.weight")]
-    if len(relative) == 1 and any(key.startswith("encoder.block.1.") for key in shapes):
+    biases = [key for key in shapes if key.endswith("relative_attention_bias.weight")]
+    if len(biases) == 1 and any(key.startswith("encoder.block.1.") for key in shapes):
         return (
             "a T5 encoder, whose layers share one position bias: Wan2.1 reads prompts with "
             "UMT5-XXL, where each has its own"

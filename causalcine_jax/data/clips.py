@@ -79,7 +79,7 @@ class Clips:
             holding = [
                 start for start in starts if any(start < cut < start + self.frames for cut in cuts)
             ]
-            starts = holding or starts
+            starts = np.array(holding) if holding else starts
         return int(starts[rng.integers(len(starts))])
 
     def _corner(self, rng: np.random.Generator, figures: np.ndarray) -> tuple[int, int]:

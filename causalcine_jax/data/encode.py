@@ -54,7 +54,8 @@ class FilmSource(Protocol):
     runs on the VAE's device.
     """
 
-    pixels: Callable[[Any], UInt8[Array, "n h w 3"]]
+    @property
+    def pixels(self) -> Callable[[Any], UInt8[Array, "n h w 3"]]: ...
 
     def __getitem__(self, index: int) -> Film: ...
 

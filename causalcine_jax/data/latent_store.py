@@ -4,9 +4,11 @@ import json
 import operator
 import os
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import tensorstore as ts
+from jaxtyping import Float32, Int32
 
 from causalcine_jax.data.store_layout import (
     StoreSpec,
@@ -19,7 +21,16 @@ from causalcine_jax.data.store_layout import (
 from causalcine_jax.errors import DataError, UsageError, shown
 
 LONGEST_REASON = 300  # characters of tensorstore's in a message
-Record = dict[str, np.ndarray]
+
+
+class Record(TypedDict):
+    """A film; retelling adds `chunk_weight`."""
+
+    latents: Float32[np.ndarray, "f h w z"]
+    token_ids: Int32[np.ndarray, "s t"]
+    shot_of_chunk: Int32[np.ndarray, " n"]
+    index: np.int64
+    chunk_weight: NotRequired[Float32[np.ndarray, " n"]]
 
 
 class CorruptRecord(DataError):
@@ -69,15 +80,7 @@ class LatentStore:
         return self.spec.films
 
     def __getitem__(self, index: int) -> Record:
-        """Reads a whole film.
-
-        Returns:
-          {"latents": float32 [F,h,w,z], "token_ids": int32 [S,T], "shot_of_chunk": int32 [N],
-          "index": int64}.
-
-        Raises:
-          CorruptRecord: any part of it is damaged or missing.
-        """
+        """Reads a whole film. `CorruptRecord` if any part of it is damaged or missing."""
         return self.window(index, 0, self.spec.chunks)
 
     def window(self, index: int, first_chunk: int, chunks: int) -> Record:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorstore as ts
 
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import (
@@ -57,7 +58,7 @@ class LatentStoreWriter:
         self.path = Path(path)
         self.spec = spec
         self._partial = partial_path(self.path)
-        self._arrays = None
+        self._arrays: dict[str, ts.TensorStore] | None = None  # of a store that is complete
         if self.path.exists():
             _require_same(self.path, read_spec(self.path), spec)
             return
@@ -98,7 +99,9 @@ class LatentStoreWriter:
           films: one of the ranges of `pending`.
           records: its films in order.
         """
-        shard = films.start // self.spec.films_per_shard
+        if self._arrays is None:
+            raise ValueError(f"{self.path} is complete: nothing is pending")
+        arrays, shard = self._arrays, films.start // self.spec.films_per_shard
         if films != self.spec.films_of(shard) or len(records) != len(films):
             raise ValueError(f"{len(records)} records for {films}: write a whole shard at once")
         stacked = {
@@ -118,7 +121,7 @@ class LatentStoreWriter:
         )
         try:
             writes = [
-                self._arrays[name][films.start : films.stop].write(value)
+                arrays[name][films.start : films.stop].write(value)
                 for name, value in stacked.items()
             ]
             for write in writes:
@@ -147,11 +150,11 @@ class LatentStoreWriter:
 
 
 def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:
-    there, wanted = dataclasses.asdict(there), dataclasses.asdict(wanted)
+    asked = dataclasses.asdict(wanted)
     differing = [
-        f"{name} is {there[name]!r}, asked {wanted[name]!r}"
-        for name in there
-        if there[name] != wanted[name]
+        f"{name} is {value!r}, asked {asked[name]!r}"
+        for name, value in dataclasses.asdict(there).items()
+        if value != asked[name]
     ]
     if differing:
         raise UsageError(

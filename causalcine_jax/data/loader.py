@@ -111,7 +111,7 @@ class Loader(grain.DatasetIterator):
         retelling: Callable[[Record, np.random.Generator], Record] | None = None,
     ):
         super().__init__()
-        self._batches = None
+        self._batches: Any = None  # if arguments are refused, grain's __del__ still closes
         faults = []
         if batch_size < 1:
             faults.append(f"batch_size must be at least 1, not {batch_size}")
@@ -141,7 +141,7 @@ class Loader(grain.DatasetIterator):
         """Records skipped so far because they cannot be read."""
         return tuple(sorted(self._records.bad))
 
-    def __next__(self) -> Record:
+    def __next__(self) -> dict[str, np.ndarray]:
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:

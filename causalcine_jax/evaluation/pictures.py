@@ -105,7 +105,7 @@ def write_recall_chart(path: Path, report: dict[str, Any]) -> None:
     """
     rows = report["primary"]["rows"]
     figure, (axes,) = new_axes(1)
-    label = lambda row: HEADS.get(row, row).replace("true return", "judge on truth")
+    label = lambda row: {**HEADS, TRUTH: "judge on truth"}.get(row) or row
     bounds = lambda values: [
         tuple(values[name][end] for end in ("value", "low", "high")) for name in SHOWN
     ]

@@ -72,7 +72,7 @@ def check_story(recipe: Recipe, model: Path | None = None) -> StoryCheck:
 
 def abstract_model(folder: Path) -> Model:
     """The model in `folder` with abstract arrays for weights."""
-    transformer, vae = (abstract_network(folder, part) for part in ("transformer", "vae"))
+    transformer, vae = (abstract_network(folder, part)[1] for part in ("transformer", "vae"))
     assert isinstance(transformer, Transformer) and isinstance(vae, VAE)
     return Model(
         transformer,

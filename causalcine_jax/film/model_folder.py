@@ -77,6 +77,11 @@ class Model:
     tiny_decoder: TinyDecoder | None = None
 
     @property
+    def name(self) -> str:
+        """Its folder's, if it has one."""
+        return self.folder.name if self.folder else "model"
+
+    @property
     def decoder(self) -> VAE | TinyDecoder:
         """The network that decodes latents into frames."""
         return self.tiny_decoder or self.vae

@@ -120,11 +120,11 @@ def _written_film(film: Film, out: Path, number: int) -> dict[str, Any]:
 def _shots(film: Film, stills: Stills) -> list[dict[str, Any]]:
     if film.resolved is None:
         return [{"caption": "", "first_frame": 0, "frames": stills.frames}]
-    told = [
-        {"caption": s.caption, "first_frame": s.first_frame, "frames": s.frames}
-        for s in film.resolved.shots
+    return [
+        {"caption": shot.caption, "first_frame": shot.first_frame, "frames": shot.frames}
+        for shot in film.resolved.shots
+        if shot.first_frame < stills.frames
     ]
-    return [shot for shot in told if shot["first_frame"] < stills.frames]
 
 
 def _recalled(film: Film, stills: Stills) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec
 from causalcine_jax.training.stages.table import FILM_STAGES
-from causalcine_jax.training.state import Stage, new_state
+from causalcine_jax.training.state import StageNets, new_state
 from causalcine_jax.training.step import make_update, metric_names
 
 
@@ -146,7 +146,7 @@ def training_steps(
     ]
 
 
-def abstract_stage(config: TrainConfig) -> Stage:
+def abstract_stage(config: TrainConfig) -> StageNets:
     """The stage that `config` describes, with networks as shapes and without data."""
     return _planned_spec(config).shapes()
 

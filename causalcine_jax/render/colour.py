@@ -55,7 +55,8 @@ class ToRGB:
 class _Converter:
     def __init__(self, width: int, height: int, source: str, target: str, args: str):
         graph = av.filter.Graph()
-        first = graph.add_buffer(width=width, height=height, format=source, time_base=Fraction(1))
+        layout = av.VideoFormat(source)
+        first = graph.add_buffer(width=width, height=height, format=layout, time_base=Fraction(1))
         steps = [
             first,
             graph.add("scale", args),
@@ -69,7 +70,7 @@ class _Converter:
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         self._first.push(frame)
-        return self._graph.pull()
+        return self._graph.vpull()
 
 
 def _reading(frame: av.VideoFrame) -> str:

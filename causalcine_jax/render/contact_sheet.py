@@ -159,7 +159,8 @@ def _row_height(caption: list[str], thumb_height: int) -> int:
 
 def _paged(captions: Mapping[int, list[str]], thumb_height: int) -> Iterator[list[int]]:
     """Yields the shots of each page: as many as fit into PAGE_HEIGHT."""
-    rows, height = [], 0
+    rows: list[int] = []
+    height = 0
     for number, caption in captions.items():
         needed = _row_height(caption, thumb_height) + CUT
         if rows and height + needed > PAGE_HEIGHT:

@@ -126,7 +126,7 @@ class MemoryPicture:
 
 def shot_shares(votes: Counter, story: ResolvedStory) -> dict[int, float]:
     """Each shot's share of the retrieved frames, over all layers, in the film's order."""
-    shots = Counter()
+    shots: Counter[int] = Counter()
     for frame, count in votes.items():
         shots[story.shot_of_chunk[frame // story.chunk_frames]] += count
     return {shot: shots[shot] / shots.total() for shot in sorted(shots)}

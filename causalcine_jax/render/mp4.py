@@ -125,14 +125,14 @@ class FilmWriter:
         self.path, self.part = Path(path), unfinished(path)
         self.frames = 0
         self._fps, self._scale = fps, scale
-        self._container = self._stream = self._to_yuv = None
+        self._encoder: tuple[VideoStream, ToYUV] | None = None  # from the first frames on
         self._whole = 0  # bytes up to the end of the last complete fragment
         self._failed = False
-
-    def __enter__(self) -> "FilmWriter":
         with self._disk_faults():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(self.part), "w", format="mp4", options=GROWING)
+
+    def __enter__(self) -> "FilmWriter":
         return self
 
     @property
@@ -144,22 +144,23 @@ class FilmWriter:
         """Encodes and writes a chunk. All chunks have the same height and width, both even."""
         _, height, width, _ = frames.shape
         height, width = height * self._scale, width * self._scale
-        if self._stream is None:
-            self._stream = video_stream(self._container, width, height, self._fps)
-            self._to_yuv = ToYUV(width, height)
-        if (self._stream.height, self._stream.width) != (height, width):
+        if self._encoder is None:
+            stream = video_stream(self._container, width, height, self._fps)
+            self._encoder = stream, ToYUV(width, height)
+        stream, to_yuv = self._encoder
+        if (stream.height, stream.width) != (height, width):
             raise UsageError(
-                f"a film of {self._stream.height}x{self._stream.width} "
+                f"a film of {stream.height}x{stream.width} "
                 f"cannot go on with frames of {height}x{width}"
             )
         with self._disk_faults():
             for number, image in enumerate(frames):
-                picture = self._to_yuv(enlarged(image, self._scale))
+                picture = to_yuv(enlarged(image, self._scale))
                 picture.pict_type = (
                     av.video.frame.PictureType.I if number == 0 else av.video.frame.PictureType.NONE
                 )
                 picture.pts, picture.time_base = self.frames, fractions.Fraction(1, self._fps)
-                self._container.mux(self._stream.encode(picture))
+                self._container.mux(stream.encode(picture))
                 self._whole = self.part.stat().st_size
                 self.frames += 1
 
@@ -179,8 +180,8 @@ class FilmWriter:
         """Appends the index. After a disk fault the complete fragments stay, which play as well."""
         try:
             with self._disk_faults():
-                if self._stream is not None:
-                    self._container.mux(self._stream.encode())
+                if self._encoder is not None:
+                    self._container.mux(self._encoder[0].encode())
                 self._container.close()
         finally:
             if self._failed:
@@ -199,7 +200,7 @@ def decoded(film: str | Path | io.BytesIO) -> Iterator[av.VideoFrame]:
     """The frames of a film as they are stored. `DataError` if they cannot be decoded."""
     where = "the film" if isinstance(film, io.BytesIO) else film
     try:
-        with av.open(film if isinstance(film, io.BytesIO) else str(film)) as container:
+        with av.open(film if isinstance(film, io.BytesIO) else str(film), "r") as container:
             yield from container.decode(video=0)
     except (OSError, av.error.FFmpegError, IndexError) as error:
         raise DataError(f"{where} cannot be read as a film: {error}") from error

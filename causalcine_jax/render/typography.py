@@ -6,13 +6,13 @@ lacks (Chinese, emoji, ...) are spelled in Latin letters, and the caller tells t
 """
 
 import functools
-import importlib.util
+import importlib.metadata
 from bisect import bisect
 from collections.abc import Iterator
-from pathlib import Path
 
 from PIL import ImageFont
 
+DEJAVU_SANS = "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"
 MOST_LETTERS = 1000  # measured at once; no line is that long
 NO_CHARACTER = "\U0010ffff"
 PAPER = (17, 19, 24)
@@ -48,15 +48,16 @@ PLAIN = {
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    # Every wheel of Pillow has FreeType.
+    return ImageFont.load_default(size)  # type: ignore[return-value]
 
 
 @functools.cache
 def wide_font(size: int) -> ImageFont.FreeTypeFont:
     """Returns DejaVu Sans, for text that is not plain English."""
     # Found without importing matplotlib, which takes longer than drawing a page.
-    folder = Path(importlib.util.find_spec("matplotlib").submodule_search_locations[0])
-    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    files = importlib.metadata.distribution("matplotlib")
+    return ImageFont.truetype(str(files.locate_file(DEJAVU_SANS)), size)
 
 
 def face(text: str, type_: ImageFont.FreeTypeFont) -> ImageFont.FreeTypeFont:

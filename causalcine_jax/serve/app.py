@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -61,6 +62,8 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
         status = STATUS.get(told.code, 400)
         return JSONResponse({"error": told.model_dump(exclude_none=True)}, status, headers)
 
+    # Starlette's type has only handlers that take any Exception.
+    handlers: dict[type[Exception], Any] = {Refused: refused}
     app = Starlette(
         routes=[
             WebSocketRoute("/v1/stream", socket),
@@ -72,7 +75,7 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
             *job_routes(desk, Jobs(desk)),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
-        exception_handlers={Refused: refused},
+        exception_handlers=handlers,
         lifespan=lifespan,
     )
     return Guard(app, token, hosts, MESSAGE_BYTES)

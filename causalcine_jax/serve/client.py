@@ -153,8 +153,10 @@ class Orders:
         return self.send(Ping(type="ping", **of))
 
     def report(self, position_s: float, buffered_s: float = 0.0, playing: bool = False) -> Any:
-        fields = {"position_s": position_s, "buffered_s": buffered_s, "playing": playing}
-        return self.send(PlaybackReport(type="playback.report", **fields))
+        told = PlaybackReport(
+            type="playback.report", position_s=position_s, buffered_s=buffered_s, playing=playing
+        )
+        return self.send(told)
 
 
 class Desk(Orders):

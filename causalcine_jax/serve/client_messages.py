@@ -102,7 +102,7 @@ class ShotUpdate(Asked):
     def something(self):
         if self.seconds is not None and self.chunks is not None:
             raise ValueError("give seconds or chunks, not both")
-        if self.caption is self.seconds is self.chunks is None:
+        if (self.caption, self.seconds, self.chunks) == (None, None, None):
             raise ValueError("give a caption, seconds or chunks to change")
         return self
 

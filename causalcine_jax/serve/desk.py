@@ -47,7 +47,8 @@ class Desk:
     def __init__(self, engine: Engine, projects: Path, limits: SessionLimits = SessionLimits()):
         encoders = ThreadPoolExecutor(2, "encoder")
         self.house = House(engine, Worker(), encoders, limits, Metrics())
-        self.projects, self.sessions = Path(projects), {}
+        self.projects = Path(projects)
+        self.sessions: dict[str, Session] = {}
         self._reserved: dict[object, int] = {}  # bytes, by session that is open or opening
         self._waiting: list[_Waiting] = []
         self.ready = False
@@ -77,12 +78,13 @@ class Desk:
 
         Waits until it is admitted, and tells the client its position. `Refused` says why not.
         """
+        shots: tuple[NewShot, ...] = ()
         if start.resume_token is not None:
             live = self.sessions.get(start.resume_token.partition("-")[0])
             if live is not None and live.project.opened_by(start.resume_token):
                 return self._take_over(live, start, client)
             project, token = Project.open(self.projects, start.resume_token), start.resume_token
-            story, shots, resumed = project.story, (), True
+            story, resumed = project.story, True
         else:
             story, shots = self.read_story(start)
             choices = {"pace": start.pace, "on_empty": start.on_empty}

@@ -6,7 +6,7 @@ the worker; `check` is quick and needs no device.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import ResolvedShot, ResolvedStory, Story
@@ -49,9 +49,12 @@ class FilmDirector(Protocol):
     def __next__(self) -> Any: ...
 
 
+SomeDirector = TypeVar("SomeDirector", bound=FilmDirector)
+
+
 @runtime_checkable
-class Engine(Protocol):
-    """Makes directors.
+class Engine(Protocol[SomeDirector]):
+    """Makes directors of one kind.
 
     room_bytes  of history that all sessions may reserve together
     """
@@ -65,10 +68,10 @@ class Engine(Protocol):
     def pool_bytes(self, story: Story) -> int:
         """Bytes of history that a director of this story reserves. `UsageError` as `begin`."""
 
-    def begin(self, story: Story) -> FilmDirector:
+    def begin(self, story: Story) -> SomeDirector:
         """A director of a film without shots yet. `UsageError` if it cannot make that size."""
 
-    def resume(self, folder: Path) -> FilmDirector:
+    def resume(self, folder: Path) -> SomeDirector:
         """The director of the film kept in `folder`, before its first chunk.
 
         It makes the film's chunks again. `DataError` if there is none, or it is in use.
@@ -77,5 +80,5 @@ class Engine(Protocol):
     def check(self, prompts: list[tuple[str, str]]) -> None:
         """`UsageError` if the model cannot read a prompt; given (where it occurs, its text)."""
 
-    def record(self, director: FilmDirector) -> dict[str, Any]:
+    def record(self, director: SomeDirector) -> dict[str, Any]:
         """The fields of film.json that say how the director's frames are made."""

@@ -60,7 +60,7 @@ class TakeFiles:
             "story": self.story.to_dict(),
             **made_with,
             "resolved": resolved_dict(self.story.resolve(self.chunk_frames)),
-            "scale": viewing_scale(self.story.video.height),
+            "scale": viewing_scale(self.story.video.size[0]),
             **({"frames_sha256": self.sha256} if self.sha256 else {}),
             "take": self.take.model_dump(),
         }
@@ -94,7 +94,7 @@ def take_files(project: Project, take_id: str, head: Story, chunk_frames: int) -
         replace(head, shots=story_of(project, take_id).shots),
         project.header,
         tuple(project.media(take_id, chunk) for chunk in range(chunks)),
-        digest and digest.hexdigest(),
+        None if digest is None else digest.hexdigest(),
         chunk_frames,
     )
 

@@ -33,15 +33,15 @@ class FilmEngine:
     """
 
     def __init__(self, model: Model, pool: PoolConfig, room_bytes: int | None = None):
-        pool_frames_for(None, model.memory, model.chunk_frames, pool.frames)
         self.model, self.pool = model, pool
+        self._frames = pool_frames_for(None, model.memory, model.chunk_frames, pool.frames)
         self.room_bytes = room_bytes or int(ROOM * (device_memory() or UNKNOWN_MEMORY))
-        video = model.video
+        height, width = model.video.size
         self.info = ModelInfo(
-            name="model" if model.folder is None else model.folder.name,
-            width=video.width,
-            height=video.height,
-            fps=video.fps,
+            name=model.name,
+            width=width,
+            height=height,
+            fps=model.video.fps,
             chunk_frames=TEMPORAL_STRIDE * model.chunk_frames,
             first_chunk_frames=first_frame_of_chunk(1, model.chunk_frames),
             words=kinds() if _storyworld(model) else None,
@@ -57,11 +57,10 @@ class FilmEngine:
         next(director.branch("s1"), None)
 
     def pool_bytes(self, story: Story) -> int:
-        video = self.model.completed(story).video
-        size = latent_size(self.model, video.height, video.width)
+        size = latent_size(self.model, *self.model.completed(story).video.size)
         histories = self.model.sampler.histories
         of_chunk = chunk_bytes(self.model, histories, size, self.pool.dtype)
-        return self.pool.frames // self.model.chunk_frames * of_chunk
+        return self._frames // self.model.chunk_frames * of_chunk
 
     def begin(self, story: Story) -> Director:
         return Director(self.model, story, pool=self.pool)

@@ -26,6 +26,7 @@ from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import Caption, FromClient, FromServer, Seed
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import MediaChunk, SessionDone, SessionStatus
+from causalcine_jax.serve.shot_queue import chunks_of
 from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
@@ -69,11 +70,11 @@ class NewVideo(FromClient):
         if not 0 < seconds <= LONGEST_SHOT:
             told = f"seconds must be a number above 0 and at most {LONGEST_SHOT:g}"
             raise Refused("bad_message", told, "seconds")
-        story = {"schema": SCHEMA, "shots": [{"caption": self.prompt, "seconds": seconds}]}
+        shot = {"caption": self.prompt, "seconds": seconds}
+        video = {}
         if self.size is not None:
-            width, height = map(int, self.size.split("x"))
-            story["video"] = {"width": width, "height": height}
-        return story
+            video["width"], video["height"] = map(int, self.size.split("x"))
+        return {"schema": SCHEMA, "shots": [shot], "video": video}
 
 
 @dataclass
@@ -145,7 +146,8 @@ class Jobs:
         self.all[job.id] = job
         self._save(job)
         client = _Client(job)
-        client.chunks = sum(shot.chunks for shot in shots)
+        model = self._desk.house.engine.info
+        client.chunks = sum(chunks_of(shot.seconds, shot.chunks, model) for shot in shots)
         self._tasks[job.id] = asyncio.create_task(self._film(job, start, client))
         return job
 

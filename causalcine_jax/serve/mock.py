@@ -48,7 +48,8 @@ class MockDirector:
             story = replace(story, video=replace(VIDEO, fps=story.video.fps))
         self.story, self.resolved = story, story.resolve()
         self.next_chunk, self.pool_bytes = 0, POOL_BYTES
-        self._seconds, self._folder = chunk_seconds, None
+        self._seconds = chunk_seconds
+        self._folder: Path | None = None
 
     @classmethod
     def resume(cls, folder: Path, chunk_seconds: float = 0.0) -> "MockDirector":
@@ -132,10 +133,11 @@ class MockEngine:
 
     def __init__(self, chunk_seconds: float = 0.0, room_bytes: int = 64 * POOL_BYTES):
         self._seconds, self.room_bytes = chunk_seconds, room_bytes
+        height, width = VIDEO.size
         self.info = ModelInfo(
             name="mock",
-            width=VIDEO.width,
-            height=VIDEO.height,
+            width=width,
+            height=height,
             fps=VIDEO.fps,
             chunk_frames=TEMPORAL_STRIDE * CHUNK_FRAMES,
             first_chunk_frames=first_frame_of_chunk(1),
@@ -178,15 +180,16 @@ def _recalled(index: int) -> Int[np.ndarray, "l k"]:
 def _picture(video: Video, shot: ResolvedShot, frame: int, seed: int) -> UInt8[np.ndarray, "h w 3"]:
     digest = hashlib.sha256(f"{shot.id} {shot.caption} {seed}".encode()).digest()
     ground = tuple(40 + value // 2 for value in digest[:3])
-    picture = Image.new("RGB", (video.width, video.height), ground)
+    height, width = video.size
+    picture = Image.new("RGB", (width, height), ground)
     draw = ImageDraw.Draw(picture)
-    x = (frame * 4) % video.width
-    y = video.height * 5 // 8
+    x = (frame * 4) % width
+    y = height * 5 // 8
     draw.ellipse((x - 16, y - 16, x + 16, y + 16), tuple(255 - value // 2 for value in digest[3:6]))
-    unit = video.height / 192
+    unit = height / 192
     draw.text((12 * unit, 8 * unit), shot.id, "white", font(round(40 * unit)))
     draw.text((12 * unit, 56 * unit), f"frame {frame}", "white", font(round(24 * unit)))
     small = font(max(8, round(14 * unit)))
-    caption = fit_text(shot.caption, small, video.width - 24 * unit)
-    draw.text((12 * unit, video.height - 24 * unit), caption, "white", small)
+    caption = fit_text(shot.caption, small, width - 24 * unit)
+    draw.text((12 * unit, height - 24 * unit), caption, "white", small)
     return np.asarray(picture)

@@ -129,9 +129,7 @@ def open_take(session: Session, message: TakeOpen) -> None:
     project.known(message.take_id)
 
     async def turn() -> None:
-        before, session.director = session.director, None  # makes room for the other's history
-        await session.house.worker.turn(project.session_id, before.close)
-        del before
+        await session.close_director()  # makes room for the other's history
         project.take_id = message.take_id
         session.director = await reopened(session.house, project)
         session.look()

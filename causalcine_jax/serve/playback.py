@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+UNEVEN = 1.25  # by how much a chunk may be slower than the slowest of the last ones
 SILENT = 3.0  # seconds without a report, after which the clock counts
 DRY = 0.05  # seconds of film left in a player, with which it stands still
 MARGIN, MOST_MARGIN = 0.35, 2.0  # seconds from a server's media to the player that shows it
@@ -35,6 +36,13 @@ class Playback:
         at = min(self._at + elapsed, made_s)
         self._at, self._since, self._reported = at, self._now(), False
         return at
+
+    def lead(self, slowest: float) -> float:
+        """Seconds of film that must be left when a chunk begins which takes `slowest` seconds.
+
+        Not more: what is made already delays a new shot.
+        """
+        return UNEVEN * slowest + self.margin
 
     def jump(self, position_s: float) -> None:
         """The film goes on from an earlier or later place."""

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.record import FramesHash
-from causalcine_jax.serve.parts import ChunkInfo, QueuedShot, TakeInfo
+from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
@@ -147,6 +148,10 @@ class Project:
         self.take.shots[shot.shot_id] = shot
         self.save_take()
 
+    def resize(self, shot_id: str, chunks: int, model: ModelInfo) -> None:
+        """The current take's shot is to have that length."""
+        self.ask(longer(self.take.shots[shot_id], chunks, model))
+
     def save(self) -> None:
         """Writes session.json."""
         self._told |= {
@@ -219,7 +224,7 @@ class Project:
         take = self.known(take_id)
         if chunks == 0:
             return FramesHash()
-        if chunks <= take.first_chunk:
+        if take.parent is not None and chunks <= take.first_chunk:
             return self.digest(take.parent, chunks)
         return take.digests[chunks - take.first_chunk - 1]
 

@@ -17,11 +17,12 @@ import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.json_schema import JsonSchemaMode
 
 from causalcine_jax.errors import printable
 from causalcine_jax.serve.client_messages import ClientMessage
 from causalcine_jax.serve.parts import LONGEST_ID, FromServer
-from causalcine_jax.serve.server_messages import Error, ServerMessage
+from causalcine_jax.serve.server_messages import Error, ErrorCode, ServerMessage
 
 FROM_CLIENT: TypeAdapter[Any] = TypeAdapter(ClientMessage)
 FROM_SERVER: TypeAdapter[Any] = TypeAdapter(ServerMessage)
@@ -31,7 +32,7 @@ MOST_FAULTS = 5
 class Refused(Exception):
     """A message that cannot be done; `code` and `field` are those of an Error message."""
 
-    def __init__(self, code: str, message: str, field: str | None = None, **more: Any):
+    def __init__(self, code: ErrorCode, message: str, field: str | None = None, **more: Any):
         super().__init__(message)
         self.error = Error(code=code, message=printable(message), field=field, **more)
 
@@ -83,7 +84,10 @@ def written(message: Any) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of all messages: $defs, and a union of each direction."""
-    sides = [("client", "validation", FROM_CLIENT), ("server", "serialization", FROM_SERVER)]
+    sides: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
+        ("client", "validation", FROM_CLIENT),
+        ("server", "serialization", FROM_SERVER),
+    ]
     refs, schema = TypeAdapter.json_schemas(
         sides, title="causalcine.v1", ref_template="#/$defs/{model}"
     )

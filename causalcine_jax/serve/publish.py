@@ -52,16 +52,17 @@ class Publisher:
 
     def init(self) -> tuple[MediaInit, bytes] | None:
         """The media's header; None before the first chunk."""
-        if self._header is None:
-            return None
+        return None if self._header is None else self._init(self._header)
+
+    def _init(self, header: bytes) -> tuple[MediaInit, bytes]:
         told = MediaInit(
-            mime=mime(self._header),
+            mime=mime(header),
             width=self._model.width * self._scale,
             height=self._model.height * self._scale,
             fps=self._model.fps,
-            bytes=len(self._header),
+            bytes=len(header),
         )
-        return told, self._header
+        return told, header
 
     @property
     def fps(self) -> float:
@@ -99,7 +100,7 @@ class Publisher:
                 self._project.add_chunk(info, header, media, digest)
                 if self._header is None:
                     self._header = header
-                    self._tell(*self.init())
+                    self._tell(*self._init(header))
                 self._tell(MediaChunk(**info.model_dump()), media)
                 self._house.metrics.chunk(info)
                 self._sent = (time.monotonic(), take_id, info.time_s + info.seconds)

@@ -50,7 +50,7 @@ SHARED = (
 
 def page() -> str:
     """The page in Markdown."""
-    lines = [HEAD, *_prose(inspect.getdoc(protocol)), HTTP]
+    lines = [HEAD, *_prose(inspect.getdoc(protocol) or ""), HTTP]
     for title, union in (("From the client", ClientMessage), ("From the server", ServerMessage)):
         lines += [f"## {title}", ""]
         for message in typing.get_args(typing.get_args(union)[0]):

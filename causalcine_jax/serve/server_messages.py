@@ -14,6 +14,13 @@ from causalcine_jax.serve.parts import (
     TakeInfo,
 )
 
+Status = Literal["making", "paused", "starved", "ahead", "stopped"]
+EndReason = Literal["stopped", "idle", "lifetime", "replaced", "server", "failed"]
+ErrorCode = Literal[
+    "bad_message", "too_large", "too_many", "not_started", "read_only", "unknown_shot",
+    "unknown_take", "refused", "full", "limit", "bad_token", "failed",
+]  # fmt: skip
+
 
 class SessionQueued(FromServer):
     """The server is full: the session begins when another ends."""
@@ -65,7 +72,7 @@ class SessionStatus(FromServer):
     """What the session does now."""
 
     type: Literal["session.status"] = "session.status"
-    status: Literal["making", "paused", "starved", "ahead", "stopped"]
+    status: Status
     """starved: no shot is queued. ahead: of playback, by what the next chunk needs."""
     event_id: str | None = None
 
@@ -89,7 +96,7 @@ class SessionDone(FromServer):
     """The session ended; the socket closes."""
 
     type: Literal["session.done"] = "session.done"
-    reason: Literal["stopped", "idle", "lifetime", "replaced", "server", "failed"]
+    reason: EndReason
     take_id: str | None = None
     message: str = ""
 
@@ -176,10 +183,7 @@ class Error(FromServer):
 
     type: Literal["error"] = "error"
     event_id: str | None = None
-    code: Literal[
-        "bad_message", "too_large", "too_many", "not_started", "read_only", "unknown_shot",
-        "unknown_take", "refused", "full", "limit", "bad_token", "failed",
-    ]  # fmt: skip
+    code: ErrorCode
     message: str
     field: str | None = None
     """The field that is at fault, such as shot.caption."""

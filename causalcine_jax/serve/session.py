@@ -26,20 +26,20 @@ from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.publish import Publisher
 from causalcine_jax.serve.server_messages import (
+    EndReason,
     Error,
     Queue,
     SessionDone,
     SessionMetrics,
     SessionState,
     SessionStatus,
+    Status,
 )
-from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.turns import in_words, next_chunk
 from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
 
 log = logging.getLogger("causalcine.desk")
-UNEVEN = 1.25  # by how much a chunk may be slower than the slowest of the last ones
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,6 @@ class Seen:
 class Session:
     """Begins with `start`; `done` is set when it has ended and its memory is free.
 
-    director  of the current take
-    paused    no chunk is made
     cut       the shot that is being filmed ends with its current chunk
     head      the story without shots, with the size and negative prompt in use
     turns     what is done between two chunks, retakes and branches, each with its event
@@ -63,7 +61,8 @@ class Session:
     def __init__(self, house: House, project: Project, director: FilmDirector):
         video = director.story.video
         size = {"width": video.width, "height": video.height, "fps": video.fps}
-        self.house, self.project, self.director = house, project, director
+        self.house, self.project = house, project
+        self._director: FilmDirector | None = director
         self.model: ModelInfo = house.engine.info.model_copy(update=size)
         self.publisher = Publisher(house, project, self.model, self.tell)
         self.playback = Playback()
@@ -72,11 +71,29 @@ class Session:
         self.head = replace(director.story, shots=())
         self.exporting = asyncio.Lock()
         self.look()
-        self.paused, self.cut, self.status = False, False, "starved"
+        self.paused, self.cut = False, False
+        self.status: Status = "starved"
         self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
         self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
         self._changed, self._stopping = asyncio.Event(), False
         self._begun = self._seen = self._measured = time.monotonic()
+
+    @property
+    def director(self) -> FilmDirector:
+        """Of the current take. `Refused` while another take is being opened."""
+        if self._director is None:
+            raise Refused("refused", "another take is being opened", retryable=True)
+        return self._director
+
+    @director.setter
+    def director(self, director: FilmDirector) -> None:
+        self._director = director
+
+    async def close_director(self) -> None:
+        """Closes it and frees its history."""
+        director, self._director = self._director, None
+        if director is not None:
+            await self.house.worker.turn(self.project.session_id, director.close)
 
     def look(self) -> None:
         """Notes where the director is, after a turn: during one, asking it would wait."""
@@ -92,7 +109,7 @@ class Session:
         """Looks again at what to do."""
         self._changed.set()
 
-    def stop(self, reason: str, message: str = "") -> None:
+    def stop(self, reason: EndReason, message: str = "") -> None:
         """Ends after the current chunk; the film stays in its folder."""
         take = self.project.take_id
         self.ended = SessionDone(reason=reason, take_id=take, message=message)
@@ -180,18 +197,13 @@ class Session:
             self.ended = SessionDone(reason="failed", take_id=take, message=told)
         finally:
             publishing.cancel()
-            await self._close_director()
+            with contextlib.suppress(Exception):
+                await self.close_director()
             self.house.worker.leave(self.project.session_id)
             self.tell(self.ended)
             for client in self._clients():
                 client.close()
             self.done.set()
-
-    async def _close_director(self) -> None:
-        if self.director is not None:
-            with contextlib.suppress(Exception):
-                await self.house.worker.turn(self.project.session_id, self.director.close)
-        self.director = None
 
     async def _refusing(self, event_id: str | None, turn: Callable[[], Awaitable]) -> None:
         try:
@@ -199,7 +211,7 @@ class Session:
         except Refused as refused:
             self.tell_director(refused.error.model_copy(update={"event_id": event_id}))
 
-    def _say_status(self) -> str:
+    def _say_status(self) -> Status:
         """What the session does now; told where it changed."""
         status = self._status()
         told = status != "starved" or self.publisher.idle  # after its last chunk
@@ -220,7 +232,7 @@ class Session:
             )
         return status
 
-    def _status(self) -> str:
+    def _status(self) -> Status:
         seen, made = self.seen, self.time_of(self.seen.next_chunk)
         if self.paused or not self._clients():
             return "paused"
@@ -230,16 +242,14 @@ class Session:
         if not work or made >= self.house.limits.film_s:
             return "starved"
         free = self.project.choices["pace"] == "free"
-        ahead = not free and made - self.playback.position(made) >= self._lead()
+        ahead = not free and made - self.playback.position(made) >= self.lead
         return "ahead" if ahead else "making"
 
-    def _lead(self) -> float:
-        """Seconds of film that must be left when the next chunk begins.
-
-        No more than it takes to make and bring it: what is made already delays a new shot.
-        """
+    @property
+    def lead(self) -> float:
+        """Seconds of film that are left to play when the next chunk begins."""
         most = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
-        return min(most, UNEVEN * self.publisher.slowest + self.playback.margin)
+        return min(most, self.playback.lead(self.publisher.slowest))
 
     def _unfinished(self) -> bool:
         """The last shot is shorter than asked for, and no cut was asked for."""
@@ -247,13 +257,6 @@ class Session:
             return False
         last = self.seen.resolved.shots[-1]
         return last.chunks < self.project.take.shots[last.id].chunks
-
-    def _end_shot(self) -> None:
-        """The last shot stays as short as it was cut, also in takes of what comes after it."""
-        if self.seen.resolved.shots:
-            last = self.seen.resolved.shots[-1]
-            asked = self.project.take.shots[last.id]
-            self.project.ask(longer(asked, min(last.chunks, asked.chunks), self.model))
 
     async def _wait(self, at_most: float) -> None:
         now, limits = time.monotonic(), self.house.limits
@@ -275,14 +278,13 @@ class Session:
         director, shot = self.director, None
         planned = self.seen.next_chunk < self.seen.resolved.chunks
         if not planned and not self._unfinished():
+            for last in self.seen.resolved.shots[-1:]:
+                # As short as it was cut, also in takes of what comes after it; or held on.
+                held = not self.project.queue
+                self.project.resize(last.id, last.chunks + held, self.model)
             if self.project.queue:
-                if self.cut:
-                    self._end_shot()
                 self.cut, shot = False, self.project.begin_shot()
                 self.tell(Queue(shots=self.project.queue))
-            else:  # on_empty is hold
-                last = self.project.take.shots[self.seen.resolved.shots[-1].id]
-                self.project.ask(longer(last, last.chunks + 1, self.model))
         begun = time.perf_counter()
         try:
             chunk = await self.house.worker.turn(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from causalcine_jax.errors import DataError, UsageError, printable
@@ -108,7 +109,7 @@ class _Inbox:
 
     def __init__(self, socket: WebSocket):
         self._socket, self._gone = socket, asyncio.Event()
-        self._waiting: asyncio.Queue[dict] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue(MOST_WAITING)
 
     async def fill(self) -> None:
         while True:

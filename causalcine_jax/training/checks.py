@@ -43,7 +43,7 @@ def type_faults(config, prefix: str = "") -> Iterable[str]:
     """
     for f in dataclasses.fields(config):
         value, name = getattr(config, f.name), prefix + f.name
-        if dataclasses.is_dataclass(f.type):
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
             if not isinstance(value, f.type):
                 yield f"{name} must be a {f.type.__name__}, not {shown(value)}"
             else:

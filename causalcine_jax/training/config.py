@@ -164,8 +164,8 @@ class TrainConfig:
         ):
             yield from part.faults()
         yield from self.critic_optim.faults("critic_optim")
-        for part in (self.ode, self.self_forcing, self.dmd, self.gan):
-            yield from part.faults()
+        for of_stage in (self.ode, self.self_forcing, self.dmd, self.gan):
+            yield from of_stage.faults()
 
     def _combination_faults(self) -> Iterable[str]:
         yield from self._schedule_faults("optim", self.optim)

@@ -78,6 +78,7 @@ def held_out_batches(
     if not config.held_out.every:
         return ()
     stores = [part.strip() for part in config.held_out.store.split(",")]
+    store: LatentStore | MixedStore
     if len(stores) > 1:
         store = MixedStore([LatentStore.open(part) for part in stores])
     else:
@@ -132,8 +133,10 @@ def _one_store(
         )
     print(f"encoding {films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1
-    wanted = {"world": config.data.world, "seed": seed, "films": films, "text_len": text_len}
-    return encode_storyworld(EncodeConfig(model, path, processes=processes, **wanted))
+    wanted = EncodeConfig(
+        model, path, config.data.world, seed, films, processes=processes, text_len=text_len
+    )
+    return encode_storyworld(wanted)
 
 
 def check_store(

@@ -48,8 +48,7 @@ def _size_faults(named: set[str], config: TrainConfig) -> list[str]:
         flags = [name for name in sorted(named) if name.startswith(f"{part}.")]
         if not (flags and model and Path(model).exists() and holds(Path(model), part)):
             continue
-        network = abstract_network(model, part)
-        sizes = network.config if part == "transformer" else network.cfg
+        sizes, _ = abstract_network(model, part)
         for name in flags:
             size = name.partition(".")[2]
             asked, there = getattr(getattr(config, part), size), getattr(sizes, size)

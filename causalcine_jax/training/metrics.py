@@ -57,7 +57,7 @@ class MetricLog:
                 if name != "step" and value is not None:
                     self._writer.add_scalar(name, value, record["step"])
         if self._lines:
-            step = record["step"]
+            step = int(record["step"])
             values = (
                 f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float)
             )
@@ -137,8 +137,8 @@ def draw_loss_curve(out: Path) -> None:
             alpha=0.6,
             label=name.replace("mse_t", "t ").replace("_", " to "),
         )
-    for name, style in zip(losses, itertools.cycle(({"color": "black"}, {"color": "tab:red"}))):
-        axes.plot(*_points(records, name), lw=1.4, label=name.replace("_", " "), **style)
+    for name, colour in zip(losses, itertools.cycle(("black", "tab:red"))):
+        axes.plot(*_points(records, name), lw=1.4, label=name.replace("_", " "), color=colour)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)

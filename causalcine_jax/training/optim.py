@@ -71,7 +71,7 @@ class OptimConfig:
             yield from range_faults(f"{name}.{part}", getattr(self, part), 0, 1, open_high=True)
 
 
-def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
+def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.Array | int], jax.Array]:
     """The rate of a step (counted from 0) of a run of `steps`."""
 
     def rate(step):

@@ -41,7 +41,9 @@ def record_of(
         for update in stage.updates
         if any(update.due(number) for number in range(step - since, step))
     ]
-    losses, means, rates = {}, {}, {}
+    losses: dict[str, float] = {}
+    means: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for update in ran:
         mean = {
             name: float(total / weight) if weight else float("nan")

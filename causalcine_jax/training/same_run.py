@@ -105,7 +105,7 @@ def _differences(
 
     Fields that did not exist before are left out.
     """
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for name in (name for name in now if name in before):
         if isinstance(before[name], dict) and isinstance(now[name], dict):
             found |= _differences(before[name], now[name], f"{prefix}{name}.")

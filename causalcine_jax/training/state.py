@@ -95,34 +95,22 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage of training with its networks and data. stages/spec.py makes one without data.
+class StageNets:
+    """The networks of a stage and what trains them.
 
     trained   name -> network, or a function of a key that makes one (under jit, so that its arrays
               are sharded from the start)
     fixed     networks that losses need and that are not trained
     updates   in the order in which they run; the last one runs at every step, and ends it
-    batches   an iterator of this process's batches (numpy), with a state that orbax saves (grain)
-    export    (networks, folder, facts about the run) -> writes a model folder
-    exported  trained networks that `export` is given, averaged; all of them if empty
-    sample    (model folder, out folder, step) -> writes a film by that model
-    bad       number of records skipped as corrupt so far
-    notes     lines for the log
+    exported  trained networks whose average is kept and exported; all of them if empty
     limits    metric -> its limit; the run stops if the mean over a record is larger
-    held_out  this process's part of batches that are never trained on (held_out.py)
     """
 
     trained: dict[str, Any]
     fixed: Nets
     updates: tuple[Update, ...]
-    batches: "Batches | None" = None
-    export: Callable[[Nets, Path, dict], None] | None = None
     exported: tuple[str, ...] = ()
-    sample: Callable[[Path, Path, int], None] | None = None
-    bad: Callable[[], int] = lambda: 0
-    notes: tuple[str, ...] = ()
     limits: dict[str, Limit] = field(default_factory=dict)
-    held_out: tuple[Any, ...] = ()
 
     def __post_init__(self):
         names = [update.name for update in self.updates]
@@ -139,6 +127,26 @@ class Stage:
         return trained, {**fixed, **others}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage(StageNets):
+    """A stage of training, which the loop runs: with its data.
+
+    batches   an iterator of this process's batches (numpy), with a state that orbax saves (grain)
+    export    (networks, folder, facts about the run) -> writes a model folder
+    sample    (model folder, out folder, step) -> writes a film by that model
+    bad       number of records skipped as corrupt so far
+    notes     lines for the log
+    held_out  this process's part of batches that are never trained on (held_out.py)
+    """
+
+    batches: "Batches"
+    export: Callable[[Nets, Path, dict], None]
+    sample: Callable[[Path, Path, int], None] | None = None
+    bad: Callable[[], int] = lambda: 0
+    notes: tuple[str, ...] = ()
+    held_out: tuple[Any, ...] = ()
+
+
 @runtime_checkable
 class Batches(Protocol):
     """The part of grain's DatasetIterator that training uses."""
@@ -149,7 +157,7 @@ class Batches(Protocol):
     def set_state(self, state: Any) -> None: ...
 
 
-def new_state(stage: Stage, nets: Nets, metric_names: dict[str, list[str]]) -> TrainState:
+def new_state(stage: StageNets, nets: Nets, metric_names: dict[str, list[str]]) -> TrainState:
     """The state before the first step; `metric_names` are those of each update. Call it in jit."""
     zero = lambda: jnp.zeros((), jnp.int32)
     by_update = lambda make: {update.name: make(update) for update in stage.updates}

@@ -13,7 +13,7 @@ import optax
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate, make_optimizer
-from causalcine_jax.training.state import Nets, Stage, TrainState, Update, Window
+from causalcine_jax.training.state import Nets, StageNets, TrainState, Update, Window
 
 # The "step" whose key initialises the networks. The numbers just before it give the updates after
 # the first a stream of keys of their own.
@@ -26,7 +26,7 @@ def ema_decay(limit: float, step):
 
 
 def make_update(
-    stage: Stage, update: Update, config: TrainConfig
+    stage: StageNets, update: Update, config: TrainConfig
 ) -> Callable[[TrainState, Nets, object], TrainState]:
     """The function (state, fixed networks, batch) -> state of one update.
 
@@ -108,7 +108,7 @@ def make_update(
     return run
 
 
-def metric_names(stage: Stage, params: Nets, fixed: Nets, batch) -> dict[str, list[str]]:
+def metric_names(stage: StageNets, params: Nets, fixed: Nets, batch) -> dict[str, list[str]]:
     """The metrics of each update, its loss's and its own; nothing is computed."""
 
     def of(update: Update) -> list[str]:

@@ -106,6 +106,7 @@ def test_sources_that_disagree_are_refused_and_named(base, tmp_path):
         ({"lora_alpha": -8}, "lora_alpha must be a positive number"),
         ({"use_rslora": "yes"}, "use_rslora must be true or false"),
         ({"alpha_pattern": {"(": 2}}, "no regular expression"),
+        ({"alpha_pattern": {"attn.q": None}}, "must be a positive number, not None"),
     ],
 )
 def test_impossible_settings(base, tmp_path, settings, message):

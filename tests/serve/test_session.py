@@ -1,6 +1,7 @@
 """A session on the mock: shots, receipts, media, retakes, branches, several directors."""
 
 import io
+import threading
 import time
 
 import av
@@ -140,6 +141,29 @@ def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(house):
     assert [(c.take_id, c.chunk) for c in one.chunks(1)] == [("t1", 4)]
 
 
+def test_while_a_take_is_opened_its_files_are_refused(house, monkeypatch):
+    home, opening, opened = house(), threading.Event(), threading.Event()
+    one, started = begun(home, ("Mia waves.", 1))
+    one.chunks(1)
+    resume = MockEngine.resume
+
+    def slow(self, folder):
+        opening.set()
+        assert opened.wait(20)
+        return resume(self, folder)
+
+    monkeypatch.setattr(MockEngine, "resume", slow)
+    one.say("take.open", take_id="t1")
+    assert opening.wait(20)
+    path = f"/v1/sessions/{started.session_id}/takes/t1/film.json"
+    answer = home.get(path)
+    opened.set()
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "another take is being opened"
+    one.until("take.begun")
+    assert home.get(path).status_code == 200
+
+
 def test_a_take_is_saved_as_a_film_with_its_story(house, tmp_path):
     home = house()
     one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 3), global_caption="G.")
@@ -199,16 +223,16 @@ def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(ho
     home = house()
     one, _ = begun(home, ("Mia waves.", 9), pace="playback")
     session = next(iter(home.desk.sessions.values()))
-    assert session._lead() == 1.5  # nobody knows yet how long a chunk takes
+    assert session.lead == 1.5  # nobody knows yet how long a chunk takes
     assert len(one.chunks(2)) == 2
     session.publisher._spent.extend([0.1] * LATELY)
-    fast = session._lead()
+    fast = session.lead
     assert fast < 0.75
     time.sleep(0.5)  # its player still stands at what was sent
     one.say("playback.report", position_s=0.0, buffered_s=0.0, playing=True)
     one.say("ping")
     one.until("pong")
-    assert fast + 0.3 < session._lead() <= 1.5
+    assert fast + 0.3 < session.lead <= 1.5
 
 
 def test_a_long_film_does_not_keep_the_device_from_another(house):

@@ -35,7 +35,7 @@ class CutDetector:
     def __call__(self, video: UInt8[np.ndarray, "t h w 3"]) -> list[int]:
         """Returns the first frames of new shots, ascending, each in 1..t-1."""
         change = self.change(video)
-        cuts = []
+        cuts: list[int] = []
         for t in np.argsort(-change, kind="stable"):
             distance = np.abs(np.arange(change.size) - t)
             around = change[(distance > 2) & (distance <= self.neighbourhood)]

@@ -39,17 +39,18 @@ def edge_energy(film: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t h w"
     return down + right
 
 
-def reconstruction(films: Iterable[RoundTrip]) -> dict[str, float]:
-    """Returns the numbers above over `films`; `cuts` is their number."""
-    errors, cut_errors = [], []
+def reconstruction(films: Iterable[RoundTrip]) -> dict[str, float | None]:
+    """Returns the numbers above over `films`, None over no frame; `cuts` is their number."""
+    errors: list[float] = []
+    cut_errors: list[float] = []
     energy = np.zeros((2, 2))  # whole frames and subjects; round trip and truth
     for each in films:
         error = np.square(each.back.astype(np.float32) - each.film).mean(axis=(1, 2, 3))
         cut_errors.extend(error[each.cuts])
         errors.extend(np.delete(error, each.cuts))
         for column, pixels in enumerate((each.back, each.film)):
-            edges = edge_energy(pixels)
-            energy[:, column] += edges.sum(), edges[each.subjects].sum()
+            of_pixels = edge_energy(pixels)
+            energy[:, column] += of_pixels.sum(), of_pixels[each.subjects].sum()
     psnr = lambda values: (
         round(float(10 * np.log10(255**2 / np.mean(values))), 3) if len(values) else None
     )

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, UInt, UInt8
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import UsageError
 from causalcine_jax.film import rollout
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.settings import FilmSettings
@@ -107,7 +108,10 @@ class BatchRollout:
             [[*story.prompts(), *[""] * (shots - len(story.shots))] for story in stories]
         )
         shot_of_chunk = np.stack([story.shot_of_chunk() for story in stories])
-        contexts = []
+        tokenizer, text_encoder = self.model.tokenizer, self.model.text_encoder
+        if tokenizer is None:
+            raise UsageError("many films are prompted by the text encoder, not by embeddings")
+        contexts: list[TextContext] = []
         for chunk in range(self.world.chunks):
             if chunk and (shot_of_chunk[:, chunk] == shot_of_chunk[:, chunk - 1]).all():
                 contexts.append(contexts[-1])
@@ -116,8 +120,8 @@ class BatchRollout:
                 str(row[shot]) for row, shot in zip(texts, shot_of_chunk[:, chunk], strict=True)
             ]
             asked += [""] * len(asked) if self.sampler.guided else []
-            ids, mask = self.model.tokenizer(asked, self.model.transformer.config.text_len)
-            contexts.append(_embed(self.model.text_encoder, self.model.transformer, ids, mask))
+            ids, mask = tokenizer(asked, self.model.transformer.config.text_len)
+            contexts.append(_embed(text_encoder, self.model.transformer, ids, mask))
         return contexts
 
     def settings(self, memory: MemoryConfig) -> FilmSettings:

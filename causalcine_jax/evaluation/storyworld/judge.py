@@ -70,7 +70,7 @@ Params = dict[str, Array]
 
 def init_params(key: Array) -> Params:
     """Draws random weights."""
-    shapes = {name: (3, 3, i, o) for name, i, o in _STAGES}
+    shapes: dict[str, tuple[int, ...]] = {name: (3, 3, i, o) for name, i, o in _STAGES}
     shapes |= {name: (_WIDTH, outputs) for name, outputs in _OF_CELL.items()}
     shapes |= {name: (2 * _WIDTH, len(classes)) for name, classes in OF_FRAME.items()}
     shapes |= {"action_hidden": (CLIP_FRAMES * (_MOTION + 2), 96), "action": (96, len(ACTIONS))}

@@ -71,7 +71,9 @@ def sample_clips(clips: int, first_story: int = 0) -> dict[str, np.ndarray]:
       pose: float32 [n, CLIP_FRAMES, species, len(POSE)].
     """
     world, rng = WorldConfig.base(), np.random.default_rng([TRAINING_SEED, first_story])
-    shapes, truth, index = [], {name: [] for name in LABELS}, first_story
+    shapes: list[np.ndarray] = []
+    truth: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
+    index = first_story
     while len(shapes) < clips:
         story = sample_story(TRAINING_SEED, index, world)
         drawn = scene_parameters(story)
@@ -142,9 +144,11 @@ def _render(shapes: Float[np.ndarray, "n k fields"], block: int = 32 * CLIP_FRAM
     return np.concatenate(blocks)[: len(shapes)]
 
 
-def _classes(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray | int]:
+def _classes(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray]:
     """Returns a shot's classes as indices into the world's tables; -1 for an absent species."""
-    labels = {name: CLASSES[name].index(getattr(shot, name)) for name in OF_FRAME}
+    labels = {
+        name: np.asarray(CLASSES[name].index(getattr(shot, name)), np.int32) for name in OF_FRAME
+    }
     labels |= {name: np.full(len(SPECIES), -1, np.int32) for name in (*OF_CHARACTER, "action")}
     for who, action in zip(shot.cast, shot.actions, strict=True):
         character = story.cast[who]

@@ -59,10 +59,11 @@ def _blur(x: Array, sigma: Array) -> Array:
         total = sum(taps)
         pad = [(3, 3) if a == axis else (0, 0) for a in range(x.ndim)]
         padded = jnp.pad(x, pad, mode="edge")
-        x = sum(
+        parts = [
             tap / total * jax.lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis)
             for i, tap in enumerate(taps)
-        )
+        ]
+        x = sum(parts, start=jnp.zeros_like(x))
     return x
 
 

@@ -117,7 +117,7 @@ class RecallResult:
     verdicts: dict[str, list[Verdict]]
     stills: dict[str, list[UInt8[np.ndarray, "h w 3"]]]
 
-    def row(self, name: str) -> dict[str, Interval | float]:
+    def row(self, name: str) -> dict[str, Interval]:
         """Returns the table's row, with 95 % intervals.
 
         Counts have Wilson's interval; `mean` is bootstrapped over returns.
@@ -148,7 +148,7 @@ def find_returns(world: WorldConfig, seed: int, count: int) -> list[ReturnCase]:
     The return's shot must be long enough. Of several returns in a story, takes the character
     that appeared latest, the hardest for a memory of first frames.
     """
-    cases = []
+    cases: list[ReturnCase] = []
     for index in range(count * MAX_STORIES_PER_RETURN):
         if len(cases) == count:
             return cases
@@ -170,9 +170,8 @@ def measure_recall(
     progress: bool = True,
 ) -> RecallResult:
     """Judges every case under every policy, `films` of them at once."""
-    rows = (TRUTH, VAE, *policies)
-    verdicts = {row: [None] * len(cases) for row in rows}
-    stills = {row: [None] * len(cases) for row in rows}
+    verdicts: dict[str, dict[int, Verdict]] = {row: {} for row in (TRUTH, VAE, *policies)}
+    stills: dict[str, dict[int, np.ndarray]] = {row: {} for row in verdicts}
     batches = list(_batches(cases, films))
     with progress_bar(len(batches) * (1 + len(policies)), "batch", "recall", shown=progress) as bar:
         for numbers, batch in batches:
@@ -184,7 +183,10 @@ def measure_recall(
                     )
                     stills[row][number] = frames[i, len(frames[i]) // 2]
                 bar.update(row != TRUTH)
-    return RecallResult(cases, verdicts, stills)
+    in_order = lambda by_row: {
+        row: [found[number] for number in range(len(cases))] for row, found in by_row.items()
+    }
+    return RecallResult(cases, in_order(verdicts), in_order(stills))
 
 
 def _rows(
@@ -207,10 +209,10 @@ def _rows(
         None,
     )
 
-    latents = engine.encode(films, chunk + CHUNKS_JUDGED)
+    encoded = engine.encode(films, chunk + CHUNKS_JUDGED)
     latents = [
-        latents[:, start : start + CHUNK_FRAMES]
-        for start in range(0, latents.shape[1], CHUNK_FRAMES)
+        encoded[:, start : start + CHUNK_FRAMES]
+        for start in range(0, encoded.shape[1], CHUNK_FRAMES)
     ]
     _, before = decode_next(engine.model, None, latents[chunk - 1])
     yield VAE, engine.decoded_after(before, latents[chunk:]), None

@@ -24,5 +24,6 @@ def round_trips(vae: VAE, stories: Iterable[WorldStory]) -> Iterator[RoundTrip]:
     """Yields the true film of every story with its way back; its subjects are the characters."""
     for story in stories:
         film = true_film(story)
-        characters = box_masks(ground_truth(story).figure_box, *film.shape[1:3]).any(axis=1)
+        figures = box_masks(ground_truth(story).figure_box, *film.shape[1:3])
+        characters = np.any(figures, axis=1)
         yield RoundTrip(film, round_trip(vae, film), true_cuts(story), characters)

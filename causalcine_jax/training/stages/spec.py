@@ -26,7 +26,7 @@ from causalcine_jax.training.stages.autoencoder import autoencoder_loss
 from causalcine_jax.training.stages.dmd import DistributionMatching, critic_loss, generator_loss
 from causalcine_jax.training.stages.ode import ODEInit, ode_init_loss
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
-from causalcine_jax.training.state import Limit, Loss, Nets, Stage, Update
+from causalcine_jax.training.state import Limit, Loss, Nets, Stage, StageNets, Update
 
 Init = Callable[[Array], Any]  # a key to a network with random weights
 
@@ -59,20 +59,23 @@ class StageSpec:
 
         `run` holds the other fields of `Stage`: batches, export and so on.
         """
-        given = lambda inits: {name: loaded.get(name, init) for name, init in inits.items()}
-        return Stage(
-            trained=given(self.trained),
-            fixed=given(self.fixed),
-            updates=self.updates,
-            exported=self.exported,
-            limits=self.limits,
-            **run,
-        )
+        return Stage(**self._fields(loaded), **run)
 
-    def shapes(self) -> Stage:
-        """The stage with shapes in place of networks, and without data."""
+    def shapes(self) -> StageNets:
+        """The stage with shapes in place of networks."""
         inits = self.trained | self.fixed
-        return self.stage(jax.eval_shape(lambda key: made(inits, key), jax.random.key(0)))
+        shapes = jax.eval_shape(lambda key: made(inits, key), jax.random.key(0))
+        return StageNets(**self._fields(shapes))
+
+    def _fields(self, loaded: Nets) -> dict[str, Any]:
+        given = lambda inits: {name: loaded.get(name, init) for name, init in inits.items()}
+        return {
+            "trained": given(self.trained),
+            "fixed": given(self.fixed),
+            "updates": self.updates,
+            "exported": self.exported,
+            "limits": self.limits,
+        }
 
     def batch(
         self,
