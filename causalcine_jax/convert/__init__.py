@@ -10,6 +10,7 @@ from causalcine_jax.convert.load import (
 )
 from causalcine_jax.convert.metadata import load_metadata
 from causalcine_jax.convert.save import save_model, weights_hash
+from causalcine_jax.convert.save_lora import save_lora
 
 __all__ = [
     "abstract_network",
@@ -19,6 +20,7 @@ __all__ = [
     "load_tokenizer",
     "load_transformer",
     "load_vae",
+    "save_lora",
     "save_model",
     "weights_hash",
 ]

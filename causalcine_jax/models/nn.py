@@ -30,10 +30,26 @@ def xavier_uniform(key, shape, fan_in: int, fan_out: int) -> Array:
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
+class LowRank(Module):
+    """x down up, with down [in, rank] and up [rank, out]; zero until it is trained.
+
+    The first values are peft's: uniform in `down`, nothing in `up`.
+    """
+
+    def __init__(self, d_in: int, d_out: int, rank: int, *, key):
+        self.down = Param(fan_in_uniform(key, (d_in, rank), d_in))
+        self.up = Param(jnp.zeros((rank, d_out)))
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        down = self.down[...]
+        return (x.astype(down.dtype) @ down) @ self.up[...]
+
+
 class Linear(Module):
     """y = x W + b with W [in, out], computed in W's dtype.
 
-    With a `scale`, W is float8 (models/float8.py) and y has b's dtype.
+    With a `scale`, W is float8 (models/float8.py) and y has b's dtype. With an `adapter`, its
+    result is added (models/lora.py).
     """
 
     def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True, std: float | None = None):
@@ -45,8 +61,13 @@ class Linear(Module):
         self.weight = Param(weight)
         self.bias = Param(jnp.zeros((d_out,))) if bias else None
         self.scale: Param | None = None
+        self.adapter: LowRank | None = None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        y = self._product(x)
+        return y if self.adapter is None else y + self.adapter(x).astype(y.dtype)
+
+    def _product(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         weight = self.weight[...]
         if self.scale is None and _has_own_product(weight):
             bias = (
@@ -62,6 +83,10 @@ class Linear(Module):
         else:
             y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def adapt(self, adapter: LowRank) -> None:
+        """Takes an adapter, of stacked layers where this one is."""
+        self.adapter = nnx.data(adapter)
 
     def quantize(self) -> None:
         """Converts the weight, of stacked layers, to float8 in place."""

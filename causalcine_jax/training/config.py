@@ -18,6 +18,7 @@ from causalcine_jax.training.config_parts import (
     CheckpointConfig,
     DataConfig,
     HeldOutConfig,
+    LoraConfig,
     SampleConfig,
     TimeConfig,
 )
@@ -122,6 +123,7 @@ class TrainConfig:
     self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     dmd: DMDConfig = field(default_factory=DMDConfig)
     gan: GANConfig = field(default_factory=GANConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -159,6 +161,7 @@ class TrainConfig:
             self.data,
             self.held_out,
             self.autoencoder,
+            self.lora,
             self.checkpoint,
             self.sample,
         ):
@@ -177,6 +180,13 @@ class TrainConfig:
                 "data.store; leave one of the two out"
             )
         yield from self._held_out_faults()
+        if self.lora.rank and self.facts.clips:
+            yield f"lora.rank: stage {self.stage} trains a VAE, which has no adapters"
+        elif self.lora.rank and not self.facts.student:
+            if self.train_text_encoder:
+                yield "lora.rank needs train_text_encoder=False: only the transformer has adapters"
+            if not self.init:
+                yield "lora.rank needs init, the model that the adapters change"
         if self.facts.student and not self.teacher:
             yield f"stage {self.stage} needs teacher, the model folder of a trained base model"
         if self.stage == "teacher_forcing" and not self.init:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
+from causalcine_jax.errors import nearest
+from causalcine_jax.models.lora import LAYERS, layers_of
 from causalcine_jax.storyworld.world import WORLDS
 from causalcine_jax.training.checks import choice_faults, range_faults
 
@@ -128,6 +130,32 @@ class CheckpointConfig:
         yield from range_faults("checkpoint.keep", self.keep, 1)
         yield from range_faults("checkpoint.export_every", self.export_every, 0)
         yield from choice_faults("checkpoint.export_dtype", self.export_dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters in place of all weights (models/lora.py): what fits a single device.
+
+    rank    of each adapter; 0 trains all weights
+    alpha   the adapters' result is scaled by alpha / rank
+    layers  of every block, joined by commas: self_attn, cross_attn, ffn, or single ones such as
+            self_attn.q
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    layers: str = "self_attn,cross_attn,ffn"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def faults(self) -> Iterable[str]:
+        yield from range_faults("lora.rank", self.rank, 0)
+        yield from range_faults("lora.alpha", self.alpha, 0, open_low=True)
+        for layer in layers_of(self.layers):
+            if layer not in LAYERS:
+                yield f"lora.layers: unknown layer {layer!r}, {nearest(layer, LAYERS)}"
 
 
 @dataclass(frozen=True)

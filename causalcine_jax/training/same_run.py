@@ -34,6 +34,7 @@ FIXED = (
     "train_text_encoder",
     "init",
     "teacher",
+    "lora",
     "data",
 )
 # May differ, and is printed: a run may always be made longer.

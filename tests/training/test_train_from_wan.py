@@ -26,7 +26,7 @@ from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.presets import WAN_NEGATIVE_PROMPT, preset
-from causalcine_jax.training.config import OptimConfig
+from causalcine_jax.training.config import LoraConfig, OptimConfig
 from causalcine_jax.training.flag_checks import check_flags
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
@@ -97,6 +97,39 @@ def run(wan, store, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     train(config_of(wan, store, out))
     return out, [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_adapters_are_trained_on_a_fixed_model_and_saved_beside_the_whole_one(wan, store, tmp_path):
+    lora = LoraConfig(rank=2, alpha=4.0, layers="self_attn,ffn")
+    config = config_of(wan, store, tmp_path / "run", lora=lora, steps=4, batch=2)
+    state = train(config)
+    assert all(2 in leaf.shape[1:] for leaf in jax.tree.leaves(state.params))
+    base = load_transformer(wan)
+    whole = load_transformer(tmp_path / "run/model")
+    by_peft = load_transformer(wan, lora=tmp_path / "run/lora")
+    changed = []
+    for (path, mine), theirs, before in zip(
+        jax.tree_util.tree_leaves_with_path(whole),
+        jax.tree.leaves(by_peft),
+        jax.tree.leaves(base),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+        if not np.array_equal(mine, before):
+            changed.append(jax.tree_util.keystr(path, simple=True, separator="."))
+    assert len(changed) == 6 and all("self_attn" in name or "ffn" in name for name in changed)
+    with pytest.raises(UsageError, match="lora"):
+        train(dataclasses.replace(config, lora=LoraConfig(rank=3)))
+
+
+def test_adapters_need_a_model_and_leave_the_text_encoder_alone(wan, store):
+    lora = LoraConfig(rank=2)
+    with pytest.raises(UsageError, match="train_text_encoder"):
+        config_of(wan, store, lora=lora, train_text_encoder=True)
+    with pytest.raises(UsageError, match="needs init"):
+        config_of("", store, lora=lora)
+    with pytest.raises(UsageError, match="unknown layer 'attn'"):
+        config_of(wan, store, lora=LoraConfig(rank=2, layers="attn"))
 
 
 def test_the_first_loss_is_that_of_the_packed_pass_on_the_folder(wan, store, run):

@@ -43,6 +43,7 @@ from causalcine_jax.training.film_data import (
     vae_folder,
 )
 from causalcine_jax.training.sample import sample_film
+from causalcine_jax.training.stages.adapters import bases, export_adapters
 from causalcine_jax.training.stages.autoencoder import latent_statistics
 from causalcine_jax.training.stages.distillation import student_stage
 from causalcine_jax.training.stages.spec import stage_spec
@@ -90,11 +91,13 @@ def _on_films(config: TrainConfig) -> Stage:
     }
     defaults = rollout_facts(config, store, vae, init) | {"sampler": sampler}
 
+    loaded = bases(loaded, config)
+
     def export(trained: Nets, folder: Path, facts: dict) -> None:
         save_model(
             folder,
             **fixed,
-            **trained,
+            **export_adapters(trained, loaded, folder, config, config.init),
             vae=vae,
             tokenizer=tokenizer,
             dtype=jnp.dtype(config.checkpoint.export_dtype),

@@ -42,6 +42,7 @@ from causalcine_jax.training.film_data import (
 )
 from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.sample import sample_film
+from causalcine_jax.training.stages.adapters import bases, export_adapters
 from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
 from causalcine_jax.training.stages.trajectory_store import Making, write_trajectories
 from causalcine_jax.training.state import Nets, Stage
@@ -132,10 +133,11 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
     """The stage on the batches of `store`: films, or trajectories over them."""
     config, films = loaded.config, loaded.store
     loader = film_loader(config, store, loaded.tokenizer)
+    nets = bases(loaded.nets, config)
     return stage_spec(config, loaded.null_prompt).stage(
-        loaded.nets,
+        nets,
         batches=loader,
-        export=_export(loaded),
+        export=_export(loaded, nets),
         sample=functools.partial(sample_film, world=config.world, seed=config.seed)
         if loaded.vae
         else None,
@@ -146,7 +148,7 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
     )
 
 
-def _export(loaded: _Loaded) -> Callable[[Nets, Path, dict], None]:
+def _export(loaded: _Loaded, nets: Nets) -> Callable[[Nets, Path, dict], None]:
     config, teacher = loaded.config, Path(loaded.config.teacher)
     text_encoder, vae, tokenizer = loaded.nets["text_encoder"], loaded.vae, loaded.tokenizer
     defaults = rollout_facts(config, loaded.store, vae, teacher) | {
@@ -154,9 +156,10 @@ def _export(loaded: _Loaded) -> Callable[[Nets, Path, dict], None]:
     }
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
+        whole = export_adapters(trained, nets, folder, config, config.init or config.teacher)
         save_model(
             folder,
-            transformer=trained["student"],
+            transformer=whole["student"],
             text_encoder=text_encoder,
             vae=vae,
             tokenizer=tokenizer,

@@ -9,7 +9,7 @@ its config.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,10 +18,12 @@ from jaxtyping import Array
 
 from causalcine_jax.data.clips import paint
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.lora import layers_of, new_adapters
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.stages.adapters import ADAPTED, base_of, with_adapters
 from causalcine_jax.training.stages.autoencoder import autoencoder_loss
 from causalcine_jax.training.stages.dmd import DistributionMatching, critic_loss, generator_loss
 from causalcine_jax.training.stages.ode import ODEInit, ode_init_loss
@@ -111,7 +113,22 @@ def stage_spec(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
     Raises:
       UsageError: parts of the config that do not fit together.
     """
-    return SPECS[config.stage](config, null_prompt)
+    spec = SPECS[config.stage](config, null_prompt)
+    return _adapted(spec, config) if config.lora.rank else spec
+
+
+def _adapted(spec: StageSpec, config: TrainConfig) -> StageSpec:
+    """The stage with adapters in training, and its transformers fixed, in the run's dtype."""
+    lora, dtype = config.lora, jnp.dtype(config.dtype)
+    names, layers = [name for name in spec.trained if name in ADAPTED], layers_of(lora.layers)
+    make = lambda key: new_adapters(config.transformer, layers, lora.rank, key=key)
+    held = lambda init: lambda key: cast_weights(init(key), dtype)
+    return replace(
+        spec,
+        trained={name: make if name in names else init for name, init in spec.trained.items()},
+        fixed=spec.fixed | {base_of(name): held(spec.trained[name]) for name in names},
+        updates=tuple(with_adapters(update, names, lora.scale) for update in spec.updates),
+    )
 
 
 def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:

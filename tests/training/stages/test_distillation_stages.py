@@ -25,7 +25,7 @@ from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY
-from causalcine_jax.training.config import OptimConfig, SelfForcingConfig
+from causalcine_jax.training.config import LoraConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
@@ -169,6 +169,20 @@ def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):
         load_transformer(tmp_path / "out" / "model"), state.ema["student"]
     )
     assert model_defaults(tmp_path / "out" / "model")["sampler"].solver == "few_step"
+
+
+@pytest.mark.slow
+def test_distribution_matching_by_adapters_of_student_and_critic(base, store, tmp_path):
+    student = model_folder(tmp_path / "student", seed=5)
+    lora = LoraConfig(rank=2, layers="self_attn,ffn")
+    state = train(config_of("dmd", base, store, tmp_path / "out", init=str(student), lora=lora))
+    assert set(state.params) == {"student", "fake_score", "head"}
+    for name in ("student", "fake_score"):
+        assert all(float(jnp.abs(each.up[...]).max()) > 0 for each in state.params[name].values())
+    read = load_transformer(student, lora=tmp_path / "out/lora")
+    whole = load_transformer(tmp_path / "out/model")
+    for mine, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(read), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["ode_init", "dmd"])
