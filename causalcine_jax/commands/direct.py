@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.commands.network_flags import network_flags
+from causalcine_jax.commands.serve import film_engine, load_for_directing
 from causalcine_jax.errors import UsageError
-from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+from causalcine_jax.utils.compile_cache import compile_cache_flags
 from causalcine_jax.utils.output import one_writer, remove_files
 
 if TYPE_CHECKING:  # else jax would be imported before the flags are understood
@@ -55,6 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="model folder (default: the embedded one, a few-step student where there is one)",
     )
+    network_flags(parser)
     parser.add_argument("--seed", type=whole_number, default=0, help="of the noise (default 0)")
     parser.add_argument(
         "--chunks",
@@ -93,18 +96,19 @@ def main(arguments: list[str] | None = None) -> None:
         raise UsageError("--resume goes on with a session: add --server or --takes")
     # After the flags are understood: a wrong one should not wait for jax.
     from causalcine_jax.config import PoolConfig
+    from causalcine_jax.film.asked_model import on_mesh
     from causalcine_jax.film.director import Director
     from causalcine_jax.film.filming import FILES, film_writer, say
-    from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film.live import directed
     from causalcine_jax.film.pool import room_said
     from causalcine_jax.render.mp4 import viewing_scale
 
-    allow_all_host_memory()
-    keep_compiled(flags.compile_cache, flags.no_compile_cache)
     files = (*FILES, "story.yaml")
-    with one_writer(flags.out, files, overwrite=flags.overwrite):
-        director = Director(flags.model, story, pool=PoolConfig(flags.pool_frames))
+    with contextlib.ExitStack() as held:
+        held.enter_context(one_writer(flags.out, files, overwrite=flags.overwrite))
+        asked = load_for_directing(flags)
+        held.enter_context(on_mesh(asked.mesh))
+        director = Director(asked.model, story, pool=PoolConfig(flags.pool_frames))
         video, kept = director.story.video, director.settings.pool.frames
         room = room_said(kept, director.memory, video.fps) if kept else None
         if room and flags.pool_frames is None:
@@ -128,7 +132,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def at_a_desk(flags: argparse.Namespace) -> None:
     """Directs a session of a server, or of a desk in this process."""
-    from causalcine_jax.commands.serve import film_engine
     from causalcine_jax.film.filming import say
     from causalcine_jax.serve.client import Address, Desk
     from causalcine_jax.serve.parts import TAKE_FILES

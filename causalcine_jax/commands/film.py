@@ -25,14 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
-from causalcine_jax.config import (
-    DTYPES,
-    EVICTIONS,
-    KV_DTYPES,
-    POOL_PLACES,
-    POSITIONS,
-    ROLLOUT_WEIGHTS,
-)
+from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
+from causalcine_jax.config import EVICTIONS, KV_DTYPES, POOL_PLACES, POSITIONS
 from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
@@ -45,8 +39,8 @@ RESUMED_WITH = {"resume", "no_progress", "compile_cache", "no_compile_cache"}
 CHOICES = (
     "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks",
     "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
-    "pool_on", "size", "frames", "whole_film", "start", "start_caption", "dtype", "embeddings",
-    "tiny_decoder", "lora", "scale", "seq", "rollout_weights",
+    "pool_on", "size", "frames", "whole_film", "start", "start_caption", "embeddings", "scale",
+    *NETWORK_CHOICES,
 )  # fmt: skip
 
 
@@ -170,28 +164,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
 
     parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="of the networks; float8: bfloat16 with the blocks' matrices in eight bits "
-        "(default: the model's)",
-    )
-    parser.add_argument(
         "--embeddings",
         type=Path,
         metavar="FILE",
         help="prompt embeddings in place of the text encoder, which is not loaded",
-    )
-    parser.add_argument(
-        "--tiny-decoder",
-        type=Path,
-        metavar="FILE",
-        help="taew2_1.pth: decode Wan2.1's latents by TAEHV, faster and less sharp",
-    )
-    parser.add_argument(
-        "--lora",
-        action="append",
-        metavar="FILE[:STRENGTH]",
-        help="adapter to merge into the transformer; may be given several times",
     )
     parser.add_argument(
         "--embed-only",
@@ -199,22 +175,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="make no film: add the story's prompts to the --embeddings file",
     )
     parser.add_argument(
-        "--seq",
-        type=whole_number,
-        metavar="DEVICES",
-        help="devices that make a chunk together; divides heads and a chunk's tokens (default 1)",
-    )
-    parser.add_argument(
-        "--rollout-weights",
-        choices=ROLLOUT_WEIGHTS,
-        help="with --seq; gathered: the transformer's weights are replicated (default); "
-        "sharded: each pass gathers them, for small memory",
-    )
-    parser.add_argument(
         "--scale",
         type=whole_number,
         help="enlarge film.mp4 by this integer (default: to at least 384 pixels in height)",
     )
+    network_flags(parser)
     compile_cache_flags(parser)
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     flags = parser.parse_args(arguments)

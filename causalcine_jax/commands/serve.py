@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
-from causalcine_jax.errors import UsageError
+from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
+from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
 if TYPE_CHECKING:
+    from causalcine_jax.film.asked_model import AskedModel
     from causalcine_jax.serve.engine import Engine
 
 PORT, POOL_FRAMES = 8765, 240
@@ -36,6 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="model folder (default: the embedded one, a few-step student where there is one)",
     )
+    network_flags(parser)
     parser.add_argument("--mock", action="store_true", help="no model: drawn pictures")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
@@ -94,6 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
     if flags.mock and flags.model:
         raise UsageError("--mock films without a model: leave out --model")
+    if flags.mock and (given := [name for name in NETWORK_CHOICES if getattr(flags, name)]):
+        raise UsageError(f"--mock films without a model: leave out --{given[0].replace('_', '-')}")
     # After the flags are understood: a wrong one should not wait for jax.
     import uvicorn
 
@@ -126,14 +131,24 @@ def _engine(flags: argparse.Namespace) -> "Engine":
 
 
 def film_engine(flags: argparse.Namespace) -> "Engine":
-    """The engine of --model and --pool-frames, None for POOL_FRAMES. Imports jax."""
+    """The engine of --model, --pool-frames (None for POOL_FRAMES) and the networks' flags."""
     from causalcine_jax.config import PoolConfig
+    from causalcine_jax.serve.film_engine import FilmEngine
+
+    asked = load_for_directing(flags)
+    frames = POOL_FRAMES if flags.pool_frames is None else flags.pool_frames
+    return FilmEngine(asked, PoolConfig(frames))
+
+
+def load_for_directing(flags: argparse.Namespace) -> "AskedModel":
+    """The model of --model and the networks' flags. Imports jax."""
+    from causalcine_jax.film.asked_model import film_mesh, load_asked
+    from causalcine_jax.film.choices import Choices
     from causalcine_jax.film.chosen_model import chosen_model
     from causalcine_jax.film.host_memory import allow_all_host_memory
-    from causalcine_jax.film.model_folder import load_model
-    from causalcine_jax.serve.film_engine import FilmEngine
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    frames = POOL_FRAMES if flags.pool_frames is None else flags.pool_frames
-    return FilmEngine(load_model(chosen_model(flags.model)), PoolConfig(frames))
+    choices = Choices(**{name: getattr(flags, name) for name in NETWORK_CHOICES})
+    raise_faults("flags", choices.faults())
+    return load_asked(chosen_model(flags.model), choices, film_mesh(choices.seq))

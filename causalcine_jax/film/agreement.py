@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from causalcine_jax.convert.find import adapter_file, home
 from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.film.asked_model import film_mesh
 from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import PARTS, check_parts, model_defaults
@@ -23,7 +24,6 @@ from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.start import Start, chosen_start
 from causalcine_jax.film.weights_sample import SHOWN, weights_sample
 from causalcine_jax.models.text.tokenizer import tokenizer_file
-from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import by_all, check_same, several
 from causalcine_jax.utils.atomic_file import file_hash
 
@@ -65,22 +65,10 @@ def _found(
         adapter_file(each.path)
     start = chosen_start(choices.start, choices.start_caption, recipe.record.start)
     folder = chosen_model(model, base=choices.base, recorded=recipe.record)
-    mesh = _mesh(choices.seq)
+    mesh = film_mesh(choices.seq)
     if choices.rollout_weights and mesh is None:
         raise UsageError("rollout_weights needs several devices: give their number with seq")
     return start, folder, mesh, _held(folder, choices, start) if several() else {}
-
-
-def _mesh(seq: int | None) -> Mesh | None:
-    """The mesh that makes a chunk: `seq` devices of one process, or all of several processes."""
-    if not several():
-        return make_mesh(seq, jax.devices()[:seq]) if seq else None
-    if seq not in (None, jax.device_count()):
-        raise UsageError(
-            f"{jax.process_count()} processes make a film on all their {jax.device_count()} "
-            f"devices: seq={seq} cannot be, leave it out"
-        )
-    return make_mesh(jax.device_count())
 
 
 def _held(folder: Path, choices: Choices, start: Start | None) -> dict[str, Any]:

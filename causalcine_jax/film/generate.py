@@ -14,26 +14,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
-from causalcine_jax.config import ROLLOUT_WEIGHTS
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.convert.find import adapter_file
-from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import kept_when_stopped
 from causalcine_jax.film import record as provenance
 from causalcine_jax.film.agreement import agreed
+from causalcine_jax.film.asked_model import added_files, load_asked, on_mesh
 from causalcine_jax.film.choices import Choices, Setup, decide
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import FILES, Footage, say, shoot
-from causalcine_jax.film.model_folder import latent_size, load_model, notes
+from causalcine_jax.film.model_folder import latent_size, notes
 from causalcine_jax.film.moves import Moves
-from causalcine_jax.film.pool import closed_pool_size, held_for_films
+from causalcine_jax.film.pool import closed_pool_size
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.film.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film.start import Opening, Start, opening, without_start
@@ -48,7 +45,7 @@ from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.output import (
     check_absent,
     check_disk,
@@ -91,8 +88,7 @@ def generate(
     start, folder, mesh = agreed(recipe, model, choices)
     with contextlib.ExitStack() as held:
         by_first(lambda: _hold(held, out, overwrite, resume))
-        if mesh:
-            held.enter_context(jax.set_mesh(mesh))
+        held.enter_context(on_mesh(mesh))
         film = FilmRequest(recipe, model, choices)
         return _generate(film, Place(out, resume, progress), folder, mesh, start)
 
@@ -119,21 +115,8 @@ def _generate(
     """`generate`, given the model's folder, the mesh and the start."""
     recipe, choices, out = film.recipe, film.choices, place.out
     started = time.perf_counter()
-    networks = load_model(
-        folder,
-        choices.dtype or recipe.record.dtype,
-        embeddings=choices.embeddings,
-        tiny_decoder=choices.tiny_decoder,
-        lora=choices.lora,
-        mesh=mesh,
-    )
-    together: dict[str, Any] = {"seq": mesh.size if mesh else 1}
-    if together["seq"] > 1:
-        together["rollout_weights"] = choices.rollout_weights or ROLLOUT_WEIGHTS[0]
-        networks = replace(
-            networks, transformer=held_for_films(networks.transformer, together["rollout_weights"])
-        )
-    setup = decide(recipe, networks, choices)
+    asked = load_asked(folder, choices, mesh, recipe.record.dtype)
+    setup = decide(recipe, asked.model, choices)
     begun = opening(start, setup.story, setup.model) if start else None
     director = _director(setup, choices, begun, place)
     scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.size[0])
@@ -148,25 +131,13 @@ def _generate(
         return {}
     # Hashing the files of 14B takes a minute, so it runs beside the film.
     weights = _beside(lambda: weights_hash(folder))
-    decoder = (
-        None
-        if choices.tiny_decoder is None
-        else {"file": choices.tiny_decoder.name, "sha256": file_hash(choices.tiny_decoder)}
-    )
+    added = added_files(choices)
     tell = say if place.progress else (lambda line: None)
-    adapters = [
-        {
-            "file": each.path.name,
-            "strength": each.strength,
-            "sha256": file_hash(adapter_file(each.path)),
-        }
-        for each in loras(choices.lora)
-    ]
     for line in [
         *(begun.notes if begun else ()),
         *setup.notes,
-        *opening_lines(director, recipe, weights, decoder),
-        *adapter_notes(recipe, adapters),
+        *opening_lines(director, recipe, weights, added.get("tiny_decoder")),
+        *adapter_notes(recipe, added.get("loras", [])),
         *notes(folder, choices.lora),
     ]:
         tell(line)
@@ -176,8 +147,7 @@ def _generate(
             "schema": provenance.SCHEMA,
             "story": (without_start(director.story) if begun else director.story).to_dict(),
             **({"start": begun.record} if begun else {}),
-            **({"tiny_decoder": decoder} if decoder else {}),
-            **({"loras": adapters} if adapters else {}),
+            **added,
             "resolved": provenance.resolved_dict(director.resolved),
             **provenance.made_with(director.settings, director.model),
             "frames_sha256": footage.digest.hexdigest(),
@@ -185,7 +155,7 @@ def _generate(
             "model": folder.name,
             "weights_sha256": weights(),
             "software": provenance.software(),
-            "device": {**provenance.device(), **together},
+            "device": {**provenance.device(), **asked.placement},
             "timings": {
                 "total_seconds": round(time.perf_counter() - started, 3),
                 "pool_bytes": director.pool_bytes,

@@ -46,7 +46,7 @@ class Desk:
 
     def __init__(self, engine: Engine, projects: Path, limits: SessionLimits = SessionLimits()):
         encoders = ThreadPoolExecutor(2, "encoder")
-        self.house = House(engine, Worker(), encoders, limits, Metrics())
+        self.house = House(engine, Worker(engine.held), encoders, limits, Metrics())
         self.projects = Path(projects)
         self.sessions: dict[str, Session] = {}
         self._reserved: dict[object, int] = {}  # bytes, by session that is open or opening

@@ -5,6 +5,7 @@ the worker; `check` is quick and needs no device.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -61,6 +62,9 @@ class Engine(Protocol[SomeDirector]):
 
     info: ModelInfo
     room_bytes: int
+
+    def held(self) -> AbstractContextManager[None]:
+        """What the thread that uses the device runs in."""
 
     def warm_up(self) -> None:
         """Prepares for the first film, so that it does not wait for it."""

@@ -4,12 +4,14 @@ This module imports jax. All but `check` and `pool_bytes` runs on the device's t
 """
 
 import functools
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.film import record as provenance
+from causalcine_jax.film.asked_model import AskedModel, added_files, on_mesh
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.pool import chunk_bytes, device_memory, pool_frames_for
@@ -32,8 +34,9 @@ class FilmEngine:
     room_bytes  None: a share of what memory is free
     """
 
-    def __init__(self, model: Model, pool: PoolConfig, room_bytes: int | None = None):
-        self.model, self.pool = model, pool
+    def __init__(self, asked: AskedModel, pool: PoolConfig, room_bytes: int | None = None):
+        self.asked, self.model, self.pool = asked, asked.model, pool
+        model = asked.model
         self._frames = pool_frames_for(None, model.memory, model.chunk_frames, pool.frames)
         self.room_bytes = room_bytes or int(ROOM * (device_memory() or UNKNOWN_MEMORY))
         height, width = model.video.size
@@ -47,6 +50,9 @@ class FilmEngine:
             words=kinds() if _storyworld(model) else None,
             example=_example() if _storyworld(model) else None,
         )
+
+    def held(self) -> AbstractContextManager[None]:
+        return on_mesh(self.asked.mesh)
 
     def warm_up(self) -> None:
         """Compiles what a film of the model's own size needs."""
@@ -75,14 +81,16 @@ class FilmEngine:
         return {
             **provenance.made_with(director.settings, self.model),
             "model": self.info.name,
-            "weights_sha256": self._weights,
+            **self._files,
             "software": provenance.software(),
-            "device": provenance.device(),
+            "device": {**provenance.device(), **self.asked.placement},
         }
 
     @functools.cached_property
-    def _weights(self) -> str:
-        return "" if self.model.folder is None else weights_hash(self.model.folder)
+    def _files(self) -> dict[str, Any]:
+        folder = self.model.folder
+        weights = "" if folder is None else weights_hash(folder)
+        return {"weights_sha256": weights, **added_files(self.asked.choices)}
 
 
 def _storyworld(model: Model) -> bool:

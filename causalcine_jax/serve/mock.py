@@ -3,10 +3,12 @@
 It has a director's public methods, so pages, clients and tests that need no model run without JAX.
 """
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,9 @@ class MockEngine:
             words={"characters": ["Mia", "Otto"], "places": ["beach", "forest", "meadow"]},
             example=EXAMPLE,
         )
+
+    def held(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def warm_up(self) -> None:
         pass

@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +29,17 @@ class _Asked:
 
 
 class Worker:
-    """Starts its thread; `close` ends it after the turn that runs."""
+    """Starts its thread; `close` ends it after the turn that runs.
 
-    def __init__(self):
+    held  makes the context that the thread runs in
+    """
+
+    def __init__(self, held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext):
         self._asked: list[_Asked] = []
         self._used: dict[str, float] = {}  # seconds of the device by user, from their level on
         self._level = 0.0  # of the turn that runs, or ran last
         self._wake, self._closed = threading.Condition(), False
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(held,), name="device", daemon=True)
         self._thread.start()
 
     @property
@@ -63,7 +67,11 @@ class Worker:
             self._wake.notify()
         self._thread.join(LONGEST_TURN)
 
-    def _run(self) -> None:
+    def _run(self, held: Callable[[], AbstractContextManager[None]]) -> None:
+        with held():
+            self._take_turns()
+
+    def _take_turns(self) -> None:
         while True:
             with self._wake:
                 while not self._asked and not self._closed:

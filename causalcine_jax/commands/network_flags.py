@@ -1,0 +1,43 @@
+"""Flags of a model's networks, the same for every command that films with one."""
+
+import argparse
+from pathlib import Path
+
+from causalcine_jax.cli import whole_number
+from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS
+
+NETWORK_CHOICES = ("dtype", "tiny_decoder", "lora", "seq", "rollout_weights")
+
+
+def network_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of NETWORK_CHOICES, which film/choices.py has as fields."""
+    group = parser.add_argument_group("the networks (default: as the model has them)")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="float8: bfloat16 with the blocks' matrices in eight bits",
+    )
+    group.add_argument(
+        "--tiny-decoder",
+        type=Path,
+        metavar="FILE",
+        help="taew2_1.pth: decode Wan2.1's latents by TAEHV, faster and less sharp",
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:STRENGTH]",
+        help="adapter to merge into the transformer; may be given several times",
+    )
+    group.add_argument(
+        "--seq",
+        type=whole_number,
+        metavar="DEVICES",
+        help="devices that make a chunk together; divides heads and a chunk's tokens (default 1)",
+    )
+    group.add_argument(
+        "--rollout-weights",
+        choices=ROLLOUT_WEIGHTS,
+        help="with --seq; gathered: the transformer's weights are replicated (default); "
+        "sharded: each pass gathers them, for small memory",
+    )
