@@ -57,9 +57,11 @@ def set_faults(data: Any) -> list[str]:
     for key in ("name", "licence"):
         if not isinstance(data.get(key), str) or not data[key].strip():
             faults.append(f"{key} must be text, not {shown(data.get(key))}")
-    for key in ("balance", "at_least"):
-        if not isinstance(data.get(key, {}), Mapping):
-            faults.append(f"{key} must be a mapping, not {shown(data[key])}")
+    balance, at_least = data.get("balance", {}), data.get("at_least", {})
+    if not isinstance(balance, Mapping) or not all(map(_counts, balance.values())):
+        faults.append(f"balance must map labels to values to counts, not {shown(balance)}")
+    if not _counts(at_least):
+        faults.append(f"at_least must map tags to counts, not {shown(at_least)}")
     stories = data.get("stories")
     if not isinstance(stories, Mapping) or not stories:
         return [*faults, "stories must map the name of each story to its labels"]
@@ -88,7 +90,7 @@ def label_faults(labels: Any) -> list[str]:
         return [
             *_choice_faults("kind", [labels["kind"]], KINDS),
             *_shots_faults("present", labels["present"]),
-            *([] if labels["look"] else ["look must name at least one trait"]),
+            *([] if _texts(labels["look"]) else ["look must name at least one trait, as text"]),
         ]
     styles = [tag for tag in labels["tags"] if tag in STYLES]
     return [
@@ -102,6 +104,14 @@ def label_faults(labels: Any) -> list[str]:
             for fault in _shots_faults(str(who), shots)
         ),
     ]
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(n, int) for n in value.values())
+
+
+def _texts(values: list) -> bool:
+    return bool(values) and all(isinstance(value, str) and value for value in values)
 
 
 def _choice_faults(what: str, values: list, known: tuple[str, ...]) -> list[str]:

@@ -96,6 +96,15 @@ def test_tokens_are_counted_by_what_is_given(path):
         (label("harbour", tags=["weather"]), "harbour: tags must hold one of live-action"),
         (label("harbour", colour="red"), "harbour: unknown label 'colour'"),
         (label("galley", present=[3, 1]), "galley: present must list shots from 1 in order"),
+        (label("galley", look=[3]), "galley: look must name at least one trait, as text"),
+        (
+            lambda data: data["balance"].update(away=3),
+            "balance must map labels to values to counts",
+        ),
+        (
+            lambda data: data.update(at_least=["craft"]),
+            "at_least must map tags to counts, not ['cr",
+        ),
         (label("galley", described_again="no"), "galley: described_again must be of type bool"),
         (lambda data: data.update(schema="other"), "schema must be 'causalcine/story-set@1'"),
         (lambda data: data["stories"].update(lost=data["stories"]["galley"]), "lost has labels"),
