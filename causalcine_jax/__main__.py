@@ -58,7 +58,6 @@ def help_text() -> str:
     return "\n".join(
         [
             "Films of several shots, made chunk by chunk by a model that remembers them.",
-            "",
             "usage: causalcine COMMAND ...       causalcine COMMAND --help tells its flags",
             "",
             *listed(COMMANDS),
