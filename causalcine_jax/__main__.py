@@ -14,6 +14,7 @@ COMMANDS = {
     "film": "a film from a story or a prompt, with a page that shows it",
     "direct": "a film whose shots are told while it streams, a line each",
     "serve": "films directed in a browser while they are made",
+    "stories": "a set of stories checked, and written for other systems",
     "check": "a story's length, cuts and faults, without filming it",
     "words": "what StoryWorld's models understand, with example captions",
     "encode": "StoryWorld's films as a latent store, from which train reads",
@@ -57,11 +58,9 @@ def help_text() -> str:
     return "\n".join(
         [
             "Films of several shots, made chunk by chunk by a model that remembers them.",
-            "",
             "usage: causalcine COMMAND ...       causalcine COMMAND --help tells its flags",
             "",
             *listed(COMMANDS),
-            "",
             "from a checkout of the repository:",
             *listed(FROM_CHECKOUT),
             "",

@@ -1,0 +1,19 @@
+"""A caption's words, and what of them is compared."""
+
+import re
+
+
+def words(text: str) -> list[str]:
+    """The words in lower case; "it's" and "bird's-eye" are one word each."""
+    return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
+
+
+def shingles(text: str, size: int = 3) -> set[tuple[str, ...]]:
+    """All runs of `size` words."""
+    held = words(text)
+    return {tuple(held[start : start + size]) for start in range(len(held) - size + 1)}
+
+
+def names(text: str, noun: str) -> bool:
+    """Whether `noun` stands in `text` as a word or words, also in plural or possessive."""
+    return bool(re.search(rf"(?<!\w){re.escape(noun)}(?:['’]?s)?(?!\w)", text, re.IGNORECASE))
