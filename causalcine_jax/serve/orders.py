@@ -62,8 +62,8 @@ def update(session: Session, message: ShotUpdate) -> None:
         chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
     last = session.seen.resolved.shots[-1:]
     if last and message.shot_id == last[0].id and chunks is not None and message.caption is None:
-        shot = session.project.take.shots[message.shot_id]
-        session.project.ask(shot_queue.longer(shot, chunks, session.model))
+        told = session.project.resize(message.shot_id, chunks, session.model)
+        session.tell(told.model_copy(update={"event_id": message.event_id}))
     else:
         if message.caption is not None:
             check_caption(session, message.caption, "caption")

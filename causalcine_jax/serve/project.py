@@ -25,6 +25,7 @@ from causalcine_jax.errors import DataError
 from causalcine_jax.film.record import FramesHash
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.server_messages import ShotChanged
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file
@@ -148,9 +149,10 @@ class Project:
         self.take.shots[shot.shot_id] = shot
         self.save_take()
 
-    def resize(self, shot_id: str, chunks: int, model: ModelInfo) -> None:
-        """The current take's shot is to have that length."""
+    def resize(self, shot_id: str, chunks: int, model: ModelInfo) -> ShotChanged:
+        """The current take's shot is to have that length; returns what clients are told."""
         self.ask(longer(self.take.shots[shot_id], chunks, model))
+        return ShotChanged(shot_id=shot_id, take_id=self.take_id, asked_chunks=chunks)
 
     def save(self) -> None:
         """Writes session.json."""

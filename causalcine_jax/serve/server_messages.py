@@ -113,6 +113,16 @@ class ShotReceived(FromServer):
     """Its place in the queue; 1 is next."""
 
 
+class ShotChanged(FromServer):
+    """The shot that is being filmed has another length now."""
+
+    type: Literal["shot.changed"] = "shot.changed"
+    event_id: str | None = None
+    shot_id: str
+    take_id: str
+    asked_chunks: int
+
+
 class ShotApplied(FromServer):
     """Second receipt: the shot has begun, here."""
 
@@ -198,7 +208,7 @@ class Pong(FromServer):
 
 ServerMessage = Annotated[
     SessionQueued | SessionStarted | SessionState | SessionStatus | SessionMetrics | SessionDone
-    | ShotReceived | ShotApplied | Queue | TakeBegun | MediaInit | MediaChunk | MediaDropped
-    | Error | Pong,
+    | ShotReceived | ShotChanged | ShotApplied | Queue | TakeBegun | MediaInit | MediaChunk
+    | MediaDropped | Error | Pong,
     Field(discriminator="type"),
 ]  # fmt: skip

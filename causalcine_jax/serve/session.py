@@ -281,7 +281,7 @@ class Session:
             for last in self.seen.resolved.shots[-1:]:
                 # As short as it was cut, also in takes of what comes after it; or held on.
                 held = not self.project.queue
-                self.project.resize(last.id, last.chunks + held, self.model)
+                self.tell(self.project.resize(last.id, last.chunks + held, self.model))
             if self.project.queue:
                 self.cut, shot = False, self.project.begin_shot()
                 self.tell(Queue(shots=self.project.queue))

@@ -89,6 +89,8 @@ def field_of(field, segment):
         ("camr", False, 3, 1, 2, 5),
         ("sink", True, 3, 1, 3, 5),
         ("none", True, 3, 1, 3, 5),
+        ("spread", True, 3, 1, 3, 6),
+        ("random", True, 3, 1, 3, 6),
         ("camr", True, 3, 3, 5, 2),  # a history shorter than the field
     ],
 )

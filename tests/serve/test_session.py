@@ -206,6 +206,18 @@ def test_generation_stays_at_most_two_chunks_ahead_of_playback(house):
     assert one.until("media.chunk", chunk=4)
 
 
+def test_clients_are_told_of_another_length_of_the_shot_being_filmed(house):
+    home = house(MockEngine(0.05))
+    one, _ = begun(home, ("Mia waves.", 50))
+    one.chunks(1)
+    one.say("shot.update", shot_id="s1", chunks=6, event_id="longer")
+    told = one.until("shot.changed", event_id="longer")
+    assert (told.shot_id, told.asked_chunks) == ("s1", 6)
+    one.say("shot.cut_now", shot={"caption": "Otto runs."})
+    cut = one.until("shot.changed")
+    assert one.until("shot.applied", shot_id="s2").chunk == cut.asked_chunks < 6
+
+
 def test_a_shot_that_was_cut_stays_short_when_the_next_is_filmed_again(house):
     home = house(MockEngine(0.05))
     one, _ = begun(home, ("Mia waves.", 50))

@@ -38,6 +38,11 @@ const CHANGES = {
   "session.metrics": (state, told) => ({ metrics: told }),
   "session.done": (state, told) => ({ done: told, status: "stopped" }),
   queue: (state, told) => ({ queue: told.shots, known: { ...state.known, ...byId(told.shots) } }),
+  "shot.changed": (state, { take_id, shot_id, asked_chunks }) => ({
+    shots: state.shots.map((shot) =>
+      take_id === state.take_id && shot.shot_id === shot_id ? { ...shot, asked_chunks } : shot,
+    ),
+  }),
   "media.init": (state, told) => ({ media: told }),
   "shot.applied": (state, told) => {
     const caption = state.known[told.shot_id]?.caption ?? "";
