@@ -18,7 +18,6 @@ from causalcine_jax.convert.safetensors_files import DTYPES
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
@@ -76,26 +75,29 @@ def describe(part: str, tensors) -> Description:
     return Description(config, shapes, places)
 
 
-def describe_tiny_decoder(
-    tensors: "DecoderTensors",
-) -> tuple[TinyDecoder, list[tables.TensorPlace]]:
-    """(shapes, places) of TAEHV's decoder, which has one size. Raises as `describe` does."""
-    shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
-    places = tables.places(shapes, tables.TINY_DECODER)
-    _check(f"{tensors.path} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, tensors)
-    return shapes, places
+def network_places(
+    what: str, shapes: nnx.Module, rules: tuple[tables.Rule, ...], tensors: "NetworkTensors"
+) -> list[tables.TensorPlace]:
+    """The places of `tensors` in a network of one size, by its key table. Raises as `describe`.
+
+    `what` names the network in the message, such as "TAEHV's decoder".
+    """
+    places = tables.places(shapes, rules)
+    _check(f"{tensors.path} does not hold {what}", places, tensors)
+    return places
 
 
-class DecoderTensors:
-    """The decoder's part of a TAEHV (a `tensor_files.TensorFiles`) with or without encoder."""
+class NetworkTensors:
+    """The tensors of one network in a file (a `tensor_files.TensorFiles`), under its own keys.
 
-    part = "tiny_decoder"
+    beside  pattern of the keys in the file that the network does not need
+    """
 
-    def __init__(self, tensors):
-        self.path = tensors.files[0]
+    def __init__(self, tensors, part: str, beside: str):
+        self.path, self.part = tensors.files[0], part
         self.read_slice = tensors.read_slice
         self.shapes = {
-            key: shape for key, shape in tensors.shapes.items() if not key.startswith("encoder.")
+            key: shape for key, shape in tensors.shapes.items() if not re.fullmatch(beside, key)
         }
         self.dtypes = tensors.dtypes
 

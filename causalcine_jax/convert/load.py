@@ -21,10 +21,10 @@ from tokenizers import Tokenizer as Backend
 from causalcine_jax.convert import orbax_copy, tables
 from causalcine_jax.convert.describe import (
     Config,
-    DecoderTensors,
+    NetworkTensors,
     describe,
-    describe_tiny_decoder,
     from_config,
+    network_places,
 )
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_finite
@@ -101,8 +101,11 @@ def load_tiny_decoder(
             "(taew2_1.pth of github.com/madebyollin/taehv)"
         )
     with open_tensors(path) as tensors:
-        decoder = DecoderTensors(tensors)
-        return fill(*describe_tiny_decoder(decoder), decoder, dtype, mesh)
+        decoder = NetworkTensors(tensors, "tiny_decoder", beside=r"encoder\..*")
+        shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
+        what = "TAEHV's decoder for Wan2.1 (taew2_1)"
+        places = network_places(what, shapes, tables.TINY_DECODER, decoder)
+        return fill(shapes, places, decoder, dtype, mesh)
 
 
 def abstract_network(path: str | os.PathLike, part: str) -> tuple[Config, nnx.Module]:
@@ -146,7 +149,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 def fill(
     shapes: Network,
     places: list[tables.TensorPlace],
-    tensors: PartTensors | DecoderTensors,
+    tensors: PartTensors | NetworkTensors,
     dtype,
     mesh: Mesh | None = None,
 ) -> Network:
@@ -172,7 +175,7 @@ def fill(
 
 def _read(
     places: list[tables.TensorPlace],
-    tensors: PartTensors | DecoderTensors,
+    tensors: PartTensors | NetworkTensors,
     shape: tuple[int, ...],
     dtype: np.dtype,
     index: tuple[slice, ...],

@@ -1,0 +1,1 @@
+"""Finds the transitions between shots: TransNetV2."""
