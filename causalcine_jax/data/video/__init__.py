@@ -1,0 +1,1 @@
+"""Real films as records: what is read, found and kept of them."""
