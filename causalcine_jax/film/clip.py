@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import av
 import numpy as np
@@ -62,9 +62,12 @@ class Stored:
     timed: bool = True
 
 
-def at_rate(frames: Iterable[Frame], fps: int) -> Iterator[Frame]:
-    """The frame on screen at each time i/fps of the clip."""
-    shown, count, end = None, 0, Fraction(0)
+Shown = TypeVar("Shown", Frame, Stored)
+
+
+def at_rate(frames: Iterable[Shown], fps: int, first: int = 0) -> Iterator[Shown]:
+    """The frame on screen at each time i/fps of the clip, from i = `first` on."""
+    shown, count, end = None, first, Fraction(0)
     for frame in frames:
         # `shown` was on screen until now.
         while shown is not None and Fraction(count, fps) < frame.start:
@@ -194,8 +197,18 @@ def video_stream(file: Path, container: InputContainer) -> VideoStream:
 
 
 def check(file: Path, stream) -> None:
-    """`UsageError` for frames that are too large, or whose colours would be shown wrong."""
+    """Checks that the frames can be shown as they are meant.
+
+    Raises:
+      DataError: no decoder reads them.
+      UsageError: they are too large, or their colours would be shown wrong.
+    """
     context = stream.codec_context
+    if context is None or not context.width or not context.height:
+        raise DataError(
+            f"{file} cannot be read as a clip: it is encrypted or damaged, or FFmpeg cannot decode "
+            "it"
+        )
     if context.width * context.height > MOST_PIXELS:
         raise UsageError(
             f"{file} has frames of {context.width} x {context.height} pixels: make it smaller"
