@@ -50,11 +50,12 @@ def tick(time: Fraction) -> int:
 
 def checked(file: Path, frames: Iterable[Stored]) -> Iterator[Stored]:
     """The frames. `DataError` as soon as one would be shown for LONGEST_FRAME seconds."""
-    before = Fraction(0)
+    before: Fraction | None = None
     for frame in frames:
-        if max(frame.start - before, frame.end - frame.start) > LONGEST_FRAME:
+        begun = frame.start if before is None else before
+        if max(frame.start - begun, frame.end - frame.start) > LONGEST_FRAME:
             raise DataError(
-                f"{file} is damaged: a frame would last {float(frame.end - before):.0f} s"
+                f"{file} is damaged: a frame would last {float(frame.end - begun):.0f} s"
             )
         before = frame.start
         yield frame
