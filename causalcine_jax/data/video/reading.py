@@ -135,7 +135,8 @@ def detector_of(name: str, weights: Path | None) -> ShotDetector | None:
 
 def _scan(task: _Scan) -> Row:
     detector = detector_of(task.detector, task.weights)
+    size = scanning.SIZES.get(task.detector, scanning.SIZE)
     try:
-        return {"id": task.id, **scanning.scan(task.video.file, detector, task.cuts)}
+        return {"id": task.id, **scanning.scan(task.video.file, detector, task.cuts, size)}
     except (UsageError, DataError) as error:
         return {"id": task.id, "reason": ["unreadable", str(error)]}

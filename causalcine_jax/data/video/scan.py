@@ -1,7 +1,7 @@
 """A video read once, small: its shots on the model's clock, and what filters ask about each.
 
-    stored frames -> pictures of 48x27 -> a shot detector, which finds ranges of stored frames
-                                       -> brightness, motion and a perceptual hash of every frame
+    stored frames -> small pictures -> a shot detector, which finds ranges of stored frames
+                                    -> brightness, motion and a perceptual hash of every frame
 
 Shots are found at the video's own rate, at which detectors were trained. Their ends are then the
 first frames of the model's clock that show the next shot, so no frame of a shot shows another one.
@@ -23,7 +23,8 @@ from causalcine_jax.data.video.shots import Shot, ShotDetector
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.clip import stored
 
-SIZE = (48, 27)  # of the pictures: width, height
+SIZE = (48, 27)  # of the pictures: width, height, as TransNetV2 takes them
+SIZES = {"scenedetect": (256, 144)}  # of detectors that ask for more
 MOTION = Fraction(1, 4)  # seconds between two frames whose difference is a shot's motion
 HASH_SIDE = 16
 HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
@@ -31,7 +32,12 @@ HASHED = (0.25, 0.5, 0.75)  # of a shot
 VERSION = 1  # of the rows; raise it when their meaning changes
 
 
-def scan(file: Path, detector: ShotDetector | None, cuts: Cuts | None = None) -> Row:
+def scan(
+    file: Path,
+    detector: ShotDetector | None,
+    cuts: Cuts | None = None,
+    size: tuple[int, int] = SIZE,
+) -> Row:
     """A video's row: "frames" on the model's clock, "count" of stored ones, "clock", and "shots".
 
     A shot is {"first", "stop", "luma", "motion", "hashes"}: a range of frames on the model's clock;
@@ -41,12 +47,13 @@ def scan(file: Path, detector: ShotDetector | None, cuts: Cuts | None = None) ->
       file: the video.
       detector: finds the shots; None takes them from `cuts`.
       cuts: where shots begin, as the captions say.
+      size: of the pictures that the detector gets.
 
     Raises:
       DataError: the video is damaged.
     """
     seen = _Seen()
-    pictures = seen.watch(file)
+    pictures = seen.watch(file, size)
     if detector is not None:
         shots: Sequence[Shot] = detector(pictures)
     else:
@@ -76,9 +83,9 @@ class _Seen:
         self.motion = array("f")
         self._hashes = bytearray()
 
-    def watch(self, file: Path) -> Iterator[Picture]:
+    def watch(self, file: Path, size: tuple[int, int]) -> Iterator[Picture]:
         recent: deque[tuple[Fraction, np.ndarray]] = deque()
-        to_picture, before, end = small(SIZE), Fraction(-1), Fraction(0)
+        to_picture, before, end = small(size), Fraction(-1), Fraction(0)
         for frame in checked(file, stored(file)):
             picture = to_picture(frame)
             grey = picture.astype(np.float32).mean(-1)
