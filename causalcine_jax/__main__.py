@@ -58,14 +58,12 @@ def help_text() -> str:
     return "\n".join(
         [
             "Films of several shots, made chunk by chunk by a model that remembers them.",
-            "",
             "usage: causalcine COMMAND ...       causalcine COMMAND --help tells its flags",
             "",
             *listed(COMMANDS),
             "",
             "from a checkout of the repository:",
             *listed(FROM_CHECKOUT),
-            "",
             "  --version    the version, and what it computes with on this machine",
             "",
             "A first film, of the small model that is included:",

@@ -206,8 +206,8 @@ def check(file: Path, stream) -> None:
     context = stream.codec_context
     if context is None or not context.width or not context.height:
         raise DataError(
-            f"{file} cannot be read as a clip: it is encrypted or damaged, or FFmpeg cannot decode "
-            "it"
+            f"{file} cannot be read as a picture or a clip: it is damaged or encrypted, or FFmpeg "
+            "cannot decode it"
         )
     if context.width * context.height > MOST_PIXELS:
         raise UsageError(

@@ -49,7 +49,8 @@ def test_a_model_is_trained_on_videos_and_films(tmp_path):
     assert "4 films: 4 to train on" in said
     assert LatentStore.open(tmp_path / "out" / "train").spec.shapes()["latents"] == (30, 6, 10, 16)
     causalcine(
-        "train", "--config", "configs/embedded.py:first", "--config.steps=2", "--config.batch=2",
+        "train", "--config", "configs/embedded.py:first", "--config.steps=2",
+        "--config.batch=2", "--config.optim.warmup=1",
         f"--config.data.store={tmp_path / 'out' / 'train'}", f"--config.out={tmp_path / 'run'}",
     )  # fmt: skip
     causalcine(
