@@ -24,7 +24,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import clip, still
@@ -156,10 +155,10 @@ def read_frames(
             raise DataError(f"{file} cannot be read as a clip: it holds no frames")
         _tell_of_the_cut(begun[0], height, width, tell)
         if len(begun) == 1:
-            return np.repeat(_fitted(begun[0], height, width)[None], first, axis=0)
+            return np.repeat(clip.fitted(begun[0], height, width)[None], first, axis=0)
         shown = [
-            _fitted(frame, height, width)
-            for frame in clip.at_rate(file, itertools.chain(begun, source), fps)
+            clip.fitted(frame, height, width)
+            for frame in clip.at_rate(clip.short(file, itertools.chain(begun, source)), fps)
         ]
     if len(shown) < first:
         raise UsageError(
@@ -193,30 +192,8 @@ def encode(
     return jnp.concatenate(parts, axis=1).astype(jnp.float32)
 
 
-def _fitted(frame: Frame, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Cut around the centre to the film's shape, then resized."""
-    rows, columns = _seen(frame, height, width)
-    left, top = (frame.image.width - columns) / 2, (frame.image.height - rows) / 2
-    return np.asarray(
-        frame.image.resize(
-            (width, height), Image.Resampling.LANCZOS, (left, top, left + columns, top + rows)
-        )
-    )
-
-
-def _seen(frame: Frame, height: int, width: int) -> tuple[float, float]:
-    """Rows and columns of the frame that the film's shape keeps."""
-    shape = width / height / float(frame.aspect)  # in the frame's pixels
-    image = frame.image
-    return (
-        (image.height, image.height * shape)
-        if image.width > image.height * shape
-        else (image.width / shape, image.width)
-    )
-
-
 def _tell_of_the_cut(frame: Frame, height: int, width: int, tell: Callable[[str], None]) -> None:
-    rows, columns = _seen(frame, height, width)
+    rows, columns = clip.seen(frame, height, width)
     for seen, whole, name in (
         (rows, frame.image.height, "height"),
         (columns, frame.image.width, "width"),

@@ -40,15 +40,18 @@ class ToRGB:
     """Converts decoded frames to RGB arrays [h,w,3], by each frame's own matrix and range.
 
     Sizes and formats may change between frames.
+
+    size  width and height of the arrays; None keeps a frame's own
     """
 
-    def __init__(self):
+    def __init__(self, size: tuple[int, int] | None = None):
+        self._size = "" if size is None else "w={}:h={}:".format(*size)
         self._converters: dict[tuple, _Converter] = {}
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
         key = frame.width, frame.height, frame.format.name, frame.colorspace
         if key not in self._converters:
-            self._converters[key] = _Converter(*key[:3], "rgb24", _reading(frame))
+            self._converters[key] = _Converter(*key[:3], "rgb24", self._size + _reading(frame))
         return self._converters[key](frame).to_ndarray()
 
 

@@ -23,6 +23,7 @@ def ends(*arguments) -> int:
         ("evaluate",),
         ("encode", "--films", 1),
         ("convert",),
+        ("prepare", "videos"),
     ],
     ids=lambda words: words[0],
 )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.clip import Frame, at_rate
+from causalcine_jax.film.clip import Frame, at_rate, short
 from causalcine_jax.film.start import read_frames
 from causalcine_jax.render.mp4 import FilmWriter, read_film
 
@@ -68,7 +68,7 @@ def test_a_gap_of_a_million_seconds_ends_at_once(tmp_path):
     image = Image.new("RGB", (4, 4))
     shown = lambda second: Frame(image, Fraction(second), Fraction(second + 1))
     with pytest.raises(UsageError, match="longer than 60 s"):
-        list(at_rate(tmp_path, [shown(0), shown(10**6)], 16))
+        list(at_rate(short(tmp_path, [shown(0), shown(10**6)]), 16))
 
 
 def test_colours_keep_their_level_for_six_generations(tmp_path):

@@ -1,0 +1,112 @@
+"""Turns a folder of videos into latent stores, from which `causalcine train` reads.
+
+    causalcine prepare VIDEOS --model DIR --out outputs/data/films
+    causalcine prepare VIDEOS --model DIR --out outputs/data/films --captioner "python caption.py"
+    causalcine train --config configs/wan.py --config.data.store=outputs/data/films/train
+
+Finds shots, joins following ones to films of whole chunks, filters, captions, and encodes them.
+Captions lie beside the videos, or a program or server writes them (docs/data.md). A run that was
+stopped ends with exit code 75, and goes on when the same command is given again.
+"""
+
+import argparse
+from pathlib import Path
+
+from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
+from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="causalcine prepare", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="videos and their captions")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the stores")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder with a VAE and a tokenizer"
+    )
+    parser.add_argument(
+        "--size",
+        type=pixel_size,
+        metavar="WIDTHxHEIGHT",
+        help="of the films (default: the model's)",
+    )
+    parser.add_argument(
+        "--latent-frames",
+        type=whole_number,
+        default=60,
+        help="of every film; 60 are 14.8 s (default 60)",
+    )
+    parser.add_argument(
+        "--shots",
+        default="transnet",
+        metavar="DETECTOR",
+        help="transnet, scenedetect, or captions, which say where shots begin (default transnet)",
+    )
+    parser.add_argument("--shots-weights", type=Path, help="file with the detector's weights")
+    parser.add_argument("--filters", type=Path, help="YAML file with other thresholds")
+    parser.add_argument("--captioner", metavar="COMMAND", help="reads and writes JSON lines")
+    parser.add_argument(
+        "--captioner-url", help="a server of OpenAI's protocol, such as http://localhost:8000/v1"
+    )
+    parser.add_argument("--captioner-model", help="the model that the server is asked for")
+    parser.add_argument(
+        "--held-out",
+        type=number,
+        default=0.05,
+        help="fraction of the source films that are held out (default 0.05)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number,
+        default=1,
+        help="processes that read videos and, on a CPU, encode them (default 1)",
+    )
+    parser.add_argument(
+        "--text-len", type=whole_number, help="token ids per shot (default: the model's)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace stores that have other settings"
+    )
+    compile_cache_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = vars(parse(arguments))
+    kept = flags.pop("compile_cache"), flags.pop("no_compile_cache")
+    from causalcine_jax.data.video.config import PrepareConfig
+    from causalcine_jax.data.video.filters import Filters
+
+    filters, size = flags.pop("filters"), flags.pop("size")
+    detector, weights = flags.pop("shots"), flags.pop("shots_weights")
+    config = PrepareConfig(
+        **flags,
+        size=size and size[::-1],
+        detector=detector,
+        detector_weights=weights,
+        filters=Filters.read(filters) if filters else Filters(),
+    )
+    # After the flags are understood: a wrong one should not wait for jax. And before processes are
+    # started, which keep theirs there, too.
+    keep_compiled(*kept)
+    from causalcine_jax.data.video.prepare import prepare
+
+    print(summary(prepare(config).numbers))
+
+
+def summary(numbers: dict) -> str:
+    """What came of the videos, in a few lines."""
+    rejects = [
+        f"  {count} {stage}: {kind}"
+        for stage, kinds in numbers["rejects"].items()
+        for kind, count in kinds.items()
+    ]
+    return "\n".join(
+        [
+            f"{numbers['videos']} videos of {numbers['files']} files, "
+            f"{numbers['video_seconds']:.0f} s, {numbers['shots']} shots",
+            f"{numbers['windows']} windows, {numbers['films']} films: "
+            f"{numbers.get('train', 0)} to train on, {numbers.get('held_out', 0)} held out",
+            *(["rejects, which rejects.html shows:"] if rejects else ["nothing was rejected"]),
+            *rejects,
+        ]
+    )

@@ -1,0 +1,236 @@
+"""The stage that gives every window its prompts: from captions beside the video, or a captioner."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from causalcine_jax.data.video.captioner import Captioner, Request
+from causalcine_jax.data.video.captions import (
+    Captions,
+    beside,
+    read,
+    shotstream_table,
+    to_row,
+)
+from causalcine_jax.data.video.filters import Reason, reject
+from causalcine_jax.data.video.frames import Clock
+from causalcine_jax.data.video.frames import read as read_frames
+from causalcine_jax.data.video.manifest import Manifest, Row, content_id
+from causalcine_jax.data.video.windows import Piece, Window
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.story import prompt_of
+from causalcine_jax.storyworld.world import FPS
+
+SEEN = (1 / 6, 1 / 2, 5 / 6)  # of a shot: the pictures that a captioner gets
+SEEN_HEIGHT = 448  # pixels at most
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that can be read.
+
+    name      of the file within the folder
+    row       of probe.py
+    captions  those beside it, or why they cannot be used; None if there are none
+    scan      of scan.py; empty before it is scanned
+    """
+
+    file: Path
+    name: str
+    row: Row
+    captions: Captions | Reason | None
+    scan: Row
+
+    @property
+    def sha256(self) -> str:
+        return self.row["sha256"]
+
+    @property
+    def clock(self) -> Clock:
+        return Clock.from_row(self.scan["clock"])
+
+    @property
+    def source(self) -> str:
+        """The film that it is from, which is never split."""
+        told = self.captions.source if isinstance(self.captions, Captions) else ""
+        return told or self.sha256
+
+    @property
+    def licence(self) -> str:
+        return self.captions.licence if isinstance(self.captions, Captions) else ""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A window with what it shows: one caption per shot."""
+
+    video: Video
+    window: Window
+    captions: Captions = Captions()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(prompt_of(self.captions.whole, shot) for shot in self.captions.shots)
+
+    def pictures(
+        self, places: Sequence[float], height: int, width: int
+    ) -> Iterator[list[np.ndarray]]:
+        """Yields frames of every shot: those at `places`, fractions of it."""
+        for piece in self.window.pieces:
+            at = [int(piece.first + place * (piece.stop - piece.first)) for place in places]
+            ranges = [(index, index + 1) for index in at]
+            yield list(read_frames(self.video.file, self.video.clock, ranges, height, width))
+
+
+def found_captions(
+    videos: Sequence[Path], files: Sequence[Path], rejects: list[Row], folder: Path
+) -> dict[Path, Captions | Reason]:
+    """The captions of every video that has some, and rejects for the files that belong to none."""
+    used: set[Path] = set()
+    captions: dict[Path, Captions | Reason] = {}
+    for table in (file for file in files if file.suffix == ".csv"):
+        try:
+            rows = shotstream_table(table)
+        except (UsageError, DataError) as error:
+            rejects.append(reject("captions", _name(table, folder), ("bad captions", str(error))))
+            used.add(table)
+            continue
+        by_stem = {video.resolve().with_suffix(""): video for video in videos}
+        for named, told in rows.items():
+            video = by_stem.get(named) or by_stem.get(named.with_suffix(""))
+            if video is not None:
+                captions[video] = told
+                used.add(table)
+    for video in videos:
+        places = beside(video)
+        used.update(places)
+        used.update(place.parent for place in places if place.name == "0.json")
+        if places and video not in captions:
+            try:
+                captions[video] = read(places[0])
+            except (UsageError, DataError) as error:
+                captions[video] = "bad captions", str(error)
+    for file in files:
+        if not {file, file.parent} & used:
+            rejects.append(
+                reject(
+                    "captions", _name(file, folder), ("captions without a video", "no such video")
+                )
+            )
+    return captions
+
+
+def _name(file: Path, folder: Path) -> str:
+    return str(file.relative_to(folder))
+
+
+def captioned(
+    films: Sequence[Film],
+    captioner: Captioner | None,
+    captioner_name: str,
+    manifest: Manifest,
+    size: tuple[int, int],
+) -> Iterator[tuple[Film, Reason | None]]:
+    """Yields every film with captions, or with the reason why it has none; in any order.
+
+    Args:
+      films: without captions.
+      captioner: asked about those that have none beside their video.
+      captioner_name: tells one captioner from another.
+      manifest: its earlier answers, to which new ones are added. Failures are not: their windows
+        are asked about again at the next run.
+      size: height and width of the model's films.
+    """
+    asked: dict[str, Film] = {}
+    for film in films:
+        told = film.video.captions
+        if isinstance(told, Captions):
+            shots = _of_window(told, film)
+            if shots is None:
+                yield film, _unfit(told, film)
+            else:
+                yield replace(film, captions=replace(told, shots=shots, cuts=None)), None
+        elif captioner is None:
+            yield film, told or ("no captions", "nothing beside the video, and no captioner")
+        else:
+            row_id = content_id("captions", captioner_name, film.window.id)
+            row = manifest.get(row_id)
+            if row is None:
+                asked[row_id] = film
+            else:
+                yield replace(film, captions=Captions(row["whole"], tuple(row["shots"]))), None
+    if captioner is None or not asked:
+        return
+    unread: dict[str, Reason] = {}
+
+    def requests() -> Iterator[Request]:
+        for row_id, film in list(asked.items()):
+            try:
+                yield _request(row_id, film, size)
+            except (UsageError, DataError) as error:
+                unread[row_id] = "unreadable", str(error)
+
+    for row_id, answer in captioner(requests()):
+        film = asked.pop(row_id)
+        if isinstance(answer, Captions):
+            manifest.add({"id": row_id, **to_row(answer)})
+            yield replace(film, captions=answer), None
+        else:
+            yield film, answer
+    ended = "captioner failed", "the captioner ended before it was asked"
+    for row_id, film in asked.items():
+        yield film, unread.get(row_id, ended)
+
+
+def _of_window(told: Captions, film: Film) -> tuple[str, ...] | None:
+    """The captions of a window's shots, from those of its video; None if they do not fit."""
+    scan = film.video.scan
+    pieces = film.window.pieces
+    if told.cuts is not None and told.shots:
+        seconds = scan["frames"] / FPS
+        return tuple(
+            told.at(piece.first / FPS, piece.stop / FPS, seconds, scan["count"]) for piece in pieces
+        )
+    shots = told.of_shots(len(scan["shots"]))
+    return None if shots is None else tuple(shots[piece.shot] for piece in pieces)
+
+
+def _unfit(told: Captions, film: Film) -> Reason:
+    return "captions do not fit", (
+        f"{len(told.shots)} shots are described, {len(film.video.scan['shots'])} were found, and "
+        "nothing says where the described ones begin"
+    )
+
+
+def _request(row_id: str, film: Film, size: tuple[int, int]) -> Request:
+    height = min(size[0], SEEN_HEIGHT)
+    width = round(size[1] * height / size[0])
+    seconds = lambda piece: (piece.first / FPS, piece.stop / FPS)
+    images = [[jpeg(image) for image in shot] for shot in film.pictures(SEEN, height, width)]
+    shots: tuple[Piece, ...] = film.window.pieces
+    return Request(row_id, film.video.file, tuple(map(seconds, shots)), images)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def prompt_reason(film: Film, tokenizer: Tokenizer, text_len: int) -> Reason | None:
+    """Why a film's prompts cannot be used, if so."""
+    for number, prompt in enumerate(film.prompts, start=1):
+        if not prompt:
+            return "no captions", f"shot {number} of the window has no caption"
+        count = tokenizer.count(prompt)
+        if count > text_len:
+            return "long caption", (
+                f"shot {number} of the window has {count} tokens, the model reads {text_len} "
+                "(the whole's caption and one end token included)"
+            )
+    return None

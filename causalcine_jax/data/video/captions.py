@@ -1,0 +1,274 @@
+"""Captions that lie beside a video, in the formats of other projects, and our own.
+
+For film.mp4: film.json, film.yaml or film.txt beside it, a row of a ShotStream table, or a folder
+of LongLive 2.0. docs/data.md shows each format. A file says what the whole film shows, what its
+shots show, and perhaps where they begin.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.utils.plain_data import MOST_BYTES, parse_plain, read_plain
+
+RAW = re.compile(r"\[global caption\]|\[per shot caption\]|\[shot cut\]", re.IGNORECASE)
+SHOT_KEY = re.compile(r"shot_?(\d+)", re.IGNORECASE)
+TEMPORAL_STRIDE = 4  # LongLive 1 counts latent frames of 4 video frames, at 16 per second
+MOST_CHARACTERS = 20_000  # of a caption; a longer one is something else
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Where shots begin: the first at 0.
+
+    unit  frames of the video, seconds, or fractions of its length
+    """
+
+    starts: tuple[float, ...]
+    unit: str = "frames"
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a video or window shows.
+
+    whole    all of it; opens every prompt
+    shots    each shot; empty if only the whole is described
+    cuts     where these shots begin, if known
+    licence  of the video, as its captions say
+    source   the film that the video was cut from: videos of one source are never split
+    """
+
+    whole: str = ""
+    shots: tuple[str, ...] = ()
+    cuts: Cuts | None = None
+    licence: str = ""
+    source: str = ""
+
+    def of_shots(self, count: int) -> tuple[str, ...] | None:
+        """The captions of `count` shots in order; None if they cannot be told apart."""
+        if len(self.shots) == count:
+            return self.shots
+        if len(self.shots) <= 1:
+            return (self.shots or ("",)) * count
+        return None
+
+    def at(self, first: float, stop: float, seconds: float, frames: float) -> str:
+        """The caption of the shot with most of the time from `first` to `stop`, in seconds.
+
+        `seconds` and `frames` are the video's length.
+        """
+        assert self.cuts is not None
+        scale = {"frames": seconds / frames, "seconds": 1.0, "fractions": seconds}[self.cuts.unit]
+        starts = [scale * start for start in self.cuts.starts]
+        overlaps = [
+            min(stop, end) - max(first, start)
+            for start, end in zip(starts, [*starts[1:], float("inf")])
+        ]
+        return self.shots[overlaps.index(max(overlaps))]
+
+
+def beside(video: Path) -> list[Path]:
+    """The files that may hold a video's captions, the first that exists first."""
+    places = [video.with_suffix(suffix) for suffix in (".json", ".yaml", ".yml", ".txt")]
+    folders = [
+        video.with_suffix(""),
+        video.parent.parent / "caption" / video.stem,
+        video.parent.parent.parent / "caption" / video.parent.name,
+    ]
+    places += [folder / "0.json" for folder in folders]
+    return [place for place in places if place.is_file()]
+
+
+def read(file: Path) -> Captions:
+    """The captions in a file of `beside`.
+
+    Raises:
+      UsageError, DataError: they cannot be understood.
+    """
+    if file.name == "0.json":
+        return _longlive_folder(file.parent)
+    if file.suffix == ".txt":
+        return parse_text(_text(file))
+    return parse(read_plain(file), str(file))
+
+
+def parse(data: Any, what: str) -> Captions:
+    """Captions from plain data, in any of the formats. `what` names it in errors.
+
+    Raises:
+      UsageError: they cannot be understood.
+    """
+    if isinstance(data, str):
+        return parse_text(data)
+    if isinstance(data, list) and data:
+        return _checked(Captions(shots=tuple(_caption(each, what) for each in data)), what)
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{what}: holds no captions, but {shown(data)}")
+    if isinstance(data.get("story"), Mapping):  # film.json of a film made here
+        resolved = data.get("resolved")
+        cuts = resolved.get("cut_frames") if isinstance(resolved, Mapping) else None
+        data = {**data["story"], "shot_cut_frames": cuts}
+    licence = str(data.get("licence") or data.get("license") or "")
+    source = str(data.get("source") or "")
+    text = data.get("caption", data.get("text"))
+    if isinstance(text, str) and not any(key in data for key in ("shots", "shot_captions")):
+        return _checked(replace(parse_text(text), licence=licence, source=source), what)
+    whole = next(
+        (data[key] for key in ("global", "global_caption", "whole_caption") if data.get(key)), ""
+    )
+    shots = tuple(_caption(each, what) for each in _listed(data, what))
+    cuts = _cuts(data, len(shots), what)
+    found = Captions(_caption(whole, what), shots, cuts, licence, source)
+    return _checked(found, what)
+
+
+def _listed(data: Mapping, what: str) -> list[Any]:
+    """The captions of the shots, or mappings that hold them."""
+    for key in ("shots", "shot_captions", "prompts", "captions"):
+        if key in data:
+            if not isinstance(data[key], list):
+                raise UsageError(f"{what}: {key} must be a list, not {shown(data[key])}")
+            return data[key]
+    numbered = sorted(
+        (int(match[1]), value)
+        for key, value in data.items()
+        if (match := SHOT_KEY.fullmatch(str(key))) and isinstance(value, str)
+    )
+    return [value for _, value in numbered]
+
+
+def _caption(value: Any, what: str) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("caption", value.get("text"))
+    if not isinstance(value, str):
+        raise UsageError(f"{what}: a caption must be text, not {shown(value)}")
+    if len(value) > MOST_CHARACTERS:
+        raise UsageError(f"{what}: a caption has {len(value):,} characters")
+    return " ".join(value.split())
+
+
+def _cuts(data: Mapping, shots: int, what: str) -> Cuts | None:
+    """HoloCine's and LongLive's cut positions, ShotStream's ranges, or the lengths of a story."""
+    if data.get("shot_cut_frames") is not None:
+        return Cuts((0, *_numbers(data["shot_cut_frames"], what)))
+    if data.get("switch_frame_indices") is not None:
+        latents = _numbers(data["switch_frame_indices"], what)
+        frames = [TEMPORAL_STRIDE * latent - 3 for latent in latents]
+        return Cuts((0.0, *(frame / 16 for frame in frames)), "seconds")
+    if data.get("frame_number") is not None:
+        return ranges(data["frame_number"], what)
+    listed = data.get("shots")
+    if isinstance(listed, list) and all(
+        isinstance(shot, Mapping) and isinstance(shot.get("seconds"), int | float)
+        for shot in listed
+    ):
+        ends = [sum(shot["seconds"] for shot in listed[:n]) for n in range(shots)]
+        return Cuts(tuple(map(float, ends)), "seconds") if shots else None
+    return None
+
+
+def ranges(value: Any, what: str) -> Cuts:
+    """ShotStream's [[start, end], ...], as data or as text, in frames of the video."""
+    value = parse_plain(value, what, as_json=True) if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(
+        isinstance(each, list) and len(each) == 2 for each in value
+    ):
+        raise UsageError(f"{what}: frame_number must be ranges [[start, end], ...]")
+    return Cuts(tuple(_numbers([each[0] for each in value], what)))
+
+
+def _numbers(value: Any, what: str) -> list[float]:
+    if isinstance(value, str):
+        value = re.split(r"[,\s]+", value.strip())
+    try:
+        numbers = [float(each) for each in value]
+    except (TypeError, ValueError):
+        raise UsageError(f"{what}: cut positions must be numbers, not {shown(value)}") from None
+    if numbers != sorted(numbers) or not all(0 <= number < 1e9 for number in numbers):
+        raise UsageError(f"{what}: cut positions must ascend from 0, not {shown(value)}")
+    return numbers
+
+
+def _checked(found: Captions, what: str) -> Captions:
+    if not found.whole and not any(found.shots):
+        raise UsageError(f"{what}: holds no captions")
+    if found.cuts is not None and len(found.cuts.starts) != len(found.shots):
+        raise UsageError(
+            f"{what}: has {len(found.shots)} captions of shots, and cut positions for "
+            f"{len(found.cuts.starts)}"
+        )
+    return found
+
+
+def parse_text(text: str) -> Captions:
+    """A caption of the whole, or HoloCine's tagged text."""
+    tags = [tag.lower() for tag in RAW.findall(text)]
+    parts = [" ".join(part.split()) for part in RAW.split(text)]
+    if not tags:
+        return _checked(Captions(_caption(text, "the text")), "the text")
+    told = list(zip(tags, parts[1:]))
+    whole = " ".join(part for tag, part in told if tag == "[global caption]")
+    shots = tuple(part for tag, part in told if tag != "[global caption]")
+    return _checked(Captions(whole, shots), "the text")
+
+
+def _longlive_folder(folder: Path) -> Captions:
+    """LongLive 2.0: 0.json, 1.json, ... and perhaps shot_durations.txt, in chunks."""
+    files = sorted((int(f.stem), f) for f in folder.glob("*.json") if f.stem.isdecimal())
+    shots = tuple(_caption(read_plain(file), str(file)) for _, file in files)
+    lengths = folder / "shot_durations.txt"
+    if not lengths.is_file():
+        return _checked(Captions(shots=shots), str(folder))
+    counts = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", _text(lengths))]
+    if len(counts) != len(shots) or not sum(counts):
+        raise UsageError(f"{lengths}: has {len(counts)} lengths for {len(shots)} captions")
+    starts = tuple(sum(counts[:n]) / sum(counts) for n in range(len(counts)))
+    return _checked(Captions(shots=shots, cuts=Cuts(starts, "fractions")), str(folder))
+
+
+def shotstream_table(file: Path) -> dict[Path, Captions]:
+    """The captions in a ShotStream table, by the video that a row names, or its json_path's.
+
+    Raises:
+      UsageError, DataError: a row or its JSON file cannot be understood.
+    """
+    found: dict[Path, Captions] = {}
+    for row in csv.DictReader(_text(file).splitlines()):
+        if not row.get("json_path"):
+            return found  # another table
+        told = file.parent / row["json_path"]
+        captions = parse(read_plain(told), str(told))
+        if row.get("frame_number"):
+            captions = replace(captions, cuts=ranges(row["frame_number"], str(file)))
+        named = row.get("video_path")
+        video = file.parent / named if named else told.with_suffix("")
+        found[video.resolve()] = _checked(captions, str(file))
+    return found
+
+
+def _text(file: Path) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{file}: is not text in UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def to_row(captions: Captions) -> dict[str, Any]:
+    return {"whole": captions.whole, "shots": list(captions.shots)}
+
+
+def from_json(text: str, what: str) -> Any:
+    """A line of JSON from a program that may write anything. `UsageError` if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"{what} is not JSON: {shown(text)}") from None

@@ -1,0 +1,81 @@
+"""The stages that choose: windows of shots, and which of them have captions."""
+
+from collections.abc import Sequence
+
+from causalcine_jax.data.video import captioner as captioners
+from causalcine_jax.data.video.captioning import Film, Video, prompt_reason
+from causalcine_jax.data.video.captioning import captioned as with_captions
+from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.filters import Duplicates, shot_reason, video_reason
+from causalcine_jax.data.video.target import Target
+from causalcine_jax.data.video.windows import Window, windows_of
+from causalcine_jax.data.video.work import Work
+
+
+def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
+    """The windows of all videos that pass the filters, still without captions."""
+    filters, films = work.config.filters, []
+    duplicates = Duplicates(filters.duplicate_bits)
+    names = {video.sha256: video.name for video in videos}
+    for video in videos:
+        shots = video.scan["shots"]
+        reason = video_reason(video.row, target.height, target.width, filters)
+        if reason:
+            work.drop("filters", video.name, reason)
+            continue
+        reasons = [shot_reason(shot, target.shortest_shot, filters) for shot in shots]
+        for shot, reason in zip(shots, reasons):
+            if reason:
+                about = {"first": shot["first"], "stop": shot["stop"]}
+                work.drop("filters", video.name, reason, **about)
+        ranges = [(shot["first"], shot["stop"]) for shot in shots]
+        kept = [reason is None for reason in reasons]
+        whole, short = windows_of(video.sha256, ranges, kept, target.chunks, target.chunk_frames)
+        for window in short:
+            chunks = len(window.shot_of_chunk())
+            words = f"{chunks} chunks follow each other, a film has {target.chunks}"
+            work.drop("windows", video.name, ("short window", words), **where(window))
+        for window in whole:
+            if len(window.pieces) < filters.least_shots:
+                words = f"{len(window.pieces)} shots, at least {filters.least_shots} are asked"
+                reason = "few shots", words
+            else:
+                reason = duplicates.reason(window, shots, names)
+            if reason:
+                work.drop("windows", video.name, reason, **where(window))
+            else:
+                films.append(Film(video, window))
+    return films
+
+
+def captioned(
+    work: Work, films: Sequence[Film], ask: captioners.Captioner | None, name: str, target: Target
+) -> list[Film]:
+    """The films with captions that the model can read; `ask` is the captioner called `name`."""
+    found: dict[str, Film] = {}
+    size = target.height, target.width
+    manifest = work.manifest("captions")
+    with work.bar(len(films), "window", "captions") as bar:
+        for film, reason in with_captions(films, ask, name, manifest, size):
+            bar.update(1)
+            reason = reason or prompt_reason(film, target.tokenizer, target.text_len)
+            if reason:
+                work.drop("captions", film.video.name, reason, **where(film.window))
+            else:
+                found[film.window.id] = film
+    return [found[film.window.id] for film in films if film.window.id in found]
+
+
+def captioner_of(config: PrepareConfig) -> tuple[captioners.Captioner | None, str]:
+    """The captioner, if one is asked for, and its name."""
+    if config.captioner:
+        return captioners.by_command(config.captioner), config.captioner
+    if config.captioner_url and config.captioner_model:
+        ask = captioners.by_server(config.captioner_url, config.captioner_model)
+        return ask, f"{config.captioner_url} {config.captioner_model}"
+    return None, ""
+
+
+def where(window: Window) -> dict[str, int]:
+    """A window's place in its video, for a row of rejects."""
+    return {"first": window.pieces[0].first, "stop": window.pieces[-1].stop}

@@ -1,0 +1,69 @@
+"""What `causalcine prepare` is asked for, checked before a video is opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from causalcine_jax.data.video.filters import Filters
+from causalcine_jax.errors import nearest, raise_faults
+
+CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
+DETECTORS = ("transnet", "scenedetect", CAPTION_CUTS)
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What `causalcine prepare` is asked for.
+
+    folder            of the videos and their captions
+    out               the folder to write
+    model             with the VAE and the tokenizer
+    size              height and width of the films; None is the model's own
+    latent_frames     of every film
+    detector          of shots, a name of DETECTORS
+    detector_weights  its file, if it is not installed
+    filters           what is kept
+    captioner         a command that writes captions
+    captioner_url     a server that writes captions, and
+    captioner_model   the model that it is asked for
+    held_out          fraction of the sources whose films are held out
+    workers           processes that read and, on a CPU, encode
+    text_len          token ids per shot; None is the model's own
+    overwrite         whether a store of other settings may be replaced
+    """
+
+    folder: Path
+    out: Path
+    model: Path
+    size: tuple[int, int] | None = None
+    latent_frames: int = 60
+    detector: str = "transnet"
+    detector_weights: Path | None = None
+    filters: Filters = Filters()
+    captioner: str | None = None
+    captioner_url: str | None = None
+    captioner_model: str | None = None
+    held_out: float = 0.05
+    workers: int = 1
+    text_len: int | None = None
+    films_per_shard: int = 32
+    overwrite: bool = False
+
+    def __post_init__(self):
+        faults = [
+            f"{name} must be positive, not {getattr(self, name)}"
+            for name in ("latent_frames", "workers", "text_len", "films_per_shard")
+            if getattr(self, name) is not None and getattr(self, name) < 1
+        ]
+        if not 0 <= self.held_out < 1:
+            faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
+        if self.detector not in DETECTORS:
+            faults.append(
+                f"unknown detector {self.detector!r}, {nearest(self.detector, DETECTORS)}"
+            )
+        if self.captioner and self.captioner_url:
+            faults.append("captioner and captioner_url are two captioners: leave one out")
+        if bool(self.captioner_url) != bool(self.captioner_model):
+            faults.append("captioner_url and captioner_model belong together: name both or none")
+        if self.folder.resolve() == self.out.resolve():
+            faults.append("out must be another folder than that of the videos")
+        raise_faults("prepare", faults)

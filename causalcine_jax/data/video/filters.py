@@ -1,0 +1,182 @@
+"""Which shots and windows are kept. Every threshold is a field of `Filters`.
+
+A reason for dropping is (kind, words): the kind is counted, the words say what was measured.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.data.video.manifest import Row, content_id
+from causalcine_jax.data.video.windows import Window
+from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
+from causalcine_jax.utils.plain_data import read_plain
+
+Reason = tuple[str, str]
+BAND = 3  # bytes of a hash that must be equal for two shots to be compared
+MOST_BITS = 31  # of three hashes of 256: then at least one of the 32 bands is equal
+LEAST_SET = 48  # bits; pictures with less structure are like each other without being the same
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Thresholds.
+
+    least_seen      fraction of a video's picture that the model's shape keeps
+    least_size      height of what it keeps, divided by the model's height
+    dark            mean brightness of a shot, 0 to 255: darker ones are dropped
+    static          mean change in a quarter of a second, 0 to 255: stiller ones are dropped
+    duplicate_bits  of 768: shots of two videos that differ in as many bits or fewer are the same;
+                    -1 compares none
+    least_shots     shots of a window
+    """
+
+    least_seen: float = 0.5
+    least_size: float = 0.5
+    dark: float = 16.0
+    static: float = 0.25
+    duplicate_bits: int = 24
+    least_shots: int = 1
+
+    def __post_init__(self):
+        faults = [
+            f"{field.name} must be a number, not {shown(getattr(self, field.name))}"
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), bool)
+            or not isinstance(getattr(self, field.name), int | float)
+        ]
+        if not faults and not -1 <= self.duplicate_bits <= MOST_BITS:
+            faults.append(f"duplicate_bits must be in -1..{MOST_BITS}, not {self.duplicate_bits}")
+        raise_faults("filters", faults)
+
+    @classmethod
+    def read(cls, file: Path) -> "Filters":
+        """Those of a YAML or JSON file, which names the ones that are not the default."""
+        data = read_plain(file)
+        if not isinstance(data, Mapping):
+            raise UsageError(f"{file}: must name thresholds, such as dark: 20")
+        known = [field.name for field in fields(cls)]
+        raise_faults(
+            str(file),
+            [
+                f"unknown filter {shown(name)}, {nearest(str(name), known)}"
+                for name in data
+                if name not in known
+            ],
+        )
+        return cls(**data)
+
+
+def video_reason(video: Row, height: int, width: int, filters: Filters) -> Reason | None:
+    """Why no shot of a video can be used, if so. `video` is a row of probe.py."""
+    shape = width / height
+    rows = min(video["height"], video["width"] / shape)
+    kept = rows * rows * shape / (video["height"] * video["width"])
+    if kept < filters.least_seen:
+        return "shape", (
+            f"{video['width']}x{video['height']}: the model's shape shows {kept:.0%} of it, "
+            f"at least {filters.least_seen:.0%} is asked for"
+        )
+    if rows < filters.least_size * height:
+        return "small", (
+            f"{video['width']}x{video['height']}: {rows:.0f} rows are left for the model's "
+            f"{height}, at least {filters.least_size * height:.0f} are asked for"
+        )
+    return None
+
+
+def shot_reason(shot: Row, shortest: int, filters: Filters) -> Reason | None:
+    """Why a shot of scan.py cannot be used, if so. `shortest` is in frames."""
+    length = shot["stop"] - shot["first"]
+    if length < shortest:
+        return "short shot", f"{length} frames, a chunk needs {shortest}"
+    if shot["luma"] < filters.dark:
+        return "dark", f"mean brightness {shot['luma']:.1f}, at least {filters.dark:g} is asked for"
+    if shot["motion"] < filters.static:
+        return (
+            "static",
+            f"changes by {shot['motion']:.2f}, at least {filters.static:g} is asked for",
+        )
+    return None
+
+
+class Duplicates:
+    """Finds shots that another video has shown before.
+
+    Two shots of one video may look alike, as when a film returns to a place: those are not
+    compared.
+    """
+
+    def __init__(self, most_bits: int):
+        self._most = most_bits
+        self._bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        self._hashes: list[np.ndarray] = []
+        self._videos: list[str] = []
+
+    def reason(
+        self, window: Window, shots: Sequence[Row], names: Mapping[str, str]
+    ) -> Reason | None:
+        """Why a window is dropped: half of it was in another video. Else its shots are kept.
+
+        Args:
+          window: to be judged.
+          shots: of its video, as scan.py has them.
+          names: of videos by sha256.
+        """
+        seen: dict[str, int] = defaultdict(int)
+        pieces = {
+            piece.shot: _hash_of(shots[piece.shot]) for piece in window.pieces if self._most >= 0
+        }
+        for piece in window.pieces:
+            value = pieces.get(piece.shot)
+            other = None if value is None else self._seen_in(value, window.sha256)
+            if other is not None:
+                seen[other] += piece.stop - piece.first
+        if seen:
+            video, count = max(seen.items(), key=lambda item: item[1])
+            if 2 * sum(seen.values()) >= window.frames:
+                return "near duplicate", f"{count} of {window.frames} frames are in {names[video]}"
+        for value in pieces.values():
+            if value is not None:
+                self._add(value, window.sha256)
+        return None
+
+    def _seen_in(self, value: np.ndarray, video: str) -> str | None:
+        candidates = {number for band in _bands(value) for number in self._bands.get(band, ())}
+        for number in sorted(candidates):
+            if self._videos[number] != video:
+                differing = np.bitwise_count(self._hashes[number] ^ value).sum()
+                if differing <= self._most:
+                    return self._videos[number]
+        return None
+
+    def _add(self, value: np.ndarray, video: str) -> None:
+        for band in _bands(value):
+            self._bands[band].append(len(self._hashes))
+        self._hashes.append(value)
+        self._videos.append(video)
+
+
+def _hash_of(shot: Row) -> np.ndarray | None:
+    value = np.frombuffer(bytes.fromhex("".join(shot["hashes"])), np.uint8)
+    return value if np.bitwise_count(value).sum() >= LEAST_SET else None
+
+
+def _bands(value: np.ndarray) -> list[tuple[int, bytes]]:
+    data = value.tobytes()
+    bands = [(at, data[at : at + BAND]) for at in range(0, len(data), BAND)]
+    return [band for band in bands if len(set(band[1])) > 1 or band[1][0] not in (0, 255)]
+
+
+def is_held_out(source: str, fraction: float) -> bool:
+    """Whether the films of `source` are held out: it stays so when videos are added."""
+    return int(content_id("split", source)[:12], 16) < fraction * 16**12
+
+
+def reject(stage: str, file: str, reason: Reason, **about: Any) -> Row:
+    """A row of the page of rejects."""
+    return {"stage": stage, "file": file, "kind": reason[0], "reason": reason[1], **about}

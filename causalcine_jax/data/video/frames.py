@@ -1,0 +1,102 @@
+"""A video's frames on the model's clock: FPS per second from its first frame on, at any size.
+
+Frame i is what is on screen at i/FPS seconds. So a variable frame rate becomes a constant one.
+Frames are read one after another and few are held: a film's frames at full size never are.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from causalcine_jax.errors import DataError
+from causalcine_jax.film.clip import Stored, at_rate, fitted, sideways, stored, upright
+from causalcine_jax.render.colour import ToRGB
+from causalcine_jax.storyworld.world import FPS
+
+LONGEST_FRAME = 600  # seconds of one frame; a longer one comes from a damaged file
+
+Picture = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a video's frames are found.
+
+    start     the file's own time of the first frame, in seconds
+    searched  whether every frame has a time, so that reading may begin at a keyframe
+    """
+
+    start: Fraction
+    searched: bool
+
+    def to_row(self) -> dict[str, Any]:
+        return {"start": str(self.start), "searched": self.searched}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Clock":
+        return cls(Fraction(row["start"]), row["searched"])
+
+
+def tick(time: Fraction) -> int:
+    """The first frame on the model's clock that is shown at `time` seconds or later."""
+    return -(-time * FPS // 1)
+
+
+def checked(file: Path, frames: Iterable[Stored]) -> Iterator[Stored]:
+    """The frames. `DataError` as soon as one would be shown for LONGEST_FRAME seconds."""
+    before: Fraction | None = None
+    for frame in frames:
+        begun = frame.start if before is None else before
+        if max(frame.start - begun, frame.end - frame.start) > LONGEST_FRAME:
+            raise DataError(
+                f"{file} is damaged: a frame would last {float(frame.end - begun):.0f} s"
+            )
+        before = frame.start
+        yield frame
+
+
+def small(size: tuple[int, int]):
+    """A function from stored frames to pictures of `size` (width, height), upright."""
+    lying, standing = ToRGB(size), ToRGB((size[1], size[0]))
+
+    def picture(frame: Stored) -> Picture:
+        to_rgb = standing if sideways(frame.frame) else lying
+        return np.asarray(upright(frame, to_rgb).image)
+
+    return picture
+
+
+def read(
+    file: Path, clock: Clock, ranges: list[tuple[int, int]], height: int, width: int
+) -> Iterator[Picture]:
+    """Yields the frames of ascending `ranges` [first, stop) of the model's clock, one by one.
+
+    Each is cut around its centre to the shape of `height` x `width`, then resized.
+
+    Raises:
+      DataError: the file is damaged, or ends before they do.
+    """
+    wanted = itertools.chain.from_iterable(range(*each) for each in ranges)
+    following = next(wanted, None)
+    if following is None:
+        return
+    since = Fraction(following, FPS)
+    source = checked(file, stored(file, since, clock.start if clock.searched else None))
+    to_rgb = ToRGB()
+    made: tuple[Stored, Picture] | None = None
+    for index, frame in enumerate(at_rate(source, FPS, following), start=following):
+        if index < following:
+            continue
+        if made is None or made[0] is not frame:
+            made = frame, fitted(upright(frame, to_rgb), height, width)
+        yield made[1]
+        following = next(wanted, None)
+        if following is None:
+            return
+    raise DataError(f"{file} ends before frame {following} of {FPS} per second: was it changed?")

@@ -1,0 +1,94 @@
+"""The rows that the stages of `causalcine prepare` hand on, kept on disk so that each can resume.
+
+A row is a JSON object with an "id": a hash of all that the row depends on. A stage whose row is
+there is not run again. Rows of other inputs and settings stay: going back to them costs nothing.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import DataError
+from causalcine_jax.utils.atomic_file import atomic_file
+
+Row = dict[str, Any]
+
+
+def content_id(*parts: Any) -> str:
+    """A hash of JSON values."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+class Manifest:
+    """The rows of one stage: a JSONL file to which one process appends.
+
+    A killed writer leaves at most one torn line, which is cut off when the file is opened again.
+
+    Raises:
+      DataError: the file cannot be read or written.
+    """
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._rows: dict[str, Row] = {}
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            whole = 0
+            if file.exists():
+                with open(file, "rb") as lines:
+                    for line in lines:
+                        row = _row(line)
+                        if row is None:
+                            break
+                        self._rows[row["id"]] = row
+                        whole += len(line)
+                os.truncate(file, whole)
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+
+    def get(self, row_id: str) -> Row | None:
+        return self._rows.get(row_id)
+
+    def add(self, row: Row) -> None:
+        """Appends a row. `DataError` on a full disk: what is torn is cut off at the next start."""
+        try:
+            with open(self._file, "ab") as rows:
+                rows.write(json_line(row))
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._file} ({error.strerror or error}): make room, "
+                "then run again to go on"
+            ) from error
+        self._rows[row["id"]] = row
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("id"), str) else None
+
+
+def json_line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Writes all rows at once, as one atomic file."""
+    with atomic_file(file) as partial, open(partial, "wb") as lines:
+        lines.writelines(map(json_line, rows))
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """The rows of a whole file. `DataError` where it is damaged."""
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error

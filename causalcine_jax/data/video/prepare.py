@@ -1,0 +1,153 @@
+"""`causalcine prepare`: a folder of videos to latent stores that `causalcine train` reads.
+
+    probe -> scan (shots) -> windows -> filters -> captions -> latents -> stores
+
+Every stage takes rows and gives rows. What reads videos or asks a captioner keeps its rows in
+OUT/work by what they depend on, so a run that was stopped, or that has more videos, goes on.
+
+    OUT/train, OUT/held_out              latent stores; films.jsonl in each says whence films come
+    OUT/report.json                      numbers of every stage, and rejects by reason
+    OUT/contact_sheet.png, rejects.html  windows and rejects to look at; rejects.jsonl has them all
+    OUT/work                             what the stages have made; may be deleted in the end
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.video import encode, probe, report
+from causalcine_jax.data.video.captioning import Film
+from causalcine_jax.data.video.choosing import captioned, captioner_of, where, windows
+from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.filters import Reason, is_held_out
+from causalcine_jax.data.video.manifest import content_id, write_rows
+from causalcine_jax.data.video.pool import each
+from causalcine_jax.data.video.reading import detector_of, probed, scanned
+from causalcine_jax.data.video.stores import Encoded, put_store, remove_store, spec_of
+from causalcine_jax.data.video.target import Target, check_settings, settings, target_of
+from causalcine_jax.data.video.work import Work
+from causalcine_jax.errors import DataError, kept_when_stopped
+from causalcine_jax.storyworld.world import FPS
+from causalcine_jax.utils.atomic_file import remove_partials
+from causalcine_jax.utils.output import check_disk, one_writer
+
+SPLITS = ("train", "held_out")
+SETTINGS, REPORT = "settings.json", "report.json"
+FILES = (REPORT, SETTINGS, "contact_sheet.png", "rejects.html", "rejects.jsonl")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The stores that hold films, by split, and what report.json says."""
+
+    stores: dict[str, LatentStore]
+    numbers: dict[str, Any]
+
+
+def prepare(config: PrepareConfig, *, show_progress: bool = True) -> Prepared:
+    """Writes the stores. Called again after an interruption, or with more videos, it goes on.
+
+    Raises:
+      UsageError: the request is bad, or `config.out` is of other settings or cannot be had.
+      DataError: no film is left, the model's files are bad, or the disk is full.
+      StoppedEarly: for a KeyboardInterrupt; what was made is kept.
+    """
+    kept = "stopped: what was made is kept; the same command goes on from there"
+    with one_writer(config.out, FILES), kept_when_stopped(kept):
+        return _prepare(Work(config, show_progress))
+
+
+def _prepare(work: Work) -> Prepared:
+    config, out = work.config, work.config.out
+    files, told = probe.files_of(config.folder, out)
+    captioner = captioner_of(config)
+    detector_of(config.detector, config.detector_weights)  # if it fails, then now
+    target = target_of(config)
+    there = any((out / split).exists() for split in SPLITS)
+    check_settings(out / SETTINGS, settings(config, target), config.overwrite or not there)
+    remove_partials(out / "work", below=True)
+    videos = scanned(work, probed(work, files, told))
+    chosen = windows(work, videos, target)
+    encoded = _encoded(work, captioned(work, chosen, *captioner, target), target)
+
+    films, size = [one.film for one in encoded], (target.height, target.width)
+    work.rejects.sort(key=lambda row: (row["file"], row.get("first", -1), row["stage"]))
+    numbers = {
+        "files": len(files),
+        "videos": len(videos),
+        "video_seconds": round(sum(video.scan["frames"] for video in videos) / FPS, 1),
+        "shots": sum(len(video.scan["shots"]) for video in videos),
+        "windows": len(chosen),
+        "films": len(films),
+        "film_seconds": round(sum(film.window.frames for film in films) / FPS, 1),
+        "rejects": report.counted(work.rejects),
+    }
+    write_rows(out / "rejects.jsonl", work.rejects)
+    by_name = {video.name: video for video in videos}
+    report.save_rejects(out / "rejects.html", work.rejects, by_name, size)
+    report.write_report(out / REPORT, numbers)
+    if not films:
+        raise DataError(
+            f"no film is left of {config.folder}: {out / 'rejects.html'} says why "
+            f"({report.most(work.rejects)})"
+        )
+    report.save_sheet(out / "contact_sheet.png", films, size)
+    stores = _stores(work, encoded, target)
+    numbers |= {split: len(store) for split, store in stores.items()}
+    report.write_report(out / REPORT, numbers)
+    return Prepared(stores, numbers)
+
+
+def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]:
+    """Encodes the films whose latents are missing, and drops those that cannot be read."""
+    config = work.config
+    if not films:
+        return []
+    encoded = [Encoded(film, _latents_file(config.out, film, target)) for film in films]
+    missing = [one for one in encoded if not one.latents.exists()]
+    film_bytes = spec_of(films, target, config.films_per_shard, "").film_bytes
+    check_disk((len(missing) + len(films)) * film_bytes, config.out)
+    tasks = encode.tasks(
+        [
+            (one.film.video.file, one.film.video.clock, one.film.window.ranges, one.latents)
+            for one in missing
+        ],
+        encode.Encoding(config.model, target.height, target.width),
+    )
+    workers = config.workers if jax.default_backend() == "cpu" else 1
+    reasons: dict[Path, Reason] = {}
+    done = len(films) - len(missing)
+    with work.bar(len(films), "window", "encode", done) as bar:
+        for task, found in each(encode.encode, list(tasks), workers):
+            bar.update(len(task.files))
+            told = [found] * len(task.files) if isinstance(found, tuple) else found
+            reasons |= {file: reason for file, reason in zip(task.files, told) if reason}
+    for one in missing:
+        if reason := reasons.get(one.latents):
+            work.drop("encode", one.film.video.name, reason, **where(one.film.window))
+    return [one for one in encoded if one.latents not in reasons]
+
+
+def _latents_file(out: Path, film: Film, target: Target) -> Path:
+    name = content_id("latents", film.window.id, target.vae_hash, target.height, target.width)
+    return out / "work" / "latents" / name[:2] / f"{name}.npy"
+
+
+def _stores(work: Work, encoded: Sequence[Encoded], target: Target) -> dict[str, LatentStore]:
+    stores = {}
+    for split in SPLITS:
+        path = work.config.out / split
+        mine = [
+            one
+            for one in encoded
+            if is_held_out(one.film.video.source, work.config.held_out) == (split == "held_out")
+        ]
+        if mine:
+            stores[split] = put_store(path, mine, target, work.config.films_per_shard)
+        else:
+            remove_store(path)
+    return stores

@@ -1,0 +1,142 @@
+"""The stages that read videos: what each file is, and its shots."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from causalcine_jax.data.video import probe
+from causalcine_jax.data.video import scan as scanning
+from causalcine_jax.data.video.captioning import Video, found_captions
+from causalcine_jax.data.video.captions import Captions, Cuts
+from causalcine_jax.data.video.config import CAPTION_CUTS
+from causalcine_jax.data.video.filters import Reason
+from causalcine_jax.data.video.manifest import Manifest, Row, content_id
+from causalcine_jax.data.video.pool import each
+from causalcine_jax.data.video.shots import ShotDetector, shot_detector
+from causalcine_jax.data.video.work import Work
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.utils.atomic_file import file_hash
+
+
+def probed(work: Work, files: Sequence[Path], told: Sequence[Path]) -> list[Video]:
+    """The files that are videos, each content once, with the captions beside them (`told`)."""
+    captions = found_captions(files, told, work.rejects, work.config.folder)
+    rows: dict[Path, Row] = {}
+    manifest = work.manifest("probe")
+    with work.bar(len(files), "file", "probe") as bar:
+        pending = []
+        for file in files:
+            row = _known(manifest, file)
+            if row is None:
+                pending.append(file)
+            else:
+                rows[file] = row
+                bar.update(1)
+        for file, found in each(_probe, pending, work.config.workers):
+            bar.update(1)
+            if isinstance(found, tuple):
+                work.drop("probe", work.name(file), found)
+            else:
+                manifest.add(found)
+                rows[file] = found
+    videos: dict[str, Video] = {}
+    for file in files:
+        row = rows.get(file)
+        if row is None:
+            continue
+        if row["sha256"] in videos:
+            same = videos[row["sha256"]].name
+            work.drop("probe", work.name(file), ("same file", f"its content is that of {same}"))
+            continue
+        video = Video(file, work.name(file), row, captions.get(file), {})
+        videos[row["sha256"]] = video
+    return list(videos.values())
+
+
+def scanned(work: Work, videos: Sequence[Video]) -> list[Video]:
+    """The videos that can be read to their end, with their shots."""
+    config = work.config
+    weights = file_hash(config.detector_weights) if config.detector_weights else None
+    tasks: dict[str, _Scan] = {}
+    found_videos: list[Video] = []
+    for video in videos:
+        cuts = None
+        if config.detector == CAPTION_CUTS:
+            told = video.captions
+            cuts = told.cuts if isinstance(told, Captions) else None
+            if cuts is None:
+                reason = "no cuts", "the captions do not say where its shots begin"
+                work.drop("shots", video.name, reason)
+                continue
+        row_id = content_id(
+            "scan",
+            scanning.VERSION,
+            video.sha256,
+            config.detector,
+            weights,
+            cuts and vars(cuts),
+        )
+        tasks[row_id] = _Scan(row_id, video, config.detector, config.detector_weights, cuts)
+    manifest = work.manifest("shots")
+    with work.bar(len(tasks), "video", "shots") as bar:
+        pending = []
+        for row_id, task in tasks.items():
+            if manifest.get(row_id) is None:
+                pending.append(task)
+            else:
+                bar.update(1)
+        crashed: dict[str, Reason] = {}
+        for task, found in each(_scan, pending, config.workers):
+            bar.update(1)
+            if isinstance(found, tuple):
+                crashed[task.id] = found
+            else:
+                manifest.add(found)
+    for row_id, task in tasks.items():
+        row = manifest.get(row_id)
+        if row is None:
+            work.drop("shots", task.video.name, crashed[row_id])
+        elif "reason" in row:
+            work.drop("shots", task.video.name, tuple(row["reason"]))
+        else:
+            found_videos.append(replace(task.video, scan=row))
+    return found_videos
+
+
+@dataclass(frozen=True)
+class _Scan:
+    id: str
+    video: Video
+    detector: str
+    weights: Path | None
+    cuts: Cuts | None
+
+
+def _probe(file: Path) -> Row | Reason:
+    try:
+        return {"id": probe.probe_id(file), **probe.probe(file)}
+    except (UsageError, DataError) as error:
+        return "unreadable", str(error)
+
+
+def _known(manifest: Manifest, file: Path) -> Row | None:
+    try:
+        return manifest.get(probe.probe_id(file))
+    except DataError:
+        return None  # probing it says why
+
+
+@functools.lru_cache(1)
+def detector_of(name: str, weights: Path | None) -> ShotDetector | None:
+    """The detector, once per process; None where the captions say where shots begin."""
+    return None if name == CAPTION_CUTS else shot_detector(name, weights)
+
+
+def _scan(task: _Scan) -> Row:
+    detector = detector_of(task.detector, task.weights)
+    size = scanning.SIZES.get(task.detector, scanning.SIZE)
+    try:
+        return {"id": task.id, **scanning.scan(task.video.file, detector, task.cuts, size)}
+    except (UsageError, DataError) as error:
+        return {"id": task.id, "reason": ["unreadable", str(error)]}

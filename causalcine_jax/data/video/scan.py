@@ -1,0 +1,143 @@
+"""A video read once, small: its shots on the model's clock, and what filters ask about each.
+
+    stored frames -> small pictures -> a shot detector, which finds ranges of stored frames
+                                    -> brightness, motion and a perceptual hash of every frame
+
+Shots are found at the video's own rate, at which detectors were trained. Their ends are then the
+first frames of the model's clock that show the next shot, so no frame of a shot shows another one.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from causalcine_jax.data.video.captions import Cuts
+from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tick
+from causalcine_jax.data.video.manifest import Row
+from causalcine_jax.data.video.shots import Shot, ShotDetector
+from causalcine_jax.errors import DataError
+from causalcine_jax.film.clip import stored
+
+SIZE = (48, 27)  # of the pictures: width, height, as TransNetV2 takes them
+SIZES = {"scenedetect": (256, 144)}  # of detectors that ask for more
+MOTION = Fraction(1, 4)  # seconds between two frames whose difference is a shot's motion
+HASH_SIDE = 16
+HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
+HASHED = (0.25, 0.5, 0.75)  # of a shot
+VERSION = 1  # of the rows; raise it when their meaning changes
+
+
+def scan(
+    file: Path,
+    detector: ShotDetector | None,
+    cuts: Cuts | None = None,
+    size: tuple[int, int] = SIZE,
+) -> Row:
+    """A video's row: "frames" on the model's clock, "count" of stored ones, "clock", and "shots".
+
+    A shot is {"first", "stop", "luma", "motion", "hashes"}: a range of frames on the model's clock;
+    mean brightness and mean change in a quarter of a second, in grey levels; perceptual hashes.
+
+    Args:
+      file: the video.
+      detector: finds the shots; None takes them from `cuts`.
+      cuts: where shots begin, as the captions say.
+      size: of the pictures that the detector gets.
+
+    Raises:
+      DataError: the video is damaged.
+    """
+    seen = _Seen()
+    pictures = seen.watch(file, size)
+    if detector is not None:
+        shots: Sequence[Shot] = detector(pictures)
+    else:
+        assert cuts is not None
+        deque(pictures, maxlen=0)
+        shots = seen.between(cuts)
+    if not len(seen.luma):
+        raise DataError(f"{file} has no frames")
+    assert seen.clock is not None
+    return {
+        "frames": seen.ticks[-1],
+        "count": len(seen.luma),
+        "clock": Clock(seen.clock, seen.searched).to_row(),
+        "shots": [seen.shot(shot) for shot in shots],
+    }
+
+
+class _Seen:
+    """Numbers of every stored frame, gathered while a detector reads the pictures."""
+
+    def __init__(self):
+        self.clock: Fraction | None = None
+        self.searched = True
+        self.ticks = array("q")  # of every frame, and of the end
+        self.seconds = array("d")
+        self.luma = array("f")
+        self.motion = array("f")
+        self._hashes = bytearray()
+
+    def watch(self, file: Path, size: tuple[int, int]) -> Iterator[Picture]:
+        recent: deque[tuple[Fraction, np.ndarray]] = deque()
+        to_picture, before, end = small(size), Fraction(-1), Fraction(0)
+        for frame in checked(file, stored(file)):
+            picture = to_picture(frame)
+            grey = picture.astype(np.float32).mean(-1)
+            recent.append((frame.start, grey))
+            while len(recent) > 1 and recent[1][0] <= frame.start - MOTION:
+                recent.popleft()
+            self.clock = frame.clock
+            self.searched &= frame.timed and frame.start > before
+            self.ticks.append(tick(frame.start))
+            self.seconds.append(float(frame.start))
+            self.luma.append(grey.mean())
+            self.motion.append(np.abs(grey - recent[0][1]).mean())
+            self._hashes += _hash(grey)
+            before, end = frame.start, max(end, frame.end)
+            yield picture
+        self.ticks.append(tick(end))
+        self.seconds.append(float(end))
+
+    def between(self, cuts: Cuts) -> list[Shot]:
+        """The shots that begin at `cuts`, from the first frame to the last."""
+        count = len(self.luma)
+        starts: Sequence[float] | np.ndarray = cuts.starts
+        if cuts.unit != "frames":
+            scale = self.seconds[-1] if cuts.unit == "fractions" else 1.0
+            # Half a millisecond: times are written with few digits.
+            starts = np.searchsorted(
+                np.asarray(self.seconds[:-1]), np.asarray(starts) * scale - 5e-4
+            )
+        edges = sorted({0, count, *(int(start) for start in starts if 0 < start < count)})
+        return [Shot(a, b) for a, b in zip(edges[:-1], edges[1:])]
+
+    def shot(self, shot: Shot) -> Row:
+        a, b = shot.start, shot.end
+        # A frame is compared with one of a quarter of a second ago: is that of this shot?
+        settled = [
+            n for n in range(a, b) if self.seconds[n] >= self.seconds[a] + float(MOTION) - 1e-9
+        ]
+        at = [a + int(place * (b - a)) for place in HASHED]
+        return {
+            "first": self.ticks[a],
+            "stop": self.ticks[b],
+            "luma": round(float(np.mean(self.luma[a:b])), 3),
+            "motion": round(float(np.mean([self.motion[n] for n in settled])), 3) if settled else 0,
+            "hashes": [self._hashes[HASH_BYTES * n : HASH_BYTES * (n + 1)].hex() for n in at],
+        }
+
+
+def _hash(grey: np.ndarray) -> bytes:
+    """256 bits: whether the picture grows brighter from each place to the next on its right.
+
+    By more than a level: the noise of a codec is less.
+    """
+    image = Image.fromarray(grey).resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    levels = np.asarray(image)
+    return np.packbits(levels[:, 1:] > levels[:, :-1] + 1).tobytes()

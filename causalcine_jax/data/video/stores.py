@@ -1,0 +1,129 @@
+"""Latents, captions and token ids to the stores that training reads.
+
+all films of a split, in order -> a latent store beside the old one -> put in its place
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from causalcine_jax.data.encode import tokenizer_hash
+from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
+from causalcine_jax.data.store_layout import StoreSpec, partial_path, read_spec
+from causalcine_jax.data.video.captioning import Film
+from causalcine_jax.data.video.manifest import Row, content_id, write_rows
+from causalcine_jax.data.video.target import Target
+from causalcine_jax.errors import DataError
+from causalcine_jax.storyworld.world import FPS
+
+FILMS = "films.jsonl"  # in a store: where each of its films comes from
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A film and the file of its latents."""
+
+    film: Film
+    latents: Path
+
+    @property
+    def row(self) -> Row:
+        """Where the film comes from, and what it shows, for films.jsonl."""
+        film = self.film
+        shots = [
+            {"first": piece.first, "stop": piece.stop, "caption": caption}
+            for piece, caption in zip(film.window.pieces, film.captions.shots, strict=True)
+        ]
+        return {
+            "id": film.window.id,
+            "file": film.video.name,
+            "sha256": film.video.sha256,
+            "source": film.video.source,
+            "licence": film.captions.licence or film.video.licence,
+            "global": film.captions.whole,
+            "shots": shots,
+        }
+
+
+def spec_of(films: Sequence[Film], target: Target, films_per_shard: int, content: str) -> StoreSpec:
+    """The spec of a store of `films`; `content` is a hash of their rows."""
+    frames, height, width, channels = target.latents
+    return StoreSpec(
+        films=len(films),
+        latent_frames=frames,
+        height=height,
+        width=width,
+        shots=max(len(film.window.pieces) for film in films),
+        text_len=target.text_len,
+        source={"videos": content, "fps": FPS},
+        vae=target.vae_hash,
+        tokenizer=tokenizer_hash(target.tokenizer),
+        channels=channels,
+        chunk_frames=target.chunk_frames,
+        films_per_shard=films_per_shard,
+    )
+
+
+def put_store(
+    path: Path, films: Sequence[Encoded], target: Target, films_per_shard: int
+) -> LatentStore:
+    """Makes the store at `path` hold `films`. Until it is whole, the store before it stays.
+
+    Raises:
+      DataError: the disk is full, or cannot be written.
+    """
+    rows = [film.row for film in films]
+    spec = spec_of([each.film for each in films], target, films_per_shard, content_id(rows))
+    new, old = (path.with_name(f"{path.name}.{word}") for word in ("new", "old"))
+    if old.exists():  # stopped between the two renames below, or before the removal
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, path)
+    if path.exists() and read_spec(path) == spec:
+        return LatentStore.open(path)
+    for leftover in (new, partial_path(new)):
+        if leftover.exists() and not _is_of(leftover, spec):
+            shutil.rmtree(leftover)
+    writer = LatentStoreWriter(new, spec)
+    for shard in writer.pending():
+        writer.write(shard, [_record(films[index], target) for index in shard])
+    if not new.exists():
+        write_rows(partial_path(new) / FILMS, rows)
+    writer.finish()
+    if path.exists():
+        os.replace(path, old)
+    os.replace(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+    return LatentStore.open(path)
+
+
+def remove_store(path: Path) -> None:
+    """Removes a store that no film belongs to any more."""
+    for folder in (path, *(path.with_name(f"{path.name}.{word}") for word in ("new", "old"))):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _is_of(folder: Path, spec: StoreSpec) -> bool:
+    try:
+        return read_spec(folder) == spec
+    except DataError:
+        return False
+
+
+def _record(encoded: Encoded, target: Target) -> NewRecord:
+    try:
+        latents = np.load(encoded.latents)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{encoded.latents} cannot be read ({error}); delete it and run again"
+        ) from None
+    prompts = encoded.film.prompts
+    token_ids, _ = target.tokenizer(prompts, target.text_len)
+    return NewRecord(latents, token_ids, np.asarray(encoded.film.window.shot_of_chunk()), prompts)

@@ -1,0 +1,131 @@
+"""What films must be to be trained on: the model's size, chunks, VAE and tokenizer."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.convert import load_tokenizer
+from causalcine_jax.convert.find import holds
+from causalcine_jax.convert.formats import open_part
+from causalcine_jax.data.encode import tokenizer_hash, vae_hash
+from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.encode import model_vae
+from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.film.model_folder import model_defaults, transformer_sizes
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.network_sizes import VAEConfig
+from causalcine_jax.story import first_frame_of_chunk
+from causalcine_jax.story_schema import CHUNK_FRAMES, nearest_multiples
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+
+WAN_TEXT_LEN, WAN_PATCH = 512, 2  # of a model folder without a transformer
+
+
+@dataclass(frozen=True)
+class Target:
+    """The films' sizes, and what makes their latents and token ids.
+
+    height, width  in pixels
+    vae, vae_hash  of the latents
+    """
+
+    height: int
+    width: int
+    latent_frames: int
+    chunk_frames: int
+    text_len: int
+    tokenizer: Tokenizer
+    vae: VAEConfig
+    vae_hash: str
+
+    @property
+    def chunks(self) -> int:
+        return self.latent_frames // self.chunk_frames
+
+    @property
+    def shortest_shot(self) -> int:
+        """Video frames of a window's first chunk, the shortest."""
+        return first_frame_of_chunk(1, self.chunk_frames)
+
+    @property
+    def latents(self) -> tuple[int, int, int, int]:
+        stride = self.vae.spatial_stride
+        return self.latent_frames, self.height // stride, self.width // stride, self.vae.z_dim
+
+
+def target_of(config: PrepareConfig) -> Target:
+    """Reads it from the model's folder.
+
+    Raises:
+      UsageError: the size or the length does not fit the model.
+      DataError: the model lacks a part, or it is damaged.
+    """
+    defaults = model_defaults(config.model)
+    text_len, patch = WAN_TEXT_LEN, WAN_PATCH
+    if holds(config.model, "transformer"):
+        with open_part(config.model, "transformer") as tensors:
+            sizes = transformer_sizes(tensors)
+        text_len, patch = sizes.text_len, max(sizes.patch_size[1:])
+    video = defaults.get("video")
+    size = config.size or (video.size if video is not None and video.height else None)
+    if size is None:
+        raise UsageError(f"{config.model} does not say its films' size: name it with --size")
+    chunk_frames = defaults.get("chunk_frames", CHUNK_FRAMES)
+    vae = model_vae(config.model)
+    step = vae.cfg.spatial_stride * patch
+    faults = [
+        f"{name} must be a multiple of {step} (nearest: {nearest_multiples(value, step)})"
+        for name, value in zip(("height", "width"), size)
+        if value % step or value < step
+    ]
+    if config.latent_frames % chunk_frames:
+        near = nearest_multiples(config.latent_frames, chunk_frames)
+        faults.append(f"latent_frames must be a multiple of {chunk_frames} (nearest: {near})")
+    raise_faults("prepare", faults)
+    return Target(
+        size[0],
+        size[1],
+        config.latent_frames,
+        chunk_frames,
+        config.text_len or text_len,
+        load_tokenizer(config.model),
+        vae.cfg,
+        vae_hash(vae),
+    )
+
+
+def settings(config: PrepareConfig, target: Target) -> dict[str, Any]:
+    """What the films of a store depend on, beside the videos and their captions."""
+    weights = config.detector_weights
+    return {
+        "size": f"{target.width}x{target.height}",
+        "latent_frames": target.latent_frames,
+        "text_len": target.text_len,
+        "vae": target.vae_hash,
+        "tokenizer": tokenizer_hash(target.tokenizer),
+        "detector": config.detector,
+        "detector_weights": file_hash(weights) if weights else None,
+        "held_out": config.held_out,
+        **dataclasses.asdict(config.filters),
+    }
+
+
+def check_settings(file: Path, now: dict[str, Any], overwrite: bool) -> None:
+    """Records the settings in `file`. `UsageError` if it holds others, unless `overwrite`."""
+    if file.exists() and not overwrite:
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            raise_faults(
+                f"{file.parent} was made with other settings, choose another --out or --overwrite",
+                [
+                    f"{name} was {before.get(name)}, is {value}"
+                    for name, value in now.items()
+                    if before.get(name) != value
+                ],
+            )
+        except (OSError, AttributeError, json.JSONDecodeError) as error:
+            raise DataError(f"{file} cannot be read ({error}): delete it") from None
+    with atomic_file(file) as partial:
+        partial.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,31 @@
+"""What every stage of `causalcine prepare` shares: the request, its rows on disk, its rejects."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.filters import Reason, reject
+from causalcine_jax.data.video.manifest import Manifest, Row
+from causalcine_jax.utils.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run. Stages append to `rejects`."""
+
+    config: PrepareConfig
+    show_progress: bool = True
+    rejects: list[Row] = field(default_factory=list)
+
+    def manifest(self, stage: str) -> Manifest:
+        return Manifest(self.config.out / "work" / f"{stage}.jsonl")
+
+    def bar(self, total: int, unit: str, what: str, done: int = 0):
+        return progress_bar(total, unit, what, done=done, shown=self.show_progress)
+
+    def name(self, file: Path) -> str:
+        return str(file.relative_to(self.config.folder))
+
+    def drop(self, stage: str, file: str, reason: Reason, **about: Any) -> None:
+        self.rejects.append(reject(stage, file, reason, **about))

@@ -1,0 +1,162 @@
+"""Videos as they come: rates, rotation, odd sizes, ten bits; shots stay pure wherever one reads."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from video_files import (
+    COLOURS,
+    colour_detector,
+    colour_of,
+    rotate,
+    shot_pictures,
+    write_video,
+)
+
+from causalcine_jax.data.video.captions import Cuts
+from causalcine_jax.data.video.frames import Clock, read
+from causalcine_jax.data.video.scan import scan
+from causalcine_jax.data.video.windows import windows_of
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.story import first_frame_of_chunk
+
+SIZE = 16, 32
+LENGTHS = (50, 37, 9, 80, 61, 24)
+
+
+def variable(count: int, seed: int = 0) -> np.ndarray:
+    """Times of frames between 8 and 60 per second."""
+    gaps = np.random.default_rng(seed).uniform(1 / 60, 1 / 8, count)
+    return np.concatenate([[0], np.cumsum(gaps)[:-1]])
+
+
+VIDEOS = {
+    "24 per second": {"fps": 24},
+    "29.97 per second": {"fps": Fraction(30000, 1001)},
+    "60 per second": {"fps": 60},
+    "5 per second": {"fps": 5},
+    "b-frames, open groups": {
+        "fps": 25,
+        "options": {"crf": "12", "x264-params": "open-gop=1:keyint=20:bframes=3"},
+    },
+    "vp9": {"fps": 30, "codec": "libvpx-vp9", "options": {"crf": "20", "cpu-used": "8"}},
+    "mpeg4": {"fps": 25, "codec": "mpeg4", "options": {"b": "900k"}},
+    "10 bits": {
+        "fps": 24,
+        "codec": "libx265",
+        "pix_fmt": "yuv420p10le",
+        "options": {"x265-params": "log-level=none:crf=12"},
+    },
+    "4:4:4": {"fps": 24, "pix_fmt": "yuv444p"},
+    "variable": {"seconds": variable(sum(LENGTHS))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_no_chunk_holds_a_frame_of_another_shot(tmp_path, name):
+    """Chunk purity on pixels is 1: every chunk's frames are of the shot that it belongs to."""
+    frames, colours = shot_pictures(LENGTHS)
+    file = write_video(tmp_path / "a.mkv", frames, **VIDEOS[name])
+    row = scan(file, colour_detector)
+    assert len(row["shots"]) == len(LENGTHS)
+    shots = [(shot["first"], shot["stop"]) for shot in row["shots"]]
+    clock = Clock.from_row(row["clock"])
+    assert clock.searched
+    numbers = [int((colour == COLOURS).all(-1).argmax()) for colour in colours]
+    whole, _ = windows_of("film", shots, [True] * len(shots), 2, 3)
+    assert whole
+    for window in whole:
+        seen = colour_of(np.stack(list(read(file, clock, window.ranges, *SIZE))))
+        assert len(seen) == first_frame_of_chunk(2)
+        for chunk, piece in enumerate(window.shot_of_chunk()):
+            held = seen[first_frame_of_chunk(chunk) : first_frame_of_chunk(chunk + 1)]
+            assert set(held) == {numbers[window.pieces[piece].shot]}
+
+
+@pytest.mark.parametrize("name", ["b-frames, open groups", "vp9", "mpeg4", "variable"])
+def test_reading_from_the_middle_is_reading_from_the_beginning(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("causalcine_jax.data.video.frames.LONGEST_FRAME", 2)
+    frames, _ = shot_pictures(LENGTHS)
+    file = write_video(tmp_path / "a.mkv", frames, **VIDEOS[name])
+    row = scan(file, colour_detector)
+    searched = Clock.from_row(row["clock"])
+    whole = list(read(file, Clock(searched.start, False), [(0, row["frames"])], *SIZE))
+    for first in range(0, row["frames"] - 3, 7):
+        part = list(read(file, searched, [(first, first + 2)], *SIZE))
+        np.testing.assert_array_equal(part, whole[first : first + 2])
+
+
+def test_a_frame_is_what_is_on_screen_at_its_time(tmp_path):
+    times = variable(40, seed=1)
+    grey = np.broadcast_to(6 * np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 16, 32, 3))
+    file = write_video(tmp_path / "a.mkv", grey, seconds=times)
+    row = scan(file, None, Cuts((0,)))
+    clock = Clock.from_row(row["clock"])
+    shown = np.stack(list(read(file, clock, [(0, row["frames"])], *SIZE))).mean((1, 2, 3)) / 6
+    on_screen = np.searchsorted(np.round(times, 3), np.arange(row["frames"]) / 16, side="right") - 1
+    np.testing.assert_allclose(shown, on_screen, atol=0.4)
+
+
+def test_turned_and_stretched_videos_are_shown_as_players_do(tmp_path):
+    image = np.full((12, 48, 64, 3), 40, np.uint8)
+    image[:, :, 32:] = 220  # the right half of the file
+    turned = rotate(write_video(tmp_path / "turned.mp4", image))
+    clock = Clock.from_row(scan(turned, None, Cuts((0,)))["clock"])
+    (shown,) = read(turned, clock, [(5, 6)], 32, 24)
+    assert shown[4].mean() < 60 and shown[-4].mean() > 200  # the file's right is below
+    wide = write_video(tmp_path / "wide.mp4", image, aspect=2)
+    (shown,) = read(wide, clock, [(5, 6)], 24, 64)  # shown 8:3, as it is cut: nothing is lost
+    assert shown[:, 4].mean() < 60 and shown[:, -4].mean() > 200
+
+
+def test_high_dynamic_range_is_refused_by_name(tmp_path):
+    frames, _ = shot_pictures([12])
+    file = write_video(tmp_path / "a.mp4", frames, transfer=16)
+    with pytest.raises(UsageError, match=r"HDR \(PQ"):
+        scan(file, colour_detector)
+
+
+def test_an_odd_size_and_a_gap_of_a_million_seconds(tmp_path):
+    frames, _ = shot_pictures([20, 30], height=35, width=63)
+    row = scan(write_video(tmp_path / "a.mp4", frames, pix_fmt="yuv444p"), colour_detector)
+    assert [(s["first"], s["stop"]) for s in row["shots"]] == [(0, 20), (20, 50)]
+    times = [*np.arange(49) / 16, 1e6]
+    with pytest.raises(DataError, match="a frame would last 99999"):
+        scan(
+            write_video(tmp_path / "b.mkv", frames, pix_fmt="yuv444p", seconds=times),
+            colour_detector,
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 90), st.integers(0, 15), st.booleans()), max_size=12),
+    st.integers(1, 6),
+    st.integers(1, 4),
+)
+def test_windows_are_whole_chunks_of_following_shots(told, chunks, chunk_frames):
+    at, shots = 0, []
+    for length, gap, _ in told:
+        shots.append((at, at + length))
+        at += length + gap
+    kept = [good for *_, good in told]
+    whole, short = windows_of("film", shots, kept, chunks, chunk_frames)
+    for window in whole + short:
+        owners = window.shot_of_chunk()
+        assert len(owners) == chunks or window in short
+        assert window.frames == first_frame_of_chunk(len(owners), chunk_frames)
+        done = 0
+        for piece, after in zip(window.pieces, [*window.pieces[1:], None]):
+            first, stop = shots[piece.shot]
+            assert kept[piece.shot] and first <= piece.first < piece.stop <= stop
+            frames = first_frame_of_chunk(done + piece.chunks, chunk_frames)
+            assert piece.stop - piece.first == frames - first_frame_of_chunk(done, chunk_frames)
+            done += piece.chunks
+            if after is not None:  # what is left out is less than a chunk
+                assert after.shot == piece.shot + 1 and after.first == shots[after.shot][0]
+                assert stop - piece.stop < 4 * chunk_frames
+    pieces = [piece for window in whole + short for piece in window.pieces]
+    taken = sorted((piece.first, piece.stop) for piece in pieces)
+    assert all(a[1] <= b[0] for a, b in zip(taken, taken[1:]))
