@@ -26,6 +26,7 @@ from causalcine_jax.planning.planned_rollout import rollout_steps
 from causalcine_jax.planning.planned_step import FilmBatch, PlannedStep, training_steps
 from causalcine_jax.planning.roofline import Roofline, roofline
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.utils import compiler
 
 # Memory is laid out before a GPU's machine code is made. The code never runs, so its optimisation
 # is off, which halves the compile time. Without a GPU, no autotuner chooses the tiles of Triton's
@@ -35,6 +36,7 @@ NEVER_RUN = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
         "xla_gpu_enable_triton_gemm": False,
+        **compiler.FLAGS,
     },
     "tpu": {},
 }
