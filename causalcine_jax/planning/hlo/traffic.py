@@ -58,6 +58,17 @@ def memory_traffic(program: HloProgram, unknown_trips: int = 1) -> int:
     return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
 
 
+def launches(program: HloProgram, unknown_trips: int = 1) -> int:
+    """Kernels, copies and collectives that a device starts in one run."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        waits = one.opcode in FREE or one.opcode.endswith("-done")
+        return {} if waits else {"launches": 1}
+
+    found = program.total(measure, unknown_trips=unknown_trips, into_fusions=False)
+    return found.get("launches", 0)
+
+
 def host_copies(program: HloProgram, unknown_trips: int = 1) -> tuple[int, int]:
     """Bytes that a device copies in one run: (from host memory, to it).
 
