@@ -27,6 +27,8 @@ FUNCTIONS = {
     "attention": ("parts", "attention"),
     "vae": ("parts", "vae"),
     "text": ("parts", "text"),
+    "ceilings": ("ceilings", "ceilings"),
+    "machine": ("half_hour.machine", "machine"),
     "forward": ("parts", "forward"),
     "device": ("parts", "device"),
     "model_folder": ("random_model", "model_folder"),

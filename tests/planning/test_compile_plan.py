@@ -142,7 +142,7 @@ def test_a_rollouts_moves_are_compiled_and_reported_per_chunk(tmp_path):
     assert "seconds_per_step" not in report
     assert bound == sum(
         one.roofline.bound for one in plan.accounts
-    ) and "a chunk of 6 video frames: at least" in table(plan)
+    ) and "a chunk of 6 video frames, at peak: at least" in table(plan)
 
 
 @pytest.mark.parametrize("place", ["device", "host"])
