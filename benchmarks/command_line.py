@@ -16,6 +16,8 @@
     vae         12 video frames to latents and back
     text        a prompt through the text encoder
     forward     the transformer on a film of 21 latent frames at once
+    ceilings    what products, attention, convolutions and memory attain of the device's peaks, in
+                the preset's sizes; with --keep-rates plans of this device reckon with it
     start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and
                 again with the compiled programs of the first start. The model folder that it reads
                 is written beside --out (else in the current folder) as .bench.start, at 14B 40 GB,
@@ -58,6 +60,7 @@ SAME = (
     "sampler",
     "kv_dtype",
     "tiny_decoder",
+    "remat",
     "peer",
 )
 
@@ -138,6 +141,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"training: which, joined by commas (default: {','.join(FILM_STAGES)})",
     )
     parser.add_argument(
+        "--remat",
+        action=argparse.BooleanOptionalAction,
+        help="training: recompute layers in the backward pass, or keep all (default: the config's)",
+    )
+    parser.add_argument(
+        "--keep-rates",
+        action="store_true",
+        help="ceilings: write them to planning/attained.json, for plans of this device",
+    )
+    parser.add_argument(
         "--peer",
         action="store_true",
         help="attention, forward: also time torch's, and Diffusers', on the same",
@@ -192,6 +205,11 @@ def main(arguments: list[str] | None = None) -> None:
     keep = (lambda record: write(record, flags.out)) if flags.out else (lambda record: None)
     record = bench(settings, parts, scratch, say, keep)
     print(table(record))
+    if flags.keep_rates:
+        from benchmarks.ceilings import keep_rates
+
+        kinds = keep_rates(record, str(flags.out or "causalcine bench ceilings"))
+        say(f"rates for plans: {', '.join(kinds) or 'none, plans do not know this device'}")
     if found := faults(record):
         failed = any("failed" in result for result in record["parts"].values())
         raise (DataError if failed else UsageError)("; ".join(found))

@@ -93,19 +93,19 @@ def vae(settings: Settings) -> dict:
         "frames": video.shape[1],
         "dtype": str(dtype),
         "encode": measure(
-            _stream(net.encode_next, net.encode_first(beginning)[1], video), settings.repeats
+            stream(net.encode_next, net.encode_first(beginning)[1], video), settings.repeats
         ),
         "decode": measure(
-            _stream(net.decode_next, net.decode_first(latents)[1], latents), settings.repeats
+            stream(net.decode_next, net.decode_first(latents)[1], latents), settings.repeats
         ),
         "decode_first": measure(lambda: net.decode_first(latents), settings.repeats),
         "tiny_decode": measure(
-            _stream(tiny.decode_next, tiny.decode_first(latents)[1], latents), settings.repeats
+            stream(tiny.decode_next, tiny.decode_first(latents)[1], latents), settings.repeats
         ),
     }
 
 
-def _stream(step, cache, piece):
+def stream(step, cache, piece):
     """Returns a call that codes `piece` repeatedly, passing on the cache that each step donates."""
 
     def run():

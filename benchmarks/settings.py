@@ -21,7 +21,7 @@ from causalcine_jax.presets import Preset, preset
 from causalcine_jax.story_schema import nearest_multiples
 from causalcine_jax.training.stages.table import FILM_STAGES
 
-PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start")
+PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start", "ceilings")
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
 NETWORKS = {
@@ -49,6 +49,7 @@ class Settings:
     kv_dtype       streaming and start: how history's keys and values are stored
     tiny_decoder   streaming and start: TAEHV decodes in the VAE's place
     stages         training: which of the stages
+    remat          training: whether layers are recomputed; None for what the config says
     peer           also time Diffusers and torch on the same
     configs        folder of the training configs
 
@@ -68,6 +69,7 @@ class Settings:
     kv_dtype: str = "same"
     tiny_decoder: bool = False
     stages: tuple[str, ...] = FILM_STAGES
+    remat: bool | None = None
     peer: bool = False
     configs: str = "configs"
 

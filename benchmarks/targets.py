@@ -38,14 +38,13 @@ def measure_targets(
     if device not in TARGETS:
         raise UsageError(f"no targets for {device!r}, {nearest(device, TARGETS)}")
     hardware = TARGETS[device]
-    check_device(
-        device,
-        hardware,
-        in_process("device", Settings(hardware.runs[0].settings["preset"]))["device"],
-    )
+    found = in_process("device", Settings(hardware.runs[0].settings["preset"]))["device"]
+    check_device(device, hardware, found)
+    if found["kind"] != hardware.kind:
+        say(f"the targets are for {hardware.kind}; this is measured on {found['kind']}")
     folder = made(folder.absolute())
     file = lambda run: folder / f"{run.name}.json"
-    records = {run.name: _read(file(run), hardware, run) for run in hardware.runs}
+    records = {run.name: _read(file(run), found["kind"], run) for run in hardware.runs}
     here = software()
 
     def keep(run: TargetRun, record: dict) -> None:
@@ -83,17 +82,16 @@ def measure_targets(
 
 
 def check_device(device: str, hardware: Hardware, here: dict) -> None:
-    """Checks that the targets hold for the device `here` (platform, kind, count).
+    """Checks that the targets' runs suit the device `here` (platform, kind, count).
+
+    Another card than the one that the targets name is measured, and the table names it.
 
     Raises:
       UsageError: they do not.
     """
-    if (here["platform"], here["kind"]) != (hardware.platform, hardware.kind):
-        found = here["platform"] == hardware.platform
+    if (here["platform"] == "cpu") != (hardware.platform == "cpu"):
         install = (
-            ""
-            if found
-            else f'install jax for it (pip install -c constraints.txt -e "{hardware.install}"), or '
+            f'install jax for it (pip install -c constraints.txt -e "{hardware.install}"), or '
         )
         raise UsageError(
             f"the targets for {device} hold for {hardware.kind}, and jax computes on "
@@ -112,7 +110,7 @@ def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
     for run in hardware.runs:
         record = records[run.name]
         for target in run.targets:
-            value = _number(record, target.number)
+            value = number_of(record, target.number)
             measured, verdict = (
                 ("", why_not(run, record))
                 if value is None
@@ -149,7 +147,7 @@ def why_not(run: TargetRun, record: dict) -> str:
         return "; ".join([*faults(record), f"not measured: {without(missing)}"])
     if record.get("unfinished"):
         return "; ".join([*faults(record), f"not measured yet: {', '.join(record['unfinished'])}"])
-    lacking = [target.number for target in run.targets if _number(record, target.number) is None]
+    lacking = [target.number for target in run.targets if number_of(record, target.number) is None]
     return "; ".join(faults(record)) or ", ".join(
         f"its record says no {number}" for number in lacking
     )
@@ -192,16 +190,16 @@ def _begun(record: dict, here: dict) -> dict | None:
     )
 
 
-def _read(file: Path, hardware: Hardware, run: TargetRun) -> dict:
+def _read(file: Path, here: str, run: TargetRun) -> dict:
     """Returns the run's record, or {} if it is missing, of other settings or another device."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        kind = (record["device"] or {"kind": hardware.kind})["kind"]
+        kind = (record["device"] or {"kind": here})["kind"]
         same = record["settings"] == Settings(**run.settings).recorded() and {
             *record["parts"],
             *record.get("unfinished", ()),
         } == set(run.parts)
-        return record if same and kind == hardware.kind else {}
+        return record if same and kind == here else {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -210,7 +208,7 @@ def _read(file: Path, hardware: Hardware, run: TargetRun) -> dict:
         ) from error
 
 
-def _number(record: dict, path: str) -> float | None:
+def number_of(record: dict, path: str) -> float | None:
     """Returns the number at part.name.name of a record; None if it was not measured."""
     value = record.get("parts", {})
     for name in path.split("."):

@@ -43,7 +43,11 @@ def configs(settings: Settings) -> list[TrainConfig]:
     first, size = CONFIGS[settings.preset]
     changes = {
         name: value
-        for name, value in (("batch", settings.batch), ("dtype", settings.dtype))
+        for name, value in (
+            ("batch", settings.batch),
+            ("dtype", settings.dtype),
+            ("remat", settings.remat),
+        )
         if value is not None
     }
     wanted = [

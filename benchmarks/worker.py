@@ -27,6 +27,8 @@ FUNCTIONS = {
     "attention": ("parts", "attention"),
     "vae": ("parts", "vae"),
     "text": ("parts", "text"),
+    "ceilings": ("ceilings", "ceilings"),
+    "machine": ("half_hour.machine", "machine"),
     "forward": ("parts", "forward"),
     "device": ("parts", "device"),
     "model_folder": ("random_model", "model_folder"),
@@ -42,7 +44,7 @@ _SHARED = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false"
 }  # torch has the memory of a GPU that jax leaves
 ENVIRONMENT = {
-    "training": {"JAX_OPTIMIZATION_LEVEL": "O1", "NPROC": str(4 * (os.cpu_count() or 1))},
+    "training": {"NPROC": str(4 * (os.cpu_count() or 1))},
     "race_theirs": _SHARED,
     "race_peaks": _SHARED,
     "race_products": _SHARED,

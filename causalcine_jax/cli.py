@@ -26,6 +26,7 @@ from causalcine_jax.errors import (
     printable,
     shown,
 )
+from causalcine_jax.utils.compiler import tune_compiler
 
 # Exit codes. STOPPED is EX_TEMPFAIL: not finished, and what was made is kept. A stop that keeps
 # nothing is 128 + the signal's number, as in shells.
@@ -158,8 +159,9 @@ def run(main: Callable[[], object]) -> None:
     traceback.
 
     jax starts its devices inside `main`. It may use the fraction `GPU_MEMORY` of a GPU's memory,
-    unless the environment sets another.
+    unless the environment sets another. XLA's settings are those of utils/compiler.py.
     """
+    tune_compiler()
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
     try:

@@ -4,7 +4,12 @@ Tree mode is the coming default of flax NNX.
 """
 
 import os
+import sys
 
+# All other tests run on the CPU, also where there is a GPU: they are many, in many processes.
+# Processes of xdist take over what the first one sets.
+if "gpu" not in " ".join(sys.argv) and "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile many small programs and run each once: compile quickly rather than well.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")

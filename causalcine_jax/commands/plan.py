@@ -133,12 +133,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
 
 
 def _need_no_device() -> None:
-    """Sets what jax reads when it is imported: plans ask for no device.
-
-    A step is compiled as `causalcine train` has it compiled.
-    """
+    """Sets what jax reads when it is imported: plans ask for no device."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     # The TPU's compiler would ask the machine which TPU it has.

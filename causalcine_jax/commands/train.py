@@ -74,10 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _tune_xla() -> None:
     """Sets what jax reads when it is imported, or starts its devices.
 
-    O1 overlaps communication with compute. NPROC is the number of threads of XLA's CPU client, by
+    NPROC is the number of threads of XLA's CPU client, by
     default one per core. A collective blocks its thread until all devices join it. With as many
     devices as threads, two collectives in different orders would deadlock.
     """
-    os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "O1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes about other people's hardware
     os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.attention.backends import attention
+from causalcine_jax.models.gather import gather
 from causalcine_jax.models.nn import (
     LayerNorm,
     Linear,
@@ -28,6 +29,9 @@ from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.mesh import shard
 from causalcine_jax.parallel.sharding import all_gather_params
 from causalcine_jax.parallel.ulysses import over_tokens
+
+# Where Wan2.1 computes in float32: GPUs would otherwise round to TF32, and TPUs to bfloat16.
+FLOAT32 = "highest"
 
 
 class Attention(Module):
@@ -151,8 +155,9 @@ def embed_time(
     first, second, projection = all_gather_params(
         (model.time_embedding_0, model.time_embedding_2, model.time_projection_1)
     )
-    e = second(jax.nn.silu(first(sinusoid(t, model.config.freq_dim)))).astype(jnp.float32)
-    e0 = projection(jax.nn.silu(e)).astype(jnp.float32)
+    e = first(sinusoid(t, model.config.freq_dim), FLOAT32)
+    e = second(jax.nn.silu(e), FLOAT32).astype(jnp.float32)
+    e0 = projection(jax.nn.silu(e), FLOAT32).astype(jnp.float32)
     return e, rearrange(e0, "... (six d) -> ... six d", six=6)
 
 
@@ -221,9 +226,8 @@ def cross_attention(
     q = heads(attn.norm_q(attn.q(block.norm3(x, config.eps)), config.eps), config)
 
     def attend(q, k, v, shot):
-        take = jax.vmap(lambda prompts, index: prompts[index])
         fold = lambda a: a.reshape(-1, *a.shape[2:])
-        return attention(fold(q), fold(take(k, shot)), fold(take(v, shot))).reshape(q.shape)
+        return attention(fold(q), fold(gather(k, shot)), fold(gather(v, shot))).reshape(q.shape)
 
     return attn.o(merge_heads(over_tokens(attend)(q, k, v, shot)))
 
@@ -239,6 +243,6 @@ def head(
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
     patches = all_gather_params(model.head)(
-        modulated_norm(x, shift, scale, model.config.eps)
+        modulated_norm(x, shift, scale, model.config.eps), FLOAT32
     ).astype(jnp.float32)
     return shard(patches, "data")

@@ -3,7 +3,8 @@
 Only the matrices of a transformer's blocks are in float8: they are nearly all of its weights and
 arithmetic. Norms, modulation, embeddings and the head keep their dtype. Tensor cores multiply two
 float8 matrices at twice the rate of bfloat16. Elsewhere the same numbers are widened before the
-product.
+product. A float8 weight is [out, in], unlike all others: cuBLASLt on Hopper sums along rows of both
+operands, and would transpose whole stacks of [in, out] in every pass.
 """
 
 import jax
@@ -21,11 +22,14 @@ def outside_blocks(dtype: str) -> str:
 
 
 def product(
-    x: Float[Array, "*b i"], weight: Float[Array, "i o"], scale: Float[Array, " o"], dtype
+    x: Float[Array, "*b i"], weight: Float[Array, "o i"], scale: Float[Array, " o"], dtype
 ) -> Float[Array, "*b o"]:
-    """x W for a float8 weight with its columns' scales; x is quantised to float8 first."""
+    """x W^T for a float8 weight with its outputs' scales; x is quantised to float8 first.
+
+    Sums are float32 and leave the product in `dtype`.
+    """
     x8, token_scale = rounded(x, FLOAT8, axes=-1)
-    y = jnp.einsum("...i,io->...o", x8, weight, preferred_element_type=jnp.float32)
+    y = jnp.einsum("...i,oi->...o", x8, weight, preferred_element_type=dtype)
     return (y * token_scale * scale).astype(dtype)
 
 
@@ -47,14 +51,14 @@ def quantize_blocks(transformer):
 
 
 @jax.jit
-def columns(weight: Float[Array, "l i o"]) -> tuple[Array, Float[Array, "l o"]]:
-    """The layers' matrices as float8, and their columns' scales.
+def columns(weight: Float[Array, "l i o"]) -> tuple[Float[Array, "l o i"], Float[Array, "l o"]]:
+    """The layers' matrices as float8 [out, in], and the scales of their outputs.
 
     Layer by layer, so that only one layer has a float32 copy at a time.
     """
 
     def layer(matrix):
-        weight, scale = rounded(matrix, FLOAT8, axes=0)
-        return weight, scale[0]
+        weight, scale = rounded(matrix.T, FLOAT8, axes=1)
+        return weight, scale[:, 0]
 
     return jax.lax.map(layer, weight)

@@ -48,8 +48,8 @@ class LowRank(Module):
 class Linear(Module):
     """y = x W + b with W [in, out], computed in W's dtype.
 
-    With a `scale`, W is float8 (models/float8.py) and y has b's dtype. With an `adapter`, its
-    result is added (models/lora.py).
+    With a `scale`, W is float8 and [out, in] (models/float8.py), and y has b's dtype. With an
+    `adapter`, its result is added (models/lora.py).
     """
 
     def __init__(self, d_in: int, d_out: int, *, key, bias: bool = True, std: float | None = None):
@@ -63,11 +63,14 @@ class Linear(Module):
         self.scale: Param | None = None
         self.adapter: LowRank | None = None
 
-    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        y = self._product(x)
+    def __call__(
+        self, x: Float[Array, "*b i"], precision: str | None = None
+    ) -> Float[Array, "*b o"]:
+        """The product; `precision` "highest" keeps float32 on accelerators, which else round it."""
+        y = self._product(x, precision)
         return y if self.adapter is None else y + self.adapter(x).astype(y.dtype)
 
-    def _product(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+    def _product(self, x: Float[Array, "*b i"], precision: str | None) -> Float[Array, "*b o"]:
         weight = self.weight[...]
         if self.scale is None and _has_own_product(weight):
             bias = (
@@ -81,7 +84,7 @@ class Linear(Module):
             assert self.bias is not None
             y = float8.product(x, weight, self.scale[...], dtype=self.bias[...].dtype)
         else:
-            y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight)
+            y = jnp.einsum("...i,io->...o", x.astype(weight.dtype), weight, precision=precision)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
     def adapt(self, adapter: LowRank) -> None:

@@ -17,15 +17,23 @@ from jax.sharding import Mesh
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError
+from causalcine_jax.planning.attained import Expected, expected
 from causalcine_jax.planning.hardware import HardwareTarget, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import Collective, collectives
 from causalcine_jax.planning.hlo.program import parse_hlo
-from causalcine_jax.planning.hlo.traffic import Buffer, host_copies, largest_buffers, memory_traffic
-from causalcine_jax.planning.jaxpr_flops import program_flops
+from causalcine_jax.planning.hlo.traffic import (
+    Buffer,
+    host_copies,
+    largest_buffers,
+    launches,
+    memory_traffic,
+)
+from causalcine_jax.planning.jaxpr_flops import flops_by_kind
 from causalcine_jax.planning.planned_rollout import rollout_steps
 from causalcine_jax.planning.planned_step import FilmBatch, PlannedStep, training_steps
 from causalcine_jax.planning.roofline import Roofline, roofline
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.utils import compiler
 
 # Memory is laid out before a GPU's machine code is made. The code never runs, so its optimisation
 # is off, which halves the compile time. Without a GPU, no autotuner chooses the tiles of Triton's
@@ -35,6 +43,7 @@ NEVER_RUN = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
         "xla_gpu_enable_triton_gemm": False,
+        **compiler.FLAGS,
     },
     "tpu": {},
 }
@@ -82,6 +91,7 @@ class ProgramAccount:
     traffic: int | None
     copied: tuple[int, int]
     roofline: Roofline | None
+    expected: Expected | None
     buffers: tuple[Buffer, ...]
     seconds: dict[str, float]
 
@@ -130,6 +140,15 @@ class CompilePlan:
             line.serial * times for line, times in lines
         )
 
+    @property
+    def cycle_expected(self) -> tuple[float, float, float] | None:
+        """Expected seconds of a cycle: (expected, at least, at most). None where unknown."""
+        known = [(one.expected, self.cycle / one.every) for one in self.accounts if one.expected]
+        if len(known) < len(self.accounts):
+            return None
+        of = lambda name: sum(times * getattr(part, name) for part, times in known)
+        return of("seconds"), of("least"), of("most")
+
 
 def compile_plan(
     config: TrainConfig,
@@ -173,7 +192,8 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAcco
         traced = step.trace(*step.arguments)
         lowered = traced.lower()
     seconds["trace"] = time.perf_counter() - clock
-    flops = program_flops(traced.jaxpr, step.unknown_trips)
+    by_kind = flops_by_kind(traced.jaxpr, step.unknown_trips)
+    flops = sum(by_kind.values())
     clock = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
@@ -192,6 +212,7 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAcco
     found = collectives(program, where.devices, where.domain, step.unknown_trips)
     traffic = memory_traffic(program, step.unknown_trips)
     copied = host_copies(program, step.unknown_trips)
+    line = roofline(where, flops, traffic, found, copied)
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     # The compiler drops unused arguments, but pads those that it reads.
     given = max(
@@ -212,7 +233,8 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAcco
         collectives=tuple(found),
         traffic=traffic,
         copied=copied,
-        roofline=roofline(where, flops, traffic, found, copied),
+        roofline=line,
+        expected=expected(where, by_kind, line, launches(program, step.unknown_trips)),
         buffers=tuple(largest_buffers(program)),
         seconds=seconds,
     )
@@ -256,6 +278,7 @@ def _refused(
         traffic=None,
         copied=(0, 0),
         roofline=None,
+        expected=None,
         buffers=buffers,
         seconds=seconds,
     )

@@ -5,6 +5,7 @@ import json
 
 import jax
 
+from causalcine_jax.planning.attained import how_sure, rate_lines
 from causalcine_jax.planning.compile_advice import advice
 from causalcine_jax.planning.compile_plan import CompilePlan, ProgramAccount
 from causalcine_jax.planning.hlo.collectives import by_kind
@@ -20,12 +21,25 @@ def table(plan: CompilePlan) -> str:
     ]
     for account in plan.accounts:
         lines += ["", *_program(account)]
-    seconds = plan.cycle_seconds
-    lines += [] if seconds is None else ["", *_time(plan, *seconds)]
+    seconds, likely = plan.cycle_seconds, plan.cycle_expected
+    if seconds is not None and likely is not None:
+        sure = f"how sure: rates {how_sure(where)}"
+        lines += ["", *_time(plan, *seconds), *_expected(plan, *likely), sure]
     lines += ["", "assumed:", *(f"  {line}" for line in _assumptions(plan))]
     if not plan.fits:
         lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
     return "\n".join(lines)
+
+
+def _expected(plan: CompilePlan, likely: float, least: float, most: float) -> list[str]:
+    if plan.what == "rollout":
+        frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
+        return [
+            f"expected: {likely:.3g} s ({least:.3g} to {most:.3g}), {frames / likely:.1f} fps "
+            f"({frames / most:.1f} to {frames / least:.1f})"
+        ]
+    per = f"; a step {likely / plan.cycle:.3g} s" if plan.cycle > 1 else ""
+    return [f"expected: {likely:.4g} s ({least:.4g} to {most:.4g}){per}"]
 
 
 def _time(plan: CompilePlan, least: float, most: float) -> list[str]:
@@ -33,7 +47,7 @@ def _time(plan: CompilePlan, least: float, most: float) -> list[str]:
     if plan.what == "rollout":
         frames = plan.config.chunk_frames * plan.config.vae.temporal_stride
         return [
-            f"a chunk of {frames} video frames: at least {least:.3g} s "
+            f"a chunk of {frames} video frames, at peak: at least {least:.3g} s "
             f"({frames / least:.1f} fps), {most:.3g} s ({frames / most:.1f} fps) "
             "if nothing overlaps"
         ]
@@ -53,7 +67,11 @@ def _times(count: int) -> str:
 
 
 def _assumptions(plan: CompilePlan) -> list[str]:
-    return assumptions(plan.target, copying=any(one.host for one in plan.accounts))
+    return [
+        *assumptions(plan.target, copying=any(one.host for one in plan.accounts)),
+        "expected: the sum of all parts, nothing overlapping, each at a fraction of its peak:",
+        *(f"  {line}" for line in rate_lines(plan.target)),
+    ]
 
 
 def _films(plan: CompilePlan) -> str:
@@ -121,12 +139,15 @@ def _seconds(plan: CompilePlan) -> dict:
     of = lambda steps: dict(
         zip(("bound", "serial"), (seconds / steps for seconds in plan.cycle_seconds), strict=True)
     )
+    assert plan.cycle_expected is not None
+    likely = dict(zip(("expected", "expected_least", "expected_most"), plan.cycle_expected))
     if plan.what == "rollout":
-        return {"seconds_per_chunk": of(1)}
+        return {"seconds_per_chunk": of(1) | likely}
     cycle = {
         "steps": plan.cycle,
         "runs": {one.name: plan.cycle // one.every for one in plan.accounts},
         **of(1),
+        **likely,
     }
     return {"seconds_per_step": of(plan.cycle), "seconds_per_cycle": cycle}
 
@@ -171,6 +192,9 @@ def _program(one: ProgramAccount) -> list[str]:
             f"collectives {r.collectives:.3g} s{_copies(one)}; "
             f"{r.serial:.3g} s if nothing overlaps"
         )
+    if (e := one.expected) is not None:
+        parts = ", ".join(f"{kind} {seconds:.3g} s" for kind, seconds in e.parts.items() if seconds)
+        lines.append(f"  expected {e.seconds:.3g} s ({e.least:.3g} to {e.most:.3g}): {parts}")
     lines.append(
         f"  traced in {one.seconds['trace']:.0f} s, compiled in {one.seconds['compile']:.0f} s"
     )

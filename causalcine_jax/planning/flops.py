@@ -26,11 +26,14 @@ KINDS = {
 }
 
 
+def chip_of(device_kind: str) -> str | None:
+    """The name in `CHIPS` of a device of that kind; None if plans do not know it."""
+    return next((name for start, name in KINDS.items() if device_kind.startswith(start)), None)
+
+
 def peak(device_kind: str, dtype: str = "bfloat16") -> float | None:
     """Dense FLOP/s of a device of that kind; None if unknown."""
-    chip = next(
-        (CHIPS[name] for start, name in KINDS.items() if device_kind.startswith(start)), None
-    )
+    chip = CHIPS.get(chip_of(device_kind) or "")
     return (
         None if chip is None else {"bfloat16": chip.flops, "float8": chip.float8 or None}.get(dtype)
     )

@@ -28,6 +28,8 @@ GB = 10**9
 # What an H200 reports to a compiler, numbers only. Source:
 # `jax.experimental.topologies.get_attached_topology().target_config` on a machine with one. An
 # H100 is assumed to differ in its memory only (data sheet: 80 GB, 3.35 TB/s); none was queried.
+# The versions are those of the CUDA 13 packages. Without them the compiler assumes an old CUDA, and
+# widens float8 products to float16.
 HOPPER = """
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -48,9 +50,14 @@ gpu_device_info {{
   cuda_compute_capability {{ major: 9 }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
+  runtime_version: "13.0.0"
+  compile_time_toolkit_version: "13.0.0"
+  driver_version: "13.0.0"
+  dnn_version: "9.12.0"
 }}
 platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
+runtime_version {{ major: 13 minor: 0 }}
 device_description_str: "{name}"
 """
 

@@ -1,12 +1,17 @@
 """FLOPs of a traced program: matrix products, convolutions and attention kernels, with loops.
 
+By kind, because kernels attain different fractions of the peak (attained.py). A product is wide if
+neither the sum nor the outputs of its second operand are shorter than WIDE.
+
 Counted over all devices before the compiler sees the program. So remat's recomputation counts, and
 what the compiler drops or duplicates does not. Padding counts as work: attention over a partly
 empty field costs as much as over a full one.
 """
 
 import math
+from collections import Counter
 
+WIDE = 4096
 # cuDNN's kernels: FLOPs per query, key and channel.
 ATTENTION = {"dot_product_attention_fwd": 4, "dot_product_attention_bwd": 10}
 # The CPU's own kernels (models/cpu/kernels.py), by the shapes of their operands and results.
@@ -27,30 +32,45 @@ OWN_KERNELS = {
 
 
 def program_flops(jaxpr, unknown_trips: int = 1) -> float:
-    """FLOPs of a jaxpr.
+    """FLOPs of a jaxpr of all kinds together (`flops_by_kind`)."""
+    return sum(flops_by_kind(jaxpr, unknown_trips).values())
+
+
+def flops_by_kind(jaxpr, unknown_trips: int = 1) -> dict[str, float]:
+    """FLOPs of a jaxpr: wide products, narrow products, attention, convolutions.
 
     A loop of data-dependent length counts as `unknown_trips` rounds, a branch as its costliest arm.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    total = 0.0
+    total: Counter = Counter()
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
-            total += _product(eqn)
+            total[_width(eqn)] += _product(eqn)
         elif name == "conv_general_dilated":
-            total += _convolution(eqn)
+            total["convolutions"] += _convolution(eqn)
         elif kernel := next((kernel for kernel in ATTENTION if name.startswith(kernel)), None):
             query, key = (eqn.invars[i].aval.shape for i in (0, 1))  # [b, t, h, d], [b, s, h, d]
-            total += ATTENTION[kernel] * math.prod(query) * key[1]
+            total["attention"] += ATTENTION[kernel] * math.prod(query) * key[1]
         elif name == "ffi_call" and (count := OWN_KERNELS.get(params["target_name"])):
-            total += count(*(array.aval.shape for array in (*eqn.invars, *eqn.outvars)))
+            kind = _own_kind(params["target_name"])
+            total[kind] += count(*(array.aval.shape for array in (*eqn.invars, *eqn.outvars)))
         elif name == "cond":
-            total += max(program_flops(branch, unknown_trips) for branch in params["branches"])
+            arms = [flops_by_kind(branch, unknown_trips) for branch in params["branches"]]
+            total.update(max(arms, key=lambda arm: sum(arm.values())))
         else:
-            total += _rounds(name, params, unknown_trips) * sum(
-                program_flops(inner, unknown_trips) for inner in _inner(params)
-            )
-    return total
+            rounds = _rounds(name, params, unknown_trips)
+            for inner in _inner(params):
+                for kind, flops in flops_by_kind(inner, unknown_trips).items():
+                    # The only products of kernels of our own are those of TPUs' attention.
+                    total["attention" if name == "pallas_call" else kind] += rounds * flops
+    return dict(total)
+
+
+def _own_kind(kernel: str) -> str:
+    if "convolution" in kernel:
+        return "convolutions"
+    return "narrow products" if "linear" in kernel else "attention"
 
 
 def _rounds(name: str, params, unknown_trips: int) -> int:
@@ -75,6 +95,14 @@ def _inner(params):
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(part, "eqns") or hasattr(getattr(part, "jaxpr", None), "eqns"):
                 yield part
+
+
+def _width(eqn) -> str:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left, right = (eqn.invars[i].aval.shape for i in (0, 1))
+    summed = math.prod(left[axis] for axis in contracted)
+    wide = summed >= WIDE and right and math.prod(right) >= WIDE * summed
+    return "wide products" if wide else "narrow products"
 
 
 def _product(eqn) -> float:

@@ -50,8 +50,36 @@ def test_cudnn_is_given_even_lengths_and_both_of_them_batched(monkeypatch):
         atol=1e-2,
     )
     assert asked == [(6, (3,), (3,))]
-    with pytest.raises(NotImplementedError, match="even number of keys"):
-        attention.BACKENDS["gpu"][0](q[0], k[0, :, :5], v[0, :, :5], None)
+
+
+@pytest.mark.parametrize("lengths", [None, (5, 2, 4)])
+def test_odd_keys_are_padded_under_a_length(monkeypatch, lengths):
+    xla, asked = jax.nn.dot_product_attention, []
+
+    def kernel(q, k, v, *, key_value_seq_lengths, implementation, **_):
+        assert implementation == "cudnn" and q.shape[1] % 2 == k.shape[1] % 2 == 0
+        asked.append(k.shape[1])
+        return xla(q, k, v, key_value_seq_lengths=key_value_seq_lengths, implementation="xla")
+
+    q, k, v = (jax.random.normal(jax.random.key(i), (3, 5, 2, 8), jnp.bfloat16) for i in range(3))
+    lengths = None if lengths is None else jnp.asarray(lengths, jnp.int32)
+    wanted = attention.BACKENDS["gpu"][1](q, k, v, lengths)
+    monkeypatch.setattr(attention.jax.nn, "dot_product_attention", kernel)
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    got = attention.attention(q, k, v, lengths)
+    monkeypatch.undo()
+    assert asked == [6]
+    np.testing.assert_allclose(np.float32(got), np.float32(wanted), atol=1e-2)
+
+
+def test_the_chosen_back_end_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    attention._say_once.cache_clear()
+    q = jnp.ones((1, 4, 2, 8))
+    for _ in range(2):
+        attention.attention(q, q, q)
+    said = "attention by xla (cuDNN attention computes in bfloat16 or float16 only)\n"
+    assert capsys.readouterr().err == said
 
 
 def test_splash_in_several_blocks_is_xlas_attention_forward_and_backward(monkeypatch):

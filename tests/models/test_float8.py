@@ -19,10 +19,10 @@ def test_a_product_keeps_small_columns_and_small_tokens():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 5, 64)) * np.array([1e-4, 1, 1e3, 5, 0])[:, None]
     weight = rng.standard_normal((64, 3)) * np.array([1e-3, 1, 100])
-    weight8, scale = rounded(jnp.asarray(weight), float8.FLOAT8, axes=0)
-    got = float8.product(jnp.asarray(x), weight8, scale[0], jnp.float32)
+    weight8, scale = rounded(jnp.asarray(weight.T), float8.FLOAT8, axes=1)
+    got = float8.product(jnp.asarray(x), weight8, scale[:, 0], jnp.float32)
     exact = x @ weight
-    assert weight8.dtype == jnp.float8_e4m3fn and got.dtype == jnp.float32 and scale.shape == (1, 3)
+    assert weight8.dtype == jnp.float8_e4m3fn and got.dtype == jnp.float32 and scale.shape == (3, 1)
     assert np.all(got[:, 4] == 0)
     sizes = np.linalg.norm(x[:, :4], axis=-1)[..., None] * np.linalg.norm(weight, axis=0)
     # With three bits of mantissa, a product of 64 terms is off by about 0.026 of |x| |w| / sqrt(64)

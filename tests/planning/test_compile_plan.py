@@ -18,6 +18,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.planning import compile_plan as planning
 from causalcine_jax.planning import hardware as targets
+from causalcine_jax.planning.attained import Expected
 from causalcine_jax.planning.compile_plan import CompilePlan, compile_plan
 from causalcine_jax.planning.compile_table import table, to_json
 from causalcine_jax.planning.hardware import Chip, target, target_mesh
@@ -135,11 +136,13 @@ def test_a_rollouts_moves_are_compiled_and_reported_per_chunk(tmp_path):
     assert 1.5 * commit.flops < denoise.flops < 2.5 * commit.flops
     report = json.loads(to_json(plan))
     bound, serial = plan.cycle_seconds
-    assert report["seconds_per_chunk"] == {"bound": bound, "serial": serial}
+    likely = dict(zip(("expected", "expected_least", "expected_most"), plan.cycle_expected))
+    assert report["seconds_per_chunk"] == {"bound": bound, "serial": serial} | likely
+    assert serial < likely["expected_least"] < likely["expected"] < likely["expected_most"]
     assert "seconds_per_step" not in report
     assert bound == sum(
         one.roofline.bound for one in plan.accounts
-    ) and "a chunk of 6 video frames: at least" in table(plan)
+    ) and "a chunk of 6 video frames, at peak: at least" in table(plan)
 
 
 @pytest.mark.parametrize("place", ["device", "host"])
@@ -173,7 +176,13 @@ def test_a_cycle_of_updates_is_reported_beside_the_mean_step(tmp_path):
     )
     blank, line = dataclasses.replace(blank, traffic=0), lambda seconds: Roofline(seconds, 1.0, 0.0)
     accounts = [
-        dataclasses.replace(blank, name=name, every=every, roofline=line(s))
+        dataclasses.replace(
+            blank,
+            name=name,
+            every=every,
+            roofline=line(s),
+            expected=Expected(2 * s, s + 1, 3 * s, {"attention": 2 * s}),
+        )
         for name, every, s in (("generator", 5, 20.0), ("critic", 1, 10.0))
     ]
     plan = CompilePlan(
@@ -192,7 +201,14 @@ def test_a_cycle_of_updates_is_reported_beside_the_mean_step(tmp_path):
         "runs": {"generator": 1, "critic": 5},
         "bound": 70.0,
         "serial": 76.0,
+        "expected": 140.0,
+        "expected_least": 76.0,
+        "expected_most": 210.0,
     }
+    assert "expected: 140 s (76 to 210); a step 28 s" in table(plan)
+    assert "how sure: rates published: attention, convolutions; estimated: wide products" in table(
+        plan
+    )
 
 
 @pytest.mark.usefixtures("here")

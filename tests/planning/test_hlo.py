@@ -95,6 +95,32 @@ def test_traffic_of_fusions_within_fusions_as_tpus_have_them():
     assert memory_traffic(parse_hlo(program)) == (index + weights + x + y) + (y + index + y)
 
 
+def test_a_fusion_that_runs_beside_others_counts_once_as_a_fusion():
+    """Of jax 0.11 and newer: its type holds its operands too, its fusion-done the results again."""
+    traffic = lambda text: memory_traffic(parse_hlo(text))
+    program = """
+%sliced (stack: bf16[30,64,64], i: s32[]) -> bf16[1,64,64] {
+  %stack = bf16[30,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %part = bf16[1,64,64]{2,1,0} dynamic-slice(%stack, %i, %zero, %zero)
+}
+
+ENTRY %main (w: bf16[30,64,64], i: s32[]) -> bf16[1,64,64] {
+  %w = bf16[30,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  START
+}
+"""
+    kinds = "((bf16[30,64,64]{2,1,0}, s32[]), bf16[1,64,64]{2,1,0}, u32[])"
+    beside = f"""%begun = {kinds} fusion-start(%w, %i), kind=kLoop, calls=%sliced
+  ROOT %done = bf16[1,64,64]{{2,1,0}} fusion-done(%begun)"""
+    alone = "ROOT %done = bf16[1,64,64]{2,1,0} fusion(%w, %i), kind=kLoop, calls=%sliced"
+    read_and_written = 2 * 64 * 64 * 2 + 4
+    assert traffic(program.replace("START", beside)) == read_and_written
+    assert traffic(program.replace("START", alone)) == read_and_written
+
+
 def test_traffic_of_the_kernel_that_takes_frames_out_of_a_pool():
     program = read_hlo("frame_gather")
     assert memory_traffic(parse_hlo(program)) == 2 * (2 * 8 * 128 * 2)

@@ -6,13 +6,13 @@ skipped, with the install command.
 """
 
 import dataclasses
-import importlib.util
 import math
 import re
 from collections import Counter
 
 import jax
 import pytest
+from compilers import needs
 from tiny_training import tiny_config
 
 from causalcine_jax.config import PoolConfig
@@ -21,7 +21,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.parallel.sharding import REPLICATED, path_of, spec_of
 from causalcine_jax.planning import compile_plan as planning
-from causalcine_jax.planning.hardware import INSTALL, target, target_mesh
+from causalcine_jax.planning.hardware import target, target_mesh
 from causalcine_jax.planning.hlo.collectives import first_group, is_continuation, kind_of
 from causalcine_jax.planning.planned_rollout import rollout_steps
 from causalcine_jax.planning.planned_step import FilmBatch, shapes, training_steps
@@ -36,15 +36,6 @@ TEXT = TextEncoderConfig(
 FILMS = {"frames": 9, "size": (128, 128)}  # 64 tokens a frame, 192 a chunk
 # The float32 ones among the sharded weights. A TPU still multiplies, and so gathers, in bfloat16.
 FLOAT32 = re.compile("time_embedding|time_projection|head")
-
-
-def needs(platform: str):
-    module, install = INSTALL[platform]
-    try:
-        missing = importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:
-        missing = True
-    return pytest.mark.skipif(missing, reason=f"needs {module}: {install}")
 
 
 TARGETS = [

@@ -1,8 +1,11 @@
 """One attention function for every network and platform: dense, unmasked, bounded by a length.
 
 A back end that cannot handle a call raises `NotImplementedError`; the platform's next one is tried.
+On an accelerator the chosen one is said once, with the reasons of those before it.
 """
 
+import functools
+import sys
 from collections.abc import Callable
 
 import jax
@@ -16,10 +19,13 @@ from causalcine_jax.parallel.platform import platform
 def _cudnn(q, k, v, lengths):
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise NotImplementedError("cuDNN attention computes in bfloat16 or float16 only")
+    # cuDNN's backward pass needs even numbers of keys and of queries. A length hides a padded key;
+    # one padded query changes no other.
+    one_more = lambda x: jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0)))
     if k.shape[1] % 2:
-        raise NotImplementedError("cuDNN attention's backward pass needs an even number of keys")
-    if q.shape[1] % 2:  # an even number of queries too; one padded query changes no other
-        return _cudnn(jnp.pad(q, ((0, 0), (0, 1), (0, 0), (0, 0))), k, v, lengths)[:, :-1]
+        return _cudnn(q, one_more(k), one_more(v), _lengths(q, k, lengths))
+    if q.shape[1] % 2:
+        return _cudnn(one_more(q), k, v, lengths)[:, :-1]
     if lengths is None:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     # cuDNN needs both lengths, and under vmap both batched. `full_like` would not be batched, hence
@@ -143,10 +149,21 @@ def attention(
     lengths: Int[Array, " b"] | None = None,
 ) -> Float[Array, "b t h d"]:
     """softmax(q k^T / sqrt(d)) v over the first `lengths[b]` keys of each element (None: all)."""
-    reasons = []
+    reasons: list[str] = []
     for backend in BACKENDS.get(platform(), (_xla,)):
         try:
-            return backend(q, k, v, lengths)
+            out = backend(q, k, v, lengths)
         except NotImplementedError as reason:
             reasons.append(str(reason))
+            continue
+        if platform() != "cpu":
+            _say_once(backend.__name__.strip("_"), tuple(reasons))
+        return out
     raise NotImplementedError("; ".join(reasons))
+
+
+@functools.cache
+def _say_once(name: str, reasons: tuple[str, ...]) -> None:
+    """Prints which back end computes attention: XLA's in place of a kernel costs much time."""
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    print(f"attention by {name}{why}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from causalcine_jax.models.cache.quantised import Frames, Quantised
+from causalcine_jax.models.gather import gather
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.parallel.platform import platform
 
@@ -71,18 +72,14 @@ def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
     Entries beyond the field's length are arbitrary but finite.
     """
     if past.layer is None:
-        gathered = lambda frames: jax.tree.map(lambda stored: _gather(stored, field.frame), frames)
+        gathered = lambda frames: jax.tree.map(lambda stored: gather(stored, field.frame), frames)
         return gathered(past.k), gathered(past.v)
     k, v = _picked(past, field) if past.near is None else _brought_over(past, field)
     stored = lambda value, scale: (
-        value if scale is None else Quantised(value, _gather(scale, field.frame))
+        value if scale is None else Quantised(value, gather(scale, field.frame))
     )
     pool_k, pool_v = past.whole_pools()
     return stored(k, pool_k.scale), stored(v, pool_v.scale)
-
-
-def _gather(stored: Shaped[Array, "b f *d"], index: Int[Array, "b r"]) -> Shaped[Array, "b r *d"]:
-    return jax.vmap(lambda frames, index: frames[index])(stored, index)
 
 
 def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
@@ -103,7 +100,7 @@ def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b
     assert past.near is not None and k.near is not None and v.near is not None
     is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
     missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
-    values = [_gather(near, jnp.argmax(is_near, axis=-1)) for near in (k.near, v.near)]
+    values = [gather(near, jnp.argmax(is_near, axis=-1)) for near in (k.near, v.near)]
     return _with_copies(
         values,
         [_in_rows(frames.stored) for frames in (k, v)],

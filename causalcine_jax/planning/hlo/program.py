@@ -1,5 +1,6 @@
 """Parses a compiled program's text (HLO after all passes): instructions, shapes, calls, trips."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,20 @@ class Instruction:
     @property
     def source(self) -> str:
         return match[1] if (match := _SOURCE.search(self.attributes)) else ""
+
+    @property
+    def is_fusion(self) -> bool:
+        return self.opcode in ("fusion", "fusion-start")
+
+    @property
+    def waited_for(self) -> "Instruction":
+        """The same, if it is a fusion that others run beside (jax >= 0.11), as a plain fusion.
+
+        The type of such a fusion-start is (operands, results, context).
+        """
+        if self.opcode != "fusion-start":
+            return self
+        return dataclasses.replace(self, opcode="fusion", type=_split(self.type[1:-1])[1].strip())
 
     @property
     def trips(self) -> int | None:
@@ -114,7 +129,7 @@ class HloProgram:
             computation = self.computations[name]
             for one in computation.instructions.values():
                 _add(sums, measure(computation, one))
-                if one.opcode == "fusion" and not into_fusions:
+                if one.is_fusion and not into_fusions:
                     continue
                 inner = [of(called) for called in one.called if called in self.computations]
                 if one.opcode == "conditional":
@@ -136,7 +151,7 @@ class HloProgram:
             computation = self.computations[waiting.pop()]
             for one in computation.instructions.values():
                 yield computation, one
-                if one.opcode != "fusion" or into_fusions:
+                if not one.is_fusion or into_fusions:
                     new = [
                         name
                         for name in one.called

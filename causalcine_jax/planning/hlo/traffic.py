@@ -52,10 +52,21 @@ def memory_traffic(program: HloProgram, unknown_trips: int = 1) -> int:
         return (
             {}
             if one.opcode in FREE or one.opcode.endswith("-done")
-            else {"bytes": _moved(program, computation, one)}
+            else {"bytes": _moved(program, computation, one.waited_for)}
         )
 
     return program.total(measure, unknown_trips=unknown_trips, into_fusions=False).get("bytes", 0)
+
+
+def launches(program: HloProgram, unknown_trips: int = 1) -> int:
+    """Kernels, copies and collectives that a device starts in one run."""
+
+    def measure(computation: Computation, one: Instruction) -> dict:
+        waits = one.opcode in FREE or one.opcode.endswith("-done")
+        return {} if waits else {"launches": 1}
+
+    found = program.total(measure, unknown_trips=unknown_trips, into_fusions=False)
+    return found.get("launches", 0)
 
 
 def host_copies(program: HloProgram, unknown_trips: int = 1) -> tuple[int, int]:
@@ -89,7 +100,7 @@ def largest_buffers(program: HloProgram, count: int = 8) -> list[Buffer]:
     found: dict[str, Buffer] = {}
     for _, one in program.running():
         if one.opcode not in FREE and not one.opcode.endswith("-done"):
-            for array in one.arrays:
+            for array in one.waited_for.arrays:
                 if array.main_memory and not (array.text in found and found[array.text].source):
                     found[array.text] = Buffer(array.bytes, array.text, one.source)
     return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:count]

@@ -1,0 +1,93 @@
+"""Brings the results of the four commands home: a record, the targets, docs and rates.
+
+half_hour_*.json -> benchmarks/results/DATE_half_hour_CARD.json
+    -> the table between the marks in docs/performance.md
+    -> planning/attained.json, from the ceilings, if the card is one that plans know
+"""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks import REPOSITORY
+from benchmarks.bench import write
+from benchmarks.ceilings import keep_rates
+from benchmarks.half_hour.commands import SCHEMA, unmeasured
+from benchmarks.target_list import TARGETS, Hardware
+from benchmarks.targets import number_of
+from causalcine_jax.errors import DataError
+from causalcine_jax.utils.atomic_file import atomic_file
+
+BEGIN, END = "<!-- half hour: begin -->", "<!-- half hour: end -->"
+PAGE = Path("docs") / "performance.md"
+
+
+def collect(files: list[Path], home: Path = REPOSITORY) -> str:
+    """Returns the table of targets; writes record, page and rates below `home`.
+
+    Raises:
+      DataError: a file is no result, is a rehearsal, or the files are of several devices.
+    """
+    records = sorted((_read(file) for file in files), key=lambda record: record["command"])
+    devices = {(record["device"]["kind"], record["device"]["count"]) for record in records}
+    if len(devices) != 1:
+        raise DataError(f"results of several devices: {', '.join(sorted(map(str, devices)))}")
+    [(kind, count)] = devices
+    measured = {one["part"]: one for record in records for one in record["parts"]}
+    dates = [one["record"]["date"] for one in measured.values() if (one.get("record") or {})]
+    date = min(dates)[:10] if dates else "undated"
+    name = f"{date}_half_hour_{re.sub(r'[^a-z0-9]+', '_', kind.lower()).strip('_')}.json"
+    write({"schema": SCHEMA, "commands": records}, home / "benchmarks" / "results" / name)
+    table = targets_table(TARGETS["h200"], measured, kind)
+    missing = [line for record in records for line in unmeasured(record)]
+    lines = [
+        f"Measured on {count} x {kind}, {date}, by `python -m benchmarks.half_hour` "
+        f"([record](../benchmarks/results/{name})).",
+        table,
+        *(["Not measured: " + "; ".join(missing) + "."] if missing else []),
+    ]
+    _write_page(home / PAGE, "\n\n".join(lines))
+    for part in ("ceilings_14b", "ceilings_1.3b"):
+        if (record := measured.get(part, {}).get("record")) is not None:
+            keep_rates(record, f"benchmarks/results/{name}")
+    return table
+
+
+def targets_table(hardware: Hardware, measured: dict[str, dict], kind: str) -> str:
+    """Markdown: every target, what this card measured, and whether it is met.
+
+    A card that the targets are not for has its numbers and no verdict.
+    """
+    rows = ["| target | bound on " + hardware.kind + " | measured | |", "|---|---|---|---|"]
+    for run in hardware.runs:
+        record = measured.get(run.name, {}).get("record") or {}
+        for target in run.targets:
+            value = number_of(record, target.number)
+            verdict = "not measured" if value is None else target.verdict(value)
+            if value is not None and kind != hardware.kind:
+                verdict = f"on {kind}"
+            shown = "" if value is None else target.shown(value)
+            rows.append(f"| {run.name}: {target.words} | {target.bound} | {shown} | {verdict} |")
+    return "\n".join(rows)
+
+
+def _read(file: Path) -> dict:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        known = record["schema"] == SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is no result of benchmarks.half_hour ({error})") from error
+    if not known or record["rehearsal"]:
+        why = "a rehearsal" if known else f"of schema {record['schema']}"
+        raise DataError(f"{file} is {why}: give the half_hour_N.json of an accelerator")
+    return record
+
+
+def _write_page(page: Path, text: str) -> None:
+    """Replaces what is between the marks."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise DataError(f"{page} has no lines {BEGIN} and {END}: put them where the table belongs")
+    with atomic_file(page) as partial:
+        partial.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
