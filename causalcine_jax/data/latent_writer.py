@@ -76,10 +76,22 @@ class LatentStoreWriter:
     def _resume(self) -> None:
         """Keeps a partial store of the same spec; deletes one of another spec without films."""
         there = read_spec(self._partial)
-        if len(missing_shards(self._partial, there)) == there.shards and there != self.spec:
+        if self._begun() == 0 and there != self.spec:
             shutil.rmtree(self._partial)
         else:
             _require_same(self._partial, there, self.spec)
+
+    def fewest_bytes(self) -> int:
+        """What is still to be written takes at least this, told without a list of the shards."""
+        if self._arrays is None:
+            return 0
+        left = self.spec.films - self._begun() * self.spec.films_per_shard
+        return max(0, left) * self.spec.film_bytes
+
+    def _begun(self) -> int:
+        """The files that captions are in, or are being written to."""
+        folder = self._partial / "captions"
+        return len(list(folder.iterdir())) if folder.is_dir() else 0
 
     def pending(self, process_index: int = 0, process_count: int = 1) -> list[range]:
         """Returns this process's unwritten films, a range per shard."""

@@ -232,6 +232,15 @@ def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
         )
 
 
+def test_absurd_numbers_end_in_one_line(model, tiny_world, tmp_path):
+    absurd = EncodeConfig(model, tmp_path / "films", "tiny", films=10**11)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"not enough room on the disk: .* needs up to"):
+            encode_storyworld(absurd, show_progress=False)
+    films = EncodeConfig(model, tmp_path / "films", "tiny", films=2, batch=10**11)
+    assert len(encode_storyworld(films, show_progress=False)) == 2
+
+
 def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
     model, tiny_world, tmp_path, monkeypatch
 ):
