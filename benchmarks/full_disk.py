@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.fuzz import keep
-from benchmarks.kills import TRIES
+from benchmarks.kills import TRIES, until_stopped
 from benchmarks.tried_commands import (
     TRACEBACK,
     Command,
@@ -47,7 +47,7 @@ def full_disk(
         tried = commands(folder)
         order = only or tuple(tried)
         sound = {name: undisturbed(tried[name], folder / f"sound-{name}") for name in order}
-        for number in range(count):
+        for number in until_stopped(count):
             name = order[number % len(order)]
             place = folder / f"{number}-{name}"
             for _ in range(TRIES):
@@ -63,7 +63,7 @@ def full_disk(
                 faults.append({"command": name, "fault": fault})
             say(f"full_disk: {number + 1} of {count}: {name} {code} {fault or 'held'}")
     return {
-        "count": count,
+        "count": sum(map(len, codes.values())),
         "seed": seed,
         "disk": f"a tmpfs of {DISK_BYTES >> 20} MiB for each run, filled by a file",
         "exit_codes": codes,

@@ -18,6 +18,7 @@ import tensorstore as ts
 
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import (
+    SPEC_FILE,
     StoreSpec,
     captions_file,
     missing_shards,
@@ -63,11 +64,11 @@ class LatentStoreWriter:
             _require_same(self.path, read_spec(self.path), spec)
             return
         try:
-            if self._partial.exists():
+            if (self._partial / SPEC_FILE).exists():
                 self._resume()
             (self._partial / "captions").mkdir(parents=True, exist_ok=True)
+            write_spec(self._partial, spec)  # first: without it there is nothing to resume
             self._arrays = open_arrays(self._partial, spec, create=True)
-            write_spec(self._partial, spec)
         except UsageError:  # also a ValueError, as tensorstore's errors are
             raise
         except (OSError, ValueError) as error:
