@@ -4,7 +4,7 @@
     causalcine bench training --preset wan-1.3b --batch 1 --out bench.json
     causalcine bench all --preset wan-1.3b --batch 1 --peer --out bench.json
     causalcine bench race --out race.json        # our rollout against Self-Forcing's in plain torch
-    causalcine bench reliability --out reliability.json    # mutated inputs
+    causalcine bench reliability --out reliability.json    # mutated inputs, kills, full disks
     causalcine bench desk --out desk.json        # the director's desk: delays, fairness, endurance
     causalcine bench --targets h200 --out bench  # all that the device's targets need; which are met
 
@@ -30,8 +30,9 @@ race, alone and without a preset, makes the same films by our rollout and by Sel
 torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
 roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
-reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz);
---repeats says how many. Exit code 1 if any failed.
+reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz),
+ends commands at random moments (kills), makes a long film (endless) and fills disks (full_disk), on
+tiny networks. --case picks some, --repeats says how many. Exit code 1 if any failed.
 desk, alone and without a preset, directs films over the desk's protocol, and in Chromium where it
 and Playwright are; --case picks one, two, page or soak, --repeats says how many minutes it soaks.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
@@ -101,7 +102,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats",
         type=whole_number,
-        help="timed calls of everything (default 5; race 3); reliability: inputs; desk: minutes",
+        help="timed calls of everything (default 5; race 3); reliability: how many of each case; "
+        "desk: minutes",
     )
     parser.add_argument(
         "--case",

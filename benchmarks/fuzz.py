@@ -57,8 +57,8 @@ def fuzz(
                 fault = {"kind": name, "number": number, "mutated": what, **answer}
                 faults.append(fault)
                 say(f"{name} {number}: {answer['outcome']} {answer.get('error', '')}")
-                _keep(path, failed, f"{name.replace(' ', '-')}-{number}{path.suffix}")
-            _remove(path)
+                keep(path, failed, f"{name.replace(' ', '-')}-{number}{path.suffix}")
+            remove(path)
             if (number + 1) % 500 == 0:
                 say(f"fuzz: {number + 1} of {count}, {len(faults)} faults")
     return {
@@ -147,18 +147,18 @@ def _read(lines, to: queue.Queue) -> None:
     to.put("")  # the process has ended
 
 
-def _keep(path: Path, folder: Path | None, name: str) -> None:
+def keep(path: Path, folder: Path | None, name: str) -> None:
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _remove(folder / name)
+    remove(folder / name)
     if path.is_dir():
         shutil.copytree(path, folder / name)
     elif path.exists():
         shutil.copy(path, folder / name)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:

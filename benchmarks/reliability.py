@@ -1,11 +1,15 @@
 """Tries what users' inputs do to the commands; a JSON record.
 
-    fuzz     mutated inputs to all readers: no traceback, no hang, no memory over 2 GiB
+    fuzz        mutated inputs to all readers: no traceback, no hang, no memory over 2 GiB
+    kills       commands ended at random moments: nothing half-written, the same result afterwards
+    endless     a film of many chunks: its memory stays flat
+    full_disk   commands whose disk is full at a random moment: as kills
 
 `causalcine bench reliability --out FILE.json` makes all parts; --case picks some, --repeats sets
-the number of inputs.
+the number of inputs, kills, chunks or disks. Parts that FILE.json holds already stay there.
 """
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +18,7 @@ from benchmarks.bench import write
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 
 SCHEMA = "causalcine/reliability@1"
-COUNTS = {"fuzz": 2000}
+COUNTS = {"fuzz": 2000, "kills": 100, "endless": 10_000, "full_disk": 20}
 
 
 def reliability(
@@ -27,7 +31,7 @@ def reliability(
     """Runs the parts `names` (empty: all); returns the record, written to `out` after each part.
 
     Args:
-      count: inputs, in place of COUNTS.
+      count: inputs, kills, chunks or disks, in place of COUNTS.
 
     Raises:
       UsageError: an unknown part, or a count below 1.
@@ -39,23 +43,37 @@ def reliability(
     )
     if count is not None and count < 1:
         raise UsageError(f"repeats must be at least 1, not {count}")
+    from benchmarks.endless import endless
+    from benchmarks.full_disk import full_disk
     from benchmarks.fuzz import fuzz
+    from benchmarks.kills import kills
     from causalcine_jax.film.record import made_here
 
     made = made_here()
     made["command"] = "causalcine bench reliability"  # the flags name folders of this machine
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {"schema": SCHEMA, "date": date, **made, "parts": {}}
     failed = out.with_suffix(".failed") if out else None
     functions = {
         "fuzz": lambda number: fuzz(number, seed, failed, say),
+        "kills": lambda number: kills(number, seed, failed, say),
+        "endless": lambda number: endless(number, say),
+        "full_disk": lambda number: full_disk(number, seed, failed, say),
     }
+    record = {"schema": SCHEMA, **made, "parts": _there(out)}
     for name in names or COUNTS:
         say(f"{name} ...")
-        record["parts"][name] = functions[name](count or COUNTS[name])
+        part = functions[name](count or COUNTS[name])
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        record["parts"][name] = {"date": date, "commit": made["software"].get("commit"), **part}
         if out:
             write(record, out)
     return record
+
+
+def _there(out: Path | None) -> dict:
+    """The parts of an earlier run."""
+    if out is None or not out.exists():
+        return {}
+    return json.loads(out.read_text("utf-8"))["parts"]
 
 
 def faults(record: dict) -> list[str]:

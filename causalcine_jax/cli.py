@@ -33,6 +33,7 @@ from causalcine_jax.utils.compiler import tune_compiler
 FINISHED, FAILED, USAGE, STOPPED = 0, 1, 2, 75
 # jax's current and former name; jax refuses both together.
 _GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+SOON = 0.01  # seconds
 _OUT_OF_MEMORY = "out of memory"
 _ASK_FOR_LESS = (
     "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, "
@@ -201,19 +202,37 @@ def run(main: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises KeyboardInterrupt, unless it is ignored or this is another thread."""
+    """Inside, SIGTERM raises KeyboardInterrupt, unless it is ignored or this is another thread.
+
+    Python drops exceptions in destructors and in the garbage collector's callbacks, of which jax
+    has one. There a SIGTERM or Ctrl-C would be lost, so it is sent again.
+    """
 
     def stop(number, frame):
         raise KeyboardInterrupt(number)
+
+    def send(number):
+        if sys.unraisablehook is dropped:  # else all is over
+            os.kill(os.getpid(), number)
+
+    def dropped(what):
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            return hook(what)
+        number = what.exc_value.args[0] if what.exc_value.args else signal.SIGINT
+        again = threading.Timer(SOON, send, (number,))
+        again.daemon = True
+        again.start()
 
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 

@@ -192,8 +192,9 @@ _TABLE = (
         MemoryConfig("sink", window_chunks=2, memory_frames=3, positions="absolute"),
         ("*longlive_base.pt", "*longlive-1*"),
         _APACHE,
-        "Local attention of 12 frames with a sink of 3. Its re-caching of history under a new "
-        "prompt is not reproduced: history keeps the prompt that it was made under.",
+        "Local attention of 12 frames with a sink of 3, reproduced under one prompt. At a new "
+        "prompt its code commits the last 12 frames once more under that prompt, all in one pass, "
+        "and keeps the sink. This is not reproduced: history keeps the prompt it was made under.",
     ),
     Family(
         "krea-realtime-14b",

@@ -1,5 +1,9 @@
 """The GPU memory that every command gives jax, flags of sizes, and flags given twice."""
 
+import gc
+import signal
+import time
+
 import pytest
 from jaxlib import xla_client
 
@@ -80,3 +84,23 @@ def test_the_same_for_flags_that_argparse_does_not_read():
     ):
         with pytest.raises(UsageError, match="takes one value: leave out all but one"):
             refuse_repeated(arguments)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(number, code, capsys):
+    def collecting(phase, info):
+        gc.callbacks.remove(collecting)
+        signal.raise_signal(number)
+
+    def main():
+        gc.callbacks.append(collecting)
+        gc.collect()
+        time.sleep(60)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == code and capsys.readouterr().err == "interrupted\n"

@@ -23,6 +23,7 @@ A folder that holds a film is refused, unless --overwrite is given.
 import argparse
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     from causalcine_jax.film.director import Director
     from causalcine_jax.film.filming import FILES, film_writer, say
     from causalcine_jax.film.live import directed
-    from causalcine_jax.film.pool import room_said
+    from causalcine_jax.film.pool import PoolOutgrown, room_said
     from causalcine_jax.render.mp4 import viewing_scale
 
     files = (*FILES, "story.yaml")
@@ -113,6 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         room = room_said(kept, director.memory, video.fps) if kept else None
         if room and flags.pool_frames is None:
             say(room)
+            warnings.simplefilter("ignore", PoolOutgrown)  # said already
         remove_files(flags.out, files)
         if sys.stdin.isatty():
             say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")

@@ -53,6 +53,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=64,
         help="token ids per shot, the model's text_len (default 64)",
     )
+    parser.add_argument(
+        "--films-per-shard",
+        type=whole_number,
+        default=32,
+        help="films of a file, the most that a stop costs a process (default 32)",
+    )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
 

@@ -10,6 +10,7 @@ The folder appears under its name only when it is complete.
 
 import collections
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -36,6 +37,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.processes import gather_to_host, is_first
 from causalcine_jax.utils.atomic_file import file_hash
+from causalcine_jax.utils.output import one_writer
 
 # The stem of each network's .safetensors.
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "model", "text_encoder": "model"}
@@ -64,7 +66,8 @@ def save_model(
       metadata: the new content of metadata.json (JSON values).
 
     Raises:
-      UsageError: another dtype, nothing to save, or an encoder without its tokenizer.
+      UsageError: another dtype, nothing to save, an encoder without its tokenizer, or the folder
+        cannot be had (`one_writer`).
       DataError: the disk is full or cannot be written; the old folder is untouched.
     """
     folder = Path(folder).absolute()
@@ -97,27 +100,27 @@ def save_model(
             # Take part in gathering every parameter; the first process writes it.
             collections.deque(_tensors(network, places), maxlen=0)
         return
-    partial = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-        partial.chmod(0o755)
-        for part, network, config, places in parts:
-            _write_part(partial, part, network, config, places, dtype)
-        if tokenizer is not None:
-            tokenizer.save(partial / "text_encoder")
-        if metadata is not None:
-            _write_json(partial / METADATA, dict(metadata))
-        _keep_the_rest(folder, partial)
-        _replace(folder, partial)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the model {folder}: {error.strerror or error} "
-            "(what was there before is untouched)"
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+    with one_writer(folder, beside=True):
+        _clear_remains(folder)
+        try:
+            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+            try:
+                partial.chmod(0o755)
+                for part, network, config, places in parts:
+                    _write_part(partial, part, network, config, places, dtype)
+                if tokenizer is not None:
+                    tokenizer.save(partial / "text_encoder")
+                if metadata is not None:
+                    _write_json(partial / METADATA, dict(metadata))
+                _keep_the_rest(folder, partial)
+                _replace(folder, partial)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the model {folder}: {error.strerror or error} "
+                "(what was there before is untouched)"
+            ) from error
 
 
 def weights_hash(folder: str | os.PathLike) -> str:
@@ -209,6 +212,21 @@ def _keep_the_rest(old: Path, new: Path) -> None:
             shutil.copytree(entry, target, copy_function=link)
         else:
             link(entry, target)
+
+
+def _clear_remains(folder: Path) -> None:
+    """Removes what a killed save left beside `folder`, whose one writer this process is.
+
+    A kill between the two renames of `_replace` leaves only the previous folder, which returns.
+    """
+    remains = [
+        path for path in folder.parent.glob(f".{glob.escape(folder.name)}.*") if path.is_dir()
+    ]
+    for path in remains:
+        if path.name.startswith(f".{folder.name}.old-") and not folder.exists():
+            os.rename(path, folder)
+        elif path.name.startswith((f".{folder.name}.old-", f".{folder.name}.partial-")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(folder: Path, new: Path) -> None:

@@ -133,6 +133,7 @@ def encode_films(
     """
     batch = batch or (1 if jax.default_backend() == "cpu" else 16)
     shards = writer.pending(process_index, process_count)
+    batch = min(batch, sum(map(len, shards)))
     films = (
         _tokenised(source[index], tokenizer, writer.spec.text_len)
         for shard in shards

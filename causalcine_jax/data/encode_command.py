@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> La
 
 def _encode(config: EncodeConfig, show_progress: bool) -> LatentStore:
     task = _Task(config)
+    check_disk(task.writer.fewest_bytes(), config.out)
     pending = sum(len(shard) for shard in task.writer.pending())
     check_disk(pending * task.writer.spec.film_bytes, config.out)
     start = time.monotonic()
@@ -128,6 +130,7 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
 
 def _worker(config: EncodeConfig, index: int, results) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
+    _end_with_parent()
     # XLA starts a thread per allowed core, so restrict the cores before it starts.
     if hasattr(os, "sched_setaffinity"):
         mine = cores()
@@ -137,6 +140,18 @@ def _worker(config: EncodeConfig, index: int, results) -> None:
         results.put((index, None, None))
     except (UsageError, DataError) as error:
         results.put((index, None, error))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent dies, whose lock on the store is then free for others."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # called in a child alone
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def tokenizer_of(model: Path) -> Tokenizer:

@@ -18,6 +18,7 @@ import tensorstore as ts
 
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import (
+    SPEC_FILE,
     StoreSpec,
     captions_file,
     missing_shards,
@@ -63,11 +64,11 @@ class LatentStoreWriter:
             _require_same(self.path, read_spec(self.path), spec)
             return
         try:
-            if self._partial.exists():
+            if (self._partial / SPEC_FILE).exists():
                 self._resume()
             (self._partial / "captions").mkdir(parents=True, exist_ok=True)
+            write_spec(self._partial, spec)  # first: without it there is nothing to resume
             self._arrays = open_arrays(self._partial, spec, create=True)
-            write_spec(self._partial, spec)
         except UsageError:  # also a ValueError, as tensorstore's errors are
             raise
         except (OSError, ValueError) as error:
@@ -76,10 +77,22 @@ class LatentStoreWriter:
     def _resume(self) -> None:
         """Keeps a partial store of the same spec; deletes one of another spec without films."""
         there = read_spec(self._partial)
-        if len(missing_shards(self._partial, there)) == there.shards and there != self.spec:
+        if self._begun() == 0 and there != self.spec:
             shutil.rmtree(self._partial)
         else:
             _require_same(self._partial, there, self.spec)
+
+    def fewest_bytes(self) -> int:
+        """What is still to be written takes at least this, told without a list of the shards."""
+        if self._arrays is None:
+            return 0
+        left = self.spec.films - self._begun() * self.spec.films_per_shard
+        return max(0, left) * self.spec.film_bytes
+
+    def _begun(self) -> int:
+        """The files that captions are in, or are being written to."""
+        folder = self._partial / "captions"
+        return len(list(folder.iterdir())) if folder.is_dir() else 0
 
     def pending(self, process_index: int = 0, process_count: int = 1) -> list[range]:
         """Returns this process's unwritten films, a range per shard."""

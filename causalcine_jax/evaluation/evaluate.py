@@ -58,7 +58,7 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
         judge,
         find_returns(engine.world, config.seed, config.returns),
         policies,
-        config.batch,
+        min(config.batch, config.returns),
         progress,
     )
     free = None

@@ -24,7 +24,7 @@ from PIL import Image
 
 from causalcine_jax.errors import DataError, UsageError, printable
 from causalcine_jax.film.still import MOST_PIXELS
-from causalcine_jax.render.colour import BT2020, HLG, PQ, ToRGB
+from causalcine_jax.render.colour import BT2020, HLG, PQ, ToLastingRGB
 
 LONGEST = 60  # seconds of a clip; longer ones are films, not beginnings
 FASTEST = 240  # frames per second
@@ -117,7 +117,7 @@ def seen(frame: Frame, height: int, width: int) -> tuple[float, float]:
 
 def frames(file: Path) -> Iterator[Frame]:
     """The frames of a video file, upright. Raises as `stored` does."""
-    to_rgb = ToRGB()
+    to_rgb = ToLastingRGB()
     for frame in stored(file):
         yield upright(frame, to_rgb)
 

@@ -25,7 +25,7 @@ from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.journal import Journal
 from causalcine_jax.film.model_folder import Model, load_model
 from causalcine_jax.film.moves import Moves
-from causalcine_jax.film.pool import pool_frames_for
+from causalcine_jax.film.pool import pool_frames_for, warns_when_outgrown
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState
 from causalcine_jax.film.story_edits import extended, retaken, with_shot
@@ -81,6 +81,7 @@ class Director:
         )
         frames = moves.pool_size(model, settings, self.resolved.chunks or None)
         self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
+        self._outgrown = warns_when_outgrown(pool, settings, video.fps)
         self._rollout = FilmRollout(model, settings, moves, start)
         self._made: Chunk | None = None
         self._journal: Journal | None = None
@@ -296,6 +297,7 @@ class Director:
                 self._made = None
             self._rollout.cut(chunks)
         self.story, self.resolved = story, resolved
+        self._outgrown(resolved.chunks * self.model.chunk_frames)
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

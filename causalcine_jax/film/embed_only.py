@@ -20,6 +20,7 @@ from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.models.float8 import outside_blocks
 from causalcine_jax.story import prompt_of
+from causalcine_jax.utils.output import one_file_writer
 
 
 def save_story_embeddings(
@@ -32,7 +33,7 @@ def save_story_embeddings(
 ) -> None:
     """Adds the embeddings of the story's prompts to `file`; loads only the text encoder.
 
-    Raises as `generate` does.
+    Raises as `generate` does, and as `one_file_writer`.
     """
     story = recipe.story
     prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in story.resolve().shots]
@@ -41,7 +42,8 @@ def save_story_embeddings(
     if negative := story.negative if choices.negative is None else choices.negative:
         prompts.append(("negative", negative))
     folder = chosen_model(model, base=choices.base, recorded=recipe.record)
-    new = _save(file, folder, prompts, choices.dtype or recipe.record.dtype)
+    with one_file_writer(file):
+        new = _save(file, folder, prompts, choices.dtype or recipe.record.dtype)
     if progress:
         say(f"{file}: {len(new)} new prompts")
 

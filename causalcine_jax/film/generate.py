@@ -28,6 +28,7 @@ from causalcine_jax.film.asked_model import added_files, load_asked, on_mesh
 from causalcine_jax.film.choices import Choices, Setup, decide
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.filming import FILES, Footage, say, shoot
+from causalcine_jax.film.finite import NotFinite
 from causalcine_jax.film.model_folder import latent_size, notes
 from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import closed_pool_size
@@ -178,9 +179,11 @@ def _resumable(director: Director, place: Place) -> Iterator[None]:
     try:
         with kept_when_stopped(lambda: "stopped before the film's end" if kept() else ""):
             yield
-    except BaseException:
+    except BaseException as error:
         director.close()
-        if kept():
+        if kept() and isinstance(error, NotFinite):
+            say("going on with it would end the same way: film it otherwise, with --overwrite")
+        elif kept():
             say(f"go on with it: causalcine film --resume {shlex.quote(str(place.out))}")
         else:
             remove_unfinished(place.out)

@@ -53,7 +53,8 @@ class FilmHistory:
     def added(
         self, latents: Float[AnyArray, "1 c h w z"], retrieved: Int[np.ndarray, "l k"]
     ) -> "FilmHistory":
-        chunk = KeptChunk(gather_to_host(latents), retrieved)
+        # A copy: on a CPU the host's view would keep the device's array, which takes more memory.
+        chunk = KeptChunk(np.array(gather_to_host(latents)), retrieved)
         return dataclasses.replace(self, chunks=(*self.chunks, chunk))
 
     def marked(self, state: RolloutState) -> "FilmHistory":

@@ -1,5 +1,7 @@
 """The size of a film's pool of history, in latent frames or bytes, and whether memory has room."""
 
+import warnings
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -47,7 +49,7 @@ def empty_pool(
     near = kept_near(pool, memory)
     make = partial(_pool, model, films, pool.frames, latent_size, pool.dtype, near)
     shapes = jax.eval_shape(make)
-    check_room(shapes.bytes - shapes.host_bytes)
+    check_room(shapes.bytes - shapes.host_bytes, batched=films > 2)  # 2: one film with guidance
     if near is None:
         return jax.jit(make)()  # one program instead of one per array
     check_host_room(shapes.host_bytes)
@@ -132,6 +134,30 @@ def room_said(frames: int, memory: MemoryConfig, fps: int) -> str | None:
     )
 
 
+class PoolOutgrown(UserWarning):
+    """A film is now longer than its pool, whose size nobody asked for."""
+
+
+def warns_when_outgrown(
+    asked: PoolConfig, settings: FilmSettings, fps: int
+) -> Callable[[int], None]:
+    """A function of the film's latent frames: warns once they outgrow a pool nobody asked for.
+
+    It names the caller of the director's method that calls it.
+    """
+    frames = settings.pool.frames or 0
+    told: list[int] = []
+    unasked = frames and asked.frames is None and asked.gb is None
+    room = room_said(frames, settings.memory, fps) if unasked else None
+
+    def check(film_frames: int) -> None:
+        if room and film_frames > frames and not told:
+            told.append(film_frames)
+            warnings.warn(f"the film outgrows its pool: {room}", PoolOutgrown, stacklevel=4)
+
+    return check
+
+
 def frames_wanted(
     memory: MemoryConfig, chunk_frames: int, film_chunks: int | None, asked: int | None = None
 ) -> int:
@@ -210,13 +236,17 @@ def held_for_films(transformer: Transformer, weights: str) -> Transformer:
     return jax.jit(place_rollout_weights, static_argnums=1)(transformer, weights)
 
 
-def check_room(pool_bytes: int) -> None:
-    """`UsageError` in all processes if the devices have no room for a pool of `pool_bytes`."""
+def check_room(pool_bytes: int, *, batched: bool = False) -> None:
+    """`UsageError` in all processes if the devices have no room for a pool of `pool_bytes`.
+
+    batched  whether it is of several films
+    """
     room, fault = device_memory(), ""
     if room is not None and pool_bytes > room:
         fault = (
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, "
             f"and memory has room for {room:,}: "
+            f"{'make fewer films at once (batch), ' if batched else ''}"
             "keep less of it (pool_frames, pool_gb, memory_frames), "
             "use fewer bits (kv_dtype) or host memory (pool_on)"
         )

@@ -24,6 +24,7 @@ from PIL import Image
 from causalcine_jax.errors import DataError, UsageError, shown
 from causalcine_jax.render.colour import BT709, LIMITED_RANGE, ToRGB, ToYUV
 from causalcine_jax.story_schema import LARGEST_SIDE
+from causalcine_jax.utils.output import one_file_writer
 
 # frag_keyframe would delay every chunk until the next chunk's keyframe. hybrid_fragmented writes
 # the index when the file is closed: first appended, then made valid by eight bytes in front.
@@ -117,6 +118,7 @@ class FilmWriter:
     is raised inside, `path` stays as it was. The frames so far stay at `film.part`, as a film.
 
     Raises:
+      UsageError: another writer of the same film is at work.
       DataError: the disk is full or cannot be written; what was written stays at `film.part`.
     """
 
@@ -128,9 +130,11 @@ class FilmWriter:
         self._encoder: tuple[VideoStream, ToYUV] | None = None  # from the first frames on
         self._whole = 0  # bytes up to the end of the last complete fragment
         self._failed = False
-        with self._disk_faults():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self.part), "w", format="mp4", options=GROWING)
+        with contextlib.ExitStack() as held:
+            held.enter_context(one_file_writer(self.path))
+            with self._disk_faults():
+                self._container = av.open(str(self.part), "w", format="mp4", options=GROWING)
+            self._held = held.pop_all()  # the lock, until the film ends
 
     def __enter__(self) -> "FilmWriter":
         return self
@@ -165,6 +169,10 @@ class FilmWriter:
                 self.frames += 1
 
     def __exit__(self, kind, error, trace) -> None:
+        with self._held:
+            self._end(kind)
+
+    def _end(self, kind) -> None:
         with contextlib.nullcontext() if kind is None else contextlib.suppress(DataError):
             self._close()
         if kind is None and self.frames:

@@ -20,6 +20,7 @@ from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED
+from causalcine_jax.film.host_memory import GB, physical_memory
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
@@ -173,8 +174,12 @@ def check_store(
 def film_loader(
     config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer
 ) -> Loader:
-    """This process's part of endless batches of the store."""
+    """This process's part of endless batches of the store.
+
+    `UsageError` if host memory has no room for one.
+    """
     index, count = own_part(make_mesh(config.seq))
+    check_batch_room(config.batch, config.batch // count * store.spec.film_bytes)
     return Loader(
         store,
         config.batch // count,
@@ -187,6 +192,16 @@ def film_loader(
         if config.data.retell
         else None,
     )
+
+
+def check_batch_room(batch: int, fewest_bytes: int) -> None:
+    """`UsageError` if this machine has no room for its part of a batch, of at least that size."""
+    room = physical_memory()
+    if room is not None and fewest_bytes > room:
+        raise UsageError(
+            f"out of memory: batch={batch:,} takes at least {fewest_bytes:,} bytes of host memory, "
+            f"{fewest_bytes / GB:.3g} GB, and the machine has {room:,}: lower batch"
+        )
 
 
 def rollout_facts(

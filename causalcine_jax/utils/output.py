@@ -9,6 +9,7 @@ of it is in nobody's way. A folder within a locked folder has a lock of its own.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -46,26 +47,58 @@ def one_writer(
     Raises:
       UsageError: another process writes there, a file or folder is in the way, `out` cannot be
         written, or holds one of `files` and `overwrite` is false.
+      DataError: the disk is full.
     """
     out = Path(out)
-    with contextlib.ExitStack() as held:
-        try:
-            _check_kinds(out, files)
-            folder, name = (
-                (out.absolute().parent, f".{out.absolute().name}{LOCK}") if beside else (out, LOCK)
-            )
-            made: list[Path] = []
-            held.callback(_remove_empty, made)
-            held.callback(_release, folder / name, _lock(folder / name, out, made))
-        except OSError as error:
-            raise UsageError(
-                f"cannot write into {out} ({error.strerror or error}): choose another --out"
-            ) from error
+    with _cannot_write(out, "--out"):
+        _check_kinds(out, files)
+    folder, name = (
+        (out.absolute().parent, f".{out.absolute().name}{LOCK}") if beside else (out, LOCK)
+    )
+    with _locked(folder / name, out, "--out"):
         if not overwrite:
             check_absent(out, files)
         if not beside:
             remove_partials(out)
         yield
+
+
+@contextlib.contextmanager
+def one_file_writer(file: str | Path) -> Iterator[None]:
+    """`one_writer` of a single file; the lock is .NAME.lock beside it.
+
+    Raises:
+      UsageError: another process writes it, it is a folder, or its folder cannot be written.
+      DataError: the disk is full.
+    """
+    file = Path(file).absolute()
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder, and a file is written: choose another name")
+    with _locked(file.with_name(f".{file.name}{LOCK}"), file, "place"):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, out: Path, what: str) -> Iterator[None]:
+    """Holds `lock`, for the writer of `out`; removes it and the folders made for it."""
+    made: list[Path] = []
+    with contextlib.ExitStack() as held:
+        held.callback(_remove_empty, made)
+        with _cannot_write(out, what):
+            held.callback(_release, lock, _lock(lock, out, what, made))
+        yield
+
+
+@contextlib.contextmanager
+def _cannot_write(out: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (DataError if full else UsageError)(
+            f"cannot write into {out} ({error.strerror or error}): "
+            f"{'make room, or ' if full else ''}choose another {what}"
+        ) from error
 
 
 def check_absent(out: Path, files: Iterable[str]) -> None:
@@ -130,7 +163,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def _lock(file: Path, out: Path, made: list[Path]) -> int:
+def _lock(file: Path, out: Path, what: str, made: list[Path]) -> int:
     """The open file that holds the lock. Folders made for it go to `made`, the innermost first."""
     for tries_left in reversed(range(TRIES)):
         made[:0] = [path for path in file.parents if not path.exists()]
@@ -142,10 +175,12 @@ def _lock(file: Path, out: Path, made: list[Path]) -> int:
                 continue  # the last holder was removing a folder that it had made
             raise
         try:
-            _take(opened, out)
+            _take(opened, out, what)
             if _is_at(opened, file):  # else its holder removed it between our open and our lock
-                os.ftruncate(opened, 0)
-                os.pwrite(opened, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
+                with contextlib.suppress(OSError):  # a full disk: the lock holds without the name
+                    os.ftruncate(opened, 0)
+                    os.pwrite(opened, holder.encode(), 0)
                 return opened
         except BaseException:
             os.close(opened)
@@ -154,7 +189,7 @@ def _lock(file: Path, out: Path, made: list[Path]) -> int:
     raise OSError(f"{file} comes and goes")
 
 
-def _take(opened: int, out: Path) -> None:
+def _take(opened: int, out: Path, what: str) -> None:
     try:
         if fcntl is None:
             raise OSError("this system has no flock")
@@ -163,7 +198,8 @@ def _take(opened: int, out: Path) -> None:
         holder = os.pread(opened, 200, 0).decode("utf-8", "replace") or "another process"
         raise UsageError(
             printable(
-                f"{out} is being written by {holder}: wait for it, stop it, or choose another --out"
+                f"{out} is being written by {holder}: wait for it, stop it, or choose another "
+                f"{what}"
             )
         ) from None
     except OSError as error:

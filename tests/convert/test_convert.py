@@ -28,6 +28,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TextEncoderConfig, VAEConfig
 from causalcine_jax.presets import preset
+from causalcine_jax.utils.output import one_writer
 
 
 def wan_transformer_keys(dim, ffn, layers):
@@ -251,6 +252,27 @@ def test_a_full_disk_leaves_the_old_model(networks, folder, monkeypatch):
         save_model(folder, vae=networks["vae"])
     assert weights_hash(folder) == before
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("between_the_renames", [False, True])
+def test_a_save_clears_what_a_killed_one_left(networks, folder, between_the_renames):
+    (folder.parent / ".model.partial-0dead" / "vae").mkdir(parents=True)
+    old, other = folder.parent / ".model.old-0dead", folder.parent / ".models.partial-1"
+    other.mkdir()  # of a save that is another's
+    if between_the_renames:
+        folder.rename(old)
+    else:
+        old.mkdir()
+    save_model(folder, vae=networks["vae"])
+    assert_same(load_transformer(folder), networks["transformer"])
+    assert sorted(p.name for p in folder.parent.iterdir()) == [".models.partial-1", "model"]
+
+
+def test_two_saves_at_once_of_one_folder_are_refused(networks, folder):
+    before = weights_hash(folder)
+    with one_writer(folder, beside=True), pytest.raises(UsageError, match="is being written by"):
+        save_model(folder, vae=networks["vae"])
+    assert weights_hash(folder) == before
 
 
 def test_requests_that_cannot_be_saved(networks, tmp_path):

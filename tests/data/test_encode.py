@@ -1,6 +1,7 @@
 """Encoding: the store holds the VAE's and tokenizer's output; resuming, processes, bad requests."""
 
 import dataclasses
+import errno
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from repository import ROOT
 
 from causalcine_jax.convert import save_model
-from causalcine_jax.data import encode_command
+from causalcine_jax.data import encode_command, latent_writer
 from causalcine_jax.data.encode import (
     Film,
     StoryWorldFilms,
@@ -230,6 +231,30 @@ def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
             EncodeConfig(model, tmp_path / "films", films=1, processes=2, text_len=5),
             show_progress=False,
         )
+
+
+@pytest.mark.parametrize("full", ["write_spec", "open_arrays"])
+def test_a_disk_that_is_full_at_the_beginning_leaves_what_the_next_run_takes(
+    full, model, tiny_world, tmp_path, monkeypatch
+):
+    def fails(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = EncodeConfig(model, tmp_path / "films", "tiny", films=2)
+    with monkeypatch.context() as patched, pytest.raises(DataError, match="No space left"):
+        patched.setattr(latent_writer, full, fails)
+        encode_storyworld(config, show_progress=False)
+    assert (tmp_path / "films.partial").is_dir()
+    assert len(encode_storyworld(config, show_progress=False)) == 2
+
+
+def test_absurd_numbers_end_in_one_line(model, tiny_world, tmp_path):
+    absurd = EncodeConfig(model, tmp_path / "films", "tiny", films=10**11)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"not enough room on the disk: .* needs up to"):
+            encode_storyworld(absurd, show_progress=False)
+    films = EncodeConfig(model, tmp_path / "films", "tiny", films=2, batch=10**11)
+    assert len(encode_storyworld(films, show_progress=False)) == 2
 
 
 def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(

@@ -515,3 +515,13 @@ def test_a_decoders_cache_that_is_too_large_is_not_copied(model, film, monkeypat
     list(director)
     director.retake("s3", seed=STORY.seed)
     assert same(frames_of(director), frames_of(film[4:]))
+
+
+def test_a_film_that_goes_on_keeps_no_more_arrays_on_the_device():
+    director = Director(tiny_model(), "A story.", pool=PoolConfig(9))
+    director.add_shot("Mia waves.", chunks=6)
+    counts = []
+    for _ in range(6):
+        next(director)
+        counts.append(len(jax.live_arrays()))
+    assert counts[2] == counts[5] and len(director._rollout.kept()) == 6

@@ -19,6 +19,7 @@ from causalcine_jax.film.generate import generate
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.record import Recipe
 from causalcine_jax.story import Shot, Story
+from causalcine_jax.utils.output import one_file_writer
 
 STORY = Story(
     (Shot("Mia waves.", chunks=1), Shot("Otto sleeps in the forest at night.", chunks=2)),
@@ -75,6 +76,15 @@ def test_the_file_grows_and_holds_no_padding(folder, file, tmp_path):
     rows = PromptEmbeddings.load(grown).rows
     assert set(rows) - set(known.rows) == {"A story. Mia jumps.", "A story. Otto waves."}
     assert all(np.array_equal(rows[prompt], row) for prompt, row in known.rows.items())
+
+
+def test_two_commands_do_not_add_to_one_file_at_once(folder, file):
+    before = PromptEmbeddings.load(file).rows
+    with one_file_writer(file), pytest.raises(UsageError, match="is being written by process"):
+        save_story_embeddings(Recipe(STORY), file, model=folder, progress=False)
+    save_story_embeddings(Recipe(STORY), file, model=folder, progress=False)
+    assert PromptEmbeddings.load(file).rows.keys() == before.keys()
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_prompts_that_the_file_lacks_are_all_named(folder, file):

@@ -1,5 +1,7 @@
 """A pool given in bytes: as many chunks as fit; refused if too small or too large for memory."""
 
+import warnings
+
 import pytest
 from tiny_models import tiny_model
 
@@ -10,6 +12,7 @@ from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import (
     GB,
     LATER_FRAMES,
+    PoolOutgrown,
     check_room,
     closed_pool_size,
     device_memory,
@@ -58,6 +61,8 @@ def test_a_device_that_tells_counts_what_is_left(monkeypatch):
     check_room(400)
     with pytest.raises(UsageError, match=r"takes 401 bytes, .* room for 400"):
         check_room(401)
+    with pytest.raises(UsageError, match=r"room for 400: make fewer films at once \(batch\), keep"):
+        check_room(401, batched=True)
 
 
 def test_a_plan_says_how_many_frames_a_size_holds():
@@ -111,8 +116,24 @@ def test_a_film_begun_with_little_has_room_for_a_minute_more(story, monkeypatch)
     of_frame = director.pool_bytes / frames
     for room, expected in ((1, model.memory.smallest_pool(3)), (90 * of_frame, 30)):
         monkeypatch.setattr("causalcine_jax.film.pool.device_memory", lambda room=room: room)
-        monkeypatch.setattr("causalcine_jax.film.pool.check_room", lambda size: None)
+        monkeypatch.setattr("causalcine_jax.film.pool.check_room", lambda size, **_: None)
         assert Director(model, story).settings.pool.frames == expected
     sink = MemoryConfig("sink", 1, 3)
     assert Director(model, story, memory=sink).settings.pool.frames == sink.smallest_pool(3)
     assert room_said(9, sink, fps=16) is None
+
+
+def test_a_film_that_outgrows_a_pool_nobody_asked_for_is_told_of_once(monkeypatch):
+    monkeypatch.setattr("causalcine_jax.film.pool.LATER_SHARE", 0)
+    model = tiny_model()
+    director = Director(model, Story((Shot("Mia waves.", chunks=4),)))
+    said = r"outgrows its pool: the pool keeps 12 latent frames, 3 s .* by pool_frames or pool_gb"
+    with pytest.warns(PoolOutgrown, match=said) as told:
+        director.add_shot("Otto sleeps.", chunks=1)
+        director.extend(chunks=1)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Director(model, STORY, pool=PoolConfig(12)).add_shot("Otto sleeps.", chunks=8)
+        sink = MemoryConfig("sink", 1, 3)  # what its pool evicts is never seen again
+        Director(model, STORY, memory=sink).add_shot("Otto sleeps.", chunks=8)

@@ -83,6 +83,24 @@ def test_colours_keep_their_level_for_six_generations(tmp_path):
         assert np.abs((shown.astype(float) - made).mean((0, 1, 2, 3))).max() < 0.4
 
 
+@pytest.mark.parametrize("size", [31, 16, 8])
+def test_edges_keep_their_colours_for_six_generations(tmp_path, size):
+    """Films of pure and of painted colours, each made of the frames that a start reads."""
+    pure = [(255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 255), (0, 0, 0)]
+    for colours in (pure, [(214, 44, 44), (44, 104, 226), (250, 208, 40), (60, 168, 72)]):
+        numbers = np.random.default_rng(size).integers(0, len(colours), (9, 9))
+        blocks = np.array(colours, np.uint8)[numbers]
+        image = np.repeat(np.repeat(blocks, size, 0), size, 1)[:64, :64]
+        made, shown = np.repeat(image[None], 9, axis=0), []
+        for _ in range(7):
+            with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+                film.append(made)
+            made = read_frames(tmp_path / "film.mp4", 64, 64, 16, (9, 12))
+            shown.append(read_film(tmp_path / "film.mp4").astype(float))
+        drift = np.abs((shown[6] - shown[0]).mean((0, 1, 2))).max()
+        assert drift < 0.5 and np.abs(shown[6] - shown[0]).mean() < 3
+
+
 def test_pixels_that_are_not_square(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as out:
         stream = out.add_stream("libx264", rate=16, options={"crf": "10"})

@@ -16,6 +16,7 @@ from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.film import filming
 from causalcine_jax.film import generate as generation
 from causalcine_jax.film.choices import Choices
+from causalcine_jax.film.finite import NotFinite
 from causalcine_jax.film.generate import generate
 from causalcine_jax.film.record import Recipe, read_recipe
 from causalcine_jax.film.record_schema import FilmRecord
@@ -106,6 +107,17 @@ def test_a_stopped_film_says_how_to_go_on_and_goes_on_as_if_never_stopped(
     assert (out / "memory.png").read_bytes() == (straight / "memory.png").read_bytes()
     with pytest.raises(DataError, match="holds no unfinished film: the one in it is finished"):
         read_asked(out)
+
+
+def test_a_film_that_would_fail_again_does_not_say_to_go_on_with_it(
+    folder, tmp_path, monkeypatch, capsys
+):
+    stop_after(monkeypatch, 2, NotFinite("transformer", ""))
+    with pytest.raises(NotFinite):
+        generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
+    said = capsys.readouterr().err
+    assert "21 of 45 frames" in said and "--resume" not in said
+    assert "going on with it would end the same way: film it otherwise, with --overwrite" in said
 
 
 def test_a_killed_film_goes_on(folder, straight, tmp_path):

@@ -38,6 +38,18 @@ def test_every_frame_comes_back_in_its_colours(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film.mp4"]
 
 
+def test_one_film_has_one_writer(tmp_path):
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        film.append(next(chunks()))
+        with pytest.raises(UsageError, match=r"film\.mp4 is being written by process"):
+            FilmWriter(tmp_path / "film.mp4", fps=16)
+        with FilmWriter(tmp_path / "other.mp4", fps=16) as other:
+            other.append(next(chunks()))
+    assert len(read_film(tmp_path / "film.mp4")) == FRAMES[0]
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
+        film.append(next(chunks()))
+
+
 @pytest.mark.parametrize("colour", [(214, 44, 44), (44, 104, 226), (250, 208, 40), (60, 168, 72)])
 def test_saturated_colours_survive(tmp_path, colour):
     with FilmWriter(tmp_path / "film.mp4", fps=16) as film:
@@ -109,8 +121,12 @@ def test_a_killed_process_leaves_the_film_so_far(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment)
-    assert done.returncode == -9 and [p.name for p in tmp_path.iterdir()] == ["film.unfinished.mp4"]
+    there = sorted(p.name for p in tmp_path.iterdir())
+    assert done.returncode == -9 and there == [".film.mp4.lock", "film.unfinished.mp4"]
     assert len(read_film(tmp_path / "film.unfinished.mp4")) >= 35  # the muxer delays the newest
+    with FilmWriter(tmp_path / "film.mp4", fps=16) as film:  # the lock died with its holder
+        film.append(next(chunks()))
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
 
 
 @pytest.mark.parametrize("limit", [40_000, 83_000, 121_000])

@@ -137,6 +137,20 @@ def test_a_folder_that_cannot_be_written_is_refused(read_only):
             raise AssertionError
 
 
+def test_a_full_disk_is_no_wrong_flag(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(output.os, "pwrite", full)
+        with one_writer(tmp_path / "out"):  # only its holder's name is not written
+            pass
+        patched.setattr(output.os, "open", full)
+        with pytest.raises(DataError, match="No space left on device"):
+            one_writer(tmp_path / "out").__enter__()
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_earlier_result_is_refused_or_removed_record_first(tmp_path, monkeypatch):
     files = ("film.json", "film.mp4", "sheet*.png")
     for name in ("sheet-2.png", "sheet.png", "film.mp4", "film.json", "mine.txt"):

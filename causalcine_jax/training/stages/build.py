@@ -34,6 +34,7 @@ from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.film_data import (
     HELD_OUT_SEED,
+    check_batch_room,
     check_store,
     film_loader,
     film_vae,
@@ -142,6 +143,7 @@ def _on_clips(config: TrainConfig) -> Stage:
         raise UsageError(
             f"data.clips_per_story {clips.per_story} does not divide a process's batch of {own}"
         )
+    check_batch_room(config.batch, own * clips.frames * clips.height * clips.width * 3)
     parts = {"seed": config.seed, "process_index": index, "process_count": count}
     held_out = ()
     if config.held_out.every:

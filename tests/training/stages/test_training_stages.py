@@ -131,6 +131,13 @@ def test_what_is_missing_is_named(store, tmp_path, monkeypatch):
         make_stage(tiny_config(store=store, text_encoder=TextEncoderConfig(50, 16, 16, 16, 2, 1)))
 
 
+@pytest.mark.parametrize("stage", ["teacher_forcing", "autoencoder"])
+def test_a_batch_that_no_memory_holds_is_one_line(store, stage):
+    said = r"^out of memory: batch=100,000,000,000 takes at least [\d,]{15,} bytes .*: lower batch$"
+    with pytest.raises(UsageError, match=said):
+        make_stage(tiny_config(store=store, batch=10**11, stage=stage))
+
+
 def test_a_run_makes_stores_only_inside_its_out(model, tmp_path):
     data = DataConfig(store=str(tmp_path / "films"), vae=str(model))
     with pytest.raises(UsageError, match=r"only inside its out, .*run: causalcine encode"):
