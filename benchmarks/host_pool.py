@@ -103,7 +103,7 @@ def film(model, path: Path) -> dict:
 
     return {
         "chunks": len(per_layer),
-        "passes": director.sampler.steps + 1,
+        "passes": director.settings.sampler.steps + 1,
         "per layer and chunk": means(per_layer),
         "per layer and chunk, second half": means(per_layer[len(per_layer) // 2 :]),
     }

@@ -150,10 +150,6 @@ class Director:
                 journal.close()
 
     @property
-    def sampler(self) -> SamplerConfig:
-        return self.settings.sampler
-
-    @property
     def memory(self) -> MemoryConfig:
         return self.settings.memory
 

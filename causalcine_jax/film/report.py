@@ -30,8 +30,8 @@ def opening_lines(
         f"{len(resolved.shots)} shots, {resolved.frames} frames, "
         f"{resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, "
         f"seed {director.story.seed}",
-        f"{history}; {director.sampler.solver}, {director.sampler.steps} steps, "
-        f"guidance {director.sampler.guidance:g}",
+        f"{history}; {director.settings.sampler.solver}, {director.settings.sampler.steps} steps, "
+        f"guidance {director.settings.sampler.guidance:g}",
         *resolved.snapped(),
     ]
     if recipe.recorded and recipe.record.weights_sha256 != weights():

@@ -9,7 +9,7 @@ empty field costs as much as over a full one.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 
 WIDE = 4096
 # cuDNN's kernels: FLOPs per query, key and channel.
@@ -42,7 +42,7 @@ def flops_by_kind(jaxpr, unknown_trips: int = 1) -> dict[str, float]:
     A loop of data-dependent length counts as `unknown_trips` rounds, a branch as its costliest arm.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    total: Counter = Counter()
+    total: dict[str, float] = defaultdict(float)
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
@@ -57,7 +57,8 @@ def flops_by_kind(jaxpr, unknown_trips: int = 1) -> dict[str, float]:
             total[kind] += count(*(array.aval.shape for array in (*eqn.invars, *eqn.outvars)))
         elif name == "cond":
             arms = [flops_by_kind(branch, unknown_trips) for branch in params["branches"]]
-            total.update(max(arms, key=lambda arm: sum(arm.values())))
+            for kind, flops in max(arms, key=lambda arm: sum(arm.values())).items():
+                total[kind] += flops
         else:
             rounds = _rounds(name, params, unknown_trips)
             for inner in _inner(params):

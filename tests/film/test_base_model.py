@@ -163,7 +163,7 @@ def test_the_base_films_as_itself_and_a_film_json_finds_its_model(
                 **asked,
             )
         director = filming.value.args[0]
-        return director.model.folder, director.sampler.solver
+        return director.model.folder, director.settings.sampler.solver
 
     record = {
         "weights_sha256": weights_hash(student),
