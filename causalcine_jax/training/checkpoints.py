@@ -81,7 +81,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise DataError(
                 f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); "
-                "delete that folder to go on from the one before"
+                f"delete {self.folder / str(self.latest)} alone, to go on from the one before"
             ) from error
         return jax.tree.unflatten(
             jax.tree.structure(like), [loaded["state"][name] for name in wanted]

@@ -7,7 +7,7 @@ import { chunkOf } from "./scale.js";
 import { Stopwatch } from "./stopwatch.js";
 import { EMPTY, madeOf, missed, ownerOf, reduced } from "./state.js";
 
-const REPORT_MS = 250; // the server reads the playhead to stay at most two chunks ahead of it
+const REPORT_MS = 250; // the server makes each chunk just before the playhead needs it
 
 export class Desk {
   state = { ...EMPTY, time: 0, playing: true, selected: null, panel: null, words: null };

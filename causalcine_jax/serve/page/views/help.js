@@ -24,7 +24,7 @@ export function Help({ desk }) {
       )}
     </div>
     <p class="hint">
-      A shot begins at the next chunk. Filming stays two chunks ahead of the playhead, so what you
+      A shot begins at the next chunk. A chunk is filmed just before it is played, so what you
       type is soon seen. Retakes and branches are new takes: nothing is lost.
     </p>
   <//>`;
