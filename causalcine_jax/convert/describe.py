@@ -70,7 +70,7 @@ def describe(part: str, tensors) -> Description:
     _note_assumed(part, tensors, config)
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     places = tables.places(shapes, rules, config.patch_size if part == "transformer" else None)
-    _check(what, places, tensors)
+    check_places(what, places, tensors)
     return Description(config, shapes, places)
 
 
@@ -78,7 +78,9 @@ def describe_tiny_decoder(tensors: "DecoderTensors") -> Description:
     """TAEHV's decoder, which has one size. Raises as `describe` does."""
     shapes = jax.eval_shape(lambda: TinyDecoder(key=jax.random.key(0)))
     places = tables.places(shapes, tables.TINY_DECODER)
-    _check(f"{tensors.path} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, tensors)
+    check_places(
+        f"{tensors.path} does not hold TAEHV's decoder for Wan2.1 (taew2_1)", places, tensors
+    )
     return Description(None, shapes, places)
 
 
@@ -262,7 +264,7 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _check(what: str, places: list[tables.TensorPlace], tensors) -> None:
+def check_places(what: str, places: list[tables.TensorPlace], tensors) -> None:
     wanted = {place.key: place.shape for place in places}
     faults = [
         f"  unmatched  {tensors.source_key(key)} {shape}"
