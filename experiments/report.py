@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.evaluation.intervals import Interval
-from causalcine_jax.evaluation.report import markdown_table
 from causalcine_jax.evaluation.storyworld.free_films import TRUE_FILMS
 from causalcine_jax.evaluation.storyworld.recall import VAE
+from causalcine_jax.evaluation.tables import markdown_table
 from causalcine_jax.utils.atomic_file import atomic_file
 from experiments import claims, pictures
 from experiments.commands import Workshop, needed_runs

@@ -1,19 +1,27 @@
-"""Measures a model on held-out StoryWorld: does it remember, cut, and do as captions say?
+"""Measures a model on held-out StoryWorld, or films of any system by the paper's measures.
 
     causalcine evaluate --model DIR --returns 200 --films 20 --policies camr,sink,none
+    causalcine evaluate --films FOLDER --stories FILE --weights weights.yaml
 
-Prints the tables and leaves evaluation.json, evaluation.md, returns.png and recall.png in --out.
-A folder that holds an evaluation is refused, unless --overwrite is given.
+The first prints the tables and leaves evaluation.json, evaluation.md, returns.png and recall.png
+in --out. A folder that holds an evaluation is refused, unless --overwrite is given.
+
+The second leaves measures.json, measures.md and films/NAME.json. Stopped, it goes on. Measures
+whose weights are not named are left out, and the report says so.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, number, whole_number
 from causalcine_jax.config import DTYPES, POOL_PLACES
+from causalcine_jax.errors import UsageError
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import one_writer
+
+CUT_FINDERS = ("pixels", "transnet", "scenedetect")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,9 +42,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--films",
-        type=whole_number,
+        type=_count_or_folder,
         default=20,
-        help="free films per policy; 0 measures the recall alone (default 20)",
+        help="free films per policy; 0 measures the recall alone (default 20). "
+        "Or a folder of films of any system, to measure those",
     )
     parser.add_argument(
         "--policies",
@@ -71,15 +80,56 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="where history's keys and values lie: host, for batches that outgrow the device",
     )
     compile_cache_flags(parser)
-    parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
+    parser.add_argument(
+        "--out", type=Path, help="default outputs/evaluation, of films outputs/measures"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an evaluation that is in --out"
+    )
+    of_films = parser.add_argument_group("for --films FOLDER")
+    of_films.add_argument(
+        "--stories", type=Path, help="a story file, a folder of them, or a .json/.jsonl of many"
+    )
+    of_films.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="NAME=PATH|FILE.yaml",
+        help="a file of weights, or a YAML of such names and paths; may be given several times",
+    )
+    of_films.add_argument(
+        "--cuts",
+        choices=CUT_FINDERS,
+        help="what finds cuts (default transnet where its weights are named, else pixels)",
+    )
+    of_films.add_argument(
+        "--every",
+        type=whole_number,
+        default=1,
+        help="image networks see every so manieth frame (default 1, all, as VBench)",
     )
     return parser.parse_args(arguments)
 
 
+def _count_or_folder(text: str) -> int | Path:
+    return whole_number(text) if re.fullmatch(r"[+-]?\d+", text) else Path(text)
+
+
+def refuse_film_flags(flags: argparse.Namespace) -> None:
+    """`UsageError` where a flag for films of any system is given without a folder of them."""
+    given = {"--stories": flags.stories, "--weights": flags.weights, "--cuts": flags.cuts}
+    if lone := [name for name, value in given.items() if value]:
+        raise UsageError(f"{', '.join(lone)}: measures films of any system; name --films FOLDER")
+
+
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
+    if isinstance(flags.films, Path):
+        from causalcine_jax.evaluation.films.command import measure
+
+        measure(flags)
+        return
+    refuse_film_flags(flags)
     from causalcine_jax.evaluation.config import FILES, HELD_OUT_SEED, EvaluationConfig
 
     config = EvaluationConfig(
@@ -103,9 +153,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    with one_writer(flags.out, FILES, overwrite=flags.overwrite):
+    out = flags.out or Path("outputs/evaluation")
+    with one_writer(out, FILES, overwrite=flags.overwrite):
         model = load_model(chosen_model(flags.model, base=flags.sampler == "base"), flags.dtype)
         evaluation = evaluate(model, config)
-        write_evaluation(flags.out, evaluation)
+        write_evaluation(out, evaluation)
     print(markdown(evaluation.report))
-    print(f"written to {flags.out}: {', '.join(FILES)}")
+    print(f"written to {out}: {', '.join(FILES)}")

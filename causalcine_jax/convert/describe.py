@@ -71,7 +71,7 @@ def describe(part: str, tensors) -> Description:
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     patch_size = config.patch_size if isinstance(config, TransformerConfig) else ()
     places = tables.places(shapes, rules, patch_size)
-    _check(what, places, tensors)
+    check_places(what, places, tensors)
     return Description(config, shapes, places)
 
 
@@ -83,7 +83,7 @@ def network_places(
     `what` names the network in the message, such as "TAEHV's decoder".
     """
     places = tables.places(shapes, rules)
-    _check(f"{tensors.path} does not hold {what}", places, tensors)
+    check_places(f"{tensors.path} does not hold {what}", places, tensors)
     return places
 
 
@@ -269,7 +269,7 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _check(what: str, places: list[tables.TensorPlace], tensors) -> None:
+def check_places(what: str, places: list[tables.TensorPlace], tensors) -> None:
     wanted = {place.key: place.shape for place in places}
     faults = [
         f"  unmatched  {tensors.source_key(key)} {shape}"

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from causalcine_jax.convert.describe import (
 )
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_finite
-from causalcine_jax.convert.formats import PartTensors, open_part
+from causalcine_jax.convert.formats import open_part
 from causalcine_jax.convert.lora import AskedLoras
 from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.convert.sentencepiece import tokenizer_json
@@ -146,10 +146,21 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         )
 
 
+class SlicedTensors(Protocol):
+    """A network's tensors under the keys of its table, such as `PartTensors`."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def part(self) -> str: ...
+    def read_slice(self, key: str, index: tuple[slice, ...]) -> np.ndarray: ...
+    def source_key(self, key: str) -> str: ...
+
+
 def fill(
     shapes: Network,
     places: list[tables.TensorPlace],
-    tensors: PartTensors | NetworkTensors,
+    tensors: SlicedTensors,
     dtype,
     mesh: Mesh | None = None,
 ) -> Network:
@@ -175,7 +186,7 @@ def fill(
 
 def _read(
     places: list[tables.TensorPlace],
-    tensors: PartTensors | NetworkTensors,
+    tensors: SlicedTensors,
     shape: tuple[int, ...],
     dtype: np.dtype,
     index: tuple[slice, ...],

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.evaluation.intervals import Interval
 from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
 from causalcine_jax.evaluation.storyworld import free_films, recall
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
+from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.film.record import device, software
 from causalcine_jax.utils.atomic_file import atomic_file
 
@@ -63,7 +62,7 @@ def build_report(
             "calibrated on published tables, not official",
             "rows": {row: secondary.row(row) for row in secondary.scores},
         }
-    return _plain(report)
+    return plain(report)
 
 
 _SUBSETS = {
@@ -86,7 +85,7 @@ def markdown(report: dict[str, Any]) -> str:
         *markdown_table(
             ("", *RECALL_COLUMNS),
             [
-                ("chance", *(_number(CHANCE.get(c)) for c in RECALL_COLUMNS)),
+                ("chance", *(number_text(CHANCE.get(c)) for c in RECALL_COLUMNS)),
                 *_recall_rows(primary["rows"]),
             ],
         ),
@@ -105,7 +104,7 @@ def markdown(report: dict[str, Any]) -> str:
         secondary = report["secondary"]
         rows = secondary["rows"]
         body = [
-            (label, *(_number(values[key]) for values in rows.values()))
+            (label, *(number_text(values[key]) for values in rows.values()))
             for label, key in FREE_COLUMNS.items()
         ]
         lines += [
@@ -130,7 +129,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 def _recall_rows(rows: dict[str, dict]) -> list[tuple[str, ...]]:
     return [
-        (LABELS.get(row, row), *(_number(values[column]) for column in RECALL_COLUMNS))
+        (LABELS.get(row, row), *(number_text(values[column]) for column in RECALL_COLUMNS))
         for row, values in rows.items()
     ]
 
@@ -161,38 +160,3 @@ def _case(primary: RecallResult, number: int) -> dict[str, Any]:
 
 def _seen(verdict: Verdict) -> dict[str, Any] | None:
     return None if verdict.found is None else dataclasses.asdict(verdict.found)
-
-
-def markdown_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
-    """Returns the lines of a table, with columns padded so that the text reads well too."""
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-    line = lambda row: (
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-    )
-    return [
-        line(head),
-        "|" + "|".join("-" * (width + 2) for width in widths) + "|",
-        *map(line, body),
-    ]
-
-
-def _number(value: dict | float | None) -> str:
-    """Formats a number or an interval; "-" if no question was asked."""
-    if isinstance(value, dict):
-        return (
-            f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-            if value["count"]
-            else "-"
-        )
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _plain(value: Any) -> Any:
-    """Converts intervals to dicts and NaN to null: strict JSON."""
-    if isinstance(value, Interval):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -34,7 +34,11 @@ class CutDetector:
 
     def __call__(self, video: UInt8[np.ndarray, "t h w 3"]) -> list[int]:
         """Returns the first frames of new shots, ascending, each in 1..t-1."""
-        change = self.change(video)
+        return self.of_cells(shrink(video, self.grid))
+
+    def of_cells(self, cells: Float[np.ndarray, "t gh gw 3"]) -> list[int]:
+        """`__call__` for frames that `shrink` averaged over the grid already."""
+        change = self._change(cells)
         cuts: list[int] = []
         for t in np.argsort(-change, kind="stable"):
             distance = np.abs(np.arange(change.size) - t)
@@ -44,13 +48,13 @@ class CutDetector:
                 cuts.append(int(t))
         return sorted(cuts)
 
-    def change(self, video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, " t"]:
+    def _change(self, cells: Float[np.ndarray, "t gh gw 3"]) -> Float[np.ndarray, " t"]:
         """Returns the median cell's change from t-2, t-1 to t, t+1, per frame t; 0 at t = 0."""
-        cells = shrink(video, self.grid) @ _YCBCR * np.array([1, 2, 2], np.float32)
+        cells = cells @ _YCBCR * np.array([1, 2, 2], np.float32)
         ahead = (cells + np.concatenate([cells[1:], cells[-1:]])) / 2
         behind = (cells + np.concatenate([cells[:1], cells[:-1]])) / 2
-        change = np.zeros(len(video), np.float32)
-        if len(video) > 1:
+        change = np.zeros(len(cells), np.float32)
+        if len(cells) > 1:
             change[1:] = np.median(np.abs(ahead[1:] - behind[:-1]).sum(axis=-1), axis=(1, 2))
         return change
 

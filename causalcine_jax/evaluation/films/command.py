@@ -1,0 +1,118 @@
+"""`causalcine evaluate --films FOLDER`: flags in, a folder's measures out."""
+
+import argparse
+from pathlib import Path
+
+from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults, shown
+from causalcine_jax.evaluation.networks.sources import SOURCES, refuse_absent
+from causalcine_jax.utils.plain_data import read_plain
+
+
+def measure(flags: argparse.Namespace) -> None:
+    """Measures the films of `flags.films` and prints the tables.
+
+    Raises:
+      UsageError: a flag is wrong or missing.
+      DataError: weights are missing or damaged, or no film could be measured.
+    """
+    if flags.stories is None:
+        raise UsageError(
+            "--stories is missing: name the file or folder of the stories that the films are of"
+        )
+    if flags.model is not None:
+        raise UsageError("--model is measured in StoryWorld: leave it out, or --films FOLDER")
+    if flags.every < 1:
+        raise UsageError(f"--every must be at least 1, not {flags.every}")
+    if flags.dtype not in (None, "float32", "bfloat16"):
+        raise UsageError(f"--dtype {flags.dtype}: scorers compute in float32 or bfloat16")
+    weights = named_weights(flags.weights)
+    for name, path in weights.items():
+        refuse_absent(path, SOURCES[name])
+    cuts = flags.cuts or ("transnet" if "transnet" in weights else "pixels")
+
+    # After the flags are understood: a wrong one should not wait for jax.
+    import jax.numpy as jnp
+
+    from causalcine_jax.evaluation.films.cut_finders import cut_finder
+    from causalcine_jax.evaluation.films.measure import MeasureSettings
+    from causalcine_jax.evaluation.films.report import (
+        film_markdown,
+        film_report,
+        write_film_report,
+    )
+    from causalcine_jax.evaluation.films.run import FILES, Measurer, measure_films
+    from causalcine_jax.evaluation.films.stories import find_films, read_stories
+    from causalcine_jax.evaluation.networks.scorers import Scorers
+    from causalcine_jax.utils.atomic_file import file_hash
+    from causalcine_jax.utils.compile_cache import keep_compiled
+    from causalcine_jax.utils.output import one_writer, remove_files
+
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    films, stories = find_films(flags.films), read_stories(flags.stories)
+    dtype = flags.dtype or "float32"
+    out = flags.out or Path("outputs/measures")
+    with one_writer(out, FILES):
+        if flags.overwrite:
+            remove_files(out, FILES)
+        measurer = Measurer(
+            Scorers({n: p for n, p in weights.items() if n != "transnet"}, jnp.dtype(dtype)),
+            MeasureSettings(flags.every, cuts, dtype),
+            cut_finder(cuts, weights.get("transnet")),
+            {name: _identity(path, file_hash) for name, path in sorted(weights.items())},
+        )
+        notes = measurer.scorers.notes() + [
+            f"{name} is another file than the published one, of sha256 {SOURCES[name].sha256}"
+            for name, digest in measurer.weights.items()
+            if SOURCES[name].sha256 not in ("", digest) and weights[name].suffix != ".json"
+        ]
+        measured = measure_films(films, stories, measurer, out)
+        report = film_report(measured, measurer, notes)
+        write_film_report(out, report)
+    if not measured.films:
+        first = "; ".join(f"{name}: {why}" for name, why in list(measured.bad.items())[:3])
+        raise DataError(f"none of {len(measured.bad)} films could be measured: {first}")
+    print(film_markdown(report))
+    again = f" ({measured.resumed} of them were there)" if measured.resumed else ""
+    print(f"{len(measured.films)} films measured{again}, {len(measured.bad)} bad")
+    print(f"written to {out}: {', '.join(FILES)}")
+
+
+def named_weights(given: list[str]) -> dict[str, Path]:
+    """The paths by name, from NAME=PATH and from YAML files of such; later ones win.
+
+    Paths in a file are relative to its folder.
+
+    Raises:
+      UsageError: a name is unknown, or a file is no mapping of names to paths.
+    """
+    weights: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if equals:
+            pairs, base, where = {name: path}, Path(), "--weights"
+        else:
+            base, where = Path(text).parent, text
+            pairs = read_plain(text)
+        if not isinstance(pairs, dict):
+            raise UsageError(f"{where}: must map names to paths, not {shown(pairs)}")
+        faults = [
+            f"unknown name {shown(key)}, {nearest(str(key), SOURCES)}"
+            for key in pairs
+            if key not in SOURCES
+        ]
+        faults += [
+            f"{key} must be a path, not {shown(value)}"
+            for key, value in pairs.items()
+            if key in SOURCES and not (isinstance(value, str) and value)
+        ]
+        raise_faults(where, faults)
+        weights |= {key: base / Path(value).expanduser() for key, value in pairs.items()}
+    return weights
+
+
+def _identity(path: Path, file_hash) -> str:
+    """SHA-256 of a file, or of the names and hashes of a folder's files."""
+    if path.is_file():
+        return file_hash(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return " ".join(f"{file.name}:{file_hash(file)}" for file in files)

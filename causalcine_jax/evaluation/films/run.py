@@ -1,0 +1,122 @@
+"""Measures a folder of films, one after the other, and goes on where it was stopped.
+
+    OUT/films/NAME.json   one per film, complete or not there
+    OUT/measures.json     all of it, with intervals
+    OUT/measures.md       the tables
+
+A film is measured again if its file, its story, the weights or the settings are others.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
+from causalcine_jax.evaluation.films.measure import CutFinder, MeasureSettings, measure_film
+from causalcine_jax.evaluation.films.stories import FilmStory
+from causalcine_jax.evaluation.networks.scorers import Scorers
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.progress import progress_bar
+
+VERSION = 1  # of what a film's JSON holds; another one is measured again
+FILES = ("measures.json", "measures.md", "films/*.json")
+
+
+@dataclass
+class Measured:
+    """What was measured, and what was not and why, by name."""
+
+    films: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
+    without_story: list[str] = field(default_factory=list)
+    without_film: list[str] = field(default_factory=list)
+    resumed: int = 0
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """The scorers and settings of a run, and the hashes of the weights that identify them."""
+
+    scorers: Scorers
+    settings: MeasureSettings
+    find_cuts: CutFinder
+    weights: Mapping[str, str]
+
+    def identity(self, film: Path, story: FilmStory) -> str:
+        """A hash of everything that a film's measures depend on."""
+        parts = {
+            "version": VERSION,
+            "film": file_hash(film),
+            "story": story.hash,
+            "weights": dict(self.weights),
+            **dataclasses.asdict(self.settings),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def measure_films(
+    films: Mapping[str, Path],
+    stories: Mapping[str, FilmStory],
+    measurer: Measurer,
+    out: Path,
+    progress: bool = True,
+) -> Measured:
+    """Measures every film that has a story. A film that cannot be read is named in `bad`.
+
+    Raises:
+      UsageError: no film has a story.
+    """
+    named = [name for name in films if name in stories]
+    if not named:
+        raise UsageError(
+            f"no film has a story of its name: the films are {_some(films)}, "
+            f"the stories {_some(stories)}"
+        )
+    measured = Measured(
+        without_story=[name for name in films if name not in stories],
+        without_film=[name for name in stories if name not in films],
+    )
+    kept = lambda: f"stopped after {len(measured.films)} films: the same command goes on"
+    with kept_when_stopped(kept), progress_bar(len(named), "film", shown=progress) as bar:
+        for name in named:
+            try:
+                _measure(name, films[name], stories[name], measurer, out, measured)
+            except (DataError, UsageError) as error:
+                measured.bad[name] = str(error)
+            bar.update()
+    return measured
+
+
+def _measure(
+    name: str, film: Path, story: FilmStory, measurer: Measurer, out: Path, measured: Measured
+) -> None:
+    file = out / "films" / f"{name}.json"
+    identity = measurer.identity(film, story)
+    values = _earlier(file, identity)
+    if values is None:
+        scorers, settings = measurer.scorers, measurer.settings
+        found = measure_film(film, story, scorers, settings, measurer.find_cuts)
+        values = {"identity": identity, "film": name, **found}
+        with atomic_file(file) as partial:
+            partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    else:
+        measured.resumed += 1
+    measured.films[name] = values
+
+
+def _earlier(file: Path, identity: str) -> dict[str, Any] | None:
+    """The measures in `file`, if they are those of `identity`; None else, also if damaged."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        return data if data["identity"] == identity else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _some(names) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

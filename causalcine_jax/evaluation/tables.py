@@ -1,0 +1,42 @@
+"""What all reports share: markdown tables, numbers as text, intervals as plain JSON."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from causalcine_jax.evaluation.intervals import Interval
+
+
+def markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns the lines of a table, with columns padded so that the text reads well too."""
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    line = lambda row: (
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+    )
+    return [
+        line(head),
+        "|" + "|".join("-" * (width + 2) for width in widths) + "|",
+        *map(line, body),
+    ]
+
+
+def number_text(value: dict | float | None) -> str:
+    """Formats a number or an interval; "-" if no question was asked."""
+    if isinstance(value, dict):
+        return (
+            f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+            if value["count"]
+            else "-"
+        )
+    return "-" if value is None else f"{value:.3f}"
+
+
+def plain(value: Any) -> Any:
+    """Converts intervals to dicts and NaN to null: strict JSON."""
+    if isinstance(value, Interval):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,298 @@
+"""`causalcine evaluate --films`: films made by hand, of which every answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluation_films import paint
+
+from benchmarks import film_measures
+from benchmarks.random_scorers import write_scorers
+from causalcine_jax.commands import evaluate
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.evaluation.films import run
+from causalcine_jax.evaluation.films.stories import find_films, read_stories
+from causalcine_jax.evaluation.metrics.shot_cuts import sca
+from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
+from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
+from causalcine_jax.render.mp4 import FilmWriter
+
+FPS = 16
+_draw = np.random.default_rng(3)
+PICTURES = _draw.integers(0, 256, (3, 6, 10, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+
+
+def write_film(path, shots: list[tuple[int, int]]) -> None:
+    """Still shots: (picture, frames)."""
+    with FilmWriter(path, FPS) as film:
+        film.append(np.concatenate([np.repeat(PICTURES[p][None], n, axis=0) for p, n in shots]))
+
+
+def story(name: str, characters=(["anna"], ["leo"], ["anna"]), words: int = 3) -> dict:
+    return {
+        "schema": "causalcine/story@1",
+        "id": name,
+        "shots": [
+            {"caption": f"shot {n} " + "of a cat " * words, "seconds": 1.5, "characters": cast}
+            for n, cast in enumerate(characters)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return str(write_scorers(tmp_path_factory.mktemp("weights")))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """same: the third shot is as the first; drifts: its second cut comes 8 frames late."""
+    folder = tmp_path_factory.mktemp("films")
+    write_film(folder / "same.mp4", [(0, 24), (1, 24), (0, 24)])
+    write_film(folder / "drifts" / "film.mp4", [(0, 24), (1, 32), (2, 16)])
+    write_film(folder / "never.mp4", [(0, 72)])
+    (folder / "broken.mp4").write_bytes(b"no film")
+    write_film(folder / "unasked.mp4", [(0, 24)])
+    stories = [story(name) for name in ("same", "drifts", "never", "broken", "unfilmed")]
+    (folder / "stories.jsonl").write_text("\n".join(map(json.dumps, stories)))
+    return folder
+
+
+def measure(films, out, *flags: str) -> dict:
+    evaluate.main(
+        ["--films", str(films), "--stories", str(films / "stories.jsonl"), "--out", str(out)]
+        + list(flags)
+    )
+    return json.loads((out / "measures.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def measured(films, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("measures")
+    return out, measure(films, out, "--weights", weights)
+
+
+def test_still_shots_are_consistent_and_still(measured):
+    _, report = measured
+    for name in ("same", "drifts", "never"):
+        for kind in ("asked", "found"):
+            values = report["per_film"][name][kind]
+            if (name, kind) != ("drifts", "asked") and (name, kind) != ("never", "asked"):
+                assert values["subject"] == pytest.approx([1] * len(values["subject"]), abs=2e-3)
+                assert values["background"] == pytest.approx(
+                    [1] * len(values["background"]), abs=2e-3
+                )
+            assert len(values["alignment"]) == len(values["ranges"])
+    drifting = report["per_film"]["drifts"]["asked"]["subject"]
+    assert drifting[2] < 0.99 < drifting[0], "its third asked shot holds frames of the second"
+
+
+def test_cuts_are_scored_in_their_parts(measured):
+    _, report = measured
+    cuts = {name: report["per_film"][name]["cuts"] for name in ("same", "drifts", "never")}
+    assert cuts["same"]["sca"] == 1
+    assert (cuts["drifts"]["matched"], cuts["drifts"]["deviation"]) == (2, 8)
+    assert cuts["drifts"]["milliseconds_per_cut"] == pytest.approx(4 * 1000 / FPS)
+    assert (cuts["never"]["missed"], cuts["never"]["extra"]) == (2, 0)
+    assert report["cuts"]["missed"]["value"] == pytest.approx(2 / 3)
+    assert report["cuts"]["frames_per_cut"] == pytest.approx(8 / 4)
+
+
+def test_a_returning_character_is_compared_with_its_last_shot(measured):
+    _, report = measured
+    pair = lambda name: report["per_film"][name]["asked"]["pairs"]
+    assert [(p["character"], p["first"], p["second"], p["absence"]) for p in pair("same")] == [
+        ("anna", 0, 2, 1)
+    ]
+    assert pair("same")[0]["similarity"] == pytest.approx(1, abs=2e-3)
+    assert pair("drifts")[0]["similarity"] < 0.99
+    assert report["absences"]["asked"]["1"]["similarity"]["count"] == 3
+    assert report["asked"]["returns"]["value"] == pytest.approx(
+        np.mean([pair(name)[0]["similarity"] for name in ("same", "drifts", "never")])
+    )
+    never = report["per_film"]["never"]
+    assert never["found"]["pairs"] == [], "one found shot has no pair"
+    # A picture that never changes is nearest to one caption, so it earns nothing as a return.
+    assert pair("never")[0]["similarity"] == pytest.approx(1, abs=2e-3)
+    assert pair("never")[0]["gated"] == 0
+
+
+def test_what_was_not_measured_is_named(measured):
+    out, report = measured
+    assert set(report["bad"]) == {"broken"} and "broken.mp4" in report["bad"]["broken"]
+    assert report["without_story"] == ["unasked"]
+    assert report["without_film"] == ["unfilmed"]
+    assert report["films"] == 3 and report["left_out"] == {}
+    text = (out / "measures.md").read_text()
+    assert "bad film broken" in text and "does not compare" not in text
+    assert "numbers do not compare" in text, "small networks are not the paper's"
+
+
+def test_a_second_run_measures_only_what_is_missing(measured, films, weights, monkeypatch, capsys):
+    out, report = measured
+    before = (out / "films/same.json").read_text()
+    (out / "films/never.json").write_text(before[: len(before) // 2])  # as after a crash elsewhere
+    seen = []
+    real = run.measure_film
+
+    def watched(film, *rest):
+        seen.append(film.stem)
+        return real(film, *rest)
+
+    monkeypatch.setattr(run, "measure_film", watched)
+    again = measure(films, out, "--weights", weights)
+    assert seen == ["broken", "never"]
+    assert again["per_film"] == report["per_film"]
+    assert "2 of them were there" in capsys.readouterr().out
+    measure(films, out, "--weights", weights, "--every", "2")
+    assert sorted(set(seen[2:])) == ["broken", "film", "never", "same"]
+
+
+def test_without_weights_cuts_and_dynamics_are_measured(films, tmp_path):
+    report = measure(films, tmp_path)
+    assert report["cuts"]["sca"]["count"] == 3
+    assert report["found"]["dynamics"]["count"] == 3
+    assert report["aesthetic"]["count"] == 0
+    assert len(report["left_out"]) == 5
+    assert all("licence" in why for why in report["left_out"].values())
+
+
+def test_lost_tokens_are_counted(films, weights, tmp_path):
+    stories = tmp_path / "stories"
+    stories.mkdir()
+    (stories / "same.json").write_text(json.dumps(story("same", words=30)))
+    evaluate.main(
+        ["--films", str(films), "--stories", str(stories), "--weights", weights]
+        + ["--out", str(tmp_path / "out")]
+    )
+    report = json.loads((tmp_path / "out/measures.json").read_text())
+    assert report["captions_cut"] == 3 and report["tokens_lost"] > 100
+    assert "tokens of 3 captions" in (tmp_path / "out/measures.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags, fault",
+    [
+        ([], "--stories is missing"),
+        (["--stories", "absent.json"], "absent.json: there is no such file"),
+        (["--stories", "S", "--weights", "dyno=a"], "did you mean 'dino'"),
+        (["--stories", "S", "--every", "0"], "--every must be at least 1"),
+        (["--stories", "S", "--model", "m"], "leave it out"),
+        (["--stories", "S", "--dtype", "float8"], "float32 or bfloat16"),
+    ],
+)
+def test_wrong_flags_are_refused(films, tmp_path, flags, fault):
+    with pytest.raises(UsageError, match=fault):
+        evaluate.main(["--films", str(films), *flags, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_are_refused_before_any_film(films, tmp_path):
+    with pytest.raises(DataError, match=r"dino_vitbase16_pretrain.pth.*Apache-2.0"):
+        measure(films, tmp_path / "out", "--weights", "dino=absent.pth")
+    with pytest.raises(UsageError, match="name --films FOLDER"):
+        evaluate.main(["--stories", "s.json"])
+
+
+def test_stories_come_in_several_shapes(tmp_path):
+    one = story("one")
+    (tmp_path / "one.json").write_text(json.dumps({k: v for k, v in one.items() if k != "id"}))
+    assert read_stories(tmp_path / "one.json")["one"].cuts == (1.5, 3.0)
+    (tmp_path / "many.json").write_text(json.dumps({"stories": {"a": one, "b": one}}))
+    assert list(read_stories(tmp_path / "many.json")) == ["a", "b"]
+    tagged = story("tagged", words=0)
+    for n, shot in enumerate(tagged["shots"]):
+        del shot["characters"]
+        shot["caption"] += f"[character{n % 2}] sits by [Character 5]"
+    (tmp_path / "list.json").write_text(json.dumps([tagged]))
+    assert read_stories(tmp_path / "list.json")["tagged"].cast == (
+        ("character0", "character5"),
+        ("character1", "character5"),
+        ("character0", "character5"),
+    )
+    for bad, fault in (
+        ([one, one], "two stories are called 'one'"),
+        ([{"shots": []}], "has no id"),
+        ({"stories": {"a": {**one, "shots": [{"caption": "x"}]}}}, "has no duration"),
+        ([{**one, "shots": [{**one["shots"][0], "characters": "anna"}]}], "list of names"),
+        ([{**one, "colour": 1}], "unknown key 'colour'"),
+        ([], "holds no story"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps(bad))
+        with pytest.raises(UsageError, match=fault):
+            read_stories(tmp_path / "bad.json")
+
+
+def test_a_story_set_names_subjects_and_groups(tmp_path):
+    (tmp_path / "set").mkdir()
+    plain = {key: value for key, value in story("goat").items() if key != "id"}
+    for shot in plain["shots"]:
+        del shot["characters"]
+    (tmp_path / "set/goat.yaml").write_text(json.dumps(plain))
+    labels = {"kind": "animal", "subject": "the goat", "present": [1, 3], "away": 1}
+    labels["described_again"] = True
+    data = {"schema": "causalcine/story-set@1", "stories": {"goat": labels}}
+    (tmp_path / "set.yaml").write_text(json.dumps(data))
+    goat = read_stories(tmp_path / "set.yaml")["goat"]
+    assert goat.cast == (("the goat",), (), ("the goat",))
+    assert dict(goat.labels) == {"kind": "animal", "away": "1", "described_again": "true"}
+    write_film(tmp_path / "films/goat.mp4", [(0, 24), (1, 24), (0, 24)])
+    evaluate.main(
+        ["--films", str(tmp_path / "films"), "--stories", str(tmp_path / "set.yaml")]
+        + ["--out", str(tmp_path / "out")]
+    )
+    report = json.loads((tmp_path / "out/measures.json").read_text())
+    assert report["by_label"]["kind"]["animal"]["dynamics"]["count"] == 1
+    data["stories"]["goat"] = {"subjects": {"the goat": 3}}
+    (tmp_path / "set.yaml").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="lists of shots"):
+        read_stories(tmp_path / "set.yaml")
+
+
+def test_films_of_one_name_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    for file in ("a.mp4", "a/film.mp4"):
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(UsageError, match="both the film a"):
+        find_films(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no film"):
+        find_films(tmp_path / "empty")
+    with pytest.raises(UsageError, match="no such folder"):
+        find_films(tmp_path / "absent")
+
+
+def test_no_good_film_is_an_error(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    (tmp_path / "stories.jsonl").write_text(json.dumps(story("bad")))
+    with pytest.raises(DataError, match="none of 1 films could be measured: bad"):
+        measure(tmp_path, tmp_path / "out")
+
+
+def test_storyworlds_films_are_ranked_beside_the_judge(tmp_path, monkeypatch):
+    monkeypatch.setattr(film_measures, "true_film", paint)
+    flags = film_measures.parse(["--films", "3", "--small", "--every", "8"])
+    found = film_measures.measured(flags, tmp_path)
+    assert found["weights"] == "random" and found["frames"] == 3 * 117
+    for name in ("alignment", "subject"):
+        interval = found["rank_agreement"][name]
+        assert interval["count"] == 3 and -1 <= interval["low"] <= interval["high"] <= 1
+
+
+def test_rank_agreement_by_hand():
+    """Films that both rank alike, films in the opposite order, and equal scores."""
+
+    def judged(hits: int) -> FilmScores:
+        scores = ShotScores(consistency=[1.0])
+        scores.prompt["place"] = [n < hits for n in range(4)]
+        return FilmScores(sca([], [], 1), {}, [scores])
+
+    def measured(alignment: float) -> dict:
+        return {"asked": {"means": {"alignment": alignment, "subject": 0.5, "inter_shot": None}}}
+
+    films = [judged(hits) for hits in range(5)]
+    alike = rank_agreement([measured(n**3) for n in range(5)], films)
+    assert alike["alignment"].value == pytest.approx(1) and alike["alignment"].count == 5
+    assert np.isnan(alike["subject"].value) and alike["inter_shot"].count == 0
+    opposite = rank_agreement([measured(-n) for n in range(5)], films)
+    assert opposite["alignment"].value == pytest.approx(-1)
