@@ -281,6 +281,7 @@ def test_a_full_disk_and_a_stop_leave_no_half_store(model, tmp_path, monkeypatch
     assert resumed == content(run(folder, tmp_path / "other", model).stores["train"].path)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(model, tmp_path):
     folder = films_folder(tmp_path / "videos", 3)
     words = [
