@@ -35,9 +35,10 @@ def in_browser(url: str, captions: list[str]) -> dict[str, Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
-            page = browser.new_context().new_page()
-            page.set_default_timeout(MOST_MS)
-            _first_frame(page, url)
+            context = browser.new_context()
+            context.set_default_timeout(MOST_MS)
+            _first_frame(context.new_page(), url)
+            page = context.new_page()  # another tab, which begins a film of its own
             first = _first_frame(page, url.split("?")[0])  # the address that a cookie opens
             lags, answers = [], []
             for number in range(SHOTS):
@@ -64,7 +65,6 @@ def in_browser(url: str, captions: list[str]) -> dict[str, Any]:
 
 
 def _first_frame(page: Any, url: str) -> float:
-    page.evaluate("sessionStorage.clear()") if page.url.startswith("http") else None
     begun = time.monotonic()
     page.goto(url)
     page.click("text=Film an example")
