@@ -33,8 +33,8 @@ Exit code 1 if the films differ. Called again with the same --out, it goes on wi
 reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz),
 ends commands at random moments (kills), makes a long film (endless) and fills disks (full_disk), on
 tiny networks. --case picks some, --repeats says how many. Exit code 1 if any failed.
-desk, alone and without a preset, directs films over the desk's protocol, and in Chromium where it
-and Playwright are; --case picks one, two, page or soak, --repeats says how many minutes it soaks.
+desk, alone and without a preset, directs films over the desk's protocol; --case picks one, two or
+soak, --repeats says how many minutes it soaks.
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.

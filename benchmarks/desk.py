@@ -3,7 +3,6 @@
     one     a director with the embedded student: the first frame, an order's first frame, a retake,
             a branch, whether the picture ever stood still
     two     two directors at once: frames a second of each, and how evenly they share the device
-    page    one in Chromium: from opening the page to its first frame, from a chunk to the screen
     soak    eight directors and twenty viewers on drawn pictures: messages lost, memory, receipts
 
 `causalcine bench desk --out FILE.json` makes all; --case picks some. A player is simulated: it
@@ -22,12 +21,11 @@ from typing import Any
 
 from benchmarks.bench import write
 from benchmarks.desk_clients import Director, Served, directing, watch
-from benchmarks.desk_page import in_browser
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.story import read_story
 
 SCHEMA = "causalcine/desk@1"
-CASES = ("one", "two", "page", "soak")
+CASES = ("one", "two", "soak")
 STORY = Path(__file__).parents[1] / "examples/demo.yaml"
 ORDERS, RETAKES = 10, 5
 FILM_S, SHARED_S = 60.0, 30.0
@@ -38,7 +36,6 @@ SESSION_S = 500.0
 TARGETS = {
     "one": {"order_chunks": 1.5, "fps": 16, "retake_s": 1.0, "branch_s": 2.0, "stood_still_s": 0},
     "two": {"jain": 0.98, "fps": 16},
-    "page": {"first_frame_s": 2.0, "lag_s": 0.15},
     "soak": {"memory_growth": 0.02, "lost": 0, "receipt_p99_s": 0.1},
 }
 
@@ -68,7 +65,7 @@ def desk(
         "targets": TARGETS,
         "cases": {},
     }
-    functions = {"one": _one, "two": _two, "page": _page, "soak": _soak}
+    functions = {"one": _one, "two": _two, "soak": _soak}
     for name in names or CASES:
         say(f"{name} ...")
         with tempfile.TemporaryDirectory(prefix="desk.") as folder:
@@ -155,11 +152,6 @@ async def _shared(served: Served) -> dict[str, Any]:
                 found["chunks"] = made
                 found["jain"] = sum(made) ** 2 / (len(made) * sum(n * n for n in made))
     return found
-
-
-def _page(folder: Path, minutes: int) -> dict[str, Any]:
-    with Served(folder) as served:
-        return in_browser(served.url, _captions()[1])
 
 
 def _soak(folder: Path, minutes: int) -> dict[str, Any]:
