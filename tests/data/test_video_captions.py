@@ -181,3 +181,9 @@ def test_a_server_is_asked_with_pictures_and_its_key(monkeypatch):
     assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret", "model-a")
     images = [part for part in body["messages"][0]["content"] if part["type"] == "image_url"]
     assert len(images) == 2 and images[0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+
+
+def test_a_video_called_0_has_a_sidecar_of_its_own(tmp_path):
+    told = {"shot_captions": ["A fox.", "An owl."], "shot_cut_frames": [12]}
+    (tmp_path / "0.json").write_text(json.dumps(told))
+    assert read(tmp_path / "0.json").shots == ("A fox.", "An owl.")

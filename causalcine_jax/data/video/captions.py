@@ -73,6 +73,9 @@ class Captions:
         return self.shots[overlaps.index(max(overlaps))]
 
 
+LISTS = ("shots", "shot_captions", "prompts", "captions")  # keys of all shots' captions
+
+
 def beside(video: Path) -> list[Path]:
     """The files that may hold a video's captions, the first that exists first."""
     places = [video.with_suffix(suffix) for suffix in (".json", ".yaml", ".yml", ".txt")]
@@ -91,11 +94,14 @@ def read(file: Path) -> Captions:
     Raises:
       UsageError, DataError: they cannot be understood.
     """
-    if file.name == "0.json":
-        return _longlive_folder(file.parent)
     if file.suffix == ".txt":
         return parse_text(_text(file))
-    return parse(read_plain(file), str(file))
+    data = read_plain(file)
+    # LongLive's 0.json holds one shot's caption; that of a video called 0 holds all of them.
+    whole = isinstance(data, Mapping) and any(key in data for key in (*LISTS, "story"))
+    if file.name == "0.json" and not whole:
+        return _longlive_folder(file.parent)
+    return parse(data, str(file))
 
 
 def parse(data: Any, what: str) -> Captions:
@@ -130,7 +136,7 @@ def parse(data: Any, what: str) -> Captions:
 
 def _listed(data: Mapping, what: str) -> list[Any]:
     """The captions of the shots, or mappings that hold them."""
-    for key in ("shots", "shot_captions", "prompts", "captions"):
+    for key in LISTS:
         if key in data:
             if not isinstance(data[key], list):
                 raise UsageError(f"{what}: {key} must be a list, not {shown(data[key])}")
