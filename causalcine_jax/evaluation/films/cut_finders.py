@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from causalcine_jax.data.video.shots import Shot, shot_detector
 from causalcine_jax.evaluation.films.measure import CutFinder, pixel_cuts
 
 
@@ -10,12 +11,10 @@ def cut_finder(name: str, weights: Path | None = None) -> CutFinder:
     """The finder called pixels, transnet or scenedetect. Raises as `shot_detector` does."""
     if name == "pixels":
         return pixel_cuts
-    from causalcine_jax.data.video.shots import shot_detector
-
     detector = shot_detector(name, weights)
     return lambda frames: cuts_between(detector(frames))
 
 
-def cuts_between(shots: Sequence) -> list[int]:
+def cuts_between(shots: Sequence[Shot]) -> list[int]:
     """The cuts between shots. Of a gradual transition, which is in no shot, the middle frame."""
     return [(before.end + after.start + 1) // 2 for before, after in zip(shots, shots[1:])]
