@@ -35,14 +35,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
-    from causalcine_jax.gallery.write import film_count, write_gallery
+    from causalcine_jax.gallery.write import find_films, write_gallery
     from causalcine_jax.utils.progress import progress_bar
 
-    with (
-        one_writer(flags.out, FILES, overwrite=flags.overwrite),
-        progress_bar(film_count(flags.folders, flags.out), "film", "gallery") as bar,
-    ):
-        written = write_gallery(flags.folders, flags.out, flags.title, lambda path: bar.update())
+    with one_writer(flags.out, FILES, overwrite=flags.overwrite):
+        films = find_films(flags.folders, flags.out)
+        with progress_bar(len(films), "film", "gallery") as bar:
+            written = write_gallery(films, flags.out, flags.title, lambda path: bar.update())
     for reason in written.skipped:
         print(printable(f"left out: {reason}"), file=sys.stderr)
     print(flags.out / "index.html")

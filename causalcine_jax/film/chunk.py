@@ -1,11 +1,13 @@
 """What comes out of a director. It needs no jax, so that the desk's mock makes it as well."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from causalcine_jax.story import ResolvedShot
+from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,14 @@ class Chunk:
     def is_cut(self) -> bool:
         """A new shot begins here (the film's beginning is no cut)."""
         return self.index > 0 and self.index == self.shot.first_chunk
+
+
+def most_recalled(retrieved: Int[np.ndarray, "l k"], most: int) -> list[tuple[int, float]]:
+    """The latent frames that most layers retrieved, each with the share of layers that did."""
+    votes = Counter(frame for layer in retrieved.tolist() for frame in {*layer} if frame >= 0)
+    return [(frame, round(count / len(retrieved), 4)) for frame, count in votes.most_common(most)]
+
+
+def frame_of_latent(latent: int) -> int:
+    """The video frame that stands for a latent frame: the last of its four."""
+    return TEMPORAL_STRIDE * latent

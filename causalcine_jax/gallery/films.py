@@ -1,6 +1,5 @@
 """Films on disk, as a gallery shows them: their shots, what was recalled, how they were made."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from causalcine_jax.errors import DataError
+from causalcine_jax.film.chunk import most_recalled
 from causalcine_jax.story import ResolvedStory, Story
-from causalcine_jax.story_schema import CHUNK_FRAMES, TEMPORAL_STRIDE
+from causalcine_jax.story_schema import CHUNK_FRAMES
 from causalcine_jax.utils.plain_data import read_plain
 
 FILM, RECORD = "film.mp4", "film.json"
@@ -95,11 +95,6 @@ def read_film_card(path: Path, folder: Path) -> Film:
     )
 
 
-def frame_of_latent(latent: int) -> int:
-    """The video frame that stands for a latent frame: the last of its four."""
-    return TEMPORAL_STRIDE * latent
-
-
 def _title(path: Path, folder: Path) -> str:
     below = path.relative_to(folder)
     below = below.parent if path.name == FILM else below.with_suffix("")
@@ -116,10 +111,8 @@ def _recalled(retrieved: Any) -> tuple[Recalled, ...]:
         raise DataError(f"retrieved is no table of latent frames: {error}") from error
     found = []
     for index, layers in enumerate(chunks):
-        votes = Counter(frame for layer in layers.tolist() for frame in {*layer} if frame >= 0)
-        if votes:
-            frames, counts = zip(*votes.most_common(RECALLED), strict=True)
-            shares = tuple(round(count / len(layers), 4) for count in counts)
+        if recalled := most_recalled(layers, RECALLED):
+            frames, shares = zip(*recalled, strict=True)
             found.append(Recalled(index, frames, shares))
     return tuple(found)
 

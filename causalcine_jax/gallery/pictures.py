@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.gallery.films import Film, frame_of_latent
+from causalcine_jax.film.chunk import frame_of_latent
+from causalcine_jax.gallery.films import Film
 from causalcine_jax.render.colour import ToRGB
 from causalcine_jax.render.mp4 import decoded
 from causalcine_jax.utils.atomic_file import atomic_file
@@ -44,25 +45,24 @@ def draw_stills(film: Film, poster: Path, sheet: Path) -> Stills:
     first_shot = film.resolved.shots[0].frames if film.resolved else 1
     shown, to_rgb = int(POSTER_AT * first_shot), ToRGB()
     thumbs: dict[int, bytes] = {}
-    cover, size, frames, fps = None, (0, 0), 0, 0.0
+    cover, frames, fps, thumb = None, 0, 0.0, (THUMB_WIDTH, 1)
     for number, frame in enumerate(decoded(film.path)):
-        frames, size = number + 1, (frame.width, frame.height)
+        frames = number + 1
         if frame.time:
             fps = number / frame.time
         if number <= shown:
             cover = frame
+            thumb = (THUMB_WIDTH, max(1, round(THUMB_WIDTH * frame.height / frame.width)))
         if number in wanted:
-            small = (THUMB_WIDTH, max(1, round(THUMB_WIDTH * size[1] / size[0])))
-            thumbs[wanted[number]] = _small(Image.fromarray(to_rgb(frame)), small)
+            thumbs[wanted[number]] = _small(Image.fromarray(to_rgb(frame)), thumb)
     if cover is None:
         raise DataError(f"{film.path} holds no frames")
     image = Image.fromarray(to_rgb(cover))
     image.thumbnail((POSTER_WIDTH, POSTER_WIDTH), Image.Resampling.LANCZOS)
     _save(image, poster)
-    thumb = (THUMB_WIDTH, max(1, round(THUMB_WIDTH * size[1] / size[0])))
     if thumbs:
         _save(_sheet(thumbs, thumb), sheet)
-    return Stills(*size, frames, fps or 1.0, tuple(sorted(thumbs)), thumb)
+    return Stills(cover.width, cover.height, frames, fps or 1.0, tuple(sorted(thumbs)), thumb)
 
 
 def _small(image: Image.Image, size: tuple[int, int]) -> bytes:

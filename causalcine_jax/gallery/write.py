@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.gallery.films import (
-    FILM,
-    RECORD,
-    Film,
-    films_in,
-    frame_of_latent,
-    read_film_card,
-)
+from causalcine_jax.film.chunk import frame_of_latent
+from causalcine_jax.gallery.films import FILM, RECORD, Film, films_in, read_film_card
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
 from causalcine_jax.story import first_frame_of_chunk
 from causalcine_jax.utils.atomic_file import atomic_file
 
 PAGE = ("index.html", "gallery.css", "gallery.js", "compare.js", "vote.js")
+COLOURS = "colours.css"  # the desk's
 FILMS = "films"
 POSTER, SHEET, DATA = "poster.webp", "recalled.webp", "films.js"
 SCHEMA = "causalcine/gallery@1"
@@ -38,10 +33,21 @@ class Written:
     skipped: tuple[str, ...]
 
 
+def find_films(folders: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """(film, the folder that it is below) of all films below `folders`, less those in `out`.
+
+    `UsageError` if a folder is missing, or holds no film.
+    """
+    return [(path, folder) for folder in folders for path in _films(folder, out)]
+
+
 def write_gallery(
-    folders: Sequence[Path], out: Path, title: str, seen: Callable[[Path], None] = lambda path: None
+    films: Sequence[tuple[Path, Path]],
+    out: Path,
+    title: str,
+    seen: Callable[[Path], None] = lambda path: None,
 ) -> Written:
-    """Writes the gallery of all films below `folders` into the folder `out`.
+    """Writes the gallery of the films that `find_films` found into the folder `out`.
 
     Films are copied, so that the folder can be moved or published alone.
 
@@ -49,13 +55,11 @@ def write_gallery(
       seen: called with every film after it was written.
 
     Raises:
-      UsageError: a folder is missing, or holds no film.
       DataError: no film could be read, or a file cannot be written.
     """
-    found = [(path, folder) for folder in folders for path in _films(folder, out)]
     shown: list[dict[str, Any]] = []
     skipped: list[str] = []
-    for path, folder in found:
+    for path, folder in films:
         try:
             film = read_film_card(path, folder)
             shown.append(_written_film(film, out, len(shown) + 1))
@@ -70,15 +74,12 @@ def write_gallery(
     text = json.dumps(data, ensure_ascii=False, indent=1)
     with atomic_file(out / DATA) as partial:
         partial.write_text(f"const GALLERY = {text};\n", encoding="utf-8")
-    for name in PAGE:
+    pages = {name: files("causalcine_jax.gallery") / "page" / name for name in PAGE}
+    pages[COLOURS] = files("causalcine_jax.serve") / "page" / "style" / COLOURS
+    for name, page in pages.items():
         with atomic_file(out / name) as partial:
-            partial.write_bytes((files("causalcine_jax.gallery") / "page" / name).read_bytes())
+            partial.write_bytes(page.read_bytes())
     return Written(len(shown), tuple(skipped))
-
-
-def film_count(folders: Sequence[Path], out: Path) -> int:
-    """How many films `write_gallery` will look at. Raises as it does."""
-    return sum(len(_films(folder, out)) for folder in folders)
 
 
 def _films(folder: Path, out: Path) -> list[Path]:

@@ -6,21 +6,31 @@ Encoding leaves the event loop, one chunk of a session at a time, while the devi
 import asyncio
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from causalcine_jax.film.chunk import frame_of_latent, most_recalled
 from causalcine_jax.serve.house import House
 from causalcine_jax.serve.media import encoded, mime, streaming_scale
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.server_messages import MediaChunk, MediaInit, ShotApplied
 from causalcine_jax.story import first_frame_of_chunk
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 MOST_RECALLED = 8
 RECENT = 4  # chunks over which speed is measured
 LATELY = 8  # chunks, of which the slowest says how early the next must begin
+
+
+@dataclass(frozen=True)
+class Published:
+    """A chunk that was sent: when, and the seconds from asking for it to its media."""
+
+    info: ChunkInfo
+    when: float
+    spent: float
 
 
 class Publisher:
@@ -31,9 +41,7 @@ class Publisher:
         self._scale = streaming_scale(model.height)
         self._made: asyncio.Queue = asyncio.Queue(1)
         self._open = 0  # chunks that were put and are not published
-        self._lately: deque[tuple[float, int]] = deque(maxlen=RECENT)
-        self._sent = (0.0, "", 0.0)  # when, of which take, up to which time of the film
-        self._spent: deque[float] = deque(maxlen=LATELY)
+        self._lately: deque[Published] = deque(maxlen=LATELY)
         self._header = project.header.read_bytes() if project.header.is_file() else None
         self.events: dict[str, str | None] = {}  # by shot: the event that queued it
 
@@ -67,22 +75,24 @@ class Publisher:
     @property
     def fps(self) -> float:
         """Video frames a second of the last chunks; 0 before there are two."""
-        if len(self._lately) < 2:
+        recent = list(self._lately)[-RECENT:]
+        if len(recent) < 2:
             return 0.0
-        (first, _), (last, _) = self._lately[0], self._lately[-1]
-        frames = sum(frames for _, frames in list(self._lately)[1:])
-        return round(frames / max(last - first, 1e-9), 2)
+        frames = sum(each.info.frames for each in recent[1:])
+        return round(frames / max(recent[-1].when - recent[0].when, 1e-9), 2)
 
     def since(self, time_s: float) -> float:
         """Seconds since media of that time of the current take were sent; 0 if none were."""
-        when, take_id, end_s = self._sent
-        there = take_id == self._project.take_id and end_s > time_s
-        return time.monotonic() - when if there else 0.0
+        for last in list(self._lately)[-1:]:
+            there = last.info.take_id == self._project.take_id
+            if there and last.info.time_s + last.info.seconds > time_s:
+                return time.monotonic() - last.when
+        return 0.0
 
     @property
     def slowest(self) -> float:
         """Seconds from asking for a chunk to its media, of the slowest of the last ones."""
-        return max(self._spent, default=math.inf)
+        return max((each.spent for each in self._lately), default=math.inf)
 
     async def run(self) -> None:
         """Publishes what is put, in order, until cancelled. Raises what encoding or disk raise."""
@@ -103,9 +113,8 @@ class Publisher:
                     self._tell(*self._init(header))
                 self._tell(MediaChunk(**info.model_dump()), media)
                 self._house.metrics.chunk(info)
-                self._sent = (time.monotonic(), take_id, info.time_s + info.seconds)
-                self._lately.append((self._sent[0], info.frames))
-                self._spent.append(spent + info.timings["encode"])
+                spent += info.timings["encode"]
+                self._lately.append(Published(info, time.monotonic(), spent))
             finally:
                 self._made.task_done()
                 self._open -= 1
@@ -141,17 +150,16 @@ class Publisher:
 
     def _recalled(self, take_id: str, retrieved) -> tuple[Recalled, ...]:
         """Latent frames that most layers retrieved, as the video frames that stand for them."""
-        votes = Counter(frame for layer in retrieved.tolist() for frame in {*layer} - {-1})
         line = self._project.line(take_id)
         per_chunk = self._model.latent_frames
         return tuple(
             Recalled(
-                frame=TEMPORAL_STRIDE * latent,
-                time_s=TEMPORAL_STRIDE * latent / self._model.fps,
+                frame=frame_of_latent(latent),
+                time_s=frame_of_latent(latent) / self._model.fps,
                 shot_id=line[latent // per_chunk].shot_id,
-                share=round(count / len(retrieved), 4),
+                share=share,
             )
-            for latent, count in votes.most_common(MOST_RECALLED)
+            for latent, share in most_recalled(retrieved, MOST_RECALLED)
             if latent // per_chunk < len(line)
         )
 

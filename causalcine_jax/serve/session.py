@@ -278,10 +278,10 @@ class Session:
         director, shot = self.director, None
         planned = self.seen.next_chunk < self.seen.resolved.chunks
         if not planned and not self._unfinished():
-            for last in self.seen.resolved.shots[-1:]:
-                # As short as it was cut, also in takes of what comes after it; or held on.
-                held = not self.project.queue
-                self.tell(self.project.resize(last.id, last.chunks + held, self.model))
+            for last in self.seen.resolved.shots[-1:]:  # as short as it was cut, or held on
+                length = last.chunks + (not self.project.queue)
+                if length != self.project.take.shots[last.id].chunks:
+                    self.tell(self.project.resize(last.id, length, self.model))
             if self.project.queue:
                 self.cut, shot = False, self.project.begin_shot()
                 self.tell(Queue(shots=self.project.queue))

@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -237,7 +238,8 @@ def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(ho
     session = next(iter(home.desk.sessions.values()))
     assert session.lead == 1.5  # nobody knows yet how long a chunk takes
     assert len(one.chunks(2)) == 2
-    session.publisher._spent.extend([0.1] * LATELY)
+    last = session.publisher._lately[-1]
+    session.publisher._lately.extend([replace(last, spent=0.1)] * LATELY)
     fast = session.lead
     assert fast < 0.75
     time.sleep(0.5)  # its player still stands at what was sent

@@ -17,8 +17,7 @@ const clock = (seconds) =>
   `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
 /** The last of `items`, in order of first_frame, that has begun at that video frame. */
-const begunAt = (items, frame) =>
-  items.findLast ? items.findLast((each) => each.first_frame <= frame + 0.5) : [...items].reverse().find((each) => each.first_frame <= frame + 0.5);
+const begunAt = (items, frame) => items.findLast((each) => each.first_frame <= frame + 0.5);
 
 // Only one card's video holds its film: phones have few decoders.
 let open = null;
@@ -131,14 +130,14 @@ class Player {
     const { columns, width, height } = this.film.sheet;
     const x = -width * (place % columns);
     const y = -height * Math.floor(place / columns);
-    const share100 = Math.round(100 * share);
+    const percent = Math.round(100 * share);
     const from = clock(frame / this.film.fps);
     return make("button", {
       type: "button",
-      title: `From ${from}, recalled by ${share100} % of the layers`,
+      title: `From ${from}, recalled by ${percent} % of the layers`,
       "aria-label": `Recalled frame at ${from}`,
       style:
-        `width: ${width}px; height: ${height}px; --share: ${share100}%;` +
+        `width: ${width}px; height: ${height}px; --share: ${percent}%;` +
         `background-image: url("${this.film.folder}/recalled.webp");` +
         `background-position: ${x}px ${y}px`,
       onclick: () => this.seek(frame),

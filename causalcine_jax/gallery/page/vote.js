@@ -11,9 +11,11 @@ const ANSWERS = { left: "Left", right: "Right", same: "No difference" };
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "same" };
 
 function pairs() {
-  const stories = Map.groupBy
-    ? Map.groupBy(GALLERY.films, storyOf)
-    : GALLERY.films.reduce((all, film) => all.set(storyOf(film), [...(all.get(storyOf(film)) ?? []), film]), new Map());
+  const stories = new Map();
+  for (const film of GALLERY.films) {
+    const story = storyOf(film);
+    stories.set(story, [...(stories.get(story) ?? []), film]);
+  }
   const found = [];
   for (const [story, films] of stories) {
     if (story === "[]") continue; // films whose story nobody knows
