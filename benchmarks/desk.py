@@ -11,9 +11,10 @@ begins with the first chunk, runs in real time, and stands still when it has no 
 
 import asyncio
 import dataclasses
+import functools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -65,11 +66,19 @@ def desk(
         "targets": TARGETS,
         "cases": {},
     }
-    functions = {"one": _one, "two": _two, "soak": _soak}
+    cases: dict[str, Callable[[Served], Coroutine[Any, Any, dict[str, Any]]]] = {
+        "one": _directed,
+        "two": _shared,
+        "soak": functools.partial(_soaked, seconds=60.0 * (minutes or SOAK_MINUTES)),
+    }
     for name in names or CASES:
         say(f"{name} ...")
-        with tempfile.TemporaryDirectory(prefix="desk.") as folder:
-            record["cases"][name] = functions[name](Path(folder), minutes or SOAK_MINUTES)
+        flags = ("--mock", "--max-sessions", str(DIRECTORS)) if name == "soak" else ()
+        with (
+            tempfile.TemporaryDirectory(prefix="desk.") as films,
+            Served(Path(films), *flags) as at,
+        ):
+            record["cases"][name] = asyncio.run(cases[name](at))
         if out:
             write(record, out)
     return record
@@ -89,11 +98,6 @@ def desk_table(record: dict) -> str:
 def _captions() -> tuple[str, list[str]]:
     story = read_story(STORY)
     return story.global_caption, [shot.caption for shot in story.shots]
-
-
-def _one(folder: Path, minutes: int) -> dict[str, Any]:
-    with Served(folder) as served:
-        return asyncio.run(_directed(served))
 
 
 async def _directed(served: Served) -> dict[str, Any]:
@@ -125,11 +129,6 @@ async def _directed(served: Served) -> dict[str, Any]:
     return found
 
 
-def _two(folder: Path, minutes: int) -> dict[str, Any]:
-    with Served(folder) as served:
-        return asyncio.run(_shared(served))
-
-
 async def _shared(served: Served) -> dict[str, Any]:
     """Two directors play in real time; then both film as fast as they can."""
     told, captions = _captions()
@@ -152,11 +151,6 @@ async def _shared(served: Served) -> dict[str, Any]:
                 found["chunks"] = made
                 found["jain"] = sum(made) ** 2 / (len(made) * sum(n * n for n in made))
     return found
-
-
-def _soak(folder: Path, minutes: int) -> dict[str, Any]:
-    with Served(folder, "--mock", "--max-sessions", str(DIRECTORS)) as served:
-        return asyncio.run(_soaked(served, 60.0 * minutes))
 
 
 async def _soaked(served: Served, seconds: float) -> dict[str, Any]:

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from benchmarks.fuzz import keep
-from benchmarks.kills import TRIES, until_stopped
-from benchmarks.tried_commands import (
+from benchmarks.disturbed import (
     TRACEBACK,
     Command,
     Running,
     Undisturbed,
-    commands,
     fault_after,
     moment,
     undisturbed,
 )
+from benchmarks.fuzz import keep
+from benchmarks.kills import TRIES, until_stopped
+from benchmarks.tried_commands import commands
 from causalcine_jax.errors import UsageError
 
 DISK_BYTES = 64 * 2**20

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from benchmarks.fuzz import keep, remove
-from benchmarks.tried_commands import (
+from benchmarks.disturbed import (
     TRACEBACK,
     Command,
     Running,
     Undisturbed,
-    commands,
     fault_after,
     moment,
     undisturbed,
 )
+from benchmarks.fuzz import keep, remove
+from benchmarks.tried_commands import commands
 
 # By signal, how a command may end: -15 before it has begun to listen, 0 when it was done by then.
 CODES = {signal.SIGTERM: (0, 75, 143, -15), signal.SIGKILL: (-9,)}

@@ -1,17 +1,13 @@
-"""What `causalcine prepare` withstands; prints a JSON record.
+"""The memory of `causalcine prepare` over many videos, against that over 50; a JSON record.
 
-    python -m benchmarks.prepare kills --times 20     killed at random moments, the store's bytes
-    python -m benchmarks.prepare memory --videos 1000 memory of many videos, against that of 50
+    python -m benchmarks.prepare --videos 1000
 
-Both make short videos of StoryWorld's painter, with captions that say where they cut, and encode
-them with the embedded model.
+The videos are short ones of StoryWorld's painter, with captions that say where they cut. They are
+encoded with the embedded model.
 """
 
-import argparse
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from causalcine_jax.cli import run, whole_number
+from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film.record import made_here
@@ -33,47 +29,13 @@ FEW = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("kills", "memory"))
-    parser.add_argument("--times", type=whole_number, default=20)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=whole_number, default=1000)
     flags = parser.parse_args()
     record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **made_here()}
     with tempfile.TemporaryDirectory(prefix="causalcine-") as folder:
-        record |= (
-            kills(Path(folder), flags.times)
-            if flags.part == "kills"
-            else memory(Path(folder), flags.videos)
-        )
+        record |= memory(Path(folder), flags.videos)
     print(json.dumps(record, indent=2))
-
-
-def kills(folder: Path, times: int) -> dict:
-    """Kills a run `times` times at random moments, ends it, and compares its store's bytes."""
-    videos(folder / "videos", 6, frames=60)
-    begun = time.monotonic()
-    if _start(folder / "videos", folder / "whole", 6).wait():
-        raise DataError("the undisturbed run failed")
-    length = time.monotonic() - begun
-    draw = random.Random(0)
-    reached = []
-    # The earliest first: what a run has made is kept, so a late kill leaves little to the next.
-    for share in sorted(draw.uniform(0.2, 1.0) for _ in range(times)):
-        process = _start(folder / "videos", folder / "killed", 6)
-        time.sleep(share * length)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        reached.append(len(list((folder / "killed").rglob("*.npy"))))
-    if _start(folder / "videos", folder / "killed", 6).wait():
-        raise DataError("the run after the kills failed")
-    whole, killed = (_content(folder / name / "train") for name in ("whole", "killed"))
-    return {
-        "kills": times,
-        "seconds_undisturbed": round(length, 1),
-        "latents_after_each_kill": reached,
-        "files": len(whole),
-        "byte_equal": whole == killed,
-    }
 
 
 def memory(folder: Path, count: int) -> dict:
@@ -118,14 +80,6 @@ def _start(folder: Path, out: Path, latent_frames: int) -> subprocess.Popen:
     words += ["--latent-frames", latent_frames, "--held-out", 0]
     line = [sys.executable, "-m", "causalcine_jax", *map(str, words)]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 if __name__ == "__main__":

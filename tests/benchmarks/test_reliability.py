@@ -8,13 +8,13 @@ from random import Random
 import pytest
 
 from benchmarks import fuzz_reader
+from benchmarks.disturbed import Command, Undisturbed, fault_after, names
 from benchmarks.endless import endless
 from benchmarks.full_disk import full_disk
 from benchmarks.fuzz import fuzz
 from benchmarks.kills import kills
 from benchmarks.mutate import mutated_bytes, mutated_json, mutated_yaml
 from benchmarks.reliability import faults, reliability, reliability_table
-from benchmarks.tried_commands import Command, Undisturbed, fault_after, names
 from causalcine_jax.errors import DataError, UsageError
 
 
