@@ -119,7 +119,10 @@ class LatentStoreWriter:
             raise ValueError(f"{len(records)} records for {films}: write a whole shard at once")
         stacked = {
             "latents": np.stack(
-                [_as_float16(record, film) for film, record in zip(films, records, strict=True)]
+                [
+                    as_float16(np.asarray(record.latents), f"film {film}: ")
+                    for film, record in zip(films, records, strict=True)
+                ]
             ),
             "token_ids": np.stack(
                 [_padded(record.token_ids, self.spec.shots) for record in records]
@@ -176,12 +179,11 @@ def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:
         )
 
 
-def _as_float16(record: NewRecord, film: int) -> np.ndarray:
-    latents = np.asarray(record.latents)
-    limit = np.finfo(np.float16).max
-    if not np.all(np.abs(latents) <= limit):  # also catches NaN
+def as_float16(latents: np.ndarray, where: str = "") -> np.ndarray:
+    """Latents as stores keep them. `DataError`, which begins with `where`, if they do not fit."""
+    if not np.all(np.abs(latents) <= np.finfo(np.float16).max):  # also catches NaN
         raise DataError(
-            f"film {film}: the VAE gave latents that are not finite; "
+            f"{where}the VAE gave latents that are not finite; "
             "check the VAE's weights and its mean and std"
         )
     return latents.astype(np.float16)

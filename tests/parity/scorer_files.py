@@ -11,6 +11,27 @@ def layers_of(theirs) -> int:
     return 1 + max(int(m[1]) for key in theirs if (m := re.search(r"\.layers?\.(\d+)\.", key)))
 
 
+def blocks_as_openai(theirs: dict, part: str, joined) -> dict:
+    """The layers of a part of Hugging Face's CLIP under OpenAI's keys."""
+    names = {
+        "attn.out_proj": "self_attn.out_proj",
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }
+    found = {}
+    for layer in range(layers_of(theirs)):
+        at, block = f"{part}.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+        for end in ("weight", "bias"):
+            found[f"{block}.attn.in_proj_{end}"] = joined(
+                [theirs[f"{at}.self_attn.{each}_proj.{end}"] for each in "qkv"]
+            )
+            for mine, name in names.items():
+                found[f"{block}.{mine}.{end}"] = theirs[f"{at}.{name}.{end}"]
+    return found
+
+
 def as_openai(theirs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Hugging Face's vision tensors under OpenAI's keys."""
     top = {
@@ -22,20 +43,7 @@ def as_openai(theirs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         top |= {f"ln_pre.{end}": f"pre_layrnorm.{end}", f"ln_post.{end}": f"post_layernorm.{end}"}
     found = {key: theirs[f"vision_model.{name}"] for key, name in top.items()}
     found["proj"] = theirs["visual_projection.weight"].T
-    for layer in range(layers_of(theirs)):
-        at, block = f"vision_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-        for end in ("weight", "bias"):
-            found[f"{block}.attn.in_proj_{end}"] = np.concatenate(
-                [theirs[f"{at}.self_attn.{part}_proj.{end}"] for part in "qkv"]
-            )
-            for mine, name in {
-                "attn.out_proj": "self_attn.out_proj",
-                "ln_1": "layer_norm1",
-                "ln_2": "layer_norm2",
-                "mlp.c_fc": "mlp.fc1",
-                "mlp.c_proj": "mlp.fc2",
-            }.items():
-                found[f"{block}.{mine}.{end}"] = theirs[f"{at}.{name}.{end}"]
+    found |= blocks_as_openai(theirs, "vision_model", np.concatenate)
     return {f"visual.{key}": torch.from_numpy(value.copy()) for key, value in found.items()}
 
 
@@ -81,19 +89,7 @@ def as_viclip_text(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
     for end in ("weight", "bias"):
         found[f"ln_final.{end}"] = theirs[f"text_model.final_layer_norm.{end}"]
-        for layer in range(layers_of(theirs)):
-            at, block = f"text_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-            found[f"{block}.attn.in_proj_{end}"] = torch.cat(
-                [theirs[f"{at}.self_attn.{part}_proj.{end}"] for part in "qkv"]
-            )
-            for mine, name in {
-                "attn.out_proj": "self_attn.out_proj",
-                "ln_1": "layer_norm1",
-                "ln_2": "layer_norm2",
-                "mlp.c_fc": "mlp.fc1",
-                "mlp.c_proj": "mlp.fc2",
-            }.items():
-                found[f"{block}.{mine}.{end}"] = theirs[f"{at}.{name}.{end}"]
+    found |= blocks_as_openai(theirs, "text_model", torch.cat)
     return found
 
 

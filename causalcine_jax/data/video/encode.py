@@ -16,6 +16,7 @@ import numpy as np
 
 from causalcine_jax.convert import load_vae
 from causalcine_jax.data.encode import paint_and_encode
+from causalcine_jax.data.latent_writer import as_float16
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock, read
 from causalcine_jax.errors import DataError, UsageError
@@ -84,13 +85,9 @@ def encode(task: Task) -> list[Reason | None]:
 
 
 def _keep(file: Path, latents: jax.Array) -> None:
-    values = np.asarray(latents[0], np.float32)
-    if not np.all(np.abs(values) <= np.finfo(np.float16).max):  # also catches NaN
-        raise DataError(
-            "the VAE gave latents that are not finite; check its weights and its mean and std"
-        )
+    values = as_float16(np.asarray(latents[0], np.float32))
     with atomic_file(file) as partial, open(partial, "wb") as opened:
-        np.save(opened, values.astype(np.float16))
+        np.save(opened, values)
 
 
 def tasks(windows: Sequence[ToEncode], encoding: Encoding, most: int = 8) -> Iterator[Task]:

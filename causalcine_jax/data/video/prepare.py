@@ -5,7 +5,7 @@
 Every stage takes rows and gives rows. What reads videos or asks a captioner keeps its rows in
 OUT/work by what they depend on, so a run that was stopped, or that has more videos, goes on.
 
-    OUT/train, OUT/held_out              latent stores; films.jsonl in each says whence films come
+    OUT/train, OUT/held_out              latent stores; films.jsonl in each names the films
     OUT/report.json                      numbers of every stage, and rejects by reason
     OUT/contact_sheet.png, rejects.html  windows and rejects to look at; rejects.jsonl has them all
     OUT/work                             what the stages have made; may be deleted in the end

@@ -18,11 +18,11 @@ from typing import Any
 from causalcine_jax.errors import DataError, UsageError, raise_faults, shown
 from causalcine_jax.story import Story
 from causalcine_jax.story_schema import SHOT_KEYS, STORY_KEYS
+from causalcine_jax.story_sets.labels import SCHEMA as STORY_SET
 from causalcine_jax.utils.plain_data import parse_plain, read_plain
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v")
 STORY_SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
-STORY_SET = "causalcine/story-set@1"
 GROUPS = ("category", "kind", "away", "described_again")  # labels that the report groups by
 # What a benchmark's stories hold beside what a film is made from.
 _STORY_EXTRAS = ("id", "title", "characters", "targets", "tags", "meta")

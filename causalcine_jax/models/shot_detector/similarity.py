@@ -23,7 +23,7 @@ def near_cosines(x: Float[Array, "b t d"]) -> Float[Array, "b t 101"]:
 
 
 def histograms(frames: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t 512"]:
-    """Pixels of each colour, of which each channel keeps its upper three bits."""
+    """How many pixels of a frame have each of 512 colours: three bits of each channel."""
     red, green, blue = jnp.moveaxis(frames.astype(jnp.int32) >> (8 - BITS), -1, 0)
     colour = einops.rearrange((red << 2 * BITS) | (green << BITS) | blue, "b t h w -> b t (h w)")
     batch, time, _ = colour.shape
