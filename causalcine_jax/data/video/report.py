@@ -147,7 +147,7 @@ def save_rejects(
         for stage, kinds in counted(rejects).items()
         for kind, count in kinds.items()
     )
-    pictured = 0
+    count, pictured = len(rejects), 0
     listed = []
     for row in rejects[:SHOWN_REJECTS]:
         image, video = "", videos.get(row["file"])
@@ -167,7 +167,7 @@ def save_rejects(
     rest = f"<p>{more} more are in rejects.jsonl.</p>" if more else ""
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Rejects</title>"
-        f"<style>{STYLE}</style><h1>{len(rejects)} rejects</h1>"
+        f"<style>{STYLE}</style><h1>{count} reject{'s' * (count != 1)}</h1>"
         f"<table><tr><th>count<th>stage<th>reason</tr>{counts}</table>"
         f"<h2>Each of them</h2><table><tr><th>frame<th>file<th>reason<th>measured</tr>"
         f"{''.join(listed)}</table>{rest}</html>\n"
