@@ -18,7 +18,7 @@ help:
 	@echo "make desk-test  the desk's page in Chromium, which is installed from the distribution where it is not there"
 	@echo "make docs     the documentation's pages: outputs/docs/index.html; warnings are errors"
 	@echo "make lint     ruff check and ruff format --check;  make format mends what it can"
-	@echo "make types    mypy on everything but tests and benchmarks"
+	@echo "make types    mypy on everything but tests"
 	@echo "make clean    outputs and caches;  make distclean also .venv"
 
 demo: $(VENV)/.core

@@ -28,7 +28,7 @@ from benchmarks.settings import Settings
 from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film.record import pretty, software
+from causalcine_jax.film_folder.record import pretty, software
 from causalcine_jax.utils.atomic_file import atomic_file
 
 SCHEMA = "causalcine/benchmark@1"
@@ -69,7 +69,7 @@ def bench(
         else {}
     )
     coming = [part for part in parts if part not in measured]
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings.recorded(),

@@ -18,6 +18,7 @@ from benchmarks.settings import CHUNK_FRAMES, Settings, network, random_like
 from benchmarks.timing import measure
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.models.attention.backends import attention
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.planning import attained
 from causalcine_jax.planning.flops import chip_of
 from causalcine_jax.planning.hardware import CHIPS
@@ -58,7 +59,7 @@ def ceilings(settings: Settings) -> dict:
 def keep_rates(record: dict, source: str) -> list[str]:
     """Writes a record's fractions to planning/attained.json; returns the kinds of work.
 
-    Nothing is written if plans do not know the device.
+    Nothing is written if plans do not know the device, or for rates of float32.
 
     Args:
       source: where the record is.
@@ -66,7 +67,8 @@ def keep_rates(record: dict, source: str) -> list[str]:
     chip = chip_of(record["device"]["kind"])
     measured = record["parts"].get("ceilings", {})
     rates = {kind: measured[kind]["fraction"] for kind in attained.KINDS[:-2] if kind in measured}
-    if chip is None or not rates or None in rates.values():
+    rounded = record.get("settings", {}).get("dtype") != "float32"  # peaks are those of bfloat16
+    if chip is None or not rates or None in rates.values() or not rounded:
         return []
     rates["launch_seconds"] = measured["launch_seconds"]["seconds"]
     known = json.loads(attained.FILE.read_text(encoding="utf-8"))
@@ -122,7 +124,7 @@ def _attention(settings: Settings) -> float:
 
 
 def _convolutions(settings: Settings) -> float:
-    net = network(settings, "vae")
+    net = network(settings, VAE)
     shape = (1, CHUNK_FRAMES, *settings.latent_size, settings.sizes.vae.z_dim)
     latents = random_like(shape, settings.inference_dtype)
     cache = net.decode_first(latents)[1]

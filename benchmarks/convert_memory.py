@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ from causalcine_jax.convert.safetensors_files import header
 from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.record import device, software
+from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Module
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.presets import preset
@@ -62,7 +64,7 @@ def write_shards(part: str, config, naming: str, folder: Path) -> int:
     """
     module_class, rules = PARTS[part]
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
-    places = tables.places(shapes, rules, getattr(config, "patch_size", None))
+    places = tables.places(shapes, rules, getattr(config, "patch_size", ()))
     table = key_table(part, [place.key for place in places])
     specs = [
         (table.to_diffusers(p.key) if naming == "diffusers" else p.key, p.shape, "BF16")
@@ -164,13 +166,16 @@ def main() -> None:
         source.mkdir()
         size = write_shards(args.part, config, args.naming, source)
         machine = others()
-        load = {"transformer": load_transformer, "text_encoder": load_text_encoder}[args.part]
+        loaders: dict[str, Callable[..., Module]] = {
+            "transformer": load_transformer,
+            "text_encoder": load_text_encoder,
+        }
         start = time.perf_counter()
         with Peak() as peak:
             if args.to == "read":
                 read_all(source)
             elif args.to == "load":
-                jax.block_until_ready(load(source, jnp.bfloat16))
+                jax.block_until_ready(loaders[args.part](source, jnp.bfloat16))
             else:
                 convert(ConvertConfig(source, out, to=args.to, progress=False))
         seconds = time.perf_counter() - start

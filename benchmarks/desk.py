@@ -56,12 +56,12 @@ def desk(
     raise_faults(
         "desk", [f"unknown case {n!r}, {nearest(n, CASES)}" for n in names if n not in CASES]
     )
-    from causalcine_jax.film.record import made_here
+    from causalcine_jax.film_folder.record import run_context
 
     record = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **made_here(),
+        **run_context(),
         "command": "causalcine bench desk",
         "targets": TARGETS,
         "cases": {},

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import REPOSITORY
 from causalcine_jax.errors import DataError
-from causalcine_jax.serve.client import AsyncDesk
+from causalcine_jax.serve.client import AsyncDeskClient
 from causalcine_jax.serve.server_messages import ShotApplied
 
 REPORT_S = 0.5
@@ -33,6 +33,7 @@ class Served:
 
     def __enter__(self) -> "Served":
         begun = time.perf_counter()
+        assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
         self.ready_s = time.perf_counter() - begun
         if not self.url.startswith("http"):
@@ -87,7 +88,7 @@ class Player:
 class Director:
     """A client with a film. What comes is read by `listen`; the rest waits for it."""
 
-    def __init__(self, desk: AsyncDesk, started: Any, opened: float):
+    def __init__(self, desk: AsyncDeskClient, started: Any, opened: float):
         self._desk, self._opened = desk, opened
         self.watch_token = started.watch_token
         self._fps = started.model.fps
@@ -212,7 +213,7 @@ class Director:
 async def directing(url: str, **start: Any) -> AsyncIterator[Director]:
     """A director with a session, begun with those fields of session.start."""
     opened = time.monotonic()
-    async with AsyncDesk.open(url) as desk:
+    async with AsyncDeskClient.open(url) as desk:
         await desk.start(**start)
         started = await _until(desk, "session.started")
         director = Director(desk, started, opened)
@@ -231,7 +232,7 @@ async def directing(url: str, **start: Any) -> AsyncIterator[Director]:
 async def watch(url: str, token: str, end: float) -> tuple[int, int]:
     """A viewer, to the film's end or that time: chunks that came, and that the server dropped."""
     chunks = lost = 0
-    async with AsyncDesk.open(url) as desk:
+    async with AsyncDeskClient.open(url) as desk:
         await desk.watch(token)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(end - time.monotonic()):
@@ -241,7 +242,7 @@ async def watch(url: str, token: str, end: float) -> tuple[int, int]:
     return chunks, lost
 
 
-async def _until(desk: AsyncDesk, kind: str) -> Any:
+async def _until(desk: AsyncDeskClient, kind: str) -> Any:
     async with asyncio.timeout(LONGEST_S):
         async for told, _ in desk:
             if told.type == kind:

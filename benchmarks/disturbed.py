@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -55,12 +55,14 @@ class Running:
     """A command's process at work in `place`, and how often its files have changed so far."""
 
     def __init__(self, words: list[str], place: Path):
-        self.place, self.changes, self._seen = place, 0, None
+        self.place, self.changes = place, 0
+        self._seen: list[tuple[str, int]] | None = None
+        self._command = [sys.executable, "-m", "causalcine_jax", *words]
         self._said = place.with_name(f"{place.name}.said")  # a pipe could fill up
         self.begun = time.monotonic()
         with open(self._said, "wb") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "causalcine_jax", *words],
+                self._command,
                 cwd=REPOSITORY,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(SUPPORT)])},
                 stdout=subprocess.DEVNULL,
@@ -86,7 +88,7 @@ class Running:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            raise DataError(f"no end after {PATIENCE} s: {self.process.args}") from None
+            raise DataError(f"no end after {PATIENCE} s: {self._command}") from None
         return self.process.returncode, self._said.read_text("utf-8", "replace")
 
     def left_behind(self) -> bool:
@@ -168,7 +170,7 @@ def _other(found: Result, sound: Result) -> str:
     return f"{', '.join(sorted(wrong)[:3])} differ from the undisturbed run's" if wrong else ""
 
 
-def _sizes(place: Path):
+def _sizes(place: Path) -> Iterator[tuple[str, int]]:
     for folder, _, files in os.walk(place):
         for name in files:
             file = os.path.join(folder, name)

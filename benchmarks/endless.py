@@ -68,5 +68,6 @@ def endless(count: int, say: Callable[[str], None]) -> dict:
 
 
 def _resident() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
+    told = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert told is not None
+    return int(told[1]) * 1024

@@ -16,7 +16,7 @@ from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import ChunkOutput, embed, new_state, rewind, roll_chunk
-from causalcine_jax.models.cache.kv_cache import Near
+from causalcine_jax.models.cache.kv_cache import DeviceCopies, KVCache
 from causalcine_jax.models.dit import TextContext
 
 PROMPT = "Mia waves."
@@ -27,16 +27,16 @@ TINY_DECODER = "tiny_decoder.safetensors"  # in a model folder of random weights
 class FilmPosition:
     """A film's next chunk, and copies of the cache's arrays that decide what a chunk costs.
 
-    They are: which frame each slot holds, what routing reads of them, and, with history in host
-    memory, the frames kept near. Routing copies any other frame from the host. Keys and values
-    are too large to keep twice, so both films use those of the film that wrote last.
+    They are: which chunk each slot holds (`held`), what routing reads of them, and, with history in
+    host memory, the copied frames. Routing copies any other frame from the host. Keys and
+    values are too large to keep twice, so both films use those of the film that wrote last.
     """
 
     chunk: int
-    time: Int[Array, " slots"]
+    held: Int[Array, " slots"]
     usage: Float[Array, " slots"]
     descriptors: Float[Array, "l b f h d"]
-    near: Near | None
+    copies: DeviceCopies | None
 
 
 class MeasuredFilm:
@@ -56,6 +56,12 @@ class MeasuredFilm:
         self.model, self.settings = model, settings
         self.state = new_state(model, settings)
 
+    @property
+    def pool(self) -> KVCache:
+        """The history. Only whole films have none, and this is not one."""
+        assert self.state.cache is not None
+        return self.state.cache
+
     def embed(self, prompt: str) -> TextContext:
         return embed(self.model, prompt, self.settings)
 
@@ -71,28 +77,28 @@ class MeasuredFilm:
 
         Returns the seconds of its moves, if it waits for them, and of all by the wall clock.
         """
-        near = self._near_time
+        before = self._near_frames
         start = time.perf_counter()
         made = self.chunk(context)
         together = time.perf_counter() - start
-        if near is not None:
-            pool = self.state.cache
-            committed = self._near_time[..., pool.near.chunks * pool.chunk_frames :]
+        if before is not None and self.pool.copies is not None:
+            copies, newest = np.array(self.pool.copies.frame), self.pool.copies.chunks
+            committed = copies[..., newest * self.pool.chunk_frames :]
             self.copied = {
-                "last_step": frames_missing(made.retrieved[:, None], near[:, :1]),
-                "commit": frames_missing(committed, near),
+                "last_step": frames_missing(made.retrieved[:, None], before[:, :1]),
+                "commit": frames_missing(committed, before),
             }
         return {**made.seconds, "together": together}
 
     @property
-    def _near_time(self) -> Int[np.ndarray, "l b n"] | None:
-        near = self.state.cache.near
-        return None if near is None else np.array(near.time)
+    def _near_frames(self) -> Int[np.ndarray, "l b n"] | None:
+        copies = self.pool.copies
+        return None if copies is None else np.array(copies.frame)
 
     @property
     def position(self) -> FilmPosition:
-        pool = self.state.cache
-        parts = (pool.time, pool.usage, pool.descriptors, pool.near)
+        pool = self.pool
+        parts = (pool.chunk, pool.usage, pool.descriptors, pool.copies)
         return FilmPosition(self.state.chunk, *jax.block_until_ready(jax.tree.map(jnp.copy, parts)))
 
     def go_to(self, position: FilmPosition) -> None:
@@ -101,8 +107,8 @@ class MeasuredFilm:
         Once only: the position's arrays are then overwritten, because memory may not suffice for
         more copies.
         """
-        kept = {name: getattr(position, name) for name in ("time", "usage", "descriptors", "near")}
-        cache = replace(self.state.cache, **kept)
+        kept = {name: getattr(position, name) for name in ("usage", "descriptors", "copies")}
+        cache = replace(self.pool, chunk=position.held, **kept)
         self.state = replace(self.state, cache=cache, chunk=position.chunk)
 
     def forget(self) -> None:
@@ -110,9 +116,9 @@ class MeasuredFilm:
         self.state = rewind(self.state, 0, self.state.vae_cache)
 
 
-def frames_missing(wanted: Int[np.ndarray, "l b k"], near: Int[np.ndarray, "l b n"]) -> float:
-    """Returns how many of the wanted frames (-1: none) are not near, per layer and history."""
-    there = (wanted[..., None] == near[:, :, None]).any(axis=-1)
+def frames_missing(wanted: Int[np.ndarray, "l b k"], copied: Int[np.ndarray, "l b n"]) -> float:
+    """Returns how many of the wanted frames (-1: none) are not copied, per layer and history."""
+    there = (wanted[..., None] == copied[:, :, None]).any(axis=-1)
     return float(((wanted >= 0) & ~there).sum(axis=-1).mean())
 
 
@@ -120,11 +126,9 @@ def new_film(
     model: Model, settings: Settings, policy: MemoryConfig = MemoryConfig()
 ) -> MeasuredFilm:
     """A film without chunks, its pool allocated."""
-    pool = PoolConfig(settings.pool_frames, dtype=settings.kv_dtype, place=settings.pool_on)
-    made_with = FilmSettings(
-        settings.rollout_sampler, policy, pool, settings.height, settings.width
-    )
-    return MeasuredFilm(model, made_with)
+    pool = PoolConfig(settings.pool_frames, kv_dtype=settings.kv_dtype, on=settings.pool_on)
+    recorded_settings = FilmSettings(settings.rollout_sampler, policy, pool, *settings.frame_size)
+    return MeasuredFilm(model, recorded_settings)
 
 
 def fill(
@@ -136,7 +140,7 @@ def fill(
     """
     film.forget()
     shape = (1, CHUNK_FRAMES, *settings.latent_size, settings.transformer.in_dim)
-    sink = -(-policy.memory_frames // CHUNK_FRAMES)
+    sink = policy.protected_chunks(CHUNK_FRAMES)
     newest = settings.pool_frames // CHUNK_FRAMES - sink
     for chunk in (*range(min(sink, number)), *range(max(sink, number - newest), number)):
         film.state = replace(film.state, chunk=chunk)

@@ -39,7 +39,8 @@ def full_disk(
     only: tuple[str, ...] = (),
 ) -> dict:
     """`count` runs, of all commands in turn, whose disk becomes full. Arguments as of `kills`."""
-    rng, faults, codes = Random(seed), [], {}
+    rng, faults = Random(seed), []
+    codes: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory(prefix="disk.") as scratch:
         folder = Path(scratch)
         with _disk(folder / "probe"):

@@ -37,7 +37,8 @@ def fuzz(
       only: a kind, in place of all.
     """
     outcomes: dict[str, Counter] = {}
-    faults, slowest, peak, base = [], {}, 0, 0
+    slowest: dict[str, float] = {}
+    faults, peak, base = [], 0, 0
     with tempfile.TemporaryDirectory(prefix="fuzz.") as scratch, _Reader() as reader:
         sound = kinds(Path(scratch))
         names = [only] if only else list(sound)
@@ -88,7 +89,7 @@ class _Reader:
 
     def __init__(self):
         self.base = 0
-        self._process = None
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "_Reader":
         return self
@@ -97,10 +98,10 @@ class _Reader:
         self._stop()
 
     def ask(self, kind: str, path: Path) -> dict:
-        if self._process is None:
-            self._start()
-        self._process.stdin.write(json.dumps({"kind": kind, "path": str(path)}) + "\n")
-        self._process.stdin.flush()
+        process = self._process or self._start()
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"kind": kind, "path": str(path)}) + "\n")
+        process.stdin.flush()
         try:
             line = self._lines.get(timeout=KILL_SECONDS)
         except queue.Empty:
@@ -108,12 +109,12 @@ class _Reader:
             return {"outcome": "hang", "error": f"no answer in {KILL_SECONDS} s"}
         if line:
             return json.loads(line)
-        code = self._process.wait()
+        code = process.wait()
         self._stop()
         return {"outcome": "crash", "error": f"the process ended with code {code}"}
 
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
+    def _start(self) -> subprocess.Popen[str]:
+        process = self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.fuzz_reader"],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
@@ -122,9 +123,7 @@ class _Reader:
             text=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(
-            target=_read, args=(self._process.stdout, self._lines), daemon=True
-        ).start()
+        threading.Thread(target=_read, args=(process.stdout, self._lines), daemon=True).start()
         try:
             answer = json.loads(self._lines.get(timeout=START_SECONDS) or "{}")
         except queue.Empty:
@@ -133,6 +132,7 @@ class _Reader:
             self._stop()
             raise DataError("the process that reads inputs does not start")
         self.base = self.base or answer["peak"]
+        return process
 
     def _stop(self) -> None:
         if self._process:

@@ -155,7 +155,7 @@ def _record() -> dict:
     """A film.json."""
     from causalcine_jax.config import MemoryConfig
     from causalcine_jax.diffusion.solvers import SamplerConfig
-    from causalcine_jax.film.record import SCHEMA
+    from causalcine_jax.film_folder.record import SCHEMA
     from causalcine_jax.story import Shot, Story
 
     story = Story((Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=1)), "A story.")

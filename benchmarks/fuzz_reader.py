@@ -25,7 +25,9 @@ def main() -> None:
     readers = _readers()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    size = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    told = re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert told is not None
+    size = int(told[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size + MOST_BYTES, resource.RLIM_INFINITY))
     print(json.dumps({"ready": True, "peak": _peak()}), file=answers, flush=True)
     for line in sys.stdin:
@@ -77,8 +79,8 @@ def _readers() -> dict:
     from causalcine_jax.convert.load import load_tokenizer, load_transformer
     from causalcine_jax.data.latent_store import LatentStore
     from causalcine_jax.film.model_folder import load_model
-    from causalcine_jax.film.record import read_recipe
-    from causalcine_jax.film.start import read_frames
+    from causalcine_jax.film_folder.record import read_recipe
+    from causalcine_jax.film_folder.start import read_frames
     from causalcine_jax.training.flags import parse
 
     def store(path: Path) -> None:

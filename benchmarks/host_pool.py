@@ -28,11 +28,11 @@ from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import sample
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import closed_pool_size
-from causalcine_jax.film.record import made_here
 from causalcine_jax.film.rollout import chunk_pass, segment
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.film.state import chunk_noise, roll_chunk
+from causalcine_jax.film_folder.record import run_context
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.story import read_story
@@ -66,19 +66,22 @@ def counted(net, pool: KVCache, noise, context, index, key, *, sampler, memory):
     missing = partial(frames_missing, pool, memory.window_chunks * pool.chunk_frames)
 
     def velocity(x, t):
-        out = chunk_pass(net, pool, segment(x, t, index), context, memory, ("field",))
+        out = chunk_pass(net, pool, segment(x, t, index), context, memory, keep_field=True)
+        assert out.field is not None  # kept
         return out.velocity, missing(out.field)
 
     x0, denoising = sample(velocity, noise, sampler, key, has_aux=True)
     films = jnp.concatenate([x0] * context.k.shape[1])
-    clean = chunk_pass(net, pool, segment(films, 0.0, index), context, memory, ("field",))
+    clean = chunk_pass(net, pool, segment(films, 0.0, index), context, memory, keep_field=True)
+    assert clean.field is not None
     return x0, denoising, missing(clean.field)
 
 
 def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
     """Returns how many frames memory retrieved, then how many of them each of `KEPT` lacks."""
-    wanted, near = field.time[:, 0, :, window:], pool.near.time
-    newest = pool.near.chunks * pool.chunk_frames
+    assert pool.copies is not None  # because the pool is in host memory
+    wanted, near = field.frame[:, 0, :, window:], pool.copies.frame
+    newest = pool.copies.chunks * pool.chunk_frames
     among = lambda kept: jnp.any(wanted[..., None] == kept[:, :, None], axis=-1)
     held = wanted >= 0
     kept = (among(near), among(near[..., :newest]), among(near[..., newest:]), False)
@@ -87,8 +90,8 @@ def frames_missing(pool: KVCache, window: int, field: ReceptiveField):
 
 def film(model, path: Path) -> dict:
     counting, config = Counting(), model.transformer.config
-    pool, moves = PoolConfig(place="host"), Moves(closed_pool_size, roll=counting.roll)
-    director = Director(model, read_story(path), pool=pool, moves=moves)
+    pool, functions = PoolConfig(on="host"), RolloutFunctions(closed_pool_size, roll=counting.roll)
+    director = Director(model, read_story(path), pool=pool, functions=functions)
     for _ in director:
         pass
     per_layer = np.stack(counting.counts) / (config.num_layers * director.settings.histories)
@@ -98,7 +101,7 @@ def film(model, path: Path) -> dict:
         return {
             "held": held,
             "missing": dict(zip(KEPT, missing, strict=True)),
-            "near": 1 - missing[0] / held,
+            "near": 1 - missing[0] / held if held else None,
         }
 
     return {
@@ -122,7 +125,7 @@ def main() -> None:
     result = {
         "benchmark": "host_pool",
         "films": {path.stem: film(model, path) for path in flags.story},
-        **made_here(),
+        **run_context(),
     }
     print(json.dumps(result, indent=2))
 

@@ -43,7 +43,8 @@ def kills(
       failed: folder for what the runs that fail leave; None keeps nothing.
       only: names of commands, in place of all.
     """
-    rng, faults, ended = Random(seed), [], {}
+    rng, faults = Random(seed), []
+    ended: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory(prefix="kills.") as scratch:
         folder = Path(scratch)
         tried = commands(folder)
@@ -93,7 +94,8 @@ def _kill(
         if alive:
             running.process.send_signal(number)
         code, said = running.ended()
-        if alive:
+        finished = number == signal.SIGKILL and code == 0  # just before the signal: try again
+        if alive and not finished:
             break
     if TRACEBACK in said or code not in CODES[number]:
         return code, f"ended with code {code}: {' '.join(said.split())[-300:]}"

@@ -11,19 +11,20 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from benchmarks.race_cases import CHUNK_FRAMES, PEER, RaceCase
+from benchmarks.race_cases import CHUNK_FRAMES, STEP_LIST, RaceCase
 from benchmarks.settings import random_like, random_network
 from benchmarks.timing import timed
 from causalcine_jax.cli import cores
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention.backends import attention
+from causalcine_jax.models.dit import Transformer
 
 SIDE = 2048  # of the square matrices
 CONVOLVED = (4, 64, 64, 128)  # frames, height, width, channels in and out; taps are 3 x 3
 ATTENDED = (1024, 2048, 4, 128)  # queries, keys, heads, channels of a head
 COPIED = 2**26  # numbers of float32, far beyond any cache
 REPEATS = 7
-PASSES = len(PEER.sampler.step_list) + 1  # of a chunk: its steps and its commit
+PASSES = len(STEP_LIST) + 1  # of a chunk: its steps and its commit
 DTYPES = ("float32", "bfloat16")
 PEAKS = ("product", "convolution", "attention")
 WORK = ("projections", "feed_forward", "attention", "cross_attention")
@@ -35,7 +36,7 @@ def peaks(library: str) -> dict:
     Also returns bytes per second read and written.
     """
     calls = {"jax": _jax_peaks, "torch": _torch_peaks}[library]
-    result = {name: {} for name in PEAKS}
+    result: dict[str, dict[str, float]] = {name: {} for name in PEAKS}
     frames, height, width, channels = CONVOLVED
     queries, keys, heads, dim = ATTENDED
     flop = {
@@ -47,8 +48,7 @@ def peaks(library: str) -> dict:
         found = calls(dtype)
         for name in flop:
             result[name][dtype] = flop[name] / _shortest(found[name])
-    result["bytes_per_second"] = 2 * 4 * COPIED / _shortest(found["copy"])
-    return result
+    return {**result, "bytes_per_second": 2 * 4 * COPIED / _shortest(found["copy"])}
 
 
 def products(library: str, case: dict, dtype: str, frames: int) -> dict[str, float]:
@@ -104,9 +104,8 @@ def _torch_peaks(dtype: str) -> dict[str, Callable]:
 
 def _jax_products(case: RaceCase, dtype: str, frames: int) -> dict[str, Callable]:
     net, own = case.network, CHUNK_FRAMES * case.tokens
-    block = jax.tree.map(
-        lambda leaf: leaf[0], random_network("transformer", (net,), jnp.dtype(dtype)).blocks
-    )
+    blocks = random_network(Transformer, (net,), jnp.dtype(dtype)).blocks
+    block = jax.tree.map(lambda leaf: leaf[0], blocks)
     heads = lambda count: random_like((1, count, net.num_heads, net.head_dim), dtype)
     x = random_like((1, 1, own, net.dim), dtype)
     q, k, prompt = heads(own), heads(frames * case.tokens), heads(net.text_len)

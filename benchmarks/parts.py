@@ -1,5 +1,8 @@
 """Single parts: attention, the VAE, a prompt, the whole transformer; and the device itself."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -8,7 +11,11 @@ from benchmarks.timing import measure, rates, spread, timed
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.embeddings import encode
 from causalcine_jax.models.attention.backends import BACKENDS
+from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import whole_film
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.planning.flops import FilmFlops, text_encoder_flops
 
 FILM_CHUNKS = 20  # of 15 s
@@ -83,11 +90,11 @@ def vae(settings: Settings) -> dict:
     Encodes and decodes a chunk in the middle of a film, decodes the film's first, shorter chunk,
     and decodes with TAEHV in the VAE's place.
     """
-    net, stride = network(settings, "vae"), settings.sizes.vae.temporal_stride
+    net, stride = network(settings, VAE), settings.sizes.vae.temporal_stride
     dtype = settings.inference_dtype
-    video = random_like((1, stride * CHUNK_FRAMES, settings.height, settings.width, 3), dtype)
+    video = random_like((1, stride * CHUNK_FRAMES, *settings.frame_size, 3), dtype)
     latents = random_like((1, CHUNK_FRAMES, *settings.latent_size, settings.sizes.vae.z_dim), dtype)
-    tiny = network(settings, "tiny_decoder")
+    tiny = network(settings, TinyDecoder)
     beginning = video[:, : stride * (CHUNK_FRAMES - 1) + 1]
     return {
         "frames": video.shape[1],
@@ -120,7 +127,7 @@ def text(settings: Settings) -> dict:
     """Times a prompt, alone and padded, as generation embeds it."""
     config, length = settings.sizes.text_encoder, settings.transformer.text_len
     net, ids = (
-        network(settings, "text_encoder"),
+        network(settings, UMT5Encoder),
         jnp.arange(1, length + 1)[None] % config.vocab_size,
     )
     seconds = measure(lambda: encode(net, ids, jnp.ones_like(ids)), settings.repeats)
@@ -139,14 +146,14 @@ def forward(settings: Settings) -> dict:
     until its answer is on the device.
     """
     sizes, dtype = settings.transformer, settings.inference_dtype
-    model = network(settings, "transformer")
+    model = network(settings, Transformer)
     x = random_like((1, WHOLE_FILM_FRAMES, *settings.latent_size, sizes.in_dim), dtype)
     prompt, t = (
         random_like((1, sizes.text_len, sizes.text_dim), dtype, seed=2),
         jnp.asarray([637.0]),
     )
     run = jax.jit(whole_film)
-    calls = {"ours": lambda: run(model, x, t, prompt)}
+    calls: dict[str, Callable[[], Any]] = {"ours": lambda: run(model, x, t, prompt)}
     if settings.peer:
         from benchmarks.peer import diffusers_forward, latents_of, versions
 
@@ -160,7 +167,10 @@ def forward(settings: Settings) -> dict:
         sizes, MemoryConfig("none", 0), 1, 1, settings.tokens, 1, chunk_frames=WHOLE_FILM_FRAMES
     )
     flop = films.against_pool().forward
-    result = {"tokens": WHOLE_FILM_FRAMES * settings.tokens, "dtype": settings.transformer_dtype}
+    result: dict[str, Any] = {
+        "tokens": WHOLE_FILM_FRAMES * settings.tokens,
+        "dtype": settings.transformer_dtype,
+    }
     for name, times in seconds.items():
         result[name] = {
             "seconds": spread(times),

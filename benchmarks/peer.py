@@ -109,12 +109,12 @@ def _state(model: Transformer) -> dict[str, torch.Tensor]:
     parameters = tables.parameters(model)
     places = tables.places(model, tables.TRANSFORMER, model.config.patch_size)
     names = key_table("transformer", [place.key for place in places])
-    return {
-        names.to_diffusers(place.key): _tensor(
-            place.to_torch(np.asarray(parameters[place.path], np.float32))
-        )
-        for place in places
-    }
+    state = {}
+    for place in places:
+        name = names.to_diffusers(place.key)
+        assert name is not None  # Diffusers has all of our weights
+        state[name] = _tensor(place.to_torch(np.asarray(parameters[place.path], np.float32)))
+    return state
 
 
 def _tensor(array) -> torch.Tensor:

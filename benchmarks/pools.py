@@ -35,11 +35,12 @@ from pathlib import Path
 import numpy as np
 
 from causalcine_jax.cli import run
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.reading import Judge, of_character
 from causalcine_jax.evaluation.storyworld.recall import (
     CHANCE,
@@ -51,12 +52,12 @@ from causalcine_jax.evaluation.storyworld.recall import (
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.film.pool import pool_frames_for
-from causalcine_jax.film.record import made_here
+from causalcine_jax.film.pool import check_pool
 from causalcine_jax.film.state import decode_next
+from causalcine_jax.film_folder.record import run_context
 from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
-from causalcine_jax.storyworld.world import CHUNK_FRAMES, WORLDS, WorldConfig
+from causalcine_jax.storyworld.world import WORLDS, WorldConfig
 
 WHOLE, INT8, OLDEST, LEAST = "whole film", "whole film, int8", "oldest", "least_retrieved"
 
@@ -106,7 +107,7 @@ def long_returns(
 
     It is the first one of the kind `absent` into a full cache, of a character outside the sink.
     """
-    sink = -(-memory.memory_frames // CHUNK_FRAMES)
+    sink = memory.protected_chunks(CHUNK_FRAMES)
     beyond = memory.window_chunks if absent == "near" else pool_chunks
     # Evicting the oldest keeps the sink and the newest chunks; this is how far back they reach.
     reach = pool_chunks - sink if absent == "near" else world.chunks
@@ -127,10 +128,10 @@ def long_returns(
 def rows_of(
     engine: BatchRollout, memory: MemoryConfig, pool_frames: int
 ) -> dict[str, tuple[BatchRollout, MemoryConfig]]:
-    small = dataclasses.replace(engine, kept=PoolConfig(pool_frames))
+    small = dataclasses.replace(engine, pool=PoolConfig(pool_frames))
     return {
         WHOLE: (engine, memory),
-        INT8: (dataclasses.replace(engine, kept=PoolConfig(dtype="int8")), memory),
+        INT8: (dataclasses.replace(engine, pool=PoolConfig(kv_dtype="int8")), memory),
         OLDEST: (small, dataclasses.replace(memory, eviction="oldest")),
         LEAST: (small, dataclasses.replace(memory, eviction="least_retrieved")),
     }
@@ -150,9 +151,10 @@ def film_case(
     contexts, shown, whole = engine.prompts([story]), {}, None
     # The whole film is the first row, because the others' frames are compared with its frames.
     for name, (engine, memory) in rows.items():
-        state = engine.history(chunks, contexts, memory)
-        held = np.asarray(state.cache.time)
-        made, (remembered,) = film_return(engine, state, [case], contexts, memory)
+        state = engine.history(chunks, [story], contexts, memory)
+        assert state.cache is not None
+        held = np.asarray(state.cache.chunk)
+        made, (remembered,) = film_return(engine, state, chunks, [case], contexts, memory)
         frames = engine.decoded_after(before, made)[0].astype(np.int16)
         whole = frames if whole is None else whole
         found = of_character(judge.read(frames.astype(np.uint8)), case.sought)
@@ -182,7 +184,11 @@ def measured(path: Path, settings: dict, cases_from, count: int, film) -> Iterat
       UsageError: the file has other settings.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    text = path.read_text() if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # a run was killed in the middle of a line
+        path.write_text(whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
     if lines and lines[0] != settings:
         raise UsageError(
             f"{path} holds a measurement of {lines[0]}, not of {settings}: give another --out"
@@ -247,12 +253,12 @@ def main() -> None:
     flags = parse()
     model = load_model(chosen_model(flags.model))
     memory, world = model.memory, WORLDS[flags.world]().longer(flags.longer)
-    pool_frames_for(world.chunks, memory, CHUNK_FRAMES, flags.pool_frames)
+    check_pool(flags.pool_frames, world.chunks, memory, CHUNK_FRAMES)
     rows = rows_of(
         BatchRollout(model, world, model.sampler, HELD_OUT_SEED), memory, flags.pool_frames
     )
     settings = {
-        "model": model.folder.name,
+        "model": model.name,
         "world": flags.world,
         "longer": flags.longer,
         "pool_frames": flags.pool_frames,
@@ -265,16 +271,13 @@ def main() -> None:
     cases_from = lambda first: long_returns(
         world, memory, flags.pool_frames // CHUNK_FRAMES, flags.absent, first
     )
-    records = list(
-        measured(
-            flags.out,
-            settings,
-            cases_from,
-            flags.returns,
-            lambda case: film_case(case, rows, judge),
-        )
-    )
-    pools = {name: engine.start(1, memory).cache.bytes for name, (engine, memory) in rows.items()}
+    film = lambda case: film_case(case, rows, judge)
+    records = list(measured(flags.out, settings, cases_from, flags.returns, film))
+    pools = {}
+    for name, (engine, memory) in rows.items():
+        cache = engine.start(1, memory).cache
+        assert cache is not None
+        pools[name] = cache.bytes
     absent = [record["chunk"] - record["last_seen_chunk"] - 1 for record in records]
     result = {
         "benchmark": "pools",
@@ -290,7 +293,7 @@ def main() -> None:
         **summary(records),
         "intervals": "95 %: Wilson for shares, percentile bootstrap over cases for means "
         "and paired differences",
-        **made_here(),
+        **run_context(),
     }
     print(json.dumps(result, indent=2))
 

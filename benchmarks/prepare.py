@@ -20,7 +20,7 @@ import numpy as np
 from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chosen_model import EMBEDDED
-from causalcine_jax.film.record import made_here
+from causalcine_jax.film_folder.record import run_context
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.storyworld import WORLDS, render, sample_story, scene_parameters
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=whole_number, default=1000)
     flags = parser.parse_args()
-    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **made_here()}
+    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **run_context()}
     with tempfile.TemporaryDirectory(prefix="causalcine-") as folder:
         record |= memory(Path(folder), flags.videos)
     print(json.dumps(record, indent=2))

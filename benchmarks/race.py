@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import in_process, missing_peers, without, write
-from benchmarks.race_cases import CASES, PEER, RaceCase
+from benchmarks.race_cases import CASES, PEER, STEP_LIST, RaceCase
 from benchmarks.roofline import roofline, roofline_table
 from benchmarks.timing import spread
 from causalcine_jax.cli import cores
 from causalcine_jax.errors import DataError, nearest, raise_faults
-from causalcine_jax.film.record import software
+from causalcine_jax.film_folder.record import software
 
 SCHEMA = "causalcine/race@1"
 DTYPES = ("float32", "bfloat16")
@@ -161,7 +161,7 @@ def _turn(case: RaceCase, dtype: str, folder: Path, record: dict, alone: bool) -
     """
     inputs = folder / "inputs.npz"
     films = {side: folder / f"{side}.npy" for side in ("ours", "theirs")}
-    given = {"case": case.to_dict(), "dtype": dtype}
+    given: dict[str, Any] = {"case": case.to_dict(), "dtype": dtype}
     answer = in_process("race_ours", None, film=str(films["ours"]), **given)
     record["device"], turn = answer["device"], {"ours": answer["result"]}
     if alone:
@@ -185,7 +185,9 @@ def _summary(case: RaceCase, turns: list[dict]) -> dict[str, Any]:
                  the same frames
     """
     sides = [side for side in ("ours", "theirs") if side in turns[0]]
-    summary = {side: _side([turn[side] for turn in turns if side in turn]) for side in sides}
+    summary: dict[str, Any] = {
+        side: _side([turn[side] for turn in turns if side in turn]) for side in sides
+    }
     both = [turn for turn in turns if "theirs" in turn]
     if both:
         ratios = [sum(turn["theirs"]["seconds"]) / sum(turn["ours"]["seconds"]) for turn in both]
@@ -209,7 +211,7 @@ def _side(films: list[dict]) -> dict[str, Any]:
 def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
     """Returns the record in `out` if new measurements can join it, else a new record."""
     here = software()
-    sampler = dataclasses.asdict(PEER.sampler) | {"step_list": list(PEER.sampler.step_list)}
+    sampler = dataclasses.asdict(PEER.sampler) | {"step_list": list(STEP_LIST)}
     settings = {"dtype": asked.dtype, "sampler": sampler}
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     new = {

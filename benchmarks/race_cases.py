@@ -10,6 +10,8 @@ from causalcine_jax.network_sizes import TransformerConfig
 
 PEER: Family = family("self-forcing")
 CHUNK_FRAMES = PEER.chunk_frames
+assert PEER.sampler.step_list is not None
+STEP_LIST = PEER.sampler.step_list
 NETWORK = TransformerConfig(
     dim=512, ffn_dim=2048, num_heads=4, num_layers=8, text_dim=512, text_len=64
 )

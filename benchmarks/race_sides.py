@@ -11,20 +11,21 @@ the same result, and the second time counts.
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.race_cases import CHUNK_FRAMES, PEER, RaceCase
+from benchmarks.race_cases import CHUNK_FRAMES, PEER, STEP_LIST, RaceCase
 from benchmarks.settings import random_like, random_network
 from benchmarks.timing import memory
 from causalcine_jax.cli import cores
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import tables
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film.pool import pool_frames_for
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import new_state, noise_of, roll_latents, text_context
 from causalcine_jax.models.dit import Transformer
@@ -32,7 +33,7 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
 
 SEED = 0
-STEPS = len(PEER.sampler.step_list)
+STEPS = len(STEP_LIST)
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -53,11 +54,13 @@ def race_inputs(case: dict, dtype: str, file: str) -> dict:
     renoised = lambda key: [
         jax.random.normal(jax.random.fold_in(key, step), shape)[0] for step in range(STEPS - 1)
     ]
-    given = {
+    arrays: dict[str, Any] = {
+        "text": _text(asked, dtype)[0].astype(jnp.float32),
         "noise": np.array([noise[0] for noise, _ in chunks]),
         "fresh": np.array([renoised(key) for _, key in chunks]),
+        **weights,
     }
-    np.savez(file, text=_text(asked, dtype)[0].astype(jnp.float32), **given, **weights)
+    np.savez(file, **arrays)
     return {"parameters": sum(tensor.size for tensor in weights.values())}
 
 
@@ -69,12 +72,16 @@ def race_ours(case: dict, dtype: str, film: str) -> dict:
     vae = jax.eval_shape(lambda: VAE(sizes, key=jax.random.key(0)))  # nothing is decoded
     stride, (height, width) = sizes.spatial_stride, asked.chunk_shape[2:4]
     model = Model(network, vae, None, None, chunk_frames=CHUNK_FRAMES, dtype=dtype)
-    pool = PoolConfig(pool_frames_for(asked.chunks, asked.memory, CHUNK_FRAMES))
+    pool = PoolConfig(asked.chunks * CHUNK_FRAMES)
     settings = FilmSettings(PEER.sampler, asked.memory, pool, stride * height, stride * width, SEED)
     state = new_state(model, settings)
     context = jax.block_until_ready(text_context(network, text))
-    compiled = []
-    noted = lambda event, seconds, **_: compiled.append(event) if event == COMPILED else None
+    compiled: list[str] = []
+
+    def noted(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED:
+            compiled.append(event)
+
     jax.monitoring.register_event_duration_secs_listener(noted)
 
     def chunk(index: int) -> tuple[np.ndarray, float]:
@@ -117,7 +124,7 @@ def race_theirs(case: dict, dtype: str, inputs: str, film: str) -> dict:
     chunk(new_film(), 0)  # warms up, as making a chunk again does for our side
     made = new_film()
     chunks = [chunk(made, index) for index in range(asked.chunks)]
-    counted = (
+    counted: Mapping[str, Any] = (
         {"of": "device", "peak": torch.cuda.max_memory_allocated()}
         if device == "cuda"
         else memory()
@@ -125,7 +132,7 @@ def race_theirs(case: dict, dtype: str, inputs: str, film: str) -> dict:
     return {**_film(chunks, film, counted), "torch": torch.__version__, "torch_device": device}
 
 
-def _film(chunks: list[tuple[np.ndarray, float]], file: str, counted: dict) -> dict:
+def _film(chunks: list[tuple[np.ndarray, float]], file: str, counted: Mapping[str, Any]) -> dict:
     """Writes the film, and returns its part of the record."""
     latents, seconds = zip(*chunks, strict=True)
     np.save(Path(file), np.stack(latents))
@@ -133,7 +140,7 @@ def _film(chunks: list[tuple[np.ndarray, float]], file: str, counted: dict) -> d
 
 
 def _network(case: RaceCase, dtype: str) -> Transformer:
-    return random_network("transformer", (case.network,), jnp.dtype(dtype))
+    return random_network(Transformer, (case.network,), jnp.dtype(dtype))
 
 
 def _text(case: RaceCase, dtype: str) -> jax.Array:

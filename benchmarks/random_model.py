@@ -12,19 +12,24 @@ For float8, the folder has bfloat16 weights, which are quantised while they are 
 import dataclasses
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from benchmarks.film import TINY_DECODER
-from benchmarks.settings import CHUNK_FRAMES, Settings, network
+from benchmarks.settings import CHUNK_FRAMES, SIZED, Settings, network
 from causalcine_jax.convert import save_model, tables
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.model_folder import PARTS, Model
+from causalcine_jax.film.model_folder import Model
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import Module
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
+from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
+from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld.grammar import VOCABULARY
 
 GB = 10**9
@@ -32,8 +37,14 @@ GB = 10**9
 
 def random_model(settings: Settings) -> Model:
     """Returns the preset's networks, with TAEHV in the VAE's place if requested."""
-    networks = {part: network(settings, part) for part in _parts(settings)}
-    return Model(**networks, tokenizer=tokenizer(settings), chunk_frames=CHUNK_FRAMES)
+    return Model(
+        network(settings, Transformer),
+        network(settings, VAE),
+        network(settings, UMT5Encoder),
+        tokenizer(settings),
+        chunk_frames=CHUNK_FRAMES,
+        tiny_decoder=network(settings, TinyDecoder) if settings.tiny_decoder else None,
+    )
 
 
 def tokenizer(settings: Settings) -> Tokenizer:
@@ -53,11 +64,12 @@ def model_folder(settings: Settings, folder: str) -> dict:
     begun, path = time.perf_counter(), Path(folder)
     on_disk = dataclasses.replace(settings, dtype=str(settings.inference_dtype))
     _check_disk(path.parent, folder_bytes(on_disk))
-    for part in PARTS:
-        words = {"tokenizer": tokenizer(settings)} if part == "text_encoder" else {}
-        save_model(path, **{part: network(on_disk, part)}, **words, dtype=on_disk.dtype)
+    dtype, words = on_disk.dtype, tokenizer(settings)
+    save_model(path, transformer=network(on_disk, Transformer), dtype=dtype)
+    save_model(path, vae=network(on_disk, VAE), dtype=dtype)
+    save_model(path, text_encoder=network(on_disk, UMT5Encoder), tokenizer=words, dtype=dtype)
     if settings.tiny_decoder:
-        _save_tiny_decoder(network(on_disk, "tiny_decoder"), path / TINY_DECODER)
+        _save_tiny_decoder(network(on_disk, TinyDecoder), path / TINY_DECODER)
     written = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
         "bytes": written,
@@ -68,14 +80,9 @@ def model_folder(settings: Settings, folder: str) -> dict:
 
 def folder_bytes(settings: Settings) -> int:
     """Returns the networks' bytes in the dtype of inference, without computing anything."""
-    shapes = [
-        jax.eval_shape(lambda part=part: network(settings, part)) for part in _parts(settings)
-    ]
+    kinds: list[type[Module]] = [*SIZED, TinyDecoder] if settings.tiny_decoder else [*SIZED]
+    shapes = [jax.eval_shape(partial(network, settings, kind)) for kind in kinds]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
-def _parts(settings: Settings) -> tuple[str, ...]:
-    return (*PARTS, "tiny_decoder") if settings.tiny_decoder else PARTS
 
 
 def _check_disk(folder: Path, needed: int) -> None:

@@ -47,9 +47,9 @@ def reliability(
     from benchmarks.full_disk import full_disk
     from benchmarks.fuzz import fuzz
     from benchmarks.kills import kills
-    from causalcine_jax.film.record import made_here
+    from causalcine_jax.film_folder.record import run_context
 
-    made = made_here()
+    made = run_context()
     made["command"] = "causalcine bench reliability"  # the flags name folders of this machine
     failed = out.with_suffix(".failed") if out else None
     functions = {

@@ -32,14 +32,20 @@ def roofline(
         "flop_per_second": max(found[name][dtype] for found in peaks.values() for name in PEAKS),
         "bytes_per_second": max(found["bytes_per_second"] for found in peaks.values()),
     }
-    found = {}
+    found: dict[str, dict[str, dict]] = {}
     for name, case in cases.items():
         say(f"{name}: parts ...")
         found[name] = {}
         for side, library in sides.items():
             frames = case.frames(side)
-            given = {"library": library, "case": case.to_dict(), "dtype": dtype, "frames": frames}
-            seconds = in_process("race_products", None, **given)["result"]
+            seconds = in_process(
+                "race_products",
+                None,
+                library=library,
+                case=case.to_dict(),
+                dtype=dtype,
+                frames=frames,
+            )["result"]
             found[name][side] = attained(
                 work(case, frames, dtype), seconds, measured[name][side]["by_chunk"][-1], best
             )

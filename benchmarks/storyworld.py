@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.film.record import device, software
+from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 
 

@@ -21,7 +21,7 @@ from benchmarks.settings import CHUNK_FRAMES, Settings
 from benchmarks.timing import memory, rates, spread
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.model_folder import PARTS
-from causalcine_jax.film.pool import pool_frames_for
+from causalcine_jax.film.pool import check_pool
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.models.nn import Module
 from causalcine_jax.planning.flops import FilmFlops
@@ -37,7 +37,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
     Raises:
       UsageError: the cache cannot hold the receptive field.
     """
-    pool_frames_for(None, policy, CHUNK_FRAMES, settings.pool_frames)
+    check_pool(settings.pool_frames, None, policy, CHUNK_FRAMES)
     model, sampler = random_model(settings), settings.rollout_sampler
     frames = CHUNK_FRAMES * settings.sizes.vae.temporal_stride
     film = new_film(model, settings, policy)
@@ -45,7 +45,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         film.measured(film.embed(PROMPT))
     first = []
     for _ in range(settings.repeats):
-        film = None  # frees the cache first: memory may not suffice for two
+        del film  # frees the cache first: memory may not suffice for two
         film = new_film(model, settings, policy)
         first.append(_from_prompt(film))
     context = film.embed(PROMPT)
@@ -105,8 +105,8 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
         ),
         "pool": {
             "frames": settings.pool_frames,
-            "bytes": film.state.cache.bytes,
-            "host_bytes": film.state.cache.host_bytes,
+            "bytes": film.pool.bytes,
+            "host_bytes": film.pool.host_bytes,
         },
         "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in PARTS}},
     }
@@ -135,8 +135,9 @@ def _in_turns(
     Every other turn begins with the last minute. With history in host memory, also returns the
     frames copied to the device in each minute: per layer, chunk by chunk.
     """
-    laps, enqueued = {minute: [] for minute in positions}, []
-    copied = {minute: {} for minute in positions}
+    laps: dict[int, Laps] = {minute: [] for minute in positions}
+    copied: dict[int, dict[str, dict[str, list[float]]]] = {minute: {} for minute in positions}
+    enqueued = []
     for turn in range(repeats):
         for minute in list(positions)[:: 1 if turn % 2 == 0 else -1]:
             film.go_to(positions[minute])

@@ -21,10 +21,11 @@ class TargetNumber:
     unit: str = ""
 
     def verdict(self, value: float) -> str:
-        if self.at_least is None and self.at_most is None:
-            return ""
-        met = value >= self.at_least if self.at_least is not None else value <= self.at_most
-        return "met" if met else "not met"
+        if self.at_least is not None:
+            return "met" if value >= self.at_least else "not met"
+        if self.at_most is not None:
+            return "met" if value <= self.at_most else "not met"
+        return ""
 
     @property
     def bound(self) -> str:

@@ -20,7 +20,7 @@ from benchmarks.bench import bench, faults, in_process, made, missing_peers, wit
 from benchmarks.settings import Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetRun
 from causalcine_jax.errors import DataError, UsageError, nearest
-from causalcine_jax.film.record import software
+from causalcine_jax.film_folder.record import software
 from causalcine_jax.utils.atomic_file import atomic_file
 
 
@@ -125,10 +125,10 @@ def targets_table(hardware: Hardware, records: dict[str, dict]) -> str:
         for name, record in records.items()
         if "missing_peers" in record
     ]
-    measured = {name: _on(record) for name, record in records.items() if record.get("device")}
+    places = {name: _on(record) for name, record in records.items() if record.get("device")}
     heads = [
-        f"{on}: {', '.join(name for name in measured if measured[name] == on)}"
-        for on in dict.fromkeys(measured.values())
+        f"{on}: {', '.join(name for name in places if places[name] == on)}"
+        for on in dict.fromkeys(places.values())
     ]
     return "\n\n".join(
         [
@@ -181,13 +181,10 @@ def _done(record: dict) -> bool:
 def _begun(record: dict, here: dict) -> dict | None:
     """Returns the record if new measurements can join it, else None.
 
-    It must be by the same software, and measured with all peers.
+    It must be by the same commit without changes, and measured with all peers.
     """
-    return (
-        record
-        if record and record["software"] == here and not record.get("missing_peers")
-        else None
-    )
+    same = bool(record) and record["software"] == here and not record.get("missing_peers")
+    return record if same and not str(here["commit"]).endswith("+changes") else None
 
 
 def _read(file: Path, here: str, run: TargetRun) -> dict:

@@ -7,11 +7,24 @@ import resource
 import time
 from collections.abc import Callable
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 
 from causalcine_jax.planning.flops import peak
+
+
+class Used(TypedDict):
+    """Bytes in use, and their peak so far."""
+
+    in_use: int
+    peak: int
+
+
+class Memory(Used):
+    """Whose bytes they are: the device's or the process's."""
+
+    of: str
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -61,7 +74,7 @@ def program_bytes(compiled) -> dict[str, int]:
     }
 
 
-def device_bytes() -> dict[str, int] | None:
+def device_bytes() -> Used | None:
     """Returns the bytes in use on the first device, and their peak since the process began.
 
     None if the device does not count them (CPUs).
@@ -70,7 +83,7 @@ def device_bytes() -> dict[str, int] | None:
     return {"in_use": stats["bytes_in_use"], "peak": stats["peak_bytes_in_use"]} if stats else None
 
 
-def process_bytes() -> dict[str, int]:
+def process_bytes() -> Used:
     """Returns this process's resident memory and its peak; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
@@ -82,7 +95,7 @@ def process_bytes() -> dict[str, int]:
     return {"in_use": now, "peak": max(now, most)}
 
 
-def memory() -> dict[str, int]:
+def memory() -> Memory:
     """Returns the device's memory if the device counts it, else the process's."""
     counted = device_bytes()
     return {"of": "device", **counted} if counted else {"of": "process", **process_bytes()}

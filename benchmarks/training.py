@@ -11,7 +11,9 @@ time that its operations would take at the rate of stage 1's step.
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +26,7 @@ from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.stages.spec import StageSpec, made, stage_spec
+from causalcine_jax.training.stages.spec import StageSpec, init_networks, stage_spec
 from causalcine_jax.training.stages.table import FILM_STAGES, STAGES
 from causalcine_jax.training.state import Update, new_state
 from causalcine_jax.training.step import make_update, metric_names
@@ -41,7 +43,7 @@ CONFIGS = {
 def configs(settings: Settings) -> list[TrainConfig]:
     """Returns the configs of the requested stages, with the settings' batch and dtype."""
     first, size = CONFIGS[settings.preset]
-    changes = {
+    changes: dict[str, Any] = {
         name: value
         for name, value in (
             ("batch", settings.batch),
@@ -78,7 +80,7 @@ def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: in
     With stage 1 among them, compares the DMD cycle with its rate. A stage's own memory is its
     programs' `bytes`. `memory` is the process's peak over all stages so far and their compilation.
     """
-    result = {}
+    result: dict[str, Any] = {}
     for config in configs:
         print(f"  {config.stage} ...", flush=True)
         result[config.stage] = measured(StageRun(config, latent_size), repeats)
@@ -93,14 +95,17 @@ def stages(configs: list[TrainConfig], latent_size: tuple[int, int], repeats: in
 
 def measured(run: "StageRun", repeats: int) -> dict:
     """Measures `repeats` turns of a stage: the steps after which every update has run."""
-    steps, flop = max(update.every for update in run.updates), update_flops(run.config, run.films)
+    cycle, flop = max(update.every for update in run.updates), update_flops(run.config, run.films)
+    # The first whole cycle in which all updates have begun.
+    first = -(-max(update.start for update in run.updates) // cycle) * cycle
+    steps = range(first, first + cycle)
     programs, compilation = {}, {}
     for update in run.updates:
         begun = time.perf_counter()
         programs[update.name] = run.program(update)
         compilation[update.name] = time.perf_counter() - begun
     runs = {
-        name: sum(update.due(step) for step in range(steps))
+        name: sum(update.due(step) for step in steps)
         for name, update in zip(programs, run.updates, strict=True)
     }
     for update in run.updates:
@@ -109,14 +114,14 @@ def measured(run: "StageRun", repeats: int) -> dict:
     turns = []
     for _ in range(repeats):
         spent = []
-        for step in range(steps):
+        for step in steps:
             for update in run.updates:
                 if update.due(step):
-                    spent.append(timed(lambda program=programs[update.name]: run.step(program)))
+                    spent.append(timed(partial(run.step, programs[update.name])))
                     seconds[update.name].append(spent[-1])
         turns.append(sum(spent))
     total = sum(count * flop[name] for name, count in runs.items())
-    by_update = {
+    by_update: dict[str, dict[str, Any]] = {
         name: {
             "runs": runs[name],
             "seconds": spread(times),
@@ -160,10 +165,10 @@ class StageRun:
         spec = stage_spec(config, (1,) + (0,) * (config.transformer.text_len - 1))
         self._stage, self.updates = spec.shapes(), spec.updates
         self.batch = put_batch(self.mesh, _random_films(config, spec, latent_size))
-        self.fixed = self._made(lambda key: made(spec.fixed, key))
+        self.fixed = self._made(lambda key: init_networks(spec.fixed, key))
         metrics = metric_names(self._stage, self._stage.trained, self.fixed, self.batch)
         self._state = self._made(
-            lambda key: new_state(self._stage, made(spec.trained, key), metrics)
+            lambda key: new_state(self._stage, init_networks(spec.trained, key), metrics)
         )
 
     def program(self, update: Update):
@@ -195,7 +200,7 @@ def _random_films(
     films, shots = config.batch // jax.process_count(), world.max_shots
     shapes = spec.batch(config, films, world.latent_frames, latent_size, shots)
     chunks = world.latent_frames // config.chunk_frames
-    shot_of_chunk = np.tile(np.arange(chunks) * shots // chunks, spec.records)
+    shot_of_chunk = np.tile(np.arange(chunks) * shots // chunks, spec.films_per_record)
     return {
         "latents": rng.standard_normal(shapes["latents"].shape, np.float32),
         "token_ids": rng.integers(

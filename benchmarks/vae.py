@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.convert import load_vae
 from causalcine_jax.evaluation.metrics.reconstruction import reconstruction
 from causalcine_jax.evaluation.storyworld.round_trips import round_trip, round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
-from causalcine_jax.film.record import device, software
+from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WORLDS, WorldStory, sample_story
-from causalcine_jax.storyworld.world import CHUNK_FRAMES
 
 SEED = 20261128  # of stories that no stage trains on
 

@@ -62,9 +62,8 @@ def measure_part(part: str, settings: Settings | None, **given) -> dict:
     """
     import jax
 
-    if part == "training" and "xla_force_host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
+    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if settings and part == "training" and not forced:
         from benchmarks.training import configs
 
         films = (config.batch // config.optim.accumulation for config in configs(settings))
@@ -85,7 +84,7 @@ def measure_part(part: str, settings: Settings | None, **given) -> dict:
     except Exception as error:
         traceback.print_exc()
         raise DataError(f"{type(error).__name__}: {_first_line(error)}") from error
-    from causalcine_jax.film.record import device
+    from causalcine_jax.film_folder.record import device
 
     return {"result": result, "device": device()}
 

@@ -1,19 +1,20 @@
 """The command `causalcine`, which is also `python -m causalcine_jax`.
 
 A command's module is imported when it is named: help and errors do not wait for what others need.
+All but a few lines are imported after `end_quietly`, so that a stop meanwhile has no traceback.
 """
 
 import importlib
 import sys
 
-from causalcine_jax.cli import run
-from causalcine_jax.errors import UsageError, nearest, shown
+from causalcine_jax.utils.interrupts import end_quietly
 
 HOME = "causalcine_jax.commands"
 COMMANDS = {
     "film": "a film from a story or a prompt, with a page that shows it",
     "direct": "a film whose shots are told while it streams, a line each",
     "serve": "films directed in a browser while they are made",
+    "ray_serve": "the same from several machines, by Ray Serve",
     "stories": "a set of stories checked, and written for other systems",
     "check": "a story's length, cuts and faults, without filming it",
     "words": "what StoryWorld's models understand, with example captions",
@@ -34,11 +35,16 @@ HELP = ("-h", "--help")
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs `arguments` (by default the command line's) and exits the process as `cli.run` does."""
+    end_quietly()
+    from causalcine_jax.cli import run
+
     run(lambda: command(sys.argv[1:] if arguments is None else arguments))
 
 
 def command(arguments: list[str]) -> None:
     """Runs the command that the first argument names, with the others. Raises what it raises."""
+    from causalcine_jax.errors import UsageError, nearest, shown
+
     name, *rest = arguments or HELP[:1]
     if name in HELP:
         print(help_text())
@@ -65,7 +71,6 @@ def help_text() -> str:
             "from a checkout of the repository:",
             *listed(FROM_CHECKOUT),
             "  --version    the version, and what it computes with on this machine",
-            "",
             "A first film, of the small model that is included:",
             '  causalcine film --prompt "Mia the fox waves on the beach by day." --out mia',
         ]

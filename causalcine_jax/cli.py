@@ -5,15 +5,13 @@ A command exits with 0, or prints one line on stderr. Errors that users can fix 
 
 import argparse
 import collections
-import contextlib
 import errno
 import math
 import os
 import re
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from causalcine_jax.config import GPU_MEMORY
@@ -27,20 +25,20 @@ from causalcine_jax.errors import (
     shown,
 )
 from causalcine_jax.utils.compiler import tune_compiler
+from causalcine_jax.utils.interrupts import terminable
 
 # Exit codes. STOPPED is EX_TEMPFAIL: not finished, and what was made is kept. A stop that keeps
 # nothing is 128 + the signal's number, as in shells.
 FINISHED, FAILED, USAGE, STOPPED = 0, 1, 2, 75
 # jax's current and former name; jax refuses both together.
 _GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-SOON = 0.01  # seconds
 _OUT_OF_MEMORY = "out of memory"
 _ASK_FOR_LESS = (
     "ask for less: fewer films at once (batch), smaller pictures (size, scale), shorter films, "
     "or less history (memory_frames, pool_frames)"
 )
 _GIVEN = "_given"  # in argparse's namespace during parsing: the flags seen so far, with values
-_DISK = {
+DISK_FAULTS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the disk is read-only",
@@ -116,10 +114,20 @@ class ArgumentParser(argparse.ArgumentParser):
             return
         flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
         if not flags:
-            self.error(f"what is {shown(' '.join(rest))}? {self.prog} --help says what it takes")
+            self.error(f"unexpected {shown(' '.join(rest))}: see {self.prog} --help")
         close = closest(flags[0], self._option_string_actions)
         hint = f"did you mean {close}?" if close else f"{self.prog} --help lists the flags"
         self.error(f"unknown flag {flags[0]}, {hint}")
+
+    def refuse_set(self, namespace: argparse.Namespace, dests: Iterable[str], why: str) -> None:
+        """`UsageError` naming the flags of `dests` that differ from their defaults, and why not."""
+        names = [
+            action.option_strings[-1]
+            for action in self._actions
+            if action.dest in dests and getattr(namespace, action.dest) != action.default
+        ]
+        if names:
+            raise UsageError(f"{', '.join(names)} {why}")
 
     def error(self, message: str) -> NoReturn:
         _exit(USAGE, f"error: {' '.join(message.split())}")
@@ -155,8 +163,8 @@ def run(main: Callable[[], object]) -> None:
     """Calls `main`, then exits the process.
 
     Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or full memory; 75 for a
-    `StoppedEarly`; 130 for Ctrl-C and 143 for SIGTERM where nothing is kept. SIGTERM raises
-    KeyboardInterrupt, as Ctrl-C does. Any other exception is a bug of this program and keeps its
+    `StoppedEarly`; 130 for Ctrl-C and 143 for SIGTERM where nothing is kept, both of which raise
+    KeyboardInterrupt in `main`. Any other exception is a bug of this program and keeps its
     traceback.
 
     jax starts its devices inside `main`. It may use the fraction `GPU_MEMORY` of a GPU's memory,
@@ -166,7 +174,7 @@ def run(main: Callable[[], object]) -> None:
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
     try:
-        with _terminable():
+        with terminable():
             main()
     except UsageError as error:
         _exit(USAGE, f"error: {error}")
@@ -181,11 +189,11 @@ def run(main: Callable[[], object]) -> None:
             FAILED, f"error: {_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}: {_ASK_FOR_LESS}"
         )
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in DISK_FAULTS:
             raise
         _exit(
             FAILED,
-            f"error: {_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}: "
+            f"error: {DISK_FAULTS[error.errno]}{f' ({error.filename})' if error.filename else ''}: "
             "make room and run again",
         )
     except StoppedEarly as stopped:
@@ -198,42 +206,6 @@ def run(main: Callable[[], object]) -> None:
             raise
         _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]}): {_ASK_FOR_LESS}")
     sys.exit(FINISHED)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises KeyboardInterrupt, unless it is ignored or this is another thread.
-
-    Python drops exceptions in destructors and in the garbage collector's callbacks, of which jax
-    has one. There a SIGTERM or Ctrl-C would be lost, so it is sent again.
-    """
-
-    def stop(number, frame):
-        raise KeyboardInterrupt(number)
-
-    def send(number):
-        if sys.unraisablehook is dropped:  # else all is over
-            os.kill(os.getpid(), number)
-
-    def dropped(what):
-        if not issubclass(what.exc_type, KeyboardInterrupt):
-            return hook(what)
-        number = what.exc_value.args[0] if what.exc_value.args else signal.SIGINT
-        again = threading.Timer(SOON, send, (number,))
-        again.daemon = True
-        again.start()
-
-    main_thread = threading.current_thread() is threading.main_thread()
-    if not main_thread or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
-        yield
-        return
-    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
-    sys.unraisablehook = dropped
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
 
 
 def _exit(code: int, message: str) -> NoReturn:

@@ -3,12 +3,15 @@
 Validation reports all faults of a config at once. network_sizes.py has the networks' sizes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from causalcine_jax.errors import nearest, raise_faults
 from causalcine_jax.memory_policies import POLICIES
 
+SOLVERS = ("unipc", "euler", "few_step")  # diffusion/solvers.py
 POSITIONS = ("block_relative", "absolute")
+AFTER_CUT = "after_cut"  # positions of the one chunk after a cut that flushes (film/cut.py)
+AT_CUT = ("keep", "recache", "flush")
 EVICTIONS = ("oldest", "least_retrieved")
 # Dtypes of the networks at generation. float8: bfloat16, with the matrices of the transformer's
 # blocks in eight bits (models/float8.py).
@@ -30,12 +33,15 @@ class MemoryConfig:
     policy         which older frames are retrieved, a name in memory_policies.POLICIES
     window_chunks  W: this many chunks before the current one are always attended to
     memory_frames  K: the policy retrieves this many older frames
+    sink_frames    of these, so many are the film's first frames, whatever the policy
     route_clean    True: clean chunks use the bounded field that a commit uses. False: clean chunks
                    and commits see all earlier chunks (the paper's wording for the packed pass)
-    positions      block_relative (slots of a compact field) or absolute (true distance in the film)
+    positions      block_relative (places in the field) or absolute (true distance in the film)
     eviction       which chunk a full cache drops, never the sink or the window: the oldest, or the
                    least_retrieved (models/cache/eviction.py). It applies only to a rollout whose
                    cache is shorter than its film
+    at_cut         what a shot's start does to the history of a rollout (film/cut.py): keep it,
+                   recache it under the new prompt, or flush it
     """
 
     policy: str = "camr"
@@ -44,6 +50,8 @@ class MemoryConfig:
     route_clean: bool = True
     positions: str = "block_relative"
     eviction: str = "oldest"
+    sink_frames: int = 0
+    at_cut: str = "keep"
 
     def __post_init__(self):
         raise_faults("memory", self.faults())
@@ -52,7 +60,7 @@ class MemoryConfig:
         faults = []
         if self.policy not in tuple(POLICIES):  # a dict would raise for what cannot be hashed
             faults.append(f"unknown policy {self.policy!r}, {nearest(str(self.policy), POLICIES)}")
-        if self.positions not in POSITIONS:
+        if self.positions not in (*POSITIONS, AFTER_CUT):
             faults.append(
                 f"unknown positions {self.positions!r}, {nearest(str(self.positions), POSITIONS)}"
             )
@@ -60,11 +68,23 @@ class MemoryConfig:
             faults.append(
                 f"unknown eviction {self.eviction!r}, {nearest(str(self.eviction), EVICTIONS)}"
             )
+        if self.at_cut not in AT_CUT:
+            faults.append(f"unknown at_cut {self.at_cut!r}, {nearest(str(self.at_cut), AT_CUT)}")
+        if not 0 <= self.sink_frames <= max(0, self.memory_frames):
+            faults.append(
+                f"sink_frames must be between 0 and memory_frames {self.memory_frames}, "
+                f"got {self.sink_frames}"
+            )
         if self.window_chunks < 0:
             faults.append(f"window_chunks must not be negative, got {self.window_chunks}")
         if self.memory_frames < 0:
             faults.append(f"memory_frames must not be negative, got {self.memory_frames}")
         return faults
+
+    @property
+    def window_only(self) -> "MemoryConfig":
+        """The same window without memory."""
+        return replace(self, policy="none")
 
     @property
     def retrieved_frames(self) -> int:
@@ -76,10 +96,18 @@ class MemoryConfig:
         """Whether any frame of the film may be retrieved, so that every eviction loses some."""
         return POLICIES[self.policy].reaches_all
 
+    @property
+    def first_frames(self) -> int:
+        """The film's first frames that are always retrieved: all K under a policy of those only."""
+        return self.memory_frames if POLICIES[self.policy].first_only else self.sink_frames
+
     def smallest_pool(self, chunk_frames: int) -> int:
         """Fewest frame slots of a cache that evicts: the window, the sink and one chunk to drop."""
-        sink = -(-self.memory_frames // chunk_frames)
-        return (self.window_chunks + sink + 1) * chunk_frames
+        return (self.window_chunks + self.protected_chunks(chunk_frames) + 1) * chunk_frames
+
+    def protected_chunks(self, chunk_frames: int) -> int:
+        """How many first chunks are never evicted: they hold as many frames as are retrieved."""
+        return -(-self.retrieved_frames // chunk_frames)
 
 
 @dataclass(frozen=True)
@@ -106,18 +134,19 @@ class PassConfig:
 class PoolConfig:
     """How much history a rollout keeps, how it is stored, and where.
 
-    frames  latent frames, in whole chunks; memory.eviction drops the excess. None: all that memory
-            can still retrieve, the whole story's if its policy reaches all frames
-    gb      the cache's size in GB (10^9 bytes) instead: as many whole chunks as fit
-    dtype   of keys and values: "same" as the model's weights, "int8" or "fp8" (cache/quantised.py)
-    place   of keys and values: "device", or "host" for a history larger than the device's memory
-            (cache/history.py)
+    frames    latent frames, in whole chunks; memory.eviction drops the excess. None: all that
+              memory can still retrieve, the whole story's if its policy reaches all frames
+    gb        the cache's size in GB (10^9 bytes) instead: as many whole chunks as fit
+    kv_dtype  of keys and values: "same" as the model's weights, "int8" or "fp8"
+              (cache/quantised.py)
+    on        what memory they are in: "device", or "host" for a history larger than the device's
+              (cache/history.py)
     """
 
     frames: int | None = None
     gb: float | None = None
-    dtype: str = "same"
-    place: str = "device"
+    kv_dtype: str = "same"
+    on: str = "device"
 
     def __post_init__(self):
         faults = []
@@ -126,10 +155,9 @@ class PoolConfig:
                 f"pool_frames={self.frames} and pool_gb={self.gb:g} both set the pool's size: "
                 "give one of them"
             )
-        if self.dtype not in KV_DTYPES:
-            faults.append(f"unknown kv_dtype {self.dtype!r}, {nearest(str(self.dtype), KV_DTYPES)}")
-        if self.place not in POOL_PLACES:
-            faults.append(
-                f"unknown pool_on {self.place!r}, {nearest(str(self.place), POOL_PLACES)}"
-            )
+        if self.kv_dtype not in KV_DTYPES:
+            near = nearest(str(self.kv_dtype), KV_DTYPES)
+            faults.append(f"unknown kv_dtype {self.kv_dtype!r}, {near}")
+        if self.on not in POOL_PLACES:
+            faults.append(f"unknown pool_on {self.on!r}, {nearest(str(self.on), POOL_PLACES)}")
         raise_faults("pool", faults)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.diffusion.flow import TRAIN_TIMES, shift
+from causalcine_jax.diffusion.flow import TRAIN_TIMES, shifted
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import Preset, preset
+from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Video
 
 
@@ -80,7 +81,7 @@ def warped(by: float, *positions: float) -> tuple[float, ...]:
 
     The forks call this warping a step list.
     """
-    return tuple(float(TRAIN_TIMES * shift(position / TRAIN_TIMES, by)) for position in positions)
+    return tuple(float(TRAIN_TIMES * shifted(position / TRAIN_TIMES, by)) for position in positions)
 
 
 def _few_step(by: float, *times: float) -> SamplerConfig:
@@ -93,9 +94,12 @@ def _unipc(size: str) -> SamplerConfig:
     )
 
 
+def _of(name: str) -> str:
+    return f"{ROLLOUTS[name].about} {ROLLOUTS[name].doubts}"
+
+
 _FOUR_STEPS = _few_step(5.0, *warped(5.0, 1000, 750, 500, 250))
-# A cache of 21 frames, the own chunk included.
-_ALL_21 = MemoryConfig("none", window_chunks=6, memory_frames=0, positions="absolute")
+_ALL_21 = ROLLOUTS["self-forcing"].memory
 _APACHE, _NONCOMMERCIAL = "Apache-2.0", "CC-BY-NC-SA-4.0, not for commercial use"
 _LONGER = (
     "Trained on 21 latent frames; longer films keep a window of 18 frames beside the chunk, "
@@ -189,12 +193,11 @@ _TABLE = (
     Family(
         "longlive-1",
         _FOUR_STEPS,
-        MemoryConfig("sink", window_chunks=2, memory_frames=3, positions="absolute"),
+        ROLLOUTS["longlive"].memory,
         ("*longlive_base.pt", "*longlive-1*"),
         _APACHE,
-        "Local attention of 12 frames with a sink of 3, reproduced under one prompt. At a new "
-        "prompt its code commits the last 12 frames once more under that prompt, all in one pass, "
-        "and keeps the sink. This is not reproduced: history keeps the prompt it was made under.",
+        "Local attention of 12 frames with a sink of 3, reproduced under one prompt. "
+        f"{_of('longlive')}",
     ),
     Family(
         "krea-realtime-14b",
@@ -228,21 +231,19 @@ _TABLE = (
     Family(
         "infinity-rope",
         _FOUR_STEPS,
-        MemoryConfig("sink", window_chunks=1, memory_frames=1),
+        ROLLOUTS["infinity-rope"].memory,
         ("*infinity-rope*", "*infinity_rope*"),
         _APACHE,
-        "Local attention of 6 frames with a sink of 1, so 5 frames of history; here a window of 3 "
-        "and the sink. Not reproduced: its frozen sink, its cache flush at a new prompt, its phase "
-        "jump at a cut. The name of its ema_model.pt does not identify it: give --family.",
+        f"{_of('infinity-rope')} Every new prompt is taken for a cut. The name of its ema_model.pt "
+        "does not identify it: give --family.",
     ),
     Family(
         "memflow",
         _FOUR_STEPS,
-        MemoryConfig("camr", window_chunks=2, memory_frames=6),
+        ROLLOUTS["memflow"].memory,
         ("*memflow*",),
         _APACHE,
-        "Its sink of 3 frames and its bank of 3, chosen by the prompt, are not reproduced: CAMR "
-        "retrieves 6 frames instead.",
+        _of("memflow"),
     ),
 )
 # How `film.model_folder.Model` runs a model of unknown family without metadata.json, for messages.

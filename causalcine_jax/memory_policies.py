@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 class Candidates:
     """What a policy may score the F frames of a pool by.
 
-    similarity    () -> [F]: of each frame's keys to the chunk's queries, summed over heads (Eq. 7)
-    time          [F], each frame's index in the film; negative where the slot is empty
-    chunk         the chunk's index, []
+    similarity    () -> [F]: of each frame's keys to the chunk's queries, summed over heads (Eq. 7);
+                  to the prompt's keys instead under a policy with `by_prompt`
+    resemblance   () -> [F]: of each frame's keys to those of the newest frame before the chunk, the
+                  cosine over all heads up to a factor that the frames share
+    frame         [F], each one's index in the film; negative where the slot is empty
+    chunk_index   of the chunk that asks, []
     chunk_frames  C, latent frames of a chunk
     """
 
     similarity: "Callable[[], Array]"
-    time: "Array"
-    chunk: "Array"
+    resemblance: "Callable[[], Array]"
+    frame: "Array"
+    chunk_index: "Array"
     chunk_frames: int
 
 
@@ -34,28 +38,33 @@ class Policy:
 
     retrieves    what it retrieves, in words
     score        a score of each frame, [F]: the frames of the highest scores are retrieved. It must
-                 pass no gradient: top-k is a choice, learned through attention alone. None: no
-                 frame is retrieved
+                 pass no gradient, because top-k has none: attention to the retrieved frames trains
+                 the queries and keys. None: no frame is retrieved
+    first_only   whether it retrieves the film's first frames and no others
     reaches_all  whether it may retrieve any frame, so that every eviction loses some
+    by_prompt    whether similarity is to the mean key of the prompt's tokens, as cross-attention
+                 has it in the same layer (MemFlow, arXiv 2512.14699)
     """
 
     retrieves: str
     score: "Callable[[Candidates], Array] | None"
     reaches_all: bool = True
+    by_prompt: bool = False
+    first_only: bool = False
 
 
-def _first(frames: Candidates) -> "Array":
-    return -frames.time.astype("float32")
+def _first(pool: Candidates) -> "Array":
+    return -pool.frame.astype("float32")
 
 
-def _blind(frames: Candidates) -> "Array":
+def _blind(pool: Candidates) -> "Array":
     """Pseudo-random scores in [0, 1) that depend only on frame and chunk.
 
     All layers, films and passes therefore draw the same frames.
     """
     import jax.numpy as jnp
 
-    mixed = frames.time.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ frames.chunk.astype(
+    mixed = pool.frame.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ pool.chunk_index.astype(
         jnp.uint32
     ) * jnp.uint32(0x85EBCA77)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -63,15 +72,15 @@ def _blind(frames: Candidates) -> "Array":
     return ((mixed ^ (mixed >> 16)) >> 8).astype(jnp.float32) / 2**24
 
 
-def _spread(frames: Candidates) -> "Array":
+def _spread(pool: Candidates) -> "Array":
     """Ranks by similarity, but every chunk's best frame comes before any chunk's second.
 
     Frames next to each other in a shot look alike.
     """
     import jax.numpy as jnp
 
-    order = jnp.argsort(jnp.argsort(frames.similarity())).astype(jnp.float32)
-    chunk = frames.time // frames.chunk_frames
+    order = jnp.argsort(jnp.argsort(pool.similarity())).astype(jnp.float32)
+    chunk = pool.frame // pool.chunk_frames
     same_chunk = chunk[:, None] == chunk[None, :]
     better = jnp.sum(
         same_chunk & (order[None, :] > order[:, None]), axis=-1
@@ -82,10 +91,19 @@ def _spread(frames: Candidates) -> "Array":
 POLICIES = {
     "camr": Policy(
         "frames whose keys match the chunk's queries best, the paper's content-aware routing",
-        lambda frames: frames.similarity(),
+        lambda pool: pool.similarity(),
     ),
     "spread": Policy("as camr, but every chunk's best frame before any chunk's second", _spread),
     "random": Policy("frames drawn independently of their content, as a baseline", _blind),
-    "sink": Policy("the film's first frames", _first, reaches_all=False),
+    "prompt": Policy(
+        "frames whose keys match the prompt best, as in MemFlow",
+        lambda pool: pool.similarity(),
+        by_prompt=True,
+    ),
+    "alike": Policy(
+        "frames most like the newest one before the chunk, as in LongLive-RAG",
+        lambda pool: pool.resemblance(),
+    ),
+    "sink": Policy("the film's first frames", _first, reaches_all=False, first_only=True),
     "none": Policy("no frames", None, reaches_all=False),
 }

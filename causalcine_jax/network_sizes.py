@@ -22,6 +22,13 @@ WAN_LATENT_STD = (
 )  # fmt: skip
 
 
+PREDICTIONS = ("velocity", "clean")
+# The transformer's settings that Wan2.1 does not have, as its networks are.
+OURS = {"predicts": "velocity", "skip_dim": 0}
+# The transformer's settings that are those of its first and its last layer alone.
+OF_LATENTS = ("in_dim", "out_dim", "patch_size", "predicts")
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """The diffusion transformer (Wan2.1 `wan/modules/model.py`, class WanModel).
@@ -29,10 +36,16 @@ class TransformerConfig:
     dim, ffn_dim           width of the tokens, and of the feed-forward layer in a block
     num_heads, num_layers  attention heads; blocks
     text_dim, text_len     width of a prompt's embeddings; tokens per prompt
-    in_dim, out_dim        channels of the latents and of the velocity
+    in_dim, out_dim        channels of the latents, and of what the head predicts
     freq_dim               width of the sinusoidal time embedding
     patch_size             frames, rows and columns of latents that become one token
     eps                    of the norms
+    predicts               what the head gives: velocity, as Wan2.1's; or clean, the clean latents,
+                           from which the velocity is computed (JiT, arXiv 2511.13720). A velocity
+                           holds all of the noise, so `dim` must be well above the numbers of a
+                           patch; clean latents need only the dimensions that films fill
+    skip_dim               width of the gated product of the noisy patches that is added to what the
+                           head gives (dit.InputSkip); 0, as in Wan2.1: none
     """
 
     dim: int
@@ -46,6 +59,8 @@ class TransformerConfig:
     freq_dim: int = 256
     patch_size: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
+    predicts: str = "velocity"
+    skip_dim: int = 0
 
     def __post_init__(self):
         raise_faults("transformer", self.faults())
@@ -56,6 +71,9 @@ class TransformerConfig:
 
     def faults(self) -> list[str]:
         faults = _number_faults(self)
+        if self.predicts not in PREDICTIONS:
+            names = ", ".join(PREDICTIONS)
+            faults.append(f"predicts must be one of {names}, not {self.predicts!r}")
         if not _of_integers(self.patch_size, 3):
             return [*faults, f"patch_size must be three positive integers, not {self.patch_size!r}"]
         if not faults and self.text_len > MAX_TEXT_LEN:
@@ -185,14 +203,20 @@ class TextEncoderConfig:
 
 
 def _number_faults(config) -> list[str]:
-    """Faults of the integer and `eps` fields: a zero eps divides by zero, a large one flattens."""
+    """Faults of the integer and `eps` fields: a zero eps divides by zero, a large one flattens.
+
+    An integer may be 0 where that is its default.
+    """
     faults = []
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
+        least, kind = (
+            (0, "an integer of at least 0") if each.default == 0 else (1, "a positive integer")
+        )
         if each.type is int and (
-            not isinstance(value, int) or isinstance(value, bool) or value <= 0
+            not isinstance(value, int) or isinstance(value, bool) or value < least
         ):
-            faults.append(f"{each.name} must be a positive integer, not {value!r}")
+            faults.append(f"{each.name} must be {kind}, not {value!r}")
         if each.type is float and not (_is_finite(value) and 0 < value <= MAX_EPS):
             faults.append(
                 f"{each.name} must be a number above 0 and at most {MAX_EPS}, not {value!r}"

@@ -12,20 +12,13 @@ one by one along the film, not shot lengths, so rounding errors do not add up.
 
 import functools
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import CHUNK_FRAMES, FPS, chunk_at, first_frame_of_chunk
 from causalcine_jax.errors import UsageError, nearest, raise_faults
-from causalcine_jax.story_schema import (
-    CHUNK_FRAMES,
-    SCHEMA,
-    SHOT_KEYS,
-    TEMPORAL_STRIDE,
-    VIDEO_KEYS,
-    story_faults,
-)
+from causalcine_jax.story_schema import SCHEMA, SHOT_KEYS, VIDEO_KEYS, story_faults
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -34,7 +27,7 @@ from causalcine_jax.utils.plain_data import read_plain
 class Video:
     """Frames per second, and size in pixels. A size of None is the model's own."""
 
-    fps: int = 16
+    fps: int = FPS
     width: int | None = None
     height: int | None = None
 
@@ -196,20 +189,6 @@ def _strip(item: Shot | Story, *fields: str) -> None:
 def prompt_of(global_caption: str, caption: str) -> str:
     """The prompt template, the same as in training."""
     return f"{global_caption} {caption}".strip()
-
-
-def first_frame_of_chunk(chunk: int, chunk_frames: int = CHUNK_FRAMES) -> int:
-    """The video frame where a chunk starts: 0, 9, 21, 33, ... for chunks of 3 latent frames."""
-    return max(0, TEMPORAL_STRIDE * (chunk_frames * chunk - 1) + 1)
-
-
-def chunk_at(frame: float, chunk_frames: int = CHUNK_FRAMES) -> int:
-    """The chunk boundary nearest to a video frame (a tie goes to the earlier one)."""
-    per_chunk = TEMPORAL_STRIDE * chunk_frames
-    after = max(0, math.floor((frame + TEMPORAL_STRIDE - 1) / per_chunk))
-    return min(
-        (after, after + 1), key=lambda chunk: abs(first_frame_of_chunk(chunk, chunk_frames) - frame)
-    )
 
 
 def resolve(story: Story, chunk_frames: int = CHUNK_FRAMES) -> ResolvedStory:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.errors import MOST_FAULTS, nearest, shown
 
 SCHEMA = "causalcine/story@1"
@@ -17,8 +18,6 @@ STORY_KEYS = ("schema", "global", "seed", "negative", "video", "shots")
 VIDEO_KEYS = ("fps", "width", "height")
 SHOT_KEYS = ("id", "caption", "seconds", "chunks", "seed")
 
-CHUNK_FRAMES = 3  # latent frames
-TEMPORAL_STRIDE = 4  # video frames per latent frame, after the first
 SIZE_STEP = 16  # pixels per token: a VAE stride of 8 and patches of 2
 LARGEST_SIDE = 16384  # pixels; H.264 and its players support no more
 LONGEST_SHOT = 3600.0  # seconds; a longer one is a typing error
@@ -82,7 +81,7 @@ def _video_faults(video: Any) -> list[str]:
             f"video must be a mapping with the keys {', '.join(VIDEO_KEYS)}, not {_kind(video)}"
         ]
     faults = _unknown_keys(video, VIDEO_KEYS, "video: ")
-    fps = video.get("fps", 16)
+    fps = video.get("fps", FPS)
     if not _is_int(fps) or not 1 <= fps <= 240:
         faults.append(f"video: fps must be a whole number from 1 to 240, not {shown(fps)}")
     for key in ("width", "height"):

@@ -1,18 +1,30 @@
-"""How the embedded weights were made: runs on two CPU cores, each from the previous one's model.
+"""How the embedded transformer was made: runs on two CPU cores, each from the previous one's model.
 
-    # The VAE: on crops of single frames, then of clips with cuts, then on whole frames with the
-    # learning rate falling to 0.
-    python launch/train.py --config configs/embedded.py:pictures
-    python launch/train.py --config configs/embedded.py:autoencoder
-    python launch/train.py --config configs/embedded.py:whole_frames
-
-    # The transformer: films of the base world teach what things look like and what words mean.
+    # Films of the base world teach what things look like and what words mean.
     python launch/train.py --config configs/embedded.py:first
     # Films that cut at almost every chunk teach it to use memory.
     python launch/train.py --config configs/embedded.py:montage
     # Both worlds, with the learning rate falling to 0; then the same once more.
     python launch/train.py --config configs/embedded.py:mixed
     python launch/train.py --config configs/embedded.py:last
+
+The next weights, in training (docs/lab.md): the same transformer on latents of the VAE of
+embedded_vae.py. Where the folders of earlier stages are gone, the shipped transformer stands for
+`last`, and milestones/ has the newest weights: --config.init=causalcine_jax/weights/storyworld
+--config.data.vae=milestones/films.
+
+    causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
+        --world base --films 800 --out outputs/embedded/latents/base
+    causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
+        --world montage --seed 1 --films 1600 --out outputs/embedded/latents/montage
+    causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
+        --world montage --seed 1000001 --films 64 --out outputs/embedded/latents/held_out
+    # At a constant rate, then with the rate falling to 0.
+    python launch/train.py --config configs/embedded.py:films
+    python launch/train.py --config configs/embedded.py:films_last
+    # Its four-step student.
+    python launch/train.py --config configs/embedded.py:student_ode
+    python launch/train.py --config configs/embedded.py:student
 
 Why a montage: in a base film most chunks continue the one before, so the window explains them.
 The gradient that teaches a character's colour from memory is then a small part of the whole.
@@ -24,17 +36,20 @@ and a time per chunk, so that every film has all noise levels.
 import dataclasses
 
 from causalcine_jax.errors import UsageError, nearest
-from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,
+    DMDConfig,
+    GANConfig,
+    HeldOutConfig,
+    ODEConfig,
     OptimConfig,
     SampleConfig,
+    SelfForcingConfig,
     TimeConfig,
     TrainConfig,
 )
-from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 
 OUT = "outputs/embedded"
 VAE = "causalcine_jax/weights/storyworld"
@@ -45,100 +60,18 @@ BOTH = DataConfig(world="base", store=f"{OUT}/first/latents,{OUT}/montage/latent
 
 def get_config(stage: str = "first") -> TrainConfig:
     stages = {
-        "pictures": pictures,
-        "autoencoder": autoencoder,
-        "whole_frames": whole_frames,
         "first": first,
         "montage": montage,
         "mixed": mixed,
         "last": last,
+        "films": films,
+        "films_last": films_last,
+        "student_ode": student_ode,
+        "student": student,
     }
     if stage not in stages:
         raise UsageError(f"configs/embedded.py has no stage {stage!r}, {nearest(stage, stages)}")
     return stages[stage]()
-
-
-# Blocks of 2x2 pixels become channels, as in Wan2.2. CPUs are slowest at layers of full size with
-# few channels, and this avoids them.
-VAE_SIZES = VAEConfig(
-    dim=16,
-    dim_mult=(1, 3, 6),
-    num_res_blocks=1,
-    temperal_downsample=(True, True),
-    patch_size=2,
-    z_dim=48,  # 16 cannot hold what a frame shows (docs/lab.md)
-    mean=(0.0,) * 48,
-    std=(1.0,) * 48,
-)
-
-
-OPTIM_VAE = OptimConfig(
-    optimizer="muon", lr=4e-3, warmup=100, schedule="constant", weight_decay=0.0, ema_decay=0.998
-)
-# A crop is a quarter of a frame, so the same work covers four times as many clips.
-CROP = AutoencoderConfig(kl=3e-4, edge=0.5, cuts=1 / 3, crop=(24, 40))
-
-
-def pictures() -> TrainConfig:
-    """Returns the VAE's first run, on single frames.
-
-    Most of what a VAE has to learn is in them, and 32 frames cost less than four clips.
-    """
-    return _autoencoder(
-        "pictures",
-        6_000,
-        CROP,
-        batch=32,
-        data=DataConfig(world="base", clip_frames=1, clips_per_story=8),
-    )
-
-
-def autoencoder() -> TrainConfig:
-    return _autoencoder(
-        "autoencoder",
-        20_000,
-        CROP,
-        init="pictures",
-        batch=4,
-        data=DataConfig(world="base", clip_frames=4),
-    )
-
-
-def whole_frames() -> TrainConfig:
-    loss = dataclasses.replace(CROP, crop=(0, 0))
-    optim = dataclasses.replace(OPTIM_VAE, schedule="cosine", lr=2e-3)
-    return _autoencoder(
-        "whole_frames",
-        3_000,
-        loss,
-        init="autoencoder",
-        batch=4,
-        optim=optim,
-        data=DataConfig(world="base", clip_frames=5),
-    )
-
-
-def _autoencoder(
-    name: str,
-    steps: int,
-    loss: AutoencoderConfig,
-    *,
-    init: str = "",
-    optim: OptimConfig = OPTIM_VAE,
-    **what,
-) -> TrainConfig:
-    return TrainConfig(
-        stage="autoencoder",
-        out=f"{OUT}/{name}",
-        init=f"{OUT}/{init}/model" if init else "",
-        steps=steps,
-        log_every=100,
-        vae=VAE_SIZES,
-        autoencoder=loss,
-        optim=optim,
-        checkpoint=CheckpointConfig(every=500, keep=2, export_every=1000, export_dtype="float32"),
-        **what,
-    )
 
 
 def first() -> TrainConfig:
@@ -187,6 +120,98 @@ def last() -> TrainConfig:
         time=TimeConfig(shift=5.0, shared_by="chunk"),
         optim=OPTIM,
         data=BOTH,
+    )
+
+
+LATENTS = f"{OUT}/latents"
+# A token for each of 6x10 latents: patches of 2 by 2 learned places well, but characters came out
+# as mosaics of patches. Clean latents and an input skip learn faster, too (docs/lab.md).
+TRANSFORMER = dataclasses.replace(
+    EMBEDDED.transformer,
+    in_dim=48,
+    out_dim=48,
+    patch_size=(1, 1, 1),
+    predicts="clean",
+    skip_dim=320,
+)
+
+
+def films() -> TrainConfig:
+    config = _films("films", "last", 20_000, schedule="constant", lr=2e-3, warmup=100)
+    return dataclasses.replace(config, new_latents=True)
+
+
+def films_last() -> TrainConfig:
+    return _films("films_last", "films", 4_000, schedule="cosine", lr=1.5e-3)
+
+
+def _films(name: str, before: str, steps: int, **optim) -> TrainConfig:
+    """Base films teach what things look like and what words mean, montages to use memory."""
+    return dataclasses.replace(
+        _run(
+            name,
+            before,
+            steps=steps,
+            time=TimeConfig(shift=5.0, shared_by="chunk", weight="sigma", draws=2),
+            optim=dataclasses.replace(OPTIM, **optim),
+            data=DataConfig(
+                store=f"{LATENTS}/base,{LATENTS}/montage",
+                vae=f"{OUT}/whole_frames/model",
+                retell=True,
+                return_weight=2.5,
+            ),
+        ),
+        batch=2,
+        transformer=TRANSFORMER,
+        held_out=HeldOutConfig(every=500, films=32, store=f"{LATENTS}/held_out"),
+        checkpoint=CheckpointConfig(every=250, keep=2, export_every=1000),
+    )
+
+
+def student_ode() -> TrainConfig:
+    return _student(
+        "student_ode",
+        stage="ode_init",
+        steps=300,
+        ode=ODEConfig(guidance=2.0, store="{out}/trajectories", films=320),
+        optim=OptimConfig(optimizer="muon", lr=5e-4, warmup=20, ema_decay=0.98),
+    )
+
+
+def student() -> TrainConfig:
+    """Matches the teacher on the student's own films.
+
+    Fake score and head learn alone first. The head sees films at all times alike; at those of the
+    scores it would mostly see noise.
+    """
+    optim = OptimConfig(lr=2e-4, schedule="cosine", warmup=0, b1=0.0, b2=0.999, ema_decay=0.95)
+    return _student(
+        "student",
+        init=f"{OUT}/student_ode/model",
+        stage="dmd",
+        steps=900,
+        generator_start=100,
+        dmd=DMDConfig(shift=4.0, real_guidance=2.0),
+        gan=GANConfig(shift=1.0),
+        time=TimeConfig(weight="sigma"),
+        optim=optim,
+        critic_optim=dataclasses.replace(optim, ema_decay=0.0),
+    )
+
+
+def _student(name: str, **what) -> TrainConfig:
+    return TrainConfig(
+        out=f"{OUT}/{name}",
+        teacher=f"{OUT}/films_last/model",
+        batch=4,
+        remat=True,
+        train_text_encoder=False,
+        transformer=TRANSFORMER,
+        text_encoder=EMBEDDED.text_encoder,
+        self_forcing=SelfForcingConfig(shift=4.0, grad_frames=0),
+        data=DataConfig(store=f"{LATENTS}/base,{LATENTS}/montage"),
+        checkpoint=CheckpointConfig(every=50, keep=2),
+        **what,
     )
 
 

@@ -5,7 +5,8 @@
     causalcine experiments --scale storyworld --report docs   # 96x160, one H200
     causalcine experiments --dry-run                          # every command that would be run
 
-Tables: students, multishot, memory, gan, positions, long (experiments/tables.py tells of each).
+Tables: table1, students, multishot, memory, gan, positions, long (experiments/tables.py tells of
+each).
 
 Given again after it was stopped, it goes on: a finished run is not repeated, a stopped one resumes,
 and every measurement is kept as JSON when it is made. --use takes a model, or a latent store, that
@@ -13,12 +14,10 @@ was made elsewhere: --use student=DIR --use films/base=DIR.
 """
 
 import argparse
-import signal
-import sys
 from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, whole_number
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, UsageError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -97,9 +96,8 @@ def _use(text: str) -> tuple[str, Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that a training process is ended, too
+    if not Path("launch/train.py").is_file():  # commands and folders are named from there
+        raise UsageError(f"experiments run in their checkout: cd {Path(__file__).parents[1]}")
     from experiments.commands import OUT, Workshop, check_request, needed_runs
     from experiments.runs import SCALES
     from experiments.tables import TABLES

@@ -5,6 +5,7 @@ A finished run is not repeated. The same command resumes a stopped run or latent
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -209,8 +210,9 @@ class Command:
         process = subprocess.Popen([sys.executable, self.program, *self.flags])
         try:
             code = process.wait()
-        except SystemExit:  # SIGTERM reaches this process alone; Ctrl-C reaches both
-            process.terminate()
+        except KeyboardInterrupt as stopped:
+            if stopped.args == (signal.SIGTERM,):  # reached this process alone; Ctrl-C reaches both
+                process.terminate()
             raise
         finally:
             process.wait()

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.free_films import (
     TRUE_FILMS,
     filmed,
@@ -28,8 +28,8 @@ from causalcine_jax.evaluation.storyworld.recall import VAE, find_returns, measu
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import closed_pool_size
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.storyworld import WorldConfig, WorldStory
 from causalcine_jax.training.sample import as_story
 from causalcine_jax.utils.progress import progress_bar
@@ -62,6 +62,10 @@ class Subject:
     model: Model
     memory: MemoryConfig
 
+    def at_once(self, batch: int, films: int) -> int:
+        """How many of the films are made at once: one where cuts change a film's history."""
+        return min(batch, films) if self.memory.at_cut == "keep" else 1
+
     def engine(self, world: WorldConfig) -> BatchRollout:
         return BatchRollout(self.model, world, self.model.sampler, HELD_OUT_SEED)
 
@@ -89,7 +93,7 @@ def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -
         Judge.load(),
         cases,
         {key: subject.memory},
-        min(amounts.batch, len(cases)),
+        subject.at_once(amounts.batch, len(cases)),
     )
     return Measured({row: scores.of_verdicts(result.verdicts[row]) for row in (key, VAE)})
 
@@ -130,7 +134,7 @@ def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
                 subject.model,
                 as_story(story, HELD_OUT_SEED),
                 memory=subject.memory,
-                moves=Moves(closed_pool_size),
+                functions=RolloutFunctions(closed_pool_size),
             )
             latents = sum(chunk.seconds["denoise"] + chunk.seconds["commit"] for chunk in director)
             if number:
@@ -144,7 +148,6 @@ def films_of(
     subject: Subject, stories: list[WorldStory], batch: int, what: str
 ) -> Iterator[tuple[WorldStory, UInt8[np.ndarray, "t h w 3"]]]:
     """Yields the stories with the subject's films, with a progress bar."""
-    made = filmed(
-        subject.engine(stories[0].world), stories, subject.memory, min(batch, len(stories))
-    )
+    at_once = subject.at_once(batch, len(stories))
+    made = filmed(subject.engine(stories[0].world), stories, subject.memory, at_once)
     yield from progress_bar(len(stories), "film", what, over=made)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from causalcine_jax.config import PoolConfig
-from causalcine_jax.evaluation.config import HELD_OUT_SEED
+from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.free_films import (
     STORIES_APART,
     TRUE_FILMS,

@@ -25,10 +25,10 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError
-from causalcine_jax.evaluation.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld import judge
+from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.film.model_folder import load_model, model_defaults
-from causalcine_jax.film.record import device, pretty, software
+from causalcine_jax.film_folder.record import device, pretty, software
 from causalcine_jax.storyworld import WORLDS
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 from experiments import kinds, long_films
@@ -54,7 +54,7 @@ class Kind:
 
 
 KINDS = {
-    "recall": Kind(kinds.recall, ("returns",)),
+    "recall": Kind(kinds.recall, ("returns",), version=2),
     "films": Kind(kinds.films, ("films",)),
     "speed": Kind(kinds.speed, (), together=True),
     "drift": Kind(long_films.drift, ("long_films",)),

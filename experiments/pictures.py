@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from causalcine_jax.evaluation.intervals import Interval
-from causalcine_jax.evaluation.pictures import draw_bars, new_axes, save_figure
+from causalcine_jax.evaluation.storyworld.pictures import draw_bars, new_axes, save_figure
 from causalcine_jax.render.typography import ACCENT, PAPER, SOFT, TEXT, fit_text, font, wrap
 from causalcine_jax.utils.atomic_file import atomic_file
 from experiments.numbers import Numbers

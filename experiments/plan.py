@@ -13,7 +13,9 @@ import math
 from dataclasses import dataclass
 
 LONGER = 8  # how many times as long as in training long films are
+FAR = 6  # chunks: from here on a character's absence is long
 Override = tuple[str, str]
+Setting = tuple[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Row:
 
     label: str
     run: str
-    memory: tuple[Override, ...] = ()
+    memory: tuple[Setting, ...] = ()
 
     @property
     def key(self) -> str:

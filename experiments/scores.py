@@ -11,6 +11,7 @@ import numpy as np
 from causalcine_jax.evaluation.intervals import Grouped
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
 from causalcine_jax.evaluation.storyworld.recall import Verdict
+from experiments.plan import FAR
 
 Pair = tuple[float, int]
 Scores = dict[str, list[Pair]]
@@ -18,13 +19,15 @@ Scores = dict[str, list[Pair]]
 
 def of_verdicts(verdicts: list[Verdict]) -> Scores:
     """Returns primary recall, with one return per story."""
-    early = lambda wanted, value: (value, 1) if wanted else (0.0, 0)
+    where = lambda wanted, value: (value, 1) if wanted else (0.0, 0)
     scores: Scores = {
         name: [(float(v.right(name)), 1) for v in verdicts] for name in ("colour", "accessory")
     }
     scores["mean"] = [(v.mean, 1) for v in verdicts]
-    scores["late"] = [early(v.case.late, v.mean) for v in verdicts]
-    scores["early"] = [early(not v.case.late, v.mean) for v in verdicts]
+    scores["late"] = [where(v.case.late, v.mean) for v in verdicts]
+    scores["early"] = [where(not v.case.late, v.mean) for v in verdicts]
+    scores["far"] = [where(v.case.absence >= FAR, v.mean) for v in verdicts]
+    scores["near"] = [where(v.case.absence < FAR, v.mean) for v in verdicts]
     scores["found"] = [(float(v.found is not None), 1) for v in verdicts]
     return scores
 

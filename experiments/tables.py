@@ -1,6 +1,7 @@
 """The report's tables: the paper's claim, the measured models, and what would confirm the claim."""
 
 from experiments.plan import LONGER, Claim, Row, Table
+from experiments.table1 import TABLE1
 
 _RECALL = {
     "recall.colour": "recall, colour",
@@ -36,6 +37,7 @@ def _ratio(words: str, first: tuple[str, str], second: tuple[str, str], **bound:
 
 
 TABLES = {
+    "table1": TABLE1,
     "students": Table(
         title="The base model and its four-step student",
         paper="Table S1: the student keeps the base's quality in 4 steps instead of 50. "

@@ -1,7 +1,8 @@
 """Converts checkpoints: the same as `causalcine convert`, in causalcine_jax/commands/convert.py."""
 
-from causalcine_jax.cli import run
-from causalcine_jax.commands.convert import main
+import sys
+
+from causalcine_jax.__main__ import main
 
 if __name__ == "__main__":
-    run(main)
+    main(["convert", *sys.argv[1:]])

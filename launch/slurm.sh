@@ -26,5 +26,8 @@
 # must be free on the first node.
 export JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-$((20000 + ${SLURM_JOB_ID:?start it by sbatch} % 10000))}
 
+# Since Slurm 22.05 srun no longer takes --cpus-per-task from sbatch.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-8}
+
 # A failed process ends the others, which would otherwise wait for it.
 exec srun --kill-on-bad-exit=1 .venv/bin/python "launch/${COMMAND:-train}.py" "$@"

@@ -16,6 +16,7 @@ set -eu
 
 # jax reads hosts and ids from the TPU's metadata. The set port marks a run of several processes.
 PORT=${JAX_COORDINATOR_PORT:-8482}
-quoted=$(printf ' %q' "$@")
+quoted=${*:+$(printf ' %q' "$@")}
+repo=${REPO:+$(printf %q "$REPO")}
 exec gcloud compute tpus tpu-vm ssh "${TPU:?the name of the TPU}" --zone="${ZONE:?its zone}" --worker=all \
-  --command="cd ${REPO:-\$HOME/causalcine_jax} && JAX_COORDINATOR_PORT=$PORT .venv/bin/python launch/${COMMAND:-train}.py$quoted"
+  --command="cd ${repo:-\$HOME/causalcine_jax} && JAX_COORDINATOR_PORT=$PORT .venv/bin/python launch/${COMMAND:-train}.py$quoted"

@@ -1,7 +1,8 @@
 """Trains a stage: the same as `causalcine train`, in causalcine_jax/commands/train.py."""
 
-from causalcine_jax.cli import run
-from causalcine_jax.commands.train import main
+import sys
+
+from causalcine_jax.__main__ import main
 
 if __name__ == "__main__":
-    run(main)
+    main(["train", *sys.argv[1:]])

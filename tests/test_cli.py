@@ -8,6 +8,7 @@ import pytest
 from jaxlib import xla_client
 
 from benchmarks import command_line as bench
+from causalcine_jax.__main__ import command
 from causalcine_jax.cli import ArgumentParser, refuse_repeated, run
 from causalcine_jax.commands import film, plan
 from causalcine_jax.config import GPU_MEMORY
@@ -75,7 +76,7 @@ def test_a_flag_of_one_value_given_twice_is_refused(capsys, again):
     )
 
 
-def test_the_same_for_flags_that_argparse_does_not_read():
+def test_a_repeated_flag_is_refused_also_without_argparse():
     refuse_repeated(["--config", "a.py", "--config.optim.lr", "-1e-3", "--out=b", "-3"])
     for arguments in (
         ["--out", "a", "--out=b"],
@@ -104,3 +105,24 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(number, code, capsys
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended.value.code == code and capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("evaluate", "--every", "8"), "--every needs a folder of films"),
+        (
+            ("evaluate", "--films", "x", "--steps", "8", "--seed", "3"),
+            "--steps, --seed and --films",
+        ),
+        (("direct", "--out", "x", "--server", "u", "--dtype", "bfloat16"), "--dtype has no effect"),
+        (
+            ("direct", "--out", "x", "--takes", "--resume", "t", "--seed", "1"),
+            "--seed is the resumed",
+        ),
+    ],
+)
+def test_flags_without_effect_are_refused(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: command(list(words)))
+    assert ended.value.code == 2 and said in capsys.readouterr().err

@@ -9,11 +9,11 @@ from repository import ROOT
 PACKAGE = ROOT / "causalcine_jax"
 # From lowest to highest. A file imports from its own room and from earlier ones (ARCHITECTURE.md).
 ROOMS = (
-    "errors", "utils", "memory_policies", "config", "network_sizes", "presets", "cli",
+    "errors", "utils", "clock", "memory_policies", "config", "rollouts", "network_sizes", "presets",
+    "cli",
     "story_schema", "story", "story_sets", "diffusion", "families", "storyworld", "parallel",
-    "models", "convert", "render", "film", "data", "evaluation", "training", "planning", "serve",
-    "gallery",
-    "commands",
+    "models", "convert", "render", "film", "film_folder", "data", "evaluation", "training",
+    "planning", "serve", "gallery", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -4,16 +4,9 @@ import json
 
 import pytest
 
+from causalcine_jax.clock import chunk_at, first_frame_of_chunk
 from causalcine_jax.errors import UsageError
-from causalcine_jax.story import (
-    Shot,
-    Story,
-    Video,
-    chunk_at,
-    first_frame_of_chunk,
-    read_story,
-    write_story,
-)
+from causalcine_jax.story import Shot, Story, Video, read_story, write_story
 
 GOOD = """\
 schema: causalcine/story@1

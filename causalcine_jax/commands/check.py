@@ -15,7 +15,7 @@ from causalcine_jax.cli import ArgumentParser
 from causalcine_jax.errors import UsageError, printable
 
 if TYPE_CHECKING:  # else jax would be imported before the story is understood
-    from causalcine_jax.film.check import StoryCheck
+    from causalcine_jax.film_folder.check import StoryCheck
 
 LONGEST_ID = 24  # characters of a shot's name in the table
 
@@ -33,11 +33,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
-    from causalcine_jax.film.record import read_recipe
+    from causalcine_jax.film_folder.record import read_recipe
 
     recipe = read_recipe(flags.story)
     # After the story is understood: a typing error in it should not wait for jax.
-    from causalcine_jax.film.check import check_story
+    from causalcine_jax.film_folder.check import check_story
 
     found = check_story(recipe, flags.model)
     print(report(found), flush=True)

@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--lora-alpha",
         type=number,
-        help="alpha of the only --lora, where nothing beside it tells (default: its rank)",
+        help="alpha of the only --lora, if its files do not state it (default: its rank)",
     )
     parser.add_argument(
         "--weights",
@@ -74,11 +74,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--dtype",
         default="keep",
         choices=("keep", "bf16", "fp32"),
-        help="of all tensors (default: each keeps its own)",
+        help="dtype to write (default: that of each tensor)",
     )
     parser.add_argument(
         "--family",
-        help="whose sampler and memory metadata.json names (default: guessed from file names)",
+        help="model family, for sampler and memory (default: guessed from file names)",
     )
     parser.add_argument(
         "--shard-gb", type=number, default=5.0, help="largest file in gigabytes (default 5)"

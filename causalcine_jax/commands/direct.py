@@ -22,13 +22,14 @@ A folder that holds a film is refused, unless --overwrite is given.
 
 import argparse
 import contextlib
+import io
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
-from causalcine_jax.commands.network_flags import network_flags
+from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
 from causalcine_jax.commands.serve import film_engine, load_for_directing
 from causalcine_jax.errors import UsageError
 from causalcine_jax.utils.compile_cache import compile_cache_flags
@@ -81,7 +82,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--resume", metavar="TOKEN", help="go on with a session of the server or of --out/takes"
     )
     compile_cache_flags(parser)
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    if flags.server:
+        of_engine = ("model", "pool_frames", *NETWORK_CHOICES)
+        parser.refuse_set(flags, of_engine, "has no effect on a server: leave it out")
+    if flags.resume:
+        of_film = ("global_caption", "seed")
+        parser.refuse_set(flags, of_film, "is the resumed session's own: leave it out")
+    return flags
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,17 +99,18 @@ def main(arguments: list[str] | None = None) -> None:
     story = Story((), flags.global_caption.strip(), flags.seed)
     if flags.chunks < 1:
         raise UsageError(f"--chunks must be at least 1, not {flags.chunks}")
+    _forgive_bytes()
     if flags.server or flags.takes:
         return at_a_desk(flags)
     if flags.resume:
         raise UsageError("--resume goes on with a session: add --server or --takes")
     # After the flags are understood: a wrong one should not wait for jax.
     from causalcine_jax.config import PoolConfig
-    from causalcine_jax.film.asked_model import on_mesh
     from causalcine_jax.film.director import Director
-    from causalcine_jax.film.filming import FILES, film_writer, say
     from causalcine_jax.film.live import directed
-    from causalcine_jax.film.pool import PoolOutgrown, room_said
+    from causalcine_jax.film.pool import PoolOutgrown, eviction_note
+    from causalcine_jax.film_folder.filming import FILES, film_writer, say
+    from causalcine_jax.film_folder.loaded_model import on_mesh
     from causalcine_jax.render.mp4 import viewing_scale
 
     files = (*FILES, "story.yaml")
@@ -111,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         held.enter_context(on_mesh(asked.mesh))
         director = Director(asked.model, story, pool=PoolConfig(flags.pool_frames))
         video, kept = director.story.video, director.settings.pool.frames
-        room = room_said(kept, director.memory, video.fps) if kept else None
+        room = eviction_note(kept, director.memory, video.fps) if kept else None
         if room and flags.pool_frames is None:
             say(room)
             warnings.simplefilter("ignore", PoolOutgrown)  # said already
@@ -125,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
                     film.append(chunk.frames)
                     say(_line(chunk, director.resolved.chunks))
                 if director.next_chunk == 0:
-                    raise UsageError("no film: the input has no line that can be a shot")
+                    raise UsageError("no film: write one caption per line of the input")
         finally:
             if director.next_chunk:
                 write_story(director.story, flags.out / "story.yaml")
@@ -134,8 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def at_a_desk(flags: argparse.Namespace) -> None:
     """Directs a session of a server, or of a desk in this process."""
-    from causalcine_jax.film.filming import say
-    from causalcine_jax.serve.client import Address, Desk
+    from causalcine_jax.film_folder.filming import say
+    from causalcine_jax.serve.client import Address, DeskClient
     from causalcine_jax.serve.parts import TAKE_FILES
     from causalcine_jax.serve.server import running
     from causalcine_jax.serve.terminal import Terminal
@@ -150,7 +159,7 @@ def at_a_desk(flags: argparse.Namespace) -> None:
         if url is None:
             engine = film_engine(flags)
             url = held.enter_context(running(engine, flags.out / "takes"))
-        desk = held.enter_context(Desk.open(url))
+        desk = held.enter_context(DeskClient.open(url))
         if sys.stdin.isatty():
             say("a caption a line; /help lists the commands; Ctrl-D ends the film")
         Terminal(desk, Address.of(url), flags.out, say).run(sys.stdin, flags.chunks, **start)
@@ -159,3 +168,9 @@ def at_a_desk(flags: argparse.Namespace) -> None:
 def _line(chunk: "Chunk", chunks: int) -> str:
     said = f"chunk {chunk.index + 1}/{chunks}  {chunk.shot.id}"
     return f"{said}  {chunk.shot.caption}" if chunk.index == chunk.shot.first_chunk else said
+
+
+def _forgive_bytes() -> None:
+    """Input that is not UTF-8 is read with replacement characters, instead of ending the film."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")

@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--processes",
         type=whole_number,
         default=1,
-        help="on a CPU: as many as there are cores (default 1)",
+        help="processes that encode at once, on a CPU up to one per core (default 1)",
     )
     parser.add_argument(
         "--text-len",
@@ -57,7 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--films-per-shard",
         type=whole_number,
         default=32,
-        help="films of a file, the most that a stop costs a process (default 32)",
+        help="films per file; a stopped process loses at most so many (default 32)",
     )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)

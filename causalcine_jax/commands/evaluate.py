@@ -15,13 +15,27 @@ import re
 from pathlib import Path
 
 from causalcine_jax.cli import ArgumentParser, number, whole_number
-from causalcine_jax.config import DTYPES, POOL_PLACES
-from causalcine_jax.errors import UsageError
+from causalcine_jax.config import DTYPES, POOL_PLACES, SOLVERS
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import one_writer
 
 CUT_FINDERS = ("pixels", "transnet", "scenedetect")
+# Flags that only one of the two uses: films of any system, and a model's in StoryWorld.
+OF_FILMS = ("stories", "weights", "cuts", "every")
+OF_STORYWORLD = (
+    "model",
+    "world",
+    "returns",
+    "policies",
+    "steps",
+    "guidance",
+    "memory_guidance",
+    "sampler",
+    "seed",
+    "batch",
+    "pool_on",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -59,8 +73,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="classifier-free guidance, 1 for none (default: the model's)",
     )
     parser.add_argument(
+        "--memory-guidance",
+        type=number,
+        metavar="G",
+        help="v + G (v - v without memory) for every velocity v; 0 for none (default: the model's)",
+    )
+    parser.add_argument(
         "--sampler",
-        choices=("base", "unipc", "euler", "few_step"),
+        choices=("base", *SOLVERS),
         help="solver; base: the model that this one was distilled from, with its own",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")
@@ -71,17 +91,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--batch",
         type=whole_number,
         default=16,
-        help="films side by side (default 16); only few_step's results change with it, by chance",
+        help="films made at once (default 16); few_step's noise depends on it",
     )
     parser.add_argument(
         "--pool-on",
         default="device",
         choices=POOL_PLACES,
-        help="where history's keys and values lie: host, for batches that outgrow the device",
+        help="where the pool is; host: for batches too large for the device's memory",
     )
     compile_cache_flags(parser)
     parser.add_argument(
-        "--out", type=Path, help="default outputs/evaluation, of films outputs/measures"
+        "--out", type=Path, help="folder for results (default: outputs/evaluation, or measures)"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an evaluation that is in --out"
@@ -106,20 +126,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--every",
         type=whole_number,
         default=1,
-        help="image networks see every so manieth frame (default 1, all, as VBench)",
+        help="image networks measure every N-th frame (default 1: all frames, as VBench)",
     )
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    if isinstance(flags.films, Path):
+        why = "and --films FOLDER exclude each other: leave out one of them"
+        parser.refuse_set(flags, OF_STORYWORLD, why)
+    else:
+        parser.refuse_set(flags, OF_FILMS, "needs a folder of films: name --films FOLDER")
+    return flags
 
 
 def _count_or_folder(text: str) -> int | Path:
     return whole_number(text) if re.fullmatch(r"[+-]?\d+", text) else Path(text)
-
-
-def refuse_film_flags(flags: argparse.Namespace) -> None:
-    """`UsageError` where a flag for films of any system is given without a folder of them."""
-    given = {"--stories": flags.stories, "--weights": flags.weights, "--cuts": flags.cuts}
-    if lone := [name for name, value in given.items() if value]:
-        raise UsageError(f"{', '.join(lone)}: measures films of any system; name --films FOLDER")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,8 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         measure(flags)
         return
-    refuse_film_flags(flags)
-    from causalcine_jax.evaluation.config import FILES, HELD_OUT_SEED, EvaluationConfig
+    from causalcine_jax.evaluation.storyworld.config import FILES, HELD_OUT_SEED, EvaluationConfig
 
     config = EvaluationConfig(
         world=flags.world,
@@ -139,14 +157,15 @@ def main(arguments: list[str] | None = None) -> None:
         policies=tuple(name.strip() for name in flags.policies.split(",") if name.strip()),
         steps=flags.steps,
         guidance=flags.guidance,
+        memory_guidance=flags.memory_guidance,
         solver=None if flags.sampler == "base" else flags.sampler,
         seed=HELD_OUT_SEED if flags.seed is None else flags.seed,
         batch=flags.batch,
         pool_on=flags.pool_on,
     )
     # After the flags are understood: a wrong one should not wait for jax.
-    from causalcine_jax.evaluation.evaluate import evaluate, write_evaluation
-    from causalcine_jax.evaluation.report import markdown
+    from causalcine_jax.evaluation.storyworld.evaluate import evaluate, write_evaluation
+    from causalcine_jax.evaluation.storyworld.report import markdown
     from causalcine_jax.film.chosen_model import chosen_model
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film.model_folder import load_model

@@ -26,21 +26,22 @@ from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
-from causalcine_jax.config import EVICTIONS, KV_DTYPES, POOL_PLACES, POSITIONS
+from causalcine_jax.config import EVICTIONS, KV_DTYPES, POOL_PLACES, POSITIONS, SOLVERS
 from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.memory_policies import POLICIES
+from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import there_already
 
 if TYPE_CHECKING:  # else jax would be imported before the story is understood
-    from causalcine_jax.film.unfinished import FilmRequest
+    from causalcine_jax.film_folder.unfinished import FilmRequest
 
 RESUMED_WITH = {"resume", "no_progress", "compile_cache", "no_compile_cache"}
 CHOICES = (
-    "seed", "steps", "step_list", "shift", "guidance", "negative", "policy", "window_chunks",
-    "memory_frames", "positions", "eviction", "chunk_frames", "pool_frames", "pool_gb", "kv_dtype",
-    "pool_on", "size", "frames", "whole_film", "start", "start_caption", "embeddings", "scale",
-    *NETWORK_CHOICES,
+    "seed", "steps", "step_list", "shift", "guidance", "memory_guidance", "negative", "rollout_of",
+    "policy", "window_chunks", "memory_frames", "positions", "eviction", "chunk_frames",
+    "pool_frames", "pool_gb", "kv_dtype", "pool_on", "size", "frames", "whole_film", "start",
+    "start_caption", "embeddings", "scale", *NETWORK_CHOICES,
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     sampler = parser.add_argument_group("from noise to chunk (default: the model's)")
     sampler.add_argument(
         "--sampler",
-        choices=("base", "unipc", "euler", "few_step"),
+        choices=("base", *SOLVERS),
         help="solver; base: the model that this one was distilled from, with its own",
     )
     sampler.add_argument("--steps", type=whole_number, help="solver steps per chunk")
@@ -102,12 +103,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     sampler.add_argument("--shift", type=number, help="how far the schedule is bent toward noise")
     sampler.add_argument("--guidance", type=number, help="classifier-free guidance, 1 for none")
     sampler.add_argument(
+        "--memory-guidance",
+        type=number,
+        metavar="G",
+        help="v + G (v - v without memory) for every velocity v; 0 for none",
+    )
+    sampler.add_argument(
         "--negative",
         metavar="TEXT",
         help="what guidance steers away from (default: the story's, else the model's)",
     )
 
     memory = parser.add_argument_group("what a chunk sees (default: the model's)")
+    memory.add_argument(
+        "--rollout-of",
+        choices=ROLLOUTS,
+        metavar="MODEL",
+        help="memory settings of another model's rollout, which the flags below override: "
+        + ", ".join(ROLLOUTS),
+    )
     memory.add_argument(
         "--policy",
         choices=POLICIES,
@@ -119,7 +133,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=whole_number,
         dest="window_chunks",
         metavar="CHUNKS",
-        help="chunks before the own one that are always seen",
+        help="number of preceding chunks that a chunk always attends to",
     )
     memory.add_argument(
         "--memory-frames",
@@ -130,12 +144,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument(
         "--positions",
         choices=POSITIONS,
-        help="places in the receptive field, or distances in the film",
+        help="a frame's position: its index in the receptive field, or its distance in the film",
     )
     memory.add_argument(
         "--eviction",
         choices=EVICTIONS,
-        help="what a full pool gives up: its oldest chunk, or the one least retrieved of late",
+        help="chunk that a full pool evicts: the oldest, or the least recently retrieved",
     )
     memory.add_argument(
         "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
@@ -150,7 +164,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pool-gb",
         type=number,
         metavar="GB",
-        help="the same in GB of 10^9 bytes: as many whole chunks as fit",
+        help="size of the pool in GB (10^9 bytes), instead of --pool-frames",
     )
     memory.add_argument(
         "--kv-dtype",
@@ -160,7 +174,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.add_argument(
         "--pool-on",
         choices=POOL_PLACES,
-        help="where keys and values lie; host: for what outgrows the device (default: device)",
+        help="where the pool is; host: if the device has too little memory (default: device)",
     )
 
     parser.add_argument(
@@ -208,16 +222,16 @@ def main(arguments: list[str] | None = None) -> None:
         raise UsageError("--embed-only needs --embeddings FILE, where the embeddings go")
     if not flags.embed_only and flags.out is None and flags.resume is None:
         raise UsageError("give --out FOLDER, where the film goes")
-    film = _asked(flags)
-    from causalcine_jax.film.filming import FILES
-    from causalcine_jax.film.generate import generate
+    film = _request(flags)
     from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film_folder.filming import FILES
+    from causalcine_jax.film_folder.generate import generate
     from causalcine_jax.parallel.processes import joined
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
     if flags.embed_only:
-        from causalcine_jax.film.embed_only import save_story_embeddings
+        from causalcine_jax.film_folder.embed_only import save_story_embeddings
 
         save_story_embeddings(
             film.recipe,
@@ -230,7 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     for read in filter(None, (flags.story, flags.start)):
         files = there_already(flags.out, FILES) if read.exists() else ()
         if any(file.samefile(read) for file in files):
-            raise UsageError(f"{read} is read for this film, which would replace it")
+            raise UsageError(f"{read} is an input and would be overwritten: choose another --out")
     with joined():
         generate(
             film.recipe,
@@ -243,18 +257,18 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _asked(flags: argparse.Namespace) -> "FilmRequest":
+def _request(flags: argparse.Namespace) -> "FilmRequest":
     """What the flags ask for; with --resume, what was asked for then."""
     if flags.resume:
-        from causalcine_jax.film.unfinished import read_asked
+        from causalcine_jax.film_folder.unfinished import read_request
 
-        return read_asked(flags.resume)
-    from causalcine_jax.film.record import prompt_recipe, read_recipe
+        return read_request(flags.resume)
+    from causalcine_jax.film_folder.record import prompt_recipe, read_recipe
 
     recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
     # After the story is understood: a typing error in it should not wait for jax.
-    from causalcine_jax.film.choices import Choices
-    from causalcine_jax.film.unfinished import FilmRequest
+    from causalcine_jax.film_folder.choices import Choices
+    from causalcine_jax.film_folder.unfinished import FilmRequest
 
     base = flags.sampler == "base"
     choices = Choices(

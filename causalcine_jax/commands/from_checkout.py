@@ -11,12 +11,13 @@ FOLDERS = {"bench": "benchmarks", "experiments": "experiments"}
 
 
 def main(name: str, arguments: list[str]) -> None:
-    """Runs the command from this package's own checkout, else from the one in the current folder.
+    """Runs the command from a checkout: this package's own, the script's, or the current folder.
 
-    `UsageError` where neither is one.
+    `UsageError` where none of them is one.
     """
     folder = FOLDERS[name]
-    for root in (Path(PACKAGE[0]).parent, Path.cwd()):
+    script = Path(sys.argv[0]).resolve()  # of launch/
+    for root in (Path(PACKAGE[0]).parent, script.parent.parent, Path.cwd()):
         if (root / folder / "command_line.py").is_file() and (root / "pyproject.toml").is_file():
             sys.path.insert(0, str(root))
             importlib.import_module(f"{folder}.command_line").main(arguments)

@@ -26,6 +26,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the gallery's folder"
     )
+    parser.add_argument(
+        "--measures",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="the --out of causalcine evaluate --films, whose numbers are shown; several times",
+    )
     parser.add_argument("--title", default="Films", help="above the films (default: Films)")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the gallery that is in --out"
@@ -35,13 +43,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
+    from causalcine_jax.gallery.measures import read_measures
     from causalcine_jax.gallery.write import find_films, write_gallery
     from causalcine_jax.utils.progress import progress_bar
 
+    measures = read_measures(flags.measures)
     with one_writer(flags.out, FILES, overwrite=flags.overwrite):
         films = find_films(flags.folders, flags.out)
         with progress_bar(len(films), "film", "gallery") as bar:
-            written = write_gallery(films, flags.out, flags.title, lambda path: bar.update())
+            written = write_gallery(
+                films, flags.out, flags.title, lambda path: bar.update(), measures
+            )
     for reason in written.skipped:
         print(printable(f"left out: {reason}"), file=sys.stderr)
     print(flags.out / "index.html")

@@ -10,7 +10,7 @@ NETWORK_CHOICES = ("dtype", "tiny_decoder", "lora", "seq", "rollout_weights")
 
 
 def network_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of NETWORK_CHOICES, which film/choices.py has as fields."""
+    """Adds the flags of NETWORK_CHOICES, which film_folder/choices.py has as fields."""
     group = parser.add_argument_group("the networks (default: as the model has them)")
     group.add_argument(
         "--dtype",

@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         "--pool-gb",
         type=number,
         metavar="GB",
-        help="the same in GB of 10^9 bytes, on all devices: how many frames are those?",
+        help="size of the pool in GB (10^9 bytes) over all devices, instead of --pool-frames",
     )
     memory.add_argument(
         "--kv-dtype",
@@ -61,10 +61,10 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         help="of keys and values in history (default: same as the weights)",
     )
     memory.add_argument(
-        "--pool-on", default="device", choices=POOL_PLACES, help="where they lie (default: device)"
+        "--pool-on", default="device", choices=POOL_PLACES, help="where the pool is: device or host"
     )
     memory.add_argument(
-        "--devices", type=whole_number, default=1, help="that share the work (default 1)"
+        "--devices", type=whole_number, default=1, help="number of devices (default 1)"
     )
     memory.add_argument(
         "--guidance", type=number, help="1 keeps one history, else two (default: the model's)"
@@ -107,7 +107,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         "--size",
         type=pixel_size,
         metavar="WIDTHxHEIGHT",
-        help="their pixels (default: the size that the config's transformer was made for)",
+        help="pixels of the films (default: the size that the transformer was made for)",
     )
     step.add_argument(
         "--rollout",
@@ -120,9 +120,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         help="latent frames of a rollout's history (default: the whole film)",
     )
     step.add_argument(
-        "--kv-dtype", default="same", choices=KV_DTYPES, help="how it stores keys and values"
+        "--kv-dtype", default="same", choices=KV_DTYPES, help="dtype of the pool (default: same)"
     )
-    step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where they lie")
+    step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where the pool is")
     step.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags, rest = parser.parse_known_args(arguments)
     of_config = ("--config.", "--noconfig.") if flags.command == "compile" else ()
@@ -160,7 +160,7 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
         flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")
     ):
         raise UsageError(
-            "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout"
+            "--pool-frames, --kv-dtype and --pool-on only apply to a rollout: add --rollout"
         )
     from causalcine_jax.planning.hardware import target
     from causalcine_jax.training.flags import parse as parse_config
@@ -171,7 +171,7 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
     from causalcine_jax.planning.compile_plan import compile_plan
     from causalcine_jax.planning.compile_table import table, to_json
 
-    pool = PoolConfig(flags.pool_frames, dtype=flags.kv_dtype, place=flags.pool_on)
+    pool = PoolConfig(flags.pool_frames, kv_dtype=flags.kv_dtype, on=flags.pool_on)
     plan = compile_plan(
         config,
         flags.topology,

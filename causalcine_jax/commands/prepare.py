@@ -4,7 +4,7 @@
     causalcine prepare VIDEOS --model DIR --out outputs/data/films --captioner "python caption.py"
     causalcine train --config configs/wan.py --config.data.store=outputs/data/films/train
 
-Finds shots, joins following ones to films of whole chunks, filters, captions, and encodes them.
+Finds shots, joins consecutive ones to films of whole chunks, filters, captions, and encodes them.
 Captions lie beside the videos, or a program or server writes them (docs/data.md). A run that was
 stopped ends with exit code 75, and goes on when the same command is given again.
 """
@@ -27,13 +27,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--size",
         type=pixel_size,
         metavar="WIDTHxHEIGHT",
-        help="of the films (default: the model's)",
+        help="size of the films (default: the model's)",
     )
     parser.add_argument(
         "--latent-frames",
         type=whole_number,
         default=60,
-        help="of every film; 60 are 14.8 s (default 60)",
+        help="latent frames per film (default 60: 14.8 s)",
     )
     parser.add_argument(
         "--shots",
@@ -43,9 +43,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--shots-weights", type=Path, help="file with the detector's weights")
     parser.add_argument("--filters", type=Path, help="YAML file with other thresholds")
-    parser.add_argument("--captioner", metavar="COMMAND", help="reads and writes JSON lines")
+    parser.add_argument("--captioner", metavar="COMMAND", help="program that writes captions")
     parser.add_argument(
-        "--captioner-url", help="a server of OpenAI's protocol, such as http://localhost:8000/v1"
+        "--captioner-url", help="OpenAI-compatible server, such as http://localhost:8000/v1"
     )
     parser.add_argument("--captioner-model", help="the model that the server is asked for")
     parser.add_argument(

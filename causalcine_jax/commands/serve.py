@@ -16,6 +16,7 @@ import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
@@ -23,7 +24,8 @@ from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
 if TYPE_CHECKING:
-    from causalcine_jax.film.asked_model import AskedModel
+    from causalcine_jax.film_folder.loaded_model import LoadedModel
+    from causalcine_jax.serve.desk import Desk
     from causalcine_jax.serve.engine import Engine
 
 PORT, POOL_FRAMES = 8765, 240
@@ -33,6 +35,19 @@ MOCK_SECONDS = 0.3  # of a mock's chunk, which lasts 0.75 s
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine serve", description=__doc__)
+    desk_flags(parser)
+    parser.add_argument("--port", type=whole_number, default=PORT, help=f"default {PORT}; 0: any")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="do not open the address in a browser"
+    )
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--protocol", action="store_true", help="print the protocol's page, and end")
+    told.add_argument("--schema", action="store_true", help="print its JSON Schema, and end")
+    return parser.parse_args(arguments)
+
+
+def desk_flags(parser: ArgumentParser) -> None:
+    """Adds the flags that `causalcine ray_serve` takes too; `refuse_faults` checks them."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -43,7 +58,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
     )
-    parser.add_argument("--port", type=whole_number, default=PORT, help=f"default {PORT}; 0: any")
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -52,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="a host name under which browsers reach this server; may be repeated",
     )
     parser.add_argument(
-        "--token", help="of at least 16 letters; who has it may direct (default: a new one)"
+        "--token", help="secret of at least 16 characters that clients send (default: random)"
     )
     parser.add_argument(
         "--projects",
@@ -74,14 +88,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FRAMES",
         help=f"latent frames of history that each film keeps (default {POOL_FRAMES}, a minute)",
     )
-    parser.add_argument(
-        "--no-browser", action="store_true", help="do not open the address in a browser"
-    )
-    told = parser.add_mutually_exclusive_group()
-    told.add_argument("--protocol", action="store_true", help="print the protocol's page, and end")
-    told.add_argument("--schema", action="store_true", help="print its JSON Schema, and end")
     compile_cache_flags(parser)
-    return parser.parse_args(arguments)
+
+
+def refuse_faults(flags: argparse.Namespace) -> None:
+    """`UsageError` for flags of `desk_flags` that cannot be."""
+    if flags.token is not None and len(flags.token) < 16:
+        raise UsageError("--token must have at least 16 characters: leave it out for a random one")
+    if flags.max_sessions < 1 or flags.viewers < 0:
+        raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
+    if flags.mock and flags.model:
+        raise UsageError("--mock films without a model: leave out --model")
+    if flags.mock and (given := [name for name in NETWORK_CHOICES if getattr(flags, name)]):
+        raise UsageError(f"--mock films without a model: leave out --{given[0].replace('_', '-')}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,35 +110,37 @@ def main(arguments: list[str] | None = None) -> None:
 
         schema = json.dumps(protocol.json_schema(), indent=2)
         return print(schema if flags.schema else reference.page(), end="\n" * flags.schema)
-    if flags.token is not None and len(flags.token) < 16:
-        raise UsageError("--token must have at least 16 letters: leave it out for a random one")
-    if flags.max_sessions < 1 or flags.viewers < 0:
-        raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
-    if flags.mock and flags.model:
-        raise UsageError("--mock films without a model: leave out --model")
-    if flags.mock and (given := [name for name in NETWORK_CHOICES if getattr(flags, name)]):
-        raise UsageError(f"--mock films without a model: leave out --{given[0].replace('_', '-')}")
+    refuse_faults(flags)
     # After the flags are understood: a wrong one should not wait for jax.
     import uvicorn
 
     from causalcine_jax.serve.app import desk_app
-    from causalcine_jax.serve.desk import Desk
-    from causalcine_jax.serve.limits import SessionLimits
     from causalcine_jax.serve.server import listening, server_config
 
-    limits = SessionLimits(sessions=flags.max_sessions, viewers=flags.viewers)
     token = flags.token or secrets.token_urlsafe(24)
     bound = listening(flags.host, flags.port)
     port = bound.getsockname()[1]
-    desk = Desk(_engine(flags), flags.projects, limits)
-    app = desk_app(desk, token, tuple(flags.allow_host))
-    shown = f"[{flags.host}]" if ":" in flags.host else flags.host
-    url = f"http://{shown}:{port}/?token={token}"
+    app = desk_app(desk_of(flags), token, (*flags.allow_host, flags.host))
+    url = address(flags.host, port, token)
     print(url, flush=True)
     if sys.stdout.isatty() and flags.host in LOOPBACK and not flags.no_browser:
         # In a thread: it answers once the server runs. Without a screen there is nothing to open.
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     uvicorn.Server(server_config(app)).run([bound])
+
+
+def address(host: str, port: int, token: str) -> str:
+    """What a browser opens."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={quote(token, safe='')}"
+
+
+def desk_of(flags: argparse.Namespace) -> "Desk":
+    """The desk that `desk_flags` describe."""
+    from causalcine_jax.serve.desk import Desk
+    from causalcine_jax.serve.limits import SessionLimits
+
+    limits = SessionLimits(sessions=flags.max_sessions, viewers=flags.viewers)
+    return Desk(_engine(flags), flags.projects, limits)
 
 
 def _engine(flags: argparse.Namespace) -> "Engine":
@@ -140,15 +161,15 @@ def film_engine(flags: argparse.Namespace) -> "Engine":
     return FilmEngine(asked, PoolConfig(frames))
 
 
-def load_for_directing(flags: argparse.Namespace) -> "AskedModel":
+def load_for_directing(flags: argparse.Namespace) -> "LoadedModel":
     """The model of --model and the networks' flags. Imports jax."""
-    from causalcine_jax.film.asked_model import film_mesh, load_asked
-    from causalcine_jax.film.choices import Choices
     from causalcine_jax.film.chosen_model import chosen_model
     from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film_folder.choices import Choices
+    from causalcine_jax.film_folder.loaded_model import film_mesh, load_with_choices
 
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
     choices = Choices(**{name: getattr(flags, name) for name in NETWORK_CHOICES})
     raise_faults("flags", choices.faults())
-    return load_asked(chosen_model(flags.model), choices, film_mesh(choices.seq))
+    return load_with_choices(chosen_model(flags.model), choices, film_mesh(choices.seq))

@@ -32,10 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     refuse_repeated(arguments)
     import dataclasses
     import json
-    import logging
 
-    # orbax logs what it then raises, and much besides
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quiet_orbax()
     _tune_xla()
     from causalcine_jax.training.flags import parse
 
@@ -69,6 +67,24 @@ def main(arguments: list[str] | None = None) -> None:
     # Outside of the processes' context, which takes an exception for a failure of this one alone.
     if reached < config.steps:
         raise StoppedEarly(f"stopped at step {reached} of {config.steps}")
+
+
+def _quiet_orbax() -> None:
+    """Keeps from stderr what orbax logs and then raises, and errors of writes nobody awaits.
+
+    After a failed save tensorstore finishes its other writes, and finds orbax's event loop closed.
+    """
+    import logging
+
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def unraisable(what) -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            hook(what)
+
+    sys.unraisablehook = unraisable
 
 
 def _tune_xla() -> None:

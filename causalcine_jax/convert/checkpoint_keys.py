@@ -1,8 +1,8 @@
 """Maps the saved keys of a checkpoint to plain keys: selects the network, strips wrapper prefixes.
 
-The public causal children of Wan2.1 are .pt files of several dictionaries: `generator`, `critic`,
-`generator_ema` and others. Their keys keep the names of torch's training wrappers, such as
-`model._fsdp_wrapped_module.blocks.0...`.
+Public causal models fine-tuned from Wan2.1 are .pt files of several dictionaries: `generator`,
+`critic`, `generator_ema` and others. Their keys keep the names of torch's training wrappers, such
+as `model._fsdp_wrapped_module.blocks.0...`.
 """
 
 from collections.abc import Iterable, Mapping

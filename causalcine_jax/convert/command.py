@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.convert import kinds, layouts, load, orbax_copy, writing
-from causalcine_jax.convert.convert_config import DTYPES, ConvertConfig
+from causalcine_jax.convert.convert_config import TARGET_DTYPES, ConvertConfig
 from causalcine_jax.convert.converted_metadata import (
     converted_metadata,
     recorded_shift,
@@ -139,7 +139,7 @@ def _open_part(
 
 def _layout(config: ConvertConfig, networks: list[Network]) -> FolderLayout:
     dtype, shard_bytes, tokenizer = (
-        DTYPES[config.dtype],
+        TARGET_DTYPES[config.dtype],
         int(config.shard_gb * 1e9),
         _tokenizer(config, networks),
     )

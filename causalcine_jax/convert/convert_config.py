@@ -8,7 +8,7 @@ from causalcine_jax.convert.lora import AskedLoras, loras
 from causalcine_jax.errors import UsageError, nearest
 
 TARGETS = ("model", "diffusers", "orbax")
-DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
+TARGET_DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class ConvertConfig:
     progress: bool = True
 
     def __post_init__(self):
-        for value, known, what in ((self.to, TARGETS, "target"), (self.dtype, DTYPES, "dtype")):
+        for value, known, what in (
+            (self.to, TARGETS, "target"),
+            (self.dtype, TARGET_DTYPES, "dtype"),
+        ):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}, {nearest(value, known)}")
         if self.shard_gb <= 0:

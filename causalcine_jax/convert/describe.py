@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 
 from causalcine_jax.convert import tables
-from causalcine_jax.convert.safetensors_files import DTYPES
+from causalcine_jax.convert.safetensors_files import READABLE_DTYPES
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
@@ -148,7 +148,8 @@ def _note_assumed(tensors, config: Config) -> None:
         tensors.notes.append(
             f"note: {tensors.path.name} has no config.json beside it, and tensors do not determine "
             f"num_heads: {config.num_heads} is assumed (dim {config.dim} / {WAN_HEAD_DIM}, as in "
-            f"Wan2.1), and text_len {config.text_len}; if that is wrong, put a config.json there"
+            f"Wan2.1), text_len {config.text_len}, and a head that predicts velocity; if that is "
+            "wrong, put a config.json there"
         )
     if isinstance(config, VAEConfig) and config.dim != VAEConfig().dim:
         tensors.notes.append(
@@ -178,6 +179,7 @@ def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> 
         "ffn_dim": ffn[0],
         "out_dim": head[0] // math.prod(patch[2:]),
         "num_layers": _layers(shapes),
+        "skip_dim": shapes.get("skip.gate.weight", (0,))[0],
     }
     heads = WAN_HEADS.get((patch[0], ffn[0]), max(1, patch[0] // WAN_HEAD_DIM))
     return _config(what, TransformerConfig, sizes, {"num_heads": heads, **settings})
@@ -283,10 +285,10 @@ def check_places(what: str, places: list[tables.TensorPlace], tensors) -> None:
             faults.append(
                 f"  misshapen  {tensors.source_key(key)} {tensors.shapes[key]}, expected {shape}"
             )
-        elif tensors.dtypes[key] not in DTYPES:
+        elif tensors.dtypes[key] not in READABLE_DTYPES:
             faults.append(
                 f"  dtype      {tensors.source_key(key)} is {tensors.dtypes[key]}, "
-                f"expected one of {', '.join(DTYPES)}"
+                f"expected one of {', '.join(READABLE_DTYPES)}"
             )
     if faults:
         raise DataError("\n".join([f"{what}: {len(faults)} of its tensors do not fit", *faults]))

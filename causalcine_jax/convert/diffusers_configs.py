@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.errors import UsageError
+from causalcine_jax.network_sizes import OURS, TextEncoderConfig, TransformerConfig, VAEConfig
 
 WAN_TEXT_LEN = 512  # of a config.json without text_len
 
@@ -91,7 +92,15 @@ def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def transformer(config: TransformerConfig) -> dict[str, Any]:
-    """The config.json of a WanTransformer3DModel."""
+    """The config.json of a WanTransformer3DModel.
+
+    `UsageError` for a network with settings of ours, for which Diffusers has no field.
+    """
+    for name, theirs in OURS.items():
+        if (own := getattr(config, name)) != theirs:
+            raise UsageError(
+                f"Diffusers has no transformer with {name} {own}: keep this one in our format"
+            )
     sizes = {
         name: _listed(getattr(config, own))
         for name, own in _TRANSFORMER.items()

@@ -18,7 +18,7 @@ PARTS = ("transformer", "vae", "text_encoder")
 # The files of a folder that are examined; a file given by name may have any suffix.
 _LOADABLE = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
-_BELOW = ("models", "checkpoints")  # where the causal children keep their files
+_BELOW = ("models", "checkpoints")  # where fine-tuned causal models keep their files
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     Diffusers' folder     transformer/ vae/ text_encoder/ tokenizer/ model_index.json
     Wan2.1's own folder   diffusion_pytorch_model*.safetensors  Wan2.1_VAE.pth
                           models_t5_umt5-xxl-enc-bf16.pth  google/umt5-xxl/
-    a causal child        a .pt of several dictionaries, or a base and its lora.pt
+    fine-tuned, causal    a .pt of several dictionaries, or a base and its lora.pt
     one file              safetensors or torch.save, also ComfyUI's fp8_scaled (eight_bits.py)
 
 `find.find_part` locates a network and `open_part` opens it. Callers of `open_part` do not depend on

@@ -16,7 +16,7 @@ from causalcine_jax.convert.diffusers_tables import key_table
 from causalcine_jax.convert.find import PARTS
 from causalcine_jax.convert.formats import PartTensors
 from causalcine_jax.convert.metadata import METADATA
-from causalcine_jax.convert.safetensors_files import DTYPES, header
+from causalcine_jax.convert.safetensors_files import READABLE_DTYPES, header
 from causalcine_jax.convert.save import WEIGHTS, config_json
 
 _DIFFUSERS_WEIGHTS = {
@@ -57,7 +57,7 @@ class TargetTensor:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * READABLE_DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)

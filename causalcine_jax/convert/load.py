@@ -52,7 +52,7 @@ def load_transformer(
     lora: AskedLoras = None,
     mesh: Mesh | None = None,
 ) -> Transformer:
-    """Loads the transformer of a model folder, Wan2.1, Diffusers, or a causal child of Wan2.1.
+    """Loads the transformer of a model folder, Wan2.1, Diffusers, or a fine-tuned causal model.
 
     Args:
       path: a file or folder; see `formats`. Sizes come from the shapes; heads, text_len and eps

@@ -19,7 +19,7 @@ from causalcine_jax.convert.stored import MAX_AXES, NUMPY_DTYPES, Stored
 from causalcine_jax.errors import DataError
 
 # The dtypes of weights.
-DTYPES = {name: NUMPY_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
+READABLE_DTYPES = {name: NUMPY_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _LENGTH = struct.Struct("<Q")
 
@@ -142,7 +142,7 @@ def header(specs: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for key, shape, dtype in specs:
-        start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
+        start, end = end, end + math.prod(shape) * READABLE_DTYPES[dtype].itemsize
         entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # the format aligns tensors to 8 bytes
@@ -163,7 +163,7 @@ def write_tensors(
       tensors: each is written and dropped before the next is taken, so a generator keeps one in
         memory.
     """
-    name = next(name for name, known in DTYPES.items() if known == dtype)
+    name = next(name for name, known in READABLE_DTYPES.items() if known == dtype)
     with open(file, "wb") as out:
         out.write(header([(key, shape, name) for key, shape in specs]))
         for (key, shape), tensor in zip(specs, tensors, strict=True):

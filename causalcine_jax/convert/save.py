@@ -30,11 +30,13 @@ from causalcine_jax.convert.describe import Config
 from causalcine_jax.convert.find import find_part, home
 from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
+from causalcine_jax.convert.tensor_files import SUFFIXES
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import OURS
 from causalcine_jax.parallel.processes import gather_to_host, is_first
 from causalcine_jax.utils.atomic_file import file_hash
 from causalcine_jax.utils.output import one_writer
@@ -154,14 +156,19 @@ def _files_of_model(path: Path) -> list[Path]:
     return [
         file
         for file in path.rglob("*")
-        if file.suffix in (".safetensors", ".json") and file.name != METADATA
+        if file.suffix in (".json", *SUFFIXES) and file.name != METADATA
     ]
 
 
 def config_json(part: str, config: Config) -> dict[str, Any]:
-    """The config.json of a network with the sizes `config`, under Wan2.1's field names."""
+    """The config.json of a network with the sizes `config`, under Wan2.1's field names.
+
+    Fields of ours (network_sizes.OURS) are there only where the network is not as Wan2.1's.
+    """
     kind = {"model_type": "t2v"} if part == "transformer" else {}
-    return {"_class_name": _CLASSES[part], **kind, **dataclasses.asdict(config)}
+    fields = dataclasses.asdict(config)
+    fields = {name: value for name, value in fields.items() if value != OURS.get(name)}
+    return {"_class_name": _CLASSES[part], **kind, **fields}
 
 
 def _write_part(

@@ -16,7 +16,7 @@ from causalcine_jax.models.text.tokenizer import EOS, PAD, UNKNOWN
 
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # protocol buffers' wire types
 _UNIGRAM = 1
-_NORMAL, _UNKNOWN_PIECE, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6  # SentencePiece.Type
+_NORMAL, _UNKNOWN_PIECE, _BYTE = 1, 2, 6  # SentencePiece.Type
 _SPACE = "\u2581"
 
 

@@ -101,6 +101,8 @@ TRANSFORMER = (
     Rule(r"head_modulation", r"head.modulation", "1 two d", "two d"),
     Rule(r"head\.weight", r"head.head.weight", *LINEAR),
     Rule(r"head\.bias", r"head.head.bias"),
+    Rule(r"skip\.(gate|value|out)\.weight", r"skip.\1.weight", *LINEAR),  # ours
+    Rule(r"skip\.(gate|value|out)\.bias", r"skip.\1.bias"),
 )
 
 # Wan2.1 wan/modules/vae.py, WanVAE_. Layers whose names end in a number are list entries.

@@ -20,7 +20,7 @@ from causalcine_jax.errors import DataError
 _LFS_POINTER = b"version https://git-lfs"
 _GGUF = b"GGUF"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since 1.6, and before
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _FORMATS = ("safetensors", "bin")  # of shards in a folder, the preferred one first
 
 
@@ -106,7 +106,7 @@ def _locate(file: Path) -> dict[str, Stored]:
             f"{file} is GGUF, whose quantised blocks are not read: take the bf16, fp16 or "
             "fp8_scaled .safetensors of the same model"
         )
-    if not _of_torch(file) and start[8:9] != b"{" and file.suffix not in _SUFFIXES:
+    if not _of_torch(file) and start[8:9] != b"{" and file.suffix not in SUFFIXES:
         raise DataError(
             f"{file} is no file of tensors that can be read: expected safetensors, "
             "or what torch.save writes"
@@ -131,7 +131,7 @@ def _of_torch(file: Path) -> bool:
     # A safetensors header may also begin with 0x80, if it has 128 bytes.
     if start.startswith((_ZIP, _PICKLE)) and not (len(start) > 8 and start[8:9] == b"{"):
         return True
-    return file.suffix in _SUFFIXES[1:] and start[8:9] != b"{"
+    return file.suffix in SUFFIXES[1:] and start[8:9] != b"{"
 
 
 def _find(path: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
-from causalcine_jax.convert.safetensors_files import DTYPES
+from causalcine_jax.convert.safetensors_files import READABLE_DTYPES
 from causalcine_jax.errors import DataError
 from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
 from causalcine_jax.utils.output import check_disk
@@ -95,7 +95,7 @@ def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> 
 
 def blocks(tensor: TargetTensor) -> Iterator[np.ndarray]:
     """The tensor in its target's dtype, some rows at a time, which bounds memory."""
-    dtype, rest = DTYPES[tensor.dtype], tuple(slice(None) for _ in tensor.shape[1:])
+    dtype, rest = READABLE_DTYPES[tensor.dtype], tuple(slice(None) for _ in tensor.shape[1:])
     row = max(1, tensor.nbytes // max(1, tensor.shape[0]))
     step = max(1, BLOCK_BYTES // row)
     for start in range(0, tensor.shape[0], step):

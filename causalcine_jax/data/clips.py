@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 from causalcine_jax.storyworld.render import FIELDS
-from causalcine_jax.storyworld.world import TEMPORAL_STRIDE
 from causalcine_jax.utils.arrays import AnyArray
 
 EPOCH = 10**9  # clips; no run gets to the end

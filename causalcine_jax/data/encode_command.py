@@ -7,24 +7,22 @@ Each process writes its own shards of the store; the parent reports progress and
 
 import dataclasses
 import multiprocessing
-import os
 import queue
-import signal
-import threading
 import time
 from pathlib import Path
 
-from causalcine_jax.cli import cores
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.data.worker_process import begin_worker
 from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY, WORLDS
+from causalcine_jax.utils.interrupts import children_without_ctrl_c
 from causalcine_jax.utils.output import check_disk, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
@@ -98,8 +96,9 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
         for i in range(config.processes)
     ]
     try:
-        for worker in workers:
-            worker.start()
+        with children_without_ctrl_c():
+            for worker in workers:
+                worker.start()
         running = set(range(config.processes))
         while running:
             try:
@@ -129,29 +128,12 @@ def _in_processes(config: EncodeConfig, on_progress) -> None:
 
 
 def _worker(config: EncodeConfig, index: int, results) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
-    _end_with_parent()
-    # XLA starts a thread per allowed core, so restrict the cores before it starts.
-    if hasattr(os, "sched_setaffinity"):
-        mine = cores()
-        os.sched_setaffinity(0, mine[index % len(mine) :: config.processes])
+    begin_worker(index, config.processes)
     try:
         _Task(config).run(index, config.processes, lambda films: results.put((index, films, None)))
         results.put((index, None, None))
     except (UsageError, DataError) as error:
         results.put((index, None, error))
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent dies, whose lock on the store is then free for others."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # called in a child alone
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def tokenizer_of(model: Path) -> Tokenizer:

@@ -83,7 +83,7 @@ class LatentStoreWriter:
             _require_same(self._partial, there, self.spec)
 
     def fewest_bytes(self) -> int:
-        """What is still to be written takes at least this, told without a list of the shards."""
+        """A lower bound of the bytes still to be written, without listing the shards."""
         if self._arrays is None:
             return 0
         left = self.spec.films - self._begun() * self.spec.films_per_shard

@@ -5,7 +5,6 @@ A name then means only what the captions say, and a caption is never seen twice.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ class Retelling:
     return_weight: float = 1.0
 
     def __post_init__(self):
-        for source in _sources(self.spec.source):
+        for source in self.spec.sources:
             if "storyworld" not in source:
                 raise UsageError(
                     "data.retell needs latent stores of StoryWorld films: "
@@ -47,13 +46,9 @@ class Retelling:
 
     def story(self, index: int) -> WorldStory:
         """Returns the story of film `index` of the store, or of several stores read as one."""
-        for source in _sources(self.spec.source):
+        for source in self.spec.sources:
             films = source.get("films", self.spec.films)
             if index < films:
                 return sample_story(source["seed"], index, WorldConfig(**source["storyworld"]))
             index -= films
         raise IndexError(f"there is no film {index} in {self.spec.source}")
-
-
-def _sources(source: dict[str, Any]) -> list[dict[str, Any]]:
-    return source.get("mixed", [source])

@@ -85,6 +85,11 @@ class StoreSpec:
         return self.latent_frames // self.chunk_frames
 
     @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Where the films come from: of each store, if several are read as one."""
+        return self.source.get("mixed", [self.source])
+
+    @property
     def shards(self) -> int:
         return -(-self.films // self.films_per_shard)
 

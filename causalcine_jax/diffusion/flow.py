@@ -1,7 +1,7 @@
 """The straight path between data and noise, and the training times drawn on it.
 
     x_t = (1 - sigma) x0 + sigma noise,  sigma = t / 1000:  t = 0 is data, t = 1000 is noise
-    v = noise - x0, the velocity that networks predict;  x0 = x_t - sigma v
+    v = noise - x0, the velocity, which most networks predict;  x0 = x_t - sigma v
 
 `shift` bends a uniform schedule toward noise (Wan2.1 uses 5). `sample_time` draws training times
 from the bent schedule.
@@ -23,7 +23,8 @@ from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.utils.arrays import AnyArray
 
 TRAIN_TIMES = 1000
-LOSS_WEIGHTS = ("none", "bsmntw")
+POWERS = {"sigma": 1, "x0": 2}  # loss weights that are powers of sigma
+LOSS_WEIGHTS = ("none", "bsmntw", *POWERS)
 
 
 def per_frame(t: Float[AnyArray, "*n"] | float, frames: int) -> Float[Array, "b f"]:
@@ -66,14 +67,7 @@ def x0_from_velocity(
     return xt - _sigma(t, xt) * velocity
 
 
-def velocity_from_x0(
-    xt: Float[Array, "b f h w c"], x0: Float[Array, "b f h w c"], t
-) -> Float[Array, "b f h w c"]:
-    """The inverse of `x0_from_velocity`; undefined at t = 0."""
-    return (xt - x0) / _sigma(t, xt)
-
-
-def shift(u, s: float):
+def shifted(u, s: float):
     """Bends schedule positions `u` in 0..1 toward 1 (noise) by the factor `s`; numpy or jax.
 
     s = 1 changes nothing.
@@ -83,7 +77,7 @@ def shift(u, s: float):
 
 def sample_time(key, shape: tuple[int, ...], s: float) -> Float[Array, "*shape"]:
     """Training times in (0, 1000]: uniform positions, shifted by `s`. Shape (), [B] or [B, N]."""
-    return TRAIN_TIMES * shift(1 - jax.random.uniform(key, shape), s)
+    return TRAIN_TIMES * shifted(1 - jax.random.uniform(key, shape), s)
 
 
 def stratified_times(key, count: int, s: float) -> Float[Array, " b"]:
@@ -94,7 +88,7 @@ def stratified_times(key, count: int, s: float) -> Float[Array, " b"]:
     key_order, key_offset = jax.random.split(key)
     offset = jax.random.uniform(key_offset, (count,))
     u = (jax.random.permutation(key_order, count) + offset) / count
-    return TRAIN_TIMES * shift(1 - u, s)
+    return TRAIN_TIMES * shifted(1 - u, s)
 
 
 def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) -> Float[Array, "*n"]:
@@ -103,11 +97,15 @@ def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) ->
     none      1 everywhere
     bsmntw    a bell around t = 500, lowered to 0 at t = 1000: the weight of the public causal Wan
               forks (Self-Forcing `utils/scheduler.py`), as a function of t, not a table lookup
+    sigma     grows with sigma
+    x0        grows with sigma^2: the squared error of the velocity becomes that of x0
     """
     if name not in LOSS_WEIGHTS:
         raise UsageError(f"unknown loss weight {name!r}, {nearest(name, LOSS_WEIGHTS)}")
     if name == "none":
         return jnp.ones_like(t)
+    if name in POWERS:
+        return (t / TRAIN_TIMES) ** POWERS[name] / _mean_power(POWERS[name], s)
     lowest, scale = _bell_constants(s)
     return jnp.maximum(_bell(t, jnp) - lowest, 0.0) * scale
 
@@ -121,8 +119,19 @@ def _bell(t, xp):
 
 
 @functools.lru_cache(maxsize=16)
+def _mean_power(power: int, s: float) -> float:
+    """The mean of sigma^power over the schedule shifted by `s`."""
+    return float(np.mean(_shifted(s) ** power))
+
+
+def _shifted(s: float) -> np.ndarray:
+    """Sigmas of the schedule shifted by `s`, from 1 down, without 0."""
+    return shifted(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], s)
+
+
+@functools.lru_cache(maxsize=16)
 def _bell_constants(s: float) -> tuple[float, float]:
     """The bell's minimum over the shifted schedule, and the factor that makes its mean 1."""
-    bell = _bell(TRAIN_TIMES * shift(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], s), np)
+    bell = _bell(TRAIN_TIMES * _shifted(s), np)
     lowest = float(bell.min())
     return lowest, TRAIN_TIMES / math.fsum(bell - lowest)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from causalcine_jax.diffusion.flow import TRAIN_TIMES, shift
+from causalcine_jax.diffusion.flow import TRAIN_TIMES, shifted
 
 # The tensors that a step adds up, in the order of a table's columns. The suffixes _1 and _2 mean
 # one and two steps earlier.
@@ -37,31 +37,31 @@ class Schedule(NamedTuple):
     advance: Float[np.ndarray, "steps 4"]
 
 
-def euler(steps: int, by: float) -> Schedule:
+def euler(steps: int, shift: float) -> Schedule:
     """x + (sigma_next - sigma) v, in terms of x0_pred: v = (x - x0_pred) / sigma.
 
     Args:
-      by: the shift of the schedule toward noise.
+      shift: of the schedule toward noise.
     """
-    sigmas = shift(np.linspace(1.0, 0.0, steps + 1), by)
+    sigmas = shifted(np.linspace(1.0, 0.0, steps + 1), shift)
     correct, advance = _tables(steps)
-    kept = sigmas[1:] / sigmas[:-1]
-    advance[:, ADVANCE_TERMS.index("x")] = kept
-    advance[:, ADVANCE_TERMS.index("x0_pred")] = 1 - kept
+    ratio = sigmas[1:] / sigmas[:-1]
+    advance[:, ADVANCE_TERMS.index("x")] = ratio
+    advance[:, ADVANCE_TERMS.index("x0_pred")] = 1 - ratio
     return Schedule((TRAIN_TIMES * sigmas[:-1]).astype(np.float32), sigmas, correct, advance)
 
 
-def few_step(steps: int, by: float, step_list: tuple[float, ...] | None) -> Schedule:
+def few_step(steps: int, shift: float, step_list: tuple[float, ...] | None) -> Schedule:
     """x0_pred, renoised with fresh noise to the next time (consistency sampling).
 
     Args:
-      step_list: the exact times, in place of those that the shift `by` gives.
+      step_list: the exact times, in place of those that `shift` gives.
     """
     if step_list is None:
-        sigmas = shift(np.linspace(1.0, 0.0, steps + 1), by)
+        sigmas = shifted(np.linspace(1.0, 0.0, steps + 1), shift)
         times = TRAIN_TIMES * sigmas[:-1]
     else:
-        sigmas = np.array([*(_trained_sigma(t, by) for t in step_list), 0.0])
+        sigmas = np.array([*(_trained_sigma(t, shift) for t in step_list), 0.0])
         times = np.array(step_list)
     correct, advance = _tables(steps)
     advance[:, ADVANCE_TERMS.index("x0_pred")] = 1 - sigmas[1:]
@@ -69,7 +69,7 @@ def few_step(steps: int, by: float, step_list: tuple[float, ...] | None) -> Sche
     return Schedule(times.astype(np.float32), sigmas, correct, advance)
 
 
-def unipc(steps: int, by: float) -> Schedule:
+def unipc(steps: int, shift: float) -> Schedule:
     """UniPC as Wan2.1 runs it.
 
     Three details are Wan2.1's. The network sees t truncated to an integer, while the solver uses
@@ -77,7 +77,7 @@ def unipc(steps: int, by: float) -> Schedule:
     matters: 1 - sigma has few digits at the first steps, and 999 must not truncate to 998.
     """
     uniform = np.linspace(float(np.float32(1 - 1 / TRAIN_TIMES)), 0.0, steps + 1)
-    exact = shift(uniform, by)
+    exact = shifted(uniform, shift)
     sigmas = exact.astype(np.float32).astype(np.float64)
     correct, advance = _tables(steps)
     for i in range(steps):
@@ -96,12 +96,12 @@ def _tables(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return correct, advance
 
 
-def _trained_sigma(t: float, by: float) -> float:
+def _trained_sigma(t: float, shift: float) -> float:
     """The sigma of the training time nearest to t: t / 1000 for times on the training grid.
 
     Source: Self-Forcing `utils/scheduler.py`.
     """
-    trained = shift(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], by)
+    trained = shifted(np.linspace(1.0, 0.0, TRAIN_TIMES + 1)[:-1], shift)
     return float(trained[np.argmin(np.abs(TRAIN_TIMES * trained - t))])
 
 

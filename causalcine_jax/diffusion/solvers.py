@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.config import SOLVERS, MemoryConfig
 from causalcine_jax.diffusion import schedules
 from causalcine_jax.diffusion.flow import TRAIN_TIMES
 from causalcine_jax.diffusion.schedules import ADVANCE_TERMS, Schedule
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 from causalcine_jax.utils.arrays import AnyArray
-
-SOLVERS = ("unipc", "euler", "few_step")
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,13 @@ class SamplerConfig:
                      renoises the prediction with fresh noise, and repeats
     steps            network evaluations; with guidance each is a batch of two
     shift            bends the schedule toward noise; 1 leaves it uniform
-    guidance         classifier-free guidance scale; 1 means none: no null prompt is evaluated
+    guidance         classifier-free guidance scale; 1 means none: no negative prompt is evaluated
     step_list        few_step only: `steps` exact times in 0..1000, descending, which replace
                      those that `shift` gives. The noise at each is that of the nearest of the
                      1000 training times under `shift`, as the public causal models look it up
     first_step_list  the same, for a film's first chunk only (Causal Forcing++)
+    memory_guidance  g of v + g (v - v without memory): strengthens what memory changes. 0 means
+                     none; otherwise every step is evaluated twice once memory holds frames
     """
 
     solver: str = "unipc"
@@ -43,6 +44,7 @@ class SamplerConfig:
     guidance: float = 5.0
     step_list: tuple[float, ...] | None = None
     first_step_list: tuple[float, ...] | None = None
+    memory_guidance: float = 0.0
 
     def __post_init__(self):
         for name in ("step_list", "first_step_list"):
@@ -65,6 +67,11 @@ class SamplerConfig:
         if not _is_number(self.guidance) or not 0 <= self.guidance < float("inf"):
             faults.append(
                 f"guidance must be finite and not negative (1 means none), not {self.guidance!r}"
+            )
+        if not _is_number(self.memory_guidance) or not 0 <= self.memory_guidance < float("inf"):
+            faults.append(
+                "memory_guidance must be finite and not negative (0 means none), "
+                f"not {self.memory_guidance!r}"
             )
         for name in ("step_list", "first_step_list"):
             if getattr(self, name) is not None:
@@ -112,7 +119,7 @@ class SamplerConfig:
 
     @property
     def histories(self) -> int:
-        """Histories of one film: with guidance the null prompt has its own."""
+        """Histories of one film: with guidance the negative prompt has its own."""
         return 2 if self.guided else 1
 
     @property
@@ -161,7 +168,7 @@ def sample(
     Args:
       velocity_fn: (x [b, ...] float32, t float32 scalar in 0..1000) -> velocity [b, ...] of any
         float dtype. With guidance it gets [2b, ...]: the first half takes the prompt, the second
-        half the null prompt.
+        half the negative prompt.
       key: used by few_step only.
       has_aux: velocity_fn returns (velocity, aux).
       keep: steps, from 0, whose x, as the network sees it, is returned too.
@@ -177,7 +184,7 @@ def sample(
 
     def step(carry, row):
         x, x_1, x0_pred_1, x0_pred_2, kept = carry
-        kept = kept.at[row["slot"]].set(x, mode="drop") if keep else kept
+        kept = kept.at[row["kept_index"]].set(x, mode="drop") if keep else kept
         doubled = jnp.concatenate([x, x]) if config.guided else x
         velocity, aux = (
             velocity_fn(doubled, row["t"]) if has_aux else (velocity_fn(doubled, row["t"]), None)
@@ -185,7 +192,7 @@ def sample(
         velocity = velocity.astype(jnp.float32)
         if config.guided:
             v_cond, v_uncond = jnp.split(velocity, 2)
-            velocity = guided(v_cond, v_uncond, config.guidance)
+            velocity = apply_guidance(v_cond, v_uncond, config.guidance)
         x0_pred = x - row["sigma"] * velocity
         x = _weighted_sum(row["correct"], (x, x_1, x0_pred, x0_pred_1, x0_pred_2))
         fresh = (
@@ -202,7 +209,7 @@ def sample(
         "correct": jnp.asarray(table.correct, jnp.float32),
         "advance": jnp.asarray(table.advance, jnp.float32),
         "index": jnp.arange(config.steps),
-        "slot": jnp.asarray(
+        "kept_index": jnp.asarray(
             [keep.index(i) if i in keep else len(keep) for i in range(config.steps)]
         ),
     }
@@ -253,7 +260,7 @@ def sample_until(
     return x, x0_pred
 
 
-def guided(
+def apply_guidance(
     v_cond: Float[Array, "*x"], v_uncond: Float[Array, "*x"], guidance: float
 ) -> Float[Array, "*x"]:
     """Classifier-free guidance as Wan2.1 applies it.
@@ -261,6 +268,24 @@ def guided(
     `guidance` 1 gives the conditional velocity, 0 the unconditional one.
     """
     return v_uncond + guidance * (v_cond - v_uncond)
+
+
+def memory_guided(
+    v: Float[Array, "*x"],
+    velocity_under: Callable[[MemoryConfig], Float[Array, "*x"]],
+    memory: MemoryConfig,
+    guidance: float,
+) -> Float[Array, "*x"]:
+    """Memory guidance: v + g (v - v without memory), which strengthens what memory changes.
+
+    Apply it before classifier-free guidance, to the prompt's and the negative prompt's velocity.
+
+    velocity_under  evaluates it under another memory. It is not called if `guidance` is 0 or
+                    `memory` retrieves nothing: then v is returned
+    """
+    if not (guidance and memory.retrieved_frames):
+        return v
+    return v + guidance * (v - velocity_under(memory.window_only))
 
 
 def _is_number(value, kinds=int | float) -> bool:

@@ -1,10 +1,13 @@
-"""What all reports share: markdown tables, numbers as text, intervals as plain JSON."""
+"""What all reports share: markdown tables, numbers as text, intervals as plain JSON, two files."""
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from causalcine_jax.evaluation.intervals import Interval
+from causalcine_jax.utils.atomic_file import atomic_file
 
 
 def markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
@@ -40,3 +43,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_report(folder: Path, name: str, report: dict[str, Any], text: str) -> None:
+    """Writes `text` as NAME.md, then `report` as NAME.json; each is complete under its name."""
+    for file, content in ((f"{name}.md", text), (f"{name}.json", json.dumps(report, indent=1))):
+        with atomic_file(folder / file) as partial:
+            partial.write_text(content, encoding="utf-8")

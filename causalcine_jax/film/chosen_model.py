@@ -42,8 +42,8 @@ def chosen_model(
     found = base_of(folder)
     if found is None:
         raise UsageError(
-            f"{folder} has no base model: its metadata.json names none, as a distilled model's "
-            "does; leave out --sampler base"
+            f"{folder} has no base model: only a distilled model's metadata.json names one; "
+            "leave out --sampler base"
         )
     return found
 
@@ -51,7 +51,7 @@ def chosen_model(
 def is_causal(folder: Path | None) -> bool:
     """Whether metadata.json or the folder's name says that the model makes films chunk by chunk.
 
-    All models do that are trained here or by the children of Wan2.1, and Wan2.1's own do not.
+    Models trained here and causal models fine-tuned from Wan2.1 do; Wan2.1's own models do not.
     """
     said = {} if folder is None else load_metadata(folder)
     guessed = None if folder is None or said else guess_family.guess(folder)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.story import ResolvedShot
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
 
 
 @dataclass(frozen=True)

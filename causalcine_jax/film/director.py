@@ -10,7 +10,6 @@ film back to the beginning of a shot and makes it again. `branch` gives a second
 """
 
 import copy
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,10 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.journal import Journal
+from causalcine_jax.film.locks import Locks
 from causalcine_jax.film.model_folder import Model, load_model
-from causalcine_jax.film.moves import Moves
-from causalcine_jax.film.pool import pool_frames_for, warns_when_outgrown
+from causalcine_jax.film.pool import PoolWatch, check_pool
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState
 from causalcine_jax.film.story_edits import extended, retaken, with_shot
@@ -46,7 +46,7 @@ class Director:
         memory: MemoryConfig | None = None,
         pool: PoolConfig = PoolConfig(),
         start: Float[AnyArray, "1 f h w z"] | None = None,
-        moves: Moves = Moves(),
+        functions: RolloutFunctions = RolloutFunctions(),
     ):
         """Checks every prompt and allocates the pool; the first chunk is computed on demand.
 
@@ -55,8 +55,8 @@ class Director:
           story: a story, or only a global caption; its shots then come by `add_shot`.
           seed, sampler, memory: in place of the story's and the model's.
           pool: size, dtype and place of the history kept. The place does not change the film.
-          start: latents of the film's first chunks, in place of noise; see `start.opening`.
-          moves: how chunks are made, if not by the rollout (`whole_film.WHOLE_FILM`).
+          start: latents of the film's first chunks, in place of noise; see film_folder/start.py.
+          functions: how chunks are made, if not by the rollout (`whole_film.WHOLE_FILM`).
 
         Raises:
           DataError: the model folder is missing or damaged.
@@ -67,25 +67,23 @@ class Director:
         story = Story((), global_caption=story) if isinstance(story, str) else story
         story = model.completed(story)
         self.story = story if seed is None else replace(story, seed=seed)
-        self.resolved = self.story.resolve(model.chunk_frames)
-        self.model = model
+        self.model, self.resolved = model, self.story.resolve(model.chunk_frames)
         self._check_prompts(self.resolved.shots, self.story)
-        video = self.story.video
         settings = FilmSettings(
             sampler or model.sampler,
             memory or model.memory,
             pool,
-            *video.size,
+            *self.story.video.size,
             self.story.seed,
             self.story.negative,
         )
-        frames = moves.pool_size(model, settings, self.resolved.chunks or None)
+        frames = functions.pool_size(model, settings, self.resolved.chunks or None)
         self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
-        self._outgrown = warns_when_outgrown(pool, settings, video.fps)
-        self._rollout = FilmRollout(model, settings, moves, start)
+        self._watch = PoolWatch(pool, settings, self.story.video.fps)
+        self._rollout = FilmRollout(model, settings, functions, start)
         self._made: Chunk | None = None
         self._journal: Journal | None = None
-        self._new_locks()
+        self._locks = Locks()
 
     @classmethod
     def resume(
@@ -115,7 +113,9 @@ class Director:
                 pool=kept.pool,
                 start=kept.start,
             )
-            director._rollout.give(kept.chunks[: director.resolved.chunks])
+            director._watch.asked = kept.pool_asked  # kept.pool has the size that was decided
+            director._watch.check(director.resolved.chunks * kept.model.chunk_frames, 2)
+            director._rollout.replay(kept.chunks[: director.resolved.chunks])
             while not from_beginning and director._rollout.to_replay:
                 next(director)
             director._keep(journal)
@@ -132,10 +132,10 @@ class Director:
         """
         if self.state.cache is None:
             raise UsageError("a film that is made at once cannot be kept chunk by chunk")
-        with self._turn, self._rolling, self._lock:
+        with self._locks.between_chunks():
             if self._journal and self._journal.folder == Path(folder).resolve():
                 return
-            journal = Journal.new(folder, self.model, self._rollout.start)
+            journal = Journal.new(folder, self.model, self._rollout.start, self._watch.asked)
             try:
                 self._keep(journal)
             except BaseException:
@@ -144,7 +144,7 @@ class Director:
 
     def close(self) -> None:
         """Ends keeping the film, so that another director can resume it from its folder."""
-        with self._turn, self._rolling, self._lock:
+        with self._locks.between_chunks():
             journal, self._journal = self._journal, None
             if journal:
                 journal.close()
@@ -170,7 +170,7 @@ class Director:
 
     @property
     def pool_host_bytes(self) -> int:
-        """Those of them in host memory."""
+        """Bytes of the pool in host memory."""
         return self._rollout.pool_host_bytes
 
     def add_shot(
@@ -187,9 +187,9 @@ class Director:
         The film's seed is the shot's where none is given. `UsageError` if the shot is invalid
         (lists all faults), or outgrows a pool that may not evict.
         """
-        with self._lock:
+        with self._locks.story:
             story = with_shot(self.story, Shot(caption, seconds, chunks, id, seed))
-            self._retell(story, checked=1)
+            self._replace_story(story, new_prompts=1)
             return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:
@@ -197,8 +197,10 @@ class Director:
 
         `UsageError` if it has no shot yet, or may not evict and would outgrow its pool.
         """
-        with self._lock:
-            self._retell(extended(self.story, chunks, self.model.chunk_frames), checked=0)
+        with self._locks.story:
+            self._replace_story(
+                extended(self.story, chunks, self.model.chunk_frames), new_prompts=0
+            )
             return self.resolved.shots[-1]
 
     def retake(
@@ -213,17 +215,17 @@ class Director:
         Raises:
           UsageError: no such shot, or a caption that the model cannot read; the film is as it was.
         """
-        with self._turn, self._rolling, self._lock:
+        with self._locks.between_chunks():
             number = self.resolved.number_of(shot)
             place = self.resolved.shots[number]
-            if caption is None and self._rollout.is_given(place.end_chunk - 1):
+            if caption is None and self._rollout.is_from_start(place.end_chunk - 1):
                 raise UsageError(
                     f"shot {shot!r} is the picture or clip that the film starts from: "
-                    "other noise does not change it, another caption does"
+                    "a new seed does not change it; give a new caption"
                 )
             story = retaken(self.story, number, caption, seed)
             self._check_prompts([story.resolve(self.model.chunk_frames).shots[number]], story)
-            self._retell(story, checked=0, chunks=place.first_chunk)
+            self._replace_story(story, new_prompts=0, chunks=place.first_chunk)
             self._rollout.catch_up(self.resolved)
             return self.resolved.shots[number]
 
@@ -233,14 +235,16 @@ class Director:
         It has no later shots, and no journal until `keep_in`. `UsageError` if there is no such
         shot, or no memory for another pool.
         """
-        with self._turn, self._rolling, self._lock:
+        with self._locks.between_chunks():
             number = self.resolved.number_of(shot)
             self._rollout.catch_up(self.resolved)
             other = copy.copy(self)
-            other._new_locks()
+            other._locks = Locks()
             other._rollout, other._made, other._journal = self._rollout.copy(), None, None
             story = replace(self.story, shots=self.story.shots[:number])
-            other._retell(story, checked=0, chunks=self.resolved.shots[number].first_chunk)
+            other._replace_story(
+                story, new_prompts=0, chunks=self.resolved.shots[number].first_chunk
+            )
             other._rollout.catch_up(other.resolved)
             return other
 
@@ -248,52 +252,47 @@ class Director:
         return self
 
     def __next__(self) -> Chunk:
-        with self._turn:  # a waiting retake goes first
+        with self._locks.turn:  # a waiting retake goes first
             pass
-        with self._rolling:
+        with self._locks.rolling:
             if self._made is None:
-                with self._lock:
+                with self._locks.story:
                     story, resolved = self.story, self.resolved
                 if self.next_chunk >= resolved.chunks:
                     raise StopIteration
                 self._made = self._rollout.make(story, resolved)
-            with self._lock:
+            with self._locks.story:
                 self._write(self.story)  # if this fails, the chunk comes with the next call
             made, self._made = self._made, None
             return made
 
     def _keep(self, journal: Journal) -> None:
-        journal.write(self.story, self.settings, self._rollout.kept())
+        journal.write(self.story, self.settings, self._rollout.kept_chunks())
         self._journal = journal
 
     def _write(self, story: Story, chunks: int | None = None) -> None:
         if self._journal:
-            self._journal.write(story, self.settings, self._rollout.kept(chunks))
+            self._journal.write(story, self.settings, self._rollout.kept_chunks(chunks))
 
-    def _new_locks(self) -> None:
-        # `_lock`: the story, held for moments, so that shots are added while a chunk is made.
-        # `_rolling`: a chunk is being made. `_turn`: someone waits for its end.
-        self._turn, self._rolling, self._lock = (threading.Lock() for _ in range(3))
-
-    def _retell(self, story: Story, checked: int, chunks: int | None = None) -> None:
-        """Goes on with another story, whose last `checked` prompts are new.
+    def _replace_story(self, story: Story, new_prompts: int, chunks: int | None = None) -> None:
+        """Replaces the story; the last `new_prompts` prompts of the new story are checked.
 
         chunks  of the film that stay; None for all. Other than None only between chunks.
         """
         resolved = story.resolve(self.model.chunk_frames)
-        if checked:
-            self._check_prompts(resolved.shots[-checked:], story)
+        if new_prompts:
+            self._check_prompts(resolved.shots[-new_prompts:], story)
         if self.settings.pool.frames is None and resolved.chunks > 1:
             raise UsageError("a film that is made at once has one shot, which cannot be extended")
         if pool := self.settings.pool.frames:
-            pool_frames_for(resolved.chunks, self.memory, self.model.chunk_frames, pool)
+            check_pool(pool, resolved.chunks, self.memory, self.model.chunk_frames)
         self._write(story, chunks)  # first: if this fails, the film is as it was
         if chunks is not None:  # before the story: it must not be kept with chunks of another take
             if self._made and self._made.index >= chunks:
                 self._made = None
-            self._rollout.cut(chunks)
+            self._rollout.truncate(chunks)
         self.story, self.resolved = story, resolved
-        self._outgrown(resolved.chunks * self.model.chunk_frames)
+        self._watch.check(resolved.chunks * self.model.chunk_frames, 3)
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

@@ -1,7 +1,7 @@
 """One film's rollout: what was made of it so far, and its next chunk.
 
-The history is what counts. The state (pool and decoder's cache) is made of it again wherever they
-differ: after going back, or after a move that was stopped half-way.
+The history is the source of truth. The state (pool, decoder's cache) is rebuilt from it where they
+differ: after going back, or after a move that was interrupted.
 """
 
 import copy
@@ -14,11 +14,12 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.chunk import Chunk
-from causalcine_jax.film.history import FilmHistory, KeptChunk, state_after
+from causalcine_jax.film.cut import open_shot
 from causalcine_jax.film.host_memory import check_host_room
+from causalcine_jax.film.kept_film import KeptChunk, KeptFilm, state_after
 from causalcine_jax.film.model_folder import Model, latent_size
-from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import check_room
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import RolloutState, copied
 from causalcine_jax.story import ResolvedStory, Story
@@ -36,14 +37,14 @@ class FilmRollout:
         self,
         model: Model,
         settings: FilmSettings,
-        moves: Moves,
+        functions: RolloutFunctions,
         start: Float[AnyArray, "1 f h w z"] | None = None,
     ):
-        self.model, self.settings, self._moves = model, settings, moves
+        self.model, self.settings, self._functions = model, settings, functions
         self.start = None if start is None else _checked(start, model, settings)
-        self.state: RolloutState = moves.start(model, settings)
-        self._history = FilmHistory()
-        self._coming: tuple[KeptChunk, ...] = ()
+        self.state: RolloutState = functions.start(model, settings)
+        self._history = KeptFilm()
+        self._earlier: tuple[KeptChunk, ...] = ()
         self._prompt: str | None = None
         self._context: Any = None
         self._negative: Array | None = None
@@ -60,19 +61,19 @@ class FilmRollout:
     def pool_host_bytes(self) -> int:
         return 0 if self.state.cache is None else self.state.cache.host_bytes
 
-    def give(self, chunks: tuple[KeptChunk, ...]) -> None:
+    def replay(self, chunks: tuple[KeptChunk, ...]) -> None:
         """The film's first chunks, kept by an earlier process: committed again, not denoised."""
-        self._coming = chunks
+        self._earlier = chunks
 
     @property
     def to_replay(self) -> int:
-        """How many given chunks are still to come."""
-        return max(0, len(self._coming) - self.next_chunk)
+        """Number of those chunks that are not yet replayed."""
+        return max(0, len(self._earlier) - self.next_chunk)
 
-    def kept(self, chunks: int | None = None) -> tuple[KeptChunk, ...]:
-        """What is kept of the film's first chunks, made here or given."""
+    def kept_chunks(self, chunks: int | None = None) -> tuple[KeptChunk, ...]:
+        """What is kept of the film's first chunks, made here or to be replayed."""
         done = self._history.chunks
-        return (*done, *self._coming[len(done) :])[:chunks]
+        return (*done, *self._earlier[len(done) :])[:chunks]
 
     def make(self, story: Story, resolved: ResolvedStory) -> Chunk:
         """The next chunk: from its noise, from the start, or from what was kept of it.
@@ -86,28 +87,30 @@ class FilmRollout:
         history, key = self._history, self.state.key
         if index == shot.first_chunk:
             history = history.marked(self.state)
-        known = self._coming[index] if index < len(self._coming) else None
+        known = self._earlier[index] if index < len(self._earlier) else None
         latents = self._of_start(index) if known is None else known.latents
-        state = self.state if seed is None else replace(self.state, key=jax.random.key(seed))
-        state, output = self._moves.roll(
-            self.model, state, self._embedded(shot.prompt), self.settings, latents=latents
-        )
+        state, settings, prompt = self.state, self.settings, self._embedded(shot.prompt)
+        if index == shot.first_chunk and settings.memory.at_cut != "keep":
+            state, settings = open_shot(self.model, state, history.latents, prompt, self.settings)
+        if seed is not None:  # a shot's own seed: for this chunk only
+            state = replace(state, key=jax.random.key(seed))
+        state, output = self._functions.roll(self.model, state, prompt, settings, latents=latents)
         retrieved = output.retrieved if known is None else known.retrieved
         history, state = history.added(output.latents, retrieved), replace(state, key=key)
         assert output.frames is not None
         chunk = Chunk(output.frames, index, shot, retrieved, output.seconds)
-        # Last, and together: a chunk in the history is not made again, so it must be returned.
+        # A chunk in the history is never made again, so nothing may fail between here and return.
         self._history, self.state = history, state
         return chunk
 
-    def cut(self, chunks: int) -> None:
+    def truncate(self, chunks: int) -> None:
         """Forgets all but the first `chunks` chunks."""
-        self._history, self._coming = self._history.until(chunks), self._coming[:chunks]
+        self._history, self._earlier = self._history.until(chunks), self._earlier[:chunks]
 
     def catch_up(self, resolved: ResolvedStory) -> None:
         """Brings the state to the end of the history."""
         self.state = state_after(
-            self._history, resolved, self.model, self.state, self.settings, self._moves.start
+            self._history, resolved, self.model, self.state, self.settings, self._functions.start
         )
 
     def copy(self) -> "FilmRollout":
@@ -119,7 +122,7 @@ class FilmRollout:
         other.state = copied(self.state)
         return other
 
-    def is_given(self, chunk: int) -> bool:
+    def is_from_start(self, chunk: int) -> bool:
         """Whether the film's start gives this chunk."""
         return self._of_start(chunk) is not None
 
@@ -130,11 +133,11 @@ class FilmRollout:
         return self.start[:, first:end]
 
     def _embedded(self, prompt: str):
-        """What the moves need of a prompt. The last one is kept for the chunks of its shot."""
+        """What the rollout needs of a prompt. The last one is kept for the chunks of its shot."""
         if prompt != self._prompt:
             if self._negative is None and self.settings.histories == 2:
                 self._negative = self.model.embed(self.settings.negative)
-            embedded = self._moves.embed(self.model, prompt, self.settings, self._negative)
+            embedded = self._functions.embed(self.model, prompt, self.settings, self._negative)
             self._prompt, self._context = prompt, embedded
         return self._context
 

@@ -1,7 +1,7 @@
 """Ends a film whose networks give NaN or infinity, and names the network: such frames are black.
 
 Finite weights may overflow, most easily in bfloat16 and float8, or after a LoRA. One reduction of
-each chunk's latents and frames finds that. What is then slow, to find the layer, runs only once.
+each chunk's latents and frames detects that. The slow search for the layer runs only then.
 """
 
 import jax
@@ -55,7 +55,7 @@ def check_embedding(texts: Float[Array, "b t c"], prompt: str) -> None:
 
 
 def with_layer(error: NotFinite, model: Transformer, noise, prompt: TextContext) -> NotFinite:
-    """The error with the first block that fails on a chunk's noise, made as a film of its own."""
+    """The error, naming the first block that fails on the chunk's noise without history."""
     if error.network != "transformer":
         return error
     try:
@@ -76,6 +76,6 @@ def _finite_layers(
     noise = jnp.concatenate([noise] * prompt.k.shape[1])
     chunk = segment(noise, float(TRAIN_TIMES), 0)
     config = PassConfig(chunk_frames=noise.shape[1])
-    out = transformer_pass(model, chunk, prompt, config, keep=("kv",))
+    out = transformer_pass(model, chunk, prompt, config, keep_kv=True)
     assert out.k is not None and out.v is not None
     return jnp.stack([jnp.isfinite(kv).all((1, 2, 3, 4, 5)) for kv in (out.k, out.v)]).all(0)

@@ -13,6 +13,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import all_gather_text, check_all, several
+from causalcine_jax.utils.machine_memory import machine_size, memory_size
 
 GB = 10**9
 # JAX on GPUs takes at most this many GiB of host memory for its arrays.
@@ -20,19 +21,12 @@ LIMIT = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
 DEFAULT_LIMIT = 64
 
 
-def physical_memory() -> int | None:
-    """Bytes of the machine's memory; None where it is unknown."""
-    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
 def allow_all_host_memory() -> None:
-    """Raises JAX's limit of host memory on GPUs to the machine's memory, unless it is set.
+    """Raises JAX's limit of host memory on GPUs to what a process may take, unless it is set.
 
     Call this before the first use of a device.
     """
-    if size := physical_memory():
+    if size := memory_size():
         os.environ.setdefault(LIMIT, str(max(DEFAULT_LIMIT, size // 2**30)))
 
 
@@ -54,14 +48,20 @@ def check_host_room(pool_bytes: int) -> None:
             "keep the pool on the device (pool_on)"
         )
     here = all_gather_text(machine()).count(machine()) if several() else 1
-    share, room = pool_bytes // jax.process_count(), physical_memory()
-    together, allowed = share * here, int(os.environ.get(LIMIT, DEFAULT_LIMIT)) * 2**30
+    share = pool_bytes // jax.process_count()
+    allowed = int(os.environ.get(LIMIT, DEFAULT_LIMIT)) * 2**30
+    of_processes = f" for {here} processes" if here > 1 else ""
+    # A container's limit is for its own processes, the machine's memory for all containers'.
+    rooms = (
+        (share * here, of_processes, machine_size(), "the machine has"),
+        (share, "", memory_size(), "this process may take"),
+    )
     fault = ""
-    if room is not None and together > room:
-        of_processes = f" for {here} processes" if here > 1 else ""
+    if short := [each for each in rooms if each[2] is not None and each[0] > each[2]]:
+        taken, of_whom, room, whose = short[0]
         fault = (
-            f"the pool of history takes {together:,} bytes of host memory{of_processes}, "
-            f"{together / GB:.3g} GB, and the machine has {room:,}: "
+            f"the pool of history takes {taken:,} bytes of host memory{of_whom}, "
+            f"{taken / GB:.3g} GB, and {whose} {room:,}: "
             "keep less of it (pool_frames, pool_gb, memory_frames) or in fewer bits (kv_dtype)"
         )
     elif device.platform == "gpu" and share > allowed:
@@ -72,7 +72,7 @@ def check_host_room(pool_bytes: int) -> None:
     check_all(fault)
 
 
-def in_its_places(make: Callable[[], KVCache]) -> KVCache:
+def allocate_in_host_memory(make: Callable[[], KVCache]) -> KVCache:
     """The empty pool that `make` describes, with its keys and values in host memory.
 
     They never take device memory, not even during allocation.

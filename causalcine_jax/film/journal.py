@@ -23,7 +23,6 @@ from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED, STUDENT
-from causalcine_jax.film.history import KeptChunk
 from causalcine_jax.film.journal_files import (
     FILE,
     LATENTS,
@@ -35,6 +34,7 @@ from causalcine_jax.film.journal_files import (
     read_chunks,
     read_start,
 )
+from causalcine_jax.film.kept_film import KeptChunk
 from causalcine_jax.film.model_folder import Model, latent_size, load_model
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.film.settings import FilmSettings
@@ -47,6 +47,7 @@ from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
 KINDS = {"sampler": SamplerConfig, "memory": MemoryConfig, "pool": PoolConfig}
+OLD_POOL = {"dtype": "kv_dtype", "place": "on"}  # names of PoolConfig's fields in old journals
 NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start")
 INSTALLED = {folder.name: folder for folder in (EMBEDDED, STUDENT)}
 
@@ -70,27 +71,30 @@ class Journal:
         by_first(lambda: remove_partials(self.folder / LATENTS))
 
     @classmethod
-    def new(cls, folder: str | Path, model: Model, start) -> "Journal":
-        """The journal of a film that is not kept yet. `UsageError` if the folder holds another."""
+    def new(cls, folder: str | Path, model: Model, start, pool_asked: bool) -> "Journal":
+        """The journal of a film that is not kept yet. `UsageError` if the folder holds another.
+
+        pool_asked  whether the user chose the pool's size
+        """
         journal = cls(folder)
         try:
             by_first(journal._check_empty)
             journal._kept = journal._end = 0
-            journal._begin(model, start)
+            journal._begin(model, start, pool_asked)
         except BaseException:
             journal.close()
             raise
         return journal
 
     def _check_empty(self) -> None:
-        held = [self.folder / FILE, *chunk_files(self.folder)]
-        if found := [file for file in held if file.exists()]:
+        files = [self.folder / FILE, *chunk_files(self.folder)]
+        if found := [file for file in files if file.exists()]:
             raise UsageError(
                 f"{self.folder} holds another film ({found[0].name}): go on with that one by "
                 "Director.resume, or give this film a folder of its own"
             )
 
-    def _begin(self, model: Model, start) -> None:
+    def _begin(self, model: Model, start, pool_asked: bool) -> None:
         weights, name = loaded_sample(model), None
         if model.folder is not None:
             folder = model.folder.resolve()
@@ -101,6 +105,7 @@ class Journal:
             "chunk_frames": model.chunk_frames,
             "weights": weights,
             "start": None if start is None else digest_of(start),
+            "pool_asked": pool_asked,
         }
         if start is not None:
             save = lambda file: np.save(file, start, allow_pickle=False)
@@ -128,14 +133,14 @@ class Journal:
     def _write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
         # First what is gone, or a crash could leave old chunks behind new ones.
         if len(chunks) < self._end:
-            self._cut(len(chunks))
-        told = {
+            self._truncate(len(chunks))
+        fields = {
             "schema": SCHEMA,
             "story": story.to_dict(),
             **{name: dataclasses.asdict(getattr(settings, name)) for name in KINDS},
             **self._model,
         }
-        text = json.dumps(told, indent=2)  # ASCII, because paths may hold any bytes
+        text = json.dumps(fields, indent=2)  # ASCII, because paths may hold any bytes
         if text != self._written:
             self._written = ""  # unknown, if this is stopped half-way
             with atomic_file(self.folder / FILE) as partial:
@@ -148,7 +153,7 @@ class Journal:
             )
             self._kept = number + 1
 
-    def _cut(self, chunk: int) -> None:
+    def _truncate(self, chunk: int) -> None:
         """Removes that chunk and those after it, the earliest first."""
         self._kept = min(self._kept, chunk)  # if this fails, the removed ones are written again
         for file in sorted(chunk_files(self.folder), key=lambda file: int(file.stem)):
@@ -173,70 +178,82 @@ class Journal:
           DataError: there is no journal, its start is damaged, or its model is missing.
           UsageError: the journal is faulty, or the model's weights differ.
         """
-        told = by_all(lambda: _told(self.folder))
+        fields = by_all(lambda: _fields(self.folder))
         if model is None:
-            if told["model"] is None:
+            if fields["model"] is None:
                 raise UsageError(
                     f"{self.folder / FILE} names no model folder: name the model that goes on "
                     "with the film"
                 )
-            model = INSTALLED.get(told["model"], told["model"])
+            model = INSTALLED.get(fields["model"], fields["model"])
         if not isinstance(model, Model):
-            model = load_model(model, told["dtype"])
-        model = dataclasses.replace(model, chunk_frames=told["chunk_frames"])
-        _check_weights(self.folder, told["weights"], loaded_sample(model))
-        self._model = {name: told[name] for name in NEEDED if name not in ("story", *KINDS)}
-        story = Story.from_dict(told["story"], what=str(self.folder / FILE), fewest_shots=0)
+            model = load_model(model, fields["dtype"])
+        model = dataclasses.replace(model, chunk_frames=fields["chunk_frames"])
+        _check_weights(self.folder, fields["weights"], loaded_sample(model))
+        fields = {"pool_asked": True, **fields}  # an older journal does not say
+        self._model = {
+            name: fields[name] for name in fields if name not in ("schema", "story", *KINDS)
+        }
+        story = Story.from_dict(fields["story"], what=str(self.folder / FILE), fewest_shots=0)
         model = dataclasses.replace(model, negative=story.negative)  # the one that was used
         story = model.completed(story)
         size = latent_size(model, *story.video.size)
         shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
-        sampler, memory, pool = (kind(**told[name]) for name, kind in KINDS.items())
+        sampler, memory, pool = (kind(**fields[name]) for name, kind in KINDS.items())
         return Journalled(
             model,
             story,
             sampler,
             memory,
             pool,
+            fields["pool_asked"],
             by_all(lambda: tuple(read_chunks(self.folder, shape))),
-            by_all(lambda: read_start(self.folder, told["start"])),
+            by_all(lambda: read_start(self.folder, fields["start"])),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Journalled:
-    """The content of a journal: a film's first chunks, and everything that resumes it."""
+    """The content of a journal: a film's first chunks, and everything that resumes it.
+
+    pool_asked  whether the user chose the pool's size
+    """
 
     model: Model
     story: Story
     sampler: SamplerConfig
     memory: MemoryConfig
     pool: PoolConfig
+    pool_asked: bool
     chunks: tuple[KeptChunk, ...]
     start: Float[np.ndarray, "1 f h w z"] | None
 
 
-def _told(folder: Path) -> dict[str, Any]:
+def _fields(folder: Path) -> dict[str, Any]:
     """The content of journal.json, its fields checked."""
     what = str(folder / FILE)
     if not (folder / FILE).is_file():
         raise DataError(f"no film was begun in {folder}: it has no {FILE}")
-    told = read_plain(folder / FILE)
-    if not isinstance(told, dict) or told.get("schema") != SCHEMA:
+    fields = read_plain(folder / FILE)
+    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
         raise UsageError(f"{what} is no journal of a film: its schema is not {SCHEMA}")
-    raise_faults(what, [f"{name} is missing" for name in NEEDED if name not in told])
+    raise_faults(what, [f"{name} is missing" for name in NEEDED if name not in fields])
+    if isinstance(fields["pool"], dict):
+        fields["pool"] = {OLD_POOL.get(name, name): value for name, value in fields["pool"].items()}
     faults = [
-        fault for name, kind in KINDS.items() for fault in field_faults(kind, told[name], name)
+        fault for name, kind in KINDS.items() for fault in field_faults(kind, fields[name], name)
     ]
     for name in ("model", "dtype", "start"):
-        if not isinstance(told[name], str | None):
+        if not isinstance(fields[name], str | None):
             faults.append(f"{name} must be text or nothing")
-    if not isinstance(told["weights"], dict):
+    if not isinstance(fields.get("pool_asked", True), bool):
+        faults.append("pool_asked must be true or false")
+    if not isinstance(fields["weights"], dict):
         faults.append("weights must be a mapping")
-    if type(told["chunk_frames"]) is not int or told["chunk_frames"] < 1:
+    if type(fields["chunk_frames"]) is not int or fields["chunk_frames"] < 1:
         faults.append("chunk_frames must be a whole number from 1")
     raise_faults(what, faults)
-    return told
+    return fields
 
 
 def _check_weights(folder: Path, begun: dict[str, str], found: dict[str, str]) -> None:

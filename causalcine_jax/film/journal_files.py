@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.history import KeptChunk
+from causalcine_jax.film.kept_film import KeptChunk
 from causalcine_jax.utils.atomic_file import remove_partials
 
 FILE, LATENTS, START = "journal.json", "latents", "start.npy"

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from causalcine_jax import families
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import DTYPES, MemoryConfig
 from causalcine_jax.convert import (
     guess_family,
@@ -46,7 +47,7 @@ from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.story import Story, Video
-from causalcine_jax.story_schema import CHUNK_FRAMES, nearest_multiples
+from causalcine_jax.story_schema import nearest_multiples
 
 PARTS = ("transformer", "vae", "text_encoder")
 

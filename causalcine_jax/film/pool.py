@@ -1,22 +1,23 @@
 """The size of a film's pool of history, in latent frames or bytes, and whether memory has room."""
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 
 import jax
 
+from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.host_memory import GB, check_host_room, in_its_places, physical_memory
+from causalcine_jax.film.host_memory import GB, allocate_in_host_memory, check_host_room
 from causalcine_jax.film.model_folder import Model, latent_size
+from causalcine_jax.film.rollout import empty_cache
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import check_all, several
 from causalcine_jax.parallel.sharding import place_rollout_weights
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
+from causalcine_jax.utils.machine_memory import memory_size
 
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
 # Room for shots that are added later: a minute at 16 video frames per second, or as much of it as
@@ -24,14 +25,14 @@ STEP_CHUNKS, STEP_BYTES = 24, 2**28
 LATER_FRAMES, LATER_SHARE = 240, 1 / 3
 
 
-def kept_near(pool: PoolConfig, memory: MemoryConfig) -> tuple[int, int] | None:
+def copies_of(pool: PoolConfig, memory: MemoryConfig) -> tuple[int, int] | None:
     """How much of a host pool the device holds too: (newest chunks, retrieved frames).
 
     None for a pool on the device. The chunks are the window, which every pass reads, and the chunk
     that has just left it. The frames are those that the last commit retrieved. Together they hold
     60 to 80 % of what memory retrieves next (benchmarks/host_pool.py).
     """
-    return (memory.window_chunks + 1, memory.retrieved_frames) if pool.place == "host" else None
+    return (memory.window_chunks + 1, memory.retrieved_frames) if pool.on == "host" else None
 
 
 def empty_pool(
@@ -46,23 +47,32 @@ def empty_pool(
     `UsageError` naming the bytes if device or host has less memory than that.
     """
     assert pool.frames is not None  # decided by the caller
-    near = kept_near(pool, memory)
-    make = partial(_pool, model, films, pool.frames, latent_size, pool.dtype, near)
+    copies = copies_of(pool, memory)
+    make = partial(
+        empty_cache,
+        model.transformer,
+        films,
+        pool.frames,
+        latent_size,
+        model.chunk_frames,
+        pool.kv_dtype,
+        copies,
+    )
     shapes = jax.eval_shape(make)
     check_room(shapes.bytes - shapes.host_bytes, batched=films > 2)  # 2: one film with guidance
-    if near is None:
+    if copies is None:
         return jax.jit(make)()  # one program instead of one per array
     check_host_room(shapes.host_bytes)
-    return in_its_places(make)
+    return allocate_in_host_memory(make)
 
 
 def chunk_bytes(
     model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same"
 ) -> int:
     """Bytes of one chunk in a pool."""
-    return jax.eval_shape(
-        partial(_pool, model, films, model.chunk_frames, latent_size, kv_dtype)
-    ).bytes
+    frames = model.chunk_frames
+    make = partial(empty_cache, model.transformer, films, frames, latent_size, frames, kv_dtype)
+    return jax.eval_shape(make).bytes
 
 
 def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_frames: int) -> int:
@@ -93,37 +103,40 @@ def pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> 
     field of one chunk.
     """
     memory, chunk_frames = settings.memory, model.chunk_frames
-    asked, of_chunk = _asked(model, settings)
+    asked, bytes_of_chunk = _requested(model, settings)
     if asked or not memory.route_clean or not memory.reaches_all or several():
         return frames_wanted(memory, chunk_frames, film_chunks, asked)
     frames = frames_wanted(memory, chunk_frames, film_chunks or 1)
-    room = physical_memory() if settings.pool.place == "host" else device_memory()
-    fitting = round(LATER_SHARE * (room or 0)) // of_chunk * chunk_frames
-    return max(frames, min(in_steps(frames + LATER_FRAMES, chunk_frames, of_chunk), fitting))
+    room = memory_size() if settings.pool.on == "host" else device_memory()
+    fitting = round(LATER_SHARE * (room or 0)) // bytes_of_chunk * chunk_frames
+    return max(
+        frames,
+        min(rounded_up_to_step(frames + LATER_FRAMES, chunk_frames, bytes_of_chunk), fitting),
+    )
 
 
 def closed_pool_size(model: Model, settings: FilmSettings, film_chunks: int | None) -> int:
     """`pool_size` of a film to which no shot will be added, rounded up to a common size."""
     memory, chunk_frames = settings.memory, model.chunk_frames
-    asked, of_chunk = _asked(model, settings)
+    asked, bytes_of_chunk = _requested(model, settings)
     frames = frames_wanted(memory, chunk_frames, film_chunks, asked)
-    # Without camr the size is constant. Without route_clean every chunk would attend to empty
-    # slots.
+    # A policy that reaches not all frames needs a constant size. Without route_clean every chunk
+    # would attend to empty slots.
     fixed = asked or not memory.route_clean or not memory.reaches_all
-    return frames if fixed else in_steps(frames, chunk_frames, of_chunk)
+    return frames if fixed else rounded_up_to_step(frames, chunk_frames, bytes_of_chunk)
 
 
-def _asked(model: Model, settings: FilmSettings) -> tuple[int | None, int]:
+def _requested(model: Model, settings: FilmSettings) -> tuple[int | None, int]:
     """The requested frames, if any, and the bytes of a chunk."""
     size = latent_size(model, settings.height, settings.width)
-    of_chunk = chunk_bytes(model, settings.histories, size, settings.pool.dtype)
+    bytes_of_chunk = chunk_bytes(model, settings.histories, size, settings.pool.kv_dtype)
     if settings.pool.gb is None:
-        return settings.pool.frames, of_chunk
-    frames = frames_within(settings.pool.gb, of_chunk, settings.memory, model.chunk_frames)
-    return frames, of_chunk
+        return settings.pool.frames, bytes_of_chunk
+    frames = frames_within(settings.pool.gb, bytes_of_chunk, settings.memory, model.chunk_frames)
+    return frames, bytes_of_chunk
 
 
-def room_said(frames: int, memory: MemoryConfig, fps: int) -> str | None:
+def eviction_note(frames: int, memory: MemoryConfig, fps: int) -> str | None:
     """What a film loses that outgrows a pool of `frames`; None where memory would not see it."""
     if not memory.reaches_all:
         return None
@@ -138,24 +151,23 @@ class PoolOutgrown(UserWarning):
     """A film is now longer than its pool, whose size nobody asked for."""
 
 
-def warns_when_outgrown(
-    asked: PoolConfig, settings: FilmSettings, fps: int
-) -> Callable[[int], None]:
-    """A function of the film's latent frames: warns once they outgrow a pool nobody asked for.
+class PoolWatch:
+    """Warns, once, where a film outgrows a pool whose size nobody asked for.
 
-    It names the caller of the director's method that calls it.
+    asked  whether the size was asked for
     """
-    frames = settings.pool.frames or 0
-    told: list[int] = []
-    unasked = frames and asked.frames is None and asked.gb is None
-    room = room_said(frames, settings.memory, fps) if unasked else None
 
-    def check(film_frames: int) -> None:
-        if room and film_frames > frames and not told:
-            told.append(film_frames)
-            warnings.warn(f"the film outgrows its pool: {room}", PoolOutgrown, stacklevel=4)
+    def __init__(self, asked: PoolConfig, settings: FilmSettings, fps: int):
+        """settings.pool has the pool's size."""
+        self.asked = asked.frames is not None or asked.gb is not None
+        self._frames = settings.pool.frames or 0
+        self._room = eviction_note(self._frames, settings.memory, fps) if self._frames else None
 
-    return check
+    def check(self, film_frames: int, level: int) -> None:
+        """`level` is warnings' stacklevel at the caller."""
+        if self._room and not self.asked and film_frames > self._frames:
+            said, self._room = f"the film outgrows its pool: {self._room}", None
+            warnings.warn(said, PoolOutgrown, stacklevel=level + 1)
 
 
 def frames_wanted(
@@ -165,37 +177,34 @@ def frames_wanted(
     smallest = memory.smallest_pool(chunk_frames)
     if asked is None and not memory.reaches_all and memory.route_clean:
         return smallest  # what has left the window and the sink is never seen again
-    frames = pool_frames_for(film_chunks, memory, chunk_frames, asked)
+    if asked is not None:
+        check_pool(asked, film_chunks, memory, chunk_frames)
+        return asked
+    if film_chunks is None:
+        raise UsageError(f"an endless film needs pool_frames: at least {smallest}")
     # Shots that are added later may evict, so the pool is never smaller than what eviction needs.
-    return frames if asked else max(frames, smallest)
+    return max(film_chunks * chunk_frames, smallest)
 
 
-def pool_frames_for(
-    film_chunks: int | None, memory: MemoryConfig, chunk_frames: int, asked: int | None = None
-) -> int:
-    """Frame slots for a film of `film_chunks` chunks (None: endless).
-
-    Returns `asked`, if given, after checking that such a pool can hold the field.
+def check_pool(
+    frames: int, film_chunks: int | None, memory: MemoryConfig, chunk_frames: int
+) -> None:
+    """Checks that a pool of `frames` slots serves a film of `film_chunks` chunks (None: endless).
 
     Raises:
-      UsageError: the pool is too small; or it evicts while route_clean=False, under which clean
-        chunks must see what was evicted.
+      UsageError: the pool does not hold whole chunks, or is too small for the field; or it evicts
+        while route_clean=False, under which clean chunks must see what was evicted.
     """
     smallest = memory.smallest_pool(chunk_frames)
-    whole = None if film_chunks is None else film_chunks * chunk_frames
-    if asked is None:
-        if whole is None:
-            raise UsageError(f"an endless film needs a pool size: at least {smallest} frames")
-        return whole
-    evicts = whole is None or asked < whole
-    if asked % chunk_frames or asked <= 0:
+    evicts = film_chunks is None or frames < film_chunks * chunk_frames
+    if frames % chunk_frames or frames <= 0:
         raise UsageError(
-            f"a pool holds whole chunks: {asked} frames is not a positive multiple of "
+            f"a pool holds whole chunks: {frames} frames is not a positive multiple of "
             f"{chunk_frames}"
         )
-    if evicts and asked < smallest:
+    if evicts and frames < smallest:
         raise UsageError(
-            f"a pool of {asked} frames is too small for this field: "
+            f"a pool of {frames} frames is too small for this field: "
             f"it needs at least {smallest} (window + sink + one chunk)"
         )
     if evicts and not memory.route_clean:
@@ -203,10 +212,9 @@ def pool_frames_for(
             "route_clean=False lets clean chunks see the whole film, so nothing may be evicted: "
             "give the pool the film's length"
         )
-    return asked
 
 
-def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
+def rounded_up_to_step(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
     """`frames` rounded up, so that films of different lengths share compiled programs.
 
     The step is STEP_CHUNKS. It is smaller for a large model, so that at most STEP_BYTES stay
@@ -216,7 +224,7 @@ def in_steps(frames: int, chunk_frames: int, chunk_bytes: int) -> int:
     return -(-frames // step) * step
 
 
-def held_for_films(transformer: Transformer, weights: str) -> Transformer:
+def rollout_transformer(transformer: Transformer, weights: str) -> Transformer:
     """The transformer with its weights `gathered` (replicated on each device) or `sharded`.
 
     `UsageError` if the devices have no room for replicated weights.
@@ -228,7 +236,7 @@ def held_for_films(transformer: Transformer, weights: str) -> Transformer:
     devices = 1 if mesh is None else mesh.size
     if room is not None and devices * whole > room:
         fault = (
-            f"the transformer's weights take {whole / GB:.3g} GB, whole on each of {devices} "
+            f"the transformer's weights take {whole / GB:.3g} GB, replicated on each of {devices} "
             f"devices, which have room for {room / GB:.3g} GB together: "
             "film with rollout_weights=sharded"
         )
@@ -261,26 +269,4 @@ def device_memory() -> int | None:
         return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * (
             1 if mesh is None else mesh.size
         )
-    return physical_memory() if jax.default_backend() == "cpu" else None
-
-
-def _pool(
-    model: Model,
-    films: int,
-    frames: int,
-    latent_size: tuple[int, int],
-    kv_dtype: str,
-    near: tuple[int, int] | None = None,
-) -> KVCache:
-    rows, columns = token_grid(model.transformer.config, *latent_size)
-    dtype = model.transformer.patch_embedding.weight[...].dtype
-    return KVCache.empty(
-        model.transformer.config,
-        films,
-        frames,
-        rows * columns,
-        model.chunk_frames,
-        dtype,
-        kv_dtype,
-        near,
-    )
+    return memory_size() if jax.default_backend() == "cpu" else None

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from causalcine_jax.errors import LONGEST_NAME, MOST_FAULTS, raise_faults, shown
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.story import Story
-from causalcine_jax.storyworld.grammar import cast_faults
-from causalcine_jax.storyworld.world import NAMES
+from causalcine_jax.storyworld.grammar import VOCABULARY, cast_faults
 
 WORD_LEVEL = 10_000  # a vocabulary smaller than this is one of whole words, worth listing
 
@@ -45,7 +44,7 @@ def check_prompts(
             listed += f" and {len(unknown) - MOST_FAULTS} more"
         vocabulary = f"; it knows only: {' '.join(known)}" if known else ""
         faults.append(f"the model does not know {listed}{vocabulary}")
-    if story is not None and _of_storyworld(tokenizer):
+    if story is not None and knows_storyworld_only(tokenizer):
         faults += cast_faults(
             story.global_caption,
             [
@@ -56,10 +55,10 @@ def check_prompts(
     raise_faults("story", faults)
 
 
-def _of_storyworld(tokenizer: Tokenizer) -> bool:
-    return tokenizer.size < WORD_LEVEL and {name.lower() for name in NAMES} <= {
-        word.lower() for word in tokenizer.known_words()
-    }
+def knows_storyworld_only(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer has all words of StoryWorld's grammar, and few others."""
+    words = {word for word in VOCABULARY if word.isalpha()}
+    return tokenizer.size < 2 * len(VOCABULARY) and words <= set(tokenizer.known_words())
 
 
 def known_words(tokenizer: Tokenizer) -> list[str]:

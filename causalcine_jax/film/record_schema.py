@@ -128,6 +128,9 @@ def type_faults(data: dict[str, Any]) -> list[str]:
                 for key in keys
                 if not isinstance(part.get(key), str)
             ]
+    fits, what = _count(MOST_FRAMES)
+    if isinstance(start := data.get("start"), dict) and not fits(start.get("chunks")):
+        faults.append(f"start: chunks must be {what}, not {shown(start.get('chunks'))}")
     return faults
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig, PassConfig
-from causalcine_jax.diffusion.solvers import SamplerConfig, sample
+from causalcine_jax.diffusion.solvers import SamplerConfig, memory_guided, sample
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention.segments import unbounded
 from causalcine_jax.models.cache.eviction import counted, slot_for
@@ -22,9 +22,26 @@ from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.packed import PassOutput, Segments, transformer_pass
 
 
+def empty_cache(
+    model: Transformer,
+    films: int,
+    frames: int,
+    latent_size: tuple[int, int],
+    chunk_frames: int,
+    kv_dtype: str = "same",
+    copies: tuple[int, int] | None = None,
+) -> KVCache:
+    """`KVCache.empty` for latent frames of `latent_size` (h, w), in the dtype of the weights."""
+    rows, columns = dit.token_grid(model.config, *latent_size)
+    dtype = model.patch_embedding.weight[...].dtype
+    return KVCache.empty(
+        model.config, films, frames, rows * columns, chunk_frames, dtype, kv_dtype, copies
+    )
+
+
 def embed_prompt(model: Transformer, text: Float[Array, "b tokens text_dim"]) -> TextContext:
     """One shot's prompt, ready for every layer's cross-attention."""
-    return dit.embed_text(model, text[:, None])
+    return dit.text_keys_values(model, text[:, None])
 
 
 def segment(
@@ -45,11 +62,11 @@ def chunk_pass(
     chunk: Segments,
     text: TextContext,
     memory: MemoryConfig = MemoryConfig(),
-    keep: tuple[str, ...] = (),
+    **keep: bool,
 ) -> PassOutput:
-    """One forward of one chunk against the pool. `keep` as of `transformer_pass`."""
+    """One forward of one chunk against the pool; keep_kv, keep_field as in `transformer_pass`."""
     config = PassConfig(memory, cache.chunk_frames)
-    return transformer_pass(model, chunk, text, config, history=cache, keep=keep)
+    return transformer_pass(model, chunk, text, config, history=cache, **keep)
 
 
 def chunk_velocity(
@@ -83,9 +100,9 @@ def commit_chunk(
     t  the noise time of the pass: 0, or the context noise that a student is trained with
     """
     rule = memory if memory.route_clean else unbounded(memory, cache.frames, cache.chunk_frames)
-    needs_field = memory.eviction == "least_retrieved" or cache.near is not None
-    keep = ("kv", "field") if needs_field else ("kv",)
-    out = chunk_pass(model, cache, segment(latents, t, chunk_index), text, rule, keep)
+    needs_field = memory.eviction == "least_retrieved" or cache.copies is not None
+    chunk = segment(latents, t, chunk_index)
+    out = chunk_pass(model, cache, chunk, text, rule, keep_kv=True, keep_field=needs_field)
     return committed(cache, out, chunk_index, memory)
 
 
@@ -102,13 +119,13 @@ def committed(
     if memory.eviction == "least_retrieved":
         assert out.field is not None
         cache, usage = counted(cache, out.field, chunk_index, memory)
-    slot, retrieved = slot_for(cache, chunk_index, memory), None
-    if cache.near is not None:
+    chunk_slot, retrieved = slot_for(cache, chunk_index, memory), None
+    if cache.copies is not None:
         assert out.field is not None and out.retrieved is not None
-        (k, v), time = out.retrieved, out.field.time[:, 0]
-        retrieved = (k, v, time[..., time.shape[-1] - k.shape[2] :])
+        (k, v), frame = out.retrieved, out.field.frame[:, 0]
+        retrieved = (k, v, frame[..., frame.shape[-1] - k.shape[2] :])
     assert out.k is not None and out.v is not None
-    return write(cache, slot, chunk_index, out.k, out.v, usage, retrieved)
+    return write(cache, chunk_slot, chunk_index, out.k, out.v, usage, retrieved)
 
 
 def denoise_chunk(
@@ -135,11 +152,22 @@ def denoise_chunk(
 
     def velocity(x, t):
         chunk = segment(x, t, chunk_index)
-        out = chunk_pass(model, cache, chunk, text, memory, keep=("field",))
+        out = chunk_pass(model, cache, chunk, text, memory, keep_field=True)
         assert out.field is not None
-        return out.velocity, out.field.time
+
+        def under(other: MemoryConfig):
+            # Up to chunk W all history is in the window, so memory changes nothing.
+            return jax.lax.cond(
+                chunk_index > memory.window_chunks,
+                lambda: chunk_pass(model, cache, chunk, text, other).velocity,
+                lambda: out.velocity,
+            )
+
+        v = memory_guided(out.velocity, under, memory, sampler.memory_guidance)
+        return v, out.field.frame
 
     x0, seen = sample(velocity, noise, sampler, key, has_aux=True)
+    # seen: [steps, layers, segments, films, r]. The last step, films under their own prompts.
     return x0, seen[-1, :, 0, : noise.shape[0]]
 
 

@@ -26,5 +26,5 @@ class FilmSettings:
 
     @property
     def histories(self) -> int:
-        """Histories of one film: with guidance the null prompt has its own."""
+        """Histories of one film: with guidance the negative prompt has its own."""
         return self.sampler.histories

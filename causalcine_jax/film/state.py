@@ -97,7 +97,7 @@ def roll_chunk(
     """
     before = state
     state, output = roll_latents(model, state, prompt, settings, latents=latents, wait=wait)
-    clock = Clock(wait, output.seconds)
+    clock = LapTimer(wait, output.seconds)
     try:
         video, vae_cache = decode_next(model, state.vae_cache, output.latents)
     except finite.NotFinite as error:
@@ -119,7 +119,7 @@ def roll_latents(
     wait: bool = True,
 ) -> tuple[RolloutState, ChunkOutput]:
     """`roll_chunk` without decoding: the output has no frames."""
-    clock, memory = Clock(wait), settings.memory
+    clock, memory = LapTimer(wait), settings.memory
     if latents is None:
         noise = chunk_noise(model, state, settings)
         latents, seen = denoise_next(model, state, prompt, settings, noise)
@@ -131,7 +131,7 @@ def roll_latents(
         retrieved = nothing_retrieved(model.transformer, memory.retrieved_frames)
     state = commit_next(model, state, latents, prompt, settings)
     assert state.cache is not None
-    clock.lap("commit", state.cache.time)
+    clock.lap("commit", state.cache.chunk)
     return state, ChunkOutput(None, latents, retrieved, clock.seconds)
 
 
@@ -187,7 +187,7 @@ def rewind(state: RolloutState, chunk: int, vae_cache) -> RolloutState:
 def holds_all(state: RolloutState, chunks: int) -> bool:
     """Whether the pool still holds the film's first `chunks` chunks: none was evicted."""
     assert state.cache is not None
-    return set(range(chunks)) <= set(np.asarray(state.cache.time).tolist())
+    return set(range(chunks)) <= set(np.asarray(state.cache.chunk).tolist())
 
 
 def is_lost(state: RolloutState) -> bool:
@@ -276,7 +276,7 @@ def _memory_only(
     return kept
 
 
-class Clock:
+class LapTimer:
     """Seconds between laps. A lap ends when its array is ready, not when it was asked for."""
 
     def __init__(self, wait: bool = True, seconds: dict[str, float] | None = None):

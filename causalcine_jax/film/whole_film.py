@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.model_folder import Model, latent_size
-from causalcine_jax.film.moves import Moves
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import (
     ChunkOutput,
-    Clock,
+    LapTimer,
     RolloutState,
     chunk_noise,
     decode_next,
@@ -31,7 +32,7 @@ from causalcine_jax.film.state import (
 from causalcine_jax.models import packed
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.parallel.processes import gather_to_host
-from causalcine_jax.story_schema import TEMPORAL_STRIDE, nearest_multiples
+from causalcine_jax.story_schema import nearest_multiples
 
 NO_MEMORY = MemoryConfig("none", window_chunks=0, memory_frames=0)
 DECODED = 3  # latent frames at a time: the VAE's activations of a whole film would not fit
@@ -78,7 +79,7 @@ def roll_whole_film(
     model: Model, state: RolloutState, prompt: TextContext, settings: FilmSettings, *, latents=None
 ) -> tuple[RolloutState, ChunkOutput]:
     """The film as its one chunk, of model.chunk_frames frames. `latents` as of `roll_chunk`."""
-    clock, transformer = Clock(), model.transformer
+    clock, transformer = LapTimer(), model.transformer
     if latents is None:
         noise, key = chunk_noise(model, state, settings)
         latents = denoise_film(transformer, noise, prompt, key, sampler=settings.sampler)
@@ -95,4 +96,4 @@ def roll_whole_film(
     return dataclasses.replace(state, vae_cache=cache, chunk=state.chunk + 1), output
 
 
-WHOLE_FILM = Moves(lambda *_: None, new_whole_film, embed, roll_whole_film)
+WHOLE_FILM = RolloutFunctions(lambda *_: None, new_whole_film, embed, roll_whole_film)

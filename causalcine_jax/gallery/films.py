@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chunk import most_recalled
 from causalcine_jax.story import ResolvedStory, Story
-from causalcine_jax.story_schema import CHUNK_FRAMES
 from causalcine_jax.utils.plain_data import read_plain
 
 FILM, RECORD = "film.mp4", "film.json"

@@ -45,11 +45,13 @@ def draw_stills(film: Film, poster: Path, sheet: Path) -> Stills:
     first_shot = film.resolved.shots[0].frames if film.resolved else 1
     shown, to_rgb = int(POSTER_AT * first_shot), ToRGB()
     thumbs: dict[int, bytes] = {}
-    cover, frames, fps, thumb = None, 0, 0.0, (THUMB_WIDTH, 1)
+    cover, frames, fps, thumb, begun = None, 0, 0.0, (THUMB_WIDTH, 1), 0.0
     for number, frame in enumerate(decoded(film.path)):
         frames = number + 1
-        if frame.time:
-            fps = number / frame.time
+        if number == 0:
+            begun = frame.time or 0.0  # a film that was cut out of another begins later
+        elif frame.time is not None and frame.time > begun:
+            fps = number / (frame.time - begun)
         if number <= shown:
             cover = frame
             thumb = (THUMB_WIDTH, max(1, round(THUMB_WIDTH * frame.height / frame.width)))

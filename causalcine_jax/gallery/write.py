@@ -2,18 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.chunk import frame_of_latent
 from causalcine_jax.gallery.films import FILM, RECORD, Film, films_in, read_film_card
+from causalcine_jax.gallery.measures import Facts
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
-from causalcine_jax.story import first_frame_of_chunk
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 
 PAGE = ("index.html", "gallery.css", "gallery.js", "compare.js", "vote.js")
 COLOURS = "colours.css"  # the desk's
@@ -46,6 +47,7 @@ def write_gallery(
     out: Path,
     title: str,
     seen: Callable[[Path], None] = lambda path: None,
+    measures: Mapping[str, Facts] | None = None,
 ) -> Written:
     """Writes the gallery of the films that `find_films` found into the folder `out`.
 
@@ -53,6 +55,7 @@ def write_gallery(
 
     Args:
       seen: called with every film after it was written.
+      measures: facts beside those of film.json, by the SHA-256 of the film.
 
     Raises:
       DataError: no film could be read, or a file cannot be written.
@@ -62,16 +65,19 @@ def write_gallery(
     for path, folder in films:
         try:
             film = read_film_card(path, folder)
+            if measures and (told := measures.get(file_hash(path))):
+                film = replace(film, facts=(*film.facts, *told))
             shown.append(_written_film(film, out, len(shown) + 1))
         except (DataError, UsageError) as error:
             skipped.append(f"{path}: {error}")
         seen(path)
     if not shown:
         raise DataError("no film could be shown: " + "; ".join(skipped))
-    for left in sorted((out / FILMS).glob(f"[0-9]*/{POSTER}"))[len(shown) :]:
-        shutil.rmtree(left.parent)  # of a larger gallery that was here
+    for left in (out / FILMS).glob(f"[0-9]*/{POSTER}"):
+        if int(left.parent.name) > len(shown):
+            shutil.rmtree(left.parent)  # of a larger gallery that was here
     data = {"schema": SCHEMA, "title": title, "films": shown}
-    text = json.dumps(data, ensure_ascii=False, indent=1)
+    text = json.dumps(data, indent=1)  # ASCII, because names of files may hold any bytes
     with atomic_file(out / DATA) as partial:
         partial.write_text(f"const GALLERY = {text};\n", encoding="utf-8")
     pages = {name: files("causalcine_jax.gallery") / "page" / name for name in PAGE}
@@ -97,6 +103,8 @@ def _written_film(film: Film, out: Path, number: int) -> dict[str, Any]:
     place = f"{FILMS}/{number:03}"
     folder = out / place
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (RECORD, SHEET):  # of another film that was here
+        (folder / name).unlink(missing_ok=True)
     stills = draw_stills(film, folder / POSTER, folder / SHEET)
     for source, name in ((film.path, FILM), (film.record, RECORD)):
         if source is not None:

@@ -32,6 +32,7 @@ from causalcine_jax.parallel.ulysses import over_tokens
 
 # Where Wan2.1 computes in float32: GPUs would otherwise round to TF32, and TPUs to bfloat16.
 FLOAT32 = "highest"
+LEAST_TIME = 50.0  # of 0..1000
 
 
 class Attention(Module):
@@ -60,6 +61,26 @@ class Block(Module):
         self.ffn_2 = Linear(config.ffn_dim, config.dim, key=keys[4])
 
 
+class InputSkip(Module):
+    """What is added to the head's output: a gated product of the noisy patches.
+
+    out(silu(gate(tokens)) * value(patches)), zero until it is trained. A token of `dim` numbers
+    cannot hold all of a larger patch. Here the patch itself reaches the output, and the tokens
+    decide, from time and content, which of its directions to keep.
+    """
+
+    def __init__(self, config: TransformerConfig, *, key):
+        gate, value, out = jax.random.split(key, 3)
+        patch, width = int(np.prod(config.patch_size)), config.skip_dim
+        self.gate = Linear(config.dim, width, key=gate)
+        self.value = Linear(config.in_dim * patch, width, key=value)
+        self.out = Linear(width, config.out_dim * patch, key=out, std=0.0)
+
+    def __call__(self, tokens: Float[Array, "*b d"], patches: Float[Array, "*b u"]):
+        gate = jax.nn.silu(self.gate(tokens, FLOAT32).astype(jnp.float32))
+        return self.out(gate * self.value(patches, FLOAT32).astype(jnp.float32), FLOAT32)
+
+
 class Transformer(Module):
     """WanModel (text to video). `blocks` stacks all layers on a leading axis for `jax.lax.scan`."""
 
@@ -76,6 +97,8 @@ class Transformer(Module):
         self.blocks = stack_init(lambda k: Block(config, key=k), config.num_layers, keys[6])
         self.head_modulation = Param(jax.random.normal(keys[7], (2, dim)) / dim**0.5)
         self.head = Linear(dim, config.out_dim * patch, key=keys[8], std=0.0)
+        if config.skip_dim:  # a key of its own: the other parts are those of a network without it
+            self.skip = InputSkip(config, key=jax.random.fold_in(key, 1))
 
 
 @jax.tree_util.register_dataclass
@@ -102,29 +125,46 @@ def token_grid(config: TransformerConfig, height: int, width: int) -> tuple[int,
 
 
 def patchify(
-    model: Transformer, latents: Float[Array, "b f h w c"], chunk_frames: int
-) -> Float[Array, "b s t d"]:
-    """Latent frames to the tokens of chunks.
+    config: TransformerConfig, latents: Float[Array, "b f h w c"], chunk_frames: int
+) -> Float[Array, "b s t u"]:
+    """The patches of the chunks of latent frames.
 
     A patch's vector is ordered (channel, row, column), as the Conv3d's weights are.
     """
-    _, rows, columns = model.config.patch_size
+    _, rows, columns = config.patch_size
     patches = rearrange(
         latents, "b (s f) (h r) (w q) c -> b s (f h w) (c r q)", f=chunk_frames, r=rows, q=columns
     )
-    return all_gather_params(model.patch_embedding)(shard(patches, "data", None, "seq")).astype(
-        jnp.float32
-    )
+    return shard(patches, "data", None, "seq")
 
 
-def unpatchify(
-    model: Transformer, patches: Float[Array, "b f p v"], grid: tuple[int, int]
+def embed_patches(model: Transformer, patches: Float[Array, "b s t u"]) -> Float[Array, "b s t d"]:
+    """The tokens of patches, float32."""
+    return all_gather_params(model.patch_embedding)(patches).astype(jnp.float32)
+
+
+def velocity(
+    model: Transformer,
+    patches: Float[Array, "b f p v"],
+    noisy: Float[Array, "b f h w c"],
+    t: Float[Array, "b s"],
 ) -> Float[Array, "b f h w c"]:
-    """Head output to latent frames; ordered (row, column, channel), unlike the input's patches."""
+    """The velocity at (`noisy`, t) of S segments of equal length, float32, from the head's output.
+
+    Patches are ordered (row, column, channel), unlike the input's. Where the head gives clean
+    latents x0, the velocity is (noisy - x0) / sigma with sigma = max(t, LEAST_TIME) / 1000, which
+    bounds it. Below LEAST_TIME the head therefore learns x0 - (sigma - t / 1000) (noise - x0).
+    """
+    height, width = token_grid(model.config, *noisy.shape[2:4])
     _, rows, columns = model.config.patch_size
-    return rearrange(
-        patches, "b f (h w) (r s c) -> b f (h r) (w s) c", h=grid[0], w=grid[1], r=rows, s=columns
+    out = rearrange(
+        patches, "b f (h w) (r s c) -> b f (h r) (w s) c", h=height, w=width, r=rows, s=columns
     )
+    if model.config.predicts == "velocity":
+        return out
+    sigma = jnp.maximum(t, LEAST_TIME) / 1000
+    per_frame = jnp.repeat(sigma, out.shape[1] // t.shape[1], axis=1)
+    return (noisy.astype(out.dtype) - out) / per_frame[:, :, None, None, None]
 
 
 def sinusoid(t: Float[Array, "*b"], dim: int) -> Float[Array, "*b d"]:
@@ -161,7 +201,7 @@ def embed_time(
     return e, rearrange(e0, "... (six d) -> ... six d", six=6)
 
 
-def embed_text(model: Transformer, text: Float[Array, "b shots t c"]) -> TextContext:
+def text_keys_values(model: Transformer, text: Float[Array, "b shots t c"]) -> TextContext:
     """Keys and values of every layer's cross-attention.
 
     Prompts are zero-padded to text_len and, as in Wan2.1, never masked.
@@ -237,12 +277,19 @@ def feed_forward(block: Block, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 
 
 def head(
-    model: Transformer, x: Float[Array, "b s t d"], e: Float[Array, "b s d"]
+    model: Transformer,
+    x: Float[Array, "b s t d"],
+    e: Float[Array, "b s d"],
+    patches: Float[Array, "b s t u"],
 ) -> Float[Array, "b s t v"]:
-    """Modulated norm and projection to patches, float32. e is the time embedding, unprojected."""
+    """Modulated norm and projection to patches, float32.
+
+    e is the time embedding, unprojected; `patches` are those that the tokens x began as.
+    """
     modulation = model.head_modulation[...].astype(jnp.float32) + e[:, :, None, :]
     shift, scale = modulation[:, :, None, 0], modulation[:, :, None, 1]
-    patches = all_gather_params(model.head)(
-        modulated_norm(x, shift, scale, model.config.eps), FLOAT32
-    ).astype(jnp.float32)
-    return shard(patches, "data")
+    normed = modulated_norm(x, shift, scale, model.config.eps)
+    out = all_gather_params(model.head)(normed, FLOAT32).astype(jnp.float32)
+    if model.config.skip_dim:
+        out = out + all_gather_params(model.skip)(normed, patches).astype(jnp.float32)
+    return shard(out, "data")

@@ -29,9 +29,9 @@ Adapters = dict[str, LowRank]
 
 
 def layers_of(named: str) -> tuple[str, ...]:
-    """The layers that names joined by commas stand for: ffn is all that begin with ffn.
+    """The layers that comma-separated names select: ffn selects all layers `ffn.*`.
 
-    A name that stands for none is returned as it is.
+    A name that selects no layer is returned unchanged, so that the caller can report it.
     """
     found: dict[str, None] = {}
     for name in named.split(","):
@@ -56,9 +56,9 @@ def new_adapters(
 
 def adapted(transformer: Transformer, adapters: Adapters, scale: float) -> Transformer:
     """The transformer with adapters in its layers; its own weights are shared, not copied."""
-    other = _again(transformer)
+    other = _shallow_copy(transformer)
     for layer, each in adapters.items():
-        part = _again(each)
+        part = _shallow_copy(each)
         part.up = Param(scale * each.up[...])
         _layer(other, layer).adapt(part)
     return other
@@ -66,7 +66,7 @@ def adapted(transformer: Transformer, adapters: Adapters, scale: float) -> Trans
 
 def merged(transformer: Transformer, adapters: Adapters, scale: float) -> Transformer:
     """The transformer with W + scale down up in place of W, summed in float32, in W's dtype."""
-    other = _again(transformer)
+    other = _shallow_copy(transformer)
     for layer, each in adapters.items():
         linear = _layer(other, layer)
         down, up, weight = (p[...] for p in (each.down, each.up, linear.weight))
@@ -76,7 +76,7 @@ def merged(transformer: Transformer, adapters: Adapters, scale: float) -> Transf
     return other
 
 
-def _again(module):
+def _shallow_copy(module):
     """Another object with the same parameters."""
     return jax.tree.unflatten(jax.tree.structure(module), jax.tree.leaves(module))
 

@@ -7,8 +7,8 @@ entries, which occur early in a film, are at the end of the list. Attention ther
 and never a mask.
 
 How a list is made: distance of every pool frame to the chunk -> window by distance -> top-K of the
-rest by the policy's score -> sort by distance. Because the order is newest first, a frame's index
-in the list is its block-relative slot, less the chunk's own frames.
+rest by the policy's score -> sort by distance. The order is newest first, so a frame's temporal
+position is its index in the list plus the chunk's number of frames.
 """
 
 import dataclasses
@@ -23,6 +23,9 @@ from causalcine_jax.memory_policies import POLICIES, Candidates
 from causalcine_jax.parallel.ulysses import sum_over_heads
 
 FAR = jnp.iinfo(jnp.int32).max
+# Position of a chunk's first frame after a cut, counted from its field's oldest: `transition_from`
+# in Infinity-RoPE's code (arXiv 2511.20649, wan/modules/causal_model.py).
+CUT_POSITION = 45
 
 
 @jax.tree_util.register_dataclass
@@ -30,24 +33,24 @@ FAR = jnp.iinfo(jnp.int32).max
 class ReceptiveField:
     """The history part of a chunk's receptive field, newest frame first.
 
-    frame   frame slot in the pool; entries from `length` on are arbitrary but in range
-    slot    temporal RoPE index: the frame's place in the field, counted back from the chunk's
-            newest frame
-    time    the frame's index in the film, -1 from `length` on (reports show what memory retrieved)
-    length  number of valid entries
+    slot      frame slot in the pool; entries from `length` on are arbitrary but in range
+    position  temporal RoPE index: the frame's place in the field, counted back from the chunk's
+              newest frame
+    frame     index in the film, -1 from `length` on (reports show what memory retrieved)
+    length    number of valid entries
     """
 
-    frame: Int[Array, "*b r"]
     slot: Int[Array, "*b r"]
-    time: Int[Array, "*b r"]
+    position: Int[Array, "*b r"]
+    frame: Int[Array, "*b r"]
     length: Int[Array, "*b"]
 
     def first(self, frames: int) -> "ReceptiveField":
         """The nearest `frames` frames of the field."""
         return ReceptiveField(
-            self.frame[..., :frames],
             self.slot[..., :frames],
-            self.time[..., :frames],
+            self.position[..., :frames],
+            self.frame[..., :frames],
             jnp.minimum(self.length, frames),
         )
 
@@ -57,51 +60,88 @@ def field_size(pool_frames: int, memory: MemoryConfig, chunk_frames: int) -> int
     return min(pool_frames, memory.window_chunks * chunk_frames + memory.retrieved_frames)
 
 
+def mean_query(q: Float[Array, "b t h e"]) -> Float[Array, "b h e"]:
+    """A chunk's query to memory: the mean of its unrotated, normed queries (paper Eq. 6)."""
+    return jnp.mean(q.astype(jnp.float32), axis=1)
+
+
+def choose_fields(
+    query: Float[Array, "b h e"],
+    descriptors: Float[Array, "b f h e"],
+    frame: Int[Array, " f"],
+    chunk_index: Int[Array, ""],
+    memory: MemoryConfig,
+    chunk_frames: int,
+) -> ReceptiveField:
+    """Each film's field [b, ...] for one chunk in one layer.
+
+    query               `mean_query`, or the mean key of the prompt under a policy `by_prompt`
+    descriptors, frame  of the pool's F frames, as `receptive_field` takes them
+    """
+    choose = lambda query, keys: receptive_field(
+        query, keys, frame, chunk_index, memory, chunk_frames
+    )
+    return jax.vmap(choose)(query, descriptors)
+
+
 def receptive_field(
-    query_descriptor: Float[Array, "h d"],
-    history_descriptors: Float[Array, "f h d"],
-    history_time: Int[Array, " f"],
+    query: Float[Array, "h d"],
+    descriptors: Float[Array, "f h d"],
+    frame: Int[Array, " f"],
     chunk_index: Int[Array, ""],
     memory: MemoryConfig,
     chunk_frames: int,
 ) -> ReceptiveField:
     """The field of one chunk in one layer, over a pool of F frame slots.
 
-    query_descriptor     mean of the chunk's unrotated, normed queries over its frames and tokens
-    history_descriptors  mean of each pool frame's unrotated, normed keys over its tokens
-    history_time         each pool frame's index in the film, negative where the slot is empty
+    query        mean of the chunk's unrotated, normed queries over its frames and tokens,
+                 or what else the policy asks by
+    descriptors  mean of each pool frame's unrotated, normed keys over its tokens
+    frame        each pool frame's index in the film, negative where the slot is empty
     """
-    pool_frames = history_time.shape[0]
+    pool_frames = frame.shape[0]
     size = field_size(pool_frames, memory, chunk_frames)
-    distance = chunk_index * chunk_frames - 1 - history_time  # 0 = the frame right before the chunk
-    is_history = (history_time >= 0) & (distance >= 0)
+    distance = chunk_index * chunk_frames - 1 - frame  # 0 = the frame right before the chunk
+    # Causality: the chunk's own clean copy and all later chunks have a negative distance.
+    is_history = (frame >= 0) & (distance >= 0)
     selected = is_history & (distance < memory.window_chunks * chunk_frames)
 
     count, score_of = min(memory.retrieved_frames, pool_frames), POLICIES[memory.policy].score
     if count and score_of is not None:
         candidate = is_history & ~selected
-        similarity = functools.partial(_similarity, query_descriptor, history_descriptors)
-        score = score_of(Candidates(similarity, history_time, chunk_index, chunk_frames))
+        similarity = functools.partial(_similarity, query, descriptors)
+        newest = descriptors[jnp.argmin(jnp.where(is_history, distance, FAR))]
+        resemblance = functools.partial(_resemblance, newest, descriptors)
+        score = score_of(Candidates(similarity, resemblance, frame, chunk_index, chunk_frames))
+        score = jnp.where(frame < memory.sink_frames, jnp.inf, score)
         _, top = jax.lax.top_k(jnp.where(candidate, score, -jnp.inf), count)
         selected |= jnp.zeros_like(selected).at[top].set(True) & candidate
 
-    nearest_first, frame = jax.lax.top_k(jnp.where(selected, -distance, -FAR), size)
+    nearest_first, slot = jax.lax.top_k(jnp.where(selected, -distance, -FAR), size)
     length = jnp.sum(selected, dtype=jnp.int32)
     index = jnp.arange(size, dtype=jnp.int32)
-    behind = (
-        index
-        if memory.positions == "block_relative"
-        else jnp.where(index < length, -nearest_first, 0)
-    )
+    match memory.positions:
+        case "block_relative":
+            behind = index
+        case "absolute":
+            behind = jnp.where(index < length, -nearest_first, 0)
+        case "after_cut":
+            behind = index + jnp.maximum(0, CUT_POSITION - length)
     return ReceptiveField(
-        frame=frame.astype(jnp.int32),
-        slot=chunk_frames + behind,
-        time=jnp.where(index < length, history_time[frame], -1),
+        slot=slot.astype(jnp.int32),
+        position=chunk_frames + behind,
+        frame=jnp.where(index < length, frame[slot], -1),
         length=length,
     )
 
 
 def _similarity(query: Float[Array, "h d"], keys: Float[Array, "f h d"]) -> Float[Array, " f"]:
-    """Of each frame to the chunk, without gradient (paper 3.3, Eq. 7)."""
+    """Each frame's similarity to the chunk, without gradient (paper 3.3, Eq. 7)."""
     query, keys = jax.lax.stop_gradient((query, keys))
     return sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))
+
+
+def _resemblance(newest: Float[Array, "h d"], keys: Float[Array, "f h d"]) -> Float[Array, " f"]:
+    """Each frame's cosine to the newest frame, times the newest's length; without gradient."""
+    squares = jnp.sum(jnp.square(jax.lax.stop_gradient(keys)), axis=(-2, -1))
+    return _similarity(newest, keys) / jnp.sqrt(jnp.maximum(sum_over_heads(squares), 1e-12))

@@ -2,10 +2,10 @@
 
 Source: Wan2.1 `wan/modules/model.py` rope_apply. Channel pairs are interleaved (x[2i], x[2i+1]).
 
-Time is a *slot*: how many frames a frame is behind the newest frame of the attending chunk. The
-chunk's own frames have slots C-1..0, and history follows. RoPE depends only on differences, so
-counting back from the chunk gives the same scores as Wan's absolute indices. The query's rotation
-never changes, and a history of any length leaves no gap.
+A frame's position in time is how many frames it is behind the newest frame of the attending chunk.
+The chunk's own frames have positions C-1..0, and history follows. RoPE depends only on differences,
+so counting back from the chunk gives the same scores as Wan's absolute indices. The query's
+rotation never changes, and a history of any length leaves no gap.
 """
 
 import functools
@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 BASE = 10000.0
-# Slots are split as coarse * FINE + fine: two small exact tables instead of one of MAX_SLOTS rows.
+# Positions are split as coarse * FINE + fine: two small exact tables instead of a long one.
 FINE = 512
 COARSE = 512
-MAX_SLOTS = FINE * COARSE
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
@@ -55,26 +54,26 @@ def _space_angles(height: int, width: int, head_dim: int) -> tuple[np.ndarray, n
 
 
 def rotation(
-    slots: Int[Array, "*r"], grid: tuple[int, int], head_dim: int
+    positions: Int[Array, "*r"], grid: tuple[int, int], head_dim: int
 ) -> tuple[Float[Array, "*r p c"], Float[Array, "*r p c"]]:
-    """cos and sin of every token of frames at `slots`, 0 <= slot < MAX_SLOTS.
+    """cos and sin of every token of frames at `positions` in time, each in 0..FINE*COARSE-1.
 
     c = head_dim / 2 pairs; P = grid height * width.
     """
     height, width = grid
     dim_t = axis_dims(head_dim)[0]
     cos_coarse, sin_coarse, cos_fine, sin_fine = (jnp.asarray(t) for t in _time_tables(dim_t))
-    coarse, fine = slots // FINE, slots % FINE
+    coarse, fine = positions // FINE, positions % FINE
     a, b, c, d = cos_coarse[coarse], sin_coarse[coarse], cos_fine[fine], sin_fine[fine]
-    # The frame's time is -slot, hence the minus sign of the sine.
+    # Positions count backwards, hence the minus sign of the sine.
     cos_t, sin_t = a * c - b * d, -(a * d + b * c)
     tokens = height * width
     cos_s, sin_s = _space_angles(height, width, head_dim)
 
     def join(time, space):
-        time = jnp.broadcast_to(time[..., None, :], (*slots.shape, tokens, dim_t // 2))
+        time = jnp.broadcast_to(time[..., None, :], (*positions.shape, tokens, dim_t // 2))
         return jnp.concatenate(
-            [time, jnp.broadcast_to(space, (*slots.shape, *space.shape))], axis=-1
+            [time, jnp.broadcast_to(space, (*positions.shape, *space.shape))], axis=-1
         )
 
     return join(cos_t, cos_s), join(sin_t, sin_s)

@@ -192,7 +192,10 @@ def any_process(asked: bool) -> bool | jax.Array:
 
     With several processes the result is a device array in flight; reading it waits for all.
     """
-    return _any(_as_rows(np.array([asked]))) if several() else asked
+    if not several():
+        return asked
+    with jax.set_mesh(_one_device_each()):
+        return _any(_as_rows(np.array([asked])))
 
 
 def gather_to_host(array: jax.Array | np.ndarray) -> np.ndarray:
@@ -212,18 +215,21 @@ def _as_rows(own: np.ndarray) -> jax.Array:
 
     Each row lies on one device of its process.
     """
-    return jax.make_array_from_process_local_data(_row_each(), own[None])
+    return jax.make_array_from_process_local_data(
+        NamedSharding(_one_device_each(), PartitionSpec("processes")), own[None]
+    )
 
 
 @functools.cache
-def _row_each() -> NamedSharding:
+def _one_device_each() -> Mesh:
     devices = {device.process_index: device for device in reversed(jax.devices())}
-    mesh = Mesh(np.array([devices[process] for process in sorted(devices)]), "processes")
-    return NamedSharding(mesh, PartitionSpec("processes"))
+    return Mesh(np.array([devices[process] for process in sorted(devices)]), "processes")
 
 
 def _all_gather(own: np.ndarray) -> np.ndarray:
-    return gather_to_host(_as_rows(own))
+    # The caller may be under another mesh, such as the one that trains.
+    with jax.set_mesh(_one_device_each()):
+        return gather_to_host(_as_rows(own))
 
 
 @jax.jit

@@ -5,7 +5,7 @@ One table places parameters, and with them their EMA and optimizer state. Batche
 Weights are sharded over all devices of the mesh (FSDP). `all_gather_params` gathers them one layer
 at a time, where they are used. A rollout makes hundreds of short passes, and gathering would
 dominate its traffic: `place_rollout_weights` gathers once and keeps the weights replicated.
-Activations are never moved for a weight's sake. Vectors are small, so they are replicated.
+Activations are never resharded to match a weight. Vectors are small, so they are replicated.
 """
 
 import functools

@@ -27,19 +27,21 @@ LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e]: all layers, in host memory
 # By number of axes. Arrays that count frames or layers are replicated.
 HISTORY = {2: P("data"), 3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}
 FIELDS = P(None, "data")  # [s, b, ...]
+PROMPT_KEY = P("data", None, "seq")  # [b, s, h, e]
 
 
 def over_heads(attend: Callable) -> Callable:
     """Runs `attend` on some heads per device.
 
-    `attend(q, k, v, past, fields, shared) -> (out, fields, (k, v))` sees all tokens of some heads.
-    The returned function has the same signature and takes some tokens of all heads. The k, v
-    [b, c, p, h, e] that it returns are sharded by heads, as a cache stores them.
+    `attend(q, k, v, past, fields, shared, prompt_key) -> (out, fields, (k, v))` sees all tokens of
+    some heads. The returned function has the same signature and takes some tokens of all heads. The
+    k, v [b, c, p, h, e] that it returns are sharded by heads, as a cache stores them.
 
     q, k, v, out  [b, s, (c p), h, e]
     past          a layer's `History`, its k, v and descriptors sharded by heads; or None
     fields        receptive fields of every segment, to be used or as chosen; or None
     shared        values that are the same for all films and heads
+    prompt_key    mean key of each segment's prompt [b, s, h, e]; None: score by queries
 
     Raises:
       UsageError: the mesh does not divide films, heads or a chunk's tokens.
@@ -53,17 +55,18 @@ def over_heads(attend: Callable) -> Callable:
             x if mesh.shape["seq"] == 1 else jax.lax.all_to_all(x, "seq", split, concat, tiled=True)
         )
 
-    def island(q, k, v, past, fields, shared):
+    def island(q, k, v, past, fields, shared, prompt_key):
         out, fields, kept = attend(
-            *(exchange(x, split=3, concat=2) for x in (q, k, v)), past, fields, shared
+            *(exchange(x, split=3, concat=2) for x in (q, k, v)), past, fields, shared, prompt_key
         )
         return exchange(out, split=2, concat=3), fields, kept
 
-    def run(q, k, v, past, fields, shared):
+    def run(q, k, v, past, fields, shared, prompt_key):
         check_shardable(mesh, films=q.shape[0], heads=q.shape[3], chunk_tokens=q.shape[2])
         by_heads = jax.tree.map(lambda a: HISTORY.get(a.ndim, P()), past)
-        specs = (TOKENS, TOKENS, TOKENS, by_heads, FIELDS, P())
-        return _island(island, specs, (TOKENS, FIELDS, HEADS))(q, k, v, past, fields, shared)
+        specs = (TOKENS, TOKENS, TOKENS, by_heads, FIELDS, P(), PROMPT_KEY)
+        inside = _island(island, specs, (TOKENS, FIELDS, HEADS))
+        return inside(q, k, v, past, fields, shared, prompt_key)
 
     return run
 

@@ -6,6 +6,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.planning.compile_plan import CompilePlan
 from causalcine_jax.planning.planned_rollout import DTYPE
 from causalcine_jax.planning.planned_step import shapes, size_of
+from causalcine_jax.training.smaller_step import smaller_step
 
 
 def advice(plan: CompilePlan) -> list[str]:
@@ -50,49 +51,8 @@ def _of_weights(plan: CompilePlan) -> list[str]:
 
 
 def _of_stage(plan: CompilePlan) -> list[str]:
-    config, found = plan.config, []
-    at_once = config.batch // config.optim.accumulation * plan.seq // plan.target.devices
-    if not config.remat:
-        found.append("--config.remat=True keeps only the residual stream between layers")
-    elif config.remat_layers == 1:
-        layers = _root(config.transformer.num_layers)
-        found.append(f"--config.remat_layers={layers} keeps it only before every {layers} layers")
-    if not config.segments_at_once:
-        found.append(
-            "--config.segments_at_once=8 gathers and attends to the fields of 8 chunks at once"
-        )
-    if at_once > 1:
-        more = f"accumulation={config.optim.accumulation * at_once}"
-        critic = f" --config.critic_optim.{more}" if config.stage == "dmd" else ""
-        found.append(f"--config.optim.{more}{critic} takes one film at a time instead of {at_once}")
-    rolls = config.stage == "dmd" or (config.stage == "ode_init" and not config.ode.store)
-    if rolls:
+    config = plan.config
+    found = [f"{flag} {why}" for flag, why in smaller_step(config, plan.target.devices).items()]
+    if config.stage == "dmd" or (config.stage == "ode_init" and not config.ode.store):
         found += _of_weights(plan)
-    if config.stage == "ode_init" and config.ode.times_at_once != 1:
-        found.append(
-            "--config.ode.times_at_once=1 processes a trajectory's times one after the other"
-        )
-    if config.stage == "ode_init" and not config.ode.store:
-        found.append(
-            "--config.ode.store=FOLDER reads the teacher's trajectories instead of keeping the "
-            "teacher and its history"
-        )
-    if config.stage == "dmd":
-        if not config.self_forcing.recommit:
-            found.append(
-                "--config.self_forcing.recommit=True recomputes the rollout's history instead of "
-                "keeping it while the film is scored"
-            )
-        if config.self_forcing.grad_frames != config.chunk_frames:
-            found.append(
-                "--config.self_forcing.grad_frames=N limits the gradient to fewer of a film's "
-                "last frames"
-            )
-        if config.gan.on:
-            found.append("--config.gan.generator_weight=0 leaves out the head's passes")
     return [*found, f"--frames N below {plan.films.frames}: shorter films (data.store)"]
-
-
-def _root(layers: int) -> int:
-    """The divisor nearest the square root: groups of that many layers keep the least memory."""
-    return min((n for n in range(1, layers + 1) if layers % n == 0), key=lambda n: n + layers // n)

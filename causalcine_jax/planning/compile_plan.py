@@ -202,7 +202,7 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAcco
             reason = str(error).splitlines()[0]
             raise DataError(
                 f"the compiler for {where.name} fails at {step.name}, "
-                f"which is a fault of its own or of this program's: {reason}"
+                f"because of a bug in the compiler or in causalcine: {reason}"
             ) from error
         return _refused(
             step, where, flops, str(error), seconds | {"compile": time.perf_counter() - clock}

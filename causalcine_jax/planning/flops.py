@@ -10,7 +10,7 @@ norms, activations, softmax, routing scores, RoPE, the optimizer.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
@@ -28,6 +28,8 @@ KINDS = {
 
 def chip_of(device_kind: str) -> str | None:
     """The name in `CHIPS` of a device of that kind; None if plans do not know it."""
+    if device_kind.endswith((" PCIe", " NVL")):  # other clocks and memory than SXM's
+        return None
     return next((name for start, name in KINDS.items() if device_kind.startswith(start)), None)
 
 
@@ -90,6 +92,11 @@ class FilmFlops:
     shots: int
     chunk_frames: int = 3
 
+    @property
+    def window_only(self) -> "FilmFlops":
+        """The same films without memory."""
+        return replace(self, memory=self.memory.window_only)
+
     def packed(self, last: int | None = None) -> Flops:
         """`teacher_forced`: all clean chunks except the last, and the last `last` noisy ones.
 
@@ -98,7 +105,7 @@ class FilmFlops:
         return self.commits(range(self.chunks - 1)) + self.against_pool(last)
 
     def against_pool(self, last: int | None = None) -> Flops:
-        """`teacher_forced` with the clean chunks' keys and values given: noisy chunks only."""
+        """`pool_forced`: noisy chunks only."""
         return self.noisy(last) + self.prompts()
 
     def noisy(self, last: int | None = None) -> Flops:
@@ -169,9 +176,9 @@ def segments(
     token = 4 * dim**2 + 2 * dim**2 + 2 * dim * config.ffn_dim
     patch = math.prod(config.patch_size) * dim
     time = config.freq_dim * dim + dim**2 + 6 * dim**2
-    dense = (
-        len(keys) * (layers * own * token + own * patch * config.in_dim + time)
-        + read * own * patch * config.out_dim
+    skip = config.skip_dim * (dim + math.prod(config.patch_size) * (config.in_dim + config.out_dim))
+    dense = len(keys) * (layers * own * token + own * patch * config.in_dim + time) + read * own * (
+        patch * config.out_dim + skip
     )
     attended = sum(keys) + len(keys) * config.text_len
     return Flops(2 * dense, 2 * layers * own * 2 * dim * attended)

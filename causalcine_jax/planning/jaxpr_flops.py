@@ -19,11 +19,11 @@ OWN_KERNELS = {
     "causalcine_attention": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
     "causalcine_attention_kept": lambda q, k, *_: 4.0 * math.prod(q) * k[-3],
     "causalcine_attention_backward": lambda q, k, *_: 10.0 * math.prod(q) * k[-3],
-    "causalcine_fields": lambda q, k, v, pool, _, frame, *__: (
-        4.0 * math.prod(q) * (q[2] + frame[2] * pool[2])
+    "causalcine_fields": lambda q, k, v, pool, _, slot, *__: (
+        4.0 * math.prod(q) * (q[2] + slot[2] * pool[2])
     ),
-    "causalcine_fields_backward": lambda q, k, v, pool, _, frame, *__: (
-        10.0 * math.prod(q) * (q[2] + frame[2] * pool[2])
+    "causalcine_fields_backward": lambda q, k, v, pool, _, slot, *__: (
+        10.0 * math.prod(q) * (q[2] + slot[2] * pool[2])
     ),
     "causalcine_linear": lambda x, w, *_: 2.0 * math.prod(x) * w[-1],
     "causalcine_convolution": lambda x, w, b, y: 2.0 * math.prod(y) * math.prod(w[:-1]),

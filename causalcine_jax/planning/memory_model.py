@@ -1,11 +1,12 @@
 """The model of a memory plan, as shapes: a preset, a public family, or a model on disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import DTYPES, MemoryConfig
 from causalcine_jax.convert import orbax_copy
 from causalcine_jax.convert.describe import describe, from_config
@@ -20,7 +21,6 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.story import Video
-from causalcine_jax.story_schema import CHUNK_FRAMES
 
 NETWORKS = {"transformer": Transformer, "vae": VAE, "text_encoder": UMT5Encoder}
 
@@ -90,7 +90,10 @@ def _on_disk(name: str) -> PlannedModel:
         key: defaults[key] for key in ("memory", "chunk_frames") if key in defaults
     }
     choices["dtype"] = defaults.get("dtype", DTYPES[0])
-    return PlannedModel(networks, defaults.get("video", wan.video), sampler.guidance, **choices)
+    video = defaults.get("video", wan.video)
+    if None in (video.width, video.height):
+        video = replace(wan.video, fps=video.fps)
+    return PlannedModel(networks, video, sampler.guidance, **choices)
 
 
 def _shapes(part: str, config):

@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import raise_faults
-from causalcine_jax.film.pool import frames_within, kept_near
+from causalcine_jax.film.pool import copies_of, frames_within
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
@@ -128,7 +128,7 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
       DataError: the model on disk is missing or damaged.
     """
     model = planned_model(asked.model)
-    near = kept_near(
+    copies = copies_of(
         PoolConfig(asked.pool_frames, asked.pool_gb, asked.kv_dtype, asked.pool_on), model.memory
     )
     request = _filled(asked, model)
@@ -138,9 +138,9 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
     stride = vae.cfg.spatial_stride if vae else WAN_STRIDE
     _, patch_height, patch_width = config.patch_size
     tokens = request.height // (stride * patch_height) * (request.width // (stride * patch_width))
-    pool_of = lambda frames, near=None: jax.eval_shape(
+    pool_of = lambda frames, copies=None: jax.eval_shape(
         lambda: KVCache.empty(
-            config, histories, frames, tokens, model.chunk_frames, dtype, request.kv_dtype, near
+            config, histories, frames, tokens, model.chunk_frames, dtype, request.kv_dtype, copies
         )
     )
     if request.pool_gb is not None and tokens:
@@ -150,15 +150,15 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
         request = dataclasses.replace(request, pool_frames=frames)
     _check(request, config, model, stride, tokens)
 
-    pool = pool_of(request.pool_frames, near)
+    pool = pool_of(request.pool_frames, copies)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
     weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
     if request.dtype == "float8":
         weights["transformer"] = jax.eval_shape(quantize_blocks, weights["transformer"])
-    prompt = jax.eval_shape(dit.embed_text, weights["transformer"], text)
+    prompt = jax.eval_shape(dit.text_keys_values, weights["transformer"], text)
     lines = [_network(name, shapes, request.devices) for name, shapes in weights.items()]
     lines.append(_by_heads("pool of history", pool.bytes - pool.host_bytes, request.devices))
-    if near is not None:
+    if copies is not None:
         lines.append(
             dataclasses.replace(
                 _by_heads("pool in host memory", pool.host_bytes, request.devices), host=True
@@ -194,7 +194,7 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
 
 
 def _filled(asked: MemoryRequest, model: PlannedModel) -> FilledRequest:
-    # Without camr, frames before the window are never read again, except the sink.
+    # Unless memory reaches all frames, those before the window are not read again, except the sink.
     pool = (
         FILM_FRAMES if model.memory.reaches_all else model.memory.smallest_pool(model.chunk_frames)
     )
@@ -294,6 +294,7 @@ def _activations(config: TransformerConfig, model: PlannedModel, tokens: int, dt
 
 def _decoding(vae: VAEConfig, chunk_frames: int, request: FilledRequest, dtype) -> int:
     """Bytes of the decoder's peak: a chunk's last upsampling, before and after its convolution."""
-    pixels = chunk_frames * vae.temporal_stride * request.height * request.width
-    wide = vae.dim * vae.dim_mult[1]
+    height, width = request.height // vae.patch_size, request.width // vae.patch_size
+    pixels = chunk_frames * vae.temporal_stride * height * width
+    wide = vae.dim * vae.dim_mult[min(1, len(vae.dim_mult) - 1)]
     return pixels * (wide + wide // 2) * jnp.dtype(dtype).itemsize

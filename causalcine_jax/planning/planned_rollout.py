@@ -14,7 +14,7 @@ from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film import rollout
-from causalcine_jax.film.pool import kept_near, pool_frames_for
+from causalcine_jax.film.pool import check_pool, copies_of
 from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
@@ -45,12 +45,8 @@ def rollout_steps(
         raise UsageError(
             f"seq={seq} does not divide the {sizes.num_heads} heads that a pool is sharded by"
         )
-    frames = pool_frames_for(
-        None,
-        config.memory,
-        config.chunk_frames,
-        films.frames if planned.frames is None else planned.frames,
-    )
+    frames = films.frames if planned.frames is None else planned.frames
+    check_pool(frames, None, config.memory, config.chunk_frames)
     histories = mesh.shape["data"] * sampler.histories
     height, width = (side // config.vae.spatial_stride for side in (films.height, films.width))
     rows, columns = token_grid(sizes, height, width)
@@ -71,8 +67,8 @@ def rollout_steps(
             model,
             state_shardings(mesh, model),
         )
-    near = kept_near(planned, config.memory)
-    stored = (config.chunk_frames, DTYPE, planned.dtype, near)
+    copies = copies_of(planned, config.memory)
+    stored = (config.chunk_frames, DTYPE, planned.kv_dtype, copies)
     pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, *stored))
     pool = jax.tree.map(
         lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds()

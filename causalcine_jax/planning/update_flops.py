@@ -20,9 +20,9 @@ def update_flops(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
 
 def _teacher_forcing(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     text = _text(config, films)
-    return {
-        "": films.packed().trained + (text.trained if config.train_text_encoder else text.forward)
-    }
+    more = (config.time.draws - 1) * films.noisy()
+    packed = (films.packed() + more).trained
+    return {"": packed + (text.trained if config.train_text_encoder else text.forward)}
 
 
 def _ode_init(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
@@ -38,7 +38,8 @@ def _ode_init(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
 def trajectory_flops(config: TrainConfig, films: FilmFlops) -> Flops:
     """FLOPs of the teacher's trajectories for a batch.
 
-    Its clean history once, then every chunk at every step. Guidance is a second film.
+    Its clean history once, then every chunk at every step. Guidance is a second film, memory
+    guidance a second pass.
     """
     guided = 2 if config.ode.guidance != 1 else 1
     seen = replace(films, films=guided * films.films)
@@ -46,6 +47,7 @@ def trajectory_flops(config: TrainConfig, films: FilmFlops) -> Flops:
         seen.commits(range(films.chunks - 1))
         + seen.prompts()
         + config.ode.steps * seen.against_pool()
+        + (config.ode.steps if config.ode.memory_guidance else 0) * seen.window_only.against_pool()
         + _text(config, films)
     )
 
@@ -57,9 +59,11 @@ def _dmd(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     last = forcing.frames(films.chunks * films.chunk_frames) // films.chunk_frames
     text = _text(config, films, null=1)
 
-    def score(guidance: float) -> Flops:
+    def score(guidance: float, memory_guidance: float = 0.0) -> Flops:
         seen = films if guidance == 1 else replace(films, films=2 * films.films)
-        return seen.noisy_stream(last) if dmd.score_context == "noisy_causal" else seen.packed(last)
+        once = FilmFlops.noisy_stream if dmd.score_context == "noisy_causal" else FilmFlops.packed
+        again = once(seen.window_only, last) if memory_guidance else Flops()
+        return once(seen, last) + again
 
     def read_by_head(films: FilmFlops) -> Flops:
         layers = max(head.layers(films.config.num_layers)) + 1
@@ -69,7 +73,7 @@ def _dmd(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
             else films.packed(last)
         )
 
-    both_scores = score(dmd.real_guidance) + score(dmd.fake_guidance)
+    both_scores = score(dmd.real_guidance, dmd.real_memory_guidance) + score(dmd.fake_guidance)
     generator = (rollout + both_scores + text).forward + films.against_pool(last).trained
     critic = (rollout + text).forward + score(1).trained
     if head.on:

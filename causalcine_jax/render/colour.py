@@ -58,12 +58,12 @@ class ToRGB:
 class ToLastingRGB:
     """As ToRGB, for a film that goes on from these frames: it shows them as their file does.
 
-    A film stores the chroma of four pixels as one. Read plainly, colours blur at edges again with
-    every generation, and what leaves RGB's range is cut off, which moves their mean. So each pixel
-    is corrected by what a film of it would show otherwise, until that is little.
+    A film stores one chroma value per four pixels. So each generation would blur colours at edges
+    again, and clipping to RGB's range would shift their mean. Each pixel is therefore corrected by
+    its error after encoding and decoding, until the mean error is below TOLERANCE.
     """
 
-    ROUNDS, LITTLE = 8, 0.1  # LITTLE: mean of a level of 0..255
+    ROUNDS, TOLERANCE = 8, 0.1  # TOLERANCE: in levels of 0..255
 
     def __init__(self):
         self._to_rgb, self._to_yuv = ToRGB(), {}
@@ -79,7 +79,7 @@ class ToLastingRGB:
             stored = self._to_yuv[size](image)
             stored.colorspace = BT709
             wrong = shown.astype(np.int16) - self._to_rgb(stored)
-            if np.abs(wrong).mean() < self.LITTLE:
+            if np.abs(wrong).mean() < self.TOLERANCE:
                 break
             image = np.clip(image + wrong, 0, 255).astype(np.uint8)
         return image

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
+from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.render.typography import (
     FAINT,
     PAPER,
@@ -24,7 +25,6 @@ from causalcine_jax.render.typography import (
     shot_colour,
 )
 from causalcine_jax.story import ResolvedStory
-from causalcine_jax.story_schema import TEMPORAL_STRIDE
 from causalcine_jax.utils.atomic_file import atomic_file
 
 SHOWN = 5  # retrieved frames per chunk

@@ -140,7 +140,7 @@ class FilmWriter:
         return self
 
     @property
-    def kept(self) -> int:
+    def playable_frames(self) -> int:
         """The frames that can be played. A full disk costs the newest, which the muxer delays."""
         return max(0, self.frames - self._failed)
 
@@ -178,7 +178,7 @@ class FilmWriter:
         if kind is None and self.frames:
             with self._disk_faults():
                 os.replace(self.part, self.path)
-        if self.kept == 0:
+        if self.playable_frames == 0:
             with contextlib.suppress(OSError):
                 self.part.unlink(missing_ok=True)
         if kind is None and self.frames == 0:

@@ -27,10 +27,13 @@ STATUS = {"unknown_take": 404, "not_started": 404, "full": 429}  # of refusals; 
 PAGE = Path(__file__).parent / "page"
 
 
-def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
+def desk_app(
+    desk: Desk, token: str, hosts: tuple[str, ...] = (), videos: str = "videos"
+) -> ASGIApp:
     """The app; its lifespan ends the desk's sessions.
 
-    hosts  names that it answers to, beside localhost
+    hosts   names that it answers to, beside localhost
+    videos  folder of its jobs among the projects, which no other server may use
     """
 
     @contextlib.asynccontextmanager
@@ -54,7 +57,7 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
         return JSONResponse(json_schema())
 
     async def model(request: Request) -> Response:
-        return JSONResponse(desk.house.engine.info.model_dump())
+        return JSONResponse(desk.resources.engine.info.model_dump())
 
     async def refused(request: Request, error: Refused) -> Response:
         told, wait = error.error, error.error.retry_after_s
@@ -72,7 +75,7 @@ def desk_app(desk: Desk, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
             Route("/v1/schema", schema),
             Route("/v1/model", model),
             *film_routes(desk),
-            *job_routes(desk, Jobs(desk)),
+            *job_routes(desk, Jobs(desk, videos)),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         exception_handlers=handlers,

@@ -1,12 +1,13 @@
 """A director's client in Python: the protocol's messages as methods.
 
-    with Desk.open("http://127.0.0.1:8765/?token=...") as desk:      AsyncDesk: async with, await
+    with DeskClient.open("http://127.0.0.1:8765/?token=...") as desk:
         desk.start(global_caption="A story about Mia the fox.")
         desk.shot("Mia waves on the beach.", chunks=4)
         for message, media in desk:
             ...
 
 `media` is the bytes of a `media.init` or `media.chunk`; None with all other messages.
+`AsyncDeskClient` is the same with `async with` and `await`.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ class Address:
         token = parse_qs(parts.query).get("token", [""])[0]
         if parts.scheme not in ("http", "https") or not parts.netloc or not token:
             raise UsageError("the server's address must be http://HOST:PORT/?token=..., as printed")
-        return cls(f"{parts.scheme}://{parts.netloc}", token)
+        return cls(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", token)
 
     @property
     def socket(self) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class Address:
 
 
 class Orders:
-    """The messages of a client; `send` is what `Desk` and `AsyncDesk` differ in.
+    """The messages of a client; `send` is what `DeskClient` and `AsyncDeskClient` differ in.
 
     Every method takes an `event_id`, which the answer repeats.
     """
@@ -159,7 +160,7 @@ class Orders:
         return self.send(told)
 
 
-class Desk(Orders):
+class DeskClient(Orders):
     """A socket to a server, for one thread that receives; others may send."""
 
     def __init__(self, socket: Any):
@@ -167,7 +168,7 @@ class Desk(Orders):
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, url: str) -> Iterator["Desk"]:
+    def open(cls, url: str) -> Iterator["DeskClient"]:
         """`DataError` if the server cannot be reached, or refuses the token."""
         with _reached(url), contextlib.ExitStack() as stack:
             socket = stack.enter_context(connect(**Address.of(url).socket))
@@ -194,7 +195,7 @@ class Desk(Orders):
                 return
 
 
-class AsyncDesk(Orders):
+class AsyncDeskClient(Orders):
     """A socket to a server, for asyncio: await its methods."""
 
     def __init__(self, socket: Any):
@@ -202,7 +203,7 @@ class AsyncDesk(Orders):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator["AsyncDesk"]:
+    async def open(cls, url: str) -> AsyncIterator["AsyncDeskClient"]:
         """`DataError` if the server cannot be reached, or refuses the token."""
         async with contextlib.AsyncExitStack() as stack:
             with _reached(url):

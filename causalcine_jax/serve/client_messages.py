@@ -18,12 +18,12 @@ from causalcine_jax.serve.parts import (
 )
 
 
-class Asked(FromClient):
+class ClientRequest(FromClient):
     event_id: Id | None = None
     """The client's own name for this message, repeated in what answers it."""
 
 
-class SessionStart(Asked):
+class SessionStart(ClientRequest):
     """Begins a session: a new film, or with resume_token one that exists."""
 
     type: Literal["session.start"]
@@ -54,32 +54,32 @@ class SessionStart(Asked):
         return self
 
 
-class SessionWatch(Asked):
+class SessionWatch(ClientRequest):
     """Begins to watch another client's session, without directing it."""
 
     type: Literal["session.watch"]
     watch_token: Secret
 
 
-class SessionPause(Asked):
+class SessionPause(ClientRequest):
     """Makes no more chunks until session.resume."""
 
     type: Literal["session.pause"]
 
 
-class SessionResume(Asked):
+class SessionResume(ClientRequest):
     """Goes on after session.pause."""
 
     type: Literal["session.resume"]
 
 
-class SessionStop(Asked):
+class SessionStop(ClientRequest):
     """Ends the session. Its film is kept; the resume token opens it again."""
 
     type: Literal["session.stop"]
 
 
-class ShotAppend(Asked):
+class ShotAppend(ClientRequest):
     """Queues a shot: after all others, or before the queued shot `before`."""
 
     type: Literal["shot.append"]
@@ -87,7 +87,7 @@ class ShotAppend(Asked):
     before: Id | None = None
 
 
-class ShotUpdate(Asked):
+class ShotUpdate(ClientRequest):
     """Changes a queued shot, or the length of the one that is being filmed."""
 
     type: Literal["shot.update"]
@@ -107,7 +107,7 @@ class ShotUpdate(Asked):
         return self
 
 
-class ShotReorder(Asked):
+class ShotReorder(ClientRequest):
     """Puts the queued shots into another order."""
 
     type: Literal["shot.reorder"]
@@ -115,45 +115,45 @@ class ShotReorder(Asked):
     """All queued shots, in their new order."""
 
 
-class ShotRemove(Asked):
+class ShotRemove(ClientRequest):
     """Removes a queued shot."""
 
     type: Literal["shot.remove"]
     shot_id: Id
 
 
-class ShotCutNow(Asked):
+class ShotCutNow(ClientRequest):
     """Cuts at the next chunk: to `shot`, or to the first queued shot."""
 
     type: Literal["shot.cut_now"]
     shot: NewShot | None = None
 
 
-class Retake(Asked):
+class Retake(ClientRequest):
     """Films a shot that has begun again, as a new take; the shots after it are queued again."""
 
     type: Literal["retake"]
     shot_id: Id
     seed: Seed | None = None
-    """Of the shot's noise; left out with the caption: another than before."""
+    """Of the shot's noise. If seed and caption are left out: the next seed."""
     caption: Caption | None = None
 
 
-class Branch(Asked):
-    """Goes on from the beginning of a shot with others, as a new take."""
+class Branch(ClientRequest):
+    """Starts a new take at the beginning of a shot, with other shots from there on."""
 
     type: Literal["branch"]
     shot_id: Id
 
 
-class TakeOpen(Asked):
+class TakeOpen(ClientRequest):
     """Goes on with another take of this session, at its end."""
 
     type: Literal["take.open"]
     take_id: Id
 
 
-class Snapshot(Asked):
+class Snapshot(ClientRequest):
     """Asks for session.state."""
 
     type: Literal["snapshot"]
@@ -170,7 +170,7 @@ class PlaybackReport(FromClient):
     """Its clock runs: the position grows until the next report."""
 
 
-class Ping(Asked):
+class Ping(ClientRequest):
     """Asks for a pong."""
 
     type: Literal["ping"]

@@ -63,7 +63,7 @@ class Engine(Protocol[SomeDirector]):
     info: ModelInfo
     room_bytes: int
 
-    def held(self) -> AbstractContextManager[None]:
+    def device_context(self) -> AbstractContextManager[None]:
         """What the thread that uses the device runs in."""
 
     def warm_up(self) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from causalcine_jax.film.record import pretty, resolved_dict
 from causalcine_jax.film.record_schema import SCHEMA
+from causalcine_jax.film_folder.record import pretty, resolved_dict
 from causalcine_jax.render.contact_sheet import save_contact_sheet, thumbnail, wanted_frames
 from causalcine_jax.render.mp4 import some_frames, viewing_scale
 from causalcine_jax.serve.media import joined
@@ -43,22 +43,22 @@ class TakeFiles:
     sha256: str | None
     chunk_frames: int
 
-    def write(self, name: str, made_with: dict[str, Any]) -> Path:
+    def write(self, name: str, recorded_settings: dict[str, Any]) -> Path:
         """The file of that name, one of TAKE_FILES, in `folder`. `DataError` if writing fails."""
         path = self.folder / name
         {
             "film.mp4": lambda: joined(self.header, self.chunks, path),
-            "film.json": lambda: self._write_record(path, made_with),
+            "film.json": lambda: self._write_record(path, recorded_settings),
             "story.yaml": lambda: write_story(self.story, path),
-            "contact_sheet.png": lambda: self._write_sheet(path, made_with),
+            "contact_sheet.png": lambda: self._write_sheet(path, recorded_settings),
         }[name]()
         return path
 
-    def _write_record(self, path: Path, made_with: dict[str, Any]) -> None:
+    def _write_record(self, path: Path, recorded_settings: dict[str, Any]) -> None:
         record = {
             "schema": SCHEMA,
             "story": self.story.to_dict(),
-            **made_with,
+            **recorded_settings,
             "resolved": resolved_dict(self.story.resolve(self.chunk_frames)),
             "scale": viewing_scale(self.story.video.size[0]),
             **({"frames_sha256": self.sha256} if self.sha256 else {}),
@@ -67,14 +67,14 @@ class TakeFiles:
         with atomic_file(path) as partial:
             partial.write_text(pretty(record) + "\n", encoding="utf-8")
 
-    def _write_sheet(self, path: Path, made_with: dict[str, Any]) -> None:
-        film = self.write("film.mp4", made_with)
+    def _write_sheet(self, path: Path, recorded_settings: dict[str, Any]) -> None:
+        film = self.write("film.mp4", recorded_settings)
         resolved, video = self.story.resolve(self.chunk_frames), self.story.video
         thumbs = {n: thumbnail(image) for n, image in some_frames(film, wanted_frames(resolved))}
         details = (
             f"{resolved.frames / video.fps:.1f} s | {resolved.frames} frames of "
             f"{video.width}x{video.height} at {video.fps} fps | seed {self.story.seed} | "
-            f"take {self.take.take_id} | {made_with.get('model', '')}"
+            f"take {self.take.take_id} | {recorded_settings.get('model', '')}"
         )
         save_contact_sheet(path, resolved, thumbs, self.story.global_caption, details)
 

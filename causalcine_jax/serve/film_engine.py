@@ -8,17 +8,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import TEMPORAL_STRIDE, first_frame_of_chunk
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.film import record as provenance
-from causalcine_jax.film.asked_model import AskedModel, added_files, on_mesh
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import Model, latent_size
-from causalcine_jax.film.pool import chunk_bytes, device_memory, pool_frames_for
+from causalcine_jax.film.pool import chunk_bytes, device_memory, frames_wanted
+from causalcine_jax.film.prompts import knows_storyworld_only
+from causalcine_jax.film_folder import record as provenance
+from causalcine_jax.film_folder.loaded_model import LoadedModel, added_files, on_mesh
 from causalcine_jax.serve.parts import ModelInfo
-from causalcine_jax.story import Story, first_frame_of_chunk
-from causalcine_jax.story_schema import SCHEMA, TEMPORAL_STRIDE
-from causalcine_jax.storyworld import VOCABULARY
+from causalcine_jax.story import Story
+from causalcine_jax.story_schema import SCHEMA
 from causalcine_jax.storyworld.lexicon import kinds, lexicon
 
 ROOM = 0.5  # of free memory for history: while it branches, a film has two
@@ -34,10 +35,10 @@ class FilmEngine:
     room_bytes  None: a share of what memory is free
     """
 
-    def __init__(self, asked: AskedModel, pool: PoolConfig, room_bytes: int | None = None):
+    def __init__(self, asked: LoadedModel, pool: PoolConfig, room_bytes: int | None = None):
         self.asked, self.model, self.pool = asked, asked.model, pool
         model = asked.model
-        self._frames = pool_frames_for(None, model.memory, model.chunk_frames, pool.frames)
+        self._frames = frames_wanted(model.memory, model.chunk_frames, None, pool.frames)
         self.room_bytes = room_bytes or int(ROOM * (device_memory() or UNKNOWN_MEMORY))
         height, width = model.video.size
         self.info = ModelInfo(
@@ -51,7 +52,7 @@ class FilmEngine:
             example=_example() if _storyworld(model) else None,
         )
 
-    def held(self) -> AbstractContextManager[None]:
+    def device_context(self) -> AbstractContextManager[None]:
         return on_mesh(self.asked.mesh)
 
     def warm_up(self) -> None:
@@ -65,7 +66,7 @@ class FilmEngine:
     def pool_bytes(self, story: Story) -> int:
         size = latent_size(self.model, *self.model.completed(story).video.size)
         histories = self.model.sampler.histories
-        of_chunk = chunk_bytes(self.model, histories, size, self.pool.dtype)
+        of_chunk = chunk_bytes(self.model, histories, size, self.pool.kv_dtype)
         return self._frames // self.model.chunk_frames * of_chunk
 
     def begin(self, story: Story) -> Director:
@@ -79,7 +80,7 @@ class FilmEngine:
 
     def record(self, director: Director) -> dict[str, Any]:
         return {
-            **provenance.made_with(director.settings, self.model),
+            **provenance.recorded_settings(director.settings, self.model),
             "model": self.info.name,
             **self._files,
             "software": provenance.software(),
@@ -94,12 +95,7 @@ class FilmEngine:
 
 
 def _storyworld(model: Model) -> bool:
-    """Whether the model knows only StoryWorld's words."""
-    if model.tokenizer is None:
-        return False
-    return set(model.tokenizer.known_words()) >= {w for w in VOCABULARY if w.isalpha()} and (
-        model.tokenizer.size < 2 * len(VOCABULARY)
-    )
+    return model.tokenizer is not None and knows_storyworld_only(model.tokenizer)
 
 
 def _example() -> dict[str, Any]:

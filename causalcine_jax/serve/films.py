@@ -38,15 +38,15 @@ def film_routes(desk: Desk) -> list[Route]:
         raise Refused("unknown_take", f"{at['take']} has no frame {at['frame']}", "frame")
 
     async def file(request: Request) -> Response:
-        at, engine = request.path_params, desk.house.engine
+        at, engine = request.path_params, desk.resources.engine
         if at["file"] not in TAKE_FILES:
             raise Refused("unknown_take", f"a take has the files {', '.join(TAKE_FILES)}", "file")
         session = desk.session(at["session"])
         latents = session.model.latent_frames
         async with session.exporting:
             files = take_files(session.project, at["take"], session.head, latents)
-            made_with = await asyncio.to_thread(engine.record, session.director)
-            path = await asyncio.to_thread(files.write, at["file"], made_with)
+            recorded_settings = await asyncio.to_thread(engine.record, session.director)
+            path = await asyncio.to_thread(files.write, at["file"], recorded_settings)
             # Read here: the next request writes the file again.
             data = await asyncio.to_thread(path.read_bytes)
         name = f"{at['take']}-{at['file']}"

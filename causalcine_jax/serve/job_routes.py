@@ -8,7 +8,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.record import resolved_dict
+from causalcine_jax.film_folder.record import resolved_dict
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.jobs import Jobs, NewVideo
 from causalcine_jax.serve.protocol import Refused, refusal
@@ -23,14 +23,14 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
             asked = NewVideo.model_validate_json(await request.body())
         except ValidationError as error:
             raise refusal(error) from None
-        return JSONResponse(jobs.begin(asked).told())
+        return JSONResponse(jobs.begin(asked).as_video())
 
     async def every(request: Request) -> Response:
         newest = sorted(jobs.all.values(), key=lambda job: job.created_at, reverse=True)
-        return JSONResponse({"object": "list", "data": [job.told() for job in newest]})
+        return JSONResponse({"object": "list", "data": [job.as_video() for job in newest]})
 
     async def one(request: Request) -> Response:
-        return JSONResponse(jobs.known(request.path_params["id"]).told())
+        return JSONResponse(jobs.known(request.path_params["id"]).as_video())
 
     async def content(request: Request) -> Response:
         path = jobs.content(request.path_params["id"])
@@ -48,9 +48,9 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         if faults:
             return JSONResponse({"valid": False, "faults": faults})
         story = Story.from_dict(told)
-        resolved = story.resolve(desk.house.engine.info.latent_frames)
+        resolved = story.resolve(desk.resources.engine.info.latent_frames)
         try:
-            desk.house.engine.check([(f"shot '{s.id}'", s.prompt) for s in resolved.shots])
+            desk.resources.engine.check([(f"shot '{s.id}'", s.prompt) for s in resolved.shots])
         except UsageError as error:
             return JSONResponse({"valid": False, "faults": [str(error)]})
         told = {"story": story.to_dict(), "resolved": resolved_dict(resolved)}

@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from causalcine_jax.serve.admission import RETRY_S
 from causalcine_jax.serve.client_messages import SessionStart
-from causalcine_jax.serve.desk import RETRY_S, Desk
+from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.export import take_files
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import Caption, FromClient, FromServer, Seed
@@ -95,7 +96,7 @@ class Job:
     error: dict[str, str] | None = None
     folder: str | None = None
 
-    def told(self) -> dict[str, Any]:
+    def as_video(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
 
@@ -120,8 +121,8 @@ class _Client(Outbox):
 class Jobs:
     """The jobs of a desk; finished ones are found again after a restart."""
 
-    def __init__(self, desk: Desk):
-        self._desk, self._folder = desk, desk.projects / "videos"
+    def __init__(self, desk: Desk, folder: str):
+        self._desk, self._folder = desk, desk.projects / folder
         self._tasks: dict[str, asyncio.Task] = {}
         self.all: dict[str, Job] = {}
         for file in sorted(self._folder.glob("video_*.json")):
@@ -134,10 +135,10 @@ class Jobs:
 
     def begin(self, asked: NewVideo) -> Job:
         """A new job. `Refused` if it cannot be made, or too many wait."""
-        name = self._desk.house.engine.info.name
+        name = self._desk.resources.engine.info.name
         if asked.model not in (None, name):
             raise Refused("refused", f"this server's model is {name}, not {asked.model}", "model")
-        if self._desk.full:
+        if self._desk.admission.full:
             raise Refused("full", "too many films wait", retryable=True, retry_after_s=RETRY_S)
         story = asked.as_story()
         start = SessionStart(type="session.start", story=story, seed=asked.seed, pace="free")
@@ -146,7 +147,7 @@ class Jobs:
         self.all[job.id] = job
         self._save(job)
         client = _Client(job)
-        model = self._desk.house.engine.info
+        model = self._desk.resources.engine.info
         client.chunks = sum(chunks_of(shot.seconds, shot.chunks, model) for shot in shots)
         self._tasks[job.id] = asyncio.create_task(self._film(job, start, client))
         return job
@@ -166,6 +167,7 @@ class Jobs:
     async def delete(self, job_id: str) -> None:
         """Stops a job, and removes its film."""
         job = self.known(job_id)
+        del self.all[job_id]  # first: another request must not delete it too
         if (task := self._tasks.pop(job_id, None)) is not None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -174,7 +176,6 @@ class Jobs:
             folder = self._desk.projects / job.folder
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         (self._folder / f"{job_id}.json").unlink(missing_ok=True)
-        del self.all[job_id]
 
     async def _film(self, job: Job, start: SessionStart, client: _Client) -> None:
         session = None

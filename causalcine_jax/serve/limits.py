@@ -34,7 +34,7 @@ class SessionLimits:
     viewers: int = 20
     rate: float = 50.0
 
-    def told(self, pool_bytes: int) -> Limits:
+    def as_message(self, pool_bytes: int) -> Limits:
         """What a client is told of them."""
         return Limits(
             film_s=self.film_s,

@@ -17,13 +17,14 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
+from causalcine_jax.clock import CHUNK_FRAMES, TEMPORAL_STRIDE, first_frame_of_chunk
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.story_edits import extended, retaken, with_shot
 from causalcine_jax.render.typography import fit_text, font
 from causalcine_jax.serve.parts import ModelInfo
-from causalcine_jax.story import ResolvedShot, Shot, Story, Video, first_frame_of_chunk
-from causalcine_jax.story_schema import CHUNK_FRAMES, SCHEMA, TEMPORAL_STRIDE
+from causalcine_jax.story import ResolvedShot, Shot, Story, Video
+from causalcine_jax.story_schema import SCHEMA
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -78,11 +79,11 @@ class MockDirector:
         id: str | None = None,
         seed: int | None = None,
     ) -> ResolvedShot:
-        self._retell(with_shot(self.story, Shot(caption, seconds, chunks, id, seed)))
+        self._replace_story(with_shot(self.story, Shot(caption, seconds, chunks, id, seed)))
         return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:
-        self._retell(extended(self.story, chunks, CHUNK_FRAMES))
+        self._replace_story(extended(self.story, chunks, CHUNK_FRAMES))
         return self.resolved.shots[-1]
 
     def retake(
@@ -90,7 +91,7 @@ class MockDirector:
     ) -> ResolvedShot:
         number = self.resolved.number_of(shot)
         self.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
-        self._retell(retaken(self.story, number, caption, seed))
+        self._replace_story(retaken(self.story, number, caption, seed))
         return self.resolved.shots[number]
 
     def branch(self, shot: str) -> "MockDirector":
@@ -119,7 +120,7 @@ class MockDirector:
         spent = time.perf_counter() - begun
         return Chunk(np.stack(frames), index, shot, _recalled(index), {"denoise": spent})
 
-    def _retell(self, story: Story) -> None:
+    def _replace_story(self, story: Story) -> None:
         self.story, self.resolved = story, story.resolve()
         self._keep()
 
@@ -147,7 +148,7 @@ class MockEngine:
             example=EXAMPLE,
         )
 
-    def held(self) -> AbstractContextManager[None]:
+    def device_context(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def warm_up(self) -> None:

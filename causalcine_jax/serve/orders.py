@@ -4,7 +4,7 @@ Orders on queued shots act at once. A retake, a branch and another take wait for
 being made: they become one of the session's turns.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from causalcine_jax.errors import UsageError
@@ -22,18 +22,19 @@ from causalcine_jax.serve.client_messages import (
     ShotRemove,
     ShotReorder,
     ShotUpdate,
-    Snapshot,
     TakeOpen,
 )
 from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
-from causalcine_jax.serve.server_messages import SessionStatus, ShotReceived, TakeBegun
+from causalcine_jax.serve.server_messages import ShotReceived, TakeBegun
 from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.turns import rewound
 from causalcine_jax.story import prompt_of
+
+MOST_TURNS = 8  # that wait in a session
 
 
 def order(session: Session, message: Any) -> None:
@@ -81,19 +82,12 @@ def remove(session: Session, message: ShotRemove) -> None:
 
 def pause(session: Session, message: SessionPause | SessionResume) -> None:
     session.paused = isinstance(message, SessionPause)
-    session.tell_director(
-        SessionStatus(status="paused" if session.paused else "making", event_id=message.event_id)
-    )
-    session.status = "paused" if session.paused else "making"
+    session.say_status(message.event_id)
     session.change()
 
 
 def stop(session: Session, message: SessionStop) -> None:
     session.stop("stopped")
-
-
-def snapshot(session: Session, message: Snapshot) -> None:
-    session.tell_director(session.state(message.event_id))
 
 
 def report(session: Session, message: PlaybackReport) -> None:
@@ -131,12 +125,21 @@ def open_take(session: Session, message: TakeOpen) -> None:
     async def turn() -> None:
         await session.close_director()  # makes room for the other's history
         project.take_id = message.take_id
-        session.director = await reopened(session.house, project)
+        session.director = await reopened(session.resources, project)
         session.look()
         session.requeue(project.queue)
         _say_begun(session, message.event_id, replay=True)
 
-    session.turns.append((message.event_id, turn))
+    _queue_turn(session, message.event_id, turn)
+
+
+def _queue_turn(
+    session: Session, event_id: str | None, turn: Callable[[], Awaitable[None]]
+) -> None:
+    if len(session.turns) >= MOST_TURNS:
+        told = f"{MOST_TURNS} retakes, branches and takes already wait"
+        raise Refused("too_many", told, retryable=True)
+    session.turns.append((event_id, turn))
     session.change()
 
 
@@ -150,7 +153,7 @@ def check_caption(session: Session, caption: str, field: str) -> None:
     """`Refused` if the model cannot read the shot's prompt."""
     prompt = prompt_of(session.project.story.global_caption, caption)
     try:
-        session.house.engine.check([("the shot", prompt)])
+        session.resources.engine.check([("the shot", prompt)])
     except UsageError as error:
         raise Refused("refused", str(error), field) from None
 
@@ -190,19 +193,24 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
 
     requeued  which of the shots from there on are queued again
     """
-    project, limits = session.project, session.house.limits
-    if len(project.takes) >= limits.takes:
-        raise Refused("limit", f"a session has at most {limits.takes} takes")
+    project, limits = session.project, session.resources.limits
+
+    def check_room() -> None:
+        if len(project.takes) >= limits.takes:
+            raise Refused("limit", f"a session has at most {limits.takes} takes")
+
+    check_room()
 
     async def turn() -> None:
-        _begun(session, message.shot_id)  # another turn may have gone back before it
+        check_room()  # turns before it may have begun takes, or gone back
+        _begun(session, message.shot_id)
         director, begun = session.director, session.seen.resolved.shots
         number = [shot.id for shot in begun].index(message.shot_id)
         shots, first = again_from(session, number), begun[number].first_chunk
         take_id = project.new_take_id()
         folder = project.folder_of(take_id)
         try:
-            session.director = await session.house.worker.turn(
+            session.director = await session.resources.worker.turn(
                 project.session_id, lambda: rewound(director, message.shot_id, folder)
             )
         except UsageError as error:
@@ -217,8 +225,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         _say_begun(session, message.event_id)
         session.requeue(project.queue)
 
-    session.turns.append((message.event_id, turn))
-    session.change()
+    _queue_turn(session, message.event_id, turn)
 
 
 def _say_begun(session: Session, event_id: str | None, replay: bool = False) -> None:
@@ -247,7 +254,6 @@ ORDERS: dict[type, Callable[[Session, Any], None]] = {
     SessionPause: pause,
     SessionResume: pause,
     SessionStop: stop,
-    Snapshot: snapshot,
     PlaybackReport: report,
     Retake: retake,
     Branch: branch,

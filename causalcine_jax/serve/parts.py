@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from causalcine_jax.story_schema import LONGEST_SHOT, MAX_SEED, TEMPORAL_STRIDE
+from causalcine_jax.clock import TEMPORAL_STRIDE
+from causalcine_jax.story_schema import LONGEST_SHOT, MAX_SEED
 
 PROTOCOL = "causalcine.v1"
 LONGEST_CAPTION = 2_000  # characters
@@ -58,7 +59,7 @@ class NewShot(FromClient):
     """A shot to film: one caption and how long it is."""
 
     caption: Caption
-    """What the shot shows; the prompt is the story's global line followed by it."""
+    """What the shot shows; the prompt is the story's global caption followed by it."""
     seconds: Seconds | None = None
     """Its length in seconds, rounded to whole chunks. Neither length: the server's default."""
     chunks: Chunks | None = None
@@ -188,7 +189,7 @@ class Limits(FromServer):
     message_bytes: int
     caption_characters: int = LONGEST_CAPTION
     lead_chunks: int
-    """At most so many are left to play when the next is begun; fewer where they are made fast."""
+    """Most chunks left to play when the next one begins; fewer if chunks are made fast."""
     takes: int
     pool_bytes: int
     """The session's history of keys and values, reserved while it is open."""

@@ -22,7 +22,7 @@ class Playback:
         self.margin = MARGIN
 
     def report(self, position_s: float, playing: bool = False, late_s: float = 0.0) -> None:
-        """The player is there. late_s: since when it stands still for media that were sent."""
+        """Sets the reported position. late_s: seconds that it has waited for media already sent."""
         self._at, self._since, self._reported = position_s, self._now(), True
         self._runs = playing
         if late_s > self.margin:
@@ -38,9 +38,9 @@ class Playback:
         return at
 
     def lead(self, slowest: float) -> float:
-        """Seconds of film that must be left when a chunk begins which takes `slowest` seconds.
+        """Seconds of film left to play when a chunk that takes `slowest` seconds must begin.
 
-        Not more: what is made already delays a new shot.
+        No more than needed, because film that is already made delays a new shot.
         """
         return UNEVEN * slowest + self.margin
 

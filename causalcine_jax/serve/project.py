@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.record import FramesHash
+from causalcine_jax.film_folder.record import FramesHash
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import ShotChanged
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import append_line, atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/desk@1"
@@ -133,7 +133,7 @@ class Project:
 
     @property
     def story(self) -> Story:
-        """What holds for all takes: the global line, seed, negative prompt and size."""
+        """What holds for all takes: the global caption, seed, negative prompt and size."""
         return Story.from_dict(self._told["story"], fewest_shots=0)
 
     @property
@@ -240,8 +240,7 @@ class Project:
             _write(self.header, header)
         _write(_media(folder, info.chunk), media)
         try:
-            with open(lines, "a", encoding="utf-8") as file:
-                file.write(info.model_dump_json() + "\n")
+            append_line(lines, info.model_dump_json().encode())
         except OSError as error:
             raise DataError(f"cannot write {lines}: {error.strerror or error}") from error
         self.takes[info.take_id].own.append(info)
@@ -280,7 +279,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _chunks(folder: Path):
-    """The chunks in chunks.jsonl, up to a line that a crash left incomplete."""
+    """The chunks in chunks.jsonl, without a line that a crash left incomplete."""
     try:
         lines = (folder / "chunks.jsonl").read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -291,4 +290,4 @@ def _chunks(folder: Path):
         try:
             yield ChunkInfo.model_validate_json(line)
         except ValidationError:
-            return
+            continue

@@ -7,17 +7,17 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.film.chunk import frame_of_latent, most_recalled
-from causalcine_jax.serve.house import House
 from causalcine_jax.serve.media import encoded, mime, streaming_scale
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
 from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import MediaChunk, MediaInit, ShotApplied
-from causalcine_jax.story import first_frame_of_chunk
 
 MOST_RECALLED = 8
 RECENT = 4  # chunks over which speed is measured
@@ -36,8 +36,14 @@ class Published:
 class Publisher:
     """Takes chunks by `put`; `tell` sends a message, and media, to all clients."""
 
-    def __init__(self, house: House, project: Project, model: ModelInfo, tell: Callable[..., None]):
-        self._house, self._project, self._model, self._tell = house, project, model, tell
+    def __init__(
+        self,
+        resources: DeskResources,
+        project: Project,
+        model: ModelInfo,
+        tell: Callable[..., None],
+    ):
+        self._resources, self._project, self._model, self._tell = resources, project, model, tell
         self._scale = streaming_scale(model.height)
         self._made: asyncio.Queue = asyncio.Queue(1)
         self._open = 0  # chunks that were put and are not published
@@ -45,10 +51,26 @@ class Publisher:
         self._header = project.header.read_bytes() if project.header.is_file() else None
         self.events: dict[str, str | None] = {}  # by shot: the event that queued it
 
+    def start(self, ended: Callable[[], None]) -> None:
+        """Begins to publish; `ended` is called when it fails."""
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: ended())
+
+    def check(self) -> None:
+        """Raises what encoding or disk have raised."""
+        if self._task.done():
+            self._task.result()
+
+    def close(self) -> None:
+        self._task.cancel()
+
     async def put(self, chunk: Any, spent: float) -> None:
-        """Queues a chunk of the current take that took `spent` seconds, waiting included."""
+        """Queues a chunk of the current take that took `spent` seconds, waiting included.
+
+        Raises as `check`.
+        """
         self._open += 1
-        await self._made.put((self._project.take_id, chunk, spent))
+        await self._unless_failed(self._made.put((self._project.take_id, chunk, spent)))
 
     @property
     def idle(self) -> bool:
@@ -56,7 +78,17 @@ class Publisher:
         return self._open == 0
 
     async def drained(self) -> None:
-        await self._made.join()
+        """Waits until everything is published. Raises as `check`."""
+        await self._unless_failed(self._made.join())
+
+    async def _unless_failed(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """After a failure nothing takes from the queue, so waiting for it would never end."""
+        work = asyncio.ensure_future(waiting)
+        await asyncio.wait({work, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            self.check()
+        await work
 
     def init(self) -> tuple[MediaInit, bytes] | None:
         """The media's header; None before the first chunk."""
@@ -94,8 +126,8 @@ class Publisher:
         """Seconds from asking for a chunk to its media, of the slowest of the last ones."""
         return max((each.spent for each in self._lately), default=math.inf)
 
-    async def run(self) -> None:
-        """Publishes what is put, in order, until cancelled. Raises what encoding or disk raise."""
+    async def _run(self) -> None:
+        """Publishes what is put, in order, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             take_id, chunk, spent = await self._made.get()
@@ -105,14 +137,14 @@ class Publisher:
                     self._tell(self._applied(info))
                 before = self._project.digest(take_id, chunk.index)
                 info, header, media, digest = await loop.run_in_executor(
-                    self._house.encoders, self._encode, info, chunk.frames, before
+                    self._resources.encoders, self._encode, info, chunk.frames, before
                 )
                 self._project.add_chunk(info, header, media, digest)
                 if self._header is None:
                     self._header = header
                     self._tell(*self._init(header))
                 self._tell(MediaChunk(**info.model_dump()), media)
-                self._house.metrics.chunk(info)
+                self._resources.metrics.chunk(info)
                 spent += info.timings["encode"]
                 self._lately.append(Published(info, time.monotonic(), spent))
             finally:

@@ -4,19 +4,19 @@ The director makes the chunks that were kept once more, from their latents, one 
 frames are hashed again. Chunks that a crash left without media are made after that, as all others.
 """
 
-from causalcine_jax.film.record import FramesHash
+from causalcine_jax.film_folder.record import FramesHash
 from causalcine_jax.serve.engine import FilmDirector
-from causalcine_jax.serve.house import House
 from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.resources import DeskResources
 
 
-async def reopened(house: House, project: Project) -> FilmDirector:
+async def reopened(resources: DeskResources, project: Project) -> FilmDirector:
     """The director of the project's current take, after its last chunk that has media."""
     folder, user = project.folder_of(project.take_id), project.session_id
-    director = await house.worker.turn(user, lambda: house.engine.resume(folder))
+    director = await resources.worker.turn(user, lambda: resources.engine.resume(folder))
     digest, digests = FramesHash(), []
     for _ in project.line(project.take_id):
-        await house.worker.turn(user, lambda: digest.add(next(director).frames))
+        await resources.worker.turn(user, lambda: digest.add(next(director).frames))
         digests.append(digest.copy())
     project.give_digests(digests)
     # A crash leaves a shot both in the queue and in the film when it had just begun.

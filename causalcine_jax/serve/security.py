@@ -1,10 +1,10 @@
-"""Who may ask the server for what: a token, the names that it answers to, headers of every answer.
+"""Access control: a token, allowed host names, and security headers on every response.
 
     GET /?token=...         -> cookie (HttpOnly, SameSite=Strict), and the address without the token
     Authorization: Bearer   -> programs
 
-Wraps the whole app, sockets included. Host names are allow-listed, because a page elsewhere may
-give its own name our address. An address in digits cannot be renamed and passes.
+Wraps the whole app, sockets included. Host names are allow-listed against DNS rebinding. Numeric
+addresses are always accepted, because rebinding needs a name.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class Guard:
         await self.app(scope, self._limited(receive), _with_headers(send))
 
     def refusal(self, scope: Scope) -> Response | None:
-        """The answer to who may not ask this; None for who may."""
+        """The error response to a request that is not allowed; None if it is allowed."""
         headers = Headers(scope=scope)
         if not self._known_host(headers.get("host", "")):
             return _refused(421, "this server does not answer to that host name: start it with "
@@ -75,9 +75,10 @@ class Guard:
             return _refused(403, "the Origin is not this server")
         if _length(headers) > self.body_bytes:
             return _refused(413, f"a body has at most {self.body_bytes} bytes")
-        if scope["path"] in OPEN:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in OPEN:
             return None
-        if scope["type"] == "http" and scope["path"] == "/":
+        if scope["type"] == "http" and path == "/":
             asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             if asked and self._is_token(asked):
                 return self._with_cookie(scope)
@@ -89,15 +90,18 @@ class Guard:
         return hmac.compare_digest(shown.encode(), self.token.encode())
 
     def _known_host(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # such as "[::1"
+            return False
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return name in (*LOCAL, *self.hosts)
+            return name in {known.lower() for known in (*LOCAL, *self.hosts)}
         return True
 
     def _with_cookie(self, scope: Scope) -> Response:
-        answer = RedirectResponse("/", 303)
+        answer = RedirectResponse(f"{scope.get('root_path', '')}/", 303)
         secure = scope["scheme"] == "https"
         answer.set_cookie(
             cookie_name(self.token), self.token, httponly=True, samesite="strict", secure=secure
@@ -138,7 +142,10 @@ def _same_origin(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-    return urlsplit(origin).netloc == headers.get("host")
+    try:
+        return urlsplit(origin).netloc == headers.get("host")
+    except ValueError:
+        return False
 
 
 def _length(headers: Headers) -> int:

@@ -16,15 +16,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import UsageError
 from causalcine_jax.serve.engine import FilmDirector
-from causalcine_jax.serve.house import House
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import FromServer, ModelInfo, QueuedShot
 from causalcine_jax.serve.playback import Playback
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.publish import Publisher
+from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import (
     EndReason,
     Error,
@@ -37,7 +38,7 @@ from causalcine_jax.serve.server_messages import (
 )
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.turns import in_words, next_chunk
-from causalcine_jax.story import ResolvedStory, first_frame_of_chunk
+from causalcine_jax.story import ResolvedStory
 
 log = logging.getLogger("causalcine.desk")
 
@@ -58,13 +59,13 @@ class Session:
     turns     what is done between two chunks, retakes and branches, each with its event
     """
 
-    def __init__(self, house: House, project: Project, director: FilmDirector):
+    def __init__(self, resources: DeskResources, project: Project, director: FilmDirector):
         video = director.story.video
         size = {"width": video.width, "height": video.height, "fps": video.fps}
-        self.house, self.project = house, project
+        self.resources, self.project = resources, project
         self._director: FilmDirector | None = director
-        self.model: ModelInfo = house.engine.info.model_copy(update=size)
-        self.publisher = Publisher(house, project, self.model, self.tell)
+        self.model: ModelInfo = resources.engine.info.model_copy(update=size)
+        self.publisher = Publisher(resources, project, self.model, self.tell)
         self.playback = Playback()
         self.directing: Outbox | None = None
         self.viewers: set[Outbox] = set()
@@ -93,7 +94,7 @@ class Session:
         """Closes it and frees its history."""
         director, self._director = self._director, None
         if director is not None:
-            await self.house.worker.turn(self.project.session_id, director.close)
+            await self.resources.worker.turn(self.project.session_id, director.close)
 
     def look(self) -> None:
         """Notes where the director is, after a turn: during one, asking it would wait."""
@@ -172,19 +173,15 @@ class Session:
         self.tell(Queue(event_id=event_id, shots=shots))
         self.change()
 
-    # --- the loop ---
-
     async def _run(self) -> None:
-        publishing = asyncio.create_task(self.publisher.run())
-        publishing.add_done_callback(lambda _: self.change())
+        self.publisher.start(self.change)
         try:
-            while not self._stopping:
-                if publishing.done():
-                    publishing.result()  # raises what went wrong
-                elif self.turns:
+            while not self._outlived():
+                self.publisher.check()
+                if self.turns:
                     await self.publisher.drained()
                     await self._refusing(*self.turns.popleft())
-                elif (status := self._say_status()) == "making":
+                elif (status := self.say_status()) == "making":
                     await self._make()
                 else:
                     soon = status == "ahead" or not self.publisher.idle
@@ -192,14 +189,13 @@ class Session:
             await self.publisher.drained()
         except Exception as error:
             log.exception("session %s failed", self.project.session_id)
-            told = in_words(error)
-            take = self.project.take_id
+            take, told = self.project.take_id, in_words(error)
             self.ended = SessionDone(reason="failed", take_id=take, message=told)
         finally:
-            publishing.cancel()
+            self.publisher.close()
             with contextlib.suppress(Exception):
                 await self.close_director()
-            self.house.worker.leave(self.project.session_id)
+            self.resources.worker.leave(self.project.session_id)
             self.tell(self.ended)
             for client in self._clients():
                 client.close()
@@ -211,13 +207,14 @@ class Session:
         except Refused as refused:
             self.tell_director(refused.error.model_copy(update={"event_id": event_id}))
 
-    def _say_status(self) -> Status:
-        """What the session does now; told where it changed."""
+    def say_status(self, event_id: str | None = None) -> Status:
+        """What the session does now; all clients are told if it changed, or if `event_id` asked."""
         status = self._status()
-        told = status != "starved" or self.publisher.idle  # after its last chunk
-        if status != self.status and told:
+        changed = status != self.status
+        too_early = status == "starved" and not self.publisher.idle  # the last chunk goes first
+        if event_id is not None or (changed and not too_early):
             self.status = status
-            self.tell(SessionStatus(status=status))
+            self.tell(SessionStatus(status=status, event_id=event_id))
         made = self.time_of(self.seen.next_chunk)
         if self._clients() and time.monotonic() - self._measured > 1.0:
             self._measured = time.monotonic()
@@ -226,7 +223,7 @@ class Session:
                     fps=self.publisher.fps,
                     made_s=made,
                     lead_s=made - self.playback.position(made),
-                    turns_waiting=self.house.worker.waiting,
+                    turns_waiting=self.resources.worker.waiting,
                     viewers=len(self.viewers),
                 )
             )
@@ -239,16 +236,15 @@ class Session:
         holds = seen.resolved.shots and self.project.choices["on_empty"] == "hold"
         planned = seen.next_chunk < seen.resolved.chunks
         work = planned or self._unfinished() or self.project.queue or holds
-        if not work or made >= self.house.limits.film_s:
+        if not work or made >= self.resources.limits.film_s:
             return "starved"
-        free = self.project.choices["pace"] == "free"
-        ahead = not free and made - self.playback.position(made) >= self.lead
-        return "ahead" if ahead else "making"
+        near = made - self.playback.position(made) < self.lead
+        return "making" if near or self.project.choices["pace"] == "free" else "ahead"
 
     @property
     def lead(self) -> float:
         """Seconds of film that are left to play when the next chunk begins."""
-        most = self.house.limits.lead_chunks * self.model.chunk_frames / self.model.fps
+        most = self.resources.limits.lead_chunks * self.model.chunk_frames / self.model.fps
         return min(most, self.playback.lead(self.publisher.slowest))
 
     def _unfinished(self) -> bool:
@@ -258,27 +254,31 @@ class Session:
         last = self.seen.resolved.shots[-1]
         return last.chunks < self.project.take.shots[last.id].chunks
 
-    async def _wait(self, at_most: float) -> None:
-        now, limits = time.monotonic(), self.house.limits
+    def _outlived(self) -> bool:
+        """Whether the session stops; it does so at its greatest age, or without clients."""
+        now, limits = time.monotonic(), self.resources.limits
         if self._clients():
             self._seen = now
-        if now - self._seen > limits.idle_s:
-            return self.stop("idle", f"no client for {limits.idle_s:g} s")
+        if self._stopping:
+            return True
         if now - self._begun > limits.lifetime_s:
-            return self.stop("lifetime", f"open for {limits.lifetime_s:g} s")
+            self.stop("lifetime", f"open for {limits.lifetime_s:g} s")
+        elif now - self._seen > limits.idle_s:
+            self.stop("idle", f"no client for {limits.idle_s:g} s")
+        return self._stopping
+
+    async def _wait(self, at_most: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(at_most):
-                await self._changed.wait()
+            await asyncio.wait_for(self._changed.wait(), at_most)
         self._changed.clear()
 
     async def _make(self) -> None:
         """One chunk: of the last shot, or the first of the next."""
-        if time.monotonic() - self._begun > self.house.limits.lifetime_s:
-            return self.stop("lifetime", f"open for {self.house.limits.lifetime_s:g} s")
         director, shot = self.director, None
         planned = self.seen.next_chunk < self.seen.resolved.chunks
         if not planned and not self._unfinished():
-            for last in self.seen.resolved.shots[-1:]:  # as short as it was cut, or held on
+            # Record the last shot's true length: shorter if it was cut, longer if it is held.
+            for last in self.seen.resolved.shots[-1:]:
                 length = last.chunks + (not self.project.queue)
                 if length != self.project.take.shots[last.id].chunks:
                     self.tell(self.project.resize(last.id, length, self.model))
@@ -287,7 +287,7 @@ class Session:
                 self.tell(Queue(shots=self.project.queue))
         begun = time.perf_counter()
         try:
-            chunk = await self.house.worker.turn(
+            chunk = await self.resources.worker.turn(
                 self.project.session_id, lambda: next_chunk(director, shot)
             )
         except UsageError as error:

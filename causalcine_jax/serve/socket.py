@@ -72,12 +72,12 @@ async def stream(desk: Desk, socket: WebSocket) -> None:
 
 async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
     session, directs, refused = None, False, 0
-    rate = _Rate(desk.house.limits.rate)
+    rate = _Rate(desk.resources.limits.rate)
     try:
         while True:
             message = None
             try:
-                text = await inbox.text(None if session else desk.house.limits.first_s)
+                text = await inbox.text(None if session else desk.resources.limits.first_s)
                 rate.count()
                 message = read_client(text)
                 if isinstance(message, Ping):

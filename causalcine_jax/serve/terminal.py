@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.film.story_edits import shot_of_line
-from causalcine_jax.serve.client import Address, Desk
+from causalcine_jax.serve.client import Address, DeskClient
 from causalcine_jax.serve.parts import TAKE_FILES
 from causalcine_jax.utils.atomic_file import atomic_file
 
@@ -36,7 +36,7 @@ QUIET = 1.0  # seconds without a message, after which a film with nothing queued
 class Terminal:
     """One session: `run` directs it to the end of the lines."""
 
-    def __init__(self, desk: Desk, address: Address, out: Path, tell: Callable[[str], None]):
+    def __init__(self, desk: DeskClient, address: Address, out: Path, tell: Callable[[str], None]):
         self._desk, self._address, self._out, self._tell = desk, address, out, tell
         self._session, self._take, self._status = "", "", ""
         self._shots: tuple[str, ...] = ()  # of the take, those that have begun, in order
@@ -68,7 +68,7 @@ class Terminal:
                 if finished.is_set() and not self._open and self._status in ("starved", "paused"):
                     break
         if self.chunks == 0:
-            raise UsageError("no film: the input has no line that can be a shot")
+            raise UsageError("no film: write one caption per line of the input")
         self.save()
         self._desk.stop()
 
@@ -145,7 +145,7 @@ class Terminal:
             return said
         if not self._shots:
             raise UsageError("no shot has begun yet")
-        raise UsageError(f"which shot? Name one of 1 to {len(self._shots)}, not {said!r}")
+        raise UsageError(f"there is no shot {said!r}: name one of 1 to {len(self._shots)}")
 
     def _event(self, caption: str) -> str:
         with self._lock:

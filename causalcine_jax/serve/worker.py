@@ -2,9 +2,9 @@
 
     await worker.turn("a session's id", work)       the result of work(), run on that thread
 
-Fair: the turn goes to whoever has used the device least among those who wait (start-time fair
-queueing). Time in which one did not wait is not saved up: whoever comes, or comes back, starts
-level with the turn that runs. So nobody can take the device for itself.
+Of the sessions that wait, the one that has used the device least is next (start-time fair
+queueing). A session that did not wait must not save up time for later. So a new or returning
+session starts with the use of the session that runs.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ LONGEST_TURN = 20.0  # seconds that `close` waits for; a model that compiles may
 
 
 @dataclass
-class _Asked:
+class _WaitingTurn:
     who: str
     work: Callable[[], Any]
     done: asyncio.Future
@@ -31,15 +31,19 @@ class _Asked:
 class Worker:
     """Starts its thread; `close` ends it after the turn that runs.
 
-    held  makes the context that the thread runs in
+    device_context  makes the context that the thread runs in
     """
 
-    def __init__(self, held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext):
-        self._asked: list[_Asked] = []
+    def __init__(
+        self, device_context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    ):
+        self._asked: list[_WaitingTurn] = []
         self._used: dict[str, float] = {}  # seconds of the device by user, from their level on
         self._level = 0.0  # of the turn that runs, or ran last
         self._wake, self._closed = threading.Condition(), False
-        self._thread = threading.Thread(target=self._run, args=(held,), name="device", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(device_context,), name="device", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -51,7 +55,7 @@ class Worker:
         """Runs `work` when it is the turn of `who`; returns its result or raises its error."""
         loop = asyncio.get_running_loop()
         with self._wake:
-            asked = _Asked(who, work, loop.create_future(), loop, self._level)
+            asked = _WaitingTurn(who, work, loop.create_future(), loop, self._level)
             self._asked.append(asked)
             self._wake.notify()
         return await asked.done
@@ -67,8 +71,8 @@ class Worker:
             self._wake.notify()
         self._thread.join(LONGEST_TURN)
 
-    def _run(self, held: Callable[[], AbstractContextManager[None]]) -> None:
-        with held():
+    def _run(self, device_context: Callable[[], AbstractContextManager[None]]) -> None:
+        with device_context():
             self._take_turns()
 
     def _take_turns(self) -> None:
@@ -95,7 +99,7 @@ class Worker:
                 asked.loop.call_soon_threadsafe(_settle, asked.done, result, error)
             del asked, result, error  # a director may be among them, with its pool
 
-    def _level_of(self, asked: _Asked) -> float:
+    def _level_of(self, asked: _WaitingTurn) -> float:
         return max(asked.level, self._used.get(asked.who, 0.0))
 
 

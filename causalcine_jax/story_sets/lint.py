@@ -14,6 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.story import Story
 from causalcine_jax.story_sets.returns import return_faults
 from causalcine_jax.story_sets.story_set import LabelledStory, StorySet
@@ -22,7 +23,6 @@ from causalcine_jax.story_sets.words import shingles, words
 SHOTS = 5
 CHUNKS = 20  # 237 frames, 14.8 s at 16 frames per second
 SHOT_CHUNKS = (3, 6)
-FPS = 16
 CAPTION_WORDS = (25, 70)
 GLOBAL_WORDS = (10, 50)
 TEXT_LEN = 512  # UMT5's, in Wan2.1 and its descendants

@@ -5,8 +5,8 @@ Every action starts at phase 0 and repeats slowly, so that 3 latent frames show 
 
 import numpy as np
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.storyworld.characters import Pose
-from causalcine_jax.storyworld.world import FPS
 
 PERIOD = 1.5  # seconds
 

@@ -1,12 +1,12 @@
-"""Captions in plain English: a global line for the story and a caption per shot.
+"""Captions in plain English: a global caption for the story and a caption per shot.
 
-The global line names the cast and their species, never their looks.
+The global caption names the cast and their species, never their looks.
 A caption says who does what, where, when and how it is framed.
 One more sentence may name colour and accessory, only where a character first appears.
 Later shots leave them out, so the model has to remember them.
 Templates and phrases are tables. VOCABULARY is computed from them, so it holds every word.
 
-A shot's prompt is "global line caption": at most MAX_PROMPT_WORDS words with punctuation.
+A shot's prompt is "global caption caption": at most MAX_PROMPT_WORDS words with punctuation.
 """
 
 import re
@@ -99,7 +99,7 @@ def cast_faults(global_caption: str, captions: Sequence[tuple[str, str]]) -> lis
     """Returns a fault wherever a story names more characters than any training film had.
 
     Args:
-      global_caption: the story's global line.
+      global_caption: the story's global caption.
       captions: (the caption's place in the story, its text).
     """
     named = {where: _named(caption) for where, caption in captions}
@@ -131,7 +131,7 @@ def _named(text: str) -> list[str]:
 def write(
     rng: np.random.Generator, cast: Sequence[Character], shots: Sequence[WorldShot], told: bool
 ) -> tuple[str, list[str]]:
-    """Returns the global line and a caption per shot.
+    """Returns the global caption and a caption per shot.
 
     With `told`, a character's colour and accessory are named in its first shot.
     """

@@ -49,7 +49,7 @@ def kinds() -> dict[str, list[str] | dict[str, list[str]]]:
         "tones": list(grammar.TONES),
         "kinds of story": list(grammar.KINDS),
     }
-    text = " ".join(phrase for kind in told.values() for phrase in _said(kind))
+    text = " ".join(phrase for kind in told.values() for phrase in _flat(kind))
     rest = sorted(set(VOCABULARY) - set(grammar.words(text)))
     return {**told, "other words": [word for word in rest if word.isalnum()]}
 
@@ -61,7 +61,7 @@ def _phrases(table: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
     }
 
 
-def _said(kind: list[str] | dict[str, list[str]]) -> list[str]:
+def _flat(kind: list[str] | dict[str, list[str]]) -> list[str]:
     return kind if isinstance(kind, list) else [phrase for said in kind.values() for phrase in said]
 
 

@@ -6,13 +6,14 @@ from left to right.
 
 import numpy as np
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.storyworld.accessories import BOXES, ON_TRUNK
 from causalcine_jax.storyworld.actions import pose
 from causalcine_jax.storyworld.characters import HEAD_RADIUS, draw_character
 from causalcine_jax.storyworld.places import CENTRE, LIGHTS, draw_place
 from causalcine_jax.storyworld.shapes import DisplayList, Pen
 from causalcine_jax.storyworld.story import WorldShot, WorldStory
-from causalcine_jax.storyworld.world import FPS, MAX_ON_SCREEN
+from causalcine_jax.storyworld.world import MAX_ON_SCREEN
 
 FOCUS = (CENTRE, 0.60)  # the point that stays in place while the camera pushes in or pulls out
 DEPTHS = (0.25, 0.6, 1.0)  # how much of the camera's move reaches the far, mid and near scenery

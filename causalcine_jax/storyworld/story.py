@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from causalcine_jax.clock import CHUNK_FRAMES, first_frame_of_chunk
 from causalcine_jax.storyworld.places import PlaceLayout
-from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
+from causalcine_jax.storyworld.world import WorldConfig
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class WorldStory:
         return tuple(shot.caption for shot in self.shots)
 
     def prompts(self) -> tuple[str, ...]:
-        """Returns the prompt of each shot: the global line and the caption."""
+        """Returns the prompt of each shot: the global caption and the caption."""
         return tuple(f"{self.global_caption} {caption}".strip() for caption in self.captions)
 
     def shot_of_chunk(self) -> np.ndarray:

@@ -11,6 +11,7 @@ import itertools
 
 import numpy as np
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import UsageError
 from causalcine_jax.storyworld import grammar
 from causalcine_jax.storyworld.places import PlaceLayout
@@ -26,7 +27,6 @@ from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
     CAMERAS,
-    CHUNK_FRAMES,
     COLOURS,
     EMPTY,
     MAX_CAST,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.storyworld.scene import scene_parameters
 from causalcine_jax.storyworld.story import WorldStory
 from causalcine_jax.storyworld.world import (
@@ -16,7 +17,6 @@ from causalcine_jax.storyworld.world import (
     SIZES,
     SPECIES,
     TIMES,
-    first_frame_of_chunk,
 )
 
 

@@ -6,6 +6,7 @@ The tables' order is public: a (seed, index) pair is reproducible only while it 
 import dataclasses
 from dataclasses import dataclass
 
+from causalcine_jax.clock import CHUNK_FRAMES, TEMPORAL_STRIDE
 from causalcine_jax.errors import raise_faults
 
 RGB = tuple[float, float, float]  # 0..255
@@ -41,9 +42,6 @@ ACTIONS = ("walk", "jump", "wave", "dance", "sleep", "look")
 SIZES = ("wide", "medium", "close-up")
 CAMERAS = ("static", "pan", "push in", "pull out")
 
-FPS = 16
-CHUNK_FRAMES = 3  # latent frames
-TEMPORAL_STRIDE = 4  # video frames per latent frame after the first
 ASPECT = 5 / 3
 MAX_ON_SCREEN = 2  # characters that a shot shows
 MAX_CAST = 3  # characters of a story
@@ -214,11 +212,3 @@ WORLDS = {
     "storyworld": WorldConfig.storyworld,
     "storyworld-single": WorldConfig.storyworld_single,
 }
-
-
-def first_frame_of_chunk(chunk: int) -> int:
-    """Returns the video frame where `chunk` starts: 0, 9, 21, 33, ...
-
-    Chunks last 9, 12, 12, ... frames.
-    """
-    return max(0, TEMPORAL_STRIDE * (CHUNK_FRAMES * chunk - 1) + 1)

@@ -10,6 +10,7 @@ devices' part; a checkpoint may be loaded by another number of processes.
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.cli import DISK_FAULTS
+from causalcine_jax.errors import DataError, UsageError, is_out_of_memory
 from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.state import Batches, TrainState
@@ -34,20 +36,30 @@ class Checkpoints:
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,
         )
+        self._saving = ""  # which checkpoint an error is about
 
     @property
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
-        newest = self._orbax.latest
-        return None if newest is None else newest.step
+        # orbax lists a checkpoint from the moment at which it begins to write it.
+        return max(
+            (each.step for each in self._orbax.checkpoints if each.path.exists()), default=None
+        )
 
     def save(self, step: int, state: TrainState, batches: Batches) -> None:
-        """Starts saving; returns as soon as the state may be donated again."""
-        if step == self.latest:
+        """Starts saving; returns as soon as the state may be donated again.
+
+        `DataError` if the disk refuses this checkpoint, or refused the one before it.
+        """
+        if any(each.step == step for each in self._orbax.checkpoints):
             return
+        self.wait()
+        arrays = flat(state)
+        size = sum(array.nbytes for array in arrays.values())
+        self._saving = f" of step {step}, {size:,} bytes,"
         with self._disk_faults():
             self._orbax.save_checkpointables_async(
-                step, {"state": flat(state), "data": _Position(batches)}
+                step, {"state": arrays, "data": _Position(batches)}
             )
 
     def restore(self, like: TrainState, batches: Batches) -> TrainState:
@@ -60,8 +72,11 @@ class Checkpoints:
           DataError: it cannot be read.
         """
         wanted = flat(like)
-        saved = self._orbax.checkpointables_metadata().metadata["state"]
-        there = {name: tuple(leaf.shape) for name, leaf in saved.items()}
+        with self._damage():
+            saved = self._orbax.checkpointables_metadata().metadata["state"]
+            if saved is None:
+                raise ValueError("its list of arrays is damaged")
+            there = {name: tuple(leaf.shape) for name, leaf in saved.items()}
         faults = [
             f"{name}: {there.get(name, 'missing')}, expected {leaf.shape}"
             for name, leaf in wanted.items()
@@ -74,15 +89,10 @@ class Checkpoints:
                 f"the checkpoint in {self.folder} is of another run: "
                 f"{'; '.join(faults[:4])}{more}; choose another out, or delete it"
             )
-        try:
+        with self._damage():
             loaded = self._orbax.load_checkpointables(
                 None, {"state": wanted, "data": _Position(batches)}
             )
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"checkpoint {self.latest} in {self.folder} cannot be read ({_one_line(error)}); "
-                f"delete {self.folder / str(self.latest)} alone, to go on from the one before"
-            ) from error
         return jax.tree.unflatten(
             jax.tree.structure(like), [loaded["state"][name] for name in wanted]
         )
@@ -98,13 +108,35 @@ class Checkpoints:
             self._orbax.close()
 
     @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a damaged file may be any error of orbax
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
+                raise
+            if (refused := _usage_error(error)) is not None:  # such as data that has changed
+                raise refused from None
+            *_, before, newest = [None, *(each.step for each in self._orbax.checkpoints)]
+            then = "begin anew" if before is None else f"go on from step {before}"
+            raise DataError(
+                f"checkpoint {newest} in {self.folder} cannot be read ({_one_line(error)}); "
+                f"delete {self.folder / str(newest)} alone, to {then}"
+            ) from error
+
+    @contextlib.contextmanager
     def _disk_faults(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
-            full = "No space left" in str(error)
-            reason = "the disk is full; make room and run again" if full else _one_line(error)
-            raise DataError(f"cannot write a checkpoint to {self.folder}: {reason}") from error
+        except (OSError, ValueError) as error:
+            fault = DISK_FAULTS.get(_errno(error) or 0)
+            room = "make room and " if fault else ""
+            newest = self.latest
+            raise DataError(
+                f"cannot write the checkpoint{self._saving} into {self.folder}: "
+                f"{fault or _one_line(error)}; {room}give the command again, which "
+                + ("begins anew" if newest is None else f"goes on from step {newest}")
+                + ", or choose another --config.out"
+            ) from error
 
 
 class _Position:
@@ -142,5 +174,22 @@ def flat(state: TrainState) -> dict[str, Any]:
     return leaves
 
 
-def _one_line(error: Exception) -> str:
+def _usage_error(error: BaseException | None) -> UsageError | None:
+    """The `UsageError` that is the error or its cause."""
+    while error is not None and not isinstance(error, UsageError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's number of a fault; tensorstore has it in the text of a ValueError."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(told[1]) if told else None
+
+
+def _one_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # orbax wraps the fault into a list of its handlers
+        error = error.__cause__
     return " ".join(str(error).split())[:200]

@@ -14,7 +14,8 @@ from causalcine_jax.presets import PRESETS
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
 from causalcine_jax.training.config_parts import (
-    DTYPES,
+    MATMUL_PRECISIONS,
+    TRAIN_DTYPES,
     CheckpointConfig,
     DataConfig,
     HeldOutConfig,
@@ -23,7 +24,7 @@ from causalcine_jax.training.config_parts import (
     TimeConfig,
 )
 from causalcine_jax.training.optim import OptimConfig
-from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
+from causalcine_jax.training.stages.autoencoder import TRAIN, AutoencoderConfig
 from causalcine_jax.training.stages.dmd_gradient import DMDConfig
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig
@@ -58,6 +59,8 @@ class TrainConfig:
                      More of them hold fewer films at once, so each device needs less memory
     dtype            that networks compute in. Weights and optimizer stay float32, and so do norms,
                      modulation and time embedding
+    matmul_precision of products in float32; "" means jax's default. bfloat16 rounds their factors
+                     and sums in float32: on a CPU with AMX a step takes two thirds of the time
     remat            recompute layers in the backward pass: less memory, a third more time
     remat_layers     with remat: keep tokens only before every so many layers. A divisor of the
                      number of layers near its square root keeps least, for another third more time
@@ -69,6 +72,9 @@ class TrainConfig:
                      memory (29 GB at 14B), but is nearly all that a step sends (19 of 21 TB)
     init             a model to start from, in any format that is read (convert/formats.py), instead
                      of random weights. Sizes are then those of that model
+    new_latents      stage teacher_forcing, with init: its transformer goes on with the latents of
+                     another VAE. The patch embedding and the head begin anew, with in_dim, out_dim,
+                     patch_size and predicts of `transformer`
     teacher          stages ode_init and dmd: the model that the student learns from; its text
                      encoder serves both. The fake score starts as the teacher, and so does the
                      student if `init` is empty
@@ -80,9 +86,12 @@ class TrainConfig:
                      finite; each of them is skipped
     generator_every  stage dmd: steps per update of the student. Every step updates the critic
                      (fake score and head)
+    generator_start  stage dmd: the student's first update comes after so many steps, for which only
+                     fake score and head learn. Its learning rate is that of the run's step
     critic_optim     the critic's optimizer, without its ema_decay; `optim` is the student's
-    max_critic_mse   stage dmd: the run stops as diverged if the fake score's mean squared error
-                     over a record is larger. A useless score has about 2, sound ones have 0.3
+    max_critic_mse   stage dmd: the run stops as diverged if the fake score's mean squared error,
+                     weighted by time.weight, is larger over a record. A useless score has about 2,
+                     sound ones have 0.3
     log_every        steps between records in metrics.jsonl
     tensorboard      write the records for TensorBoard too (the extra `tensorboard`)
     chunk_frames     latent frames of a chunk
@@ -126,6 +135,9 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    new_latents: bool = False
+    generator_start: int = 0
+    matmul_precision: str = ""
 
     def __post_init__(self):
         raise_faults("config", self.faults())
@@ -146,11 +158,13 @@ class TrainConfig:
 
     def _range_faults(self) -> Iterable[str]:
         yield from choice_faults("stage", self.stage, STAGES)
-        yield from choice_faults("dtype", self.dtype, DTYPES)
+        yield from choice_faults("dtype", self.dtype, TRAIN_DTYPES)
+        yield from choice_faults("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         yield from choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
         for name in _AT_LEAST_ONE:
             yield from range_faults(name, getattr(self, name), 1)
         yield from range_faults("segments_at_once", self.segments_at_once, 0)
+        yield from range_faults("generator_start", self.generator_start, 0)
         yield from range_faults("caption_dropout", self.caption_dropout, 0, 1)
         if not self.out:
             yield "out must name a folder"
@@ -187,10 +201,25 @@ class TrainConfig:
                 yield "lora.rank needs train_text_encoder=False: only the transformer has adapters"
             if not self.init:
                 yield "lora.rank needs init, the model that the adapters change"
+        if self.facts.clips and TRAIN.get(self.autoencoder.train) and self.optim.weight_decay:
+            yield (
+                f"autoencoder.train={self.autoencoder.train} needs optim.weight_decay=0, which "
+                "would shrink the fixed part"
+            )
+        if self.new_latents and not (self.stage == "teacher_forcing" and self.init):
+            yield "new_latents needs stage teacher_forcing and init, the model that goes on"
+        if self.time.draws > 1 and self.stage != "teacher_forcing":
+            yield "time.draws above 1 needs stage teacher_forcing"
+        if self.generator_start and (self.stage != "dmd" or self.generator_start >= self.steps):
+            yield "generator_start needs stage dmd, and must be less than steps"
+        if self.new_latents and self.lora.rank:
+            yield "new_latents needs lora.rank=0: adapters leave the first and the last layer fixed"
         if self.facts.student and not self.teacher:
             yield f"stage {self.stage} needs teacher, the model folder of a trained base model"
         if self.stage == "teacher_forcing" and not self.init:
             yield from self._network_faults()
+        elif self.new_latents:
+            yield from self._latent_faults()
 
     def _schedule_faults(self, name: str, optim: OptimConfig) -> Iterable[str]:
         if self.batch % optim.accumulation:
@@ -214,6 +243,11 @@ class TrainConfig:
         if self.held_out.films % self.batch:
             yield f"held_out.films {self.held_out.films} is not a multiple of batch {self.batch}"
 
+    def _latent_faults(self) -> Iterable[str]:
+        sizes = self.transformer
+        if sizes.in_dim != sizes.out_dim:
+            yield f"transformer.in_dim {sizes.in_dim} is not transformer.out_dim {sizes.out_dim}"
+
     def _network_faults(self) -> Iterable[str]:
         sizes = self.transformer
         if sizes.text_dim != self.text_encoder.dim:
@@ -221,14 +255,18 @@ class TrainConfig:
                 f"transformer.text_dim {sizes.text_dim} is not "
                 f"text_encoder.dim {self.text_encoder.dim}"
             )
-        if sizes.in_dim != sizes.out_dim:
-            yield f"transformer.in_dim {sizes.in_dim} is not transformer.out_dim {sizes.out_dim}"
+        yield from self._latent_faults()
         if not self.train_text_encoder:
             yield "train_text_encoder=False needs init, a model folder with a trained text encoder"
 
     @property
     def facts(self) -> StageFacts:
         return STAGES[self.stage]
+
+    def adds_skip(self, there: TransformerConfig) -> bool:
+        """Whether the transformer of `init`, whose sizes are `there`, gets a new input skip."""
+        asked = self.transformer.skip_dim and not there.skip_dim
+        return bool(asked and not self.lora.rank and not self.facts.student)
 
     @property
     def passes(self) -> PassConfig:

@@ -9,7 +9,8 @@ from causalcine_jax.models.lora import LAYERS, layers_of
 from causalcine_jax.storyworld.world import WORLDS
 from causalcine_jax.training.checks import choice_faults, range_faults
 
-DTYPES = ("float32", "bfloat16")
+TRAIN_DTYPES = ("float32", "bfloat16")
+MATMUL_PRECISIONS = ("", "bfloat16", "tensorfloat32", "float32")
 TIME_SHARED_BY = ("film", "chunk")
 
 
@@ -21,18 +22,23 @@ class TimeConfig:
     shared_by     film: one time per film (paper Eq. 5); chunk: one per chunk
     stratified    draw one position from each of B equal parts of the schedule instead of B
                   independent ones; the loss then varies less
-    weight        of the squared error at time t: none, or bsmntw (diffusion/flow.py)
+    weight        of the squared error at time t, in stage dmd of the fake score's: none, bsmntw,
+                  sigma or x0 (diffusion/flow.py)
+    draws         noise draws of each film, with times of their own, that a pass of stage
+                  teacher_forcing learns from; they share the pass's clean chunks
     """
 
     shift: float = 5.0
     shared_by: str = "film"
     stratified: bool = True
     weight: str = "none"
+    draws: int = 1
 
     def faults(self) -> Iterable[str]:
         yield from choice_faults("time.shared_by", self.shared_by, TIME_SHARED_BY)
         yield from choice_faults("time.weight", self.weight, LOSS_WEIGHTS)
         yield from range_faults("time.shift", self.shift, 0, 100, open_low=True)
+        yield from range_faults("time.draws", self.draws, 1)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class CheckpointConfig:
         yield from range_faults("checkpoint.every", self.every, 1)
         yield from range_faults("checkpoint.keep", self.keep, 1)
         yield from range_faults("checkpoint.export_every", self.export_every, 0)
-        yield from choice_faults("checkpoint.export_dtype", self.export_dtype, DTYPES)
+        yield from choice_faults("checkpoint.export_dtype", self.export_dtype, TRAIN_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -165,12 +171,14 @@ class SampleConfig:
     every            steps between films; 0: never
     at_end           one more after the last step
     steps, guidance  of its sampler
+    story            a story file to film; "" films one of StoryWorld, if the data is StoryWorld's
     """
 
     every: int = 0
     at_end: bool = True
     steps: int = 25
     guidance: float = 3.0
+    story: str = ""
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("sample.every", self.every, 0)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from causalcine_jax.cli import cores
+from causalcine_jax.clock import FPS
 from causalcine_jax.convert import load_vae
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
@@ -20,16 +21,16 @@ from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED
-from causalcine_jax.film.host_memory import GB, physical_memory
+from causalcine_jax.film.host_memory import GB
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.parallel.processes import several
-from causalcine_jax.storyworld.world import FPS
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.utils.machine_memory import memory_size
 
-HELD_OUT_SEED = 1_000  # added to data.seed: the stories of another collection
+HELD_OUT_OFFSET = 1_000  # added to data.seed: the stories of another collection
 
 
 def vae_folder(config: TrainConfig) -> Path:
@@ -57,9 +58,8 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
 
     A single store inside config.out that is missing or incomplete is made first.
     """
-    stores = [part.strip() for part in config.data.store.split(",")]
-    if len(stores) > 1:
-        return MixedStore([LatentStore.open(part) for part in stores])
+    if mixed := _several_stores(config.data.store):
+        return mixed
     return _one_store(
         config,
         Path(config.data.store or Path(config.out) / "latents"),
@@ -67,6 +67,12 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
         config.data.seed,
         text_len,
     )
+
+
+def _several_stores(text: str) -> MixedStore | None:
+    """The stores of `text`, joined by commas, as one; None if it names no more than one."""
+    paths = [part.strip() for part in text.split(",")]
+    return MixedStore([LatentStore.open(path) for path in paths]) if len(paths) > 1 else None
 
 
 def held_out_batches(
@@ -78,18 +84,13 @@ def held_out_batches(
     """
     if not config.held_out.every:
         return ()
-    stores = [part.strip() for part in config.held_out.store.split(",")]
-    store: LatentStore | MixedStore
-    if len(stores) > 1:
-        store = MixedStore([LatentStore.open(part) for part in stores])
-    else:
-        store = _one_store(
-            config,
-            Path(stores[0]),
-            config.held_out.films,
-            config.data.seed + HELD_OUT_SEED,
-            sizes.text_len,
-        )
+    store = _several_stores(config.held_out.store) or _one_store(
+        config,
+        Path(config.held_out.store),
+        config.held_out.films,
+        config.data.seed + HELD_OUT_OFFSET,
+        sizes.text_len,
+    )
     check_store(config, store, vae, tokenizer, sizes)
     if len(store) < config.held_out.films:
         raise UsageError(
@@ -124,13 +125,13 @@ def _one_store(
     )
     if several():
         raise UsageError(
-            f"there is no latent store {path}, and several processes do not make one: {command} "
-            "does"
+            f"there is no latent store {path}, and several processes cannot make one: "
+            f"run {command} first"
         )
     if not path.resolve().is_relative_to(Path(config.out).resolve()):
         raise UsageError(
             f"there is no latent store {path}, and a run makes one only inside its out, "
-            f"{config.out}: {command} makes this one"
+            f"{config.out}: run {command} first"
         )
     print(f"encoding {films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1
@@ -196,11 +197,11 @@ def film_loader(
 
 def check_batch_room(batch: int, fewest_bytes: int) -> None:
     """`UsageError` if this machine has no room for its part of a batch, of at least that size."""
-    room = physical_memory()
+    room = memory_size()
     if room is not None and fewest_bytes > room:
         raise UsageError(
             f"out of memory: batch={batch:,} takes at least {fewest_bytes:,} bytes of host memory, "
-            f"{fewest_bytes / GB:.3g} GB, and the machine has {room:,}: lower batch"
+            f"{fewest_bytes / GB:.3g} GB, and this process may take {room:,}: lower batch"
         )
 
 

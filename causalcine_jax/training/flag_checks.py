@@ -11,6 +11,7 @@ from causalcine_jax.convert import abstract_network
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.latent_store import partial_path
 from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.network_sizes import OF_LATENTS, TransformerConfig
 from causalcine_jax.training.config import TrainConfig
 
 
@@ -51,6 +52,11 @@ def _size_faults(named: set[str], config: TrainConfig) -> list[str]:
         sizes, _ = abstract_network(model, part)
         for name in flags:
             size = name.partition(".")[2]
+            if config.new_latents and size in OF_LATENTS:
+                continue
+            added = isinstance(sizes, TransformerConfig) and config.adds_skip(sizes)
+            if added and size == "skip_dim":
+                continue
             asked, there = getattr(getattr(config, part), size), getattr(sizes, size)
             if asked != there:
                 faults.append(

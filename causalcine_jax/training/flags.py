@@ -53,7 +53,7 @@ def parse(arguments: list[str]) -> tuple["TrainConfig", Options]:
             "--compile_cache and --no_compile_cache contradict each other: give one of them"
         )
     if flags.rest:
-        raise UsageError(f"what is {shown(' '.join(flags.rest))}? usage: {USAGE}")
+        raise UsageError(f"unexpected {shown(' '.join(flags.rest))}: leave it out; usage: {USAGE}")
     config = replaced(config, flags.changes)
     return with_out(config, config.out), options
 

@@ -37,11 +37,12 @@ from causalcine_jax.training.first_state import first_state
 from causalcine_jax.training.held_out import held_out_measure
 from causalcine_jax.training.metrics import FILE as METRICS
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
-from causalcine_jax.training.record import Clock, check_record, record_of
+from causalcine_jax.training.record import StepTimer, check_record, record_of
 from causalcine_jax.training.same_run import FILE, check_same_run, save_config
 from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.state import Stage, TrainState
 from causalcine_jax.training.step import make_update
+from causalcine_jax.training.step_memory import CheckedUpdate
 from causalcine_jax.training.stopping import StopRequest
 from causalcine_jax.utils.output import check_disk, one_writer
 
@@ -60,14 +61,14 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
       The last state; after SIGTERM or Ctrl-C, the state that was saved.
 
     Raises:
-      UsageError: the config cannot run here, config.out holds another run or cannot be had
-        (`one_writer`), or the processes were not started alike.
+      UsageError: the config cannot run here, memory has no room for a step, config.out holds
+        another run or cannot be had (`one_writer`), or the processes were not started alike.
       DataError: data, disk or checkpoints fail, a loss is not finite in max_nan_steps steps in a
         row, or a metric is beyond the stage's limit.
     """
     out = Path(config.out)
     with StopRequest() as stop, contextlib.ExitStack() as held:
-        stop.at_once = not several()  # other processes would wait for this one
+        stop.immediate = not several()  # other processes would wait for this one
         check_same(
             {
                 **asdict(config),
@@ -77,6 +78,8 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
             }
         )
         by_first(lambda: held.enter_context(one_writer(out, FILES)))
+        if config.matmul_precision:
+            held.enter_context(jax.default_matmul_precision(config.matmul_precision))
         changed = by_first(lambda: check_same_run(out, config, force=force)) or []
         mesh = make_mesh(config.seq)
         for optim in (config.optim, config.critic_optim):
@@ -112,8 +115,8 @@ class Run:
             if is_first()
             else NoLog()
         )
-        self.clock = Clock()
-        self.held_out = (
+        self.clock = StepTimer()
+        self.measure_held_out = (
             held_out_measure(stage, config, mesh)
             if config.held_out.every and stage.held_out
             else None
@@ -130,30 +133,36 @@ class Run:
         jitted = lambda update: jax.jit(
             make_update(stage, update, config), donate_argnums=0, out_shardings=shardings
         )
-        updates = [(update, jitted(update)) for update in stage.updates]
+        checked = lambda update: CheckedUpdate(jitted(update), update.name, config, self.log.say)
+        updates = [(update, checked(update)) for update in stage.updates]
         self.log.say(
             f"{_count(state.params):,} parameters, {jax.device_count()} "
             f"{jax.devices()[0].device_kind}, out {self.out}"
         )
         # A checkpoint is written before an older one is removed.
         by_first(lambda: check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)), self.out))
-        self.stop.at_once = False
+        self.stop.immediate = False
         self.clock.lap()
         in_flight: deque = deque()
         for number in range(self.start + 1, config.steps + 1):
             with self.clock.waiting():
                 batch = put_batch(self.mesh, next(stage.batches))
             with jax.set_mesh(self.mesh):
-                for update, run in updates:
+                if number == self.start + 1:  # also what runs later: it must not fail mid-run
+                    for _, apply in updates:
+                        apply.compile(state, fixed, batch)
+                for update, apply in updates:
                     if update.due(number - 1):
-                        state = run(state, fixed, batch)
+                        state = apply(state, fixed, batch)
             self.clock.step()
-            asked = self.stop.asked and not several()
+            stop_now = self.stop.asked and not several()
+            # The next step takes the state's arrays, so what is waited for is a copy. All processes
+            # read the flag STEPS_AHEAD steps later, so they stop after the same step.
             in_flight.append((jax.numpy.copy(state.step), any_process(self.stop.asked)))
             if len(in_flight) > STEPS_AHEAD:
-                finished, told = in_flight.popleft()
+                finished, stop_agreed = in_flight.popleft()
                 finished.block_until_ready()
-                asked = asked or bool(told)
+                stop_now = stop_now or bool(stop_agreed)
             if number == self.start + 1:
                 jax.block_until_ready(state)
                 self.log.say(f"first step {self.clock.lap()['step_s']:.1f} s, compilation included")
@@ -162,16 +171,18 @@ class Run:
                 self.log.advance()
             if number % config.log_every == 0 or number == config.steps:
                 self._record(number, state)
-            if number % config.checkpoint.every == 0 or number == config.steps or asked:
+            if number % config.checkpoint.every == 0 or number == config.steps or stop_now:
                 self.checkpoints.save(number, state, stage.batches)
-            if asked and number < config.steps:
+            if stop_now and number < config.steps:
                 self.checkpoints.wait()
                 self.log.say(
                     f"stopped and saved at step {number}; the same command goes on from there"
                 )
                 return state
-            if self.held_out and (number % config.held_out.every == 0 or number == config.steps):
-                self.log.write({"step": number, **self.held_out(state, fixed)})
+            if self.measure_held_out and (
+                number % config.held_out.every == 0 or number == config.steps
+            ):
+                self.log.write({"step": number, **self.measure_held_out(state, fixed)})
                 self.clock.lap()
             self._periodic(number, state)
         self.checkpoints.wait()

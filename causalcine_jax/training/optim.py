@@ -97,17 +97,19 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
         adam = optax.scale_by_rms(config.b2, config.eps, eps_in_sqrt=False, bias_correction=True)
     if config.optimizer == "muon":
         by_rule = lambda params: jax.tree.map(
-            lambda is_matrix: "muon" if is_matrix else "adam", matrices(params)
+            lambda is_matrix: "muon" if is_matrix else "adam", muon_mask(params)
         )
         rule = optax.partition({"muon": scale_by_muon(), "adam": adam}, by_rule)
     else:
         rule = adam
     return optax.chain(
-        rule, optax.add_decayed_weights(config.weight_decay, mask=decayed), optax.scale(-1.0)
+        rule,
+        optax.add_decayed_weights(config.weight_decay, mask=weight_decay_mask),
+        optax.scale(-1.0),
     )
 
 
-def decayed(params):
+def weight_decay_mask(params):
     """True for weights of linear layers and convolutions.
 
     Norms, biases, embeddings and modulation are not decayed.
@@ -115,7 +117,7 @@ def decayed(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_weight(path_of(path)), params)
 
 
-def matrices(params):
+def muon_mask(params):
     """True for what muon updates.
 
     These are the weight matrices of blocks, stacked over layers on a leading axis, and kernels

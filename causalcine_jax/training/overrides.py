@@ -1,6 +1,6 @@
 """Another value for some fields of a config dataclass, from nested plain data.
 
-The command line (flags.py) and a saved config.json go the same way, so both report the same faults.
+flags.py reads the command line into such data; one error lists all faults.
 """
 
 import dataclasses
@@ -8,15 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from causalcine_jax.errors import UsageError, nearest, raise_faults
-from causalcine_jax.training.config import TrainConfig
-
-
-def from_plain(plain: Mapping[str, Any]) -> TrainConfig:
-    """The config that `dataclasses.asdict` gave, for instance by way of JSON.
-
-    Raises as `replaced` does.
-    """
-    return replaced(TrainConfig(), plain)
 
 
 def replaced(config, changes: Mapping[str, Any], prefix: str = ""):

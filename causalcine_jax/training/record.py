@@ -11,12 +11,12 @@ import numpy as np
 from causalcine_jax.errors import DataError
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate
-from causalcine_jax.training.state import Stage, TrainState, Update, Window
+from causalcine_jax.training.state import MetricSums, Stage, TrainState, Update
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the steps up to `step` since the last record came to.
+    """The metrics of the steps since the last record, up to `step`.
 
     values    name -> value, as it is logged
     windows   of the updates that ran, by name
@@ -25,12 +25,12 @@ class Record:
 
     step: int
     values: dict[str, float]
-    windows: dict[str, Window]
+    windows: dict[str, MetricSums]
     since: int
 
 
 def record_of(
-    config: TrainConfig, stage: Stage, state: TrainState, step: int, clock: "Clock"
+    config: TrainConfig, stage: Stage, state: TrainState, step: int, clock: "StepTimer"
 ) -> Record:
     """The record after `step`. The host waits for the numbers, as it does nowhere else."""
     windows, skipped = jax.device_get((state.window, state.skipped))
@@ -50,7 +50,7 @@ def record_of(
             for name, (total, weight) in windows[update.name].sums.items()
         }
         losses[update.titled("loss")] = mean.pop(update.titled("loss"))
-        # No film may have had a time in a part of the schedule: then it has no error there.
+        # If no film had a time in a part of the schedule, that part has no error.
         means |= {
             name: value
             for name, value in mean.items()
@@ -105,11 +105,11 @@ def check_record(
             )
 
 
-def _first_skipped(update: Update, window: Window) -> int:
+def _first_skipped(update: Update, window: MetricSums) -> int:
     return int(window.until - (window.longest - 1) * update.every)
 
 
-class Clock:
+class StepTimer:
     """Seconds per step since the last lap, and how many of them the loop waited for data."""
 
     def __init__(self):

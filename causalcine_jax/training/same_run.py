@@ -1,13 +1,16 @@
 """Whether the run in a folder may continue under a config that differs from its own."""
 
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.utils.atomic_file import atomic_file
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FILE = "config.json"
 # May differ between a run and its continuation: the loss curve does not depend on it.
@@ -22,6 +25,8 @@ FREE = (
     "seq",
     "rollout_weights",
 )
+# The same, of fields inside: neither changes the films or their order.
+FREE_FIELDS = ("data.threads", "data.max_bad_fraction")
 # Must be equal even with --force: another value is another run.
 FIXED = (
     "stage",
@@ -33,6 +38,7 @@ FIXED = (
     "chunk_frames",
     "train_text_encoder",
     "init",
+    "new_latents",
     "teacher",
     "lora",
     "data",
@@ -44,12 +50,15 @@ TOLD = ("steps",)
 def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> list[str]:
     """The changes since the run in `out` began, as lines to print.
 
+    A run without a checkpoint has nothing to go on from, so any config may begin anew there.
+
     Raises:
       UsageError: it is another run; or, unless `force`, a field that the loss curve depends on was
         changed (other than `steps`).
       DataError: the saved config cannot be read.
     """
-    if not (out / FILE).is_file() or not (out / "checkpoints").is_dir():
+    saved = any(step.name.isdecimal() for step in (out / "checkpoints").glob("*"))
+    if not (out / FILE).is_file() or not saved:
         return []
     before = _saved(out)
     lines = _changes(before, config)
@@ -85,11 +94,11 @@ def _saved(out: Path) -> dict[str, Any]:
 
 def _changes(before: dict[str, Any], config: TrainConfig) -> dict[str, str]:
     """Field -> a line about its change."""
-    changed = _differences(before, json.loads(json.dumps(asdict(config))))
+    changed = _differences(before, config)
     return {
         name: f"{name} was {was!r}, is {now!r}"
         for name, (was, now) in changed.items()
-        if name.split(".")[0] not in FREE
+        if name.split(".")[0] not in FREE and name not in FREE_FIELDS
     }
 
 
@@ -100,16 +109,30 @@ def save_config(out: Path, config: TrainConfig) -> None:
 
 
 def _differences(
-    before: dict[str, Any], now: dict[str, Any], prefix: str = ""
+    before: dict[str, Any], now: "DataclassInstance", prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
     """Path -> (value before, value now) of every value that differs.
 
-    Fields that did not exist before are left out.
+    A field that did not exist before had its default.
     """
     found: dict[str, tuple[Any, Any]] = {}
-    for name in (name for name in now if name in before):
-        if isinstance(before[name], dict) and isinstance(now[name], dict):
-            found |= _differences(before[name], now[name], f"{prefix}{name}.")
-        elif before[name] != now[name]:
-            found[prefix + name] = (before[name], now[name])
+    for each in fields(now):
+        value = getattr(now, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            found |= _differences(before.get(each.name, {}), value, f"{prefix}{each.name}.")
+            continue
+        if each.name in before:
+            was = before[each.name]
+        elif each.default is MISSING:
+            continue
+        else:
+            was = _plain(each.default)
+        value = _plain(value)
+        if was != value:
+            found[prefix + each.name] = (was, value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return json.loads(json.dumps(value))

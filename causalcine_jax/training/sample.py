@@ -1,13 +1,25 @@
 """A film by the model in training, of a story that it is not trained on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from causalcine_jax.film.generate import generate
-from causalcine_jax.film.record import Recipe
-from causalcine_jax.story import Shot, Story
+import jax
+
+from causalcine_jax.data.store_layout import StoreSpec
+from causalcine_jax.film.prompts import check_prompts
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import Recipe
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.parallel.processes import several
+from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import WorldConfig, WorldStory, sample_story
+from causalcine_jax.training.config import TrainConfig
 
 SAMPLE_SEED = 31_337  # of the sampled stories; neither training nor evaluation uses it
+SEVERAL = "several processes make no film in training: film OUT/model afterwards"
+NO_STORY = (
+    "no film is made in training: the data is not StoryWorld's, and sample.story names no story"
+)
 
 
 def as_story(told: WorldStory, seed: int) -> Story:
@@ -19,10 +31,40 @@ def as_story(told: WorldStory, seed: int) -> Story:
     )
 
 
-def sample_film(model: Path, out: Path, step: int, *, world: WorldConfig, seed: int) -> None:
-    """Writes film.mp4, contact_sheet.png and film.json to `out`.
+def sampling(
+    config: TrainConfig, spec: StoreSpec, tokenizer: Tokenizer
+) -> tuple[Callable[[Path, Path, int], None] | None, tuple[str, ...]]:
+    """What films a run's samples, (model, folder, step) -> None, and what the run says of it.
 
-    The story is the same at every step, so that films can be compared.
+    All samples show one story, so that they can be compared: sample.story, else a StoryWorld story
+    if the data is StoryWorld's. Without either no film is made.
+
+    Raises, before any training:
+      DataError, UsageError: sample.story cannot be read, or the model cannot read its prompts.
     """
-    story = as_story(sample_story(SAMPLE_SEED, seed, world), seed)
-    generate(Recipe(story), out, model=model, progress=False, overwrite=True)
+    if not (config.sample.at_end or config.sample.every):
+        return None, ()
+    if several():  # a film is agreed on by all processes, and the first alone exports
+        return None, (SEVERAL,)
+    if config.sample.story:
+        story = _read_story(config, tokenizer)
+    elif worlds := [source["storyworld"] for source in spec.sources if "storyworld" in source]:
+        told = sample_story(SAMPLE_SEED, config.seed, WorldConfig(**worlds[0]))
+        story = as_story(told, config.seed)
+    else:
+        return None, (NO_STORY,)
+
+    def sample(model: Path, out: Path, step: int) -> None:
+        del step  # the story is the same at every step
+        with jax.default_matmul_precision(None):  # as `causalcine film` would make it again
+            generate(Recipe(story), out, model=model, progress=False, overwrite=True)
+
+    return sample, ()
+
+
+def _read_story(config: TrainConfig, tokenizer: Tokenizer) -> Story:
+    story = read_story(config.sample.story)
+    shots = story.resolve(config.chunk_frames).shots
+    prompts = [(f"{config.sample.story}: shot {shot.id!r}", shot.prompt) for shot in shots]
+    check_prompts(prompts, tokenizer, config.transformer.text_len, story)
+    return story

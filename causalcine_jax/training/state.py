@@ -28,7 +28,7 @@ Limit = tuple[float, str]  # the largest sound mean of a metric, and what to do 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Window:
+class MetricSums:
     """Sums over the steps since the last record.
 
     sums      metric -> (weighted sum, sum of weights) over the steps that were not skipped
@@ -61,7 +61,7 @@ class TrainState:
     opt_state: dict[str, optax.OptState]
     in_a_row: dict[str, Int[Array, ""]]
     skipped: dict[str, Int[Array, ""]]
-    window: dict[str, Window]
+    window: dict[str, MetricSums]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Update:
     optim   its optimizer
     name    "" for the only update of a stage. Otherwise it precedes the names of the update's
             metrics: critic_loss, critic_lr, or critic_head_grad_norm for one of several networks
-    every   it runs at steps 0, every, 2 every, ...
+    every   it runs at steps 0, every, 2 every, ..., from `start` on
     rates   network -> its learning rate over that of `optim`; 1 if it is not named
     """
 
@@ -85,13 +85,14 @@ class Update:
     name: str = ""
     every: int = 1
     rates: dict[str, float] = field(default_factory=dict)
+    start: int = 0
 
     def titled(self, metric: str) -> str:
         return f"{self.name}_{metric}" if self.name else metric
 
     def due(self, step: int) -> bool:
         """Whether it runs in a step, counted from 0."""
-        return step % self.every == 0
+        return step >= self.start and step % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,6 @@ def new_state(stage: StageNets, nets: Nets, metric_names: dict[str, list[str]]) 
         in_a_row=by_update(lambda update: zero()),
         skipped=by_update(lambda update: zero()),
         window=by_update(
-            lambda update: Window(sums(metric_names[update.name]), zero(), zero(), zero())
+            lambda update: MetricSums(sums(metric_names[update.name]), zero(), zero(), zero())
         ),
     )

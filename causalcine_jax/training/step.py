@@ -13,14 +13,14 @@ import optax
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate, make_optimizer
-from causalcine_jax.training.state import Nets, StageNets, TrainState, Update, Window
+from causalcine_jax.training.state import MetricSums, Nets, StageNets, TrainState, Update
 
-# The "step" whose key initialises the networks. The numbers just before it give the updates after
-# the first a stream of keys of their own.
+# The "step" whose key initialises the networks. Every update of a step needs keys of its own: the
+# first folds in nothing, update n folds in INIT - n.
 INIT = 2**31 - 1
 
 
-def ema_decay(limit: float, step):
+def warmed_up_ema_decay(limit: float, step):
     """Grows from 0.1 to `limit`, so that the random first weights are forgotten."""
     return jnp.minimum(limit, (1 + step) / (10 + step))
 
@@ -73,10 +73,12 @@ def make_update(
             lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name]
         )
         params = {name: moved(name, net) for name, net in trained.items()}
-        done = (state.step - optim.ema_start) // update.every
+        done = (state.step - max(optim.ema_start, update.start)) // update.every
         # An average that starts late starts with trained weights, and needs no warm-up.
         decay = jnp.where(
-            done < 0, 0.0, optim.ema_decay if optim.ema_start else ema_decay(optim.ema_decay, done)
+            done < 0,
+            0.0,
+            optim.ema_decay if optim.ema_start else warmed_up_ema_decay(optim.ema_decay, done),
         )
         averaged = {name: state.ema[name] for name in trained if name in state.ema}
         ema = {
@@ -159,7 +161,9 @@ def _accumulated(gradients, params: Nets, fixed: Nets, batch, key, count: int):
     return jax.tree.map(lambda g: g / count, grads), metrics
 
 
-def _noted(state: TrainState, update: Update, metrics, finite, in_a_row, log_every: int) -> Window:
+def _noted(
+    state: TrainState, update: Update, metrics, finite, in_a_row, log_every: int
+) -> MetricSums:
     """The update's window with this step's metrics.
 
     A new window begins if a record was written since the update last ran.
@@ -175,4 +179,4 @@ def _noted(state: TrainState, update: Update, metrics, finite, in_a_row, log_eve
         for name in past.sums
     }
     until = jnp.where(in_a_row > past.longest, state.step + 1, past.until)
-    return Window(sums, past.skipped + ~finite, jnp.maximum(past.longest, in_a_row), until)
+    return MetricSums(sums, past.skipped + ~finite, jnp.maximum(past.longest, in_a_row), until)

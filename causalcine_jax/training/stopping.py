@@ -8,24 +8,23 @@ import signal
 from types import FrameType
 
 from causalcine_jax.errors import StoppedEarly
+from causalcine_jax.utils.interrupts import SIGNALS, importing, send_again
 
 
 class StopRequest:
     """Inside its `with`, the first SIGTERM or SIGINT sets `asked`, and a second ends the process.
 
-    While `at_once` is true, nothing can be lost: then the first one raises `StoppedEarly`.
+    While `immediate` is true, no work can be lost, so the first one raises `StoppedEarly`.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
         self.asked = False
-        self.at_once = True
+        self.immediate = True
         self._before = {}
 
     def __enter__(self) -> "StopRequest":
         try:
-            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         except ValueError:  # not the main thread, whose owner decides about signals
             self._before = {}
         return self
@@ -35,7 +34,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.at_once:
+        if self.immediate and importing(frame):
+            return send_again(number)
+        if self.immediate:
             raise StoppedEarly("stopped before the first step; the same command begins again")
         self.asked = True
         signal.signal(number, self._before[number])

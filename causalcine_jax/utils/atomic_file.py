@@ -53,3 +53,12 @@ def file_hash(file: Path) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def append_line(file: Path, line: bytes) -> None:
+    """Appends a line, on a line of its own also after one that a crash left incomplete."""
+    with open(file, "ab+") as opened:
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+            line = line if opened.read(1) == b"\n" else b"\n" + line
+        opened.write(line + b"\n")

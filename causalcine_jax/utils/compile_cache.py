@@ -164,13 +164,23 @@ def _versions() -> str:
     return "-".join((__version__, *versions, fingerprint))
 
 
+def make_private(folder: Path) -> None:
+    """Creates a folder, and those above it that are missing, for this user alone.
+
+    `mkdir` with parents gives its mode to the last folder only, and the others the umask's.
+    """
+    for level in reversed((folder, *folder.parents)):
+        if not level.exists():
+            level.mkdir(mode=0o700, exist_ok=True)
+
+
 def _fault(folder: Path) -> str:
     """Creates `folder`; returns why it cannot hold programs, or "".
 
     A folder that other users can write to is refused, because its programs would be executed.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         status = folder.stat()
         if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
             return f"{folder} belongs to another user"

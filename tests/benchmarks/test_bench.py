@@ -24,7 +24,7 @@ from benchmarks import training as training_module
 from benchmarks.bench import bench, faults, in_process
 from benchmarks.film import TINY_DECODER, fill, frames_missing, new_film
 from benchmarks.report import table
-from benchmarks.settings import NETWORKS, Settings, network
+from benchmarks.settings import SIZED, Settings, network
 from benchmarks.start import first_chunk
 from benchmarks.training import configs, stages
 from causalcine_jax.config import MemoryConfig
@@ -34,6 +34,7 @@ from causalcine_jax.film.state import RolloutState
 from causalcine_jax.models.cache.eviction import slot_for
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.nn import Linear
+from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.planning.flops import FilmFlops
@@ -65,8 +66,8 @@ def tiny(monkeypatch):
         height=8,
         width=16,
     )
-    of = lambda part: () if part == "tiny_decoder" else (getattr(sizes, part),)
-    made = lambda settings, part: random_weights(lambda key: NETWORKS[part](*of(part), key=key), 0)
+    of = lambda kind: (getattr(sizes, SIZED[kind]),) if kind in SIZED else ()
+    made = lambda settings, kind: random_weights(lambda key: kind(*of(kind), key=key), 0)
     monkeypatch.setitem(PRESETS, "tiny", sizes)
     # The networks' own initialisers take longer to compile than all that is measured.
     for module in (random_model, parts):
@@ -104,9 +105,7 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatc
     # A start reads a model folder; its programs are the ones above.
     files = random_model.model_folder(tiny, str(tmp_path / "model"))
     weights = sum(
-        leaf.nbytes
-        for part in random_model.PARTS
-        for leaf in jax.tree.leaves(random_model.network(tiny, part))
+        leaf.nbytes for kind in SIZED for leaf in jax.tree.leaves(random_model.network(tiny, kind))
     )
     assert random_model.folder_bytes(tiny) == weights < files[
         "bytes"
@@ -141,13 +140,13 @@ def test_two_films_take_turns_in_one_pool(tiny):
     film = new_film(random_model.random_model(tiny), dataclasses.replace(tiny, pool_on="host"))
 
     def place(chunk, times):
-        """Of a film whose near frames and descriptors are all `chunk`."""
+        """Of a film whose copied frames and descriptors are all `chunk`."""
         pool, same = film.state.cache, lambda a: a.at[:].set(chunk)
         cache = dataclasses.replace(
             pool,
-            time=jnp.asarray(times),
+            chunk=jnp.asarray(times),
             descriptors=same(pool.descriptors),
-            near=jax.tree.map(same, pool.near),
+            copies=jax.tree.map(same, pool.copies),
         )
         film.state = dataclasses.replace(film.state, cache=cache, chunk=chunk)
         return film.position
@@ -155,13 +154,13 @@ def test_two_films_take_turns_in_one_pool(tiny):
     places = {80: [0, 1, 77, 78, 79, 76], 100: [0, 1, 98, 99, 96, 97]}
     for film_place in [place(chunk, times) for chunk, times in places.items()]:
         film.go_to(film_place)
-        assert film.position.time.tolist() == places[film.state.chunk]
+        assert film.position.held.tolist() == places[film.state.chunk]
         assert all(
             (np.asarray(leaf) == film.state.chunk).all()
-            for leaf in jax.tree.leaves((film.state.cache.descriptors, film.state.cache.near))
+            for leaf in jax.tree.leaves((film.state.cache.descriptors, film.state.cache.copies))
         )
     film.forget()
-    assert film.state.cache.near.time.max() == film.state.cache.time.max() == -1
+    assert film.state.cache.copies.frame.max() == film.state.cache.chunk.max() == -1
     # Of two layers the first brings over 7, the second 3 and 9; -1 is nothing.
     assert (
         frames_missing(
@@ -184,7 +183,7 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
             index = self.state.chunk
             self.seen.add((index, 0 if latents is None else float(np.asarray(latents).sum())))
             slot = slot_for(self.pool, jnp.int32(index), MemoryConfig())
-            self.pool = dataclasses.replace(self.pool, time=self.pool.time.at[slot].set(index))
+            self.pool = dataclasses.replace(self.pool, chunk=self.pool.chunk.at[slot].set(index))
 
     filled, film = Committed(), Committed()
     for number in range(40):
@@ -192,7 +191,7 @@ def test_the_pool_is_filled_as_a_film_leaves_it(tiny):
         film.chunk(None, None)
         if number in (2, 30):
             fill(filled, None, tiny, MemoryConfig(), number + 1)
-            assert sorted(filled.pool.time.tolist()) == sorted(film.pool.time.tolist())
+            assert sorted(filled.pool.chunk.tolist()) == sorted(film.pool.chunk.tolist())
     chunks, sums = zip(*filled.seen, strict=True)
     assert len(set(sums)) == len(set(chunks)) == len(filled.seen)  # all chunks' latents differ
 
@@ -215,7 +214,7 @@ def test_attention_and_prompts(tiny):
         == 3 * 4 * 3 * 17 * tiny.tokens**2 * tiny.transformer.dim
     )
     assert parts.text(tiny)["tokens"] == tiny.transformer.text_len
-    assert network(tiny, "text_encoder").token_embedding.dtype == tiny.inference_dtype
+    assert network(tiny, UMT5Encoder).token_embedding.dtype == tiny.inference_dtype
 
 
 def test_vae_and_the_whole_transformer(tiny):

@@ -10,6 +10,7 @@ from benchmarks.settings import PARTS, Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetNumber, TargetRun
 from benchmarks.targets import measure_targets
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film_folder.record import software
 
 STORYWORLD = {"preset": "storyworld"}
 RUNS = (
@@ -70,6 +71,9 @@ def machine(monkeypatch):
     for module in (bench, targets):
         monkeypatch.setattr(module, "in_process", machine.in_process)
     monkeypatch.setattr(bench, "PEERS", ("no_such_package",))
+    clean = software() | {"commit": "def"}  # this checkout may hold changes
+    for module in (bench, targets):
+        monkeypatch.setattr(module, "software", lambda: clean)
     monkeypatch.setitem(TARGETS, "a chip", Hardware("cpu", "a chip", 1, ".", RUNS))
     return machine
 

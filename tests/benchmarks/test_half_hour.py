@@ -27,6 +27,7 @@ def machine(monkeypatch):
     answer = {"result": {"memory": 80 * GB, "cards": []}}
     answer["device"] = {"kind": CARD, "count": 1, "platform": "gpu"}
     monkeypatch.setattr(commands, "in_process", lambda part, settings: answer)
+    monkeypatch.setattr(commands, "software", lambda: {"commit": "abc"})
     monkeypatch.setattr(commands, "BENCH", (sys.executable, "-c"))
     part = lambda name, code, seconds=60, memory=0: Part(name, seconds, (code,), (code,), memory)
     made = [
@@ -106,6 +107,8 @@ def test_measured_ceilings_become_the_rates_of_plans(monkeypatch, tmp_path):
     assert kept["memory"]["high"] == 1.0 and kept["launch_seconds"]["expected"] == 3e-6
     unknown = record | {"device": {"kind": "NVIDIA GeForce RTX 4090"}}
     assert ceilings.keep_rates(unknown, "a file") == []
+    wider = record | {"settings": {"dtype": "float32"}}
+    assert ceilings.keep_rates(wider, "a file") == []
 
 
 @pytest.mark.parametrize("command", LIMITS)

@@ -9,10 +9,10 @@ from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
 from causalcine_jax.convert import load
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film import check as check_module
-from causalcine_jax.film.check import check_story
-from causalcine_jax.film.generate import generate
-from causalcine_jax.film.record import read_recipe
+from causalcine_jax.film_folder import check as check_module
+from causalcine_jax.film_folder.check import check_story
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import read_recipe
 
 FAULTY = """\
 schema: causalcine/story@1

@@ -13,12 +13,13 @@ from repository import ROOT
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
+from causalcine_jax.commands import direct as direct_command
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.film import filming
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.live import directed
 from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film_folder import filming
 from causalcine_jax.render.mp4 import FilmWriter, read_film
 from causalcine_jax.story import read_story
 
@@ -69,7 +70,7 @@ def test_a_desk_of_its_own_keeps_takes_and_saves_the_film(folder, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "error: no shot has begun" in done.stderr or "error: which shot?" in done.stderr
+    assert "error: no shot has begun" in done.stderr or "error: there is no shot" in done.stderr
     assert len(read_film(out / "film.mp4")) == 33 and (out / "takes").is_dir()
     shots = read_story(out / "story.yaml").shots
     assert [(shot.caption, shot.chunks) for shot in shots] == [
@@ -98,7 +99,7 @@ def test_the_story_that_was_told_makes_the_same_film(folder, tmp_path, monkeypat
 def test_an_input_without_a_shot_leaves_nothing(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n\n"))
     assert direct("--model", folder, "--out", tmp_path / "live", "--pool-frames", 12) == 2
-    assert capsys.readouterr().err == "error: no film: the input has no line that can be a shot\n"
+    assert capsys.readouterr().err == "error: no film: write one caption per line of the input\n"
     assert not (tmp_path / "live").exists()
 
 
@@ -130,3 +131,10 @@ def test_a_stopped_film_and_its_story_stay(folder, tmp_path, monkeypatch, capsys
 def test_flags_that_cannot_be_do_not_wait_for_a_model(flags, said, tmp_path, capsys):
     assert direct("--model", tmp_path / "none", "--out", tmp_path / "live", *flags) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "live").exists()
+
+
+def test_a_byte_that_is_not_utf8_ends_nothing(monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO(b"one\ncaf\xe9\nthree\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", lines)
+    direct_command._forgive_bytes()
+    assert list(sys.stdin) == ["one\n", "caf\ufffd\n", "three\n"]

@@ -111,7 +111,7 @@ def test_the_version_says_what_the_cpu_computes_with():
             ["film", "--stepps", "3", "--prompt", "a"],
             "unknown flag --stepps, did you mean --steps?",
         ),
-        (["film", "--prompt", "a", "more"], "what is 'more'? causalcine film --help says what it"),
+        (["film", "--prompt", "a", "more"], "unexpected 'more': see causalcine film --help"),
         (["film", "--prompt", "a", "--steps", "few"], "--steps: must be a whole number, not 'few'"),
         (["convert"], "the following arguments are required: --from, --out"),
         (["plan"], "the following arguments are required: command"),

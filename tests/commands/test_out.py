@@ -6,7 +6,7 @@ import pytest
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
-from causalcine_jax.evaluation.config import FILES
+from causalcine_jax.evaluation.storyworld.config import FILES
 from causalcine_jax.utils.output import one_writer
 
 

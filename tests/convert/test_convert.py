@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from conversions import run
 from safetensors.numpy import load_file, save_file
 from small_networks import TEXT, TRANSFORMER, VAE_SMALL, WEIGHTS, assert_same, random_module
 
@@ -293,3 +294,24 @@ def test_networks_of_48_latent_channels_of_our_own_are_not_taken_for_wan22s(tmp_
     save_model(tmp_path / "ours", transformer=transformer, vae=vae, dtype=jnp.float32)
     assert_same(load_vae(tmp_path / "ours"), vae)
     assert_same(load_transformer(tmp_path / "ours"), transformer)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("predicts", "clean"), ("skip_dim", 5)])
+def test_a_setting_that_wan_does_not_have_stays_with_the_network(tmp_path, setting, value):
+    sizes = dataclasses.replace(TRANSFORMER, **{setting: value})
+    transformer = random_module(Transformer, sizes)
+    save_model(tmp_path / "model", transformer=transformer, dtype=jnp.float32)
+    loaded = load_transformer(tmp_path / "model")
+    assert loaded.config == sizes
+    assert_same(loaded, transformer)
+    with pytest.raises(UsageError, match=f"Diffusers has no transformer with {setting} {value}"):
+        run(tmp_path / "model", tmp_path / "theirs", to="diffusers")
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_weights_of_torch_files_have_a_hash_too(tmp_path):
+    save_model(tmp_path / "model", transformer=random_module(Transformer, TRANSFORMER))
+    (tmp_path / "model" / "generator.pt").write_bytes(b"one")
+    before = weights_hash(tmp_path / "model")
+    (tmp_path / "model" / "generator.pt").write_bytes(b"two")
+    assert weights_hash(tmp_path / "model") != before

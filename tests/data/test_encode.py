@@ -67,7 +67,7 @@ class PoolingVAE(VAE):
     """Averages 4 frames of 8x8 pixels in place of a network, which is enough to test resuming."""
 
     def __init__(self):
-        self.cfg = CONFIG
+        self.cfg, self.encoder, self.conv1 = CONFIG, None, None
 
     def encode_first(self, video):
         return self._latents(jnp.concatenate([video[:, :1]] * 3 + [video], axis=1)), ()
@@ -121,7 +121,7 @@ def test_the_store_holds_what_the_vae_and_the_tokenizer_give(vae, tokenizer, tmp
     assert store.prompts(0) == list(story.prompts())
 
 
-def test_coding_in_steps_is_coding_whole(vae):
+def test_encoding_in_pieces_equals_encoding_the_whole_film(vae):
     video = np.random.default_rng(0).integers(0, 256, (2, 33, 16, 24, 3), np.uint8)
     whole = np.asarray(vae.encode(video.astype(np.float32) / 127.5 - 1.0))
     steps = np.asarray(paint_and_encode(vae, video, _identity, frames_per_step=12))

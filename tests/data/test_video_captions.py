@@ -187,3 +187,13 @@ def test_a_video_called_0_has_a_sidecar_of_its_own(tmp_path):
     told = {"shot_captions": ["A fox.", "An owl."], "shot_cut_frames": [12]}
     (tmp_path / "0.json").write_text(json.dumps(told))
     assert read(tmp_path / "0.json").shots == ("A fox.", "An owl.")
+
+
+def test_a_film_that_began_with_a_picture_has_its_caption_too(tmp_path):
+    data = {
+        "story": {"global": "W", "shots": [{"caption": "b"}]},
+        "start": {"file": "a.png", "caption": "a", "sha256": "0", "chunks": 1},
+        "resolved": {"cut_frames": [21]},
+    }
+    (tmp_path / "film.json").write_text(json.dumps(data))
+    assert read(tmp_path / "film.json") == Captions("W", ("a", "b"), Cuts((0, 21.0)))

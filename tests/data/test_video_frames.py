@@ -15,12 +15,12 @@ from video_files import (
     write_video,
 )
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.data.video.captions import Cuts
 from causalcine_jax.data.video.frames import Clock, read
 from causalcine_jax.data.video.scan import scan
 from causalcine_jax.data.video.windows import windows_of
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.story import first_frame_of_chunk
 
 SIZE = 16, 32
 LENGTHS = (50, 37, 9, 80, 61, 24)

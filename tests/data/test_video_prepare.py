@@ -27,7 +27,7 @@ from causalcine_jax.__main__ import command
 from causalcine_jax.convert import load_vae
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
-from causalcine_jax.data.video import encode, prepare, reading
+from causalcine_jax.data.video import encode, pool, prepare, reading
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.data.video.frames import Clock, read
@@ -177,6 +177,7 @@ def test_more_videos_are_added_and_nothing_is_encoded_twice(model, tmp_path, mon
     first = content(run(folder, out, model).stores["train"].path)
     assert content(run(folder, out, model).stores["train"].path) == first
     films_folder(folder, 3)
+    (folder / "film1.mp4").touch()  # read again, and found to be the same
     (folder / "film0.mp4").rename(folder / "another.mp4")
     (folder / "film0.json").rename(folder / "another.json")
     encoded = []
@@ -314,6 +315,31 @@ def test_several_processes_make_the_same_store(model, tmp_path):
     assert content(run(folder, tmp_path / "two", model, workers=2).stores["train"].path) == one
 
 
+def test_several_devices_make_the_same_store(model, tmp_path):
+    """Each encodes windows of its own; a video may have one only."""
+    folder = films_folder(tmp_path / "videos", 3)
+    one = run(folder, tmp_path / "one", model).stores["train"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    filters = tmp_path / "filters.yaml"
+    filters.write_text("{dark: 0, static: 0, duplicate_bits: -1, least_size: 0}")
+    words = [
+        "prepare", folder, "--model", model, "--out", tmp_path / "two", "--latent-frames", 12,
+        "--shots", "captions", "--held-out", 0, "--workers", 1, "--filters", filters,
+    ]  # fmt: skip
+    line = [sys.executable, "-m", "causalcine_jax", *map(str, words)]
+    subprocess.run(line, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    two = LatentStore.open(tmp_path / "two" / "train")
+    assert len(one) == len(two) == 6
+    for film, other in zip(one, two, strict=True):
+        np.testing.assert_array_equal(film["token_ids"], other["token_ids"])
+        np.testing.assert_allclose(film["latents"], other["latents"], rtol=0.01, atol=0.01)
+
+
 def test_the_command_says_what_came_of_it(model, tmp_path, capsys):
     folder = films_folder(tmp_path / "videos", 1)
     command(
@@ -323,3 +349,43 @@ def test_the_command_says_what_came_of_it(model, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 videos of 1 files" in said and "2 films: 2 to train on, 0 held out" in said
     assert "1 windows: short window" in said
+
+
+def test_names_that_are_not_utf8_and_folders_behind_links(model, tmp_path):
+    folder = films_folder(tmp_path / "elsewhere", 2)
+    first, second = sorted(folder.glob("*.mp4"))
+    for file in (first, first.with_suffix(".json")):
+        if file.exists():
+            file.rename(
+                os.fsdecode(os.fsencode(file.with_name("caf")) + b"\xe9" + file.suffix.encode())
+            )
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "linked").symlink_to(folder)
+    (folder / "again").symlink_to(folder)
+    store = run(tmp_path / "videos", tmp_path / "out", model).stores["train"]
+    rows = (store.path / "films.jsonl").read_text("utf-8").splitlines()
+    names = {json.loads(row)["file"] for row in rows}
+    assert names == {"linked/caf\\xe9.mp4", f"linked/{second.name}"}
+
+
+def _unless_five(number: int) -> int:
+    if number == 5:
+        os._exit(3)
+    return number
+
+
+def test_a_crash_costs_the_tasks_of_that_moment_alone(monkeypatch):
+    begun = []
+    monkeypatch.setattr(pool._Pool, "__init__", _counting(pool._Pool.__init__, begun))
+    results = dict(pool.each(_unless_five, range(30), 2))
+    assert results.pop(5)[0] == "crash"
+    assert results == {number: number for number in range(30) if number != 5}
+    assert 3 <= len(begun) <= 7
+
+
+def _counting(original, begun):
+    def init(self, workers):
+        begun.append(workers)
+        original(self, workers)
+
+    return init

@@ -36,8 +36,6 @@ def test_velocity_leads_back_to_the_data(pair, t):
     xt = flow.add_noise(x0, noise, t)
     velocity = flow.velocity_target(x0, noise)
     np.testing.assert_allclose(flow.x0_from_velocity(xt, velocity, t), x0, atol=1e-6)
-    # velocity_from_x0 divides by sigma, which is 0.001 here.
-    np.testing.assert_allclose(flow.velocity_from_x0(xt, x0, t), velocity, atol=2e-3)
 
 
 def test_velocity_is_the_derivative_of_the_path(pair):
@@ -72,9 +70,9 @@ def test_low_precision_velocities_do_not_lower_the_precision_of_the_data(pair):
 
 
 def test_shift_gives_the_published_step_list():
-    warped = 1000 * flow.shift(np.array([1000, 750, 500, 250]) / 1000, 5.0)
+    warped = 1000 * flow.shifted(np.array([1000, 750, 500, 250]) / 1000, 5.0)
     np.testing.assert_allclose(warped, [1000, 937.5, 833.333333, 625])
-    np.testing.assert_array_equal(flow.shift(np.linspace(0, 1, 5), 1.0), np.linspace(0, 1, 5))
+    np.testing.assert_array_equal(flow.shifted(np.linspace(0, 1, 5), 1.0), np.linspace(0, 1, 5))
 
 
 def test_training_times_follow_the_shifted_schedule():
@@ -88,13 +86,21 @@ def test_training_times_follow_the_shifted_schedule():
 
 @pytest.mark.parametrize("s", [1.0, 3.0, 5.0])
 def test_bsmntw_matches_the_table_of_the_forks(s):
-    t = 1000 * flow.shift(np.linspace(1, 0, 1001)[:-1], s)
+    t = 1000 * flow.shifted(np.linspace(1, 0, 1001)[:-1], s)
     bell = np.exp(-2 * ((t - 500) / 1000) ** 2)
     table = (bell - bell.min()) * 1000 / (bell - bell.min()).sum()
     weights = flow.loss_weight(jnp.asarray(t, jnp.float32), "bsmntw", s=s)
     np.testing.assert_allclose(weights, table, atol=2e-6)
     assert abs(float(weights.mean()) - 1) < 1e-5
     np.testing.assert_array_equal(flow.loss_weight(jnp.asarray([0.0, 1000.0]), "none"), [1, 1])
+
+
+@pytest.mark.parametrize(("name", "power"), [("sigma", 1), ("x0", 2)])
+def test_weights_by_powers_of_sigma_have_mean_one(name, power):
+    t = 1000 * flow.shifted(np.linspace(1, 0, 1001)[:-1], 4.0)
+    weights = flow.loss_weight(jnp.asarray(t, jnp.float32), name, s=4.0)
+    np.testing.assert_allclose(weights / weights[0], (t / 1000) ** power, rtol=1e-5)
+    assert abs(float(weights.mean()) - 1) < 1e-5
 
 
 def test_unknown_loss_weight_names_the_nearest():

@@ -10,7 +10,13 @@ import scipy.integrate
 from repository import GOLDENS
 
 from causalcine_jax.diffusion import flow
-from causalcine_jax.diffusion.solvers import SamplerConfig, guided, sample, sample_until, schedule
+from causalcine_jax.diffusion.solvers import (
+    SamplerConfig,
+    apply_guidance,
+    sample,
+    sample_until,
+    schedule,
+)
 from causalcine_jax.errors import UsageError
 
 RECORDED = np.load(GOLDENS / "solvers.npz")
@@ -151,7 +157,7 @@ def test_guidance_is_a_batch_of_prompt_then_null():
     x0, shown = sample(velocity, noise, config, KEY, has_aux=True)
     np.testing.assert_array_equal(shown[:, :2], shown[:, 2:])
     np.testing.assert_allclose(x0, noise - (0.25 + 3.0 * 0.75), atol=1e-5)
-    np.testing.assert_array_equal(guided(jnp.array([2.0]), jnp.array([1.0]), 1.0), [2.0])
+    np.testing.assert_array_equal(apply_guidance(jnp.array([2.0]), jnp.array([1.0]), 1.0), [2.0])
 
 
 def test_one_trace_whatever_the_number_of_steps():

@@ -18,12 +18,10 @@ from repository import ROOT
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.evaluation import pictures
-from causalcine_jax.evaluation.config import TRAINING_SEED, EvaluationConfig
-from causalcine_jax.evaluation.evaluate import Evaluation, write_evaluation
-from causalcine_jax.evaluation.report import build_report, markdown
-from causalcine_jax.evaluation.storyworld import free_films, recall
+from causalcine_jax.evaluation.storyworld import free_films, pictures, recall
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
+from causalcine_jax.evaluation.storyworld.config import TRAINING_SEED, EvaluationConfig
+from causalcine_jax.evaluation.storyworld.evaluate import Evaluation, write_evaluation
 from causalcine_jax.evaluation.storyworld.free_films import score_film
 from causalcine_jax.evaluation.storyworld.judge import CLASSES, OF_FRAME
 from causalcine_jax.evaluation.storyworld.reading import (
@@ -44,6 +42,7 @@ from causalcine_jax.evaluation.storyworld.recall import (
     policy_configs,
     summarise,
 )
+from causalcine_jax.evaluation.storyworld.report import build_report, markdown
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
@@ -160,7 +159,7 @@ def test_larger_films_are_read_as_if_small(judge):
         judge.read(np.zeros((2, 64, 80, 3), np.uint8))
 
 
-def test_who_is_found_by_hand():
+def test_the_character_found_in_hand_made_maps():
     """Two cells of the map, four frames.
 
     A bear is in the first cell, hidden in the last frame; a doubtful fox is in the second cell.
@@ -311,11 +310,13 @@ def test_a_return_is_drawn_alike_in_any_batch(untrained, judge):
 
 def test_the_history_of_a_batch_lies_where_it_is_asked_to(untrained):
     engine, policies, _, _ = untrained
-    on_host = dataclasses.replace(engine, kept=PoolConfig(place="host"))
+    on_host = dataclasses.replace(engine, pool=PoolConfig(on="host"))
     here, there = (each.start(3, policies["camr"]).cache for each in (engine, on_host))
     assert here.host_bytes == 0 and here.k.shape == there.k.shape
     assert here.k.shape[1] == 3 * 2  # guidance doubles the batch
-    assert there.host_bytes == here.k.nbytes + here.v.nbytes and there.near.k.shape[2] == 4 * 3 + 5
+    assert (
+        there.host_bytes == here.k.nbytes + here.v.nbytes and there.copies.k.shape[2] == 4 * 3 + 5
+    )
 
 
 def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):

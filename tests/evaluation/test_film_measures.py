@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from evaluation_films import paint
+from small_story_set import small_set
 
 from benchmarks import film_measures
 from benchmarks.random_scorers import write_scorers
@@ -123,6 +125,7 @@ def test_what_was_not_measured_is_named(measured):
     assert report["without_story"] == ["unasked"]
     assert report["without_film"] == ["unfilmed"]
     assert report["films"] == 3 and report["left_out"] == {}
+    assert report["failed"] == 2, "broken and unfilmed"
     text = (out / "measures.md").read_text()
     assert "bad film broken" in text and "does not compare" not in text
     assert "numbers do not compare" in text, "small networks are not the paper's"
@@ -177,7 +180,7 @@ def test_lost_tokens_are_counted(films, weights, tmp_path):
         (["--stories", "absent.json"], "absent.json: there is no such file"),
         (["--stories", "S", "--weights", "dyno=a"], "did you mean 'dino'"),
         (["--stories", "S", "--every", "0"], "--every must be at least 1"),
-        (["--stories", "S", "--model", "m"], "leave it out"),
+        (["--stories", "S", "--model", "m"], "exclude each other"),
         (["--stories", "S", "--dtype", "float8"], "float32 or bfloat16"),
     ],
 )
@@ -224,29 +227,58 @@ def test_stories_come_in_several_shapes(tmp_path):
 
 
 def test_a_story_set_names_subjects_and_groups(tmp_path):
-    (tmp_path / "set").mkdir()
-    plain = {key: value for key, value in story("goat").items() if key != "id"}
-    for shot in plain["shots"]:
-        del shot["characters"]
-    (tmp_path / "set/goat.yaml").write_text(json.dumps(plain))
-    labels = {"kind": "animal", "subject": "the goat", "present": [1, 3], "away": 1}
-    labels["described_again"] = True
-    data = {"schema": "causalcine/story-set@1", "stories": {"goat": labels}}
-    (tmp_path / "set.yaml").write_text(json.dumps(data))
-    goat = read_stories(tmp_path / "set.yaml")["goat"]
-    assert goat.cast == (("the goat",), (), ("the goat",))
-    assert dict(goat.labels) == {"kind": "animal", "away": "1", "described_again": "true"}
-    write_film(tmp_path / "films/goat.mp4", [(0, 24), (1, 24), (0, 24)])
+    labels = small_set(tmp_path)
+    stories = read_stories(labels)
+    cook = ("the cook",)
+    assert stories["galley"].cast == (cook, (), cook, (), ())
+    assert stories["harbour"].cast == (("the mate",), (), (), (), ("the mate",))
+    assert dict(stories["galley"].labels) == {
+        "kind": "person", "away": "1", "described_again": "false",
+    }  # fmt: skip
+    write_film(tmp_path / "films/galley.mp4", [(0, 45), (1, 48), (0, 48), (1, 48), (2, 48)])
     evaluate.main(
-        ["--films", str(tmp_path / "films"), "--stories", str(tmp_path / "set.yaml")]
+        ["--films", str(tmp_path / "films"), "--stories", str(labels)]
         + ["--out", str(tmp_path / "out")]
     )
     report = json.loads((tmp_path / "out/measures.json").read_text())
-    assert report["by_label"]["kind"]["animal"]["dynamics"]["count"] == 1
-    data["stories"]["goat"] = {"subjects": {"the goat": 3}}
-    (tmp_path / "set.yaml").write_text(json.dumps(data))
-    with pytest.raises(UsageError, match="lists of shots"):
-        read_stories(tmp_path / "set.yaml")
+    assert report["by_label"]["kind"]["person"]["dynamics"]["count"] == 1
+    data = yaml.safe_load(labels.read_text())
+    del data["stories"]["galley"]["present"]
+    labels.write_text(yaml.safe_dump(data))
+    with pytest.raises(UsageError, match=r"galley.*present"):
+        read_stories(labels)
+
+
+def test_films_that_failed_count_as_the_worst(measured):
+    _, report = measured
+    for name in ("subject", "returns"):
+        found, counted = report["asked"][name], report["failed_as_0"][name]
+        assert (found["count"], counted["count"]) == (3, 5)
+        assert counted["value"] == pytest.approx(found["value"] * 3 / 5)
+    assert report["failed_as_0"]["sca"]["count"] == 5 and "dynamics" not in report["failed_as_0"]
+
+
+def test_seeds_of_a_story_count_once(tmp_path):
+    """Two stories with seeds 0 and 1; of the second story, seed 1 is missing."""
+    for film, shots in (
+        ("0/one", [(0, 24), (1, 24), (0, 24)]),
+        ("1/one", [(0, 72)]),
+        ("0/two", [(0, 24), (1, 24), (2, 24)]),
+    ):
+        (tmp_path / film).parent.mkdir(exist_ok=True)
+        write_film(tmp_path / f"{film}.mp4", shots)
+    stories = [story("one"), story("two")]
+    (tmp_path / "stories.jsonl").write_text("\n".join(map(json.dumps, stories)))
+    report = measure(tmp_path, tmp_path / "out")
+    assert (tmp_path / "out/films/1/one.json").is_file()
+    assert set(report["per_film"]) == {"0/one", "1/one", "0/two"}
+    assert report["without_film"] == ["1/two"]
+    # Seed 1 of story one misses both cuts: the story's mean is 1 missed cut, the stories' 0.5.
+    assert report["cuts"]["missed"]["value"] == pytest.approx(0.5)
+    assert report["cuts"]["missed"]["count"] == 2
+    assert report["failed_as_0"]["sca"]["value"] == pytest.approx(
+        (report["per_film"]["1/one"]["cuts"]["sca"] / 2 + 0.5 + 0.5) / 2
+    )
 
 
 def test_films_of_one_name_are_refused(tmp_path):
@@ -296,3 +328,13 @@ def test_rank_agreement_by_hand():
     assert np.isnan(alike["subject"].value) and alike["inter_shot"].count == 0
     opposite = rank_agreement([measured(-n) for n in range(5)], films)
     assert opposite["alignment"].value == pytest.approx(-1)
+
+
+def test_films_without_a_story_ask_for_no_others(tmp_path):
+    """A folder per film looks like a folder per seed, and other films may lie beside them."""
+    write_film(tmp_path / "elsewhere.mp4", [(0, 24)])
+    (tmp_path / "0").mkdir()
+    write_film(tmp_path / "0/one.mp4", [(0, 24), (1, 24), (0, 24)])
+    (tmp_path / "stories.jsonl").write_text(json.dumps(story("one")))
+    report = measure(tmp_path, tmp_path / "out")
+    assert set(report["per_film"]) == {"0/one"} and report["without_film"] == []

@@ -1,11 +1,12 @@
 """Reconstruction of true films, on VAEs whose answers are known."""
 
+import json
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from causalcine_jax.evaluation.metrics.reconstruction import edge_energy, reconstruction
+from causalcine_jax.evaluation.metrics.reconstruction import RoundTrip, edge_energy, reconstruction
 from causalcine_jax.evaluation.storyworld import round_trips as module
 from causalcine_jax.evaluation.storyworld.round_trips import round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts
@@ -55,3 +56,11 @@ def test_first_frames_after_cuts_are_told_apart_and_a_blur_is_not_sharp(monkeypa
     monkeypatch.setattr(module, "round_trip", lambda vae, film: np.full_like(film, 128))
     numbers = reconstruction(round_trips(ANY_VAE, STORIES))
     assert numbers["sharpness"] == numbers["edges"] == 0
+
+
+def test_numbers_of_nothing_are_none_and_never_nan():
+    film = np.full((4, 8, 8, 3), 7, np.uint8)
+    same = RoundTrip(film, film.copy(), [2], np.zeros((4, 8, 8), bool))
+    found = reconstruction([same])
+    assert found["psnr"] is found["psnr_cut"] is found["edges"] is None
+    json.dumps(found, allow_nan=False)

@@ -14,18 +14,22 @@ import pytest
 from PIL import Image
 from repository import ROOT
 
+from causalcine_jax.clock import first_frame_of_chunk
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, bootstrap_paired
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
 from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
+from causalcine_jax.evaluation.storyworld.recall import ReturnCase, Verdict
 from causalcine_jax.film.chunk import Chunk
+from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Shot, Story
-from causalcine_jax.storyworld import WORLDS, WorldConfig, WorldStory, sample_story
-from causalcine_jax.storyworld.world import first_frame_of_chunk
+from causalcine_jax.storyworld import WORLDS, Return, WorldConfig, WorldStory, sample_story
+from causalcine_jax.training import flags as training_flags
 from causalcine_jax.training.flags import parse
 from experiments import claims, long_films, measure, scores
 from experiments.commands import Command, Workshop, needed_runs
-from experiments.kinds import Amounts, Measured
+from experiments.kinds import Amounts, Measured, Subject
 from experiments.plan import Claim
 from experiments.report import write_report
 from experiments.runs import EMBEDDED, SCALES
@@ -80,20 +84,24 @@ def test_what_is_done_is_not_run_again_and_what_was_stopped_is(workshop):
     assert names() == ["films/base", "films/montage", "ode", "student-no-gan"]
     model = workshop.out / "runs" / "ode" / "model"
     model.mkdir(parents=True)
-    (model.parent / "config.json").write_text('{"steps": 300}')
+    runs = workshop.commands(["student", "student-no-gan"], seeds=1)
+    (ode,) = [command for command in runs if command.makes == "ode"]
+    config = dataclasses.asdict(training_flags.parse(list(ode.flags))[0])
+    wrote = lambda **other: (model.parent / "config.json").write_text(json.dumps(config | other))
+    wrote()
     (model / "metadata.json").write_text('{"training": {"step": 200}}')
     assert "ode" in names()
     (model / "metadata.json").write_text('{"training": {"step": 300}}')
     assert names() == ["films/base", "films/montage", "student-no-gan"]
-    (model.parent / "config.json").write_text('{"steps": 300, "batch": 3}')
+    wrote(batch=3)
     with pytest.raises(
         UsageError,
         match=r"runs/ode was trained with other settings: batch was 3, is 4\. Delete it",
     ):
         names()
-    (model.parent / "config.json").write_text('{"steps": 300}')
+    wrote()
     used = dataclasses.replace(
-        workshop, used={**workshop.used, "films/base": model, "films/montage": model}
+        workshop, used={**workshop.used, "ode": model, "films/base": model, "films/montage": model}
     )
     (command,) = used.commands(["student-no-gan"], seeds=1)
     assert (
@@ -173,6 +181,32 @@ def test_measurements_are_shared_between_tables_and_named_by_seed(workshop):
         "long-memory-camr-seed1+positions=absolute",
     } <= set(names)
     assert "drift-student-seed1" not in names
+
+
+def test_table1_is_one_models_weights_under_every_rollout(workshop):
+    rows = TABLES["table1"].rows
+    assert [row.label for row in rows] == [each.title for each in ROLLOUTS.values()]
+    for row, rollout in zip(rows, ROLLOUTS.values(), strict=True):
+        memory = measure._memory(row, MemoryConfig())
+        assert memory == rollout.memory
+        alone = Subject(None, memory).at_once(20, 8) == 1
+        assert alone == (memory.at_cut != "keep")
+    assert workshop.commands(needed_runs(["table1"]), seeds=1) == []
+    names = {one.name for one in measure.measurements(workshop, ["table1"], seeds=1)}
+    assert len(names) == 2 * len(rows) and {"recall-base", "films-base"} <= names
+
+
+def test_recall_is_told_apart_by_how_long_a_character_was_absent():
+    def verdict(absence: int, right: bool) -> Verdict:
+        story = sample_story(1, 0, WorldConfig.base())
+        who = story.cast[0]
+        case = ReturnCase(story, Return(0, 9, 9 - absence, 0, 1))
+        seen = CharacterReading(who.species, who.colour, who.accessory, 1.0, 1.0)
+        return Verdict(case, seen if right else None)
+
+    found = scores.of_verdicts([verdict(4, True), verdict(5, False), verdict(6, True)])
+    assert found["near"] == [(1.0, 1), (0.0, 1), (0.0, 0)]
+    assert found["far"] == [(0.0, 0), (0.0, 0), (1.0, 1)]
 
 
 def grouped(totals, counts=None) -> Grouped:
@@ -260,7 +294,7 @@ def staying() -> WorldStory:
     return long_films.staying_story(WorldConfig.base(), 0)
 
 
-def test_a_staying_story_asks_for_what_is_measured(staying):
+def test_a_staying_story_has_one_character_per_shot_and_a_static_camera(staying):
     assert [shot.chunks for shot in staying.shots] == [10] * 8
     for shot in staying.shots:
         assert (

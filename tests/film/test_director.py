@@ -15,15 +15,16 @@ from tiny_models import SIZE, WORDS, tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film import film_rollout, filming, history, host_memory, rollout, state
+from causalcine_jax.film import film_rollout, host_memory, kept_film, rollout, state
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.film_rollout import FilmRollout
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import frames_wanted
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import ChunkOutput, RolloutState
 from causalcine_jax.film.whole_film import WHOLE_FILM
+from causalcine_jax.film_folder import filming
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render.mp4 import FilmWriter
@@ -31,11 +32,11 @@ from causalcine_jax.story import Shot, Story
 
 
 class Paper:
-    """Moves that write down what they are asked for; the frames are blank."""
+    """Rollout functions that write down what they are asked for; the frames are blank."""
 
     def __init__(self):
         self.calls = []
-        self.moves = Moves(self.pool_size, self.start, self.embed, self.roll)
+        self.functions = RolloutFunctions(self.pool_size, self.start, self.embed, self.roll)
 
     @staticmethod
     def pool_size(model, settings, film_chunks):
@@ -61,7 +62,7 @@ def paper_director(story, paper=None, **options):
     transformer = Mock(spec=Transformer, config=SimpleNamespace(text_len=24))
     sampler = SamplerConfig(steps=2, guidance=1.0)
     model = Model(transformer, Mock(spec=VAE), None, WORDS, SIZE, sampler, MemoryConfig())
-    return Director(model, story, moves=(paper or Paper()).moves, **options)
+    return Director(model, story, functions=(paper or Paper()).functions, **options)
 
 
 def test_each_prompt_is_embedded_once_and_holds_for_its_chunks():
@@ -295,11 +296,20 @@ def same(ours, theirs):
     return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("eviction", ["oldest", "least_retrieved"])
-@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
-def test_a_film_taken_back_goes_on_as_if_it_had_never_gone_further(model, pool, eviction):
-    """Bit by bit: marks slots empty, or commits latents again if the pool has evicted."""
-    memory = dataclasses.replace(model.memory, eviction=eviction)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"eviction": "least_retrieved"},
+        {"policy": "sink", "at_cut": "recache"},
+        {"at_cut": "flush"},
+    ],
+    ids=lambda rule: "-".join(map(str, rule.values())),
+)
+@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, on="host")])
+def test_a_film_taken_back_goes_on_as_if_it_had_never_gone_further(model, pool, rule):
+    """Bit by bit: marks slots empty, or commits latents again if the pool has changed since."""
+    memory = dataclasses.replace(model.memory, **rule)
     new = lambda: Director(model, STORY, pool=pool, memory=memory)
     straight, gone = new(), new()
     film = list(straight)
@@ -322,7 +332,7 @@ def test_a_pool_replayed_after_eviction_is_the_films_own(model):
             next(director)
     gone.retake("s3", seed=1)
     kept, again = jax.device_get((straight.state.cache, gone.state.cache))
-    assert kept.time.tolist() == again.time.tolist() and -1 not in kept.time
+    assert kept.chunk.tolist() == again.chunk.tolist() and -1 not in kept.chunk
     jax.tree.map(np.testing.assert_array_equal, kept, again)
     decoders = jax.device_get((straight.state.vae_cache, gone.state.vae_cache))
     jax.tree.map(np.testing.assert_array_equal, *decoders)
@@ -408,13 +418,13 @@ def test_memory_stays_flat_however_often_a_film_is_taken_back(model):
     assert held[-1] == held[1]
 
 
-@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, place="host")])
+@pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9), PoolConfig(12, on="host")])
 @pytest.mark.parametrize(
     "stopped",
     [
         (rollout, "denoise"),
         (state, "decode_next"),
-        (history, "gather_to_host"),
+        (kept_film, "gather_to_host"),
         (film_rollout, "Chunk"),
     ],
 )
@@ -456,7 +466,7 @@ def test_a_loop_over_the_chunks_lets_a_retake_of_another_thread_in(model):
     assert same(frames_of(seen[-6:]), frames_of(again))
 
 
-@pytest.mark.parametrize("stopped", ["cut", "catch_up"])
+@pytest.mark.parametrize("stopped", ["truncate", "catch_up"])
 def test_a_retake_that_was_stopped_keeps_no_chunk_of_another_take(monkeypatch, stopped):
     """Ctrl-C: the film has either the old story, or the new one without the old take."""
     director = paper_director(Story((Shot("Mia waves.", chunks=2), Shot("Otto.", chunks=2))))
@@ -486,7 +496,7 @@ def test_shots_of_many_threads_all_come(model):
 
 
 def test_a_film_that_is_made_at_once_has_one_shot(model):
-    director = Director(model, Story((Shot("Mia waves.", chunks=1),)), moves=WHOLE_FILM)
+    director = Director(model, Story((Shot("Mia waves.", chunks=1),)), functions=WHOLE_FILM)
     assert len(list(director)) == 1
     for change in (
         lambda: director.add_shot("Otto sleeps.", chunks=1),
@@ -494,15 +504,15 @@ def test_a_film_that_is_made_at_once_has_one_shot(model):
     ):
         with pytest.raises(UsageError, match="made at once has one shot"):
             change()
-    first = list(Director(model, Story((Shot("Mia waves.", chunks=1),)), moves=WHOLE_FILM))
+    first = list(Director(model, Story((Shot("Mia waves.", chunks=1),)), functions=WHOLE_FILM))
     director.retake("s1", seed=0)
     assert same(frames_of(director), frames_of(first))
 
 
 def test_a_branch_checks_that_host_memory_has_room_for_its_pool(model, monkeypatch):
-    director = Director(model, STORY, pool=PoolConfig(12, place="host"))
+    director = Director(model, STORY, pool=PoolConfig(12, on="host"))
     next(director)
-    monkeypatch.setattr(host_memory, "physical_memory", lambda: director.pool_bytes // 4)
+    monkeypatch.setattr(host_memory, "memory_size", lambda: director.pool_bytes // 4)
     with pytest.raises(UsageError, match="bytes of host memory"):
         director.branch("s1")
     monkeypatch.undo()
@@ -510,7 +520,7 @@ def test_a_branch_checks_that_host_memory_has_room_for_its_pool(model, monkeypat
 
 
 def test_a_decoders_cache_that_is_too_large_is_not_copied(model, film, monkeypatch):
-    monkeypatch.setattr(history, "MARK_BYTES", 10)
+    monkeypatch.setattr(kept_film, "MARK_BYTES", 10)
     director = Director(model, STORY)
     list(director)
     director.retake("s3", seed=STORY.seed)
@@ -524,4 +534,4 @@ def test_a_film_that_goes_on_keeps_no_more_arrays_on_the_device():
     for _ in range(6):
         next(director)
         counts.append(len(jax.live_arrays()))
-    assert counts[2] == counts[5] and len(director._rollout.kept()) == 6
+    assert counts[2] == counts[5] and len(director._rollout.kept_chunks()) == 6

@@ -11,13 +11,13 @@ from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import embeddings, rollout, state
-from causalcine_jax.film.choices import Choices
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.embed_only import save_story_embeddings
 from causalcine_jax.film.embeddings import PromptEmbeddings
-from causalcine_jax.film.generate import generate
 from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.film.record import Recipe
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.embed_only import save_story_embeddings
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.utils.output import one_file_writer
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import tiny_folder
 from two_processes import both_ended, two_processes
 
-from causalcine_jax.film.generate import generate
-from causalcine_jax.film.record import prompt_recipe, read_recipe
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import prompt_recipe, read_recipe
 from causalcine_jax.render.mp4 import read_film
 
 

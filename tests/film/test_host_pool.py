@@ -12,15 +12,15 @@ from tiny_models import random_weights, tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film import host_memory, rollout
-from causalcine_jax.film.choices import Choices, decide
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.host_memory import LIMIT, check_host_room, in_its_places
-from causalcine_jax.film.record import Recipe
+from causalcine_jax.film.host_memory import LIMIT, allocate_in_host_memory, check_host_room
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, embed_prompt, segment
+from causalcine_jax.film_folder.choices import Choices, decide
+from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.models.cache.kv_cache import HOST, KVCache
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.packed import teacher_forced
+from causalcine_jax.models.packed import pool_forced
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.planning.memory_table import table
 from causalcine_jax.story import Shot, Story
@@ -38,31 +38,31 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
     )
     field = jax.jit(
         lambda pool, x, i: (
-            chunk_pass(model, pool, segment(x, 500.0, i), text, MEMORY, ("field",)).field
+            chunk_pass(model, pool, segment(x, 500.0, i), text, MEMORY, keep_field=True).field
         )
     )
-    empty = lambda near: KVCache.empty(CONFIG, FILMS, 12, TOKENS, kv_dtype="int8", near=near)
-    on_device, on_host = empty(None), in_its_places(lambda: empty((1, 3)))
+    empty = lambda copies: KVCache.empty(CONFIG, FILMS, 12, TOKENS, kv_dtype="int8", copies=copies)
+    on_device, on_host = empty(None), allocate_in_host_memory(lambda: empty((1, 3)))
     for i in range(CHUNKS):  # twice as many as the pools hold
         on_device, on_host = (commit(pool, x[i], jnp.int32(i)) for pool in (on_device, on_host))
     assert commit._cache_size() == 2
     assert [a.values.sharding.memory_kind for a in (on_host.k, on_host.v)] == [HOST, HOST]
     wants = jax.device_get(
-        field(on_host, x[CHUNKS], jnp.int32(CHUNKS)).time[:, 0]
+        field(on_host, x[CHUNKS], jnp.int32(CHUNKS)).frame[:, 0]
     )  # [l, b, r], valid throughout
     held = jax.device_get(on_host)
     jax.tree.map(
         np.testing.assert_array_equal,
-        dataclasses.replace(held, near=None),
+        dataclasses.replace(held, copies=None),
         jax.device_get(on_device),
     )
     assert_all_is_where_it_says(held)
-    near = np.any(wants[..., None] == held.near.time[:, :, None], axis=-1)
+    copies = np.any(wants[..., None] == held.copies.frame[:, :, None], axis=-1)
     assert (
-        near[..., :3].all() and 0 < near[..., 3:].sum() < near[..., 3:].size
+        copies[..., :3].all() and 0 < copies[..., 3:].sum() < copies[..., 3:].size
     )  # the window; of memory some, and some was brought over
     with pytest.raises(UsageError, match="read by one chunk at a time"):
-        several = lambda pool: teacher_forced(
+        several = lambda pool: pool_forced(
             model,
             pool,
             jnp.zeros((FILMS, 6, 4, 8, 4)),
@@ -75,22 +75,21 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
 
 def assert_all_is_where_it_says(pool):
     """The device's copies of pool frames equal those on the host, for every layer and film."""
-    held = pool.frame_time().tolist()
-    for layer, film, place in np.argwhere(pool.near.time >= 0):
-        if (frame := int(pool.near.time[layer, film, place])) not in held:
+    held = pool.film_index().tolist()
+    for layer, film, place in np.argwhere(pool.copies.frame >= 0):
+        if (frame := int(pool.copies.frame[layer, film, place])) not in held:
             continue  # evicted since, so no field will hold it
         frame = held.index(frame)
-        for stored, near in ((pool.k, pool.near.k), (pool.v, pool.near.v)):
+        for stored, copies in ((pool.k, pool.copies.k), (pool.v, pool.copies.v)):
             np.testing.assert_array_equal(
-                near[layer, film, place], stored.values[layer, film, frame]
+                copies[layer, film, place], stored.values[layer, film, frame]
             )
 
 
 def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
     story, model = Story((Shot("Mia waves.", chunks=5),)), tiny_model()
     films = {
-        place: Director(model, story, pool=PoolConfig(9, place=place))
-        for place in ("device", "host")
+        place: Director(model, story, pool=PoolConfig(9, on=place)) for place in ("device", "host")
     }
     made, moves = {"device": list(films["device"])}, (rollout.denoise, rollout.commit)
     before = [move._cache_size() for move in moves]
@@ -109,16 +108,14 @@ def test_a_guided_film_that_outgrows_its_pool_is_the_same_film():
 
 def test_choices_and_plans_know_where_a_pool_is():
     story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
-    assert decide(Recipe(story, FilmRecord(pool_on="host")), model, Choices()).pool.place == "host"
+    assert decide(Recipe(story, FilmRecord(pool_on="host")), model, Choices()).pool.on == "host"
     assert (
-        decide(
-            Recipe(story, FilmRecord(pool_on="host")), model, Choices(pool_on="device")
-        ).pool.place
+        decide(Recipe(story, FilmRecord(pool_on="host")), model, Choices(pool_on="device")).pool.on
         == "device"
     )
-    assert decide(Recipe(story), model, Choices()).pool.place == "device"
+    assert decide(Recipe(story), model, Choices()).pool.on == "device"
     with pytest.raises(UsageError, match="unknown pool_on 'hots', did you mean 'host'"):
-        PoolConfig(place="hots")
+        PoolConfig(on="hots")
     here, there = (
         memory_plan(
             MemoryRequest("wan-14b", pool_frames=2400, devices=8, kv_dtype="int8", pool_on=on)
@@ -139,7 +136,14 @@ def test_choices_and_plans_know_where_a_pool_is():
 
 
 def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
+    sizes = lambda machine, process: [
+        monkeypatch.setattr(host_memory, name, lambda size=size: size)
+        for name, size in (("machine_size", machine), ("memory_size", process))
+    ]
+    sizes(10**13, 10**12)
+    with pytest.raises(UsageError, match=r"this process may take 1,000,000,000,000"):
+        check_host_room(10**12 + 1)
+    sizes(10**12, 10**12)
     with pytest.raises(
         UsageError, match=r"takes 1,000,000,000,001 bytes of host memory, .* has 1,000,000,000,000"
     ):
@@ -160,7 +164,7 @@ def test_a_host_without_room_or_without_such_memory_is_refused(monkeypatch):
     ):
         check_host_room(2 * 10**12 + 16)
     monkeypatch.undo()
-    monkeypatch.setattr(host_memory, "physical_memory", lambda: 10**12)
+    sizes(10**12, 10**12)
 
     class Device:
         platform, device_kind, kinds = "gpu", "H200", ("pinned_host",)

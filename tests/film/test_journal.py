@@ -15,8 +15,8 @@ from tiny_models import tiny_folder, tiny_model
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.history import KeptChunk
 from causalcine_jax.film.journal import Journal
+from causalcine_jax.film.kept_film import KeptChunk
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.story import Shot, Story
@@ -137,7 +137,7 @@ def test_one_folder_keeps_one_film(model, tmp_path):
     assert after == {file: data for file, data in kept.items() if file.name != ".lock"}
     branch.keep_in(tmp_path / "branch")
     assert names(tmp_path / "branch") == ["000000.npz", "000001.npz"]
-    whole = Director(model, Story((Shot("Mia waves.", chunks=1),)), moves=WHOLE_FILM)
+    whole = Director(model, Story((Shot("Mia waves.", chunks=1),)), functions=WHOLE_FILM)
     with pytest.raises(UsageError, match="cannot be kept chunk by chunk"):
         whole.keep_in(tmp_path / "whole")
 
@@ -265,7 +265,7 @@ def takes(folder):
 def test_a_retake_that_was_stopped_while_chunks_are_removed(model, tmp_path, monkeypatch, goes_on):
     """Repeated, it removes the rest; if the film goes on instead, the removed come back."""
     settings = Director(model, STORY, pool=PoolConfig(9)).settings
-    journal = Journal.new(tmp_path, model, None)
+    journal = Journal.new(tmp_path, model, None, pool_asked=True)
     journal.write(STORY, settings, kept_chunks(0))
     unlink = Path.unlink
 
@@ -288,7 +288,7 @@ def test_a_story_that_was_stopped_while_it_is_written_is_written_again(
 ):
     """Else the chunks of one take would be kept under the story of another."""
     settings = Director(model, STORY, pool=PoolConfig(9)).settings
-    journal = Journal.new(tmp_path, model, None)
+    journal = Journal.new(tmp_path, model, None, pool_asked=True)
     journal.write(STORY, settings, kept_chunks(0, 2))
     replace = os.replace
 
@@ -302,6 +302,16 @@ def test_a_story_that_was_stopped_while_it_is_written_is_written_again(
             journal.write(dataclasses.replace(STORY, seed=9), settings, kept_chunks(0, 2))
     journal.write(STORY, settings, kept_chunks(0, 3))
     assert json.loads((tmp_path / "journal.json").read_text())["story"]["seed"] == STORY.seed
+
+
+def test_a_journal_with_the_pools_old_names_is_read(model, tmp_path):
+    begun(model, tmp_path, 3).close()
+    file = tmp_path / "journal.json"
+    told = json.loads(file.read_text())
+    pool = told["pool"]
+    told["pool"] = {"frames": 9, "gb": None, "dtype": pool["kv_dtype"], "place": pool["on"]}
+    file.write_text(json.dumps(told))
+    assert Director.resume(tmp_path, model).settings.pool == PoolConfig(9)
 
 
 def test_a_chunk_that_cannot_be_read_now_is_not_taken_for_damaged(model, tmp_path):

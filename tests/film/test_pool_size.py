@@ -8,7 +8,6 @@ from tiny_models import tiny_model
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.moves import Moves
 from causalcine_jax.film.pool import (
     GB,
     LATER_FRAMES,
@@ -16,9 +15,10 @@ from causalcine_jax.film.pool import (
     check_room,
     closed_pool_size,
     device_memory,
-    in_steps,
-    room_said,
+    eviction_note,
+    rounded_up_to_step,
 )
+from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.story import Shot, Story
 
@@ -80,17 +80,17 @@ def test_a_plan_says_how_many_frames_a_size_holds():
 
 
 def test_films_of_other_lengths_have_the_same_pool_where_little_memory_is_lost_by_it():
-    assert [in_steps(frames, 3, 2**20) for frames in (3, 60, 72, 75)] == [72, 72, 72, 144]
-    assert [in_steps(frames, 3, 2**26) for frames in (9, 12, 15)] == [
+    assert [rounded_up_to_step(frames, 3, 2**20) for frames in (3, 60, 72, 75)] == [72, 72, 72, 144]
+    assert [rounded_up_to_step(frames, 3, 2**26) for frames in (9, 12, 15)] == [
         12,
         12,
         24,
     ]  # a quarter of what may be lost: steps of four chunks
-    assert in_steps(57, 3, 2**30) == 57
+    assert rounded_up_to_step(57, 3, 2**30) == 57
     model = tiny_model()
-    closed = Moves(closed_pool_size)
+    closed = RolloutFunctions(closed_pool_size)
     sizes = {
-        Director(model, Story((Shot("Mia waves.", chunks=chunks),)), moves=closed).pool_bytes
+        Director(model, Story((Shot("Mia waves.", chunks=chunks),)), functions=closed).pool_bytes
         for chunks in (1, 5, 20)
     }
     assert len(sizes) == 1
@@ -109,7 +109,7 @@ def test_a_film_begun_with_little_has_room_for_a_minute_more(story, monkeypatch)
     director = Director(model, story)
     frames = director.settings.pool.frames
     assert LATER_FRAMES + 3 <= frames < LATER_FRAMES + 100
-    assert f"{frames} latent frames, {frames // 4} s of film" in room_said(
+    assert f"{frames} latent frames, {frames // 4} s of film" in eviction_note(
         frames, model.memory, fps=16
     )
     # A third of the memory that is left, and never less than the field needs.
@@ -120,7 +120,7 @@ def test_a_film_begun_with_little_has_room_for_a_minute_more(story, monkeypatch)
         assert Director(model, story).settings.pool.frames == expected
     sink = MemoryConfig("sink", 1, 3)
     assert Director(model, story, memory=sink).settings.pool.frames == sink.smallest_pool(3)
-    assert room_said(9, sink, fps=16) is None
+    assert eviction_note(9, sink, fps=16) is None
 
 
 def test_a_film_that_outgrows_a_pool_nobody_asked_for_is_told_of_once(monkeypatch):
@@ -137,3 +137,26 @@ def test_a_film_that_outgrows_a_pool_nobody_asked_for_is_told_of_once(monkeypatc
         Director(model, STORY, pool=PoolConfig(12)).add_shot("Otto sleeps.", chunks=8)
         sink = MemoryConfig("sink", 1, 3)  # what its pool evicts is never seen again
         Director(model, STORY, memory=sink).add_shot("Otto sleeps.", chunks=8)
+
+
+def test_a_resumed_film_tells_of_its_pool_as_one_that_was_not_interrupted(monkeypatch, tmp_path):
+    monkeypatch.setattr("causalcine_jax.film.pool.LATER_SHARE", 0)
+    model, story = tiny_model(), Story((Shot("Mia waves.", chunks=4),))
+    for name, pool in (("unasked", PoolConfig()), ("asked", PoolConfig(12))):
+        director = Director(model, story, pool=pool)
+        director.keep_in(tmp_path / name)
+        next(director)
+        director.close()
+    said = r"outgrows its pool: the pool keeps 12 latent frames, 3 s "
+    director = Director.resume(tmp_path / "unasked", model)
+    with pytest.warns(PoolOutgrown, match=said) as told:
+        director.add_shot("Otto sleeps.", chunks=1)
+        director.extend(chunks=1)
+    assert len(told) == 1
+    director.close()
+    with pytest.warns(PoolOutgrown, match=said) as told:  # another process has not said it yet
+        Director.resume(tmp_path / "unasked", model).extend(chunks=1)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Director.resume(tmp_path / "asked", model).extend(chunks=1)

@@ -13,9 +13,17 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.film.rollout import chunk_pass, commit_chunk, committed, segment
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.cpu.kernels import differentiates, kernels
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.layer_scan import scan_layers
-from causalcine_jax.models.packed import Segments, noisy_causal, teacher_forced, transformer_pass
+from causalcine_jax.models.nn import Linear
+from causalcine_jax.models.packed import (
+    Segments,
+    noisy_causal,
+    pool_forced,
+    teacher_forced,
+    transformer_pass,
+)
 from causalcine_jax.network_sizes import TransformerConfig
 
 CONFIG = TransformerConfig(
@@ -29,19 +37,22 @@ CONFIG = TransformerConfig(
     out_dim=4,
     freq_dim=16,
 )
+# Heads of 12 never use the CPU's kernel for all fields of a packed pass, heads of 32 do.
+KERNEL = dataclasses.replace(CONFIG, dim=96)
+CLEAN = dataclasses.replace(CONFIG, predicts="clean")
 HEIGHT, WIDTH, BATCH = 4, 6, 2
 
 
 # Eager JAX compiles every small operation of its own; one jit each keeps these tests quick.
 forced = jax.jit(teacher_forced, static_argnames=("config",))
-embed = jax.jit(dit.embed_text)
-pass_of = jax.jit(transformer_pass, static_argnames=("config", "keep"))
+embed = jax.jit(dit.text_keys_values)
+pass_of = jax.jit(transformer_pass, static_argnames=("config", "keep_kv", "keep_field"))
 commit = jax.jit(commit_chunk, static_argnames=("memory",))
 
 
-def random_model(seed=0):
+def random_model(config=CONFIG, seed=0):
     """Random weights everywhere, the zero-initialised head included."""
-    model = jax.eval_shape(lambda: Transformer(CONFIG, key=jax.random.key(0)))
+    model = jax.eval_shape(lambda: Transformer(config, key=jax.random.key(0)))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0.05, 0.25, x.shape), x.dtype), model)
 
@@ -73,8 +84,8 @@ def packed(model, clean, noisy, t, text, shot, memory, chunk_frames):
     shots = jnp.concatenate([shot[:, :-1], shot], axis=1)
     segments = Segments(latents, times, index, shots, clean=chunks - 1)
     passes = PassConfig(memory, chunk_frames, features=tuple(range(CONFIG.num_layers)))
-    context = dit.embed_text(model, text)
-    return transformer_pass(model, segments, context, passes, keep=("field",))
+    context = dit.text_keys_values(model, text)
+    return transformer_pass(model, segments, context, passes, keep_field=True)
 
 
 def field_of(field, segment):
@@ -82,30 +93,40 @@ def field_of(field, segment):
 
 
 @pytest.mark.parametrize(
-    "policy, route_clean, chunk_frames, window, memory_frames, chunks",
+    "policy, route_clean, chunk_frames, window, memory_frames, chunks, config",
     [
-        ("camr", True, 3, 2, 4, 7),
-        ("camr", True, 1, 3, 2, 9),  # frame-wise
-        ("camr", False, 3, 1, 2, 5),
-        ("sink", True, 3, 1, 3, 5),
-        ("none", True, 3, 1, 3, 5),
-        ("spread", True, 3, 1, 3, 6),
-        ("random", True, 3, 1, 3, 6),
-        ("camr", True, 3, 3, 5, 2),  # a history shorter than the field
+        ("camr", True, 3, 2, 4, 7, CONFIG),
+        ("camr", True, 3, 2, 4, 7, KERNEL),
+        ("camr", True, 3, 2, 4, 7, CLEAN),
+        ("camr", True, 1, 3, 2, 9, CONFIG),  # frame-wise
+        ("camr", False, 3, 1, 2, 5, CONFIG),
+        ("sink", True, 3, 1, 3, 5, CONFIG),
+        ("none", True, 3, 1, 3, 5, CONFIG),
+        ("spread", True, 3, 1, 3, 6, CONFIG),
+        ("random", True, 3, 1, 3, 6, CONFIG),
+        ("prompt", True, 3, 1, 3, 6, CONFIG),
+        ("alike", True, 3, 1, 3, 6, CONFIG),
+        ("camr", True, 3, 3, 5, 2, CONFIG),  # a history shorter than the field
     ],
 )
 def test_rollout_of_true_chunks_equals_packed_pass(
-    policy, route_clean, chunk_frames, window, memory_frames, chunks
+    policy, route_clean, chunk_frames, window, memory_frames, chunks, config
 ):
+    if config is KERNEL and kernels() is not None:
+        assert differentiates(jnp.float32, config.head_dim)
     memory = MemoryConfig(
-        policy=policy, window_chunks=window, memory_frames=memory_frames, route_clean=route_clean
+        policy=policy,
+        window_chunks=window,
+        memory_frames=memory_frames,
+        route_clean=route_clean,
+        sink_frames=1 if policy in ("prompt", "alike") else 0,
     )
-    model = random_model()
+    model = random_model(config)
     clean, noisy, text, shot = film(chunks, chunk_frames)
     whole = packed(model, clean, noisy, 600.0, text, shot, memory, chunk_frames)
 
     tokens = HEIGHT * WIDTH // 4
-    cache = KVCache.empty(CONFIG, BATCH, chunks * chunk_frames, tokens, chunk_frames)
+    cache = KVCache.empty(config, BATCH, chunks * chunk_frames, tokens, chunk_frames)
     for i in range(chunks):
         # Each film of the batch may be in another shot, so the context picks per element.
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
@@ -125,18 +146,64 @@ def test_rollout_of_true_chunks_equals_packed_pass(
                 i,
             )
         assert relative(out.velocity, whole.velocity[:, part]) <= 1e-5
-        free = pass_of(model, noisy_chunk, context, passes, history=cache, keep=("field",)).field
+        free = pass_of(model, noisy_chunk, context, passes, history=cache, keep_field=True).field
         expected = field_of(whole.field, number)
         assert jnp.array_equal(
-            jnp.sort(free.time, -1)[..., -expected.time.shape[-1] :], jnp.sort(expected.time, -1)
+            jnp.sort(free.frame, -1)[..., -expected.frame.shape[-1] :], jnp.sort(expected.frame, -1)
         )
         if route_clean and i < chunks - 1:
             clean_chunk = segment(clean[:, part], 0.0, i)
             clean_chunk = dataclasses.replace(clean_chunk, field=field_of(whole.field, i))
-            made = pass_of(model, clean_chunk, context, passes, history=cache, keep=("kv",))
+            made = pass_of(model, clean_chunk, context, passes, history=cache, keep_kv=True)
             cache = committed(cache, made, i, memory)
         else:
             cache = commit(model, cache, clean[:, part], context, i, memory=memory)
+
+
+def test_a_network_of_clean_latents_gives_their_velocity():
+    """v = (x_t - x0) / sigma, with sigma of at least 0.05, and finite at time 0."""
+    clean, noisy, text, shot = film(4, 3)
+    times = jnp.asarray([[800.0, 500.0, 30.0, 0.0]] * BATCH)
+    x0, velocity = (
+        forced(random_model(config), clean, noisy, times, text, shot) for config in (CONFIG, CLEAN)
+    )
+    sigma = jnp.repeat(jnp.asarray([0.8, 0.5, 0.05, 0.05]), 3)[:, None, None, None]
+    np.testing.assert_allclose(velocity, (noisy - x0) / sigma, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="predicts must be one of velocity, clean, not 'noise'"):
+        dataclasses.replace(CONFIG, predicts="noise")
+
+
+def test_several_draws_of_a_film_share_its_clean_chunks():
+    model, (clean, noisy, text, shot) = random_model(), film(4, 3)
+    other = jax.random.normal(jax.random.key(9), noisy.shape)
+    times = jnp.asarray([[800.0, 500.0, 30.0, 0.0], [100.0, 900.0, 600.0, 1000.0]])
+    each = [times, times[::-1]]
+    both = forced(
+        model, clean, jnp.concatenate([noisy, other], 1), jnp.concatenate(each, 1), text, shot
+    )
+    alone = [forced(model, clean, x, t, text, shot) for x, t in zip((noisy, other), each)]
+    np.testing.assert_allclose(both, jnp.concatenate(alone, 1), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="films of at least 6 chunks"):
+        forced(model, clean, both[:, : 6 * 3], 500.0, text, shot)
+
+
+def test_an_input_skip_adds_a_gated_product_of_the_patches():
+    model = random_model(dataclasses.replace(CONFIG, skip_dim=5))
+    rng = np.random.default_rng(0)
+    tokens, e, patches = (
+        jnp.asarray(rng.normal(size=(1, 2, 3, width)), jnp.float32)
+        for width in (CONFIG.dim, CONFIG.dim, 4 * CONFIG.in_dim)
+    )
+    e = e[:, :, 0]
+    skip, out = model.skip, dit.head(model, tokens, e, patches)
+    skip.out, added = Linear(5, out.shape[-1], key=jax.random.key(0), std=0.0), skip.out
+    without = dit.head(model, tokens, e, patches)
+    shift, scale = jnp.moveaxis(model.head_modulation[...] + e[:, :, None], 2, 0)[..., None, :]
+    gate = skip.gate(dit.modulated_norm(tokens, shift, scale, CONFIG.eps))
+    wanted = added(jax.nn.silu(gate) * skip.value(patches))
+    np.testing.assert_allclose(out - without, wanted, rtol=1e-4, atol=1e-5)
+    plain = random_model(CONFIG)
+    assert not hasattr(plain, "skip")
 
 
 def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
@@ -151,7 +218,7 @@ def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
         )
     t = jnp.asarray([300.0, 900.0])
     with_stream = forced(model, clean, noisy, t, text, shot, PassConfig(memory))
-    with_cache = forced(model, cache, noisy, t, text, shot, PassConfig(memory))
+    with_cache = pool_forced(model, cache, noisy, t, text, shot, PassConfig(memory))
     assert relative(with_cache, with_stream) <= 1e-5
 
 
@@ -240,7 +307,7 @@ def test_policies_and_positions_differ_only_where_memory_reaches():
 def test_equality_holds_over_four_hundred_chunks_of_history():
     """Histories of 0 to 399 chunks; one token per frame and frame-wise chunks keep this cheap."""
     chunks, memory = 400, MemoryConfig(window_chunks=3, memory_frames=5)
-    model = random_model(3)
+    model = random_model(seed=3)
     rng = np.random.default_rng(4)
     clean, noisy = (
         jnp.asarray(rng.normal(size=(1, chunks, 2, 2, CONFIG.in_dim)), jnp.float32)
@@ -256,8 +323,8 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
         latents = jnp.concatenate([clean[:, :-1], noisy], axis=1)
         shots = jnp.concatenate([shot[:, :-1], shot], axis=1)
         segments = Segments(latents, times, index, shots, clean=chunks - 1)
-        context = dit.embed_text(model, text)
-        return transformer_pass(model, segments, context, PassConfig(memory, 1), keep=("field",))
+        context = dit.text_keys_values(model, text)
+        return transformer_pass(model, segments, context, PassConfig(memory, 1), keep_field=True)
 
     packed_out = whole()
     by_segment = jax.tree.map(
@@ -273,13 +340,13 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
     def film():
         def chunk(cache, inputs):
             i, x0, x, prompt, clean_field, noisy_field = inputs
-            context = dit.embed_text(model, text[:, prompt][:, None])
+            context = dit.text_keys_values(model, text[:, prompt][:, None])
             noisy, clean = segment(x[None], 700.0, i), segment(x0[None], 0.0, i)
             under = lambda chunk, field: dataclasses.replace(chunk, field=field)
-            ask = lambda chunk, *keep: chunk_pass(model, cache, chunk, context, memory, keep)
+            ask = lambda chunk, **keep: chunk_pass(model, cache, chunk, context, memory, **keep)
             velocity = ask(under(noisy, noisy_field)).velocity
-            chosen = ask(noisy, "field").field.time
-            made = ask(under(clean, clean_field), "kv")
+            chosen = ask(noisy, keep_field=True).field.frame
+            made = ask(under(clean, clean_field), keep_kv=True)
             return committed(cache, made, i, memory), (velocity, chosen)
 
         frames = lambda a: jnp.moveaxis(a, 1, 0)
@@ -299,7 +366,7 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
         assert relative(velocity[i], packed_out.velocity[:, i : i + 1]) <= 1e-5
     # Free choices agree too, except for scores that tie in float32: a handful of 1,200 decisions.
     differs = jnp.any(
-        jnp.sort(chosen[:, :, 0], -1) != jnp.sort(noisy_fields.time[:, :, 0], -1), axis=-1
+        jnp.sort(chosen[:, :, 0], -1) != jnp.sort(noisy_fields.frame[:, :, 0], -1), axis=-1
     )
     assert float(jnp.mean(differs)) <= 0.005
 
@@ -337,5 +404,5 @@ def test_noisy_causal_is_the_packed_pass_with_noisy_chunks_as_history():
         jnp.concatenate([noisy[:, :9], noisy], axis=1), before(times),
         jnp.concatenate([index[:3], index]), before(shot), clean=3,
     )  # fmt: skip
-    same = pass_of(model, segments, dit.embed_text(model, text), PassConfig(memory)).velocity
+    same = pass_of(model, segments, dit.text_keys_values(model, text), PassConfig(memory)).velocity
     assert relative(alone, same) <= 1e-5

@@ -1,6 +1,7 @@
 """`causalcine gallery`: films from disk on one page, which opens without a server."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -88,6 +89,23 @@ def test_a_film_of_another_system_is_shown_with_the_story_beside_it(films, tmp_p
     assert film["global"] == STORY["global"] and len(film["shots"]) == 2
 
 
+def test_measures_are_shown_on_the_film_that_was_measured(films, tmp_path):
+    measures, stories = tmp_path / "measures", tmp_path / "stories.json"
+    stories.write_text(json.dumps({"first": STORY}))
+    command(["evaluate", "--films", str(films), "--stories", str(stories), "--out", str(measures)])
+    page = gallery([films], tmp_path / "out", "--measures", str(measures))
+    first, second, _ = page["films"]
+    measured = json.loads((measures / "measures.json").read_text())["per_film"]["first"]
+    facts = dict(first["facts"])
+    assert facts["shot-cut accuracy"] == f"{measured['cuts']['sca']:.3f}" == "1.000"
+    assert facts["dynamics"] == f"{measured['asked']['means']['dynamics']:.3f}"
+    assert "text alignment" not in facts, "no weights were named"
+    # The second film has the same bytes as the first.
+    assert dict(second["facts"])["shot-cut accuracy"] == "1.000"
+    with pytest.raises(UsageError, match=r"there is no measures\.json"):
+        gallery([films], tmp_path / "none", "--measures", str(tmp_path))
+
+
 def test_what_cannot_be_shown_is_left_out_by_name(films, tmp_path, capsys):
     home = tmp_path / "films"
     shutil.copytree(films / "second", home / "good")
@@ -159,3 +177,20 @@ def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browse
     assert {vote["left"], vote["right"]} == {"first", "second"} and vote["choice"] == "right"
     assert not wrong
     page.close()
+
+
+def test_a_gallery_over_a_larger_one_keeps_nothing_of_it(films, tmp_path):
+    out = tmp_path / "page"
+    for number in (1, 2, 999, 1000, 1001):
+        old = out / "films" / f"{number:03}"
+        old.mkdir(parents=True)
+        for name in ("poster.webp", "film.json", "recalled.webp"):
+            (old / name).write_bytes(b"old")
+    (out / "films.js").write_text("old")
+    shutil.copytree(films / "theirs", tmp_path / "new")
+    new = tmp_path / "new" / os.fsdecode(b"caf\xe9.mp4")
+    (tmp_path / "new/one.mp4").rename(new)
+    (film,) = gallery([tmp_path / "new"], out, "--overwrite")["films"]
+    assert [folder.name for folder in (out / "films").iterdir()] == ["001"]
+    assert {file.name for file in (out / "films/001").iterdir()} == {"film.mp4", "poster.webp"}
+    assert not film["record"]

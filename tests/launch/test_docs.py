@@ -12,6 +12,7 @@ import pytest
 from repository import ROOT
 
 import causalcine_jax
+from causalcine_jax.commands.from_checkout import FOLDERS
 from causalcine_jax.storyworld import grammar, world
 from causalcine_jax.training import flags
 
@@ -45,10 +46,10 @@ def names(file: Path) -> set[str]:
 
 def read(program: str, words: list[str]) -> None:
     """Lets a command's own parser read its words, whichever file holds it."""
+    name = words[0]
     if program.endswith("python"):
-        home = importlib.import_module(f"launch.{Path(words[0]).stem}").main.__module__
-    else:
-        home = f"causalcine_jax.commands.{words[0]}"
+        name = re.search(r'main\(\["(\w+)"', text(Path(name)))[1]
+    home = f"{FOLDERS[name]}.command_line" if name in FOLDERS else f"causalcine_jax.commands.{name}"
     command = flags if home.endswith(".train") else importlib.import_module(home)
     command.parse(words[1:])
 

@@ -12,9 +12,9 @@ from repository import ROOT
 from tiny_models import tiny_folder, tiny_model
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.film.choices import Choices
-from causalcine_jax.film.generate import generate
-from causalcine_jax.film.record import read_recipe
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import read_recipe
 from causalcine_jax.render.mp4 import read_film
 from causalcine_jax.story import Shot, Story, write_story
 

@@ -16,11 +16,11 @@ from tiny_models import WORDS, tiny_folder
 from causalcine_jax.convert.command import convert
 from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film import agreement
-from causalcine_jax.film.generate import Choices, generate
 from causalcine_jax.film.prompts import check_prompts
-from causalcine_jax.film.record import pretty, read_recipe
 from causalcine_jax.film.record_schema import NEEDED, FilmRecord
+from causalcine_jax.film_folder import agreement
+from causalcine_jax.film_folder.generate import Choices, generate
+from causalcine_jax.film_folder.record import pretty, read_recipe
 from causalcine_jax.presets import preset
 from causalcine_jax.render.mp4 import read_film
 from causalcine_jax.story import read_story

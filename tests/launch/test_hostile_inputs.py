@@ -22,7 +22,7 @@ from causalcine_jax.errors import (
     shown,
 )
 from causalcine_jax.film.prompts import check_prompts
-from causalcine_jax.film.record import read_recipe
+from causalcine_jax.film_folder.record import read_recipe
 from causalcine_jax.render.mp4 import check_size
 from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.training.flag_checks import check_flags

@@ -15,7 +15,7 @@ from causalcine_jax.models.attention.growing_field import field_steps
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.cpu import kernels as cpu_kernels
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.nn import Linear, cast_weights
+from causalcine_jax.models.nn import Linear, Param, cast_weights
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.network_sizes import TransformerConfig
 
@@ -245,3 +245,36 @@ def test_without_a_compiler_or_a_place_xla_attends(unmade, monkeypatch, tmp_path
     unmade.rmdir()
     unmade.write_text("a file in the folder's place")
     assert "could not make them" in path()
+
+
+def test_products_are_rounded_where_jax_is_asked_to():
+    """Values and gradients are products of bfloat16 summed in float32; XLA on CPUs ignores it."""
+    layer = Linear(24, 16, key=jax.random.key(0))
+    x, gradient = (
+        jax.random.normal(jax.random.key(n), (2, 3, width)) for n, width in ((1, 24), (2, 16))
+    )
+
+    def products(layer, x):
+        y, back = jax.vjp(lambda weight, x: with_weight(layer, weight)(x), layer.weight[...], x)
+        return y, *back(gradient)
+
+    def with_weight(layer, weight):
+        layer = jax.tree.map(lambda leaf: leaf, layer)
+        layer.weight = Param(weight)
+        return layer
+
+    rounded = lambda a: np.asarray(a.astype(jnp.bfloat16), np.float64)
+    weight = layer.weight[...]
+    wanted = (
+        rounded(x) @ rounded(weight) + np.asarray(layer.bias[...]),
+        np.einsum("bti,bto->io", rounded(x), rounded(gradient)),
+        rounded(gradient) @ rounded(weight).T,
+    )
+    exact = products(layer, x)
+    with jax.default_matmul_precision("bfloat16"):
+        found = products(layer, x)
+        kept = layer(x, "highest")
+    for ours, expected, other in zip(found, wanted, exact, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+        assert not np.allclose(other, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(kept, exact[0], rtol=1e-5, atol=1e-5)

@@ -34,7 +34,7 @@ def test_what_memory_keeps_retrieving_outlives_the_oldest():
         @jax.jit
         def commit(cache, index, key):
             choose = lambda keys: receptive_field(
-                jnp.ones(width), keys, cache.frame_time(), index, memory, 1
+                jnp.ones(width), keys, cache.film_index(), index, memory, 1
             )
             field = jax.tree.map(
                 lambda a: a[:, None], jax.vmap(jax.vmap(choose))(cache.descriptors)
@@ -45,8 +45,8 @@ def test_what_memory_keeps_retrieving_outlives_the_oldest():
         cache, held, usage = KVCache.empty(CONFIG, 2, 5, 1, chunk_frames=1), [], []
         for i in range(8):
             cache = commit(cache, np.int32(i), key_of(i))
-            held.append(sorted(cache.time.tolist()))
-            usage.append(dict(zip(cache.time.tolist(), cache.usage.tolist(), strict=True)))
+            held.append(sorted(cache.chunk.tolist()))
+            usage.append(dict(zip(cache.chunk.tolist(), cache.usage.tolist(), strict=True)))
         return held, usage
 
     held, usage = film(MEMORY)
@@ -70,8 +70,8 @@ def test_what_memory_keeps_retrieving_outlives_the_oldest():
 
 def test_the_least_used_goes_and_of_equals_the_oldest_but_never_sink_or_window():
     cache = KVCache.empty(CONFIG, 1, 6, 1, chunk_frames=1)
-    holding = lambda time, usage: dataclasses.replace(
-        cache, time=jnp.asarray(time, jnp.int32), usage=jnp.asarray(usage, jnp.float32)
+    holding = lambda chunks, usage: dataclasses.replace(
+        cache, chunk=jnp.asarray(chunks, jnp.int32), usage=jnp.asarray(usage, jnp.float32)
     )
     slot = lambda pool, index: int(
         slot_for(pool, jnp.int32(index), dataclasses.replace(MEMORY, window_chunks=2))
@@ -90,18 +90,18 @@ def test_usage_is_a_mean_over_layers_films_and_frames():
     pool = KVCache.empty(CONFIG, 2, 12, 1, chunk_frames=3)
     pool = dataclasses.replace(
         pool,
-        time=jnp.asarray([4, 0, 1, 5], jnp.int32),
+        chunk=jnp.asarray([4, 0, 1, 5], jnp.int32),
         usage=jnp.asarray([0.5, 0.5, 0.0, 0.25], jnp.float32),
     )
-    frame = np.zeros(
+    slots = np.zeros(
         (2, 1, 2, 4), np.int32
     )  # of 2 layers and 2 films; slots: chunk 4 is frames 0..2, chunk 0 3..5, chunk 1 6..8
-    frame[0, 0, 0], frame[0, 0, 1], frame[1, 0, 0] = (0, 1, 3, 4), (2, 3, 6, 0), (5, 6, 7, 8)
-    time = np.where(np.arange(4) < np.array([[[4, 3]], [[4, 0]]])[..., None], 1, -1)
+    slots[0, 0, 0], slots[0, 0, 1], slots[1, 0, 0] = (0, 1, 3, 4), (2, 3, 6, 0), (5, 6, 7, 8)
+    frame = np.where(np.arange(4) < np.array([[[4, 3]], [[4, 0]]])[..., None], 1, -1)
     field = ReceptiveField(
+        jnp.asarray(slots),
+        jnp.asarray(slots),
         jnp.asarray(frame),
-        jnp.asarray(frame),
-        jnp.asarray(time),
         jnp.asarray([[[4, 3]], [[4, 0]]], jnp.int32),
     )
     after, newcomer = counted(
@@ -115,7 +115,7 @@ def test_usage_is_a_mean_over_layers_films_and_frames():
 
 def test_evictions_make_the_same_pool_until_it_is_full_in_place():
     model = jax.tree.map(lambda a: a + 0.1, dit.Transformer(CONFIG, key=jax.random.key(0)))
-    text = dit.embed_text(model, jnp.ones((2, 1, 3, CONFIG.text_dim)))
+    text = dit.text_keys_values(model, jnp.ones((2, 1, 3, CONFIG.text_dim)))
     latents = jax.random.normal(jax.random.key(1), (6, 2, 1, 4, 4, CONFIG.in_dim))
     pools = {}
     for eviction in ("oldest", "least_retrieved"):
@@ -138,10 +138,10 @@ def test_evictions_make_the_same_pool_until_it_is_full_in_place():
         assert (
             (old.k == new.k).all()
             and (old.v == new.v).all()
-            and (old.time == new.time).all()
+            and (old.chunk == new.chunk).all()
             and not old.usage.any()
         )
-    assert pools["least_retrieved"][-1].usage.any() and set(pools["least_retrieved"][-1].time) >= {
+    assert pools["least_retrieved"][-1].usage.any() and set(pools["least_retrieved"][-1].chunk) >= {
         0,
         5,
     }

@@ -46,7 +46,7 @@ def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
         config = PassConfig(memory, chunk_frames)
         shared = attention_segments.Shared(index, own, grid, clean, config)
         out, field, _ = attention_segments.attend_segments(q, k, v, past, None, shared)
-        return jnp.sum(out * weight), (out, field.time)
+        return jnp.sum(out * weight), (out, field.frame)
 
     return jax.jit(jax.value_and_grad(attend, argnums=(0, 1, 2), has_aux=True)), (q, k, v)
 

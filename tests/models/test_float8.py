@@ -55,7 +55,7 @@ def test_a_quantized_transformer_answers_about_the_same():
     assert 1e-3 < distance < 0.1
 
 
-def test_a_folder_is_loaded_so_and_films(tmp_path):
+def test_a_model_folder_loads_as_float8_and_films(tmp_path):
     tiny_folder(tmp_path)
     loaded = load_model(tmp_path, "float8")
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.transformer)}

@@ -44,10 +44,15 @@ def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype,
     def velocity():
         out = jax.jit(
             lambda: chunk_pass(
-                model, pool, segment(x[CHUNKS], 500.0, jnp.int32(CHUNKS)), text, MEMORY, ("field",)
+                model,
+                pool,
+                segment(x[CHUNKS], 500.0, jnp.int32(CHUNKS)),
+                text,
+                MEMORY,
+                keep_field=True,
             )
         )()
-        return out.velocity, out.field.time
+        return out.velocity, out.field.frame
 
     assert pool.layers().layer is not None  # on a CPU, whose field grows
     grown = velocity()

@@ -82,13 +82,13 @@ def rolled(model, film, kv_dtype="same"):
     dtype = model.patch_embedding.weight[...].dtype
     tokens = (SIDE // 2) ** 2
     cache = KVCache.empty(SIZES, 1, 3 * CHUNKS, tokens, 3, dtype, kv_dtype)
-    run = jax.jit(partial(rollout.chunk_pass, memory=memory, keep=("field",)))
+    run = jax.jit(partial(rollout.chunk_pass, memory=memory, keep_field=True))
     velocities, fields = [], []
     for chunk in range(CHUNKS):
         part, index = slice(3 * chunk, 3 * chunk + 3), jnp.int32(chunk)
         out = run(model, cache, rollout.segment(noisy[:, part], 500.0, index), context)
         velocities.append(out.velocity)
-        fields.append(np.asarray(out.field.time[:, 0, 0]))
+        fields.append(np.asarray(out.field.frame[:, 0, 0]))
         cache = rollout.commit(model, cache, clean[:, part], context, index, memory=memory)
     return jnp.concatenate(velocities, axis=1), np.stack(fields)
 

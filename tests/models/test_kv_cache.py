@@ -8,7 +8,7 @@ from small_networks import SMALLEST_SIZES as CONFIG
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.pool import pool_frames_for
+from causalcine_jax.film.pool import check_pool, frames_wanted
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.eviction import slot_for
@@ -33,11 +33,11 @@ def test_eviction_takes_the_oldest_but_never_the_sink_nor_the_next_window():
             jnp.full(shape, i, jnp.float32),
             jnp.full(shape, -i, jnp.float32),
         )
-        held.append(sorted(int(t) for t in cache.time if t >= 0))
-        for time in held[-1]:
-            at = int(jnp.argmax(cache.time == time)) * 3
-            assert (cache.k[:, :, at : at + 3] == time).all() and (
-                cache.descriptors[:, :, at : at + 3] == time
+        held.append(sorted(int(t) for t in cache.chunk if t >= 0))
+        for chunk in held[-1]:
+            at = int(jnp.argmax(cache.chunk == chunk)) * 3
+            assert (cache.k[:, :, at : at + 3] == chunk).all() and (
+                cache.descriptors[:, :, at : at + 3] == chunk
             ).all()
     assert held[5] == [0, 1, 2, 3, 4, 5]
     assert held[6] == [0, 1, 3, 4, 5, 6]  # 2 is the oldest outside the sink
@@ -56,7 +56,7 @@ def test_a_chunk_committed_again_replaces_itself():
 
 def committed_film():
     model = dit.Transformer(CONFIG, key=jax.random.key(0))
-    text = dit.embed_text(model, jnp.ones((1, 1, 3, CONFIG.text_dim)))
+    text = dit.text_keys_values(model, jnp.ones((1, 1, 3, CONFIG.text_dim)))
     return model, text, jnp.ones((1, 3, 4, 4, CONFIG.in_dim))
 
 
@@ -93,23 +93,22 @@ def test_one_compilation_and_flat_memory_over_two_thousand_chunks():
             live.append(sum(x.nbytes for x in jax.live_arrays()))
     assert commit._cache_size() == 1
     assert live[0] == live[1]
-    assert sorted(cache.time.tolist()) == [0, 1998, 1999]
+    assert sorted(cache.chunk.tolist()) == [0, 1998, 1999]
     assert bool(jnp.isfinite(cache.k).all())
 
 
 def test_pools_that_cannot_work_are_refused():
     memory = MemoryConfig()
-    assert memory.smallest_pool(3) == 18 and pool_frames_for(20, memory, 3) == 60
-    assert pool_frames_for(20, memory, 3, asked=18) == 18
-    assert (
-        pool_frames_for(4, memory, 3, asked=12) == 12
-    )  # the whole film fits: nothing is ever evicted
+    assert memory.smallest_pool(3) == 18 and frames_wanted(memory, 3, 20) == 60
+    assert MemoryConfig("none").smallest_pool(3) == 12  # nothing is retrieved, so no sink is kept
+    check_pool(18, 20, memory, 3)
+    check_pool(12, 4, memory, 3)  # the whole film fits: nothing is ever evicted
     for asked, words in [(15, "too small"), (16, "whole chunks"), (0, "whole chunks")]:
         with pytest.raises(UsageError, match=words):
-            pool_frames_for(20, memory, 3, asked=asked)
+            check_pool(asked, 20, memory, 3)
     with pytest.raises(UsageError, match="at least 18"):
-        pool_frames_for(None, memory, 3)
+        frames_wanted(memory, 3, None)
     with pytest.raises(UsageError, match="route_clean=False"):
-        pool_frames_for(20, MemoryConfig(route_clean=False), 3, asked=30)
+        check_pool(30, 20, MemoryConfig(route_clean=False), 3)
     with pytest.raises(UsageError, match="whole chunks"):
         empty(10)

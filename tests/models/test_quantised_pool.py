@@ -46,7 +46,7 @@ def moves():
     text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
     commit = lambda cache, x, i: commit_chunk(model, cache, x, text, i, memory=MEMORY)
     velocity = lambda cache, x, i: chunk_pass(
-        model, cache, segment(x, 500.0, i), text, MEMORY, ("field",)
+        model, cache, segment(x, 500.0, i), text, MEMORY, keep_field=True
     )
     return commit, velocity
 
@@ -71,7 +71,7 @@ def test_a_rollout_differs_a_little_takes_a_quarter_and_is_one_program_in_place(
     assert isinstance(pool.k, Quantised) and pool.descriptors.dtype == jnp.float32
     # What the first layer stores and retrieves does not depend on history, so it is the same.
     np.testing.assert_array_equal(pool.descriptors[0], pools["same"].descriptors[0])
-    np.testing.assert_array_equal(outs["int8"].field.time[0], outs["same"].field.time[0])
+    np.testing.assert_array_equal(outs["int8"].field.frame[0], outs["same"].field.frame[0])
     off = float(jnp.linalg.norm(outs["int8"].velocity - exact) / jnp.linalg.norm(exact))
     assert 0 < off < 0.02, off
     numbers = pools["same"].k.size
@@ -101,7 +101,7 @@ def test_plans_and_films_count_what_is_stored():
     assert half.kv_per_frame == whole.kv_per_frame // 2 + scales
     story, model = Story((Shot("Mia waves.", chunks=4),)), tiny_model()
     films = {
-        kv_dtype: Director(model, story, pool=PoolConfig(gb=1e-4, dtype=kv_dtype))
+        kv_dtype: Director(model, story, pool=PoolConfig(gb=1e-4, kv_dtype=kv_dtype))
         for kv_dtype in ("same", "int8")
     }
     assert (
@@ -109,4 +109,4 @@ def test_plans_and_films_count_what_is_stored():
         and films["int8"].pool_bytes <= 100_000
     )
     with pytest.raises(UsageError, match="unknown kv_dtype 'int4', did you mean 'int8'"):
-        PoolConfig(dtype="int4")
+        PoolConfig(kv_dtype="int4")

@@ -1,17 +1,15 @@
-"""The receptive field by hand-computed cases: which frames, in which slots, for every policy."""
+"""The receptive field by hand-computed cases: frames and positions, for every policy."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from causalcine_jax.commands import film
-from causalcine_jax.config import MemoryConfig
+from causalcine_jax.config import AFTER_CUT, MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.memory_policies import POLICIES, Policy
-from causalcine_jax.models.attention.packed_fields import chosen
-from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cache.kv_cache import describe
-from causalcine_jax.models.receptive_field import receptive_field
+from causalcine_jax.models.receptive_field import choose_fields, mean_query, receptive_field
 
 
 def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
@@ -32,15 +30,15 @@ def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
 
 
 def frames(f):
-    return [int(t) for t in f.time[: int(f.length)]]
+    return [int(t) for t in f.frame[: int(f.length)]]
 
 
 def test_camr_takes_the_window_then_the_best_of_the_rest_newest_first():
     memory = MemoryConfig(window_chunks=2, memory_frames=3)
     f = field(range(30), 7, memory, liked=(4, 13, 2))
     assert frames(f) == [20, 19, 18, 17, 16, 15] + [13, 4, 2]
-    assert f.slot.tolist() == list(range(3, 12))
-    assert f.frame.tolist() == f.time.tolist()
+    assert f.position.tolist() == list(range(3, 12))
+    assert f.slot.tolist() == f.frame.tolist()
 
 
 def test_the_own_chunk_and_the_future_are_never_history():
@@ -75,18 +73,44 @@ def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
         (1, 4, 1, 2), np.float32
     )  # [b, t, h, d]: a chunk of two frames of two tokens
     queries[0, :, 0, 0] = 8, -1, -1, -1
-    past = History(jnp.asarray(keys), jnp.asarray(keys), described, jnp.arange(6))
     memory = MemoryConfig(window_chunks=1, memory_frames=1)
-    found = chosen(jnp.asarray(queries), past, jnp.int32(3), memory, 2)
-    assert found.time[0].tolist() == [5, 4, 3]
-    found = chosen(jnp.asarray(-queries), past, jnp.int32(3), memory, 2)
-    assert found.time[0, :2].tolist() == [5, 4] and found.time[0, 2] != 3
+    found = choose_fields(
+        mean_query(jnp.asarray(queries)), described, jnp.arange(6), jnp.int32(3), memory, 2
+    )
+    assert found.frame[0].tolist() == [5, 4, 3]
+    found = choose_fields(
+        mean_query(jnp.asarray(-queries)), described, jnp.arange(6), jnp.int32(3), memory, 2
+    )
+    assert found.frame[0, :2].tolist() == [5, 4] and found.frame[0, 2] != 3
 
 
 def test_sink_takes_the_first_frames_and_none_takes_nothing():
     assert frames(field(range(30), 7, MemoryConfig("sink", 1, 2), liked=(9,))) == [20, 19, 18, 1, 0]
     f = field(range(30), 7, MemoryConfig("none", 1, 2), liked=(9,))
-    assert frames(f) == [20, 19, 18] and f.frame.shape == (3,)
+    assert frames(f) == [20, 19, 18] and f.slot.shape == (3,)
+
+
+def test_a_policy_may_ask_by_the_prompt_or_by_the_newest_frame():
+    keys = np.zeros((1, 12, 1, 1, 2), np.float32)  # [b, f, p, h, d]
+    keys[0, 1, ..., 0] = 5  # the queries' favourite
+    keys[0, 4, ..., 1] = 5  # the prompt's
+    keys[0, 2, ..., :] = 0.1, 0.2  # points where the newest frame points, but is short
+    keys[0, 11, ..., :] = 1, 2
+    keys = jnp.asarray(keys)
+    described, time = describe(keys), jnp.arange(12)
+    query, prompt = jnp.asarray([[[1.0, 0.0]]]), jnp.asarray([[[0.0, 1.0]]])
+
+    def retrieved(policy, asked=query, **rule):
+        memory = MemoryConfig(policy, window_chunks=1, **{"memory_frames": 1} | rule)
+        found = choose_fields(asked, described, time, jnp.int32(4), memory, 3)
+        return found.frame[0, 3:].tolist()
+
+    assert retrieved("camr") == [1] and retrieved("prompt", prompt) == [4]
+    assert retrieved("alike") == [2]
+    assert retrieved("camr", memory_frames=2, sink_frames=1) == [1, 0]
+    assert retrieved("prompt", prompt, memory_frames=3, sink_frames=2) == [4, 1, 0]
+    with pytest.raises(UsageError, match="sink_frames must be between 0 and memory_frames 1"):
+        MemoryConfig(memory_frames=1, sink_frames=2)
 
 
 def test_spread_takes_the_best_frame_of_each_chunk_before_any_second():
@@ -128,7 +152,7 @@ def test_early_chunks_have_a_missing_suffix_and_no_hole():
     ]:
         f = field(range(30), chunk, memory)
         assert frames(f) == expected
-        assert (f.time[int(f.length) :] == -1).all() and f.frame.min() >= 0 and f.frame.max() < 30
+        assert (f.frame[int(f.length) :] == -1).all() and f.slot.min() >= 0 and f.slot.max() < 30
 
 
 def test_a_shuffled_pool_with_empty_slots_gives_the_same_film_frames():
@@ -136,13 +160,26 @@ def test_a_shuffled_pool_with_empty_slots_gives_the_same_film_frames():
     straight = field(range(12), 4, memory, liked=(5, 1))
     shuffled = field([6, 7, 8, -1, -1, -1, 3, 4, 5, 0, 1, 2, 9, 10, 11], 4, memory, liked=(5, 1))
     assert frames(shuffled) == frames(straight) == [11, 10, 9, 5, 1]
-    assert shuffled.frame.tolist() == [14, 13, 12, 8, 10]
+    assert shuffled.slot.tolist() == [14, 13, 12, 8, 10]
 
 
 def test_absolute_positions_are_true_distances():
     f = field(range(30), 7, MemoryConfig("camr", 1, 2, positions="absolute"), liked=(4, 13))
     assert frames(f) == [20, 19, 18, 13, 4]
-    assert f.slot.tolist() == [3, 4, 5, 10, 19]
+    assert f.position.tolist() == [3, 4, 5, 10, 19]
+
+
+def test_after_a_cut_the_chunk_stands_at_position_45_of_its_field():
+    """Infinity-RoPE's rope_cut: the field keeps 0..n-1, the chunk's own frames get 45, 46, 47."""
+    memory = MemoryConfig("sink", 1, 1, positions=AFTER_CUT)
+    f = field(range(30), 7, memory)
+    assert frames(f) == [20, 19, 18, 0]
+    assert (45 - (f.position - 2)).tolist() == [
+        3,
+        2,
+        1,
+        0,
+    ]  # the chunk's first frame has position 2
 
 
 def test_frame_wise_chunks():
@@ -159,7 +196,7 @@ def test_frame_wise_chunks():
 
 def test_an_entry_of_the_table_is_a_whole_policy(monkeypatch, capsys):
     """Config, command line and field know it; no policy acts as another one."""
-    newest = Policy("the newest frames before the window", lambda frames: frames.time)
+    newest = Policy("the newest frames before the window", lambda frames: frames.frame)
     monkeypatch.setitem(POLICIES, "newest", newest)
     memory = MemoryConfig("newest", window_chunks=1, memory_frames=2)
     assert (memory.retrieved_frames, memory.reaches_all) == (2, True)

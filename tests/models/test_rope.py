@@ -12,14 +12,18 @@ def test_axis_dims_of_wan_and_of_any_head():
     assert all(sum(axis_dims(d)) == d and min(axis_dims(d)) >= 0 for d in range(2, 130, 2))
 
 
-@pytest.mark.parametrize("slot", [0, 1, 16, 511, 512, 6000, 100_000])
-def test_angles_have_float64_accuracy(slot):
-    cos, sin = rotation(jnp.asarray([slot]), (2, 3), 32)
+@pytest.mark.parametrize("position", [0, 1, 16, 511, 512, 6000, 100_000])
+def test_angles_have_float64_accuracy(position):
+    cos, sin = rotation(jnp.asarray([position]), (2, 3), 32)
     dim_t, dim_h, dim_w = axis_dims(32)
     frequency = lambda d: 10000.0 ** -(np.arange(0, d, 2) / d)
     for token in range(6):
         angle = np.concatenate(
-            [-slot * frequency(dim_t), token // 3 * frequency(dim_h), token % 3 * frequency(dim_w)]
+            [
+                -position * frequency(dim_t),
+                token // 3 * frequency(dim_h),
+                token % 3 * frequency(dim_w),
+            ]
         )
         np.testing.assert_allclose(cos[0, token], np.cos(angle), atol=3e-7)
         np.testing.assert_allclose(sin[0, token], np.sin(angle), atol=3e-7)
@@ -28,7 +32,7 @@ def test_angles_have_float64_accuracy(slot):
 def test_scores_depend_on_distance_only():
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(1, 4, 2, 32)), jnp.float32) for _ in range(2))
-    at = lambda x, slot: rotate(x, *rotation(jnp.asarray([slot]), (2, 2), 32))
+    at = lambda x, position: rotate(x, *rotation(jnp.asarray([position]), (2, 2), 32))
     near = jnp.einsum("rphd,rqhd->hpq", at(q, 2), at(k, 9))
     far = jnp.einsum("rphd,rqhd->hpq", at(q, 5002), at(k, 5009))
     np.testing.assert_allclose(near, far, atol=2e-5)

@@ -64,7 +64,7 @@ def test_the_keys_are_those_of_taew2_1(tensors):
     ] == (64,)
 
 
-def test_a_stream_is_the_whole(decoder):
+def test_streamed_decoding_equals_whole_decoding(decoder):
     latents = jnp.asarray(np.random.default_rng(0).standard_normal((1, 5, 2, 3, 16)), jnp.float32)
     whole, _ = decoder.decode_first(latents)
     assert whole.shape == (1, 17, 16, 24, 3) and float(jnp.std(whole)) > 0.01

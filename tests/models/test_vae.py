@@ -63,7 +63,7 @@ def test_equals_diffusers(tmp_path):
 
 
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (2, 2)])
-def test_a_stream_is_the_whole(vae, video, latents, pieces):
+def test_streaming_equals_coding_the_whole_film(vae, video, latents, pieces):
     whole = vae.decode(latents)
     ends = np.cumsum(pieces)
 

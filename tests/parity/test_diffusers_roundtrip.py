@@ -54,7 +54,7 @@ def test_nothing_is_missing_or_unexpected(pipeline_folder, kind):
     ), loading
 
 
-def test_ours_in_diffusers(pipeline, pipeline_folder):
+def test_diffusers_reads_our_export(pipeline, pipeline_folder):
     assert_same_outputs(pipeline, pipeline_folder)
     assert (
         isinstance(pipeline.scheduler, UniPCMultistepScheduler)
@@ -62,7 +62,7 @@ def test_ours_in_diffusers(pipeline, pipeline_folder):
     )
 
 
-def test_theirs_in_ours(pipeline, tmp_path):
+def test_we_convert_what_diffusers_saves(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
     assert list((tmp_path / "theirs/transformer").glob("*.index.json"))
     assert_same_outputs(pipeline, tmp_path / "theirs")

@@ -95,7 +95,7 @@ class Anything:
     pass
 
 
-def test_what_is_not_read(tmp_path):
+def test_unsupported_pickles_are_refused(tmp_path):
     weight = torch.ones(2)
     torch.save({"w": weight, "module": torch.nn.Linear(2, 2)}, tmp_path / "module.pt")
     with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):

@@ -3,15 +3,15 @@
 import dataclasses
 import importlib.util
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
-from plan_cases import FILMS, TINY, launched, networks_of
+from plan_cases import FILMS, TINY, networks_of
 from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
+from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import UsageError
@@ -99,13 +99,9 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
     monkeypatch.setitem(
         targets.CHIPS, "here", Chip("gpu", account.total - 1, 1e12, 1e11, 1e10, ("1x1",))
     )
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["plan.py", "compile", "--topology=here", "--frames=9", "--size=32x32", f"--config={TINY}"],
-    )
+    asked = ["--topology=here", "--frames=9", "--size=32x32", f"--config={TINY}"]
     with pytest.raises(SystemExit) as ended:
-        run(launched().main)
+        run(lambda: command(["plan", "compile", *asked]))
     out, err = capsys.readouterr()
     assert ended.value.code == 1 and "does not fit here:1x1" in err
     assert (
@@ -149,7 +145,7 @@ def test_a_rollouts_moves_are_compiled_and_reported_per_chunk(tmp_path):
 def test_a_rollouts_pool_is_sharded_by_heads_wherever_it_is(place, tmp_path):
     config = tiny_config(tmp_path)
     films = FilmBatch.of(config, **FILMS)
-    steps = rollout_steps(config, films, mesh_of_nothing(2, 2), PoolConfig(12, place=place))
+    steps = rollout_steps(config, films, mesh_of_nothing(2, 2), PoolConfig(12, on=place))
     # Of one history: keys and values, layers, tokens, channels, bfloat16.
     frame = 2 * 2 * 4 * 24 * 2
     for step in steps:

@@ -1,7 +1,6 @@
 """launch/plan.py compile: refused flags and targets, compiler failures, advice."""
 
 import dataclasses
-import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -9,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh
-from plan_cases import FILMS, REFUSAL, TINY, launched
+from plan_cases import FILMS, REFUSAL, TINY
 from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
+from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.planning import compile_plan as planning
@@ -56,7 +56,7 @@ def test_a_compiler_that_fails_is_one_clear_error():
         ("--rollout --pool-frames=-3", "-3 frames is not a positive multiple of 3"),
         (
             "--pool-frames=9",
-            "--pool-frames, --kv-dtype and --pool-on are of a rollout's history: add --rollout",
+            "--pool-frames, --kv-dtype and --pool-on only apply to a rollout: add --rollout",
         ),
         ("--pool-on=host", "add --rollout"),
     ],
@@ -64,13 +64,9 @@ def test_a_compiler_that_fails_is_one_clear_error():
 def test_an_impossible_flag_is_one_clear_error(flags, fault, monkeypatch, capsys):
     asked = [] if "--size" in flags else ["--size=32x32"]
     asked += [] if "--frames" in flags.split("=") else ["--frames=9"]
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["plan.py", "compile", "--topology=here", f"--config={TINY}", *asked, *flags.split()],
-    )
+    asked += ["--topology=here", f"--config={TINY}", *flags.split()]
     with pytest.raises(SystemExit) as ended:
-        run(launched().main)
+        run(lambda: command(["plan", "compile", *asked]))
     err = capsys.readouterr().err
     assert ended.value.code == 2 and fault in err and len(err.splitlines()) == 1
 

@@ -11,10 +11,17 @@ from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.models.attention import backends as attention
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.packed import noisy_causal, teacher_forced
+from causalcine_jax.models.packed import noisy_causal, pool_forced, teacher_forced
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
-from causalcine_jax.planning.flops import FilmFlops, Flops, peak, segments, text_encoder_flops
+from causalcine_jax.planning.flops import (
+    FilmFlops,
+    Flops,
+    chip_of,
+    peak,
+    segments,
+    text_encoder_flops,
+)
 from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.stages.spec import stage_spec
@@ -94,7 +101,7 @@ def test_a_segment_by_hand():
 
 def test_a_chunk_after_its_history_as_xla_counts_it():
     pool = jax.eval_shape(lambda: KVCache.empty(ONE_LAYER, FILMS.films, 12, FILMS.tokens))
-    last = lambda model, pool, noisy, text, shots: teacher_forced(
+    last = lambda model, pool, noisy, text, shots: pool_forced(
         model, pool, noisy, 500.0, text, shots, PassConfig(FILMS.memory)
     )
     assert counted(last, ABSTRACT, pool, film(1), TEXT, SHOTS) == pytest.approx(
@@ -170,3 +177,8 @@ def test_updates_of_distribution_matching_as_xla_counts_them():
         )[0]
         xla = counted(jax.grad(loss), trained, fixed, batch)
         assert update_flops(config, films)[update.name] == pytest.approx(xla, rel=0.08), update.name
+
+
+def test_other_builds_of_a_card_are_not_known():
+    assert chip_of("NVIDIA H100 80GB HBM3") == "h100" and chip_of("NVIDIA H200") == "h200"
+    assert chip_of("NVIDIA H100 PCIe") is chip_of("NVIDIA H200 NVL") is None

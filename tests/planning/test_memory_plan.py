@@ -15,6 +15,7 @@ from tiny_models import tiny_folder, tiny_model
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.rollout import embed_prompt
 from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.planning.memory_model import planned_model
 from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
 from causalcine_jax.presets import preset
 
@@ -162,3 +163,11 @@ def test_the_command_prints_a_table_or_json(folder):
     )
     plan = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
     assert plan["total_bytes"] == sum(line["bytes"] for line in plan["lines"])
+
+
+def test_a_model_whose_metadata_has_no_size_is_planned_at_wans(tmp_path):
+    folder = tiny_folder(tmp_path / "model")
+    said = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps(said | {"video": {"fps": 24}}))
+    video = planned_model(str(folder)).video
+    assert (video.fps, *video.size) == (24, 480, 832)

@@ -268,7 +268,7 @@ def test_a_rollouts_passes_gather_sharded_weights_and_its_pool_is_sharded_by_hea
 def test_a_pool_in_host_memory_is_counted_there_with_what_is_copied(topology, tmp_path, exchanged):
     chosen = config(tmp_path)
     films = FilmBatch.of(chosen, **FILMS)
-    commit = lambda mesh: rollout_steps(chosen, films, mesh, PoolConfig(15, place="host"))[1:]
+    commit = lambda mesh: rollout_steps(chosen, films, mesh, PoolConfig(15, on="host"))[1:]
     step, account, _ = exchanged(topology, DEVICES, commit)
     frame = LAYERS * 2 * 64 * SIZES.dim * 2  # keys and values of a history's frame
     assert step.host == {"pool": (2 * 15 * frame, 2 * 15 * frame // DEVICES)}

@@ -101,13 +101,13 @@ def test_an_error_leaves_the_film_so_far_and_spares_an_older_one(tmp_path):
         film.append(next(chunks()))
         raise RuntimeError("model broke")
     assert (tmp_path / "film.mp4").read_bytes() == b"older"
-    assert film.kept == len(read_film(tmp_path / "film.unfinished.mp4")) == FRAMES[0]
+    assert film.playable_frames == len(read_film(tmp_path / "film.unfinished.mp4")) == FRAMES[0]
 
 
 def test_an_error_before_the_first_frame_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), FilmWriter(tmp_path / "film.mp4", fps=16) as film:
         raise RuntimeError("model broke")
-    assert film.kept == 0 and not list(tmp_path.iterdir())
+    assert film.playable_frames == 0 and not list(tmp_path.iterdir())
 
 
 def test_a_killed_process_leaves_the_film_so_far(tmp_path):
@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_written(tmp_path, li
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["film.unfinished.mp4"]
-    assert film.kept == len(read_film(film.part)) > 0
+    assert film.playable_frames == len(read_film(film.part)) > 0
 
 
 def test_a_film_takes_no_more_room_than_estimated(tmp_path):

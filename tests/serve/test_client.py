@@ -8,7 +8,7 @@ import pytest
 from desk_house import TOKEN
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.serve.client import Address, AsyncDesk, Desk
+from causalcine_jax.serve.client import Address, AsyncDeskClient, DeskClient
 from causalcine_jax.serve.mock import MockEngine
 from causalcine_jax.serve.terminal import Terminal
 from causalcine_jax.story import read_story
@@ -20,7 +20,7 @@ def url_of(home, token=TOKEN):
 
 def test_a_film_is_directed_from_python(house):
     home = house()
-    with Desk.open(url_of(home)) as desk:
+    with DeskClient.open(url_of(home)) as desk:
         desk.start(global_caption="G.", seed=3, pace="free")
         desk.shot("Mia waves.", chunks=2, event_id="first")
         media, order = [], []
@@ -33,11 +33,11 @@ def test_a_film_is_directed_from_python(house):
     assert all(data[4:8] == b"moof" for data in media)
 
 
-def test_and_from_asyncio(house):
+def test_a_film_is_directed_from_asyncio(house):
     home = house()
 
     async def scene():
-        async with AsyncDesk.open(url_of(home)) as desk:
+        async with AsyncDeskClient.open(url_of(home)) as desk:
             await desk.start(pace="free")
             await desk.shot("Mia waves.", seconds=1.5)
             async for message, _ in desk:
@@ -50,14 +50,14 @@ def test_and_from_asyncio(house):
 
 def test_a_wrong_address_says_what_is_wrong(house):
     home = house()
-    with pytest.raises(UsageError, match="as printed"), Desk.open(home.url):
+    with pytest.raises(UsageError, match="as printed"), DeskClient.open(home.url):
         pass
-    with pytest.raises(DataError, match="no desk answers"), Desk.open(url_of(home, "wrong")):
+    with pytest.raises(DataError, match="no desk answers"), DeskClient.open(url_of(home, "wrong")):
         pass
 
 
 def directed(home, out, lines, told):
-    with Desk.open(url_of(home)) as desk:
+    with DeskClient.open(url_of(home)) as desk:
         terminal = Terminal(desk, Address.of(url_of(home)), out, told)
         terminal.run(lines, 1, seed=1, global_caption="G.")
         return terminal
@@ -97,7 +97,7 @@ def test_lines_make_a_film_with_a_retake_and_a_branch(house, tmp_path):
     assert {e.split(",")[0] for e in errors} == {
         "error: unknown command /retrake",
         "error: shot.caption: the model does not know 'refuseme' in the shot",
-        "error: which shot? Name one of 1 to 2",
+        "error: there is no shot '7': name one of 1 to 2",
     }
     story = read_story(tmp_path / "story.yaml")
     assert [(s.caption, s.chunks) for s in story.shots] == [("Mia waves.", 2), ("Mia runs.", 2)]
@@ -107,6 +107,6 @@ def test_lines_make_a_film_with_a_retake_and_a_branch(house, tmp_path):
 
 
 def test_without_a_shot_there_is_no_film(house, tmp_path):
-    with pytest.raises(UsageError, match="no line that can be a shot"):
+    with pytest.raises(UsageError, match="write one caption per line"):
         directed(house(), tmp_path, ["\n", "/pause\n"], lambda line: None)
     assert not list(tmp_path.glob("film.*"))

@@ -7,17 +7,17 @@ from tiny_models import tiny_folder
 
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.asked_model import AskedModel
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.film.record import read_recipe
+from causalcine_jax.film_folder.loaded_model import LoadedModel
+from causalcine_jax.film_folder.record import read_recipe
 from causalcine_jax.serve.film_engine import FilmEngine
 from causalcine_jax.story import Story, Video
 
 
 def test_a_directed_branch_is_filmed_again_bit_by_bit(house, tmp_path):
     model = load_model(tiny_folder(tmp_path / "model"))
-    engine = FilmEngine(AskedModel(model), PoolConfig(18), room_bytes=10**9)
+    engine = FilmEngine(LoadedModel(model), PoolConfig(18), room_bytes=10**9)
     home = house(engine)
     talk = home.talk(seed=5)
     started = talk.until("session.started")
@@ -67,9 +67,9 @@ def _next_of(model, recipe):
 
 def test_a_size_that_the_model_cannot_make_is_refused_with_one_that_it_can(tmp_path):
     model = load_model(tiny_folder(tmp_path / "model"))
-    engine = FilmEngine(AskedModel(model), PoolConfig(18))
+    engine = FilmEngine(LoadedModel(model), PoolConfig(18))
     with pytest.raises(UsageError, match="at least 9"):
-        FilmEngine(AskedModel(model), PoolConfig(3))
+        FilmEngine(LoadedModel(model), PoolConfig(3))
     assert engine.info.words["characters"][0] == "Mia"
     larger = engine.pool_bytes(Story((), video=Video(16, 64, 32)))
     assert 3.5 < larger / engine.pool_bytes(Story(())) <= 4

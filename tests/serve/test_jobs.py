@@ -2,6 +2,7 @@
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import httpx2
@@ -118,3 +119,12 @@ def test_finished_jobs_are_found_again_after_a_restart(house):
     second = house()
     assert second.get(f"/v1/videos/{job['id']}").json()["status"] == "completed"
     assert second.get(f"/v1/videos/{job['id']}/content").headers["content-type"] == "video/mp4"
+
+
+def test_a_job_deleted_twice_is_unknown_the_second_time(api):
+    client = api(MockEngine(0.2))
+    job = client.post("/v1/videos", json={"story": STORY}).json()
+    with ThreadPoolExecutor(2) as two:
+        gone = [two.submit(client.delete, f"/v1/videos/{job['id']}") for _ in range(2)]
+    codes = sorted(each.result().status_code for each in gone)
+    assert codes[0] in (200, 204) and codes[1] == 404

@@ -143,3 +143,10 @@ def test_a_viewer_sees_the_film_and_cannot_direct_it(house):
     assert other.until("error").code == "full" and closed(other) == 1013
     false = home.talk("session.watch", watch_token=started.watch_token[:-1] + "x")
     assert false.until("error").code == "bad_token"
+
+
+def test_a_malformed_host_or_origin_is_refused(house):
+    home = house()
+    assert home.get("/", headers={"Host": "[::1"}).status_code == 421
+    with pytest.raises(InvalidStatus), socket(home.host, {**BEARER, "Origin": "http://[::1"}):
+        pass

@@ -9,7 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from causalcine_jax.errors import DataError
 from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.publish import LATELY
 from causalcine_jax.story import read_story
 
@@ -68,6 +70,17 @@ def test_a_chunk_plays_alone_at_its_place_in_the_film(house):
     assert jpeg.headers["content-type"] == "image/jpeg" and jpeg.content[:2] == b"\xff\xd8"
     assert home.get(f"{path}/takes/t1/frames/33").status_code == 404
     assert home.get(f"{path}/takes/t1/chunks/3").status_code == 404
+
+
+def test_who_watches_hears_of_pause_and_resume(house):
+    home = house()
+    one, started = begun(home)
+    viewer = home.talk("session.watch", watch_token=started.watch_token)
+    one.say("session.pause", event_id="p")
+    viewer.until("session.status", status="paused")
+    one.say("session.resume", event_id="r")
+    assert one.until("session.status", event_id="r").status == "starved"  # no shot was asked for
+    viewer.until("session.status", status="starved")
 
 
 def test_queued_shots_are_changed_moved_and_removed(house):
@@ -291,3 +304,58 @@ def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(house):
         of = all_[number // 5]
         assert viewer.media["t1", 4] == of.media["t1", 4]
     assert len({one.media["t1", 3] for one in all_}) == 8
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_disk_that_refuses_a_chunk_ends_the_session(house, monkeypatch, at):
+    def full(project, info, *chunk):
+        if info.chunk == at:
+            raise DataError("the disk is full")
+        return add(project, info, *chunk)
+
+    add = Project.add_chunk
+    monkeypatch.setattr(Project, "add_chunk", full)
+    home = house(MockEngine(0.0))
+    one, _ = begun(home, ("Mia waves.", 20))
+    done = one.until("session.done")
+    assert done.reason == "failed" and "the disk is full" in done.message
+    assert freed(home.desk)
+
+
+def freed(desk) -> bool:
+    """Whether the desk soon has no session, and no room is reserved."""
+    end = time.monotonic() + 5
+    while (desk.sessions or desk.admission.open) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not desk.sessions and desk.admission.open == 0
+
+
+def test_turns_that_wait_are_few_and_keep_to_the_limits(house):
+    home = house(MockEngine(0.05), takes=3)
+    one, _ = begun(home, ("Mia waves.", 2))
+    one.chunks(1)
+    for _ in range(30):
+        one.say("branch", shot_id="s1")
+        one.say("take.open", take_id="t1")
+    codes = [one.until("error").code for _ in range(40)]
+    assert "too_many" in codes and {*codes} <= {"too_many", "limit", "unknown_shot"}
+    (session,) = home.desk.sessions.values()
+    assert len(session.project.takes) <= 3
+
+
+def test_a_session_that_cannot_be_kept_frees_its_place(house, monkeypatch):
+    save, calls = Project.save, []
+
+    def second_fails(project):
+        calls.append(1)
+        if len(calls) == 2:
+            raise DataError("the disk is full")
+        save(project)
+
+    home = house()
+    monkeypatch.setattr(Project, "save", second_fails)
+    home.talk(seed=1)
+    end = time.monotonic() + 5
+    while len(calls) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(calls) == 2 and freed(home.desk)

@@ -11,12 +11,16 @@ import pytest
 from desk_house import TOKEN, Talk, socket
 from repository import ROOT
 
+from causalcine_jax.serve.admission import Admission
+from causalcine_jax.serve.limits import SessionLimits
 from causalcine_jax.serve.mock import POOL_BYTES, MockEngine
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import ChunkInfo
 from causalcine_jax.serve.playback import Playback
+from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import MediaChunk, Pong
 from causalcine_jax.serve.worker import Worker
+from causalcine_jax.story import Story
 
 
 def test_a_lost_socket_is_resumed_where_the_film_is(house):
@@ -120,6 +124,39 @@ def test_a_failing_session_ends_with_its_film_and_harms_no_other(house, monkeypa
 
 def _sick(director, well):
     return lambda self: 1 / 0 if self is director else well(self)
+
+
+def test_servers_that_share_a_folder_hand_a_film_over(house):
+    one, other = house(), house()
+    talk = one.talk()
+    token = talk.until("session.started").resume_token
+    talk.shot("Mia waves.", 2)
+    talk.chunks(2)
+    refused = other.talk(resume_token=token).until("error")
+    assert refused.code == "full" and "another server has this film open" in refused.message
+    one.close()
+    again = other.talk(resume_token=token)
+    assert [c.chunk for c in again.until("session.state").chunks] == [0, 1]
+    again.shot("Otto sleeps.")
+    assert again.chunks(1)[0].chunk == 2
+
+
+def test_who_waits_while_a_server_stops_is_refused():
+    async def scene():
+        admission = Admission(MockEngine(), SessionLimits(sessions=1))
+        tell = lambda message: None
+        key = await admission.admitted(Story(()), tell)
+        waiting = asyncio.create_task(admission.admitted(Story(()), tell))
+        await asyncio.sleep(0)
+        assert admission.waiting == 1
+        admission.close()
+        for asked in (waiting, admission.admitted(Story(()), tell)):
+            with pytest.raises(Refused, match="this server stops"):
+                await asked
+        admission.release(key)
+        assert admission.open == admission.waiting == 0
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize("after", [1, 4])
@@ -261,3 +298,44 @@ def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
     assert playback.position(made_s=10.0) == 8.5
     now[0] = 9.0
     assert playback.position(made_s=10.0) == 10.0
+
+
+def test_a_torn_line_costs_no_later_chunk(house):
+    home = house(MockEngine(0.02))
+    with socket(home.host) as lost:
+        talk = Talk(lost)
+        talk.say("session.start", seed=1, pace="free")
+        started = talk.until("session.started")
+        talk.shot("Mia waves.", 2)
+        talk.chunks(2)
+    (session,) = home.desk.sessions.values()
+    lines = session.project.folder_of("t1") / "chunks.jsonl"
+    home.close()
+    with open(lines, "ab") as file:
+        file.write(b'{"chunk": 2, "sh')
+    for made in (2, 3):
+        home = house(MockEngine(0.02))
+        talk = home.talk(resume_token=started.resume_token)
+        assert len(talk.until("session.state").chunks) == made
+        talk.shot("Otto sleeps.")
+        talk.chunks(1)
+        home.close()
+
+
+def test_those_behind_one_that_leaves_the_queue_are_admitted():
+    async def scene():
+        engine = MockEngine()
+        needed = {"A": 6, "B": 8, "C": 2}
+        engine.room_bytes, engine.pool_bytes = 10, lambda story: needed[story.global_caption]
+        admission = Admission(engine, SessionLimits(sessions=3))
+        ask = lambda name: admission.admitted(Story((), global_caption=name), lambda message: None)
+        await ask("A")
+        large, small = (asyncio.create_task(ask(name)) for name in "BC")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert admission.waiting == 2
+        large.cancel()
+        await asyncio.wait_for(small, 5)
+        assert admission.open == 2 and admission.waiting == 0
+
+    asyncio.run(scene())

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import UsageError
 from causalcine_jax.storyworld import (
     ACCESSORIES,
@@ -19,7 +20,6 @@ from causalcine_jax.storyworld import (
     returns,
     sample_story,
 )
-from causalcine_jax.storyworld.world import first_frame_of_chunk
 
 GOLDEN_PROMPT = (
     "Gus the elephant, Bruno the frog and Theo the owl in a gentle film. "

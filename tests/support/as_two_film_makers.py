@@ -17,9 +17,9 @@ import jax
 
 from causalcine_jax.cli import run
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film.choices import Choices
-from causalcine_jax.film.generate import generate
-from causalcine_jax.film.record import prompt_recipe
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import prompt_recipe
 from causalcine_jax.parallel.processes import joined
 
 WHOLE = Choices(whole_film=True, frames=17, seed=1)

@@ -141,7 +141,7 @@ def film(meshes: dict[str, jax.sharding.Mesh]) -> dict:
     )
 
     def made(model, pool_on):
-        pool = PoolConfig(9, place=pool_on)
+        pool = PoolConfig(9, on=pool_on)
         settings = FilmSettings(model.sampler, model.memory, pool, SIZE.height, SIZE.width)
         state, frames = new_state(model, settings), []
         context = embed(model, "a cat", settings)

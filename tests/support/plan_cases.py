@@ -1,7 +1,4 @@
-"""A small stage to plan, its networks, a TPU compiler's refusal, launch/plan.py as a module."""
-
-import importlib.util
-import os
+"""A small stage to plan, its networks, and a TPU compiler's refusal."""
 
 from repository import ROOT
 
@@ -46,14 +43,3 @@ def networks_of(config):
         "transformer": (Transformer, config.transformer),
         "text_encoder": (UMT5Encoder, config.text_encoder),
     }
-
-
-def launched():
-    """launch/plan.py as a module, with os.environ restored after its import."""
-    before = dict(os.environ)
-    spec = importlib.util.spec_from_file_location("plan_command", ROOT / "launch" / "plan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    os.environ.clear()
-    os.environ.update(before)
-    return module

@@ -118,10 +118,13 @@ def sound_only(path: Path) -> Path:
 def films_folder(folder: Path, count: int, *, shots: Sequence[int] = (30, 20, 80)) -> Path:
     """Writes `count` different videos with HoloCine captions that say where they cut.
 
-    Each is enough for two films of 12 latent frames, and a rest.
+    Each is enough for two films of 12 latent frames, and a rest. Videos that are there stay: an
+    encoder with other threads writes other bytes for the same frames.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
+        if (folder / f"film{number}.mp4").exists():
+            continue
         frames, _ = shot_pictures(shots, seed=number)
         write_video(folder / f"film{number}.mp4", frames)
         told = {

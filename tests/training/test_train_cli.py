@@ -15,7 +15,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.training.config import OptimConfig, TrainConfig
 from causalcine_jax.training.flags import parse
-from causalcine_jax.training.overrides import from_plain
+from causalcine_jax.training.overrides import replaced
 
 BASE = f"--config={ROOT / 'configs' / 'base.py'}"
 
@@ -91,7 +91,7 @@ def test_out_moves_all_that_a_run_makes(stage, size):
 
 def test_a_saved_config_reads_back():
     config = tiny_config("out", "store", memory=MemoryConfig("none"))
-    assert from_plain(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert replaced(TrainConfig(), json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_saved_config_reads_back():
         ([BASE, "--config.transformer.num_heads=7"], "dim 128 is not divisible by num_heads 7"),
     ],
 )
-def test_what_cannot_be_is_named(arguments, message):
+def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(UsageError) as caught:
         parse(arguments)
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -166,7 +166,7 @@ def test_faults_of_parts_are_collected_with_the_rest():
     plain["memory"]["policy"] = "camera"
     plain["stepps"] = 3
     with pytest.raises(UsageError) as caught:
-        from_plain(plain)
+        replaced(TrainConfig(), plain)
     for fault in (
         "dim 24 is not divisible by num_heads 5",
         "unknown policy 'camera'",

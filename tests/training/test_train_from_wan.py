@@ -261,6 +261,15 @@ def test_flags_that_contradict_the_model_are_refused(wan, store):
     )
     same = config_of(wan, store, transformer=dataclasses.replace(sizes, num_layers=layers))
     check_flags(["--config.transformer.num_layers", str(layers)], same)
+    other = dataclasses.replace(sizes, num_layers=layers, patch_size=(1, 1, 1))
+    new = config_of(wan, store, transformer=other, new_latents=True)
+    check_flags(["--config.transformer.patch_size=1,1,1"], new)
+    check_flags(
+        ["--config.transformer.skip_dim=8"],
+        config_of(
+            wan, store, transformer=dataclasses.replace(sizes, num_layers=layers, skip_dim=8)
+        ),
+    )
 
 
 def test_latents_are_of_the_vae_that_the_run_starts_with(wan, store):

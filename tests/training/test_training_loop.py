@@ -18,9 +18,10 @@ from toy_stage import OPTIM, toy_config, toy_stage
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.nn import Linear
 from causalcine_jax.training import loop
-from causalcine_jax.training.config import CheckpointConfig, OptimConfig
+from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, TimeConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import drop_after, read_records
+from causalcine_jax.training.same_run import changes
 from causalcine_jax.training.state import Stage
 from causalcine_jax.utils import output
 from causalcine_jax.utils.output import one_writer
@@ -189,6 +190,16 @@ def test_a_changed_config_is_shown_and_goes_on_only_when_forced(tmp_path, capsys
         )
 
 
+def test_a_run_from_before_a_field_existed_had_its_default(tmp_path):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["time"]["draws"], saved["gan"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert changes(tmp_path, toy_config(tmp_path, steps=4)) == []
+    drawn = toy_config(tmp_path, steps=4, time=TimeConfig(draws=2))
+    assert changes(tmp_path, drawn) == ["time.draws was 1, is 2"]
+
+
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     train(toy_config(tmp_path, steps=8, checkpoint=CheckpointConfig(every=4)), toy_stage())
     newest = tmp_path / "checkpoints" / "8"
@@ -203,3 +214,12 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 def test_tensorboard_is_an_extra(tmp_path):
     with pytest.raises(UsageError, match="pip install"):
         train(toy_config(tmp_path, tensorboard=True), toy_stage())
+
+
+def test_how_far_data_is_read_ahead_may_change(tmp_path):
+    train(toy_config(tmp_path, steps=4), toy_stage())
+    data = DataConfig(threads=7, max_bad_fraction=0.5)
+    assert changes(tmp_path, toy_config(tmp_path, steps=4, data=data)) == []
+    store = DataConfig(films=7)
+    (line,) = changes(tmp_path, toy_config(tmp_path, steps=4, data=store))
+    assert line.startswith("data.films was")

@@ -14,7 +14,12 @@ from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.parallel.sharding import path_of, spec_of
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.muon import scale_by_muon
-from causalcine_jax.training.optim import decayed, learning_rate, make_optimizer, matrices
+from causalcine_jax.training.optim import (
+    learning_rate,
+    make_optimizer,
+    muon_mask,
+    weight_decay_mask,
+)
 from causalcine_jax.training.state import new_state
 from causalcine_jax.training.step import make_update, metric_names
 
@@ -145,12 +150,12 @@ def names(tree, wanted) -> set[str]:
 
 def test_decay_and_muon_see_matrices_only():
     shapes = {"transformer": jax.eval_shape(lambda: Transformer(TINY, key=jax.random.key(0)))}
-    weights = names(decayed(shapes), lambda leaf: leaf is True)
+    weights = names(weight_decay_mask(shapes), lambda leaf: leaf is True)
     assert (
         "transformer.blocks.self_attn.q.weight" in weights and "transformer.head.weight" in weights
     )
     assert not any("norm" in name or "bias" in name or "modulation" in name for name in weights)
-    by_muon = names(matrices(shapes), lambda leaf: leaf is True)
+    by_muon = names(muon_mask(shapes), lambda leaf: leaf is True)
     assert by_muon == {name for name in weights if ".blocks." in name}
 
 
@@ -192,7 +197,7 @@ def test_muon_takes_a_convolution_as_one_matrix():
             )
         )
     }
-    by_muon = names(matrices(vae), lambda leaf: leaf is True)
+    by_muon = names(muon_mask(vae), lambda leaf: leaf is True)
     assert "vae.encoder.middle.0.conv1.weight" in by_muon
     assert not any(
         "conv1.bias" in name or name in ("vae.encoder.conv1.weight", "vae.decoder.head.conv.weight")

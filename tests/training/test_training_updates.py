@@ -90,6 +90,11 @@ def test_an_update_changes_its_own_networks_only(tmp_path):
     assert changed(after.opt_state, done.opt_state) == {"critic"} and int(done.step) == 1
 
 
+def test_an_update_may_start_late():
+    update = dataclasses.replace(stage().updates[0], every=2, start=3)
+    assert [step for step in range(9) if update.due(step)] == [4, 6, 8]
+
+
 def test_a_network_may_learn_at_a_rate_of_its_own(tmp_path):
     made = stage()
     state, batch = fresh(made)

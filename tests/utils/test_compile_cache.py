@@ -179,3 +179,14 @@ def test_help_and_refusals_do_not_wait_for_jax(command):
     script, *arguments = command
     heavy, code, said = heavy_imports(f"launch/{script}", arguments, ROOT)
     assert not heavy and code == (0 if "--help" in command else 2), said
+
+
+def test_every_folder_on_the_way_is_private(tmp_path):
+    """The umask of accounts with a group of their own would let the group write to those above."""
+    before = os.umask(0o002)
+    try:
+        compile_cache.make_private(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(before)
+    for folder in ("a", "a/b", "a/b/c"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700, folder

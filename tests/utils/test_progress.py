@@ -3,7 +3,7 @@
 import numpy as np
 
 from causalcine_jax.film.chunk import Chunk
-from causalcine_jax.film.filming import _ProgressLine
+from causalcine_jax.film_folder.filming import _ProgressLine
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.utils.progress import progress_bar, time_left
 

@@ -37,5 +37,5 @@ def test_a_pytree_is_made_of_arrays_that_fit_or_of_other_things(pool):
     with pytest.raises(TypeCheckError, match="descriptors"):
         dataclasses.replace(pool, descriptors=pool.descriptors[..., None])
     assert jax.eval_shape(lambda pool: pool, pool).k.shape == pool.k.shape
-    assert jax.tree.map(lambda _: None, pool).time is None
+    assert jax.tree.map(lambda _: None, pool).chunk is None
     assert isinstance(jax.device_get(pool).k, np.ndarray)

@@ -125,7 +125,7 @@ class _Writer(threading.Thread):
             with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
                 for request in self._requests:
                     self.asked[request.id] = len(request.shots)
-                    stdin.write(json.dumps(self._told(request)) + "\n")
+                    stdin.write(json.dumps(self._as_json(request)) + "\n")
                     stdin.flush()
         except OSError as error:
             self.error = DataError(f"cannot write pictures for the captioner: {error}")
@@ -136,7 +136,7 @@ class _Writer(threading.Thread):
             file.unlink(missing_ok=True)
         return self.asked.pop(window)
 
-    def _told(self, request: Request) -> dict[str, Any]:
+    def _as_json(self, request: Request) -> dict[str, Any]:
         shots = []
         for number, (times, images) in enumerate(zip(request.shots, request.images)):
             files = []

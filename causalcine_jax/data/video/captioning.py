@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.data.video.captioner import Captioner, Request
 from causalcine_jax.data.video.captions import (
     Captions,
@@ -19,12 +20,11 @@ from causalcine_jax.data.video.captions import (
 from causalcine_jax.data.video.filters import Reason, reject
 from causalcine_jax.data.video.frames import Clock
 from causalcine_jax.data.video.frames import read as read_frames
-from causalcine_jax.data.video.manifest import Manifest, Row, content_id
+from causalcine_jax.data.video.manifest import Manifest, Row, content_id, path_text
 from causalcine_jax.data.video.windows import Piece, Window
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.story import prompt_of
-from causalcine_jax.storyworld.world import FPS
 
 SEEN = (1 / 6, 1 / 2, 5 / 6)  # of a shot: the pictures that a captioner gets
 SEEN_HEIGHT = 448  # pixels at most
@@ -126,7 +126,7 @@ def found_captions(
 
 
 def _name(file: Path, folder: Path) -> str:
-    return str(file.relative_to(folder))
+    return path_text(file.relative_to(folder))
 
 
 def captioned(

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import FPS, TEMPORAL_STRIDE
 from causalcine_jax.errors import DataError, UsageError, shown
 from causalcine_jax.utils.plain_data import MOST_BYTES, parse_plain, read_plain
 
 RAW = re.compile(r"\[global caption\]|\[per shot caption\]|\[shot cut\]", re.IGNORECASE)
 SHOT_KEY = re.compile(r"shot_?(\d+)", re.IGNORECASE)
-TEMPORAL_STRIDE = 4  # LongLive 1 counts latent frames of 4 video frames, at 16 per second
 MOST_CHARACTERS = 20_000  # of a caption; a longer one is something else
 
 
@@ -119,7 +119,9 @@ def parse(data: Any, what: str) -> Captions:
     if isinstance(data.get("story"), Mapping):  # film.json of a film made here
         resolved = data.get("resolved")
         cuts = resolved.get("cut_frames") if isinstance(resolved, Mapping) else None
-        data = {**data["story"], "shot_cut_frames": cuts}
+        data, start = {**data["story"], "shot_cut_frames": cuts}, data.get("start")
+        if isinstance(start, Mapping) and isinstance(data.get("shots"), list):  # the film's first
+            data["shots"] = [{"caption": start.get("caption")}, *data["shots"]]
     licence = str(data.get("licence") or data.get("license") or "")
     source = str(data.get("source") or "")
     text = data.get("caption", data.get("text"))
@@ -166,7 +168,7 @@ def _cuts(data: Mapping, shots: int, what: str) -> Cuts | None:
     if data.get("switch_frame_indices") is not None:
         latents = _numbers(data["switch_frame_indices"], what)
         frames = [TEMPORAL_STRIDE * latent - 3 for latent in latents]
-        return Cuts((0.0, *(frame / 16 for frame in frames)), "seconds")
+        return Cuts((0.0, *(frame / FPS for frame in frames)), "seconds")
     if data.get("frame_number") is not None:
         return ranges(data["frame_number"], what)
     listed = data.get("shots")

@@ -7,9 +7,12 @@ again without the VAE.
 """
 
 import functools
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +26,8 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.utils.atomic_file import atomic_file
 
+AT_ONCE = 8  # windows of a task, for each device
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -33,24 +38,32 @@ class Encoding:
     width: int
 
 
-@dataclass(frozen=True)
-class Task:
-    """Following windows of one video: their frames, and where their latents go."""
+class WindowToEncode(NamedTuple):
+    """A window's frames in its video, and the file of its latents."""
 
     video: Path
     clock: Clock
-    ranges: tuple[list[tuple[int, int]], ...]
-    files: tuple[Path, ...]
+    ranges: list[tuple[int, int]]
+    file: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """Windows that are encoded one after another."""
+
+    windows: tuple[WindowToEncode, ...]
     encoding: Encoding
-
-
-ToEncode = tuple[Path, Clock, list[tuple[int, int]], Path]
 
 
 @functools.lru_cache(1)
 def model_vae(model: Path) -> VAE:
     """The VAE of a model folder, loaded once per process."""
     return load_vae(model)
+
+
+@functools.lru_cache(1)
+def _vae_of_each_device(model: Path) -> tuple[VAE, ...]:
+    return tuple(jax.device_put(model_vae(model), device) for device in jax.local_devices())
 
 
 def _pixels(frames):
@@ -60,25 +73,26 @@ def _pixels(frames):
 def encode(task: Task) -> list[Reason | None]:
     """Writes the latents of a task. Returns for each window why it has none, if so.
 
+    Each of this process's devices encodes a window while the host decodes the next.
+
     Raises:
       DataError: the disk is full, or latents are not finite.
     """
-    vae = model_vae(task.encoding.model)
-    waiting: list[tuple[Path, jax.Array]] = []
+    vaes = _vae_of_each_device(task.encoding.model)
+    size = task.encoding.height, task.encoding.width
+    waiting: deque[tuple[Path, jax.Array]] = deque()
     reasons: list[Reason | None] = []
-    for ranges, file in zip(task.ranges, task.files, strict=True):
-        size = task.encoding.height, task.encoding.width
+    for number, window in enumerate(task.windows):
         try:
-            frames = np.stack(list(read(task.video, task.clock, ranges, *size)))
+            frames = np.stack(list(read(window.video, window.clock, window.ranges, *size)))
         except (UsageError, DataError) as error:
             reasons.append(("unreadable", str(error)))
             continue
         reasons.append(None)
-        # The device encodes this window while the host decodes the next.
-        latents = paint_and_encode(vae, frames[None], _pixels)
-        for done in waiting:
-            _keep(*done)
-        waiting = [(file, latents)]
+        latents = paint_and_encode(vaes[number % len(vaes)], frames[None], _pixels)
+        waiting.append((window.file, latents))
+        if len(waiting) > len(vaes):
+            _keep(*waiting.popleft())
     for done in waiting:
         _keep(*done)
     return reasons
@@ -90,18 +104,11 @@ def _keep(file: Path, latents: jax.Array) -> None:
         np.save(opened, values)
 
 
-def tasks(windows: Sequence[ToEncode], encoding: Encoding, most: int = 8) -> Iterator[Task]:
-    """Windows (video, clock, ranges, file of latents), those of a video together, as tasks."""
-    group: list[ToEncode] = []
-
-    def task() -> Task:
-        video, clock, *_ = group[0]
-        return Task(video, clock, tuple(w[2] for w in group), tuple(w[3] for w in group), encoding)
-
-    for window in windows:
-        if group and (window[0] != group[0][0] or len(group) == most):
-            yield task()
-            group = []
-        group.append(window)
-    if group:
-        yield task()
+def tasks(
+    windows: Sequence[WindowToEncode], encoding: Encoding, *, by_video: bool
+) -> Iterator[Task]:
+    """The windows as tasks, each of one video if `by_video`: a crash then costs no other video."""
+    videos = itertools.groupby(windows, key=lambda window: window.video if by_video else None)
+    for _, group in videos:
+        while some := tuple(itertools.islice(group, AT_ONCE * jax.local_device_count())):
+            yield Task(some, encoding)

@@ -30,6 +30,7 @@ class Filters:
     least_size      height of what it keeps, divided by the model's height
     dark            mean brightness of a shot, 0 to 255: darker ones are dropped
     static          mean change in a quarter of a second, 0 to 255: stiller ones are dropped
+    most_text       share of a picture that burnt-in text may cover; 1 does not look for text
     duplicate_bits  of 768: shots of two videos that differ in as many bits or fewer are the same;
                     -1 compares none
     least_shots     shots of a window
@@ -39,6 +40,7 @@ class Filters:
     least_size: float = 0.5
     dark: float = 16.0
     static: float = 0.25
+    most_text: float = 1.0
     duplicate_bits: int = 24
     least_shots: int = 1
 
@@ -100,6 +102,10 @@ def shot_reason(shot: Row, shortest: int, filters: Filters) -> Reason | None:
         return (
             "static",
             f"changes by {shot['motion']:.2f}, at least {filters.static:g} is asked for",
+        )
+    if shot.get("text", 0) > filters.most_text:
+        return "text", (
+            f"text covers {shot['text']:.1%} of a picture, at most {filters.most_text:.1%} may"
         )
     return None
 

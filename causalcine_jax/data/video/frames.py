@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.clip import Stored, at_rate, fitted, sideways, stored, upright
+from causalcine_jax.render.clip import Stored, at_rate, fitted, sideways, stored, upright
 from causalcine_jax.render.colour import ToRGB
-from causalcine_jax.storyworld.world import FPS
 
 LONGEST_FRAME = 600  # seconds of one frame; a longer one comes from a damaged file
 

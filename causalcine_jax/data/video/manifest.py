@@ -7,7 +7,7 @@ there is not run again. Rows of other inputs and settings stay: going back to th
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ def content_id(*parts: Any) -> str:
     """A hash of JSON values."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def path_text(path: Path) -> str:
+    """A path as text; bytes of its name that are not UTF-8 are escaped, such as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class Manifest:
@@ -82,13 +87,3 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
     """Writes all rows at once, as one atomic file."""
     with atomic_file(file) as partial, open(partial, "wb") as lines:
         lines.writelines(map(json_line, rows))
-
-
-def read_rows(file: Path) -> Iterator[Row]:
-    """The rows of a whole file. `DataError` where it is damaged."""
-    try:
-        with open(file, encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error

@@ -1,21 +1,21 @@
 """One function over many rows, in this process or in several.
 
-A file that ends its process, as a damaged one may in a decoder, gets a reason, and the others go
-on. It is found by giving the rows of that moment to a process each.
+A file that crashes its process gets a reason as its result, and the other files continue. To find
+that file, every task without a result is run again in a process of its own.
 """
 
+import itertools
 import multiprocessing
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from causalcine_jax.cli import cores
 from causalcine_jax.data.video.filters import Reason
+from causalcine_jax.data.worker_process import begin_worker
+from causalcine_jax.utils.interrupts import children_without_ctrl_c
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -37,23 +37,53 @@ def each(
         for task in tasks:
             yield task, function(task)
         return
-    broken = []
-    with _Pool(min(workers, len(tasks))) as pool:
-        futures = {pool.submit(function, task): task for task in tasks}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                broken.append(futures[future])
-    for task in broken:
+    waiting, lost = iter(tasks), []
+    while more := (yield from _until_a_crash(function, waiting, min(workers, len(tasks)))):
+        lost += more
+    for task in lost:
         with _Pool(1) as pool:
             try:
-                yield task, pool.submit(function, task).result()
+                with children_without_ctrl_c():
+                    future = pool.submit(function, task)
+                yield task, future.result()
             except BrokenProcessPool:
                 yield (
                     task,
                     ("crash", "the process that read it died: is it damaged, or memory low?"),
                 )
+
+
+def _until_a_crash(
+    function: Callable[[Task], Result], waiting: Iterator[Task], workers: int
+) -> Generator[tuple[Task, Result], None, list[Task]]:
+    """Yields tasks with results until all are done or a process crashes.
+
+    Returns the tasks that were running or begun then: few, because few are handed in at once.
+    """
+    running: dict[Future[Result], Task] = {}
+    lost: list[Task] = []
+    with _Pool(workers) as pool:
+        while not lost:
+            for task in itertools.islice(waiting, 2 * workers - len(running)):
+                try:
+                    with children_without_ctrl_c():
+                        running[pool.submit(function, task)] = task
+                except BrokenProcessPool:
+                    lost.append(task)
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                try:
+                    yield task, future.result()
+                except BrokenProcessPool:
+                    lost.append(task)
+        for future, task in running.items():  # after a crash all end at once
+            try:
+                yield task, future.result()
+            except BrokenProcessPool:
+                lost.append(task)
+    return lost
 
 
 class _Pool(ProcessPoolExecutor):
@@ -73,21 +103,9 @@ class _Pool(ProcessPoolExecutor):
 
 def _begin(counter, workers: int) -> None:
     """What a process does first: it takes its share of the cores, and leaves devices alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     with counter.get_lock():
         index, counter.value = counter.value, counter.value + 1
-    # XLA starts a thread per allowed core, so restrict the cores before it starts.
-    if hasattr(os, "sched_setaffinity"):
-        mine = cores()
-        os.sched_setaffinity(0, mine[index % len(mine) :: workers])
+    begin_worker(index, workers)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

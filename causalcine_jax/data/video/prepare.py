@@ -1,6 +1,6 @@
 """`causalcine prepare`: a folder of videos to latent stores that `causalcine train` reads.
 
-    probe -> scan (shots) -> windows -> filters -> captions -> latents -> stores
+    probe -> scan (shots) -> text -> windows -> filters -> captions -> latents -> stores
 
 Every stage takes rows and gives rows. What reads videos or asks a captioner keeps its rows in
 OUT/work by what they depend on, so a run that was stopped, or that has more videos, goes on.
@@ -18,8 +18,9 @@ from typing import Any
 
 import jax
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.data.latent_store import LatentStore
-from causalcine_jax.data.video import encode, probe, report
+from causalcine_jax.data.video import encode, probe, report, text
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.choosing import captioned, captioner_of, where, windows
 from causalcine_jax.data.video.config import PrepareConfig
@@ -31,7 +32,6 @@ from causalcine_jax.data.video.stores import Encoded, put_store, remove_store, s
 from causalcine_jax.data.video.target import Target, check_settings, settings, target_of
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError, kept_when_stopped
-from causalcine_jax.storyworld.world import FPS
 from causalcine_jax.utils.atomic_file import remove_partials
 from causalcine_jax.utils.output import check_disk, one_writer
 
@@ -66,11 +66,13 @@ def _prepare(work: Work) -> Prepared:
     files, told = probe.files_of(config.folder, out)
     captioner = captioner_of(config)
     detector_of(config.detector, config.detector_weights)  # if it fails, then now
+    if config.filters.most_text < 1:
+        text.check_installed()
     target = target_of(config)
     there = any((out / split).exists() for split in SPLITS)
     check_settings(out / SETTINGS, settings(config, target), config.overwrite or not there)
     remove_partials(out / "work", below=True)
-    videos = scanned(work, probed(work, files, told))
+    videos = text.with_text(work, scanned(work, probed(work, files, told)), target)
     chosen = windows(work, videos, target)
     encoded = _encoded(work, captioned(work, chosen, *captioner, target), target)
 
@@ -111,21 +113,23 @@ def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]
     missing = [one for one in encoded if not one.latents.exists()]
     film_bytes = spec_of(films, target, config.films_per_shard, "").film_bytes
     check_disk((len(missing) + len(films)) * film_bytes, config.out)
-    tasks = encode.tasks(
-        [
-            (one.film.video.file, one.film.video.clock, one.film.window.ranges, one.latents)
-            for one in missing
-        ],
-        encode.Encoding(config.model, target.height, target.width),
-    )
+    to_encode = [
+        encode.WindowToEncode(
+            one.film.video.file, one.film.video.clock, one.film.window.ranges, one.latents
+        )
+        for one in missing
+    ]
     workers = config.workers if jax.default_backend() == "cpu" else 1
+    encoding = encode.Encoding(config.model, target.height, target.width)
+    tasks = encode.tasks(to_encode, encoding, by_video=workers > 1)
     reasons: dict[Path, Reason] = {}
     done = len(films) - len(missing)
     with work.bar(len(films), "window", "encode", done) as bar:
         for task, found in each(encode.encode, list(tasks), workers):
-            bar.update(len(task.files))
-            told = [found] * len(task.files) if isinstance(found, tuple) else found
-            reasons |= {file: reason for file, reason in zip(task.files, told) if reason}
+            bar.update(len(task.windows))
+            each_one = [found] * len(task.windows) if isinstance(found, tuple) else found
+            pairs = zip(task.windows, each_one, strict=True)
+            reasons |= {window.file: reason for window, reason in pairs if reason}
     for one in missing:
         if reason := reasons.get(one.latents):
             work.drop("encode", one.film.video.name, reason, **where(one.film.window))

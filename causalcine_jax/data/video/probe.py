@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.data.video.manifest import Row, content_id
+from causalcine_jax.data.video.manifest import Row, content_id, path_text
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film.clip import check, pixel_aspect, readable, sideways, video_stream
+from causalcine_jax.render.clip import check, pixel_aspect, readable, sideways, video_stream
 from causalcine_jax.utils.atomic_file import file_hash
 
 CAPTIONS = (".txt", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".md")
@@ -30,12 +30,13 @@ def files_of(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
     out = out.resolve()
     videos: list[Path] = []
     captions: list[Path] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (Path(place) / name).resolve() != out
-        )
+    seen = {folder.resolve(), out}  # links to folders are followed, each folder once
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders.copy():
+            if (real := (Path(place) / name).resolve()) in seen:
+                folders.remove(name)
+            seen.add(real)
         for name in sorted(names):
             if not name.startswith("."):
                 kind = captions if Path(name).suffix.lower() in CAPTIONS else videos
@@ -51,7 +52,11 @@ def state(file: Path) -> dict[str, Any]:
         about = file.stat()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-    return {"file": str(file.absolute()), "bytes": about.st_size, "changed": about.st_mtime_ns}
+    return {
+        "file": path_text(file.absolute()),
+        "bytes": about.st_size,
+        "changed": about.st_mtime_ns,
+    }
 
 
 def probe_id(file: Path) -> str:

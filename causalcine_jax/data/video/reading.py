@@ -1,9 +1,10 @@
 """The stages that read videos: what each file is, and its shots."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from causalcine_jax.data.video import probe
 from causalcine_jax.data.video import scan as scanning
@@ -59,7 +60,6 @@ def scanned(work: Work, videos: Sequence[Video]) -> list[Video]:
     config = work.config
     weights = file_hash(config.detector_weights) if config.detector_weights else None
     tasks: dict[str, _Scan] = {}
-    found_videos: list[Video] = []
     for video in videos:
         cuts = None
         if config.detector == CAPTION_CUTS:
@@ -78,30 +78,49 @@ def scanned(work: Work, videos: Sequence[Video]) -> list[Video]:
             cuts and vars(cuts),
         )
         tasks[row_id] = _Scan(row_id, video, config.detector, config.detector_weights, cuts)
-    manifest = work.manifest("shots")
-    with work.bar(len(tasks), "video", "shots") as bar:
-        pending = []
-        for row_id, task in tasks.items():
-            if manifest.get(row_id) is None:
-                pending.append(task)
-            else:
-                bar.update(1)
-        crashed: dict[str, Reason] = {}
-        for task, found in each(_scan, pending, config.workers):
+    rows = rows_of(work, "shots", tasks, _scan)
+    return [replace(tasks[row_id].video, scan=row) for row_id, row in rows.items()]
+
+
+class OfVideo(Protocol):
+    """A task whose result is a row of its id, about its video."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def video(self) -> Video: ...
+
+
+AnyTask = TypeVar("AnyTask", bound=OfVideo)
+
+
+def rows_of(
+    work: Work, stage: str, tasks: dict[str, AnyTask], made: Callable[[AnyTask], Row | Reason]
+) -> dict[str, Row]:
+    """The stage's rows by id, in the order of `tasks`: those on disk, and what is `made` now.
+
+    A video without one, or whose row has a "reason", is dropped.
+    """
+    manifest, crashed = work.manifest(stage), {}
+    pending = [task for row_id, task in tasks.items() if manifest.get(row_id) is None]
+    with work.bar(len(tasks), "video", stage, len(tasks) - len(pending)) as bar:
+        for task, found in each(made, pending, work.config.workers):
             bar.update(1)
             if isinstance(found, tuple):
                 crashed[task.id] = found
             else:
                 manifest.add(found)
+    rows: dict[str, Row] = {}
     for row_id, task in tasks.items():
         row = manifest.get(row_id)
         if row is None:
-            work.drop("shots", task.video.name, crashed[row_id])
+            work.drop(stage, task.video.name, crashed[row_id])
         elif "reason" in row:
-            work.drop("shots", task.video.name, tuple(row["reason"]))
+            work.drop(stage, task.video.name, tuple(row["reason"]))
         else:
-            found_videos.append(replace(task.video, scan=row))
-    return found_videos
+            rows[row_id] = row
+    return rows
 
 
 @dataclass(frozen=True)

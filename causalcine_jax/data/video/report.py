@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.data.video.captioning import Film, Video, jpeg
 from causalcine_jax.data.video.frames import read
 from causalcine_jax.data.video.manifest import Row
@@ -25,7 +26,6 @@ from causalcine_jax.render.typography import (
     shot_colour,
     wrap,
 )
-from causalcine_jax.storyworld.world import FPS
 from causalcine_jax.utils.atomic_file import atomic_file
 
 SHOWN_WINDOWS = 24  # on the sheet, evenly chosen

@@ -21,7 +21,7 @@ from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tic
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.data.video.shots import Shot, ShotDetector
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.clip import stored
+from causalcine_jax.render.clip import stored
 
 SIZE = (48, 27)  # of the pictures: width, height, as TransNetV2 takes them
 SIZES = {"scenedetect": (256, 144)}  # of detectors that ask for more

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.data.encode import tokenizer_hash
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
@@ -19,7 +20,6 @@ from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.manifest import Row, content_id, write_rows
 from causalcine_jax.data.video.target import Target
 from causalcine_jax.errors import DataError
-from causalcine_jax.storyworld.world import FPS
 
 FILMS = "films.jsonl"  # in a store: where each of its films comes from
 

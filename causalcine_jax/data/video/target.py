@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import CHUNK_FRAMES, first_frame_of_chunk
 from causalcine_jax.convert import load_tokenizer
 from causalcine_jax.convert.find import holds
 from causalcine_jax.convert.formats import open_part
@@ -16,8 +17,7 @@ from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.model_folder import model_defaults, transformer_sizes
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.network_sizes import VAEConfig
-from causalcine_jax.story import first_frame_of_chunk
-from causalcine_jax.story_schema import CHUNK_FRAMES, nearest_multiples
+from causalcine_jax.story_schema import nearest_multiples
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 
 WAN_TEXT_LEN, WAN_PATCH = 512, 2  # of a model folder without a transformer

@@ -1,4 +1,4 @@
-"""Windows: runs of following shots, cut to whole chunks, each as long as a film of the store.
+"""Windows: runs of consecutive shots, cut to whole chunks, each as long as a film of the store.
 
     frames of a video   |----- shot 1 -----|---- shot 2 ----|--- shot 3 ---|
     chunks of a window  |c0|--c1--|--c2--|  |--c3--|--c4--|  |--c5--| ...
@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.data.video.manifest import Row, content_id
-from causalcine_jax.story import first_frame_of_chunk
 
 
 @dataclass(frozen=True)

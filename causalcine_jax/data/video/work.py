@@ -6,7 +6,7 @@ from typing import Any
 
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.filters import Reason, reject
-from causalcine_jax.data.video.manifest import Manifest, Row
+from causalcine_jax.data.video.manifest import Manifest, Row, path_text
 from causalcine_jax.utils.progress import progress_bar
 
 
@@ -25,7 +25,7 @@ class Work:
         return progress_bar(total, unit, what, done=done, shown=self.show_progress)
 
     def name(self, file: Path) -> str:
-        return str(file.relative_to(self.config.folder))
+        return path_text(file.relative_to(self.config.folder))
 
     def drop(self, stage: str, file: str, reason: Reason, **about: Any) -> None:
         self.rejects.append(reject(stage, file, reason, **about))

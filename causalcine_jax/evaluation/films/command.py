@@ -19,8 +19,6 @@ def measure(flags: argparse.Namespace) -> None:
         raise UsageError(
             "--stories is missing: name the file or folder of the stories that the films are of"
         )
-    if flags.model is not None:
-        raise UsageError("--model is measured in StoryWorld: leave it out, or --films FOLDER")
     if flags.every < 1:
         raise UsageError(f"--every must be at least 1, not {flags.every}")
     if flags.dtype not in (None, "float32", "bfloat16"):
@@ -35,14 +33,12 @@ def measure(flags: argparse.Namespace) -> None:
 
     from causalcine_jax.evaluation.films.cut_finders import cut_finder
     from causalcine_jax.evaluation.films.measure import MeasureSettings
-    from causalcine_jax.evaluation.films.report import (
-        film_markdown,
-        film_report,
-        write_film_report,
-    )
+    from causalcine_jax.evaluation.films.report import film_report
+    from causalcine_jax.evaluation.films.report_tables import film_markdown
     from causalcine_jax.evaluation.films.run import FILES, Measurer, measure_films
     from causalcine_jax.evaluation.films.stories import find_films, read_stories
     from causalcine_jax.evaluation.networks.scorers import Scorers
+    from causalcine_jax.evaluation.tables import write_report
     from causalcine_jax.utils.atomic_file import file_hash
     from causalcine_jax.utils.compile_cache import keep_compiled
     from causalcine_jax.utils.output import one_writer, remove_files
@@ -67,14 +63,15 @@ def measure(flags: argparse.Namespace) -> None:
         ]
         measured = measure_films(films, stories, measurer, out)
         report = film_report(measured, measurer, notes)
-        write_film_report(out, report)
+        text = film_markdown(report)
+        write_report(out, "measures", report, text)
     if not measured.films:
         first = "; ".join(f"{name}: {why}" for name, why in list(measured.bad.items())[:3])
         raise DataError(f"none of {len(measured.bad)} films could be measured: {first}")
-    print(film_markdown(report))
+    print(text)
     again = f" ({measured.resumed} of them were there)" if measured.resumed else ""
     print(f"{len(measured.films)} films measured{again}, {len(measured.bad)} bad")
-    print(f"written to {out}: {', '.join(FILES)}")
+    print(f"written to {out}: measures.json, measures.md, films/")
 
 
 def named_weights(given: list[str]) -> dict[str, Path]:

@@ -22,7 +22,7 @@ from causalcine_jax.evaluation.metrics.cut_detector import CutDetector, shrink
 from causalcine_jax.evaluation.metrics.dynamics import dynamics, luma_cells
 from causalcine_jax.evaluation.metrics.shot_cuts import TOLERANCES, detection, sca
 from causalcine_jax.evaluation.networks.scorers import Scorers
-from causalcine_jax.film.clip import frames as clip_frames
+from causalcine_jax.render.clip import frames as clip_frames
 
 MOST_FRAMES = 100_000  # about an hour; a longer file is no film of a story
 # A film's frames to the first frames of its shots after the first.
@@ -33,7 +33,7 @@ CutFinder = Callable[[Iterable[UInt8[np.ndarray, "h w 3"]]], list[int]]
 class MeasureSettings:
     """How films are measured.
 
-    every  image networks see every so manieth frame; 1 is VBench's way
+    every  image networks measure every N-th frame; VBench measures all
     cuts   the name of the cut finder, for the report
     """
 
@@ -61,7 +61,7 @@ class Seen:
 def measure_film(
     film: Path, story: FilmStory, scorers: Scorers, settings: MeasureSettings, find_cuts: CutFinder
 ) -> dict[str, Any]:
-    """All measures of a film as plain data; what a measure needs and lacks makes it None.
+    """All measures of a film as plain data; a measure whose inputs are missing is None.
 
     Raises:
       DataError, UsageError: the film cannot be read or measured.

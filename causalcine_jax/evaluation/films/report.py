@@ -1,40 +1,33 @@
-"""The report on a folder of films: numbers with intervals over films, as JSON and as tables."""
+"""The report on a folder of films: numbers with intervals over stories, as JSON and as tables.
 
-import json
+A story that was filmed with several seeds counts once, by the mean of its films. Where films
+failed, a second table counts each of them as 0.
+"""
+
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from causalcine_jax.evaluation.films.report_tables import KINDS, OF_RANGES
 from causalcine_jax.evaluation.films.run import Measured, Measurer
+from causalcine_jax.evaluation.films.stories import FilmStory
 from causalcine_jax.evaluation.intervals import (
     Grouped,
     Interval,
     bootstrap_grouped,
     bootstrap_mean,
 )
+from causalcine_jax.evaluation.metrics import consistency
 from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED, TOLERANCES, Detection
-from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
-from causalcine_jax.film.record import device, software
-from causalcine_jax.utils.atomic_file import atomic_file
-
-KINDS = {"asked": "prompted ranges", "found": "detected ranges"}
-OF_RANGES = {
-    "alignment": "text alignment (ViCLIP)",
-    "subject": "subject consistency (DINO)",
-    "background": "background consistency (CLIP)",
-    "inter_shot": "inter-shot consistency (DINOv2)",
-    "returns": "of these, returns after an absence",
-    "returns_gated": "returns, 0 where a shot is not as its caption says",
-    "dynamics": "dynamics (grey levels a second)",
-}
+from causalcine_jax.evaluation.tables import plain
+from causalcine_jax.film_folder.record import device, software
 
 
 def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) -> dict[str, Any]:
     """All that was measured as plain JSON; intervals are {value, low, high, count}."""
-    films = list(measured.films.values())
+    films, failed = list(measured.films.values()), measured.failed
     return plain(
         {
             "settings": {
@@ -44,22 +37,22 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
             },
             "software": software(),
             "device": device(),
-            "intervals": "95 %, percentile bootstrap over films",
+            "intervals": "95 %, percentile bootstrap over stories",
             "films": len(films),
             "bad": measured.bad,
             "without_story": measured.without_story,
             "without_film": measured.without_film,
             "left_out": measurer.scorers.left_out,
             "notes": list(notes),
-            "aesthetic": _mean(film["aesthetic"] for film in films),
+            "failed": len(failed),
+            "aesthetic": _mean(films, lambda film: film["aesthetic"]),
             "cuts": _cuts(films),
             **{
-                kind: {
-                    name: _mean(film[kind]["means"][name] for film in films) for name in OF_RANGES
-                }
+                kind: {name: _mean(films, _of_range(kind, name)) for name in OF_RANGES}
                 for kind in KINDS
             },
-            "absences": {kind: _absences(film[kind]["pairs"] for film in films) for kind in KINDS},
+            "failed_as_0": _with_failed(films, failed) if failed else {},
+            "absences": {kind: _absences(films, kind) for kind in KINDS},
             "by_label": _by_label(films),
             "shots_beyond_the_end": sum(film["shots_beyond_the_end"] for film in films),
             "captions_cut": sum(lost > 0 for film in films for lost in film["tokens_lost"] or ()),
@@ -69,22 +62,66 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
     )
 
 
-def _mean(scores: Iterable[float | None]) -> Interval:
-    return bootstrap_mean([math.nan if score is None else score for score in scores])
+Film = dict[str, Any]
+Score = Callable[[Film], float | None]
 
 
-def _cuts(films: list[dict[str, Any]]) -> dict[str, Any]:
+def _mean(films: Iterable[Film], score: Score, failed: Iterable[FilmStory] = ()) -> Interval:
+    """The mean over stories of the mean over a story's films; a film that failed counts as 0."""
+    of_story: dict[str, list[float]] = {}
+    for film in films:
+        if (value := score(film)) is not None:
+            of_story.setdefault(film["story"], []).append(value)
+    for story in failed:
+        of_story.setdefault(story.name, []).append(0.0)
+    return bootstrap_mean([float(np.mean(values)) for values in of_story.values()])
+
+
+def _of_range(kind: str, name: str) -> Score:
+    return lambda film: film[kind]["means"][name]
+
+
+def _with_failed(films: list[Film], failed: list[FilmStory]) -> dict[str, Interval]:
+    """Every measure that has a worst value, 0, with the films that failed; on prompted ranges."""
+    pairs = {story.name: consistency.matched_pairs(story.cast) for story in failed}
+    scores: dict[str, tuple[Score, list[FilmStory]]] = {
+        "aesthetic": (lambda film: film["aesthetic"], failed),
+        "sca": (lambda film: film["cuts"]["sca"], failed),
+        **{
+            name: (_of_range("asked", name), failed)
+            for name in ("alignment", "subject", "background")
+        },
+        "inter_shot": (
+            _of_range("asked", "inter_shot"),
+            [story for story in failed if pairs[story.name]],
+        ),
+        **{
+            name: (
+                _of_range("asked", name),
+                [story for story in failed if any(pair.absence for pair in pairs[story.name])],
+            )
+            for name in ("returns", "returns_gated")
+        },
+    }
+    return {
+        name: _mean(films, score, without)
+        for name, (score, without) in scores.items()
+        if any(score(film) is not None for film in films)
+    }
+
+
+def _cuts(films: list[Film]) -> dict[str, Any]:
     cuts = [film["cuts"] for film in films]
     matched = sum(each["matched"] for each in cuts)
     per_cut = lambda name: (
         sum(each["matched"] * each[name] for each in cuts) / matched if matched else math.nan
     )
     found: dict[str, Any] = {
-        "sca": _mean(each["sca"] for each in cuts),
+        "sca": _mean(films, lambda film: film["cuts"]["sca"]),
         "frames_per_cut": per_cut("frames_per_cut"),
         "milliseconds_per_cut": per_cut("milliseconds_per_cut"),
-        "missed": _mean(each["missed"] for each in cuts),
-        "extra": _mean(each["extra"] for each in cuts),
+        "missed": _mean(films, lambda film: film["cuts"]["missed"]),
+        "extra": _mean(films, lambda film: film["cuts"]["extra"]),
     }
     for tolerance in TOLERANCES:
         near = sum((Detection(**each["near"][str(tolerance)]) for each in cuts), Detection())
@@ -94,20 +131,25 @@ def _cuts(films: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _absences(films: Iterable[list[dict[str, Any]] | None]) -> dict[str, dict[str, Interval]]:
+def _absences(films: list[Film], kind: str) -> dict[str, dict[str, Interval]]:
     """Similarity of a returning character's shots, by the number of shots that it was away."""
-    known = [pairs or [] for pairs in films]
+    of_story: dict[str, list[dict[str, Any]]] = {}
+    for film in films:
+        of_story.setdefault(film["story"], []).extend(film[kind]["pairs"] or [])
+    known = list(of_story.values())
     away = sorted({pair["absence"] for pairs in known for pair in pairs} - {None})
     return {
-        str(absence): {name: _over_films(known, absence, name) for name in ("similarity", "gated")}
+        str(absence): {
+            name: _over_stories(known, absence, name) for name in ("similarity", "gated")
+        }
         for absence in away
     }
 
 
-def _over_films(films: list[list[dict[str, Any]]], absence: int, name: str) -> Interval:
+def _over_stories(stories: list[list[dict[str, Any]]], absence: int, name: str) -> Interval:
     scores = [
         [p[name] for p in pairs if p["absence"] == absence and p[name] is not None]
-        for pairs in films
+        for pairs in stories
     ]
     return bootstrap_grouped(
         Grouped(
@@ -116,7 +158,7 @@ def _over_films(films: list[list[dict[str, Any]]], absence: int, name: str) -> I
     )
 
 
-def _by_label(films: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Interval]]]:
+def _by_label(films: list[Film]) -> dict[str, dict[str, dict[str, Interval]]]:
     """The measures on prompted ranges, of the films of every value of a story set's labels."""
     values: dict[str, dict[str, None]] = {}
     for film in films:
@@ -126,7 +168,8 @@ def _by_label(films: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Inte
         label: {
             value: {
                 name: _mean(
-                    f["asked"]["means"][name] for f in films if f["labels"].get(label) == value
+                    [film for film in films if film["labels"].get(label) == value],
+                    _of_range("asked", name),
                 )
                 for name in OF_RANGES
             }
@@ -134,101 +177,3 @@ def _by_label(films: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Inte
         }
         for label, found in values.items()
     }
-
-
-def film_markdown(report: dict[str, Any]) -> str:
-    """The tables, and everything that was not measured, by name."""
-    cuts = report["cuts"]
-    rows = [
-        (label, *(number_text(report[kind][name]) for kind in KINDS))
-        for name, label in OF_RANGES.items()
-    ]
-    labels = {
-        "sca": "shot-cut accuracy (SCA)",
-        "frames_per_cut": "frames off per matched cut",
-        "milliseconds_per_cut": "milliseconds off per matched cut",
-        "missed": "missed cuts per film",
-        "extra": "extra cuts per film",
-        **{f"f1@{t}": f"F1 within {t} frames" for t in TOLERANCES},
-    }
-    settings = report["settings"]
-    lines = [
-        f"## {report['films']} films",
-        f"value [95 % interval over films]; cuts found by {settings['cuts']}, networks in "
-        f"{settings['dtype']} on every {_th(settings['every'])} frame",
-        "",
-        *markdown_table(("", *KINDS.values()), rows),
-        "",
-        *markdown_table(
-            ("film", "value"),
-            [
-                ("aesthetic (LAION, over 10)", number_text(report["aesthetic"])),
-                *((label, number_text(cuts[name])) for name, label in labels.items()),
-            ],
-        ),
-        *_absence_lines(report),
-        *_label_lines(report),
-        *_omissions(report),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _th(every: int) -> str:
-    return "single" if every == 1 else f"{every}th"
-
-
-def _absence_lines(report: dict[str, Any]) -> list[str]:
-    rows = report["absences"]["asked"]
-    if not rows:
-        return []
-    body = [
-        (away, number_text(row["similarity"]), number_text(row["gated"]))
-        for away, row in rows.items()
-    ]
-    head = ("shots away", "similarity of the return", "gated")
-    return ["", "Returns on prompted ranges", "", *markdown_table(head, body)]
-
-
-def _label_lines(report: dict[str, Any]) -> list[str]:
-    lines = []
-    for label, rows in report["by_label"].items():
-        body = [
-            (value, *(number_text(row[name]) for name in _IN_GROUPS)) for value, row in rows.items()
-        ]
-        head = (label.replace("_", " "), *_IN_GROUPS.values())
-        lines += ["", "On prompted ranges", "", *markdown_table(head, body)]
-    return lines
-
-
-_IN_GROUPS = {"alignment": "text alignment", "inter_shot": "inter-shot", "returns": "returns"}
-
-
-def _omissions(report: dict[str, Any]) -> list[str]:
-    lines = [f"left out: {name}: {why}" for name, why in report["left_out"].items()]
-    if report["captions_cut"]:
-        lines.append(
-            f"text alignment never saw {report['tokens_lost']} tokens of "
-            f"{report['captions_cut']} captions, which ViCLIP's length cuts off"
-        )
-    if report["shots_beyond_the_end"]:
-        lines.append(
-            f"{report['shots_beyond_the_end']} prompted shots begin after their film's end, "
-            "and have no measure"
-        )
-    lines += report["notes"]
-    lines += [f"bad film {name}: {why}" for name, why in report["bad"].items()]
-    lines += [f"{name}: {', '.join(report[key])}" for key, name in _WITHOUT.items() if report[key]]
-    return ["", *(f"* {line}" for line in lines)] if lines else []
-
-
-_WITHOUT = {"without_story": "films without a story", "without_film": "stories without a film"}
-
-
-def write_film_report(out: Path, report: dict[str, Any]) -> None:
-    """Writes measures.md and measures.json; each gets its final name once complete."""
-    for name, text in (
-        ("measures.md", film_markdown(report)),
-        ("measures.json", json.dumps(report, indent=1)),
-    ):
-        with atomic_file(out / name) as partial:
-            partial.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Measures a folder of films, one after the other, and goes on where it was stopped.
 
-    OUT/films/NAME.json   one per film, complete or not there
+    OUT/films/NAME.json   one per film, complete or not there; SEED/NAME.json with seeds
     OUT/measures.json     all of it, with intervals
     OUT/measures.md       the tables
 
@@ -17,23 +17,27 @@ from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.evaluation.films.measure import CutFinder, MeasureSettings, measure_film
-from causalcine_jax.evaluation.films.stories import FilmStory
+from causalcine_jax.evaluation.films.stories import FilmStory, story_of
 from causalcine_jax.evaluation.networks.scorers import Scorers
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 from causalcine_jax.utils.progress import progress_bar
 
-VERSION = 1  # of what a film's JSON holds; another one is measured again
-FILES = ("measures.json", "measures.md", "films/*.json")
+VERSION = 2  # of what a film's JSON holds; another one is measured again
+FILES = ("measures.json", "measures.md", "films/*.json", "films/*/*.json")
 
 
 @dataclass
 class Measured:
-    """What was measured, and what was not and why, by name."""
+    """What was measured, and what was not and why, by name.
+
+    failed  the stories of films that cannot be read or are not there
+    """
 
     films: dict[str, dict[str, Any]] = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
     without_story: list[str] = field(default_factory=list)
     without_film: list[str] = field(default_factory=list)
+    failed: list[FilmStory] = field(default_factory=list)
     resumed: int = 0
 
 
@@ -46,11 +50,11 @@ class Measurer:
     find_cuts: CutFinder
     weights: Mapping[str, str]
 
-    def identity(self, film: Path, story: FilmStory) -> str:
+    def identity(self, film_sha256: str, story: FilmStory) -> str:
         """A hash of everything that a film's measures depend on."""
         parts = {
             "version": VERSION,
-            "film": file_hash(film),
+            "film": film_sha256,
             "story": story.hash,
             "weights": dict(self.weights),
             **dataclasses.asdict(self.settings),
@@ -70,37 +74,48 @@ def measure_films(
     Raises:
       UsageError: no film has a story.
     """
-    named = [name for name in films if name in stories]
+    named = [name for name in films if story_of(name) in stories]
     if not named:
         raise UsageError(
             f"no film has a story of its name: the films are {_some(films)}, "
             f"the stories {_some(stories)}"
         )
     measured = Measured(
-        without_story=[name for name in films if name not in stories],
-        without_film=[name for name in stories if name not in films],
+        without_story=[name for name in films if story_of(name) not in stories],
+        without_film=[name for name in _expected(films, stories) if name not in films],
     )
     kept = lambda: f"stopped after {len(measured.films)} films: the same command goes on"
     with kept_when_stopped(kept), progress_bar(len(named), "film", shown=progress) as bar:
         for name in named:
             try:
-                _measure(name, films[name], stories[name], measurer, out, measured)
+                _measure(name, films[name], stories[story_of(name)], measurer, out, measured)
             except (DataError, UsageError) as error:
                 measured.bad[name] = str(error)
             bar.update()
+    missing = [*measured.bad, *measured.without_film]
+    measured.failed = [stories[story_of(name)] for name in missing]
     return measured
+
+
+def _expected(films: Mapping[str, Path], stories: Mapping[str, FilmStory]) -> list[str]:
+    """The names of all films that there should be: of every story with every seed."""
+    there = [name for name in films if story_of(name) in stories]
+    seeds = dict.fromkeys(name.removesuffix(story_of(name)) for name in there)  # "0/", or ""
+    return [f"{seed}{name}" for seed in seeds for name in stories]
 
 
 def _measure(
     name: str, film: Path, story: FilmStory, measurer: Measurer, out: Path, measured: Measured
 ) -> None:
     file = out / "films" / f"{name}.json"
-    identity = measurer.identity(film, story)
+    digest = file_hash(film)
+    identity = measurer.identity(digest, story)
     values = _earlier(file, identity)
     if values is None:
         scorers, settings = measurer.scorers, measurer.settings
         found = measure_film(film, story, scorers, settings, measurer.find_cuts)
-        values = {"identity": identity, "film": name, **found}
+        named = {"film": name, "story": story.name, "sha256": digest}
+        values = {"identity": identity, **named, **found}
         with atomic_file(file) as partial:
             partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
     else:
@@ -109,7 +124,7 @@ def _measure(
 
 
 def _earlier(file: Path, identity: str) -> dict[str, Any] | None:
-    """The measures in `file`, if they are those of `identity`; None else, also if damaged."""
+    """The measures in `file` if it was written for `identity`; None otherwise or if damaged."""
     try:
         data = json.loads(file.read_text("utf-8"))
         return data if data["identity"] == identity else None

@@ -1,7 +1,8 @@
 """The stories that films of any system were made from, and the film files themselves.
 
     --stories  a story file, a folder of them, one file of many, or a story set's file of labels
-    --films    NAME.mp4 for the story called NAME, or NAME/film.mp4 as `causalcine film` leaves it
+    --films    NAME.mp4 for the story called NAME, or NAME/film.mp4 as `causalcine film` leaves it;
+               several films of a story in folders of their seeds: 0/NAME.mp4, 1/NAME.mp4
 
 A story is that of `causalcine film` (causalcine/story@1). Here it may also have an `id`, which is
 the film's name, and every shot a list of `characters`. [character1] in a caption does as well.
@@ -19,6 +20,7 @@ from causalcine_jax.errors import DataError, UsageError, raise_faults, shown
 from causalcine_jax.story import Story
 from causalcine_jax.story_schema import SHOT_KEYS, STORY_KEYS
 from causalcine_jax.story_sets.labels import SCHEMA as STORY_SET
+from causalcine_jax.story_sets.labels import set_faults
 from causalcine_jax.utils.plain_data import parse_plain, read_plain
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v")
@@ -34,7 +36,7 @@ _TAG = re.compile(r"\[(character\s*\d+)\]", re.IGNORECASE)
 class FilmStory:
     """What was asked of a film.
 
-    captions  one per shot, without the global line, as HoloCine's shot-level alignment takes them
+    captions  one per shot, without the global caption, as in HoloCine's shot-level alignment
     cuts      seconds at which the shots after the first shall begin
     cast      who is in each shot; all empty where the story names no characters
     labels    of a story set: what the report groups films by
@@ -62,9 +64,9 @@ def film_story(
     if not isinstance(data, Mapping) or not isinstance(data.get("shots"), list):
         raise UsageError(f"{what}: must be a story, a mapping with shots, not {shown(data)}")
     shots = [shot if isinstance(shot, Mapping) else {} for shot in data["shots"]]
-    plain = {key: value for key, value in data.items() if _kept(key, STORY_KEYS, _STORY_EXTRAS)}
+    plain = {key: value for key, value in data.items() if _is_known(key, STORY_KEYS, _STORY_EXTRAS)}
     plain["shots"] = [
-        {key: value for key, value in shot.items() if _kept(key, SHOT_KEYS, _SHOT_EXTRAS)}
+        {key: value for key, value in shot.items() if _is_known(key, SHOT_KEYS, _SHOT_EXTRAS)}
         if isinstance(shot, Mapping)
         else shot
         for shot in data["shots"]
@@ -88,12 +90,12 @@ def film_story(
             for given, shot in zip(shots, story.shots, strict=True)
         )
         if labels is None
-        else _labelled_cast(labels, len(shots), what),
+        else _labelled_cast(labels, len(shots)),
         tuple((key, str(labels[key]).lower()) for key in GROUPS if labels and key in labels),
     )
 
 
-def _kept(key: Any, known: tuple[str, ...], extras: tuple[str, ...]) -> bool:
+def _is_known(key: Any, known: tuple[str, ...], extras: tuple[str, ...]) -> bool:
     return key in known or key not in extras
 
 
@@ -106,16 +108,12 @@ def _cast(given: list[str] | None, caption: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tagged if given is None else given))
 
 
-def _labelled_cast(labels: Mapping[str, Any], shots: int, what: str) -> tuple[tuple[str, ...], ...]:
+def _labelled_cast(labels: Mapping[str, Any], shots: int) -> tuple[tuple[str, ...], ...]:
     """Who is in each shot: `subjects` with their shots, or one `subject` and where it is present.
 
     Shots count from 1.
     """
     seen = labels.get("subjects", {labels.get("subject"): labels.get("present")})
-    if not isinstance(seen, Mapping) or not all(
-        isinstance(who, str) and isinstance(where, list) for who, where in seen.items()
-    ):
-        raise UsageError(f"{what}: subjects must map names to lists of shots, not {shown(seen)}")
     return tuple(
         tuple(who for who, where in seen.items() if number in where)
         for number in range(1, shots + 1)
@@ -184,14 +182,10 @@ def _of_set(
     file: Path, data: Mapping[str, Any]
 ) -> Iterator[tuple[Any, str, str, Mapping[str, Any] | None]]:
     """The stories of a set: its file labels what lies in the folder beside it."""
-    labelled = data.get("stories")
-    if not isinstance(labelled, Mapping):
-        raise UsageError(f"{file}: stories must map names to labels, not {shown(labelled)}")
-    for name, labels in labelled.items():
+    raise_faults(str(file), set_faults(data))
+    for name, labels in data["stories"].items():
         story = file.with_suffix("") / f"{name}.yaml"
-        if not isinstance(labels, Mapping):
-            raise UsageError(f"{file}, {name}: must be labels, not {shown(labels)}")
-        yield read_plain(story), str(name), str(story), labels
+        yield read_plain(story), name, str(story), labels
 
 
 def _named(data: Any, what: str) -> tuple[Any, str, str, None]:
@@ -201,14 +195,31 @@ def _named(data: Any, what: str) -> tuple[Any, str, str, None]:
     return data, name, f"{what} ({shown(name)})", None
 
 
+def story_of(film: str) -> str:
+    """The story's name in a film's: "ferry" of both "ferry" and, with its seed, "0/ferry"."""
+    return film.rpartition("/")[2]
+
+
 def find_films(folder: Path) -> dict[str, Path]:
-    """The films of a folder by name, in the order of their names.
+    """The films of a folder by name, "SEED/NAME" in folders of seeds, in the order of their names.
 
     Raises:
       UsageError: there is no such folder, no film in it, or two of one name.
     """
     if not folder.is_dir():
         raise UsageError(f"--films {folder}: there is no such folder")
+    found = _films_in(folder)
+    for seed in folder.iterdir():
+        if seed.is_dir() and seed.name.isdecimal():
+            found |= {f"{seed.name}/{name}": file for name, file in _films_in(seed).items()}
+    if not found:
+        raise UsageError(
+            f"{folder} holds no film: expected NAME{', NAME'.join(SUFFIXES)} or NAME/film.mp4"
+        )
+    return dict(sorted(found.items()))
+
+
+def _films_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted([*folder.iterdir(), *folder.glob("*/film.mp4")]):
         if file.suffix.lower() not in SUFFIXES or not file.is_file():
@@ -217,8 +228,4 @@ def find_films(folder: Path) -> dict[str, Path]:
         if name in found:
             raise UsageError(f"{found[name]} and {file} are both the film {name}: rename one")
         found[name] = file
-    if not found:
-        raise UsageError(
-            f"{folder} holds no film: expected NAME{', NAME'.join(SUFFIXES)} or NAME/film.mp4"
-        )
-    return dict(sorted(found.items()))
+    return found

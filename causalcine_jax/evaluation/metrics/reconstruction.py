@@ -51,10 +51,10 @@ def reconstruction(films: Iterable[RoundTrip]) -> dict[str, float | None]:
         for column, pixels in enumerate((each.back, each.film)):
             of_pixels = edge_energy(pixels)
             energy[:, column] += of_pixels.sum(), of_pixels[each.subjects].sum()
-    psnr = lambda values: (
-        round(float(10 * np.log10(255**2 / np.mean(values))), 3) if len(values) else None
+    psnr = lambda values: (  # None also where nothing was lost
+        round(float(10 * np.log10(255**2 / np.mean(values))), 3) if np.any(values) else None
     )
-    edges, sharpness = (round(float(ours / truth), 4) for ours, truth in energy)
+    edges, sharpness = (round(float(ours / truth), 4) if truth else None for ours, truth in energy)
     return {
         "psnr": psnr([*errors, *cut_errors]),
         "psnr_cut": psnr(cut_errors),

@@ -64,7 +64,7 @@ class ScorerTensors:
         unknown = self._add(found, plain)
         if unknown:
             raise DataError(
-                f"{path} looks like {found.name}, but has tensors that it lacks: "
+                f"{path} looks like {found.name}, but has tensors unknown to that format: "
                 f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}"
             )
         self.shapes = {key: viewed.shape for key, viewed in self._viewed.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from causalcine_jax.clock import FPS
 from causalcine_jax.evaluation.films.stories import FilmStory, film_story
 from causalcine_jax.evaluation.intervals import Interval
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores
@@ -34,13 +35,13 @@ AGAINST: dict[str, Callable[[FilmScores], float]] = {
 }
 
 
-def story_data(story: WorldStory, name: str, fps: int = 16) -> dict[str, Any]:
+def story_data(story: WorldStory, name: str) -> dict[str, Any]:
     """A StoryWorld story as `causalcine evaluate --stories` reads it."""
     return {
         "schema": SCHEMA,
         "id": name,
         "global": story.global_caption,
-        "video": {"fps": fps},
+        "video": {"fps": FPS},
         "shots": [
             {
                 "caption": shot.caption,

@@ -10,6 +10,7 @@ There, a film also depends on its place in the batch.
 The caller repeats films to fill the last batch, so a policy compiles each move once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -17,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt, UInt8
 
+from causalcine_jax.clock import CHUNK_FRAMES, first_frame_of_chunk
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film import rollout
+from causalcine_jax.film.cut import open_shot
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.state import (
@@ -32,14 +35,14 @@ from causalcine_jax.film.state import (
 )
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.storyworld import WorldStory
-from causalcine_jax.storyworld.world import CHUNK_FRAMES, WorldConfig, first_frame_of_chunk
+from causalcine_jax.storyworld.world import WorldConfig
 
 
 @dataclass(frozen=True)
 class BatchRollout:
     """A model, how it samples, and the size of its films.
 
-    kept  how much history, stored how and where; its frames None for all of a film. Retrievals are
+    pool  how much history, stored how and where; its frames None for all of a film. Retrievals are
           counted over a batch's films together. Under eviction least_retrieved, a film is
           therefore independent only in a batch of one.
     """
@@ -48,11 +51,15 @@ class BatchRollout:
     world: WorldConfig
     sampler: SamplerConfig
     seed: int = 0
-    kept: PoolConfig = PoolConfig()
+    pool: PoolConfig = PoolConfig()
 
     def __post_init__(self):
         latent_size(self.model, self.world.height, self.world.width)
-        object.__setattr__(self, "model", replace(self.model, chunk_frames=CHUNK_FRAMES))
+        if self.model.chunk_frames != CHUNK_FRAMES:
+            raise UsageError(
+                f"StoryWorld's films have chunks of {CHUNK_FRAMES} latent frames, "
+                f"this model was trained with {self.model.chunk_frames}: it cannot be measured here"
+            )
 
     def encode(
         self, films: list[UInt8[np.ndarray, "t height width 3"]], chunks: int
@@ -110,7 +117,7 @@ class BatchRollout:
         shot_of_chunk = np.stack([story.shot_of_chunk() for story in stories])
         tokenizer, text_encoder = self.model.tokenizer, self.model.text_encoder
         if tokenizer is None:
-            raise UsageError("many films are prompted by the text encoder, not by embeddings")
+            raise UsageError("a batch needs the text encoder: load the model without embeddings")
         contexts: list[TextContext] = []
         for chunk in range(self.world.chunks):
             if chunk and (shot_of_chunk[:, chunk] == shot_of_chunk[:, chunk - 1]).all():
@@ -126,13 +133,42 @@ class BatchRollout:
 
     def settings(self, memory: MemoryConfig) -> FilmSettings:
         """What the films are made with under `memory`."""
-        kept = replace(self.kept, frames=self.kept.frames or self.world.latent_frames)
+        pool = replace(self.pool, frames=self.pool.frames or self.world.latent_frames)
         size = self.world.height, self.world.width
-        return FilmSettings(self.sampler, memory, kept, *size, self.seed)
+        return FilmSettings(self.sampler, memory, pool, *size, self.seed)
 
     def start(self, films: int, memory: MemoryConfig) -> RolloutState:
         """Returns the state before the first chunk of `films` films. Raises as `new_state`."""
         return new_state(self.model, self.settings(memory), films)
+
+    def at_chunk(
+        self,
+        state: RolloutState,
+        made: Sequence[Float[Array, "b c h w z"]],
+        stories: list[WorldStory],
+        context: TextContext,
+        memory: MemoryConfig,
+    ) -> tuple[RolloutState, MemoryConfig]:
+        """Returns the state before the next chunk, and the memory that it is made under.
+
+        They differ from the arguments only where a shot begins and memory.at_cut is not "keep".
+        The old state's pool may be donated.
+
+        made  latents of the films' chunks so far
+
+        Raises:
+          UsageError: the films of the batch are not cut at the same chunks.
+        """
+        begins = {any(shot.start_chunk == state.chunk for shot in story.shots) for story in stories}
+        if memory.at_cut == "keep" or begins == {False}:
+            return state, memory
+        if len(begins) > 1:
+            raise UsageError(
+                f"at_cut={memory.at_cut} changes the history of all films that are made at once: "
+                "make them one by one (batch 1)"
+            )
+        state, settings = open_shot(self.model, state, made, context, self.settings(memory))
+        return state, settings.memory
 
     def commit(
         self,
@@ -147,13 +183,15 @@ class BatchRollout:
     def history(
         self,
         chunks: list[Float[Array, "b c h w z"]],
+        stories: list[WorldStory],
         contexts: list[TextContext],
         memory: MemoryConfig,
     ) -> RolloutState:
-        """Returns the state after the first chunks of a film."""
+        """Returns the state after the first chunks of the films."""
         state = self.start(len(chunks[0]), memory)
-        for latents, context in zip(chunks, contexts, strict=False):
-            state = self.commit(state, latents, context, memory)
+        for number, (latents, context) in enumerate(zip(chunks, contexts, strict=False)):
+            state, rule = self.at_chunk(state, chunks[:number], stories, context, memory)
+            state = self.commit(state, latents, context, rule)
         return state
 
     def denoise(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped, bootstrap_mean
@@ -144,10 +144,12 @@ def roll_out(
     engine: BatchRollout, stories: list[WorldStory], memory: MemoryConfig
 ) -> UInt8[np.ndarray, "b t h w 3"]:
     """Generates films of the stories, from captions alone."""
-    state, latents = engine.start(len(stories), memory), []
+    state = engine.start(len(stories), memory)
+    latents: list[Float[Array, "b c h w z"]] = []
     for context in engine.prompts(stories):
-        x0, _ = engine.denoise(state, stories, context, memory)
-        state = engine.commit(state, x0, context, memory)
+        state, rule = engine.at_chunk(state, latents, stories, context, memory)
+        x0, _ = engine.denoise(state, stories, context, rule)
+        state = engine.commit(state, x0, context, rule)
         latents.append(x0)
     return engine.decode(jnp.concatenate(latents, axis=1))
 

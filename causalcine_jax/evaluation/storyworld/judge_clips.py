@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
 
-from causalcine_jax.evaluation.config import TRAINING_SEED
+from causalcine_jax.evaluation.storyworld.config import TRAINING_SEED
 from causalcine_jax.evaluation.storyworld.judge import (
     ACTIONS,
     CLASSES,

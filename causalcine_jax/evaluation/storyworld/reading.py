@@ -56,7 +56,7 @@ class Reading:
 class Sought:
     """Which character to look for in a shot.
 
-    It is the one of `species` rather than those of the `others`' species, or any if None.
+    `species` is its species and `others` are those of the rest of the cast; None: any character.
     """
 
     species: str | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from causalcine_jax.clock import CHUNK_FRAMES, first_frame_of_chunk
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
@@ -32,13 +33,7 @@ from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.state import RolloutState, decode_next
 from causalcine_jax.models.dit import TextContext
 from causalcine_jax.storyworld import Character, Return, WorldStory, returns, sample_story
-from causalcine_jax.storyworld.world import (
-    ACCESSORIES,
-    CHUNK_FRAMES,
-    COLOURS,
-    WorldConfig,
-    first_frame_of_chunk,
-)
+from causalcine_jax.storyworld.world import ACCESSORIES, COLOURS, WorldConfig
 from causalcine_jax.utils.progress import progress_bar
 
 CHUNKS_JUDGED = 2
@@ -74,6 +69,11 @@ class ReturnCase:
     def late(self) -> bool:
         """Whether a memory of first frames cannot hold the character's first appearance."""
         return self.back.first_seen_frame >= self.story.world.late_chunk * CHUNK_FRAMES
+
+    @property
+    def absence(self) -> int:
+        """Chunks from the last one that showed the character to the one where it returns."""
+        return self.back.chunk - self.back.last_seen_chunk
 
     @property
     def sought(self) -> Sought:
@@ -158,7 +158,7 @@ def find_returns(world: WorldConfig, seed: int, count: int) -> list[ReturnCase]:
             cases.append(
                 ReturnCase(story, max(usable, key=lambda back: (back.first_seen_frame, back.chunk)))
             )
-    raise UsageError(f"this world's stories hold too few returns: {len(cases)} of {count} found")
+    raise UsageError(f"only {len(cases)} of {count} returns found in this world: lower --returns")
 
 
 def measure_recall(
@@ -219,30 +219,34 @@ def _rows(
 
     contexts = engine.prompts(stories)
     for row, memory in policies.items():
-        state = engine.history(latents[:chunk], contexts, memory)
-        made, remembered = film_return(engine, state, batch, contexts, memory)
+        past = latents[:chunk]
+        state = engine.history(past, stories, contexts, memory)
+        made, remembered = film_return(engine, state, past, batch, contexts, memory)
         yield row, engine.decoded_after(before, made), remembered
 
 
 def film_return(
     engine: BatchRollout,
     state: RolloutState,
+    before: list[Float[Array, "b c h w z"]],
     batch: list[ReturnCase],
     contexts: list[TextContext],
     memory: MemoryConfig,
 ) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
-    """Generates the chunks to be judged, after the history in `state` (donated).
+    """Generates the chunks to be judged, after those `before` it, committed in `state` (donated).
 
     Returns their latents, and for every case the fraction of layers that remembered.
     """
-    chunk, stories, made = batch[0].back.chunk, [case.story for case in batch], []
+    chunk, stories = batch[0].back.chunk, [case.story for case in batch]
+    made: list[Float[Array, "b c h w z"]] = []
     for number in range(chunk, chunk + CHUNKS_JUDGED):
-        x0, seen = engine.denoise(state, stories, contexts[number], memory)
+        state, rule = engine.at_chunk(state, before + made, stories, contexts[number], memory)
+        x0, seen = engine.denoise(state, stories, contexts[number], rule)
         if number == chunk:
             remembered = _remembered(seen, batch, memory)
         made.append(x0)
         if number + 1 < chunk + CHUNKS_JUDGED:
-            state = engine.commit(state, x0, contexts[number], memory)
+            state = engine.commit(state, x0, contexts[number], rule)
     return made, remembered
 
 

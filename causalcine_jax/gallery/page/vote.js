@@ -101,7 +101,8 @@ function ask(asked, number, question, votes) {
     event.preventDefault();
     answer(KEYS[event.key]);
   }, { signal });
-  voting.addEventListener("close", leave, { once: true, signal });
+  // Escape keeps the votes, as "Stop here" does.
+  voting.addEventListener("close", () => { leave(); if (votes.length) finish(question, votes); }, { once: true, signal });
   step.play();
 }
 

@@ -1,7 +1,7 @@
 """One attention function for every network and platform: dense, unmasked, bounded by a length.
 
 A back end that cannot handle a call raises `NotImplementedError`; the platform's next one is tried.
-On an accelerator the chosen one is said once, with the reasons of those before it.
+On an accelerator the chosen back end is printed once, with the reasons why others were skipped.
 """
 
 import functools
@@ -19,8 +19,8 @@ from causalcine_jax.parallel.platform import platform
 def _cudnn(q, k, v, lengths):
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise NotImplementedError("cuDNN attention computes in bfloat16 or float16 only")
-    # cuDNN's backward pass needs even numbers of keys and of queries. A length hides a padded key;
-    # one padded query changes no other.
+    # cuDNN's backward pass needs even numbers of keys and of queries, so one is padded. The length
+    # excludes the padded key; the padded query's output is dropped.
     one_more = lambda x: jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0)))
     if k.shape[1] % 2:
         return _cudnn(q, one_more(k), one_more(v), _lengths(q, k, lengths))
@@ -28,8 +28,8 @@ def _cudnn(q, k, v, lengths):
         return _cudnn(one_more(q), k, v, lengths)[:, :-1]
     if lengths is None:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    # cuDNN needs both lengths, and under vmap both batched. `full_like` would not be batched, hence
-    # the 0 * lengths. Never a boolean mask: it becomes a dense bias.
+    # cuDNN needs both lengths, and under vmap both batched: `0 * lengths` is, `full_like` is not.
+    # Never a boolean mask: it becomes a dense bias.
     query_lengths = 0 * lengths + q.shape[1]
     return jax.nn.dot_product_attention(
         q,
@@ -66,7 +66,7 @@ def _lengths(q, k, lengths):
 def _own_forward(q, k, v, lengths):
     if not cpu_kernels.differentiates(q.dtype, q.shape[-1]):
         return _own_kernel(q, k, v, lengths), (q, k, v, lengths, None)
-    kept = cpu_kernels.flash_attention_kept(q, k, v, _lengths(q, k, lengths))
+    kept = cpu_kernels.flash_attention_with_logs(q, k, v, _lengths(q, k, lengths))
     return kept[0], (q, k, v, lengths, kept)
 
 

@@ -23,7 +23,7 @@ def field_steps(size: int, chunk_frames: int) -> list[int]:
     return [*range(step, size, step), size]
 
 
-def at_least(length: Int[Array, "*b"], size: int, chunk_frames: int, attend: Callable):
+def attend_smallest(length: Int[Array, "*b"], size: int, chunk_frames: int, attend: Callable):
     """Calls `attend(frames)` with the smallest of the field's steps that holds `length` frames.
 
     Do not call it under vmap, which would run every step.

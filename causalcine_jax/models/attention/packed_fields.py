@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cpu.kernels import FIELDS, FIELDS_BACKWARD, differentiates
-from causalcine_jax.models.receptive_field import ReceptiveField, receptive_field
+from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotation
 from causalcine_jax.parallel.platform import platform
 
@@ -33,10 +33,10 @@ class _Operands(NamedTuple):
     v: Float[Array, "b s t h e"]
     pool_k: Float[Array, "b f p h e"]
     pool_v: Float[Array, "b f p h e"]
-    frame: Int[Array, "s b r"]
+    slot: Int[Array, "s b r"]
     length: Int[Array, "s b"]
-    cos: Float[Array, "slots p e"]
-    sin: Float[Array, "slots p e"]
+    cos: Float[Array, "positions p e"]
+    sin: Float[Array, "positions p e"]
 
 
 def fits(q: Float[Array, "b s t h e"], past: History, memory: MemoryConfig) -> bool:
@@ -45,25 +45,11 @@ def fits(q: Float[Array, "b s t h e"], past: History, memory: MemoryConfig) -> b
         platform() != "cpu"
         or memory.positions != "block_relative"
         or past.layer is not None
-        or past.time.shape[0] == 0
+        or past.frame.shape[0] == 0
     ):
         return False
     dtypes = [x.dtype if isinstance(x, jax.Array) else None for x in (q, past.k, past.v)]
     return dtypes == [jnp.float32] * 3 and differentiates(q.dtype, q.shape[-1])
-
-
-def chosen(
-    q: Float[Array, "b t h e"],
-    past: History,
-    chunk_index: Int[Array, ""],
-    memory: MemoryConfig,
-    chunk_frames: int,
-) -> ReceptiveField:
-    """Chooses the fields [b, ...] of one segment of a batch by its unrotated queries."""
-    choose = lambda query, keys: receptive_field(
-        query, keys, past.time, chunk_index, memory, chunk_frames
-    )
-    return jax.vmap(choose)(jnp.mean(q.astype(jnp.float32), axis=1), past.descriptors)
 
 
 def attend_fields(
@@ -76,14 +62,14 @@ def attend_fields(
 ) -> Float[Array, "b s t h e"]:
     """Attention of every segment over its own tokens and its field's frames [s, b, ...].
 
-    All are rotated to their slots here. Call it only where `fits` is true.
+    All are rotated to their positions here. Call it only where `fits` is true.
     """
     assert isinstance(past.k, Array) and isinstance(past.v, Array)
     tokens, head_dim = grid[0] * grid[1], q.shape[-1]
-    slots = q.shape[2] // tokens + field.frame.shape[2]
+    positions = q.shape[2] // tokens + field.slot.shape[2]
     cos, sin = (
         jnp.repeat(table, 2, axis=-1)
-        for table in rotation(jnp.arange(slots, dtype=jnp.int32), grid, head_dim)
+        for table in rotation(jnp.arange(positions, dtype=jnp.int32), grid, head_dim)
     )
     # A channel's factor of the other channel in its pair.
     sin = sin * jnp.tile(jnp.array([-1.0, 1.0], jnp.float32), head_dim // 2)
@@ -98,7 +84,7 @@ def attend_fields(
             v,
             past.k,
             past.v,
-            frame=field.frame + whole,
+            slot=field.slot + whole,
             length=field.length + whole,
             cos=cos + nothing,
             sin=sin + nothing,

@@ -1,6 +1,6 @@
 """Self-attention of a pass's segments, each over its own tokens and those of its receptive field.
 
-    choose the field -> gather its frames from the history -> rotate them to their slots -> attend
+    choose the field -> gather its frames from the history -> rotate to their positions -> attend
 
 One dense call per segment, with a length and no mask. On a CPU one kernel does all segments at once
 (packed_fields.py), and a single segment takes a field that grows with the film (growing_field.py).
@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.attention.backends import attention
-from causalcine_jax.models.attention.growing_field import at_least
-from causalcine_jax.models.attention.packed_fields import attend_fields, chosen, fits
+from causalcine_jax.models.attention.growing_field import attend_smallest
+from causalcine_jax.models.attention.packed_fields import attend_fields, fits
 from causalcine_jax.models.cache.history import History, take
 from causalcine_jax.models.cache.quantised import restored, values_of
-from causalcine_jax.models.receptive_field import ReceptiveField
+from causalcine_jax.models.receptive_field import ReceptiveField, choose_fields, mean_query
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.platform import platform
 
@@ -32,7 +32,7 @@ class Shared:
     """The inputs that every layer, film and head of a pass has in common.
 
     chunk_index   each segment's chunk in the film
-    own_rotation  cosines and sines of the segment's own slots
+    own_rotation  cosines and sines of the segment's own frames
     grid          rows and columns of a frame's tokens
     clean         how many segments, from the first, are the history of the others
     """
@@ -59,36 +59,38 @@ def attend_segments(
     k: Float[Array, "b s t h e"],
     v: Float[Array, "b s t h e"],
     past: History,
-    forced: ReceptiveField | None,
+    preset: ReceptiveField | None,
     shared: Shared,
+    prompt_key: Float[Array, "b s h e"] | None = None,
 ):
     """Attention of all segments; t = C * P tokens each.
 
     Args:
-      forced: fields to use instead of choosing them.
+      preset: fields to use instead of choosing them.
+      prompt_key: mean key of each segment's prompt, for a policy that scores by it.
 
     Returns:
       (attended [b, s, t, h, e], fields [s, b, ...], what a segment retrieved from a pool in host
-      memory).
+      memory). With route_clean=False the fields are those of the noisy segments.
     """
-    memory, chunk_frames = shared.config.memory, shared.config.chunk_frames
+    memory = shared.config.memory
     one_rule = memory.route_clean or shared.clean == 0
     if q.shape[1] > 1 and one_rule and fits(q, past, memory):
-        choose = lambda q, index: chosen(q, past, index, memory, chunk_frames)
-        if forced is None:
-            forced = jax.vmap(choose, in_axes=(1, 0))(q, shared.chunk_index)
-        return attend_fields(q, k, v, past, forced, shared.grid), forced, None
-    by_segment = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v))
-    operands = (*by_segment, shared.chunk_index, forced)
+        choose = lambda q, index, prompt_key: _chosen(q, prompt_key, past, index, shared.config)
+        if preset is None:
+            preset = jax.vmap(choose, in_axes=(1, 0, 1))(q, shared.chunk_index, prompt_key)
+        return attend_fields(q, k, v, past, preset, shared.grid), preset, None
+    *by_segment, prompt_key = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, prompt_key))
+    operands = (*by_segment, shared.chunk_index, preset, prompt_key)
     if one_rule:
         out, field, taken = _each(operands, past, shared)
-    elif forced is not None:
+    elif preset is not None:
         raise UsageError(
             "fields can be given only with route_clean=True: "
             "a packed pass's clean and noisy fields differ in size otherwise"
         )
     else:
-        everything = unbounded(memory, past.time.shape[0], chunk_frames)
+        everything = unbounded(memory, past.frame.shape[0], shared.config.chunk_frames)
         part = lambda which: jax.tree.map(lambda a: a[which], operands)
         clean_out, *_ = _each(part(slice(shared.clean)), past, shared.under(everything))
         noisy_out, field, taken = _each(part(slice(shared.clean, None)), past, shared)
@@ -110,6 +112,20 @@ def _each(operands, past: History, shared: Shared):
     return jax.lax.map(body, operands, batch_size=config.segments_at_once)
 
 
+def _chosen(
+    q: Float[Array, "b t h e"],
+    prompt_key: Float[Array, "b h e"] | None,
+    past: History,
+    chunk_index: Int[Array, ""],
+    config: PassConfig,
+) -> ReceptiveField:
+    """The fields [b, ...] of one segment, scored by `prompt_key`, or by its queries if None."""
+    query = mean_query(q) if prompt_key is None else prompt_key
+    return choose_fields(
+        query, past.descriptors, past.frame, chunk_index, config.memory, config.chunk_frames
+    )
+
+
 def _attend_segment(operands, past: History, shared: Shared, alone: bool):
     """One segment: choose its field, gather and rotate the frames, attend. q, k, v [b, t, h, e].
 
@@ -120,33 +136,35 @@ def _attend_segment(operands, past: History, shared: Shared, alone: bool):
       (attended, field, values of k and v [b, m, p, h, e] that memory retrieved from a pool in host
       memory).
     """
-    q, k, v, chunk_index, forced = operands
+    q, k, v, chunk_index, preset, prompt_key = operands
     memory, chunk_frames = shared.config.memory, shared.config.chunk_frames
     batch, length, num_heads, head_dim = q.shape
     per_frame = lambda y: y.reshape(batch, chunk_frames, -1, num_heads, head_dim)
     flat = lambda y: y.reshape(batch, -1, num_heads, head_dim)
     q_rotated = flat(rotate(per_frame(q), *shared.own_rotation))
     k_rotated = flat(rotate(per_frame(k), *shared.own_rotation))
-    if past.time.shape[0] == 0:
+    if past.frame.shape[0] == 0:
         return attention(q_rotated, k_rotated, v), None, None
-    field = chosen(q, past, chunk_index, memory, chunk_frames) if forced is None else forced
+    field = preset
+    if field is None:
+        field = _chosen(q, prompt_key, past, chunk_index, shared.config)
 
     def attend(frames: int):
         """Attends to the field's first `frames` frames; its length must not exceed that."""
         part = field.first(frames)
         taken = take(past, part)
         k_past, v_past = (restored(each) for each in taken)
-        k_past = rotate(k_past, *rotation(part.slot, shared.grid, head_dim))
+        k_past = rotate(k_past, *rotation(part.position, shared.grid, head_dim))
         keys = jnp.concatenate([k_rotated, flat(k_past).astype(k.dtype)], axis=1)
         values = jnp.concatenate([v, flat(v_past).astype(v.dtype)], axis=1)
         kept = None
-        if past.near is not None:
+        if past.copied is not None:
             kept = tuple(values_of(x)[:, memory.window_chunks * chunk_frames :] for x in taken)
         tokens = (chunk_frames + part.length) * (length // chunk_frames)
         return attention(q_rotated, keys, values, tokens), kept
 
-    size = field.frame.shape[-1]
-    in_place = past.layer is not None and past.near is None
+    size = field.slot.shape[-1]
+    in_place = past.layer is not None and past.copied is None
     grows = platform() == "cpu" and alone and in_place
-    out, kept = at_least(field.length, size, chunk_frames, attend) if grows else attend(size)
+    out, kept = attend_smallest(field.length, size, chunk_frames, attend) if grows else attend(size)
     return out, field, kept

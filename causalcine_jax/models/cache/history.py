@@ -33,12 +33,12 @@ class PoolFrames:
 
     stored  values of all layers' frames
     scale   of this layer's frames, where they are quantised
-    near    with `stored` in host memory: values of this layer's frames that are also on the device
+    copies  with `stored` in host memory: values of this layer's frames that are also on the device
     """
 
     stored: Shaped[Array, "l b f p h d"]
     scale: Float[Array, "b f h"] | None
-    near: Shaped[Array, "b n p h d"] | None
+    copies: Shaped[Array, "b n p h d"] | None
 
 
 @jax.tree_util.register_dataclass
@@ -48,17 +48,17 @@ class History:
 
     k, v         unrotated keys and values
     descriptors  of each frame
-    time         each frame's index in the film (-1: empty)
+    frame        each one's index in the film (-1: empty)
     layer        of a pool that is passed whole: which layer this is
-    near         of a pool in host memory: indices in the film of the frames also on the device
+    copied       of a pool in host memory: indices in the film of the frames also on the device
     """
 
     k: Frames | PoolFrames  # [b, f, p, h, d]
     v: Frames | PoolFrames
     descriptors: Float[Array, "b f h d"]
-    time: Int[Array, " f"]
+    frame: Int[Array, " f"]
     layer: Int[Array, ""] | None = None
-    near: Int[Array, "b n"] | None = None
+    copied: Int[Array, "b n"] | None = None
 
     def whole_pools(self) -> tuple[PoolFrames, PoolFrames]:
         """k and v of a pool that is passed whole: `layer` is set."""
@@ -72,11 +72,11 @@ def take(past: History, field: ReceptiveField) -> tuple[Frames, Frames]:
     Entries beyond the field's length are arbitrary but finite.
     """
     if past.layer is None:
-        gathered = lambda frames: jax.tree.map(lambda stored: gather(stored, field.frame), frames)
+        gathered = lambda frames: jax.tree.map(lambda stored: gather(stored, field.slot), frames)
         return gathered(past.k), gathered(past.v)
-    k, v = _picked(past, field) if past.near is None else _brought_over(past, field)
+    k, v = _picked(past, field) if past.copied is None else _brought_over(past, field)
     stored = lambda value, scale: (
-        value if scale is None else Quantised(value, gather(scale, field.frame))
+        value if scale is None else Quantised(value, gather(scale, field.slot))
     )
     pool_k, pool_v = past.whole_pools()
     return stored(k, pool_k.scale), stored(v, pool_v.scale)
@@ -89,7 +89,7 @@ def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h
         # Imported here because it loads Pallas for TPUs.
         from causalcine_jax.models.cache.frame_gather import gather_frames as pick
 
-    rows, shape = _rows_of(past, field.frame), field.frame.shape
+    rows, shape = _rows_of(past, field.slot), field.slot.shape
     values = (pick(_in_rows(frames.stored), rows) for frames in past.whole_pools())
     return [value.reshape(*shape, *value.shape[1:]) for value in values]
 
@@ -97,14 +97,14 @@ def _picked(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h
 def _brought_over(past: History, field: ReceptiveField) -> list[Shaped[Array, "b r p h d"]]:
     """Gathers values of the field's frames where not all of them are on the device."""
     k, v = past.whole_pools()
-    assert past.near is not None and k.near is not None and v.near is not None
-    is_near = field.time[..., None] == past.near[:, None]  # [b, r, n]
-    missing = (field.time >= 0) & ~jnp.any(is_near, axis=-1)
-    values = [gather(near, jnp.argmax(is_near, axis=-1)) for near in (k.near, v.near)]
+    assert past.copied is not None and k.copies is not None and v.copies is not None
+    is_copied = field.frame[..., None] == past.copied[:, None]  # [b, r, n]
+    missing = (field.frame >= 0) & ~jnp.any(is_copied, axis=-1)
+    values = [gather(copies, jnp.argmax(is_copied, axis=-1)) for copies in (k.copies, v.copies)]
     return _with_copies(
         values,
         [_in_rows(frames.stored) for frames in (k, v)],
-        _rows_of(past, field.frame),
+        _rows_of(past, field.slot),
         missing,
     )
 
@@ -114,11 +114,11 @@ def _in_rows(stored: Shaped[Array, "l b f p h d"]) -> Shaped[Array, "lbf p h d"]
     return stored.reshape(-1, *stored.shape[3:])
 
 
-def _rows_of(past: History, frame: Int[Array, "b r"]) -> Int[Array, " br"]:
+def _rows_of(past: History, slot: Int[Array, "b r"]) -> Int[Array, " br"]:
     """Row indices of this layer's frames."""
     _, films, frames = past.whole_pools()[0].stored.shape[:3]
     assert past.layer is not None
-    return ((past.layer * films + jnp.arange(films)[:, None]) * frames + frame).reshape(-1)
+    return ((past.layer * films + jnp.arange(films)[:, None]) * frames + slot).reshape(-1)
 
 
 def _with_copies(values, stored, source: Int[Array, " br"], missing: Bool[Array, "b r"]):

@@ -2,11 +2,10 @@
 
 A pool has F frame slots, allocated and freed by whole chunks. Denoising reads it. A commit writes
 one chunk by one `dynamic_update_slice` into donated buffers; nothing ever copies the pool. Keys are
-stored unrotated, because the same key gets another slot in every field that retrieves it.
+stored unrotated, because a key has another position in every field that retrieves it.
 
 Keys and values are in the model's dtype or in one byte each (quantised.py). They are on the device,
-or in host memory with those that the next chunk will most likely want also on the device
-(history.py).
+or in host memory with what the next chunk will likely want also on the device (history.py).
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.cache.history import History, PoolFrames
@@ -28,17 +27,17 @@ DEVICE, HOST = "device", "pinned_host"  # kinds of memory, by their names in sha
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Near:
+class DeviceCopies:
     """Frames of a pool in host memory that are also on the device.
 
     First those of the newest chunks, chunk i at place i mod `chunks`. Then those that memory
-    retrieved for the last commit, separately per layer. `time` is each frame's index in the film
+    retrieved for the last commit, separately per layer. `frame` is each one's index in the film
     (-1: none).
     """
 
     k: Shaped[Array, "*l b n p h d"]  # in the stored form; the scales are always on the device
     v: Shaped[Array, "*l b n p h d"]
-    time: Int[Array, "*l b n"]
+    frame: Int[Array, "*l b n"]
     chunks: int = dataclasses.field(metadata={"static": True})
 
 
@@ -47,12 +46,12 @@ Retrieved = tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], In
 
 
 class LayerParts(NamedTuple):
-    """What layers have of a pool for themselves: arrays [l, ...], the inputs of a scan over them.
+    """The per-layer arrays [l, ...] of a pool: the inputs of a scan over layers.
 
     k, v    frames; None where each layer gathers from those of all layers
-    layer   which layer this is, if k and v are None; then also
-    scales  of k and v, where they are quantised
-    near    the frames that are also on the device, where the pool is in host memory
+    layer   the layer's number, only where k and v are None
+    scales  of k and v, where they are quantised and None here
+    copies  the frames that are also on the device, where the pool is in host memory
     """
 
     descriptors: Float[Array, "*l b f h d"]
@@ -60,7 +59,7 @@ class LayerParts(NamedTuple):
     v: Frames | None = None
     layer: Int[Array, "*l"] | None = None
     scales: tuple[Array | None, Array | None] = (None, None)
-    near: Near | None = None
+    copies: DeviceCopies | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -68,19 +67,19 @@ class LayerParts(NamedTuple):
 class KVCache:
     """Committed history of every layer's self-attention.
 
-    k, v         unrotated keys, and values; in host memory if `near` is set
+    k, v         unrotated keys, and values; in host memory if `copies` is set
     descriptors  each frame's key descriptor
-    time         which chunk of the film a chunk slot holds (-1: empty)
+    chunk        which chunk of the film a chunk slot holds (-1: empty)
     usage        how often memory retrieved the chunk (eviction.py); 0 unless eviction needs it
-    near         of a pool in host memory: the frames that are also on the device
+    copies       of a pool in host memory: the frames that are also on the device
     """
 
     k: Frames  # [l, b, f, p, h, d]
     v: Frames
     descriptors: Float[Array, "l b f h d"]
-    time: Int[Array, " slots"]
+    chunk: Int[Array, " slots"]
     usage: Float[Array, " slots"]
-    near: Near | None = None
+    copies: DeviceCopies | None = None
 
     @classmethod
     def empty(
@@ -92,13 +91,13 @@ class KVCache:
         chunk_frames: int = 3,
         dtype=jnp.float32,
         kv_dtype: str = "same",
-        near: tuple[int, int] | None = None,
+        copies: tuple[int, int] | None = None,
     ) -> "KVCache":
         """An empty pool of `frames` slots.
 
         Args:
           dtype: of k and v, unless kv_dtype is int8 or fp8 (with scales).
-          near: (chunks, frames): so many of the newest chunks, and of the frames that memory
+          copies: (chunks, frames): so many of the newest chunks, and of the frames that memory
             retrieves, are also on the device. k and v then belong in host memory: the caller must
             place them (`memory_kinds`).
 
@@ -115,15 +114,14 @@ class KVCache:
         def make():
             k, v = (zeros((*films, tokens_per_frame, *heads), dtype, kv_dtype) for _ in range(2))
             slots = (frames // chunk_frames,)
-            time, usage = jnp.full(slots, -1, jnp.int32), jnp.zeros(slots, jnp.float32)
-            pool = cls(k, v, jnp.zeros((*films, *heads), jnp.float32), time, usage)
-            if near is not None:
-                chunks = min(near[0], *slots)
-                held = (config.num_layers, batch, chunks * chunk_frames + min(near[1], frames))
-                empty = lambda like: jnp.zeros((*held, *like.shape[3:]), like.dtype)
-                near_k, near_v = (empty(values_of(stored)) for stored in (k, v))
-                copies = Near(near_k, near_v, jnp.full(held, -1, jnp.int32), chunks)
-                pool = dataclasses.replace(pool, near=copies)
+            chunk, usage = jnp.full(slots, -1, jnp.int32), jnp.zeros(slots, jnp.float32)
+            pool = cls(k, v, jnp.zeros((*films, *heads), jnp.float32), chunk, usage)
+            if copies is not None:
+                chunks = min(copies[0], *slots)
+                lead = config.num_layers, batch, chunks * chunk_frames + min(copies[1], frames)
+                empty = lambda like: jnp.zeros((*lead, *like.shape[3:]), like.dtype)
+                none = (empty(values_of(k)), empty(values_of(v)), jnp.full(lead, -1, jnp.int32))
+                pool = dataclasses.replace(pool, copies=DeviceCopies(*none, chunks))
             return jax.tree.map(lambda a: shard(a, *axes_of(a)), pool)
 
         # Compiled under a mesh, so that the arrays are created sharded.
@@ -135,7 +133,7 @@ class KVCache:
 
     @property
     def chunk_frames(self) -> int:
-        return self.frames // self.time.shape[0]
+        return self.frames // self.chunk.shape[0]
 
     def memory_kinds(self) -> "KVCache":
         """The pytree with each array replaced by the kind of memory that holds it."""
@@ -148,7 +146,7 @@ class KVCache:
         )
         return (
             kinds
-            if self.near is None
+            if self.copies is None
             else dataclasses.replace(kinds, k=host(kinds.k), v=host(kinds.v))
         )
 
@@ -159,32 +157,31 @@ class KVCache:
     @property
     def host_bytes(self) -> int:
         """Bytes of the pool that are in host memory."""
-        return 0 if self.near is None else _size((values_of(self.k), values_of(self.v)))
+        return 0 if self.copies is None else _size((values_of(self.k), values_of(self.v)))
 
-    def frame_time(self) -> Int[Array, " f"]:
+    def film_index(self) -> Int[Array, " f"]:
         """Each frame slot's index in the film, -1 where empty."""
-        frames = self.time[:, None] * self.chunk_frames + jnp.arange(
-            self.chunk_frames, dtype=jnp.int32
-        )
-        return jnp.where(self.time[:, None] >= 0, frames, -1).reshape(-1)
+        within = jnp.arange(self.chunk_frames, dtype=jnp.int32)
+        frames = self.chunk[:, None] * self.chunk_frames + within
+        return jnp.where(self.chunk[:, None] >= 0, frames, -1).reshape(-1)
 
     def layers(self, readers: int = 1) -> LayerParts:
         """The inputs of a scan over layers, for `readers` segments that gather from the pool."""
-        if self.near is None and not (readers == 1 and self._picked_in_place()):
+        if self.copies is None and not (readers == 1 and self._picked_in_place()):
             return LayerParts(self.descriptors, self.k, self.v)
         scale = lambda frames: frames.scale if isinstance(frames, Quantised) else None
         return LayerParts(
             self.descriptors,
             layer=jnp.arange(self.descriptors.shape[0], dtype=jnp.int32),
             scales=(scale(self.k), scale(self.v)),
-            near=self.near,
+            copies=self.copies,
         )
 
     def _picked_in_place(self) -> bool:
         """Whether a layer gathers its frames from the whole pool.
 
-        A scan would first copy the layer's part of it: on a TPU, and on a CPU where a
-        `jax.lax.switch` precedes the gather.
+        A scan over layers may first copy each layer's part of the pool. It does so on TPUs, and on
+        CPUs where a `jax.lax.switch` precedes the gather.
         """
         if platform() != "tpu":
             return platform() == "cpu"
@@ -195,16 +192,17 @@ class KVCache:
 
     def of_layer(self, part: LayerParts) -> History:
         """The history of a layer, from its part of `layers` and what all layers share."""
-        time, near = self.frame_time(), part.near
+        frame = self.film_index()
         if part.k is not None and part.v is not None:
-            return History(part.k, part.v, part.descriptors, time)
-        copies = (None, None) if near is None else (near.k, near.v)
+            return History(part.k, part.v, part.descriptors, frame)
+        copied: tuple[Array | None, ...] = (None, None, None)
+        if part.copies is not None:
+            copied = part.copies.k, part.copies.v, part.copies.frame
         k, v = (
-            PoolFrames(values_of(stored), scale, copied)
-            for stored, scale, copied in zip((self.k, self.v), part.scales, copies, strict=True)
+            PoolFrames(values_of(stored), scale, values)
+            for stored, scale, values in zip((self.k, self.v), part.scales, copied[:2], strict=True)
         )
-        near_time = None if near is None else near.time
-        return History(k, v, part.descriptors, time, part.layer, near_time)
+        return History(k, v, part.descriptors, frame, part.layer, copied[2])
 
 
 def _size(arrays) -> int:
@@ -224,16 +222,22 @@ def rewound(cache: KVCache, chunk: int | Int[Array, ""]) -> KVCache:
     Keys and values stay in place, so this is exact only if nothing was evicted. The usage of
     earlier chunks keeps what the later chunks' commits added.
     """
-    gone = cache.time >= chunk
-    near = cache.near
-    if near is not None:
-        too_new = near.time >= chunk * cache.chunk_frames
-        near = dataclasses.replace(near, time=jnp.where(too_new, -1, near.time))
+    if (copies := cache.copies) is not None:
+        too_new = copies.frame >= chunk * cache.chunk_frames
+        copies = dataclasses.replace(copies, frame=jnp.where(too_new, -1, copies.frame))
+    return dataclasses.replace(forgotten(cache, cache.chunk >= chunk), copies=copies)
+
+
+def forgotten(cache: KVCache, gone: Bool[Array, " slots"]) -> KVCache:
+    """The pool with the chunk slots `gone` empty, and no copy of their frames on the device."""
+    if (copies := cache.copies) is not None:
+        old = jnp.isin(copies.frame // cache.chunk_frames, jnp.where(gone, cache.chunk, -2))
+        copies = dataclasses.replace(copies, frame=jnp.where(old, -1, copies.frame))
     return dataclasses.replace(
         cache,
-        time=jnp.where(gone, -1, cache.time),
+        chunk=jnp.where(gone, -1, cache.chunk),
         usage=jnp.where(gone, 0.0, cache.usage),
-        near=near,
+        copies=copies,
     )
 
 
@@ -244,49 +248,48 @@ def describe(keys: Float[Array, "*b p h d"]) -> Float[Array, "*b h d"]:
 
 def write(
     cache: KVCache,
-    slot: Int[Array, ""],
+    chunk_slot: Int[Array, ""],
     chunk_index: Int[Array, ""],
     k: Float[Array, "l b c p h d"],
     v: Float[Array, "l b c p h d"],
     usage: float | Float[Array, ""] = 0.0,
     retrieved: Retrieved | None = None,
 ) -> KVCache:
-    """Writes this chunk to chunk slot `slot`, in place when the caller's jit donates the cache.
+    """Writes this chunk to `chunk_slot`, in place when the caller's jit donates the cache.
 
     Args:
       retrieved: with a pool in host memory, the frames that memory retrieved for this chunk.
     """
     descriptors, new_k, new_v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
     put = lambda buffers, new: jax.tree.map(
-        lambda buffer, part: _put(buffer, part, slot * cache.chunk_frames), buffers, new
+        lambda buffer, part: _put(buffer, part, chunk_slot * cache.chunk_frames), buffers, new
     )
+    copies, values = cache.copies, (values_of(new_k), values_of(new_v))
     return KVCache(
         k=put(cache.k, new_k),
         v=put(cache.v, new_v),
         descriptors=put(cache.descriptors, descriptors),
-        time=cache.time.at[slot].set(chunk_index),
-        usage=cache.usage.at[slot].set(usage),
-        near=cache.near
-        and _near_after(cache.near, chunk_index, values_of(new_k), values_of(new_v), retrieved),
+        chunk=cache.chunk.at[chunk_slot].set(chunk_index),
+        usage=cache.usage.at[chunk_slot].set(usage),
+        copies=copies and _copies_after(copies, chunk_index, *values, retrieved),
     )
 
 
-def _near_after(
-    near: Near, chunk_index: Int[Array, ""], k: Array, v: Array, retrieved: Retrieved | None
-) -> Near:
+def _copies_after(
+    copies: DeviceCopies, chunk_index: Int[Array, ""], k, v, retrieved: Retrieved | None
+) -> DeviceCopies:
     """The frames also on the device, after the chunk of k, v is committed."""
     chunk_frames = k.shape[2]
-    time = jnp.broadcast_to(
-        chunk_index * chunk_frames + jnp.arange(chunk_frames, dtype=jnp.int32), k.shape[:3]
-    )
+    frame = jnp.arange(chunk_frames, dtype=jnp.int32) + chunk_index * chunk_frames
+    frame = jnp.broadcast_to(frame, k.shape[:3])
 
-    def put(near: Near, new: Retrieved, first: int | Array) -> Near:
-        held = zip((near.k, near.v, near.time), new, strict=True)
-        k, v, time = (_put(array, part, first) for array, part in held)
-        return Near(k, v, time, near.chunks)
+    def put(copies: DeviceCopies, new: Retrieved, first: int | Array) -> DeviceCopies:
+        pairs = zip((copies.k, copies.v, copies.frame), new, strict=True)
+        k, v, frame = (_put(array, part, first) for array, part in pairs)
+        return DeviceCopies(k, v, frame, copies.chunks)
 
-    near = put(near, (k, v, time), chunk_index % near.chunks * chunk_frames)
-    return near if retrieved is None else put(near, retrieved, near.chunks * chunk_frames)
+    copies = put(copies, (k, v, frame), chunk_index % copies.chunks * chunk_frames)
+    return copies if retrieved is None else put(copies, retrieved, copies.chunks * chunk_frames)
 
 
 def _put(buffer: Array, new: Array, first: int | Int[Array, ""]) -> Array:

@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.utils.compile_cache import make_private
+
 HERE = Path(__file__).parent
 SWITCH = "CAUSALCINE_CPU_KERNELS"
 COMPILERS = ("c++", "g++", "clang++")
@@ -134,7 +136,7 @@ def differentiates(dtype, head_dim: int) -> bool:
     )
 
 
-def flash_attention_kept(
+def flash_attention_with_logs(
     q, k, v, lengths
 ) -> tuple[Float[Array, "*b t h d"], Float[Array, "*b h t"]]:
     """`flash_attention`, and the base-2 logarithm of each query's sum of weights.
@@ -151,7 +153,7 @@ def flash_attention_kept(
 def flash_attention_backward(
     q, k, v, lengths, out, log_sum, gradient
 ) -> tuple[Array, Array, Array]:
-    """Gradients of q, k and v, given that of the output of `flash_attention_kept`."""
+    """Gradients of q, k and v, given that of the output of `flash_attention_with_logs`."""
     lengths = lengths + 0 * q[..., 0, 0, 0].astype(jnp.int32)
     call = jax.ffi.ffi_call(ATTENTION_BACKWARD, (q, k, v), vmap_method="broadcast_all")
     of_q, of_k, of_v = call(q, k, v, lengths, out, log_sum, gradient)
@@ -164,6 +166,14 @@ def multiplies(dtype) -> bool:
     XLA would convert to float32 first.
     """
     return dtype == jnp.bfloat16 and (own := kernels()) is not None and "bfloat16" in own.dtypes
+
+
+@functools.cache
+def has_tiles() -> bool:
+    """Whether this processor multiplies tiles of bfloat16 (AMX)."""
+    with contextlib.suppress(OSError):
+        return " amx_bf16 " in Path("/proc/cpuinfo").read_text(errors="replace")
+    return False
 
 
 @jax.custom_vjp
@@ -226,10 +236,12 @@ def _folder() -> Path:
       OSError: another user can write to it, and so choose the code that runs.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "causalcine_jax"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OSError(f"{folder} can be written by other users")
+    if found.st_uid != os.getuid():
+        raise OSError(f"{folder} belongs to another user")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"{folder} can be written by other users: chmod go-w {folder}")
     return folder
 
 

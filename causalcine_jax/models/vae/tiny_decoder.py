@@ -7,7 +7,7 @@ Source: github.com/madebyollin/taehv, taew2_1.pth.
     -> conv -> video in [0,1]
 
 A memory block reads its input frame and the one before it, so a stream stores only one frame per
-block. `decode_first` and `decode_next` are those of the VAE, which it replaces in a rollout.
+block. It replaces the VAE in a rollout, with the same `decode_first` and `decode_next`.
 """
 
 from functools import partial

@@ -206,7 +206,7 @@ export class Desk {
   }
 
   async fetchMedia(path) {
-    const answer = await fetch(`/v1/sessions/${this.state.session.session_id}/${path}`);
+    const answer = await fetch(`v1/sessions/${this.state.session.session_id}/${path}`);
     if (!answer.ok) throw new Error((await answer.json()).error?.message ?? answer.statusText);
     return answer.arrayBuffer();
   }
@@ -217,7 +217,7 @@ export class Desk {
     const chunk = chunkOf(session.model, frame);
     if (take_id === this.state.take_id && !chunks[chunk]) return null;
     const owner = ownerOf(takes, take_id, chunk);
-    return `/v1/sessions/${session.session_id}/takes/${owner}/frames/${frame}`;
+    return `v1/sessions/${session.session_id}/takes/${owner}/frames/${frame}`;
   }
 
   // --- times ---

@@ -54,7 +54,7 @@ async function read(file) {
 
 /** The server reads YAML, so that the page and the command know the same stories. */
 async function fromYaml(text) {
-  const answer = await fetch("/v1/stories:validate", { method: "POST", body: text });
+  const answer = await fetch("v1/stories:validate", { method: "POST", body: text });
   const told = await answer.json().catch(() => ({}));
   if (told.valid) return told.story;
   throw new Error(

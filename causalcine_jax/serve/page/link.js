@@ -45,7 +45,7 @@ export class Link {
 
   #connect() {
     this.on.state("opening");
-    const url = new URL("/v1/stream", location.href);
+    const url = new URL("v1/stream", location.href);
     url.protocol = url.protocol.replace("http", "ws");
     const socket = (this.#socket = new WebSocket(url, PROTOCOL));
     const begun = performance.now();
@@ -71,8 +71,16 @@ export class Link {
       this.#socket = null;
       const refused = !opened && performance.now() - begun < QUICK;
       this.on.state(refused ? "refused" : "lost", reason);
+      if (refused) this.#follow();
       this.#again(WAITS[Math.min(this.#tries++, WAITS.length - 1)]);
     };
+  }
+
+  /** Of several servers (replicas.py) another answers for one that is gone: goes there. */
+  async #follow() {
+    const answer = await fetch("readyz").catch(() => null);
+    if (answer?.redirected && !this.#closed)
+      location.replace(new URL(`./${location.hash}`, answer.url));
   }
 
   #again(wait) {

@@ -6,7 +6,7 @@ export async function saving(desk, file) {
   desk.clear("save");
   desk.set({ saving: file });
   try {
-    const answer = await fetch(`/v1/sessions/${session.session_id}/takes/${take_id}/${file}`);
+    const answer = await fetch(`v1/sessions/${session.session_id}/takes/${take_id}/${file}`);
     if (!answer.ok) {
       const told = await answer.json().catch(() => ({}));
       throw new Error(told.error?.message ?? `The server answered ${answer.status}.`);

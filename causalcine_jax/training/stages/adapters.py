@@ -1,7 +1,7 @@
 """A stage that trains adapters (models/lora.py) in place of its transformers' weights.
 
-The transformers stay as they are, fixed, in the dtype of the run. Every loss is given them with
-their adapters inside, so no loss knows of it.
+The transformers stay fixed, in the dtype of the run. Every loss receives them with their adapters
+inside, so no loss has to change.
 """
 
 import functools

@@ -21,8 +21,10 @@ from jaxtyping import Array, Float
 from causalcine_jax.errors import DataError
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
-from causalcine_jax.training.checks import range_faults
+from causalcine_jax.training.checks import choice_faults, range_faults
 from causalcine_jax.utils.arrays import AnyArray
+
+TRAIN = {"all": (), "encoder": ("conv2", "decoder"), "decoder": ("encoder", "conv1")}  # fixed parts
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,21 @@ class AutoencoderConfig:
             hardest, and most clips drawn at random hold none
     crop    height and width in pixels of the part of a film that a clip shows; (0, 0) for whole
             frames. Half of the crops show a character
+    train   which part learns: all, encoder or decoder. With the encoder fixed, latents that were
+            encoded before stay valid
     """
 
     kl: float = 1e-3
     edge: float = 0.5
     cuts: float = 0.0
     crop: tuple[int, int] = (0, 0)
+    train: str = "all"
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("autoencoder.kl", self.kl, 0)
         yield from range_faults("autoencoder.edge", self.edge, 0)
         yield from range_faults("autoencoder.cuts", self.cuts, 0, 1)
+        yield from choice_faults("autoencoder.train", self.train, TRAIN)
         if (
             len(self.crop) != 2
             or min(self.crop) < 0
@@ -64,6 +70,7 @@ def autoencoder_loss(
 
     They are loss, l1, edge, kl and psnr (dB, peak 2). `key` draws the latent sample.
     """
+    vae = with_fixed(vae, TRAIN[config.train])
     mean, log_variance = vae.encode_moments(video)
     mean, log_variance = (
         mean.astype(jnp.float32),
@@ -78,6 +85,15 @@ def autoencoder_loss(
     loss = l1 + config.edge * edge + config.kl * kl
     psnr = -10 * jnp.log10(jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - video)) / 4)
     return loss, {"loss": loss, "l1": l1, "edge": edge, "kl": kl, "psnr": psnr}
+
+
+def with_fixed(vae: VAE, parts: tuple[str, ...]) -> VAE:
+    """The same network, of which no gradient reaches `parts`."""
+
+    def fixed(path, leaf):
+        return jax.lax.stop_gradient(leaf) if path[0].name in parts else leaf
+
+    return jax.tree_util.tree_map_with_path(fixed, vae)
 
 
 def edge_difference(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, ""]:

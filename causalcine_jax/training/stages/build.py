@@ -9,7 +9,6 @@ embeds each batch's prompts in the dtype of the run. The mean and std of a VAE's
 measured when it is exported.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,12 +27,14 @@ from causalcine_jax.convert import (
 from causalcine_jax.data.clips import Clips, clip_batches, paint
 from causalcine_jax.data.encode_command import tokenizer_of
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import OF_LATENTS, TransformerConfig
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.film_data import (
-    HELD_OUT_SEED,
+    HELD_OUT_OFFSET,
     check_batch_room,
     check_store,
     film_loader,
@@ -43,14 +44,15 @@ from causalcine_jax.training.film_data import (
     rollout_facts,
     vae_folder,
 )
-from causalcine_jax.training.sample import sample_film
+from causalcine_jax.training.sample import sampling
 from causalcine_jax.training.stages.adapters import bases, export_adapters
-from causalcine_jax.training.stages.autoencoder import latent_statistics
+from causalcine_jax.training.stages.autoencoder import TRAIN, latent_statistics
 from causalcine_jax.training.stages.distillation import student_stage
 from causalcine_jax.training.stages.spec import stage_spec
 from causalcine_jax.training.state import Nets, Stage
 
 STATISTICS_BATCHES = 32
+ENDS = ("patch_embedding", "head")  # the transformer's parts whose sizes are those of latents
 
 
 def make_stage(config: TrainConfig) -> Stage:
@@ -106,17 +108,17 @@ def _on_films(config: TrainConfig) -> Stage:
         )
 
     null_prompt = tuple(tokenizer([""], store.spec.text_len)[0][0].tolist())
+    sample, notes = sampling(sized, store.spec, tokenizer) if vae else (None, ())
     return stage_spec(sized, null_prompt).stage(
         loaded,
         batches=loader,
         export=export,
-        sample=functools.partial(sample_film, world=config.world, seed=config.seed)
-        if vae
-        else None,
+        sample=sample,
         bad=lambda: len(loader.bad_records),
         held_out=held_out_batches(config, vae, tokenizer, sizes),
         notes=(
             f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}",
+            *notes,
         ),
     )
 
@@ -129,8 +131,37 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     text_dtype = jnp.float32 if config.train_text_encoder else jnp.dtype(config.dtype)
     text_encoder = load_text_encoder(init, text_dtype, mesh=mesh)
     transformer = load_transformer(init, mesh=mesh)
+    transformer = _grown(transformer, config)
     sized = replace(config, transformer=transformer.config, text_encoder=text_encoder.cfg)
     return {"transformer": transformer, "text_encoder": text_encoder}, sized
+
+
+def _grown(transformer: Transformer, config: TrainConfig) -> Transformer:
+    """The transformer of config.init, with new parts where the config asks for them.
+
+    With new latents, its first and last layer are new: patch embedding random, head zero. A skip
+    that it does not have begins at zero.
+    """
+    old, asked = transformer.config, config.transformer
+    new_skip = config.adds_skip(old)
+    sizes = replace(old, skip_dim=asked.skip_dim) if new_skip else old
+    if config.new_latents:
+        sizes = replace(sizes, **{name: getattr(asked, name) for name in OF_LATENTS})
+    new = ENDS if config.new_latents else ()
+    if sizes.skip_dim and (new or new_skip):
+        new = (*new, "skip")
+    return _with_new(transformer, sizes, new, config.seed) if new else transformer
+
+
+def _with_new(transformer: Transformer, sizes: TransformerConfig, names, seed: int) -> Transformer:
+    """The network of `sizes` whose parts `names` are new, and all others the given one's."""
+    make = lambda key: Transformer(sizes, key=key)
+    other = jax.eval_shape(make, jax.random.key(seed))
+    new = jax.jit(lambda key: [getattr(make(key), name) for name in names])(jax.random.key(seed))
+    for name, part in [*vars(transformer).items(), *zip(names, new, strict=True)]:
+        if name != "config" and not name.startswith("_"):  # names with _ are NNX's own
+            setattr(other, name, part)
+    return other
 
 
 def _on_clips(config: TrainConfig) -> Stage:
@@ -148,14 +179,18 @@ def _on_clips(config: TrainConfig) -> Stage:
     held_out = ()
     if config.held_out.every:
         unseen = replace(sized, data=replace(config.data, clips_per_story=1))
-        batches = clip_batches(_clips(unseen, config.data.seed + HELD_OUT_SEED), own, **parts)
+        batches = clip_batches(_clips(unseen, config.data.seed + HELD_OUT_OFFSET), own, **parts)
         held_out = tuple(itertools.islice(batches, config.held_out.films // config.batch))
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
         vae = jax.device_put(jax.tree.map(gather_to_host, trained["vae"]), jax.local_devices()[0])
+        fixed = TRAIN[config.autoencoder.train] if loaded else ()
+        for part in fixed:  # averaging rounded its weights
+            setattr(vae, part, getattr(loaded["vae"], part))
         save_model(
             folder,
-            vae=_with_statistics(vae, sized),
+            # A fixed encoder keeps its statistics: new ones would invalidate stored latents.
+            vae=vae if "encoder" in fixed else _with_statistics(vae, sized),
             dtype=jnp.dtype(config.checkpoint.export_dtype),
             metadata=facts,
         )

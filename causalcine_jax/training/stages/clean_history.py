@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import PassConfig
-from causalcine_jax.film.rollout import commit_chunk, embed_prompt
+from causalcine_jax.film.rollout import commit_chunk, embed_prompt, empty_cache
 from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.models.dit import Transformer, token_grid
+from causalcine_jax.models.dit import Transformer
 
 
 def clean_history(
@@ -19,15 +19,8 @@ def clean_history(
 ) -> KVCache:
     """The pool after committing all chunks of `film` but the last, to which nothing attends."""
     (films, chunks), chunk_frames = shot_of_chunk.shape, config.chunk_frames
-    rows, columns = token_grid(model.config, *film.shape[2:4])
-    pool = KVCache.empty(
-        model.config,
-        films,
-        chunks * chunk_frames,
-        rows * columns,
-        chunk_frames,
-        model.patch_embedding.weight[...].dtype,
-    )
+    _, _, height, width, _ = film.shape
+    pool = empty_cache(model, films, chunks * chunk_frames, (height, width), chunk_frames)
 
     def commit(pool: KVCache, index):
         chunk = jax.lax.dynamic_slice_in_dim(film, index * chunk_frames, chunk_frames, axis=1)

@@ -8,7 +8,6 @@ sampler that it was trained for; its metadata.json names the teacher as its base
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +40,10 @@ from causalcine_jax.training.film_data import (
     rollout_facts,
 )
 from causalcine_jax.training.recorded import check_recorded
-from causalcine_jax.training.sample import sample_film
+from causalcine_jax.training.sample import sampling
 from causalcine_jax.training.stages.adapters import bases, export_adapters
 from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
-from causalcine_jax.training.stages.trajectory_store import Making, write_trajectories
+from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, write_trajectories
 from causalcine_jax.training.state import Nets, Stage
 
 MAKES = {"teacher": "base", "init": "ode_init"}  # the config whose run leaves such a model
@@ -75,13 +74,13 @@ def student_stage(config: TrainConfig) -> Stage:
     """
     spec = stage_spec(config, ())  # before loading: parts of the config may not fit together
     loaded = _load(config)
-    return _stage(loaded, _trajectories(loaded) if spec.records > 1 else loaded.store)
+    return _stage(loaded, _trajectories(loaded) if spec.films_per_record > 1 else loaded.store)
 
 
 def _trajectories(loaded: _Loaded) -> LatentStore:
     """The store of the teacher's trajectories; missing ones are computed first."""
     config = loaded.config
-    making = Making(
+    settings = TrajectorySettings(
         count=config.ode.films,
         batch=config.batch,
         seed=config.seed,
@@ -93,13 +92,13 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         loaded.store,
         ode_init_task(config, loaded.null_prompt),
         (loaded.nets["teacher"], loaded.nets["text_encoder"]),
-        making,
+        settings,
     )
 
 
 def _load(config: TrainConfig) -> _Loaded:
-    teacher_folder = model_made(config, "teacher")
-    student_folder = model_made(config, "init") if config.init else teacher_folder
+    teacher_folder = required_model(config, "teacher")
+    student_folder = required_model(config, "init") if config.init else teacher_folder
     tokenizer = load_tokenizer(teacher_folder)
     # Loaded where the run will have them; it makes copies of its own of what it trains.
     mesh, dtype = make_mesh(config.seq), jnp.dtype(config.dtype)
@@ -134,16 +133,16 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
     config, films = loaded.config, loaded.store
     loader = film_loader(config, store, loaded.tokenizer)
     nets = bases(loaded.nets, config)
+    sample, notes = sampling(config, films.spec, loaded.tokenizer) if loaded.vae else (None, ())
     return stage_spec(config, loaded.null_prompt).stage(
         nets,
         batches=loader,
         export=_export(loaded, nets),
-        sample=functools.partial(sample_film, world=config.world, seed=config.seed)
-        if loaded.vae
-        else None,
+        sample=sample,
         bad=lambda: len(loader.bad_records),
         notes=(
             f"{films.spec.films} films of {films.spec.latent_frames} latent frames in {films.path}",
+            *notes,
         ),
     )
 
@@ -170,7 +169,7 @@ def _export(loaded: _Loaded, nets: Nets) -> Callable[[Nets, Path, dict], None]:
     return export
 
 
-def model_made(config: TrainConfig, name: str) -> Path:
+def required_model(config: TrainConfig, name: str) -> Path:
     """The folder that the field `name` of the config names.
 
     `DataError` with the command that makes it if it is not there.
@@ -179,8 +178,8 @@ def model_made(config: TrainConfig, name: str) -> Path:
     if not folder.exists():
         out = f" --config.out={folder.parent}" if folder.name == "model" else ""
         raise DataError(
-            f"no model at {folder} ({name}): an earlier stage leaves it, "
-            f"`causalcine train --config configs/{MAKES[name]}.py{out}` or the like"
+            f"no model at {folder} ({name}): train the earlier stage first, for example with "
+            f"`causalcine train --config configs/{MAKES[name]}.py{out}`"
         )
     return folder
 

@@ -19,21 +19,30 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
-from causalcine_jax.diffusion.solvers import guided
+from causalcine_jax.diffusion.solvers import apply_guidance, memory_guided
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.stages import gan
 from causalcine_jax.training.stages.clean_history import clean_history
-from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, follow
+from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, loss_with_gradient
 from causalcine_jax.training.stages.gan import GANConfig
-from causalcine_jax.training.stages.scoring import Noised, Window, score_times, window_velocity
+from causalcine_jax.training.stages.prompts import embed, embed_null
+from causalcine_jax.training.stages.scoring import FilmSlice, Noised, score_times, slice_velocity
 from causalcine_jax.training.stages.self_forcing import (
-    Rollout,
     SelfForcingConfig,
+    StudentRollout,
     generated,
     student_rollout,
 )
 from causalcine_jax.training.state import Loss, Metrics, Nets
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Of a score: classifier-free guidance by text (1: none), and memory guidance (0: none)."""
+
+    text: float = 1.0
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class DistributionMatching:
 
     null_prompt  token ids [T] of the prompt that guidance steers away from
     passes       how the networks' passes run
+    time_weight  of the fake score's squared error (diffusion/flow.py)
 
     `UsageError` listing every fault of the parts and between them.
     """
@@ -52,6 +62,7 @@ class DistributionMatching:
     dmd: DMDConfig = field(default_factory=DMDConfig)
     gan: GANConfig = field(default_factory=GANConfig)
     rollout_weights: str = "gathered"
+    time_weight: str = "none"
 
     def __post_init__(self):
         faults = [*self.self_forcing.faults(), *self.dmd.faults(), *self.gan.faults()]
@@ -99,17 +110,17 @@ def generator_loss(task: DistributionMatching) -> Loss:
         text, null = _texts(task, nets, batch)
         shots = batch["shot_of_chunk"]
         rollout = _rollout(task, nets, text, batch, key_rollout)
-        film, part = rollout.x0, _window(task, rollout)
-        t, noise = _noise(task, key_score, film)
+        film, part = rollout.x0, _gradient_slice(task, rollout)
+        t, noise = _noise(task, key_score, film, dmd.shift)
         films = Noised(film, flow.add_noise(film, noise, t), t)
 
-        def denoised(net: str, guidance: float):
-            velocity = _velocity(task, nets[net], films, (text, null), shots, part, guidance)
+        def denoised(net: str, by: Guidance):
+            velocity = _velocity(task, nets[net], films, (text, null), shots, part, by)
             return flow.x0_from_velocity(part.of(films.noisy), velocity, t)
 
         real, fake = (
-            denoised("teacher", dmd.real_guidance),
-            denoised("fake_score", dmd.fake_guidance),
+            denoised("teacher", Guidance(dmd.real_guidance, dmd.real_memory_guidance)),
+            denoised("fake_score", Guidance(dmd.fake_guidance)),
         )
         gradient = dmd_gradient(
             part.of(film),
@@ -123,24 +134,32 @@ def generator_loss(task: DistributionMatching) -> Loss:
             "exit_step": rollout.exit.astype(jnp.float32),
         }
 
+        logits_of = lambda films: gan.logits(
+            task.gan, task.passes, nets, films, (text, shots), part
+        )
+        t_head, noise_head = _noise_of_head(task, key_score, film, (t, noise))
+
         def adversarial_of(x):
-            noisy = flow.add_noise(part.put(film, x), noise, t)
-            again = Noised(film, noisy, t)
-            return gan.generator_term(_logits(task, nets, again, text, shots, part))
+            noisy = flow.add_noise(part.put(film, x), noise_head, t_head)
+            again = Noised(film, noisy, t_head)
+            return gan.generator_term(logits_of(again))
 
         pull = None
         if task.gan.on:
-            # In x, both terms share the student's pass, and their gradients can be compared.
+            # The GAN's gradient too is taken with respect to x. So one pass of the student serves
+            # both terms, and the sizes of their gradients are comparable.
             adversarial, pull_back = jax.vjp(adversarial_of, part.of(film))
             pull = jax.lax.stop_gradient(pull_back(jnp.ones(()))[0])
 
-        x = _again(task, nets["student"], rollout, text, shots, after=(gradient, pull))
-        metrics["dmd"] = value = follow(x, jax.lax.stop_gradient(gradient))
+        x = _frames_with_gradient(
+            task, nets["student"], rollout, text, shots, after=(gradient, pull)
+        )
+        metrics["dmd"] = value = loss_with_gradient(x, jax.lax.stop_gradient(gradient))
         if pull is not None:
             weight = task.gan.generator_weight
             adversarial += jnp.sum(pull * (x - jax.lax.stop_gradient(x)))
             value += weight * adversarial
-            # Undo the mean over x.
+            # The term of distribution matching is a mean over x: multiply for the same scale.
             metrics |= {
                 "adversarial": adversarial,
                 "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(pull)),
@@ -150,8 +169,8 @@ def generator_loss(task: DistributionMatching) -> Loss:
     return loss
 
 
-def _again(
-    task: DistributionMatching, student, rollout: Rollout, text, shots, *, after
+def _frames_with_gradient(
+    task: DistributionMatching, student, rollout: StudentRollout, text, shots, *, after
 ) -> Float[Array, "b g h w c"]:
     """The rollout's frames with their gradient, computed after `after`.
 
@@ -164,10 +183,10 @@ def _again(
         )
         committing = place_rollout_weights(committing, task.rollout_weights)
         pool = clean_history(committing, film.x0, text, shots, task.passes)
-        kept = dataclasses.replace(film, pool=pool)
+        with_pool = dataclasses.replace(film, pool=pool)
     else:
-        kept, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(rollout), after))
-    return generated(student, kept, text, shots, task.self_forcing, task.passes)
+        with_pool, _ = jax.lax.optimization_barrier((jax.lax.stop_gradient(rollout), after))
+    return generated(student, with_pool, text, shots, task.self_forcing, task.passes)
 
 
 def critic_loss(task: DistributionMatching) -> Loss:
@@ -185,20 +204,26 @@ def critic_loss(task: DistributionMatching) -> Loss:
         text, _ = jax.lax.stop_gradient(_texts(task, nets, batch))
         shots = batch["shot_of_chunk"]
         rollout = _rollout(task, nets, text, batch, key_rollout)
-        film, part = rollout.x0, _window(task, rollout)
-        t, noise = _noise(task, key_score, film)
+        film, part = rollout.x0, _gradient_slice(task, rollout)
+        t, noise = _noise(task, key_score, film, dmd.shift)
         films = Noised(film, flow.add_noise(film, noise, t), t)
-        velocity = window_velocity(
+        velocity = slice_velocity(
             nets["fake_score"], films, text, shots, part, task.passes,
             from_noisy=dmd.score_context == "noisy_causal",
         )  # fmt: skip
         target = part.of(flow.velocity_target(film, noise))
-        value = jnp.mean(jnp.square(velocity.astype(jnp.float32) - target))
+        error = jnp.mean(jnp.square(velocity.astype(jnp.float32) - target), axis=(1, 2, 3, 4))
+        value = jnp.mean(flow.loss_weight(t, task.time_weight, s=dmd.shift) * error)
         metrics = {"critic_mse": value}
         if task.gan.on:
-            real = batch["latents"].astype(jnp.float32)
-            real = Noised(real, flow.add_noise(real, noise, t), t)
-            head, of_head = _head_loss(task, nets, real, films, (text, shots), part, key_r1)
+            t, noise = _noise_of_head(task, key_score, film, (t, noise))
+            real, fake = (
+                Noised(latents, flow.add_noise(latents, noise, t), t)
+                for latents in (batch["latents"].astype(jnp.float32), film)
+            )
+            head, of_head = gan.head_loss(
+                task.gan, task.passes, nets, (real, fake), (text, shots), part, key_r1
+            )
             value += task.gan.discriminator_weight * head
             metrics |= of_head
         return value, _weighted(metrics)
@@ -206,77 +231,43 @@ def critic_loss(task: DistributionMatching) -> Loss:
     return loss
 
 
-def _head_loss(
-    task: DistributionMatching, nets: Nets, real: Noised, generated: Noised, prompts, part, key
-):
-    """The discriminator's loss on real and generated films noised alike, in one pass."""
-    each = [real, generated]
-    if task.gan.r1_weight:
-        noise = jax.random.normal(key, real.clean.shape)
-        each.append(dataclasses.replace(real, noisy=real.noisy + task.gan.r1_sigma * noise))
-    if not task.gan.trunk:
-        nets = {**nets, "fake_score": jax.lax.stop_gradient(nets["fake_score"])}
-    films = jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
-    text, shots = (jnp.concatenate([a] * len(each)) for a in prompts)
-    logits = _logits(task, nets, films, text, shots, part)
-    logit_real, logit_generated, *perturbed = jnp.split(logits, len(each))
-    value = gan.discriminator_term(logit_real, logit_generated)
-    metrics = {
-        "discriminator": value,
-        "logit_real": jnp.mean(logit_real),
-        "logit_generated": jnp.mean(logit_generated),
-    }
-    if perturbed:
-        penalty = gan.approximate_r1(logit_real, perturbed[0])
-        value += task.gan.r1_weight * penalty
-        metrics |= {"r1": penalty}
-    return value, metrics
-
-
-def _logits(
-    task: DistributionMatching, nets: Nets, films: Noised, text, shots, part: Window
-) -> Float[Array, " b"]:
-    fake_score = nets["fake_score"]
-    taps = task.gan.layers(fake_score.config.num_layers)
-    passes = dataclasses.replace(task.passes, features=taps)
-    from_noisy = task.gan.context == "noisy_causal"
-    _, features = window_velocity(
-        fake_score, films, text, shots, part, passes, from_noisy=from_noisy
-    )
-    return nets["head"](features)
-
-
 def _velocity(
-    task: DistributionMatching, net, films: Noised, texts, shots, part: Window, guidance: float
+    task: DistributionMatching, net, films: Noised, texts, shots, part: FilmSlice, by: Guidance
 ) -> Float[Array, "b g h w c"]:
     """A score's velocity of the window's frames, without gradient in the score's weights.
 
-    With guidance it is a batch of two, [prompt, null], each with its own history.
+    With guidance by text it is a batch of two, [prompt, null], each with its own history. Memory
+    guidance repeats the pass without memory, in the clean chunks too.
     """
     text, null = texts
-    how = {"from_noisy": task.dmd.score_context == "noisy_causal"}
     net, passes = jax.lax.stop_gradient(net), dataclasses.replace(task.passes, remat=0)
-    if guidance == 1:
-        velocity = window_velocity(net, films, text, shots, part, passes, **how)
-        return velocity.astype(jnp.float32)
-    twice = lambda a: jnp.concatenate([a, a])
-    films, texts = jax.tree.map(twice, films), jnp.concatenate([text, null])
-    both = window_velocity(net, films, texts, twice(shots), part, passes, **how)
-    v_cond, v_uncond = jnp.split(both.astype(jnp.float32), 2)
-    return guided(v_cond, v_uncond, guidance)
+    if by.text != 1:
+        twice = lambda a: jnp.concatenate([a, a])
+        films, text, shots = jax.tree.map(twice, films), jnp.concatenate([text, null]), twice(shots)
+
+    def velocity(memory):
+        how = dataclasses.replace(passes, memory=memory)
+        from_noisy = task.dmd.score_context == "noisy_causal"
+        v = slice_velocity(net, films, text, shots, part, how, from_noisy=from_noisy)
+        return v.astype(jnp.float32)
+
+    v = memory_guided(velocity(passes.memory), velocity, passes.memory, by.memory)
+    if by.text == 1:
+        return v
+    v_cond, v_uncond = jnp.split(v, 2)
+    return apply_guidance(v_cond, v_uncond, by.text)
 
 
-def _window(task: DistributionMatching, rollout: Rollout) -> Window:
+def _gradient_slice(task: DistributionMatching, rollout: StudentRollout) -> FilmSlice:
     """The rollout's frames that carry gradient."""
     frames = task.self_forcing.frames(rollout.x0.shape[1])
-    return Window(rollout.start, frames, task.passes.chunk_frames)
+    return FilmSlice(rollout.start, frames, task.passes.chunk_frames)
 
 
 def _texts(task: DistributionMatching, nets: Nets, batch):
     """The films' prompts, embedded, and the null prompt in the place of each."""
-    ids, null = batch["token_ids"], jnp.asarray(task.null_prompt)[None, None]
-    text = nets["text_encoder"](ids, ids != 0)
-    return text, jnp.broadcast_to(nets["text_encoder"](null, null != 0), text.shape)
+    text = embed(nets["text_encoder"], batch["token_ids"])
+    return text, embed_null(nets["text_encoder"], task.null_prompt, text)
 
 
 def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
@@ -287,11 +278,18 @@ def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
     )  # fmt: skip
 
 
-def _noise(task: DistributionMatching, key, film):
+def _noise(task: DistributionMatching, key, film, shift: float):
     """A time per film, and noise."""
     key_time, key_noise = jax.random.split(key)
-    t = score_times(key_time, film.shape[0], task.dmd.shift, task.dmd.t_min, task.dmd.t_max)
+    t = score_times(key_time, film.shape[0], shift, task.dmd.t_min, task.dmd.t_max)
     return t, jax.random.normal(key_noise, film.shape)
+
+
+def _noise_of_head(task: DistributionMatching, key, film, of_scores):
+    """Time and noise in front of the head: those of the scores, unless it has its own."""
+    if not task.gan.shift:
+        return of_scores
+    return _noise(task, jax.random.fold_in(key, 2), film, task.gan.shift)
 
 
 def _weighted(metrics: dict[str, Array]) -> Metrics:

@@ -25,7 +25,8 @@ class DMDConfig:
 
     shift, t_min, t_max  of the times at which films are scored: uniform positions, stratified over
                          the batch, bent by `shift`, then clamped
-    real_guidance        of the teacher; 1: none. 4 is what Self-Forcing writes as c + 3 (c - u)
+    real_guidance        of the teacher; 1: none. 4 equals Self-Forcing's formula c + 3 (c - u)
+    real_memory_guidance  of the teacher (diffusion/solvers.py); 0: none
     fake_guidance        of the fake score
     normalizer           the gradient is divided by the mean of |x - teacher's x0| over a chunk or
                          a film; none: not divided
@@ -37,6 +38,7 @@ class DMDConfig:
     t_min: float = 20.0
     t_max: float = 980.0
     real_guidance: float = 4.0
+    real_memory_guidance: float = 0.0
     fake_guidance: float = 1.0
     normalizer: str = "chunk"
     score_context: str = "clean_rollout"
@@ -55,6 +57,11 @@ class DMDConfig:
                     f"dmd.{name} must be finite and not negative (1 means none), "
                     f"not {getattr(self, name)}"
                 )
+        if not 0 <= self.real_memory_guidance < float("inf"):
+            yield (
+                "dmd.real_memory_guidance must be finite and not negative (0 means none), "
+                f"not {self.real_memory_guidance}"
+            )
         yield from choice_faults("dmd.normalizer", self.normalizer, NORMALIZERS)
         yield from choice_faults("dmd.score_context", self.score_context, SCORE_CONTEXTS)
 
@@ -67,7 +74,7 @@ def dmd_gradient(
     chunk_frames: int,
     normalizer: str = "chunk",
 ) -> Float[Array, "b f h w c"]:
-    """Where the reverse KL between generated films x and the teacher's grows (paper Eq. 2).
+    """The direction in which x raises the reverse KL to the teacher's distribution (paper Eq. 2).
 
     It is the gradient up to a positive factor. real_x0 and fake_x0 are the estimates of the two
     scores from the noised x. If they are not finite, neither is the result, and the training step
@@ -84,7 +91,7 @@ def dmd_gradient(
     return difference / jnp.maximum(norm, SMALLEST_NORM)
 
 
-def follow(x: Float[Array, "*x"], gradient: Float[Array, "*x"]) -> Float[Array, ""]:
+def loss_with_gradient(x: Float[Array, "*x"], gradient: Float[Array, "*x"]) -> Float[Array, ""]:
     """A loss whose gradient in x is `gradient` divided by its number of elements.
 
     It is half the mean squared distance to the point one step down.

@@ -10,6 +10,7 @@ history that gives the generator no gradient. However, the fake score is trained
 Eq. 11; Appendix C.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,8 +18,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from causalcine_jax.config import PassConfig
 from causalcine_jax.errors import nearest
 from causalcine_jax.models.discriminator import Discriminator
+from causalcine_jax.training.stages.scoring import FilmSlice, Noised, slice_velocity
+from causalcine_jax.training.state import Nets
 
 GAN_CONTEXTS = ("noisy_causal", "clean")
 
@@ -37,6 +41,8 @@ class GANConfig:
     trunk                 the head's loss also trains the fake score (as in DMD2); False: head only
     r1_weight             of the approximate R1 penalty on real films (APT: 100); 0 for none
     r1_sigma              its perturbation of the noised latents (APT, video: 0.1)
+    shift                 of the times at which the head sees films, as dmd.shift; 0: it sees them
+                          at the time and with the noise that distribution matching drew
     """
 
     generator_weight: float = 1e-2
@@ -47,6 +53,7 @@ class GANConfig:
     trunk: bool = False
     r1_weight: float = 0.0
     r1_sigma: float = 0.1
+    shift: float = 0.0
 
     @property
     def on(self) -> bool:
@@ -61,7 +68,7 @@ class GANConfig:
         return Discriminator(dim, len(self.layers(num_layers)), key=key)
 
     def faults(self) -> Iterable[str]:
-        for name in ("generator_weight", "discriminator_weight", "r1_weight"):
+        for name in ("generator_weight", "discriminator_weight", "r1_weight", "shift"):
             if not 0 <= getattr(self, name) < float("inf"):
                 yield f"gan.{name} must be finite and at least 0, not {getattr(self, name)}"
         if not 0 < self.head_rate < float("inf"):
@@ -76,7 +83,7 @@ class GANConfig:
 
 
 def generator_term(logit_generated: Float[Array, " b"]) -> Float[Array, ""]:
-    """softplus(-d): what the generator pays for being told from real."""
+    """softplus(-d): high where the discriminator tells generated from real."""
     return jnp.mean(jax.nn.softplus(-logit_generated))
 
 
@@ -92,3 +99,58 @@ def approximate_r1(
 ) -> Float[Array, ""]:
     """R1 by finite differences: the squared change of real films' logits (APT, Eq. 4)."""
     return jnp.mean(jnp.square(logit_real - logit_perturbed))
+
+
+def head_loss(
+    config: GANConfig,
+    passes: PassConfig,
+    nets: Nets,
+    films: tuple[Noised, Noised],
+    prompts: tuple[Array, Array],
+    part: FilmSlice,
+    key: Array,
+) -> tuple[Array, dict[str, Array]]:
+    """The discriminator's loss on (real, generated) films noised alike, in one pass; metrics."""
+    real, each = films[0], [*films]
+    if config.r1_weight:
+        noise = jax.random.normal(key, real.clean.shape)
+        each.append(dataclasses.replace(real, noisy=real.noisy + config.r1_sigma * noise))
+    if not config.trunk:
+        nets = {**nets, "fake_score": jax.lax.stop_gradient(nets["fake_score"])}
+    together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
+    text, shots = (jnp.concatenate([a] * len(each)) for a in prompts)
+    found = logits(config, passes, nets, together, (text, shots), part)
+    logit_real, logit_generated, *perturbed = jnp.split(found, len(each))
+    value = discriminator_term(logit_real, logit_generated)
+    metrics = {
+        "discriminator": value,
+        "logit_real": jnp.mean(logit_real),
+        "logit_generated": jnp.mean(logit_generated),
+    }
+    if perturbed:
+        penalty = approximate_r1(logit_real, perturbed[0])
+        value += config.r1_weight * penalty
+        metrics |= {"r1": penalty}
+    return value, metrics
+
+
+def logits(
+    config: GANConfig,
+    passes: PassConfig,
+    nets: Nets,
+    films: Noised,
+    prompts: tuple[Array, Array],
+    part: FilmSlice,
+) -> Float[Array, " b"]:
+    """What the head says of the films; `prompts` is (text, shot_of_chunk)."""
+    fake_score = nets["fake_score"]
+    taps = config.layers(fake_score.config.num_layers)
+    _, features = slice_velocity(
+        fake_score,
+        films,
+        *prompts,
+        part,
+        dataclasses.replace(passes, features=taps),
+        from_noisy=config.context == "noisy_causal",
+    )
+    return nets["head"](features)

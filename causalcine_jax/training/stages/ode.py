@@ -28,13 +28,14 @@ from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
-from causalcine_jax.diffusion.solvers import SamplerConfig, sample
+from causalcine_jax.diffusion.solvers import SamplerConfig, memory_guided, sample
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.dit import Transformer, embed_text
-from causalcine_jax.models.packed import Segments, teacher_forced, transformer_pass
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.packed import pool_forced, teacher_forced
 from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.stages.clean_history import clean_history
+from causalcine_jax.training.stages.prompts import embed, embed_null
 from causalcine_jax.training.state import Loss, Metrics, Nets
 from causalcine_jax.utils.arrays import AnyArray
 
@@ -52,6 +53,7 @@ class ODEConfig:
     films     in that store, spread evenly over the latent store's
     times_at_once  of a trajectory that the student learns from in one pass; 0 for all. Fewer save
                    memory, because the backward pass then recomputes each pass
+    memory_guidance  of its sampler (diffusion/solvers.py), learned in the same way; 0 means none
     """
 
     steps: int = 48
@@ -59,16 +61,20 @@ class ODEConfig:
     store: str = ""
     films: int = 256
     times_at_once: int = 0
+    memory_guidance: float = 0.0
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("ode.steps", self.steps, 1, flow.TRAIN_TIMES)
         yield from range_faults("ode.guidance", self.guidance, 0)
+        yield from range_faults("ode.memory_guidance", self.memory_guidance, 0)
         yield from range_faults("ode.films", self.films, 1)
         yield from range_faults("ode.times_at_once", self.times_at_once, 0)
 
     def sampler(self, shift: float) -> SamplerConfig:
         """The teacher's sampler, on the student's schedule."""
-        return SamplerConfig("euler", self.steps, shift, self.guidance)
+        return SamplerConfig(
+            "euler", self.steps, shift, self.guidance, memory_guidance=self.memory_guidance
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class ODEInit:
     times_at_once: int | None = None
 
     def __post_init__(self):
-        times = len(self.kept)
+        times = len(self.teacher_steps)
         if self.times_at_once and times % self.times_at_once:
             raise UsageError(
                 f"ode.times_at_once {self.times_at_once} does not divide the student's "
@@ -99,7 +105,7 @@ class ODEInit:
             )
 
     @property
-    def kept(self) -> tuple[int, ...]:
+    def teacher_steps(self) -> tuple[int, ...]:
         """At which of the teacher's steps the student's times are."""
         times, wanted = self.teacher.times, self.student.times
         steps = [int(np.argmin(np.abs(times - t))) for t in wanted]
@@ -119,7 +125,7 @@ class ODEInit:
     @property
     def times(self) -> Float[np.ndarray, " k"]:
         """The student's times, 0..1000, as the teacher's solver has them."""
-        return self.teacher.times[list(self.kept)]
+        return self.teacher.times[list(self.teacher_steps)]
 
 
 @jax.tree_util.register_dataclass
@@ -138,18 +144,24 @@ def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch,
     """
     teacher = place_rollout_weights(teacher, task.rollout_weights)
     film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
-    ids = batch["token_ids"]
-    text = text_encoder(ids, ids != 0)
+    text = embed(text_encoder, batch["token_ids"])
     if task.teacher.guided:
-        null = jnp.asarray(task.null_prompt)[None, None]
-        nothing = jnp.broadcast_to(text_encoder(null, null != 0), text.shape)
-        text, shots = jnp.concatenate([text, nothing]), jnp.concatenate([shots, shots])
+        null = embed_null(text_encoder, task.null_prompt, text)
+        text, shots = jnp.concatenate([text, null]), jnp.concatenate([shots, shots])
     films = jnp.concatenate([film, film]) if task.teacher.guided else film
     passes = dataclasses.replace(task.passes, remat=0)
     history = clean_history(teacher, films, text, shots, passes)
-    velocity = lambda x, t: teacher_forced(teacher, history, x, t, text, shots, passes)
+
+    def velocity(x, t):
+        def under(memory):
+            how = dataclasses.replace(passes, memory=memory)
+            return pool_forced(teacher, history, x, t, text, shots, how)
+
+        memory = passes.memory
+        return memory_guided(under(memory), under, memory, task.teacher.memory_guidance)
+
     noise = jax.random.normal(key, film.shape)
-    end, points = sample(velocity, noise, task.teacher, key, keep=task.kept)
+    end, points = sample(velocity, noise, task.teacher, key, keep=task.teacher_steps)
     return jax.lax.stop_gradient(Trajectory(points, end))
 
 
@@ -185,20 +197,11 @@ def _velocity_at(
     shot_of_chunk,
 ):
     """`student_velocity` at K of its times."""
-    (films, frames), chunks = clean.shape[:2], shot_of_chunk.shape[1]
-    index, count = jnp.arange(chunks, dtype=jnp.int32), len(points)
-    # Nothing attends to the last clean chunk, so it is left out.
-    latents = jnp.concatenate([clean[:, : frames - task.passes.chunk_frames], *points], axis=1)
-    noisy_times = jnp.broadcast_to(jnp.repeat(times, chunks), (films, count * chunks))
-    segments = Segments(
-        latents,
-        jnp.concatenate([jnp.zeros((films, chunks - 1)), noisy_times], axis=1),
-        jnp.concatenate([index[:-1], jnp.tile(index, count)]),
-        jnp.concatenate([shot_of_chunk[:, :-1], jnp.tile(shot_of_chunk, (1, count))], axis=1),
-        clean=chunks - 1,
-    )
-    out = transformer_pass(student, segments, embed_text(student, text), task.passes)
-    return rearrange(out.velocity, "b (k f) h w c -> k b f h w c", k=count)
+    films, chunks = shot_of_chunk.shape
+    noisy, t = jnp.concatenate([*points], axis=1), jnp.repeat(times, chunks)
+    t = jnp.broadcast_to(t, (films, len(t)))
+    velocity = teacher_forced(student, clean, noisy, t, text, shot_of_chunk, task.passes)
+    return rearrange(velocity, "b (k f) h w c -> k b f h w c", k=len(points))
 
 
 def ode_init_loss(task: ODEInit) -> Loss:
@@ -213,11 +216,10 @@ def ode_init_loss(task: ODEInit) -> Loss:
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
         if task.stored:
-            batch, trajectory = split_record(batch, len(task.kept))
+            batch, trajectory = split_record(batch, len(task.teacher_steps))
         else:
             trajectory = teacher_trajectory(task, nets["teacher"], nets["text_encoder"], batch, key)
-        ids = batch["token_ids"]
-        text = jax.lax.stop_gradient(nets["text_encoder"](ids, ids != 0))
+        text = jax.lax.stop_gradient(embed(nets["text_encoder"], batch["token_ids"]))
         clean = batch["latents"].astype(jnp.float32)
 
         velocity = student_velocity(

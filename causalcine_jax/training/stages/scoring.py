@@ -28,7 +28,7 @@ def score_times(
 
 
 @dataclass(frozen=True)
-class Window:
+class FilmSlice:
     """A part of a film: its `frames` latent frames from chunk `start` on."""
 
     start: int | Int[Array, ""]
@@ -73,12 +73,12 @@ class Noised:
     t: Float[Array, " b"]
 
 
-def window_velocity(
+def slice_velocity(
     model: Transformer,
     films: Noised,
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
-    part: Window,
+    part: FilmSlice,
     passes: PassConfig,
     *,
     from_noisy: bool,

@@ -1,8 +1,8 @@
 """The student's own rollout, and its gradient (paper 3.4; Self-Forcing, arXiv 2506.08009).
 
     no gradient: noise -> each chunk: few-step sampler up to a random exit step
-                       -> its x0 prediction, committed -> Rollout
-    gradient:    Rollout's x_t at the exit step + Rollout's pool -> one packed pass
+                       -> its x0 prediction, committed -> StudentRollout
+    gradient:    StudentRollout's x_t at the exit step + StudentRollout's pool -> one packed pass
                        -> x0 of the chunks in the window
 
 The rollout is that of generation: the same moves against the same pool. All chunks leave the
@@ -23,13 +23,13 @@ from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample_until, schedule
 from causalcine_jax.errors import UsageError, nearest
-from causalcine_jax.film.rollout import chunk_velocity, commit_chunk
+from causalcine_jax.film.rollout import chunk_velocity, commit_chunk, empty_cache
 from causalcine_jax.film.state import noise_of
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.models.packed import teacher_forced
-from causalcine_jax.training.stages.scoring import Window
+from causalcine_jax.models.packed import pool_forced
+from causalcine_jax.training.stages.scoring import FilmSlice
 
 EXITS = ("random", "last")
 
@@ -73,11 +73,11 @@ class SelfForcingConfig:
         last = self.sampler.steps - 1
         return jnp.int32(last) if self.exit == "last" else jax.random.randint(key, (), 0, last + 1)
 
-    def window_start(self, key, chunks: int, chunk_frames: int) -> Int[Array, ""]:
+    def grad_start(self, key, chunks: int, chunk_frames: int) -> Int[Array, ""]:
         """The chunk that the frames with gradient begin at.
 
-        Starts outside the film are drawn too and clipped into it. Otherwise only one start would
-        train its first and last chunk.
+        Starts beyond both ends are drawn too, and clipped. Otherwise the film's first and last
+        chunks would rarely be trained.
         """
         inside = self.frames(chunks * chunk_frames) // chunk_frames
         if inside == chunks:
@@ -108,7 +108,7 @@ class SelfForcingConfig:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Rollout:
+class StudentRollout:
     """A student's films, as numbers: no gradient passes through any of this.
 
     x0     what was committed, chunk by chunk
@@ -133,7 +133,7 @@ def student_rollout(
     key: Array,
     config: SelfForcingConfig,
     passes: PassConfig,
-) -> Rollout:
+) -> StudentRollout:
     """Films of N chunks of frames [h, w, c] from noise. The pool holds all chunks without eviction.
 
     Chunk i's noise is what generation draws from the same key for the same number of films.
@@ -143,12 +143,8 @@ def student_rollout(
     memory, chunk_frames = passes.memory, passes.chunk_frames
     key_exit, key_noise, key_window = jax.random.split(key, 3)
     exit_step = config.exit_step(key_exit)
-    prompts = dit.embed_text(model, text)
-    rows, columns = dit.token_grid(model.config, *frame_shape[:2])
-    dtype = model.patch_embedding.weight[...].dtype
-    pool = KVCache.empty(
-        model.config, films, chunks * chunk_frames, rows * columns, chunk_frames, dtype
-    )
+    prompts = dit.text_keys_values(model, text)
+    pool = empty_cache(model, films, chunks * chunk_frames, frame_shape[:2], chunk_frames)
 
     def chunk(pool: KVCache, index):
         context = _prompt_of(prompts, shot_of_chunk[:, index])
@@ -168,12 +164,14 @@ def student_rollout(
     x0, xt = (
         jnp.moveaxis(a, 0, 1).reshape(films, chunks * chunk_frames, *frame_shape) for a in made
     )
-    return Rollout(x0, xt, exit_step, config.window_start(key_window, chunks, chunk_frames), pool)
+    return StudentRollout(
+        x0, xt, exit_step, config.grad_start(key_window, chunks, chunk_frames), pool
+    )
 
 
 def generated(
     model: Transformer,
-    rollout: Rollout,
+    rollout: StudentRollout,
     text: Float[Array, "b shots tokens text_dim"],
     shot_of_chunk: Int[Array, "b n"],
     config: SelfForcingConfig,
@@ -185,10 +183,10 @@ def generated(
         jnp.asarray(column, jnp.float32)[rollout.exit] for column in (table.times, table.sigmas)
     )
     frames = config.frames(rollout.xt.shape[1])
-    xt = Window(rollout.start, frames, passes.chunk_frames).of(rollout.xt)
+    xt = FilmSlice(rollout.start, frames, passes.chunk_frames).of(rollout.xt)
     assert rollout.pool is not None
     pool = jax.lax.stop_gradient(rollout.pool)
-    velocity = teacher_forced(model, pool, xt, t, text, shot_of_chunk, passes, first=rollout.start)
+    velocity = pool_forced(model, pool, xt, t, text, shot_of_chunk, passes, first=rollout.start)
     return xt - sigma * velocity.astype(jnp.float32)
 
 

@@ -37,14 +37,14 @@ Init = Callable[[Array], Any]  # a key to a network with random weights
 class StageSpec:
     """A stage without weights and data.
 
-    trained    name -> function of a key that makes this network, in float32
-    fixed      the same for networks that are not trained, each in the dtype in which it is held
-    updates    in the order in which they run
-    exported   trained networks whose average is kept and exported; all of them if empty
-    limits     metrics that stop the run, see `Stage`
-    records    number of films that one record of the stage's store holds
-    histories  caches of a film's history that a step makes and drops, per film of the batch
-    exits      steps of a rollout's sampler, at a random one of which the rollout may leave it
+    trained           name -> function of a key that makes this network, in float32
+    fixed             the same for networks that are not trained, each in the dtype it is kept in
+    updates           in the order in which they run
+    exported          trained networks whose average is kept and exported; all of them if empty
+    limits            metrics that stop the run, see `Stage`
+    films_per_record  films that one record of the stage's store holds
+    histories         temporary KV caches per film in one step
+    exits             steps of the rollout's sampler; the rollout may stop at any of them
     """
 
     trained: dict[str, Init]
@@ -52,7 +52,7 @@ class StageSpec:
     updates: tuple[Update, ...]
     exported: tuple[str, ...] = ()
     limits: dict[str, Limit] = field(default_factory=dict)
-    records: int = 1
+    films_per_record: int = 1
     histories: int = 0
     exits: int = 1
 
@@ -66,7 +66,7 @@ class StageSpec:
     def shapes(self) -> StageNets:
         """The stage with shapes in place of networks."""
         inits = self.trained | self.fixed
-        shapes = jax.eval_shape(lambda key: made(inits, key), jax.random.key(0))
+        shapes = jax.eval_shape(lambda key: init_networks(inits, key), jax.random.key(0))
         return StageNets(**self._fields(shapes))
 
     def _fields(self, loaded: Nets) -> dict[str, Any]:
@@ -89,15 +89,15 @@ class StageSpec:
     ) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch of films from a latent store."""
         shape, chunks = jax.ShapeDtypeStruct, frames // config.chunk_frames
-        latents = (films, self.records * frames, *latent_size, config.transformer.in_dim)
+        latents = (films, self.films_per_record * frames, *latent_size, config.transformer.in_dim)
         return {
             "latents": shape(latents, jnp.float32),
             "token_ids": shape((films, shots, config.transformer.text_len), jnp.int32),
-            "shot_of_chunk": shape((films, self.records * chunks), jnp.int32),
+            "shot_of_chunk": shape((films, self.films_per_record * chunks), jnp.int32),
         }
 
 
-def made(inits: dict[str, Init], key: Array) -> Nets:
+def init_networks(inits: dict[str, Init], key: Array) -> Nets:
     """The networks of `inits`, each from a key of its own."""
     keys = jax.random.split(key, max(1, len(inits)))
     return {name: init(part) for (name, init), part in zip(inits.items(), keys, strict=False)}
@@ -122,11 +122,11 @@ def _adapted(spec: StageSpec, config: TrainConfig) -> StageSpec:
     lora, dtype = config.lora, jnp.dtype(config.dtype)
     names, layers = [name for name in spec.trained if name in ADAPTED], layers_of(lora.layers)
     make = lambda key: new_adapters(config.transformer, layers, lora.rank, key=key)
-    held = lambda init: lambda key: cast_weights(init(key), dtype)
+    cast_init = lambda init: lambda key: cast_weights(init(key), dtype)
     return replace(
         spec,
         trained={name: make if name in names else init for name, init in spec.trained.items()},
-        fixed=spec.fixed | {base_of(name): held(spec.trained[name]) for name in names},
+        fixed=spec.fixed | {base_of(name): cast_init(spec.trained[name]) for name in names},
         updates=tuple(with_adapters(update, names, lora.scale) for update in spec.updates),
     )
 
@@ -179,7 +179,7 @@ def _ode_init(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
         updates=(Update(ode_init_loss(task), ("student",), config.optim),),
         exported=("student",),
         # The points of a trajectory, its end, and the film itself.
-        records=len(task.kept) + 2 if task.stored else 1,
+        films_per_record=len(task.teacher_steps) + 2 if task.stored else 1,
         histories=0 if task.stored else task.teacher.histories,
     )
 
@@ -210,13 +210,19 @@ def _dmd(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
         dmd=config.dmd,
         gan=config.gan,
         rollout_weights=config.rollout_weights,
+        time_weight=config.time.weight,
     )
     trained = {"student": _transformer(config), "fake_score": _transformer(config)}
     if config.gan.on:
         sizes = config.transformer
         trained["head"] = lambda key: config.gan.head(sizes.dim, sizes.num_layers, key=key)
     generator = Update(
-        generator_loss(task), ("student",), config.optim, "generator", config.generator_every
+        generator_loss(task),
+        ("student",),
+        config.optim,
+        "generator",
+        config.generator_every,
+        start=config.generator_start,
     )
     critic = Update(
         critic_loss(task),

@@ -1,7 +1,7 @@
 """Stage 1: the causal transformer learns velocities of chunks given clean history (paper Eq. 5).
 
     films' latents, token ids -> prompts embedded, some films' captions dropped
-        -> one noise time per film -> noisy = point on the path
+        -> noise, and a time per film -> noisy = point on the path
         -> teacher_forced(clean, noisy) -> mean squared error of the velocity
 
 The small text encoder is trained along, through the same loss.
@@ -19,6 +19,7 @@ from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.training.config import TimeConfig
+from causalcine_jax.training.stages.prompts import embed
 from causalcine_jax.training.state import Metrics, Nets
 from causalcine_jax.utils.arrays import AnyArray
 
@@ -55,25 +56,30 @@ def teacher_forcing_loss(
         ids = drop_captions(
             batch["token_ids"], jnp.asarray(task.null_prompt), task.caption_dropout, key_captions
         )
-        text = nets["text_encoder"](ids, ids != 0)
-        t = noise_times(key_time, films, frames // task.passes.chunk_frames, task.time)
-        noise = jax.random.normal(key_noise, clean.shape)
+        text = embed(nets["text_encoder"], ids)
+        draws, chunks = task.time.draws, frames // task.passes.chunk_frames
+        t = noise_times(key_time, films * draws, chunks, task.time)
+        t = jnp.broadcast_to(t.reshape(films, draws, -1), (films, draws, chunks))
+        t = t.reshape(films, -1)
+        target = jnp.tile(clean, (1, draws, 1, 1, 1))
+        noise = jax.random.normal(key_noise, target.shape)
         velocity = teacher_forced(
             nets["transformer"],
             clean,
-            flow.add_noise(clean, noise, t),
+            flow.add_noise(target, noise, t),
             t,
             text,
             batch["shot_of_chunk"],
             task.passes,
         )
-        error = jnp.square(velocity.astype(jnp.float32) - flow.velocity_target(clean, noise))
-        error = jnp.mean(error, axis=(2, 3, 4))  # [B, F]
-        t = flow.per_frame(t, frames)
+        error = jnp.square(velocity.astype(jnp.float32) - flow.velocity_target(target, noise))
+        error = jnp.mean(error, axis=(2, 3, 4))  # [B, K F]
+        t = flow.per_frame(t, draws * frames)
         weight = flow.loss_weight(t, task.time.weight, s=task.time.shift)
         if "chunk_weight" in batch:
             by_chunk = batch["chunk_weight"] / jnp.mean(batch["chunk_weight"])
-            weight = weight * jnp.repeat(by_chunk, task.passes.chunk_frames, axis=1)
+            by_frame = jnp.repeat(by_chunk, task.passes.chunk_frames, axis=1)
+            weight = weight * jnp.tile(by_frame, (1, draws))
         return jnp.mean(weight * error), error_by_time(error, t)
 
     return loss

@@ -32,7 +32,7 @@ SHARD = 8  # an interruption costs at least so many trajectories
 
 
 @dataclass(frozen=True)
-class Making:
+class TrajectorySettings:
     """How a trajectory store is made.
 
     count   trajectories, of films spread evenly over the film store
@@ -48,9 +48,11 @@ class Making:
     seq: int = 1
 
 
-def trajectory_spec(films: LatentStore | MixedStore, task: ODEInit, making: Making) -> StoreSpec:
+def trajectory_spec(
+    films: LatentStore | MixedStore, task: ODEInit, settings: TrajectorySettings
+) -> StoreSpec:
     """The spec of the store of trajectories over `films`."""
-    count = making.count
+    count = settings.count
     if count > len(films):
         raise UsageError(f"ode.films {count} is more than the {len(films)} films of {films.path}")
     told = {
@@ -59,15 +61,15 @@ def trajectory_spec(films: LatentStore | MixedStore, task: ODEInit, making: Maki
         "null_prompt": list(task.null_prompt),
         "memory": dataclasses.asdict(task.passes.memory),
         "of": films.spec.source,
-        **making.source,
-        "seed": making.seed,
-        "batch": making.batch,
+        **settings.source,
+        "seed": settings.seed,
+        "batch": settings.batch,
     }
     return dataclasses.replace(
         films.spec,
         films=count,
-        latent_frames=films.spec.latent_frames * (len(task.kept) + 2),
-        films_per_shard=-(-SHARD // making.batch) * making.batch,
+        latent_frames=films.spec.latent_frames * (len(task.teacher_steps) + 2),
+        films_per_shard=-(-SHARD // settings.batch) * settings.batch,
         source=told,
     )
 
@@ -77,7 +79,7 @@ def write_trajectories(
     films: LatentStore | MixedStore,
     task: ODEInit,
     nets: tuple[Transformer, UMT5Encoder],
-    making: Making,
+    settings: TrajectorySettings,
 ) -> LatentStore:
     """The store at `path`, after `nets` (the teacher's) have computed missing trajectories.
 
@@ -85,67 +87,67 @@ def write_trajectories(
 
     Raises:
       UsageError: the store has another spec, there are fewer films than trajectories, several
-        processes are asked to complete the store, or another run is making it.
+        processes are asked to complete the store, or another run is writing it.
       DataError: a file cannot be written.
     """
     if path.exists():
-        return LatentStoreWriter(path, trajectory_spec(films, task, making)).finish()
+        return LatentStoreWriter(path, trajectory_spec(films, task, settings)).finish()
     if several():
         raise UsageError(
-            f"ode.store {path} is missing or incomplete, and only a single process makes one: "
-            "run it so first, or leave ode.store empty"
+            f"ode.store {path} is missing or incomplete, and only a single process can make it: "
+            "run this command in one process first, or leave ode.store empty"
         )
     with one_writer(path, beside=True):
-        return _made(path, films, task, nets, making)
+        return _write(path, films, task, nets, settings)
 
 
-def _made(
+def _write(
     path: Path,
     films: LatentStore | MixedStore,
     task: ODEInit,
     nets: tuple[Transformer, UMT5Encoder],
-    making: Making,
+    settings: TrajectorySettings,
 ) -> LatentStore:
-    writer = LatentStoreWriter(path, trajectory_spec(films, task, making))
+    writer = LatentStoreWriter(path, trajectory_spec(films, task, settings))
     pending = writer.pending()
     if pending:
         missing = sum(len(part) for part in pending)
         print(
-            f"computing {missing} of {making.count} trajectories of {task.teacher.steps} steps "
+            f"computing {missing} of {settings.count} trajectories of {task.teacher.steps} steps "
             f"into {path}",
             flush=True,
         )
-        mesh = make_mesh(making.seq)
+        mesh = make_mesh(settings.seq)
         nets = jax.device_put(nets, state_shardings(mesh, nets))
         trajectory = jax.jit(
             lambda nets, batch, key: teacher_trajectory(task, nets[0], nets[1], batch, key)
         )
         make = lambda records, key: trajectory(nets, put_batch(mesh, records), key)
-        there = making.count - missing
-        with progress_bar(making.count, "film", "trajectories", done=there) as bar:
+        there = settings.count - missing
+        with progress_bar(settings.count, "film", "trajectories", done=there) as bar:
             for part in pending:
                 with jax.set_mesh(mesh):
-                    writer.write(part, _shard(films, part, making, make, bar.update))
+                    writer.write(part, _shard(films, part, settings, make, bar.update))
     return writer.finish()
 
 
 def _shard(
     films: LatentStore | MixedStore,
     part: range,
-    making: Making,
+    settings: TrajectorySettings,
     make: Callable,
     on_progress: Callable[[int], object],
 ) -> list[NewRecord]:
-    records, batch = [], making.batch
+    records, batch = [], settings.batch
     for first in range(part.start, part.stop, batch):
         # The last batch may be short: it is filled up, so that it needs no other program, and cut.
         numbers = [min(first + i, part.stop - 1) for i in range(batch)]
-        read = [films[number * len(films) // making.count] for number in numbers]
+        read = [films[number * len(films) // settings.count] for number in numbers]
         inputs = {
             name: np.stack([record[name] for record in read])
             for name in ("latents", "token_ids", "shot_of_chunk")
         }
-        key = jax.random.fold_in(jax.random.key(making.seed), first)
+        key = jax.random.fold_in(jax.random.key(settings.seed), first)
         trajectory = jax.device_get(make(inputs, key))
         own = read[: part.stop - first]
         for i, record in enumerate(own):

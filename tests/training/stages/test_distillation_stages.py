@@ -263,7 +263,7 @@ def test_the_configs_are_sound(file, size):
         size, (1000, 937.5, 2500 / 3, 625)
     )
     np.testing.assert_allclose(config.self_forcing.sampler.times, times, atol=1e-3)
-    assert ode_init_task(config, ()).kept == (0, 12, 24, 36)
+    assert ode_init_task(config, ()).teacher_steps == (0, 12, 24, 36)
     if file == "dmd":  # it goes on where ODE initialisation ended
         before, _ = parse([f"--config={ROOT / 'configs' / 'ode_init.py'}:{size}"])
         assert config.init == f"{before.out}/model" and config.teacher == before.teacher

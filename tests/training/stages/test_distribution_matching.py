@@ -11,6 +11,7 @@ from small_networks import ROLLOUT_SIZES as CONFIG
 from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.diffusion import flow
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
@@ -94,7 +95,7 @@ def learners(loss, names, nets, batch):
     }
 
 
-def test_who_learns_from_the_generators_loss(nets, batch):
+def test_generator_terms_depend_on_the_expected_networks(nets, batch):
     """Distribution matching reaches the student (and the text it reads) but no score.
 
     The adversarial term passes through fake score and head, which are fixed for the student.
@@ -126,7 +127,7 @@ def test_a_film_that_is_committed_again_teaches_the_same(nets, batch):
     )
 
 
-def test_who_learns_from_the_critics_loss(nets, batch):
+def test_critic_terms_depend_on_the_expected_networks(nets, batch):
     found = learners(critic_loss(TASK), ["critic_mse", "discriminator", "r1"], nets, batch)
     assert found == {"critic_mse": {"fake_score"}, "discriminator": {"head"}, "r1": {"head"}}
 
@@ -158,6 +159,14 @@ def test_a_student_that_the_scores_agree_on_is_left_alone(nets, batch, context):
         "token_ids": np.broadcast_to(np.array(task.null_prompt), batch["token_ids"].shape),
     }
     assert float(gradient(agreeing, null)) <= 1e-5
+    # Memory guidance is the teacher's alone, so then they do not agree.
+    by_memory = dataclasses.replace(
+        task,
+        dmd=DMDConfig(score_context=context, real_memory_guidance=1.0),
+        self_forcing=SelfForcingConfig(steps=2, grad_frames=0),  # also the chunk that has memory
+    )
+    loss = jax.jit(lambda nets: generator_loss(by_memory)(nets, {}, null, jax.random.key(1)))
+    assert float(loss(agreeing)[1]["dmd_gradient"][0]) > 1e-4
     guided, other = (float(gradient(n, batch)) for n in (agreeing, nets))
     assert guided > 1e-3 and other > 1e-3 and guided != other
 
@@ -191,13 +200,29 @@ def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatc
         sigma = (films.t / 1000)[:, None, None, None, None]
         return part.of((films.noisy - films.clean) / sigma) + off
 
-    monkeypatch.setattr(distribution_matching, "window_velocity", knowing)
+    monkeypatch.setattr(distribution_matching, "slice_velocity", knowing)
     task = dataclasses.replace(TASK, gan=GANConfig(generator_weight=0))
-    error = jax.jit(
-        lambda batch: critic_loss(task)(nets, {}, batch, jax.random.key(3))[1]["critic_mse"][0]
-    )
-    assert float(error({**batch, "shot_of_chunk": batch["shot_of_chunk"][::-1]})) < 1e-8
-    assert float(error(batch)) == pytest.approx(0.25, rel=1e-4)
+
+    def error(batch, task=task):
+        loss = jax.jit(lambda batch: critic_loss(task)(nets, {}, batch, jax.random.key(3))[1])
+        return float(loss(batch)["critic_mse"][0])
+
+    assert error({**batch, "shot_of_chunk": batch["shot_of_chunk"][::-1]}) < 1e-8
+    assert error(batch) == pytest.approx(0.25, rel=1e-4)
+    half = dataclasses.replace(task, dmd=DMDConfig(t_min=500, t_max=500), time_weight="x0")
+    weight = float(flow.loss_weight(jnp.float32(500), "x0", s=half.dmd.shift))
+    assert error(batch, half) == pytest.approx(0.25 * weight, rel=1e-4)
+
+
+def test_the_head_may_see_films_at_times_of_its_own(nets, batch):
+    def metrics(task):
+        loss = jax.jit(lambda batch: critic_loss(task)(nets, {}, batch, jax.random.key(3))[1])
+        return {name: float(value) for name, (value, _) in loss(batch).items()}
+
+    shared = metrics(TASK)
+    own = metrics(dataclasses.replace(TASK, gan=dataclasses.replace(TASK.gan, shift=1.0)))
+    assert own["critic_mse"] == pytest.approx(shared["critic_mse"], rel=1e-5)
+    assert abs(own["logit_real"] - shared["logit_real"]) > 1e-3
 
 
 def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
@@ -214,7 +239,7 @@ def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
     )
 
 
-def test_clean_history_would_give_films_away(nets, batch):
+def test_a_head_with_clean_history_separates_films_of_pure_noise(nets, batch):
     """Why the GAN's context is noisy by default: clean history gives a film away.
 
     In front of pure noise, a head that sees clean history separates films by it.

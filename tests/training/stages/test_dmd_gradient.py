@@ -10,7 +10,7 @@ import pytest
 from causalcine_jax.diffusion import flow
 from causalcine_jax.errors import UsageError
 from causalcine_jax.training.stages.dmd import DistributionMatching
-from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, follow
+from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, loss_with_gradient
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.scoring import score_times
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
@@ -22,7 +22,7 @@ def gaussian_x0(xt, mean, std, sigma):
     return mean + (1 - sigma) * std**2 / variance * (xt - (1 - sigma) * mean)
 
 
-def test_it_is_the_closed_form_in_float64():
+def test_dmd_gradient_is_the_closed_form_in_float64():
     """x = a + b z against N(m, s^2): the loss's gradient in a is dKL(a)/da over the normaliser.
 
     That holds chunk by chunk.
@@ -47,7 +47,7 @@ def test_it_is_the_closed_form_in_float64():
                 gaussian_x0(xt, jax.lax.stop_gradient(a), b, sigma),
                 chunk_frames=4,
             )
-            return follow(x, gradient)
+            return loss_with_gradient(x, gradient)
 
         ours = jax.grad(loss)(jnp.float64(a))
         assert ours.dtype == jnp.float64
@@ -81,7 +81,9 @@ def test_every_chunk_or_film_is_normalised_by_itself(normalizer, groups):
 def test_equal_scores_and_broken_ones():
     x = jnp.ones((1, 2, 1, 1, 1))
     assert not np.any(dmd_gradient(x, x, x, chunk_frames=1))
-    assert np.isnan(float(follow(x, dmd_gradient(x, 0 * x, jnp.nan * x, chunk_frames=1))))
+    assert np.isnan(
+        float(loss_with_gradient(x, dmd_gradient(x, 0 * x, jnp.nan * x, chunk_frames=1)))
+    )
 
 
 def mixture_x0(xt, means, std, sigma):
@@ -99,7 +101,7 @@ def log_density(x, means, std):
     return jax.nn.logsumexp(each, axis=-1) - np.log(means.shape[0])
 
 
-def test_its_updates_reduce_the_divergence_to_a_known_mixture():
+def test_dmd_updates_reduce_the_divergence_to_a_known_mixture():
     """A generator of three blobs learns places and width of a mixture of three, from scores."""
     real_means, real_std = jnp.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]]), 0.4
     start = {"means": jnp.array([[1.0, 0.3], [-0.2, 0.9], [-0.1, -1.0]]), "log_std": jnp.log(1.0)}
@@ -126,7 +128,7 @@ def test_its_updates_reduce_the_divergence_to_a_known_mixture():
         sigma = t[:, None] / 1000
         real = mixture_x0(xt, real_means, real_std, sigma)
         fake = mixture_x0(xt, now["means"], jnp.exp(now["log_std"]), sigma)
-        return follow(
+        return loss_with_gradient(
             video(x), dmd_gradient(video(frozen), video(real), video(fake), chunk_frames=1)
         )
 
@@ -156,7 +158,7 @@ def test_its_updates_reduce_the_divergence_to_a_known_mixture():
 def test_times_are_shifted_and_clamped():
     t = np.asarray(score_times(jax.random.key(0), 20_000, 5.0, 20.0, 980.0))
     assert t.min() >= 20 and t.max() == 980
-    assert np.median(t) == pytest.approx(1000 * flow.shift(0.5, 5.0), rel=0.01)
+    assert np.median(t) == pytest.approx(1000 * flow.shifted(0.5, 5.0), rel=0.01)
 
 
 def test_a_batch_has_a_time_from_each_part_of_the_schedule():

@@ -30,10 +30,10 @@ from causalcine_jax.training.stages.ode import (
     teacher_trajectory,
 )
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
-from causalcine_jax.training.stages.trajectory_store import Making, write_trajectories
+from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, write_trajectories
 
 NULL = (1, 0, 0, 0, 0, 0, 0, 0)
-GUIDANCE, STEPS = 3.0, 6
+GUIDANCE, MEMORY_GUIDANCE, STEPS = 3.0, 0.5, 6
 TASK = ODEInit(
     NULL,
     SelfForcingConfig(steps=3).sampler,
@@ -68,15 +68,22 @@ def batch(films):
 
 @pytest.fixture(scope="module")
 def trajectory(nets, batch):
-    return jax.jit(functools.partial(teacher_trajectory, TASK))(*nets, batch, KEY)
+    return made(TASK, nets, batch)
 
 
-def naive(teacher, text_encoder, film, ids, shots, noise):
+def made(task, nets, batch):
+    return jax.jit(functools.partial(teacher_trajectory, task))(*nets, batch, KEY)
+
+
+def naive(teacher, text_encoder, film, ids, shots, noise, memory_guidance):
     """Every x of one film under one text, by written-out Euler steps.
 
     Each chunk is denoised after the true chunks before it.
     """
-    velocity = jax.jit(functools.partial(rollout.chunk_velocity, memory=TASK.passes.memory))
+    velocity, windowed = (
+        jax.jit(functools.partial(rollout.chunk_velocity, memory=memory))
+        for memory in (TASK.passes.memory, MemoryConfig("none", 1))
+    )
     embed, commit = (
         jax.jit(rollout.embed_prompt),
         jax.jit(functools.partial(rollout.commit_chunk, memory=TASK.passes.memory)),
@@ -91,9 +98,13 @@ def naive(teacher, text_encoder, film, ids, shots, noise):
         x, passed = noise[None, part], []
         for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
             passed.append(x)
-            with_prompt, without = (
-                velocity(teacher, pool, x, jnp.float32(1000 * high), text, chunk)
+            each = [
+                (teacher, pool, x, jnp.float32(1000 * high), text, chunk)
                 for pool, text in zip(pools, prompts, strict=True)
+            ]
+            with_prompt, without = (
+                (1 + memory_guidance) * velocity(*inputs) - memory_guidance * windowed(*inputs)
+                for inputs in each
             )
             x = x + (low - high) * (without + GUIDANCE * (with_prompt - without))
         rows.append(jnp.stack([*passed, x])[:, 0])
@@ -104,11 +115,16 @@ def naive(teacher, text_encoder, film, ids, shots, noise):
     return jnp.concatenate(rows, axis=1)
 
 
-def test_a_trajectory_is_that_of_a_naive_loop(nets, batch, trajectory):
+@pytest.mark.parametrize("memory_guidance", [0.0, MEMORY_GUIDANCE])
+def test_a_trajectory_is_that_of_a_naive_loop(nets, batch, trajectory, memory_guidance):
     noise = jax.random.normal(KEY, batch["latents"].shape)
-    passed = naive(
-        *nets, batch["latents"][1], batch["token_ids"][1], batch["shot_of_chunk"][1], noise[1]
-    )
+    film = [batch[name][1] for name in ("latents", "token_ids", "shot_of_chunk")]
+    passed = naive(*nets, *film, noise[1], memory_guidance)
+    if memory_guidance:
+        teacher = dataclasses.replace(TASK.teacher, memory_guidance=memory_guidance)
+        strengthened = made(dataclasses.replace(TASK, teacher=teacher), nets, batch)
+        assert not jnp.array_equal(strengthened.end, trajectory.end)
+        trajectory = strengthened
     relative = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
     assert trajectory.points.shape == (3, *batch["latents"].shape)
     assert relative(trajectory.end[1], passed[-1]) < 1e-4
@@ -118,12 +134,12 @@ def test_a_trajectory_is_that_of_a_naive_loop(nets, batch, trajectory):
 
 def test_the_kept_times_are_the_students():
     full = ODEInit(NULL, SelfForcingConfig().sampler, ODEConfig().sampler(5.0))
-    assert full.kept == (0, 12, 24, 36)
+    assert full.teacher_steps == (0, 12, 24, 36)
     np.testing.assert_allclose(full.times, [1000, 937.5, 2500 / 3, 625], atol=1e-3)
     rounded = SamplerConfig(
         "few_step", 4, 5.0, 1.0, (1000.0, 937.0, 833.0, 625.0)
     )  # as a public model has them
-    assert dataclasses.replace(full, student=rounded).kept == (0, 12, 24, 36)
+    assert dataclasses.replace(full, student=rounded).teacher_steps == (0, 12, 24, 36)
 
 
 def test_step_lists_that_cannot_be_are_refused():
@@ -205,8 +221,8 @@ def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
     assert relative(flat(gradient), sum(flat(g) for _, g in each)) <= 1e-5
 
 
-def making(count: int, teacher: str = "0") -> Making:
-    return Making(count, batch=2, seed=0, source={"teacher_sha256": teacher})
+def making(count: int, teacher: str = "0") -> TrajectorySettings:
+    return TrajectorySettings(count, batch=2, seed=0, source={"teacher_sha256": teacher})
 
 
 def test_stored_trajectories_are_those_on_the_fly(nets, films, batch, trajectory, tmp_path):

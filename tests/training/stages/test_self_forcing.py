@@ -50,7 +50,7 @@ def relative(a, b):
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
-def test_it_is_the_rollout_of_generation(model, text):
+def test_student_rollout_equals_the_rollout_of_generation(model, text):
     """Moves of `film.rollout`, chunk by chunk, with the same noise.
 
     With the last step as exit every film is the same.
@@ -75,7 +75,7 @@ def test_it_is_the_rollout_of_generation(model, text):
         pool = rollout.commit(model, pool, x0, context, jnp.int32(index), memory=MEMORY)
         assert relative(made.x0[:, CHUNK * index : CHUNK * (index + 1)], x0) <= 1e-5
     assert relative(made.pool.k, pool.k) <= 1e-5
-    assert jnp.array_equal(made.pool.time, pool.time)
+    assert jnp.array_equal(made.pool.chunk, pool.chunk)
 
 
 def differentiated_rollout(model, text, exit_step, config, noise):
@@ -179,13 +179,13 @@ def test_exits_and_windows_are_drawn_evenly():
     )
     counts = np.bincount(jax.vmap(config.exit_step)(keys), minlength=4)
     assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(4000 * 3 / 16))  # five standard deviations
-    starts = np.asarray(jax.vmap(lambda key: config.window_start(key, 20, 3))(keys))
+    starts = np.asarray(jax.vmap(lambda key: config.grad_start(key, 20, 3))(keys))
     assert set(starts) == set(range(14))
     trained = np.array([np.mean((starts <= chunk) & (chunk < starts + 7)) for chunk in range(20)])
     # Places -6..19 are drawn. Every chunk is inside at least 7 of the 26, and none is inside twice
     # as many.
     assert trained.min() > 7 / 26 - 0.04 and trained.max() < 13 / 26 + 0.04
-    assert int(SelfForcingConfig(grad_frames=0).window_start(keys[0], 20, 3)) == 0
+    assert int(SelfForcingConfig(grad_frames=0).grad_start(keys[0], 20, 3)) == 0
     assert set(jax.vmap(SelfForcingConfig(exit="last").exit_step)(keys[:9]).tolist()) == {3}
 
 

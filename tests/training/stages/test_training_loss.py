@@ -57,10 +57,28 @@ def test_a_velocity_of_zero_costs_the_power_of_the_target(loss, nets, batch):
     assert float(metrics["mse"][0]) == pytest.approx(float(value), rel=1e-5)
 
 
-def test_captions_matter(loss, nets, batch):
+def test_the_loss_depends_on_the_captions(loss, nets, batch):
     other = {**batch, "token_ids": np.where(batch["token_ids"] > 1, 7, batch["token_ids"])}
     values = [float(loss(nets, {}, films, jax.random.key(0))[0]) for films in (batch, other, batch)]
     assert values[0] == values[2] != values[1]
+
+
+@pytest.mark.parametrize("shared_by", ["film", "chunk"])
+def test_several_draws_of_a_film_average_its_loss(nets, batch, shared_by):
+    """The mean over several draws is that of as many losses of one, up to their noise."""
+    passes = PassConfig(MemoryConfig("camr", 1, 2))
+
+    def of(draws):
+        time = TimeConfig(shared_by=shared_by, draws=draws)
+        return jax.jit(teacher_forcing_loss(TeacherForcing(NULL, passes, time, 0.0)))
+
+    runs = {draws: of(draws) for draws in (1, 4)}
+    values = {
+        draws: [float(run(nets, {}, batch, jax.random.key(seed))[0]) for seed in range(8 // draws)]
+        for draws, run in runs.items()
+    }
+    assert np.mean(values[4]) == pytest.approx(np.mean(values[1]), rel=0.1)
+    assert len(set(values[4])) == 2
 
 
 def test_dropping_takes_every_prompt_of_a_film():
@@ -76,7 +94,7 @@ def test_times_follow_the_shifted_schedule(stratified):
     config = TimeConfig(shift=5.0, stratified=stratified)
     t = np.asarray(noise_times(jax.random.key(0), 20_000, 10, config))
     assert t.min() > 0 and t.max() <= 1000
-    middle = 1000 * flow.shift(0.5, 5.0)
+    middle = 1000 * flow.shifted(0.5, 5.0)
     assert np.median(t) == pytest.approx(middle, rel=0.01)
 
 

@@ -76,6 +76,30 @@ def test_a_run_starts_from_any_model_folder(store, model):
         jax.tree.map(np.testing.assert_array_equal, net, load(model))
 
 
+def test_a_model_goes_on_with_the_latents_of_another_vae(store, model):
+    config = tiny_config(store=store, init=str(model), new_latents=True)
+    patches = dataclasses.replace(config.transformer, patch_size=(1, 1, 1))
+    net = make_stage(dataclasses.replace(config, transformer=patches)).trained["transformer"]
+    old = load_transformer(model)
+    assert net.config == patches != old.config
+    jax.tree.map(np.testing.assert_array_equal, net.blocks, old.blocks)
+    rows, channels = net.patch_embedding.weight.shape[0], patches.in_dim
+    assert rows == channels == net.head.weight.shape[1] and not np.any(net.head.weight)
+    with pytest.raises(UsageError, match=r"new_latents needs .* init"):
+        tiny_config(store=store, new_latents=True)
+
+
+def test_a_model_goes_on_with_an_input_skip(store, model):
+    config = tiny_config(store=store, init=str(model))
+    asked = dataclasses.replace(config.transformer, skip_dim=6)
+    net = make_stage(dataclasses.replace(config, transformer=asked)).trained["transformer"]
+    old = load_transformer(model)
+    assert net.config == dataclasses.replace(old.config, skip_dim=6)
+    assert np.any(net.skip.gate.weight) and not np.any(net.skip.out.weight)
+    del net.skip
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(net), jax.tree.leaves(old))
+
+
 def test_an_exported_model_has_all_that_makes_a_film(store, model, tmp_path):
     config = tiny_config(
         store=store, init=str(model), data=DataConfig(store=str(store), vae=str(model))
@@ -140,7 +164,7 @@ def test_a_batch_that_no_memory_holds_is_one_line(store, stage):
 
 def test_a_run_makes_stores_only_inside_its_out(model, tmp_path):
     data = DataConfig(store=str(tmp_path / "films"), vae=str(model))
-    with pytest.raises(UsageError, match=r"only inside its out, .*run: causalcine encode"):
+    with pytest.raises(UsageError, match=r"only inside its out, .*run: run causalcine encode"):
         make_stage(tiny_config(tmp_path / "run", data=data))
     assert not (tmp_path / "films").exists()
 

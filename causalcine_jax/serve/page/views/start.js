@@ -18,7 +18,7 @@ export function Start({ desk }) {
   const [kept, setKept] = useState(films);
   useEffect(() => {
     // Its words are offered here too. Without an answer the form is as good.
-    fetch("/v1/model")
+    fetch("v1/model")
       .then((answer) => (answer.ok ? answer.json() : null))
       .then((told) => told && (setModel(told), desk.set({ words: told.words })))
       .catch(() => {});

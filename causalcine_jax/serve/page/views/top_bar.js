@@ -8,7 +8,7 @@ import { Menu } from "./menu.js";
 const FILES = [
   ["film.mp4", "The film"],
   ["film.json", "The record: makes the same film again"],
-  ["story.yaml", "The story: global line and shots"],
+  ["story.yaml", "The story: global caption and shots"],
   ["contact_sheet.png", "The contact sheet"],
 ];
 
@@ -144,7 +144,7 @@ function Meters({ desk }) {
 }
 
 async function share(desk) {
-  const address = new URL(`/#watch=${desk.state.session.watch_token}`, location.href).href;
+  const address = new URL(`./#watch=${desk.state.session.watch_token}`, location.href).href;
   try {
     await navigator.clipboard.writeText(address);
     desk.set({ shared: "Copied. The server's token is asked for too." });

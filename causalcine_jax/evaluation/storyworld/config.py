@@ -1,0 +1,84 @@
+"""The settings of an evaluation, checked before jax is imported."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from causalcine_jax.config import POOL_PLACES
+from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.memory_policies import POLICIES
+from causalcine_jax.storyworld.world import WORLDS
+
+if TYPE_CHECKING:
+    from causalcine_jax.diffusion.solvers import SamplerConfig
+
+TRAINING_SEED = 90_210  # of the stories that trained the judge; the evaluation refuses it
+HELD_OUT_SEED = 424_242  # of the evaluation's stories; training uses small seeds
+# What an evaluation leaves in its folder.
+FILES = ("evaluation.json", "evaluation.md", "returns.png", "recall.png")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured. None means the model's own choice.
+
+    films    free films per policy; 0 measures recall alone
+    batch    films generated at once
+    pool_on  where their history is kept
+    """
+
+    world: str = "base"
+    returns: int = 200
+    films: int = 20
+    policies: tuple[str, ...] = ("camr", "sink", "none")
+    steps: int | None = None
+    guidance: float | None = None
+    memory_guidance: float | None = None
+    solver: str | None = None
+    seed: int = HELD_OUT_SEED
+    batch: int = 16
+    pool_on: str = "device"
+
+    def __post_init__(self):
+        raise_faults("evaluation", self.faults())
+
+    def faults(self) -> list[str]:
+        faults = (
+            []
+            if self.world in WORLDS
+            else [f"unknown world {self.world!r}, {nearest(str(self.world), WORLDS)}"]
+        )
+        faults += [
+            f"unknown policy {name!r}, {nearest(str(name), POLICIES)}"
+            for name in self.policies
+            if name not in POLICIES
+        ]
+        if self.pool_on not in POOL_PLACES:
+            faults.append(
+                f"unknown pool_on {self.pool_on!r}, {nearest(str(self.pool_on), POOL_PLACES)}"
+            )
+        if not self.policies:
+            faults.append("name at least one policy")
+        if len(set(self.policies)) < len(self.policies):
+            faults.append(f"a policy is named twice in {','.join(self.policies)}")
+        faults += [
+            f"{name} must be at least 1, not {getattr(self, name)}"
+            for name in ("returns", "batch")
+            if getattr(self, name) < 1
+        ]
+        faults += [
+            f"{name} must not be negative, got {getattr(self, name)}"
+            for name in ("films", "seed")
+            if getattr(self, name) < 0
+        ]
+        if self.seed == TRAINING_SEED:
+            faults.append(f"seed {TRAINING_SEED} is taken: its films trained the judge")
+        return faults
+
+    def sampler(self, default: "SamplerConfig") -> "SamplerConfig":
+        """Returns `default` with the fields set here replaced."""
+        asked = {
+            name: getattr(self, name)
+            for name in ("steps", "guidance", "memory_guidance", "solver")
+            if getattr(self, name) is not None
+        }
+        return default.changed(**asked)

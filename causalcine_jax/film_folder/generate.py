@@ -1,0 +1,258 @@
+"""From a story file to a folder with the film: what `causalcine film` does with its parsed flags.
+
+    story -> Director -> chunks -> film.mp4, frame hashes, frames for the pictures
+                                -> contact_sheet.png, memory.png, film.json
+
+The film grows as film.unfinished.mp4, and stays so where filming ends early. It is renamed to
+film.mp4 after its last frame. film.json is written last, so a folder that has one is complete.
+"""
+
+import contextlib
+import math
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from causalcine_jax.convert import weights_hash
+from causalcine_jax.errors import kept_when_stopped
+from causalcine_jax.film.director import Director
+from causalcine_jax.film.finite import NotFinite
+from causalcine_jax.film.model_folder import latent_size, notes
+from causalcine_jax.film.pool import closed_pool_size
+from causalcine_jax.film.rollout_functions import RolloutFunctions
+from causalcine_jax.film.whole_film import WHOLE_FILM
+from causalcine_jax.film_folder import record as provenance
+from causalcine_jax.film_folder.agreement import agreed
+from causalcine_jax.film_folder.choices import Choices, Setup, decide
+from causalcine_jax.film_folder.filming import FILES, Footage, say, shoot
+from causalcine_jax.film_folder.loaded_model import added_files, load_with_choices, on_mesh
+from causalcine_jax.film_folder.record import Recipe
+from causalcine_jax.film_folder.report import adapter_notes, closing_lines, details, opening_lines
+from causalcine_jax.film_folder.start import Opening, Start, opening, without_start
+from causalcine_jax.film_folder.unfinished import (
+    FilmRequest,
+    check_no_unfinished_film,
+    journal_folder,
+    remove_unfinished,
+    save_request,
+)
+from causalcine_jax.parallel.processes import by_first, is_first
+from causalcine_jax.render.contact_sheet import save_contact_sheet
+from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
+from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.output import (
+    check_absent,
+    check_disk,
+    one_writer,
+    remove_files,
+    there_already,
+)
+
+BESIDE = 8 << 20  # bytes of the pictures and the record beside a film
+
+
+def generate(
+    recipe: Recipe,
+    out: Path,
+    *,
+    model: Path | None = None,
+    choices: Choices = Choices(),
+    progress: bool = True,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Makes the film and the files beside it in `out`; returns the content of film.json.
+
+    Several processes (parallel/processes.py) make each chunk together, on all their devices. The
+    first process writes; the others return an empty record.
+
+    Args:
+      overwrite: removes an earlier film in `out`, just before the first chunk.
+      resume: goes on with the unfinished film in `out`, which was begun with the same arguments
+        (unfinished.read_request). What was kept of it is committed and decoded again.
+
+    Raises:
+      UsageError: story, choices and model do not fit together, the processes were asked for
+        different films, or `out` cannot be had (`one_writer`); nothing is written.
+      DataError: weights are missing or damaged, or the disk is full; no partial file is left under
+        its final name.
+      StoppedEarly: for a KeyboardInterrupt after the first frames, which are kept.
+    """
+    out = Path(out)
+    start, folder, mesh = agreed(recipe, model, choices)
+    with contextlib.ExitStack() as held:
+        by_first(lambda: _hold(held, out, overwrite, resume))
+        held.enter_context(on_mesh(mesh))
+        film = FilmRequest(recipe, model, choices)
+        return _generate(film, Place(out, resume, progress), folder, mesh, start)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a film goes, whether it was begun there, and whether progress is shown."""
+
+    out: Path
+    resume: bool
+    progress: bool
+
+
+def _hold(held: contextlib.ExitStack, out: Path, overwrite: bool, resume: bool) -> None:
+    held.enter_context(one_writer(out, FILES))
+    if not overwrite and not resume:
+        check_no_unfinished_film(out)
+        check_absent(out, FILES)
+
+
+def _generate(
+    film: FilmRequest, place: Place, folder: Path, mesh: Mesh | None, start: Start | None
+) -> dict[str, Any]:
+    """`generate`, given the model's folder, the mesh and the start."""
+    recipe, choices, out = film.recipe, film.choices, place.out
+    started = time.perf_counter()
+    asked = load_with_choices(folder, choices, mesh, recipe.record.dtype)
+    setup = decide(recipe, asked.model, choices)
+    opened = opening(start, setup.story, setup.model) if start else None
+    director = _director(setup, choices, opened, place)
+    scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.size[0])
+    by_first(lambda: _check_file(director, out, scale))
+    by_first(lambda: _clear(place))
+    if not setup.whole_film and not place.resume:
+        director.keep_in(journal_folder(out))
+        by_first(lambda: save_request(out, film))  # last: what has it can be resumed
+    if not is_first():
+        for _ in director:  # this process's part of every chunk
+            pass
+        return {}
+    # Hashing the files of 14B takes a minute, so it runs beside the film.
+    weights = _beside(lambda: weights_hash(folder))
+    added = added_files(choices)
+    tell = say if place.progress else (lambda line: None)
+    for line in [
+        *(opened.notes if opened else ()),
+        *setup.notes,
+        *opening_lines(director, recipe, weights, added.get("tiny_decoder")),
+        *adapter_notes(recipe, added.get("loras", [])),
+        *notes(folder, choices.lora),
+    ]:
+        tell(line)
+    with _resumable(director, place):
+        footage = shoot(director, out / "film.mp4", scale, place.progress)
+        record = {
+            "schema": provenance.SCHEMA,
+            "story": (without_start(director.story) if opened else director.story).to_dict(),
+            **({"start": opened.record} if opened else {}),
+            **added,
+            "resolved": provenance.resolved_dict(director.resolved),
+            **provenance.recorded_settings(director.settings, director.model),
+            "frames_sha256": footage.digest.hexdigest(),
+            "scale": scale,
+            "model": folder.name,
+            "weights_sha256": weights(),
+            "software": provenance.software(),
+            "device": {**provenance.device(), **asked.placement},
+            "timings": {
+                "total_seconds": round(time.perf_counter() - started, 3),
+                "pool_bytes": director.pool_bytes,
+                **footage.timings(),
+            },
+            # Per chunk and layer: the latent frames that memory retrieved, newest first; -1: none.
+            "retrieved": footage.retrieved,
+        }
+        for line in [*_save(out, director, footage, record), *closing_lines(record, recipe, out)]:
+            tell(line)
+    remove_unfinished(out)
+    return record
+
+
+@contextlib.contextmanager
+def _resumable(director: Director, place: Place) -> Iterator[None]:
+    """Says how to go on where the work inside ends early; closes the director."""
+    has_begun = lambda: place.resume or director.next_chunk > 0
+    kept = lambda: director.state.cache is not None and has_begun()
+    try:
+        with kept_when_stopped(lambda: "stopped before the film's end" if kept() else ""):
+            yield
+    except BaseException as error:
+        director.close()
+        if kept() and isinstance(error, NotFinite):
+            say("going on with it would end the same way: film it otherwise, with --overwrite")
+        elif kept():
+            say(f"go on with it: causalcine film --resume {shlex.quote(str(place.out))}")
+        else:
+            remove_unfinished(place.out)
+        raise
+    director.close()
+
+
+def _director(setup: Setup, choices: Choices, opened: Opening | None, place: Place) -> Director:
+    if place.resume:
+        return Director.resume(journal_folder(place.out), setup.model, from_beginning=True)
+    return Director(
+        setup.model,
+        opened.story if opened else setup.story,
+        seed=choices.seed,
+        sampler=setup.sampler,
+        memory=setup.memory,
+        pool=setup.pool,
+        start=opened.latents if opened else None,
+        functions=WHOLE_FILM if setup.whole_film else RolloutFunctions(closed_pool_size),
+    )
+
+
+def _clear(place: Place) -> None:
+    """Removes what is left of an earlier film."""
+    remove_files(place.out, FILES)
+    if not place.resume:
+        remove_unfinished(place.out)
+
+
+def _check_file(director: Director, out: Path, scale: int) -> None:
+    """Raises if the film's frames do not fit a film.mp4, or the film may not fit the disk."""
+    height, width = director.story.video.size
+    check_size(height, width, scale)
+    there = there_already(out, (*FILES, f"{journal_folder(out).name}/**/*"))
+    earlier = sum(file.stat().st_size for file in there if file.is_file())
+    needed = film_bytes(director.resolved.frames, height, width, scale) + BESIDE
+    model = director.model
+    latents = math.prod(latent_size(model, height, width)) * model.transformer.config.in_dim * 4
+    needed += director.resolved.chunks * model.chunk_frames * latents  # the journal
+    check_disk(needed, out, freed=earlier)
+
+
+def _beside(work: Callable[[], str]) -> Callable[[], str]:
+    """Runs `work` in a daemon thread; the returned function waits for its result or error.
+
+    A stopped command does not wait for the thread.
+    """
+    done: Future[str] = Future()
+
+    def run():
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result
+
+
+def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any]) -> list[str]:
+    """Writes the pictures, then film.json, beside the film in `out`; returns notes to print."""
+    notes = save_contact_sheet(
+        out / "contact_sheet.png",
+        director.resolved,
+        footage.sheet,
+        director.story.global_caption,
+        details(record),
+    )
+    footage.memories.save(out / "memory.png", director.resolved)
+    with atomic_file(out / "film.json") as partial:
+        partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
+    return notes

@@ -1,0 +1,207 @@
+"""film.json: the record of everything that went into a film, from which it can be made again.
+
+    causalcine film --story film.json --out again
+
+This reads story, seed, sampler, memory and pool from the record. With the same weights, software
+and device the frames are the same, bit by bit; `frames_sha256` proves it.
+
+Chunks and frames in the record are indices from 0: first_chunk, first_frame, cut_frames, retrieved.
+Progress, pictures and messages count chunks and shots from 1.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from causalcine_jax.film.record_schema import NEEDED, SCHEMA, FilmRecord
+from causalcine_jax.story import ResolvedStory, Story
+from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
+from causalcine_jax.utils.plain_data import read_plain
+
+if TYPE_CHECKING:  # they import jax
+    from causalcine_jax.film.model_folder import Model
+    from causalcine_jax.film.settings import FilmSettings
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
+COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The content of a story file. `recorded` is the film.json if it was one."""
+
+    story: Story
+    recorded: FilmRecord | None = None
+
+    @property
+    def record(self) -> FilmRecord:
+        """What was recorded; an empty record where the file was no film.json."""
+        return self.recorded or FilmRecord()
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Reads a story file (YAML, JSON) or an earlier film's film.json. `UsageError` for faults."""
+    data = read_plain(path)
+    if isinstance(data, dict) and data.get("schema") == SCHEMA:
+        record = FilmRecord.from_dict(data, what=str(path), needed=NEEDED)
+        return Recipe(Story.from_dict(data["story"], what=str(path)), record)
+    return Recipe(Story.from_dict(data, what=str(path)))
+
+
+def prompt_recipe(prompt: str) -> Recipe:
+    """A story of one shot under `prompt`, as long as Wan2.1's films (81 frames at 16 fps)."""
+    return Recipe(
+        Story.from_dict(
+            {"schema": STORY_SCHEMA, "shots": [{"caption": prompt, "seconds": 81 / 16}]},
+            what="prompt",
+        )
+    )
+
+
+class FramesHash:
+    """SHA-256 of the film's frames as they come, before any encoding."""
+
+    def __init__(self):
+        self._digest = hashlib.sha256()
+
+    def add(self, frames: np.ndarray) -> None:
+        self._digest.update(np.ascontiguousarray(frames).tobytes())
+
+    def copy(self) -> "FramesHash":
+        """The same, to go on with other frames."""
+        other = FramesHash()
+        other._digest = self._digest.copy()
+        return other
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def resolved_dict(resolved: ResolvedStory) -> dict[str, Any]:
+    """The story on the chunk grid, with what was asked for beside what became of it."""
+    return {
+        "chunks": resolved.chunks,
+        "frames": resolved.frames,
+        "seconds": resolved.frames / resolved.fps,
+        "cut_frames": list(resolved.cut_frames),
+        "asked_cut_frames": list(resolved.asked_cut_frames),
+        "shots": [dataclasses.asdict(shot) for shot in resolved.shots],
+    }
+
+
+def recorded_settings(settings: "FilmSettings", model: "Model") -> dict[str, Any]:
+    """The fields of film.json that say how the frames are made, so that they are made again."""
+    return {
+        "sampler": dataclasses.asdict(settings.sampler),
+        "memory": dataclasses.asdict(settings.memory),
+        "whole_film": settings.pool.frames is None,
+        "chunk_frames": model.chunk_frames,
+        "pool_frames": settings.pool.frames or model.chunk_frames,
+        "kv_dtype": settings.pool.kv_dtype,
+        "pool_on": settings.pool.on,
+        "dtype": model.dtype,
+    }
+
+
+def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dict[str, Any]:
+    """Seconds of every chunk by stage, and frames per second after compilation.
+
+    Frames per second are None for films of at most two chunks.
+    """
+    # The first chunk after a start, whose chunks are not denoised.
+    denoised = next((i for i, lap in enumerate(seconds) if "denoise" in lap), 0)
+    settled = range(max(COMPILING, denoised + 1), len(seconds))
+
+    def fps(*stages: str) -> float | None:
+        spent = sum(seconds[i].get(stage, 0.0) for i in settled for stage in stages)
+        return round(sum(frames_per_chunk[i] for i in settled) / spent, 3) if spent else None
+
+    return {
+        "fps": fps("denoise", "commit", "decode"),
+        "fps_without_decode": fps("denoise", "commit"),
+        "chunks": [{stage: round(value, 4) for stage, value in lap.items()} for lap in seconds],
+    }
+
+
+def software() -> dict[str, Any]:
+    """Versions of the packages, and the commit if the package runs from its own checkout."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("causalcine-jax", *PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {**versions, "commit": commit()}
+
+
+def commit() -> str | None:
+    """The checkout's git commit, with '+changes' if files differ; None for an installed package."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Fails in an installed package that lies inside another repository.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device() -> dict[str, Any]:
+    import jax
+
+    first = jax.devices()[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "host": platform.machine(),
+    }
+
+
+def run_context() -> dict[str, Any]:
+    """The context of a benchmark's numbers: the command, device, cores and software."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "software": software(),
+    }
+
+
+def pretty(data: Any, indent: str = "") -> str:
+    """JSON in which a list of numbers, or of lists of numbers, stays on one line."""
+    if isinstance(data, dict) and data:
+        inner = ",\n".join(
+            f"{indent}  {json.dumps(str(key))}: {pretty(value, indent + '  ')}"
+            for key, value in data.items()
+        )
+        return f"{{\n{inner}\n{indent}}}"
+    if isinstance(data, list) and any(
+        isinstance(item, dict | str) or (isinstance(item, list) and _deep(item)) for item in data
+    ):
+        inner = ",\n".join(f"{indent}  {pretty(item, indent + '  ')}" for item in data)
+        return f"[\n{inner}\n{indent}]"
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _deep(items: list) -> bool:
+    return any(isinstance(item, list | dict) for item in items)

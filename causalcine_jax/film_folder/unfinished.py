@@ -1,0 +1,136 @@
+"""A film that was not finished, so that `causalcine film --resume OUT` goes on with it.
+
+    OUT/unfinished/asked.json     what was asked for: story, earlier record, model, choices
+    OUT/unfinished/journal.json   and the rest of the film's journal (journal.py)
+
+The folder is removed when the film is finished.
+"""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from causalcine_jax.convert.lora import loras
+from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.film.journal_files import erase
+from causalcine_jax.film.record_schema import FilmRecord, field_faults
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.record import Recipe
+from causalcine_jax.story import Story
+from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.output import one_writer
+from causalcine_jax.utils.plain_data import read_plain
+
+SCHEMA = "causalcine/unfinished@1"
+FOLDER, ASKED = "unfinished", "asked.json"
+_PATHS = ("embeddings", "start", "tiny_decoder")
+_TUPLES = ("step_list", "size", "lora")
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmRequest:
+    """What decides a film: the arguments of `generate`."""
+
+    recipe: Recipe
+    model: Path | None
+    choices: Choices
+
+
+def journal_folder(out: Path) -> Path:
+    return out / FOLDER
+
+
+def check_no_unfinished_film(out: Path) -> None:
+    """`UsageError` if `out` holds a film that was not finished."""
+    if (journal_folder(out) / ASKED).is_file():
+        raise UsageError(
+            f"{out} holds an unfinished film: go on with it by --resume {out}, "
+            "choose another --out, or --overwrite replaces it"
+        )
+
+
+def save_request(out: Path, asked: FilmRequest) -> None:
+    """Writes what was asked for; files are named by their absolute paths.
+
+    Symbolic links stay: a model's family is guessed from the name of its folder.
+    """
+    choices = vars(asked.choices).copy()
+    for name in _PATHS:
+        choices[name] = choices[name] and str(Path(choices[name]).absolute())
+    adapters = loras(asked.choices.lora)
+    choices["lora"] = [f"{each.path.absolute()}:{each.strength}" for each in adapters] or None
+    recorded = asked.recipe.recorded
+    record = None if recorded is None else _set(recorded.to_dict())
+    if record and "start" in record:
+        record["start"]["file"] = str(Path(record["start"]["file"]).absolute())
+    fields = {
+        "schema": SCHEMA,
+        "story": asked.recipe.story.to_dict(),
+        "record": record,
+        "model": asked.model and str(Path(asked.model).absolute()),
+        "choices": _set(choices),
+    }
+    with atomic_file(journal_folder(out) / ASKED) as partial:
+        partial.write_text(json.dumps(fields, indent=2), encoding="utf-8")
+
+
+def read_request(out: Path) -> FilmRequest:
+    """What was asked for in `out`.
+
+    Raises:
+      DataError: there is no unfinished film.
+      UsageError: the file was edited and is faulty.
+    """
+    file = journal_folder(out) / ASKED
+    if not file.is_file():
+        finished = (out / "film.json").is_file()
+        raise DataError(
+            f"{out} holds no unfinished film"
+            + (": the one in it is finished" if finished else ", so there is nothing to go on with")
+        )
+    fields, what = read_plain(file), str(file)
+    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+        raise UsageError(f"{what} does not say what was asked for: its schema is not {SCHEMA}")
+    choices, model = fields.get("choices"), fields.get("model")
+    if not isinstance(choices, dict) or not isinstance(model, str | None):
+        raise UsageError(f"{what}: choices must be a mapping, and model text or nothing")
+    choices |= {name: Path(choices[name]) for name in _PATHS if isinstance(choices.get(name), str)}
+    choices |= {
+        name: tuple(choices[name]) for name in _TUPLES if isinstance(choices.get(name), list)
+    }
+    raise_faults(what, field_faults(Choices, choices, "choices"))
+    recorded = fields.get("record")
+    return FilmRequest(
+        Recipe(
+            Story.from_dict(fields.get("story"), what=what),
+            None if recorded is None else FilmRecord.from_dict(recorded, what=what),
+        ),
+        Path(model) if model else None,
+        Choices(**choices),
+    )
+
+
+def remove_unfinished(out: Path) -> None:
+    """Removes the journal, what was asked for first; files of others stay.
+
+    Raises:
+      DataError: a file cannot be removed.
+      UsageError: another process goes on with the film.
+    """
+    folder = journal_folder(out)
+    if not folder.is_dir():
+        return
+    with one_writer(folder):
+        try:
+            (folder / ASKED).unlink(missing_ok=True)
+            erase(folder)
+        except OSError as error:
+            raise DataError(f"cannot remove {folder}: {error.strerror or error}") from error
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _set(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

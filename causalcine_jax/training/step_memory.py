@@ -1,0 +1,86 @@
+"""Whether an update fits in memory, read from its compiled program before it runs.
+
+The program is compiled once: what is checked is what runs.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from causalcine_jax.parallel.processes import check_all
+from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.smaller_step import smaller_step
+from causalcine_jax.training.state import TrainState
+from causalcine_jax.utils import machine_memory
+
+# A CPU's memory is also other programs', and what this process has freed is in its own heap.
+SURE = 1.25
+
+
+class CheckedUpdate:
+    """An update (state, fixed, batch) -> state, compiled and checked before it runs.
+
+    Call it under the mesh, always with the same shapes and shardings.
+
+    name  the update's, "" for a stage's only one
+    say   is told if memory may not suffice
+    """
+
+    def __init__(
+        self,
+        jitted: jax.stages.Wrapped,
+        name: str,
+        config: TrainConfig,
+        say: Callable[[str], None],
+    ):
+        self._jitted, self._name, self._config, self._say = jitted, name, config, say
+        self._program: jax.stages.Compiled | None = None
+
+    def compile(self, *arguments) -> jax.stages.Compiled:
+        """Compiles it once. `UsageError` in all processes if one has no room to run it."""
+        if self._program is None:
+            program = self._jitted.lower(*arguments).compile()
+            what = f"a step of {self._name or self._config.stage}"
+            fault, doubt = _judged(program, what, self._config)
+            check_all(fault)
+            if doubt:
+                self._say(doubt)
+            self._program = program
+        return self._program
+
+    def __call__(self, *arguments) -> TrainState:
+        return self.compile(*arguments)(*arguments)
+
+
+def _judged(program: jax.stages.Compiled, what: str, config: TrainConfig) -> tuple[str, str]:
+    """(what is wrong with a program that does not fit, a note on one that may not)."""
+    needed, room = working_bytes(program), free_memory()
+    if needed is None or room is None or needed <= room:
+        return "", ""
+    lower = ", ".join(smaller_step(config, jax.device_count()))
+    lower = f"choose {lower}, --config.batch=N below {config.batch}, or smaller films (data.store)"
+    bytes_said = (
+        f"takes {needed:,} bytes beside weights and optimizer, and memory has {room:,} free"
+    )
+    if jax.default_backend() == "cpu" and needed <= SURE * room:
+        return "", f"note: memory may not suffice: {what} {bytes_said}; if it ends there, {lower}"
+    return f"out of memory: {what} {bytes_said}: {lower}", ""
+
+
+def working_bytes(program: jax.stages.Compiled) -> int | None:
+    """Bytes that a run of a program takes of `free_memory`; None where it is not known."""
+    memory = program.memory_analysis()
+    if memory is None:
+        return None
+    sharing = len(jax.local_devices()) if jax.default_backend() == "cpu" else 1
+    results = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
+    return sharing * (memory.temp_size_in_bytes + results)
+
+
+def free_memory() -> int | None:
+    """Free bytes of this process's fullest device; on a CPU the machine's. None: unknown."""
+    if jax.default_backend() == "cpu":
+        return machine_memory.free_memory()
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    free = [each["bytes_limit"] - each["bytes_in_use"] for each in stats if "bytes_limit" in each]
+    return min(free, default=None)

@@ -1,0 +1,114 @@
+"""Ctrl-C and SIGTERM in a command: never a traceback, never lost.
+
+    process starts --end_quietly--> its modules are imported --terminable--> the command runs
+
+Python runs signal handlers between any two steps of the main thread. An exception raised there is
+lost or becomes another one in two places: in destructors and callbacks of the garbage collector,
+and in imports, whose C code turns it into an ImportError. In both places the signal is sent again.
+"""
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SOON = 0.01  # seconds
+_IMPORTS = "<frozen importlib._bootstrap>"
+
+
+def end_quietly() -> None:
+    """From now on a signal ends the process with exit code 128 + its number, and one word.
+
+    For a process that has not begun to work. An ignored signal stays ignored.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C raise KeyboardInterrupt(number), after an import in progress.
+
+    An ignored signal stays ignored. In a thread other than the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outside = _imports(sys._getframe())
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _imports(frame) > outside:
+            send_again(number)
+        else:
+            raise KeyboardInterrupt(number)
+
+    def dropped(what) -> None:
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            return hook(what)
+        given = what.exc_value.args if what.exc_value else ()
+        send_again(given[0] if given and isinstance(given[0], int) else signal.SIGINT)
+
+    ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before, hook = {number: signal.signal(number, stop) for number in ours}, sys.unraisablehook
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is dropped:
+            sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported at `frame`, which a signal handler is given."""
+    return _imports(frame) > 0
+
+
+def send_again(number: int) -> None:
+    """Sends this process a signal again, soon, unless the command is over by then."""
+
+    def send() -> None:
+        time.sleep(SOON)
+        handler = signal.getsignal(number)  # may be another one of the command's
+        if callable(handler) and handler is not signal.default_int_handler:
+            os.kill(os.getpid(), number)
+
+    # A threading.Thread takes locks that the interrupted code may hold.
+    _thread.start_new_thread(send, ())
+
+
+@contextlib.contextmanager
+def children_without_ctrl_c() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, not while they import either.
+
+    Their parent ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _imports(frame: FrameType | None) -> int:
+    count = 0
+    while frame is not None:
+        count += frame.f_code.co_filename == _IMPORTS
+        frame = frame.f_back
+    return count

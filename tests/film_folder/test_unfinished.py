@@ -1,0 +1,239 @@
+"""A film that was stopped goes on by `film --resume`: the same film, frame by frame."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+from tiny_models import tiny_folder
+
+from causalcine_jax.commands import film as command
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError
+from causalcine_jax.film.finite import NotFinite
+from causalcine_jax.film.record_schema import FilmRecord
+from causalcine_jax.film_folder import filming
+from causalcine_jax.film_folder import generate as generation
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.record import Recipe, read_recipe
+from causalcine_jax.film_folder.unfinished import (
+    FilmRequest,
+    check_no_unfinished_film,
+    read_request,
+    remove_unfinished,
+    save_request,
+)
+from causalcine_jax.render.mp4 import read_film
+from causalcine_jax.story import Shot, Story, write_story
+from causalcine_jax.utils.output import one_writer
+
+STORY = Story(
+    (Shot("Mia waves.", chunks=2), Shot("Otto sleeps.", chunks=2, seed=7)), "A story.", seed=1
+)
+CHOICES = Choices(steps=1, step_list=None, pool_frames=9, scale=2, window_chunks=1, memory_frames=3)
+WITHOUT_TIMES = ("software", "timings")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def straight(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight")
+    generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+    return out
+
+
+def record(out):
+    told = json.loads((out / "film.json").read_text())
+    return {name: value for name, value in told.items() if name not in WITHOUT_TIMES}
+
+
+def raises(error):
+    raise error
+
+
+def resume(out):
+    asked = read_request(out)
+    options = {"model": asked.model, "choices": asked.choices, "progress": False}
+    generate(asked.recipe, out, **options, resume=True)
+
+
+def stop_after(monkeypatch, chunks, error):
+    """The writer of frames raises after so many chunks."""
+    append, seen = filming.FilmWriter.append, []
+
+    def counted(film, frames):
+        if len(seen) == chunks:
+            raise error
+        seen.append(frames)
+        append(film, frames)
+
+    monkeypatch.setattr(filming.FilmWriter, "append", counted)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("the disk is full")])
+def test_a_stopped_film_says_how_to_go_on_and_goes_on_as_if_never_stopped(
+    folder, straight, tmp_path, monkeypatch, capsys, error
+):
+    out = tmp_path / "a film"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2, error)
+        with pytest.raises(StoppedEarly if type(error) is KeyboardInterrupt else DataError):
+            generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+    assert f"causalcine film --resume '{out}'" in capsys.readouterr().err
+    assert len(read_film(out / "film.unfinished.mp4")) == 21
+    with pytest.raises(UsageError, match="holds an unfinished film: go on with it by --resume"):
+        generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+    (out / "film.unfinished.mp4").unlink()
+    with monkeypatch.context() as patched:  # stopped once more, before it shows a chunk
+        patched.setattr(generation.Director, "__next__", lambda self: raises(error))
+        with pytest.raises(type(error)):
+            resume(out)
+    assert (out / "unfinished" / "latents" / "000001.npz").is_file()
+    with pytest.raises(UsageError, match="holds an unfinished film: go on with it by --resume"):
+        generate(Recipe(STORY), out, model=folder, choices=CHOICES, progress=False)
+
+    resume(out)
+    assert record(out) == record(straight)
+    names = lambda folder: {file.name for file in folder.iterdir()}
+    assert names(out) == names(straight)
+    assert (out / "memory.png").read_bytes() == (straight / "memory.png").read_bytes()
+    with pytest.raises(DataError, match="holds no unfinished film: the one in it is finished"):
+        read_request(out)
+
+
+def test_a_film_that_would_fail_again_does_not_say_to_go_on_with_it(
+    folder, tmp_path, monkeypatch, capsys
+):
+    stop_after(monkeypatch, 2, NotFinite("transformer", ""))
+    with pytest.raises(NotFinite):
+        generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
+    said = capsys.readouterr().err
+    assert "21 of 45 frames" in said and "--resume" not in said
+    assert "going on with it would end the same way: film it otherwise, with --overwrite" in said
+
+
+def test_a_killed_film_goes_on(folder, straight, tmp_path):
+    """SIGKILL at any moment: here as soon as the second chunk is kept."""
+    story, out = tmp_path / "story.yaml", tmp_path / "out"
+    write_story(STORY, story)
+    flags = "--steps 1 --pool-frames 9 --scale 2 --window 1 --memory-frames 3"
+    words = ["--story", str(story), "--out", str(out), "--model", str(folder), *flags.split()]
+    with subprocess.Popen(
+        [sys.executable, "launch/generate.py", *words], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as film:
+        end = time.monotonic() + 300
+        kept = out / "unfinished" / "latents" / "000001.npz"
+        while not kept.exists() and film.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        film.send_signal(signal.SIGKILL)
+    story.unlink()  # what was asked for is kept as well
+    if not (out / "film.json").exists():  # a quick machine may have finished it
+        words = ["--resume", str(out), "--no-progress"]
+        subprocess.run([sys.executable, "launch/generate.py", *words], cwd=ROOT, check=True)
+    assert record(out) == record(straight)
+
+
+def test_a_stop_after_the_last_frame_keeps_the_film_too(folder, straight, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedEarly):
+        patched.setattr(generation, "save_contact_sheet", stopped)
+        generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
+    assert (tmp_path / "film.mp4").exists()
+    resume(tmp_path)
+    assert record(tmp_path) == record(straight)
+
+
+def test_overwrite_replaces_an_unfinished_film(folder, straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1, DataError("full"))
+        with pytest.raises(DataError):
+            generate(Recipe(STORY), tmp_path, model=folder, progress=False)
+    generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False, overwrite=True)
+    assert record(tmp_path) == record(straight)
+
+
+def test_what_was_asked_for_comes_back(folder, straight, tmp_path, monkeypatch):
+    recipe = read_recipe(straight / "film.json")
+    choices = Choices(size=(32, 16), step_list=(1000.0, 500.0), negative="", seed=3)
+    stop_after(monkeypatch, 1, DataError("full"))
+    with pytest.raises(DataError):
+        generate(recipe, tmp_path, model=folder, choices=choices, progress=False)
+    asked = read_request(tmp_path)
+    assert (asked.recipe, asked.model, asked.choices) == (recipe, folder.resolve(), choices)
+
+    file = tmp_path / "unfinished" / "asked.json"
+    told = json.loads(file.read_text())
+    for change, fault in (
+        ({"schema": "x"}, "its schema is not causalcine/unfinished@1"),
+        ({"choices": {"steps": "many"}}, "choices: steps must be a whole number or nothing"),
+        ({"choices": {"start": 3}}, "choices: start must be a path or nothing"),
+        ({"choices": {"stepz": 3}}, "unknown key 'stepz'"),
+        ({"choices": [1]}, "choices must be a mapping"),
+        ({"model": 3}, "model text or nothing"),
+        ({"story": None}, "must be a mapping"),
+        ({"record": {"dtype": 3}}, "dtype must be one of"),
+    ):
+        file.write_text(json.dumps(told | change))
+        with pytest.raises(UsageError, match=fault):
+            read_request(tmp_path)
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no unfinished film, so there is nothing"):
+        read_request(tmp_path)
+    with pytest.raises(UsageError, match="leave out --out, --seed"):
+        command.main(["--resume", str(tmp_path), "--seed", "3", "--out", "x"])
+
+
+def test_files_are_named_for_any_working_directory_and_links_stay(tmp_path, monkeypatch):
+    """A model's family is guessed from its folder's name, so a link must not be followed."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "self-forcing").symlink_to(tmp_path / "weights")
+    start = {"file": "fox.png", "caption": "A fox.", "sha256": "0" * 64, "chunks": 1}
+    recipe = Recipe(STORY, FilmRecord(start=start))
+    choices = Choices(start=Path("fox.png"), lora=("a.safetensors:0.5",))
+    monkeypatch.chdir(tmp_path)
+    save_request(tmp_path, FilmRequest(recipe, Path("self-forcing"), choices))
+    asked = read_request(tmp_path)
+    assert asked.model == tmp_path / "self-forcing"
+    assert asked.choices.start == tmp_path / "fox.png"
+    assert asked.choices.lora == (f"{tmp_path / 'a.safetensors'}:0.5",)
+    assert asked.recipe.record.start == start | {"file": str(tmp_path / "fox.png")}
+
+
+def test_only_the_films_own_files_are_removed_and_only_by_one_writer(tmp_path):
+    save_request(tmp_path, FilmRequest(Recipe(STORY), None, Choices()))
+    folder = tmp_path / "unfinished"
+    (folder / "latents").mkdir()
+    for name in ("journal.json", "latents/000000.npz", "latents/000001.npz.1-0123abcd.tmp"):
+        (folder / name).write_text("the film's")
+    (folder / "mine.txt").write_text("not the film's")
+    with one_writer(folder), pytest.raises(UsageError, match="is being written by process"):
+        remove_unfinished(tmp_path)
+    with pytest.raises(UsageError, match="holds an unfinished film"):
+        check_no_unfinished_film(tmp_path)
+    remove_unfinished(tmp_path)
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+    check_no_unfinished_film(tmp_path)
+    (folder / "mine.txt").unlink()
+    remove_unfinished(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_film_that_cannot_be_begun_does_not_ask_to_be_resumed(folder, tmp_path, monkeypatch):
+    """A kill while the weights are sampled, for example."""
+    with monkeypatch.context() as patched:
+        patched.setattr(generation.Director, "keep_in", lambda *_: raises(DataError("full")))
+        with pytest.raises(DataError, match="full"):
+            generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
+    check_no_unfinished_film(tmp_path)
