@@ -5,7 +5,7 @@
 
 Takes all films below the folders: film.mp4 beside its film.json, and any other mp4, beside a story
 of its name (.yaml, .json) where there is one. The page plays one film at a time, shows its shots
-and the frames that memory recalled, plays two in step, and asks for blind votes on films of the
+and the frames that memory retrieved, plays two in step, and asks for blind votes on films of the
 same story. Films are copied into the folder, so it can be moved or published alone.
 """
 

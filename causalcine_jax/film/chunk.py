@@ -34,7 +34,7 @@ class Chunk:
         return self.index > 0 and self.index == self.shot.first_chunk
 
 
-def most_recalled(retrieved: Int[np.ndarray, "l k"], most: int) -> list[tuple[int, float]]:
+def most_retrieved(retrieved: Int[np.ndarray, "l k"], most: int) -> list[tuple[int, float]]:
     """The latent frames that most layers retrieved, each with the share of layers that did."""
     votes = Counter(frame for layer in retrieved.tolist() for frame in {*layer} if frame >= 0)
     return [(frame, round(count / len(retrieved), 4)) for frame, count in votes.most_common(most)]

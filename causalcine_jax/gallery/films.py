@@ -1,4 +1,4 @@
-"""Films on disk, as a gallery shows them: their shots, what was recalled, how they were made."""
+"""Films on disk, as a gallery shows them: their shots, what was retrieved, how they were made."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import numpy as np
 
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import DataError
-from causalcine_jax.film.chunk import most_recalled
+from causalcine_jax.film.chunk import most_retrieved
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.utils.plain_data import read_plain
 
 FILM, RECORD = "film.mp4", "film.json"
 STORIES = (".yaml", ".yml", ".json")
-RECALLED = 5  # frames of a chunk that are shown
+RETRIEVED = 5  # frames of a chunk that are shown
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """Latent frames that most layers recalled for a chunk, and the share of layers that did."""
+class Retrieved:
+    """Latent frames that most layers retrieved for a chunk, and the share of layers that did."""
 
     chunk: int
     frames: tuple[int, ...]
@@ -36,7 +36,7 @@ class Film:
     record    its film.json; None where there is none
     story     None where nothing tells it
     resolved  the story on the grid of chunks of `chunk_frames` latent frames
-    recalled  by chunk, in order; empty where nothing is known of it
+    retrieved  by chunk, in order; empty where nothing is known of it
     facts     what it was made with: (name, value)
     """
 
@@ -46,13 +46,13 @@ class Film:
     story: Story | None
     resolved: ResolvedStory | None
     chunk_frames: int
-    recalled: tuple[Recalled, ...]
+    retrieved: tuple[Retrieved, ...]
     facts: tuple[tuple[str, str], ...]
 
     @property
     def latent_frames(self) -> tuple[int, ...]:
-        """All that were recalled, in order."""
-        return tuple(sorted({frame for each in self.recalled for frame in each.frames}))
+        """All that were retrieved, in order."""
+        return tuple(sorted({frame for each in self.retrieved for frame in each.frames}))
 
 
 def films_in(folder: Path) -> Iterator[Path]:
@@ -90,7 +90,7 @@ def read_film_card(path: Path, folder: Path) -> Film:
         story=story,
         resolved=story.resolve(chunk_frames) if story else None,
         chunk_frames=chunk_frames,
-        recalled=_recalled(data.get("retrieved")),
+        retrieved=_retrieved(data.get("retrieved")),
         facts=tuple(_facts(data)),
     )
 
@@ -101,7 +101,7 @@ def _title(path: Path, folder: Path) -> str:
     return below.as_posix() if below.parts else folder.resolve().name
 
 
-def _recalled(retrieved: Any) -> tuple[Recalled, ...]:
+def _retrieved(retrieved: Any) -> tuple[Retrieved, ...]:
     """From film.json's [chunk][layer][place] of latent frames, -1 for none."""
     if not retrieved:
         return ()
@@ -111,9 +111,9 @@ def _recalled(retrieved: Any) -> tuple[Recalled, ...]:
         raise DataError(f"retrieved is no table of latent frames: {error}") from error
     found = []
     for index, layers in enumerate(chunks):
-        if recalled := most_recalled(layers, RECALLED):
-            frames, shares = zip(*recalled, strict=True)
-            found.append(Recalled(index, frames, shares))
+        if retrieved := most_retrieved(layers, RETRIEVED):
+            frames, shares = zip(*retrieved, strict=True)
+            found.append(Retrieved(index, frames, shares))
     return tuple(found)
 
 

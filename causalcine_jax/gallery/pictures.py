@@ -1,4 +1,4 @@
-"""A film's still pictures in a gallery: its poster, and the frames that memory recalled."""
+"""A film's still pictures in a gallery: its poster, and the frames that memory retrieved."""
 
 import io
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from causalcine_jax.utils.atomic_file import atomic_file
 
 POSTER_AT = 0.5  # of the first shot
 POSTER_WIDTH, THUMB_WIDTH = 640, 96
-COLUMNS = 16  # of the sheet of recalled frames
-MOST_RECALLED = 1600  # on the sheet: WebP pictures are at most 16,383 pixels high
+COLUMNS = 16  # of the sheet of retrieved frames
+MOST_RETRIEVED = 1600  # on the sheet: WebP pictures are at most 16,383 pixels high
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Stills:
     """What was drawn of a film.
 
     width, height  of the video in pixels
-    recalled       latent frames on the sheet, in its order; those left out are not shown
+    retrieved      latent frames on the sheet, in its order; those left out are not shown
     """
 
     width: int
     height: int
     frames: int
     fps: float
-    recalled: tuple[int, ...]
+    retrieved: tuple[int, ...]
     thumb: tuple[int, int]
 
 
 def draw_stills(film: Film, poster: Path, sheet: Path) -> Stills:
-    """Decodes the film once; writes its poster and, where frames were recalled, their sheet.
+    """Decodes the film once; writes its poster and, where frames were retrieved, their sheet.
 
     Raises:
       DataError: the film cannot be decoded or a picture cannot be written.
     """
-    wanted = {frame_of_latent(latent): latent for latent in film.latent_frames[:MOST_RECALLED]}
+    wanted = {frame_of_latent(latent): latent for latent in film.latent_frames[:MOST_RETRIEVED]}
     first_shot = film.resolved.shots[0].frames if film.resolved else 1
     shown, to_rgb = int(POSTER_AT * first_shot), ToRGB()
     thumbs: dict[int, bytes] = {}

@@ -19,7 +19,7 @@ from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 PAGE = ("index.html", "gallery.css", "gallery.js", "compare.js", "vote.js")
 COLOURS = "colours.css"  # the desk's
 FILMS = "films"
-POSTER, SHEET, DATA = "poster.webp", "recalled.webp", "films.js"
+POSTER, SHEET, DATA = "poster.webp", "retrieved.webp", "films.js"
 SCHEMA = "causalcine/gallery@1"
 
 
@@ -120,7 +120,7 @@ def _written_film(film: Film, out: Path, number: int) -> dict[str, Any]:
         "fps": round(stills.fps, 3),
         "frames": stills.frames,
         "shots": _shots(film, stills),
-        "recalled": _recalled(film, stills),
+        "retrieved": _retrieved(film, stills),
         "sheet": {"columns": COLUMNS, "width": stills.thumb[0], "height": stills.thumb[1]},
         "facts": film.facts,
     }
@@ -136,8 +136,8 @@ def _shots(film: Film, stills: Stills) -> list[dict[str, Any]]:
     ]
 
 
-def _recalled(film: Film, stills: Stills) -> list[dict[str, Any]]:
-    place_of = {latent: place for place, latent in enumerate(stills.recalled)}
+def _retrieved(film: Film, stills: Stills) -> list[dict[str, Any]]:
+    place_of = {latent: place for place, latent in enumerate(stills.retrieved)}
     return [
         {
             "first_frame": first_frame_of_chunk(each.chunk, film.chunk_frames),
@@ -147,5 +147,5 @@ def _recalled(film: Film, stills: Stills) -> list[dict[str, Any]]:
                 if latent in place_of
             ],
         }
-        for each in film.recalled
+        for each in film.retrieved
     ]

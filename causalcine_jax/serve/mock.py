@@ -29,7 +29,7 @@ from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.plain_data import read_plain
 
 VIDEO = Video(16, 320, 192)
-LAYERS, RECALLED, WINDOW = 4, 5, 9  # WINDOW in latent frames
+LAYERS, RETRIEVED, WINDOW = 4, 5, 9  # WINDOW in latent frames
 FILE = "mock.json"
 POOL_BYTES = 2**20
 EXAMPLE = {
@@ -118,7 +118,7 @@ class MockDirector:
         self.next_chunk += 1
         self._keep()
         spent = time.perf_counter() - begun
-        return Chunk(np.stack(frames), index, shot, _recalled(index), {"denoise": spent})
+        return Chunk(np.stack(frames), index, shot, _retrieved(index), {"denoise": spent})
 
     def _replace_story(self, story: Story) -> None:
         self.story, self.resolved = story, story.resolve()
@@ -172,12 +172,12 @@ class MockEngine:
         return {"model": "mock"}
 
 
-def _recalled(index: int) -> Int[np.ndarray, "l k"]:
+def _retrieved(index: int) -> Int[np.ndarray, "l k"]:
     """Made-up latent frames before the window, other ones in each layer; -1 for none."""
     older = max(0, 3 * index - WINDOW)
     return np.array(
         [
-            [(5 * index + 7 * k + k * layer) % older if older else -1 for k in range(RECALLED)]
+            [(5 * index + 7 * k + k * layer) % older if older else -1 for k in range(RETRIEVED)]
             for layer in range(LAYERS)
         ]
     )

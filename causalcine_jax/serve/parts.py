@@ -1,4 +1,4 @@
-"""Parts of the messages of causalcine.v1: shots, takes, recalled frames, limits.
+"""Parts of the messages of causalcine.v1: shots, takes, retrieved frames, limits.
 
 Frames and chunks are counted from 0. Times are seconds of film from its beginning; a film's frame
 `f` is shown at `f / fps`.
@@ -122,16 +122,16 @@ class TakeInfo(FromServer):
     seconds: float
 
 
-class Recalled(FromServer):
+class Retrieved(FromServer):
     """A past frame that memory routing brought back for a chunk."""
 
     frame: int
-    """A video frame of this take, whose picture stands for the recalled latent frame."""
+    """A video frame of this take, whose picture stands for the retrieved latent frame."""
     time_s: float
     shot_id: str
     """The shot that it is from."""
     share: float
-    """How many of the layers recalled it, from 0 to 1."""
+    """How many of the layers retrieved it, from 0 to 1."""
 
 
 class ChunkInfo(FromServer):
@@ -146,8 +146,8 @@ class ChunkInfo(FromServer):
     shot_id: str
     is_cut: bool
     """A new shot begins here; false for the film's beginning."""
-    recalled: tuple[Recalled, ...] = ()
-    """Most recalled first."""
+    retrieved: tuple[Retrieved, ...] = ()
+    """Most retrieved first."""
     timings: dict[str, float] = {}
     """Seconds spent per stage: denoise, commit, decode, encode, and wait for the device."""
     bytes: int = 0

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from causalcine_jax.clock import first_frame_of_chunk
-from causalcine_jax.film.chunk import frame_of_latent, most_recalled
+from causalcine_jax.film.chunk import frame_of_latent, most_retrieved
 from causalcine_jax.serve.media import encoded, mime, streaming_scale
-from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Recalled
+from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Retrieved
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import MediaChunk, MediaInit, ShotApplied
 
-MOST_RECALLED = 8
+MOST_RETRIEVED = 8
 RECENT = 4  # chunks over which speed is measured
 LATELY = 8  # chunks, of which the slowest says how early the next must begin
 
@@ -176,22 +176,22 @@ class Publisher:
             seconds=frames / fps,
             shot_id=chunk.shot.id,
             is_cut=chunk.is_cut,
-            recalled=self._recalled(take_id, chunk.retrieved),
+            retrieved=self._retrieved(take_id, chunk.retrieved),
             timings=timings,
         )
 
-    def _recalled(self, take_id: str, retrieved) -> tuple[Recalled, ...]:
+    def _retrieved(self, take_id: str, retrieved) -> tuple[Retrieved, ...]:
         """Latent frames that most layers retrieved, as the video frames that stand for them."""
         line = self._project.line(take_id)
         per_chunk = self._model.latent_frames
         return tuple(
-            Recalled(
+            Retrieved(
                 frame=frame_of_latent(latent),
                 time_s=frame_of_latent(latent) / self._model.fps,
                 shot_id=line[latent // per_chunk].shot_id,
                 share=share,
             )
-            for latent, share in most_recalled(retrieved, MOST_RECALLED)
+            for latent, share in most_retrieved(retrieved, MOST_RETRIEVED)
             if latent // per_chunk < len(line)
         )
 

@@ -44,7 +44,7 @@ The resume token alone directs it. `...` is `/v1/sessions/{session}`.
 """
 SHARED = (
     parts.NewShot, parts.QueuedShot, parts.MadeShot, parts.TakeInfo, parts.ChunkInfo,
-    parts.Recalled, jobs.NewVideo, parts.ModelInfo, parts.Limits,
+    parts.Retrieved, jobs.NewVideo, parts.ModelInfo, parts.Limits,
 )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""Desks as Ray Serve applications, which need the extra [ray]: the replicas, and a door to them.
+"""Desks as Ray Serve applications, which need the extra [ray]: the replicas, and redirects to them.
 
-    GET /  ->  the door  ->  /0/ or /1/ ...: one desk per replica, each an application of its own
+    GET /  ->  Redirect  ->  /0/ or /1/ ...: a desk per replica, an application of its own
 
 A film lives in one replica's memory: its page, socket and media must all reach that replica. Ray
-Serve keeps no browser at a replica, but it routes by prefix: the prefix is the affinity. The door
-only redirects, also from the prefix of a replica that is gone.
+Serve keeps no browser at a replica, but it routes by prefix: the prefix is the affinity. `Redirect`
+sends each caller to a replica, also from the prefix of one that is gone.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from causalcine_jax.serve.limits import MESSAGE_BYTES, SessionLimits
 from causalcine_jax.serve.security import Guard
 from causalcine_jax.utils.compiler import tune_compiler
 
-DOOR, REPLICA = "door", "desk-{}"
+REDIRECT, REPLICA = "redirect", "desk-{}"
 NUMBER = re.compile(REPLICA.format(r"(\d+)"))
 COOKIE = "causalcine_replica"
 ANSWERS_S = 5.0  # that a replica has to say how many films it has
@@ -73,7 +73,7 @@ class Replica:
         await self._desk.drain()
 
 
-class Door:
+class Redirect:
     """Redirects whoever comes to a replica."""
 
     def __init__(self, shared: Shared):
@@ -93,15 +93,15 @@ class Door:
         )
         return Guard(app, self._shared.token, self._shared.hosts, MESSAGE_BYTES)
 
-    async def _redirect(self, asked: HTTPConnection) -> Response:
-        path = re.sub(r"^/\d+(?=/|$)", "", asked.url.path) or "/"
+    async def _redirect(self, request: HTTPConnection) -> Response:
+        path = re.sub(r"^/\d+(?=/|$)", "", request.url.path) or "/"
         replicas = await self._replicas()
         if not replicas:
-            told = {"error": {"message": "no replica takes films now"}}
-            return JSONResponse(told, 503, {"Retry-After": "5"})
+            body = {"error": {"message": "no replica takes films now"}}
+            return JSONResponse(body, 503, {"Retry-After": "5"})
         session = re.match(r"/v1/sessions/([^/]+)/", path)
-        number = chosen(replicas, session and session[1], asked.cookies.get(COOKIE))
-        query = f"?{asked.url.query}" if asked.url.query else ""
+        number = chosen(replicas, session and session[1], request.cookies.get(COOKIE))
+        query = f"?{request.url.query}" if request.url.query else ""
         answer = RedirectResponse(URL(f"/{number}{path}{query}"), 307)
         lifetime = int(SessionLimits().lifetime_s)
         answer.set_cookie(COOKIE, str(number), lifetime, httponly=True, samesite="strict")
@@ -110,8 +110,8 @@ class Door:
     async def _replicas(self) -> dict[int, dict[str, Any]]:
         """What each replica that takes films says of itself."""
         numbers = await asyncio.to_thread(running)
-        told = await asyncio.gather(*map(self._films, numbers))
-        return {number: films for number, films in zip(numbers, told) if films is not None}
+        answers = await asyncio.gather(*map(self._films, numbers))
+        return {number: films for number, films in zip(numbers, answers) if films is not None}
 
     async def _films(self, number: int) -> dict[str, Any] | None:
         with contextlib.suppress(Exception):  # it is gone, or cannot answer: no film goes there
@@ -147,7 +147,7 @@ def listen(host: str, port: int) -> None:
 
 
 def deploy(shared: Shared, count: int, devices: dict[str, int], sockets: int) -> None:
-    """Starts the door and the replicas 0 ... count - 1, where they do not run yet.
+    """Starts `Redirect` and the replicas 0 ... count - 1, where they do not run yet.
 
     devices  that each replica takes: CPU, GPU and others that Ray counts
     sockets  of one replica, at most
@@ -159,14 +159,14 @@ def deploy(shared: Shared, count: int, devices: dict[str, int], sockets: int) ->
     desk = _deployment(Replica).options(
         max_ongoing_requests=at_once, ray_actor_options=actor, health_check_period_s=CHECKED_S
     )
-    door = _deployment(Door).options(
+    redirect = _deployment(Redirect).options(
         max_ongoing_requests=REQUESTS, ray_actor_options={"num_cpus": 0}
     )
     targets = [
         serve.RunTarget(desk.bind(shared, number), REPLICA.format(number), f"/{number}")
         for number in range(count)
     ]
-    targets.append(serve.RunTarget(door.bind(shared), DOOR, "/"))
+    targets.append(serve.RunTarget(redirect.bind(shared), REDIRECT, "/"))
     if missing := [target for target in targets if target.name not in there]:
         serve.run_many(missing)
 

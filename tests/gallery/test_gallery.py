@@ -22,7 +22,7 @@ STORY = {
     ],
 }
 FRAMES = 45
-RECALLED = [[[-1, -1]] * 2, [[-1, -1]] * 2, [[0, 1], [0, -1]], [[0, 4], [4, 5]]]
+RETRIEVED = [[[-1, -1]] * 2, [[-1, -1]] * 2, [[0, 1], [0, -1]], [[0, 4], [4, 5]]]
 
 
 def make_film(folder, **record):
@@ -40,11 +40,11 @@ def make_film(folder, **record):
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory):
-    """Two films of one story, one of them without what was recalled, and one of which nothing is
+    """Two films of one story, one of them without what was retrieved, and one of which nothing is
     known."""
     home = tmp_path_factory.mktemp("films")
     seen = {"sampler": {"solver": "few_step", "steps": 4}, "timings": {"fps": 57.25}}
-    make_film(home / "first", story=STORY, retrieved=RECALLED, **seen)
+    make_film(home / "first", story=STORY, retrieved=RETRIEVED, **seen)
     make_film(home / "second", story=STORY)
     shutil.copy(make_film(home / "theirs") / "film.mp4", home / "theirs/one.mp4")
     (home / "theirs/film.mp4").unlink()
@@ -66,13 +66,14 @@ def test_a_gallery_knows_shots_recalled_frames_and_how_films_were_made(films, tm
     cuts = [(shot["first_frame"], shot["frames"]) for shot in first["shots"]]
     assert cuts == [(0, 21), (21, 24)]
     by_chunk = {
-        c["first_frame"]: [(f["frame"], f["share"]) for f in c["frames"]] for c in first["recalled"]
+        c["first_frame"]: [(f["frame"], f["share"]) for f in c["frames"]]
+        for c in first["retrieved"]
     }
     assert by_chunk == {21: [(0, 1.0), (4, 0.5)], 33: [(16, 1.0), (0, 0.5), (20, 0.5)]}
     assert dict(first["facts"])["sampler"] == "few_step, 4 steps"
-    assert (second["recalled"], theirs["record"]) == ([], False)
+    assert (second["retrieved"], theirs["record"]) == ([], False)
     assert theirs["shots"] == [{"caption": "", "first_frame": 0, "frames": FRAMES}]
-    sheet = Image.open(tmp_path / "out" / first["folder"] / "recalled.webp")
+    sheet = Image.open(tmp_path / "out" / first["folder"] / "retrieved.webp")
     assert sheet.size == (4 * 96, 48)  # latent frames 0, 1, 4, 5
     shades = [np.asarray(sheet)[24, 96 * place + 48, 0] for place in range(4)]
     assert np.allclose(shades, [60, 60, 60, 60], atol=4)
@@ -184,7 +185,7 @@ def test_a_gallery_over_a_larger_one_keeps_nothing_of_it(films, tmp_path):
     for number in (1, 2, 999, 1000, 1001):
         old = out / "films" / f"{number:03}"
         old.mkdir(parents=True)
-        for name in ("poster.webp", "film.json", "recalled.webp"):
+        for name in ("poster.webp", "film.json", "retrieved.webp"):
             (old / name).write_bytes(b"old")
     (out / "films.js").write_text("old")
     shutil.copytree(films / "theirs", tmp_path / "new")

@@ -1,8 +1,8 @@
-"""Houses: desks behind real servers; and the page in a browser."""
+"""Desks behind real servers; and the page in a browser."""
 
 import pytest
-from desk_house import TOKEN, House
 from desk_page import MOST_MS, SOCKETS
+from served_desk import TOKEN, ServedDesk
 
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.limits import SessionLimits
@@ -10,14 +10,14 @@ from causalcine_jax.serve.mock import MockEngine
 
 
 @pytest.fixture
-def house(tmp_path):
-    """Makes houses, of desks that keep their films in one folder."""
+def serve_desk(tmp_path):
+    """Serves desks that keep their films in one folder."""
     made = []
 
     def open(engine=None, **limits):
         limits = {"sessions": 3, "idle_s": 5.0, **limits}
         desk = Desk(engine or MockEngine(), tmp_path / "films", SessionLimits(**limits))
-        made.append(House(desk))
+        made.append(ServedDesk(desk))
         return made[-1]
 
     yield open
@@ -26,7 +26,7 @@ def house(tmp_path):
 
 
 @pytest.fixture
-def open_page(browser, house):
+def open_page(browser, serve_desk):
     """Opens a desk's page. Fails in the end if a page threw or broke its content policy."""
     contexts, wrong = [], []
 
@@ -37,8 +37,8 @@ def open_page(browser, house):
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: "Content Security" in said.text and wrong.append(said.text))
-        page.house = house(engine)
-        page.goto(f"{page.house.url}/?token={TOKEN}")
+        page.served = serve_desk(engine)
+        page.goto(f"{page.served.url}/?token={TOKEN}")
         return page
 
     yield open

@@ -5,7 +5,7 @@ import threading
 
 import av
 import pytest
-from desk_house import TOKEN
+from served_desk import TOKEN
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve.client import Address, AsyncDeskClient, DeskClient
@@ -14,13 +14,13 @@ from causalcine_jax.serve.terminal import Terminal
 from causalcine_jax.story import read_story
 
 
-def url_of(home, token=TOKEN):
-    return f"{home.url}/?token={token}"
+def url_of(served, token=TOKEN):
+    return f"{served.url}/?token={token}"
 
 
-def test_a_film_is_directed_from_python(house):
-    home = house()
-    with DeskClient.open(url_of(home)) as desk:
+def test_a_film_is_directed_from_python(serve_desk):
+    served = serve_desk()
+    with DeskClient.open(url_of(served)) as desk:
         desk.start(global_caption="G.", seed=3, pace="free")
         desk.shot("Mia waves.", chunks=2, event_id="first")
         media, order = [], []
@@ -33,11 +33,11 @@ def test_a_film_is_directed_from_python(house):
     assert all(data[4:8] == b"moof" for data in media)
 
 
-def test_a_film_is_directed_from_asyncio(house):
-    home = house()
+def test_a_film_is_directed_from_asyncio(serve_desk):
+    served = serve_desk()
 
     async def scene():
-        async with AsyncDeskClient.open(url_of(home)) as desk:
+        async with AsyncDeskClient.open(url_of(served)) as desk:
             await desk.start(pace="free")
             await desk.shot("Mia waves.", seconds=1.5)
             async for message, _ in desk:
@@ -48,23 +48,26 @@ def test_a_film_is_directed_from_asyncio(house):
     assert asyncio.run(scene()) == "stopped"
 
 
-def test_a_wrong_address_says_what_is_wrong(house):
-    home = house()
-    with pytest.raises(UsageError, match="as printed"), DeskClient.open(home.url):
+def test_a_wrong_address_says_what_is_wrong(serve_desk):
+    served = serve_desk()
+    with pytest.raises(UsageError, match="as printed"), DeskClient.open(served.url):
         pass
-    with pytest.raises(DataError, match="no desk answers"), DeskClient.open(url_of(home, "wrong")):
+    with (
+        pytest.raises(DataError, match="no desk answers"),
+        DeskClient.open(url_of(served, "wrong")),
+    ):
         pass
 
 
-def directed(home, out, lines, told):
-    with DeskClient.open(url_of(home)) as desk:
-        terminal = Terminal(desk, Address.of(url_of(home)), out, told)
+def directed(served, out, lines, told):
+    with DeskClient.open(url_of(served)) as desk:
+        terminal = Terminal(desk, Address.of(url_of(served)), out, told)
         terminal.run(lines, 1, seed=1, global_caption="G.")
         return terminal
 
 
-def test_lines_make_a_film_with_a_retake_and_a_branch(house, tmp_path):
-    home, told, came = house(MockEngine(0.02)), [], threading.Condition()
+def test_lines_make_a_film_with_a_retake_and_a_branch(serve_desk, tmp_path):
+    served, told, came = serve_desk(MockEngine(0.02)), [], threading.Condition()
 
     def tell(line):
         with came:
@@ -92,7 +95,7 @@ def test_lines_make_a_film_with_a_retake_and_a_branch(house, tmp_path):
         after("take t3")
         yield "2: Mia runs.\n"
 
-    directed(home, tmp_path, lines(), tell)
+    directed(served, tmp_path, lines(), tell)
     errors = [line for line in told if line.startswith("error")]
     assert {e.split(",")[0] for e in errors} == {
         "error: unknown command /retrake",
@@ -106,7 +109,7 @@ def test_lines_make_a_film_with_a_retake_and_a_branch(house, tmp_path):
     assert (tmp_path / "film.json").is_file() and (tmp_path / "contact_sheet.png").is_file()
 
 
-def test_without_a_shot_there_is_no_film(house, tmp_path):
+def test_without_a_shot_there_is_no_film(serve_desk, tmp_path):
     with pytest.raises(UsageError, match="write one caption per line"):
-        directed(house(), tmp_path, ["\n", "/pause\n"], lambda line: None)
+        directed(serve_desk(), tmp_path, ["\n", "/pause\n"], lambda line: None)
     assert not list(tmp_path.glob("film.*"))

@@ -15,28 +15,28 @@ from causalcine_jax.serve.film_engine import FilmEngine
 from causalcine_jax.story import Story, Video
 
 
-def test_a_directed_branch_is_filmed_again_bit_by_bit(house, tmp_path):
+def test_a_directed_branch_is_filmed_again_bit_by_bit(serve_desk, tmp_path):
     model = load_model(tiny_folder(tmp_path / "model"))
     engine = FilmEngine(LoadedModel(model), PoolConfig(18), room_bytes=10**9)
-    home = house(engine)
-    talk = home.talk(seed=5)
-    started = talk.until("session.started")
+    served = serve_desk(engine)
+    client = served.connect(seed=5)
+    started = client.until("session.started")
     assert (started.model.width, started.model.height, started.model.chunk_frames) == (32, 16, 12)
     assert started.limits.pool_bytes == engine.pool_bytes(Story(())) > 0
-    talk.shot("Mia wavess.")
-    assert "'wavess'" in talk.until("error").message
-    talk.shot("Mia waves.", 2)
-    talk.shot("Otto sleeps.", 2)
-    talk.chunks(4)
-    talk.say("retake", shot_id="s1", caption="Mia sleeps.", seed=3)
-    talk.until("take.begun")
-    talk.chunks(3)
-    talk.say("branch", shot_id="s2")
-    talk.until("take.begun")
-    talk.shot("Otto waves.", 2)
-    talk.until("media.chunk", take_id="t3", chunk=3)
+    client.shot("Mia wavess.")
+    assert "'wavess'" in client.until("error").message
+    client.shot("Mia waves.", 2)
+    client.shot("Otto sleeps.", 2)
+    client.chunks(4)
+    client.say("retake", shot_id="s1", caption="Mia sleeps.", seed=3)
+    client.until("take.begun")
+    client.chunks(3)
+    client.say("branch", shot_id="s2")
+    client.until("take.begun")
+    client.shot("Otto waves.", 2)
+    client.until("media.chunk", take_id="t3", chunk=3)
     path = f"/v1/sessions/{started.session_id}/takes/t3/film.json"
-    (tmp_path / "film.json").write_bytes(home.get(path).content)
+    (tmp_path / "film.json").write_bytes(served.get(path).content)
 
     recipe = read_recipe(tmp_path / "film.json")
     captions = [shot.caption for shot in recipe.story.shots]
@@ -46,17 +46,17 @@ def test_a_directed_branch_is_filmed_again_bit_by_bit(house, tmp_path):
         again.update(chunk.frames.tobytes())
     assert again.hexdigest() == recipe.record.frames_sha256
 
-    talk.say("session.stop")
-    talk.until("session.done")
-    resumed = home.talk(resume_token=started.resume_token)
+    client.say("session.stop")
+    client.until("session.done")
+    resumed = served.connect(resume_token=started.resume_token)
     resumed.until("session.started")
     resumed.shot("Mia waves.")
     (chunk,) = resumed.chunks(1)
     assert (chunk.take_id, chunk.chunk) == ("t3", 4)
-    (tmp_path / "film.json").write_bytes(home.get(path).content)
+    (tmp_path / "film.json").write_bytes(served.get(path).content)
     again.update(_next_of(model, read_recipe(tmp_path / "film.json")))
     assert again.hexdigest() == read_recipe(tmp_path / "film.json").record.frames_sha256
-    assert chunk.recalled and all(0 < each.share <= 1 for each in chunk.recalled)
+    assert chunk.retrieved and all(0 < each.share <= 1 for each in chunk.retrieved)
 
 
 def _next_of(model, recipe):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import av
 import httpx2
 import pytest
-from desk_house import BEARER
+from served_desk import BEARER
 
 from causalcine_jax.serve.mock import MockEngine
 
@@ -19,12 +19,12 @@ STORY = {
 
 
 @pytest.fixture
-def api(house):
-    """Makes a house, and a client of it."""
+def api(serve_desk):
+    """Serves a desk, and opens a client of it."""
     with httpx2.Client(headers=BEARER) as client:
 
         def open(*engine, **limits):
-            client.base_url = house(*engine, **limits).url
+            client.base_url = serve_desk(*engine, **limits).url
             return client
 
         yield open
@@ -111,12 +111,12 @@ def test_a_story_is_checked_without_filming_it(api):
     assert client.post("/v1/stories:validate", content=b"{").status_code == 400
 
 
-def test_finished_jobs_are_found_again_after_a_restart(house):
-    first = house()
+def test_finished_jobs_are_found_again_after_a_restart(serve_desk):
+    first = serve_desk()
     with httpx2.Client(base_url=first.url, headers=BEARER) as client:
         job = client.post("/v1/videos", json={"story": STORY}).json()
         finished(client, job)
-    second = house()
+    second = serve_desk()
     assert second.get(f"/v1/videos/{job['id']}").json()["status"] == "completed"
     assert second.get(f"/v1/videos/{job['id']}/content").headers["content-type"] == "video/mp4"
 

@@ -131,7 +131,7 @@ def test_a_dropped_socket_is_opened_again(page):
 def test_chunks_that_were_not_sent_are_fetched(page):
     begin(page, BEACH, chunks=8)
     page.wait_for_selector(".made")
-    (session,) = page.house.desk.sessions.values()
+    (session,) = page.served.desk.sessions.values()
     tell, lost = session.publisher._tell, []
 
     def losing(message, media=None):

@@ -131,9 +131,9 @@ def drop(page, name, text):
 def test_who_watches_sees_the_film_and_cannot_direct(page):
     begin(page, BEACH)
     page.wait_for_selector(".made")
-    (session,) = page.house.desk.sessions.values()
+    (session,) = page.served.desk.sessions.values()
     other = page.context.new_page()
-    other.goto(f"{page.house.url}/#watch={session.project.watch_token}")
+    other.goto(f"{page.served.url}/#watch={session.project.watch_token}")
     other.wait_for_selector(".made")
     played(other, 1)
     assert other.locator("#prompt").count() == 0
@@ -154,9 +154,9 @@ def test_who_comes_when_the_desk_is_full_waits_and_begins_when_one_leaves(page):
     begin(page, BEACH)
     page.wait_for_selector(".made")
     for _ in range(2):
-        page.house.talk().until("session.started")
+        page.served.connect().until("session.started")
     other = page.context.new_page()
-    other.goto(page.house.url)
+    other.goto(page.served.url)
     other.fill("#global", "Meet Otto.")
     other.click("text=Begin")
     other.wait_for_selector(".waiting:has-text('You are next')")

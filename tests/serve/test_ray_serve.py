@@ -1,4 +1,4 @@
-"""`causalcine ray_serve` on a cluster of this machine: two replicas of the mock behind the door."""
+"""`causalcine ray_serve` on a cluster of this machine: two replicas of the mock."""
 
 import contextlib
 import importlib.util
@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from desk_house import BEARER, SECONDS, TOKEN, Talk, socket
 from desk_page import BEACH, FOREST, HEAD, MADE, MOST_MS, begin, type_shot, until
 from repository import ROOT
+from served_desk import BEARER, SECONDS, TOKEN, DeskSocket, socket
 
 from causalcine_jax.serve.client import DeskClient
 from causalcine_jax.serve.server import listening
@@ -83,20 +83,20 @@ class Cluster:
 
 @pytest.fixture
 def desk(cluster):
-    """Opens sockets at the door, or at another path."""
+    """Opens sockets at the first path, or at another path."""
     with contextlib.ExitStack() as held:
 
-        def talk(path="", **start):
-            talk = Talk(held.enter_context(socket(f"{cluster.host}{path}")))
+        def connect(path="", **start):
+            client = DeskSocket(held.enter_context(socket(f"{cluster.host}{path}")))
             pace = {} if "resume_token" in start else {"pace": "free"}
-            talk.say("session.start", **pace, **start)
-            return talk
+            client.say("session.start", **pace, **start)
+            return client
 
-        yield talk
+        yield connect
 
 
 def place(cluster, session_id, take="t1"):
-    """The prefix of the replica that has a session, as the door tells."""
+    """The prefix of the replica that has a session, as Redirect answers."""
     with httpx2.Client(headers=BEARER, follow_redirects=True) as client:
         answer = client.get(f"http://{cluster.host}/v1/sessions/{session_id}/takes/{take}/chunks/0")
     assert answer.status_code == 200 and answer.content[4:8] == b"moof"
@@ -106,9 +106,9 @@ def place(cluster, session_id, take="t1"):
 def test_a_director_stays_with_a_replica_and_a_drained_one_hands_its_films_over(cluster, desk):
     first, second = desk(), desk()
     mine, other = first.until("session.started"), second.until("session.started")
-    for talk in (first, second):
-        talk.shot("Mia waves.", 2)
-        assert [c.chunk for c in talk.chunks(2)] == [0, 1]
+    for client in (first, second):
+        client.shot("Mia waves.", 2)
+        assert [c.chunk for c in client.chunks(2)] == [0, 1]
     here, there = place(cluster, mine.session_id), place(cluster, other.session_id)
     assert {here, there} == {"/0", "/1"}
     # The film is open in one replica only, whatever path its token takes.
@@ -135,10 +135,10 @@ def test_a_director_stays_with_a_replica_and_a_drained_one_hands_its_films_over(
 
 
 def test_a_killed_replica_starts_again_and_its_films_go_on(cluster, desk, films):
-    talk = desk()
-    started = talk.until("session.started")
-    talk.shot("Mia waves.", 2)
-    talk.chunks(2)
+    client = desk()
+    started = client.until("session.started")
+    client.shot("Mia waves.", 2)
+    client.chunks(2)
     here = place(cluster, started.session_id)
     holder = (films / started.session_id / ".lock").read_text()  # "process 123 on a host"
     os.kill(int(holder.split()[1]), signal.SIGKILL)
@@ -168,7 +168,7 @@ def test_a_browser_comes_back_to_its_replica(cluster):
         assert [stranger.get(path).status_code for path in ("/", "/0/", "/9/")] == [401] * 3
 
 
-def test_python_clients_take_the_address_of_the_door_or_of_a_replica(cluster):
+def test_python_clients_take_the_first_address_or_that_of_a_replica(cluster):
     for path in ("", "/1"):
         with DeskClient.open(f"http://{cluster.host}{path}/?token={TOKEN}") as client:
             client.start(pace="free")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from desk_house import TOKEN
+from served_desk import TOKEN
 from starlette.routing import Route
 from starlette.testclient import TestClient
 

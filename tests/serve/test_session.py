@@ -16,8 +16,8 @@ from causalcine_jax.serve.publish import LATELY
 from causalcine_jax.story import read_story
 
 
-def begun(house, *shots, **start):
-    one = house.talk(**{"seed": 1, **start})
+def begun(serve_desk, *shots, **start):
+    one = serve_desk.connect(**{"seed": 1, **start})
     started = one.until("session.started")
     for number, (caption, chunks) in enumerate(shots):
         one.shot(caption, chunks, event_id=f"e{number}")
@@ -29,9 +29,9 @@ def frames(header, media):
         return [(round(f.time * 16), f.to_ndarray(format="rgb24")) for f in film.decode(video=0)]
 
 
-def test_every_shot_has_two_receipts_and_its_chunks_come_in_order(house):
-    home = house()
-    one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 3))
+def test_every_shot_has_two_receipts_and_its_chunks_come_in_order(serve_desk):
+    served = serve_desk()
+    one, started = begun(served, ("Mia waves.", 2), ("Otto sleeps.", 3))
     assert started.model.name == "mock" and started.limits.lead_chunks == 2
     chunks = one.chunks(5)
     assert [(c.chunk, c.shot_id, c.is_cut, c.first_frame, c.frames) for c in chunks] == [
@@ -50,32 +50,32 @@ def test_every_shot_has_two_receipts_and_its_chunks_come_in_order(house):
     applied = [m for m in one.seen if m.type == "shot.applied"][1]
     assert (applied.chunk, applied.frame, applied.time_s) == (2, 21, 21 / 16)
     assert set(chunks[4].timings) == {"denoise", "wait", "encode"}
-    assert chunks[4].recalled and all(
-        r.frame < 21 and r.shot_id == "s1" and 0 < r.share <= 1 for r in chunks[4].recalled
+    assert chunks[4].retrieved and all(
+        r.frame < 21 and r.shot_id == "s1" and 0 < r.share <= 1 for r in chunks[4].retrieved
     )
 
 
-def test_a_chunk_plays_alone_at_its_place_in_the_film(house):
-    home = house()
-    one, started = begun(home, ("Mia waves.", 3))
+def test_a_chunk_plays_alone_at_its_place_in_the_film(serve_desk):
+    served = serve_desk()
+    one, started = begun(served, ("Mia waves.", 3))
     one.chunks(3)
     path = f"/v1/sessions/{started.session_id}"
-    header = home.get(f"{path}/header.mp4").content
-    media = home.get(f"{path}/takes/t1/chunks/2").content
+    header = served.get(f"{path}/header.mp4").content
+    media = served.get(f"{path}/takes/t1/chunks/2").content
     assert media == one.media["t1", 2]
     shown = frames(header, media)
     assert [number for number, _ in shown] == list(range(21, 33))
     assert all(image.std() > 20 for _, image in shown)
-    jpeg = home.get(f"{path}/takes/t1/frames/30")
+    jpeg = served.get(f"{path}/takes/t1/frames/30")
     assert jpeg.headers["content-type"] == "image/jpeg" and jpeg.content[:2] == b"\xff\xd8"
-    assert home.get(f"{path}/takes/t1/frames/33").status_code == 404
-    assert home.get(f"{path}/takes/t1/chunks/3").status_code == 404
+    assert served.get(f"{path}/takes/t1/frames/33").status_code == 404
+    assert served.get(f"{path}/takes/t1/chunks/3").status_code == 404
 
 
-def test_who_watches_hears_of_pause_and_resume(house):
-    home = house()
-    one, started = begun(home)
-    viewer = home.talk("session.watch", watch_token=started.watch_token)
+def test_who_watches_hears_of_pause_and_resume(serve_desk):
+    served = serve_desk()
+    one, started = begun(served)
+    viewer = served.connect("session.watch", watch_token=started.watch_token)
     one.say("session.pause", event_id="p")
     viewer.until("session.status", status="paused")
     one.say("session.resume", event_id="r")
@@ -83,9 +83,9 @@ def test_who_watches_hears_of_pause_and_resume(house):
     viewer.until("session.status", status="starved")
 
 
-def test_queued_shots_are_changed_moved_and_removed(house):
-    home = house()
-    one, _ = begun(home)
+def test_queued_shots_are_changed_moved_and_removed(serve_desk):
+    served = serve_desk()
+    one, _ = begun(served)
     one.say("session.pause", event_id="p")
     one.until("session.status", event_id="p")
     for caption in "ABC":
@@ -102,9 +102,9 @@ def test_queued_shots_are_changed_moved_and_removed(house):
     assert [c.shot_id for c in one.chunks(6)] == ["s2", "s4", "s4", "s4", "s1", "s1"]
 
 
-def test_a_cut_ends_the_shot_that_is_being_filmed(house):
-    home = house(MockEngine(0.05))
-    one, _ = begun(home, ("Mia waves.", 50), ("Otto sleeps.", 1))
+def test_a_cut_ends_the_shot_that_is_being_filmed(serve_desk):
+    served = serve_desk(MockEngine(0.05))
+    one, _ = begun(served, ("Mia waves.", 50), ("Otto sleeps.", 1))
     one.chunks(2)
     one.say("shot.cut_now", event_id="cut", shot={"caption": "Mia jumps.", "chunks": 2})
     applied = one.until("shot.applied", event_id="cut")
@@ -112,9 +112,9 @@ def test_a_cut_ends_the_shot_that_is_being_filmed(house):
     assert [c.shot_id for c in one.chunks(3)] == ["s3", "s3", "s2"]
 
 
-def test_a_retake_is_a_new_take_and_the_old_one_stays(house):
-    home = house()
-    one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 2), ("Mia jumps.", 1))
+def test_a_retake_is_a_new_take_and_the_old_one_stays(serve_desk):
+    served = serve_desk()
+    one, started = begun(served, ("Mia waves.", 2), ("Otto sleeps.", 2), ("Mia jumps.", 1))
     one.chunks(5)
     one.say("retake", shot_id="s2", event_id="again")
     begun_ = one.until("take.begun")
@@ -128,7 +128,7 @@ def test_a_retake_is_a_new_take_and_the_old_one_stays(house):
     for take in ("t1", "t2"):
         for chunk in range(5):
             of = take if chunk >= 2 else "t1"
-            assert home.get(f"{path}/{take}/chunks/{chunk}").content == one.media[of, chunk]
+            assert served.get(f"{path}/{take}/chunks/{chunk}").content == one.media[of, chunk]
     one.say("retake", shot_id="s1", caption="Mia sits.", seed=9, event_id="other")
     applied = one.until("shot.applied", event_id="other")
     assert (applied.take_id, applied.chunk) == ("t3", 0)
@@ -140,9 +140,9 @@ def test_a_retake_is_a_new_take_and_the_old_one_stays(house):
     ]  # fmt: skip
 
 
-def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(house):
-    home = house()
-    one, _ = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 2))
+def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(serve_desk):
+    served = serve_desk()
+    one, _ = begun(served, ("Mia waves.", 2), ("Otto sleeps.", 2))
     one.chunks(4)
     one.say("branch", shot_id="s2")
     one.until("take.begun")
@@ -155,9 +155,9 @@ def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(house):
     assert [(c.take_id, c.chunk) for c in one.chunks(1)] == [("t1", 4)]
 
 
-def test_while_a_take_is_opened_its_files_are_refused(house, monkeypatch):
-    home, opening, opened = house(), threading.Event(), threading.Event()
-    one, started = begun(home, ("Mia waves.", 1))
+def test_while_a_take_is_opened_its_files_are_refused(serve_desk, monkeypatch):
+    served, opening, opened = serve_desk(), threading.Event(), threading.Event()
+    one, started = begun(served, ("Mia waves.", 1))
     one.chunks(1)
     resume = MockEngine.resume
 
@@ -170,48 +170,48 @@ def test_while_a_take_is_opened_its_files_are_refused(house, monkeypatch):
     one.say("take.open", take_id="t1")
     assert opening.wait(20)
     path = f"/v1/sessions/{started.session_id}/takes/t1/film.json"
-    answer = home.get(path)
+    answer = served.get(path)
     opened.set()
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "another take is being opened"
     one.until("take.begun")
-    assert home.get(path).status_code == 200
+    assert served.get(path).status_code == 200
 
 
-def test_a_take_is_saved_as_a_film_with_its_story(house, tmp_path):
-    home = house()
-    one, started = begun(home, ("Mia waves.", 2), ("Otto sleeps.", 3), global_caption="G.")
+def test_a_take_is_saved_as_a_film_with_its_story(serve_desk, tmp_path):
+    served = serve_desk()
+    one, started = begun(served, ("Mia waves.", 2), ("Otto sleeps.", 3), global_caption="G.")
     one.chunks(3)
     one.say("branch", shot_id="s2")
     one.until("take.begun")
     one.shot("Otto runs.", 1)
     one.until("media.chunk", take_id="t2")
     path = f"/v1/sessions/{started.session_id}/takes/t2"
-    answer = home.get(f"{path}/film.mp4")
+    answer = served.get(f"{path}/film.mp4")
     assert "attachment" in answer.headers["content-disposition"]
     with av.open(io.BytesIO(answer.content)) as film:
         shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(shown) == 33
-    ((_, first), *_) = frames(home.get(f"/v1/sessions/{started.session_id}/header.mp4").content,
+    ((_, first), *_) = frames(served.get(f"/v1/sessions/{started.session_id}/header.mp4").content,
                               one.media["t2", 2])  # fmt: skip
     assert np.array_equal(shown[21], first)
-    record = home.get(f"{path}/film.json").json()
+    record = served.get(f"{path}/film.json").json()
     assert record["resolved"]["cut_frames"] == [21] and record["take"]["parent"] == "t1"
     assert len(record["frames_sha256"]) == 64
-    (tmp_path / "story.yaml").write_bytes(home.get(f"{path}/story.yaml").content)
+    (tmp_path / "story.yaml").write_bytes(served.get(f"{path}/story.yaml").content)
     story = read_story(tmp_path / "story.yaml")
     assert [(s.caption, s.chunks) for s in story.shots] == [("Mia waves.", 2), ("Otto runs.", 1)]
     assert (story.global_caption, story.seed) == ("G.", 1)
-    assert home.get(f"{path}/contact_sheet.png").content[:4] == b"\x89PNG"
-    again = home.talk(record=record)
+    assert served.get(f"{path}/contact_sheet.png").content[:4] == b"\x89PNG"
+    again = served.connect(record=record)
     assert again.until("session.started").seed == 1
     assert [c.shot_id for c in again.chunks(3)] == ["s1", "s1", "s2"]
     assert again.media["t1", 1] == one.media["t1", 1]
 
 
-def test_generation_stays_at_most_two_chunks_ahead_of_playback(house):
-    home = house()
-    one, _ = begun(home, ("Mia waves.", 9), pace="playback")
+def test_generation_stays_at_most_two_chunks_ahead_of_playback(serve_desk):
+    served = serve_desk()
+    one, _ = begun(served, ("Mia waves.", 9), pace="playback")
     one.say("playback.report", position_s=0.0)
     one.until("session.status", status="ahead")
     made = [m.chunk for m in one.seen if m.type == "media.chunk"]
@@ -220,9 +220,9 @@ def test_generation_stays_at_most_two_chunks_ahead_of_playback(house):
     assert one.until("media.chunk", chunk=4)
 
 
-def test_clients_are_told_of_another_length_of_the_shot_being_filmed(house):
-    home = house(MockEngine(0.05))
-    one, _ = begun(home, ("Mia waves.", 50))
+def test_clients_are_told_of_another_length_of_the_shot_being_filmed(serve_desk):
+    served = serve_desk(MockEngine(0.05))
+    one, _ = begun(served, ("Mia waves.", 50))
     one.chunks(1)
     one.say("shot.update", shot_id="s1", chunks=6, event_id="longer")
     told = one.until("shot.changed", event_id="longer")
@@ -232,9 +232,9 @@ def test_clients_are_told_of_another_length_of_the_shot_being_filmed(house):
     assert one.until("shot.applied", shot_id="s2").chunk == cut.asked_chunks < 6
 
 
-def test_a_shot_that_was_cut_stays_short_when_the_next_is_filmed_again(house):
-    home = house(MockEngine(0.05))
-    one, _ = begun(home, ("Mia waves.", 50))
+def test_a_shot_that_was_cut_stays_short_when_the_next_is_filmed_again(serve_desk):
+    served = serve_desk(MockEngine(0.05))
+    one, _ = begun(served, ("Mia waves.", 50))
     one.chunks(2)
     one.say("shot.cut_now", shot={"caption": "Otto runs.", "chunks": 2})
     second = one.until("shot.applied", shot_id="s2")
@@ -245,10 +245,10 @@ def test_a_shot_that_was_cut_stays_short_when_the_next_is_filmed_again(house):
     assert [c.shot_id for c in one.chunks(2)] == ["s2", "s2"]
 
 
-def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(house):
-    home = house()
-    one, _ = begun(home, ("Mia waves.", 9), pace="playback")
-    session = next(iter(home.desk.sessions.values()))
+def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(serve_desk):
+    served = serve_desk()
+    one, _ = begun(served, ("Mia waves.", 9), pace="playback")
+    session = next(iter(served.desk.sessions.values()))
     assert session.lead == 1.5  # nobody knows yet how long a chunk takes
     assert len(one.chunks(2)) == 2
     last = session.publisher._lately[-1]
@@ -262,20 +262,20 @@ def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(ho
     assert fast + 0.3 < session.lead <= 1.5
 
 
-def test_a_long_film_does_not_keep_the_device_from_another(house):
-    home = house(MockEngine(0.05))
-    long, _ = begun(home, ("Mia waves.", 200))
+def test_a_long_film_does_not_keep_the_device_from_another(serve_desk):
+    served = serve_desk(MockEngine(0.05))
+    long, _ = begun(served, ("Mia waves.", 200))
     long.chunks(1)
-    short, _ = begun(home, ("Otto sleeps.", 5))
+    short, _ = begun(served, ("Otto sleeps.", 5))
     assert [c.chunk for c in short.chunks(5)] == list(range(5))
     long.say("snapshot", event_id="now")
     assert 2 <= len(long.until("session.state", event_id="now").chunks) < 200
 
 
 @pytest.mark.parametrize("on_empty, status", [("wait", "starved"), ("hold", None)])
-def test_an_empty_queue_waits_or_holds_the_last_shot(on_empty, status, house):
-    home = house(film_s=6.0)
-    one, _ = begun(home, ("Mia waves.", 1), on_empty=on_empty)
+def test_an_empty_queue_waits_or_holds_the_last_shot(on_empty, status, serve_desk):
+    served = serve_desk(film_s=6.0)
+    one, _ = begun(served, ("Mia waves.", 1), on_empty=on_empty)
     if status:
         one.until("session.status", status=status)
         assert [m.chunk for m in one.seen if m.type == "media.chunk"] in ([], [0])
@@ -284,13 +284,13 @@ def test_an_empty_queue_waits_or_holds_the_last_shot(on_empty, status, house):
         one.until("session.status", status="starved")
 
 
-def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(house):
-    home = house(sessions=8)
-    all_ = [begun(home, (f"Film {n}.", 4))[0] for n in range(8)]
+def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(serve_desk):
+    served = serve_desk(sessions=8)
+    all_ = [begun(served, (f"Film {n}.", 4))[0] for n in range(8)]
     viewers = []
     for one in all_[:2]:
         token = next(m for m in one.seen if m.type == "session.started").watch_token
-        viewers += [home.talk("session.watch", watch_token=token) for _ in range(5)]
+        viewers += [served.connect("session.watch", watch_token=token) for _ in range(5)]
     for one in all_:
         one.chunks(4)
         one.shot("The end.")
@@ -307,7 +307,7 @@ def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(house):
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_a_disk_that_refuses_a_chunk_ends_the_session(house, monkeypatch, at):
+def test_a_disk_that_refuses_a_chunk_ends_the_session(serve_desk, monkeypatch, at):
     def full(project, info, *chunk):
         if info.chunk == at:
             raise DataError("the disk is full")
@@ -315,11 +315,11 @@ def test_a_disk_that_refuses_a_chunk_ends_the_session(house, monkeypatch, at):
 
     add = Project.add_chunk
     monkeypatch.setattr(Project, "add_chunk", full)
-    home = house(MockEngine(0.0))
-    one, _ = begun(home, ("Mia waves.", 20))
+    served = serve_desk(MockEngine(0.0))
+    one, _ = begun(served, ("Mia waves.", 20))
     done = one.until("session.done")
     assert done.reason == "failed" and "the disk is full" in done.message
-    assert freed(home.desk)
+    assert freed(served.desk)
 
 
 def freed(desk) -> bool:
@@ -330,20 +330,20 @@ def freed(desk) -> bool:
     return not desk.sessions and desk.admission.open == 0
 
 
-def test_turns_that_wait_are_few_and_keep_to_the_limits(house):
-    home = house(MockEngine(0.05), takes=3)
-    one, _ = begun(home, ("Mia waves.", 2))
+def test_turns_that_wait_are_few_and_keep_to_the_limits(serve_desk):
+    served = serve_desk(MockEngine(0.05), takes=3)
+    one, _ = begun(served, ("Mia waves.", 2))
     one.chunks(1)
     for _ in range(30):
         one.say("branch", shot_id="s1")
         one.say("take.open", take_id="t1")
     codes = [one.until("error").code for _ in range(40)]
     assert "too_many" in codes and {*codes} <= {"too_many", "limit", "unknown_shot"}
-    (session,) = home.desk.sessions.values()
+    (session,) = served.desk.sessions.values()
     assert len(session.project.takes) <= 3
 
 
-def test_a_session_that_cannot_be_kept_frees_its_place(house, monkeypatch):
+def test_a_session_that_cannot_be_kept_frees_its_place(serve_desk, monkeypatch):
     save, calls = Project.save, []
 
     def second_fails(project):
@@ -352,10 +352,10 @@ def test_a_session_that_cannot_be_kept_frees_its_place(house, monkeypatch):
             raise DataError("the disk is full")
         save(project)
 
-    home = house()
+    served = serve_desk()
     monkeypatch.setattr(Project, "save", second_fails)
-    home.talk(seed=1)
+    served.connect(seed=1)
     end = time.monotonic() + 5
     while len(calls) < 2 and time.monotonic() < end:
         time.sleep(0.01)
-    assert len(calls) == 2 and freed(home.desk)
+    assert len(calls) == 2 and freed(served.desk)

@@ -8,8 +8,8 @@ import sys
 import threading
 
 import pytest
-from desk_house import TOKEN, Talk, socket
 from repository import ROOT
+from served_desk import TOKEN, DeskSocket, socket
 
 from causalcine_jax.serve.admission import Admission
 from causalcine_jax.serve.limits import SessionLimits
@@ -23,56 +23,56 @@ from causalcine_jax.serve.worker import Worker
 from causalcine_jax.story import Story
 
 
-def test_a_lost_socket_is_resumed_where_the_film_is(house):
-    home = house(MockEngine(0.02))
-    with socket(home.host) as lost:
-        talk = Talk(lost)
-        talk.say("session.start", seed=1, pace="free")
-        token = talk.until("session.started").resume_token
-        talk.shot("Mia waves.", 3)
-        talk.shot("Otto sleeps.", 2)
-        talk.chunks(2)
-    again = home.talk(resume_token=token)
+def test_a_lost_socket_is_resumed_where_the_film_is(serve_desk):
+    served = serve_desk(MockEngine(0.02))
+    with socket(served.host) as lost:
+        client = DeskSocket(lost)
+        client.say("session.start", seed=1, pace="free")
+        token = client.until("session.started").resume_token
+        client.shot("Mia waves.", 3)
+        client.shot("Otto sleeps.", 2)
+        client.chunks(2)
+    again = served.connect(resume_token=token)
     assert again.until("session.started").resumed
     kept = [c.chunk for c in again.until("session.state").chunks]
     rest = [c.chunk for c in again.chunks(5 - len(kept))]
     assert kept + rest == [0, 1, 2, 3, 4]
-    third = home.talk(resume_token=token)
+    third = served.connect(resume_token=token)
     assert again.until("session.done").reason == "replaced"
     third.shot("The end.")
     assert third.chunks(1)[0].chunk == 5
 
 
-def test_only_its_token_opens_a_session(house):
-    home = house()
-    token = home.talk().until("session.started").resume_token
+def test_only_its_token_opens_a_session(serve_desk):
+    served = serve_desk()
+    token = served.connect().until("session.started").resume_token
     for false in (token[:-1] + ("a" if token[-1] != "a" else "b"), "f" * 32 + "-x", "x"):
-        assert home.talk(resume_token=false).until("error").code == "bad_token"
+        assert served.connect(resume_token=false).until("error").code == "bad_token"
 
 
-def test_a_session_without_a_client_ends_and_its_film_stays(house):
-    home = house(idle_s=0.2)
-    with socket(home.host) as lost:
-        talk = Talk(lost)
-        talk.say("session.start", pace="free")
-        token = talk.until("session.started").resume_token
-        talk.shot("Mia waves.", 2)
-        talk.chunks(2)
-    while home.desk.sessions:
+def test_a_session_without_a_client_ends_and_its_film_stays(serve_desk):
+    served = serve_desk(idle_s=0.2)
+    with socket(served.host) as lost:
+        client = DeskSocket(lost)
+        client.say("session.start", pace="free")
+        token = client.until("session.started").resume_token
+        client.shot("Mia waves.", 2)
+        client.chunks(2)
+    while served.desk.sessions:
         threading.Event().wait(0.05)
-    again = home.talk(resume_token=token)
+    again = served.connect(resume_token=token)
     assert [c.chunk for c in again.until("session.state").chunks] == [0, 1]
     again.shot("Otto sleeps.")
     assert again.chunks(1)[0].chunk == 2
 
 
-def test_a_full_desk_tells_the_position_and_admits_in_order(house):
-    home = house(sessions=1, waiting=1)
-    first = home.talk()
+def test_a_full_desk_tells_the_position_and_admits_in_order(serve_desk):
+    served = serve_desk(sessions=1, waiting=1)
+    first = served.connect()
     first.until("session.started")
-    second = home.talk()
+    second = served.connect()
     assert second.until("session.queued").position == 1
-    error = home.talk().until("error")
+    error = served.connect().until("error")
     assert (error.code, error.retryable) == ("full", True) and error.retry_after_s > 0
     first.say("session.stop")
     assert first.until("session.done").reason == "stopped"
@@ -81,35 +81,35 @@ def test_a_full_desk_tells_the_position_and_admits_in_order(house):
     second.chunks(1)
 
 
-def test_who_leaves_while_waiting_loses_the_place(house):
-    home = house(sessions=1)
-    first = home.talk()
+def test_who_leaves_while_waiting_loses_the_place(serve_desk):
+    served = serve_desk(sessions=1)
+    first = served.connect()
     first.until("session.started")
-    with socket(home.host) as lost:
-        waiting = Talk(lost)
+    with socket(served.host) as lost:
+        waiting = DeskSocket(lost)
         waiting.say("session.start")
         assert waiting.until("session.queued").position == 1
-        third = home.talk()
+        third = served.connect()
         assert third.until("session.queued").position == 2
     assert third.until("session.queued").position == 1
     first.say("session.stop")
     third.until("session.started")
 
 
-def test_history_that_fits_nowhere_is_refused_with_its_size(house):
-    home = house(MockEngine(room_bytes=POOL_BYTES - 1))
-    error = home.talk().until("error")
+def test_history_that_fits_nowhere_is_refused_with_its_size(serve_desk):
+    served = serve_desk(MockEngine(room_bytes=POOL_BYTES - 1))
+    error = served.connect().until("error")
     assert error.code == "limit" and f"{POOL_BYTES:,} bytes" in error.message
 
 
-def test_a_failing_session_ends_with_its_film_and_harms_no_other(house, monkeypatch):
-    home = house()
-    sound, broken = home.talk(seed=1), home.talk(seed=2)
+def test_a_failing_session_ends_with_its_film_and_harms_no_other(serve_desk, monkeypatch):
+    served = serve_desk()
+    sound, broken = served.connect(seed=1), served.connect(seed=2)
     sound.until("session.started")
     token = broken.until("session.started").resume_token
     broken.shot("Mia waves.")
     broken.chunks(1)
-    sick = home.desk.sessions[token.partition("-")[0]].director
+    sick = served.desk.sessions[token.partition("-")[0]].director
     monkeypatch.setattr(type(sick), "__next__", _sick(sick, type(sick).__next__))
     broken.shot("Otto sleeps.")
     done = broken.until("session.done")
@@ -117,7 +117,7 @@ def test_a_failing_session_ends_with_its_film_and_harms_no_other(house, monkeypa
     sound.shot("Mia waves.", 2)
     assert [c.chunk for c in sound.chunks(2)] == [0, 1]
     monkeypatch.undo()
-    again = home.talk(resume_token=token)
+    again = served.connect(resume_token=token)
     assert [c.chunk for c in again.until("session.state").chunks] == [0]
     assert again.chunks(1)[0].shot_id == "s2"
 
@@ -126,16 +126,16 @@ def _sick(director, well):
     return lambda self: 1 / 0 if self is director else well(self)
 
 
-def test_servers_that_share_a_folder_hand_a_film_over(house):
-    one, other = house(), house()
-    talk = one.talk()
-    token = talk.until("session.started").resume_token
-    talk.shot("Mia waves.", 2)
-    talk.chunks(2)
-    refused = other.talk(resume_token=token).until("error")
+def test_servers_that_share_a_folder_hand_a_film_over(serve_desk):
+    one, other = serve_desk(), serve_desk()
+    client = one.connect()
+    token = client.until("session.started").resume_token
+    client.shot("Mia waves.", 2)
+    client.chunks(2)
+    refused = other.connect(resume_token=token).until("error")
     assert refused.code == "full" and "another server has this film open" in refused.message
     one.close()
-    again = other.talk(resume_token=token)
+    again = other.connect(resume_token=token)
     assert [c.chunk for c in again.until("session.state").chunks] == [0, 1]
     again.shot("Otto sleeps.")
     assert again.chunks(1)[0].chunk == 2
@@ -173,18 +173,18 @@ def test_a_killed_server_goes_on_where_it_was(after, tmp_path):
 
     server, host = serve()
     with socket(host) as first:
-        talk = Talk(first)
-        talk.say("session.start", seed=1, pace="free")
-        token = talk.until("session.started").resume_token
-        talk.shot("Mia waves.", 3)
-        talk.shot("Otto sleeps.", 3)
-        talk.chunks(after)
+        client = DeskSocket(first)
+        client.say("session.start", seed=1, pace="free")
+        token = client.until("session.started").resume_token
+        client.shot("Mia waves.", 3)
+        client.shot("Otto sleeps.", 3)
+        client.chunks(after)
         server.send_signal(signal.SIGKILL)
         server.wait()
     server, host = serve()
     try:
         with socket(host) as second:
-            again = Talk(second)
+            again = DeskSocket(second)
             again.say("session.start", resume_token=token)
             kept = [(c.chunk, c.shot_id) for c in again.until("session.state").chunks]
             rest = [(c.chunk, c.shot_id) for c in again.chunks(6 - len(kept))]
@@ -223,12 +223,12 @@ def test_a_slow_client_is_told_what_was_dropped():
     assert '"chunks":[2,3,4]' in texts[-1] and any('"pong"' in text for text in texts)
 
 
-def test_a_client_that_does_not_read_delays_nobody(house):
-    home = house()
-    started = home.talk()
+def test_a_client_that_does_not_read_delays_nobody(serve_desk):
+    served = serve_desk()
+    started = served.connect()
     token = started.until("session.started").watch_token
-    with socket(home.host, max_queue=1, close_timeout=0.1) as stuck:
-        Talk(stuck).say("session.watch", watch_token=token)
+    with socket(served.host, max_queue=1, close_timeout=0.1) as stuck:
+        DeskSocket(stuck).say("session.watch", watch_token=token)
         started.shot("Mia waves.", 10)
         assert [c.chunk for c in started.chunks(10)] == list(range(10))
 
@@ -300,26 +300,26 @@ def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
     assert playback.position(made_s=10.0) == 10.0
 
 
-def test_a_torn_line_costs_no_later_chunk(house):
-    home = house(MockEngine(0.02))
-    with socket(home.host) as lost:
-        talk = Talk(lost)
-        talk.say("session.start", seed=1, pace="free")
-        started = talk.until("session.started")
-        talk.shot("Mia waves.", 2)
-        talk.chunks(2)
-    (session,) = home.desk.sessions.values()
+def test_a_torn_line_costs_no_later_chunk(serve_desk):
+    served = serve_desk(MockEngine(0.02))
+    with socket(served.host) as lost:
+        client = DeskSocket(lost)
+        client.say("session.start", seed=1, pace="free")
+        started = client.until("session.started")
+        client.shot("Mia waves.", 2)
+        client.chunks(2)
+    (session,) = served.desk.sessions.values()
     lines = session.project.folder_of("t1") / "chunks.jsonl"
-    home.close()
+    served.close()
     with open(lines, "ab") as file:
         file.write(b'{"chunk": 2, "sh')
     for made in (2, 3):
-        home = house(MockEngine(0.02))
-        talk = home.talk(resume_token=started.resume_token)
-        assert len(talk.until("session.state").chunks) == made
-        talk.shot("Otto sleeps.")
-        talk.chunks(1)
-        home.close()
+        served = serve_desk(MockEngine(0.02))
+        client = served.connect(resume_token=started.resume_token)
+        assert len(client.until("session.state").chunks) == made
+        client.shot("Otto sleeps.")
+        client.chunks(1)
+        served.close()
 
 
 def test_those_behind_one_that_leaves_the_queue_are_admitted():

@@ -30,7 +30,7 @@ function close(player) {
   if (open === player) open = null;
 }
 
-/** A film with its timeline, caption and recalled frames. */
+/** A film with its timeline, caption and retrieved frames. */
 class Player {
   constructor(film, { alone = true } = {}) {
     this.film = film;
@@ -119,14 +119,14 @@ class Player {
         each.classList.toggle("now", this.film.shots[number] === shot),
       );
     }
-    const chunk = begunAt(this.film.recalled, frame);
+    const chunk = begunAt(this.film.retrieved, frame);
     if (chunk !== this.chunk) {
       this.chunk = chunk;
-      this.memory.replaceChildren(...(chunk?.frames ?? []).map((each) => this.recalled(each)));
+      this.memory.replaceChildren(...(chunk?.frames ?? []).map((each) => this.retrieved(each)));
     }
   }
 
-  recalled({ place, frame, share }) {
+  retrieved({ place, frame, share }) {
     const { columns, width, height } = this.film.sheet;
     const x = -width * (place % columns);
     const y = -height * Math.floor(place / columns);
@@ -134,11 +134,11 @@ class Player {
     const from = clock(frame / this.film.fps);
     return make("button", {
       type: "button",
-      title: `From ${from}, recalled by ${percent} % of the layers`,
-      "aria-label": `Recalled frame at ${from}`,
+      title: `From ${from}, retrieved by ${percent} % of the layers`,
+      "aria-label": `Retrieved frame at ${from}`,
       style:
         `width: ${width}px; height: ${height}px; --share: ${percent}%;` +
-        `background-image: url("${this.film.folder}/recalled.webp");` +
+        `background-image: url("${this.film.folder}/retrieved.webp");` +
         `background-position: ${x}px ${y}px`,
       onclick: () => this.seek(frame),
     });
@@ -161,7 +161,7 @@ function card(film) {
     make("dd", { title: value }, value),
   ]);
   const tick = make("input", { type: "checkbox", onchange: () => choose(player, tick) });
-  const remembers = film.recalled.length > 0;
+  const remembers = film.retrieved.length > 0;
   return make(
     "article",
     { class: "card" },
@@ -172,7 +172,7 @@ function card(film) {
       make("h2", { title: film.title }, film.title),
       film.global && make("p", { class: "global" }, film.global),
       player.caption,
-      remembers && make("p", { class: "label" }, "Recalled for these frames"),
+      remembers && make("p", { class: "label" }, "Retrieved for these frames"),
       remembers && player.memory,
       make("dl", {}, ...facts),
       make("p", { class: "links" },

@@ -16,7 +16,7 @@ export const KEYS = [
     [["↑", "↓"], "to the cut before or after"],
     [["Home"], "to the beginning"],
     [["L"], "to the newest frames"],
-    [["M"], "to the recalled frames"],
+    [["M"], "to the retrieved frames"],
     [["+", "−"], "zoom the timeline"],
   ]],
   ["Direct", [

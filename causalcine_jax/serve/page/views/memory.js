@@ -1,4 +1,4 @@
-// What the model remembers: the past frames that routing recalled for the chunk under the playhead,
+// What the model remembers: the past frames that routing retrieved for the chunk under the playhead,
 // each tied by a line to its place on the timeline.
 
 import { clock, html } from "../ui.js";
@@ -14,9 +14,9 @@ export function Memory({ desk }) {
   const chunk = at(chunks, time);
   const width = view?.width ?? 800;
   const scale = scaleOf(state, plan(state).end);
-  const recalled = [...(chunk?.recalled ?? [])].sort((a, b) => a.frame - b.frame);
+  const retrieved = [...(chunk?.retrieved ?? [])].sort((a, b) => a.frame - b.frame);
   const placed = places(
-    recalled.map((each) => scale.x(each.time_s) - (view?.scroll ?? 0)),
+    retrieved.map((each) => scale.x(each.time_s) - (view?.scroll ?? 0)),
     width,
   );
   const room = placed.length * WIDE > width ? placed.length * WIDE : width;
@@ -28,18 +28,18 @@ export function Memory({ desk }) {
   return html`<section class="memory" aria-label="Memory">
     <svg class="ties" width=${room} height=${TIE} aria-hidden="true">
       ${placed.map(([from, to], i) => {
-        const opacity = 0.25 + 0.75 * recalled[i].share;
+        const opacity = 0.25 + 0.75 * retrieved[i].share;
         return html`<path key=${i} d=${curve(from, to)} style=${{ opacity }} />`;
       })}
     </svg>
     <ul style=${{ width: `${room}px` }}>
-      ${recalled.map((each, i) => {
+      ${retrieved.map((each, i) => {
         const shot = shots.findIndex(({ shot_id }) => shot_id === each.shot_id) + 1;
         const share = Math.round(100 * each.share);
         return html`<li key=${i} style=${{ left: `${placed[i][1]}px` }}>
           <button
-            aria-label=${`Recalled: ${clock(each.time_s)}, shot ${shot}, by ${share} % of layers`}
-            title=${`Recalled by ${share} % of the layers. Click to go there.`}
+            aria-label=${`Retrieved: ${clock(each.time_s)}, shot ${shot}, by ${share} % of layers`}
+            title=${`Retrieved by ${share} % of the layers. Click to go there.`}
             onClick=${go(each.time_s)}
           >
             <img src=${desk.picture(each.frame)} alt="" draggable=${false} />
@@ -51,10 +51,10 @@ export function Memory({ desk }) {
     </ul>
     ${
       chunk &&
-      !recalled.length &&
-      html`<p>Nothing recalled here: all of the past is still in view.</p>`
+      !retrieved.length &&
+      html`<p>Nothing retrieved here: all of the past is still in view.</p>`
     }
-    <h2>${recalled.length ? `What the chunk at ${clock(chunk.time_s)} remembers` : "Memory"}</h2>
+    <h2>${retrieved.length ? `What the chunk at ${clock(chunk.time_s)} remembers` : "Memory"}</h2>
   </section>`;
 }
 

@@ -71,7 +71,7 @@ export function Timeline({ desk }) {
             />`,
         )}
       </ol>
-      ${(chunk?.recalled ?? []).map(
+      ${(chunk?.retrieved ?? []).map(
         (each) =>
           html`<i
             class="recall-mark"

@@ -18,8 +18,8 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 SECONDS = 20  # in which every message comes
 
 
-class House:
-    """A running server. `get` asks by HTTP, `talk` opens a socket."""
+class ServedDesk:
+    """A running server. `get` asks by HTTP, `connect` opens a socket."""
 
     def __init__(self, desk):
         self.desk, listens = desk, listening("127.0.0.1", 0)
@@ -36,13 +36,13 @@ class House:
     def get(self, path, **options):
         return self._http.get(path, **options)
 
-    def talk(self, begin="session.start", **start):
+    def connect(self, begin="session.start", **start):
         """A socket; begins a session with the given fields of session.start."""
         free = begin == "session.start" and "resume_token" not in start
-        talk = Talk(self._open.enter_context(socket(self.host)))
+        client = DeskSocket(self._open.enter_context(socket(self.host)))
         if begin:
-            talk.say(begin, **{**({"pace": "free"} if free else {}), **start})
-        return talk
+            client.say(begin, **{**({"pace": "free"} if free else {}), **start})
+        return client
 
     def close(self):
         self._open.close()
@@ -60,7 +60,7 @@ def socket(host, headers=BEARER, **options):
     )
 
 
-class Talk:
+class DeskSocket:
     """One socket: `say` sends a message, `until` reads to a message of that type."""
 
     def __init__(self, socket):

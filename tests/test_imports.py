@@ -1,4 +1,4 @@
-"""The rooms of the package: imports run from higher rooms to lower ones, without circles."""
+"""The order of the packages: imports run from higher ones to lower ones, without circles."""
 
 import ast
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from repository import ROOT
 
 PACKAGE = ROOT / "causalcine_jax"
-# From lowest to highest. A file imports from its own room and from earlier ones (ARCHITECTURE.md).
-ROOMS = (
+# From lowest to highest. A file imports from its own part and from earlier ones (ARCHITECTURE.md).
+PARTS = (
     "errors", "utils", "clock", "memory_policies", "config", "rollouts", "network_sizes", "presets",
     "cli",
     "story_schema", "story", "story_sets", "diffusion", "families", "storyworld", "parallel",
@@ -41,22 +41,22 @@ def _module(name: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _room(file: Path) -> str:
+def _part(file: Path) -> str:
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def test_every_file_is_in_a_room():
-    assert {_room(file) for file in FILES} <= {*ROOMS, "__init__", "__main__"}
+def test_every_file_is_in_a_part():
+    assert {_part(file) for file in FILES} <= {*PARTS, "__init__", "__main__"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_import_runs_uphill(room):
+@pytest.mark.parametrize("part", PARTS)
+def test_no_import_runs_uphill(part):
     uphill = [
         f"{file.relative_to(ROOT)} imports {'.'.join(name)}"
         for file in FILES
-        if _room(file) == room
+        if _part(file) == part
         for name in _imports(file)
-        if name[0] in ROOMS and ROOMS.index(name[0]) > ROOMS.index(room)
+        if name[0] in PARTS and PARTS.index(name[0]) > PARTS.index(part)
     ]
     assert not uphill
 
