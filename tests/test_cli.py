@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import threading
 import time
 
 import pytest
@@ -90,8 +91,9 @@ def test_a_repeated_flag_is_refused_also_without_argparse():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_is_not_lost_where_python_drops_exceptions(number, code, capsys):
     def collecting(phase, info):
-        gc.callbacks.remove(collecting)
-        signal.raise_signal(number)
+        if threading.current_thread() is threading.main_thread():
+            gc.callbacks.remove(collecting)
+            signal.raise_signal(number)
 
     def main():
         gc.callbacks.append(collecting)

@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 
 from causalcine_jax.errors import StoppedEarly
-from causalcine_jax.utils.interrupts import SIGNALS, importing, send_again
+from causalcine_jax.utils.interrupts import SIGNALS, handled, importing, send_again
 
 
 class StopRequest:
@@ -34,6 +34,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        handled(number)
         if self.immediate and importing(frame):
             return send_again(number)
         if self.immediate:

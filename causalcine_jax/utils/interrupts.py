@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SOON = 0.01  # seconds
+SOON, AGAIN = 0.01, 0.2  # seconds
+_handled = dict.fromkeys(SIGNALS, 0)  # how often a handler of ours ran
 _IMPORTS = "<frozen importlib._bootstrap>"
 
 
@@ -49,6 +50,7 @@ def terminable() -> Iterator[None]:
     outside = _imports(sys._getframe())
 
     def stop(number: int, frame: FrameType | None) -> None:
+        handled(number)
         if _imports(frame) > outside:
             send_again(number)
         else:
@@ -77,14 +79,30 @@ def importing(frame: FrameType | None) -> bool:
     return _imports(frame) > 0
 
 
+def handled(number: int) -> None:
+    """Every handler of ours calls it, so that `send_again` knows that its signal arrived."""
+    _handled[number] += 1
+
+
 def send_again(number: int) -> None:
-    """Sends this process a signal again, soon, unless the command is over by then."""
+    """Sends this process a signal again, soon, unless the command is over by then.
+
+    It is repeated until a handler runs. A signal that comes just before the main thread begins to
+    wait does not end that wait, and its handler would run only afterwards.
+    """
+    before = _handled[number]
 
     def send() -> None:
         time.sleep(SOON)
-        handler = signal.getsignal(number)  # may be another one of the command's
-        if callable(handler) and handler is not signal.default_int_handler:
+        while _handled[number] == before:
+            handler = signal.getsignal(number)  # may be another one of the command's
+            if not callable(handler) or handler is signal.default_int_handler:
+                return
             os.kill(os.getpid(), number)
+            ours = __package__.partition(".")[0]
+            if not getattr(handler, "__module__", "").startswith(ours):
+                return  # a server's handler, for example, takes a second signal for impatience
+            time.sleep(AGAIN)
 
     # A threading.Thread takes locks that the interrupted code may hold.
     _thread.start_new_thread(send, ())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from repository import ROOT
@@ -13,7 +14,7 @@ from repository import ROOT
 from causalcine_jax.cli import run
 from causalcine_jax.errors import StoppedEarly
 from causalcine_jax.training.stopping import StopRequest
-from causalcine_jax.utils.interrupts import children_without_ctrl_c
+from causalcine_jax.utils.interrupts import children_without_ctrl_c, send_again
 
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 # As the C code of an extension module does, which is stopped while it is imported.
@@ -95,3 +96,36 @@ def test_children_do_not_see_ctrl_c():
         held = subprocess.run(child, capture_output=True, text=True)
     assert (held.returncode, held.stdout) == (0, "goes on\n")
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_sent_again_is_not_lost_where_a_wait_just_begins(number, code, monkeypatch):
+    """The first one comes to another thread, as if before the wait: no wait ends by it."""
+    sent = []
+
+    def kill(process, again):
+        sent.append(again)
+        signal.raise_signal(again) if len(sent) == 1 else killed(process, again)
+
+    killed = os.kill
+    monkeypatch.setattr(os, "kill", kill)
+
+    def main():
+        send_again(number)
+        time.sleep(60)
+
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == code and sent == [number] * 2 and time.monotonic() - began < 30
+
+
+def test_a_server_gets_a_signal_once(monkeypatch):
+    """Of uvicorn's handlers a second signal ends a server without its last messages."""
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda process, number: sent.append(number))
+    before = signal.signal(signal.SIGTERM, types.MethodType(lambda self, number, frame: None, ""))
+    send_again(signal.SIGTERM)
+    time.sleep(1.0)
+    signal.signal(signal.SIGTERM, before)
+    assert sent == [signal.SIGTERM]
