@@ -19,7 +19,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SOON, AGAIN = 0.01, 0.2  # seconds
-_handled = dict.fromkeys(SIGNALS, 0)  # how often a handler of ours ran
+_handled: dict[int, int] = dict.fromkeys(SIGNALS, 0)  # how often a handler of ours ran
 _IMPORTS = "<frozen importlib._bootstrap>"
 
 
