@@ -173,18 +173,19 @@ class Run:
                 self._record(number, state)
             if number % config.checkpoint.every == 0 or number == config.steps or stop_now:
                 self.checkpoints.save(number, state, stage.batches)
-            if stop_now and number < config.steps:
+            if stop_now:  # what else is due at this step would be skipped when the run goes on
                 self.checkpoints.wait()
-                self.log.say(
-                    f"stopped and saved at step {number}; the same command goes on from there"
-                )
-                return state
             if self.measure_held_out and (
                 number % config.held_out.every == 0 or number == config.steps
             ):
                 self.log.write({"step": number, **self.measure_held_out(state, fixed)})
                 self.clock.lap()
             self._periodic(number, state)
+            if stop_now and number < config.steps:
+                self.log.say(
+                    f"stopped and saved at step {number}; the same command goes on from there"
+                )
+                return state
         self.checkpoints.wait()
         self._export(config.steps, state, sample=config.sample.at_end)
         return state

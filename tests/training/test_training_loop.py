@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -13,12 +14,18 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from toy_stage import OPTIM, toy_config, toy_stage
+from toy_stage import OPTIM, toy_batches, toy_config, toy_stage
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.nn import Linear
 from causalcine_jax.training import loop
-from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, TimeConfig
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    HeldOutConfig,
+    OptimConfig,
+    TimeConfig,
+)
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import drop_after, read_records
 from causalcine_jax.training.same_run import changes
@@ -69,8 +76,15 @@ def test_what_was_loaded_is_not_kept_beside_the_state(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
-    whole = train(toy_config(tmp_path / "whole"), toy_stage())
-    stage, taken = toy_stage(), []
+    """Also what is due just at the step of the stop: a held-out measure, the model."""
+    due = {
+        "held_out": HeldOutConfig(every=7, films=4, store="unseen"),
+        "checkpoint": CheckpointConfig(every=4, export_every=7),
+    }
+    unseen, exported = tuple(itertools.islice(toy_batches(4, seed=9), 1)), []
+    measured = lambda: dataclasses.replace(toy_stage(exported=exported), held_out=unseen)
+    whole = train(toy_config(tmp_path / "whole", **due), measured())
+    stage, taken = measured(), []
     batches = stage.batches
 
     class StoppedAtSeven:
@@ -84,9 +98,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
             return getattr(batches, name)
 
     stage = dataclasses.replace(stage, batches=StoppedAtSeven())
-    parts = train(toy_config(tmp_path / "parts"), stage)
+    parts = train(toy_config(tmp_path / "parts", **due), stage)
     assert int(parts.step) == 7
-    parts = train(toy_config(tmp_path / "parts"), toy_stage())
+    parts = train(toy_config(tmp_path / "parts", **due), measured())
+    assert [facts["training"]["step"] for _, facts in exported] == [7, 12] * 2
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
 

@@ -84,7 +84,10 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         count=config.ode.films,
         batch=config.batch,
         seed=config.seed,
-        source={"teacher_sha256": weights_hash(Path(config.teacher))},
+        source={
+            "teacher_sha256": weights_hash(Path(config.teacher)),
+            **({"matmul_precision": config.matmul_precision} if config.matmul_precision else {}),
+        },
         seq=config.seq,
     )
     return write_trajectories(
