@@ -229,6 +229,11 @@ class Journalled:
     start: Float[np.ndarray, "1 f h w z"] | None
 
 
+def kept_pool(folder: Path) -> PoolConfig:
+    """The pool of the film that is kept in `folder`. `DataError` or `UsageError` as `_fields`."""
+    return PoolConfig(**_fields(folder)["pool"])
+
+
 def _fields(folder: Path) -> dict[str, Any]:
     """The content of journal.json, its fields checked."""
     what = str(folder / FILE)

@@ -7,8 +7,9 @@ that the engine has for all of them. Those who wait are admitted in the order th
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve.engine import Engine
 from causalcine_jax.serve.limits import SessionLimits
 from causalcine_jax.serve.protocol import Refused
@@ -52,13 +53,20 @@ class Admission:
         """Whether a new client is refused."""
         return len(self._waiting) >= self._limits.waiting
 
-    async def admitted(self, story: Story, tell: Callable[[SessionQueued], None]) -> object:
-        """Reserves a place and bytes; returns what `release` takes."""
+    async def admitted(
+        self, story: Story, tell: Callable[[SessionQueued], None], folder: Path | None = None
+    ) -> object:
+        """Reserves a place and bytes; returns what `release` takes.
+
+        folder  of the film that is resumed
+        """
         engine = self._engine
         try:
-            needed = engine.pool_bytes(story)
+            needed = engine.pool_bytes(story, folder)
         except UsageError as error:
             raise Refused("refused", str(error), "story.video") from None
+        except DataError as error:
+            raise Refused("refused", str(error), "resume_token", retryable=True) from None
         if needed > engine.room_bytes:
             raise Refused(
                 "limit",

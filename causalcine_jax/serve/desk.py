@@ -98,7 +98,7 @@ class Desk:
                 held.enter_context(_the_only_server(project))
                 if resumed:  # again: another server may have filmed on before it gave it up
                     project = Project.open(self.projects, token)
-                key = await self.admission.admitted(project.story, client.put)
+                key = await self.admission.admitted(project.story, client.put, project.kept)
                 session = await self._admit(project, resumed, key, held)
         finally:
             self._opening.discard(project.session_id)
@@ -181,7 +181,7 @@ class Desk:
             resumed=resumed,
             seed=project.story.seed,
             model=session.model,
-            limits=limits.as_message(self.resources.engine.pool_bytes(project.story)),
+            limits=limits.as_message(self.resources.engine.pool_bytes(project.story, project.kept)),
             **project.choices,
         )
 

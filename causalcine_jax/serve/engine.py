@@ -69,8 +69,11 @@ class Engine(Protocol[SomeDirector]):
     def warm_up(self) -> None:
         """Prepares for the first film, so that it does not wait for it."""
 
-    def pool_bytes(self, story: Story) -> int:
-        """Bytes of history that a director of this story reserves. `UsageError` as `begin`."""
+    def pool_bytes(self, story: Story, folder: Path | None = None) -> int:
+        """Bytes of history that a director of this story reserves, of the film kept in `folder`.
+
+        `UsageError` as `begin`, `DataError` as `resume`.
+        """
 
     def begin(self, story: Story) -> SomeDirector:
         """A director of a film without shots yet. `UsageError` if it cannot make that size."""

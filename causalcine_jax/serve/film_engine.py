@@ -12,6 +12,7 @@ from causalcine_jax.clock import TEMPORAL_STRIDE, first_frame_of_chunk
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.film.director import Director
+from causalcine_jax.film.journal import kept_pool
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.pool import chunk_bytes, device_memory, frames_wanted
 from causalcine_jax.film.prompts import knows_storyworld_only
@@ -63,11 +64,14 @@ class FilmEngine:
             pass
         next(director.branch("s1"), None)
 
-    def pool_bytes(self, story: Story) -> int:
+    def pool_bytes(self, story: Story, folder: Path | None = None) -> int:
+        # A kept film goes on with the pool it began with: another one would make another film.
+        pool = self.pool if folder is None else kept_pool(folder)
         size = latent_size(self.model, *self.model.completed(story).video.size)
         histories = self.model.sampler.histories
-        of_chunk = chunk_bytes(self.model, histories, size, self.pool.kv_dtype)
-        return self._frames // self.model.chunk_frames * of_chunk
+        of_chunk = chunk_bytes(self.model, histories, size, pool.kv_dtype)
+        frames = self._frames if folder is None else pool.frames or self._frames
+        return frames // self.model.chunk_frames * of_chunk
 
     def begin(self, story: Story) -> Director:
         return Director(self.model, story, pool=self.pool)

@@ -154,7 +154,7 @@ class MockEngine:
     def warm_up(self) -> None:
         pass
 
-    def pool_bytes(self, story: Story) -> int:
+    def pool_bytes(self, story: Story, folder: Path | None = None) -> int:
         return POOL_BYTES
 
     def begin(self, story: Story) -> MockDirector:

@@ -203,6 +203,11 @@ class Project:
         return self.folder / "takes" / take_id
 
     @property
+    def kept(self) -> Path | None:
+        """The folder of the current take; None before there is one."""
+        return self.folder_of(self.take_id) if self.take_id else None
+
+    @property
     def header(self) -> Path:
         return self.folder / "header.mp4"
 

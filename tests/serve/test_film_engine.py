@@ -48,8 +48,12 @@ def test_a_directed_branch_is_filmed_again_bit_by_bit(serve_desk, tmp_path):
 
     client.say("session.stop")
     client.until("session.done")
+    engine._frames = 60  # as after a start with another --pool-frames: the film keeps its own
+    assert engine.pool_bytes(Story(())) > started.limits.pool_bytes
     resumed = served.connect(resume_token=started.resume_token)
-    resumed.until("session.started")
+    assert resumed.until("session.started").limits.pool_bytes == started.limits.pool_bytes
+    (session,) = served.desk.sessions.values()
+    assert session.director.pool_bytes == served.desk.admission.bytes == started.limits.pool_bytes
     resumed.shot("Mia waves.")
     (chunk,) = resumed.chunks(1)
     assert (chunk.take_id, chunk.chunk) == ("t3", 4)

@@ -326,7 +326,7 @@ def test_those_behind_one_that_leaves_the_queue_are_admitted():
     async def scene():
         engine = MockEngine()
         needed = {"A": 6, "B": 8, "C": 2}
-        engine.room_bytes, engine.pool_bytes = 10, lambda story: needed[story.global_caption]
+        engine.room_bytes, engine.pool_bytes = 10, lambda story, _: needed[story.global_caption]
         admission = Admission(engine, SessionLimits(sessions=3))
         ask = lambda name: admission.admitted(Story((), global_caption=name), lambda message: None)
         await ask("A")
