@@ -33,7 +33,7 @@ class MemoryConfig:
     policy         which older frames are retrieved, a name in memory_policies.POLICIES
     window_chunks  W: this many chunks before the current one are always attended to
     memory_frames  K: the policy retrieves this many older frames
-    sink_frames    of these, so many are the film's first frames, whatever the policy
+    sink_frames    of these, so many are the film's first frames; of no effect under policy none
     route_clean    True: clean chunks use the bounded field that a commit uses. False: clean chunks
                    and commits see all earlier chunks (the paper's wording for the packed pass)
     positions      block_relative (places in the field) or absolute (true distance in the film)

@@ -199,6 +199,12 @@ class TextEncoderConfig:
             faults.append(
                 f"dim_attn {self.dim_attn} is not divisible by num_heads {self.num_heads}"
             )
+        # Half of the buckets are of each direction, and half of those of exact distances.
+        if not faults and not 4 <= self.num_buckets < 4 * self.max_distance:
+            faults.append(
+                f"num_buckets must be from 4 to less than four times max_distance "
+                f"{self.max_distance}, got {self.num_buckets}"
+            )
         return faults
 
 

@@ -35,6 +35,7 @@ from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.nn import stays_float32
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
@@ -57,7 +58,8 @@ def load_transformer(
     Args:
       path: a file or folder; see `formats`. Sizes come from the shapes; heads, text_len and eps
         from config.json.
-      dtype: of all parameters in memory.
+      dtype: of the parameters in memory. Those that Wan2.1 computes in float32 are float32
+        (`nn.stays_float32`), as in training.
       weights: generator or generator_ema, for a .pt that has both; auto takes the one that its
         authors recommend.
       lora: adapters to merge while reading, see `lora.loras`.
@@ -161,7 +163,7 @@ def fill(
     shapes: Network,
     places: list[tables.TensorPlace],
     tensors: SlicedTensors,
-    dtype,
+    dtype: tables.Dtypes,
     mesh: Mesh | None = None,
 ) -> Network:
     """The module of `shapes`, filled from the checkpoint's tensors at `places`.
@@ -175,7 +177,8 @@ def fill(
     shardings = None if mesh is None else state_shardings(mesh, parameters)
     leaves = []
     for path, leaf in parameters.items():
-        read = functools.partial(_read, layers[path], tensors, leaf.shape, np.dtype(dtype))
+        own = tables.dtype_of(dtype, path)
+        read = functools.partial(_read, layers[path], tensors, leaf.shape, own)
         if shardings is None:
             # jnp.asarray would compile a program per shape.
             leaves.append(jax.device_put(read((slice(None),) * leaf.ndim)))
@@ -205,6 +208,9 @@ def _read(
 
 def _load(path, part: str, dtype, mesh: Mesh | None, **how):
     copy = orbax_copy.find(Path(path), part)
+    if part == "transformer":
+        whole = dtype
+        dtype = lambda name: jnp.float32 if stays_float32(name) else whole
     if copy is not None:
         if how.get("lora_path"):
             raise UsageError(

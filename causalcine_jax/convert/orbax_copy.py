@@ -51,7 +51,7 @@ def find(path: Path, part: str) -> Path | None:
     return next((folder for folder in (path / part, path) if (folder / FOLDER).is_dir()), None)
 
 
-def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
+def load(folder: Path, part: str, dtype: tables.Dtypes = jnp.float32, mesh: Mesh | None = None):
     """The network in `folder`, in `dtype`, sharded over `mesh`, or on the default device.
 
     Raises:
@@ -69,8 +69,9 @@ def load(folder: Path, part: str, dtype=jnp.float32, mesh: Mesh | None = None):
     shardings = (
         dict.fromkeys(parameters, device) if mesh is None else state_shardings(mesh, parameters)
     )
+    own = lambda name: tables.dtype_of(dtype, name)
     wanted = {
-        name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=shardings[name])
+        name: jax.ShapeDtypeStruct(leaf.shape, own(name), sharding=shardings[name])
         for name, leaf in parameters.items()
     }
     try:

@@ -7,13 +7,15 @@ shapes, and gives every tensor that a checkpoint of that module must hold.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from einops import rearrange
+
+Dtypes = Any | Callable[[str], Any]  # one dtype for all parameters, or one by a parameter's path
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,13 @@ TEXT_ENCODER = (
     Rule(r"blocks\.(norm[12])\.weight", r"blocks.{layer}.\1.weight"),
     Rule(r"norm\.weight", r"norm.weight"),
 )
+
+
+def dtype_of(dtypes: Dtypes, path: str) -> np.dtype:
+    """The dtype of the parameter at `path`: one for all, or what the function of paths says."""
+    named = callable(dtypes) and not isinstance(dtypes, type)
+    own: Any = dtypes(path) if named else dtypes
+    return np.dtype(own)
 
 
 def parameters(module) -> dict[str, Any]:

@@ -118,7 +118,6 @@ def clip_batches(
     clips: Clips,
     batch: int,
     *,
-    seed: int,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -128,17 +127,13 @@ def clip_batches(
     orbax can save the iterator's position.
 
     Args:
-      clips: the source.
+      clips: the source, which has them in order of their numbers.
       batch: clips per batch of this process.
-      seed: of the order.
       process_index, process_count: this process's part of every batch.
       workers: processes that make clips ahead; 0 makes them in two threads of this process.
     """
-    stories = (
-        grain.MapDataset.source(clips)
-        .seed(seed)
-        .batch(batch // clips.per_story)[process_index::process_count]
-    )
+    stories = grain.MapDataset.source(clips).batch(batch // clips.per_story)
+    stories = stories[process_index::process_count]
     source = stories.map(np.concatenate)
     options = grain.ReadOptions(
         num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 4

@@ -217,19 +217,26 @@ def stack_init(make, count: int, key):
 FLOAT32_PARTS = ("norm", "modulation", "time_embedding", "time_projection")
 
 
+def stays_float32(name: str) -> bool:
+    """Whether a parameter, such as `head.weight`, is of those that compute in float32.
+
+    These are norms, modulation, the time embedding, and the transformer's head and input skip,
+    whose output is divided by the noise level where the network predicts clean latents.
+    """
+    parts = set(name.split("."))
+    return any(part in name for part in FLOAT32_PARTS) or (
+        bool(parts & {"head", "skip"}) and not parts & {"encoder", "decoder"}
+    )
+
+
 def cast_weights(tree, dtype):
     """Casts networks to the dtypes that they compute in.
 
-    Norms, modulation, the time embedding and the transformer's head stay as they are, in float32;
-    all other weights get `dtype`.
+    Parameters that stay in float32 are left as they are; all others get `dtype`.
     """
 
     def cast(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        parts = set(name.split("."))
-        steering = any(part in name for part in FLOAT32_PARTS) or (
-            "head" in parts and not parts & {"encoder", "decoder"}
-        )
-        return leaf if steering else leaf.astype(dtype)
+        return leaf if stays_float32(name) else leaf.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(cast, tree)

@@ -7,7 +7,7 @@ config is saved as config.json beside the checkpoints.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
+from causalcine_jax.config import POSITIONS, ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
@@ -60,7 +60,7 @@ class TrainConfig:
     dtype            that networks compute in. Weights and optimizer stay float32, and so do norms,
                      modulation and time embedding
     matmul_precision of products in float32; "" means jax's default. bfloat16 rounds their factors
-                     and sums in float32: on a CPU with AMX a step takes two thirds of the time
+                     and sums in float32: on two cores with AMX a step takes four fifths of the time
     remat            recompute layers in the backward pass: less memory, a third more time
     remat_layers     with remat: keep tokens only before every so many layers. A divisor of the
                      number of layers near its square root keeps least, for another third more time
@@ -185,9 +185,8 @@ class TrainConfig:
             yield from of_stage.faults()
 
     def _combination_faults(self) -> Iterable[str]:
-        yield from self._schedule_faults("optim", self.optim)
-        if self.stage == "dmd":
-            yield from self._schedule_faults("critic_optim", self.critic_optim)
+        for name, optim in zip(("optim", "critic_optim"), self.optims):
+            yield from self._schedule_faults(name, optim)
         if self.stage == "ode_init" and self.ode.store and self.data.retell:
             yield (
                 "data.retell: the trajectories of ode.store were made under the captions of "
@@ -210,8 +209,19 @@ class TrainConfig:
             yield "new_latents needs stage teacher_forcing and init, the model that goes on"
         if self.time.draws > 1 and self.stage != "teacher_forcing":
             yield "time.draws above 1 needs stage teacher_forcing"
-        if self.generator_start and (self.stage != "dmd" or self.generator_start >= self.steps):
-            yield "generator_start needs stage dmd, and must be less than steps"
+        first = -(-self.generator_start // self.generator_every) * self.generator_every
+        if self.stage == "dmd" and first >= self.steps:
+            told = f"the student's first update is at step {first + 1} of {self.steps}: "
+            yield told + "lower generator_start or generator_every"
+        elif self.generator_start and self.stage != "dmd":
+            yield "generator_start needs stage dmd"
+        if self.data.return_weight != 1 and self.stage != "teacher_forcing":
+            yield "data.return_weight needs stage teacher_forcing"
+        if self.memory.at_cut != "keep" or self.memory.positions not in POSITIONS:
+            told = "memory.at_cut and memory.positions=after_cut have no effect in training: "
+            yield told + "choose them where films are made"
+        if self.lora.rank and "muon" in (self.optim.optimizer, self.critic_optim.optimizer):
+            yield "lora.rank needs optimizer=adamw: muon has no rule for adapters"
         if self.new_latents and self.lora.rank:
             yield "new_latents needs lora.rank=0: adapters leave the first and the last layer fixed"
         if self.facts.student and not self.teacher:
@@ -258,6 +268,11 @@ class TrainConfig:
         yield from self._latent_faults()
         if not self.train_text_encoder:
             yield "train_text_encoder=False needs init, a model folder with a trained text encoder"
+
+    @property
+    def optims(self) -> tuple[OptimConfig, ...]:
+        """The optimizers of the stage's updates."""
+        return (self.optim, self.critic_optim) if self.stage == "dmd" else (self.optim,)
 
     @property
     def facts(self) -> StageFacts:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from causalcine_jax.diffusion.flow import LOSS_WEIGHTS
+from causalcine_jax.diffusion.flow import LOSS_WEIGHTS, TRAIN_TIMES
 from causalcine_jax.errors import nearest
 from causalcine_jax.models.lora import LAYERS, layers_of
 from causalcine_jax.storyworld.world import WORLDS
@@ -20,8 +20,8 @@ class TimeConfig:
 
     shift         larger values move the times toward noise
     shared_by     film: one time per film (paper Eq. 5); chunk: one per chunk
-    stratified    draw one position from each of B equal parts of the schedule instead of B
-                  independent ones; the loss then varies less
+    stratified    with shared_by=film: draw one position from each of B equal parts of the schedule
+                  instead of B independent ones; the loss then varies less
     weight        of the squared error at time t, in stage dmd of the fake score's: none, bsmntw,
                   sigma or x0 (diffusion/flow.py)
     draws         noise draws of each film, with times of their own, that a pass of stage
@@ -54,7 +54,7 @@ class DataConfig:
                 it lies in OUT. Several folders, joined by commas, are mixed film by film. Stage
                 autoencoder does not read it
     vae         model folder of the VAE that encodes and is exported with the model. "" means the
-                VAE of `init`, or the embedded one if `init` has none
+                VAE of `teacher`, else of `init`, or the embedded one if that has none
     retell      StoryWorld only: write the prompts anew, with other names, each time a film is read
                 (data/retelling.py)
     return_weight  with retell: loss weight of a chunk in which a character comes back; other
@@ -182,5 +182,5 @@ class SampleConfig:
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("sample.every", self.every, 0)
-        yield from range_faults("sample.steps", self.steps, 1)
+        yield from range_faults("sample.steps", self.steps, 1, TRAIN_TIMES)
         yield from range_faults("sample.guidance", self.guidance, 0)

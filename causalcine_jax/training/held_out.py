@@ -6,6 +6,7 @@ which of the two sets of weights is better, and at which noise level.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ def held_out_measure(
     They are those of the stage's first update. Names begin with held_out_ for the weights and
     held_out_ema_ for their average. It compiles at its first call.
     """
+    stage = replace(stage, trained={}, fixed={})  # so that loaded networks can be freed
     update, dtype = stage.updates[0], jnp.dtype(config.dtype)
 
     @jax.jit

@@ -38,7 +38,7 @@ from causalcine_jax.training.held_out import held_out_measure
 from causalcine_jax.training.metrics import FILE as METRICS
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.record import StepTimer, check_record, record_of
-from causalcine_jax.training.same_run import FILE, check_same_run, save_config
+from causalcine_jax.training.same_run import FILE, any_checkpoint, check_same_run, save_config
 from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.state import Stage, TrainState
 from causalcine_jax.training.step import make_update
@@ -82,10 +82,11 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
             held.enter_context(jax.default_matmul_precision(config.matmul_precision))
         changed = by_first(lambda: check_same_run(out, config, force=force)) or []
         mesh = make_mesh(config.seq)
-        for optim in (config.optim, config.critic_optim):
+        for optim in config.optims:
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
-        by_first(lambda: save_config(out, config))
+        if not any_checkpoint(out):
+            by_first(lambda: save_config(out, config))
         check_all(
             ""
             if (out / FILE).is_file()
@@ -110,11 +111,8 @@ class Run:
         self.checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
         self.start = self.checkpoints.latest or 0
         check_same({"the newest checkpoint": self.start})
-        self.log = (
-            MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard)
-            if is_first()
-            else NoLog()
-        )
+        log = lambda: MetricLog(out, config.steps, self.start, tensorboard=config.tensorboard)
+        self.log = by_first(log) or NoLog()
         self.clock = StepTimer()
         self.measure_held_out = (
             held_out_measure(stage, config, mesh)
@@ -151,6 +149,8 @@ class Run:
                 if number == self.start + 1:  # also what runs later: it must not fail mid-run
                     for _, apply in updates:
                         apply.compile(state, fixed, batch)
+                    # A changed config that cannot run must not replace that of the trained steps.
+                    by_first(lambda: save_config(self.out, config))
                 for update, apply in updates:
                     if update.due(number - 1):
                         state = apply(state, fixed, batch)

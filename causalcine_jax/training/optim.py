@@ -63,6 +63,7 @@ class OptimConfig:
         yield from range_faults(f"{name}.lr", self.lr, 0, 10, open_low=True)
         yield from range_faults(f"{name}.warmup", self.warmup, 0)
         yield from range_faults(f"{name}.final_lr", self.final_lr, 0, 1)
+        yield from range_faults(f"{name}.eps", self.eps, 0, 1, open_low=True)
         yield from range_faults(f"{name}.weight_decay", self.weight_decay, 0)
         yield from range_faults(f"{name}.clip", self.clip, 0)
         yield from range_faults(f"{name}.accumulation", self.accumulation, 1)

@@ -47,6 +47,10 @@ FIXED = (
 TOLD = ("steps",)
 
 
+def any_checkpoint(out: Path) -> bool:
+    return any(step.name.isdecimal() for step in (out / "checkpoints").glob("*"))
+
+
 def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> list[str]:
     """The changes since the run in `out` began, as lines to print.
 
@@ -57,7 +61,7 @@ def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> li
         changed (other than `steps`).
       DataError: the saved config cannot be read.
     """
-    saved = any(step.name.isdecimal() for step in (out / "checkpoints").glob("*"))
+    saved = any_checkpoint(out)
     if not (out / FILE).is_file() or not saved:
         return []
     before = _saved(out)

@@ -38,7 +38,7 @@ def smaller_step(config: TrainConfig, devices: int) -> dict[str, str]:
             )
         if config.self_forcing.grad_frames != config.chunk_frames:
             found["--config.self_forcing.grad_frames=N"] = (
-                "limits the gradient to fewer of a film's last frames"
+                "limits the gradient to fewer of a film's frames"
             )
         if config.gan.on:
             found["--config.gan.generator_weight=0"] = "leaves out the head's passes"

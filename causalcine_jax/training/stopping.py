@@ -12,7 +12,7 @@ from causalcine_jax.utils.interrupts import SIGNALS, handled, importing, send_ag
 
 
 class StopRequest:
-    """Inside its `with`, the first SIGTERM or SIGINT sets `asked`, and a second ends the process.
+    """Inside its `with`, the first SIGTERM or SIGINT sets `asked`; the same again ends the process.
 
     While `immediate` is true, no work can be lost, so the first one raises `StoppedEarly`.
     """

@@ -107,6 +107,8 @@ def field_of(field, segment):
         ("prompt", True, 3, 1, 3, 6, CONFIG),
         ("alike", True, 3, 1, 3, 6, CONFIG),
         ("camr", True, 3, 3, 5, 2, CONFIG),  # a history shorter than the field
+        ("none", True, 3, 0, 0, 3, CONFIG),  # no history at all
+        ("camr", True, 3, 0, 0, 3, KERNEL),
     ],
 )
 def test_rollout_of_true_chunks_equals_packed_pass(

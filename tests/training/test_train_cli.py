@@ -12,8 +12,14 @@ from tiny_training import tiny_config
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.network_sizes import TransformerConfig
-from causalcine_jax.training.config import OptimConfig, TrainConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
+from causalcine_jax.training.config import (
+    DataConfig,
+    LoraConfig,
+    OptimConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.overrides import replaced
 
@@ -183,6 +189,39 @@ def test_networks_must_fit_together():
         tiny_config(transformer=sizes)
     with pytest.raises(UsageError, match=r"batch 4 is not divisible by optim.accumulation 3"):
         tiny_config(optim=OptimConfig(warmup=3, accumulation=3))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sample": SampleConfig(steps=1001)}, "sample.steps must be at least 1 and at most 1000"),
+        ({"optim": OptimConfig(eps=0.0)}, "optim.eps must be more than 0"),
+        (
+            {"stage": "dmd", "teacher": "t", "steps": 600, "generator_start": 596}
+            | {"generator_every": 50},
+            "the student's first update is at step 601 of 600",
+        ),
+        (
+            {"stage": "dmd", "teacher": "t", "data": DataConfig(retell=True, return_weight=2.0)},
+            "data.return_weight needs stage teacher_forcing",
+        ),
+        ({"memory": MemoryConfig(at_cut="flush")}, "have no effect in training"),
+        (
+            {"init": "m", "train_text_encoder": False, "lora": LoraConfig(rank=4)}
+            | {"optim": OptimConfig(optimizer="muon")},
+            "muon has no rule for adapters",
+        ),
+    ],
+)
+def test_settings_without_effect_or_end_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**changes)
+
+
+def test_a_text_encoder_needs_buckets_for_both_directions():
+    for sizes in ({"num_buckets": 2}, {"num_buckets": 64, "max_distance": 8}):
+        with pytest.raises(UsageError, match="num_buckets must be from 4 to less than four times"):
+            TextEncoderConfig(**sizes)
 
 
 def test_a_wrong_key_ends_in_one_line_and_code_2():

@@ -123,7 +123,7 @@ def test_a_disk_too_small_for_a_checkpoint_is_named_before_the_first_step(tmp_pa
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_disk_that_fills_up_is_one_error_that_names_the_file(tmp_path):
+def test_a_disk_that_fills_up_is_one_error_that_names_the_file(tmp_path, capsys):
     train(toy_config(tmp_path, steps=4), toy_stage())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / "metrics.jsonl").stat().st_size

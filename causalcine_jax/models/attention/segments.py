@@ -164,6 +164,9 @@ def _attend_segment(operands, past: History, shared: Shared, alone: bool):
         return attention(q_rotated, keys, values, tokens), kept
 
     size = field.slot.shape[-1]
+    if not size:  # no window and no memory: a chunk sees itself alone
+        taken = None if past.copied is None else tuple(map(values_of, take(past, field)))
+        return attention(q_rotated, k_rotated, v), field, taken
     in_place = past.layer is not None and past.copied is None
     grows = platform() == "cpu" and alone and in_place
     out, kept = attend_smallest(field.length, size, chunk_frames, attend) if grows else attend(size)

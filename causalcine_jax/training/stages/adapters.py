@@ -37,6 +37,14 @@ def bases(loaded: Nets, config: TrainConfig) -> Nets:
     }
 
 
+def adapter_bases(nets: Nets) -> Nets:
+    """Of the networks of `bases`, those that adapters change: none where all weights are trained.
+
+    The run has copies of all others, so a function that is kept during the run holds only these.
+    """
+    return {name: nets[name] for name in map(base_of, ADAPTED) if name in nets}
+
+
 def export_adapters(
     trained: Nets, loaded: Nets, folder: Path, config: TrainConfig, base: str
 ) -> Nets:
@@ -44,7 +52,7 @@ def export_adapters(
 
     Args:
       trained: averages of what the run trains.
-      loaded: with the bases.
+      loaded: the `adapter_bases`.
       base: the model that the adapters belong to, for adapter_config.json.
     """
     lora = config.lora

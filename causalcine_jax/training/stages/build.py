@@ -45,7 +45,7 @@ from causalcine_jax.training.film_data import (
     vae_folder,
 )
 from causalcine_jax.training.sample import sampling
-from causalcine_jax.training.stages.adapters import bases, export_adapters
+from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.autoencoder import TRAIN, latent_statistics
 from causalcine_jax.training.stages.distillation import student_stage
 from causalcine_jax.training.stages.spec import stage_spec
@@ -95,12 +95,13 @@ def _on_films(config: TrainConfig) -> Stage:
     defaults = rollout_facts(config, store, vae, init) | {"sampler": sampler}
 
     loaded = bases(loaded, config)
+    adapted = adapter_bases(loaded)
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
         save_model(
             folder,
             **fixed,
-            **export_adapters(trained, loaded, folder, config, config.init),
+            **export_adapters(trained, adapted, folder, config, config.init),
             vae=vae,
             tokenizer=tokenizer,
             dtype=jnp.dtype(config.checkpoint.export_dtype),
@@ -175,7 +176,7 @@ def _on_clips(config: TrainConfig) -> Stage:
             f"data.clips_per_story {clips.per_story} does not divide a process's batch of {own}"
         )
     check_batch_room(config.batch, own * clips.frames * clips.height * clips.width * 3)
-    parts = {"seed": config.seed, "process_index": index, "process_count": count}
+    parts = {"process_index": index, "process_count": count}
     held_out = ()
     if config.held_out.every:
         unseen = replace(sized, data=replace(config.data, clips_per_story=1))
@@ -242,9 +243,7 @@ def _with_statistics(vae: VAE, config: TrainConfig) -> VAE:
     They are measured over whole frames of clips that were not trained on.
     """
     world = config.world
-    unseen = clip_batches(
-        Clips(world, config.data.seed + 1, _clip_frames(config)), config.batch, seed=config.seed
-    )
+    unseen = clip_batches(Clips(world, config.data.seed + 1, _clip_frames(config)), config.batch)
     painted: Iterator = (
         jax.jit(paint, static_argnums=(1, 2))(next(unseen), world.height, world.width)
         for _ in range(STATISTICS_BATCHES)

@@ -41,7 +41,7 @@ from causalcine_jax.training.film_data import (
 )
 from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.sample import sampling
-from causalcine_jax.training.stages.adapters import bases, export_adapters
+from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
 from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, write_trajectories
 from causalcine_jax.training.state import Nets, Stage
@@ -87,6 +87,7 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         source={
             "teacher_sha256": weights_hash(Path(config.teacher)),
             **({"matmul_precision": config.matmul_precision} if config.matmul_precision else {}),
+            **({"dtype": config.dtype} if config.dtype != "float32" else {}),
         },
         seq=config.seq,
     )
@@ -140,7 +141,7 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
     return stage_spec(config, loaded.null_prompt).stage(
         nets,
         batches=loader,
-        export=_export(loaded, nets),
+        export=_export(loaded, adapter_bases(nets)),
         sample=sample,
         bad=lambda: len(loader.bad_records),
         notes=(

@@ -74,28 +74,6 @@ class DistributionMatching:
         raise_faults("distribution matching", faults)
 
 
-def check_networks(nets: Nets) -> None:
-    """`UsageError` unless all transformers have the same latent and text dimensions.
-
-    Their widths and depths may differ.
-    """
-    student = nets["student"].config
-    sizes = [
-        (name, part, getattr(nets[name].config, part), getattr(student, part))
-        for name in ("teacher", "fake_score")
-        for part in ("in_dim", "out_dim", "text_dim")
-        if name in nets
-    ]
-    raise_faults(
-        "networks",
-        [
-            f"{name}.{part} is {theirs}, the student's {ours}"
-            for name, part, theirs, ours in sizes
-            if theirs != ours
-        ],
-    )
-
-
 def generator_loss(task: DistributionMatching) -> Loss:
     """The student's loss (trained, fixed, batch, key) -> (loss, metrics).
 
@@ -105,7 +83,6 @@ def generator_loss(task: DistributionMatching) -> Loss:
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
-        check_networks(nets)
         key_rollout, key_score = jax.random.split(key)
         text, null = _texts(task, nets, batch)
         shots = batch["shot_of_chunk"]
@@ -199,7 +176,6 @@ def critic_loss(task: DistributionMatching) -> Loss:
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
-        check_networks(nets)
         key_rollout, key_score, key_r1 = jax.random.split(key, 3)
         text, _ = jax.lax.stop_gradient(_texts(task, nets, batch))
         shots = batch["shot_of_chunk"]

@@ -45,8 +45,8 @@ class SelfForcingConfig:
                    films) or last (always all steps)
     grad_frames    frames of the film that carry gradient: whole chunks from a random chunk on; 0
                    for the whole film
-    context_noise  time to which a chunk is noised before its commit; 0 commits it clean, as in
-                   generation
+    context_noise  time to which a chunk is noised before its commit, in training only: films
+                   commit every chunk clean, as 0 does here
     recommit       drops the rollout's pool while the film is scored and commits the film again for
                    the student's gradient. Saves a pool's memory; costs a commit per chunk and
                    another gathering of the weights
