@@ -252,6 +252,14 @@ def test_bad_requests(model, tmp_path):
     with one_writer(tmp_path / "out"), pytest.raises(UsageError, match="is being written by"):
         run(tmp_path / "videos", tmp_path / "out", model)
     (tmp_path / "filters.yaml").write_text("darkness: 3")
+    for videos in (tmp_path / "out/held_out", tmp_path / "out/work/mine"):
+        with pytest.raises(UsageError, match=r"the videos are inside of .*, which is replaced"):
+            PrepareConfig(videos, tmp_path / "out", model)
+    (tmp_path / "other/held_out").mkdir(parents=True)
+    (tmp_path / "other/held_out/diary.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"other/held_out is not a store of this command"):
+        run(tmp_path / "videos", tmp_path / "other", model)
+    assert (tmp_path / "other/held_out/diary.txt").read_text() == "mine"
     with pytest.raises(UsageError, match="unknown filter 'darkness'"):
         Filters.read(tmp_path / "filters.yaml")
 

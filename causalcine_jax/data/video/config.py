@@ -7,6 +7,7 @@ from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.errors import nearest, raise_faults
 
 CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
+SPLITS = ("train", "held_out")  # the stores in out
 DETECTORS = ("transnet", "scenedetect", CAPTION_CUTS)
 
 
@@ -66,4 +67,7 @@ class PrepareConfig:
             faults.append("captioner_url and captioner_model belong together: name both or none")
         if self.folder.resolve() == self.out.resolve():
             faults.append("out must be another folder than that of the videos")
+        for own in (*SPLITS, "work"):
+            if self.folder.resolve().is_relative_to((self.out / own).resolve()):
+                faults.append(f"the videos are inside of {self.out / own}, which is replaced")
         raise_faults("prepare", faults)

@@ -23,19 +23,18 @@ from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.video import encode, probe, report, text
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.choosing import captioned, captioner_of, where, windows
-from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
 from causalcine_jax.data.video.pool import each
 from causalcine_jax.data.video.reading import detector_of, probed, scanned
-from causalcine_jax.data.video.stores import Encoded, put_store, remove_store, spec_of
+from causalcine_jax.data.video.stores import Encoded, check_stores, put_store, remove_store, spec_of
 from causalcine_jax.data.video.target import Target, check_settings, settings, target_of
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError, kept_when_stopped
 from causalcine_jax.utils.atomic_file import remove_partials
 from causalcine_jax.utils.output import check_disk, one_writer
 
-SPLITS = ("train", "held_out")
 SETTINGS, REPORT = "settings.json", "report.json"
 FILES = (REPORT, SETTINGS, "contact_sheet.png", "rejects.html", "rejects.jsonl")
 
@@ -63,6 +62,7 @@ def prepare(config: PrepareConfig, *, show_progress: bool = True) -> Prepared:
 
 def _prepare(work: Work) -> Prepared:
     config, out = work.config, work.config.out
+    check_stores([out / split for split in SPLITS])
     files, told = probe.files_of(config.folder, out)
     captioner = captioner_of(config)
     detector_of(config.detector, config.detector_weights)  # if it fails, then now

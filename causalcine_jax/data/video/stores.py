@@ -15,11 +15,11 @@ from causalcine_jax.clock import FPS
 from causalcine_jax.data.encode import tokenizer_hash
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
-from causalcine_jax.data.store_layout import StoreSpec, partial_path, read_spec
+from causalcine_jax.data.store_layout import SPEC_FILE, StoreSpec, partial_path, read_spec
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.manifest import Row, content_id, write_rows
 from causalcine_jax.data.video.target import Target
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, UsageError
 
 FILMS = "films.jsonl"  # in a store: where each of its films comes from
 
@@ -79,7 +79,7 @@ def put_store(
     """
     rows = [film.row for film in films]
     spec = spec_of([each.film for each in films], target, films_per_shard, content_id(rows))
-    new, old = (path.with_name(f"{path.name}.{word}") for word in ("new", "old"))
+    _, new, old = _folders(path)
     if old.exists():  # stopped between the two renames below, or before the removal
         if path.exists():
             shutil.rmtree(old)
@@ -103,11 +103,30 @@ def put_store(
     return LatentStore.open(path)
 
 
+def check_stores(paths: Sequence[Path]) -> None:
+    """`UsageError` if something that is no store is where `put_store` or `remove_store` works."""
+    for folder in (folder for path in paths for folder in _folders(path)):
+        if folder.exists() and not (folder / SPEC_FILE).is_file() and _holds_something(folder):
+            raise UsageError(
+                f"{folder} is not a store of this command (it has no {SPEC_FILE}), and would be "
+                "replaced: choose another --out, or move it away"
+            )
+
+
 def remove_store(path: Path) -> None:
-    """Removes a store that no film belongs to any more."""
-    for folder in (path, *(path.with_name(f"{path.name}.{word}") for word in ("new", "old"))):
+    """Removes a store that no film belongs to any more. Call `check_stores` before."""
+    for folder in _folders(path):
         if folder.exists():
             shutil.rmtree(folder)
+
+
+def _folders(path: Path) -> tuple[Path, ...]:
+    """A store, the one to take its place, and the one whose place it takes."""
+    return (path, *(path.with_name(f"{path.name}.{word}") for word in ("new", "old")))
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
 
 
 def _is_of(folder: Path, spec: StoreSpec) -> bool:
