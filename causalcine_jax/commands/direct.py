@@ -84,7 +84,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     compile_cache_flags(parser)
     flags = parser.parse_args(arguments)
     if flags.server:
-        of_engine = ("model", "pool_frames", *NETWORK_CHOICES)
+        caches = ("compile_cache", "no_compile_cache")
+        of_engine = ("model", "pool_frames", *caches, *NETWORK_CHOICES)
         parser.refuse_set(flags, of_engine, "has no effect on a server: leave it out")
     if flags.resume:
         of_film = ("global_caption", "seed")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PORT, POOL_FRAMES = 8765, 240
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Of a model, so without effect on a mock.
+OF_MODEL = ("pool_frames", "compile_cache", "no_compile_cache", *NETWORK_CHOICES)
 MOCK_SECONDS = 0.3  # of a mock's chunk, which lasts 0.75 s
 
 
@@ -95,11 +97,14 @@ def refuse_faults(flags: argparse.Namespace) -> None:
     """`UsageError` for flags of `desk_flags` that cannot be."""
     if flags.token is not None and len(flags.token) < 16:
         raise UsageError("--token must have at least 16 characters: leave it out for a random one")
+    if flags.token is not None and not flags.token.isascii():
+        raise UsageError("--token must be of ASCII characters: it is sent in headers")
     if flags.max_sessions < 1 or flags.viewers < 0:
         raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
     if flags.mock and flags.model:
         raise UsageError("--mock films without a model: leave out --model")
-    if flags.mock and (given := [name for name in NETWORK_CHOICES if getattr(flags, name)]):
+    set_ = [name for name in OF_MODEL if getattr(flags, name) not in (None, False, POOL_FRAMES)]
+    if flags.mock and (given := set_):
         raise UsageError(f"--mock films without a model: leave out --{given[0].replace('_', '-')}")
 
 

@@ -4,7 +4,7 @@ Reads the model's headers, configs and tokenizer, but no weights.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax.convert import abstract_network, load_tokenizer
@@ -18,11 +18,10 @@ from causalcine_jax.film.model_folder import (
     model_defaults,
 )
 from causalcine_jax.film_folder.choices import Choices, Setup, decide
-from causalcine_jax.film_folder.record import Recipe
-from causalcine_jax.film_folder.start import SHOT_ID
+from causalcine_jax.film_folder.record import Recipe, with_start
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.story import ResolvedStory, Shot, Story
+from causalcine_jax.story import ResolvedStory, Story
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ def check_story(recipe: Recipe, model: Path | None = None) -> StoryCheck:
     setup = decide(recipe, abstract_model(folder), Choices())
     story, planned = setup.story, setup.model
     if start := recipe.record.start:
-        opening = Shot(start["caption"], chunks=start["chunks"], id=SHOT_ID)
-        story = replace(story, shots=(opening, *story.shots))
+        story = with_start(story, start)
     story = planned.completed(story)
     assert planned.tokenizer is not None
     tokenizer = planned.tokenizer

@@ -18,6 +18,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causalcine_jax.film.record_schema import NEEDED, SCHEMA, FilmRecord
-from causalcine_jax.story import ResolvedStory, Story
+from causalcine_jax.story import ResolvedStory, Shot, Story
 from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # they import jax
     from causalcine_jax.film.model_folder import Model
     from causalcine_jax.film.settings import FilmSettings
 
+START_ID = "start"  # of the shot that a picture or clip begins
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
 
@@ -48,6 +50,12 @@ class Recipe:
     def record(self) -> FilmRecord:
         """What was recorded; an empty record where the file was no film.json."""
         return self.recorded or FilmRecord()
+
+
+def with_start(story: Story, start: Mapping[str, Any]) -> Story:
+    """A film.json's story with the shot of its `start` in front, the film's first chunks."""
+    shot = Shot(start["caption"], chunks=start.get("chunks", 1), id=START_ID)
+    return dataclasses.replace(story, shots=(shot, *story.shots))
 
 
 def read_recipe(path: str | Path) -> Recipe:

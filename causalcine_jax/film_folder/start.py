@@ -27,13 +27,13 @@ from jaxtyping import Array, Float, UInt8
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film_folder.record import START_ID
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render import clip, still
 from causalcine_jax.render.clip import Frame
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.utils.atomic_file import file_hash
 
-SHOT_ID = "start"
 ALL_SEEN = 0.995  # of a frame's side: less is said to be cut
 
 
@@ -113,7 +113,7 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     latents = encode(model.vae, frames, lengths)
     chunks = latents.shape[1] // model.chunk_frames
     record = {"file": str(start.file), "sha256": digest, "caption": start.caption, "chunks": chunks}
-    shot = Shot(start.caption, chunks=chunks, id=SHOT_ID)
+    shot = Shot(start.caption, chunks=chunks, id=START_ID)
     return Opening(
         dataclasses.replace(story, shots=(shot, *story.shots)),
         latents,

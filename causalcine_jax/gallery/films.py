@@ -10,6 +10,7 @@ import numpy as np
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chunk import most_retrieved
+from causalcine_jax.film_folder.record import with_start
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -83,6 +84,9 @@ def read_film_card(path: Path, folder: Path) -> Film:
     chunk_frames = data.get("chunk_frames")
     if not isinstance(chunk_frames, int) or chunk_frames < 1:
         chunk_frames = CHUNK_FRAMES
+    start = data.get("start")  # its picture is the film's first shot, and not in the story
+    if story and isinstance(start, dict):
+        story = with_start(story, start)
     return Film(
         title=_title(path, folder),
         path=path,

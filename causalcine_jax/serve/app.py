@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
+from causalcine_jax.errors import DataError, UsageError, printable
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.films import film_routes
 from causalcine_jax.serve.job_routes import job_routes
@@ -65,8 +66,19 @@ def desk_app(
         status = STATUS.get(told.code, 400)
         return JSONResponse({"error": told.model_dump(exclude_none=True)}, status, headers)
 
+    async def failed(request: Request, error: DataError) -> Response:
+        told = {"code": "failed", "message": printable(str(error))}
+        return JSONResponse({"error": told}, 500)
+
+    async def unusable(request: Request, error: UsageError) -> Response:
+        return JSONResponse({"error": {"code": "refused", "message": printable(str(error))}}, 400)
+
     # Starlette's type has only handlers that take any Exception.
-    handlers: dict[type[Exception], Any] = {Refused: refused}
+    handlers: dict[type[Exception], Any] = {
+        Refused: refused,
+        DataError: failed,
+        UsageError: unusable,
+    }
     app = Starlette(
         routes=[
             WebSocketRoute("/v1/stream", socket),

@@ -56,9 +56,13 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> "Address":
-        parts = urlsplit(url)
-        token = parse_qs(parts.query).get("token", [""])[0]
-        if parts.scheme not in ("http", "https") or not parts.netloc or not token:
+        try:
+            parts = urlsplit(url)
+            sound = parts.port != 0 and parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:  # brackets that do not close, or a port that is none
+            sound = False
+        token = parse_qs(parts.query).get("token", [""])[0] if sound else ""
+        if not token:
             raise UsageError("the server's address must be http://HOST:PORT/?token=..., as printed")
         return cls(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", token)
 
@@ -177,7 +181,9 @@ class DeskClient(Orders):
             yield cls(socket)
 
     def send(self, message: Any) -> None:
-        self._socket.send(written(message))
+        """`DataError` if the socket is closed."""
+        with _ended():
+            self._socket.send(written(message))
 
     def receive(self, timeout: float | None = None) -> Received:
         """The next message. `TimeoutError` after so many seconds, `DataError` at the end."""
@@ -211,7 +217,9 @@ class AsyncDeskClient(Orders):
             yield cls(socket)
 
     async def send(self, message: Any) -> None:
-        await self._socket.send(written(message))
+        """`DataError` if the socket is closed."""
+        with _ended():
+            await self._socket.send(written(message))
 
     async def receive(self) -> Received:
         """The next message. `DataError` at the end."""

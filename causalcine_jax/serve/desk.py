@@ -80,7 +80,10 @@ class Desk:
         if start.resume_token is not None:
             live = self.sessions.get(start.resume_token.partition("-")[0])
             if live is not None and live.project.opened_by(start.resume_token):
-                return self._take_over(live, start, client)
+                if not live.stopping:
+                    return self._take_over(live, start, client)
+                await live.done.wait()  # then it is opened from its folder
+                await asyncio.sleep(0)  # after `_forget`
             project, token = Project.open(self.projects, start.resume_token), start.resume_token
             resumed = True
         else:
@@ -90,7 +93,10 @@ class Desk:
             resumed = False
         if project.session_id in self._opening:
             raise Refused(
-                "refused", "this session is being opened by another client", "resume_token"
+                "refused",
+                "this session is being opened by another client",
+                "resume_token",
+                retryable=True,
             )
         self._opening.add(project.session_id)
         try:
@@ -203,7 +209,7 @@ class Desk:
             if len(story.shots) > MOST_SHOTS:
                 raise UsageError(f"{field}: at most {MOST_SHOTS} shots, not {len(story.shots)}")
             resolved = story.resolve(engine.info.latent_frames).shots
-            engine.check([(f"shot {shot.id}", shot.prompt) for shot in resolved])
+            engine.check([(f"shot {shot.id}", shot.prompt) for shot in resolved], story)
             if (seconds := sum(shot.seconds for shot in resolved)) > self.resources.limits.film_s:
                 most = self.resources.limits.film_s
                 raise UsageError(f"{field}: {seconds:g} s, and a film has at most {most:g} s")
@@ -217,7 +223,9 @@ class Desk:
 
     async def _opened(self, project: Project, resumed: bool) -> Session:
         if resumed:
-            return Session(self.resources, project, await reopened(self.resources, project))
+            return Session(
+                self.resources, project, await reopened(self.resources, project, project.take_id)
+            )
         take_id, story = project.new_take_id(), project.story
         engine, folder = self.resources.engine, project.folder_of(take_id)
 

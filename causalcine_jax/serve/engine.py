@@ -35,10 +35,6 @@ class FilmDirector(Protocol):
 
     def extend(self, *, chunks: int) -> ResolvedShot: ...
 
-    def retake(
-        self, shot: str, *, caption: str | None = None, seed: int | None = None
-    ) -> ResolvedShot: ...
-
     def branch(self, shot: str) -> "FilmDirector": ...
 
     def keep_in(self, folder: Path) -> None: ...
@@ -84,8 +80,12 @@ class Engine(Protocol[SomeDirector]):
         It makes the film's chunks again. `DataError` if there is none, or it is in use.
         """
 
-    def check(self, prompts: list[tuple[str, str]]) -> None:
-        """`UsageError` if the model cannot read a prompt; given (where it occurs, its text)."""
+    def check(self, prompts: list[tuple[str, str]], story: Story) -> None:
+        """`UsageError` if the model cannot read a prompt, or not all of them in one film.
+
+        prompts  (where it occurs, its text)
+        story    with all shots of the film, begun or not
+        """
 
     def record(self, director: SomeDirector) -> dict[str, Any]:
         """The fields of film.json that say how the director's frames are made."""

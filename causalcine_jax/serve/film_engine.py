@@ -79,8 +79,8 @@ class FilmEngine:
     def resume(self, folder: Path) -> Director:
         return Director.resume(folder, self.model, from_beginning=True)
 
-    def check(self, prompts: list[tuple[str, str]]) -> None:
-        self.model.check_prompts(prompts)
+    def check(self, prompts: list[tuple[str, str]], story: Story) -> None:
+        self.model.check_prompts(prompts, story)
 
     def record(self, director: Director) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """Jobs, stories to check, and metrics by HTTP."""
 
+import asyncio
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,14 +44,16 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         return JSONResponse({"id": job_id, "object": "video.deleted", "deleted": True})
 
     async def validate(request: Request) -> Response:
-        told = _story(await request.body())
+        # Hostile YAML takes seconds, in which no film may wait.
+        told = await asyncio.to_thread(_story, await request.body())
         faults = story_faults(told)
         if faults:
             return JSONResponse({"valid": False, "faults": faults})
         story = Story.from_dict(told)
         resolved = story.resolve(desk.resources.engine.info.latent_frames)
         try:
-            desk.resources.engine.check([(f"shot '{s.id}'", s.prompt) for s in resolved.shots])
+            prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in resolved.shots]
+            desk.resources.engine.check(prompts, story)
         except UsageError as error:
             return JSONResponse({"valid": False, "faults": [str(error)]})
         told = {"story": story.to_dict(), "resolved": resolved_dict(resolved)}

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from causalcine_jax.errors import DataError, UsageError, printable
 from causalcine_jax.serve.admission import RETRY_S
 from causalcine_jax.serve.client_messages import SessionStart
 from causalcine_jax.serve.desk import Desk
@@ -26,7 +27,7 @@ from causalcine_jax.serve.export import take_files
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import Caption, FromClient, FromServer, Seed
 from causalcine_jax.serve.protocol import Refused
-from causalcine_jax.serve.server_messages import MediaChunk, SessionDone, SessionStatus
+from causalcine_jax.serve.server_messages import Error, MediaChunk, SessionDone, SessionStatus
 from causalcine_jax.serve.shot_queue import chunks_of
 from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA
 from causalcine_jax.utils.atomic_file import atomic_file
@@ -114,6 +115,9 @@ class _Client(Outbox):
             code = "failed" if message.reason == "failed" else "stopped"
             self._job.error = {"code": code, "message": message.message}
             self.done.set()
+        elif isinstance(message, Error):  # a shot that cannot be filmed
+            self._job.error = {"code": message.code, "message": message.message}
+            self.done.set()
         elif isinstance(message, SessionStatus) and message.status == "starved":
             self.done.set()
 
@@ -144,8 +148,8 @@ class Jobs:
         start = SessionStart(type="session.start", story=story, seed=asked.seed, pace="free")
         _, shots = self._desk.read_story(start)  # faults are told at once
         job = Job(f"video_{secrets.token_hex(16)}", name, int(time.time()), shots[0].caption)
-        self.all[job.id] = job
         self._save(job)
+        self.all[job.id] = job
         client = _Client(job)
         model = self._desk.resources.engine.info
         client.chunks = sum(chunks_of(shot.seconds, shot.chunks, model) for shot in shots)
@@ -170,7 +174,7 @@ class Jobs:
         del self.all[job_id]  # first: another request must not delete it too
         if (task := self._tasks.pop(job_id, None)) is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # it is told in the job
                 await task
         if job.folder is not None:
             folder = self._desk.projects / job.folder
@@ -182,6 +186,7 @@ class Jobs:
         try:
             session = await self._desk.open(start, client)
             job.status, job.folder = "in_progress", session.project.session_id
+            self._save(job)  # so that its film is found after a crash
             await client.done.wait()
             if job.error is None:
                 chunk_frames = session.model.latent_frames
@@ -192,6 +197,8 @@ class Jobs:
                 job.completed_at = int(time.time())
         except Refused as refused:
             job.error = {"code": refused.error.code, "message": refused.error.message}
+        except (DataError, UsageError) as error:
+            job.error = {"code": "failed", "message": printable(str(error))}
         except Exception as error:
             job.error = {"code": "failed", "message": type(error).__name__}
             raise
@@ -200,7 +207,8 @@ class Jobs:
                 job.status = "failed"
             if session is not None:
                 session.leave(client)
-                session.stop("stopped")
+                if not session.stopping and not session.done.is_set():
+                    session.stop("stopped")
                 await session.done.wait()
             if job.id in self.all:
                 self._save(job)

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from causalcine_jax.clock import CHUNK_FRAMES, TEMPORAL_STRIDE, first_frame_of_chunk
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.chunk import Chunk
-from causalcine_jax.film.story_edits import extended, retaken, with_shot
+from causalcine_jax.film.story_edits import extended, with_shot
 from causalcine_jax.render.typography import fit_text, font
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import ResolvedShot, Shot, Story, Video
@@ -85,14 +85,6 @@ class MockDirector:
     def extend(self, *, chunks: int) -> ResolvedShot:
         self._replace_story(extended(self.story, chunks, CHUNK_FRAMES))
         return self.resolved.shots[-1]
-
-    def retake(
-        self, shot: str, *, caption: str | None = None, seed: int | None = None
-    ) -> ResolvedShot:
-        number = self.resolved.number_of(shot)
-        self.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)
-        self._replace_story(retaken(self.story, number, caption, seed))
-        return self.resolved.shots[number]
 
     def branch(self, shot: str) -> "MockDirector":
         number = self.resolved.number_of(shot)
@@ -163,7 +155,7 @@ class MockEngine:
     def resume(self, folder: Path) -> MockDirector:
         return MockDirector.resume(folder, self._seconds)
 
-    def check(self, prompts: list[tuple[str, str]]) -> None:
+    def check(self, prompts: list[tuple[str, str]], story: Story) -> None:
         for where, prompt in prompts:
             if "refuseme" in prompt:
                 raise UsageError(f"the model does not know 'refuseme' in {where}")

@@ -5,6 +5,7 @@ being made: they become one of the session's turns.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from causalcine_jax.errors import UsageError
@@ -24,7 +25,7 @@ from causalcine_jax.serve.client_messages import (
     ShotUpdate,
     TakeOpen,
 )
-from causalcine_jax.serve.parts import NewShot, QueuedShot
+from causalcine_jax.serve.parts import MOST_SHOTS, NewShot, QueuedShot
 from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
@@ -32,7 +33,7 @@ from causalcine_jax.serve.server_messages import ShotReceived, TakeBegun
 from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.timeline import made_shots
 from causalcine_jax.serve.turns import rewound
-from causalcine_jax.story import prompt_of
+from causalcine_jax.story import Shot, prompt_of
 
 MOST_TURNS = 8  # that wait in a session
 
@@ -67,7 +68,7 @@ def update(session: Session, message: ShotUpdate) -> None:
         session.tell(told.model_copy(update={"event_id": message.event_id}))
     else:
         if message.caption is not None:
-            check_caption(session, message.caption, "caption")
+            check_caption(session, message.caption, "caption", message.shot_id)
         shots = shot_queue.changed(shots, message.shot_id, message.caption, chunks, session.model)
     session.requeue(shots, message.event_id)
 
@@ -77,6 +78,7 @@ def reorder(session: Session, message: ShotReorder) -> None:
 
 
 def remove(session: Session, message: ShotRemove) -> None:
+    session.cut &= len(session.project.queue) > 1  # nothing is left to cut to
     session.requeue(shot_queue.without(session.project.queue, message.shot_id), message.event_id)
 
 
@@ -100,7 +102,7 @@ def report(session: Session, message: PlaybackReport) -> None:
 def retake(session: Session, message: Retake) -> None:
     shot = _begun(session, message.shot_id)
     if message.caption is not None:
-        check_caption(session, message.caption, "caption")
+        check_caption(session, message.caption, "caption", message.shot_id)
     seed = message.seed
     if seed is None and message.caption is None:
         seed = next_seed(session.project.story.seed if shot.seed is None else shot.seed)
@@ -124,8 +126,9 @@ def open_take(session: Session, message: TakeOpen) -> None:
 
     async def turn() -> None:
         await session.close_director()  # makes room for the other's history
-        project.take_id = message.take_id
-        session.director = await reopened(session.resources, project)
+        director = await reopened(session.resources, project, message.take_id)
+        # Both at once: until then, orders are about the take that clients see.
+        project.take_id, session.director, session.cut = message.take_id, director, False
         session.look()
         session.requeue(project.queue)
         _say_begun(session, message.event_id, replay=True)
@@ -149,11 +152,22 @@ def again_from(session: Session, number: int) -> tuple[QueuedShot, ...]:
     return tuple(asked[shot.id] for shot in session.seen.resolved.shots[number:])
 
 
-def check_caption(session: Session, caption: str, field: str) -> None:
-    """`Refused` if the model cannot read the shot's prompt."""
-    prompt = prompt_of(session.project.story.global_caption, caption)
+def check_caption(
+    session: Session, caption: str, field: str, instead_of: str | None = None
+) -> None:
+    """`Refused` if the model cannot read the shot's prompt, or not beside the film's others.
+
+    instead_of  the shot that gets this caption
+    """
+    project = session.project
+    begun = (project.take.shots[shot.id] for shot in session.seen.resolved.shots)
+    others = [shot for shot in (*begun, *project.queue) if shot.shot_id != instead_of]
+    shots = [Shot(shot.caption, chunks=shot.chunks, id=shot.shot_id) for shot in others]
+    this = Shot(caption, chunks=1, id=instead_of or "new")
+    story = replace(project.story, shots=(*shots, this))
     try:
-        session.resources.engine.check([("the shot", prompt)])
+        prompt = prompt_of(story.global_caption, caption)
+        session.resources.engine.check([("the shot", prompt)], story)
     except UsageError as error:
         raise Refused("refused", str(error), field) from None
 
@@ -207,6 +221,10 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         director, begun = session.director, session.seen.resolved.shots
         number = [shot.id for shot in begun].index(message.shot_id)
         shots, first = again_from(session, number), begun[number].first_chunk
+        queue = (*requeued(shots), *project.queue)
+        if len(queue) > MOST_SHOTS:
+            told = f"{len(queue)} shots would be queued, and at most {MOST_SHOTS} can be"
+            raise Refused("limit", told, retryable=True)
         take_id = project.new_take_id()
         folder = project.folder_of(take_id)
         try:
@@ -218,7 +236,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         session.look()
         project.begin_take(take_id, why, first, message.shot_id)
         session.cut = False
-        project.queue = (*requeued(shots), *project.queue)
+        project.queue = queue
         project.save()
         if why == "retake":
             session.publisher.events[message.shot_id] = message.event_id

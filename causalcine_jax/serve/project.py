@@ -183,9 +183,9 @@ class Project:
         self.save()
         return take
 
-    def give_digests(self, digests: list[FramesHash]) -> None:
-        """The digests of the current take's chunks, from the film's beginning."""
-        take: Take | None = self.take
+    def give_digests(self, take_id: str, digests: list[FramesHash]) -> None:
+        """The digests of a take's chunks, from the film's beginning."""
+        take: Take | None = self.takes[take_id]
         while take is not None:
             known = digests[take.first_chunk : take.end]
             take.digests[: len(known)] = known

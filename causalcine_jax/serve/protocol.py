@@ -6,7 +6,8 @@
 
 A client opens with session.start or session.watch. Every shot has two receipts: shot.received when
 it is queued, and shot.applied with its chunk, frame and time when its first chunk is made. Whatever
-a client asks with an `event_id` is answered with it.
+a client asks with an `event_id` is answered with it, until session.done: this ends all that waits,
+and is what answers session.stop.
 
 Media of all takes is on one time axis: frame f is at f / fps. A chunk begins with a keyframe. After
 take.begun, chunks from its first_chunk on replace what was there before: append them to the same
@@ -54,7 +55,9 @@ def _event_of(text: str) -> str | None:
         event = json.loads(text).get("event_id")
     except (ValueError, AttributeError, RecursionError):
         return None
-    return event if isinstance(event, str) and len(event) <= LONGEST_ID else None
+    # Half a surrogate pair cannot be sent back.
+    sound = isinstance(event, str) and len(event) <= LONGEST_ID and event == printable(event)
+    return event if sound else None
 
 
 def refusal(error: ValidationError, skip: int = 0) -> Refused:

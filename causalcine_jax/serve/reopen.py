@@ -10,15 +10,15 @@ from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.resources import DeskResources
 
 
-async def reopened(resources: DeskResources, project: Project) -> FilmDirector:
-    """The director of the project's current take, after its last chunk that has media."""
-    folder, user = project.folder_of(project.take_id), project.session_id
+async def reopened(resources: DeskResources, project: Project, take_id: str) -> FilmDirector:
+    """The director of a take of the project, after its last chunk that has media."""
+    folder, user = project.folder_of(take_id), project.session_id
     director = await resources.worker.turn(user, lambda: resources.engine.resume(folder))
     digest, digests = FramesHash(), []
-    for _ in project.line(project.take_id):
+    for _ in project.line(take_id):
         await resources.worker.turn(user, lambda: digest.add(next(director).frames))
         digests.append(digest.copy())
-    project.give_digests(digests)
+    project.give_digests(take_id, digests)
     # A crash leaves a shot both in the queue and in the film when it had just begun.
     begun = {shot.id for shot in director.resolved.shots}
     project.queue = tuple(shot for shot in project.queue if shot.shot_id not in begun)

@@ -14,11 +14,11 @@ from causalcine_jax.serve.parts import (
     TakeInfo,
 )
 
-Status = Literal["making", "paused", "starved", "ahead", "stopped"]
+Status = Literal["making", "paused", "starved", "ahead"]
 EndReason = Literal["stopped", "idle", "lifetime", "replaced", "server", "failed"]
 ErrorCode = Literal[
-    "bad_message", "too_large", "too_many", "not_started", "read_only", "unknown_shot",
-    "unknown_take", "refused", "full", "limit", "bad_token", "failed",
+    "bad_message", "too_many", "not_started", "read_only", "unknown_shot",
+    "unknown_take", "refused", "full", "limit", "bad_token",
 ]  # fmt: skip
 
 
@@ -189,7 +189,7 @@ class MediaDropped(FromServer):
 
 
 class Error(FromServer):
-    """A message was refused, or the session failed; nothing else changed."""
+    """A message was refused; nothing else changed. A session that fails ends with session.done."""
 
     type: Literal["error"] = "error"
     event_id: str | None = None

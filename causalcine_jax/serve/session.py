@@ -57,6 +57,7 @@ class Session:
     cut       the shot that is being filmed ends with its current chunk
     head      the story without shots, with the size and negative prompt in use
     turns     what is done between two chunks, retakes and branches, each with its event
+    stopping  it ends after the current chunk
     """
 
     def __init__(self, resources: DeskResources, project: Project, director: FilmDirector):
@@ -76,7 +77,7 @@ class Session:
         self.status: Status = "starved"
         self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
         self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
-        self._changed, self._stopping = asyncio.Event(), False
+        self._changed, self.stopping = asyncio.Event(), False
         self._begun = self._seen = self._measured = time.monotonic()
 
     @property
@@ -114,7 +115,7 @@ class Session:
         """Ends after the current chunk; the film stays in its folder."""
         take = self.project.take_id
         self.ended = SessionDone(reason=reason, take_id=take, message=message)
-        self._stopping = True
+        self.stopping = True
         self.change()
 
     def join(self, client: Outbox, directs: bool) -> None:
@@ -149,8 +150,7 @@ class Session:
 
     def time_of(self, chunk: int) -> float:
         """Where a chunk begins, in seconds of film."""
-        latents = self.model.latent_frames
-        return first_frame_of_chunk(chunk, latents) / self.model.fps
+        return first_frame_of_chunk(chunk, self.model.latent_frames) / self.model.fps
 
     def state(self, event_id: str | None = None) -> SessionState:
         story = self.project.story
@@ -189,8 +189,7 @@ class Session:
             await self.publisher.drained()
         except Exception as error:
             log.exception("session %s failed", self.project.session_id)
-            take, told = self.project.take_id, in_words(error)
-            self.ended = SessionDone(reason="failed", take_id=take, message=told)
+            self.stop("failed", in_words(error))
         finally:
             self.publisher.close()
             with contextlib.suppress(Exception):
@@ -259,13 +258,13 @@ class Session:
         now, limits = time.monotonic(), self.resources.limits
         if self._clients():
             self._seen = now
-        if self._stopping:
+        if self.stopping:
             return True
         if now - self._begun > limits.lifetime_s:
             self.stop("lifetime", f"open for {limits.lifetime_s:g} s")
         elif now - self._seen > limits.idle_s:
             self.stop("idle", f"no client for {limits.idle_s:g} s")
-        return self._stopping
+        return self.stopping
 
     async def _wait(self, at_most: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -294,6 +293,7 @@ class Session:
             if shot is None:
                 raise
             self.project.beginning = None
+            self.project.save()
             event = self.publisher.events.pop(shot.shot_id, None)
             return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
         self.look()

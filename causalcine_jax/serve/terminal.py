@@ -6,6 +6,7 @@ A line is the next shot; `6: Mia waves.` makes it six chunks long. A line that b
 of COMMANDS. At the end of the lines the film is finished, and saved.
 """
 
+import contextlib
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from causalcine_jax.film.story_edits import shot_of_line
 from causalcine_jax.serve.client import Address, DeskClient
 from causalcine_jax.serve.parts import TAKE_FILES
 from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.output import remove_files
 
 COMMANDS = {
     "cut": "[CAPTION]: cut at the next chunk, to that shot or to the first queued one",
@@ -70,7 +72,8 @@ class Terminal:
         if self.chunks == 0:
             raise UsageError("no film: write one caption per line of the input")
         self.save()
-        self._desk.stop()
+        with contextlib.suppress(DataError):  # it may have ended by itself
+            self._desk.stop()
 
     def obey(self, line: str, chunks: int) -> None:
         """Does what a line says; tells why where it cannot."""
@@ -91,6 +94,7 @@ class Terminal:
 
     def save(self) -> None:
         """Writes the take's files to `out`. `DataError` if that fails."""
+        remove_files(self._out, ("film.json",))  # no record may be left beside another film
         for name in TAKE_FILES:
             url = self._address.file(self._session, self._take, name)
             request = urllib.request.Request(url, headers=self._address.headers)

@@ -195,3 +195,11 @@ def test_a_gallery_over_a_larger_one_keeps_nothing_of_it(films, tmp_path):
     assert [folder.name for folder in (out / "films").iterdir()] == ["001"]
     assert {file.name for file in (out / "films/001").iterdir()} == {"film.mp4", "poster.webp"}
     assert not film["record"]
+
+
+def test_the_picture_that_a_film_goes_on_from_is_its_first_shot(tmp_path):
+    start = {"file": "fox.png", "caption": "Mia.", "sha256": "", "chunks": 1}
+    story = {**STORY, "shots": [{"caption": "Otto runs.", "chunks": 3}]}
+    make_film(tmp_path / "films/one", story=story, start=start)
+    (film,) = gallery([tmp_path / "films"], tmp_path / "out")["films"]
+    assert [shot["caption"] for shot in film["shots"]] == ["Mia.", "Otto runs."]

@@ -113,3 +113,12 @@ def test_without_a_shot_there_is_no_film(serve_desk, tmp_path):
     with pytest.raises(UsageError, match="write one caption per line"):
         directed(serve_desk(), tmp_path, ["\n", "/pause\n"], lambda line: None)
     assert not list(tmp_path.glob("film.*"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1:80/?token=x", "http://a:99999/?token=x", "http://a:b/?token=x", "x", "http://a"],
+)
+def test_an_address_that_is_none_is_one_line(url):
+    with pytest.raises(UsageError, match="must be http://HOST:PORT"):
+        Address.of(url)

@@ -25,6 +25,8 @@ def test_a_directed_branch_is_filmed_again_bit_by_bit(serve_desk, tmp_path):
     assert started.limits.pool_bytes == engine.pool_bytes(Story(())) > 0
     client.shot("Mia wavess.")
     assert "'wavess'" in client.until("error").message
+    client.shot("Mia, Otto and Luna wave.", event_id="three")
+    assert "names 3 characters" in client.until("error", event_id="three").message
     client.shot("Mia waves.", 2)
     client.shot("Otto sleeps.", 2)
     client.chunks(4)

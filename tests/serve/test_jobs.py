@@ -9,6 +9,8 @@ import httpx2
 import pytest
 from served_desk import BEARER
 
+from causalcine_jax.errors import DataError
+from causalcine_jax.serve.export import TakeFiles
 from causalcine_jax.serve.mock import MockEngine
 
 STORY = {
@@ -128,3 +130,16 @@ def test_a_job_deleted_twice_is_unknown_the_second_time(api):
         gone = [two.submit(client.delete, f"/v1/videos/{job['id']}") for _ in range(2)]
     codes = sorted(each.result().status_code for each in gone)
     assert codes[0] in (200, 204) and codes[1] == 404
+
+
+def test_a_film_that_cannot_be_written_is_told_and_can_be_deleted(api, monkeypatch):
+    def fails(*_):
+        raise DataError("the disk is full (film.mp4): make room")
+
+    monkeypatch.setattr(TakeFiles, "write", fails)
+    client = api()
+    job = client.post("/v1/videos", json={"story": STORY}).json()
+    told = finished(client, job)
+    assert told["status"] == "failed" and "disk is full" in told["error"]["message"]
+    assert client.delete(f"/v1/videos/{job['id']}").status_code == 200
+    assert client.get(f"/v1/videos/{job['id']}").status_code == 404

@@ -82,6 +82,8 @@ def test_malformed_messages_are_answered_and_change_nothing(serve_desk):
     for bad in ("{", "[]", '{"type": "shot.append"}', '{"type": "nonsense", "event_id": "e"}'):
         client.socket.send(bad)
         assert client.until("error").code == "bad_message"
+    client.socket.send('{"type": "nonsense", "event_id": "\\ud800"}')
+    assert client.until("error").event_id is None
     client.socket.send(b"\x00")
     assert client.until("error").message.startswith("messages to the server are text")
     client.say("shot.remove", shot_id="s7", event_id="e1")

@@ -11,13 +11,14 @@ import pytest
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.parts import MOST_SHOTS
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.publish import LATELY
 from causalcine_jax.story import read_story
 
 
-def begun(serve_desk, *shots, **start):
-    one = serve_desk.connect(**{"seed": 1, **start})
+def begun(served, *shots, **start):
+    one = served.connect(**{"seed": 1, **start})
     started = one.until("session.started")
     for number, (caption, chunks) in enumerate(shots):
         one.shot(caption, chunks, event_id=f"e{number}")
@@ -112,6 +113,27 @@ def test_a_cut_ends_the_shot_that_is_being_filmed(serve_desk):
     assert [c.shot_id for c in one.chunks(3)] == ["s3", "s3", "s2"]
 
 
+def test_a_cut_to_a_shot_that_is_removed_again_changes_nothing(serve_desk):
+    one, _ = begun(serve_desk(MockEngine(0.05)), ("Mia waves.", 6), ("Otto sleeps.", 1))
+    one.chunks(1)
+    one.say("session.pause")
+    one.say("shot.cut_now")
+    one.say("shot.remove", shot_id="s2")
+    one.say("session.resume")
+    assert [c.shot_id for c in one.chunks(5)] == ["s1"] * 5
+
+
+def test_a_retake_that_would_queue_too_many_shots_is_refused(serve_desk):
+    one, _ = begun(serve_desk(), ("Mia waves.", 1), ("Otto sleeps.", 1))
+    one.chunks(2)
+    one.say("session.pause")
+    for _ in range(MOST_SHOTS):
+        one.shot("Mia waves.")
+    one.say("retake", shot_id="s1", event_id="again")
+    error = one.until("error", event_id="again")
+    assert error.code == "limit" and f"{MOST_SHOTS + 2} shots would be queued" in error.message
+
+
 def test_a_retake_is_a_new_take_and_the_old_one_stays(serve_desk):
     served = serve_desk()
     one, started = begun(served, ("Mia waves.", 2), ("Otto sleeps.", 2), ("Mia jumps.", 1))
@@ -171,6 +193,8 @@ def test_while_a_take_is_opened_its_files_are_refused(serve_desk, monkeypatch):
     assert opening.wait(20)
     path = f"/v1/sessions/{started.session_id}/takes/t1/film.json"
     answer = served.get(path)
+    one.say("shot.update", shot_id="s1", chunks=3, event_id="longer")  # of the take that is seen
+    assert one.until("shot.changed", event_id="longer").take_id == "t1"
     opened.set()
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "another take is being opened"

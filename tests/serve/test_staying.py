@@ -43,6 +43,19 @@ def test_a_lost_socket_is_resumed_where_the_film_is(serve_desk):
     assert third.chunks(1)[0].chunk == 5
 
 
+def test_a_film_that_is_just_being_left_is_opened_again(serve_desk):
+    served = serve_desk(MockEngine(0.5))
+    client = served.connect()
+    token = client.until("session.started").resume_token
+    client.shot("Mia waves.", 3)
+    client.chunks(1)
+    client.say("session.stop")  # it ends after the chunk that is being made
+    again = served.connect(resume_token=token)
+    assert again.until("session.started").resumed
+    again.shot("Otto sleeps.")
+    assert again.chunks(1)[0].chunk >= 1
+
+
 def test_only_its_token_opens_a_session(serve_desk):
     served = serve_desk()
     token = served.connect().until("session.started").resume_token

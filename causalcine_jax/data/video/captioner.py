@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _answers(process, told: _Writer) -> Iterator[Answer]:
         try:
             data = from_json(line, "an answer of the captioner")
             window = data.get("id") if isinstance(data, dict) else None
-            if window not in told.asked:
+            if not isinstance(window, str) or window not in told.asked:
                 continue
         except UsageError:
             continue  # a note to the user, or rubbish; its window stays unanswered
@@ -192,7 +193,7 @@ def by_server(url: str, model: str) -> Captioner:
             )
         except UsageError as error:
             return request.id, ("captioner failed", str(error))
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             failures["in a row"] += 1
             reason = printable(f"{url} failed: {error}")[:300]
             return request.id, ("captioner failed", reason)

@@ -155,8 +155,10 @@ export class Desk {
     const { session } = this.state;
     this.#refusals.get(told.event_id)?.();
     if (this.#joined) return this.fail(this.#places.get(told.event_id) ?? "notice", told);
-    // The link asks again for a film that is begun, while the server is full.
-    if (session && told.code === "full") return this.fail("notice", told);
+    // The link asks again for a film that is begun: the server may be full, or open it just now.
+    // A viewer may come back before its director.
+    const waits = told.retryable || told.code === "full" || !session?.directs;
+    if (session && waits) return this.fail("notice", told);
     if (told.code === "bad_token" && this.#start.resume_token) forgetFilm(this.#start.resume_token);
     this.close();
     this.fail("start", told);

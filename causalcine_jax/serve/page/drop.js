@@ -1,6 +1,7 @@
 // A story or a film.json dropped onto the page, or chosen as a file, begins a film.
 
 const MOST = 60 * 1024; // bytes; a message may have 64 KiB
+const MOST_RECORD = 64 * 1024 * 1024; // of a film.json, of which only the story is sent
 
 export function listenToDrops(desk) {
   const over = (event) => {
@@ -36,20 +37,28 @@ export async function load(desk, file) {
 }
 
 async function read(file) {
-  if (file.size > MOST)
-    throw new Error(
-      `a story has at most ${MOST / 1024} KiB, and this file ${Math.ceil(file.size / 1024)}`,
-    );
+  fits(file.size, MOST_RECORD);
   const text = await file.text();
   let told;
   try {
     told = JSON.parse(text);
   } catch {
+    fits(file.size);
     return { story: await fromYaml(text) };
   }
   if (told === null || typeof told !== "object")
     throw new Error("this is neither a story nor a film.json");
-  return String(told.schema).startsWith("causalcine/film@") ? { record: told } : { story: told };
+  const { schema, story } = told;
+  const start = String(schema).startsWith("causalcine/film@")
+    ? { record: { schema, story } }
+    : { story: told };
+  fits(new Blob([JSON.stringify(start)]).size);
+  return start;
+}
+
+function fits(size, most = MOST) {
+  if (size > most)
+    throw new Error(`a story has at most ${most / 1024} KiB, and this one ${Math.ceil(size / 1024)}`);
 }
 
 /** The server reads YAML, so that the page and the command know the same stories. */

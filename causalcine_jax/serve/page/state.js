@@ -17,6 +17,10 @@ export const EMPTY = {
   done: null, // session.done
   errors: {}, // by the place on the page where they belong
   said: "", // for screen readers
+  shared: null, // the address to watch, where it could not be copied
+  compared: [], // takes that are marked
+  answer: null, // ms from the last order to its first frame
+  lag: null, // ms from a chunk's arrival to its first frame
 };
 
 const byId = (shots) => Object.fromEntries(shots.map((shot) => [shot.shot_id, shot]));

@@ -11,7 +11,7 @@ const DRIFT = 0.08; // seconds that two pictures may be apart
 const BEFORE = 0.5; // seconds of the common part that lead in
 
 export function Compare({ desk }) {
-  const { takes, take_id, compared = [], session } = desk.state;
+  const { takes, take_id, compared, session } = desk.state;
   const current = takes.find((take) => take.take_id === take_id);
   // Without a choice: this take and the one that it came from, or the newest other.
   const other = current.parent ?? takes.findLast((take) => take.take_id !== take_id)?.take_id;

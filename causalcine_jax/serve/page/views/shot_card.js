@@ -61,6 +61,9 @@ function MadeCard({ desk, shot, number }) {
     setSeed(""); // once more is again another seed
   };
   const { fps } = session.model;
+  const asked = Math.max(shot.asked_chunks, shot.chunks);
+  const last = shot.shot_id === desk.state.shots.at(-1)?.shot_id;
+  const longer = (step) => desk.update(shot.shot_id, { chunks: Math.max(shot.chunks, asked + step) });
   // While it is edited the card stays with this shot, though the playhead moves on.
   const pin = () => desk.set({ selected: shot.shot_id });
   return html`<section class="card" aria-label=${`Shot ${number}`} onFocusIn=${pin}>
@@ -80,6 +83,14 @@ function MadeCard({ desk, shot, number }) {
       ${
         session.directs &&
         html`<div class="row">
+          ${
+            last &&
+            html`<${Stepper}
+              chunks=${asked}
+              seconds=${asked * chunkSeconds(desk.state)}
+              onStep=${longer}
+            />`
+          }
           <${Seed} value=${seed} onValue=${setSeed} otherwise=${shot.seed ?? session.seed} />
           <button
             type="button"

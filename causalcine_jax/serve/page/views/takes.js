@@ -8,7 +8,7 @@ import { Fault } from "./error.js";
 const INTO = 2; // frames into a take's first own chunk, where its picture is taken
 
 export function Takes({ desk }) {
-  const { takes, take_id, session, compared = [] } = desk.state;
+  const { takes, take_id, session, compared } = desk.state;
   const mark = (id) =>
     desk.set({
       compared: compared.includes(id)

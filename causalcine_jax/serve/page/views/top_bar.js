@@ -72,14 +72,16 @@ export function TopBar({ desk }) {
 function Doing({ desk }) {
   const { link, done, status, playing, session, queue } = desk.state;
   if (done) {
-    return html`<p class="doing ended" data-status="ended">
+    const again = () =>
+      session.directs ? desk.reopen(session.resume_token) : desk.watch(session.watch_token);
+    return html`<p class="doing ended" role="status" data-status="ended">
       ${ENDS[done.reason] ?? "Ended"}${done.reason === "failed" ? `: ${done.message}` : ""}
-      <button onClick=${() => desk.reopen(session.resume_token)}>
-        ${done.reason === "replaced" ? "Direct it here" : "Go on"}
+      <button onClick=${again}>
+        ${!session.directs ? "Watch again" : done.reason === "replaced" ? "Direct it here" : "Go on"}
       </button>
     </p>`;
   }
-  if (link !== "open") return html`<p class="doing" data-status="lost">${LINKS[link] ?? link}</p>`;
+  if (link !== "open") return html`<p class="doing" role="status" data-status="lost">${LINKS[link] ?? link}</p>`;
   const text = {
     making: "Filming",
     ahead: playing ? "Filming" : "Waits for the playhead",
