@@ -20,7 +20,7 @@
                 the preset's sizes; with --keep-rates plans of this device reckon with it
     start       from nothing to the first frames: weights read from disk, a prompt, a chunk; and
                 again with the compiled programs of the first start. The model folder that it reads
-                is written beside --out (else in the current folder) as .bench.start, at 14B 40 GB,
+                is written beside --out (else in the current folder) as .bench.start, at 14B 41 GB,
                 and removed afterwards
 
 Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON:

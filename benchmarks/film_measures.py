@@ -1,6 +1,6 @@
 """Times the paper's measures on StoryWorld films, and ranks films by them and by the judge.
 
-    python benchmarks/film_measures.py [--films 10] [--world base] [--every 1] [--dtype float32]
+    python -m benchmarks.film_measures [--films 10] [--world base] [--every 1] [--dtype float32]
 
 The films are true ones; in the n-th of them, n tenths of the shots come from another story, so
 that the judge has something to rank. The networks have their true sizes and random weights unless

@@ -26,7 +26,7 @@ on. Student, fake score and teacher are 22 bytes per parameter of the model (14B
 activations, sharded over all devices.
 
 14B on 64 devices, by launch/plan.py compile with --config.seq=8 --config.optim.accumulation=8
---config.critic_optim.accumulation=8: 54 GB on each H200, 70 on each v5p. Of these, 29 are the
+--config.critic_optim.accumulation=8: 58 GB on each H200, 70 on each v5p. Of these, 29 are the
 student's weights, gathered for its rollout. --config.rollout_weights=sharded avoids them, and
 sends ten times as much.
 """

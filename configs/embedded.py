@@ -9,9 +9,8 @@
     python launch/train.py --config configs/embedded.py:last
 
 The next weights, in training (docs/lab.md): the same transformer on latents of the VAE of
-embedded_vae.py. Where the folders of earlier stages are gone, the shipped transformer stands for
-`last`, and milestones/ has the newest weights: --config.init=causalcine_jax/weights/storyworld
---config.data.vae=milestones/films.
+embedded_vae.py. milestones/films has the newest: encode with --model milestones/films, then go on
+with --config.init=milestones/films --config.new_latents=False --config.data.vae=milestones/films.
 
     causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
         --world base --films 800 --out outputs/embedded/latents/base

@@ -16,7 +16,7 @@ On CPUs a trajectory costs as much as training the student on it several times. 
 therefore written to the folder ode.store first, and read many times. Other settings need another
 --config.ode.store. On fast machines, every step computes its own trajectories.
 
-Base size: 10 minutes for the trajectories and 23 for 300 steps, on two CPU cores that did other
+Base size: 10 minutes for the trajectories and 24 for 300 steps, on two CPU cores that did other
 work as well. Storyworld size: planned for 9 minutes on the H200, by counting forward passes; it
 has never run.
 

@@ -5,7 +5,7 @@ It takes four commands:
     # 1. The VAE, on clips painted while it trains. The end measures its latents' mean and std.
     python launch/train.py --config configs/storyworld.py:autoencoder
 
-    # 2. 20,000 films to latents (about 12 GB).
+    # 2. 20,000 films to latents (about 9 GB).
     python launch/encode.py --model outputs/storyworld/autoencoder/model --world storyworld \\
         --films 20000 --out outputs/storyworld/latents
 

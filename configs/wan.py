@@ -24,7 +24,7 @@ The second is the residual stream in float32, once per layer. With fewer than 64
 14B on 64 devices, by launch/plan.py compile (benchmarks/results/):
 --config.seq=8 --config.optim.accumulation=8 cuts a film over 8 devices, and needs less than 65 GB
 on each H200 or v5p. --config.remat_layers=5 then keeps a third of the 153 GB and adds a third of
-the forward pass's time. With --config.segments_at_once=13 too, a v6e's 33.5 GB are enough.
+the forward pass's time. With --config.segments_at_once=13 too, a v6e's 33.6 GB are enough.
 This stage has only been run at the sizes of tests (tests/training/test_train_from_wan.py).
 """
 

@@ -2,7 +2,7 @@
 # One training run, or one film, over the GPUs of several nodes, under Slurm: one process per GPU.
 #
 #   sbatch --nodes=8 launch/slurm.sh --config configs/wan.py:14b \
-#     --config.out=/shared/runs/14b --config.seq=8
+#     --config.out=/shared/runs/14b --config.seq=8 --config.optim.accumulation=8
 #   COMMAND=generate sbatch --nodes=1 launch/slurm.sh --story story.yaml \
 #     --model models/14b --out /shared/films/story
 #

@@ -3,10 +3,11 @@
 # Starts it on each host by ssh, from any machine with gcloud.
 #
 #   TPU=my-v5p-64 ZONE=us-east5-a launch/tpu_pod.sh \
-#     --config configs/wan.py:14b --config.out=/mnt/shared/runs/14b
+#     --config configs/wan.py:14b --config.out=/mnt/shared/runs/14b \
+#     --config.seq=8 --config.optim.accumulation=16
 #
-# * First put this repository into the same folder of every host (REPO, ~/causalcine_jax). Make
-#   .venv there: make, then .venv/bin/pip install 'jax[tpu]'. This does it on all hosts at once:
+# * First put this repository into the same folder of every host (REPO, ~/causalcine_jax). Make .venv
+#   there: make .venv/.core, then .venv/bin/pip install -c constraints.txt -e '.[tpu]'. This does it on all hosts at once:
 #   `gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command=...`
 # * config.out and the data lie on storage that all hosts mount: Filestore, or a bucket by gcsfuse.
 # * The run ends with its connections, so start it in tmux on a machine that stays up. To save and
