@@ -243,7 +243,8 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
 
     After an interruption it starts over.
     """
-    partial = config.out.with_name(f".{config.out.name}.partial")
+    out = config.out.absolute()  # "." has no name
+    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     documents = {METADATA: layouts.json_bytes(converted_metadata(config, networks))}
     sizes = {
@@ -253,10 +254,10 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
     }
     check_disk(sum(sizes.values()), config.out)
     try:
-        with writing.disk_faults(config.out):
+        with writing.disk_faults(config.out, "what was written is removed"):
             _fill_orbax(config, networks, partial, documents)
             writing.write_manifest(partial, sources, config.progress)
-            os.replace(partial, config.out)
+            os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -85,7 +85,9 @@ class Difference:
         return self.tensors.shapes[self.diff]
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return math.prod(self.shape) == math.prod(shape)
+        """Whether the shapes agree, but for axes of length 1: of a Conv3d's kernel, for example."""
+        sides = [tuple(size for size in each if size != 1) for each in (self.shape, shape)]
+        return sides[0] == sides[1]
 
     def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The slice `index` of the update of a tensor of `shape`; float32."""

@@ -19,6 +19,7 @@ from typing import Any
 from causalcine_jax.errors import DataError
 
 METADATA = "metadata.json"
+MANIFEST = "manifest.json"  # of a converted model: the SHA-256 of every file, source and target
 
 
 def read_settings(file: Path | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from flax import nnx
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.describe import Config
 from causalcine_jax.convert.find import find_part, home
-from causalcine_jax.convert.metadata import METADATA
+from causalcine_jax.convert.metadata import MANIFEST, METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.convert.tensor_files import SUFFIXES
 from causalcine_jax.errors import DataError, UsageError
@@ -126,10 +126,11 @@ def save_model(
 
 
 def weights_hash(folder: str | os.PathLike) -> str:
-    """SHA-256 over names and bytes of all .safetensors and .json files below `folder`.
+    """SHA-256 over names and bytes of all weights' and .json files below `folder`.
 
-    metadata.json is left out. Equal models have equal hashes wherever they lie, also with VAE and
-    text encoder in a base. Takes a model folder or one of its parts.
+    metadata.json and manifest.json, which tell where a model comes from, are left out. Equal
+    models have equal hashes wherever they lie, also with VAE and text encoder in a base. Takes a
+    model folder or one of its parts.
     """
     folder = Path(folder)
     files = {file.relative_to(folder): file for file in _files_of_model(folder)}
@@ -156,7 +157,7 @@ def _files_of_model(path: Path) -> list[Path]:
     return [
         file
         for file in path.rglob("*")
-        if file.suffix in (".json", *SUFFIXES) and file.name != METADATA
+        if file.suffix in (".json", *SUFFIXES) and file.name not in (METADATA, MANIFEST)
     ]
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
+from causalcine_jax.convert.metadata import MANIFEST
 from causalcine_jax.convert.safetensors_files import READABLE_DTYPES
 from causalcine_jax.errors import DataError
 from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
@@ -26,7 +27,7 @@ from causalcine_jax.utils.output import check_disk
 from causalcine_jax.utils.progress import progress_bar
 
 BLOCK_BYTES = 64 << 20
-MANIFEST = "manifest.json"
+KEPT = "finished shards are kept, run again to continue"
 _JOURNAL = "journal.json"
 
 
@@ -48,6 +49,7 @@ def write(
     Raises:
       DataError: the disk is full or cannot be written; finished shards stay for the next run.
     """
+    out = out.absolute()  # "." has no name
     partial = out.with_name(f".{out.name}.partial")
     finished = _finished(partial, request, layout)
     unfinished = (shard.nbytes for shard in layout.shards if shard.file not in finished)
@@ -176,12 +178,9 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def disk_faults(out: Path) -> Iterator[None]:
-    """Turns an OSError inside into a `DataError` about writing `out`."""
+def disk_faults(out: Path, kept: str = KEPT) -> Iterator[None]:
+    """Turns an OSError inside into a `DataError` about writing `out`. `kept` says what stays."""
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"cannot write {out}: {error.strerror or error}; "
-            "finished shards are kept, run again to continue"
-        ) from error
+        raise DataError(f"cannot write {out}: {error.strerror or error}; {kept}") from error

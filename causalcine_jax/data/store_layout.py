@@ -167,7 +167,7 @@ def captions_file(path: Path, shard: int) -> Path:
 
 def partial_path(path: Path) -> Path:
     """Returns where the store `path` is while it is written."""
-    return path.with_name(path.name + ".partial")
+    return path.absolute().with_name(path.absolute().name + ".partial")
 
 
 def read_spec(path: Path) -> StoreSpec:

@@ -106,12 +106,13 @@ def bootstrap_paired(
 ) -> Interval:
     """Bootstraps `statistic` of two means over the same groups (percentile).
 
-    `statistic` is np.subtract or np.divide. Both sides are redrawn together, and `count` is
-    the number of groups in which both have answers.
+    `statistic` is np.subtract or np.divide. Groups in which one side has no answer are left out;
+    `count` is the number of the others. Both sides are redrawn together.
     """
-    both = int(((first.counts > 0) & (second.counts > 0)).sum())
-    if not both:
+    answered = (first.counts > 0) & (second.counts > 0)
+    if not (both := int(answered.sum())):
         return Interval(float("nan"), 0.0, 1.0, 0)
+    first, second = (Grouped(*(part[answered] for part in side)) for side in (first, second))
     draws = _draws(len(first.counts), resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(first.mean, second.mean))

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from causalcine_jax.errors import UsageError
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.story_sets.story_set import LabelledStory, StorySet
 from causalcine_jax.utils.atomic_file import atomic_file
@@ -66,7 +67,12 @@ def longlive(stories: StorySet) -> Files:
     for each, film in _films(stories):
         cuts = ", ".join(str(shot.first_chunk * film.chunk_frames) for shot in film.shots[1:])
         same_cuts[cuts].append(each)
-        frames[cuts] = film.chunks * film.chunk_frames
+        length = film.chunks * film.chunk_frames
+        if frames.setdefault(cuts, length) != length:
+            raise UsageError(
+                f"{each.name} has {length} latent frames, and a story with the same cuts "
+                f"{frames[cuts]}: LongLive's config has one length for them"
+            )
     files = {}
     for cuts, held in same_cuts.items():
         name = cuts.replace(", ", "-")

@@ -60,12 +60,21 @@ def set_faults(data: Any) -> list[str]:
     balance, at_least = data.get("balance", {}), data.get("at_least", {})
     if not isinstance(balance, Mapping) or not all(map(_counts, balance.values())):
         faults.append(f"balance must map labels to values to counts, not {shown(balance)}")
+    else:
+        listed = {**CAST_LABELS, **RETURN_LABELS}
+        faults += [
+            f"balance counts the values of one label each, and {shown(label)} is a list or mapping"
+            for label in balance
+            if listed.get(label) in (list, dict)
+        ]
     if not _counts(at_least):
         faults.append(f"at_least must map tags to counts, not {shown(at_least)}")
     stories = data.get("stories")
     if not isinstance(stories, Mapping) or not stories:
         return [*faults, "stories must map the name of each story to its labels"]
     for name, labels in stories.items():
+        if not isinstance(name, str):
+            faults.append(f"the name of a story must be text: write '{name}' in quotes")
         faults += [f"{name}: {fault}" for fault in label_faults(labels)]
     return faults
 

@@ -36,6 +36,7 @@ def return_faults(each: LabelledStory) -> Iterator[str]:
     ((before, back),) = gone
     if (labels["away"], labels["return"]) != (back - before - 1, back):
         yield f"away and return must be {back - before - 1} and {back}"
+        return
     chunks = sum(shot.chunks or 0 for shot in each.story.shots[before : back - 1])
     if chunks < SHORTEST_ABSENCE:
         yield f"is away for {chunks} chunks, fewer than {SHORTEST_ABSENCE}"

@@ -102,6 +102,13 @@ def test_full_differences_of_weights_and_biases(base, tmp_path):
         )
 
 
+def test_a_full_difference_with_its_axes_swapped_is_refused(base, tmp_path):
+    update = np.zeros(BASE["blocks.1.ffn.0.weight"].shape[::-1], np.float32)
+    save_file({"diffusion_model.blocks.1.ffn.0.diff": update}, tmp_path / "lora.safetensors")
+    with pytest.raises(DataError, match=r"blocks\.1\.ffn\.0\.weight \(24, 40\), the base has"):
+        read(base, tmp_path / "lora.safetensors", key="blocks.1.ffn.0.weight")
+
+
 def test_an_update_of_the_patch_embedding_is_a_matrix_over_its_patch(base, tmp_path):
     down, up = (
         RNG.standard_normal((2, 16, 1, 2, 2)).astype(np.float32),

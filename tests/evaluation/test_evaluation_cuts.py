@@ -59,6 +59,15 @@ def test_detection_counts_each_cut_once():
     assert detection([], [], 2).f1 == 1.0
 
 
+def test_a_cut_beyond_the_end_is_missed_and_matches_nothing():
+    """A film of 48 frames, which ends before two of its cuts, with a false one at its end."""
+    for found in ([32], [32, 45]):
+        score = sca(found, [32, 64, 96], 48)
+        assert (score.matched, score.missed, score.extra) == (1, 2, len(found) - 1)
+        assert detection(found, [32, 64, 96], 12, frames=48) == Detection(1, len(found), 3)
+    assert sca([32, 45], [32, 48, 48], 48).sca < sca([32], [32, 48, 48], 48).sca
+
+
 def test_the_detector_finds_the_cuts_of_true_films():
     total = Detection()
     for index in range(10):

@@ -36,8 +36,9 @@ def test_consistency_compares_each_frame_with_the_one_before_and_the_first():
 
 def test_each_shot_is_scored_by_the_sampled_frames_in_it():
     features, frames = np.stack([EAST, EAST, NORTH, EAST]), np.array([0, 4, 8, 12])
-    shots = [range(0, 8), range(8, 13), range(13, 15)]
-    assert of_shots(features, frames, shots) == [pytest.approx(1), 0, None]
+    shots = [range(0, 8), range(8, 13), range(13, 15), range(10, 13), range(12, 13)]
+    # One sampled frame of a longer shot says nothing; a shot of one frame is consistent.
+    assert of_shots(features, frames, shots) == [pytest.approx(1), 0, None, None, 1]
 
 
 def test_pairs_are_grouped_by_character_and_absence_counts_the_shots_between():

@@ -226,6 +226,11 @@ def test_intervals_of_groups_and_of_paired_differences_by_hand():
     assert bootstrap_paired(grouped(3 * easy), grouped(easy), np.divide)[:3] == pytest.approx(
         (3, 3, 3)
     )
+    # Stories that only one side answered say nothing of the difference.
+    equal = np.array([0.2, 0.5, 0.9])
+    one = grouped([*equal, 1, 1], [1] * 5)
+    other = grouped([*equal, 0, 0], [1, 1, 1, 0, 0])
+    assert bootstrap_paired(one, other, np.subtract) == (0.0, 0.0, 0.0, 3)
     # If all are right, redrawing shows no spread, but Wilson's interval of 4 groups does.
     assert bootstrap_grouped(grouped([2, 2, 1, 1], [2, 2, 1, 1]))[:3] == pytest.approx(
         (1.0, 4 / (4 + 1.959964**2), 1.0)

@@ -58,6 +58,7 @@ def test_a_sound_set_has_no_fault(path):
         ("", label("harbour", subjects={"the cook": [1, 5]}), "2 stories are about the cook"),
         ("", label("galley", present=[1, 3, 5]), "present must have one absence"),
         ("", label("galley", away=2), "away and return must be 1 and 3"),
+        ("", label("galley", described_again=True, **{"return": 9}), "return must be 1 and 3"),
         ("galley", lambda s: s["shots"][1].update(chunks=3), "is away for 3 chunks, fewer than 4"),
         ("galley", caption(2, "boat", "cook's boat"), "shot 2 names the cook, which is away"),
         ("galley", caption(3, "The cook", "He"), "shot 3 shows the subject and does not name"),
@@ -104,6 +105,11 @@ def test_tokens_are_counted_by_what_is_given(path):
         (
             lambda data: data.update(at_least=["craft"]),
             "at_least must map tags to counts, not ['cr",
+        ),
+        (lambda data: data["balance"].update(tags={"child": 3}), "'tags' is a list or mapping"),
+        (
+            lambda data: data["stories"].update({7: data["stories"]["galley"]}),
+            "the name of a story must be text: write '7' in quotes",
         ),
         (label("galley", described_again="no"), "galley: described_again must be of type bool"),
         (lambda data: data.update(schema="other"), "schema must be 'causalcine/story-set@1'"),

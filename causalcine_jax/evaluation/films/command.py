@@ -53,7 +53,7 @@ def measure(flags: argparse.Namespace) -> None:
         measurer = Measurer(
             Scorers({n: p for n, p in weights.items() if n != "transnet"}, jnp.dtype(dtype)),
             MeasureSettings(flags.every, cuts, dtype),
-            cut_finder(cuts, weights.get("transnet")),
+            cut_finder(cuts, weights.get("transnet") if cuts == "transnet" else None),
             {name: _identity(path, file_hash) for name, path in sorted(weights.items())},
         )
         notes = measurer.scorers.notes() + [

@@ -142,7 +142,7 @@ def _cut_scores(seen: Seen, asked: Sequence[int]) -> dict[str, Any]:
         **asdict(score),
         "frames_per_cut": score.frames_per_cut,
         "milliseconds_per_cut": score.frames_per_cut * step * 1000,
-        "near": {str(t): asdict(detection(seen.cuts, asked, t)) for t in TOLERANCES},
+        "near": {str(t): asdict(detection(seen.cuts, asked, t, count)) for t in TOLERANCES},
     }
 
 

@@ -27,11 +27,15 @@ def within_shot(features: Float[np.ndarray, "t d"]) -> float:
 def of_shots(
     features: Float[np.ndarray, "n d"], frames: Int[np.ndarray, " n"], shots: Sequence[range]
 ) -> list[float | None]:
-    """`within_shot` of every shot, from the features of some `frames`; None if none is in it."""
+    """`within_shot` of every shot, from the features of some `frames`.
+
+    None where they are too few to compare: none, or one of a longer shot.
+    """
     found = []
     for shot in shots:
         inside = features[(frames >= shot.start) & (frames < shot.stop)]
-        found.append(within_shot(inside) if len(inside) else None)
+        enough = len(inside) >= min(2, max(1, len(shot)))
+        found.append(within_shot(inside) if enough else None)
     return found
 
 

@@ -40,14 +40,14 @@ class CutScore:
 def sca(detected, asked, frames: int, penalty: float = PAPER_CALIBRATED) -> CutScore:
     """Scores lists of cuts, in any order, of a film of `frames` frames.
 
-    `penalty` is per missed or extra cut, as a fraction of the film.
+    A cut asked for beyond the film's end is missed. `penalty` is per missed or extra cut, as a
+    fraction of the film.
     """
-    detected = np.sort(np.asarray(detected, float).ravel())
-    asked = np.sort(np.asarray(asked, float).ravel())
+    detected, asked, late = _within(detected, asked, frames)
     distance = np.abs(detected[:, None] - asked[None, :])
     rows, columns = linear_sum_assignment(distance)
     deviation = float(distance[rows, columns].sum())
-    missed, extra = asked.size - rows.size, detected.size - rows.size
+    missed, extra = asked.size - rows.size + late, detected.size - rows.size
     nsd = (deviation + penalty * frames * (missed + extra)) / frames
     return CutScore(float(np.exp(-nsd)), nsd, deviation, rows.size, missed, extra, frames)
 
@@ -78,12 +78,19 @@ class Detection:
         return 2 * self.hits / (self.detected + self.asked) if self.detected + self.asked else 1.0
 
 
-def detection(detected, asked, tolerance: int) -> Detection:
+def detection(detected, asked, tolerance: int, frames: float = np.inf) -> Detection:
     """Counts the cuts within `tolerance` frames of a requested one, in the largest matching.
 
-    Each cut is matched at most once.
+    Each cut is matched at most once, and one asked for beyond the film's `frames` with none.
     """
-    detected, asked = np.asarray(detected, float).ravel(), np.asarray(asked, float).ravel()
+    detected, asked, late = _within(detected, asked, frames)
     near = np.abs(detected[:, None] - asked[None, :]) <= tolerance
     rows, columns = linear_sum_assignment(near, maximize=True)
-    return Detection(int(near[rows, columns].sum()), detected.size, asked.size)
+    return Detection(int(near[rows, columns].sum()), detected.size, asked.size + late)
+
+
+def _within(detected, asked, frames: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Detected cuts, those asked for inside the film, and how many are beyond its end."""
+    detected, asked = (np.sort(np.asarray(cuts, float).ravel()) for cuts in (detected, asked))
+    inside = asked[asked < frames]
+    return detected, inside, asked.size - inside.size
