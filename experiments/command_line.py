@@ -15,9 +15,14 @@ was made elsewhere: --use student=DIR --use films/base=DIR.
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
+from causalcine_jax.utils.output import one_writer
+
+if TYPE_CHECKING:
+    from experiments.commands import Command, Workshop
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -118,6 +123,19 @@ def main(arguments: list[str] | None = None) -> None:
         for command in commands:
             print(command)
         return
+    what = f"{out} keeps what is done; the same command goes on from there"
+    with one_writer(out), kept_when_stopped(what):
+        _run(workshop, commands, tables, amounts, flags)
+
+
+def _run(
+    workshop: "Workshop",
+    commands: "list[Command]",
+    tables: list[str],
+    amounts: dict[str, int],
+    flags: argparse.Namespace,
+) -> None:
+    """Trains what is missing, measures, and writes the report."""
     for command in commands:
         command.run()
         if not workshop.made_by(command):
@@ -133,4 +151,5 @@ def main(arguments: list[str] | None = None) -> None:
         for wanted in measurements(workshop, tables, flags.seeds):
             if not measure(workshop, wanted, Amounts(**amounts)):
                 print(f"{wanted.name}: not measured, a model is missing")
-    print(f"report: {write_report(workshop, tables, flags.seeds, flags.report or out / 'report')}")
+    folder = flags.report or workshop.out / "report"
+    print(f"report: {write_report(workshop, tables, flags.seeds, folder)}")

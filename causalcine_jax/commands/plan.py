@@ -21,11 +21,14 @@ import argparse
 import os
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
-from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
+from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import DataError, UsageError
 
 # Of a film's memory: flags and fields of a request alike.
-ASKED = ("pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "pool_on")
+ASKED = (
+    "pool_frames", "devices", "guidance", "dtype", "pool_gb", "kv_dtype", "pool_on",
+    "rollout_weights",
+)  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -65,6 +68,12 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     memory.add_argument(
         "--devices", type=whole_number, default=1, help="number of devices (default 1)"
+    )
+    memory.add_argument(
+        "--rollout-weights",
+        default=ROLLOUT_WEIGHTS[0],
+        choices=ROLLOUT_WEIGHTS,
+        help="whether a device holds the whole transformer, as in film (default gathered)",
     )
     memory.add_argument(
         "--guidance", type=number, help="1 keeps one history, else two (default: the model's)"

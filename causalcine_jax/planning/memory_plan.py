@@ -4,8 +4,8 @@ Exact: parameters, the history cache, the prompt's keys and values, the VAE's ca
 Estimated: activations, as the tensors that must coexist in one pass (`_activations`). The
 compiler's fusions need less than this, its workspace more.
 
-Per device: parameters are sharded as `parallel.sharding` does, tensors with heads are sharded over
-heads, and the VAE is replicated.
+Per device: the transformer as `rollout_weights` says, other parameters sharded as
+`parallel.sharding` does, tensors with heads over heads, the VAE's cache and its decoding whole.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from causalcine_jax.config import PoolConfig
+from causalcine_jax.config import ROLLOUT_WEIGHTS, PoolConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.pool import copies_of, frames_within
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
+from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.parallel.sharding import AXES, state_shardings
@@ -48,6 +49,7 @@ class MemoryRequest:
                    blocks' matrices); None for the model's own
     kv_dtype       of the cache's keys and values: the same, or int8 or fp8 with scales
     pool_on        where the cache lies: device or host
+    rollout_weights  gathered: every device holds the whole transformer; sharded: a part
     """
 
     model: str
@@ -60,6 +62,7 @@ class MemoryRequest:
     pool_gb: float | None = None
     kv_dtype: str = "same"
     pool_on: str = "device"
+    rollout_weights: str = ROLLOUT_WEIGHTS[0]
 
 
 @dataclass(frozen=True)
@@ -152,30 +155,19 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
 
     pool = pool_of(request.pool_frames, copies)
     text = jax.ShapeDtypeStruct((histories, 1, config.text_len, config.text_dim), dtype)
-    weights = {name: _cast(shapes, dtype) for name, shapes in model.networks.items()}
+    weights = {name: _cast(name, shapes, dtype) for name, shapes in model.networks.items()}
     if request.dtype == "float8":
         weights["transformer"] = jax.eval_shape(quantize_blocks, weights["transformer"])
     prompt = jax.eval_shape(dit.text_keys_values, weights["transformer"], text)
-    lines = [_network(name, shapes, request.devices) for name, shapes in weights.items()]
+    lines = [_network(name, shapes, request) for name, shapes in weights.items()]
     lines.append(_by_heads("pool of history", pool.bytes - pool.host_bytes, request.devices))
     if copies is not None:
-        lines.append(
-            dataclasses.replace(
-                _by_heads("pool in host memory", pool.host_bytes, request.devices), host=True
-            )
-        )
+        of_host = _by_heads("pool in host memory", pool.host_bytes, request.devices)
+        lines.append(dataclasses.replace(of_host, host=True))
     lines.append(_by_heads("prompt's keys and values", _bytes(prompt), request.devices))
     if vae:
-        latents = jax.ShapeDtypeStruct(
-            (
-                1,
-                model.chunk_frames,
-                request.height // stride,
-                request.width // stride,
-                vae.cfg.z_dim,
-            ),
-            dtype,
-        )
+        size = request.height // stride, request.width // stride
+        latents = jax.ShapeDtypeStruct((1, model.chunk_frames, *size, vae.cfg.z_dim), dtype)
         cache = _bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
         lines.append(MemoryLine("VAE cache", cache, cache))
     work = histories * _activations(config, model, tokens, dtype)
@@ -242,7 +234,9 @@ def _check(
     raise_faults("plan", faults)
 
 
-def _cast(shapes, dtype):
+def _cast(name: str, shapes, dtype):
+    if name == "transformer":
+        return jax.eval_shape(lambda net: cast_weights(net, dtype), shapes)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
 
 
@@ -250,11 +244,11 @@ def _bytes(shapes) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _network(name: str, shapes, devices: int) -> MemoryLine:
-    leaves = jax.tree.leaves(shapes)
-    share = _bytes(shapes)
-    if name != "vae":
-        shardings = jax.tree.leaves(state_shardings(AbstractMesh((devices, 1), AXES), shapes))
+def _network(name: str, shapes, request: FilledRequest) -> MemoryLine:
+    leaves, share = jax.tree.leaves(shapes), _bytes(shapes)
+    if name != "transformer" or request.rollout_weights == "sharded":
+        mesh = AbstractMesh((request.devices, 1), AXES)
+        shardings = jax.tree.leaves(state_shardings(mesh, shapes))
         share = sum(
             int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
             for leaf, sharding in zip(leaves, shardings, strict=True)

@@ -32,10 +32,9 @@ def test_wan_at_its_own_size(name, kv, parameters):
     plan = memory_plan(MemoryRequest(name, pool_frames=60))
     lines = by_name(plan)
     assert (plan.tokens_per_frame, plan.histories, plan.kv_per_frame) == (1560, 2, kv)
-    assert (lines["transformer"].parameters, lines["transformer"].bytes) == (
-        parameters,
-        2 * parameters,
-    )
+    # Two bytes each, but four of norms, modulation, time embedding and head.
+    assert lines["transformer"].parameters == parameters
+    assert 2 * parameters < lines["transformer"].bytes < 2.07 * parameters
     assert (
         lines["vae"].parameters == 126_892_531 and lines["text encoder"].bytes == 2 * 5_680_910_336
     )
@@ -60,7 +59,7 @@ def test_without_guidance_there_is_one_history_and_float32_is_twice_bfloat16():
     times = (4 + 4) * 18 // 3  # each slot's chunk index and use are shared by all histories
     assert by_name(guided)[pool].bytes - times == 2 * (by_name(alone)[pool].bytes - times)
     assert wide.kv_per_frame == 2 * alone.kv_per_frame
-    assert by_name(wide)["transformer"].bytes == 2 * by_name(alone)["transformer"].bytes
+    assert by_name(wide)["text encoder"].bytes == 2 * by_name(alone)["text encoder"].bytes
 
 
 def test_float8_halves_the_blocks_matrices_and_nothing_else():
@@ -78,11 +77,14 @@ def test_float8_halves_the_blocks_matrices_and_nothing_else():
     assert saved.pop("transformer") == matrices - scales and set(saved.values()) == {0}
 
 
-def test_devices_share_all_but_the_vae():
-    whole, shared = (memory_plan(MemoryRequest("wan-14b", devices=d)) for d in (1, 8))
+@pytest.mark.parametrize("weights", ["gathered", "sharded"])
+def test_devices_share_what_a_film_shares(weights):
+    whole, shared = (
+        memory_plan(MemoryRequest("wan-14b", devices=d, rollout_weights=weights)) for d in (1, 8)
+    )
     for name, line in by_name(shared).items():
         assert line.bytes == by_name(whole)[name].bytes
-        if name.startswith(("vae", "VAE")):
+        if name == "VAE cache" or (name == "transformer" and weights == "gathered"):
             assert line.device_bytes == line.bytes
         elif line.estimated:
             assert line.bytes / 8 <= line.device_bytes < line.bytes
