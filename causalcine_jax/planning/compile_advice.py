@@ -44,6 +44,8 @@ def _of_weights(plan: CompilePlan) -> list[str]:
         return []
     dtype = jnp.dtype(DTYPE if plan.what == "rollout" else config.dtype)
     held = size_of(shapes(Transformer, config.transformer)) // 4 * dtype.itemsize
+    if plan.what == "rollout":  # which then still has its shard
+        held -= held // plan.target.devices
     return [
         f"--config.rollout_weights=sharded holds {held / 1e9:.2f} GB less while a rollout runs, "
         "and gathers them at each of its passes"

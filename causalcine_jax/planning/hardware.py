@@ -151,12 +151,16 @@ class HardwareTarget:
     def fabric(self) -> float:
         """Bytes per second that each device sends over fast links while all send.
 
-        A TPU mesh that does not close to a torus is limited by its corners.
+        A TPU mesh that does not close to a torus is limited by its corners. Slices of v5p close when
+        they are made of whole cubes of 4x4x4, along all sides or along none.
         """
         if self.chip.platform == "gpu":
             return self.chip.link
+        closes = [side % self.chip.wraps == 0 for side in self.sides]
+        if len(self.sides) == 3:
+            closes = [all(closes)] * 3
         return self.chip.link * sum(
-            2 if side % self.chip.wraps == 0 else 1 for side in self.sides if side > 1
+            2 if close else 1 for side, close in zip(self.sides, closes) if side > 1
         )
 
 
