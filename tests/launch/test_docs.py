@@ -107,7 +107,8 @@ def test_commands_take_the_flags_that_they_are_given(page, monkeypatch):
         elif program.endswith("causalcine") or words[0].startswith("launch/"):
             read(program, words)
         elif program.endswith("python"):
-            assert (ROOT / words[0]).is_file(), words
+            module = words[0] == "-m" and f"{words[1].replace('.', '/')}.py"
+            assert (ROOT / (module or words[0])).is_file(), words
 
 
 def test_the_api_page_has_every_public_name():
