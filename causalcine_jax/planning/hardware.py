@@ -151,8 +151,8 @@ class HardwareTarget:
     def fabric(self) -> float:
         """Bytes per second that each device sends over fast links while all send.
 
-        A TPU mesh that does not close to a torus is limited by its corners. Slices of v5p close when
-        they are made of whole cubes of 4x4x4, along all sides or along none.
+        A TPU mesh that does not close to a torus is limited by its corners. Slices of v5p close
+        where they are made of whole cubes of 4x4x4, along all sides or along none.
         """
         if self.chip.platform == "gpu":
             return self.chip.link

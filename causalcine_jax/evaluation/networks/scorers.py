@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
+from causalcine_jax.evaluation.metrics.ranges import SAMPLED
 from causalcine_jax.evaluation.networks import preprocess
 from causalcine_jax.evaluation.networks.load import load_text_encoder, load_vit, vit_sizes
 from causalcine_jax.evaluation.networks.preprocess import Preprocessing, pixels_of, positions_for
@@ -76,10 +77,6 @@ class ClipAndText:
     net: ViT
     text: TextEncoder
     tokenizer: ClipTokenizer
-
-    @property
-    def frames(self) -> int:
-        return self.net.sizes.frames
 
     def clip(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " d"]:
         pixels = pixels_of(frames, preprocess.VICLIP)
@@ -164,11 +161,17 @@ class Scorers:
                 continue
             source = SOURCES[name]
             sizes = vit_sizes(network, self._paths[name], source)
-            found = (sizes.layers.dim, sizes.patch, sizes.layers.count)
-            if found != (source.dim, source.patch, source.layers):
+            if sizes.frames not in (0, SAMPLED):
+                raise DataError(
+                    f"{self._paths[name]} reads clips of {sizes.frames} frames, and a shot is "
+                    f"given as {SAMPLED}: name {source.describe()}"
+                )
+            found = (sizes.layers.dim, sizes.patch, sizes.layers.count, sizes.positions)
+            if found != (source.dim, source.patch, source.layers, source.positions):
                 lines.append(
-                    f"{name} has width {found[0]}, patches of {found[1]} and {found[2]} layers, "
-                    f"so it is not {source.what}, and its numbers do not compare"
+                    f"{name} has width {found[0]}, patches of {found[1]}, {found[2]} layers and "
+                    f"{found[3]} positions, so it is not {source.what}, and its numbers do not "
+                    "compare"
                 )
         return lines
 

@@ -14,7 +14,7 @@ class Source:
     """A file of weights.
 
     sha256  of the published file, where it is known to us
-    dim, patch, layers  of the network that the paper used; 0 where they do not apply
+    dim, patch, layers, positions  of the network that the paper used; 0 where they do not apply
     """
 
     what: str
@@ -25,6 +25,7 @@ class Source:
     dim: int = 0
     patch: int = 0
     layers: int = 0
+    positions: int = 0
 
     def describe(self) -> str:
         known = f"; sha256 {self.sha256}" if self.sha256 else ""
@@ -44,6 +45,7 @@ SOURCES = {
         dim=768,
         patch=32,
         layers=12,
+        positions=50,
     ),
     "clip_l14": Source(
         "CLIP ViT-L/14, for the aesthetic score",
@@ -53,6 +55,7 @@ SOURCES = {
         dim=1024,
         patch=14,
         layers=24,
+        positions=257,
     ),
     "aesthetic": Source(
         "LAION's aesthetic head",
@@ -69,6 +72,7 @@ SOURCES = {
         dim=768,
         patch=16,
         layers=12,
+        positions=197,
     ),
     "dinov2": Source(
         "DINOv2 ViT-B/14, for consistency between shots",
@@ -78,6 +82,7 @@ SOURCES = {
         dim=768,
         patch=14,
         layers=12,
+        positions=1370,
     ),
     "viclip": Source(
         "ViCLIP ViT-L/14, for text alignment",
@@ -87,6 +92,7 @@ SOURCES = {
         dim=1024,
         patch=14,
         layers=24,
+        positions=257,
     ),
     "tokenizer": Source(
         "CLIP's tokenizer, for text alignment",
