@@ -41,6 +41,12 @@ def test_each_shot_is_scored_by_the_sampled_frames_in_it():
     assert of_shots(features, frames, shots) == [pytest.approx(1), 0, None, None, 1]
 
 
+def test_an_absence_counts_the_shots_that_were_asked_for_not_the_parts_that_were_found():
+    cast, numbers = [("anna",), ("leo",), ("leo",), ("anna",)], [0, 1, 1, 2]  # a false cut in 1
+    assert [p.absence for p in matched_pairs(cast, numbers) if p.character == "anna"] == [1]
+    assert [p.absence for p in matched_pairs(cast) if p.character == "anna"] == [2]
+
+
 def test_pairs_are_grouped_by_character_and_absence_counts_the_shots_between():
     cast = [("anna",), ("leo",), ("anna", "leo"), ("mia",), ("anna",)]
     assert matched_pairs(cast) == [

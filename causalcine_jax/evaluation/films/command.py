@@ -59,7 +59,10 @@ def measure(flags: argparse.Namespace) -> None:
         notes = measurer.scorers.notes() + [
             f"{name} is another file than the published one, of sha256 {SOURCES[name].sha256}"
             for name, digest in measurer.weights.items()
-            if SOURCES[name].sha256 not in ("", digest) and weights[name].suffix != ".json"
+            if SOURCES[name].sha256 not in ("", digest)
+            # These hold the published content in another form.
+            and weights[name].is_file()
+            and weights[name].suffix not in (".json", ".whl")
         ]
         measured = measure_films(films, stories, measurer, out)
         report = film_report(measured, measurer, notes)

@@ -183,7 +183,7 @@ def _of_ranges(
     if features.of_shots is not None and any(story.cast):
         values["pairs"] = [
             {**asdict(score.pair), "similarity": score.similarity, "gated": score.gated}
-            for score in _pair_scores(shots, [story.cast[n] for n in numbers], features, faithful)
+            for score in _pair_scores(shots, story.cast, numbers, features, faithful)
             # An extra cut within a shot makes no second shot of it.
             if numbers[score.pair.first] != numbers[score.pair.second]
         ]
@@ -192,7 +192,8 @@ def _of_ranges(
 
 def _pair_scores(
     shots: list[range],
-    cast: list[tuple[str, ...]],
+    cast: Sequence[tuple[str, ...]],
+    numbers: list[int],
     features: FilmFeatures,
     faithful: list[bool] | None,
 ) -> list[consistency.PairScore]:
@@ -203,7 +204,7 @@ def _pair_scores(
             float(features.of_shots[shots[pair.first]] @ features.of_shots[shots[pair.second]]),
             None if faithful is None else faithful[pair.first] and faithful[pair.second],
         )
-        for pair in consistency.matched_pairs(cast)
+        for pair in consistency.matched_pairs([cast[n] for n in numbers], numbers)
     ]
 
 

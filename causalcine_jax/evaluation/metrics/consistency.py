@@ -57,14 +57,22 @@ class Pair:
     absence: int | None
 
 
-def matched_pairs(cast: Sequence[Sequence[str]]) -> list[Pair]:
-    """All pairs of shots of every character. `cast`: who is in each shot."""
+def matched_pairs(
+    cast: Sequence[Sequence[str]], numbers: Sequence[int] | None = None
+) -> list[Pair]:
+    """All pairs of shots of every character.
+
+    cast     who is in each shot
+    numbers  of the shots that were asked for, of which detected ones may be parts
+    """
+    numbers = range(len(cast)) if numbers is None else numbers
     pairs = []
     for character in dict.fromkeys(name for names in cast for name in names):
         shots = [number for number, names in enumerate(cast) if character in names]
         for place, first in enumerate(shots):
             for later, second in enumerate(shots[place + 1 :]):
-                gap = second - first - 1 if later == 0 else None
+                between = max(0, numbers[second] - numbers[first] - 1)
+                gap = between if later == 0 else None
                 pairs.append(Pair(character, first, second, gap))
     return pairs
 
