@@ -138,6 +138,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     {"memory": memory, "compile": step}[flags.command].refuse(
         [word for word in rest if not word.startswith(of_config)]
     )
+    if flags.command == "compile" and not flags.rollout:
+        of_rollout = ("pool_frames", "kv_dtype", "pool_on")
+        step.refuse_set(flags, of_rollout, "only apply to a rollout: add --rollout")
     return flags, rest
 
 
@@ -165,12 +168,6 @@ def memory(flags: argparse.Namespace) -> None:
 
 
 def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
-    if not flags.rollout and (
-        flags.pool_frames is not None or (flags.kv_dtype, flags.pool_on) != ("same", "device")
-    ):
-        raise UsageError(
-            "--pool-frames, --kv-dtype and --pool-on only apply to a rollout: add --rollout"
-        )
     from causalcine_jax.planning.hardware import target
     from causalcine_jax.training.flags import parse as parse_config
 
