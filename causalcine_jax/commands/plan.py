@@ -22,7 +22,7 @@ import os
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, ROLLOUT_WEIGHTS
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError
 
 # Of a film's memory: flags and fields of a request alike.
 ASKED = (
@@ -140,7 +140,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     if flags.command == "compile" and not flags.rollout:
         of_rollout = ("pool_frames", "kv_dtype", "pool_on")
-        step.refuse_set(flags, of_rollout, "only apply to a rollout: add --rollout")
+        step.refuse_set(flags, of_rollout, "applies only to a rollout: add --rollout")
     return flags, rest
 
 

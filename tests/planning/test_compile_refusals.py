@@ -56,7 +56,7 @@ def test_a_compiler_that_fails_is_one_clear_error():
         ("--rollout --pool-frames=-3", "-3 frames is not a positive multiple of 3"),
         (
             "--pool-frames=9",
-            "--pool-frames, --kv-dtype and --pool-on only apply to a rollout: add --rollout",
+            "--pool-frames applies only to a rollout: add --rollout",
         ),
         ("--pool-on=host", "add --rollout"),
     ],
