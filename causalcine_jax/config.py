@@ -41,7 +41,8 @@ class MemoryConfig:
                    least_retrieved (models/cache/eviction.py). It applies only to a rollout whose
                    cache is shorter than its film
     at_cut         what a shot's start does to the history of a rollout (film/cut.py): keep it,
-                   recache it under the new prompt, or flush it
+                   recache it under the new prompt, or flush it. Training always keeps it; the films
+                   of its models do as this says
     """
 
     policy: str = "camr"

@@ -54,9 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
         if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
             # Split a CPU into one device per core, as far as the batch divides. A core per film is
             # a fifth faster than all cores on each product. Several processes are one device each.
-            micro = (config.batch // optim.accumulation for optim in config.optims)
-            films = math.gcd(max(1, len(cores()) // config.seq), *micro)
-            jax.config.update("jax_num_cpu_devices", config.seq * films)
+            micro = [config.batch // optim.accumulation for optim in config.optims]
+            seq = config.seq if config.seq <= len(cores()) else 1  # else the mesh refuses it
+            jax.config.update("jax_num_cpu_devices", seq * math.gcd(len(cores()) // seq, *micro))
         keep_compiled(options.compile_cache, options.no_compile_cache)
         if alone or processes.is_first():
             print(text, flush=True)

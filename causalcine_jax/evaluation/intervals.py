@@ -48,18 +48,24 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
 
 
 def bootstrap_mean(
-    scores, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+    scores,
+    confidence: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+    *,
+    fractions: bool = False,
 ) -> Interval:
     """Bootstraps the mean of `scores` [n] (percentile); drops NaN (not applicable).
 
-    If all are 1 or all are 0, redrawing shows no spread, so the interval is Wilson's.
+    fractions  the scores are from 0 to 1. If all are 1 or all are 0, redrawing shows no spread, so
+               the interval is Wilson's
     """
     scores = np.asarray(scores, np.float64).ravel()
     scores = scores[~np.isnan(scores)]
     if scores.size == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
     for hits, bound in ((scores.size, 1.0), (0, 0.0)):
-        if (scores == bound).all():
+        if fractions and (scores == bound).all():
             return wilson(hits, scores.size, confidence)
     draws = np.random.default_rng(seed).integers(0, scores.size, (resamples, scores.size))
     low, high = np.quantile(

@@ -68,7 +68,7 @@ def draw_stills(film: Film, poster: Path, sheet: Path) -> Stills:
 
 
 def _small(image: Image.Image, size: tuple[int, int]) -> bytes:
-    """Compressed, because a long film recalls a thousand frames."""
+    """Compressed, because a long film retrieves a thousand frames."""
     file = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=90)
     return file.getvalue()

@@ -48,6 +48,10 @@ class Admission:
     def bytes(self) -> int:
         return sum(self._reserved.values())
 
+    def reserved(self, key: object) -> int:
+        """Bytes of the place that `admitted` returned as `key`."""
+        return self._reserved[key]
+
     @property
     def full(self) -> bool:
         """Whether a new client is refused."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from causalcine_jax.serve.protocol import Refused, json_schema
 from causalcine_jax.serve.security import Guard
 from causalcine_jax.serve.socket import stream
 
+log = logging.getLogger("causalcine.desk")
 STATUS = {"unknown_take": 404, "not_started": 404, "full": 429}  # of refusals; others are 400
 PAGE = Path(__file__).parent / "page"
 
@@ -67,6 +69,7 @@ def desk_app(
         return JSONResponse({"error": told.model_dump(exclude_none=True)}, status, headers)
 
     async def failed(request: Request, error: DataError) -> Response:
+        log.warning("%s: %s", request.url.path, error)
         told = {"code": "failed", "message": printable(str(error))}
         return JSONResponse({"error": told}, 500)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from causalcine_jax.serve.parts import (
-    MOST_SHOTS,
+    MOST_QUEUED,
     Caption,
     Chunks,
     FromClient,
@@ -111,7 +111,7 @@ class ShotReorder(ClientRequest):
     """Puts the queued shots into another order."""
 
     type: Literal["shot.reorder"]
-    shot_ids: Annotated[tuple[Id, ...], Field(strict=False, max_length=MOST_SHOTS)]
+    shot_ids: Annotated[tuple[Id, ...], Field(strict=False, max_length=MOST_QUEUED)]
     """All queued shots, in their new order."""
 
 

@@ -43,6 +43,7 @@ class Desk:
         )
         self.projects = Path(projects)
         self.sessions: dict[str, Session] = {}
+        self._history: dict[str, int] = {}  # bytes that each session reserves
         self.admission = Admission(engine, limits)
         self.ready = False
         self._tasks: set[asyncio.Task] = set()
@@ -136,6 +137,7 @@ class Desk:
             self.admission.release(key)
             raise
         self.sessions[project.session_id] = session
+        self._history[project.session_id] = self.admission.reserved(key)
         if self.admission.closed:
             session.stop("server", STOPS)
         task = asyncio.create_task(self._forget(session, key, held.pop_all()))
@@ -187,7 +189,7 @@ class Desk:
             resumed=resumed,
             seed=project.story.seed,
             model=session.model,
-            limits=limits.as_message(self.resources.engine.pool_bytes(project.story, project.kept)),
+            limits=limits.as_message(self._history[project.session_id]),
             **project.choices,
         )
 
@@ -249,6 +251,7 @@ class Desk:
     async def _forget(self, session: Session, key: object, held: contextlib.ExitStack) -> None:
         await session.done.wait()
         self.sessions.pop(session.project.session_id, None)
+        self._history.pop(session.project.session_id, None)
         held.close()
         self.resources.metrics.ended.labels(session.ended.reason).inc()
         self.admission.release(key)

@@ -25,7 +25,7 @@ from causalcine_jax.serve.client_messages import (
     ShotUpdate,
     TakeOpen,
 )
-from causalcine_jax.serve.parts import MOST_SHOTS, NewShot, QueuedShot
+from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
@@ -78,8 +78,9 @@ def reorder(session: Session, message: ShotReorder) -> None:
 
 
 def remove(session: Session, message: ShotRemove) -> None:
-    session.cut &= len(session.project.queue) > 1  # nothing is left to cut to
-    session.requeue(shot_queue.without(session.project.queue, message.shot_id), message.event_id)
+    shots = shot_queue.without(session.project.queue, message.shot_id)
+    session.cut = session.cut and bool(shots)  # else nothing is left to cut to
+    session.requeue(shots, message.event_id)
 
 
 def pause(session: Session, message: SessionPause | SessionResume) -> None:
@@ -221,10 +222,6 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         director, begun = session.director, session.seen.resolved.shots
         number = [shot.id for shot in begun].index(message.shot_id)
         shots, first = again_from(session, number), begun[number].first_chunk
-        queue = (*requeued(shots), *project.queue)
-        if len(queue) > MOST_SHOTS:
-            told = f"{len(queue)} shots would be queued, and at most {MOST_SHOTS} can be"
-            raise Refused("limit", told, retryable=True)
         take_id = project.new_take_id()
         folder = project.folder_of(take_id)
         try:
@@ -236,7 +233,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
         session.look()
         project.begin_take(take_id, why, first, message.shot_id)
         session.cut = False
-        project.queue = queue
+        project.queue = (*requeued(shots), *project.queue)
         project.save()
         if why == "retake":
             session.publisher.events[message.shot_id] = message.event_id

@@ -95,8 +95,10 @@ async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
                 told = error.error
                 outbox.put(told.model_copy(update={"event_id": told.event_id or event}))
                 refused += 1
-                if told.code == "full":
-                    raise _Closed(TRY_LATER, "full") from None
+                # A viewer may come before the director who opens the film again.
+                waits = told.retryable or isinstance(message, SessionWatch)
+                if told.code == "full" or (session is None and waits):
+                    raise _Closed(TRY_LATER, told.code) from None
                 if refused > MOST_REFUSED:
                     raise _Closed(POLICY, "too many refused messages") from None
     finally:

@@ -7,7 +7,7 @@ config is saved as config.json beside the checkpoints.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from causalcine_jax.config import POSITIONS, ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
+from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
 from causalcine_jax.errors import raise_faults
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
@@ -217,9 +217,6 @@ class TrainConfig:
             yield "generator_start needs stage dmd"
         if self.data.return_weight != 1 and self.stage != "teacher_forcing":
             yield "data.return_weight needs stage teacher_forcing"
-        if self.memory.at_cut != "keep" or self.memory.positions not in POSITIONS:
-            told = "memory.at_cut and memory.positions=after_cut have no effect in training: "
-            yield told + "choose them where films are made"
         if self.lora.rank and "muon" in (self.optim.optimizer, self.critic_optim.optimizer):
             yield "lora.rank needs optimizer=adamw: muon has no rule for adapters"
         if self.new_latents and self.lora.rank:

@@ -85,8 +85,7 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
         for optim in config.optims:
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
-        if not any_checkpoint(out):
-            by_first(lambda: save_config(out, config))
+        by_first(lambda: None if _keeps_config(out) else save_config(out, config))
         check_all(
             ""
             if (out / FILE).is_file()
@@ -101,6 +100,11 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
             return run.run()
         finally:
             run.close()
+
+
+def _keeps_config(out: Path) -> bool:
+    """Whether `out` has the config of steps that were trained; a changed one follows later."""
+    return any_checkpoint(out) and (out / FILE).is_file()
 
 
 class Run:

@@ -112,8 +112,8 @@ def test_bootstrap_is_deterministic_leaves_out_nan_and_narrows():
     assert interval == bootstrap_mean(scores)
     assert interval.count == 60 and interval.value == pytest.approx(0.5)
     assert interval.low < 0.5 < interval.high
-    assert bootstrap_mean([1.0] * 20) == wilson(20, 20) and bootstrap_mean([0.0] * 3) == wilson(
-        0, 3
-    )
+    assert bootstrap_mean([1.0] * 20, fractions=True) == wilson(20, 20)
+    assert bootstrap_mean([0.0] * 3, fractions=True) == wilson(0, 3)
+    assert bootstrap_mean([1.0] * 20)[:3] == (1.0, 1.0, 1.0)  # such as a count per film
     wider = bootstrap_mean(scores[:12])
     assert wider.high - wider.low > interval.high - interval.low

@@ -57,7 +57,7 @@ def gallery(folders, out, *flags):
     return json.loads(text.removeprefix("const GALLERY = ").removesuffix(";\n"))
 
 
-def test_a_gallery_knows_shots_recalled_frames_and_how_films_were_made(films, tmp_path):
+def test_a_gallery_knows_shots_retrieved_frames_and_how_films_were_made(films, tmp_path):
     page = gallery([films], tmp_path / "out", "--title", "Ours")
     first, second, theirs = page["films"]
     assert [film["title"] for film in page["films"]] == ["first", "second", "theirs/one"]

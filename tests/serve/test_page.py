@@ -94,7 +94,7 @@ def test_takes_are_compared_from_where_they_part(page):
     page.wait_for_selector(".compare", state="detached")
 
 
-def test_a_recalled_frame_leads_to_its_place(page):
+def test_a_retrieved_frame_leads_to_its_place(page):
     begin(page, BEACH, chunks=8)
     played(page, 4)
     page.wait_for_selector(".memory button")

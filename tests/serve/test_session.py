@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.mock import MockDirector, MockEngine
 from causalcine_jax.serve.parts import MOST_SHOTS
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.publish import LATELY
@@ -114,24 +114,53 @@ def test_a_cut_ends_the_shot_that_is_being_filmed(serve_desk):
 
 
 def test_a_cut_to_a_shot_that_is_removed_again_changes_nothing(serve_desk):
-    one, _ = begun(serve_desk(MockEngine(0.05)), ("Mia waves.", 6), ("Otto sleeps.", 1))
+    served = serve_desk(MockEngine(0.05))
+    one, _ = begun(served, ("Mia waves.", 6), ("Otto sleeps.", 1))
     one.chunks(1)
     one.say("session.pause")
     one.say("shot.cut_now")
+    one.say("shot.remove", shot_id="s9")  # is refused, and changes nothing
+    assert one.until("error").code == "unknown_shot"
+    (session,) = served.desk.sessions.values()
+    assert session.cut
     one.say("shot.remove", shot_id="s2")
     one.say("session.resume")
     assert [c.shot_id for c in one.chunks(5)] == ["s1"] * 5
 
 
-def test_a_retake_that_would_queue_too_many_shots_is_refused(serve_desk):
+def test_a_retake_may_queue_more_shots_than_a_client_and_they_can_be_moved(serve_desk):
     one, _ = begun(serve_desk(), ("Mia waves.", 1), ("Otto sleeps.", 1))
     one.chunks(2)
     one.say("session.pause")
     for _ in range(MOST_SHOTS):
         one.shot("Mia waves.")
     one.say("retake", shot_id="s1", event_id="again")
-    error = one.until("error", event_id="again")
-    assert error.code == "limit" and f"{MOST_SHOTS + 2} shots would be queued" in error.message
+    one.until("take.begun", event_id="again")
+    ids = [shot.shot_id for shot in one.until("queue").shots]
+    assert len(ids) == MOST_SHOTS + 2 and ids[:2] == ["s1", "s2"]
+    one.say("shot.reorder", shot_ids=ids[::-1], event_id="moved")
+    assert [shot.shot_id for shot in one.until("queue", event_id="moved").shots] == ids[::-1]
+
+
+def test_what_is_ordered_while_a_retake_is_prepared_is_kept(serve_desk, monkeypatch):
+    preparing, prepared = threading.Event(), threading.Event()
+    branch = MockDirector.branch
+
+    def slow(self, shot):
+        preparing.set()
+        assert prepared.wait(20)
+        return branch(self, shot)
+
+    monkeypatch.setattr(MockDirector, "branch", slow)
+    one, _ = begun(serve_desk(), ("Mia waves.", 1), ("Otto sleeps.", 1))
+    one.chunks(2)
+    one.say("retake", shot_id="s2")
+    assert preparing.wait(20)
+    one.shot("Mia jumps.", 1, event_id="third")
+    one.until("shot.received", event_id="third")
+    prepared.set()
+    one.until("take.begun")
+    assert [c.shot_id for c in one.chunks(2)] == ["s2", "s3"]
 
 
 def test_a_retake_is_a_new_take_and_the_old_one_stays(serve_desk):

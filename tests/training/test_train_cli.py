@@ -205,7 +205,6 @@ def test_networks_must_fit_together():
             {"stage": "dmd", "teacher": "t", "data": DataConfig(retell=True, return_weight=2.0)},
             "data.return_weight needs stage teacher_forcing",
         ),
-        ({"memory": MemoryConfig(at_cut="flush")}, "have no effect in training"),
         (
             {"init": "m", "train_text_encoder": False, "lora": LoraConfig(rank=4)}
             | {"optim": OptimConfig(optimizer="muon")},

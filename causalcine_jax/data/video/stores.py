@@ -104,8 +104,8 @@ def put_store(
 
 
 def check_stores(paths: Sequence[Path]) -> None:
-    """`UsageError` if something that is no store is where `put_store` or `remove_store` works."""
-    for folder in (folder for path in paths for folder in _folders(path)):
+    """`UsageError` if something that is no store is where a store will be put or removed."""
+    for folder in paths:
         if folder.exists() and not (folder / SPEC_FILE).is_file() and _holds_something(folder):
             raise UsageError(
                 f"{folder} is not a store of this command (it has no {SPEC_FILE}), and would be "
@@ -114,10 +114,17 @@ def check_stores(paths: Sequence[Path]) -> None:
 
 
 def remove_store(path: Path) -> None:
-    """Removes a store that no film belongs to any more. Call `check_stores` before."""
-    for folder in _folders(path):
+    """Removes a store that no film belongs to any more. Call `check_stores` before.
+
+    It is renamed first, so that a kill leaves no half of a store under its name.
+    """
+    _, new, old = _folders(path)
+    for folder in (new, old):
         if folder.exists():
             shutil.rmtree(folder)
+    if path.exists():
+        os.replace(path, old)
+        shutil.rmtree(old)
 
 
 def _folders(path: Path) -> tuple[Path, ...]:

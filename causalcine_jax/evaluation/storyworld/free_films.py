@@ -84,7 +84,7 @@ def score_film(
 ) -> FilmScores:
     """Judges a film that was generated or rendered for `story`, in the story's shot ranges."""
     asked, found = true_cuts(story), detector(video)
-    near = {tolerance: detection(found, asked, tolerance) for tolerance in TOLERANCES}
+    near = {tolerance: detection(found, asked, tolerance, len(video)) for tolerance in TOLERANCES}
     return FilmScores(
         sca(found, asked, len(video)), near, score_shots(story, judge.read(video), judge)
     )
@@ -218,7 +218,7 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
 
     matched = sum(c.matched for c in cuts)
     summary: dict[str, Interval | float] = {
-        "sca": bootstrap_mean([c.sca for c in cuts]),
+        "sca": bootstrap_mean([c.sca for c in cuts], fractions=True),
         "nsd": float(np.mean([c.nsd for c in cuts])) if cuts else 0.0,
         "frames_per_cut": sum(c.deviation for c in cuts) / matched if matched else float("nan"),
         "missed_per_film": sum(c.missed for c in cuts) / max(1, len(cuts)),

@@ -133,7 +133,7 @@ def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
         for name in ("colour", "accessory")
     }
     summary["joint"] = wilson(sum(v.joint for v in verdicts), count)
-    summary["mean"] = bootstrap_mean([v.mean for v in verdicts])
+    summary["mean"] = bootstrap_mean([v.mean for v in verdicts], fractions=True)
     summary["found"] = wilson(sum(v.found is not None for v in verdicts), count)
     summary["species"] = wilson(sum(v.right("species") for v in verdicts), count)
     summary["remembered"] = bootstrap_mean(

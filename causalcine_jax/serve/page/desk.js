@@ -226,7 +226,7 @@ export class Desk {
 
   report() {
     const { session, link } = this.state;
-    if (!session?.directs || link !== "open") return;
+    if (!session?.directs || link !== "open" || !this.#joined) return;
     const { currentTime, paused } = this.player.video;
     const told = {
       type: "playback.report",

@@ -74,7 +74,7 @@ export function Timeline({ desk }) {
       ${(chunk?.retrieved ?? []).map(
         (each) =>
           html`<i
-            class="recall-mark"
+            class="retrieved-mark"
             key=${each.frame}
             style=${{ left: `${scale.x(each.time_s)}px` }}
           ></i>`,
