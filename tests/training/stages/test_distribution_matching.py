@@ -12,7 +12,6 @@ from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
-from causalcine_jax.errors import UsageError
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Module, Param
@@ -247,15 +246,3 @@ def test_a_head_with_clean_history_separates_films_of_pure_noise(nets, batch):
     task = dataclasses.replace(TASK, dmd=PURE_NOISE, gan=GANConfig(context="clean", taps=(1.0,)))
     metrics = trained_critic(task, nets, batch, ("head",))
     assert float(jnp.mean(metrics["discriminator"][-5:])) < 2 * np.log(2) - 0.3
-
-
-def test_networks_of_other_latents_or_texts_are_refused(nets, batch):
-    other = dataclasses.replace(CONFIG, in_dim=8, text_dim=12, dim=48)
-    strange = jax.eval_shape(lambda: Transformer(other, key=jax.random.key(0)))
-    with pytest.raises(
-        UsageError,
-        match=r"teacher\.in_dim is 8, the student's 4; teacher\.text_dim is 12, the student's 8",
-    ):
-        generator_loss(TASK)(
-            {"student": nets["student"]}, {**nets, "teacher": strange}, batch, jax.random.key(0)
-        )
