@@ -195,6 +195,7 @@ class Jobs:
                 await asyncio.to_thread(files.write, FILM.name, {})
                 job.status, job.progress = "completed", 100
                 job.completed_at = int(time.time())
+                self._save(job)  # before it can be seen: another server may start any time
         except Refused as refused:
             job.error = {"code": refused.error.code, "message": refused.error.message}
         except (DataError, UsageError) as error:
