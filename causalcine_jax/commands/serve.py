@@ -103,8 +103,9 @@ def refuse_faults(flags: argparse.Namespace) -> None:
         raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
     if flags.mock and flags.model:
         raise UsageError("--mock films without a model: leave out --model")
-    set_ = [name for name in OF_MODEL if getattr(flags, name) not in (None, False, POOL_FRAMES)]
-    if flags.mock and (given := set_):
+    unset = {"pool_frames": POOL_FRAMES, "compile_cache": None, "no_compile_cache": False}
+    given = [name for name in OF_MODEL if getattr(flags, name) != unset.get(name)]
+    if flags.mock and given:
         raise UsageError(f"--mock films without a model: leave out --{given[0].replace('_', '-')}")
 
 

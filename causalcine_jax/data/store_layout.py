@@ -167,7 +167,8 @@ def captions_file(path: Path, shard: int) -> Path:
 
 def partial_path(path: Path) -> Path:
     """Returns where the store `path` is while it is written."""
-    return path.absolute().with_name(path.absolute().name + ".partial")
+    path = path.absolute()  # "." has no name
+    return path.with_name(path.name + ".partial")
 
 
 def read_spec(path: Path) -> StoreSpec:

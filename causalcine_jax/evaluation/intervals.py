@@ -57,16 +57,15 @@ def bootstrap_mean(
 ) -> Interval:
     """Bootstraps the mean of `scores` [n] (percentile); drops NaN (not applicable).
 
-    fractions  the scores are from 0 to 1. If all are 1 or all are 0, redrawing shows no spread, so
-               the interval is Wilson's
+    fractions  the scores are from 0 to 1, each a group of `bootstrap_grouped` by itself
     """
     scores = np.asarray(scores, np.float64).ravel()
     scores = scores[~np.isnan(scores)]
     if scores.size == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
-    for hits, bound in ((scores.size, 1.0), (0, 0.0)):
-        if fractions and (scores == bound).all():
-            return wilson(hits, scores.size, confidence)
+    if fractions:
+        each = Grouped(scores, np.ones_like(scores))
+        return bootstrap_grouped(each, confidence, resamples, seed)
     draws = np.random.default_rng(seed).integers(0, scores.size, (resamples, scores.size))
     low, high = np.quantile(
         scores[draws].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2]

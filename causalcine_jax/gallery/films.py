@@ -85,7 +85,7 @@ def read_film_card(path: Path, folder: Path) -> Film:
     if not isinstance(chunk_frames, int) or chunk_frames < 1:
         chunk_frames = CHUNK_FRAMES
     start = data.get("start")  # its picture is the film's first shot, and not in the story
-    if story and isinstance(start, dict):
+    if story and isinstance(start, dict) and isinstance(start.get("caption"), str):
         story = with_start(story, start)
     return Film(
         title=_title(path, folder),

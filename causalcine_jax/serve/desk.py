@@ -43,7 +43,6 @@ class Desk:
         )
         self.projects = Path(projects)
         self.sessions: dict[str, Session] = {}
-        self._history: dict[str, int] = {}  # bytes that each session reserves
         self.admission = Admission(engine, limits)
         self.ready = False
         self._tasks: set[asyncio.Task] = set()
@@ -129,7 +128,7 @@ class Desk:
     ) -> Session:
         """Opens the session in the room that `key` reserves and with what is `held`, to its end."""
         try:
-            session = await self._opened(project, resumed)
+            session = await self._opened(project, resumed, self.admission.reserved(key))
         except (UsageError, DataError) as error:
             self.admission.release(key)
             raise Refused("refused", str(error), retryable=isinstance(error, DataError)) from None
@@ -137,7 +136,6 @@ class Desk:
             self.admission.release(key)
             raise
         self.sessions[project.session_id] = session
-        self._history[project.session_id] = self.admission.reserved(key)
         if self.admission.closed:
             session.stop("server", STOPS)
         task = asyncio.create_task(self._forget(session, key, held.pop_all()))
@@ -189,7 +187,7 @@ class Desk:
             resumed=resumed,
             seed=project.story.seed,
             model=session.model,
-            limits=limits.as_message(self._history[project.session_id]),
+            limits=limits.as_message(session.history_bytes),
             **project.choices,
         )
 
@@ -223,11 +221,10 @@ class Desk:
             raise Refused("refused", str(error), field) from None
         return head, shots
 
-    async def _opened(self, project: Project, resumed: bool) -> Session:
+    async def _opened(self, project: Project, resumed: bool, history_bytes: int) -> Session:
         if resumed:
-            return Session(
-                self.resources, project, await reopened(self.resources, project, project.take_id)
-            )
+            director = await reopened(self.resources, project, project.take_id)
+            return Session(self.resources, project, director, history_bytes)
         take_id, story = project.new_take_id(), project.story
         engine, folder = self.resources.engine, project.folder_of(take_id)
 
@@ -238,7 +235,7 @@ class Desk:
 
         director = await self.resources.worker.turn(project.session_id, begin)
         project.begin_take(take_id, "start")
-        return Session(self.resources, project, director)
+        return Session(self.resources, project, director, history_bytes)
 
     def _take_over(self, session: Session, start: SessionStart, client: Outbox) -> Session:
         if (before := session.directing) is not None:
@@ -251,7 +248,6 @@ class Desk:
     async def _forget(self, session: Session, key: object, held: contextlib.ExitStack) -> None:
         await session.done.wait()
         self.sessions.pop(session.project.session_id, None)
-        self._history.pop(session.project.session_id, None)
         held.close()
         self.resources.metrics.ended.labels(session.ended.reason).inc()
         self.admission.release(key)

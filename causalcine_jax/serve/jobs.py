@@ -208,7 +208,7 @@ class Jobs:
                 job.status = "failed"
             if session is not None:
                 session.leave(client)
-                if not session.stopping and not session.done.is_set():
+                if not session.stopping:  # else it keeps the reason that it has
                     session.stop("stopped")
                 await session.done.wait()
             if job.id in self.all:

@@ -54,24 +54,25 @@ class Seen:
 class Session:
     """Begins with `start`; `done` is set when it has ended and its memory is free.
 
-    cut       the shot that is being filmed ends with its current chunk
+    cut, stopping  the shot that is being filmed, or the session, ends with its current chunk
+    history_bytes  reserved for it
     head      the story without shots, with the size and negative prompt in use
     turns     what is done between two chunks, retakes and branches, each with its event
-    stopping  it ends after the current chunk
     """
 
-    def __init__(self, resources: DeskResources, project: Project, director: FilmDirector):
+    def __init__(
+        self, resources: DeskResources, project: Project, director: FilmDirector, history_bytes: int
+    ):
         video = director.story.video
         size = {"width": video.width, "height": video.height, "fps": video.fps}
-        self.resources, self.project = resources, project
+        self.resources, self.project, self.history_bytes = resources, project, history_bytes
         self._director: FilmDirector | None = director
         self.model: ModelInfo = resources.engine.info.model_copy(update=size)
         self.publisher = Publisher(resources, project, self.model, self.tell)
-        self.playback = Playback()
+        self.playback, self.exporting = Playback(), asyncio.Lock()
         self.directing: Outbox | None = None
         self.viewers: set[Outbox] = set()
         self.head = replace(director.story, shots=())
-        self.exporting = asyncio.Lock()
         self.look()
         self.paused, self.cut = False, False
         self.status: Status = "starved"
@@ -113,8 +114,7 @@ class Session:
 
     def stop(self, reason: EndReason, message: str = "") -> None:
         """Ends after the current chunk; the film stays in its folder."""
-        take = self.project.take_id
-        self.ended = SessionDone(reason=reason, take_id=take, message=message)
+        self.ended = SessionDone(reason=reason, take_id=self.project.take_id, message=message)
         self.stopping = True
         self.change()
 

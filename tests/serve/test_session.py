@@ -25,6 +25,19 @@ def begun(served, *shots, **start):
     return one, started
 
 
+def held_back(monkeypatch, of, name):
+    """Makes a method wait. Returns two events: it was called, and it may go on."""
+    called, goes_on, method = threading.Event(), threading.Event(), getattr(of, name)
+
+    def waiting(self, given):
+        called.set()
+        assert goes_on.wait(20)
+        return method(self, given)
+
+    monkeypatch.setattr(of, name, waiting)
+    return called, goes_on
+
+
 def frames(header, media):
     with av.open(io.BytesIO(header + media)) as film:
         return [(round(f.time * 16), f.to_ndarray(format="rgb24")) for f in film.decode(video=0)]
@@ -143,15 +156,7 @@ def test_a_retake_may_queue_more_shots_than_a_client_and_they_can_be_moved(serve
 
 
 def test_what_is_ordered_while_a_retake_is_prepared_is_kept(serve_desk, monkeypatch):
-    preparing, prepared = threading.Event(), threading.Event()
-    branch = MockDirector.branch
-
-    def slow(self, shot):
-        preparing.set()
-        assert prepared.wait(20)
-        return branch(self, shot)
-
-    monkeypatch.setattr(MockDirector, "branch", slow)
+    preparing, prepared = held_back(monkeypatch, MockDirector, "branch")
     one, _ = begun(serve_desk(), ("Mia waves.", 1), ("Otto sleeps.", 1))
     one.chunks(2)
     one.say("retake", shot_id="s2")
@@ -207,17 +212,10 @@ def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(serve_desk
 
 
 def test_while_a_take_is_opened_its_files_are_refused(serve_desk, monkeypatch):
-    served, opening, opened = serve_desk(), threading.Event(), threading.Event()
+    served = serve_desk()
     one, started = begun(served, ("Mia waves.", 1))
     one.chunks(1)
-    resume = MockEngine.resume
-
-    def slow(self, folder):
-        opening.set()
-        assert opened.wait(20)
-        return resume(self, folder)
-
-    monkeypatch.setattr(MockEngine, "resume", slow)
+    opening, opened = held_back(monkeypatch, MockEngine, "resume")
     one.say("take.open", take_id="t1")
     assert opening.wait(20)
     path = f"/v1/sessions/{started.session_id}/takes/t1/film.json"

@@ -80,15 +80,17 @@ def student_stage(config: TrainConfig) -> Stage:
 def _trajectories(loaded: _Loaded) -> LatentStore:
     """The store of the teacher's trajectories; missing ones are computed first."""
     config = loaded.config
+    # Only where they are not the default, so that stores from before they were recorded stay valid.
+    rounding = {
+        name: value
+        for name in ("matmul_precision", "dtype")
+        if (value := getattr(config, name)) != getattr(TrainConfig, name)
+    }
     settings = TrajectorySettings(
         count=config.ode.films,
         batch=config.batch,
         seed=config.seed,
-        source={
-            "teacher_sha256": weights_hash(Path(config.teacher)),
-            **({"matmul_precision": config.matmul_precision} if config.matmul_precision else {}),
-            **({"dtype": config.dtype} if config.dtype != "float32" else {}),
-        },
+        source={"teacher_sha256": weights_hash(Path(config.teacher)), **rounding},
         seq=config.seq,
     )
     return write_trajectories(
