@@ -1,11 +1,12 @@
 """The GAN's head: one logit per film, from features inside a denoiser (paper 3.4, Eq. 11).
 
-    features of some layers [B, N, tokens, D] -> learned queries read each chunk's tokens
-    -> mean over chunks -> concatenation over layers -> logit
+    features of some layers [B, N, tokens, D] -> learned queries read the tokens of all chunks
+    -> concatenation over layers -> logit
 
-Queries attend within a chunk, so every chunk has the same weight, and a film of any length gives
-one logit. Public heads of this kind also use one to three learned tokens per layer (APT, arXiv
-2501.08316; Self-Forcing).
+A film of any length gives one logit. A key has its chunk's place in the film, so that queries can
+compare early chunks with late ones: the head is there against drift (paper, Appendix C). Public
+heads of this kind also use one to three learned tokens per layer, which read the whole film (APT,
+arXiv 2501.08316; Self-Forcing).
 """
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from causalcine_jax.models.dit import sinusoid
 from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, layer_norm, stack_init
 from causalcine_jax.parallel.sharding import all_gather_params
 
@@ -43,11 +45,14 @@ class Discriminator(Module):
           features: one array per tapped layer, from `teacher_forced` with config.features.
         """
 
+        chunks, width = features[0].shape[1], features[0].shape[-1]
+        place = sinusoid(jnp.arange(float(chunks)), width)[:, None]  # [n, 1, d]
+
         def read(queries, project, tokens):
             tokens = layer_norm(tokens, EPS)
-            scores = jnp.einsum("bntd,qd->bnqt", tokens, queries.astype(jnp.float32))
-            seen = jnp.einsum("bnqt,bntd->bnqd", jax.nn.softmax(scores, axis=-1), tokens)
-            return jnp.mean(project(seen), axis=1)
+            scores = jnp.einsum("bntd,qd->bqnt", tokens + place, queries.astype(jnp.float32))
+            weights = jax.nn.softmax(scores, axis=(-2, -1))
+            return project(jnp.einsum("bqnt,bntd->bqd", weights, tokens))
 
         head = all_gather_params(self)
         layers = jax.vmap(read)(head.queries[...], head.project, jnp.stack(features))

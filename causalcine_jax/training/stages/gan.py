@@ -1,6 +1,7 @@
 """Adversarial loss: a head on the fake score's features separates real and generated films.
 
-    real and generated films with the same noise -> fake score's features of the last chunks
+    real and generated films with the same noise
+        -> fake score's features of the chunks that carry gradient (self_forcing.grad_frames)
         -> head -> one logit per film -> logistic losses
 
 Real and generated films get the same time and noise, so at t = 1000 the head cannot separate them.
