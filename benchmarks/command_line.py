@@ -64,6 +64,26 @@ SAME = (
     "remat",
     "peer",
 )
+# The flags that only some parts use, and these parts.
+USERS = {
+    "batch": ("training", "attention"),
+    "pool_frames": ("streaming", "start"),
+    "pool_on": ("streaming", "start"),
+    "sampler": ("streaming", "start"),
+    "kv_dtype": ("streaming", "start"),
+    "tiny_decoder": ("streaming", "start"),
+    "stages": ("training",),
+    "remat": ("training",),
+    "peer": ("attention", "forward"),
+    "keep_rates": ("ceilings",),
+}
+OF_PRESET = (*USERS, "preset", "size")
+# What is measured alone and without a preset, and which flags it leaves unused.
+ALONE = {
+    "race": OF_PRESET,
+    "reliability": (*OF_PRESET, "dtype"),
+    "desk": (*OF_PRESET, "dtype"),
+}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -157,7 +177,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="attention, forward: also time torch's, and Diffusers', on the same",
     )
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    _refuse_unused(parser, flags)
+    return flags
+
+
+def _refuse_unused(parser: ArgumentParser, flags: argparse.Namespace) -> None:
+    """Refuses flags that nothing asked for would use."""
+    if flags.targets:
+        unused = (*OF_PRESET, "dtype", "repeats", "case")
+        return parser.refuse_set(flags, unused, "has no effect with --targets: leave it out")
+    for name in set(flags.parts) & set(ALONE):
+        if len(flags.parts) > 1:
+            raise UsageError(f"bench {name} is measured alone: leave out the other parts")
+        return parser.refuse_set(flags, ALONE[name], f"has no effect on {name}: leave it out")
+    parser.refuse_set(flags, ("case",), f"applies only to {', '.join(ALONE)}")
+    for name, parts in USERS.items():
+        if not {"all", *parts} & set(flags.parts):
+            parser.refuse_set(flags, (name,), f"applies only to {' and '.join(parts)}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -253,9 +290,9 @@ def _desk(flags: argparse.Namespace) -> None:
 def _targets(flags: argparse.Namespace) -> None:
     from benchmarks.targets import measure_targets
 
-    if flags.parts or flags.preset or not flags.out:
+    if flags.parts or not flags.out:
         raise UsageError(
-            "--targets takes --out FOLDER and no parts or preset: its runs say what they measure"
+            "--targets takes --out FOLDER and no parts: its runs say what they measure"
         )
     table, unmeasured = measure_targets(flags.targets, flags.out, str(REPOSITORY / "configs"), say)
     print(table)

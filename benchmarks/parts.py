@@ -158,7 +158,8 @@ def forward(settings: Settings) -> dict:
         from benchmarks.peer import diffusers_forward, latents_of, versions
 
         calls["diffusers"] = diffusers_forward(model, x, t, prompt)
-    answers = {name: call() for name, call in calls.items()}  # compiles and warms up
+    # Compiles and warms up.
+    answers = {name: jax.block_until_ready(call()) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(settings.repeats):
         for name, call in calls.items():

@@ -55,6 +55,25 @@ def test_every_command_reads_a_size_alike(parse, words, capsys):
         )
 
 
+@pytest.mark.parametrize(
+    "words, refused",
+    [
+        (["race", "--preset", "storyworld"], "--preset has no effect on race: leave it out"),
+        (["desk", "--dtype", "bfloat16"], "--dtype has no effect on desk: leave it out"),
+        (["streaming", "--peer"], "--peer applies only to attention and forward"),
+        (["vae", "--keep-rates"], "--keep-rates applies only to ceilings"),
+        (["vae", "--case", "a"], "--case applies only to race, reliability, desk"),
+        (["race", "vae"], "bench race is measured alone: leave out the other parts"),
+        (["--targets", "cpu", "--repeats", "2"], "--repeats has no effect with --targets"),
+    ],
+)
+def test_bench_refuses_flags_that_nothing_would_use(words, refused):
+    with pytest.raises(UsageError, match=refused):
+        bench.parse(words)
+    everything = bench.parse(["all", "--preset", "storyworld", "--peer", "--batch", "2"])
+    assert everything.peer and everything.batch == 2
+
+
 @pytest.mark.parametrize("again", [["--steps", "5"], ["--steps=5"], ["--ste", "5"]])
 def test_a_flag_of_one_value_given_twice_is_refused(capsys, again):
     parser = ArgumentParser()

@@ -6,6 +6,7 @@ Their outputs are stored in them (notebooks/run.py), for the pages of docs/.
 import importlib
 import json
 import re
+from pathlib import Path
 
 import matplotlib
 import pytest
@@ -51,6 +52,18 @@ def test_outputs_are_stored_and_tell_nothing_of_the_machine(name):
     said = "".join(line for output in outputs for line in output.get("text", []))
     assert not re.findall(r"(?:^|[\s'\"=(])/\w\S*", said)  # an absolute path
     assert not any("execution" in cell["metadata"] for cell in cells)
+
+
+@pytest.mark.parametrize("name", ["quickstart.ipynb", "train.ipynb"])
+def test_a_notebook_finds_the_repository_from_its_own_folder(monkeypatch, tmp_path, name):
+    first = code_cells(name)[0]
+    for start in (ROOT, ROOT / "notebooks"):
+        monkeypatch.chdir(start)
+        exec(first, {})
+        assert Path.cwd() == ROOT
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="the repository is not here: set REPOSITORY"):
+        exec(first, {})
 
 
 @pytest.mark.slow
