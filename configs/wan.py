@@ -63,6 +63,6 @@ def get_config(size: str = "1.3b") -> TrainConfig:
             optimizer="adamw", lr=1e-5, schedule="constant", warmup=100, b1=0.9, b2=0.95
         ),
         data=DataConfig(world="storyworld", threads=8),
-        checkpoint=CheckpointConfig(every=500, keep=2),
+        checkpoint=CheckpointConfig(every=100, keep=2),
         sample=SampleConfig(at_end=False, steps=50, guidance=wan.guidance),
     )

@@ -2,7 +2,9 @@
 # One training run, or one film, over the GPUs of several nodes, under Slurm: one process per GPU.
 #
 #   sbatch --nodes=8 launch/slurm.sh --config configs/wan.py:14b \
-#     --config.out=/shared/runs/14b --config.seq=8 --config.optim.accumulation=8
+#     --config.init=/shared/models/wan-14b --config.data.store=/shared/films/train \
+#     --config.out=/shared/runs/14b --config.seq=8 --config.optim.accumulation=8 \
+#     --compile_cache /shared/programs
 #   COMMAND=generate sbatch --nodes=1 launch/slurm.sh --story story.yaml \
 #     --model models/14b --out /shared/films/story
 #
@@ -11,14 +13,14 @@
 #   --gpus-per-task or --gpu-bind: each process must see all GPUs of its node. jax selects the one
 #   of its SLURM_LOCALID.
 # * Films shared by several GPUs (config.seq) should share a node: 2, 4 or 8 of 8.
-# * SIGTERM makes the run save and stop, with exit code 75. Slurm sends it five minutes before the time is up
-#   (--signal), and on preemption. Slurm restarts a preempted run (--requeue). Otherwise the same
+# * SIGTERM makes the run save and stop, with exit code 75. Slurm sends it twenty minutes before the time is up
+#   (--signal): a step in progress ends first, then the save must fit (14B: 229 GB). It also sends it on preemption. Slurm restarts a preempted run (--requeue). Otherwise the same
 #   command resumes it.
 #SBATCH --job-name=causalcine
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8
 #SBATCH --cpus-per-task=8
-#SBATCH --signal=TERM@300
+#SBATCH --signal=TERM@1200
 #SBATCH --requeue
 #SBATCH --open-mode=append
 

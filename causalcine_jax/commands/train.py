@@ -4,7 +4,8 @@
     --config.KEY=VALUE      another value of one of its fields
     --print_config          print the resolved config as JSON and stop
     --force                 resume a run although its config has changed
-    --compile_cache DIR     keep compiled programs in DIR (default: in the user's cache directory)
+    --compile_cache DIR     keep compiled programs in DIR (default: in the user's cache directory;
+                            of several processes, in none: name a folder that all share)
     --no_compile_cache      compile everything again and keep nothing
 
 SIGTERM and Ctrl-C save and stop the run, with exit code 75. The same command goes on with it. Two
@@ -18,6 +19,7 @@ that jax knows. launch/slurm.sh, tpu_pod.sh and gke.yaml set these.
 import math
 import os
 import sys
+from pathlib import Path
 
 from causalcine_jax.cli import cores, refuse_repeated
 from causalcine_jax.errors import StoppedEarly
@@ -57,7 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
             micro = [config.batch // optim.accumulation for optim in config.optims]
             seq = config.seq if config.seq <= len(cores()) else 1  # else the mesh refuses it
             jax.config.update("jax_num_cpu_devices", seq * math.gcd(len(cores()) // seq, *micro))
-        keep_compiled(options.compile_cache, options.no_compile_cache)
+        # jax writes programs from the first process alone. With a folder each, the others would
+        # compile what the first loads, and wait for its part in the compilation.
+        shared = options.compile_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        off = options.no_compile_cache or not (alone or shared)
+        keep_compiled(options.compile_cache, off)
         if alone or processes.is_first():
             print(text, flush=True)
         from causalcine_jax.training.loop import train
@@ -89,9 +95,12 @@ def _quiet_orbax() -> None:
 def _tune_xla() -> None:
     """Sets what jax reads when it is imported, or starts its devices.
 
-    NPROC is the number of threads of XLA's CPU client, by
-    default one per core. A collective blocks its thread until all devices join it. With as many
-    devices as threads, two collectives in different orders would deadlock.
+    NPROC is the number of threads of XLA's CPU client, by default one per core. A collective blocks
+    its thread until all devices join it. With as many devices as threads, two collectives in
+    different orders would deadlock. On a GPU's host it would be the number of threads that compile,
+    in each of the host's processes, so it is left alone there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes about other people's hardware
-    os.environ.setdefault("NPROC", str(4 * (os.cpu_count() or 1)))
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked.startswith("cpu") or not Path("/dev/nvidia0").exists():
+        os.environ.setdefault("NPROC", str(4 * len(cores())))

@@ -32,6 +32,7 @@ from causalcine_jax.errors import DataError, UsageError
 STARTED_BY = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT")
 # Seconds that finished processes wait for the first, which may still be encoding a film.
 LONGEST_END = 24 * 3600
+LONGEST_START = 3600  # seconds that a process waits for the others, which may pull an image first
 LONELY_END = 10  # seconds that a failed process waits for others that failed with it
 SHOWN = 6  # differences listed in an error
 
@@ -58,9 +59,10 @@ def joined() -> Iterator[None]:
         jax.distributed.initialize(
             num_processes=int(count) if count else None,
             process_id=int(own) if own else None,
+            initialization_timeout=LONGEST_START,
             shutdown_timeout_seconds=LONGEST_END,
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: not all came in time
         raise UsageError(
             f"cannot start as one of several processes ({' '.join(str(error).split())}): "
             "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID; "

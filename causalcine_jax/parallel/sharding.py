@@ -9,6 +9,7 @@ Activations are never resharded to match a weight. Vectors are small, so they ar
 """
 
 import functools
+import math
 import re
 
 import jax
@@ -16,10 +17,12 @@ import numpy as np
 from flax.nnx import Param
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from causalcine_jax.parallel.mesh import AXES, active_mesh
+from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel.mesh import AXES, active_mesh, divisors
 from causalcine_jax.parallel.platform import platform
 
 SMALLEST_SHARDED = 2**14  # elements; sharding less costs more in messages than it saves in memory
+UNDIVIDED = 0.1  # of the bytes of weights; a device may hold so much that others hold too
 
 REPLICATED = PartitionSpec()
 # A weight is [..., in, out], sharded along its outputs. Those are the rows of a checkpoint's
@@ -32,7 +35,7 @@ OUTPUTS = PartitionSpec(None, AXES)
 TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"\bnorm\w*\.weight$", REPLICATED),
     (r"\b(bias|gamma|\w*modulation|queries|pos_embedding)$", REPLICATED),
-    (r"\b(weight|token_embedding)$", OUTPUTS),
+    (r"\b(weight|token_embedding|down|up)$", OUTPUTS),
     (r"", REPLICATED),  # counters and sums
 )
 
@@ -41,25 +44,62 @@ class ReplicatedParam(Param):
     """A parameter that every device holds in full, so `all_gather_params` moves nothing."""
 
 
-def spec_of(path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The sharding of a parameter.
 
     The axis that the table names, else the axis before it (a weight's inputs), whichever first
-    divides by `devices`; else replicated.
+    divides by all devices; else by the larger of the mesh's two axes, or the smaller; else
+    replicated.
     """
-    last = next(spec for expression, spec in TABLE if re.search(expression, path))
-    if devices == 1 or last == REPLICATED or np.prod(shape) < SMALLEST_SHARDED:
+    if not _is_sharded(path, shape):
         return REPLICATED
-    named = dict(zip(range(len(shape) - len(last), len(shape)), last, strict=True))
-    for axis in sorted(named, key=lambda axis: named[axis] is None):
-        if shape[axis] % devices == 0:
-            return PartitionSpec(*(AXES if at == axis else None for at in range(axis + 1)))
+    either = sorted(AXES, key=lambda name: mesh.shape[name], reverse=True)
+    for names in (AXES, *((name,) for name in either)):
+        parts = math.prod(mesh.shape[name] for name in names)
+        for axis in (len(shape) - 1, len(shape) - 2) if parts > 1 else ():
+            if shape[axis] % parts == 0:
+                along = names if len(names) > 1 else names[0]
+                return PartitionSpec(*(along if at == axis else None for at in range(axis + 1)))
     return REPLICATED
+
+
+def _is_sharded(path: str, shape: tuple[int, ...]) -> bool:
+    """Whether the table shards a parameter on any mesh that divides it."""
+    named = next(spec for expression, spec in TABLE if re.search(expression, path))
+    return named != REPLICATED and math.prod(shape) >= SMALLEST_SHARDED
+
+
+def check_sharded(mesh: Mesh | AbstractMesh, shapes) -> None:
+    """Refuses a mesh that divides few of the weights in `shapes`: each device would hold them all.
+
+    Raises:
+      UsageError: more than UNDIVIDED of their bytes stay whole; it names a weight and other meshes.
+    """
+    leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)]
+    size = lambda leaf: leaf.size * leaf.dtype.itemsize
+    undivided = [
+        (path, leaf)
+        for path, leaf in leaves
+        if _is_sharded(path, leaf.shape) and spec_of(path, leaf.shape, mesh) == REPLICATED
+    ]
+    total, whole = (sum(size(leaf) for _, leaf in part) for part in (leaves, undivided))
+    if mesh.size == 1 or whole <= UNDIVIDED * total:
+        return
+    path, largest = max(undivided, key=lambda found: size(found[1]))
+    data, seq = (mesh.shape[name] for name in AXES)
+    sides = largest.shape[-2:]
+    fits = [count for count in divisors(mesh.size) if any(side % count == 0 for side in sides)]
+    others = f"seq={fits[-1]}, or " if fits[-1] > 1 else ""
+    raise UsageError(
+        f"data={data} and seq={seq} divide neither side of {path} [{sides[0]} x {sides[1]}], "
+        f"so every device would hold {whole / 1e9:.1f} GB of {total / 1e9:.1f} GB whole: use "
+        f"{others}a number of devices that divides {' or '.join(map(str, dict.fromkeys(sides)))}"
+    )
 
 
 def state_shardings(mesh: Mesh | AbstractMesh, shapes):
     """A sharding for every array of the pytree `shapes`: networks, EMA, a full training state."""
-    place = lambda path, leaf: NamedSharding(mesh, spec_of(path_of(path), leaf.shape, mesh.size))
+    place = lambda path, leaf: NamedSharding(mesh, spec_of(path_of(path), leaf.shape, mesh))
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
@@ -81,7 +121,7 @@ def all_gather_params(network):
     def gather(path, leaf):
         if isinstance(leaf, ReplicatedParam):  # re-assert replication, or XLA re-shards it
             return jax.tree.map(lambda x: _all_gather(x, REPLICATED), leaf)
-        return _all_gather(leaf, spec_of(path_of(path), leaf.shape, mesh.size))
+        return _all_gather(leaf, spec_of(path_of(path), leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(
         gather, network, is_leaf=lambda part: isinstance(part, ReplicatedParam)

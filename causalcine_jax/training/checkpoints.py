@@ -24,6 +24,10 @@ from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.state import Batches, TrainState
 
+# Seconds in which a checkpoint must be on disk. orbax's 20 minutes are too few for the 229 GB of
+# 14B on shared disks of less than 190 MB/s.
+LONGEST_SAVE = 3 * 60 * 60
+
 
 class Checkpoints:
     """The checkpoints in a folder, of which the last `keep` stay."""
@@ -35,6 +39,7 @@ class Checkpoints:
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,
+            context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=LONGEST_SAVE)),
         )
         self._saving = ""  # which checkpoint an error is about
 
@@ -45,6 +50,11 @@ class Checkpoints:
         return max(
             (each.step for each in self._orbax.checkpoints if each.path.exists()), default=None
         )
+
+    @property
+    def count(self) -> int:
+        """Complete checkpoints."""
+        return sum(each.path.exists() for each in self._orbax.checkpoints)
 
     def save(self, step: int, state: TrainState, batches: Batches) -> None:
         """Starts saving; returns as soon as the state may be donated again.

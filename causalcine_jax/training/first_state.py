@@ -4,7 +4,7 @@ import jax
 
 from causalcine_jax.models.nn import Module
 from causalcine_jax.parallel.mesh import own_part
-from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.parallel.sharding import check_sharded, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.state import Nets, Stage, TrainState, new_state
 from causalcine_jax.training.step import INIT, metric_names
@@ -33,6 +33,7 @@ def first_state(
         return new_state(stage, nets_of(loaded), metrics)
 
     shapes = jax.eval_shape(create, loaded)
+    check_sharded(mesh, shapes.params)
     shardings = state_shardings(mesh, shapes)
     if checkpoints.latest is None:
         return jax.jit(create, out_shardings=shardings)(loaded), shardings

@@ -5,61 +5,64 @@ alone. If this loss rises while the training loss falls, the model overfits. The
 which of the two sets of weights is better, and at which noise level.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.parallel.sharding import put_batch
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.state import Nets, Stage, TrainState
+from causalcine_jax.training.step_memory import CheckedProgram
 
 SEED = 2**30  # of the noise; the run's own keys come from config.seed
 
 
-def held_out_measure(
-    stage: Stage, config: TrainConfig, mesh
-) -> Callable[[TrainState, Nets], dict[str, float]]:
+class HeldOut:
     """The function (state, fixed networks) -> metrics over `stage.held_out`.
 
     They are those of the stage's first update. Names begin with held_out_ for the weights and
-    held_out_ema_ for their average. It compiles at its first call.
+    held_out_ema_ for their average. Films are measured a micro-batch at a time, as they are trained
+    on, so that a measurement needs no more memory than a step.
     """
-    stage = replace(stage, trained={}, fixed={})  # so that loaded networks can be freed
-    update, dtype = stage.updates[0], jnp.dtype(config.dtype)
 
-    @jax.jit
-    def metrics(params: Nets, fixed: Nets, batch, key):
-        trained, others = stage.parts(update, params, fixed)
-        loss, metrics = update.loss(
-            cast_weights(trained, dtype), cast_weights(others, dtype), batch, key
-        )
-        return {**metrics, "loss": (loss, jnp.ones(()))}
+    def __init__(self, stage: Stage, config: TrainConfig, mesh: Mesh, say: Callable[[str], None]):
+        stage = replace(stage, trained={}, fixed={})  # so that loaded networks can be freed
+        update, dtype = stage.updates[0], jnp.dtype(config.dtype)
 
-    def mean_over(params: Nets, fixed: Nets, batches: Sequence) -> dict[str, float]:
-        sums: dict[str, list[float]] = {}
-        for number, batch in enumerate(batches):
-            found = jax.device_get(
-                metrics(
-                    params,
-                    fixed,
-                    put_batch(mesh, batch),
-                    jax.random.fold_in(jax.random.key(SEED), number),
-                )
+        def metrics(params: Nets, fixed: Nets, batch, number):
+            trained, others = stage.parts(update, params, fixed)
+            key = jax.random.fold_in(jax.random.key(SEED), number)
+            loss, metrics = update.loss(
+                cast_weights(trained, dtype), cast_weights(others, dtype), batch, key
             )
-            for name, (total, weight) in found.items():
-                before = sums.setdefault(name, [0.0, 0.0])
-                sums[name] = [before[0] + float(total), before[1] + float(weight)]
-        return {name: total / weight for name, (total, weight) in sums.items() if weight}
+            return {**metrics, "loss": (loss, jnp.ones(()))}
 
-    def measure(state: TrainState, fixed: Nets) -> dict[str, float]:
+        self._mesh = mesh
+        self._metrics = CheckedProgram(jax.jit(metrics), "the held-out measurement", config, say)
+        count = update.optim.accumulation
+        self._batches = [
+            jax.tree.map(lambda a, part=part: a[part::count], batch)
+            for batch in stage.held_out
+            for part in range(count)
+        ]
+
+    def compile(self, state: TrainState, fixed: Nets) -> None:
+        """Compiles and checks its program, so that it does not fail hours into a run."""
+        with jax.set_mesh(self._mesh):
+            batch = put_batch(self._mesh, self._batches[0])
+            self._metrics.compile(state.params, fixed, batch, np.int32(0))
+
+    def __call__(self, state: TrainState, fixed: Nets) -> dict[str, float]:
         averaged = {**state.params, **state.ema}
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(self._mesh):
             found = {
-                "held_out": mean_over(state.params, fixed, stage.held_out),
-                "held_out_ema": mean_over(averaged, fixed, stage.held_out),
+                "held_out": self._means(state.params, fixed),
+                "held_out_ema": self._means(averaged, fixed),
             }
         return {
             f"{prefix}_{name}": value
@@ -67,4 +70,12 @@ def held_out_measure(
             for name, value in means.items()
         }
 
-    return measure
+    def _means(self, params: Nets, fixed: Nets) -> dict[str, float]:
+        sums: dict[str, list[float]] = {}
+        for number, batch in enumerate(self._batches):
+            placed = put_batch(self._mesh, batch)
+            found = jax.device_get(self._metrics(params, fixed, placed, np.int32(number)))
+            for name, (total, weight) in found.items():
+                before = sums.setdefault(name, [0.0, 0.0])
+                sums[name] = [before[0] + float(total), before[1] + float(weight)]
+        return {name: total / weight for name, (total, weight) in sums.items() if weight}

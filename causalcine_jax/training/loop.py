@@ -11,10 +11,12 @@ The host waits for a step only to write a record, but stays at most two steps ah
 
 With several processes (parallel/processes.py) each runs this loop. OUT must be storage that all
 share: each process saves its devices' part of a checkpoint, and the first writes everything else.
-When one process is asked to stop, all stop after the same step, a little later.
+When one process is asked to stop, all stop after the same step: the one in progress where steps are
+slow (SLOW_STEP), else a few steps later.
 """
 
 import contextlib
+import time
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +36,7 @@ from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.first_state import first_state
-from causalcine_jax.training.held_out import held_out_measure
+from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.metrics import FILE as METRICS
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.record import StepTimer, check_record, record_of
@@ -42,12 +44,15 @@ from causalcine_jax.training.same_run import FILE, any_checkpoint, check_same_ru
 from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.state import Stage, TrainState
 from causalcine_jax.training.step import make_update
-from causalcine_jax.training.step_memory import CheckedUpdate
+from causalcine_jax.training.step_memory import CheckedProgram
 from causalcine_jax.training.stopping import StopRequest
 from causalcine_jax.utils.output import check_disk, one_writer
 
 FILES = (FILE, METRICS, "loss.png")
 STEPS_AHEAD = 2
+# Seconds. With several processes the host waits for every step that takes longer, so that a signal
+# ends the run after the step in progress; a host that waits costs such steps nothing.
+SLOW_STEP = 5.0
 
 
 def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = False) -> TrainState:
@@ -119,7 +124,7 @@ class Run:
         self.log = by_first(log) or NoLog()
         self.clock = StepTimer()
         self.measure_held_out = (
-            held_out_measure(stage, config, mesh)
+            HeldOut(stage, config, mesh, self.log.say)
             if config.held_out.every and stage.held_out
             else None
         )
@@ -135,17 +140,19 @@ class Run:
         jitted = lambda update: jax.jit(
             make_update(stage, update, config), donate_argnums=0, out_shardings=shardings
         )
-        checked = lambda update: CheckedUpdate(jitted(update), update.name, config, self.log.say)
+        checked = lambda update: CheckedProgram(
+            jitted(update), f"a step of {update.name or config.stage}", config, self.log.say
+        )
         updates = [(update, checked(update)) for update in stage.updates]
         self.log.say(
             f"{_count(state.params):,} parameters, {jax.device_count()} "
             f"{jax.devices()[0].device_kind}, out {self.out}"
         )
-        # A checkpoint is written before an older one is removed.
-        by_first(lambda: check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)), self.out))
+        by_first(lambda: check_disk(self._bytes_to_come(state), self.out))
         self.stop.immediate = False
         self.clock.lap()
         in_flight: deque = deque()
+        ahead, begun = STEPS_AHEAD, 0.0
         for number in range(self.start + 1, config.steps + 1):
             with self.clock.waiting():
                 batch = put_batch(self.mesh, next(stage.batches))
@@ -153,6 +160,8 @@ class Run:
                 if number == self.start + 1:  # also what runs later: it must not fail mid-run
                     for _, apply in updates:
                         apply.compile(state, fixed, batch)
+                    if self.measure_held_out:
+                        self.measure_held_out.compile(state, fixed)
                     # A changed config that cannot run must not replace that of the trained steps.
                     by_first(lambda: save_config(self.out, config))
                 for update, apply in updates:
@@ -160,15 +169,23 @@ class Run:
                         state = apply(state, fixed, batch)
             self.clock.step()
             stop_now = self.stop.asked and not several()
-            # The next step takes the state's arrays, so what is waited for is a copy. All processes
-            # read the flag STEPS_AHEAD steps later, so they stop after the same step.
-            in_flight.append((jax.numpy.copy(state.step), any_process(self.stop.asked)))
-            if len(in_flight) > STEPS_AHEAD:
-                finished, stop_agreed = in_flight.popleft()
-                finished.block_until_ready()
-                stop_now = stop_now or bool(stop_agreed)
+            if ahead:
+                # The next step takes the state's arrays, so what is waited for is a copy. All
+                # processes read the flag `ahead` steps later, so they stop after the same step.
+                in_flight.append((jax.numpy.copy(state.step), any_process(self.stop.asked)))
+                if len(in_flight) > ahead:
+                    finished, stop_agreed = in_flight.popleft()
+                    finished.block_until_ready()
+                    stop_now = stop_now or bool(stop_agreed)
+            else:
+                state.step.block_until_ready()
+                stop_now = bool(any_process(self.stop.asked))
+            if number == self.start + 2 and several():  # the first without compilation
+                state.step.block_until_ready()
+                ahead = 0 if any_process(time.monotonic() - begun > SLOW_STEP) else STEPS_AHEAD
             if number == self.start + 1:
                 jax.block_until_ready(state)
+                begun = time.monotonic()
                 self.log.say(f"first step {self.clock.lap()['step_s']:.1f} s, compilation included")
                 self.log.begin(number)
             else:
@@ -193,6 +210,16 @@ class Run:
         self.checkpoints.wait()
         self._export(config.steps, state, sample=config.sample.at_end)
         return state
+
+    def _bytes_to_come(self, state: TrainState) -> int:
+        """Bytes of the checkpoints that will be beside each other, less those already there.
+
+        One is written before an older one is removed.
+        """
+        each = self.config.checkpoint
+        saves = -(-(self.config.steps - self.start) // each.every)
+        kept = max(0, each.keep + 1 - self.checkpoints.count)
+        return min(saves, kept) * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
     def close(self) -> None:
         self.log.close()

@@ -1,4 +1,4 @@
-"""Whether an update fits in memory, read from its compiled program before it runs.
+"""Whether a program fits in memory, read from its compiled form before it runs.
 
 The program is compiled once: what is checked is what runs.
 """
@@ -10,45 +10,43 @@ import jax
 from causalcine_jax.parallel.processes import check_all
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.smaller_step import smaller_step
-from causalcine_jax.training.state import TrainState
 from causalcine_jax.utils import machine_memory
 
 # A CPU's memory is also other programs', and what this process has freed is in its own heap.
 SURE = 1.25
 
 
-class CheckedUpdate:
-    """An update (state, fixed, batch) -> state, compiled and checked before it runs.
+class CheckedProgram:
+    """A jitted function, compiled and checked before it runs.
 
     Call it under the mesh, always with the same shapes and shardings.
 
-    name  the update's, "" for a stage's only one
+    what  it is, such as: a step of dmd
     say   is told if memory may not suffice
     """
 
     def __init__(
         self,
         jitted: jax.stages.Wrapped,
-        name: str,
+        what: str,
         config: TrainConfig,
         say: Callable[[str], None],
     ):
-        self._jitted, self._name, self._config, self._say = jitted, name, config, say
+        self._jitted, self._what, self._config, self._say = jitted, what, config, say
         self._program: jax.stages.Compiled | None = None
 
     def compile(self, *arguments) -> jax.stages.Compiled:
         """Compiles it once. `UsageError` in all processes if one has no room to run it."""
         if self._program is None:
             program = self._jitted.lower(*arguments).compile()
-            what = f"a step of {self._name or self._config.stage}"
-            fault, doubt = _judged(program, what, self._config)
+            fault, doubt = _judged(program, self._what, self._config)
             check_all(fault)
             if doubt:
                 self._say(doubt)
             self._program = program
         return self._program
 
-    def __call__(self, *arguments) -> TrainState:
+    def __call__(self, *arguments):
         return self.compile(*arguments)(*arguments)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from mesh_stages import KEY, MEMORY, NULL, SIZES, films, text_encoder
 from tiny_models import mesh_of_nothing, random_weights
 
@@ -21,7 +22,13 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel import sharding
 from causalcine_jax.parallel.mesh import AXES, check_shardable, make_mesh
-from causalcine_jax.parallel.sharding import ReplicatedParam, path_of, spec_of, state_shardings
+from causalcine_jax.parallel.sharding import (
+    ReplicatedParam,
+    check_sharded,
+    path_of,
+    spec_of,
+    state_shardings,
+)
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
@@ -65,20 +72,35 @@ def test_sizes_that_a_mesh_does_not_divide_are_refused_with_legal_ones():
         make_mesh(3, range(8))
 
 
-@pytest.mark.parametrize("devices", [8, 64])
+@pytest.mark.parametrize("data, seq", [(1, 8), (8, 8), (3, 8), (14, 4)])
 @pytest.mark.parametrize(
     "part, make", [("transformer", Transformer), ("text_encoder", UMT5Encoder), ("vae", VAE)]
 )
-def test_the_table_shards_all_large_weights_and_never_the_layer_axis(part, make, devices):
+def test_the_table_shards_all_large_weights_and_never_the_layer_axis(part, make, data, seq):
     shapes = jax.eval_shape(lambda: make(getattr(preset("wan-14b"), part), key=jax.random.key(0)))
     held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    mine = 0
+    mesh, mine = mesh_of_nothing(data, seq), 0
+    sharing = data * seq if data in (1, 8) else seq  # 24 divides no side of 5120, 56 none of 13824
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        spec = spec_of(path_of(path), leaf.shape, devices)
+        spec = spec_of(path_of(path), leaf.shape, mesh)
         assert all(axis is None for axis in spec[: leaf.ndim - 2])
-        mine += math.prod(leaf.shape) // (devices if any(spec) else 1)
+        mine += math.prod(NamedSharding(mesh, spec).shard_shape(leaf.shape))
     # Replicated: norms, biases, modulation, and a VAE's first and last layers.
-    assert mine < held / devices + (0.001 if part != "vae" else 0.04) * held
+    assert mine < held / sharing + (0.001 if part != "vae" else 0.04) * held
+    check_sharded(mesh, shapes)
+
+
+def test_a_mesh_that_would_leave_weights_whole_on_every_device_is_refused():
+    sizes = preset("wan-14b").transformer
+    shapes = jax.eval_shape(lambda: Transformer(sizes, key=jax.random.key(0)))
+    with pytest.raises(
+        UsageError,
+        match=r"data=24 and seq=1 divide neither side of blocks\.\S+ \[5120 x 5120\], so every "
+        r"device would hold 3\d\.\d GB of 5\d\.\d GB whole: use seq=8, or a number of devices that "
+        "divides 5120$",
+    ):
+        check_sharded(mesh_of_nothing(24, 1), shapes)
+    check_sharded(mesh_of_nothing(1, 1), shapes)
 
 
 def test_ema_and_optimizer_are_sharded_as_their_parameters():

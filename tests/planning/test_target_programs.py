@@ -13,6 +13,7 @@ from collections import Counter
 import jax
 import pytest
 from compilers import needs
+from tiny_models import mesh_of_nothing
 from tiny_training import tiny_config
 
 from causalcine_jax.config import PoolConfig
@@ -102,7 +103,7 @@ def sharded_weights(network, sizes) -> dict[str, tuple[int, ...]]:
     return {
         path_of(path): leaf.shape
         for path, leaf in leaves
-        if spec_of(path_of(path), leaf.shape, DEVICES) != REPLICATED
+        if spec_of(path_of(path), leaf.shape, mesh_of_nothing(DEVICES, 1)) != REPLICATED
     }
 
 

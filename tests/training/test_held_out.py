@@ -12,7 +12,9 @@ from toy_stage import toy_batches, toy_config, toy_stage
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.network_sizes import VAEConfig
+from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.training.config import DataConfig, HeldOutConfig
+from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 from causalcine_jax.training.stages.build import make_stage
@@ -40,6 +42,25 @@ def test_weights_and_their_average_are_measured_on_the_same_batches(tmp_path):
             np.mean([batch["x"][0, 0] for batch in UNSEEN]), rel=1e-6
         )
     assert told[12]["held_out_ema_loss"] != told[12]["held_out_loss"]
+
+
+def test_films_are_measured_a_micro_batch_at_a_time(tmp_path):
+    optim = dataclasses.replace(toy_config(tmp_path).optim, accumulation=2)
+    held_out = HeldOutConfig(every=5, films=12, store="unseen")
+    stage = dataclasses.replace(toy_stage(), held_out=UNSEEN)
+    stage = dataclasses.replace(
+        stage, updates=tuple(dataclasses.replace(each, optim=optim) for each in stage.updates)
+    )
+    whole, parts = (
+        HeldOut(each, toy_config(tmp_path, held_out=held_out), make_mesh(), print)
+        for each in (dataclasses.replace(toy_stage(), held_out=UNSEEN), stage)
+    )
+    _, state = run(tmp_path, every=0)
+    parts.compile(state, {})
+    seen = [parts._metrics._program.in_avals[0][2]["x"].shape]
+    assert seen == [(2, *UNSEEN[0]["x"].shape[1:])]
+    losses = [each(state, {})["held_out_loss"] for each in (parts, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_measuring_changes_nothing(tmp_path):

@@ -13,7 +13,7 @@ from causalcine_jax.training import step_memory
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
 from causalcine_jax.training.smaller_step import smaller_step
-from causalcine_jax.training.step_memory import CheckedUpdate, free_memory, working_bytes
+from causalcine_jax.training.step_memory import CheckedProgram, free_memory, working_bytes
 from causalcine_jax.utils import machine_memory
 
 
@@ -67,7 +67,7 @@ def test_the_checked_program_is_the_one_that_runs():
         compiled.append(arguments)
         return jitted.lower(*arguments)
 
-    update = CheckedUpdate(SimpleNamespace(lower=lower), "", toy_config("out"), print)
+    update = CheckedProgram(SimpleNamespace(lower=lower), "a step", toy_config("out"), print)
     state = jnp.zeros(3)
     for number in range(1, 4):
         state = update(state, None, jnp.full(3, 2.0))

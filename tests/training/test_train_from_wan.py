@@ -32,7 +32,7 @@ from causalcine_jax.presets import WAN_NEGATIVE_PROMPT, preset
 from causalcine_jax.training.config import LoraConfig, OptimConfig
 from causalcine_jax.training.flag_checks import check_flags
 from causalcine_jax.training.flags import parse
-from causalcine_jax.training.held_out import held_out_measure
+from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages.build import make_stage, vae_folder
 from causalcine_jax.training.stages.teacher_forcing import (
@@ -282,7 +282,7 @@ def test_loaded_networks_are_freed_once_the_run_has_copies(wan, store, rank):
     changes = {"train_text_encoder": False, "lora": LoraConfig(rank=rank)}
     stage = make_stage(config_of(wan, store, **changes))
     held = dataclasses.replace(stage, held_out=(next(stage.batches),))
-    measure = held_out_measure(held, config_of(wan, store), make_mesh())
+    measure = HeldOut(held, config_of(wan, store), make_mesh(), print)
     # An export writes the text encoder, and merges adapters into their base.
     kept = {"text_encoder", "transformer_base"}
     nets = {name: net for name, net in {**stage.trained, **stage.fixed}.items() if name not in kept}

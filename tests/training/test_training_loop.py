@@ -123,6 +123,22 @@ def test_a_disk_too_small_for_a_checkpoint_is_named_before_the_first_step(tmp_pa
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(("every", "beside"), [(1, 3), (6, 2), (12, 1)])
+def test_the_disk_must_have_room_for_the_checkpoints_that_lie_beside_each_other(
+    tmp_path, monkeypatch, every, beside
+):
+    asked = []
+    monkeypatch.setattr(loop, "check_disk", lambda needed, out: asked.append(needed))
+    config = toy_config(tmp_path, checkpoint=CheckpointConfig(every=every, keep=2))
+    state = train(config, toy_stage())
+    each = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert asked == [beside * each]
+    longer = dataclasses.replace(config, steps=24)
+    train(longer, toy_stage())
+    there = min(2, 12 // every)
+    assert asked[1] == min(3 - there, 12 // every) * each
+
+
 def test_a_disk_that_fills_up_is_one_error_that_names_the_file(tmp_path, capsys):
     train(toy_config(tmp_path, steps=4), toy_stage())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

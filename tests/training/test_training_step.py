@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_models import mesh_of_nothing
 from toy_stage import toy_batches, toy_config, toy_loss, toy_stage
 
 from causalcine_jax.models.dit import Transformer
@@ -274,4 +275,4 @@ def test_what_steers_every_token_stays_float32():
     ],
 )
 def test_weights_are_cut_along_their_outputs_and_vectors_are_whole(name, shape, spec):
-    assert tuple(spec_of(f"net.blocks.{name}", shape, 8)) == spec
+    assert tuple(spec_of(f"net.blocks.{name}", shape, mesh_of_nothing(4, 2))) == spec
