@@ -9,6 +9,7 @@ No weight is allocated.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.models.cache.kv_cache import KVCache, axes_of
 from causalcine_jax.models.dit import token_grid
 from causalcine_jax.parallel.mesh import check_batch
-from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.parallel.sharding import check_sharded, state_shardings
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec
@@ -112,6 +113,7 @@ def training_steps(
     stage, batch = spec.shapes(), _batch(config, films, spec, mesh)
     metrics = metric_names(stage, stage.trained, stage.fixed, batch)
     state = jax.eval_shape(lambda nets: new_state(stage, nets, metrics), stage.trained)
+    check_sharded(mesh, state.params)
     shardings = state_shardings(mesh, state)
     state, fixed = (
         _placed(state, shardings),
@@ -124,13 +126,16 @@ def training_steps(
         **{f"{name}, not trained": net for name, net in fixed.items()},
         "batch": batch,
     }
-    run = lambda update: jax.jit(
-        make_update(stage, update, config), donate_argnums=0, out_shardings=shardings
-    )
+
+    def trace(update, *arguments):
+        run = jax.jit(make_update(stage, update, config), donate_argnums=0, out_shardings=shardings)
+        with jax.default_matmul_precision(config.matmul_precision or None):
+            return run.trace(*arguments)
+
     return [
         PlannedStep(
             name=update.name or config.stage,
-            trace=run(update).trace,
+            trace=partial(trace, update),
             arguments=(state, fixed, batch),
             parts={name: (size_of(part), device_size_of(part)) for name, part in parts.items()},
             pool=_pool(

@@ -247,6 +247,17 @@ def test_a_students_stages_have_their_networks_history_and_period(stage, tmp_pat
     assert step.pool == pytest.approx(whole.pool / 4, rel=0.01)
 
 
+def test_a_planned_step_has_the_products_that_the_run_has(tmp_path):
+    def products(precision: str) -> str:
+        config = tiny_config(tmp_path, matmul_precision=precision)
+        mesh = mesh_of_nothing(1, 1)
+        (step,) = training_steps(config, FilmBatch.of(config, **FILMS), mesh)
+        with jax.sharding.use_abstract_mesh(mesh):
+            return str(step.trace(*step.arguments).jaxpr)
+
+    assert products("float32") != products("") == products("")
+
+
 def test_a_film_is_of_the_size_that_its_transformer_was_made_for(tmp_path):
     wan, world = preset("wan-1.3b"), DataConfig(world="storyworld")
     config = tiny_config(
