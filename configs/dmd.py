@@ -17,13 +17,14 @@ The student trains on its own rollouts, with a GAN head on the fake score.
 
 Base size: 29 minutes on two CPU cores that did other work as well. That was the embedded student:
 at a constant rate, on films of both worlds, with one gradient clip for both of the critic's
-networks. Storyworld size: planned for 9 minutes on the H200, by counting forward passes; it has
-never run.
+networks, and a head that saw films at the times of the scores. Storyworld size: planned for 9
+minutes on the H200, by counting forward passes; it has never run.
 
 For Wan2.1 the numbers are those of Self-Forcing (1.3B) and Self-Forcing-Plus (14B): AdamW without
 momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10, the average from step 200
-on. Student, fake score and teacher are 22 bytes per parameter of the model (14B: 315 GB) before
-activations, sharded over all devices.
+on. Gradients flow through 21 latent frames of a film, a window drawn at random
+(self_forcing.grad_frames), and the head reads the same window. Student, fake score and teacher are
+22 bytes per parameter of the model (14B: 315 GB) before activations, sharded over all devices.
 
 14B on 64 devices, by launch/plan.py compile with --config.seq=8 --config.optim.accumulation=8
 --config.critic_optim.accumulation=8: 58 GB on each H200, 70 on each v5p. Of these, 29 are the
@@ -39,6 +40,7 @@ from causalcine_jax.training.config import (
     CheckpointConfig,
     DataConfig,
     DMDConfig,
+    GANConfig,
     OptimConfig,
     SampleConfig,
     SelfForcingConfig,
@@ -76,6 +78,7 @@ def base() -> TrainConfig:
 def storyworld() -> TrainConfig:
     return _run(
         preset("storyworld"),
+        generator_start=100,
         out="outputs/storyworld/dmd",
         init="outputs/storyworld/ode_init/model",
         teacher="outputs/storyworld/model",
@@ -114,6 +117,7 @@ def _wan(name: str, steps: int, real_guidance: float) -> TrainConfig:
         init=f"outputs/wan-{name}-ode_init/model",
         teacher=f"outputs/wan-{name}/model",
         steps=steps,
+        generator_start=100,
         batch=64,
         dtype="bfloat16",
         remat=True,
@@ -131,6 +135,8 @@ def _run(sizes: Preset, **what) -> TrainConfig:
     return TrainConfig(
         stage="dmd",
         generator_every=5,
+        # Uniform times below 700: with more noise a head cannot tell films apart.
+        gan=GANConfig(shift=1.0, t_max=700.0),
         train_text_encoder=False,
         transformer=sizes.transformer,
         text_encoder=sizes.text_encoder,

@@ -191,7 +191,7 @@ def student() -> TrainConfig:
         steps=900,
         generator_start=100,
         dmd=DMDConfig(shift=4.0, real_guidance=2.0),
-        gan=GANConfig(shift=1.0),
+        gan=GANConfig(shift=1.0, t_max=700.0),
         time=TimeConfig(weight="sigma"),
         optim=optim,
         critic_optim=dataclasses.replace(optim, ema_decay=0.0),

@@ -265,7 +265,8 @@ def _noise_of_head(task: DistributionMatching, key, film, of_scores):
     """Time and noise in front of the head: those of the scores, unless it has its own."""
     if not task.gan.shift:
         return of_scores
-    return _noise(task, jax.random.fold_in(key, 2), film, task.gan.shift)
+    t, noise = _noise(task, jax.random.fold_in(key, 2), film, task.gan.shift)
+    return t * (task.gan.t_max / flow.TRAIN_TIMES), noise
 
 
 def _weighted(metrics: dict[str, Array]) -> Metrics:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from causalcine_jax.config import PassConfig
+from causalcine_jax.diffusion import flow
 from causalcine_jax.errors import nearest
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.training.stages.scoring import FilmSlice, Noised, slice_velocity
@@ -44,6 +45,8 @@ class GANConfig:
     r1_sigma              its perturbation of the noised latents (APT, video: 0.1)
     shift                 of the times at which the head sees films, as dmd.shift; 0: it sees them
                           at the time and with the noise that distribution matching drew
+    t_max                 the highest of its own times. A head trained on films at all times told
+                          real from generated in .88 of cases below t = 400, in half above 700
     """
 
     generator_weight: float = 1e-2
@@ -55,6 +58,7 @@ class GANConfig:
     r1_weight: float = 0.0
     r1_sigma: float = 0.1
     shift: float = 0.0
+    t_max: float = 1000.0
 
     @property
     def on(self) -> bool:
@@ -72,6 +76,10 @@ class GANConfig:
         for name in ("generator_weight", "discriminator_weight", "r1_weight", "shift"):
             if not 0 <= getattr(self, name) < float("inf"):
                 yield f"gan.{name} must be finite and at least 0, not {getattr(self, name)}"
+        if not 0 < self.t_max <= flow.TRAIN_TIMES:
+            yield f"gan.t_max must be more than 0 and at most {flow.TRAIN_TIMES}, not {self.t_max}"
+        if self.t_max != flow.TRAIN_TIMES and not self.shift:
+            yield "gan.t_max needs times of the head's own: set gan.shift, 1 for uniform ones"
         if not 0 < self.head_rate < float("inf"):
             yield f"gan.head_rate must be finite and more than 0, not {self.head_rate}"
         if not self.r1_sigma > 0:

@@ -233,6 +233,11 @@ def test_the_head_may_see_films_at_times_of_its_own(nets, batch):
     own = metrics(dataclasses.replace(TASK, gan=dataclasses.replace(TASK.gan, shift=1.0)))
     assert own["critic_mse"] == pytest.approx(shared["critic_mse"], rel=1e-5)
     assert abs(own["logit_real"] - shared["logit_real"]) > 1e-3
+    low = dataclasses.replace(TASK, gan=dataclasses.replace(TASK.gan, shift=1.0, t_max=700.0))
+    t, noise = distribution_matching._noise_of_head(
+        low, jax.random.key(0), jnp.zeros((64, 1)), of_scores=None
+    )
+    assert noise.shape == (64, 1) and 650 < jnp.max(t) <= 700 and 300 < jnp.mean(t) < 400
 
 
 def test_in_pure_noise_the_head_stays_at_chance(nets, batch):

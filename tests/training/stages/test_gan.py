@@ -71,10 +71,14 @@ def test_taps_follow_the_depth():
 
 def test_faults_are_all_named():
     faults = list(
-        GANConfig(generator_weight=-1, r1_sigma=0, context="noisy", taps=(0.5, 1.5)).faults()
+        GANConfig(
+            generator_weight=-1, r1_sigma=0, context="noisy", taps=(0.5, 1.5), t_max=1200.0
+        ).faults()
     )
     assert [fault.split()[0] for fault in faults] == [
         "gan.generator_weight",
+        "gan.t_max",
+        "gan.t_max",
         "gan.r1_sigma",
         "unknown",
         "gan.taps",
