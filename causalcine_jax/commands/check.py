@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser
+from causalcine_jax.commands.model_flags import model_flag
 from causalcine_jax.errors import UsageError, printable
 
 if TYPE_CHECKING:  # else jax would be imported before the story is understood
@@ -23,11 +24,7 @@ LONGEST_ID = 24  # characters of a shot's name in the table
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine check", description=__doc__)
     parser.add_argument("story", type=Path, metavar="STORY", help="a story, or a film.json")
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="model folder (default: the embedded one, a few-step student where there is one)",
-    )
+    model_flag(parser)
     return parser.parse_args(arguments)
 
 

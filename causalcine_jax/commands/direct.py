@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
-from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
+from causalcine_jax.commands.model_flags import NETWORK_CHOICES, model_flag, network_flags
 from causalcine_jax.commands.serve import film_engine, load_for_directing
 from causalcine_jax.errors import UsageError
 from causalcine_jax.utils.compile_cache import compile_cache_flags
@@ -54,11 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="TEXT",
         help="what holds for all shots, such as who plays",
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="model folder (default: the embedded one, a few-step student where there is one)",
-    )
+    model_flag(parser)
     network_flags(parser)
     parser.add_argument("--seed", type=whole_number, default=0, help="of the noise (default 0)")
     parser.add_argument(

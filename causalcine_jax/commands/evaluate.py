@@ -14,8 +14,9 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import ArgumentParser, number, whole_number
-from causalcine_jax.config import DTYPES, POOL_PLACES, SOLVERS
+from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.commands.model_flags import model_flag, sampler_flags
+from causalcine_jax.config import DTYPES, POOL_PLACES
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import one_writer
@@ -40,11 +41,7 @@ OF_STORYWORLD = (
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine evaluate", description=__doc__)
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="model folder (default: the embedded one, a few-step student where there is one)",
-    )
+    model_flag(parser)
     parser.add_argument(
         "--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)"
     )
@@ -66,23 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="camr,sink,none",
         help=f"of {', '.join(POLICIES)}, switched at inference (default camr,sink,none)",
     )
-    parser.add_argument("--steps", type=whole_number, help="solver steps (default: the model's)")
-    parser.add_argument(
-        "--guidance",
-        type=number,
-        help="classifier-free guidance, 1 for none (default: the model's)",
-    )
-    parser.add_argument(
-        "--memory-guidance",
-        type=number,
-        metavar="G",
-        help="v + G (v - v without memory) for every velocity v; 0 for none (default: the model's)",
-    )
-    parser.add_argument(
-        "--sampler",
-        choices=("base", *SOLVERS),
-        help="solver; base: the model that this one was distilled from, with its own",
-    )
+    sampler_flags(parser.add_argument_group("from noise to chunk (default: the model's)"))
     parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")
     parser.add_argument(
         "--seed", type=whole_number, help="of the held-out stories and of all noise"

@@ -25,8 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
-from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
-from causalcine_jax.config import EVICTIONS, KV_DTYPES, POOL_PLACES, POSITIONS, SOLVERS
+from causalcine_jax.commands.model_flags import (
+    NETWORK_CHOICES,
+    model_flag,
+    network_flags,
+    sampler_flags,
+)
+from causalcine_jax.config import EVICTIONS, KV_DTYPES, POOL_PLACES, POSITIONS
 from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.rollouts import ROLLOUTS
@@ -66,11 +71,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="remove a film that is in --out, just before filming begins",
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="model folder (default: the embedded one, a few-step student where there is one)",
-    )
+    model_flag(parser)
     parser.add_argument("--seed", type=whole_number, help="of the noise (default: the story's)")
     parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="such as 832x480")
     parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
@@ -88,12 +89,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start-caption", metavar="TEXT", help="what the start shows")
 
     sampler = parser.add_argument_group("from noise to chunk (default: the model's)")
-    sampler.add_argument(
-        "--sampler",
-        choices=("base", *SOLVERS),
-        help="solver; base: the model that this one was distilled from, with its own",
-    )
-    sampler.add_argument("--steps", type=whole_number, help="solver steps per chunk")
+    sampler_flags(sampler)
     sampler.add_argument(
         "--step-list",
         type=_times,
@@ -101,13 +97,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="few_step's times in 0..1000, such as 1000,937.5,833.3,625",
     )
     sampler.add_argument("--shift", type=number, help="how far the schedule is bent toward noise")
-    sampler.add_argument("--guidance", type=number, help="classifier-free guidance, 1 for none")
-    sampler.add_argument(
-        "--memory-guidance",
-        type=number,
-        metavar="G",
-        help="v + G (v - v without memory) for every velocity v; 0 for none",
-    )
     sampler.add_argument(
         "--negative",
         metavar="TEXT",

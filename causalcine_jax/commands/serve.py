@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from causalcine_jax.cli import ArgumentParser, whole_number
-from causalcine_jax.commands.network_flags import NETWORK_CHOICES, network_flags
+from causalcine_jax.commands.model_flags import NETWORK_CHOICES, model_flag, network_flags
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
@@ -50,11 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def desk_flags(parser: ArgumentParser) -> None:
     """Adds the flags that `causalcine ray_serve` takes too; `refuse_faults` checks them."""
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="model folder (default: the embedded one, a few-step student where there is one)",
-    )
+    model_flag(parser)
     network_flags(parser)
     parser.add_argument("--mock", action="store_true", help="no model: drawn pictures")
     parser.add_argument(

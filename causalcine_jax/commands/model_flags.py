@@ -1,12 +1,37 @@
-"""Flags of a model's networks, the same for every command that films with one."""
+"""Flags that are the same for every command that films with a model."""
 
 import argparse
 from pathlib import Path
 
-from causalcine_jax.cli import whole_number
-from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS
+from causalcine_jax.cli import number, whole_number
+from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS, SOLVERS
 
 NETWORK_CHOICES = ("dtype", "tiny_decoder", "lora", "seq", "rollout_weights")
+
+
+def model_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="model folder (default: the embedded one, a few-step student where there is one)",
+    )
+
+
+def sampler_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds --sampler, --steps, --guidance and --memory-guidance."""
+    group.add_argument(
+        "--sampler",
+        choices=("base", *SOLVERS),
+        help="solver; base: the model that this one was distilled from, with its own",
+    )
+    group.add_argument("--steps", type=whole_number, help="solver steps per chunk")
+    group.add_argument("--guidance", type=number, help="classifier-free guidance, 1 for none")
+    group.add_argument(
+        "--memory-guidance",
+        type=number,
+        metavar="G",
+        help="v + G (v - v without memory) for every velocity v; 0 for none",
+    )
 
 
 def network_flags(parser: argparse.ArgumentParser) -> None:
