@@ -46,7 +46,7 @@ from causalcine_jax.training.state import Stage, TrainState
 from causalcine_jax.training.step import make_update
 from causalcine_jax.training.step_memory import CheckedProgram
 from causalcine_jax.training.stopping import StopRequest
-from causalcine_jax.utils.output import check_disk, one_writer
+from causalcine_jax.utils.output import check_disk, check_renames, one_writer
 
 FILES = (FILE, METRICS, "loss.png")
 STEPS_AHEAD = 2
@@ -149,6 +149,7 @@ class Run:
             f"{jax.devices()[0].device_kind}, out {self.out}"
         )
         by_first(lambda: check_disk(self._bytes_to_come(state), self.out))
+        by_first(lambda: check_renames(self.out))
         self.stop.immediate = False
         self.clock.lap()
         in_flight: deque = deque()

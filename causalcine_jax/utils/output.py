@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -140,6 +141,23 @@ def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:
             f"not enough room on the disk: {out} needs up to {_size(needed)}, "
             f"{there} has {_size(free)} free; make room or choose another --out"
         )
+
+
+def check_renames(out: Path) -> None:
+    """Raises `DataError` if a folder in `out` cannot be renamed, as complete checkpoints are.
+
+    Buckets mounted as file systems may refuse this, or only for folders that hold folders.
+    """
+    with tempfile.TemporaryDirectory(dir=out, prefix=".rename-") as scratch:
+        (Path(scratch) / "before" / "inside").mkdir(parents=True)
+        try:
+            (Path(scratch) / "before").rename(Path(scratch) / "after")
+        except OSError as error:
+            raise DataError(
+                f"the storage of {out} cannot rename folders ({error.strerror or error}), so "
+                "checkpoints could never be completed: choose another --config.out, such as a "
+                "bucket with a hierarchical namespace"
+            ) from error
 
 
 def _size(count: int) -> str:

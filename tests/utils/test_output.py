@@ -16,7 +16,7 @@ from repository import ROOT
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.utils import output
 from causalcine_jax.utils.atomic_file import atomic_file
-from causalcine_jax.utils.output import check_disk, one_writer, remove_files
+from causalcine_jax.utils.output import check_disk, check_renames, one_writer, remove_files
 
 HOLD = """
 import sys, time
@@ -200,3 +200,16 @@ def test_too_small_a_disk_is_refused_with_both_numbers(tmp_path, monkeypatch):
     said = r"there needs up to 3\.000 MB, .* has 1\.000 MB free; make room or choose another --out"
     with pytest.raises(DataError, match=said):
         check_disk(3 * 10**6, out)
+
+
+def test_storage_that_cannot_rename_folders_is_refused(tmp_path, monkeypatch):
+    check_renames(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+    def refused(self, target):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(DataError, match=r"cannot rename folders \(Directory not empty\), so check"):
+        check_renames(tmp_path)
+    assert not list(tmp_path.iterdir())
