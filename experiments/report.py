@@ -21,8 +21,8 @@ from experiments.tables import TABLES
 
 NOT_MEASURED = "not measured"
 BOUNDS = {
-    TRUE_FILMS: "true films (what the judge can read)",
-    VAE: "true films through the VAE (the ceiling)",
+    TRUE_FILMS: "true films",
+    VAE: "true films through the VAE",
 }
 FLAGS = {
     "returns": "--returns",
@@ -45,8 +45,10 @@ def write_report(workshop: Workshop, tables: list[str], seeds: int, docs: Path) 
         f"Made by `python launch/experiments.py --scale {workshop.name}{seeds_flag}`: "
         f"{workshop.scale.about}. "
         "Numbers are means over all questions with 95 % intervals (percentile bootstrap over "
-        "stories). Differences and ratios of two models are bootstrapped over the stories that "
-        "both filmed. A claim holds beyond the interval when the whole interval is on its side."
+        "stories). Where all answers are right or all are wrong, the interval is Wilson's over "
+        "stories. Differences and ratios of two models are bootstrapped over the stories that "
+        "both filmed. A claim holds beyond the interval when the whole interval is on its side. "
+        "True films show what the judge can read; through the VAE they are any model's ceiling."
         + (
             f" Models that are trained here are trained with {seeds} seeds each, "
             "and their answers are counted together."
@@ -132,8 +134,8 @@ def _claims(numbers: Numbers) -> list[str]:
             continue
         verdict = claims.judge(claim, first, second)
         lines.append(
-            f"* {claim.words}: {claim.statistic} {shown(verdict.interval)} "
-            f"(n = {verdict.interval.count}); **{verdict.words}**."
+            f"* {claim.words}: **{verdict.words}**. {claim.statistic.capitalize()} "
+            f"{shown(verdict.interval)}, n = {verdict.interval.count}."
         )
     return lines
 
@@ -159,12 +161,13 @@ def _made(numbers: Numbers, name: str) -> list[str]:
             elsewhere = "made elsewhere (--use)" if run in workshop.used else str(folder)
             lines += ["", f"Model `{run}`: {elsewhere}{_identity(saved, run)}."]
     if saved:
-        where = {
-            f"{_device(one['device'])}, jax {one['software']['jax']}, commit {_short(one)}"
-            for one in saved
-        }
+        where: dict[str, set[str]] = {}
+        for one in saved:
+            machine = f"{_device(one['device'])} with jax {one['software']['jax']}"
+            where.setdefault(machine, set()).add(_short(one))
+        machines = [f"{name} (commits: {', '.join(sorted(of))})" for name, of in where.items()]
         seconds = sum(one["seconds"] for one in saved)
-        lines += ["", f"Measured in {seconds:.0f} s on {'; '.join(sorted(where))}."]
+        lines += ["", f"Measured in {seconds:.0f} s on {'; '.join(sorted(machines))}."]
     return lines
 
 

@@ -9,9 +9,10 @@ from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, Reca
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.film_folder.record import device, software
 
+# What the judge can read, and the ceiling of any policy.
 LABELS = {
-    TRUTH: "ground truth (judge on true pixels)",
-    VAE: "true latents through the VAE (ceiling)",
+    TRUTH: "true films",
+    VAE: "true films through the VAE",
 }
 RECALL_COLUMNS = ("colour", "accessory", "joint", "mean", "found", "remembered")
 FREE_COLUMNS = {
@@ -63,8 +64,8 @@ def build_report(
 
 
 _SUBSETS = {
-    "first appeared late (a memory of first frames cannot hold them)": lambda case: case.late,
-    "first appeared early": lambda case: not case.late,
+    "first seen late (a memory of first frames cannot hold them)": lambda case: case.late,
+    "first seen early": lambda case: not case.late,
     "told: a caption named the looks once": lambda case: case.story.told,
     "untold: no caption ever names the looks": lambda case: not case.story.told,
 }
