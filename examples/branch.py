@@ -3,7 +3,7 @@
     python examples/branch.py --out outputs/branches
     python examples/branch.py --model models/self-forcing --out outputs/branches
 
-Both films share the pool of history up to the branch, so the beginning is made once. Leaves
+The second film starts from a copy of the first one's history, so the beginning is made once. Leaves
 ending_1.mp4, ending_2.mp4 and another take of the second, ending_2_retake.mp4.
 """
 

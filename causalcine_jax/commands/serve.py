@@ -1,6 +1,6 @@
 """The director's desk: a server where films are directed in a browser while they are made.
 
-    causalcine serve                           the embedded student; prints one address to open
+    causalcine serve                           the embedded student; prints an address and opens it
     causalcine serve --model models/wan-1.3b
     causalcine serve --mock                    drawn pictures in place of a model
 
