@@ -1,10 +1,12 @@
 """How the embedded world's next VAE was made: on two CPU cores, each run from the previous model.
 
-# On crops of single frames, then of clips with cuts, then on whole frames with the learning
-# rate falling to 0.
-python launch/train.py --config configs/embedded_vae.py:pictures
-python launch/train.py --config configs/embedded_vae.py:autoencoder
-python launch/train.py --config configs/embedded_vae.py:whole_frames
+    # On crops of single frames, then of clips with cuts, then on whole frames with the learning
+    # rate falling to 0.
+    python launch/train.py --config configs/embedded_vae.py:pictures
+    python launch/train.py --config configs/embedded_vae.py:autoencoder
+    python launch/train.py --config configs/embedded_vae.py:whole_frames
+
+docs/lab.md has what each of them reached.
 """
 
 import dataclasses

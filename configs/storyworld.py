@@ -16,11 +16,12 @@ It takes four commands:
     python launch/evaluate.py --model outputs/storyworld/model --world storyworld --returns 200 \\
         --out outputs/storyworld/evaluation
 
-No time was measured. Stage 3 was compiled for an H200: with remat a step of 32 films moves 306 GB,
-so 0.12 to 0.16 s are expected, and its 8,000 steps take about 19 minutes. Adjust the steps to the
-measured `step_s`. If a machine cannot be kept, only model folders need to move: `--config.init=DIR`
-starts stage 3 from one, and `--config.data.vae=DIR` names the VAE. Without remat a step moves
-440 GB and holds 58 GB. With less memory than remat needs: --config.optim.accumulation=4.
+No time was measured. Stage 3 was compiled for an H200 (the plan is not kept as a file). With remat
+a step of 32 films moves 306 GB, so 0.12 to 0.16 s are expected, and its 8,000 steps take about 19
+minutes. Adjust the steps to the measured `step_s`. If a machine cannot be kept, only model folders
+need to move: `--config.init=DIR` starts stage 3 from one, and `--config.data.vae=DIR` names the
+VAE. Without remat a step moves 440 GB and holds 58 GB. With less memory than remat needs:
+--config.optim.accumulation=4.
 """
 
 from causalcine_jax.errors import UsageError, nearest

@@ -7,12 +7,15 @@ with a memory.
         --config.data.store=STORE
 
 The same with 1.3b in place of 14b. STORE holds films of 60 latent frames (20 chunks, 14.8 s) of
-480x832 pixels, encoded by Wan's VAE, with UMT5's token ids. Without a store, StoryWorld's films of
-96x160 are encoded first: they show that everything fits together, and teach nothing else.
+480x832 pixels, encoded by Wan's VAE, with UMT5's token ids. To learn cuts, films need two shots or
+more: set least_shots to 2 in the file of `causalcine prepare --filters`. Without a store,
+StoryWorld's films of 96x160 are encoded first: they show that everything fits together, and teach
+nothing else.
 
 The paper says: all noisy chunks of a film share one noise time, plain squared error, 100,000 films,
-64 GPUs. It leaves out the other numbers, which here are those of its relatives: AdamW at 1e-5, a
-batch of 64 films, a few thousand steps, shift 5, captions dropped for a tenth of the films.
+64 GPUs. It leaves out the other numbers. Some here are those of its relatives: AdamW at 1e-5, a
+batch of 64 films, a few thousand steps, shift 5, captions dropped for a tenth of the films. The
+others are our defaults: b2 0.95, weight decay 0.01, gradients clipped at 1, average at 0.999.
 
 Bytes, the sum over all devices:
                                                           1.3B      14B

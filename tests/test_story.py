@@ -77,7 +77,7 @@ def test_chunk_grid():
     ]
 
 
-def test_five_shots_of_three_seconds_fill_the_papers_film():
+def test_five_shots_of_three_seconds_fill_237_frames():
     resolved = Story(tuple(Shot(f"shot {i}", seconds=3) for i in range(5))).resolve()
     assert [s.chunks for s in resolved.shots] == [4, 4, 4, 4, 4]
     assert resolved.cut_frames == (45, 93, 141, 189) and resolved.asked_cut_frames == (

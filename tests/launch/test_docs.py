@@ -87,6 +87,12 @@ def test_links_lead_somewhere(page):
     ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_have_a_text(page):
+    """GitHub shows nothing for a link without one."""
+    assert not re.findall(r"(?<!!)\[\]\([^)]*\)", text(page))
+
+
 def test_every_equation_and_section_of_the_paper_has_its_code_and_its_test():
     mapped = text(Path("docs/paper_map.md"))
     terms = re.findall(r"^(\w.*)\n((?::(?: |\n).*\n(?:  .*\n)*)+)", mapped, re.MULTILINE)

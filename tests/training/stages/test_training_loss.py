@@ -103,6 +103,11 @@ def test_stratified_times_are_one_from_each_part():
     np.testing.assert_array_equal(np.ceil(t / 125), np.arange(1, 9))
 
 
+def test_all_chunks_of_a_film_share_a_time_by_default():
+    """Paper Eq. 5: all noisy segments of a film share one time."""
+    assert noise_times(jax.random.key(0), 3, 5, TimeConfig()).shape == (3,)
+
+
 def test_times_per_chunk():
     assert noise_times(jax.random.key(0), 3, 5, TimeConfig(shared_by="chunk")).shape == (3, 5)
 
