@@ -121,7 +121,11 @@ TABLES = {
         "has less training, so the first comparison is not at equal compute. The bases of the last "
         "two rows had equally many steps, on equally many films per step. At the base scale they "
         "had too few to draw characters. A character that is not found counts as wrong, so their "
-        "recall is below chance and says nothing of memory.",
+        "recall is below chance and says nothing of memory. "
+        "The paper changes less: its student starts from trajectories of the original "
+        "bidirectional model, and distribution matching is that of the first row. Here the "
+        "trajectories are of a causal base of single shots, as long as the other films. It is"
+        " also the teacher of the second stage, so neither score ever saw a cut.",
     ),
     "memory": Table(
         title="Memory: none, a sink of first frames, or routed by content",
@@ -161,7 +165,10 @@ TABLES = {
         ),
         curves={},
         made="Every policy, camr too, continues the training of the same base, for the same number "
-        "of steps on the same films. It is then measured under its own policy.",
+        "of steps on the same films. It is then measured under its own policy. "
+        "That base was trained under camr for 14,900 steps, so the 400 steps of a sink say "
+        "little of a model that never knew camr. The paper's rows also have prompts, cuts and"
+        " steadiness, which were not measured here.",
     ),
     "gan": Table(
         title="Distillation with and without the GAN head",
