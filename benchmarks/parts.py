@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from benchmarks.settings import CHUNK_FRAMES, Settings, network, random_like
 from benchmarks.timing import measure, rates, spread, timed
 from causalcine_jax.config import MemoryConfig
+from causalcine_jax.errors import first_line
 from causalcine_jax.film.embeddings import encode
 from causalcine_jax.models.attention.backends import BACKENDS
 from causalcine_jax.models.dit import Transformer
@@ -76,7 +77,7 @@ def _attention_times(backend, inputs, lengths, flop: float, settings: Settings) 
             ),
         }
     except (NotImplementedError, RuntimeError, ValueError) as reason:
-        return {"cannot": str(reason).splitlines()[0]}
+        return {"cannot": first_line(reason)}
     dtype = settings.inference_dtype
     return {
         name: {"seconds": seconds, **rates(count, seconds["median"], dtype)}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.settings import Settings
 from causalcine_jax.cli import cores, run
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, first_line
 
 # Where each part is measured. Imported on request: other parts' imports would count as its start.
 FUNCTIONS = {
@@ -83,17 +83,10 @@ def measure_part(part: str, settings: Settings | None, **given) -> dict:
         raise
     except Exception as error:
         traceback.print_exc()
-        raise DataError(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise DataError(f"{type(error).__name__}: {first_line(error)}") from error
     from causalcine_jax.film_folder.record import device
 
     return {"result": result, "device": device()}
-
-
-def _first_line(error: Exception) -> str:
-    """Returns an error's first line: XLA's messages continue with tables of its memory."""
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
-    )
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from causalcine_jax.errors import (
     StoppedEarly,
     UsageError,
     closest,
+    first_line,
     is_out_of_memory,
     printable,
     shown,
@@ -204,7 +205,7 @@ def run(main: Callable[[], object]) -> None:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]}): {_ASK_FOR_LESS}")
+        _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({first_line(error)}): {_ASK_FOR_LESS}")
     sys.exit(FINISHED)
 
 

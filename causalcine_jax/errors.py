@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 MOST_FAULTS = 20  # listed in one message
 LONGEST_VALUE = 80  # characters of a value in a message
+LONGEST_LINE = 200  # characters of a library's message in ours
 LONGEST_NAME = 100  # characters of a name compared with the known ones; longer ones match none
 
 
@@ -68,6 +69,17 @@ def shown(value: object) -> str:
     """A user's value for a message: one line of at most LONGEST_VALUE characters."""
     text = printable(_SHORT.repr(value))
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+
+
+def first_line(error: object) -> str:
+    """The first line of an error, or of its text: XLA's continue with tables of its memory."""
+    lines = map(str.strip, str(error).splitlines())
+    return next(filter(None, lines), "no reason given")
+
+
+def one_line(error: object) -> str:
+    """An error's lines as one of at most LONGEST_LINE characters."""
+    return " ".join(str(error).split())[:LONGEST_LINE]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from causalcine_jax.convert.describe import from_config
 from causalcine_jax.convert.find import home
 from causalcine_jax.convert.finite import check_parameters
 from causalcine_jax.convert.metadata import read_settings
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, one_line
 from causalcine_jax.parallel.sharding import state_shardings
 
 FOLDER = "orbax"
@@ -42,7 +42,7 @@ def save(module, folder: Path) -> None:
             folder.absolute() / FOLDER, {"parameters": tables.parameters(module)}, overwrite=True
         )
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
-        raise DataError(f"cannot write {folder / FOLDER}: {_one_line(error)}") from error
+        raise DataError(f"cannot write {folder / FOLDER}: {one_line(error)}") from error
 
 
 def find(path: Path, part: str) -> Path | None:
@@ -80,11 +80,7 @@ def load(folder: Path, part: str, dtype: tables.Dtypes = jnp.float32, mesh: Mesh
         ]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{folder / FOLDER} cannot be read ({_one_line(error)}); convert the model again"
+            f"{folder / FOLDER} cannot be read ({one_line(error)}); convert the model again"
         ) from error
     check_parameters(loaded, folder, part)
     return jax.tree.unflatten(jax.tree.structure(shapes), [loaded[name] for name in wanted])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from causalcine_jax.data.store_layout import (
     partial_path,
     read_spec,
 )
-from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.errors import DataError, UsageError, first_line, shown
 
 LONGEST_REASON = 300  # characters of tensorstore's in a message
 
@@ -70,7 +70,7 @@ class LatentStore:
             return cls(path, spec, open_arrays(path, spec))
         except ValueError as error:
             raise DataError(
-                f"{path} cannot be opened; copy it again or encode it again ({_first_line(error)})"
+                f"{path} cannot be opened; copy it again or encode it again ({_reason(error)})"
             ) from error
 
     def __reduce__(self):
@@ -105,7 +105,7 @@ class LatentStore:
             record = {name: np.asarray(future.result()) for name, future in reads.items()}
         except ValueError as error:  # all of tensorstore's errors: DATA_LOSS, NOT_FOUND, ...
             raise CorruptRecord(
-                f"{self.path}: record {index} cannot be read ({_first_line(error)})"
+                f"{self.path}: record {index} cannot be read ({_reason(error)})"
             ) from error
         return {
             "latents": record["latents"].astype(np.float32),
@@ -149,13 +149,7 @@ def _incomplete(path: Path, partial: Path) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Drops the source locations, specs and long values that tensorstore appends to a message."""
-    said = (
-        str(error)
-        .split("[source locations")[0]
-        .split(" [tensorstore_spec")[0]
-        .splitlines()[0]
-        .strip()
-    )
+    said = first_line(str(error).split("[source locations")[0].split(" [tensorstore_spec")[0])
     return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."

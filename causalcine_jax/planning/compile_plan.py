@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from causalcine_jax.config import PoolConfig
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, first_line
 from causalcine_jax.planning.attained import Expected, expected
 from causalcine_jax.planning.hardware import HardwareTarget, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import Collective, collectives
@@ -199,10 +199,9 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAcco
         compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            reason = str(error).splitlines()[0]
             raise DataError(
                 f"the compiler for {where.name} fails at {step.name}, "
-                f"because of a bug in the compiler or in causalcine: {reason}"
+                f"because of a bug in the compiler or in causalcine: {first_line(error)}"
             ) from error
         return _refused(
             step, where, flops, str(error), seconds | {"compile": time.perf_counter() - clock}

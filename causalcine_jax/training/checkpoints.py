@@ -19,7 +19,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.cli import DISK_FAULTS
-from causalcine_jax.errors import DataError, UsageError, is_out_of_memory
+from causalcine_jax.errors import DataError, UsageError, is_out_of_memory, one_line
 from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.state import Batches, TrainState
@@ -129,7 +129,7 @@ class Checkpoints:
             *_, before, newest = [None, *(each.step for each in self._orbax.checkpoints)]
             then = "begin anew" if before is None else f"go on from step {before}"
             raise DataError(
-                f"checkpoint {newest} in {self.folder} cannot be read ({_one_line(error)}); "
+                f"checkpoint {newest} in {self.folder} cannot be read ({_reason(error)}); "
                 f"delete {self.folder / str(newest)} alone, to {then}"
             ) from error
 
@@ -143,7 +143,7 @@ class Checkpoints:
             newest = self.latest
             raise DataError(
                 f"cannot write the checkpoint{self._saving} into {self.folder}: "
-                f"{fault or _one_line(error)}; {room}give the command again, which "
+                f"{fault or _reason(error)}; {room}give the command again, which "
                 + ("begins anew" if newest is None else f"goes on from step {newest}")
                 + ", or choose another --config.out"
             ) from error
@@ -199,7 +199,7 @@ def _errno(error: Exception) -> int | None:
     return int(told[1]) if told else None
 
 
-def _one_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:  # orbax wraps the fault into a list of its handlers
         error = error.__cause__
-    return " ".join(str(error).split())[:200]
+    return one_line(error)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax import __version__
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, first_line
 
 LARGEST = 2**31  # bytes of all programs in the user's cache directory
 # jax needs a few milliseconds to load or write a program, so faster compilations are not stored.
@@ -218,10 +218,9 @@ def _say_troubles_once(folder: Path) -> None:
         if not reported:
             reported.append(doing)
             done = "read" if doing == "reading" else "written"
-            first = error.splitlines()[0] if error else "no reason given"
             print(
-                f"note: the compiled programs in {folder} cannot all be {done} ({first}): "
-                "compiling instead",
+                f"note: the compiled programs in {folder} cannot all be {done} "
+                f"({first_line(error)}): compiling instead",
                 file=sys.stderr,
             )
         return None

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.errors import first_line
 from causalcine_jax.utils.compile_cache import make_private
 
 HERE = Path(__file__).parent
@@ -210,7 +211,7 @@ def _loaded() -> Kernels | str:
     try:
         library = _library(compiler)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"{compiler} could not make them: {_first_line(error)}"
+        return f"{compiler} could not make them: {first_line(error)}"
     for target in TARGETS:
         jax.ffi.register_ffi_target(
             target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu"
@@ -285,11 +286,5 @@ def _compile(compiler: str, file: Path) -> None:
             command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
         )
         if done.returncode:
-            raise OSError(_first_line(done.stderr))
+            raise OSError(first_line(done.stderr))
         made.replace(file)
-
-
-def _first_line(error) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
-    )
