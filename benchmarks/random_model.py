@@ -31,8 +31,8 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld.grammar import VOCABULARY
-
-GB = 10**9
+from causalcine_jax.utils.arrays import tree_bytes
+from causalcine_jax.utils.machine_memory import GB
 
 
 def random_model(settings: Settings) -> Model:
@@ -82,7 +82,7 @@ def folder_bytes(settings: Settings) -> int:
     """Returns the networks' bytes in the dtype of inference, without computing anything."""
     kinds: list[type[Module]] = [*SIZED, TinyDecoder] if settings.tiny_decoder else [*SIZED]
     shapes = [jax.eval_shape(partial(network, settings, kind)) for kind in kinds]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return tree_bytes(shapes)
 
 
 def _check_disk(folder: Path, needed: int) -> None:

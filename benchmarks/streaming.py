@@ -23,8 +23,8 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.model_folder import PARTS
 from causalcine_jax.film.pool import check_pool
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.models.nn import Module
 from causalcine_jax.planning.flops import FilmFlops
+from causalcine_jax.utils.arrays import tree_bytes
 
 FPS = 16
 EARLY, LATE = MINUTES = (1, 10)
@@ -108,7 +108,7 @@ def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict
             "bytes": film.pool.bytes,
             "host_bytes": film.pool.host_bytes,
         },
-        "weights": {"bytes": {part: _bytes(getattr(model, part)) for part in PARTS}},
+        "weights": {"bytes": {part: tree_bytes(getattr(model, part)) for part in PARTS}},
     }
 
 
@@ -162,7 +162,3 @@ def _frames_per_second(laps: Laps, frames: int) -> dict[str, float]:
         "fps": frames / median(lap["together"] for lap in laps),
         "fps_without_decode": frames / without,
     }
-
-
-def _bytes(net: Module) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(net))

@@ -4,11 +4,11 @@ import sys
 from dataclasses import dataclass
 
 from benchmarks import REPOSITORY
+from causalcine_jax.utils.machine_memory import GB
 
 # Seconds that a command may take in all.
 LIMITS = {1: 360, 2: 480, 3: 420, 4: 420}
 REHEARSAL = 3  # limits are so many times longer on a CPU, which may be busy
-GB = 10**9
 # Films of 60 latent frames at 14B take 77 GB of history. A card of 80 GB holds 27 frames.
 LARGE, MIDDLE, SMALL = 130 * GB, 70 * GB, 20 * GB
 BENCH = (sys.executable, str(REPOSITORY / "launch" / "bench.py"))

@@ -13,9 +13,8 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import all_gather_text, check_all, several
-from causalcine_jax.utils.machine_memory import machine_size, memory_size
+from causalcine_jax.utils.machine_memory import GB, machine_size, memory_size
 
-GB = 10**9
 # JAX on GPUs takes at most this many GiB of host memory for its arrays.
 LIMIT = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
 DEFAULT_LIMIT = 64

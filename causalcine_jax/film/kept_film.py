@@ -30,7 +30,7 @@ from causalcine_jax.film.state import (
 )
 from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.story import ResolvedStory
-from causalcine_jax.utils.arrays import AnyArray
+from causalcine_jax.utils.arrays import AnyArray, tree_bytes
 
 MARK_BYTES = 2**29
 
@@ -71,10 +71,10 @@ class KeptFilm:
 
     def marked(self, state: RolloutState) -> "KeptFilm":
         """With the decoder's current cache, unless it alone exceeds MARK_BYTES."""
-        if _bytes(state.vae_cache) > MARK_BYTES:
+        if tree_bytes(state.vae_cache) > MARK_BYTES:
             return self
         marks = {**self.marks, state.chunk: _copied(state.vae_cache)}
-        while sum(map(_bytes, marks.values())) > MARK_BYTES:
+        while sum(map(tree_bytes, marks.values())) > MARK_BYTES:
             marks.pop(min(marks))
         return dataclasses.replace(self, marks=marks)
 
@@ -142,7 +142,3 @@ def _replayed(
 
 def _copied(tree):
     return jax.tree.map(jnp.copy, tree)
-
-
-def _bytes(tree) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

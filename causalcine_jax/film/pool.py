@@ -8,7 +8,7 @@ import jax
 from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.host_memory import GB, allocate_in_host_memory, check_host_room
+from causalcine_jax.film.host_memory import allocate_in_host_memory, check_host_room
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.rollout import empty_cache
 from causalcine_jax.film.settings import FilmSettings
@@ -17,7 +17,8 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.processes import check_all, several
 from causalcine_jax.parallel.sharding import place_rollout_weights
-from causalcine_jax.utils.machine_memory import memory_size
+from causalcine_jax.utils.arrays import tree_bytes
+from causalcine_jax.utils.machine_memory import GB, memory_size
 
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
 # Room for shots that are added later: a minute at 16 video frames per second, or as much of it as
@@ -231,7 +232,7 @@ def rollout_transformer(transformer: Transformer, weights: str) -> Transformer:
     """
     if weights == "sharded":
         return transformer
-    whole, room = sum(leaf.nbytes for leaf in jax.tree.leaves(transformer)), device_memory()
+    whole, room = tree_bytes(transformer), device_memory()
     mesh, fault = active_mesh(), ""
     devices = 1 if mesh is None else mesh.size
     if room is not None and devices * whole > room:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.planning.compile_plan import CompilePlan
 from causalcine_jax.planning.planned_rollout import DTYPE
-from causalcine_jax.planning.planned_step import shapes, size_of
+from causalcine_jax.planning.planned_step import shapes
 from causalcine_jax.training.smaller_step import smaller_step
+from causalcine_jax.utils.arrays import tree_bytes
 
 
 def advice(plan: CompilePlan) -> list[str]:
@@ -43,7 +44,7 @@ def _of_weights(plan: CompilePlan) -> list[str]:
     if config.rollout_weights == "sharded" or plan.target.devices == 1:
         return []
     dtype = jnp.dtype(DTYPE if plan.what == "rollout" else config.dtype)
-    held = size_of(shapes(Transformer, config.transformer)) // 4 * dtype.itemsize
+    held = tree_bytes(shapes(Transformer, config.transformer)) // 4 * dtype.itemsize
     if plan.what == "rollout":  # which then still has its shard
         held -= held // plan.target.devices
     return [

@@ -9,6 +9,7 @@ from causalcine_jax.planning.attained import how_sure, rate_lines
 from causalcine_jax.planning.compile_advice import advice
 from causalcine_jax.planning.compile_plan import CompilePlan, ProgramAccount
 from causalcine_jax.planning.hlo.collectives import by_kind
+from causalcine_jax.planning.memory_table import gb
 from causalcine_jax.planning.roofline import assumptions
 
 
@@ -155,24 +156,24 @@ def _seconds(plan: CompilePlan) -> dict:
 def _program(one: ProgramAccount) -> list[str]:
     every = f", in one of {one.every} steps" if one.every > 1 else ""
     lines = [f"{one.name}{every}", _row("", "all", "each device")]
-    lines += [_row(name, _gb(whole), _gb(share)) for name, (whole, share) in one.parts.items()]
+    lines += [_row(name, gb(whole), gb(share)) for name, (whole, share) in one.parts.items()]
     if one.results is not None:
-        lines.append(_row("results not in place", "", _gb(one.results)))
+        lines.append(_row("results not in place", "", gb(one.results)))
     if one.temporaries is not None:
-        history = f"{_gb(one.pool)} of them history" if one.pool else ""
-        lines.append(_row("activations, temporaries", "", _gb(one.temporaries), history))
+        history = f"{gb(one.pool)} of them history" if one.pool else ""
+        lines.append(_row("activations, temporaries", "", gb(one.temporaries), history))
     if one.code:
-        lines.append(_row("code", "", _gb(one.code)))
+        lines.append(_row("code", "", gb(one.code)))
     lines += [
-        _row(f"{name}, in host memory", _gb(whole), _gb(share), "not in the total")
+        _row(f"{name}, in host memory", gb(whole), gb(share), "not in the total")
         for name, (whole, share) in one.host.items()
     ]
     verdict = "fits" if one.fits else "DOES NOT FIT"
-    lines += [_row("total", "", _gb(one.total), f"{verdict} in {_gb(one.limit)}")]
+    lines += [_row("total", "", gb(one.total), f"{verdict} in {gb(one.limit)}")]
     lines += (
         [
             "  largest arrays:",
-            *(f"    {_gb(b.bytes):>10}  {b.shape}  {b.source[-90:]}" for b in one.buffers[:5]),
+            *(f"    {gb(b.bytes):>10}  {b.shape}  {b.source[-90:]}" for b in one.buffers[:5]),
         ]
         if one.buffers
         else []
@@ -181,14 +182,14 @@ def _program(one: ProgramAccount) -> list[str]:
     if kinds:
         lines.append("  collectives, bytes that each device sends:")
         lines += [
-            f"    {kind:<20}{count:>9} x{_gb(size):>14}" for kind, (count, size) in kinds.items()
+            f"    {kind:<20}{count:>9} x{gb(size):>14}" for kind, (count, size) in kinds.items()
         ]
     lines.append(f"  {one.flops:.3e} FLOPs on all devices, remat's included")
     if one.roofline is not None and one.traffic is not None:
         r = one.roofline
         lines.append(
             f"  at least {r.bound:.3g} s by {r.limit}: arithmetic {r.arithmetic:.3g} s, "
-            f"memory {r.memory:.3g} s ({_gb(one.traffic)}), "
+            f"memory {r.memory:.3g} s ({gb(one.traffic)}), "
             f"collectives {r.collectives:.3g} s{_copies(one)}; "
             f"{r.serial:.3g} s if nothing overlaps"
         )
@@ -206,14 +207,8 @@ def _copies(one: ProgramAccount) -> str:
         return ""
     seconds = None if one.roofline is None else one.roofline.copies
     took = "unknown" if seconds is None else f"{seconds:.3g} s"
-    return (
-        f", copies {took} (at most {_gb(one.copied[0])} from the host, {_gb(one.copied[1])} to it)"
-    )
+    return f", copies {took} (at most {gb(one.copied[0])} from the host, {gb(one.copied[1])} to it)"
 
 
 def _row(name: str, whole: str, share: str, note: str = "") -> str:
     return f"  {name:<28}{whole:>14}{share:>14}   {note}".rstrip()
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3f} GB"

@@ -22,8 +22,7 @@ from jax.sharding import Mesh
 from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.parallel.sharding import AXES
-
-GB = 10**9
+from causalcine_jax.utils.machine_memory import GB
 
 # What an H200 reports to a compiler, numbers only. Source:
 # `jax.experimental.topologies.get_attached_topology().target_config` on a machine with one. An

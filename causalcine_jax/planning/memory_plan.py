@@ -28,6 +28,7 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.parallel.sharding import AXES, state_shardings
 from causalcine_jax.planning.memory_model import PlannedModel, planned_model
+from causalcine_jax.utils.arrays import tree_bytes
 
 FILM_FRAMES = 60  # of 15 s
 WAN_STRIDE = 8  # pixels per latent, for a model without VAE
@@ -164,11 +165,11 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
     if copies is not None:
         of_host = _by_heads("pool in host memory", pool.host_bytes, request.devices)
         lines.append(dataclasses.replace(of_host, host=True))
-    lines.append(_by_heads("prompt's keys and values", _bytes(prompt), request.devices))
+    lines.append(_by_heads("prompt's keys and values", tree_bytes(prompt), request.devices))
     if vae:
         size = request.height // stride, request.width // stride
         latents = jax.ShapeDtypeStruct((1, model.chunk_frames, *size, vae.cfg.z_dim), dtype)
-        cache = _bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
+        cache = tree_bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
         lines.append(MemoryLine("VAE cache", cache, cache))
     work = histories * _activations(config, model, tokens, dtype)
     # Decoding follows a pass, so the larger of the two counts.
@@ -181,7 +182,7 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
             estimated=True,
         )
     )
-    kv_per_frame = (_bytes(pool.k) + _bytes(pool.v)) // (histories * request.pool_frames)
+    kv_per_frame = (tree_bytes(pool.k) + tree_bytes(pool.v)) // (histories * request.pool_frames)
     return MemoryPlan(request, tokens, histories, kv_per_frame, tuple(lines))
 
 
@@ -240,12 +241,8 @@ def _cast(name: str, shapes, dtype):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
 
 
-def _bytes(shapes) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
 def _network(name: str, shapes, request: FilledRequest) -> MemoryLine:
-    leaves, share = jax.tree.leaves(shapes), _bytes(shapes)
+    leaves, share = jax.tree.leaves(shapes), tree_bytes(shapes)
     if name != "transformer" or request.rollout_weights == "sharded":
         mesh = AbstractMesh((request.devices, 1), AXES)
         shardings = jax.tree.leaves(state_shardings(mesh, shapes))
@@ -254,7 +251,10 @@ def _network(name: str, shapes, request: FilledRequest) -> MemoryLine:
             for leaf, sharding in zip(leaves, shardings, strict=True)
         )
     return MemoryLine(
-        name.replace("_", " "), _bytes(shapes), share, parameters=sum(leaf.size for leaf in leaves)
+        name.replace("_", " "),
+        tree_bytes(shapes),
+        share,
+        parameters=sum(leaf.size for leaf in leaves),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 
 from causalcine_jax.planning.memory_plan import MemoryPlan
+from causalcine_jax.utils.machine_memory import GB
 
 
 def table(plan: MemoryPlan) -> str:
@@ -12,7 +13,7 @@ def table(plan: MemoryPlan) -> str:
         f"{asked.model}, {asked.width}x{asked.height} pixels, {asked.dtype}, "
         f"{plan.tokens_per_frame} tokens per latent frame, guidance {asked.guidance:g}: "
         f"{plan.histories} {'histories' if plan.histories > 1 else 'history'}",
-        f"keys and values of one latent frame: {_gb(plan.kv_per_frame, 4)} per history",
+        f"keys and values of one latent frame: {gb(plan.kv_per_frame, 4)} per history",
         "",
         _row("", "all", "each of " + str(asked.devices) if shared else "", ""),
     ]
@@ -35,25 +36,21 @@ def table(plan: MemoryPlan) -> str:
                 if asked.pool_on == "device"
                 else "what routing reads, and the frames that it likely takes"
             )
-        lines.append(
-            _row(line.name, _gb(line.bytes), _gb(line.device_bytes) if shared else "", note)
-        )
-    lines.append(
-        _row("total", _gb(plan.total()), _gb(plan.total(device=True)) if shared else "", "")
-    )
+        lines.append(_row(line.name, gb(line.bytes), gb(line.device_bytes) if shared else "", note))
+    lines.append(_row("total", gb(plan.total()), gb(plan.total(device=True)) if shared else "", ""))
     if any(line.name == "text encoder" for line in plan.lines):
         rest = ("text encoder",)
         lines.append(
             _row(
                 "total, prompts precomputed",
-                _gb(plan.total(without=rest)),
-                _gb(plan.total(device=True, without=rest)) if shared else "",
+                gb(plan.total(without=rest)),
+                gb(plan.total(device=True, without=rest)) if shared else "",
                 "no text encoder in memory",
             )
         )
     hosted = [line for line in plan.lines if line.host]
     lines += [
-        _row(line.name, _gb(line.bytes), _gb(line.device_bytes) if shared else "", of_pool)
+        _row(line.name, gb(line.bytes), gb(line.device_bytes) if shared else "", of_pool)
         for line in hosted
     ]
     return "\n".join(lines)
@@ -67,5 +64,6 @@ def _row(name: str, everywhere: str, each: str, note: str) -> str:
     return f"{name:<28}{everywhere:>12}{each:>12}   {note}".rstrip()
 
 
-def _gb(size: int, digits: int = 3) -> str:
-    return f"{size / 1e9:.{digits}f} GB"
+def gb(size: int, digits: int = 3) -> str:
+    """Bytes as GB of 10^9."""
+    return f"{size / GB:.{digits}f} GB"

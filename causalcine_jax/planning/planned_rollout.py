@@ -25,9 +25,9 @@ from causalcine_jax.planning.planned_step import (
     PlannedStep,
     device_size_of,
     shapes,
-    size_of,
 )
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.utils.arrays import tree_bytes
 
 DTYPE = jnp.bfloat16
 
@@ -89,7 +89,8 @@ def rollout_steps(
         (jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0)))
     )
 
-    vae = jax.eval_shape(partial(_cast, dtype=DTYPE), shapes(VAE, config.vae))
+    cast = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPE)
+    vae = jax.tree.map(cast, shapes(VAE, config.vae))
     latents = jax.ShapeDtypeStruct((mesh.shape["data"], *chunk), DTYPE)
     cache = replicated(jax.eval_shape(VAE.decode_first, vae, latents)[1])
     vae, latents = replicated(vae), _at(latents, mesh, "data")
@@ -149,7 +150,7 @@ def _step(
 
 
 def _sized(parts: dict) -> dict[str, tuple[int, int]]:
-    return {name: (size_of(part), device_size_of(part)) for name, part in parts.items()}
+    return {name: (tree_bytes(part), device_size_of(part)) for name, part in parts.items()}
 
 
 def _at(leaf, mesh: Mesh | AbstractMesh, *axes, kind: str = DEVICE) -> jax.ShapeDtypeStruct:
@@ -161,7 +162,3 @@ def _at(leaf, mesh: Mesh | AbstractMesh, *axes, kind: str = DEVICE) -> jax.Shape
         else NamedSharding(mesh.abstract_mesh, PartitionSpec(*axes), memory_kind=kind)
     )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-
-def _cast(tree, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

@@ -26,6 +26,7 @@ from causalcine_jax.training.stages.spec import StageSpec, stage_spec
 from causalcine_jax.training.stages.table import FILM_STAGES
 from causalcine_jax.training.state import StageNets, new_state
 from causalcine_jax.training.step import make_update, metric_names
+from causalcine_jax.utils.arrays import tree_bytes
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def training_steps(
             name=update.name or config.stage,
             trace=partial(trace, update),
             arguments=(state, fixed, batch),
-            parts={name: (size_of(part), device_size_of(part)) for name, part in parts.items()},
+            parts={name: (tree_bytes(part), device_size_of(part)) for name, part in parts.items()},
             pool=_pool(
                 config,
                 films,
@@ -168,10 +169,6 @@ def _planned_spec(config: TrainConfig) -> StageSpec:
 def shapes(network, sizes):
     """A network of these sizes as shapes."""
     return jax.eval_shape(lambda: network(sizes, key=jax.random.key(0)))
-
-
-def size_of(tree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def device_size_of(tree) -> int:

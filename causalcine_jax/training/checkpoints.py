@@ -23,6 +23,7 @@ from causalcine_jax.errors import DataError, UsageError, is_out_of_memory, one_l
 from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.state import Batches, TrainState
+from causalcine_jax.utils.arrays import tree_bytes
 
 # Seconds in which a checkpoint must be on disk. orbax's 20 minutes are too few for the 229 GB of
 # 14B on shared disks of less than 190 MB/s.
@@ -65,8 +66,7 @@ class Checkpoints:
             return
         self.wait()
         arrays = flat(state)
-        size = sum(array.nbytes for array in arrays.values())
-        self._saving = f" of step {step}, {size:,} bytes,"
+        self._saving = f" of step {step}, {tree_bytes(arrays):,} bytes,"
         with self._disk_faults():
             self._orbax.save_checkpointables_async(
                 step, {"state": arrays, "data": _Position(batches)}

@@ -21,14 +21,13 @@ from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED
-from causalcine_jax.film.host_memory import GB
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.parallel.processes import several
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.utils.machine_memory import memory_size
+from causalcine_jax.utils.machine_memory import GB, memory_size
 
 HELD_OUT_OFFSET = 1_000  # added to data.seed: the stories of another collection
 

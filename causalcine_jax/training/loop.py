@@ -46,6 +46,7 @@ from causalcine_jax.training.state import Stage, TrainState
 from causalcine_jax.training.step import make_update
 from causalcine_jax.training.step_memory import CheckedProgram
 from causalcine_jax.training.stopping import StopRequest
+from causalcine_jax.utils.arrays import tree_bytes
 from causalcine_jax.utils.output import check_disk, check_renames, one_writer
 
 FILES = (FILE, METRICS, "loss.png")
@@ -220,7 +221,7 @@ class Run:
         each = self.config.checkpoint
         saves = -(-(self.config.steps - self.start) // each.every)
         kept = max(0, each.keep + 1 - self.checkpoints.count)
-        return min(saves, kept) * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        return min(saves, kept) * tree_bytes(state)
 
     def close(self) -> None:
         self.log.close()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+GB = 10**9
 ROOT = Path("/")  # tests put other files there
 # Files of version 2 and 1: the limit, what is taken, and what of that is cache to be given back.
 V2 = "memory.max", "memory.current", ("inactive_file", "active_file")

@@ -27,26 +27,26 @@ from causalcine_jax.planning.planned_step import (
     FilmBatch,
     abstract_stage,
     shapes,
-    size_of,
     training_steps,
 )
 from causalcine_jax.planning.roofline import Roofline
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import DataConfig, OptimConfig, SampleConfig
+from causalcine_jax.utils.arrays import tree_bytes
 
 
 @pytest.mark.usefixtures("here")
 def test_a_stage_has_its_networks_ema_and_optimizer(tmp_path):
     config = tiny_config(tmp_path)
     (step,) = training_steps(config, FilmBatch.of(config, **FILMS), target_mesh(target("here")))
-    parameters = sum(size_of(shapes(*net)) for net in networks_of(config).values())
+    parameters = sum(tree_bytes(shapes(*net)) for net in networks_of(config).values())
     assert step.parts["parameters"] == step.parts["EMA"] == (parameters, parameters)
     assert step.parts["optimizer"][0] == 2 * parameters + 4  # two moments and a count
     # latents, token ids, shots
     assert step.parts["batch"][0] == 4 * (9 * 4 * 4 * 16 * 4 + 5 * 8 * 4 + 3 * 4)
-    assert size_of(step.arguments) == sum(whole for whole, _ in step.parts.values()) + size_of(
-        bookkeeping(step.arguments[0])
-    )
+    assert tree_bytes(step.arguments) == sum(
+        whole for whole, _ in step.parts.values()
+    ) + tree_bytes(bookkeeping(step.arguments[0]))
 
 
 def bookkeeping(state):
@@ -66,7 +66,7 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
         "update",
         update.trace,
         (weight, x),
-        {"parameters": (size_of(weight),) * 2, "batch": (size_of(x),) * 2},
+        {"parameters": (tree_bytes(weight),) * 2, "batch": (tree_bytes(x),) * 2},
         every=2,
     )
     monkeypatch.setattr(planning, "training_steps", lambda *_: [step])
@@ -77,10 +77,13 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
         and not account.collectives
         and account.results == 0
     )
-    assert plan.fits and account.total == size_of((weight, x)) + account.temporaries + account.code
-    assert account.buffers[0].bytes in (size_of(weight), size_of(x)) and account.traffic > size_of(
-        (weight, x)
+    assert (
+        plan.fits and account.total == tree_bytes((weight, x)) + account.temporaries + account.code
     )
+    assert account.buffers[0].bytes in (
+        tree_bytes(weight),
+        tree_bytes(x),
+    ) and account.traffic > tree_bytes((weight, x))
     assert (plan.cycle, plan.cycle_seconds) == (
         2,
         (account.roofline.bound, account.roofline.serial),
@@ -90,7 +93,7 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
     assert report["seconds_per_cycle"]["runs"] == {"update": 1}
     assert (
         report["fits"]
-        and report["programs"][0]["parts"]["batch"]["device"] == size_of(x)
+        and report["programs"][0]["parts"]["batch"]["device"] == tree_bytes(x)
         and not report["advice"]
     )
     assert "fits in 1.000 GB" in table(plan) and "XLA_CLIENT_MEM_FRACTION=0.92" in table(plan)
@@ -223,7 +226,7 @@ def test_a_students_stages_have_their_networks_history_and_period(stage, tmp_pat
     steps = {
         step.name: step for step in training_steps(config, FilmBatch.of(config, **FILMS), mesh)
     }
-    student = size_of(shapes(*networks_of(config)["transformer"]))
+    student = tree_bytes(shapes(*networks_of(config)["transformer"]))
     parts = {name: whole for name, (whole, _) in next(iter(steps.values())).parts.items()}
     pool = 2 * 2 * 4 * 9 * 4 * 24 * 4  # k and v, layers, films, frames, tokens, channels, float32
     if stage == "ode_init":
@@ -238,7 +241,7 @@ def test_a_students_stages_have_their_networks_history_and_period(stage, tmp_pat
             1,
             4,
         )
-        head = size_of(abstract_stage(config).trained["head"])
+        head = tree_bytes(abstract_stage(config).trained["head"])
         assert (parts["parameters"], parts["EMA"]) == (2 * student + head, student)
         assert steps["critic"].pool == pytest.approx(pool, rel=0.2)
     (*_, step) = training_steps(config, FilmBatch.of(config, **FILMS), mesh_of_nothing(2, 2))

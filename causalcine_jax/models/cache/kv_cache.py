@@ -21,6 +21,7 @@ from causalcine_jax.models.cache.quantised import Frames, Quantised, stored_as, 
 from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.mesh import active_mesh, shard
 from causalcine_jax.parallel.platform import platform
+from causalcine_jax.utils.arrays import tree_bytes
 
 DEVICE, HOST = "device", "pinned_host"  # kinds of memory, by their names in shardings
 
@@ -152,12 +153,12 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        return _size(self)
+        return tree_bytes(self)
 
     @property
     def host_bytes(self) -> int:
         """Bytes of the pool that are in host memory."""
-        return 0 if self.copies is None else _size((values_of(self.k), values_of(self.v)))
+        return 0 if self.copies is None else tree_bytes((values_of(self.k), values_of(self.v)))
 
     def film_index(self) -> Int[Array, " f"]:
         """Each frame slot's index in the film, -1 where empty."""
@@ -203,10 +204,6 @@ class KVCache:
             for stored, scale, values in zip((self.k, self.v), part.scales, copied[:2], strict=True)
         )
         return History(k, v, part.descriptors, frame, part.layer, copied[2])
-
-
-def _size(arrays) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
 def axes_of(array) -> tuple[str | None, ...]:
