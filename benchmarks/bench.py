@@ -29,7 +29,7 @@ from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film_folder.record import pretty, software
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")
@@ -123,8 +123,7 @@ def write(record: dict, out: Path) -> None:
     Raises:
       DataError: writing failed.
     """
-    with atomic_file(out) as partial:
-        partial.write_text(pretty(record) + "\n", encoding="utf-8")
+    write_text(out, pretty(record) + "\n")
 
 
 def made(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from causalcine_jax.planning import attained
 from causalcine_jax.planning.flops import chip_of
 from causalcine_jax.planning.hardware import CHIPS
 from causalcine_jax.planning.jaxpr_flops import WIDE, flops_by_kind
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_json
 
 LAUNCHES = 1000
 SPREAD = 0.1  # how far another run or size may be from a measured rate
@@ -81,8 +81,7 @@ def keep_rates(record: dict, source: str) -> list[str]:
             "how": "measured",
             "source": f"{record['device']['kind']}, {day}, {source}",
         }
-    with atomic_file(attained.FILE) as partial:
-        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    write_json(attained.FILE, known)
     return list(rates)
 
 

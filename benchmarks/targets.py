@@ -21,7 +21,7 @@ from benchmarks.settings import Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetRun
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.film_folder.record import software
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 
 def measure_targets(
@@ -155,8 +155,7 @@ def why_not(run: TargetRun, record: dict) -> str:
 
 def _write_table(hardware: Hardware, records: dict[str, dict], folder: Path) -> str:
     table = targets_table(hardware, records)
-    with atomic_file(folder / "targets.md") as partial:
-        partial.write_text(table + "\n", encoding="utf-8")
+    write_text(folder / "targets.md", table + "\n")
     return table
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from causalcine_jax.clock import CHUNK_FRAMES, FPS, chunk_at, first_frame_of_chunk
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 from causalcine_jax.story_schema import SCHEMA, SHOT_KEYS, VIDEO_KEYS, story_faults
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 
@@ -255,5 +255,4 @@ def write_story(story: Story, path: str | Path) -> None:
         if as_json
         else yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     )
-    with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, text)

@@ -30,7 +30,7 @@ from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.film.model_folder import load_model, model_defaults
 from causalcine_jax.film_folder.record import device, pretty, software
 from causalcine_jax.storyworld import WORLDS
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash, write_text
 from experiments import kinds, long_films
 from experiments.commands import Workshop
 from experiments.kinds import Amounts, Measured, Subject
@@ -227,8 +227,7 @@ def _save(
             for key, of in result.scores.items()
         },
     }
-    with atomic_file(path) as partial:
-        partial.write_text(pretty(record) + "\n", encoding="utf-8")
+    write_text(path, pretty(record) + "\n")
 
 
 def _path(workshop: Workshop, name: str) -> Path:

@@ -9,8 +9,16 @@ from PIL import Image, ImageDraw
 
 from causalcine_jax.evaluation.intervals import Interval
 from causalcine_jax.evaluation.storyworld.pictures import draw_bars, new_axes, save_figure
-from causalcine_jax.render.typography import ACCENT, PAPER, SOFT, TEXT, fit_text, font, wrap
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.render.typography import (
+    ACCENT,
+    PAPER,
+    SOFT,
+    TEXT,
+    fit_text,
+    font,
+    save_png,
+    wrap,
+)
 from experiments.numbers import Numbers
 
 THUMB_WIDTH, GAP, MARGIN, TITLE = 200, 10, 40, 44
@@ -85,8 +93,7 @@ def write_comparison(path: Path, shown: list[dict], rows: dict[str, list[np.ndar
                 still = Image.fromarray(frame).resize(thumb, Image.Resampling.LANCZOS)
                 page.paste(still, (MARGIN + column * (THUMB_WIDTH + GAP), y + 26))
             y += thumb[1] + GAP + 26
-    with atomic_file(path) as partial:
-        page.save(partial, format="PNG", optimize=True)
+    save_png(path, page)
 
 
 def write_bars(path: Path, title: str, rows: dict[str, dict[str, Interval]]) -> None:

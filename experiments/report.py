@@ -13,7 +13,7 @@ from causalcine_jax.evaluation.intervals import Interval
 from causalcine_jax.evaluation.storyworld.free_films import TRUE_FILMS
 from causalcine_jax.evaluation.storyworld.recall import VAE
 from causalcine_jax.evaluation.tables import markdown_table
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from experiments import claims, pictures
 from experiments.commands import Workshop, needed_runs
 from experiments.numbers import Numbers
@@ -61,8 +61,7 @@ def write_report(workshop: Workshop, tables: list[str], seeds: int, docs: Path) 
     for name in tables:
         lines += ["", *section(Numbers(workshop, TABLES[name], seeds), name, docs / "experiments")]
     path = docs / "experiments.md"
-    with atomic_file(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

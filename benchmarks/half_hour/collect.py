@@ -16,7 +16,7 @@ from benchmarks.half_hour.commands import SCHEMA, unmeasured
 from benchmarks.target_list import TARGETS, Hardware
 from benchmarks.targets import number_of
 from causalcine_jax.errors import DataError
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 BEGIN, END = "<!-- half hour: begin -->", "<!-- half hour: end -->"
 PAGE = Path("docs") / "performance.md"
@@ -89,5 +89,4 @@ def _write_page(page: Path, text: str) -> None:
     _, ended, after = rest.partition(END)
     if not found or not ended:
         raise DataError(f"{page} has no lines {BEGIN} and {END}: put them where the table belongs")
-    with atomic_file(page) as partial:
-        partial.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    write_text(page, f"{before}{BEGIN}\n{text}\n{END}{after}")

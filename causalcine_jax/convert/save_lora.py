@@ -3,7 +3,6 @@
 `--lora FOLDER` of film and convert reads them, and so does peft on a Wan2.1 transformer.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from causalcine_jax.errors import DataError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.lora import LAYERS, Adapters
 from causalcine_jax.parallel.processes import gather_to_host, is_first
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import atomic_file, write_json
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."  # of peft's keys
@@ -77,8 +76,7 @@ def save_lora(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # First, because the strength of weights without it would be guessed.
-        with atomic_file(folder / SETTINGS) as partial:
-            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / SETTINGS, settings)
         with atomic_file(folder / WEIGHTS) as partial:
             write_tensors(partial, specs, np.dtype(np.float32), tensors.values())
     except OSError as error:

@@ -22,7 +22,7 @@ from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
 from causalcine_jax.convert.metadata import MANIFEST
 from causalcine_jax.convert.safetensors_files import READABLE_DTYPES
 from causalcine_jax.errors import DataError
-from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
+from causalcine_jax.utils.atomic_file import atomic_file, remove_partials, write_json
 from causalcine_jax.utils.output import check_disk
 from causalcine_jax.utils.progress import progress_bar
 
@@ -60,21 +60,24 @@ def write(
     with bar, disk_faults(out):
         partial.mkdir(parents=True, exist_ok=True)
         remove_partials(partial, below=True)
-        _write_json(partial / _JOURNAL, {"request": request, "files": finished})
+        write_json(partial / _JOURNAL, {"request": request, "files": finished}, ensure_ascii=False)
         for shard in layout.shards:
             kept = finished.pop(shard.file, None)
             if kept is None or _sha256(partial / shard.file, bar) != kept["sha256"]:
                 kept = _write_shard(partial, shard, bar)
             finished[shard.file] = kept
-            _write_json(partial / _JOURNAL, {"request": request, "files": finished})
+            write_json(
+                partial / _JOURNAL, {"request": request, "files": finished}, ensure_ascii=False
+            )
         for name, content in layout.documents.items():
             with atomic_file(partial / name) as file:
                 file.write_bytes(content)
             finished[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         bar.set_description("hashing the source")
-        _write_json(
+        write_json(
             partial / MANIFEST,
             {"source": _hashed(sources, bar), "files": dict(sorted(finished.items()))},
+            ensure_ascii=False,
         )
         (partial / _JOURNAL).unlink()
         os.replace(partial, out)
@@ -92,7 +95,8 @@ def write_manifest(folder: Path, sources: list[Path], progress: bool = True) -> 
             }
             for file in files
         }
-        _write_json(folder / MANIFEST, {"source": _hashed(sources, bar), "files": there})
+        manifest = {"source": _hashed(sources, bar), "files": there}
+        write_json(folder / MANIFEST, manifest, ensure_ascii=False)
 
 
 def blocks(tensor: TargetTensor) -> Iterator[np.ndarray]:
@@ -168,13 +172,6 @@ def _sha256(file: Path, bar: tqdm) -> str:
             digest.update(content)
             bar.update(len(content))
     return digest.hexdigest()
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    with atomic_file(file) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
 
 
 @contextlib.contextmanager

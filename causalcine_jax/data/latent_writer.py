@@ -28,7 +28,7 @@ from causalcine_jax.data.store_layout import (
     write_spec,
 )
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
+from causalcine_jax.utils.atomic_file import remove_partials, write_text
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,7 @@ class LatentStoreWriter:
             ]
             for write in writes:
                 write.result()
-            with atomic_file(captions_file(self._partial, shard)) as partial:
-                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_text(captions_file(self._partial, shard), "".join(f"{line}\n" for line in lines))
         except (OSError, ValueError) as error:
             raise DataError(
                 f"cannot write {self._partial} ({error}); free some disk space, "

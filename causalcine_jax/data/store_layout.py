@@ -25,7 +25,7 @@ from typing import Any
 import tensorstore as ts
 
 from causalcine_jax.errors import DataError, raise_faults, shown
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_json
 
 SCHEMA = 1
 SPEC_FILE = "store.json"
@@ -198,8 +198,7 @@ def read_spec(path: Path) -> StoreSpec:
 
 
 def write_spec(path: Path, spec: StoreSpec) -> None:
-    with atomic_file(path / SPEC_FILE) as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
+    write_json(path / SPEC_FILE, dataclasses.asdict(spec))
 
 
 def missing_shards(path: Path, spec: StoreSpec) -> list[int]:

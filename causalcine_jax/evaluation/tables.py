@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.evaluation.intervals import Interval
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 
 def markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
@@ -48,5 +48,4 @@ def plain(value: Any) -> Any:
 def write_report(folder: Path, name: str, report: dict[str, Any], text: str) -> None:
     """Writes `text` as NAME.md, then `report` as NAME.json; each is complete under its name."""
     for file, content in ((f"{name}.md", text), (f"{name}.json", json.dumps(report, indent=1))):
-        with atomic_file(folder / file) as partial:
-            partial.write_text(content, encoding="utf-8")
+        write_text(folder / file, content)

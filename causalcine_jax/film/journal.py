@@ -41,7 +41,7 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.film.weights_sample import TEXT, loaded_sample
 from causalcine_jax.parallel.processes import by_all, by_first, is_first
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import atomic_file, remove_partials
+from causalcine_jax.utils.atomic_file import atomic_file, remove_partials, write_text
 from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -143,8 +143,7 @@ class Journal:
         text = json.dumps(fields, indent=2)  # ASCII, because paths may hold any bytes
         if text != self._written:
             self._written = ""  # unknown, if this is stopped half-way
-            with atomic_file(self.folder / FILE) as partial:
-                partial.write_text(text, encoding="utf-8")
+            write_text(self.folder / FILE, text)
             self._written = text
         for number in range(self._kept, len(chunks)):
             kept, self._end = vars(chunks[number]), max(self._end, number + 1)

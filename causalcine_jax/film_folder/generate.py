@@ -46,7 +46,7 @@ from causalcine_jax.film_folder.unfinished import (
 from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.output import (
     check_absent,
     check_disk,
@@ -253,6 +253,5 @@ def _save(out: Path, director: Director, footage: Footage, record: dict[str, Any
         details(record),
     )
     footage.memories.save(out / "memory.png", director.resolved)
-    with atomic_file(out / "film.json") as partial:
-        partial.write_text(provenance.pretty(record) + "\n", encoding="utf-8")
+    write_text(out / "film.json", provenance.pretty(record) + "\n")
     return notes

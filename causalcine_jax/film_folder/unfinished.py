@@ -19,7 +19,7 @@ from causalcine_jax.film.record_schema import FilmRecord, field_faults
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -72,8 +72,7 @@ def save_request(out: Path, asked: FilmRequest) -> None:
         "model": asked.model and str(Path(asked.model).absolute()),
         "choices": _set(choices),
     }
-    with atomic_file(journal_folder(out) / ASKED) as partial:
-        partial.write_text(json.dumps(fields, indent=2), encoding="utf-8")
+    write_text(journal_folder(out) / ASKED, json.dumps(fields, indent=2))
 
 
 def read_request(out: Path) -> FilmRequest:

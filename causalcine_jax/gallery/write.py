@@ -14,7 +14,7 @@ from causalcine_jax.film.chunk import frame_of_latent
 from causalcine_jax.gallery.films import FILM, RECORD, Film, films_in, read_film_card
 from causalcine_jax.gallery.measures import Facts
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash, write_text
 
 PAGE = ("index.html", "gallery.css", "gallery.js", "compare.js", "vote.js")
 COLOURS = "colours.css"  # the desk's
@@ -78,8 +78,7 @@ def write_gallery(
             shutil.rmtree(left.parent)  # of a larger gallery that was here
     data = {"schema": SCHEMA, "title": title, "films": shown}
     text = json.dumps(data, indent=1)  # ASCII, because names of files may hold any bytes
-    with atomic_file(out / DATA) as partial:
-        partial.write_text(f"const GALLERY = {text};\n", encoding="utf-8")
+    write_text(out / DATA, f"const GALLERY = {text};\n")
     pages = {name: files("causalcine_jax.gallery") / "page" / name for name in PAGE}
     pages[COLOURS] = files("causalcine_jax.serve") / "page" / "style" / COLOURS
     for name, page in pages.items():

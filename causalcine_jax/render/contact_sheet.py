@@ -23,12 +23,12 @@ from causalcine_jax.render.typography import (
     face,
     fit_text,
     font,
+    save_png,
     shot_colour,
     spelled,
     wrap,
 )
 from causalcine_jax.story import ResolvedShot, ResolvedStory
-from causalcine_jax.utils.atomic_file import atomic_file
 
 COLUMNS = 6
 THUMB_WIDTH, THUMB_HEIGHT = 352, 626  # at most
@@ -128,8 +128,7 @@ def save_contact_sheet(
     """
     path, count = Path(path), 0
     for count, page in enumerate(draw_pages(story, thumbs, title, details), start=1):
-        with atomic_file(_page_path(path, count)) as partial:
-            page.save(partial, format="PNG", optimize=True)
+        save_png(_page_path(path, count), page)
     # Pages that remain from an earlier film.
     for number in itertools.takewhile(
         lambda n: _page_path(path, n).exists(), itertools.count(count + 1)

@@ -22,10 +22,10 @@ from causalcine_jax.render.typography import (
     face,
     fit_text,
     font,
+    save_png,
     shot_colour,
 )
 from causalcine_jax.story import ResolvedStory
-from causalcine_jax.utils.atomic_file import atomic_file
 
 SHOWN = 5  # retrieved frames per chunk
 THUMB_WIDTH = 168
@@ -65,8 +65,7 @@ class MemoryPicture:
         if len(chunks) > MOST_ROWS:
             chunks = [chunks[round(i)] for i in np.linspace(0, len(chunks) - 1, MOST_ROWS)]
         page = self._draw(story, chunks)
-        with atomic_file(path) as partial:
-            page.save(partial, format="PNG", optimize=True)
+        save_png(path, page)
         return True
 
     def _draw(self, story: ResolvedStory, chunks: list[int]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Fonts, colours and line breaking of the pictures that a film is shown with.
+"""Fonts, colours, line breaking and saving of the pictures that a film is shown with.
 
 Plain English is in Pillow's own font. Text with other letters (accents, Cyrillic, Greek,
 Hebrew, Arabic, ...) is in DejaVu Sans, which matplotlib brings. Characters that DejaVu Sans
@@ -9,8 +9,11 @@ import functools
 import importlib.metadata
 from bisect import bisect
 from collections.abc import Iterator
+from pathlib import Path
 
-from PIL import ImageFont
+from PIL import Image, ImageFont
+
+from causalcine_jax.utils.atomic_file import atomic_file
 
 DEJAVU_SANS = "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"
 MOST_LETTERS = 1000  # measured at once; no line is that long
@@ -164,3 +167,9 @@ def _has_glyph(character: str) -> bool:
     plain = wide_font(20).font_variant(layout_engine=ImageFont.Layout.BASIC)
     mask, none = (bytes(plain.getmask(c)) for c in (character, NO_CHARACTER))
     return mask != none
+
+
+def save_png(path: str | Path, page: Image.Image) -> None:
+    """Writes an atomic file of PNG. Raises as `atomic_file`."""
+    with atomic_file(path) as partial:
+        page.save(partial, format="PNG", optimize=True)

@@ -21,7 +21,7 @@ from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.timeline import story_of
 from causalcine_jax.story import Story, write_story
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 THUMB = (320, 320)  # at most, of a single frame
 
@@ -64,8 +64,7 @@ class TakeFiles:
             **({"frames_sha256": self.sha256} if self.sha256 else {}),
             "take": self.take.model_dump(),
         }
-        with atomic_file(path) as partial:
-            partial.write_text(pretty(record) + "\n", encoding="utf-8")
+        write_text(path, pretty(record) + "\n")
 
     def _write_sheet(self, path: Path, recorded_settings: dict[str, Any]) -> None:
         film = self.write("film.mp4", recorded_settings)

@@ -30,7 +30,7 @@ from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import Error, MediaChunk, SessionDone, SessionStatus
 from causalcine_jax.serve.shot_queue import chunks_of
 from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 JOB_ID = re.compile(r"video_[0-9a-f]{32}")
@@ -215,5 +215,4 @@ class Jobs:
                 self._save(job)
 
     def _save(self, job: Job) -> None:
-        with atomic_file(self._folder / f"{job.id}.json") as partial:
-            partial.write_text(json.dumps(asdict(job)), encoding="utf-8")
+        write_text(self._folder / f"{job.id}.json", json.dumps(asdict(job)))

@@ -25,7 +25,7 @@ from causalcine_jax.render.typography import fit_text, font
 from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import ResolvedShot, Shot, Story, Video
 from causalcine_jax.story_schema import SCHEMA
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 VIDEO = Video(16, 320, 192)
@@ -119,8 +119,7 @@ class MockDirector:
     def _keep(self) -> None:
         if self._folder is not None:
             told = {"story": self.story.to_dict()}
-            with atomic_file(self._folder / FILE) as partial:
-                partial.write_text(json.dumps(told))
+            write_text(self._folder / FILE, json.dumps(told))
 
 
 class MockEngine:

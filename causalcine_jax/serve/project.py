@@ -28,7 +28,7 @@ from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import ShotChanged
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.story import Story
-from causalcine_jax.utils.atomic_file import append_line, atomic_file
+from causalcine_jax.utils.atomic_file import append_line, atomic_file, write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/desk@1"
@@ -160,8 +160,7 @@ class Project:
             "take": self.take_id,
             "queue": [shot.model_dump() for shot in (self.beginning, *self.queue) if shot],
         }
-        with atomic_file(self.folder / "session.json") as partial:
-            partial.write_text(json.dumps(self._told, ensure_ascii=False), encoding="utf-8")
+        write_text(self.folder / "session.json", json.dumps(self._told, ensure_ascii=False))
 
     def new_take_id(self) -> str:
         """An id whose folder is new; a crash may leave the folder of a take that never began."""
@@ -196,8 +195,7 @@ class Project:
         """Writes the current take's take.json."""
         kept = {name: getattr(self.take, name) for name in Take.STORED}
         kept["shots"] = [shot.model_dump() for shot in self.take.shots.values()]
-        with atomic_file(self.folder_of(self.take_id) / "take.json") as partial:
-            partial.write_text(json.dumps(kept), encoding="utf-8")
+        write_text(self.folder_of(self.take_id) / "take.json", json.dumps(kept))
 
     def folder_of(self, take_id: str) -> Path:
         return self.folder / "takes" / take_id

@@ -19,7 +19,7 @@ from pathlib import Path
 from causalcine_jax.errors import UsageError
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.story_sets.story_set import LabelledStory, StorySet
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.output import one_writer
 
 LONGLIVE2_CHUNK_SECONDS = 8 * 4 / 24  # 8 latent frames of 4 video frames each, 24 a second
@@ -116,8 +116,7 @@ def export(stories: StorySet, name: str, out: Path, *, overwrite: bool = False) 
     files = FORMATS[name](stories)
     with one_writer(out, tuple(files), overwrite=overwrite):
         for path, text in files.items():
-            with atomic_file(out / path) as part:
-                part.write_text(text, encoding="utf-8")
+            write_text(out / path, text)
     return [out / path for path in files]
 
 

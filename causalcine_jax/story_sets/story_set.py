@@ -15,7 +15,7 @@ from typing import Any
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.story import Story, read_story
 from causalcine_jax.story_sets.labels import set_faults
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.atomic_file import file_hash, write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 
@@ -113,5 +113,4 @@ def check_hashes(stories: StorySet) -> None:
 
 def write_hashes(stories: StorySet) -> None:
     """Writes the file of hashes anew."""
-    with atomic_file(stories.hashes) as part:
-        part.write_text(hash_lines(stories), encoding="utf-8")
+    write_text(stories.hashes, hash_lines(stories))

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import atomic_file, write_text
 from causalcine_jax.utils.progress import Pace, progress_bar
 
 FILE = "metrics.jsonl"
@@ -112,10 +112,7 @@ def drop_after(path: Path, step: int) -> None:
     """Removes the records of steps after `step`, and a line that was cut off by a crash."""
     if path.exists():
         kept = [record for record in read_records(path) if record["step"] <= step]
-        with atomic_file(path) as partial:
-            partial.write_text(
-                "".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8"
-            )
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def draw_loss_curve(out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -108,8 +108,7 @@ def _changes(before: dict[str, Any], config: TrainConfig) -> dict[str, str]:
 
 def save_config(out: Path, config: TrainConfig) -> None:
     """The resolved config, beside the run's checkpoints."""
-    with atomic_file(out / FILE) as partial:
-        partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    write_json(out / FILE, asdict(config))
 
 
 def _differences(

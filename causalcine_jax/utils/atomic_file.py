@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from causalcine_jax.errors import DataError
 
@@ -33,6 +35,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes an atomic file of text, in UTF-8. Raises as `atomic_file`."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, *, ensure_ascii: bool = True) -> None:
+    """Writes an atomic file of JSON with an indent of two. Raises as `atomic_file`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n")
 
 
 def remove_partials(folder: Path, *, below: bool = False) -> None:

@@ -32,7 +32,7 @@ from causalcine_jax.data.video.stores import Encoded, check_stores, put_store, r
 from causalcine_jax.data.video.target import Target, check_settings, settings, target_of
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError, kept_when_stopped
-from causalcine_jax.utils.atomic_file import remove_partials
+from causalcine_jax.utils.atomic_file import remove_partials, write_json
 from causalcine_jax.utils.output import check_disk, one_writer
 
 SETTINGS, REPORT = "settings.json", "report.json"
@@ -91,7 +91,7 @@ def _prepare(work: Work) -> Prepared:
     write_rows(out / "rejects.jsonl", work.rejects)
     by_name = {video.name: video for video in videos}
     report.save_rejects(out / "rejects.html", work.rejects, by_name, size)
-    report.write_report(out / REPORT, numbers)
+    write_json(out / REPORT, numbers)
     if not films:
         raise DataError(
             f"no film is left of {config.folder}: {out / 'rejects.html'} says why "
@@ -100,7 +100,7 @@ def _prepare(work: Work) -> Prepared:
     report.save_sheet(out / "contact_sheet.png", films, size)
     stores = _stores(work, encoded, target)
     numbers |= {split: len(store) for split, store in stores.items()}
-    report.write_report(out / REPORT, numbers)
+    write_json(out / REPORT, numbers)
     return Prepared(stores, numbers)
 
 

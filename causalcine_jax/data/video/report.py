@@ -2,11 +2,9 @@
 
 import base64
 import html
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,10 +21,11 @@ from causalcine_jax.render.typography import (
     face,
     fit_text,
     font,
+    save_png,
     shot_colour,
     wrap,
 )
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 SHOWN_WINDOWS = 24  # on the sheet, evenly chosen
 COLUMNS = 8  # frames of a window
@@ -54,11 +53,6 @@ def most(rejects: Sequence[Row]) -> str:
     )
 
 
-def write_report(file: Path, numbers: Mapping[str, Any]) -> None:
-    with atomic_file(file) as partial:
-        partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-
-
 def save_sheet(file: Path, films: Sequence[Film], size: tuple[int, int]) -> None:
     """Draws windows as a PNG: a row of frames each, their shots as a strip, their captions."""
     chosen = [
@@ -76,8 +70,7 @@ def save_sheet(file: Path, films: Sequence[Film], size: tuple[int, int]) -> None
     draw.text((MARGIN, MARGIN - 12), title, TEXT, font(30))
     for number, film in enumerate(chosen):
         _draw_window(page, draw, film, MARGIN + 40 + row * number, height)
-    with atomic_file(file) as partial:
-        page.save(partial, format="PNG", optimize=True)
+    save_png(file, page)
 
 
 def _draw_window(page: Image.Image, draw, film: Film, y: int, height: int) -> None:
@@ -172,5 +165,4 @@ def save_rejects(
         f"<h2>Each of them</h2><table><tr><th>frame<th>file<th>reason<th>measured</tr>"
         f"{''.join(listed)}</table>{rest}</html>\n"
     )
-    with atomic_file(file) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(file, page)

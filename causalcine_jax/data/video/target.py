@@ -18,7 +18,7 @@ from causalcine_jax.film.model_folder import model_defaults, transformer_sizes
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.story_schema import nearest_multiples
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.atomic_file import file_hash, write_json
 
 WAN_TEXT_LEN, WAN_PATCH = 512, 2  # of a model folder without a transformer
 
@@ -127,5 +127,4 @@ def check_settings(file: Path, now: dict[str, Any], overwrite: bool) -> None:
             )
         except (OSError, AttributeError, json.JSONDecodeError) as error:
             raise DataError(f"{file} cannot be read ({error}): delete it") from None
-    with atomic_file(file) as partial:
-        partial.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    write_json(file, now)

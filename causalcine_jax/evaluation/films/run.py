@@ -19,7 +19,7 @@ from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.evaluation.films.measure import CutFinder, MeasureSettings, measure_film
 from causalcine_jax.evaluation.films.stories import FilmStory, story_of
 from causalcine_jax.evaluation.networks.scorers import Scorers
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash
+from causalcine_jax.utils.atomic_file import file_hash, write_text
 from causalcine_jax.utils.progress import progress_bar
 
 VERSION = 2  # of what a film's JSON holds; another one is measured again
@@ -116,8 +116,7 @@ def _measure(
         found = measure_film(film, story, scorers, settings, measurer.find_cuts)
         named = {"film": name, "story": story.name, "sha256": digest}
         values = {"identity": identity, **named, **found}
-        with atomic_file(file) as partial:
-            partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        write_text(file, json.dumps(values, indent=1))
     else:
         measured.resumed += 1
     measured.films[name] = values

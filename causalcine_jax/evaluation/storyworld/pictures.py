@@ -10,7 +10,16 @@ from PIL import Image, ImageDraw
 
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, ReturnCase
 from causalcine_jax.evaluation.storyworld.true_films import true_film
-from causalcine_jax.render.typography import ACCENT, FAINT, PAPER, SOFT, TEXT, fit_text, font
+from causalcine_jax.render.typography import (
+    ACCENT,
+    FAINT,
+    PAPER,
+    SOFT,
+    TEXT,
+    fit_text,
+    font,
+    save_png,
+)
 from causalcine_jax.utils.atomic_file import atomic_file
 
 THUMB_WIDTH, GAP, MARGIN, LABEL = 300, 12, 48, 58
@@ -67,8 +76,7 @@ def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> No
                 else ""
             )
             _cell(page, draw, column, y, thumb, result.stills[row][number], note, answer)
-    with atomic_file(path) as partial:
-        page.save(partial, format="PNG", optimize=True)
+    save_png(path, page)
 
 
 def _cell(

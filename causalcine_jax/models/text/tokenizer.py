@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.utils.atomic_file import atomic_file
+from causalcine_jax.utils.atomic_file import write_text
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 FILE_NAME = "tokenizer.json"
@@ -69,8 +69,7 @@ class Tokenizer:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json into `folder` (made if missing)."""
-        with atomic_file(Path(folder) / FILE_NAME) as partial:
-            partial.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        write_text(Path(folder) / FILE_NAME, self._backend.to_str(pretty=True))
 
     @property
     def size(self) -> int:
