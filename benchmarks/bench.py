@@ -27,7 +27,7 @@ from benchmarks import REPOSITORY
 from benchmarks.settings import Settings
 from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, disk_faults
 from causalcine_jax.film_folder.record import pretty, software
 from causalcine_jax.utils.atomic_file import write_text
 
@@ -132,10 +132,8 @@ def made(folder: Path) -> Path:
     Raises:
       DataError: it cannot be made.
     """
-    try:
+    with disk_faults(f"cannot make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     return folder
 
 
@@ -230,14 +228,10 @@ def _emptied(folder: Path) -> Iterator[Path]:
     Raises:
       DataError: it cannot be emptied or made.
     """
-    try:
+    with disk_faults(f"cannot make an empty folder {folder}"):
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()
-    except OSError as error:
-        raise DataError(
-            f"cannot make an empty folder {folder}: {error.strerror or error}"
-        ) from error
     try:
         yield folder
     finally:

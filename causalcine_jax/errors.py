@@ -47,6 +47,18 @@ def kept_when_stopped(kept: str | Callable[[], str]) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def disk_faults(what: str, then: str = "") -> Iterator[None]:
+    """Turns an OSError inside into a `DataError`: `what` failed, the system's reason, `then`.
+
+    `what` is such as "cannot write film.mp4", `then` such as "; run again to continue".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{what}: {error.strerror or error}{then}") from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether jax says so: it has no class of its own for it."""
     return str(error).startswith("RESOURCE_EXHAUSTED")

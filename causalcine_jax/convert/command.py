@@ -30,7 +30,7 @@ from causalcine_jax.convert.lora import loras
 from causalcine_jax.convert.metadata import METADATA
 from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.sentencepiece import tokenizer_json
-from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
+from causalcine_jax.errors import DataError, UsageError, disk_faults, kept_when_stopped
 from causalcine_jax.models.text.tokenizer import tokenizer_file
 from causalcine_jax.utils.output import check_disk, one_writer
 
@@ -254,7 +254,7 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
     }
     check_disk(sum(sizes.values()), config.out)
     try:
-        with writing.disk_faults(config.out, "what was written is removed"):
+        with disk_faults(f"cannot write {config.out}", "; what was written is removed"):
             _fill_orbax(config, networks, partial, documents)
             writing.write_manifest(partial, sources, config.progress)
             os.replace(partial, out)

@@ -31,7 +31,7 @@ from causalcine_jax.convert.find import find_part, home
 from causalcine_jax.convert.metadata import MANIFEST, METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.convert.tensor_files import SUFFIXES
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, disk_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
@@ -104,7 +104,8 @@ def save_model(
         return
     with one_writer(folder, beside=True):
         _clear_remains(folder)
-        try:
+        untouched = " (what was there before is untouched)"
+        with disk_faults(f"cannot write the model {folder}", untouched):
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
             try:
                 partial.chmod(0o755)
@@ -118,11 +119,6 @@ def save_model(
                 _replace(folder, partial)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        except OSError as error:
-            raise DataError(
-                f"cannot write the model {folder}: {error.strerror or error} "
-                "(what was there before is untouched)"
-            ) from error
 
 
 def weights_hash(folder: str | os.PathLike) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from causalcine_jax.convert import tables
 from causalcine_jax.convert.safetensors_files import write_tensors
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import disk_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.lora import LAYERS, Adapters
 from causalcine_jax.parallel.processes import gather_to_host, is_first
@@ -73,11 +73,9 @@ def save_lora(
         "fan_in_fan_out": False,
         "base_model_name_or_path": str(base),
     }
-    try:
+    with disk_faults(f"cannot write the adapter {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         # First, because the strength of weights without it would be guessed.
         write_json(folder / SETTINGS, settings)
         with atomic_file(folder / WEIGHTS) as partial:
             write_tensors(partial, specs, np.dtype(np.float32), tensors.values())
-    except OSError as error:
-        raise DataError(f"cannot write the adapter {folder}: {error.strerror or error}") from error

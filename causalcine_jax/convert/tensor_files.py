@@ -15,7 +15,7 @@ import numpy as np
 
 from causalcine_jax.convert import safetensors_files, torch_files
 from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, disk_faults
 
 _LFS_POINTER = b"version https://git-lfs"
 _GGUF = b"GGUF"
@@ -115,11 +115,8 @@ def _locate(file: Path) -> dict[str, Stored]:
 
 
 def _start(file: Path) -> bytes:
-    try:
-        with open(file, "rb") as opened:
-            return opened.read(len(_LFS_POINTER))
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    with disk_faults(f"{file} cannot be read"), open(file, "rb") as opened:
+        return opened.read(len(_LFS_POINTER))
 
 
 def _of_torch(file: Path) -> bool:

@@ -5,7 +5,6 @@ lists the finished shards with their hashes. A conversion that was killed verifi
 continues with the next shard.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,13 +20,12 @@ from causalcine_jax.convert.finite import check_finite
 from causalcine_jax.convert.layouts import FolderLayout, Shard, TargetTensor
 from causalcine_jax.convert.metadata import MANIFEST
 from causalcine_jax.convert.safetensors_files import READABLE_DTYPES
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import disk_faults
 from causalcine_jax.utils.atomic_file import atomic_file, remove_partials, write_json
 from causalcine_jax.utils.output import check_disk
 from causalcine_jax.utils.progress import progress_bar
 
 BLOCK_BYTES = 64 << 20
-KEPT = "finished shards are kept, run again to continue"
 _JOURNAL = "journal.json"
 
 
@@ -57,7 +55,8 @@ def write(
     read = sum(file.stat().st_size for file in sources)
     written = sum(shard.nbytes for shard in layout.shards)
     bar = progress_bar(written + read, "B", "converting", shown=progress)
-    with bar, disk_faults(out):
+    then = "; finished shards are kept, run again to continue"
+    with bar, disk_faults(f"cannot write {out}", then):
         partial.mkdir(parents=True, exist_ok=True)
         remove_partials(partial, below=True)
         write_json(partial / _JOURNAL, {"request": request, "files": finished}, ensure_ascii=False)
@@ -172,12 +171,3 @@ def _sha256(file: Path, bar: tqdm) -> str:
             digest.update(content)
             bar.update(len(content))
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def disk_faults(out: Path, kept: str = KEPT) -> Iterator[None]:
-    """Turns an OSError inside into a `DataError` about writing `out`. `kept` says what stays."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}; {kept}") from error

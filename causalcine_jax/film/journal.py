@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.errors import DataError, UsageError, disk_faults, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED, STUDENT
 from causalcine_jax.film.journal_files import (
     FILE,
@@ -157,10 +157,8 @@ class Journal:
         self._kept = min(self._kept, chunk)  # if this fails, the removed ones are written again
         for file in sorted(chunk_files(self.folder), key=lambda file: int(file.stem)):
             if int(file.stem) >= chunk:
-                try:
+                with disk_faults(f"cannot remove {file}"):
                     file.unlink(missing_ok=True)
-                except OSError as error:
-                    raise DataError(f"cannot remove {file}: {error.strerror or error}") from error
         self._end = chunk
 
     @staticmethod

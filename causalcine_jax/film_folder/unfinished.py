@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.convert.lora import loras
-from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.errors import DataError, UsageError, disk_faults, raise_faults
 from causalcine_jax.film.journal_files import erase
 from causalcine_jax.film.record_schema import FilmRecord, field_faults
 from causalcine_jax.film_folder.choices import Choices
@@ -121,12 +121,9 @@ def remove_unfinished(out: Path) -> None:
     folder = journal_folder(out)
     if not folder.is_dir():
         return
-    with one_writer(folder):
-        try:
-            (folder / ASKED).unlink(missing_ok=True)
-            erase(folder)
-        except OSError as error:
-            raise DataError(f"cannot remove {folder}: {error.strerror or error}") from error
+    with one_writer(folder), disk_faults(f"cannot remove {folder}"):
+        (folder / ASKED).unlink(missing_ok=True)
+        erase(folder)
     with contextlib.suppress(OSError):
         folder.rmdir()
 

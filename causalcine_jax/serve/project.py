@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, disk_faults
 from causalcine_jax.film_folder.record import FramesHash
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
@@ -242,10 +242,8 @@ class Project:
         if info.chunk == 0 and not self.header.is_file():
             _write(self.header, header)
         _write(_media(folder, info.chunk), media)
-        try:
+        with disk_faults(f"cannot write {lines}"):
             append_line(lines, info.model_dump_json().encode())
-        except OSError as error:
-            raise DataError(f"cannot write {lines}: {error.strerror or error}") from error
         self.takes[info.take_id].own.append(info)
         self.takes[info.take_id].digests.append(digest)
         if self.beginning and self.beginning.shot_id == info.shot_id:

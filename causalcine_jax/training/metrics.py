@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import UsageError, disk_faults
 from causalcine_jax.utils.atomic_file import atomic_file, write_text
 from causalcine_jax.utils.progress import Pace, progress_bar
 
@@ -47,11 +47,9 @@ class MetricLog:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(plain) + "\n")
-        except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+        fault = f"cannot write {self.path}"
+        with disk_faults(fault), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain) + "\n")
         if self._writer:
             for name, value in plain.items():
                 if name != "step" and value is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import disk_faults
 
 _PARTIAL = re.compile(r".+\.\d+-[0-9a-f]{8}\.tmp")
 
@@ -27,11 +27,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        with disk_faults(f"cannot write {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -61,11 +60,8 @@ def remove_partials(folder: Path, *, below: bool = False) -> None:
 
 def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes. `DataError` where it cannot be read."""
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+    with disk_faults(f"{file} cannot be read"), open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def append_line(file: Path, line: bytes) -> None:

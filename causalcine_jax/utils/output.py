@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # what another platform lacks
 
-from causalcine_jax.errors import DataError, UsageError, printable
+from causalcine_jax.errors import DataError, UsageError, disk_faults, printable
 from causalcine_jax.utils.atomic_file import remove_partials
 
 LOCK = ".lock"
@@ -122,10 +122,8 @@ def remove_files(out: Path, files: Iterable[str]) -> None:
     Name its record first: then no kill leaves the record beside another result.
     """
     for file in there_already(out, files):
-        try:
+        with disk_faults(f"cannot remove {file}"):
             file.unlink()
-        except OSError as error:
-            raise DataError(f"cannot remove {file}: {error.strerror or error}") from error
 
 
 def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.clock import FPS, TEMPORAL_STRIDE
-from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.errors import UsageError, disk_faults, shown
 from causalcine_jax.utils.plain_data import MOST_BYTES, parse_plain, read_plain
 
 RAW = re.compile(r"\[global caption\]|\[per shot caption\]|\[shot cut\]", re.IGNORECASE)
@@ -262,12 +262,10 @@ def shotstream_table(file: Path) -> dict[Path, Captions]:
 
 def _text(file: Path) -> str:
     try:
-        with open(file, "rb") as opened:
+        with disk_faults(f"{file} cannot be read"), open(file, "rb") as opened:
             return opened.read(MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{file}: is not text in UTF-8: save it as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def to_row(captions: Captions) -> dict[str, Any]:

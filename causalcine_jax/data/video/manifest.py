@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import disk_faults
 from causalcine_jax.utils.atomic_file import atomic_file
 
 Row = dict[str, Any]
@@ -40,7 +40,7 @@ class Manifest:
     def __init__(self, file: Path):
         self._file = file
         self._rows: dict[str, Row] = {}
-        try:
+        with disk_faults(f"cannot read {file}"):
             file.parent.mkdir(parents=True, exist_ok=True)
             whole = 0
             if file.exists():
@@ -52,22 +52,15 @@ class Manifest:
                         self._rows[row["id"]] = row
                         whole += len(line)
                 os.truncate(file, whole)
-        except OSError as error:
-            raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
     def get(self, row_id: str) -> Row | None:
         return self._rows.get(row_id)
 
     def add(self, row: Row) -> None:
         """Appends a row. `DataError` on a full disk: what is torn is cut off at the next start."""
-        try:
-            with open(self._file, "ab") as rows:
-                rows.write(json_line(row))
-        except OSError as error:
-            raise DataError(
-                f"cannot write {self._file} ({error.strerror or error}): make room, "
-                "then run again to go on"
-            ) from error
+        then = "; make room, then run again to go on"
+        with disk_faults(f"cannot write {self._file}", then), open(self._file, "ab") as rows:
+            rows.write(json_line(row))
         self._rows[row["id"]] = row
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.data.video.manifest import Row, content_id, path_text
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, disk_faults
 from causalcine_jax.render.clip import check, pixel_aspect, readable, sideways, video_stream
 from causalcine_jax.utils.atomic_file import file_hash
 
@@ -48,10 +48,8 @@ def files_of(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
 
 def state(file: Path) -> dict[str, Any]:
     """What tells an unchanged file without reading it."""
-    try:
+    with disk_faults(f"{file} cannot be read"):
         about = file.stat()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
     return {
         "file": path_text(file.absolute()),
         "bytes": about.st_size,
