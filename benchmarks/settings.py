@@ -19,7 +19,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.presets import Preset, preset
-from causalcine_jax.story_schema import nearest_multiples
+from causalcine_jax.story_schema import size_faults
 from causalcine_jax.training.stages.table import FILM_STAGES
 
 PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start", "ceilings")
@@ -82,17 +82,8 @@ class Settings:
         raise_faults("benchmark", self._faults(sizes))
 
     def _faults(self, sizes: Preset) -> list[str]:
-        faults = []
-        for name, patch in (
-            ("height", sizes.transformer.patch_size[1]),
-            ("width", sizes.transformer.patch_size[2]),
-        ):
-            step, size = sizes.vae.spatial_stride * patch, getattr(self, name)
-            if size % step:
-                faults.append(
-                    f"{name} must be a multiple of {step}, not {size} "
-                    f"(nearest: {nearest_multiples(size, step)})"
-                )
+        stride, (_, rows, columns) = sizes.vae.spatial_stride, sizes.transformer.patch_size
+        faults = size_faults(*self.frame_size, (stride * rows, stride * columns))
         choices = {
             "dtype": (None, *DTYPES),
             "sampler": SAMPLERS,

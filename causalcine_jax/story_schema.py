@@ -103,6 +103,16 @@ def _video_faults(video: Any) -> list[str]:
     return faults
 
 
+def size_faults(height: int, width: int, steps: tuple[int, int]) -> list[str]:
+    """The sides of frames that are no positive multiples of their `steps` in pixels."""
+    return [
+        f"{side} must be a positive multiple of {step} pixels, not {size} "
+        f"(nearest: {nearest_multiples(max(size, 1), step)})"
+        for side, size, step in zip(("height", "width"), (height, width), steps, strict=True)
+        if size < 1 or size % step
+    ]
+
+
 def nearest_multiples(value: int, step: int, offset: int = 0) -> str:
     """The values nearest to `value` of the form step * n + offset, such as "832 or 848".
 

@@ -47,7 +47,7 @@ from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.story import Story, Video
-from causalcine_jax.story_schema import nearest_multiples
+from causalcine_jax.story_schema import size_faults
 
 PARTS = ("transformer", "vae", "text_encoder")
 
@@ -132,15 +132,8 @@ def latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
       UsageError: the model cannot make that size; names the nearest legal ones.
     """
     stride, (_, rows, columns) = model.vae.cfg.spatial_stride, model.transformer.config.patch_size
-    sides = (("height", height, stride * rows), ("width", width, stride * columns))
-    raise_faults(
-        f"frames of {width}x{height} pixels",
-        [
-            f"{side} must be a multiple of {step} (nearest: {nearest_multiples(size, step)})"
-            for side, size, step in sides
-            if size % step
-        ],
-    )
+    steps = stride * rows, stride * columns
+    raise_faults(f"frames of {width}x{height} pixels", size_faults(height, width, steps))
     return height // stride, width // stride
 
 

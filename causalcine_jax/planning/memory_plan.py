@@ -26,8 +26,10 @@ from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
+from causalcine_jax.parallel.mesh import divisors
 from causalcine_jax.parallel.sharding import AXES, state_shardings
 from causalcine_jax.planning.memory_model import PlannedModel, planned_model
+from causalcine_jax.story_schema import size_faults
 from causalcine_jax.utils.arrays import tree_bytes
 
 FILM_FRAMES = 60  # of 15 s
@@ -205,18 +207,8 @@ def _filled(asked: MemoryRequest, model: PlannedModel) -> FilledRequest:
 def _check(
     request: FilledRequest, config: TransformerConfig, model: PlannedModel, stride: int, tokens: int
 ) -> None:
-    faults = []
-    for name, size, patch in (
-        ("height", request.height, config.patch_size[1]),
-        ("width", request.width, config.patch_size[2]),
-    ):
-        step = stride * patch
-        if size % step or size <= 0:
-            near = [n for n in (size // step * step, (size // step + 1) * step) if n > 0]
-            faults.append(
-                f"{name} must be a multiple of {step} pixels, not {size}; "
-                f"the nearest: {' and '.join(map(str, near))}"
-            )
+    _, rows, columns = config.patch_size
+    faults = size_faults(request.height, request.width, (stride * rows, stride * columns))
     smallest = model.memory.smallest_pool(model.chunk_frames)
     if request.pool_frames % model.chunk_frames or request.pool_frames < smallest:
         faults.append(
@@ -224,9 +216,7 @@ def _check(
             f"not {request.pool_frames}"
         )
     own = model.chunk_frames * tokens
-    legal = [
-        n for n in range(1, config.num_heads + 1) if config.num_heads % n == 0 and own % n == 0
-    ]
+    legal = [n for n in divisors(config.num_heads) if own % n == 0]
     if request.devices not in legal and not faults:
         faults.append(
             f"{request.devices} devices cannot share {config.num_heads} heads and a chunk's {own} "

@@ -21,6 +21,7 @@ from causalcine_jax.models.dit import token_grid
 from causalcine_jax.parallel.mesh import check_batch
 from causalcine_jax.parallel.sharding import check_sharded, state_shardings
 from causalcine_jax.presets import PRESETS
+from causalcine_jax.story_schema import size_faults
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec
 from causalcine_jax.training.stages.table import FILM_STAGES
@@ -65,16 +66,8 @@ class FilmBatch:
                 f"{self.frames} latent frames are not one or more whole chunks "
                 f"of {config.chunk_frames}"
             )
-        for name, size, patch in zip(
-            ("height", "width"),
-            (self.height, self.width),
-            config.transformer.patch_size[1:],
-            strict=True,
-        ):
-            step = config.vae.spatial_stride * patch
-            if size < 1 or size % step:
-                found.append(f"{name} {size} is not a positive multiple of {step} pixels")
-        return found
+        stride, (_, rows, columns) = config.vae.spatial_stride, config.transformer.patch_size
+        return found + size_faults(self.height, self.width, (stride * rows, stride * columns))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which fields of a config make a training step smaller."""
 
+from causalcine_jax.parallel.mesh import divisors
 from causalcine_jax.training.config import TrainConfig
 
 
@@ -47,4 +48,4 @@ def smaller_step(config: TrainConfig, devices: int) -> dict[str, str]:
 
 def _root(layers: int) -> int:
     """The divisor nearest the square root: groups of that many layers keep the least memory."""
-    return min((n for n in range(1, layers + 1) if layers % n == 0), key=lambda n: n + layers // n)
+    return min(divisors(layers), key=lambda n: n + layers // n)

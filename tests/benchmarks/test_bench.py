@@ -392,8 +392,8 @@ def test_why_a_process_failed_is_one_line(monkeypatch, capfd, code, stderr, erro
 def test_what_cannot_be_measured_is_refused(tiny):
     with pytest.raises(
         UsageError,
-        match=r"width must be a multiple of 16, not 90 .*; unknown dtype 'float4'.*; "
-        r"repeats must be at least 1",
+        match=r"width must be a positive multiple of 16 pixels, not 90 .*; "
+        r"unknown dtype 'float4'.*; repeats must be at least 1",
     ):
         Settings("storyworld", width=90, dtype="float4", repeats=0)
     with pytest.raises(UsageError, match="unknown stage 'dmt', did you mean 'dmd'"):

@@ -272,7 +272,7 @@ def test_a_film_is_of_the_size_that_its_transformer_was_made_for(tmp_path):
     with pytest.raises(
         UsageError,
         match="10 latent frames are not one or more whole chunks of 3; "
-        "height 30 is not a positive multiple of 16 pixels",
+        r"height must be a positive multiple of 16 pixels, not 30 \(nearest: 16 or 32\)",
     ):
         FilmBatch.of(world, frames=10, size=(80, 30))
 

@@ -51,7 +51,7 @@ def test_a_compiler_that_fails_is_one_clear_error():
         ("--seq=-1", "cannot be split into groups of seq=-1"),
         ("--frames=0", "0 latent frames are not one or more whole chunks of 3"),
         ("--frames=-3", "-3 latent frames are not one or more whole chunks of 3"),
-        ("--size=0x32", "width 0 is not a positive multiple of 16 pixels"),
+        ("--size=0x32", "width must be a positive multiple of 16 pixels, not 0 (nearest: 16)"),
         ("--rollout --pool-frames=0", "0 frames is not a positive multiple of 3"),
         ("--rollout --pool-frames=-3", "-3 frames is not a positive multiple of 3"),
         (

@@ -134,7 +134,7 @@ def test_a_model_on_disk_is_read_by_its_headers(tmp_path):
         ),
         (
             MemoryRequest("wan-14b", height=490, width=840, pool_frames=20),
-            ["the nearest: 480 and 496", "the nearest: 832 and 848", "not 20"],
+            ["nearest: 480 or 496", "nearest: 832 or 848", "not 20"],
         ),
     ],
 )

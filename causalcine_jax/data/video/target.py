@@ -17,7 +17,7 @@ from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.model_folder import model_defaults, transformer_sizes
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.network_sizes import VAEConfig
-from causalcine_jax.story_schema import nearest_multiples
+from causalcine_jax.story_schema import nearest_multiples, size_faults
 from causalcine_jax.utils.atomic_file import file_hash, write_json
 
 WAN_TEXT_LEN, WAN_PATCH = 512, 2  # of a model folder without a transformer
@@ -75,11 +75,7 @@ def target_of(config: PrepareConfig) -> Target:
     chunk_frames = defaults.get("chunk_frames", CHUNK_FRAMES)
     vae = model_vae(config.model)
     step = vae.cfg.spatial_stride * patch
-    faults = [
-        f"{name} must be a multiple of {step} (nearest: {nearest_multiples(value, step)})"
-        for name, value in zip(("height", "width"), size)
-        if value % step or value < step
-    ]
+    faults = size_faults(size[0], size[1], (step, step))
     if config.latent_frames % chunk_frames:
         near = nearest_multiples(config.latent_frames, chunk_frames)
         faults.append(f"latent_frames must be a multiple of {chunk_frames} (nearest: {near})")
