@@ -10,6 +10,7 @@ encoding and decoding in chunks.
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -25,6 +26,7 @@ from causalcine_jax.evaluation.storyworld.round_trips import round_trip, round_t
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film_folder.record import device, software
+from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WORLDS, WorldStory, sample_story
 
@@ -33,18 +35,13 @@ SEED = 20261128  # of stories that no stage trains on
 
 def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
     """Returns frames per second of encoding and decoding a stream in chunks, compiled before."""
-    video = jnp.asarray(film[None], jnp.float32) / 127.5 - 1
-    first = vae.cfg.temporal_stride * (CHUNK_FRAMES - 1) + 1
+    video, stride = to_model_range(jnp.asarray(film[None])), vae.cfg.temporal_stride
+    first, later = stride * (CHUNK_FRAMES - 1) + 1, stride * CHUNK_FRAMES
+    bounds = [0, *range(first, len(film), later), len(film)]
 
     def encode():
-        latents, cache = vae.encode_first(video[:, :first])
-        parts = [latents]
-        for start in range(first, video.shape[1], CHUNK_FRAMES * vae.cfg.temporal_stride):
-            latents, cache = vae.encode_next(
-                cache, video[:, start : start + CHUNK_FRAMES * vae.cfg.temporal_stride]
-            )
-            parts.append(latents)
-        return jax.block_until_ready(parts)
+        pieces = (video[:, begin:end] for begin, end in itertools.pairwise(bounds))
+        return jax.block_until_ready(encode_pieces(vae, pieces))
 
     def decode(parts):
         frames, cache = vae.decode_first(parts[0])

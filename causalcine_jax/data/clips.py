@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from causalcine_jax.clock import TEMPORAL_STRIDE
+from causalcine_jax.models.vae.video import to_model_range
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 from causalcine_jax.storyworld.render import FIELDS
 from causalcine_jax.utils.arrays import AnyArray
@@ -151,4 +152,4 @@ def paint(
 ) -> Float[Array, "b t height width 3"]:
     """Renders display lists to video in [-1, 1]; runs on the device, inside jit."""
     video = jax.vmap(lambda shapes: render({"shapes": shapes}, height, width, jnp))(shapes)
-    return video.astype(jnp.float32) / 127.5 - 1
+    return to_model_range(video)

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, UInt8
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.models.text.tokenizer import FILE_NAME, Tokenizer
+from causalcine_jax.models.vae.video import to_model_range
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 
@@ -190,7 +191,7 @@ def paint_and_encode(
     first = 1 + (length - 1) % frames_per_step
 
     def video(piece):
-        return jax.vmap(pixels)(piece).astype(jnp.float32) / 127.5 - 1.0
+        return to_model_range(jax.vmap(pixels)(piece))
 
     def step(cache, piece):
         latents, cache = vae.encode_next(cache, video(piece))

@@ -25,6 +25,7 @@ from causalcine_jax.film.pool import empty_pool
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache, rewound
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
+from causalcine_jax.models.vae.video import to_uint8
 from causalcine_jax.parallel.mesh import active_mesh, check_shardable
 from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.utils.arrays import AnyArray
@@ -256,12 +257,7 @@ def decode_next(
     else:
         video, cache = model.decoder.decode_next(cache, latents)
     finite.check_decoded(finite.finite(latents, video), model.tiny_decoder)
-    return _to_uint8(video), cache
-
-
-@jax.jit
-def _to_uint8(video: Array) -> Array:
-    return jnp.clip(jnp.round((video.astype(jnp.float32) + 1) * 127.5), 0, 255).astype(jnp.uint8)
+    return to_uint8(video), cache
 
 
 def _memory_only(

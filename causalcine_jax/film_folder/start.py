@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, UInt8
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film_folder.record import START_ID
+from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render import clip, still
 from causalcine_jax.render.clip import Frame
@@ -181,15 +182,12 @@ def encode(
     """Normalised latents of the frames, encoded chunk by chunk to bound memory."""
     first, later = lengths
     dtype = vae.conv2.weight[...].dtype
-    video = lambda begin, end: (
-        jnp.asarray(frames[None, begin:end], jnp.float32) / 127.5 - 1
-    ).astype(dtype)
-    latents, cache = vae.encode_first(video(0, first))
-    parts = [latents]
-    for begin in range(first, len(frames), later):
-        latents, cache = vae.encode_next(cache, video(begin, begin + later))
-        parts.append(latents)
-    return jnp.concatenate(parts, axis=1).astype(jnp.float32)
+    bounds = [0, *range(first, len(frames), later), len(frames)]
+    pieces = (
+        to_model_range(jnp.asarray(frames[None, begin:end])).astype(dtype)
+        for begin, end in itertools.pairwise(bounds)
+    )
+    return jnp.concatenate(encode_pieces(vae, pieces), axis=1).astype(jnp.float32)
 
 
 def _tell_of_cropping(frame: Frame, height: int, width: int, tell: Callable[[str], None]) -> None:

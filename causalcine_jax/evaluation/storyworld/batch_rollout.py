@@ -10,6 +10,7 @@ There, a film also depends on its place in the batch.
 The caller repeats films to fill the last batch, so a policy compiles each move once.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,7 @@ from causalcine_jax.film.state import (
     new_state,
 )
 from causalcine_jax.models.dit import TextContext
+from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.storyworld import WorldStory
 from causalcine_jax.storyworld.world import WorldConfig
 
@@ -68,23 +70,12 @@ class BatchRollout:
 
         Encodes them as a stream, so any number of chunks compiles once.
         """
-        pieces, cache = [], None
-        for chunk in range(chunks):
-            part = np.stack(
-                [
-                    film[first_frame_of_chunk(chunk) : first_frame_of_chunk(chunk + 1)]
-                    for film in films
-                ]
-            )
-            video = part.astype(np.float32) / 127.5 - 1
-            encoded = (
-                self.model.vae.encode_first(video)
-                if cache is None
-                else self.model.vae.encode_next(cache, video)
-            )
-            cache = encoded[1]
-            pieces.append(encoded[0])
-        return jnp.concatenate(pieces, axis=1)
+        bounds = map(first_frame_of_chunk, range(chunks + 1))
+        pieces = (
+            to_model_range(np.stack([film[begin:end] for film in films]))
+            for begin, end in itertools.pairwise(bounds)
+        )
+        return jnp.concatenate(encode_pieces(self.model.vae, pieces), axis=1)
 
     def decode(self, latents: Float[Array, "b f y x z"]) -> UInt8[np.ndarray, "b t h w 3"]:
         """Decodes whole films, chunk by chunk."""

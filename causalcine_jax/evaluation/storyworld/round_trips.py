@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 
 from causalcine_jax.evaluation.metrics.reconstruction import RoundTrip
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
+from causalcine_jax.models.vae.video import to_model_range, to_uint8
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WorldStory, box_masks, ground_truth
 
@@ -16,8 +17,8 @@ Pixels = UInt8[np.ndarray, "t h w 3"]
 
 def round_trip(vae: VAE, film: Pixels) -> Pixels:
     """Encodes and decodes a whole film at once."""
-    video = jnp.asarray(film[None], jnp.float32) / 127.5 - 1
-    return np.asarray(jnp.round((vae.decode(vae.encode(video)) + 1) * 127.5).astype(jnp.uint8))[0]
+    video = to_model_range(jnp.asarray(film[None]))
+    return np.asarray(to_uint8(vae.decode(vae.encode(video))))[0]
 
 
 def round_trips(vae: VAE, stories: Iterable[WorldStory]) -> Iterator[RoundTrip]:
