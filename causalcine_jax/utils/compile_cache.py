@@ -144,10 +144,23 @@ def _files(folder: str | Path) -> list[tuple[float, Path, int]]:
     return found
 
 
+def user_cache() -> Path:
+    """This package's folder in the user's cache."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")
+    return Path(caches).absolute() / "causalcine_jax"
+
+
+def processor() -> str:
+    """The processor's instruction sets, as /proc/cpuinfo lists them."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line for line in lines if line.lower().startswith(("flags", "features")))
+    return platform.processor()
+
+
 def _programs() -> Path:
     """The folder that holds the programs of all versions."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")
-    return Path(caches).absolute() / "causalcine_jax" / "programs"
+    return user_cache() / "programs"
 
 
 def _versions() -> str:
@@ -155,11 +168,7 @@ def _versions() -> str:
 
     A home directory may be shared by machines with other instruction sets.
     """
-    processor = platform.processor()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        processor = next(line for line in lines if line.lower().startswith(("flags", "features")))
-    fingerprint = hashlib.sha256(f"{platform.machine()} {processor}".encode()).hexdigest()[:8]
+    fingerprint = hashlib.sha256(f"{platform.machine()} {processor()}".encode()).hexdigest()[:8]
     versions = (f"{name}{importlib.metadata.version(name)}" for name in ("jax", "jaxlib"))
     return "-".join((__version__, *versions, fingerprint))
 

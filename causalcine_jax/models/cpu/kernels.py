@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.errors import first_line
-from causalcine_jax.utils.compile_cache import make_private
+from causalcine_jax.utils.compile_cache import make_private, processor, user_cache
 
 HERE = Path(__file__).parent
 SWITCH = "CAUSALCINE_CPU_KERNELS"
@@ -236,7 +236,7 @@ def _folder() -> Path:
     Raises:
       OSError: another user can write to it, and so choose the code that runs.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "causalcine_jax"
+    folder = user_cache()
     make_private(folder)
     found = folder.stat()
     if found.st_uid != os.getuid():
@@ -256,17 +256,9 @@ def _fingerprint(compiler: str) -> str:
         *FLAGS,
         *FOR_THIS_CPU,
         platform.machine(),
-        _processor(),
+        processor(),
     )
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """The processor's instruction sets."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return platform.processor()
 
 
 def _compile(compiler: str, file: Path) -> None:
