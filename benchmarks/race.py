@@ -26,7 +26,7 @@ from benchmarks.race_cases import CASES, PEER, STEP_LIST, RaceCase
 from benchmarks.roofline import roofline, roofline_table
 from benchmarks.timing import spread
 from causalcine_jax.cli import cores
-from causalcine_jax.errors import DataError, nearest, raise_faults
+from causalcine_jax.errors import DataError, choice_faults, raise_faults, range_faults
 from causalcine_jax.film_folder.record import software
 
 SCHEMA = "causalcine/race@1"
@@ -54,16 +54,11 @@ class Race:
     turns: int = TURNS
 
     def __post_init__(self):
-        known = (*CASES, ROOFLINE)
-        faults = [
-            f"unknown case {name!r}, {nearest(name, known)}"
-            for name in self.names
-            if name not in known
-        ]
-        if self.dtype not in DTYPES:
-            faults.append(f"unknown dtype {self.dtype!r}, {nearest(self.dtype, DTYPES)}")
-        if self.turns < 1:
-            faults.append(f"repeats must be at least 1, not {self.turns}")
+        faults: list[str] = []
+        for name in self.names:
+            faults += choice_faults("case", name, (*CASES, ROOFLINE))
+        faults += choice_faults("dtype", self.dtype, DTYPES)
+        faults += range_faults("repeats", self.turns, 1)
         raise_faults("race", faults)
 
 

@@ -5,7 +5,7 @@ Validation reports all faults of a config at once. network_sizes.py has the netw
 
 from dataclasses import dataclass, replace
 
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults
 from causalcine_jax.memory_policies import POLICIES
 
 SOLVERS = ("unipc", "euler", "few_step")  # diffusion/solvers.py
@@ -58,19 +58,11 @@ class MemoryConfig:
         raise_faults("memory", self.faults())
 
     def faults(self) -> list[str]:
-        faults = []
-        if self.policy not in tuple(POLICIES):  # a dict would raise for what cannot be hashed
-            faults.append(f"unknown policy {self.policy!r}, {nearest(str(self.policy), POLICIES)}")
-        if self.positions not in (*POSITIONS, AFTER_CUT):
-            faults.append(
-                f"unknown positions {self.positions!r}, {nearest(str(self.positions), POSITIONS)}"
-            )
-        if self.eviction not in EVICTIONS:
-            faults.append(
-                f"unknown eviction {self.eviction!r}, {nearest(str(self.eviction), EVICTIONS)}"
-            )
-        if self.at_cut not in AT_CUT:
-            faults.append(f"unknown at_cut {self.at_cut!r}, {nearest(str(self.at_cut), AT_CUT)}")
+        faults = choice_faults("policy", self.policy, POLICIES)
+        if self.positions != AFTER_CUT:
+            faults += choice_faults("positions", self.positions, POSITIONS)
+        faults += choice_faults("eviction", self.eviction, EVICTIONS)
+        faults += choice_faults("at_cut", self.at_cut, AT_CUT)
         if not 0 <= self.sink_frames <= max(0, self.memory_frames):
             faults.append(
                 f"sink_frames must be between 0 and memory_frames {self.memory_frames}, "
@@ -156,9 +148,6 @@ class PoolConfig:
                 f"pool_frames={self.frames} and pool_gb={self.gb:g} both set the pool's size: "
                 "give one of them"
             )
-        if self.kv_dtype not in KV_DTYPES:
-            near = nearest(str(self.kv_dtype), KV_DTYPES)
-            faults.append(f"unknown kv_dtype {self.kv_dtype!r}, {near}")
-        if self.on not in POOL_PLACES:
-            faults.append(f"unknown pool_on {self.on!r}, {nearest(str(self.on), POOL_PLACES)}")
+        faults += choice_faults("kv_dtype", self.kv_dtype, KV_DTYPES)
+        faults += choice_faults("pool_on", self.on, POOL_PLACES)
         raise_faults("pool", faults)

@@ -10,6 +10,7 @@ short and print as plain characters.
 
 import contextlib
 import difflib
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -70,6 +71,39 @@ def raise_faults(what: str, faults: Iterable[str]) -> None:
     if faults:
         more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
         raise UsageError(printable(f"{what}: " + "; ".join([*faults[:MOST_FAULTS], *more])))
+
+
+def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:
+    """`value` must be one of `known`."""
+    known = tuple(known)  # a dict would raise for what cannot be hashed
+    return [] if value in known else [f"unknown {name} {value!r}, {nearest(str(value), known)}"]
+
+
+def check_choice(name: str, value, known: Iterable[str]) -> None:
+    """Raises a `UsageError` if `value` is none of `known`."""
+    for fault in choice_faults(name, value, known):
+        raise UsageError(fault)
+
+
+def range_faults(
+    name: str,
+    value,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> list[str]:
+    """`value` must be finite and in low..high."""
+    if (
+        (low < value if open_low else low <= value)
+        and (value < high if open_high else value <= high)
+        and (isinstance(value, int) or math.isfinite(value))
+    ):
+        return []
+    bounds = f"more than {low}" if open_low else f"at least {low}"
+    bounds += "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high}"
+    return [f"{name} must be {bounds}, not {shown(value)}"]
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.flow import TRAIN_TIMES, shifted
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import check_choice
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Video
@@ -260,6 +260,5 @@ def family(name: str) -> Family:
     Raises:
       UsageError: there is none; the message names the nearest one.
     """
-    if name not in FAMILIES:
-        raise UsageError(f"unknown family {name!r}, {nearest(name, FAMILIES)}")
+    check_choice("family", name, FAMILIES)
     return FAMILIES[name]

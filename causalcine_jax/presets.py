@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import check_choice
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 
 # Wan2.1's own, `wan/configs/shared_config.py`: overexposed, static, blurred, subtitles, malformed
@@ -97,6 +97,5 @@ def preset(name: str) -> Preset:
     Raises:
       UsageError: there is none; the message names the nearest.
     """
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}, {nearest(name, PRESETS)}")
+    check_choice("preset", name, PRESETS)
     return PRESETS[name]

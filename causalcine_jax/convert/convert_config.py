@@ -5,7 +5,7 @@ from pathlib import Path
 
 from causalcine_jax import families
 from causalcine_jax.convert.lora import AskedLoras, loras
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import UsageError, check_choice
 
 TARGETS = ("model", "diffusers", "orbax")
 TARGET_DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
@@ -31,12 +31,8 @@ class ConvertConfig:
     progress: bool = True
 
     def __post_init__(self):
-        for value, known, what in (
-            (self.to, TARGETS, "target"),
-            (self.dtype, TARGET_DTYPES, "dtype"),
-        ):
-            if value not in known:
-                raise UsageError(f"unknown {what} {value!r}, {nearest(value, known)}")
+        check_choice("target", self.to, TARGETS)
+        check_choice("dtype", self.dtype, TARGET_DTYPES)
         if self.shard_gb <= 0:
             raise UsageError(f"--shard-gb must be above 0, not {self.shard_gb}")
         asked = loras(self.lora)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults
 from causalcine_jax.storyworld.world import WORLDS
 
 
@@ -43,6 +43,5 @@ class EncodeConfig:
             faults.append(f"batch must be positive, not {self.batch}")
         if self.seed < 0:
             faults.append(f"seed must not be negative, got {self.seed}")
-        if self.world not in WORLDS:
-            faults.append(f"unknown world {self.world!r}, {nearest(self.world, WORLDS)}")
+        faults += choice_faults("world", self.world, WORLDS)
         raise_faults("encode", faults)

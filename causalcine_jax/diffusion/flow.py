@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import check_choice
 from causalcine_jax.utils.arrays import AnyArray
 
 TRAIN_TIMES = 1000
@@ -100,8 +100,7 @@ def loss_weight(t: Float[Array, "*n"], name: str = "none", *, s: float = 5.0) ->
     sigma     grows with sigma
     x0        grows with sigma^2: the squared error of the velocity becomes that of x0
     """
-    if name not in LOSS_WEIGHTS:
-        raise UsageError(f"unknown loss weight {name!r}, {nearest(name, LOSS_WEIGHTS)}")
+    check_choice("loss weight", name, LOSS_WEIGHTS)
     if name == "none":
         return jnp.ones_like(t)
     if name in POWERS:

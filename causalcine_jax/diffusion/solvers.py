@@ -17,7 +17,7 @@ from causalcine_jax.config import SOLVERS, MemoryConfig
 from causalcine_jax.diffusion import schedules
 from causalcine_jax.diffusion.flow import TRAIN_TIMES
 from causalcine_jax.diffusion.schedules import ADVANCE_TERMS, Schedule
-from causalcine_jax.errors import UsageError, nearest, raise_faults
+from causalcine_jax.errors import UsageError, choice_faults, raise_faults
 from causalcine_jax.utils.arrays import AnyArray
 
 
@@ -54,12 +54,7 @@ class SamplerConfig:
         raise_faults("sampler", self.faults())
 
     def faults(self) -> list[str]:
-        known = self.solver in SOLVERS
-        faults = (
-            []
-            if known
-            else [f"unknown solver {self.solver!r}, {nearest(str(self.solver), SOLVERS)}"]
-        )
+        faults = choice_faults("solver", self.solver, SOLVERS)
         if not _is_number(self.steps, int) or not 1 <= self.steps <= TRAIN_TIMES:
             faults.append(f"steps must be an integer from 1 to {TRAIN_TIMES}, not {self.steps!r}")
         if not _is_number(self.shift) or not 0 < self.shift < float("inf"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import UsageError, choice_faults
 from causalcine_jax.film.chosen_model import is_causal
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.record_schema import FilmRecord
@@ -83,9 +83,8 @@ class Choices:
             for n in counted
             if getattr(self, n) is not None and getattr(self, n) < 1
         ]
-        if self.rollout_weights is not None and self.rollout_weights not in ROLLOUT_WEIGHTS:
-            known = nearest(self.rollout_weights, ROLLOUT_WEIGHTS)
-            faults.append(f"unknown rollout_weights {self.rollout_weights!r}, {known}")
+        if self.rollout_weights is not None:
+            faults += choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
         asked = (
             "rollout_of",
             "policy",

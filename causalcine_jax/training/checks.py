@@ -1,38 +1,12 @@
-"""Faults of a config's values, as its user reads them."""
+"""Faults of the types of a config's values, as its user reads them."""
 
 import dataclasses
 import math
 from collections.abc import Iterable
 
-from causalcine_jax.errors import nearest, shown
+from causalcine_jax.errors import shown
 
 KINDS = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
-
-
-def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:
-    """`value` must be one of `known`."""
-    return [] if value in known else [f"unknown {name} {value!r}, {nearest(str(value), known)}"]
-
-
-def range_faults(
-    name: str,
-    value,
-    low: float,
-    high: float = math.inf,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> list[str]:
-    """`value` must be finite and in low..high."""
-    if (
-        (low < value if open_low else low <= value)
-        and (value < high if open_high else value <= high)
-        and (isinstance(value, int) or math.isfinite(value))
-    ):
-        return []
-    bounds = f"more than {low}" if open_low else f"at least {low}"
-    bounds += "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high}"
-    return [f"{name} must be {bounds}, not {shown(value)}"]
 
 
 def type_faults(config, prefix: str = "") -> Iterable[str]:

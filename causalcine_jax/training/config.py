@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
-from causalcine_jax.errors import raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults, range_faults
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
-from causalcine_jax.training.checks import choice_faults, range_faults, type_faults
+from causalcine_jax.training.checks import type_faults
 from causalcine_jax.training.config_parts import (
     MATMUL_PRECISIONS,
     TRAIN_DTYPES,

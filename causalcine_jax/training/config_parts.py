@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS, TRAIN_TIMES
-from causalcine_jax.errors import nearest
+from causalcine_jax.errors import choice_faults, nearest, range_faults
 from causalcine_jax.models.lora import LAYERS, layers_of
 from causalcine_jax.storyworld.world import WORLDS
-from causalcine_jax.training.checks import choice_faults, range_faults
 
 TRAIN_DTYPES = ("float32", "bfloat16")
 MATMUL_PRECISIONS = ("", "bfloat16", "tensorfloat32", "float32")

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from causalcine_jax.errors import choice_faults, range_faults
 from causalcine_jax.parallel.sharding import path_of
-from causalcine_jax.training.checks import choice_faults, range_faults
 from causalcine_jax.training.muon import scale_by_muon
 
 OPTIMIZERS = ("adamw", "muon")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax.data.video.filters import Filters
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults
 
 CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
 SPLITS = ("train", "held_out")  # the stores in out
@@ -57,10 +57,7 @@ class PrepareConfig:
         ]
         if not 0 <= self.held_out < 1:
             faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
-        if self.detector not in DETECTORS:
-            faults.append(
-                f"unknown detector {self.detector!r}, {nearest(self.detector, DETECTORS)}"
-            )
+        faults += choice_faults("detector", self.detector, DETECTORS)
         if self.captioner and self.captioner_url:
             faults.append("captioner and captioner_url are two captioners: leave one out")
         if bool(self.captioner_url) != bool(self.captioner_model):

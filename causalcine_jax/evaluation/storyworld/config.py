@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from causalcine_jax.config import POOL_PLACES
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.storyworld.world import WORLDS
 
@@ -42,20 +42,10 @@ class EvaluationConfig:
         raise_faults("evaluation", self.faults())
 
     def faults(self) -> list[str]:
-        faults = (
-            []
-            if self.world in WORLDS
-            else [f"unknown world {self.world!r}, {nearest(str(self.world), WORLDS)}"]
-        )
-        faults += [
-            f"unknown policy {name!r}, {nearest(str(name), POLICIES)}"
-            for name in self.policies
-            if name not in POLICIES
-        ]
-        if self.pool_on not in POOL_PLACES:
-            faults.append(
-                f"unknown pool_on {self.pool_on!r}, {nearest(str(self.pool_on), POOL_PLACES)}"
-            )
+        faults = choice_faults("world", self.world, WORLDS)
+        for name in self.policies:
+            faults += choice_faults("policy", name, POLICIES)
+        faults += choice_faults("pool_on", self.pool_on, POOL_PLACES)
         if not self.policies:
             faults.append("name at least one policy")
         if len(set(self.policies)) < len(self.policies):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from causalcine_jax.config import KV_DTYPES
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import check_choice
 
 STORED = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}
 
@@ -38,8 +38,7 @@ def zeros(shape: tuple[int, ...], dtype, kv_dtype: str) -> Frames:
     Raises:
       UsageError: kv_dtype is unknown.
     """
-    if kv_dtype not in KV_DTYPES:
-        raise UsageError(f"unknown kv_dtype {kv_dtype!r}, {nearest(str(kv_dtype), KV_DTYPES)}")
+    check_choice("kv_dtype", kv_dtype, KV_DTYPES)
     if kv_dtype == "same":
         return jnp.zeros(shape, dtype)
     *films, _, heads, _ = shape

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, choice_faults, range_faults
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
-from causalcine_jax.training.checks import choice_faults, range_faults
 from causalcine_jax.utils.arrays import AnyArray
 
 TRAIN = {"all": (), "encoder": ("conv2", "decoder"), "decoder": ("encoder", "conv1")}  # fixed parts

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from causalcine_jax.diffusion import flow
-from causalcine_jax.training.checks import choice_faults
+from causalcine_jax.errors import choice_faults
 
 NORMALIZERS = ("chunk", "film", "none")
 SCORE_CONTEXTS = ("clean_rollout", "noisy_causal")

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
-from causalcine_jax.errors import nearest
+from causalcine_jax.errors import choice_faults
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.training.stages.scoring import FilmSlice, Noised, slice_velocity
 from causalcine_jax.training.state import Nets
@@ -84,9 +84,7 @@ class GANConfig:
             yield f"gan.head_rate must be finite and more than 0, not {self.head_rate}"
         if not self.r1_sigma > 0:
             yield f"gan.r1_sigma must be more than 0, not {self.r1_sigma}"
-        if self.context not in GAN_CONTEXTS:
-            known = nearest(str(self.context), GAN_CONTEXTS)
-            yield f"unknown gan.context {self.context!r}, {known}"
+        yield from choice_faults("gan.context", self.context, GAN_CONTEXTS)
         if not self.taps or not all(0 < tap <= 1 for tap in self.taps):
             yield f"gan.taps must be parts of the depth, more than 0 and at most 1, not {self.taps}"
 

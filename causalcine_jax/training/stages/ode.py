@@ -29,11 +29,10 @@ from jaxtyping import Array, Float, Int
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, memory_guided, sample
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, range_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import pool_forced, teacher_forced
 from causalcine_jax.parallel.sharding import place_rollout_weights
-from causalcine_jax.training.checks import range_faults
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.stages.prompts import embed, embed_null
 from causalcine_jax.training.state import Loss, Metrics, Nets

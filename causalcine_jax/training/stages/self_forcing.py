@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, sample_until, schedule
-from causalcine_jax.errors import UsageError, nearest
+from causalcine_jax.errors import UsageError, choice_faults, range_faults
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk, empty_cache
 from causalcine_jax.film.state import noise_of
 from causalcine_jax.models import dit
@@ -93,15 +93,10 @@ class SelfForcingConfig:
             _ = self.sampler
         except UsageError as error:
             yield f"self_forcing: {str(error).removeprefix('sampler: ')}"
-        if self.exit not in EXITS:
-            yield f"unknown self_forcing.exit {self.exit!r}, {nearest(str(self.exit), EXITS)}"
-        if self.grad_frames < 0:
-            yield f"self_forcing.grad_frames must be at least 0, not {self.grad_frames}"
-        if not 0 <= self.context_noise < flow.TRAIN_TIMES:
-            yield (
-                "self_forcing.context_noise must be at least 0 and less than "
-                f"{flow.TRAIN_TIMES}, not {self.context_noise}"
-            )
+        yield from choice_faults("self_forcing.exit", self.exit, EXITS)
+        yield from range_faults("self_forcing.grad_frames", self.grad_frames, 0)
+        noise, most = self.context_noise, flow.TRAIN_TIMES
+        yield from range_faults("self_forcing.context_noise", noise, 0, most, open_high=True)
         if self.recommit and self.context_noise:
             yield "self_forcing.recommit commits films clean: it needs self_forcing.context_noise=0"
 
