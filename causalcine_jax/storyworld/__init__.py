@@ -9,10 +9,9 @@ film = render(shapes, story.world.height, story.world.width)  # uint8 [T, H, W, 
 
 from causalcine_jax.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, VOCABULARY, words
 from causalcine_jax.storyworld.render import render
-from causalcine_jax.storyworld.scene import scene_parameters
+from causalcine_jax.storyworld.scene import box_masks, scene_parameters
 from causalcine_jax.storyworld.story import Character, Return, WorldShot, WorldStory, returns
 from causalcine_jax.storyworld.story_sampler import retold, sample_story
-from causalcine_jax.storyworld.truth import GroundTruth, box_masks, cast_per_chunk, ground_truth
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -42,14 +41,11 @@ __all__ = [
     "VOCABULARY",
     "WORLDS",
     "Character",
-    "GroundTruth",
     "Return",
     "WorldConfig",
     "WorldShot",
     "WorldStory",
     "box_masks",
-    "cast_per_chunk",
-    "ground_truth",
     "render",
     "retold",
     "returns",

@@ -24,7 +24,7 @@ PAIR_FRAMING = {"wide": (0.48, 0.89), "medium": (0.64, 0.96)}
 
 
 def scene_parameters(story: WorldStory) -> dict[str, np.ndarray]:
-    """Returns what `render` and the ground truth need, with leading axis T.
+    """Returns a story's shapes and its characters' boxes, with leading axis T.
 
     Returns:
       "shapes": float32 [T, K, fields], the display list.
@@ -34,6 +34,13 @@ def scene_parameters(story: WorldStory) -> dict[str, np.ndarray]:
     """
     parts = [_shot(story, shot) for shot in story.shots]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def box_masks(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns a mask [..., height, width], true for pixels whose centre is in a box [..., 4]."""
+    x0, y0, x1, y1 = (boxes[..., i, None, None] for i in range(4))
+    ys, xs = (np.arange(height) + 0.5)[:, None], (np.arange(width) + 0.5)[None, :]
+    return (xs >= x0) & (xs < x1) & (ys >= y0) & (ys < y1)
 
 
 def _shot(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray]:

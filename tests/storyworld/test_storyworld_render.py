@@ -1,4 +1,4 @@
-"""StoryWorld's pixels and their ground truth."""
+"""StoryWorld's pixels and the boxes of its characters."""
 
 import dataclasses
 import itertools
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from causalcine_jax.evaluation.storyworld.true_films import true_cuts
 from causalcine_jax.storyworld import (
     ACCESSORIES,
     ACTIONS,
@@ -21,7 +22,6 @@ from causalcine_jax.storyworld import (
     WorldConfig,
     WorldShot,
     box_masks,
-    ground_truth,
     render,
     sample_story,
     scene_parameters,
@@ -129,9 +129,9 @@ def test_every_shape_of_every_story_is_finite_and_motion_is_smooth():
         story = sample_story(31, index, WorldConfig.storyworld())
         params = scene_parameters(story)
         assert np.isfinite(params["shapes"]).all()
-        truth = ground_truth(story, params)
-        step = np.abs(np.diff(truth.figure_box, axis=0)).max((1, 2))
-        assert step[~truth.cut[1:]].max() < 0.08 * story.world.height
+        step = np.abs(np.diff(params["figure"], axis=0)).max((1, 2))
+        within_shots = np.delete(step, [cut - 1 for cut in true_cuts(story)])
+        assert within_shots.max() < 0.08
 
 
 def nearest_colour(pixels, time: str) -> list[str]:
@@ -223,32 +223,13 @@ def test_actions_and_cameras_move_differently():
     assert abs(heads[1][-1, 0] - heads[1][0, 0]) > 0.05 > abs(heads[0][-1, 0] - heads[0][0, 0])
 
 
-def test_truth_labels_follow_the_story():
+def test_boxes_follow_the_casts_of_the_shots():
     story = sample_story(2, 5, BASE)
-    truth = ground_truth(story)
-    assert truth.cut.nonzero()[0].tolist() == [shot.frames.start for shot in story.shots[1:]]
-    assert np.bincount(truth.chunk).tolist() == [9] + [12] * 9
+    params = scene_parameters(story)
+    assert {len(value) for value in params.values()} == {BASE.frames}
     for shot in story.shots:
-        t = shot.frames.start
-        assert (
-            PLACES[truth.place[t]],
-            TIMES[truth.time[t]],
-            SIZES[truth.size[t]],
-            CAMERAS[truth.camera[t]],
-        ) == (
-            shot.place,
-            shot.time,
-            shot.size,
-            shot.camera,
-        )
-        assert truth.character[t].tolist() == [*shot.cast, -1, -1][:2]
-        for position, (who, action) in enumerate(zip(shot.cast, shot.actions, strict=True)):
-            character = story.cast[who]
-            assert ACTIONS[truth.action[t, position]] == action
-            assert tuple(SPECIES)[truth.species[t, position]] == character.species
-            assert tuple(COLOURS)[truth.colour[t, position]] == character.colour
-            assert tuple(ACCESSORIES)[truth.accessory[t, position]] == character.accessory
-    assert {len(value) for value in vars(truth).values()} == {BASE.frames}
+        shown = params["figure"][shot.frames.start].any(-1)
+        assert shown.tolist() == [place < len(shot.cast) for place in range(2)]
 
 
 def test_a_place_looks_the_same_when_the_story_comes_back_to_it():

@@ -16,7 +16,6 @@ from causalcine_jax.storyworld import (
     PLACES,
     SPECIES,
     WorldConfig,
-    cast_per_chunk,
     returns,
     sample_story,
 )
@@ -31,6 +30,14 @@ WORLDS = {
     "montage": WorldConfig.montage(),
     "storyworld": WorldConfig.storyworld(),
 }
+
+
+def cast_per_chunk(story) -> np.ndarray:
+    """Returns bool [chunks, characters]: whether a chunk shows a character."""
+    seen = np.zeros((story.world.chunks, len(story.cast)), bool)
+    for shot in story.shots:
+        seen[shot.start_chunk : shot.end_chunk, list(shot.cast)] = True
+    return seen
 
 
 @pytest.fixture(scope="module", params=WORLDS)

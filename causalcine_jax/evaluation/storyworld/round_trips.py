@@ -10,7 +10,7 @@ from causalcine_jax.evaluation.metrics.reconstruction import RoundTrip
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.models.vae.video import to_model_range, to_uint8
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.storyworld import WorldStory, box_masks, ground_truth
+from causalcine_jax.storyworld import WorldStory, box_masks, scene_parameters
 
 Pixels = UInt8[np.ndarray, "t h w 3"]
 
@@ -25,6 +25,7 @@ def round_trips(vae: VAE, stories: Iterable[WorldStory]) -> Iterator[RoundTrip]:
     """Yields the true film of every story with its way back; its subjects are the characters."""
     for story in stories:
         film = true_film(story)
-        figures = box_masks(ground_truth(story).figure_box, *film.shape[1:3])
+        boxes = scene_parameters(story)["figure"] * story.world.height
+        figures = box_masks(boxes, *film.shape[1:3])
         characters = np.any(figures, axis=1)
         yield RoundTrip(film, round_trip(vae, film), true_cuts(story), characters)
