@@ -62,9 +62,7 @@ class Race:
         raise_faults("race", faults)
 
 
-def race(
-    asked: Race, out: Path | None, say: Callable[[str], None], cases: dict[str, RaceCase] = CASES
-) -> dict:
+def race(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
     """Measures what is requested; returns the record, written to `out` after every film.
 
     Raises:
@@ -83,7 +81,7 @@ def race(
     for name in asked.names:
         if name == ROOFLINE:
             continue
-        case, turns = cases[name], record["cases"].get(name, {}).get("turns", [])
+        case, turns = CASES[name], record["cases"].get(name, {}).get("turns", [])
         with tempfile.TemporaryDirectory(prefix="race.") as folder:
             while len(turns) < asked.turns:
                 say(f"{name}, turn {len(turns) + 1} of {asked.turns} ...")
@@ -95,7 +93,7 @@ def race(
                 }
                 keep()
     if ROOFLINE in asked.names and ROOFLINE not in record:
-        raced = {name: cases[name] for name in record["cases"]}
+        raced = {name: CASES[name] for name in record["cases"]}
         record[ROOFLINE] = roofline(raced, record["cases"], asked.dtype, not missing, say)
         keep()
     return record

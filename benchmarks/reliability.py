@@ -18,6 +18,7 @@ from benchmarks.bench import write
 from causalcine_jax.errors import UsageError, nearest, raise_faults
 
 SCHEMA = "causalcine/reliability@1"
+SEED = 0
 COUNTS = {"fuzz": 2000, "kills": 100, "endless": 10_000, "full_disk": 20}
 
 
@@ -26,7 +27,6 @@ def reliability(
     count: int | None,
     out: Path | None,
     say: Callable[[str], None],
-    seed: int = 0,
 ) -> dict:
     """Runs the parts `names` (empty: all); returns the record, written to `out` after each part.
 
@@ -53,10 +53,10 @@ def reliability(
     made["command"] = "causalcine bench reliability"  # the flags name folders of this machine
     failed = out.with_suffix(".failed") if out else None
     functions = {
-        "fuzz": lambda number: fuzz(number, seed, failed, say),
-        "kills": lambda number: kills(number, seed, failed, say),
+        "fuzz": lambda number: fuzz(number, SEED, failed, say),
+        "kills": lambda number: kills(number, SEED, failed, say),
         "endless": lambda number: endless(number, say),
-        "full_disk": lambda number: full_disk(number, seed, failed, say),
+        "full_disk": lambda number: full_disk(number, SEED, failed, say),
     }
     record = {"schema": SCHEMA, **made, "parts": _there(out)}
     for name in names or COUNTS:

@@ -31,12 +31,13 @@ EARLY, LATE = MINUTES = (1, 10)
 Laps = list[dict[str, float]]
 
 
-def streaming(settings: Settings, policy: MemoryConfig = MemoryConfig()) -> dict:
+def streaming(settings: Settings) -> dict:
     """Measures seconds per chunk by move, frames per second, operations and bytes.
 
     Raises:
       UsageError: the cache cannot hold the receptive field.
     """
+    policy = MemoryConfig()
     check_pool(settings.pool_frames, None, policy, CHUNK_FRAMES)
     model, sampler = random_model(settings), settings.rollout_sampler
     frames = CHUNK_FRAMES * settings.sizes.vae.temporal_stride

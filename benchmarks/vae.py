@@ -31,9 +31,10 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WORLDS, WorldStory, sample_story
 
 SEED = 20261128  # of stories that no stage trains on
+REPEATS = 3
 
 
-def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
+def speed(vae: VAE, film: np.ndarray) -> dict[str, float]:
     """Returns frames per second of encoding and decoding a stream in chunks, compiled before."""
     video, stride = to_model_range(jnp.asarray(film[None])), vae.cfg.temporal_stride
     first, later = stride * (CHUNK_FRAMES - 1) + 1, stride * CHUNK_FRAMES
@@ -51,9 +52,9 @@ def speed(vae: VAE, film: np.ndarray, repeats: int = 3) -> dict[str, float]:
 
     def rate(call) -> float:
         start = time.perf_counter()
-        for _ in range(repeats):
+        for _ in range(REPEATS):
             call()
-        return round(repeats * len(film) / (time.perf_counter() - start), 1)
+        return round(REPEATS * len(film) / (time.perf_counter() - start), 1)
 
     parts = encode()
     decode(parts)

@@ -6,11 +6,13 @@ If a film answers several questions, `bootstrap_grouped` redraws whole films.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import ndtri
+
+CONFIDENCE, RESAMPLES = 0.95, 4000
 
 
 class Interval(NamedTuple):
@@ -21,21 +23,15 @@ class Interval(NamedTuple):
     high: float
     count: int  # type: ignore[assignment]  # in place of tuple's, which nothing needs
 
-    def __contains__(self, value: Any) -> bool:
-        return self.low <= value <= self.high
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.count else "-"
-
-
-def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
+def wilson(hits: int, count: int) -> Interval:
     """Returns Wilson's score interval of a proportion (Wilson 1927).
 
     It stays sound near 0 and 1, where hits +- z*sigma is not.
     """
     if count == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
-    z = float(ndtri(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + CONFIDENCE / 2))
     share = hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = (
@@ -47,14 +43,7 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     return Interval(float(share), float(low), float(high), int(count))
 
 
-def bootstrap_mean(
-    scores,
-    confidence: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
-    *,
-    fractions: bool = False,
-) -> Interval:
+def bootstrap_mean(scores, *, fractions: bool = False) -> Interval:
     """Bootstraps the mean of `scores` [n] (percentile); drops NaN (not applicable).
 
     fractions  the scores are from 0 to 1, each a group of `bootstrap_grouped` by itself
@@ -64,13 +53,9 @@ def bootstrap_mean(
     if scores.size == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
     if fractions:
-        each = Grouped(scores, np.ones_like(scores))
-        return bootstrap_grouped(each, confidence, resamples, seed)
-    draws = np.random.default_rng(seed).integers(0, scores.size, (resamples, scores.size))
-    low, high = np.quantile(
-        scores[draws].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2]
-    )
-    return Interval(float(scores.mean()), float(low), float(high), int(scores.size))
+        return bootstrap_grouped(Grouped(scores, np.ones_like(scores)))
+    low, high = _bounds(scores[_draws(scores.size)].mean(axis=1))
+    return Interval(float(scores.mean()), low, high, int(scores.size))
 
 
 class Grouped(NamedTuple):
@@ -87,9 +72,7 @@ class Grouped(NamedTuple):
         return Grouped(self.totals[:groups], self.counts[:groups])
 
 
-def bootstrap_grouped(
-    scores: Grouped, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
-) -> Interval:
+def bootstrap_grouped(scores: Grouped) -> Interval:
     """Bootstraps the mean over all questions (percentile), redrawing whole groups.
 
     `count` is the number of questions. If all answers are right or all are wrong, redrawing
@@ -101,20 +84,12 @@ def bootstrap_grouped(
     count = int(scores.counts.sum())
     for hits, all_so in ((answered, scores.totals == scores.counts), (0, scores.totals == 0)):
         if all_so.all():
-            return wilson(hits, answered, confidence)._replace(count=count)
-    draws = _draws(len(scores.counts), resamples, seed)
-    low, high = _bounds(_redrawn(scores, draws), confidence)
+            return wilson(hits, answered)._replace(count=count)
+    low, high = _bounds(_redrawn(scores, _draws(len(scores.counts))))
     return Interval(scores.mean, low, high, count)
 
 
-def bootstrap_paired(
-    first: Grouped,
-    second: Grouped,
-    statistic: Callable,
-    confidence: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
-) -> Interval:
+def bootstrap_paired(first: Grouped, second: Grouped, statistic: Callable) -> Interval:
     """Bootstraps `statistic` of two means over the same groups (percentile).
 
     `statistic` is np.subtract or np.divide. Groups in which one side has no answer are left out;
@@ -124,15 +99,15 @@ def bootstrap_paired(
     if not (both := int(answered.sum())):
         return Interval(float("nan"), 0.0, 1.0, 0)
     first, second = (Grouped(*(part[answered] for part in side)) for side in (first, second))
-    draws = _draws(len(first.counts), resamples, seed)
+    draws = _draws(len(first.counts))
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(first.mean, second.mean))
-        low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)), confidence)
+        low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)))
     return Interval(value, low, high, both)
 
 
-def _draws(groups: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples groups"]:
-    return np.random.default_rng(seed).integers(0, groups, (resamples, groups))
+def _draws(groups: int) -> Int[np.ndarray, "resamples groups"]:
+    return np.random.default_rng(0).integers(0, groups, (RESAMPLES, groups))
 
 
 def _redrawn(
@@ -142,6 +117,6 @@ def _redrawn(
         return scores.totals[draws].sum(axis=1) / scores.counts[draws].sum(axis=1)
 
 
-def _bounds(means: Float[np.ndarray, " resamples"], confidence: float) -> tuple[float, float]:
-    low, high = np.nanquantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+def _bounds(means: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    low, high = np.nanquantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return float(low), float(high)

@@ -31,11 +31,6 @@ OWN_KERNELS = {
 }
 
 
-def program_flops(jaxpr, unknown_trips: int = 1) -> float:
-    """FLOPs of a jaxpr of all kinds together (`flops_by_kind`)."""
-    return sum(flops_by_kind(jaxpr, unknown_trips).values())
-
-
 def flops_by_kind(jaxpr, unknown_trips: int = 1) -> dict[str, float]:
     """FLOPs of a jaxpr: wide products, narrow products, attention, convolutions.
 

@@ -25,7 +25,7 @@ from causalcine_jax.story_schema import size_faults
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec
 from causalcine_jax.training.stages.table import FILM_STAGES
-from causalcine_jax.training.state import StageNets, new_state
+from causalcine_jax.training.state import new_state
 from causalcine_jax.training.step import make_update, metric_names
 from causalcine_jax.utils.arrays import tree_bytes
 
@@ -143,11 +143,6 @@ def training_steps(
         )
         for update in stage.updates
     ]
-
-
-def abstract_stage(config: TrainConfig) -> StageNets:
-    """The stage that `config` describes, with networks as shapes and without data."""
-    return _planned_spec(config).shapes()
 
 
 def _planned_spec(config: TrainConfig) -> StageSpec:

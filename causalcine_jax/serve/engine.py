@@ -28,7 +28,6 @@ class FilmDirector(Protocol):
         caption: str,
         *,
         chunks: int | None = None,
-        seconds: float | None = None,
         id: str | None = None,
         seed: int | None = None,
     ) -> ResolvedShot: ...

@@ -50,7 +50,7 @@ class MockDirector:
         if story.video.height is None:
             story = replace(story, video=replace(VIDEO, fps=story.video.fps))
         self.story, self.resolved = story, story.resolve()
-        self.next_chunk, self.pool_bytes = 0, POOL_BYTES
+        self.next_chunk = 0
         self._seconds = chunk_seconds
         self._folder: Path | None = None
 
@@ -75,11 +75,10 @@ class MockDirector:
         caption: str,
         *,
         chunks: int | None = None,
-        seconds: float | None = None,
         id: str | None = None,
         seed: int | None = None,
     ) -> ResolvedShot:
-        self._replace_story(with_shot(self.story, Shot(caption, seconds, chunks, id, seed)))
+        self._replace_story(with_shot(self.story, Shot(caption, None, chunks, id, seed)))
         return self.resolved.shots[-1]
 
     def extend(self, *, chunks: int) -> ResolvedShot:

@@ -7,14 +7,12 @@ DEFAULT_CHUNKS = 4
 Shots = tuple[QueuedShot, ...]
 
 
-def chunks_of(
-    seconds: float | None, chunks: int | None, model: ModelInfo, default: int = DEFAULT_CHUNKS
-) -> int:
+def chunks_of(seconds: float | None, chunks: int | None, model: ModelInfo) -> int:
     """A length in whole chunks, at least one."""
     if chunks is not None:
         return chunks
     if seconds is None:
-        return default
+        return DEFAULT_CHUNKS
     return max(1, round(seconds * model.fps / model.chunk_frames))
 
 

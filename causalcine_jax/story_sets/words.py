@@ -8,10 +8,10 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
 
 
-def shingles(text: str, size: int = 3) -> set[tuple[str, ...]]:
-    """All runs of `size` words."""
+def shingles(text: str) -> set[tuple[str, ...]]:
+    """All runs of three words."""
     held = words(text)
-    return {tuple(held[start : start + size]) for start in range(len(held) - size + 1)}
+    return set(zip(held, held[1:], held[2:], strict=False))
 
 
 def names(text: str, noun: str) -> bool:

@@ -7,7 +7,7 @@ shapes = scene_parameters(story)
 film = render(shapes, story.world.height, story.world.width)  # uint8 [T, H, W, 3]
 """
 
-from causalcine_jax.storyworld.grammar import ATTRIBUTE_WORDS, MAX_PROMPT_WORDS, VOCABULARY, words
+from causalcine_jax.storyworld.grammar import MAX_PROMPT_WORDS, VOCABULARY, words
 from causalcine_jax.storyworld.render import render
 from causalcine_jax.storyworld.scene import box_masks, scene_parameters
 from causalcine_jax.storyworld.story import Character, Return, WorldShot, WorldStory, returns
@@ -29,7 +29,6 @@ from causalcine_jax.storyworld.world import (
 __all__ = [
     "ACCESSORIES",
     "ACTIONS",
-    "ATTRIBUTE_WORDS",
     "CAMERAS",
     "COLOURS",
     "MAX_PROMPT_WORDS",

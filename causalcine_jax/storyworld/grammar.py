@@ -232,4 +232,3 @@ def _without_holes(template: str) -> str:
 VOCABULARY: tuple[str, ...] = tuple(
     sorted({word for phrase in _all_phrases() for word in words(_without_holes(phrase))})
 )
-ATTRIBUTE_WORDS = frozenset(COLOURS) | frozenset(ACCESSORIES) | {"fur", "wears"}

@@ -42,7 +42,6 @@ ACTIONS = ("walk", "jump", "wave", "dance", "sleep", "look")
 SIZES = ("wide", "medium", "close-up")
 CAMERAS = ("static", "pan", "push in", "pull out")
 
-ASPECT = 5 / 3
 MAX_ON_SCREEN = 2  # characters that a shot shows
 MAX_CAST = 3  # characters of a story
 EMPTY = 0.05  # fraction of shots without a character

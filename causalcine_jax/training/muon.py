@@ -19,13 +19,14 @@ ITERATIONS = 5
 # Scaling by sqrt(max(rows, columns)) * 0.2 gives the root mean square of a typical AdamW update, so
 # both rules share one learning rate.
 RMS = 0.2
+MOMENTUM = 0.95
 
 
 class MuonState(NamedTuple):
     momentum: optax.Params
 
 
-def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
+def scale_by_muon() -> optax.GradientTransformation:
     """Updates for a tree of stacked matrices [layers, rows, columns] and kernels [..., i, o].
 
     A kernel is one matrix: all inputs of an output channel by the output channels.
@@ -37,9 +38,9 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
     def update(gradients, state, params=None):
         del params
         carried = jax.tree.map(
-            lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, gradients
+            lambda m, g: MOMENTUM * m + (1 - MOMENTUM) * g, state.momentum, gradients
         )
-        ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, carried, gradients)
+        ahead = jax.tree.map(lambda m, g: MOMENTUM * m + (1 - MOMENTUM) * g, carried, gradients)
         leaves, structure = jax.tree.flatten(ahead)
         done = _orthogonal([_matrices(leaf) for leaf in leaves])
         done = [result.reshape(leaf.shape) for result, leaf in zip(done, leaves, strict=True)]

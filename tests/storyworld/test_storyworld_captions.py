@@ -8,7 +8,6 @@ import pytest
 
 from causalcine_jax.storyworld import (
     ACCESSORIES,
-    ATTRIBUTE_WORDS,
     COLOURS,
     MAX_PROMPT_WORDS,
     VOCABULARY,
@@ -17,6 +16,8 @@ from causalcine_jax.storyworld import (
     sample_story,
     words,
 )
+
+ATTRIBUTE_WORDS = {*COLOURS, *ACCESSORIES, "fur", "wears"}
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,8 @@ from causalcine_jax.data.video.transitions import (
     Transition,
     find_transitions,
     gather_evidence,
-    transition_probabilities,
 )
 from causalcine_jax.errors import UsageError, nearest, shown
-
-__all__ = ["DETECTORS", "Shot", "ShotDetector", "shot_detector", "transition_probabilities"]
 
 SCENE_WIDTH = 256  # pixels; PySceneDetect compares frames of about this width
 

@@ -10,7 +10,6 @@ too: a flash is no cut, because the picture from before it comes back; and a pic
 changes at once and for good confirms a cut which the network finds improbable.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,15 +19,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
-from causalcine_jax.convert import load_shot_detector
 from causalcine_jax.models.shot_detector.transnet import HEIGHT, WIDTH, TransNet
 
 WINDOW, CONTEXT = 100, 25  # frames; CONTEXT at each end only help the others
 STEP = WINDOW - 2 * CONTEXT
 REACH = 4  # frames to each side of a cut that are compared; a flash is shorter
 
+# When evidence is a transition. Measured in benchmarks/shots.py.
+THRESHOLD = 0.5  # of both probabilities
+LONGEST = 2  # frames that a hard cut marks
+EDGE = 0.2  # the second head's probability down to which a gradual transition extends
+LASTING = 0.5  # below it, a cut is a flash
+WEAK, SUDDEN = 0.1, 2.0  # the first head's probability of a cut that `sudden` from 2 on confirms
+
 Frame = UInt8[np.ndarray, "h w 3"]
-Probabilities = Float[np.ndarray, "t 2"]
 Transition = tuple[int, int]
 
 
@@ -48,42 +52,6 @@ class Evidence:
     sudden: np.ndarray
 
 
-@dataclass(frozen=True)
-class Rule:
-    """When evidence is a transition. Measured in benchmarks/shots.py.
-
-    threshold  of both probabilities
-    longest    frames that a hard cut marks
-    edge       the second head's probability down to which a gradual transition extends
-    lasting    below it, a cut is a flash
-    weak       the first head's probability of a cut that `sudden` confirms
-    sudden     from which on it does
-    """
-
-    threshold: float = 0.5
-    longest: int = 2
-    edge: float = 0.2
-    lasting: float = 0.5
-    weak: float = 0.1
-    sudden: float = 2.0
-
-
-def transition_probabilities(
-    frames: Iterable[Frame], weights: str | os.PathLike | TransNet | None = None
-) -> Probabilities:
-    """Per frame, the probabilities that it is (the middle of a transition, any frame of one).
-
-    A hard cut is a transition of one frame: the last before it.
-
-    Args:
-      frames: of any one size, in order.
-      weights: the network, or what `convert.load_shot_detector` takes.
-    """
-    network = weights if isinstance(weights, TransNet) else load_shot_detector(weights)
-    found = gather_evidence(frames, network)
-    return np.stack([found.middle, found.every], axis=1)
-
-
 def gather_evidence(frames: Iterable[Frame], network: TransNet) -> Evidence:
     """Reads the frames once; holds at most 100 of them, shrunk."""
     parts, count = [np.zeros((0, 4), np.float32)], 0
@@ -93,16 +61,16 @@ def gather_evidence(frames: Iterable[Frame], network: TransNet) -> Evidence:
     return Evidence(*np.concatenate(parts)[:count].T)
 
 
-def find_transitions(evidence: Evidence, rule: Rule = Rule()) -> list[Transition]:
+def find_transitions(evidence: Evidence) -> list[Transition]:
     """The frames [first, last) of every transition, in order; first = last for a hard cut."""
     middle, either = evidence.middle, np.maximum(evidence.middle, evidence.every)
     gradual = np.zeros(len(either), bool)
-    cuts = (middle > rule.weak) & (evidence.sudden > rule.sudden)
-    wide = _runs(either > rule.edge)
-    for first, last in _runs(either > rule.threshold):
-        if last - first <= rule.longest:
+    cuts = (middle > WEAK) & (evidence.sudden > SUDDEN)
+    wide = _runs(either > EDGE)
+    for first, last in _runs(either > THRESHOLD):
+        if last - first <= LONGEST:
             peak = first + int(middle[first:last].argmax())
-            cuts[peak] |= middle[peak] > rule.threshold and evidence.lasting[peak] >= rule.lasting
+            cuts[peak] |= middle[peak] > THRESHOLD and evidence.lasting[peak] >= LASTING
         else:
             around = next((a, b) for a, b in wide if a <= first < b)
             gradual[slice(*around)] = True

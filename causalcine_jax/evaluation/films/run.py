@@ -67,7 +67,6 @@ def measure_films(
     stories: Mapping[str, FilmStory],
     measurer: Measurer,
     out: Path,
-    progress: bool = True,
 ) -> Measured:
     """Measures every film that has a story. A film that cannot be read is named in `bad`.
 
@@ -85,7 +84,7 @@ def measure_films(
         without_film=[name for name in _expected(films, stories) if name not in films],
     )
     kept = lambda: f"stopped after {len(measured.films)} films: the same command goes on"
-    with kept_when_stopped(kept), progress_bar(len(named), "film", shown=progress) as bar:
+    with kept_when_stopped(kept), progress_bar(len(named), "film") as bar:
         for name in named:
             try:
                 _measure(name, films[name], stories[story_of(name)], measurer, out, measured)

@@ -23,14 +23,14 @@ def asked_cuts(seconds: Sequence[float], times: Float[np.ndarray, " t"]) -> list
     return np.searchsorted(times, np.asarray(seconds, float) - step / 2).astype(int).tolist()
 
 
-def middles(frames: range, count: int = SAMPLED) -> list[int]:
-    """`count` frames: the middles of equal intervals, as VBench's get_frame_indices "middle".
+def middles(frames: range) -> list[int]:
+    """SAMPLED frames: the middles of equal intervals, as VBench's get_frame_indices "middle".
 
     A shorter range gives all its frames, and then its last one again.
     """
-    edges = np.linspace(0, len(frames), min(count, len(frames)) + 1).astype(int)
+    edges = np.linspace(0, len(frames), min(SAMPLED, len(frames)) + 1).astype(int)
     chosen = [frames.start + (a + b - 1) // 2 for a, b in zip(edges, edges[1:])]
-    return chosen + chosen[-1:] * (count - len(chosen))
+    return chosen + chosen[-1:] * (SAMPLED - len(chosen))
 
 
 def most_overlapping(found: range, asked: Sequence[range]) -> int:

@@ -37,18 +37,17 @@ class CutScore:
         return self.deviation / self.matched if self.matched else 0.0
 
 
-def sca(detected, asked, frames: int, penalty: float = PAPER_CALIBRATED) -> CutScore:
+def sca(detected, asked, frames: int) -> CutScore:
     """Scores lists of cuts, in any order, of a film of `frames` frames.
 
-    A cut asked for beyond the film's end is missed. `penalty` is per missed or extra cut, as a
-    fraction of the film.
+    A cut asked for beyond the film's end is missed.
     """
     detected, asked, late = _within(detected, asked, frames)
     distance = np.abs(detected[:, None] - asked[None, :])
     rows, columns = linear_sum_assignment(distance)
     deviation = float(distance[rows, columns].sum())
     missed, extra = asked.size - rows.size + late, detected.size - rows.size
-    nsd = (deviation + penalty * frames * (missed + extra)) / frames
+    nsd = (deviation + PAPER_CALIBRATED * frames * (missed + extra)) / frames
     return CutScore(float(np.exp(-nsd)), nsd, deviation, rows.size, missed, extra, frames)
 
 

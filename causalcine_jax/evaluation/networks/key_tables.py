@@ -44,9 +44,9 @@ def _third(part: int) -> View:
     ]
 
 
-def _fused(weight: str, ours: str) -> tuple[Line, ...]:
+def _fused(weight: str) -> tuple[Line, ...]:
     """`weight`: a pattern of the fused tensors' keys with layer and weight or bias."""
-    return tuple(Line(weight, ours.format(name), _third(n)) for n, name in enumerate("qkv"))
+    return tuple(Line(weight, rf"layers.\1.{name}.\2", _third(n)) for n, name in enumerate("qkv"))
 
 
 _transposed: View = lambda tensor: tensor.T
@@ -55,7 +55,7 @@ _WB = r"(weight|bias)"
 
 # What openai/CLIP calls its transformers, as do ViCLIP and open_clip.
 _CLIP_LAYERS = (
-    *_fused(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_" + _WB, r"layers.\1.{}.\2"),
+    *_fused(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_" + _WB),
     Line(r"transformer\.resblocks\.(\d+)\.attn\.out_proj\." + _WB, r"layers.\1.o.\2"),
     Line(r"transformer\.resblocks\.(\d+)\.ln_([12])\." + _WB, r"layers.\1.norm\2.\3"),
     Line(r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\." + _WB, r"layers.\1.fc1.\2"),
@@ -110,7 +110,7 @@ HUB_DINO = (
     Line(r"cls_token", "class_token", lambda tensor: tensor[0, 0]),
     Line(r"pos_embed", "positions", _first),
     Line(r"norm\." + _WB, r"norm_last.\1"),
-    *_fused(r"blocks\.(\d+)\.attn\.qkv\." + _WB, r"layers.\1.{}.\2"),
+    *_fused(r"blocks\.(\d+)\.attn\.qkv\." + _WB),
     Line(r"blocks\.(\d+)\.attn\.proj\." + _WB, r"layers.\1.o.\2"),
     Line(r"blocks\.(\d+)\.norm([12])\." + _WB, r"layers.\1.norm\2.\3"),
     Line(r"blocks\.(\d+)\.mlp\.fc([12])\." + _WB, r"layers.\1.fc\2.\3"),

@@ -100,7 +100,7 @@ class ScorerTensors:
         return self._viewed[key].source if key in self._viewed else key
 
 
-def load_vit(network: str, path: str | Path, source: Source, dtype=jnp.float32) -> ViT:
+def load_vit(network: str, path: str | Path, source: Source) -> ViT:
     """Loads a vision transformer.
 
     Args:
@@ -113,7 +113,7 @@ def load_vit(network: str, path: str | Path, source: Source, dtype=jnp.float32) 
     """
     with _opened(network, path, source) as ours:
         sizes = _vit_sizes(network, ours, source)
-        return _filled(lambda: ViT(sizes, key=jax.random.key(0)), ours, source, dtype)
+        return _filled(lambda: ViT(sizes, key=jax.random.key(0)), ours, source)
 
 
 def vit_sizes(network: str, path: str | Path, source: Source) -> ViTSizes:
@@ -122,14 +122,14 @@ def vit_sizes(network: str, path: str | Path, source: Source) -> ViTSizes:
         return _vit_sizes(network, ours, source)
 
 
-def load_text_encoder(path: str | Path, source: Source, dtype=jnp.float32) -> TextEncoder:
+def load_text_encoder(path: str | Path, source: Source) -> TextEncoder:
     """Loads ViCLIP's text encoder from ViCLIP's file. Raises as `load_vit` does."""
     with _opened("viclip_text", path, source) as ours:
         vocabulary, _ = _axes(ours, source, "tokens", 2)
         length, _ = _axes(ours, source, "positions", 2)
         _, out = _axes(ours, source, "projection", 2)
         sizes = TextSizes(_layer_sizes(ours, source, True, scaled=False), vocabulary, length, out)
-        return _filled(lambda: TextEncoder(sizes, key=jax.random.key(0)), ours, source, dtype)
+        return _filled(lambda: TextEncoder(sizes, key=jax.random.key(0)), ours, source)
 
 
 @contextlib.contextmanager
@@ -167,8 +167,8 @@ def _axes(ours: ScorerTensors, source: Source, key: str, count: int) -> tuple[in
     return shape
 
 
-def _filled(make, ours: ScorerTensors, source: Source, dtype):
+def _filled(make, ours: ScorerTensors, source: Source):
     shapes = jax.eval_shape(make)
     places = tables.places(shapes, RULES)
     check_places(f"{ours.path} does not hold {source.what}", places, ours)
-    return fill(shapes, places, ours, dtype)
+    return fill(shapes, places, ours, jnp.float32)

@@ -58,7 +58,7 @@ def as_film_story(story: WorldStory, name: str) -> FilmStory:
 
 
 def rank_agreement(
-    measured: Sequence[Mapping[str, Any]], judged: Sequence[FilmScores], seed: int = 0
+    measured: Sequence[Mapping[str, Any]], judged: Sequence[FilmScores]
 ) -> dict[str, Interval]:
     """Spearman's correlation over films for every measure, with its interval over films.
 
@@ -79,14 +79,14 @@ def rank_agreement(
             ],
             float,
         ).reshape(-1, 2)
-        found[name] = _spearman(pairs[~np.isnan(pairs).any(axis=1)], seed)
+        found[name] = _spearman(pairs[~np.isnan(pairs).any(axis=1)])
     return found
 
 
-def _spearman(pairs: np.ndarray, seed: int) -> Interval:
+def _spearman(pairs: np.ndarray) -> Interval:
     if len(pairs) < 3:
         return Interval(float("nan"), -1.0, 1.0, len(pairs))
-    draws = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    draws = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     resampled = [_correlation(pairs[draw]) for draw in draws]
     low, high = (
         np.nanquantile(resampled, [0.025, 0.975]) if not all(np.isnan(resampled)) else (-1.0, 1.0)

@@ -39,7 +39,7 @@ class Evaluation:
     report: dict[str, Any]
 
 
-def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> Evaluation:
+def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
     """Measures `model`.
 
     Raises:
@@ -60,7 +60,6 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
         find_returns(engine.world, config.seed, config.returns),
         policies,
         min(config.batch, config.returns),
-        progress,
     )
     free = None
     if config.films:
@@ -71,7 +70,6 @@ def evaluate(model: Model, config: EvaluationConfig, progress: bool = True) -> E
             config.seed,
             policies,
             min(config.batch, config.films),
-            progress,
         )
     settings = {
         **dataclasses.asdict(config),

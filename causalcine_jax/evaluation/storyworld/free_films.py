@@ -76,14 +76,9 @@ class FilmScores:
     shots: list[ShotScores]
 
 
-def score_film(
-    story: WorldStory,
-    video: UInt8[np.ndarray, "t h w 3"],
-    judge: Judge,
-    detector: CutDetector = CutDetector(),
-) -> FilmScores:
+def score_film(story: WorldStory, video: UInt8[np.ndarray, "t h w 3"], judge: Judge) -> FilmScores:
     """Judges a film that was generated or rendered for `story`, in the story's shot ranges."""
-    asked, found = true_cuts(story), detector(video)
+    asked, found = true_cuts(story), CutDetector()(video)
     near = {tolerance: detection(found, asked, tolerance, len(video)) for tolerance in TOLERANCES}
     return FilmScores(
         sca(found, asked, len(video)), near, score_shots(story, judge.read(video), judge)

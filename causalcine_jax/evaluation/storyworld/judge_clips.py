@@ -60,8 +60,8 @@ _MIRROR_SIGN = np.array([-1, -1, -1, -1, -1, 1, 1, -1, -1, 1, 1, 1], np.float32)
 _MIRROR_ORDER = [0, 1, 2, 3, 4, 6, 5, 8, 7, 9, 10, 11]
 
 
-def sample_clips(clips: int, first_story: int = 0) -> dict[str, np.ndarray]:
-    """Samples clips from story `first_story` of TRAINING_SEED on.
+def sample_clips(clips: int) -> dict[str, np.ndarray]:
+    """Samples clips from the first stories of TRAINING_SEED.
 
     Returns:
       frames: uint8 [n, CLIP_FRAMES, 48, 80, 3].
@@ -70,10 +70,10 @@ def sample_clips(clips: int, first_story: int = 0) -> dict[str, np.ndarray]:
       head: int32 [n, CLIP_FRAMES, species], the cell that holds its head, else -1.
       pose: float32 [n, CLIP_FRAMES, species, len(POSE)].
     """
-    world, rng = WorldConfig.base(), np.random.default_rng([TRAINING_SEED, first_story])
+    world, rng = WorldConfig.base(), np.random.default_rng([TRAINING_SEED, 0])
     shapes: list[np.ndarray] = []
     truth: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
-    index = first_story
+    index = 0
     while len(shapes) < clips:
         story = sample_story(TRAINING_SEED, index, world)
         drawn = scene_parameters(story)
@@ -133,7 +133,8 @@ def with_nonsense(rng: np.random.Generator, clips: dict[str, np.ndarray]) -> dic
     return clips
 
 
-def _render(shapes: Float[np.ndarray, "n k fields"], block: int = 32 * CLIP_FRAMES) -> np.ndarray:
+def _render(shapes: Float[np.ndarray, "n k fields"]) -> np.ndarray:
+    block = 32 * CLIP_FRAMES
     paint = jax.jit(functools.partial(render, height=HEIGHT, width=WIDTH, xp=jnp))
     padded = np.concatenate([shapes, np.repeat(shapes[-1:], -len(shapes) % block, axis=0)])
     starts = range(0, len(padded), block)

@@ -24,6 +24,8 @@ from causalcine_jax.evaluation.storyworld.judge_clips import mirrored, sample_cl
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.progress import progress_bar
 
+RATE = 0.02  # of Muon at its peak
+
 
 def degrade(key: Array, frames: Float[Array, "n t h w 3"]) -> Float[Array, "n t h w 3"]:
     """Distorts clips (values 0..1), each by its own amount.
@@ -128,11 +130,9 @@ def _masked(logits: Array, labels: Array) -> Array:
     return jnp.sum(each * (labels >= 0)) / jnp.maximum(jnp.sum(labels >= 0), 1)
 
 
-def train(
-    clips: dict[str, np.ndarray], steps: int, batch: int = 8, rate: float = 0.02, seed: int = 0
-) -> judge.Params:
+def train(clips: dict[str, np.ndarray], steps: int, batch: int) -> judge.Params:
     """Trains the judge for `steps` of Muon and Adam, with a warm-up and a cosine schedule."""
-    params = judge.init_params(jax.random.key(seed))
+    params = judge.init_params(jax.random.key(0))
     decay = lambda peak: optax.warmup_cosine_decay_schedule(
         0.0, peak, steps // 20, steps, peak / 100
     )
@@ -140,7 +140,7 @@ def train(
     convolution = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
     kinds = {name: convolution if value.ndim == 4 else None for name, value in params.items()}
     optimizer = optax.contrib.muon(
-        decay(rate), adam_learning_rate=decay(rate / 8), muon_weight_dimension_numbers=kinds
+        decay(RATE), adam_learning_rate=decay(RATE / 8), muon_weight_dimension_numbers=kinds
     )
 
     @jax.jit
@@ -150,7 +150,7 @@ def train(
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    state, rng, key = optimizer.init(params), np.random.default_rng(seed), jax.random.key(seed + 1)
+    state, rng, key = optimizer.init(params), np.random.default_rng(0), jax.random.key(1)
     progress = progress_bar(steps, "step", "train the judge", over=range(steps))
     order = np.concatenate(
         [

@@ -25,17 +25,17 @@ from causalcine_jax.utils.atomic_file import atomic_file
 THUMB_WIDTH, GAP, MARGIN, LABEL = 300, 12, 48, 58
 RIGHT, WRONG = (140, 206, 132), (232, 112, 100)
 HEADS = {TRUTH: "true return", VAE: "through the VAE"}
+RETURNS_SHOWN = 10
 SHOWN = ("colour", "accessory", "joint", "mean")
 
 
-def write_returns_sheet(path: Path, result: RecallResult, count: int = 10) -> None:
+def write_returns_sheet(path: Path, result: RecallResult) -> None:
     """Draws a row per return: first appearance, true return, and each policy's frame.
 
     Below each frame is what the judge read in it.
     """
-    chosen = np.unique(
-        np.linspace(0, len(result.cases) - 1, min(count, len(result.cases))).astype(int)
-    )
+    cases = len(result.cases)
+    chosen = np.unique(np.linspace(0, cases - 1, min(RETURNS_SHOWN, cases)).astype(int))
     columns = list(result.verdicts)
     height, width, _ = result.stills[TRUTH][0].shape
     thumb = (THUMB_WIDTH, round(THUMB_WIDTH * height / width))

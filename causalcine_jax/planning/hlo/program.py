@@ -144,14 +144,14 @@ class HloProgram:
 
         return of(self.entry)
 
-    def running(self, *, into_fusions: bool = False) -> Iterator[tuple[Computation, Instruction]]:
-        """Every instruction reachable from the entry, once."""
+    def running(self) -> Iterator[tuple[Computation, Instruction]]:
+        """Every instruction reachable from the entry but by fusions, once."""
         seen, waiting = {self.entry}, [self.entry]
         while waiting:
             computation = self.computations[waiting.pop()]
             for one in computation.instructions.values():
                 yield computation, one
-                if not one.is_fusion or into_fusions:
+                if not one.is_fusion:
                     new = [
                         name
                         for name in one.called
