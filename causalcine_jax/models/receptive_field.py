@@ -60,13 +60,9 @@ def field_size(pool_frames: int, memory: MemoryConfig, chunk_frames: int) -> int
     return min(pool_frames, memory.window_chunks * chunk_frames + memory.retrieved_frames)
 
 
-def mean_query(q: Float[Array, "b t h e"]) -> Float[Array, "b h e"]:
-    """A chunk's query to memory: the mean of its unrotated, normed queries (paper Eq. 6)."""
-    return jnp.mean(q.astype(jnp.float32), axis=1)
-
-
 def choose_fields(
-    query: Float[Array, "b h e"],
+    q: Float[Array, "b t h e"],
+    prompt_key: Float[Array, "b h e"] | None,
     descriptors: Float[Array, "b f h e"],
     frame: Int[Array, " f"],
     chunk_index: Int[Array, ""],
@@ -75,9 +71,11 @@ def choose_fields(
 ) -> ReceptiveField:
     """Each film's field [b, ...] for one chunk in one layer.
 
-    query               `mean_query`, or the mean key of the prompt under a policy `by_prompt`
+    q                   the chunk's unrotated, normed queries; their mean asks memory (paper Eq. 6)
+    prompt_key          asks in their place, under a policy `by_prompt`: the prompt's mean key
     descriptors, frame  of the pool's F frames, as `receptive_field` takes them
     """
+    query = jnp.mean(q.astype(jnp.float32), axis=1) if prompt_key is None else prompt_key
     choose = lambda query, keys: receptive_field(
         query, keys, frame, chunk_index, memory, chunk_frames
     )

@@ -9,7 +9,7 @@ from causalcine_jax.config import AFTER_CUT, MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.memory_policies import POLICIES, Policy
 from causalcine_jax.models.cache.kv_cache import describe
-from causalcine_jax.models.receptive_field import choose_fields, mean_query, receptive_field
+from causalcine_jax.models.receptive_field import choose_fields, receptive_field
 
 
 def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
@@ -75,11 +75,11 @@ def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
     queries[0, :, 0, 0] = 8, -1, -1, -1
     memory = MemoryConfig(window_chunks=1, memory_frames=1)
     found = choose_fields(
-        mean_query(jnp.asarray(queries)), described, jnp.arange(6), jnp.int32(3), memory, 2
+        jnp.asarray(queries), None, described, jnp.arange(6), jnp.int32(3), memory, 2
     )
     assert found.frame[0].tolist() == [5, 4, 3]
     found = choose_fields(
-        mean_query(jnp.asarray(-queries)), described, jnp.arange(6), jnp.int32(3), memory, 2
+        jnp.asarray(-queries), None, described, jnp.arange(6), jnp.int32(3), memory, 2
     )
     assert found.frame[0, :2].tolist() == [5, 4] and found.frame[0, 2] != 3
 
@@ -98,11 +98,11 @@ def test_a_policy_may_ask_by_the_prompt_or_by_the_newest_frame():
     keys[0, 11, ..., :] = 1, 2
     keys = jnp.asarray(keys)
     described, time = describe(keys), jnp.arange(12)
-    query, prompt = jnp.asarray([[[1.0, 0.0]]]), jnp.asarray([[[0.0, 1.0]]])
+    query, prompt = jnp.asarray([[[[1.0, 0.0]]]]), jnp.asarray([[[0.0, 1.0]]])
 
-    def retrieved(policy, asked=query, **rule):
+    def retrieved(policy, prompt_key=None, **rule):
         memory = MemoryConfig(policy, window_chunks=1, **{"memory_frames": 1} | rule)
-        found = choose_fields(asked, described, time, jnp.int32(4), memory, 3)
+        found = choose_fields(query, prompt_key, described, time, jnp.int32(4), memory, 3)
         return found.frame[0, 3:].tolist()
 
     assert retrieved("camr") == [1] and retrieved("prompt", prompt) == [4]

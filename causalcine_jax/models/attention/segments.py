@@ -19,7 +19,7 @@ from causalcine_jax.models.attention.growing_field import attend_smallest
 from causalcine_jax.models.attention.packed_fields import attend_fields, fits
 from causalcine_jax.models.cache.history import History, take
 from causalcine_jax.models.cache.quantised import restored, values_of
-from causalcine_jax.models.receptive_field import ReceptiveField, choose_fields, mean_query
+from causalcine_jax.models.receptive_field import ReceptiveField, choose_fields
 from causalcine_jax.models.rope import rotate, rotation
 from causalcine_jax.parallel.platform import platform
 
@@ -76,7 +76,9 @@ def attend_segments(
     memory = shared.config.memory
     one_rule = memory.route_clean or shared.clean == 0
     if q.shape[1] > 1 and one_rule and fits(q, past, memory):
-        choose = lambda q, index, prompt_key: _chosen(q, prompt_key, past, index, shared.config)
+        choose = lambda q, index, prompt_key: choose_fields(
+            q, prompt_key, past.descriptors, past.frame, index, memory, shared.config.chunk_frames
+        )
         if preset is None:
             preset = jax.vmap(choose, in_axes=(1, 0, 1))(q, shared.chunk_index, prompt_key)
         return attend_fields(q, k, v, past, preset, shared.grid), preset, None
@@ -112,20 +114,6 @@ def _each(operands, past: History, shared: Shared):
     return jax.lax.map(body, operands, batch_size=config.segments_at_once)
 
 
-def _chosen(
-    q: Float[Array, "b t h e"],
-    prompt_key: Float[Array, "b h e"] | None,
-    past: History,
-    chunk_index: Int[Array, ""],
-    config: PassConfig,
-) -> ReceptiveField:
-    """The fields [b, ...] of one segment, scored by `prompt_key`, or by its queries if None."""
-    query = mean_query(q) if prompt_key is None else prompt_key
-    return choose_fields(
-        query, past.descriptors, past.frame, chunk_index, config.memory, config.chunk_frames
-    )
-
-
 def _attend_segment(operands, past: History, shared: Shared, alone: bool):
     """One segment: choose its field, gather and rotate the frames, attend. q, k, v [b, t, h, e].
 
@@ -147,7 +135,9 @@ def _attend_segment(operands, past: History, shared: Shared, alone: bool):
         return attention(q_rotated, k_rotated, v), None, None
     field = preset
     if field is None:
-        field = _chosen(q, prompt_key, past, chunk_index, shared.config)
+        field = choose_fields(
+            q, prompt_key, past.descriptors, past.frame, chunk_index, memory, chunk_frames
+        )
 
     def attend(frames: int):
         """Attends to the field's first `frames` frames; its length must not exceed that."""

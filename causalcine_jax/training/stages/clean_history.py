@@ -8,6 +8,7 @@ from causalcine_jax.config import PassConfig
 from causalcine_jax.film.rollout import commit_chunk, embed_prompt, empty_cache
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.gather import gather
 
 
 def clean_history(
@@ -24,7 +25,7 @@ def clean_history(
 
     def commit(pool: KVCache, index):
         chunk = jax.lax.dynamic_slice_in_dim(film, index * chunk_frames, chunk_frames, axis=1)
-        prompt = jax.vmap(lambda prompts, shot: prompts[shot])(text, shot_of_chunk[:, index])
+        prompt = gather(text, shot_of_chunk[:, index, None])[:, 0]
         return commit_chunk(
             model, pool, chunk, embed_prompt(model, prompt), index, memory=config.memory
         ), None

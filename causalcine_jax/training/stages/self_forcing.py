@@ -27,7 +27,8 @@ from causalcine_jax.film.rollout import chunk_velocity, commit_chunk, empty_cach
 from causalcine_jax.film.state import noise_of
 from causalcine_jax.models import dit
 from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.models.dit import TextContext, Transformer
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.gather import gather
 from causalcine_jax.models.packed import pool_forced
 from causalcine_jax.training.stages.scoring import FilmSlice
 
@@ -142,7 +143,8 @@ def student_rollout(
     pool = empty_cache(model, films, chunks * chunk_frames, frame_shape[:2], chunk_frames)
 
     def chunk(pool: KVCache, index):
-        context = _prompt_of(prompts, shot_of_chunk[:, index])
+        shot = shot_of_chunk[:, index, None]
+        context = jax.tree.map(lambda a: jax.vmap(gather, (0, None))(a, shot), prompts)
         noise, key_solver = noise_of(key_noise, index, (films, chunk_frames, *frame_shape))
         velocity = lambda x, t: chunk_velocity(model, pool, x, t, context, index, memory)
         xt, x0 = sample_until(velocity, noise, sampler, key_solver, exit_step)
@@ -183,13 +185,3 @@ def generated(
     pool = jax.lax.stop_gradient(rollout.pool)
     velocity = pool_forced(model, pool, xt, t, text, shot_of_chunk, passes, first=rollout.start)
     return xt - sigma * velocity.astype(jnp.float32)
-
-
-def _prompt_of(prompts: TextContext, shot: Int[Array, " b"]) -> TextContext:
-    """One prompt per film, of the shot that it is in."""
-    return jax.tree.map(
-        lambda a: jax.vmap(lambda shots, i: shots[:, i][:, None], in_axes=(1, 0), out_axes=1)(
-            a, shot
-        ),
-        prompts,
-    )
