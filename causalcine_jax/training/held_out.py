@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.parallel.sharding import put_batch
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.state import Nets, Stage, TrainState
+from causalcine_jax.training.state import Nets, Stage, TrainState, weighted
 from causalcine_jax.training.step_memory import CheckedProgram
 
 SEED = 2**30  # of the noise; the run's own keys come from config.seed
@@ -40,7 +40,7 @@ class HeldOut:
             loss, metrics = update.loss(
                 cast_weights(trained, dtype), cast_weights(others, dtype), batch, key
             )
-            return {**metrics, "loss": (loss, jnp.ones(()))}
+            return metrics | weighted({"loss": loss})
 
         self._mesh = mesh
         self._metrics = CheckedProgram(jax.jit(metrics), "the held-out measurement", config, say)

@@ -26,6 +26,11 @@ Loss = Callable[[Nets, Nets, Any, Array], tuple[Float[Array, ""], Metrics]]
 Limit = tuple[float, str]  # the largest sound mean of a metric, and what to do about a larger one
 
 
+def weighted(values: dict[str, Array]) -> Metrics:
+    """Metrics of one value each, all of weight one."""
+    return {name: (value, jnp.ones(())) for name, value in values.items()}
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MetricSums:

@@ -13,7 +13,7 @@ import optax
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.optim import learning_rate, make_optimizer
-from causalcine_jax.training.state import MetricSums, Nets, StageNets, TrainState, Update
+from causalcine_jax.training.state import MetricSums, Nets, StageNets, TrainState, Update, weighted
 
 # The "step" whose key initialises the networks. Every update of a step needs keys of its own: the
 # first folds in nothing, update n folds in INIT - n.
@@ -46,7 +46,7 @@ def make_update(
             cast_weights(params, dtype), cast_weights(fixed, dtype), batch, key
         )
         (value, metrics), grads = jax.value_and_grad(compute, has_aux=True)(params)
-        return grads, {**metrics, own["loss"]: (value, jnp.ones(()))}
+        return grads, metrics | weighted({own["loss"]: value})
 
     def run(state: TrainState, fixed: Nets, batch) -> TrainState:
         base = (
@@ -91,7 +91,7 @@ def make_update(
             own["grad_norm"]: norm,
             **{metric: norms[name] for name, metric in _norm_names(update).items()},
         }
-        metrics |= {metric: (value, jnp.ones(())) for metric, value in noted.items()}
+        metrics |= weighted(noted)
         window = _noted(state, update, metrics, finite, in_a_row, config.log_every)
         return replace(
             state,

@@ -34,7 +34,7 @@ from causalcine_jax.training.stages.self_forcing import (
     generated,
     student_rollout,
 )
-from causalcine_jax.training.state import Loss, Metrics, Nets
+from causalcine_jax.training.state import Loss, Nets, weighted
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def generator_loss(task: DistributionMatching) -> Loss:
                 "adversarial": adversarial,
                 "adversarial_gradient": weight * x.size * jnp.mean(jnp.abs(pull)),
             }
-        return value, _weighted(metrics)
+        return value, weighted(metrics)
 
     return loss
 
@@ -202,7 +202,7 @@ def critic_loss(task: DistributionMatching) -> Loss:
             )
             value += task.gan.discriminator_weight * head
             metrics |= of_head
-        return value, _weighted(metrics)
+        return value, weighted(metrics)
 
     return loss
 
@@ -267,7 +267,3 @@ def _noise_of_head(task: DistributionMatching, key, film, of_scores):
         return of_scores
     t, noise = _noise(task, jax.random.fold_in(key, 2), film, task.gan.shift)
     return t * (task.gan.t_max / flow.TRAIN_TIMES), noise
-
-
-def _weighted(metrics: dict[str, Array]) -> Metrics:
-    return {name: (value, jnp.ones(())) for name, value in metrics.items()}

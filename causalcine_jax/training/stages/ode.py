@@ -35,7 +35,7 @@ from causalcine_jax.models.packed import pool_forced, teacher_forced
 from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.stages.prompts import embed, embed_null
-from causalcine_jax.training.state import Loss, Metrics, Nets
+from causalcine_jax.training.state import Loss, Metrics, Nets, weighted
 from causalcine_jax.utils.arrays import AnyArray
 
 # Public step lists are rounded, so a student's time matches a teacher's this close, of 1000.
@@ -246,7 +246,6 @@ def split_record(batch, points: int):
 
 
 def _by_time(task: ODEInit, errors: Float[Array, " k"]) -> Metrics:
-    return {
-        f"x0_t{round(float(t))}": (error, jnp.ones(()))
-        for t, error in zip(task.times, errors, strict=True)
-    }
+    return weighted(
+        {f"x0_t{round(float(t))}": error for t, error in zip(task.times, errors, strict=True)}
+    )

@@ -28,7 +28,7 @@ from causalcine_jax.training.stages.autoencoder import autoencoder_loss
 from causalcine_jax.training.stages.dmd import DistributionMatching, critic_loss, generator_loss
 from causalcine_jax.training.stages.ode import ODEInit, ode_init_loss
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
-from causalcine_jax.training.state import Limit, Loss, Nets, Stage, StageNets, Update
+from causalcine_jax.training.state import Limit, Loss, Nets, Stage, StageNets, Update, weighted
 
 Init = Callable[[Array], Any]  # a key to a network with random weights
 
@@ -160,11 +160,13 @@ def _clips_loss(config: TrainConfig) -> Loss:
     def loss(trained: Nets, fixed: Nets, batch, key):
         video = paint(batch, height, width)
         value, metrics = autoencoder_loss(trained["vae"], video, key, config.autoencoder)
-        return value, {
-            name: (jnp.asarray(metric, jnp.float32), jnp.ones(()))
-            for name, metric in metrics.items()
-            if name != "loss"
-        }
+        return value, weighted(
+            {
+                name: jnp.asarray(metric, jnp.float32)
+                for name, metric in metrics.items()
+                if name != "loss"
+            }
+        )
 
     return loss
 

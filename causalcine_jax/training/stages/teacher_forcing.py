@@ -20,7 +20,7 @@ from causalcine_jax.diffusion import flow
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.prompts import embed
-from causalcine_jax.training.state import Metrics, Nets
+from causalcine_jax.training.state import Metrics, Nets, weighted
 from causalcine_jax.utils.arrays import AnyArray
 
 BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
@@ -108,7 +108,7 @@ def drop_captions(
 def error_by_time(error: Float[Array, "b f"], t: Float[Array, "b f"]) -> Metrics:
     """The mean error over all times and per part of 0..1000, as (sum, weight): mse_t0_250 etc."""
     edges = np.linspace(0, flow.TRAIN_TIMES, BUCKETS + 1).astype(int)
-    metrics = {"mse": (jnp.mean(error), jnp.ones(()))}
+    metrics = weighted({"mse": jnp.mean(error)})
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         inside = ((t > low) & (t <= high)).astype(jnp.float32)
         metrics[f"mse_t{low}_{high}"] = (jnp.sum(error * inside), jnp.sum(inside))
