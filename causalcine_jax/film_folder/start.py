@@ -27,12 +27,12 @@ from jaxtyping import Array, Float, UInt8
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.film_folder.record import START_ID
 from causalcine_jax.models.vae.video import encode_pieces, to_model_range
+from causalcine_jax.film_folder.record import with_start
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render import clip, still
 from causalcine_jax.render.clip import Frame
-from causalcine_jax.story import Shot, Story
+from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import file_hash
 
 ALL_SEEN = 0.995  # of a frame's side: less is said to be cut
@@ -114,9 +114,8 @@ def opening(start: Start, story: Story, model: Model) -> Opening:
     latents = encode(model.vae, frames, lengths)
     chunks = latents.shape[1] // model.chunk_frames
     record = {"file": str(start.file), "sha256": digest, "caption": start.caption, "chunks": chunks}
-    shot = Shot(start.caption, chunks=chunks, id=START_ID)
     return Opening(
-        dataclasses.replace(story, shots=(shot, *story.shots)),
+        with_start(story, record),
         latents,
         record,
         tuple(f"{start.file}: {note}" for note in notes),

@@ -148,13 +148,11 @@ class TrainConfig:
         A wrong type hides faults of range, and those hide faults between fields: they compare the
         values.
         """
-        for check in (self._type_faults, self._range_faults, self._combination_faults):
+        types = lambda: type_faults(self)
+        for check in (types, self._range_faults, self._combination_faults):
             if found := [*check()]:
                 return found
         return []
-
-    def _type_faults(self) -> Iterable[str]:
-        yield from type_faults(self)
 
     def _range_faults(self) -> Iterable[str]:
         yield from choice_faults("stage", self.stage, STAGES)

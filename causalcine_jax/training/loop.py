@@ -91,7 +91,9 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
         for optim in config.optims:
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
-        by_first(lambda: None if _keeps_config(out) else save_config(out, config))
+        # Where steps were trained, their config stays at first: a changed one follows later.
+        kept = lambda: any_checkpoint(out) and (out / FILE).is_file()
+        by_first(lambda: None if kept() else save_config(out, config))
         check_all(
             ""
             if (out / FILE).is_file()
@@ -106,11 +108,6 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
             return run.run()
         finally:
             run.close()
-
-
-def _keeps_config(out: Path) -> bool:
-    """Whether `out` has the config of steps that were trained; a changed one follows later."""
-    return any_checkpoint(out) and (out / FILE).is_file()
 
 
 class Run:

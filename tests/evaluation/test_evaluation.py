@@ -39,7 +39,6 @@ from causalcine_jax.evaluation.storyworld.recall import (
     Verdict,
     find_returns,
     measure_recall,
-    policy_configs,
     summarise,
 )
 from causalcine_jax.evaluation.storyworld.report import build_report, markdown
@@ -268,7 +267,7 @@ def untrained(tiny_model, judge):
     engine = BatchRollout(
         tiny_model, WORLD, SamplerConfig(solver="euler", steps=1, guidance=2.0), seed=3
     )
-    policies = policy_configs(["camr"], MemoryConfig())
+    policies = {"camr": MemoryConfig("camr")}
     cases = find_returns(WORLD, SEED, 3)
     measured = measure_recall(engine, judge, cases, policies, films=2, progress=False)
     free = free_films.measure_free_films(

@@ -21,7 +21,6 @@ from causalcine_jax.evaluation.storyworld.recall import (
     RecallResult,
     find_returns,
     measure_recall,
-    policy_configs,
 )
 from causalcine_jax.evaluation.storyworld.report import build_report, markdown
 from causalcine_jax.evaluation.tables import write_report
@@ -53,7 +52,8 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
         config.seed,
         pool=PoolConfig(on=config.pool_on),
     )
-    judge, policies = Judge.load(), policy_configs(list(config.policies), model.memory)
+    judge = Judge.load()
+    policies = {name: dataclasses.replace(model.memory, policy=name) for name in config.policies}
     recall = measure_recall(
         engine,
         judge,

@@ -10,7 +10,6 @@ All decoded rows start from the same true chunk before the return; the decoder s
 earlier frame.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -277,8 +276,3 @@ def _remembered(seen: np.ndarray, batch: list[ReturnCase], memory: MemoryConfig)
         old = (seen[:, i] >= 0) & (chunk_of < case.back.chunk - memory.window_chunks)
         fractions.append(float((old & shows[chunk_of]).any(axis=1).mean()))
     return fractions
-
-
-def policy_configs(names: list[str], memory: MemoryConfig) -> dict[str, MemoryConfig]:
-    """Returns the model's memory config under each policy."""
-    return {name: dataclasses.replace(memory, policy=name) for name in names}
