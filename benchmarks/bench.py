@@ -28,8 +28,9 @@ from benchmarks.settings import Settings
 from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
 from causalcine_jax.errors import DataError, UsageError, disk_faults
-from causalcine_jax.film_folder.record import pretty, software
+from causalcine_jax.film_folder.record import pretty
 from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.environment import software
 
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")

@@ -39,12 +39,12 @@ from causalcine_jax.convert.safetensors_files import header
 from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
-from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.presets import preset
+from causalcine_jax.utils.environment import device, software
 
 SHARD_BYTES = 5 * 10**9
 BLOCK_BYTES = 64 << 20

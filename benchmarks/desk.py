@@ -56,7 +56,7 @@ def desk(
     raise_faults(
         "desk", [f"unknown case {n!r}, {nearest(n, CASES)}" for n in names if n not in CASES]
     )
-    from causalcine_jax.film_folder.record import run_context
+    from causalcine_jax.utils.environment import run_context
 
     record = {
         "schema": SCHEMA,

@@ -25,9 +25,9 @@ from causalcine_jax.evaluation.storyworld.agreement import as_film_story, rank_a
 from causalcine_jax.evaluation.storyworld.free_films import score_film, stories_apart
 from causalcine_jax.evaluation.storyworld.reading import Judge
 from causalcine_jax.evaluation.storyworld.true_films import true_film
-from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.storyworld import WORLDS, WorldStory
+from causalcine_jax.utils.environment import device, software
 from causalcine_jax.utils.progress import progress_bar
 
 SEED, FPS = 77, 16

@@ -32,10 +32,10 @@ from causalcine_jax.film.pool import closed_pool_size
 from causalcine_jax.film.rollout import chunk_pass, segment
 from causalcine_jax.film.rollout_functions import RolloutFunctions
 from causalcine_jax.film.state import chunk_noise, roll_chunk
-from causalcine_jax.film_folder.record import run_context
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.story import read_story
+from causalcine_jax.utils.environment import run_context
 
 KEPT = ("near", "chunk behind the window", "last commit's", "nothing")
 

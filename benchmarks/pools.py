@@ -54,10 +54,10 @@ from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.pool import check_pool
 from causalcine_jax.film.state import decode_next
-from causalcine_jax.film_folder.record import run_context
 from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
+from causalcine_jax.utils.environment import run_context
 
 WHOLE, INT8, OLDEST, LEAST = "whole film", "whole film, int8", "oldest", "least_retrieved"
 

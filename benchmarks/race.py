@@ -27,7 +27,7 @@ from benchmarks.roofline import roofline, roofline_table
 from benchmarks.timing import spread
 from causalcine_jax.cli import cores
 from causalcine_jax.errors import DataError, choice_faults, raise_faults, range_faults
-from causalcine_jax.film_folder.record import software
+from causalcine_jax.utils.environment import software
 
 SCHEMA = "causalcine/race@1"
 DTYPES = ("float32", "bfloat16")

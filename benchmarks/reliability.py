@@ -47,7 +47,7 @@ def reliability(
     from benchmarks.full_disk import full_disk
     from benchmarks.fuzz import fuzz
     from benchmarks.kills import kills
-    from causalcine_jax.film_folder.record import run_context
+    from causalcine_jax.utils.environment import run_context
 
     made = run_context()
     made["command"] = "causalcine bench reliability"  # the flags name folders of this machine

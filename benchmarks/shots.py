@@ -30,7 +30,7 @@ from benchmarks.shot_films import (
 from causalcine_jax.data.video.shots import DETECTORS, Shot, ShotDetector, shot_detector
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.metrics.shot_cuts import Detection, detection
-from causalcine_jax.film_folder.record import device, software
+from causalcine_jax.utils.environment import device, software
 
 FIRST_SEED = 1000  # the rule's numbers were chosen on seeds from 0 on
 STORIES = 3  # films of StoryWorld for one of the others, because they are short

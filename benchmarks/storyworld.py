@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
+from causalcine_jax.utils.environment import device, software
 
 
 def films_per_second(draw, inputs) -> float:

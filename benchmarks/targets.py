@@ -20,8 +20,8 @@ from benchmarks.bench import bench, faults, in_process, made, missing_peers, wit
 from benchmarks.settings import Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetRun
 from causalcine_jax.errors import DataError, UsageError, nearest
-from causalcine_jax.film_folder.record import software
 from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.environment import software
 
 
 def measure_targets(

@@ -25,10 +25,10 @@ from causalcine_jax.evaluation.metrics.reconstruction import reconstruction
 from causalcine_jax.evaluation.storyworld.round_trips import round_trip, round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
-from causalcine_jax.film_folder.record import device, software
 from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import WORLDS, WorldStory, sample_story
+from causalcine_jax.utils.environment import device, software
 
 SEED = 20261128  # of stories that no stage trains on
 REPEATS = 3

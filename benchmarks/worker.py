@@ -84,7 +84,7 @@ def measure_part(part: str, settings: Settings | None, **given) -> dict:
     except Exception as error:
         traceback.print_exc()
         raise DataError(f"{type(error).__name__}: {first_line(error)}") from error
-    from causalcine_jax.film_folder.record import device
+    from causalcine_jax.utils.environment import device
 
     return {"result": result, "device": device()}
 

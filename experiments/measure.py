@@ -28,9 +28,10 @@ from causalcine_jax.errors import DataError
 from causalcine_jax.evaluation.storyworld import judge
 from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.film.model_folder import load_model, model_defaults
-from causalcine_jax.film_folder.record import device, pretty, software
+from causalcine_jax.film_folder.record import pretty
 from causalcine_jax.storyworld import WORLDS
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash, write_text
+from causalcine_jax.utils.environment import device, software
 from experiments import kinds, long_films
 from experiments.commands import Workshop
 from experiments.kinds import Amounts, Measured, Subject

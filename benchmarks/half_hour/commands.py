@@ -20,7 +20,7 @@ from benchmarks.half_hour.parts import (
     Part,
     parts,
 )
-from causalcine_jax.film_folder.record import software
+from causalcine_jax.utils.environment import software
 
 SCHEMA = "causalcine/half-hour@1"
 LAST_LINES, SHORTEST = 30, 10  # of output; seconds in which a part is still begun

@@ -47,6 +47,7 @@ from causalcine_jax.parallel.processes import by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
 from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.environment import device, software
 from causalcine_jax.utils.output import (
     check_absent,
     check_disk,
@@ -155,8 +156,8 @@ def _generate(
             "scale": scale,
             "model": folder.name,
             "weights_sha256": weights(),
-            "software": provenance.software(),
-            "device": {**provenance.device(), **asked.placement},
+            "software": software(),
+            "device": {**device(), **asked.placement},
             "timings": {
                 "total_seconds": round(time.perf_counter() - started, 3),
                 "pool_bytes": director.pool_bytes,

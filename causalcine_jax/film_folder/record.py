@@ -11,13 +11,7 @@ Progress, pictures and messages count chunks and shots from 1.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +29,6 @@ if TYPE_CHECKING:  # they import jax
     from causalcine_jax.film.settings import FilmSettings
 
 START_ID = "start"  # of the shot that a picture or clip begins
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
 
 
@@ -139,59 +132,6 @@ def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dic
         "fps": fps("denoise", "commit", "decode"),
         "fps_without_decode": fps("denoise", "commit"),
         "chunks": [{stage: round(value, 4) for stage, value in lap.items()} for lap in seconds],
-    }
-
-
-def software() -> dict[str, Any]:
-    """Versions of the packages, and the commit if the package runs from its own checkout."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("causalcine-jax", *PACKAGES):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {**versions, "commit": commit()}
-
-
-def commit() -> str | None:
-    """The checkout's git commit, with '+changes' if files differ; None for an installed package."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        # Fails in an installed package that lies inside another repository.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def device() -> dict[str, Any]:
-    import jax
-
-    first = jax.devices()[0]
-    return {
-        "platform": first.platform,
-        "kind": first.device_kind,
-        "count": jax.device_count(),
-        "host": platform.machine(),
-    }
-
-
-def run_context() -> dict[str, Any]:
-    """The context of a benchmark's numbers: the command, device, cores and software."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "device": device(),
-        "cores": os.cpu_count(),
-        "software": software(),
     }
 
 

@@ -22,6 +22,7 @@ from causalcine_jax.serve.parts import ModelInfo
 from causalcine_jax.story import Story
 from causalcine_jax.story_schema import SCHEMA
 from causalcine_jax.storyworld.lexicon import kinds, lexicon
+from causalcine_jax.utils.environment import device, software
 
 ROOM = 0.5  # of free memory for history: while it branches, a film has two
 UNKNOWN_MEMORY = 4 * 10**9
@@ -87,8 +88,8 @@ class FilmEngine:
             **provenance.recorded_settings(director.settings, self.model),
             "model": self.info.name,
             **self._files,
-            "software": provenance.software(),
-            "device": {**provenance.device(), **self.asked.placement},
+            "software": software(),
+            "device": {**device(), **self.asked.placement},
         }
 
     @functools.cached_property

@@ -10,7 +10,7 @@ from benchmarks.settings import PARTS, Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetNumber, TargetRun
 from benchmarks.targets import measure_targets
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film_folder.record import software
+from causalcine_jax.utils.environment import software
 
 STORYWORLD = {"preset": "storyworld"}
 RUNS = (

@@ -22,7 +22,7 @@ from causalcine_jax.evaluation.intervals import (
 from causalcine_jax.evaluation.metrics import consistency
 from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED, TOLERANCES, Detection
 from causalcine_jax.evaluation.tables import plain
-from causalcine_jax.film_folder.record import device, software
+from causalcine_jax.utils.environment import device, software
 
 
 def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
 from causalcine_jax.evaluation.storyworld import free_films, recall
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
-from causalcine_jax.film_folder.record import device, software
+from causalcine_jax.utils.environment import device, software
 
 # What the judge can read, and the ceiling of any policy.
 LABELS = {

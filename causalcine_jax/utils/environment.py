@@ -1,0 +1,65 @@
+"""What a record says of its run: the command, the software and the device."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
+
+
+def software() -> dict[str, Any]:
+    """Versions of the packages, and the commit if the package runs from its own checkout."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("causalcine-jax", *PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {**versions, "commit": commit()}
+
+
+def commit() -> str | None:
+    """The checkout's git commit, with '+changes' if files differ; None for an installed package."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Fails in an installed package that lies inside another repository.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device() -> dict[str, Any]:
+    import jax
+
+    first = jax.devices()[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "host": platform.machine(),
+    }
+
+
+def run_context() -> dict[str, Any]:
+    """The context of a benchmark's numbers: the command, device, cores and software."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "software": software(),
+    }
