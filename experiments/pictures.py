@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from causalcine_jax.evaluation.intervals import Interval
-from causalcine_jax.evaluation.storyworld.pictures import draw_bars, new_axes, save_figure
+from causalcine_jax.render.chart import draw_bars, new_axes, save_figure
 from causalcine_jax.render.typography import (
     ACCENT,
     PAPER,

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from causalcine_jax.errors import UsageError, disk_faults
+from causalcine_jax.render.chart import new_axes, save_figure
 from causalcine_jax.utils.atomic_file import atomic_file, write_text
 from causalcine_jax.utils.progress import Pace, progress_bar
 
@@ -119,12 +120,7 @@ def draw_loss_curve(out: Path) -> None:
     losses = sorted({name for record in records for name in record if _is_loss(name)})
     if not any(record.get(name) is not None for record in records for name in losses):
         return
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 5), dpi=120)
+    figure, (axes,) = new_axes(1)
     for name in sorted({name for record in records for name in record if name.startswith("mse_t")}):
         axes.plot(
             *_points(records, name),
@@ -137,9 +133,7 @@ def draw_loss_curve(out: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
-    with atomic_file(out / "loss.png") as partial:
-        figure.savefig(partial, format="png", bbox_inches="tight")
-    plt.close(figure)
+    save_figure(figure, out / "loss.png")
 
 
 def _is_loss(name: str) -> bool:
