@@ -8,11 +8,8 @@ import jax
 
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import DTYPES, MemoryConfig
-from causalcine_jax.convert import orbax_copy
-from causalcine_jax.convert.describe import describe, from_config
+from causalcine_jax.convert import abstract_network, orbax_copy
 from causalcine_jax.convert.find import PARTS, holds
-from causalcine_jax.convert.formats import open_part
-from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.families import FAMILIES
 from causalcine_jax.film.model_folder import model_defaults
@@ -74,14 +71,8 @@ def _on_disk(name: str) -> PlannedModel:
         )
     networks = {}
     for part in PARTS:
-        copy = orbax_copy.find(path, part)
-        if copy is not None:
-            _, networks[part] = from_config(
-                part, read_settings(copy / "config.json"), str(copy / "config.json")
-            )
-        elif holds(path, part):
-            with open_part(path, part) as tensors:
-                networks[part] = describe(part, tensors).shapes
+        if orbax_copy.find(path, part) is not None or holds(path, part):
+            _, networks[part] = abstract_network(path, part)
     if "transformer" not in networks:
         raise DataError(f"{path} has no transformer: a plan needs at least that")
     defaults, wan = model_defaults(path), FAMILIES["wan2.1-t2v-14b"]
