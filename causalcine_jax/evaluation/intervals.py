@@ -5,7 +5,7 @@ If a film answers several questions, `bootstrap_grouped` redraws whole films.
 `bootstrap_paired` compares two models on the same films, film by film.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,13 @@ class Grouped(NamedTuple):
 
     totals: Float[np.ndarray, " groups"]
     counts: Float[np.ndarray, " groups"]
+
+    @classmethod
+    def of(cls, scores: Iterable[Sequence[float]]) -> "Grouped":
+        """The scores [n] of every group."""
+        groups = list(scores)
+        totals, counts = ([measure(group) for group in groups] for measure in (sum, len))
+        return cls(np.array(totals, float), np.array(counts, float))
 
     @property
     def mean(self) -> float:

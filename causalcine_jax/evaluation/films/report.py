@@ -20,7 +20,12 @@ from causalcine_jax.evaluation.intervals import (
     bootstrap_mean,
 )
 from causalcine_jax.evaluation.metrics import consistency
-from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED, TOLERANCES, Detection
+from causalcine_jax.evaluation.metrics.shot_cuts import (
+    PAPER_CALIBRATED,
+    TOLERANCES,
+    Detection,
+    summed_rates,
+)
 from causalcine_jax.evaluation.tables import plain
 from causalcine_jax.utils.environment import device, software
 
@@ -123,12 +128,8 @@ def _cuts(films: list[Film]) -> dict[str, Any]:
         "missed": _mean(films, lambda film: film["cuts"]["missed"]),
         "extra": _mean(films, lambda film: film["cuts"]["extra"]),
     }
-    for tolerance in TOLERANCES:
-        near = sum((Detection(**each["near"][str(tolerance)]) for each in cuts), Detection())
-        found |= {
-            f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")
-        }
-    return found
+    near = [{t: Detection(**each["near"][str(t)]) for t in TOLERANCES} for each in cuts]
+    return found | summed_rates(near)
 
 
 def _absences(films: list[Film], kind: str) -> dict[str, dict[str, Interval]]:
@@ -151,11 +152,7 @@ def _over_stories(stories: list[list[dict[str, Any]]], absence: int, name: str) 
         [p[name] for p in pairs if p["absence"] == absence and p[name] is not None]
         for pairs in stories
     ]
-    return bootstrap_grouped(
-        Grouped(
-            np.array([sum(s) for s in scores], float), np.array([len(s) for s in scores], float)
-        )
-    )
+    return bootstrap_grouped(Grouped.of(scores))
 
 
 def _by_label(films: list[Film]) -> dict[str, dict[str, dict[str, Interval]]]:

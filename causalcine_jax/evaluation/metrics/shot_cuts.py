@@ -10,6 +10,7 @@ as in the supplement of HoloCine (A.1), which does not give the penalty.
 methods that never cut on stories of five shots, as published tables do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,13 @@ class Detection:
     @property
     def f1(self) -> float:
         return 2 * self.hits / (self.detected + self.asked) if self.detected + self.asked else 1.0
+
+
+def summed_rates(films: Sequence[dict[int, Detection]]) -> dict[str, float]:
+    """Precision, recall and F1 at every tolerance, over the cuts of all films: f1@2 etc."""
+    total = {t: sum((film[t] for film in films), Detection()) for t in TOLERANCES}
+    parts = ("precision", "recall", "f1")
+    return {f"{part}@{t}": getattr(near, part) for t, near in total.items() for part in parts}
 
 
 def detection(detected, asked, tolerance: int, frames: float = np.inf) -> Detection:

@@ -23,6 +23,7 @@ from causalcine_jax.evaluation.metrics.shot_cuts import (
     Detection,
     detection,
     sca,
+    summed_rates,
 )
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.judge import OF_CHARACTER
@@ -205,11 +206,7 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
     def fraction(answers) -> Interval:
         """Averages `answers(shot)` over all shots."""
         films = [[float(hit) for shot in film.shots for hit in answers(shot)] for film in scores]
-        return bootstrap_grouped(
-            Grouped(
-                np.array([sum(hits) for hits in films]), np.array([len(hits) for hits in films])
-            )
-        )
+        return bootstrap_grouped(Grouped.of(films))
 
     matched = sum(c.matched for c in cuts)
     summary: dict[str, Interval | float] = {
@@ -219,11 +216,7 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
         "missed_per_film": sum(c.missed for c in cuts) / max(1, len(cuts)),
         "extra_per_film": sum(c.extra for c in cuts) / max(1, len(cuts)),
     }
-    for tolerance in TOLERANCES:
-        near = sum((s.near[tolerance] for s in scores), Detection())
-        summary |= {
-            f"{part}@{tolerance}": getattr(near, part) for part in ("precision", "recall", "f1")
-        }
+    summary |= summed_rates([film.near for film in scores])
     for name in ("place", "time", "action", "size"):
         summary[name] = fraction(lambda shot, name=name: shot.prompt[name])
     summary["prompt"] = fraction(lambda shot: shot.prompt_hits)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from scipy.special import log_softmax
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.storyworld import judge
@@ -162,7 +163,7 @@ class Judge:
         motion = np.concatenate([_at(reading.motion, cell), judge.CELL_CENTRES[cell]], axis=-1)
         clips = motion[starts[:, None] + np.arange(0, CLIP_SPAN, CLIP_STRIDE)]
         logits = np.asarray(judge.act(self.params, clips.astype(np.float32)))
-        return CLASSES["action"][int(_mean_log_probability(logits).argmax())]
+        return CLASSES["action"][int(log_softmax(logits, axis=-1).mean(axis=0).argmax())]
 
 
 def of_character(reading: Reading, who: Sought = ANYBODY) -> CharacterReading | None:
@@ -223,8 +224,3 @@ def _probabilities(params: judge.Params, frames: UInt8[AnyArray, "n 48 80 3"]):
     return kept | {
         name: jax.nn.softmax(seen[name]) for name in ("species", *OF_CHARACTER, *OF_FRAME)
     }
-
-
-def _mean_log_probability(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, " classes"]:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).mean(axis=0)
