@@ -27,7 +27,7 @@ from causalcine_jax.utils.output import check_disk, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
 
-def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> LatentStore:
+def encode_storyworld(config: EncodeConfig, *, progress: bool = True) -> LatentStore:
     """Writes the store and returns it, open. Called again after an interruption, it resumes.
 
     Raises:
@@ -38,22 +38,22 @@ def encode_storyworld(config: EncodeConfig, *, show_progress: bool = True) -> La
     """
     kept = "stopped: the films so far are kept; the same command goes on from there"
     with one_writer(config.out, beside=True), kept_when_stopped(kept):
-        return _encode(config, show_progress)
+        return _encode(config, progress)
 
 
-def _encode(config: EncodeConfig, show_progress: bool) -> LatentStore:
+def _encode(config: EncodeConfig, progress: bool) -> LatentStore:
     task = _Task(config)
     check_disk(task.writer.fewest_bytes(), config.out)
     pending = sum(len(shard) for shard in task.writer.pending())
     check_disk(pending * task.writer.spec.film_bytes, config.out)
     start = time.monotonic()
     there = config.films - pending
-    with progress_bar(config.films, "film", "encode", done=there, shown=show_progress) as bar:
+    with progress_bar(config.films, "film", "encode", done=there, shown=progress) as bar:
         if config.processes == 1:
             task.run(0, 1, bar.update)
         else:
             _in_processes(config, bar.update)
-    if pending and show_progress:
+    if pending and progress:
         seconds = time.monotonic() - start
         print(
             f"{config.out}: {pending} films encoded in {seconds:.0f} s, "

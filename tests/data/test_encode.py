@@ -205,7 +205,7 @@ def test_prompts_that_do_not_fit_are_named(model, tiny_world, tmp_path):
     with pytest.raises(UsageError, match="caption too long, the model reads at most 5 tokens"):
         encode_storyworld(
             EncodeConfig(model, tmp_path / "films", "tiny", films=2, text_len=5),
-            show_progress=False,
+            progress=False,
         )
 
 
@@ -220,7 +220,7 @@ def test_a_bad_request_names_all_its_faults(tmp_path):
 
 def test_two_processes_encode_one_store(model, tmp_path):
     config = EncodeConfig(model, tmp_path / "films", films=2, films_per_shard=1, processes=2)
-    store = encode_storyworld(config, show_progress=False)
+    store = encode_storyworld(config, progress=False)
     assert len(store) == 2 and store[1]["latents"].shape == (30, 6, 10, 16)
     assert not np.array_equal(store[0]["latents"], store[1]["latents"])
 
@@ -229,7 +229,7 @@ def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
     with pytest.raises(UsageError, match="caption too long"):
         encode_storyworld(
             EncodeConfig(model, tmp_path / "films", films=1, processes=2, text_len=5),
-            show_progress=False,
+            progress=False,
         )
 
 
@@ -243,18 +243,18 @@ def test_a_disk_that_is_full_at_the_beginning_leaves_what_the_next_run_takes(
     config = EncodeConfig(model, tmp_path / "films", "tiny", films=2)
     with monkeypatch.context() as patched, pytest.raises(DataError, match="No space left"):
         patched.setattr(latent_writer, full, fails)
-        encode_storyworld(config, show_progress=False)
+        encode_storyworld(config, progress=False)
     assert (tmp_path / "films.partial").is_dir()
-    assert len(encode_storyworld(config, show_progress=False)) == 2
+    assert len(encode_storyworld(config, progress=False)) == 2
 
 
 def test_absurd_numbers_end_in_one_line(model, tiny_world, tmp_path):
     absurd = EncodeConfig(model, tmp_path / "films", "tiny", films=10**11)
     for _ in range(2):
         with pytest.raises(DataError, match=r"not enough room on the disk: .* needs up to"):
-            encode_storyworld(absurd, show_progress=False)
+            encode_storyworld(absurd, progress=False)
     films = EncodeConfig(model, tmp_path / "films", "tiny", films=2, batch=10**11)
-    assert len(encode_storyworld(films, show_progress=False)) == 2
+    assert len(encode_storyworld(films, progress=False)) == 2
 
 
 def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
@@ -264,7 +264,7 @@ def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
     write, usage = LatentStoreWriter.write, shutil._ntuple_diskusage(10**6, 10**6, 1000)
     with monkeypatch.context() as patched, pytest.raises(DataError, match="needs up to"):
         patched.setattr(output.shutil, "disk_usage", lambda _: usage)
-        encode_storyworld(config, show_progress=False)
+        encode_storyworld(config, progress=False)
 
     def stopping(writer, films, records):
         write(writer, films, records)
@@ -272,9 +272,9 @@ def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
 
     with monkeypatch.context() as patched, pytest.raises(StoppedEarly, match="goes on from there"):
         patched.setattr(LatentStoreWriter, "write", stopping)
-        encode_storyworld(config, show_progress=False)
+        encode_storyworld(config, progress=False)
     assert len(list((tmp_path / "films.partial" / "captions").iterdir())) == 1
-    assert len(encode_storyworld(config, show_progress=False)) == 2
+    assert len(encode_storyworld(config, progress=False)) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"films", "model"}
 
 

@@ -60,7 +60,7 @@ def run(folder, out, model, **options):
         "filters": ALL,
         **options,
     }
-    return prepare.prepare(PrepareConfig(folder, out, model, **options), show_progress=False)
+    return prepare.prepare(PrepareConfig(folder, out, model, **options), progress=False)
 
 
 def rejects(out: Path) -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ def run(folder, out, **options):
     asked = PrepareConfig(
         folder, out, model or out.parent / "model", held_out=0, overwrite=True, **options
     )
-    return prepare.prepare(asked, show_progress=False)
+    return prepare.prepare(asked, progress=False)
 
 
 def test_shots_with_text_are_dropped_and_no_picture_is_read_twice(videos, tmp_path):

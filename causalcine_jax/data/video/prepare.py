@@ -47,7 +47,7 @@ class Prepared:
     numbers: dict[str, Any]
 
 
-def prepare(config: PrepareConfig, *, show_progress: bool = True) -> Prepared:
+def prepare(config: PrepareConfig, *, progress: bool = True) -> Prepared:
     """Writes the stores. Called again after an interruption, or with more videos, it goes on.
 
     Raises:
@@ -57,7 +57,7 @@ def prepare(config: PrepareConfig, *, show_progress: bool = True) -> Prepared:
     """
     kept = "stopped: what was made is kept; the same command goes on from there"
     with one_writer(config.out, FILES), kept_when_stopped(kept):
-        return _prepare(Work(config, show_progress))
+        return _prepare(Work(config, progress))
 
 
 def _prepare(work: Work) -> Prepared:

@@ -15,14 +15,14 @@ class Work:
     """One run. Stages append to `rejects`."""
 
     config: PrepareConfig
-    show_progress: bool = True
+    progress: bool = True
     rejects: list[Row] = field(default_factory=list)
 
     def manifest(self, stage: str) -> Manifest:
         return Manifest(self.config.out / "work" / f"{stage}.jsonl")
 
     def bar(self, total: int, unit: str, what: str, done: int = 0):
-        return progress_bar(total, unit, what, done=done, shown=self.show_progress)
+        return progress_bar(total, unit, what, done=done, shown=self.progress)
 
     def name(self, file: Path) -> str:
         return path_text(file.relative_to(self.config.folder))
