@@ -27,8 +27,8 @@ from jaxtyping import Array, Float, UInt8
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.film_folder.record import with_start
+from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render import clip, still
 from causalcine_jax.render.clip import Frame

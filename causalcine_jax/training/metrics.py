@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from causalcine_jax.errors import UsageError, disk_faults
 from causalcine_jax.render.chart import new_axes, save_figure
-from causalcine_jax.utils.atomic_file import atomic_file, write_text
+from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.progress import Pace, progress_bar
 
 FILE = "metrics.jsonl"

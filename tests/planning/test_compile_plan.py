@@ -31,8 +31,8 @@ from causalcine_jax.planning.planned_step import (
 from causalcine_jax.planning.roofline import Roofline
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import DataConfig, OptimConfig, SampleConfig
-from causalcine_jax.utils.arrays import tree_bytes
 from causalcine_jax.training.stages.spec import stage_spec
+from causalcine_jax.utils.arrays import tree_bytes
 
 
 @pytest.mark.usefixtures("here")

@@ -20,7 +20,6 @@ from causalcine_jax.render.typography import (
     font,
     save_png,
 )
-from causalcine_jax.utils.atomic_file import atomic_file
 
 THUMB_WIDTH, GAP, MARGIN, LABEL = 300, 12, 48, 58
 RIGHT, WRONG = (140, 206, 132), (232, 112, 100)
