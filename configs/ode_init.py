@@ -21,8 +21,10 @@ work as well. Storyworld size: planned for 9 minutes on the H200, by counting fo
 has never run.
 
 For Wan2.1 the numbers are those of Causal Forcing: guidance 6, shift 5, AdamW at 2e-6, 1000 steps
-and more. A trajectory of 60 latent frames is then 1920 passes of a chunk. One process therefore
-stores them before the run: 6000 trajectories, 72 MB each at 480x832.
+and more. A trajectory of 60 latent frames is then 1920 passes of a chunk. The run therefore stores
+them first, one film per group of `seq` devices at a time: 6000 trajectories, 72 MB each at 480x832.
+With guidance a film has two histories, at 14B of 77 GB each. --config.seq=8
+--config.optim.accumulation=8 shares them, and the film of a step, among 8 devices.
 """
 
 from causalcine_jax.errors import UsageError, nearest

@@ -179,3 +179,9 @@ def put_batch(mesh: Mesh, batch):
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch
     )
+
+
+def own_rows(array: jax.Array) -> np.ndarray:
+    """This process's part of an array that is sharded over "data", as `put_batch` takes it."""
+    rows = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])

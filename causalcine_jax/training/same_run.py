@@ -25,8 +25,8 @@ FREE = (
     "seq",
     "rollout_weights",
 )
-# The same, of fields inside: neither changes the films or their order.
-FREE_FIELDS = ("data.threads", "data.max_bad_fraction")
+# The same, of fields inside: none changes the films or their order.
+FREE_FIELDS = ("data.threads", "data.max_bad_fraction", "ode.batch")
 # Must be equal even with --force: another value is another run.
 FIXED = (
     "stage",

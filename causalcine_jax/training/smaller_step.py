@@ -1,4 +1,4 @@
-"""Which fields of a config make a training step smaller."""
+"""Which fields of a config make a training step, or what comes before it, smaller."""
 
 from causalcine_jax.parallel.mesh import divisors
 from causalcine_jax.training.config import TrainConfig
@@ -43,6 +43,20 @@ def smaller_step(config: TrainConfig, devices: int) -> dict[str, str]:
             )
         if config.gan.on:
             found["--config.gan.generator_weight=0"] = "leaves out the head's passes"
+    return found
+
+
+def smaller_trajectories(config: TrainConfig, devices: int) -> list[str]:
+    """The flags, cheapest first, that need less memory while a store of trajectories is made."""
+    found = []
+    if config.ode.batch > 1:
+        found.append("--config.ode.batch=1")
+    if config.rollout_weights == "gathered" and devices > 1:
+        found.append("--config.rollout_weights=sharded")
+    if not config.segments_at_once:
+        found.append("--config.segments_at_once=8")
+    if config.seq < devices:  # the history of a whole film is what needs most
+        found.append(f"--config.seq=N above {config.seq}")
     return found
 
 

@@ -3,7 +3,7 @@
 The program is compiled once: what is checked is what runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 
@@ -39,10 +39,10 @@ class CheckedProgram:
         """Compiles it once. `UsageError` in all processes if one has no room to run it."""
         if self._program is None:
             program = self._jitted.lower(*arguments).compile()
-            fault, doubt = _judged(program, self._what, self._config)
-            check_all(fault)
-            if doubt:
-                self._say(doubt)
+            config = self._config
+            lower = [*smaller_step(config, jax.device_count())]
+            lower.append(f"--config.batch=N below {config.batch}")
+            check_fits(program, self._what, "weights and optimizer", lower, self._say)
             self._program = program
         return self._program
 
@@ -50,19 +50,39 @@ class CheckedProgram:
         return self.compile(*arguments)(*arguments)
 
 
-def _judged(program: jax.stages.Compiled, what: str, config: TrainConfig) -> tuple[str, str]:
+def check_fits(
+    program: jax.stages.Compiled,
+    what: str,
+    beside: str,
+    lower: Iterable[str],
+    say: Callable[[str], None],
+) -> None:
+    """`UsageError` in all processes if one has no room to run a program.
+
+    Args:
+      what: what a run of it makes.
+      beside: what is in memory already.
+      lower: flags that make it smaller.
+      say: is told if memory may not suffice.
+    """
+    fault, doubt = _judged(program, what, beside, lower)
+    check_all(fault)
+    if doubt:
+        say(doubt)
+
+
+def _judged(
+    program: jax.stages.Compiled, what: str, beside: str, lower: Iterable[str]
+) -> tuple[str, str]:
     """(what is wrong with a program that does not fit, a note on one that may not)."""
     needed, room = working_bytes(program), free_memory()
     if needed is None or room is None or needed <= room:
         return "", ""
-    lower = ", ".join(smaller_step(config, jax.device_count()))
-    lower = f"choose {lower}, --config.batch=N below {config.batch}, or smaller films (data.store)"
-    bytes_said = (
-        f"takes {needed:,} bytes beside weights and optimizer, and memory has {room:,} free"
-    )
+    choose = f"choose {', '.join([*lower, 'or smaller films (data.store)'])}"
+    bytes_said = f"takes {needed:,} bytes beside {beside}, and memory has {room:,} free"
     if jax.default_backend() == "cpu" and needed <= SURE * room:
-        return "", f"note: memory may not suffice: {what} {bytes_said}; if it ends there, {lower}"
-    return f"out of memory: {what} {bytes_said}: {lower}", ""
+        return "", f"note: memory may not suffice: {what} {bytes_said}; if it ends there, {choose}"
+    return f"out of memory: {what} {bytes_said}: {choose}", ""
 
 
 def working_bytes(program: jax.stages.Compiled) -> int | None:

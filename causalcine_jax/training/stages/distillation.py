@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import (
@@ -41,10 +42,12 @@ from causalcine_jax.training.film_data import (
 )
 from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.sample import sampling
+from causalcine_jax.training.smaller_step import smaller_trajectories
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
 from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, write_trajectories
 from causalcine_jax.training.state import Nets, Stage
+from causalcine_jax.training.step_memory import check_fits
 
 MAKES = {"teacher": "base", "init": "ode_init"}  # the config whose run leaves such a model
 
@@ -88,17 +91,20 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
     }
     settings = TrajectorySettings(
         count=config.ode.films,
-        batch=config.batch,
         seed=config.seed,
         source={"teacher_sha256": weights_hash(Path(config.teacher)), **rounding},
         seq=config.seq,
+        batch=config.ode.batch,
     )
+    lower = smaller_trajectories(config, jax.device_count())
+    say = lambda note: print(note, flush=True)
     return write_trajectories(
         Path(config.ode.store),
         loaded.store,
         ode_init_task(config, loaded.null_prompt),
         (loaded.nets["teacher"], loaded.nets["text_encoder"]),
         settings,
+        lambda program: check_fits(program, "a batch of trajectories", "weights", lower, say),
     )
 
 

@@ -53,6 +53,8 @@ class ODEConfig:
     times_at_once  of a trajectory that the student learns from in one pass; 0 for all. Fewer save
                    memory, because the backward pass then recomputes each pass
     memory_guidance  of its sampler (diffusion/solvers.py), learned in the same way; 0 means none
+    batch     of the store: films that each group of `seq` devices makes at once. No trajectory
+              depends on it
     """
 
     steps: int = 48
@@ -61,6 +63,7 @@ class ODEConfig:
     films: int = 256
     times_at_once: int = 0
     memory_guidance: float = 0.0
+    batch: int = 1
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("ode.steps", self.steps, 1, flow.TRAIN_TIMES)
@@ -68,6 +71,7 @@ class ODEConfig:
         yield from range_faults("ode.memory_guidance", self.memory_guidance, 0)
         yield from range_faults("ode.films", self.films, 1)
         yield from range_faults("ode.times_at_once", self.times_at_once, 0)
+        yield from range_faults("ode.batch", self.batch, 1)
 
     def sampler(self, shift: float) -> SamplerConfig:
         """The teacher's sampler, on the student's schedule."""
@@ -136,8 +140,10 @@ class Trajectory:
     end: Float[AnyArray, "b f h w c"]
 
 
-def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch, key) -> Trajectory:
-    """The teacher's ODE from noise, for every chunk of the batch's films, given clean history.
+def teacher_trajectory(
+    task: ODEInit, teacher: Transformer, text_encoder, batch, noise: Float[Array, "b f h w c"]
+) -> Trajectory:
+    """The teacher's ODE from `noise`, for every chunk of the batch's films, given clean history.
 
     With guidance, the null prompt has a history of its own, as in generation.
     """
@@ -159,8 +165,8 @@ def teacher_trajectory(task: ODEInit, teacher: Transformer, text_encoder, batch,
         memory = passes.memory
         return memory_guided(under(memory), under, memory, task.teacher.memory_guidance)
 
-    noise = jax.random.normal(key, film.shape)
-    end, points = sample(velocity, noise, task.teacher, key, keep=task.teacher_steps)
+    unused = jax.random.key(0)  # Euler's method draws nothing
+    end, points = sample(velocity, noise, task.teacher, unused, keep=task.teacher_steps)
     return jax.lax.stop_gradient(Trajectory(points, end))
 
 
@@ -217,7 +223,10 @@ def ode_init_loss(task: ODEInit) -> Loss:
         if task.stored:
             batch, trajectory = split_record(batch, len(task.teacher_steps))
         else:
-            trajectory = teacher_trajectory(task, nets["teacher"], nets["text_encoder"], batch, key)
+            noise = jax.random.normal(key, batch["latents"].shape)
+            trajectory = teacher_trajectory(
+                task, nets["teacher"], nets["text_encoder"], batch, noise
+            )
         text = jax.lax.stop_gradient(embed(nets["text_encoder"], batch["token_ids"]))
         clean = batch["latents"].astype(jnp.float32)
 

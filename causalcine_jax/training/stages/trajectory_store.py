@@ -4,31 +4,39 @@ A trajectory store is a latent store with longer films, so it is written, checke
 any other. A record has (K + 2) F frames. In order, these are the teacher's x at each of the
 student's K times, the end of its ODE, and the true film of its history. The spec records what the
 store was made from: another teacher, sampler or set of films is another store.
+
+A trajectory's noise depends on the seed and the trajectory's number alone. So devices and processes
+may share the work in any way: each process writes shards of its own.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
-from causalcine_jax.data.latent_store import LatentStore, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.mixed_store import MixedStore
+from causalcine_jax.data.store_layout import read_spec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.parallel.mesh import make_mesh
-from causalcine_jax.parallel.processes import several
-from causalcine_jax.parallel.sharding import put_batch, state_shardings
+from causalcine_jax.parallel.mesh import make_mesh, own_part
+from causalcine_jax.parallel.processes import by_all, by_first, check_same, is_first
+from causalcine_jax.parallel.sharding import own_rows, put_batch, state_shardings
 from causalcine_jax.training.stages.ode import ODEInit, teacher_trajectory
 from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.progress import progress_bar
 
-SHARD = 8  # an interruption costs at least so many trajectories
+SHARD = 8  # an interruption costs each process at most so many trajectories
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,16 @@ class TrajectorySettings:
     """How a trajectory store is made.
 
     count   trajectories, of films spread evenly over the film store
-    batch   trajectories made at once
     source  what else the store's spec tells, such as the hash of the teacher
     seq     devices that share a film
+    batch   films that each such group of devices makes at once
     """
 
     count: int
-    batch: int
     seed: int
     source: dict[str, Any]
     seq: int = 1
+    batch: int = 1
 
 
 def trajectory_spec(
@@ -63,13 +71,12 @@ def trajectory_spec(
         "of": films.spec.source,
         **settings.source,
         "seed": settings.seed,
-        "batch": settings.batch,
     }
     return dataclasses.replace(
         films.spec,
         films=count,
         latent_frames=films.spec.latent_frames * (len(task.teacher_steps) + 2),
-        films_per_shard=-(-SHARD // settings.batch) * settings.batch,
+        films_per_shard=SHARD,
         source=told,
     )
 
@@ -80,80 +87,114 @@ def write_trajectories(
     task: ODEInit,
     nets: tuple[Transformer, UMT5Encoder],
     settings: TrajectorySettings,
+    check: Callable[[jax.stages.Compiled], None] = lambda program: None,
 ) -> LatentStore:
     """The store at `path`, after `nets` (the teacher's) have computed missing trajectories.
 
-    A trajectory depends on its film, its place in the batch and the seed.
+    A trajectory depends on its film, its number and the seed. Several processes, which must share
+    the folder, write it together. `check` is given the program before it runs.
 
     Raises:
-      UsageError: the store has another spec, there are fewer films than trajectories, several
-        processes are asked to complete the store, or another run is writing it.
+      UsageError: the store has another spec, there are fewer films than trajectories, the processes
+        do not share the folder, or another run is writing it.
       DataError: a file cannot be written.
     """
+    spec = trajectory_spec(films, task, settings)
+    check_same({f"whether {path} is there": path.exists()})
     if path.exists():
-        return LatentStoreWriter(path, trajectory_spec(films, task, settings)).finish()
-    if several():
-        raise UsageError(
-            f"ode.store {path} is missing or incomplete, and only a single process can make it: "
-            "run this command in one process first, or leave ode.store empty"
-        )
-    with one_writer(path, beside=True):
-        return _write(path, films, task, nets, settings)
+        return LatentStoreWriter(path, _as_recorded(spec, read_spec(path))).finish()
+    with contextlib.ExitStack() as held:
+        by_first(lambda: held.enter_context(one_writer(path, beside=True)))
+        by_first(lambda: LatentStoreWriter(path, spec))  # makes the folder that the others open
+        writer = by_all(lambda: LatentStoreWriter(path, spec))
+        if missing := by_all(writer.pending):  # listed by all before any of them writes
+            check_same({f"shards missing in {path}": len(missing)})
+            _write(writer, missing, films, task, nets, settings, check)
+        by_all(lambda: None)  # waits until all have written
+        by_first(writer.finish)
+    return by_all(lambda: LatentStore.open(path))
+
+
+def _as_recorded(spec: StoreSpec, there: StoreSpec) -> StoreSpec:
+    """`spec` as a store says it whose noise was drawn for batches, which set its shards' size."""
+    if "batch" not in there.source:
+        return spec
+    source = spec.source | {"batch": there.source["batch"]}
+    return dataclasses.replace(spec, films_per_shard=there.films_per_shard, source=source)
 
 
 def _write(
-    path: Path,
+    writer: LatentStoreWriter,
+    missing: Sequence[range],
     films: LatentStore | MixedStore,
     task: ODEInit,
     nets: tuple[Transformer, UMT5Encoder],
     settings: TrajectorySettings,
-) -> LatentStore:
-    writer = LatentStoreWriter(path, trajectory_spec(films, task, settings))
-    pending = writer.pending()
-    if pending:
-        missing = sum(len(part) for part in pending)
+    check: Callable[[jax.stages.Compiled], None],
+) -> None:
+    """Computes the missing shards; the processes of each part of the mesh take some of them."""
+    mesh = make_mesh(settings.seq)
+    part, parts = own_part(mesh)
+    size = settings.batch * mesh.shape["data"] // parts  # films that a part makes at once
+    queues = [[number for shard in missing[i::parts] for number in shard] for i in range(parts)]
+    left = sum(map(len, queues))
+    if is_first():
         print(
-            f"computing {missing} of {settings.count} trajectories of {task.teacher.steps} steps "
-            f"into {path}",
+            f"computing {left} of {settings.count} trajectories of {task.teacher.steps} steps "
+            f"into {writer.path}",
             flush=True,
         )
-        mesh = make_mesh(settings.seq)
-        nets = jax.device_put(nets, state_shardings(mesh, nets))
-        trajectory = jax.jit(
-            lambda nets, batch, key: teacher_trajectory(task, nets[0], nets[1], batch, key)
-        )
-        make = lambda records, key: trajectory(nets, put_batch(mesh, records), key)
-        there = settings.count - missing
-        with progress_bar(settings.count, "film", "trajectories", done=there) as bar:
-            for part in pending:
-                with jax.set_mesh(mesh):
-                    writer.write(part, _shard(films, part, settings, make, bar.update))
-    return writer.finish()
+    shards, made = [*missing[part::parts]], []
+    # Of the processes that share films, the first writes them.
+    writes = jax.process_index() % (jax.process_count() // parts) == 0
+    nets, program = jax.device_put(nets, state_shardings(mesh, nets)), None
+    there = settings.count - left
+    with (
+        progress_bar(settings.count, "film", "trajectories", done=there, shown=is_first()) as bar,
+        jax.set_mesh(mesh),
+    ):
+        for first in range(0, max(map(len, queues)), size):
+            own = queues[part][first : first + size]
+            # Filled up where films run out: all processes run the same program, equally often.
+            numbers = [*own, *[0] * (size - len(own))]
+            read = [films[number * len(films) // settings.count] for number in numbers]
+            batch = put_batch(mesh, _inputs(read, numbers))
+            if program is None:
+                program = _trajectories(task, settings.seed, mesh).lower(nets, batch).compile()
+                check(program)
+            rows = own_rows(program(nets, batch))
+            made += [_record(row, film) for row, film in zip(rows[: len(own)], read)]
+            while shards and len(made) >= len(shards[0]):
+                shard = shards.pop(0)
+                if writes:
+                    writer.write(shard, made[: len(shard)])
+                del made[: len(shard)]
+            bar.update(sum(len(queue[first : first + size]) for queue in queues))
 
 
-def _shard(
-    films: LatentStore | MixedStore,
-    part: range,
-    settings: TrajectorySettings,
-    make: Callable,
-    on_progress: Callable[[int], object],
-) -> list[NewRecord]:
-    records, batch = [], settings.batch
-    for first in range(part.start, part.stop, batch):
-        # The last batch may be short: it is filled up, so that it needs no other program, and cut.
-        numbers = [min(first + i, part.stop - 1) for i in range(batch)]
-        read = [films[number * len(films) // settings.count] for number in numbers]
-        inputs = {
-            name: np.stack([record[name] for record in read])
-            for name in ("latents", "token_ids", "shot_of_chunk")
-        }
-        key = jax.random.fold_in(jax.random.key(settings.seed), first)
-        trajectory = jax.device_get(make(inputs, key))
-        own = read[: part.stop - first]
-        for i, record in enumerate(own):
-            parts = [*trajectory.points[:, i], trajectory.end[i], record["latents"]]
-            # Captions stay with the films; every part of the record is under the film's shots.
-            shots = np.tile(record["shot_of_chunk"], len(parts))
-            records.append(NewRecord(np.concatenate(parts), record["token_ids"], shots, []))
-        on_progress(len(own))
-    return records
+def _trajectories(task: ODEInit, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """A function (nets, batch) -> a trajectory's points and its end, one after the other."""
+
+    def make(nets: tuple[Transformer, UMT5Encoder], batch) -> Float[Array, "b kf h w c"]:
+        shape, key = batch["latents"].shape[1:], jax.random.key(seed)
+        draw = lambda number: jax.random.normal(jax.random.fold_in(key, number), shape)
+        made = teacher_trajectory(task, *nets, batch, jax.vmap(draw)(batch["number"]))
+        return jnp.concatenate([*made.points, made.end], axis=1)
+
+    return jax.jit(make, out_shardings=NamedSharding(mesh, PartitionSpec("data")))
+
+
+def _inputs(read: list[Record], numbers: list[int]) -> dict[str, np.ndarray]:
+    return {
+        "latents": np.stack([film["latents"] for film in read]),
+        "token_ids": np.stack([film["token_ids"] for film in read]),
+        "shot_of_chunk": np.stack([film["shot_of_chunk"] for film in read]),
+        "number": np.array(numbers, np.int32),
+    }
+
+
+def _record(row: np.ndarray, film: Record) -> NewRecord:
+    """Captions stay with the films; every part of the record is under the film's shots."""
+    latents = np.concatenate([row, film["latents"]])
+    shots = np.tile(film["shot_of_chunk"], len(latents) // len(film["latents"]))
+    return NewRecord(latents, film["token_ids"], shots, [])

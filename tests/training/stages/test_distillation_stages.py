@@ -25,6 +25,7 @@ from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY
+from causalcine_jax.training import step_memory
 from causalcine_jax.training.config import LoraConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
@@ -134,7 +135,7 @@ def test_a_model_that_has_its_text_encoder_from_a_base_is_a_teacher_too(base, st
 
 
 def test_stored_trajectories_take_the_teachers_place(base, store, tmp_path, monkeypatch):
-    made = lambda task, teacher, text_encoder, batch, key: Trajectory(
+    made = lambda task, teacher, text_encoder, batch, noise: Trajectory(
         jnp.stack([batch["latents"]] * 2), batch["latents"]
     )
     monkeypatch.setattr(trajectory_store, "teacher_trajectory", made)
@@ -143,6 +144,20 @@ def test_stored_trajectories_take_the_teachers_place(base, store, tmp_path, monk
     )
     assert set(stage.fixed) == {"text_encoder"}
     assert next(stage.batches)["latents"].shape == (2, 4 * 9, 4, 4, 16)
+
+
+def test_trajectories_that_do_not_fit_are_refused_before_they_are_made(
+    base, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(step_memory, "free_memory", lambda: 10)
+    ode = ODEConfig(4, 2.0, str(tmp_path / "trajectories"), 3, batch=2)
+    with pytest.raises(
+        UsageError,
+        match=r"^out of memory: a batch of trajectories takes [\d,]+ bytes beside weights, and "
+        r"memory has 10 free: choose --config\.ode\.batch=1, .*or smaller films \(data\.store\)$",
+    ):
+        make_stage(config_of("ode_init", base, store, ode=ode))
+    assert not (tmp_path / "trajectories").exists()
 
 
 def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):

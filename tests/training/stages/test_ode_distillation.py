@@ -11,7 +11,7 @@ from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
 from causalcine_jax.config import MemoryConfig, PassConfig
-from causalcine_jax.data.latent_store import partial_path
+from causalcine_jax.data.store_layout import missing_shards, partial_path
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film import rollout
@@ -30,7 +30,12 @@ from causalcine_jax.training.stages.ode import (
     teacher_trajectory,
 )
 from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
-from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, write_trajectories
+from causalcine_jax.training.stages.trajectory_store import (
+    TrajectorySettings,
+    trajectory_spec,
+    write_trajectories,
+)
+from causalcine_jax.training.step_memory import working_bytes
 
 NULL = (1, 0, 0, 0, 0, 0, 0, 0)
 GUIDANCE, MEMORY_GUIDANCE, STEPS = 3.0, 0.5, 6
@@ -40,7 +45,13 @@ TASK = ODEInit(
     ODEConfig(steps=STEPS, guidance=GUIDANCE).sampler(5.0),
     PassConfig(MemoryConfig("camr", 1, 2)),
 )
-KEY = jax.random.fold_in(jax.random.key(0), 0)  # what a store of seed 0 draws its first batch from
+KEY = jax.random.key(0)
+
+
+def noise_of(numbers) -> jax.Array:
+    """What a store of seed 0 begins these of its trajectories with, each from its number alone."""
+    keys = [jax.random.fold_in(jax.random.key(0), number) for number in numbers]
+    return jnp.stack([jax.random.normal(key, (9, 4, 4, 16)) for key in keys])
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +83,7 @@ def trajectory(nets, batch):
 
 
 def made(task, nets, batch):
-    return jax.jit(functools.partial(teacher_trajectory, task))(*nets, batch, KEY)
+    return jax.jit(functools.partial(teacher_trajectory, task))(*nets, batch, noise_of(range(2)))
 
 
 def naive(teacher, text_encoder, film, ids, shots, noise, memory_guidance):
@@ -117,7 +128,7 @@ def naive(teacher, text_encoder, film, ids, shots, noise, memory_guidance):
 
 @pytest.mark.parametrize("memory_guidance", [0.0, MEMORY_GUIDANCE])
 def test_a_trajectory_is_that_of_a_naive_loop(nets, batch, trajectory, memory_guidance):
-    noise = jax.random.normal(KEY, batch["latents"].shape)
+    noise = noise_of(range(2))
     film = [batch[name][1] for name in ("latents", "token_ids", "shot_of_chunk")]
     passed = naive(*nets, *film, noise[1], memory_guidance)
     if memory_guidance:
@@ -221,12 +232,17 @@ def test_all_times_are_the_passes_one_by_one(at_once, nets, batch, trajectory):
     assert relative(flat(gradient), sum(flat(g) for _, g in each)) <= 1e-5
 
 
-def making(count: int, teacher: str = "0") -> TrajectorySettings:
-    return TrajectorySettings(count, batch=2, seed=0, source={"teacher_sha256": teacher})
+def making(count: int, teacher: str = "0", batch: int = 1) -> TrajectorySettings:
+    return TrajectorySettings(count, seed=0, source={"teacher_sha256": teacher}, batch=batch)
 
 
-def test_stored_trajectories_are_those_on_the_fly(nets, films, batch, trajectory, tmp_path):
-    store = write_trajectories(tmp_path / "made", films, TASK, nets, making(2))
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_stored_trajectories_are_those_on_the_fly(
+    at_once, nets, films, batch, trajectory, tmp_path
+):
+    """However many are made at once, by however many devices."""
+    store = write_trajectories(tmp_path / "made", films, TASK, nets, making(2, batch=at_once))
+    assert store.spec == trajectory_spec(films, TASK, making(2))
     assert store.spec.latent_frames == 9 * 5
     records = [store[i] for i in range(2)]
     film, stored = split_record(
@@ -241,12 +257,17 @@ def test_stored_trajectories_are_those_on_the_fly(nets, films, batch, trajectory
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * float(jnp.abs(b).max()))
 
 
-def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch, capsys):
-    made = lambda task, teacher, text_encoder, batch, key: Trajectory(
+def without_teacher(monkeypatch) -> None:
+    """Trajectories stay at their films."""
+    made = lambda task, teacher, text_encoder, batch, noise: Trajectory(
         jnp.stack([batch["latents"]] * 3), batch["latents"]
     )
     monkeypatch.setattr(trajectory_store, "teacher_trajectory", made)
-    monkeypatch.setattr(trajectory_store, "SHARD", 1)
+
+
+def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch, capsys):
+    without_teacher(monkeypatch)
+    monkeypatch.setattr(trajectory_store, "SHARD", 2)
     write, calls = trajectory_store.LatentStoreWriter.write, []
 
     def fails_at_the_second(self, part, records):
@@ -269,3 +290,32 @@ def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch, capsys):
         write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))
     with pytest.raises(UsageError, match=r"ode\.films 4 is more than the 3 films"):
         write_trajectories(tmp_path / "more", films, TASK, nets, making(4))
+
+
+def test_a_store_of_batches_stays_readable(nets, films, tmp_path, monkeypatch):
+    """Its noise was drawn for whole batches, which its spec says and its shards fit."""
+    without_teacher(monkeypatch)
+    old = trajectory_spec(films, TASK, making(3))
+    old = dataclasses.replace(old, films_per_shard=9, source={**old.source, "batch": 3})
+    with monkeypatch.context() as patched:
+        patched.setattr(trajectory_store, "trajectory_spec", lambda *_: old)
+        write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
+    assert write_trajectories(tmp_path / "made", films, TASK, nets, making(3)).spec == old
+    with pytest.raises(UsageError, match="was made with other settings: source is"):
+        write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))
+
+
+def test_a_program_is_checked_before_it_makes_a_trajectory(nets, films, tmp_path, monkeypatch):
+    without_teacher(monkeypatch)
+
+    def check(program):
+        raise UsageError(f"needs {working_bytes(program)} bytes")
+
+    with pytest.raises(UsageError, match=r"needs \d+ bytes"):
+        write_trajectories(tmp_path / "made", films, TASK, nets, making(3), check)
+    assert (
+        len(
+            missing_shards(partial_path(tmp_path / "made"), trajectory_spec(films, TASK, making(3)))
+        )
+        == 1
+    )
