@@ -3,6 +3,7 @@
 import json
 import operator
 import os
+import time
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -21,6 +22,10 @@ from causalcine_jax.data.store_layout import (
 from causalcine_jax.errors import DataError, UsageError, first_line, shown
 
 LONGEST_REASON = 300  # characters of tensorstore's in a message
+# How tensorstore's messages begin where bytes are wrong or missing. What else stops a read, such as
+# UNAVAILABLE, says nothing of the record.
+DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "INVALID_ARGUMENT")
+WAITS = (0.5, 2.0, 8.0)  # seconds before another try
 
 
 class Record(TypedDict):
@@ -80,13 +85,18 @@ class LatentStore:
         return self.spec.films
 
     def __getitem__(self, index: int) -> Record:
-        """Reads a whole film. `CorruptRecord` if any part of it is damaged or missing."""
+        """Reads a whole film; raises as `window` does."""
         return self.window(index, 0, self.spec.chunks)
 
     def window(self, index: int, first_chunk: int, chunks: int) -> Record:
         """Reads `chunks` chunks of a film from `first_chunk` on, and checks no other latents.
 
-        Token ids are those of all shots.
+        Token ids are those of all shots. A read that fails for another reason than damage is tried
+        again.
+
+        Raises:
+          CorruptRecord: any part of it is damaged or missing.
+          DataError: the storage cannot be read.
         """
         index = self._index(index)
         if not 0 <= first_chunk < first_chunk + chunks <= self.spec.chunks:
@@ -96,23 +106,34 @@ class LatentStore:
             )
         kept = slice(first_chunk, first_chunk + chunks)
         frames = slice(kept.start * self.spec.chunk_frames, kept.stop * self.spec.chunk_frames)
-        reads = {
-            "latents": self._arrays["latents"][index, frames].read(),
-            "token_ids": self._arrays["token_ids"][index].read(),
-            "shot_of_chunk": self._arrays["shot_of_chunk"][index].read(),
-        }
-        try:
-            record = {name: np.asarray(future.result()) for name, future in reads.items()}
-        except ValueError as error:  # all of tensorstore's errors: DATA_LOSS, NOT_FOUND, ...
-            raise CorruptRecord(
-                f"{self.path}: record {index} cannot be read ({_reason(error)})"
-            ) from error
+        record = self._read(index, frames)
         return {
             "latents": record["latents"].astype(np.float32),
             "token_ids": record["token_ids"],
             "shot_of_chunk": record["shot_of_chunk"][kept],
             "index": np.int64(index),
         }
+
+    def _read(self, index: int, frames: slice) -> dict[str, np.ndarray]:
+        waits = iter(WAITS)
+        while True:
+            reads = {
+                "latents": self._arrays["latents"][index, frames].read(),
+                "token_ids": self._arrays["token_ids"][index].read(),
+                "shot_of_chunk": self._arrays["shot_of_chunk"][index].read(),
+            }
+            try:
+                return {name: np.asarray(future.result()) for name, future in reads.items()}
+            except ValueError as error:  # all of tensorstore's errors
+                said = f"{self.path}: record {index} cannot be read ({_reason(error)})"
+                if str(error).startswith(DAMAGE):
+                    raise CorruptRecord(said) from error
+                if (wait := next(waits, None)) is None:
+                    raise DataError(
+                        f"{said}, in {len(WAITS) + 1} tries: the storage fails, and the record may "
+                        "be sound; run again when it can be read"
+                    ) from error
+            time.sleep(wait)
 
     def prompts(self, index: int) -> list[str]:
         """Returns the prompts of film `index`, one per shot, as text."""

@@ -19,6 +19,7 @@ import numpy as np
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, Record
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.errors import DataError, raise_faults
+from causalcine_jax.parallel.processes import check_same_films
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Loader(grain.DatasetIterator):
       batch_size: films per batch of this process.
       seed: of the order of the films.
       process_index, process_count: this process's part of every global batch.
+      sharing: processes that read this same part. They compare the films of every batch.
       threads: threads that read ahead; 0 reads in `next`, which is enough for small films.
       max_bad_fraction: fraction of damaged records above which `next` raises DataError.
       retelling: changes a record at every visit (retelling.py). Its draws depend on the seed and
@@ -106,6 +108,7 @@ class Loader(grain.DatasetIterator):
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        sharing: int = 1,
         threads: int = 0,
         max_bad_fraction: float = 0.01,
         retelling: Callable[[Record, np.random.Generator], Record] | None = None,
@@ -124,7 +127,7 @@ class Loader(grain.DatasetIterator):
         if not 0 <= max_bad_fraction < 1:
             faults.append(f"max_bad_fraction must be in [0, 1), not {max_bad_fraction}")
         raise_faults("loader", faults)
-        self._records = ReadableRecords(store, max_bad_fraction)
+        self._records, self._sharing = ReadableRecords(store, max_bad_fraction), sharing
         films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
         films = films.random_map(retelling) if retelling else films
         options = grain.ReadOptions(
@@ -142,7 +145,15 @@ class Loader(grain.DatasetIterator):
         return tuple(sorted(self._records.bad))
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._batches)
+        """The next batch.
+
+        Raises:
+          DataError: too many records are damaged, the storage cannot be read, or processes that
+            share films got different ones.
+        """
+        batch = next(self._batches)
+        check_same_films(batch["index"], self._sharing)
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position, as JSON."""

@@ -177,6 +177,28 @@ def check_same(settings: Mapping[str, Any]) -> None:
         raise UsageError(f"the processes were not started alike: {_shortened(faults)}")
 
 
+def check_same_films(own: np.ndarray, sharing: int) -> None:
+    """Raises `DataError` in every process if processes that share films have different ones.
+
+    A process that skipped a record has another film than those that could read it.
+
+    Args:
+      own: numbers of this process's films.
+      sharing: processes, adjacent by number, that share films.
+    """
+    if sharing == 1:
+        return
+    taken = _all_gather(own.astype(np.int32)).tolist()
+    for number, films in enumerate(taken):
+        first = number - number % sharing
+        if films != taken[first]:
+            raise DataError(
+                f"process {first} has read films {taken[first]} and process {number} films {films} "
+                "for the same part of a batch: one skipped a record that it found damaged; look "
+                "for its warning, and whether all processes see the same store"
+            )
+
+
 def all_gather_text(text: str) -> list[str]:
     """The `text` of each process, by process number."""
     content = np.frombuffer(text.encode("utf-8"), np.uint8)

@@ -186,6 +186,7 @@ def film_loader(
         seed=config.seed,
         process_index=index,
         process_count=count,
+        sharing=jax.process_count() // count,
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
         retelling=Retelling(store.spec, tokenizer, config.data.return_weight)

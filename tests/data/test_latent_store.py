@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from latent_films import SPEC, damage, record, write_store
 
+from causalcine_jax.data import latent_store
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
+from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.store_layout import partial_path
 from causalcine_jax.errors import DataError, UsageError
 
@@ -143,3 +145,45 @@ def test_a_store_travels_to_another_process(tmp_path):
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(store))[2]["latents"], store[2]["latents"]
     )
+
+
+class Failing:
+    """An array whose next reads fail with `errors`, one each."""
+
+    def __init__(self, array, errors: list[str]):
+        self._array, self._errors = array, errors
+
+    def __getitem__(self, part):
+        return self if self._errors else self._array[part]
+
+    def read(self):
+        return self
+
+    def result(self):
+        raise ValueError(self._errors.pop(0))
+
+
+def failing(store: LatentStore, *errors: str) -> LatentStore:
+    latents = Failing(store._arrays["latents"], list(errors))
+    return LatentStore(store.path, store.spec, {**store._arrays, "latents": latents})
+
+
+def test_storage_that_fails_for_a_moment_costs_no_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_store, "WAITS", (0.0, 0.0))
+    store = write_store(tmp_path / "films")
+    moment = failing(store, "UNAVAILABLE: connection reset", "ABORTED: stale file handle")
+    np.testing.assert_array_equal(moment[4]["latents"], store[4]["latents"])
+    gone = ["UNAVAILABLE: connection reset"] * 3
+    with pytest.raises(
+        DataError, match=r"record 4 .*\(UNAVAILABLE: .*in 3 tries: the storage fails"
+    ) as error:
+        failing(store, *gone)[4]
+    assert not isinstance(error.value, CorruptRecord)
+    with (
+        Loader(failing(store, *gone), 2) as loader,
+        pytest.raises(DataError, match="the storage fails"),
+    ):
+        next(loader)
+    assert loader.bad_records == ()
+    with pytest.raises(CorruptRecord, match="record 4"):
+        failing(store, "DATA_LOSS: CRC-32C checksum verification failed")[4]

@@ -12,6 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.parallel import processes
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,19 @@ def test_processes_share_one_order(store):
     assert [int(i) for i in next(one)["index"]] == [
         int(i) for part in parts for i in next(part)["index"]
     ]
+
+
+def test_processes_that_share_films_notice_that_one_skipped_a_record(store, monkeypatch):
+    """Of four processes the first two share films, and so do the others."""
+    films = [int(i) for i in next(Loader(store, 2))["index"]]
+    gathered = [films, films, [5, 6], [5, 6]]
+    monkeypatch.setattr(processes, "_all_gather", lambda own: np.array(gathered))
+    assert_same(next(Loader(store, 2, sharing=2)), next(Loader(store, 2)))
+    gathered[3] = [5, 0]
+    with pytest.raises(
+        DataError, match=r"process 2 has read films \[5, 6\] and process 3 films \[5, 0\]"
+    ):
+        next(Loader(store, 2, sharing=2))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
