@@ -114,6 +114,12 @@ def by_first(work: Callable[[], Result]) -> Result | None:
     return made
 
 
+def text_of_first(work: Callable[[], str]) -> str:
+    """Runs `work` as `by_first` does and returns its text in every process."""
+    made = by_first(work) or ""
+    return all_gather_text(made)[0] if several() else made
+
+
 def by_all(work: Callable[[], Result]) -> Result:
     """Runs `work` in every process and returns this one's result.
 

@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.config import MemoryConfig
-from causalcine_jax.convert import load_metadata, load_text_encoder
-from causalcine_jax.convert.find import holds
+from causalcine_jax.convert import load_metadata, load_text_encoder, orbax_copy
+from causalcine_jax.convert.find import holds, home
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import raise_faults
+from causalcine_jax.film.embeddings import encoder_hash
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.parallel.processes import text_of_first
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.ode import NEAR
+
+ENCODER = "text_encoder"
 
 
 def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None:
@@ -37,9 +41,13 @@ def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None
             )
             if name == "init":
                 faults += _sampler_faults(config, folder, said.get("sampler"))
-    if config.init and holds(Path(config.init), "text_encoder"):
-        own = load_text_encoder(config.init, jnp.bfloat16, mesh=mesh)
-        if not _same(own, text_encoder):
+    if config.init and holds(Path(config.init), ENCODER):
+        folders = Path(config.init), Path(config.teacher)
+        # By files first: one process reads them, and nothing is kept in memory.
+        same = text_of_first(lambda: "same" if _same_files(*folders) else "")
+        if not same and not _same(
+            load_text_encoder(config.init, jnp.bfloat16, mesh=mesh), text_encoder
+        ):
             faults.append(
                 f"init {config.init} has another text encoder than teacher {config.teacher}: "
                 "name the teacher that init was made from"
@@ -82,6 +90,18 @@ def _sampler_faults(config: TrainConfig, folder: str, sampler: SamplerConfig | N
         f"init {folder} makes films at times {times[0]}, not {times[1]}: "
         f"--config.self_forcing.{own}"
     ]
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether the text encoders of two models are known to be equal by their files.
+
+    Other files may hold the same weights in another format or precision.
+    """
+    if home(one, ENCODER).resolve() == home(other, ENCODER).resolve():
+        return True
+    if any(orbax_copy.find(folder, ENCODER) for folder in (one, other)):
+        return False  # a hash does not see an orbax copy's arrays
+    return encoder_hash(one) == encoder_hash(other)
 
 
 def _same(one: UMT5Encoder, other: UMT5Encoder) -> bool:

@@ -16,8 +16,9 @@ from toy_stage import toy_config, toy_stage
 from two_processes import both_ended, two_processes
 
 from causalcine_jax.errors import UsageError
+from causalcine_jax.parallel import processes
 from causalcine_jax.parallel.mesh import check_batch, own_part
-from causalcine_jax.parallel.processes import joined
+from causalcine_jax.parallel.processes import joined, text_of_first
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
@@ -139,6 +140,19 @@ def test_different_configs_are_named_by_all(ended):
         assert f"error: the processes were not started alike: {fault}\n" in errors
         assert "Traceback" not in errors
     assert not (folder / "toy" / "other").exists()
+
+
+def test_only_the_first_process_makes_a_text_that_all_get(monkeypatch):
+    assert text_of_first(lambda: "alone") == "alone"
+    gathered = iter([["null", "null"], ["a hash", ""]])  # no error, then the text
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "all_gather_text", lambda own: next(gathered))
+
+    def work():
+        raise AssertionError("not here")
+
+    assert text_of_first(work) == "a hash"
 
 
 def test_sizes_that_processes_do_not_divide_are_refused(monkeypatch):

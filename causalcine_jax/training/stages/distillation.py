@@ -32,6 +32,7 @@ from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.parallel.processes import text_of_first
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.film_data import (
     check_store,
@@ -89,10 +90,11 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         for name in ("matmul_precision", "dtype")
         if (value := getattr(config, name)) != getattr(TrainConfig, name)
     }
+    teacher_hash = text_of_first(lambda: weights_hash(config.teacher))
     settings = TrajectorySettings(
         count=config.ode.films,
         seed=config.seed,
-        source={"teacher_sha256": weights_hash(Path(config.teacher)), **rounding},
+        source={"teacher_sha256": teacher_hash, **rounding},
         seq=config.seq,
         batch=config.ode.batch,
     )

@@ -25,11 +25,12 @@ from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY
-from causalcine_jax.training import step_memory
+from causalcine_jax.training import recorded, step_memory
 from causalcine_jax.training.config import LoraConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
+from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.stages import trajectory_store
 from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.stages.gan import GANConfig
@@ -255,6 +256,35 @@ def test_what_models_say_of_themselves_must_be_what_the_config_says(base, store,
         chunk_frames=3,
     )
     make_stage(config_of("dmd", fits, store, init=str(fits)))
+
+
+def test_text_encoders_of_equal_files_are_not_loaded_to_be_compared(
+    base, store, tmp_path, monkeypatch
+):
+    loads, text_encoder = [], load_text_encoder(base)
+
+    def load(folder, *how, **named):
+        loads.append(folder)
+        return load_text_encoder(folder, *how, **named)
+
+    monkeypatch.setattr(recorded, "load_text_encoder", load)
+    check = lambda init: check_recorded(
+        config_of("dmd", base, store, init=str(init)), text_encoder, None
+    )
+    check(base)
+    check(model_folder(tmp_path / "equal"))
+    assert not loads
+    rounded = tmp_path / "rounded"  # other files, and the weights that an export would have
+    save_model(
+        rounded,
+        transformer=load_transformer(base),
+        text_encoder=text_encoder,
+        tokenizer=word_tokenizer(VOCABULARY),
+    )
+    check(rounded)
+    assert loads == [str(rounded)]
+    with pytest.raises(UsageError, match="has another text encoder than teacher"):
+        check(model_folder(tmp_path / "other", text_seed=9))
 
 
 def test_times_that_the_teacher_does_not_pass_are_refused_before_anything_is_loaded(store):
