@@ -37,7 +37,8 @@ from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import OURS
-from causalcine_jax.parallel.processes import gather_to_host, is_first
+from causalcine_jax.parallel.processes import is_first, spans_processes
+from causalcine_jax.parallel.sharding import gather_to_first
 from causalcine_jax.utils.atomic_file import file_hash
 from causalcine_jax.utils.output import one_writer
 
@@ -100,7 +101,7 @@ def save_model(
     if not is_first():
         for _, network, _, places in parts:
             # Take part in gathering every parameter; the first process writes it.
-            collections.deque(_tensors(network, places), maxlen=0)
+            collections.deque(_tensors(network, places, dtype), maxlen=0)
         return
     with one_writer(folder, beside=True):
         _clear_remains(folder)
@@ -180,19 +181,32 @@ def _write_part(
     _write_json(folder / part / "config.json", config_json(part, config))
     specs = [(place.key, place.shape) for place in places]
     write_tensors(
-        folder / part / f"{WEIGHTS[part]}.safetensors", specs, dtype, _tensors(module, places)
+        folder / part / f"{WEIGHTS[part]}.safetensors",
+        specs,
+        dtype,
+        _tensors(module, places, dtype),
     )
 
 
-def _tensors(module, places: list[tables.TensorPlace]) -> Iterator[np.ndarray]:
-    """The checkpoint's tensors in the order of `places`.
+def _tensors(module, places: list[tables.TensorPlace], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The checkpoint's tensors in the order of `places`; none in a process but the first.
 
-    One parameter (with all its layers) is on the host at a time.
+    One parameter (with all its layers) is on the host at a time. Of one that processes share, it is
+    one layer in `dtype`.
     """
     parameters = tables.parameters(module)
     for path, layers in itertools.groupby(places, key=lambda place: place.path):
-        parameter = gather_to_host(parameters[path])
-        yield from (place.to_torch(parameter) for place in layers)
+        parameter = parameters[path]
+        if spans_processes(parameter):
+            gathered = ((each, gather_to_first(parameter, each.layer, dtype)) for each in layers)
+            yield from (
+                place.rule.to_torch(part, place.sizes)
+                for place, part in gathered
+                if part is not None
+            )
+        elif is_first():
+            own = np.asarray(parameter)
+            yield from (place.to_torch(own) for place in layers)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

@@ -233,11 +233,16 @@ def gather_to_host(array: jax.Array | np.ndarray) -> np.ndarray:
 
     If it spans the devices of several processes, every process must call this.
     """
-    if isinstance(array, jax.Array) and not (
-        array.is_fully_addressable or array.is_fully_replicated
-    ):
+    if spans_processes(array):
         return multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
+
+
+def spans_processes(array: jax.Array | np.ndarray) -> bool:
+    """Whether no process has all of an array on its own devices."""
+    return isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    )
 
 
 def _as_rows(own: np.ndarray) -> jax.Array:

@@ -11,8 +11,10 @@ Activations are never resharded to match a weight. Vectors are small, so they ar
 import functools
 import math
 import re
+from typing import cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.nnx import Param
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -20,6 +22,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.parallel.mesh import AXES, active_mesh, divisors
 from causalcine_jax.parallel.platform import platform
+from causalcine_jax.parallel.processes import is_first
 
 SMALLEST_SHARDED = 2**14  # elements; sharding less costs more in messages than it saves in memory
 UNDIVIDED = 0.1  # of the bytes of weights; a device may hold so much that others hold too
@@ -185,3 +188,21 @@ def own_rows(array: jax.Array) -> np.ndarray:
     """This process's part of an array that is sharded over "data", as `put_batch` takes it."""
     rows = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
+
+
+def gather_to_first(array: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray | None:
+    """A layer of a sharded stack (None: the array) on the first process's host; None in others.
+
+    Every process must call this. The cast to `dtype` comes first, and no device holds more of the
+    result than that layer.
+    """
+    everywhere = NamedSharding(cast(NamedSharding, array.sharding).mesh, REPLICATED)
+    layer = None if layer is None else jnp.int32(layer)  # one program for all layers
+    # Two programs: in one, XLA may gather before it casts.
+    full = jax.device_put(_layer(array, layer, np.dtype(dtype)), everywhere)
+    return np.asarray(full) if is_first() else None
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _layer(stack: jax.Array, layer, dtype: np.dtype) -> jax.Array:
+    return (stack if layer is None else stack[layer]).astype(dtype)
