@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.bench import write
 from benchmarks.desk_clients import Director, Served, directing, watch
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults
 from causalcine_jax.story import read_story
 
 SCHEMA = "causalcine/desk@1"
@@ -53,9 +53,7 @@ def desk(
       UsageError: an unknown case.
       DataError: a server did not start, or ended.
     """
-    raise_faults(
-        "desk", [f"unknown case {n!r}, {nearest(n, CASES)}" for n in names if n not in CASES]
-    )
+    raise_faults("desk", [fault for n in names for fault in choice_faults("case", n, CASES)])
     from causalcine_jax.utils.environment import run_context
 
     record = {

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.bench import write
-from causalcine_jax.errors import UsageError, nearest, raise_faults
+from causalcine_jax.errors import UsageError, choice_faults, raise_faults
 
 SCHEMA = "causalcine/reliability@1"
 SEED = 0
@@ -39,7 +39,7 @@ def reliability(
     """
     raise_faults(
         "reliability",
-        [f"unknown case {name!r}, {nearest(name, COUNTS)}" for name in names if name not in COUNTS],
+        [fault for name in names for fault in choice_faults("case", name, COUNTS)],
     )
     if count is not None and count < 1:
         raise UsageError(f"repeats must be at least 1, not {count}")

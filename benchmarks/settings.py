@@ -11,7 +11,7 @@ import numpy as np
 
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import nearest, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import Module
@@ -85,7 +85,7 @@ class Settings:
         stride, (_, rows, columns) = sizes.vae.spatial_stride, sizes.transformer.patch_size
         faults = size_faults(*self.frame_size, (stride * rows, stride * columns))
         choices = {
-            "dtype": (None, *DTYPES),
+            "dtype": DTYPES,
             "sampler": SAMPLERS,
             "kv_dtype": KV_DTYPES,
             "pool_on": POOL_PLACES,
@@ -93,10 +93,8 @@ class Settings:
         asked = [(name, getattr(self, name), known) for name, known in choices.items()]
         asked += [("stage", stage, FILM_STAGES) for stage in self.stages]
         for name, value, known in asked:
-            if value not in known:
-                faults.append(
-                    f"unknown {name} {value!r}, {nearest(str(value), filter(None, known))}"
-                )
+            if value is not None:
+                faults += choice_faults(name, value, known)
         of = lambda vae: (vae.z_dim, vae.spatial_stride, vae.temporal_stride)
         if self.tiny_decoder and of(sizes.vae) != of(VAEConfig()):
             faults.append(

@@ -6,6 +6,7 @@ from pathlib import Path
 import benchmarks.half_hour
 from causalcine_jax.cli import ArgumentParser, run
 from causalcine_jax.errors import DataError
+from causalcine_jax.utils.compile_cache import user_cache
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,8 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _measure(flags) -> None:
     from benchmarks.half_hour.commands import measure, unmeasured
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kept = flags.kept or home / "causalcine_jax" / "half_hour"
+    kept = flags.kept or user_cache() / "half_hour"
     say = lambda line: print(line, flush=True)
     record = measure(int(flags.command), flags.out, kept, flags.rehearse, say)
     say(f"{record['seconds']} s, {record['cpu_seconds']} s of CPU")

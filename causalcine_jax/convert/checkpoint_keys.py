@@ -8,7 +8,7 @@ as `model._fsdp_wrapped_module.blocks.0...`.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from causalcine_jax.errors import DataError, UsageError, nearest
+from causalcine_jax.errors import DataError, UsageError, check_choice
 
 WEIGHTS = ("auto", "generator", "generator_ema")
 # Dictionaries that hold a network, preferred ones first; `module` is DeepSpeed's, `net` rCM's.
@@ -46,8 +46,7 @@ def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict
       DataError: no known dictionary, or two keys that are equal after stripping.
     """
     keys = list(keys)
-    if weights not in WEIGHTS:
-        raise UsageError(f"unknown weights {weights!r}, {nearest(weights, WEIGHTS)}")
+    check_choice("weights", weights, WEIGHTS)
     paths = {key: key for key in keys}
     if all(key.startswith(tuple(f"{name}." for name in FLAT)) for key in keys):
         paths = {key: key.replace(".", "/", 1) for key in keys}

@@ -1,4 +1,4 @@
-"""Charts: axes side by side, groups of bars with intervals, a file that is complete at once."""
+"""Charts: axes side by side, groups of bars with intervals, an atomic file."""
 
 from collections.abc import Sequence
 from pathlib import Path

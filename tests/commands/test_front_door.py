@@ -38,7 +38,7 @@ def test_help_is_one_screen_and_names_every_command():
     named = {line.split()[0] for line in lines if line.startswith("  ")}
     assert {*COMMANDS, *FROM_CHECKOUT, "--version"} <= named
     modules = {file.stem for file in (ROOT / "causalcine_jax" / "commands").glob("*.py")}
-    assert modules == {*COMMANDS, "__init__", "version", "from_checkout", "network_flags"}
+    assert modules == {*COMMANDS, "__init__", "version", "from_checkout", "model_flags"}
     assert FROM_CHECKOUT.keys() == from_checkout.FOLDERS.keys()
 
 

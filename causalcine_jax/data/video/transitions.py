@@ -30,7 +30,8 @@ THRESHOLD = 0.5  # of both probabilities
 LONGEST = 2  # frames that a hard cut marks
 EDGE = 0.2  # the second head's probability down to which a gradual transition extends
 LASTING = 0.5  # below it, a cut is a flash
-WEAK, SUDDEN = 0.1, 2.0  # the first head's probability of a cut that `sudden` from 2 on confirms
+WEAK = 0.1  # the first head's probability of a cut that a sudden change confirms
+SUDDEN = 2.0  # Evidence.sudden from which on it does
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Transition = tuple[int, int]

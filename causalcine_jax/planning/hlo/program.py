@@ -145,7 +145,7 @@ class HloProgram:
         return of(self.entry)
 
     def running(self) -> Iterator[tuple[Computation, Instruction]]:
-        """Every instruction reachable from the entry but by fusions, once."""
+        """Every instruction reachable from the entry, once; fusions are not entered."""
         seen, waiting = {self.entry}, [self.entry]
         while waiting:
             computation = self.computations[waiting.pop()]
