@@ -78,6 +78,7 @@ USERS = {
     "keep_rates": ("ceilings",),
 }
 OF_PRESET = (*USERS, "preset", "size")
+KNOWN = {"all", "vae", "text", *(part for parts in USERS.values() for part in parts)}
 # What is measured alone and without a preset, and which flags it leaves unused.
 ALONE = {
     "race": OF_PRESET,
@@ -192,6 +193,8 @@ def _refuse_unused(parser: ArgumentParser, flags: argparse.Namespace) -> None:
             raise UsageError(f"bench {name} is measured alone: leave out the other parts")
         return parser.refuse_set(flags, ALONE[name], f"has no effect on {name}: leave it out")
     parser.refuse_set(flags, ("case",), f"applies only to {', '.join(ALONE)}")
+    if not flags.parts or not set(flags.parts) <= KNOWN:
+        return  # `main` says what is missing or unknown
     for name, parts in USERS.items():
         if not {"all", *parts} & set(flags.parts):
             parser.refuse_set(flags, (name,), f"applies only to {' and '.join(parts)}")

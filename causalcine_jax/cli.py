@@ -123,7 +123,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def refuse_set(self, namespace: argparse.Namespace, dests: Iterable[str], why: str) -> None:
         """`UsageError` naming the flags of `dests` that differ from their defaults, and why not."""
         names = [
-            action.option_strings[-1]
+            action.option_strings[0]
             for action in self._actions
             if action.dest in dests and getattr(namespace, action.dest) != action.default
         ]

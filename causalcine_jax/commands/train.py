@@ -16,13 +16,14 @@ JAX_PROCESS_ID and JAX_COORDINATOR_ADDRESS=HOST:PORT, or with JAX_COORDINATOR_PO
 that jax knows. launch/slurm.sh, tpu_pod.sh and gke.yaml set these.
 """
 
+import importlib.util
 import math
 import os
 import sys
 from pathlib import Path
 
 from causalcine_jax.cli import cores, refuse_repeated
-from causalcine_jax.errors import StoppedEarly
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.utils.compile_cache import keep_compiled
 
 
@@ -59,16 +60,19 @@ def main(arguments: list[str] | None = None) -> None:
             micro = [config.batch // optim.accumulation for optim in config.optims]
             seq = config.seq if config.seq <= len(cores()) else 1  # else the mesh refuses it
             jax.config.update("jax_num_cpu_devices", seq * math.gcd(len(cores()) // seq, *micro))
-        # jax writes programs from the first process alone. With a folder each, the others would
-        # compile what the first loads, and wait for its part in the compilation.
-        shared = options.compile_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
-        off = options.no_compile_cache or not (alone or shared)
-        keep_compiled(options.compile_cache, off)
+        keep_compiled(options.compile_cache, options.no_compile_cache)
         if alone or processes.is_first():
             print(text, flush=True)
         from causalcine_jax.training.loop import train
 
-        reached = int(train(config, force=options.force).step)
+        try:
+            reached = int(train(config, force=options.force).step)
+        except UsageError as error:
+            if alone:
+                raise
+            # Exit code 2 is for what a restart cannot mend. Among several processes a lock of a
+            # lost host, or a file not yet seen by another, is mended by one.
+            raise DataError(str(error)) from error
     # Outside of the processes' context, which takes an exception for a failure of this one alone.
     if reached < config.steps:
         raise StoppedEarly(f"stopped at step {reached} of {config.steps}")
@@ -102,5 +106,12 @@ def _tune_xla() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes about other people's hardware
     asked = os.environ.get("JAX_PLATFORMS", "")
-    if asked.startswith("cpu") or not Path("/dev/nvidia0").exists():
+    if asked.startswith("cpu") or not (Path("/dev/nvidia0").exists() and _finds_cuda()):
         os.environ.setdefault("NPROC", str(4 * len(cores())))
+
+
+def _finds_cuda() -> bool:
+    """Whether jax has a plugin for NVIDIA's cards."""
+    plugins = importlib.util.find_spec("jax_plugins")
+    folders = plugins.submodule_search_locations or () if plugins else ()
+    return any(any(Path(folder).glob("xla_cuda*")) for folder in folders)

@@ -37,7 +37,8 @@ from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import OURS
-from causalcine_jax.parallel.processes import is_first, spans_processes
+from causalcine_jax.parallel.gathering import spans_processes
+from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.parallel.sharding import gather_to_first
 from causalcine_jax.utils.atomic_file import file_hash
 from causalcine_jax.utils.output import one_writer

@@ -13,7 +13,8 @@ from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.errors import disk_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.lora import LAYERS, Adapters
-from causalcine_jax.parallel.processes import gather_to_host, is_first
+from causalcine_jax.parallel.gathering import gather_to_host
+from causalcine_jax.parallel.processes import is_first
 from causalcine_jax.utils.atomic_file import atomic_file, write_json
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"

@@ -15,7 +15,7 @@ from causalcine_jax.errors import DataError, shown
 from causalcine_jax.film.rollout import segment
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.packed import transformer_pass
-from causalcine_jax.parallel.processes import gather_to_host
+from causalcine_jax.parallel.gathering import gather_to_host
 
 _ADVICE = "check the weights and LoRAs, lower guidance or strength, or film with --dtype float32"
 

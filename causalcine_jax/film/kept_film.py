@@ -28,7 +28,7 @@ from causalcine_jax.film.state import (
     is_lost,
     rewind,
 )
-from causalcine_jax.parallel.processes import gather_to_host
+from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.utils.arrays import AnyArray, tree_bytes
 

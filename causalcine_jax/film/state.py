@@ -26,8 +26,8 @@ from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache, rewound
 from causalcine_jax.models.dit import TextContext, Transformer, token_grid
 from causalcine_jax.models.vae.video import to_uint8
+from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.parallel.mesh import active_mesh, check_shardable
-from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.utils.arrays import AnyArray
 
 

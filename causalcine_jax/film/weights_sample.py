@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.film.model_folder import Model
-from causalcine_jax.parallel.processes import gather_to_host
+from causalcine_jax.parallel.gathering import gather_to_host
 
 SAMPLED = 64  # values of each tensor, or of each layer's tensor in a loaded stack
 TEXT = "text encoder"

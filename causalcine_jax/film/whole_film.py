@@ -31,7 +31,7 @@ from causalcine_jax.film.state import (
 )
 from causalcine_jax.models import packed
 from causalcine_jax.models.dit import TextContext, Transformer
-from causalcine_jax.parallel.processes import gather_to_host
+from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.story_schema import nearest_multiples
 
 NO_MEMORY = MemoryConfig("none", window_chunks=0, memory_frames=0)

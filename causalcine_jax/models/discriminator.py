@@ -12,7 +12,7 @@ arXiv 2501.08316; Self-Forcing).
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from causalcine_jax.models.dit import sinusoid
 from causalcine_jax.models.nn import LayerNorm, Linear, Module, Param, layer_norm, stack_init
@@ -38,15 +38,18 @@ class Discriminator(Module):
         # A small last layer, so that an untrained head is near chance on any input.
         self.logit = Linear(width, 1, key=key_logit, std=0.02)
 
-    def __call__(self, features: tuple[Float[Array, "b n t d"], ...]) -> Float[Array, " b"]:
+    def __call__(
+        self, features: tuple[Float[Array, "b n t d"], ...], first: int | Int[Array, ""] = 0
+    ) -> Float[Array, " b"]:
         """The logit that each film is real, float32.
 
         Args:
           features: one array per tapped layer, from `teacher_forced` with config.features.
+          first: place in the film of the first of their chunks.
         """
 
         chunks, width = features[0].shape[1], features[0].shape[-1]
-        place = sinusoid(jnp.arange(float(chunks)), width)[:, None]  # [n, 1, d]
+        place = sinusoid(first + jnp.arange(float(chunks)), width)[:, None]  # [n, 1, d]
 
         def read(queries, project, tokens):
             tokens = layer_norm(tokens, EPS)

@@ -15,21 +15,21 @@ prints and writes files for people.
 
 import atexit
 import contextlib
-import functools
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, disk_faults
+from causalcine_jax.parallel.gathering import all_gather_text, several
+from causalcine_jax.utils.environment import one_of_several
 
-STARTED_BY = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT")
 # Seconds that finished processes wait for the first, which may still be encoding a film.
 LONGEST_END = 24 * 3600
 LONGEST_START = 3600  # seconds that a process waits for the others, which may pull an image first
@@ -49,7 +49,7 @@ def joined() -> Iterator[None]:
     Raises:
       UsageError: the environment's values are invalid.
     """
-    if not any(os.environ.get(name) for name in STARTED_BY):
+    if not one_of_several():
         yield
         return
     # jax must not handle SIGTERM: training/stopping.py ends the run at a step that all agree on.
@@ -62,7 +62,11 @@ def joined() -> Iterator[None]:
             initialization_timeout=LONGEST_START,
             shutdown_timeout_seconds=LONGEST_END,
         )
-    except (ValueError, RuntimeError) as error:  # RuntimeError: not all came in time
+    except jax.errors.JaxRuntimeError as error:  # not an error of use: a start later may succeed
+        raise DataError(
+            f"not all processes came within {LONGEST_START} s ({' '.join(str(error).split())})"
+        ) from error
+    except ValueError as error:
         raise UsageError(
             f"cannot start as one of several processes ({' '.join(str(error).split())}): "
             "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID; "
@@ -90,10 +94,6 @@ def _end_alone(at_end: threading.Event, leaving: threading.Thread) -> None:
     leaving.join(LONELY_END)
     if leaving.is_alive():
         os._exit(1)
-
-
-def several() -> bool:
-    return jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -162,6 +162,24 @@ def check_all(fault: str) -> None:
     by_all(check)
 
 
+def check_shared(folder: Path, field: str) -> None:
+    """Raises `UsageError` in every process if one does not see the first one's `folder`.
+
+    field  of the config, that names the folder
+    """
+    if not several():
+        return
+
+    def make() -> str:
+        with disk_faults(f"cannot write into {folder}"):
+            return Path(tempfile.mkdtemp(prefix=".shared-", dir=folder)).name
+
+    mark = text_of_first(make)
+    seen = (folder / mark).is_dir()
+    check_all("" if seen else f"{folder} is not the first process's: name a shared {field}")
+    by_first((folder / mark).rmdir)
+
+
 def check_same(settings: Mapping[str, Any]) -> None:
     """Raises `UsageError` in every process, naming the differences, if their settings differ.
 
@@ -183,18 +201,16 @@ def check_same(settings: Mapping[str, Any]) -> None:
         raise UsageError(f"the processes were not started alike: {_shortened(faults)}")
 
 
-def check_same_films(own: np.ndarray, sharing: int) -> None:
+def check_same_films(films_of_all: np.ndarray | jax.Array, sharing: int) -> None:
     """Raises `DataError` in every process if processes that share films have different ones.
 
     A process that skipped a record has another film than those that could read it.
 
     Args:
-      own: numbers of this process's films.
+      films_of_all: from the function of that name; waits until it is there.
       sharing: processes, adjacent by number, that share films.
     """
-    if sharing == 1:
-        return
-    taken = _all_gather(own.astype(np.int32)).tolist()
+    taken = np.asarray(films_of_all).tolist()
     for number, films in enumerate(taken):
         first = number - number % sharing
         if films != taken[first]:
@@ -203,73 +219,6 @@ def check_same_films(own: np.ndarray, sharing: int) -> None:
                 "for the same part of a batch: one skipped a record that it found damaged; look "
                 "for its warning, and whether all processes see the same store"
             )
-
-
-def all_gather_text(text: str) -> list[str]:
-    """The `text` of each process, by process number."""
-    content = np.frombuffer(text.encode("utf-8"), np.uint8)
-    sizes = _all_gather(np.array([len(content)], np.int32))[:, 0]
-    padded = np.zeros(int(sizes.max()) + 1, np.uint8)
-    padded[: len(content)] = content
-    return [
-        bytes(row[:size]).decode("utf-8")
-        for row, size in zip(_all_gather(padded), sizes, strict=True)
-    ]
-
-
-def any_process(asked: bool) -> bool | jax.Array:
-    """Whether `asked` is true in any process.
-
-    With several processes the result is a device array in flight; reading it waits for all.
-    """
-    if not several():
-        return asked
-    with jax.set_mesh(_one_device_each()):
-        return _any(_as_rows(np.array([asked])))
-
-
-def gather_to_host(array: jax.Array | np.ndarray) -> np.ndarray:
-    """The full array on the host.
-
-    If it spans the devices of several processes, every process must call this.
-    """
-    if spans_processes(array):
-        return multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)
-
-
-def spans_processes(array: jax.Array | np.ndarray) -> bool:
-    """Whether no process has all of an array on its own devices."""
-    return isinstance(array, jax.Array) and not (
-        array.is_fully_addressable or array.is_fully_replicated
-    )
-
-
-def _as_rows(own: np.ndarray) -> jax.Array:
-    """Stacks every process's `own` array (one shape, one dtype) into a global array.
-
-    Each row lies on one device of its process.
-    """
-    return jax.make_array_from_process_local_data(
-        NamedSharding(_one_device_each(), PartitionSpec("processes")), own[None]
-    )
-
-
-@functools.cache
-def _one_device_each() -> Mesh:
-    devices = {device.process_index: device for device in reversed(jax.devices())}
-    return Mesh(np.array([devices[process] for process in sorted(devices)]), "processes")
-
-
-def _all_gather(own: np.ndarray) -> np.ndarray:
-    # The caller may be under another mesh, such as the one that trains.
-    with jax.set_mesh(_one_device_each()):
-        return gather_to_host(_as_rows(own))
-
-
-@jax.jit
-def _any(flags: jax.Array) -> jax.Array:
-    return flags.any()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

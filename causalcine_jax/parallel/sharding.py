@@ -20,12 +20,13 @@ from flax.nnx import Param
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.parallel.mesh import AXES, active_mesh, divisors
+from causalcine_jax.parallel.mesh import AXES, active_mesh
 from causalcine_jax.parallel.platform import platform
 from causalcine_jax.parallel.processes import is_first
 
 SMALLEST_SHARDED = 2**14  # elements; sharding less costs more in messages than it saves in memory
-UNDIVIDED = 0.1  # of the bytes of weights; a device may hold so much that others hold too
+# Of the bytes of weights, and in bytes: so much a device may hold that others hold too.
+UNDIVIDED, MANY = 0.1, 2**31
 
 REPLICATED = PartitionSpec()
 # A weight is [..., in, out], sharded along its outputs. Those are the rows of a checkpoint's
@@ -76,7 +77,7 @@ def check_sharded(mesh: Mesh | AbstractMesh, shapes) -> None:
     """Refuses a mesh that divides few of the weights in `shapes`: each device would hold them all.
 
     Raises:
-      UsageError: more than UNDIVIDED of their bytes stay whole; it names a weight and other meshes.
+      UsageError: more than UNDIVIDED of their bytes stay whole, and these are many (MANY).
     """
     leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)]
     size = lambda leaf: leaf.size * leaf.dtype.itemsize
@@ -86,17 +87,15 @@ def check_sharded(mesh: Mesh | AbstractMesh, shapes) -> None:
         if _is_sharded(path, leaf.shape) and spec_of(path, leaf.shape, mesh) == REPLICATED
     ]
     total, whole = (sum(size(leaf) for _, leaf in part) for part in (leaves, undivided))
-    if mesh.size == 1 or whole <= UNDIVIDED * total:
+    if mesh.size == 1 or whole <= max(MANY, UNDIVIDED * total):
         return
     path, largest = max(undivided, key=lambda found: size(found[1]))
     data, seq = (mesh.shape[name] for name in AXES)
     sides = largest.shape[-2:]
-    fits = [count for count in divisors(mesh.size) if any(side % count == 0 for side in sides)]
-    others = f"seq={fits[-1]}, or " if fits[-1] > 1 else ""
     raise UsageError(
         f"data={data} and seq={seq} divide neither side of {path} [{sides[0]} x {sides[1]}], "
         f"so every device would hold {whole / 1e9:.1f} GB of {total / 1e9:.1f} GB whole: use "
-        f"{others}a number of devices that divides {' or '.join(map(str, dict.fromkeys(sides)))}"
+        f"devices, or a seq, whose number divides {' or '.join(map(str, dict.fromkeys(sides)))}"
     )
 
 

@@ -7,7 +7,8 @@ OUT holds config.json, metrics.jsonl, loss.png, checkpoints/, model/ and samples
 checkpoints in OUT continues from the newest; its results are bitwise those of an uninterrupted run.
 SIGTERM and Ctrl-C save after the step in progress.
 
-The host waits for a step only to write a record, but stays at most two steps ahead of the devices.
+The host waits for a step only to write a record, but stays at most two steps ahead of the devices;
+with several processes it waits for every slow one (SLOW_STEP).
 
 With several processes (parallel/processes.py) each runs this loop. OUT must be storage that all
 share: each process saves its devices' part of a checkpoint, and the first writes everything else.
@@ -23,15 +24,9 @@ from pathlib import Path
 
 import jax
 
+from causalcine_jax.parallel.gathering import any_process
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
-from causalcine_jax.parallel.processes import (
-    any_process,
-    by_first,
-    check_all,
-    check_same,
-    is_first,
-    several,
-)
+from causalcine_jax.parallel.processes import by_first, check_all, check_same, is_first, several
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
@@ -155,6 +150,8 @@ class Run:
         for number in range(self.start + 1, config.steps + 1):
             with self.clock.waiting():
                 batch = put_batch(self.mesh, next(stage.batches))
+            if number == self.start + 2:
+                begun = time.monotonic()
             with jax.set_mesh(self.mesh):
                 if number == self.start + 1:  # also what runs later: it must not fail mid-run
                     for _, apply in updates:
@@ -184,7 +181,6 @@ class Run:
                 ahead = 0 if any_process(time.monotonic() - begun > SLOW_STEP) else STEPS_AHEAD
             if number == self.start + 1:
                 jax.block_until_ready(state)
-                begun = time.monotonic()
                 self.log.say(f"first step {self.clock.lap()['step_s']:.1f} s, compilation included")
                 self.log.begin(number)
             else:
@@ -216,9 +212,9 @@ class Run:
         One is written before an older one is removed.
         """
         each = self.config.checkpoint
-        saves = -(-(self.config.steps - self.start) // each.every)
-        kept = max(0, each.keep + 1 - self.checkpoints.count)
-        return min(saves, kept) * tree_bytes(state)
+        steps, every = self.config.steps, each.every
+        saves = steps // every - self.start // every + bool(steps % every)
+        return min(saves, max(1, each.keep + 1 - self.checkpoints.count)) * tree_bytes(state)
 
     def close(self) -> None:
         self.log.close()

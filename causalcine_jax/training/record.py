@@ -32,7 +32,7 @@ class Record:
 def record_of(
     config: TrainConfig, stage: Stage, state: TrainState, step: int, clock: "StepTimer"
 ) -> Record:
-    """The record after `step`. The host waits for the numbers, as it does nowhere else."""
+    """The record after `step`. The host waits for the numbers."""
     windows, skipped = jax.device_get((state.window, state.skipped))
     timing = clock.lap()
     since = (step - 1) % config.log_every + 1

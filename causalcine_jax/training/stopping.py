@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C as a request to stop.
 
 The step in progress is finished and saved, then the process ends with exit code 75. With several
-processes, the one that is asked tells all others (`processes.any_process`).
+processes, the one that is asked tells all others (`gathering.any_process`).
 """
 
 import signal

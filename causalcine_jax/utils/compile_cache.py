@@ -26,6 +26,7 @@ from pathlib import Path
 
 from causalcine_jax import __version__
 from causalcine_jax.errors import UsageError, first_line
+from causalcine_jax.utils.environment import one_of_several
 
 LARGEST = 2**31  # bytes of all programs in the user's cache directory
 # jax needs a few milliseconds to load or write a program, so faster compilations are not stored.
@@ -92,6 +93,10 @@ def chosen_compile_cache(
             raise UsageError(f"--compile-cache {folder} is a file: name a folder")
     elif os.environ.get(_FOLDER):
         return CompileCache(os.environ[_FOLDER], _FOLDER)
+    elif one_of_several():
+        # jax writes programs from the first process alone. With a folder each, the others would
+        # compile what the first loads, and wait for its part in the compilation.
+        return CompileCache(None, "one of several processes: name a shared --compile-cache")
     else:
         folder, reason = _programs() / _versions(), "the default"
     fault = _fault(folder)

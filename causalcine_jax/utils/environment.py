@@ -1,4 +1,4 @@
-"""What a record says of its run: the command, the software and the device."""
+"""Where a run takes place: its processes, and what its record says of command, software, device."""
 
 import importlib.metadata
 import os
@@ -9,7 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# One of them is set where several processes are one run or film (parallel/processes.py).
+STARTED_BY = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT")
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
+
+
+def one_of_several() -> bool:
+    """Whether this process was started as one of several."""
+    return any(os.environ.get(name) for name in STARTED_BY)
 
 
 def software() -> dict[str, Any]:

@@ -146,16 +146,16 @@ def check_renames(out: Path) -> None:
 
     Buckets mounted as file systems may refuse this, or only for folders that hold folders.
     """
-    with tempfile.TemporaryDirectory(dir=out, prefix=".rename-") as scratch:
-        (Path(scratch) / "before" / "inside").mkdir(parents=True)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".rename-") as scratch:
+            (Path(scratch) / "before" / "inside").mkdir(parents=True)
             (Path(scratch) / "before").rename(Path(scratch) / "after")
-        except OSError as error:
-            raise DataError(
-                f"the storage of {out} cannot rename folders ({error.strerror or error}), so "
-                "checkpoints could never be completed: choose another --config.out, such as a "
-                "bucket with a hierarchical namespace"
-            ) from error
+    except OSError as error:
+        raise DataError(
+            f"the storage of {out} cannot rename folders ({error.strerror or error}), so "
+            "checkpoints could never be completed: choose another --config.out, such as a "
+            "bucket with a hierarchical namespace"
+        ) from error
 
 
 def _size(count: int) -> str:

@@ -9,10 +9,10 @@ import pytest
 from latent_films import SPEC, damage, record, write_store
 from orbax.checkpoint import v1 as ocp
 
+from causalcine_jax.data import loader
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.parallel import processes
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +73,17 @@ def test_processes_that_share_films_notice_that_one_skipped_a_record(store, monk
     """Of four processes the first two share films, and so do the others."""
     films = [int(i) for i in next(Loader(store, 2))["index"]]
     gathered = [films, films, [5, 6], [5, 6]]
-    monkeypatch.setattr(processes, "_all_gather", lambda own: np.array(gathered))
-    assert_same(next(Loader(store, 2, sharing=2)), next(Loader(store, 2)))
+    monkeypatch.setattr(loader, "films_of_all", lambda own: np.array(gathered))
+    sharing, alone = Loader(store, 2, sharing=2), Loader(store, 2)
+    for _ in range(loader.BEHIND + 2):
+        assert_same(next(sharing), next(alone))
     gathered[3] = [5, 0]
+    for _ in range(loader.BEHIND):
+        next(sharing)
     with pytest.raises(
         DataError, match=r"process 2 has read films \[5, 6\] and process 3 films \[5, 0\]"
     ):
-        next(Loader(store, 2, sharing=2))
+        next(sharing)
 
 
 @pytest.mark.parametrize("threads", [0, 2])

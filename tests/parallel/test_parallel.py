@@ -96,11 +96,15 @@ def test_a_mesh_that_would_leave_weights_whole_on_every_device_is_refused():
     with pytest.raises(
         UsageError,
         match=r"data=24 and seq=1 divide neither side of blocks\.\S+ \[5120 x 5120\], so every "
-        r"device would hold 3\d\.\d GB of 5\d\.\d GB whole: use seq=8, or a number of devices that "
+        r"device would hold 3\d\.\d GB of 5\d\.\d GB whole: use devices, or a seq, whose number "
         "divides 5120$",
     ):
         check_sharded(mesh_of_nothing(24, 1), shapes)
     check_sharded(mesh_of_nothing(1, 1), shapes)
+    small = preset("storyworld-base").transformer
+    check_sharded(
+        mesh_of_nothing(6, 1), jax.eval_shape(lambda: Transformer(small, key=jax.random.key(0)))
+    )
 
 
 def test_ema_and_optimizer_are_sharded_as_their_parameters():

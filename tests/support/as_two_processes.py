@@ -19,8 +19,9 @@ from toy_stage import OPTIM, toy_batches, toy_config, toy_stage
 
 from causalcine_jax.cli import run
 from causalcine_jax.parallel import sharding
+from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.parallel.mesh import make_mesh, own_part
-from causalcine_jax.parallel.processes import gather_to_host, is_first, joined
+from causalcine_jax.parallel.processes import is_first, joined
 from causalcine_jax.training.loop import train
 
 

@@ -75,6 +75,33 @@ def test_what_was_loaded_is_not_kept_beside_the_state(tmp_path, monkeypatch):
     assert held[1] is None
 
 
+class StoppedAtSeven:
+    """Batches, of which the seventh comes with a SIGTERM."""
+
+    def __init__(self, batches):
+        self._batches, self._taken = batches, 0
+
+    def __next__(self):
+        self._taken += 1
+        if self._taken == 8:  # the first was only looked at
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next(self._batches)
+
+    def __getattr__(self, name):
+        return getattr(self._batches, name)
+
+
+@pytest.mark.parametrize(("slow", "last"), [(0.0, 7), (1e9, 9)])
+def test_several_processes_stop_at_the_step_in_progress_where_steps_are_slow(
+    tmp_path, monkeypatch, slow, last
+):
+    for name, value in (("several", lambda: True), ("any_process", bool), ("SLOW_STEP", slow)):
+        monkeypatch.setattr(loop, name, value)
+    stage = toy_stage()
+    stage = dataclasses.replace(stage, batches=StoppedAtSeven(stage.batches))
+    assert int(train(toy_config(tmp_path), stage).step) == last
+
+
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
     """Also what is due just at the step of the stop: a held-out measure, the model."""
     due = {
@@ -84,20 +111,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
     unseen, exported = tuple(itertools.islice(toy_batches(4, seed=9), 1)), []
     measured = lambda: dataclasses.replace(toy_stage(exported=exported), held_out=unseen)
     whole = train(toy_config(tmp_path / "whole", **due), measured())
-    stage, taken = measured(), []
-    batches = stage.batches
-
-    class StoppedAtSeven:
-        def __next__(self):
-            taken.append(None)
-            if len(taken) == 8:  # the first was only looked at
-                os.kill(os.getpid(), signal.SIGTERM)
-            return next(batches)
-
-        def __getattr__(self, name):
-            return getattr(batches, name)
-
-    stage = dataclasses.replace(stage, batches=StoppedAtSeven())
+    stage = measured()
+    stage = dataclasses.replace(stage, batches=StoppedAtSeven(stage.batches))
     parts = train(toy_config(tmp_path / "parts", **due), stage)
     assert int(parts.step) == 7
     parts = train(toy_config(tmp_path / "parts", **due), measured())

@@ -30,8 +30,8 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import OF_LATENTS, TransformerConfig
+from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.parallel.mesh import make_mesh, own_part
-from causalcine_jax.parallel.processes import gather_to_host
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.film_data import (
     HELD_OUT_OFFSET,

@@ -254,10 +254,11 @@ def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
     )  # fmt: skip
 
 
-def _noise(task: DistributionMatching, key, film, shift: float):
-    """A time per film, and noise."""
+def _noise(task: DistributionMatching, key, film, shift: float, highest: float = flow.TRAIN_TIMES):
+    """A time per film, from dmd.t_min to `highest`, and noise."""
     key_time, key_noise = jax.random.split(key)
-    t = score_times(key_time, film.shape[0], shift, task.dmd.t_min, task.dmd.t_max)
+    t = score_times(key_time, film.shape[0], shift, 0.0, flow.TRAIN_TIMES)
+    t = jnp.clip(t * (highest / flow.TRAIN_TIMES), task.dmd.t_min, task.dmd.t_max)
     return t, jax.random.normal(key_noise, film.shape)
 
 
@@ -265,5 +266,4 @@ def _noise_of_head(task: DistributionMatching, key, film, of_scores):
     """Time and noise in front of the head: those of the scores, unless it has its own."""
     if not task.gan.shift:
         return of_scores
-    t, noise = _noise(task, jax.random.fold_in(key, 2), film, task.gan.shift)
-    return t * (task.gan.t_max / flow.TRAIN_TIMES), noise
+    return _noise(task, jax.random.fold_in(key, 2), film, task.gan.shift, task.gan.t_max)

@@ -160,4 +160,4 @@ def logits(
         dataclasses.replace(passes, features=taps),
         from_noisy=config.context == "noisy_causal",
     )
-    return nets["head"](features)
+    return nets["head"](features, part.start)

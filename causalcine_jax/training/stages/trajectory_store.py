@@ -25,12 +25,12 @@ from jaxtyping import Array, Float
 from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.mixed_store import MixedStore
-from causalcine_jax.data.store_layout import read_spec
+from causalcine_jax.data.store_layout import partial_path, read_spec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import make_mesh, own_part
-from causalcine_jax.parallel.processes import by_all, by_first, check_same, is_first
+from causalcine_jax.parallel.processes import by_all, by_first, check_same, check_shared, is_first
 from causalcine_jax.parallel.sharding import own_rows, put_batch, state_shardings
 from causalcine_jax.training.stages.ode import ODEInit, teacher_trajectory
 from causalcine_jax.utils.output import one_writer
@@ -106,9 +106,11 @@ def write_trajectories(
     with contextlib.ExitStack() as held:
         by_first(lambda: held.enter_context(one_writer(path, beside=True)))
         by_first(lambda: LatentStoreWriter(path, spec))  # makes the folder that the others open
+        check_shared(partial_path(path), "ode.store")
         writer = by_all(lambda: LatentStoreWriter(path, spec))
-        if missing := by_all(writer.pending):  # listed by all before any of them writes
-            check_same({f"shards missing in {path}": len(missing)})
+        missing = by_all(writer.pending)  # listed by all before any of them writes
+        check_same({f"shards missing in {path}": str(missing)})
+        if missing:
             _write(writer, missing, films, task, nets, settings, check)
         by_all(lambda: None)  # waits until all have written
         by_first(writer.finish)

@@ -36,6 +36,8 @@ def test_every_part_is_read_and_the_order_of_chunks_counts(head, features):
     logit = jax.jit(lambda *features: head(features))
     base, backwards = logit(*features), logit(*(f[:, ::-1] for f in features))
     assert np.all(np.abs(backwards - base) > 1e-5)
+    later = jax.jit(lambda first, *features: head(features, first))(4, *features)
+    assert np.all(np.abs(later - base) > 1e-5)
     np.testing.assert_allclose(logit(*(f[:, :, ::-1] for f in features)), base, atol=1e-6)
     assert logit(*(jnp.tile(f, (1, 2, 1, 1)) for f in features)).shape == base.shape
     first, second = features
