@@ -54,8 +54,7 @@ def _size_faults(named: set[str], config: TrainConfig) -> list[str]:
             size = name.partition(".")[2]
             if config.new_latents and size in OF_LATENTS:
                 continue
-            added = isinstance(sizes, TransformerConfig) and config.adds_skip(sizes)
-            if added and size == "skip_dim":
+            if isinstance(sizes, TransformerConfig) and size in config.added_parts(sizes):
                 continue
             asked, there = getattr(getattr(config, part), size), getattr(sizes, size)
             if asked != there:
