@@ -24,10 +24,7 @@ WAN_LATENT_STD = (
 
 PREDICTIONS = ("velocity", "clean")
 # The transformer's settings that Wan2.1 does not have, as its networks are.
-OURS = {"predicts": "velocity", "skip_dim": 0, "place_dim": 0}
-# Of these, sizes of parts that a trained transformer can be given: they begin at zero, so that it
-# goes on as it was.
-ADDED = ("skip_dim", "place_dim")
+OURS = {"predicts": "velocity", "skip_dim": 0}
 # The transformer's settings that are those of its first and its last layer alone.
 OF_LATENTS = ("in_dim", "out_dim", "patch_size", "predicts")
 
@@ -49,9 +46,6 @@ class TransformerConfig:
                            patch; clean latents need only the dimensions that films fill
     skip_dim               width of the gated product of the noisy patches that is added to what the
                            head gives (dit.InputSkip); 0, as in Wan2.1: none
-    place_dim              width of the sinusoids of a token's row, and of its column, of which a
-                           linear function is added to it (dit.Places); 0, as in Wan2.1: none, and
-                           RoPE alone tells places
     """
 
     dim: int
@@ -67,7 +61,6 @@ class TransformerConfig:
     eps: float = 1e-6
     predicts: str = "velocity"
     skip_dim: int = 0
-    place_dim: int = 0
 
     def __post_init__(self):
         raise_faults("transformer", self.faults())
@@ -91,8 +84,6 @@ class TransformerConfig:
             faults.append(f"head_dim {self.head_dim} must be even for RoPE")
         if not faults and self.freq_dim % 2:
             faults.append(f"freq_dim {self.freq_dim} must be even")
-        if not faults and self.place_dim % 2:
-            faults.append(f"place_dim {self.place_dim} must be even")
         if self.patch_size[0] != 1:
             faults.append(
                 "patch_size[0] must be 1 (latent frames are never merged into one token), "

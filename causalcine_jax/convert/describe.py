@@ -180,7 +180,6 @@ def _transformer_config(what: str, shapes: Shapes, settings: dict[str, Any]) -> 
         "out_dim": head[0] // math.prod(patch[2:]),
         "num_layers": _layers(shapes),
         "skip_dim": shapes.get("skip.gate.weight", (0,))[0],
-        "place_dim": shapes.get("place.linear.weight", (0, 0))[1] // 2,
     }
     heads = WAN_HEADS.get((patch[0], ffn[0]), max(1, patch[0] // WAN_HEAD_DIM))
     return _config(what, TransformerConfig, sizes, {"num_heads": heads, **settings})

@@ -105,7 +105,6 @@ TRANSFORMER = (
     Rule(r"head\.bias", r"head.head.bias"),
     Rule(r"skip\.(gate|value|out)\.weight", r"skip.\1.weight", *LINEAR),  # ours
     Rule(r"skip\.(gate|value|out)\.bias", r"skip.\1.bias"),
-    Rule(r"place\.linear\.weight", r"place.linear.weight", *LINEAR),
 )
 
 # Wan2.1 wan/modules/vae.py, WanVAE_. Layers whose names end in a number are list entries.

@@ -81,28 +81,6 @@ class InputSkip(Module):
         return self.out(gate * self.value(patches, FLOAT32).astype(jnp.float32), FLOAT32)
 
 
-class Places(Module):
-    """Adds to every token a linear function of its row and column; nothing until it is trained.
-
-    RoPE tells distances alone, and in a narrow head only two of its frequencies differ over a few
-    rows. Where characters stand in a picture depends on the place itself.
-    """
-
-    def __init__(self, config: TransformerConfig, *, key):
-        self.linear = Linear(2 * config.place_dim, config.dim, key=key, bias=False, std=0.0)
-
-    def __call__(
-        self, tokens: Float[Array, "b s t d"], grid: tuple[int, int]
-    ) -> Float[Array, "b s t d"]:
-        width = self.linear.weight.shape[0] // 2
-        rows, columns = (sinusoid(jnp.arange(float(side)), width) for side in grid)
-        at = jnp.concatenate(
-            [jnp.repeat(rows, grid[1], axis=0), jnp.tile(columns, (grid[0], 1))], axis=-1
-        )
-        added = self.linear(at, FLOAT32).astype(tokens.dtype)
-        return tokens + jnp.tile(added, (tokens.shape[2] // len(at), 1))
-
-
 class Transformer(Module):
     """WanModel (text to video). `blocks` stacks all layers on a leading axis for `jax.lax.scan`."""
 
@@ -121,8 +99,6 @@ class Transformer(Module):
         self.head = Linear(dim, config.out_dim * patch, key=keys[8], std=0.0)
         if config.skip_dim:  # a key of its own: the other parts are those of a network without it
             self.skip = InputSkip(config, key=jax.random.fold_in(key, 1))
-        if config.place_dim:
-            self.place = Places(config, key=jax.random.fold_in(key, 2))
 
 
 @jax.tree_util.register_dataclass

@@ -232,8 +232,6 @@ def transformer_pass(
     tokens = grid[0] * grid[1]
     patches = dit.patchify(sizes, segments.latents, chunk_frames)
     x = dit.embed_patches(model, patches)
-    if sizes.place_dim:
-        x = all_gather_params(model.place)(x, grid)
     e, e0 = dit.embed_time(model, segments.t)
     own_positions = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
     own_rotation = rotation(own_positions, grid, sizes.head_dim)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
 from causalcine_jax.errors import choice_faults, raise_faults, range_faults
-from causalcine_jax.network_sizes import ADDED, TextEncoderConfig, TransformerConfig, VAEConfig
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
 from causalcine_jax.training.checks import type_faults
@@ -273,13 +273,10 @@ class TrainConfig:
     def facts(self) -> StageFacts:
         return STAGES[self.stage]
 
-    def added_parts(self, there: TransformerConfig) -> tuple[str, ...]:
-        """The sizes of parts that the transformer of `init`, whose sizes are `there`, gets new."""
-        if self.lora.rank or self.facts.student:
-            return ()
-        return tuple(
-            name for name in ADDED if getattr(self.transformer, name) and not getattr(there, name)
-        )
+    def adds_skip(self, there: TransformerConfig) -> bool:
+        """Whether the transformer of `init`, whose sizes are `there`, gets a new input skip."""
+        asked = self.transformer.skip_dim and not there.skip_dim
+        return bool(asked and not self.lora.rank and not self.facts.student)
 
     @property
     def passes(self) -> PassConfig:

@@ -54,7 +54,8 @@ def _size_faults(named: set[str], config: TrainConfig) -> list[str]:
             size = name.partition(".")[2]
             if config.new_latents and size in OF_LATENTS:
                 continue
-            if isinstance(sizes, TransformerConfig) and size in config.added_parts(sizes):
+            added = isinstance(sizes, TransformerConfig) and config.adds_skip(sizes)
+            if added and size == "skip_dim":
                 continue
             asked, there = getattr(getattr(config, part), size), getattr(sizes, size)
             if asked != there:

@@ -301,9 +301,7 @@ def test_networks_of_48_latent_channels_of_our_own_are_not_taken_for_wan22s(tmp_
     assert_same(load_transformer(tmp_path / "ours"), transformer)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("predicts", "clean"), ("skip_dim", 5), ("place_dim", 6)]
-)
+@pytest.mark.parametrize(("setting", "value"), [("predicts", "clean"), ("skip_dim", 5)])
 def test_a_setting_that_wan_does_not_have_stays_with_the_network(tmp_path, setting, value):
     sizes = dataclasses.replace(TRANSFORMER, **{setting: value})
     transformer = random_module(Transformer, sizes)

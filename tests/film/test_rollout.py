@@ -39,7 +39,7 @@ CONFIG = TransformerConfig(
 )
 # Heads of 12 never use the CPU's kernel for all fields of a packed pass, heads of 32 do.
 KERNEL = dataclasses.replace(CONFIG, dim=96)
-CLEAN = dataclasses.replace(CONFIG, predicts="clean", place_dim=4)
+CLEAN = dataclasses.replace(CONFIG, predicts="clean")
 HEIGHT, WIDTH, BATCH = 4, 6, 2
 
 
@@ -206,19 +206,6 @@ def test_an_input_skip_adds_a_gated_product_of_the_patches():
     np.testing.assert_allclose(out - without, wanted, rtol=1e-4, atol=1e-5)
     plain = random_model(CONFIG)
     assert not hasattr(plain, "skip")
-
-
-def test_places_add_a_linear_function_of_row_and_column():
-    places = random_model(CLEAN).place
-    tokens = jnp.ones((1, 2, 2 * 6, CONFIG.dim))
-    added = (places(tokens, (2, 3)) - tokens).reshape(2, 2, 2, 3, CONFIG.dim)
-    np.testing.assert_array_equal(added[0, 0], added[1, 1])  # the same in every frame
-    row, column = added[0, 0, 1, 2], dit.sinusoid(jnp.asarray([1.0, 2.0]), 4)
-    np.testing.assert_allclose(
-        row, column.reshape(-1) @ places.linear.weight[...], rtol=1e-4, atol=1e-5
-    )
-    untrained = dit.Places(dataclasses.replace(CONFIG, place_dim=4), key=jax.random.key(0))
-    np.testing.assert_array_equal(untrained(tokens, (2, 3)), tokens)
 
 
 def test_a_cache_of_clean_chunks_replaces_the_clean_stream():

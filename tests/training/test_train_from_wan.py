@@ -269,11 +269,9 @@ def test_flags_that_contradict_the_model_are_refused(wan, store):
     new = config_of(wan, store, transformer=other, new_latents=True)
     check_flags(["--config.transformer.patch_size=1,1,1"], new)
     check_flags(
-        ["--config.transformer.skip_dim=8", "--config.transformer.place_dim=4"],
+        ["--config.transformer.skip_dim=8"],
         config_of(
-            wan,
-            store,
-            transformer=dataclasses.replace(sizes, num_layers=layers, skip_dim=8, place_dim=4),
+            wan, store, transformer=dataclasses.replace(sizes, num_layers=layers, skip_dim=8)
         ),
     )
 

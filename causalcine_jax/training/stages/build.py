@@ -140,19 +140,17 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
 def _grown(transformer: Transformer, config: TrainConfig) -> Transformer:
     """The transformer of config.init, with new parts where the config asks for them.
 
-    With new latents, its first and last layer are new: patch embedding random, head zero. Parts
-    that it does not have (ADDED) begin at zero.
+    With new latents, its first and last layer are new: patch embedding random, head zero. A skip
+    that it does not have begins at zero.
     """
     old, asked = transformer.config, config.transformer
-    added = config.added_parts(old)
-    sizes = replace(old, **{name: getattr(asked, name) for name in added})
+    new_skip = config.adds_skip(old)
+    sizes = replace(old, skip_dim=asked.skip_dim) if new_skip else old
     if config.new_latents:
         sizes = replace(sizes, **{name: getattr(asked, name) for name in OF_LATENTS})
     new = ENDS if config.new_latents else ()
-    if sizes.skip_dim and (new or "skip_dim" in added):
+    if sizes.skip_dim and (new or new_skip):
         new = (*new, "skip")
-    if "place_dim" in added:
-        new = (*new, "place")
     return _with_new(transformer, sizes, new, config.seed) if new else transformer
 
 
