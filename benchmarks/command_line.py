@@ -44,10 +44,10 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks import REPOSITORY
+from benchmarks import PARTS, REPOSITORY
 from causalcine_jax.cli import ArgumentParser, pixel_size, whole_number
 from causalcine_jax.config import KV_DTYPES, POOL_PLACES
-from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults
+from causalcine_jax.errors import DataError, UsageError, choice_faults, raise_faults
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.stages.table import FILM_STAGES
 
@@ -78,7 +78,6 @@ USERS = {
     "keep_rates": ("ceilings",),
 }
 OF_PRESET = (*USERS, "preset", "size")
-KNOWN = {"all", "vae", "text", *(part for parts in USERS.values() for part in parts)}
 # What is measured alone and without a preset, and which flags it leaves unused.
 ALONE = {
     "race": OF_PRESET,
@@ -188,15 +187,18 @@ def _refuse_unused(parser: ArgumentParser, flags: argparse.Namespace) -> None:
     if flags.targets:
         unused = (*OF_PRESET, "dtype", "repeats", "case")
         return parser.refuse_set(flags, unused, "has no effect with --targets: leave it out")
-    for name in set(flags.parts) & set(ALONE):
-        if len(flags.parts) > 1:
+    for name in flags.parts:
+        if name in ("all", *ALONE) and len(flags.parts) > 1:
             raise UsageError(f"bench {name} is measured alone: leave out the other parts")
-        return parser.refuse_set(flags, ALONE[name], f"has no effect on {name}: leave it out")
+        if name in ALONE:
+            return parser.refuse_set(flags, ALONE[name], f"has no effect on {name}: leave it out")
     parser.refuse_set(flags, ("case",), f"applies only to {', '.join(ALONE)}")
-    if not flags.parts or not set(flags.parts) <= KNOWN:
-        return  # `main` says what is missing or unknown
+    raise_faults(
+        "bench",
+        [f for part in flags.parts for f in choice_faults("part", part, (*PARTS, "all"))],
+    )
     for name, parts in USERS.items():
-        if not {"all", *parts} & set(flags.parts):
+        if flags.parts and not {"all", *parts} & set(flags.parts):
             parser.refuse_set(flags, (name,), f"applies only to {' and '.join(parts)}")
 
 
@@ -219,17 +221,9 @@ def main(arguments: list[str] | None = None) -> None:
         )
     from benchmarks.bench import bench, faults, made, missing_peers, without, write
     from benchmarks.report import table
-    from benchmarks.settings import PARTS, Settings
+    from benchmarks.settings import Settings
 
     parts = PARTS if flags.parts == ["all"] else tuple(dict.fromkeys(flags.parts))
-    raise_faults(
-        "bench",
-        [
-            f"unknown part {part!r}, {nearest(part, [*PARTS, 'all'])}"
-            for part in parts
-            if part not in PARTS
-        ],
-    )
     if flags.peer and (missing := missing_peers()):
         raise UsageError(f"--peer: {without(missing)}")
     width, height = flags.size or (None, None)

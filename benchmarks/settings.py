@@ -22,7 +22,6 @@ from causalcine_jax.presets import Preset, preset
 from causalcine_jax.story_schema import size_faults
 from causalcine_jax.training.stages.table import FILM_STAGES
 
-PARTS = ("streaming", "training", "attention", "vae", "text", "forward", "start", "ceilings")
 SAMPLERS = ("few_step", "preset")
 CHUNK_FRAMES = 3
 # The networks in the preset's sizes, and what the preset calls them. TAEHV has one size for all.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.settings import Settings
 from causalcine_jax.cli import cores, run
+from causalcine_jax.commands.train import cpu_threads
 from causalcine_jax.errors import DataError, UsageError, first_line
 
 # Where each part is measured. Imported on request: other parts' imports would count as its start.
@@ -44,7 +45,7 @@ _SHARED = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false"
 }  # torch has the memory of a GPU that jax leaves
 ENVIRONMENT = {
-    "training": {"NPROC": str(4 * (os.cpu_count() or 1))},
+    "training": cpu_threads(),
     "race_theirs": _SHARED,
     "race_peaks": _SHARED,
     "race_products": _SHARED,

@@ -124,8 +124,8 @@ TABLES = {
         "recall is below chance and says nothing of memory. "
         "The paper changes less: its student starts from trajectories of the original "
         "bidirectional model, and distribution matching is that of the first row. Here the "
-        "trajectories are of a causal base of single shots, as long as the other films. It is"
-        " also the teacher of the second stage, so neither score ever saw a cut.",
+        "trajectories are of a causal base of single shots, as long as the other films. It is "
+        "also the teacher of the second stage, so neither score ever saw a cut.",
     ),
     "memory": Table(
         title="Memory: none, a sink of first frames, or routed by content",
@@ -167,8 +167,8 @@ TABLES = {
         made="Every policy, camr too, continues the training of the same base, for the same number "
         "of steps on the same films. It is then measured under its own policy. "
         "That base was trained under camr for 14,900 steps, so the 400 steps of a sink say "
-        "little of a model that never knew camr. The paper's rows also have prompts, cuts and"
-        " steadiness, which were not measured here.",
+        "little of a model that never knew camr. The paper's rows also have prompts, cuts and "
+        "steadiness, which were not measured here.",
     ),
     "gan": Table(
         title="Distillation with and without the GAN head",

@@ -64,6 +64,8 @@ def test_every_command_reads_a_size_alike(parse, words, capsys):
         (["vae", "--keep-rates"], "--keep-rates applies only to ceilings"),
         (["vae", "--case", "a"], "--case applies only to race, reliability, desk"),
         (["race", "vae"], "bench race is measured alone: leave out the other parts"),
+        (["vae", "all"], "bench all is measured alone: leave out the other parts"),
+        (["vea", "--batch", "2"], "bench: unknown part 'vea', did you mean 'vae'"),
         (["--targets", "cpu", "--repeats", "2"], "--repeats has no effect with --targets"),
     ],
 )

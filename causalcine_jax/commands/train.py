@@ -97,17 +97,23 @@ def _quiet_orbax() -> None:
 
 
 def _tune_xla() -> None:
-    """Sets what jax reads when it is imported, or starts its devices.
-
-    NPROC is the number of threads of XLA's CPU client, by default one per core. A collective blocks
-    its thread until all devices join it. With as many devices as threads, two collectives in
-    different orders would deadlock. On a GPU's host it would be the number of threads that compile,
-    in each of the host's processes, so it is left alone there.
-    """
+    """Sets what jax reads when it is imported, or starts its devices."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes about other people's hardware
-    asked = os.environ.get("JAX_PLATFORMS", "")
-    if asked.startswith("cpu") or not (Path("/dev/nvidia0").exists() and _finds_cuda()):
-        os.environ.setdefault("NPROC", str(4 * len(cores())))
+    for name, value in cpu_threads().items():
+        os.environ.setdefault(name, value)
+
+
+def cpu_threads() -> dict[str, str]:
+    """NPROC, the number of threads of XLA's CPU client, by default one per core; {} on GPUs.
+
+    A collective blocks its thread until all devices join it. With as many devices as threads, two
+    collectives in different orders would deadlock. On a GPU's host it would be the number of
+    threads that compile, in each of the host's processes, so it is left alone there.
+    """
+    on_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    if not on_cpu and Path("/dev/nvidia0").exists() and _finds_cuda():
+        return {}
+    return {"NPROC": str(4 * len(cores()))}
 
 
 def _finds_cuda() -> bool:

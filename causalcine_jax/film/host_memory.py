@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
-from causalcine_jax.parallel.gathering import all_gather_text
+from causalcine_jax.parallel.gathering import all_gather_text, several
 from causalcine_jax.parallel.mesh import active_mesh
-from causalcine_jax.parallel.processes import check_all, several
+from causalcine_jax.parallel.processes import check_all
 from causalcine_jax.utils.machine_memory import GB, machine_size, memory_size
 
 # JAX on GPUs takes at most this many GiB of host memory for its arrays.

@@ -14,8 +14,9 @@ from causalcine_jax.film.rollout import empty_cache
 from causalcine_jax.film.settings import FilmSettings
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
+from causalcine_jax.parallel.gathering import several
 from causalcine_jax.parallel.mesh import active_mesh
-from causalcine_jax.parallel.processes import check_all, several
+from causalcine_jax.parallel.processes import check_all
 from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.utils.arrays import tree_bytes
 from causalcine_jax.utils.machine_memory import GB, memory_size

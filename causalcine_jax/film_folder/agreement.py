@@ -24,7 +24,8 @@ from causalcine_jax.film_folder.loaded_model import film_mesh
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.film_folder.start import Start, chosen_start
 from causalcine_jax.models.text.tokenizer import tokenizer_file
-from causalcine_jax.parallel.processes import by_all, check_same, several
+from causalcine_jax.parallel.gathering import several
+from causalcine_jax.parallel.processes import by_all, check_same
 from causalcine_jax.utils.atomic_file import file_hash
 
 

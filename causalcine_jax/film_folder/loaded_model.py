@@ -16,8 +16,8 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.film.model_folder import Model, load_model
 from causalcine_jax.film.pool import rollout_transformer
 from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.parallel.gathering import several
 from causalcine_jax.parallel.mesh import make_mesh
-from causalcine_jax.parallel.processes import several
 from causalcine_jax.utils.atomic_file import file_hash
 
 

@@ -176,7 +176,8 @@ def check_shared(folder: Path, field: str) -> None:
 
     mark = text_of_first(make)
     seen = (folder / mark).is_dir()
-    check_all("" if seen else f"{folder} is not the first process's: name a shared {field}")
+    here = f"{folder}, as the first process has it, is not there"
+    check_all("" if seen else f"{here}: choose an {field} that all processes share")
     by_first((folder / mark).rmdir)
 
 

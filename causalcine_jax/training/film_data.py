@@ -24,8 +24,8 @@ from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.parallel.gathering import several
 from causalcine_jax.parallel.mesh import make_mesh, own_part
-from causalcine_jax.parallel.processes import several
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.utils.machine_memory import GB, memory_size
 

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import jax
 
-from causalcine_jax.parallel.gathering import any_process
+from causalcine_jax.parallel.gathering import any_process, several
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
-from causalcine_jax.parallel.processes import by_first, check_all, check_same, is_first, several
+from causalcine_jax.parallel.processes import by_first, check_same, check_shared, is_first
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
@@ -89,12 +89,7 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
         # Where steps were trained, their config stays at first: a changed one follows later.
         kept = lambda: any_checkpoint(out) and (out / FILE).is_file()
         by_first(lambda: None if kept() else save_config(out, config))
-        check_all(
-            ""
-            if (out / FILE).is_file()
-            else f"{out / FILE}, as process 0 wrote it, is not there: "
-            "choose an out that all processes share"
-        )
+        check_shared(out, "out")
         run = Run(config, stage, out, mesh, stop)
         del stage  # so that the loaded networks are freed once the run has copies of its own
         try:

@@ -10,7 +10,7 @@ from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film_folder.generate import generate
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.models.text.tokenizer import Tokenizer
-from causalcine_jax.parallel.processes import several
+from causalcine_jax.parallel.gathering import several
 from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import WorldConfig, WorldStory, sample_story
 from causalcine_jax.training.config import TrainConfig

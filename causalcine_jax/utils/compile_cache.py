@@ -3,7 +3,8 @@
     --no-compile-cache  >  --compile-cache DIR  >  JAX_COMPILATION_CACHE_DIR  >  the user's cache
 
 The user's cache is ~/.cache/causalcine_jax/programs/VERSIONS-PROCESSOR, or the same under
-XDG_CACHE_HOME. Each start bounds its size. This module does not import jax.
+XDG_CACHE_HOME. Each start bounds its size. One of several processes keeps nothing there, because
+the folder must be one that all share. This module does not import jax.
 
 jax's own bound (jax_compilation_cache_max_size) is not used. It needs the package filelock, which
 jax does not install. It also stops writing for good if a process dies between an entry and its time

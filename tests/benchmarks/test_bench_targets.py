@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from benchmarks import bench, targets
-from benchmarks.settings import PARTS, Settings
+from benchmarks import PARTS, bench, targets
+from benchmarks.settings import Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetNumber, TargetRun
 from benchmarks.targets import measure_targets
 from causalcine_jax.errors import DataError, UsageError

@@ -155,6 +155,17 @@ def test_only_the_first_process_makes_a_text_that_all_get(monkeypatch):
     assert text_of_first(work) == "a hash"
 
 
+def test_a_folder_that_another_process_does_not_see_is_refused(monkeypatch, tmp_path):
+    processes.check_shared(tmp_path / "nothing is looked at alone", "out")
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "all_gather_text", lambda own: [own])
+    processes.check_shared(tmp_path, "out")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(processes, "text_of_first", lambda work: ".shared-elsewhere")
+    with pytest.raises(UsageError, match="is not there: choose an out that all processes share"):
+        processes.check_shared(tmp_path, "out")
+
+
 def test_sizes_that_processes_do_not_divide_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)

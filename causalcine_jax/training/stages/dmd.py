@@ -257,8 +257,7 @@ def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):
 def _noise(task: DistributionMatching, key, film, shift: float, highest: float = flow.TRAIN_TIMES):
     """A time per film, from dmd.t_min to `highest`, and noise."""
     key_time, key_noise = jax.random.split(key)
-    t = score_times(key_time, film.shape[0], shift, 0.0, flow.TRAIN_TIMES)
-    t = jnp.clip(t * (highest / flow.TRAIN_TIMES), task.dmd.t_min, task.dmd.t_max)
+    t = score_times(key_time, film.shape[0], shift, task.dmd.t_min, task.dmd.t_max, highest)
     return t, jax.random.normal(key_noise, film.shape)
 
 

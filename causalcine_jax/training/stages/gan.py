@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
-from causalcine_jax.errors import choice_faults
+from causalcine_jax.errors import choice_faults, range_faults
 from causalcine_jax.models.discriminator import Discriminator
 from causalcine_jax.training.stages.scoring import FilmSlice, Noised, slice_velocity
 from causalcine_jax.training.state import Nets
@@ -76,8 +76,7 @@ class GANConfig:
         for name in ("generator_weight", "discriminator_weight", "r1_weight", "shift"):
             if not 0 <= getattr(self, name) < float("inf"):
                 yield f"gan.{name} must be finite and at least 0, not {getattr(self, name)}"
-        if not 0 < self.t_max <= flow.TRAIN_TIMES:
-            yield f"gan.t_max must be more than 0 and at most {flow.TRAIN_TIMES}, not {self.t_max}"
+        yield from range_faults("gan.t_max", self.t_max, 0, flow.TRAIN_TIMES, open_low=True)
         if self.t_max != flow.TRAIN_TIMES and not self.shift:
             yield "gan.t_max needs times of the head's own: set gan.shift, 1 for uniform ones"
         if not 0 < self.head_rate < float("inf"):

@@ -17,14 +17,21 @@ from causalcine_jax.models.packed import noisy_causal, teacher_forced
 
 
 def score_times(
-    key: Array, films: int, shift: float, t_min: float, t_max: float
+    key: Array,
+    films: int,
+    shift: float,
+    t_min: float,
+    t_max: float,
+    highest: float = flow.TRAIN_TIMES,
 ) -> Float[Array, " b"]:
     """One time per film, stratified over the schedule, bent by `shift`, clamped to t_min..t_max.
 
+    The schedule ends at `highest`.
     Self-Forcing (`model/dmd.py`) draws positions independently. Stratified positions are as
     uniform, and a batch's gradient varies less.
     """
-    return jnp.clip(flow.stratified_times(key, films, shift), t_min, t_max)
+    t = flow.stratified_times(key, films, shift) * (highest / flow.TRAIN_TIMES)
+    return jnp.clip(t, t_min, t_max)
 
 
 @dataclass(frozen=True)
