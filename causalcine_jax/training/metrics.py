@@ -128,11 +128,12 @@ def draw_loss_curve(out: Path) -> None:
             alpha=0.6,
             label=name.replace("mse_t", "t ").replace("_", " to "),
         )
-    for name, colour in zip(losses, itertools.cycle(("black", "tab:red"))):
+    colours = ("black", "tab:purple", "tab:brown", "tab:pink")  # not those of noise levels
+    for name, colour in zip(losses, itertools.cycle(colours)):
         axes.plot(*_points(records, name), lw=1.4, label=name.replace("_", " "), color=colour)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     save_figure(figure, out / "loss.png")
 
 
