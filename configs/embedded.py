@@ -18,8 +18,9 @@ with --config.init=milestones/films --config.new_latents=False --config.data.vae
         --world montage --seed 1 --films 1600 --out outputs/embedded/latents/montage
     causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
         --world montage --seed 1000001 --films 64 --out outputs/embedded/latents/held_out
-    # At a constant rate, then with the rate falling to 0.
+    # At a constant rate; on single chunks without history; with the rate falling to 0.
     python launch/train.py --config configs/embedded.py:films
+    python launch/train.py --config configs/embedded.py:beginnings
     python launch/train.py --config configs/embedded.py:films_last
     # Its four-step student.
     python launch/train.py --config configs/embedded.py:student_ode
@@ -64,6 +65,7 @@ def get_config(stage: str = "first") -> TrainConfig:
         "mixed": mixed,
         "last": last,
         "films": films,
+        "beginnings": beginnings,
         "films_last": films_last,
         "student_ode": student_ode,
         "student": student,
@@ -140,8 +142,20 @@ def films() -> TrainConfig:
     return dataclasses.replace(config, new_latents=True)
 
 
+def beginnings() -> TrainConfig:
+    """Single chunks at shots' starts: what a prompt looks like where there is nothing to copy."""
+    config = _films("beginnings", "films", 2_000, schedule="cosine", lr=2e-3)
+    return dataclasses.replace(
+        config,
+        batch=40,
+        time=dataclasses.replace(config.time, shift=3.0),
+        data=dataclasses.replace(config.data, chunks=1, return_weight=1.0),
+        held_out=dataclasses.replace(config.held_out, films=40),
+    )
+
+
 def films_last() -> TrainConfig:
-    return _films("films_last", "films", 4_000, schedule="cosine", lr=1.5e-3)
+    return _films("films_last", "beginnings", 4_000, schedule="cosine", lr=1.5e-3)
 
 
 def _films(name: str, before: str, steps: int, **optim) -> TrainConfig:

@@ -29,12 +29,13 @@ WAITS = (0.5, 2.0, 8.0)  # seconds before another try
 
 
 class Record(TypedDict):
-    """A film; retelling adds `chunk_weight`."""
+    """A film, or a part of one (`first_chunk`, film_parts.py); retelling adds `chunk_weight`."""
 
     latents: Float32[np.ndarray, "f h w z"]
     token_ids: Int32[np.ndarray, "s t"]
     shot_of_chunk: Int32[np.ndarray, " n"]
     index: np.int64
+    first_chunk: NotRequired[np.int32]
     chunk_weight: NotRequired[Float32[np.ndarray, " n"]]
 
 

@@ -11,7 +11,7 @@ Batch n, joined over processes, is the same for any number of processes.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -96,8 +96,8 @@ class Loader(grain.DatasetIterator):
       sharing: processes that read this same part. They compare the films of every batch.
       threads: threads that read ahead; 0 reads in `next`, which is enough for small films.
       max_bad_fraction: fraction of damaged records above which `next` raises DataError.
-      retelling: changes a record at every visit (retelling.py). Its draws depend on the seed and
-        the film's place in the order.
+      visits: what changes a record each time it is read, in this order (film_parts.py,
+        retelling.py). Their draws depend on the seed and the film's place in the order.
 
     Raises:
       UsageError: all faults of the arguments at once.
@@ -114,7 +114,7 @@ class Loader(grain.DatasetIterator):
         sharing: int = 1,
         threads: int = 0,
         max_bad_fraction: float = 0.01,
-        retelling: Callable[[Record, np.random.Generator], Record] | None = None,
+        visits: Sequence[Callable[[Record, np.random.Generator], Record]] = (),
     ):
         super().__init__()
         self._batches: Any = None  # if arguments are refused, grain's __del__ still closes
@@ -133,7 +133,8 @@ class Loader(grain.DatasetIterator):
         self._records, self._sharing = ReadableRecords(store, max_bad_fraction), sharing
         self._unchecked: deque = deque()
         films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
-        films = films.random_map(retelling) if retelling else films
+        for visit in visits:
+            films = films.random_map(visit)
         options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0
         )

@@ -2,6 +2,7 @@
 
 The latents stay as stored. New prompts give the same characters other names.
 A name then means only what the captions say, and a caption is never seen twice.
+A part of a film is told as a film of its own, so looks are named where its characters first appear.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ from causalcine_jax.data.latent_store import Record
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
-from causalcine_jax.storyworld import WorldConfig, WorldStory, retold, returns, sample_story
+from causalcine_jax.storyworld import (
+    WorldConfig,
+    WorldStory,
+    part_of,
+    retold,
+    returns,
+    sample_story,
+)
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,13 @@ class Retelling:
                 )
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        story = retold(self.story(int(record["index"])), rng)
+        story = self.story(int(record["index"]))
+        chunks = len(record["shot_of_chunk"])
+        story = retold(part_of(story, int(record.get("first_chunk", 0)), chunks), rng)
         ids = np.zeros_like(record["token_ids"])
         told, _ = self.tokenizer(list(story.prompts()), self.spec.text_len)
         ids[: len(told)] = told
-        weight = np.ones(self.spec.chunks, np.float32)
+        weight = np.ones(chunks, np.float32)
         weight[[back.chunk for back in returns(story)]] = self.return_weight
         return record | {"token_ids": ids, "chunk_weight": weight}
 

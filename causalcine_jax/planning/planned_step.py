@@ -46,16 +46,17 @@ class FilmBatch:
         """The films that `config` trains on.
 
         The size is that of the preset with the same transformer, else the world's; the length is
-        the world's. `frames` and `size` (width, height) override them.
+        the world's, or data.chunks. `frames` and `size` (width, height) override them.
         """
         world = config.world
         same = [preset for preset in PRESETS.values() if preset.transformer == config.transformer]
         width, height = size or (
             (same[0].width, same[0].height) if same else (world.width, world.height)
         )
-        films = cls(
-            world.latent_frames if frames is None else frames, height, width, world.max_shots
-        )
+        part = config.data.chunks
+        default = part * config.chunk_frames or world.latent_frames
+        shots = min(part, world.max_shots) if part else world.max_shots
+        films = cls(default if frames is None else frames, height, width, shots)
         raise_faults("films", films.faults(config))
         return films
 

@@ -10,7 +10,14 @@ film = render(shapes, story.world.height, story.world.width)  # uint8 [T, H, W, 
 from causalcine_jax.storyworld.grammar import MAX_PROMPT_WORDS, VOCABULARY, words
 from causalcine_jax.storyworld.render import render
 from causalcine_jax.storyworld.scene import box_masks, scene_parameters
-from causalcine_jax.storyworld.story import Character, Return, WorldShot, WorldStory, returns
+from causalcine_jax.storyworld.story import (
+    Character,
+    Return,
+    WorldShot,
+    WorldStory,
+    part_of,
+    returns,
+)
 from causalcine_jax.storyworld.story_sampler import retold, sample_story
 from causalcine_jax.storyworld.world import (
     ACCESSORIES,
@@ -45,6 +52,7 @@ __all__ = [
     "WorldShot",
     "WorldStory",
     "box_masks",
+    "part_of",
     "render",
     "retold",
     "returns",

@@ -1,5 +1,6 @@
 """The records of a story: its cast, its shots, and returns after a long absence."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,21 @@ class WorldStory:
         return np.repeat(
             np.arange(len(self.shots), dtype=np.int32), [shot.chunks for shot in self.shots]
         )
+
+
+def part_of(story: WorldStory, first: int, chunks: int) -> WorldStory:
+    """The story with only the shots of `chunks` chunks from `first` on, counted from there."""
+    end = first + chunks
+    shots = [
+        dataclasses.replace(
+            shot,
+            start_chunk=max(shot.start_chunk, first) - first,
+            chunks=min(shot.end_chunk, end) - max(shot.start_chunk, first),
+        )
+        for shot in story.shots
+        if shot.start_chunk < end and shot.end_chunk > first
+    ]
+    return dataclasses.replace(story, shots=tuple(shots))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ class DataConfig:
     threads     threads that read films ahead; 0 reads between steps, enough for small films
     workers     processes that paint clips ahead in stage autoencoder; 0 uses threads instead
     max_bad_fraction  corrupt records are skipped and counted; a larger fraction stops the run
+    chunks      length of the parts that films are cut to in stage teacher_forcing, each from a
+                shot's start on, another one at every visit; held-out films too. 0: whole films
     """
 
     world: str = "base"
@@ -79,12 +81,14 @@ class DataConfig:
     threads: int = 0
     workers: int = 0
     max_bad_fraction: float = 0.01
+    chunks: int = 0
 
     def faults(self) -> Iterable[str]:
         yield from choice_faults("data.world", self.world, WORLDS)
         for name in ("films", "clip_frames", "clips_per_story"):
             yield from range_faults(f"data.{name}", getattr(self, name), 1)
         yield from range_faults("data.return_weight", self.return_weight, 0, open_low=True)
+        yield from range_faults("data.chunks", self.chunks, 0)
         if self.return_weight != 1 and not self.retell:
             yield (
                 "data.return_weight needs data.retell=True, "

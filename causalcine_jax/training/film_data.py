@@ -15,6 +15,7 @@ from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.encode_command import encode_storyworld
 from causalcine_jax.data.encode_config import EncodeConfig
+from causalcine_jax.data.film_parts import FilmParts
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
@@ -168,6 +169,8 @@ def check_store(
         faults.append(
             f"its chunks have {spec.chunk_frames} frames, chunk_frames is {config.chunk_frames}"
         )
+    if config.data.chunks > spec.chunks:
+        faults.append(f"its films have {spec.chunks} chunks, data.chunks is {config.data.chunks}")
     raise_faults(f"latent store {store.path}", faults)
 
 
@@ -189,10 +192,18 @@ def film_loader(
         sharing=jax.process_count() // count,
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
-        retelling=Retelling(store.spec, tokenizer, config.data.return_weight)
-        if config.data.retell
-        else None,
+        visits=_visits(config, store, tokenizer),
     )
+
+
+def _visits(config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer) -> list:
+    """What changes a record each time it is read."""
+    data, visits = config.data, []
+    if data.chunks:
+        visits.append(FilmParts(data.chunks, config.chunk_frames))
+    if data.retell:
+        visits.append(Retelling(store.spec, tokenizer, data.return_weight))
+    return visits
 
 
 def check_batch_room(batch: int, fewest_bytes: int) -> None:

@@ -59,7 +59,7 @@ def test_only_words_change():
 def test_every_visit_of_a_film_is_told_anew_and_a_return_weighs_more(store):
     retelling = Retelling(store.spec, TOKENIZER, return_weight=2.5)
     # Two epochs of five films.
-    batches = list(itertools.islice(Loader(store, 1, retelling=retelling), 10))
+    batches = list(itertools.islice(Loader(store, 1, visits=[retelling]), 10))
     visits = {}
     for batch in batches:
         visits.setdefault(int(batch["index"][0]), []).append(batch)
@@ -75,11 +75,11 @@ def test_every_visit_of_a_film_is_told_anew_and_a_return_weighs_more(store):
 
 def test_resuming_tells_the_same(store):
     retelling = Retelling(store.spec, TOKENIZER)
-    loader = Loader(store, 2, retelling=retelling)
+    loader = Loader(store, 2, visits=[retelling])
     next(loader)
     state = loader.get_state()
     expected = next(loader)["token_ids"]
-    resumed = Loader(store, 2, retelling=retelling)
+    resumed = Loader(store, 2, visits=[retelling])
     resumed.set_state(state)
     np.testing.assert_array_equal(next(resumed)["token_ids"], expected)
 

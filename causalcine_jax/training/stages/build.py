@@ -118,7 +118,8 @@ def _on_films(config: TrainConfig) -> Stage:
         bad=lambda: len(loader.bad_records),
         held_out=held_out_batches(config, vae, tokenizer, sizes),
         notes=(
-            f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}",
+            f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}"
+            + (f", cut to parts of {config.data.chunks} chunks" if config.data.chunks else ""),
             *notes,
         ),
     )
