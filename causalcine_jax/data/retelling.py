@@ -5,6 +5,7 @@ A name then means only what the captions say, and a caption is never seen twice.
 A part of a film is told as a film of its own, so looks are named where its characters first appear.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,10 @@ from causalcine_jax.storyworld import (
     returns,
     sample_story,
 )
+
+
+# Drawing a story takes longer than reading its film, and each film is read many times.
+_story = functools.lru_cache(maxsize=10_000)(sample_story)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,6 @@ class Retelling:
         for source in self.spec.sources:
             films = source.get("films", self.spec.films)
             if index < films:
-                return sample_story(source["seed"], index, WorldConfig(**source["storyworld"]))
+                return _story(source["seed"], index, WorldConfig(**source["storyworld"]))
             index -= films
         raise IndexError(f"there is no film {index} in {self.spec.source}")
