@@ -23,7 +23,6 @@ from causalcine_jax.storyworld import (
     sample_story,
 )
 
-
 # Drawing a story takes longer than reading its film, and each film is read many times.
 _story = functools.lru_cache(maxsize=10_000)(sample_story)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from latent_films import SPEC, write_store
 
+from causalcine_jax.data.film_parts import FilmParts
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
@@ -82,6 +83,15 @@ def test_resuming_tells_the_same(store):
     resumed = Loader(store, 2, visits=[retelling])
     resumed.set_state(state)
     np.testing.assert_array_equal(next(resumed)["token_ids"], expected)
+
+
+def test_a_batch_of_parts_has_rows_and_weights_for_its_chunks_alone(store):
+    visits = [FilmParts(2, store.spec.chunk_frames), Retelling(store.spec, TOKENIZER)]
+    batch = next(Loader(store, 3, visits=visits))
+    assert batch["latents"].shape[:2] == (3, 6)
+    assert batch["shot_of_chunk"].shape == batch["chunk_weight"].shape == (3, 2)
+    assert batch["token_ids"].shape == (3, 2, 64)
+    assert batch["token_ids"][:, 0].any(axis=1).all()
 
 
 def test_a_film_of_several_stores_is_told_by_its_own_story(tmp_path):

@@ -206,6 +206,10 @@ def test_networks_must_fit_together():
             "data.return_weight needs stage teacher_forcing",
         ),
         (
+            {"stage": "dmd", "teacher": "t", "data": DataConfig(chunks=1)},
+            "data.chunks needs stage teacher_forcing",
+        ),
+        (
             {"init": "m", "train_text_encoder": False, "lora": LoraConfig(rank=4)}
             | {"optim": OptimConfig(optimizer="muon")},
             "muon has no rule for adapters",
