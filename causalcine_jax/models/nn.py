@@ -117,12 +117,8 @@ def _multiplies_in_tiles(x: Array, weight: Array) -> bool:
 
 
 def _rounds_products(weight: Array) -> bool:
-    """Whether jax's setting asks for products of float32 in bfloat16, which XLA ignores on CPUs."""
-    return (
-        platform() == "cpu"
-        and weight.dtype == jnp.float32
-        and jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
-    )
+    """Whether this product rounds its factors to bfloat16."""
+    return platform() == "cpu" and weight.dtype == jnp.float32 and cpu_kernels.rounds_products()
 
 
 @jax.custom_vjp

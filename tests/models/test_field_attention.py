@@ -69,6 +69,21 @@ def test_a_packed_pass_is_the_same_as_segment_by_segment(case, monkeypatch):
 
 
 @needs_kernels
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_pass_with_rounded_products_is_close(case):
+    attend, operands = _packed(*case)
+    (_, (expected, _)), expected_gradients = attend(*operands)
+    with jax.default_matmul_precision("bfloat16"):
+        (_, (out, _)), gradients = attend(*operands)
+    own = cpu_kernels.kernels()
+    assert own is not None
+    least = 1e-4 if "bfloat16" in own.dtypes else 0
+    for new, old in zip((out, *gradients), (expected, *expected_gradients), strict=True):
+        difference = jnp.linalg.norm(new - old) / jnp.linalg.norm(old)
+        assert least <= difference <= 6e-3
+
+
+@needs_kernels
 @pytest.mark.parametrize("lengths", [None, (70, 9, 0)])
 def test_gradients_of_attention_are_those_of_xla(lengths):
     shapes = {"q": (3, 50, 2, 32), "k": (3, 70, 2, 32), "v": (3, 70, 2, 32), "w": (3, 50, 2, 32)}

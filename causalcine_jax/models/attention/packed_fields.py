@@ -3,8 +3,9 @@
     q, k, v of all segments, a pool, the fields --attend_fields--> attention output
 
 The kernel gathers, rotates and attends in the caches; XLA would write each step to memory. Its cost
-follows the fields' lengths. models/attention/segments.py uses it where `fits` is true, and
-otherwise attends segment by segment.
+follows the fields' lengths. Where jax's setting asks for products in bfloat16 and the processor
+has them, factors are rounded and summed in float32. models/attention/segments.py uses the kernel
+where `fits` is true, and otherwise attends segment by segment.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.models.cache.history import History
-from causalcine_jax.models.cpu.kernels import FIELDS, FIELDS_BACKWARD, differentiates
+from causalcine_jax.models.cpu.kernels import (
+    FIELDS,
+    FIELDS_BACKWARD,
+    differentiates,
+    rounds_products,
+)
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotation
 from causalcine_jax.parallel.platform import platform
@@ -100,7 +106,8 @@ def _attend(operands: _Operands) -> Float[Array, "b s t h e"]:
 def _forward(operands: _Operands):
     q = operands.q
     logs = jnp.moveaxis(q[..., 0], 3, 1)  # [b, h, s, t]: gives the shape, and the mesh axes
-    return tuple(jax.ffi.ffi_call(FIELDS, (q, logs))(*operands))
+    call = jax.ffi.ffi_call(FIELDS, (q, logs))
+    return tuple(call(*operands, rounded=rounds_products()))
 
 
 def _forward_kept(operands: _Operands):
@@ -111,7 +118,7 @@ def _forward_kept(operands: _Operands):
 def _backward(kept, gradient):
     operands, out, logs = kept
     call = jax.ffi.ffi_call(FIELDS_BACKWARD, operands[:5])
-    gradients = call(*operands, out, logs, gradient)
+    gradients = call(*operands, out, logs, gradient, rounded=rounds_products())
     return (_Operands._make((*gradients, None, None, None, None)),)
 
 

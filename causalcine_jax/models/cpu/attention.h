@@ -41,7 +41,7 @@ inline Vector exp2(Vector x) {
   return (Vector)((Integers)y + ((Integers)shifted << 23));
 }
 
-// The parts that depend on the dtype: layout of the operands, and the two products.
+// The parts that depend on the dtype: layout of the operands, and the products.
 template <class Number>
 struct Product;
 
@@ -65,6 +65,22 @@ struct Product<float> {
   }
 
   static void narrow_weights(float*, int) {}
+
+  // The number at row i and channel d of rows whose pairs are multiplied, [rows, dim]
+  static float& paired(float* rows, int dim, int i, int d) { return rows[i * dim + d]; }
+
+  // ROWS * QUERIES numbers as this dtype; `room` is for those that it has to convert
+  static const float* narrowed(const float* numbers, float*) { return numbers; }
+
+  // sum[r] += weights[r][i] * x[i] over queries i, for ROWS keys and WIDTH registers of channels
+  template <int WIDTH>
+  static void sum_over_queries(const float* weights, const float* x, int dim, int d, Vector (&sum)[ROWS][WIDTH]) {
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+        for (int w = 0; w < WIDTH; ++w) sum[r][w] += weights[r * QUERIES + i] * ((const Vector*)(x + i * dim + d))[w];
+  }
 
   // Channels d .. d + ROWS of weights times packed values
   static void accumulate(const float* weights, const float* values, int dim, int d, int count, Tile& sum) {
@@ -109,6 +125,22 @@ struct Product<bfloat16> {
         const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(j + 1 < count ? w[VECTORS] : none));
         ((__m512i*)weights)[j / 2 * VECTORS + i] = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
       }
+  }
+
+  static bfloat16& paired(bfloat16* rows, int dim, int i, int d) { return rows[(i / 2 * dim + d) * 2 + i % 2]; }
+
+  static const bfloat16* narrowed(const float* numbers, bfloat16* room) {
+    for (int i = 0; i < ROWS * VECTORS; ++i) ((__m256i*)room)[i] = (__m256i)_mm512_cvtneps_pbh(((const __m512*)numbers)[i]);
+    return room;
+  }
+
+  template <int WIDTH>
+  static void sum_over_queries(const bfloat16* weights, const bfloat16* x, int dim, int d, Vector (&sum)[ROWS][WIDTH]) {
+    for (int i = 0; i < QUERIES; i += 2)
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+        for (int w = 0; w < WIDTH; ++w) sum[r][w] = add_products(sum[r][w], weights + r * QUERIES + i, ((const __m512bh*)(x + (i / 2 * dim + d) * 2))[w]);
   }
 
   static void accumulate(const float* weights, const bfloat16* values, int dim, int d, int count, Tile& sum) {
@@ -180,9 +212,9 @@ void add_keys(Block<Number>& block, const Number* k, const Number* values, int64
 
 // One head's queries first .. last over `length` keys. Pointers are to the head's first number. The
 // output is zero if there are no keys. `log_sum`, unless null, gets the base-2 logarithm of each
-// query's sum of weights, for the backward pass.
-template <class Number>
-void attend(const Number* q, const Number* k, const Number* v, Number* out, float* log_sum, const Sizes& s, int64_t length, int64_t first, int64_t last) {
+// query's sum of weights, for the backward pass. Queries and output may be of a wider dtype.
+template <class Number, class Outer>
+void attend(const Outer* q, const Number* k, const Number* v, Outer* out, float* log_sum, const Sizes& s, int64_t length, int64_t first, int64_t last) {
   const int dim = s.dim, blocks = (last - first + QUERIES - 1) / QUERIES;
   const int64_t row = s.row();
   const float scale = 1.4426950408889634 / std::sqrt(double(dim));  // to the base 2

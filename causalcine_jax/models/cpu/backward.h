@@ -12,59 +12,62 @@ inline int64_t rounded(int64_t rows, int64_t to) { return (rows + to - 1) / to *
 
 // A block of at most QUERIES queries: scaled and transposed [dim, QUERIES], and as rows
 // [QUERIES, dim]; zeros beyond the last.
+template <class Number>
 struct BackBlock {
-  float *turned, *rows, *turned_gradient, *gradient, *dq;  // dq is transposed too
+  Number *turned, *rows, *turned_gradient, *gradient;
+  float* dq;  // transposed too
   Vector log[VECTORS], inner[VECTORS];  // logarithm of the sum of weights; gradient * out
-  static int64_t numbers(int dim) { return 5 * dim * QUERIES; }
+  static size_t part(int dim) { return sizeof(float) * dim * QUERIES; }  // bytes, enough for each of the five
 };
 
 // rows[j] += sum over queries i of weights[j][i] * x[i], for ROWS keys j. weights [keys, QUERIES],
 // x [QUERIES, dim], dim a multiple of LANES
-template <int WIDTH>
-void sum_over_queries(const float* weights, const float* x, float* rows, int dim) {
+template <int WIDTH, class Number>
+void add_over_queries(const Number* weights, const Number* x, float* rows, int dim) {
   for (int d = 0; d < dim; d += WIDTH * LANES) {
     Vector sum[ROWS][WIDTH] = {};
-    for (int i = 0; i < QUERIES; ++i)
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-        for (int w = 0; w < WIDTH; ++w) sum[r][w] += weights[r * QUERIES + i] * ((const Vector*)(x + i * dim + d))[w];
+    Product<Number>::template sum_over_queries<WIDTH>(weights, x, dim, d, sum);
     for (int r = 0; r < ROWS; ++r)
       for (int w = 0; w < WIDTH; ++w) ((Vector*)(rows + r * dim + d))[w] += sum[r][w];
   }
 }
 
-inline void sum_over_queries(const float* weights, const float* x, float* rows, int dim) {
-  dim % (2 * LANES) ? sum_over_queries<1>(weights, x, rows, dim) : sum_over_queries<2>(weights, x, rows, dim);
+template <class Number>
+void add_over_queries(const Number* weights, const Number* x, float* rows, int dim) {
+  dim % (2 * LANES) ? add_over_queries<1>(weights, x, rows, dim) : add_over_queries<2>(weights, x, rows, dim);
 }
 
 // Adds a block's contribution to dk and dv of `count` keys, and theirs to the block's dq.
-// k, v, dk, dv [keys, dim] have room for BACK_KEYS. `weights` and `scores` have room for
-// BACK_KEYS * QUERIES numbers.
-inline void add_gradients(BackBlock& block, const float* k, const float* v, int count, int dim, float* weights, float* scores, float* dk, float* dv) {
+// k, v, dk, dv [keys, dim] have room for BACK_KEYS; `packed` are the keys, as Product::pack leaves
+// them. `weights` has room for 2 * ROWS * QUERIES numbers, `scores` for BACK_KEYS * QUERIES.
+template <class Number>
+void add_gradients(BackBlock<Number>& block, const Number* k, const Number* v, const Number* packed, int count, int dim, float* weights, float* scores, float* dk,
+                   float* dv) {
+  Number* room = (Number*)(weights + ROWS * QUERIES);
   for (int j = 0; j < count; j += ROWS) {
-    const float *keys[ROWS], *values[ROWS];
+    const Number *keys[ROWS], *values[ROWS];
     for (int r = 0; r < ROWS; ++r) {
       const int at = std::min(j + r, count - 1) * dim;
       keys[r] = k + at, values[r] = v + at;
     }
     Tile score = {}, gradient = {};
-    Vector *weight = (Vector*)weights + j * VECTORS, *change = (Vector*)scores + j * VECTORS;
-    Product<float>::scores(keys, block.turned, dim, score);
+    Vector *weight = (Vector*)weights, *change = (Vector*)scores + j * VECTORS;
+    Product<Number>::scores(keys, block.turned, dim, score);
     for (int r = 0; r < ROWS; ++r)
       for (int i = 0; i < VECTORS; ++i) weight[r * VECTORS + i] = j + r < count ? exp2(score[r][i] - block.log[i]) : all(0);
-    Product<float>::scores(values, block.turned_gradient, dim, gradient);
+    Product<Number>::scores(values, block.turned_gradient, dim, gradient);
     for (int r = 0; r < ROWS; ++r)
       for (int i = 0; i < VECTORS; ++i) change[r * VECTORS + i] = weight[r * VECTORS + i] * (gradient[r][i] - block.inner[i]);
-    sum_over_queries((const float*)weight, block.gradient, dv + j * dim, dim);
-    sum_over_queries((const float*)change, block.rows, dk + j * dim, dim);
+    add_over_queries(Product<Number>::narrowed((const float*)weight, room), block.gradient, dv + j * dim, dim);
+    add_over_queries(Product<Number>::narrowed((const float*)change, room), block.rows, dk + j * dim, dim);
   }
+  Product<Number>::narrow_weights(scores, count);
   for (int d = 0; d < dim; d += ROWS) {
     Tile sum;
     Vector* to = (Vector*)block.dq + d * VECTORS;
     for (int r = 0; r < ROWS; ++r)
       for (int i = 0; i < VECTORS; ++i) sum[r][i] = to[r * VECTORS + i];
-    Product<float>::accumulate(scores, k, dim, d, count, sum);
+    Product<Number>::accumulate(scores, packed, dim, d, count, sum);
     for (int r = 0; r < ROWS; ++r)
       for (int i = 0; i < VECTORS; ++i) to[r * VECTORS + i] = sum[r][i];
   }
@@ -73,25 +76,29 @@ inline void add_gradients(BackBlock& block, const float* k, const float* v, int 
 // A head's queries [count <= MOST_BLOCKS * QUERIES] over contiguous keys and values [length, dim].
 // q, out, gradient and dq have a stride of `row` numbers between queries. Adds to dk and dv
 // [length rounded to BACK_KEYS, dim].
-inline void attend_backward(const float* q, const float* k, const float* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
+template <class Number>
+void attend_backward(const float* q, const Number* k, const Number* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
                             int count, int64_t length, int dim, float* dq, float* dk, float* dv) {
   const int blocks = (count + QUERIES - 1) / QUERIES;
   const float natural = 1 / std::sqrt(float(dim)), scale = 1.4426950408889634 / std::sqrt(double(dim));
-  const size_t numbers = BackBlock::numbers(dim), part = dim * QUERIES;
-  float* at = (float*)scratch(sizeof(float) * (blocks * numbers + 2 * BACK_KEYS * QUERIES));
-  float *weights = at, *scores = at + BACK_KEYS * QUERIES;
-  at += 2 * BACK_KEYS * QUERIES;
-  std::memset(at, 0, sizeof(float) * blocks * numbers);
-  BackBlock block[MOST_BLOCKS];
-  for (int b = 0; b < blocks; ++b, at += numbers) {
-    block[b] = {at, at + part, at + 2 * part, at + 3 * part, at + 4 * part, {}, {}};
+  const size_t part = BackBlock<Number>::part(dim), room = sizeof(float) * ((2 * ROWS + BACK_KEYS) * QUERIES + BACK_KEYS * dim);
+  char* at = scratch(5 * blocks * part + room);
+  float *weights = (float*)at, *scores = weights + 2 * ROWS * QUERIES;
+  Number* packed = (Number*)(scores + BACK_KEYS * QUERIES);
+  at += room;
+  std::memset(at, 0, 5 * blocks * part);
+  BackBlock<Number> block[MOST_BLOCKS];
+  for (int b = 0; b < blocks; ++b, at += 5 * part) {
+    block[b] = {(Number*)at, (Number*)(at + part), (Number*)(at + 2 * part), (Number*)(at + 3 * part), (float*)(at + 4 * part), {}, {}};
     for (int i = 0; i < std::min(QUERIES, count - b * QUERIES); ++i) {
       const int64_t query = b * QUERIES + i;
       float& inner = ((float*)block[b].inner)[i];
       for (int d = 0; d < dim; ++d) {
         const float g = gradient[query * out_row + d];
-        block[b].rows[i * dim + d] = block[b].turned[d * QUERIES + i] = scale * q[query * q_row + d];
-        block[b].gradient[i * dim + d] = block[b].turned_gradient[d * QUERIES + i] = g;
+        narrow(scale * q[query * q_row + d], Product<Number>::turned(block[b].turned, d, i));
+        narrow(scale * q[query * q_row + d], Product<Number>::paired(block[b].rows, dim, i, d));
+        narrow(g, Product<Number>::turned(block[b].turned_gradient, d, i));
+        narrow(g, Product<Number>::paired(block[b].gradient, dim, i, d));
         inner += g * out[query * out_row + d];
       }
       ((float*)block[b].log)[i] = log_sum[query];
@@ -99,7 +106,8 @@ inline void attend_backward(const float* q, const float* k, const float* v, cons
   }
   for (int64_t key = 0; key < length; key += BACK_KEYS) {
     const int keys = std::min<int64_t>(BACK_KEYS, length - key);
-    for (int b = 0; b < blocks; ++b) add_gradients(block[b], k + key * dim, v + key * dim, keys, dim, weights, scores, dk + key * dim, dv + key * dim);
+    Product<Number>::pack(k + key * dim, dim, keys, dim, packed);
+    for (int b = 0; b < blocks; ++b) add_gradients(block[b], k + key * dim, v + key * dim, packed, keys, dim, weights, scores, dk + key * dim, dv + key * dim);
   }
   for (int64_t query = 0; query < count; ++query)
     for (int d = 0; d < dim; ++d) dq[query * q_row + d] = natural * block[query / QUERIES].dq[d * QUERIES + query % QUERIES];
@@ -107,7 +115,8 @@ inline void attend_backward(const float* q, const float* k, const float* v, cons
 
 // All queries of one head, in groups that fit `attend_backward`. Sets dk and dv, and converts dk
 // from base 2 to e.
-inline void head_backward(const float* q, const float* k, const float* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
+template <class Number>
+void head_backward(const float* q, const Number* k, const Number* v, const float* out, const float* gradient, const float* log_sum, int64_t q_row, int64_t out_row,
                           int64_t queries, int64_t length, int dim, float* dq, float* dk, float* dv) {
   std::memset(dk, 0, sizeof(float) * rounded(length, BACK_KEYS) * dim);
   std::memset(dv, 0, sizeof(float) * rounded(length, BACK_KEYS) * dim);

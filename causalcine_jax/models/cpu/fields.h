@@ -8,6 +8,8 @@
 // its backward pass adds only to its own numbers.
 #pragma once
 
+#include <type_traits>
+
 #include "backward.h"
 
 namespace causalcine {
@@ -58,61 +60,85 @@ struct Tokens {
   Number *q, *k, *v, *pool_k, *pool_v;
 };
 
-// A segment's queries [queries, dim] and its keys and values [keys, dim], rotated.
+// A segment's queries [queries, dim] and its keys and values [keys, dim], rotated. `frame` has room
+// for a frame's.
+template <class Number>
 struct Rows {
-  float *q, *k, *v;
+  float *q, *frame;
+  Number *k, *v;
+  static Rows of(float* at, const Pass& p) {
+    float *frame = at + p.queries() * p.dim, *keys = frame + p.tokens * p.dim;
+    return {at, frame, (Number*)keys, (Number*)(keys + p.room())};
+  }
+  static int64_t numbers(const Pass& p) { return (p.queries() + p.tokens) * p.dim + 2 * p.room(); }
 };
 
-inline void gather(const Pass& p, const Tokens<const float>& x, int64_t film, int64_t segment, int64_t head, const Rows& rows) {
+template <class Number>
+void gather(const Pass& p, const Tokens<const float>& x, int64_t film, int64_t segment, int64_t head, const Rows<Number>& rows) {
+  // Where a frame is written in float, and what then brings it to its place.
+  const auto room = [&](Number* to) -> float* {
+    if constexpr (std::is_same_v<Number, float>)
+      return to;
+    else
+      return rows.frame;
+  };
+  const auto put = [&](Number* to) {
+    if constexpr (!std::is_same_v<Number, float>)
+      for (int64_t n = 0; n < p.tokens * p.dim; ++n) narrow(rows.frame[n], to[n]);
+  };
   for (int64_t i = 0; i < p.attended(film, segment); ++i) {
     const int64_t from = p.at(film, segment, i) + head * p.dim, to = i * p.tokens * p.dim;
     const bool own = p.is_own(i);
     if (own) rotate<1, false>(x.q + from, p.row(), rows.q + to, p.dim, p, p.slot(i));
-    rotate<1, false>((own ? x.k : x.pool_k) + from, p.row(), rows.k + to, p.dim, p, p.slot(i));
-    copy((own ? x.v : x.pool_v) + from, p.row(), rows.v + to, p.dim, p.tokens, p.dim);
+    rotate<1, false>((own ? x.k : x.pool_k) + from, p.row(), room(rows.k + to), p.dim, p, p.slot(i));
+    put(rows.k + to);
+    copy((own ? x.v : x.pool_v) + from, p.row(), room(rows.v + to), p.dim, p.tokens, p.dim);
+    put(rows.v + to);
   }
 }
 
-// log_sum [films, heads, segments, queries]
-inline void fields(xla::ffi::ThreadPool& pool, const Pass& p, const Tokens<const float>& x, float* out, float* log_sum) {
+// log_sum [films, heads, segments, queries]. Products are of `Number`, sums of float.
+template <class Number>
+void fields(xla::ffi::ThreadPool& pool, const Pass& p, const Tokens<const float>& x, float* out, float* log_sum) {
   in_parallel(pool, p.films * p.heads, [&](int64_t task) {
     const int64_t film = task / p.heads, head = task % p.heads, queries = p.queries();
-    float *result = rows_of(2 * queries * p.dim + 2 * p.room()), *at = result + queries * p.dim;
-    const Rows rows{at, at + queries * p.dim, at + queries * p.dim + p.room()};
+    float* result = rows_of(queries * p.dim + Rows<Number>::numbers(p));
+    const auto rows = Rows<Number>::of(result + queries * p.dim, p);
     for (int64_t segment = 0; segment < p.segments; ++segment) {
       gather(p, x, film, segment, head, rows);
       const Sizes sizes{1, queries, 0, 1, p.dim};
       const int64_t length = p.attended(film, segment) * p.tokens;
       for (int64_t first = 0; first < queries; first += MOST_BLOCKS * QUERIES)
-        attend<float>(rows.q, rows.k, rows.v, result, log_sum + (task * p.segments + segment) * queries, sizes, length, first,
+        attend<Number>(rows.q, rows.k, rows.v, result, log_sum + (task * p.segments + segment) * queries, sizes, length, first,
                       std::min(queries, first + MOST_BLOCKS * QUERIES));
       copy(result, p.dim, out + p.own(film, segment) + head * p.dim, p.row(), queries, p.dim);
     }
   });
 }
 
-inline void fields_backward(xla::ffi::ThreadPool& pool, const Pass& p, const Tokens<const float>& x, const float* out, const float* log_sum, const float* gradient,
+template <class Number>
+void fields_backward(xla::ffi::ThreadPool& pool, const Pass& p, const Tokens<const float>& x, const float* out, const float* log_sum, const float* gradient,
                             const Tokens<float>& d) {
   in_parallel(pool, p.films * p.heads, [&](int64_t task) {
     const int64_t film = task / p.heads, head = task % p.heads, queries = p.queries(), row = p.row(), dim = p.dim, room = p.room();
-    float *at = rows_of(2 * queries * dim + 4 * room), *d_at = at + queries * dim + 2 * room;
-    const Rows rows{at, at + queries * dim, at + queries * dim + room}, d_rows{d_at, d_at + queries * dim, d_at + queries * dim + room};
+    float *dq = rows_of(queries * dim + 2 * room + Rows<Number>::numbers(p)), *dk = dq + queries * dim, *dv = dk + room;
+    const auto rows = Rows<Number>::of(dv + room, p);
     for (int64_t t = film * p.pool * p.tokens; t < (film + 1) * p.pool * p.tokens; ++t)
       for (float* to : {d.pool_k, d.pool_v}) std::memset(to + t * row + head * dim, 0, sizeof(float) * dim);
     for (int64_t segment = 0; segment < p.segments; ++segment) {
       gather(p, x, film, segment, head, rows);
       const int64_t own = p.own(film, segment) + head * dim, frames = p.attended(film, segment);
       head_backward(rows.q, rows.k, rows.v, out + own, gradient + own, log_sum + (task * p.segments + segment) * queries, dim, row, queries, frames * p.tokens, dim,
-                    d_rows.q, d_rows.k, d_rows.v);
+                    dq, dk, dv);
       for (int64_t i = 0; i < frames; ++i) {
         const int64_t to = p.at(film, segment, i) + head * dim, from = i * p.tokens * dim;
         if (p.is_own(i)) {
-          rotate<-1, false>(d_rows.q + from, dim, d.q + to, row, p, p.slot(i));
-          rotate<-1, false>(d_rows.k + from, dim, d.k + to, row, p, p.slot(i));
-          copy(d_rows.v + from, dim, d.v + to, row, p.tokens, dim);
+          rotate<-1, false>(dq + from, dim, d.q + to, row, p, p.slot(i));
+          rotate<-1, false>(dk + from, dim, d.k + to, row, p, p.slot(i));
+          copy(dv + from, dim, d.v + to, row, p.tokens, dim);
         } else {
-          rotate<-1, true>(d_rows.k + from, dim, d.pool_k + to, row, p, p.slot(i));
-          add(d_rows.v + from, dim, d.pool_v + to, row, p.tokens, dim);
+          rotate<-1, true>(dk + from, dim, d.pool_k + to, row, p, p.slot(i));
+          add(dv + from, dim, d.pool_v + to, row, p.tokens, dim);
         }
       }
     }

@@ -59,20 +59,29 @@ Pass pass_of(const Floats& q, const Floats& pool, const Integers32& frame, const
   return {own[0], own[1], own[2] / past[2], past[2], past[1], frame.dimensions()[2], own[3], own[4], frame.typed_data(), length.typed_data(), cosine.typed_data(), sine.typed_data()};
 }
 
-// Shapes as in fields.h
+// What a pass with rounded products multiplies: bfloat16 where the processor has products of it.
+#ifdef __AVX512BF16__
+using Rounded = bfloat16;
+#else
+using Rounded = float;
+#endif
+
+// Shapes as in fields.h. `rounded`: products are of bfloat16
 ffi::Error run_fields(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats pool_k, Floats pool_v, Integers32 frame, Integers32 length, Floats cosine, Floats sine,
-                      ffi::Result<Floats> out, ffi::Result<Floats> log_sum) {
+                      ffi::Result<Floats> out, ffi::Result<Floats> log_sum, bool rounded) {
   const Tokens<const float> x{q.typed_data(), k.typed_data(), v.typed_data(), pool_k.typed_data(), pool_v.typed_data()};
-  fields(pool, pass_of(q, pool_k, frame, length, cosine, sine), x, out->typed_data(), log_sum->typed_data());
+  const auto run = rounded ? fields<Rounded> : fields<float>;
+  run(pool, pass_of(q, pool_k, frame, length, cosine, sine), x, out->typed_data(), log_sum->typed_data());
   return ffi::Error::Success();
 }
 
 ffi::Error run_fields_backward(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats pool_k, Floats pool_v, Integers32 frame, Integers32 length, Floats cosine,
                                Floats sine, Floats out, Floats log_sum, Floats gradient, ffi::Result<Floats> dq, ffi::Result<Floats> dk, ffi::Result<Floats> dv,
-                               ffi::Result<Floats> dpool_k, ffi::Result<Floats> dpool_v) {
+                               ffi::Result<Floats> dpool_k, ffi::Result<Floats> dpool_v, bool rounded) {
   const Tokens<const float> x{q.typed_data(), k.typed_data(), v.typed_data(), pool_k.typed_data(), pool_v.typed_data()};
   const Tokens<float> d{dq->typed_data(), dk->typed_data(), dv->typed_data(), dpool_k->typed_data(), dpool_v->typed_data()};
-  fields_backward(pool, pass_of(q, pool_k, frame, length, cosine, sine), x, out.typed_data(), log_sum.typed_data(), gradient.typed_data(), d);
+  const auto run = rounded ? fields_backward<Rounded> : fields_backward<float>;
+  run(pool, pass_of(q, pool_k, frame, length, cosine, sine), x, out.typed_data(), log_sum.typed_data(), gradient.typed_data(), d);
   return ffi::Error::Success();
 }
 
@@ -138,9 +147,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_attention_kept, run_attention_kept, ffi::Ffi::Bind().KEPT_ARGS.Ret<Floats>().Ret<Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_attention_backward, run_attention_backward,
                               ffi::Ffi::Bind().KEPT_ARGS.GRADIENT_ARGS.Ret<Floats>().Ret<Floats>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_fields, run_fields, ffi::Ffi::Bind().FIELDS_ARGS.Ret<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_fields, run_fields, ffi::Ffi::Bind().FIELDS_ARGS.Ret<Floats>().Ret<Floats>().Attr<bool>("rounded"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(causalcine_fields_backward, run_fields_backward,
-                              ffi::Ffi::Bind().FIELDS_ARGS.GRADIENT_ARGS.Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>());
+                              ffi::Ffi::Bind().FIELDS_ARGS.GRADIENT_ARGS.Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>().Attr<bool>("rounded"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     causalcine_linear, run_linear, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());

@@ -169,6 +169,11 @@ def multiplies(dtype) -> bool:
     return dtype == jnp.bfloat16 and (own := kernels()) is not None and "bfloat16" in own.dtypes
 
 
+def rounds_products() -> bool:
+    """Whether jax's setting asks for products of float32 in bfloat16, which XLA ignores on CPUs."""
+    return jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
+
+
 @functools.cache
 def has_tiles() -> bool:
     """Whether this processor multiplies tiles of bfloat16 (AMX)."""
