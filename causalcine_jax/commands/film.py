@@ -4,6 +4,7 @@
     causalcine film --story examples/demo.yaml --out outputs/base --sampler base
     causalcine film --prompt "A red fox." --model models/self-forcing --out outputs/fox
     causalcine film --prompt "A red fox." --model models/wan-1.3b --whole-film --out outputs/fox
+    causalcine film --stories stories/memory-100.yaml --seeds 0,1,2 --out outputs/memory-100
 
 Leaves in --out:
     film.mp4            grows as film.unfinished.mp4 while chunks are made, and can be watched so
@@ -14,6 +15,10 @@ Leaves in --out:
 Ctrl-C and SIGTERM end a film early, with exit code 75. film.unfinished.mp4 stays and can be played.
 `--resume FOLDER` goes on with it, also after a crash: the same film, frame by frame.
 A folder that holds a film is refused, unless --overwrite is given.
+
+--stories films every story of a set with every seed, as OUT/SEED/NAME; the model is loaded once.
+The same command goes on where it was stopped. Several devices share a set: each gets a part, such
+as CUDA_VISIBLE_DEVICES=0 and --part 1/8.
 
 One film by several processes (hosts), on all their devices: the same command in each, started as
 `causalcine train --help` says. Unset flags take the value of the film.json, else of the story, else
@@ -27,18 +32,17 @@ from typing import TYPE_CHECKING
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.commands.model_flags import (
     NETWORK_CHOICES,
+    memory_flags,
     model_flag,
     network_flags,
     sampler_flags,
 )
-from causalcine_jax.config import EVICTIONS, KV_DTYPES, POOL_PLACES, POSITIONS
 from causalcine_jax.errors import UsageError, shown
-from causalcine_jax.memory_policies import POLICIES
-from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 from causalcine_jax.utils.output import there_already
 
 if TYPE_CHECKING:  # else jax would be imported before the story is understood
+    from causalcine_jax.film_folder.choices import Choices
     from causalcine_jax.film_folder.unfinished import FilmRequest
 
 RESUMED_WITH = {"resume", "no_progress", "compile_cache", "no_compile_cache"}
@@ -60,6 +64,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--prompt", help="a film of one shot, 81 frames unless --frames says another length"
     )
     what.add_argument(
+        "--stories",
+        type=Path,
+        help="a set of stories (its .yaml of labels) or a folder of them: a film of each",
+    )
+    what.add_argument(
         "--resume",
         type=Path,
         metavar="FOLDER",
@@ -73,6 +82,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     model_flag(parser)
     parser.add_argument("--seed", type=whole_number, help="of the noise (default: the story's)")
+    parser.add_argument(
+        "--seeds", type=_seeds, metavar="N,N,...", help="with --stories (default: 0)"
+    )
+    parser.add_argument(
+        "--part", type=_part, metavar="K/N", help="with --stories: only the K-th of N parts"
+    )
     parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="such as 832x480")
     parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
     parser.add_argument(
@@ -103,69 +118,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="what guidance steers away from (default: the story's, else the model's)",
     )
 
-    memory = parser.add_argument_group("what a chunk sees (default: the model's)")
-    memory.add_argument(
-        "--rollout-of",
-        choices=ROLLOUTS,
-        metavar="MODEL",
-        help="memory settings of another model's rollout, which the flags below override: "
-        + ", ".join(ROLLOUTS),
-    )
-    memory.add_argument(
-        "--policy",
-        choices=POLICIES,
-        help="what memory retrieves; "
-        + "; ".join(f"{name}: {policy.retrieves}" for name, policy in POLICIES.items()),
-    )
-    memory.add_argument(
-        "--window",
-        type=whole_number,
-        dest="window_chunks",
-        metavar="CHUNKS",
-        help="number of preceding chunks that a chunk always attends to",
-    )
-    memory.add_argument(
-        "--memory-frames",
-        type=whole_number,
-        metavar="FRAMES",
-        help="older latent frames that the policy retrieves",
-    )
-    memory.add_argument(
-        "--positions",
-        choices=POSITIONS,
-        help="a frame's position: its index in the receptive field, or its distance in the film",
-    )
-    memory.add_argument(
-        "--eviction",
-        choices=EVICTIONS,
-        help="chunk that a full pool evicts: the oldest, or the least recently retrieved",
-    )
-    memory.add_argument(
-        "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
-    )
-    memory.add_argument(
-        "--pool-frames",
-        type=whole_number,
-        metavar="FRAMES",
-        help="latent frames of history kept (default: all that the policy may retrieve)",
-    )
-    memory.add_argument(
-        "--pool-gb",
-        type=number,
-        metavar="GB",
-        help="size of the pool in GB (10^9 bytes), instead of --pool-frames",
-    )
-    memory.add_argument(
-        "--kv-dtype",
-        choices=KV_DTYPES,
-        help="of the history's keys and values (default: same as the model's)",
-    )
-    memory.add_argument(
-        "--pool-on",
-        choices=POOL_PLACES,
-        help="where the pool is; host: if the device has too little memory (default: device)",
-    )
-
+    memory_flags(parser)
     parser.add_argument(
         "--embeddings",
         type=Path,
@@ -193,6 +146,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                 "--resume goes on with a film as it was begun: leave out "
                 + ", ".join("--" + name.replace("_", "-") for name in other)
             )
+    if flags.stories:
+        one = ("seed", "start", "start_caption", "overwrite", "embed_only")
+        parser.refuse_set(flags, one, "cannot be with --stories")
+    else:
+        parser.refuse_set(flags, ("seeds", "part"), "need --stories")
     return flags
 
 
@@ -205,12 +163,24 @@ def _times(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(whole_number(seed) for seed in text.split(","))
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    return whole_number(number), whole_number(count)
+
+
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     if flags.embed_only and flags.embeddings is None:
         raise UsageError("--embed-only needs --embeddings FILE, where the embeddings go")
     if not flags.embed_only and flags.out is None and flags.resume is None:
         raise UsageError("give --out FOLDER, where the film goes")
+    if flags.stories:
+        _film_set(flags)
+        return
     film = _request(flags)
     from causalcine_jax.film.host_memory import allow_all_host_memory
     from causalcine_jax.film_folder.filming import FILES
@@ -246,6 +216,22 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
+def _film_set(flags: argparse.Namespace) -> None:
+    from causalcine_jax.film.host_memory import allow_all_host_memory
+    from causalcine_jax.film_folder.film_set import FilmSet, film_set, read_stories
+
+    wanted = FilmSet(read_stories(flags.stories), flags.seeds or (0,), flags.part or (1, 1))
+    allow_all_host_memory()
+    keep_compiled(flags.compile_cache, flags.no_compile_cache)
+    film_set(
+        wanted,
+        flags.out,
+        model=flags.model,
+        choices=_choices(flags),
+        progress=not flags.no_progress,
+    )
+
+
 def _request(flags: argparse.Namespace) -> "FilmRequest":
     """What the flags ask for; with --resume, what was asked for then."""
     if flags.resume:
@@ -256,13 +242,17 @@ def _request(flags: argparse.Namespace) -> "FilmRequest":
 
     recipe = read_recipe(flags.story) if flags.story else prompt_recipe(flags.prompt)
     # After the story is understood: a typing error in it should not wait for jax.
-    from causalcine_jax.film_folder.choices import Choices
     from causalcine_jax.film_folder.unfinished import FilmRequest
 
+    return FilmRequest(recipe, flags.model, _choices(flags))
+
+
+def _choices(flags: argparse.Namespace) -> "Choices":
+    from causalcine_jax.film_folder.choices import Choices
+
     base = flags.sampler == "base"
-    choices = Choices(
+    return Choices(
         solver=None if base else flags.sampler,
         base=base,
         **{name: getattr(flags, name) for name in CHOICES},
     )
-    return FilmRequest(recipe, flags.model, choices)

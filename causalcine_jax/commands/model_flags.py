@@ -4,7 +4,17 @@ import argparse
 from pathlib import Path
 
 from causalcine_jax.cli import number, whole_number
-from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS, SOLVERS
+from causalcine_jax.config import (
+    DTYPES,
+    EVICTIONS,
+    KV_DTYPES,
+    POOL_PLACES,
+    POSITIONS,
+    ROLLOUT_WEIGHTS,
+    SOLVERS,
+)
+from causalcine_jax.memory_policies import POLICIES
+from causalcine_jax.rollouts import ROLLOUTS
 
 NETWORK_CHOICES = ("dtype", "tiny_decoder", "lora", "seq", "rollout_weights")
 
@@ -31,6 +41,72 @@ def sampler_flags(group: argparse._ArgumentGroup) -> None:
         type=number,
         metavar="G",
         help="v + G (v - v without memory) for every velocity v; 0 for none",
+    )
+
+
+def memory_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of what a chunk attends to, and of the pool."""
+    group = parser.add_argument_group("what a chunk sees (default: the model's)")
+    group.add_argument(
+        "--rollout-of",
+        choices=ROLLOUTS,
+        metavar="MODEL",
+        help="memory settings of another model's rollout, which the flags below override: "
+        + ", ".join(ROLLOUTS),
+    )
+    group.add_argument(
+        "--policy",
+        choices=POLICIES,
+        help="what memory retrieves; "
+        + "; ".join(f"{name}: {policy.retrieves}" for name, policy in POLICIES.items()),
+    )
+    group.add_argument(
+        "--window",
+        type=whole_number,
+        dest="window_chunks",
+        metavar="CHUNKS",
+        help="number of preceding chunks that a chunk always attends to",
+    )
+    group.add_argument(
+        "--memory-frames",
+        type=whole_number,
+        metavar="FRAMES",
+        help="older latent frames that the policy retrieves",
+    )
+    group.add_argument(
+        "--positions",
+        choices=POSITIONS,
+        help="a frame's position: its index in the receptive field, or its distance in the film",
+    )
+    group.add_argument(
+        "--eviction",
+        choices=EVICTIONS,
+        help="chunk that a full pool evicts: the oldest, or the least recently retrieved",
+    )
+    group.add_argument(
+        "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
+    )
+    group.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        metavar="FRAMES",
+        help="latent frames of history kept (default: all that the policy may retrieve)",
+    )
+    group.add_argument(
+        "--pool-gb",
+        type=number,
+        metavar="GB",
+        help="size of the pool in GB (10^9 bytes), instead of --pool-frames",
+    )
+    group.add_argument(
+        "--kv-dtype",
+        choices=KV_DTYPES,
+        help="of the history's keys and values (default: same as the model's)",
+    )
+    group.add_argument(
+        "--pool-on",
+        choices=POOL_PLACES,
+        help="where the pool is; host: if the device has too little memory (default: device)",
     )
 
 

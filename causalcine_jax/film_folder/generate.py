@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.errors import kept_when_stopped
 from causalcine_jax.film.director import Director
@@ -32,7 +30,12 @@ from causalcine_jax.film_folder import record as provenance
 from causalcine_jax.film_folder.agreement import agreed
 from causalcine_jax.film_folder.choices import Choices, Setup, decide
 from causalcine_jax.film_folder.filming import FILES, Footage, say, shoot
-from causalcine_jax.film_folder.loaded_model import added_files, load_with_choices, on_mesh
+from causalcine_jax.film_folder.loaded_model import (
+    LoadedModel,
+    added_files,
+    load_with_choices,
+    on_mesh,
+)
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.film_folder.report import adapter_notes, closing_lines, details, opening_lines
 from causalcine_jax.film_folder.start import Opening, Start, opening, without_start
@@ -68,6 +71,7 @@ def generate(
     progress: bool = True,
     overwrite: bool = False,
     resume: bool = False,
+    load: Callable[..., LoadedModel] = load_with_choices,
 ) -> dict[str, Any]:
     """Makes the film and the files beside it in `out`; returns the content of film.json.
 
@@ -78,6 +82,7 @@ def generate(
       overwrite: removes an earlier film in `out`, just before the first chunk.
       resume: goes on with the unfinished film in `out`, which was begun with the same arguments
         (unfinished.read_request). What was kept of it is committed and decoded again.
+      load: gives the model, with the arguments of `load_with_choices`.
 
     Raises:
       UsageError: story, choices and model do not fit together, the processes were asked for
@@ -92,7 +97,8 @@ def generate(
         by_first(lambda: _hold(held, out, overwrite, resume))
         held.enter_context(on_mesh(mesh))
         film = FilmRequest(recipe, model, choices)
-        return _generate(film, Place(out, resume, progress), folder, mesh, start)
+        loaded = lambda: load(folder, choices, mesh, recipe.record.dtype)
+        return _generate(film, Place(out, resume, progress), folder, loaded, start)
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,16 @@ def _hold(held: contextlib.ExitStack, out: Path, overwrite: bool, resume: bool) 
 
 
 def _generate(
-    film: FilmRequest, place: Place, folder: Path, mesh: Mesh | None, start: Start | None
+    film: FilmRequest,
+    place: Place,
+    folder: Path,
+    load: Callable[[], LoadedModel],
+    start: Start | None,
 ) -> dict[str, Any]:
-    """`generate`, given the model's folder, the mesh and the start."""
+    """`generate`, given the model's folder, what loads the model, and the start."""
     recipe, choices, out = film.recipe, film.choices, place.out
     started = time.perf_counter()
-    asked = load_with_choices(folder, choices, mesh, recipe.record.dtype)
+    asked = load()
     setup = decide(recipe, asked.model, choices)
     opened = opening(start, setup.story, setup.model) if start else None
     director = _director(setup, choices, opened, place)

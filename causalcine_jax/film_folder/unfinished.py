@@ -42,9 +42,14 @@ def journal_folder(out: Path) -> Path:
     return out / FOLDER
 
 
+def is_unfinished(out: Path) -> bool:
+    """Whether `out` holds a film that can be gone on with."""
+    return (journal_folder(out) / ASKED).is_file()
+
+
 def check_no_unfinished_film(out: Path) -> None:
     """`UsageError` if `out` holds a film that was not finished."""
-    if (journal_folder(out) / ASKED).is_file():
+    if is_unfinished(out):
         raise UsageError(
             f"{out} holds an unfinished film: go on with it by --resume {out}, "
             "choose another --out, or --overwrite replaces it"
@@ -56,11 +61,6 @@ def save_request(out: Path, asked: FilmRequest) -> None:
 
     Symbolic links stay: a model's family is guessed from the name of its folder.
     """
-    choices = vars(asked.choices).copy()
-    for name in _PATHS:
-        choices[name] = choices[name] and str(Path(choices[name]).absolute())
-    adapters = loras(asked.choices.lora)
-    choices["lora"] = [f"{each.path.absolute()}:{each.strength}" for each in adapters] or None
     recorded = asked.recipe.recorded
     record = None if recorded is None else _set(recorded.to_dict())
     if record and "start" in record:
@@ -70,9 +70,19 @@ def save_request(out: Path, asked: FilmRequest) -> None:
         "story": asked.recipe.story.to_dict(),
         "record": record,
         "model": asked.model and str(Path(asked.model).absolute()),
-        "choices": _set(choices),
+        "choices": plain_choices(asked.choices),
     }
     write_text(journal_folder(out) / ASKED, json.dumps(fields, indent=2))
+
+
+def plain_choices(choices: Choices) -> dict[str, Any]:
+    """The choices that were made, as JSON; files are named by their absolute paths."""
+    fields = vars(choices).copy()
+    for name in _PATHS:
+        fields[name] = fields[name] and str(Path(fields[name]).absolute())
+    adapters = loras(choices.lora)
+    fields["lora"] = [f"{each.path.absolute()}:{each.strength}" for each in adapters] or None
+    return _set(fields)
 
 
 def read_request(out: Path) -> FilmRequest:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from repository import ROOT
+from stopped_films import stop_after
 from tiny_models import tiny_folder
 
 from causalcine_jax.commands import film as command
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.film.finite import NotFinite
 from causalcine_jax.film.record_schema import FilmRecord
-from causalcine_jax.film_folder import filming
 from causalcine_jax.film_folder import generate as generation
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.generate import generate
@@ -63,19 +63,6 @@ def resume(out):
     asked = read_request(out)
     options = {"model": asked.model, "choices": asked.choices, "progress": False}
     generate(asked.recipe, out, **options, resume=True)
-
-
-def stop_after(monkeypatch, chunks, error):
-    """The writer of frames raises after so many chunks."""
-    append, seen = filming.FilmWriter.append, []
-
-    def counted(film, frames):
-        if len(seen) == chunks:
-            raise error
-        seen.append(frames)
-        append(film, frames)
-
-    monkeypatch.setattr(filming.FilmWriter, "append", counted)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("the disk is full")])

@@ -1,0 +1,190 @@
+"""A film of every story of a set, with several seeds: what `causalcine film --stories` does.
+
+    OUT/set.json             what the films are made with
+    OUT/SEED/NAME/film.mp4   and the files beside it, as of any film
+
+The model is loaded once. The same command goes on where it was stopped: a finished film is left
+alone, an unfinished one is gone on with.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.filming import say
+from causalcine_jax.film_folder.generate import generate
+from causalcine_jax.film_folder.loaded_model import load_with_choices
+from causalcine_jax.film_folder.record import Recipe, read_recipe
+from causalcine_jax.film_folder.unfinished import is_unfinished, plain_choices, read_request
+from causalcine_jax.parallel.gathering import several
+from causalcine_jax.story_sets.story_set import read_set
+from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.plain_data import read_plain
+from causalcine_jax.utils.progress import time_left
+
+SCHEMA = "causalcine/film-set@1"
+MOST_FAILED = 3  # films in a row; then the fault lies elsewhere than in the stories
+
+
+@dataclass(frozen=True)
+class FilmSet:
+    """The films to make: of every story with every seed, and of these part `part[0]` of `part[1]`.
+
+    Several commands, one per device, may each make a part of the same set.
+    """
+
+    stories: dict[str, Recipe]
+    seeds: tuple[int, ...]
+    part: tuple[int, int] = (1, 1)
+
+    def __post_init__(self):
+        number, count = self.part
+        if not 1 <= number <= count:
+            raise UsageError(f"--part {number}/{count}: there are parts 1 to {count}")
+
+    def films(self) -> list[tuple[int, str]]:
+        """(seed, story's name) of each film of this part, seed by seed."""
+        every = [(seed, name) for seed in self.seeds for name in self.stories]
+        return every[self.part[0] - 1 :: self.part[1]]
+
+    @property
+    def hash(self) -> str:
+        told = {name: recipe.story.to_dict() for name, recipe in self.stories.items()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def read_stories(path: Path) -> dict[str, Recipe]:
+    """The stories of a set's file of labels (story_set.py), or of a folder of stories, by name.
+
+    Raises:
+      UsageError: a story has faults, or there is none.
+      DataError: a file cannot be read.
+    """
+    if not path.is_dir():
+        return {each.name: Recipe(each.story) for each in read_set(path).stories}
+    files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
+    if not files:
+        raise UsageError(f"--stories {path}: this folder holds no story (.yaml, .json)")
+    names = [file.stem for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise_faults(str(path), [f"two stories are called {name}: rename one" for name in twice])
+    return {file.stem: read_recipe(file) for file in files}
+
+
+def film_set(
+    wanted: FilmSet,
+    out: Path,
+    *,
+    model: Path | None = None,
+    choices: Choices = Choices(),
+    progress: bool = True,
+) -> None:
+    """Makes all films that are not finished yet. One that fails does not stop the others.
+
+    Raises:
+      UsageError: the films in `out` are made with something else, or there are several processes.
+      DataError: films failed, named with their errors; or the last MOST_FAILED in a row did.
+      StoppedEarly: as `generate`.
+    """
+    if several():
+        raise UsageError("--stories is made by one process: give each process a part (--part 1/2)")
+    _agree(out, wanted, model, choices)
+    films = wanted.films()
+    left = [each for each in films if not (_folder(out, *each) / "film.json").is_file()]
+    tell = say if progress else (lambda line: None)
+    tell(f"{len(films)} films, {len(films) - len(left)} of them finished already")
+    loaded = functools.lru_cache(maxsize=1)(load_with_choices)
+
+    def load(folder, asked: Choices, *of):
+        return loaded(folder, dataclasses.replace(asked, seed=None), *of)
+
+    failed: dict[str, str] = {}
+    seconds: list[float] = []
+    in_row = 0
+    for number, (seed, name) in enumerate(left, start=1):
+        started = time.perf_counter()
+        try:
+            record = _film(
+                wanted.stories[name], _folder(out, seed, name), seed, model, choices, load
+            )
+        except (UsageError, DataError) as error:
+            failed[f"{seed}/{name}"] = str(error)
+            in_row += 1
+            tell(f"film {number}/{len(left)}  {seed}/{name} failed: {error}")
+            if in_row == MOST_FAILED:
+                break
+            continue
+        in_row = 0
+        seconds.append(time.perf_counter() - started)
+        frames = record["resolved"]["frames"]
+        rest = (len(left) - number) * float(np.mean(seconds[1:] or seconds))
+        parts = [f"film {number}/{len(left)}", f"{seed}/{name}", f"{frames} frames"]
+        parts += [f"{seconds[-1]:.0f} s", *([time_left(rest)] if number < len(left) else [])]
+        tell("  ".join(parts))
+    if failed:
+        listed = "; ".join(f"{name}: {error}" for name, error in list(failed.items())[:20])
+        more = f"; and {len(failed) - 20} more" if len(failed) > 20 else ""
+        raise DataError(
+            f"{len(failed)} of {len(left)} films failed, the same command tries them again: "
+            f"{listed}{more}"
+        )
+
+
+def _film(
+    recipe: Recipe, folder: Path, seed: int, model: Path | None, choices: Choices, load
+) -> dict[str, Any]:
+    if is_unfinished(folder):
+        asked = read_request(folder)
+        recipe, model, choices = asked.recipe, asked.model, asked.choices
+    else:
+        choices = dataclasses.replace(choices, seed=seed)
+    return generate(
+        recipe,
+        folder,
+        model=model,
+        choices=choices,
+        progress=False,
+        resume=is_unfinished(folder),
+        load=load,
+    )
+
+
+def _folder(out: Path, seed: int, name: str) -> Path:
+    return out / str(seed) / name
+
+
+def _agree(out: Path, wanted: FilmSet, model: Path | None, choices: Choices) -> None:
+    """Writes what the films are made with; `UsageError` if those in `out` are made otherwise."""
+    fields = {
+        "schema": SCHEMA,
+        "stories_sha256": wanted.hash,
+        "model": model and str(model.absolute()),
+        "choices": plain_choices(choices),
+    }
+    fields = json.loads(json.dumps(fields))
+    file = out / "set.json"
+    if not file.exists():
+        write_text(file, json.dumps(fields, indent=2) + "\n")
+        return
+    there = read_plain(file)
+    earlier = there if isinstance(there, dict) else {}
+    was, now = ({**each, **(each.get("choices") or {})} for each in (earlier, fields))
+    names: Sequence[str] = sorted({*was, *now} - {"choices"})
+    raise_faults(
+        f"{out} holds films made otherwise (choose another --out)",
+        [
+            f"{name} was {was.get(name)}, is {now.get(name)}"
+            for name in names
+            if was.get(name) != now.get(name)
+        ],
+    )

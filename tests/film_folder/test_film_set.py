@@ -1,0 +1,111 @@
+"""All stories of a set filmed with several seeds by one command, which goes on where it stopped."""
+
+import json
+
+import pytest
+from stopped_films import stop_after
+from tiny_models import tiny_folder
+
+from causalcine_jax.commands import film as command
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError
+from causalcine_jax.evaluation.films.stories import find_films
+from causalcine_jax.film_folder import film_set as sets
+from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.film_set import FilmSet, film_set, read_stories
+from causalcine_jax.film_folder.record import Recipe
+from causalcine_jax.story import Shot, Story, write_story
+
+CHOICES = Choices(steps=1, scale=2, window_chunks=1, memory_frames=3, pool_frames=9)
+STORIES = {
+    name: Recipe(Story((Shot(caption, chunks=2),), "A story."))
+    for name, caption in (("waves", "Mia waves."), ("sleeps", "Otto sleeps."))
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+def film(out, model, wanted=None, choices=CHOICES):
+    wanted = wanted or FilmSet(STORIES, (0, 1))
+    film_set(wanted, out, model=model, choices=choices, progress=False)
+
+
+def hashes(out):
+    return {
+        str(file.parent.relative_to(out)): json.loads(file.read_text())["frames_sha256"]
+        for file in out.glob("*/*/film.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight")
+    film(out, model)
+    return out
+
+
+def test_every_story_is_filmed_with_every_seed_where_evaluate_finds_it(straight):
+    assert sorted(hashes(straight)) == ["0/sleeps", "0/waves", "1/sleeps", "1/waves"]
+    assert len(set(hashes(straight).values())) == 4
+    assert list(find_films(straight)) == sorted(hashes(straight))
+
+
+def test_the_model_is_loaded_once(model, tmp_path, monkeypatch):
+    loads, load = [], sets.load_with_choices
+    monkeypatch.setattr(sets, "load_with_choices", lambda *a: loads.append(a) or load(*a))
+    film(tmp_path / "out", model)
+    assert len(loads) == 1
+
+
+def test_parts_make_the_same_films_together(straight, model, tmp_path):
+    for part in ((2, 2), (1, 2)):
+        film(tmp_path / "out", model, FilmSet(STORIES, (0, 1), part))
+    assert hashes(tmp_path / "out") == hashes(straight)
+    with pytest.raises(UsageError, match="--part 3/2: there are parts 1 to 2"):
+        FilmSet(STORIES, (0,), (3, 2))
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(straight, model, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3, KeyboardInterrupt())
+        with pytest.raises(StoppedEarly):
+            film(out, model)
+    assert len(hashes(out)) == 1
+    film(out, model)
+    assert hashes(out) == hashes(straight)
+
+
+def test_other_settings_or_stories_are_refused_in_the_same_folder(straight, model):
+    with pytest.raises(UsageError, match="steps was 1, is 2"):
+        film(straight, model, choices=Choices(**{**vars(CHOICES), "steps": 2}))
+    with pytest.raises(UsageError, match="stories_sha256 was"):
+        film(straight, model, FilmSet({"waves": STORIES["waves"]}, (0,)))
+    film(straight, model, FilmSet(STORIES, (1,)))
+
+
+def test_a_film_that_fails_does_not_stop_the_others(model, tmp_path):
+    (tmp_path / "0" / "waves" / "film.mp4").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"1 of 4 films failed.*0/waves: .*film.mp4"):
+        film(tmp_path, model)
+    assert sorted(hashes(tmp_path)) == ["0/sleeps", "1/sleeps", "1/waves"]
+
+
+def test_the_command_reads_a_folder_of_stories(straight, model, tmp_path):
+    (tmp_path / "set").mkdir()
+    for name, recipe in STORIES.items():
+        write_story(recipe.story, tmp_path / "set" / f"{name}.yaml")
+    assert list(read_stories(tmp_path / "set")) == ["sleeps", "waves"]
+    words = f"--stories {tmp_path / 'set'} --seeds 0,1 --model {model} --out {tmp_path / 'out'} "
+    words += "--steps 1 --scale 2 --window 1 --memory-frames 3 --pool-frames 9 --no-progress"
+    command.main(words.split())
+    assert hashes(tmp_path / "out") == hashes(straight)
+    with pytest.raises(UsageError, match="--overwrite, --seed cannot be with --stories"):
+        command.main([*words.split(), "--seed", "3", "--overwrite"])
+    with pytest.raises(UsageError, match="--part need --stories"):
+        command.main(["--prompt", "A fox.", "--part", "1/2", "--out", str(tmp_path / "one")])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="holds no story"):
+        command.main(["--stories", str(tmp_path / "none"), "--out", str(tmp_path / "x")])
