@@ -2,12 +2,16 @@
 
     causalcine evaluate --model DIR --returns 200 --films 20 --policies camr,sink,none
     causalcine evaluate --films FOLDER --stories FILE --weights weights.yaml
+    causalcine evaluate --compare outputs/measures-a outputs/measures-b
 
 The first prints the tables and leaves evaluation.json, evaluation.md, returns.png and recall.png
 in --out. A folder that holds an evaluation is refused, unless --overwrite is given.
 
 The second leaves measures.json, measures.md and films/NAME.json. Stopped, it goes on. Measures
 whose weights are not named are left out, and the report says so.
+
+The third prints the differences per story between two systems that the second measured. With --out
+it leaves comparison.json and comparison.md.
 """
 
 import argparse
@@ -109,8 +113,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1,
         help="image networks measure every N-th frame (default 1: all frames, as VBench)",
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("FIRST", "SECOND"),
+        help="two measures.json, or the folders that hold them",
+    )
     flags = parser.parse_args(arguments)
-    if isinstance(flags.films, Path):
+    if flags.compare:
+        others = vars(flags).keys() - {"compare", "out", "overwrite"}
+        parser.refuse_set(flags, others, "cannot be with --compare")
+    elif isinstance(flags.films, Path):
         why = "and --films FOLDER exclude each other: leave out one of them"
         parser.refuse_set(flags, OF_STORYWORLD, why)
     else:
@@ -124,6 +138,11 @@ def _count_or_folder(text: str) -> int | Path:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
+    if flags.compare:
+        from causalcine_jax.evaluation.films.command import compare
+
+        compare(flags)
+        return
     if isinstance(flags.films, Path):
         from causalcine_jax.evaluation.films.command import measure
 

@@ -1,4 +1,4 @@
-"""`causalcine evaluate --films FOLDER`: flags in, a folder's measures out."""
+"""`causalcine evaluate --films FOLDER` and `--compare`: flags in, measures or differences out."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults, shown
 from causalcine_jax.evaluation.networks.sources import SOURCES, refuse_absent
 from causalcine_jax.utils.plain_data import read_plain
+
+COMPARISON = ("comparison.json", "comparison.md")
 
 
 def measure(flags: argparse.Namespace) -> None:
@@ -75,6 +77,28 @@ def measure(flags: argparse.Namespace) -> None:
     again = f" ({measured.resumed} of them were there)" if measured.resumed else ""
     print(f"{len(measured.films)} films measured{again}, {len(measured.bad)} bad")
     print(f"written to {out}: measures.json, measures.md, films/")
+
+
+def compare(flags: argparse.Namespace) -> None:
+    """Prints how the two of `flags.compare` differ, and writes it to `flags.out` if that is given.
+
+    Raises as `read_measures` and `comparison` do.
+    """
+    from causalcine_jax.evaluation.films.compare import (
+        comparison,
+        comparison_markdown,
+        read_measures,
+    )
+    from causalcine_jax.evaluation.tables import write_report
+    from causalcine_jax.utils.output import one_writer
+
+    first, second = (read_measures(path) for path in flags.compare)
+    report = comparison(first, second)
+    text = comparison_markdown(report, tuple(str(path) for path in flags.compare))
+    if flags.out:
+        with one_writer(flags.out, COMPARISON, overwrite=flags.overwrite):
+            write_report(flags.out, "comparison", report, text)
+    print(text)
 
 
 def named_weights(given: list[str]) -> dict[str, Path]:

@@ -113,7 +113,7 @@ def _measure(
     if values is None:
         scorers, settings = measurer.scorers, measurer.settings
         found = measure_film(film, story, scorers, settings, measurer.find_cuts)
-        named = {"film": name, "story": story.name, "sha256": digest}
+        named = {"film": name, "story": story.name, "sha256": digest, "story_sha256": story.hash}
         values = {"identity": identity, **named, **found}
         write_text(file, json.dumps(values, indent=1))
     else:

@@ -1,0 +1,150 @@
+"""Two systems by their films of the same stories: differences per story, with intervals.
+
+    measures.json, measures.json --per story--> difference [95 % interval over stories]
+
+Overlapping intervals of two means decide nothing, because some stories are hard for every system.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcine_jax.errors import UsageError, raise_faults, shown
+from causalcine_jax.evaluation.films.report_tables import OF_RANGES
+from causalcine_jax.evaluation.films.stories import story_of
+from causalcine_jax.evaluation.intervals import Grouped, bootstrap_mean, bootstrap_paired
+from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
+from causalcine_jax.utils.plain_data import read_plain
+
+Film = dict[str, Any]
+Scores = dict[str, list[float]]  # of a story's films, by story
+
+# How each is read from a film, and whether 0 is the worst, which a failed film then gets.
+MEASURES: dict[str, tuple[str, Callable[[Film], float | None], bool]] = {
+    "aesthetic": ("aesthetic (LAION, over 10)", lambda film: film["aesthetic"], True),
+    "sca": ("shot-cut accuracy (SCA)", lambda film: film["cuts"]["sca"], True),
+    "missed": ("missed cuts per film", lambda film: film["cuts"]["missed"], False),
+    "extra": ("extra cuts per film", lambda film: film["cuts"]["extra"], False),
+    **{
+        name: (
+            label,
+            lambda film, name=name: film["asked"]["means"][name],  # type: ignore[misc]
+            name != "dynamics",
+        )
+        for name, label in OF_RANGES.items()
+    },
+}
+
+
+def read_measures(path: Path) -> dict[str, Any]:
+    """What `evaluate --films` left: measures.json, or the folder that holds it.
+
+    Raises:
+      UsageError: it is not there, or is something else.
+    """
+    file = path / "measures.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"--compare {path}: there is no {file}: `evaluate --films` makes one")
+    report = read_plain(file)
+    if not isinstance(report, dict) or not {"settings", "per_film", "bad"} <= report.keys():
+        raise UsageError(f"--compare {file}: holds no measures of films, but {shown(report)}")
+    return report
+
+
+def comparison(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Both systems' means and the differences second - first, on prompted ranges, as plain JSON.
+
+    A measure counts the stories that have it on both sides. A film that failed or is missing
+    counts as 0 where 0 is the worst.
+
+    Raises:
+      UsageError: the two were measured otherwise, or have no story in common.
+    """
+    _check_same(first, second)
+    found = {}
+    for name, (_, score, worst) in MEASURES.items():
+        sides = [_scores(each, score) for each in (first, second)]
+        if worst:
+            for each, own, other in zip((first, second), sides, reversed(sides), strict=True):
+                for story in _failed(each):
+                    if story in own or story in other:
+                        own.setdefault(story, []).append(0.0)
+        stories = sorted(sides[0].keys() & sides[1].keys())
+        if not stories:
+            continue
+        means = [np.array([np.mean(side[story]) for story in stories]) for side in sides]
+        one_each = [Grouped(mean, np.ones(len(stories))) for mean in means]
+        found[name] = {
+            "first": bootstrap_mean(means[0].tolist()),
+            "second": bootstrap_mean(means[1].tolist()),
+            "difference": bootstrap_paired(one_each[1], one_each[0], np.subtract),
+        }
+    if not found:
+        raise UsageError("the two have no measured story in common")
+    return plain(
+        {
+            "intervals": "95 %, percentile bootstrap over the stories of both, redrawn together",
+            "settings": first["settings"],
+            "failed": [_failed(each) for each in (first, second)],
+            "measures": found,
+        }
+    )
+
+
+def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
+    """The table. A difference whose interval leaves out 0 is marked."""
+    body = []
+    for name, row in report["measures"].items():
+        difference = row["difference"]
+        apart = difference["low"] > 0 or difference["high"] < 0
+        body.append(
+            (
+                MEASURES[name][0],
+                *(number_text(row[side]) for side in ("first", "second")),
+                number_text(difference) + (" *" if apart else ""),
+                str(difference["count"]),
+            )
+        )
+    head = ("on prompted ranges", *names, "second - first", "stories")
+    lines = [
+        *markdown_table(head, body),
+        "",
+        "value [95 % interval over stories]; *: the interval of the difference leaves out 0",
+    ]
+    for name, failed in zip(names, report["failed"], strict=True):
+        if failed:
+            lines.append(f"{name}: {len(failed)} films failed or are missing, and count as 0")
+    return "\n".join(lines) + "\n"
+
+
+def _scores(report: dict[str, Any], score: Callable[[Film], float | None]) -> Scores:
+    found: Scores = {}
+    for film in report["per_film"].values():
+        if (value := score(film)) is not None:
+            found.setdefault(film["story"], []).append(value)
+    return found
+
+
+def _failed(report: dict[str, Any]) -> list[str]:
+    return [story_of(name) for name in (*report["bad"], *report["without_film"])]
+
+
+def _check_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    one, other = first["settings"], second["settings"]
+    faults = [
+        f"{name} was {shown(one.get(name))} and {shown(other.get(name))}"
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+    ]
+    hashes: list[dict[str, str]] = [
+        {film["story"]: film.get("story_sha256", "") for film in each["per_film"].values()}
+        for each in (first, second)
+    ]
+    faults += [
+        f"the story {story} is another one"
+        for story in sorted(hashes[0].keys() & hashes[1].keys())
+        if "" not in (hashes[0][story], hashes[1][story]) and hashes[0][story] != hashes[1][story]
+    ]
+    raise_faults("the two were measured differently, measure them alike", faults)
