@@ -25,6 +25,8 @@ from causalcine_jax.parallel.processes import check_same_films
 
 log = logging.getLogger(__name__)
 
+Visit = Callable[[Record, np.random.Generator], Record]
+
 BEHIND = 2
 EPOCHS = 10**6  # no run gets to the end; grain's endless repeat overflows in batches of 1
 
@@ -114,7 +116,7 @@ class Loader(grain.DatasetIterator):
         sharing: int = 1,
         threads: int = 0,
         max_bad_fraction: float = 0.01,
-        visits: Sequence[Callable[[Record, np.random.Generator], Record]] = (),
+        visits: Sequence[Visit] = (),
     ):
         super().__init__()
         self._batches: Any = None  # if arguments are refused, grain's __del__ still closes

@@ -17,7 +17,7 @@ from causalcine_jax.data.encode_command import encode_storyworld
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.film_parts import FilmParts
 from causalcine_jax.data.latent_store import LatentStore
-from causalcine_jax.data.loader import Loader
+from causalcine_jax.data.loader import Loader, Visit
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
 from causalcine_jax.errors import UsageError, raise_faults
@@ -196,9 +196,12 @@ def film_loader(
     )
 
 
-def _visits(config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer) -> list:
+def _visits(
+    config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer
+) -> list[Visit]:
     """What changes a record each time it is read."""
-    data, visits = config.data, []
+    data = config.data
+    visits: list[Visit] = []
     if data.chunks:
         visits.append(FilmParts(data.chunks, config.chunk_frames))
     if data.retell:

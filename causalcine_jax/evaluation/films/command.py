@@ -92,9 +92,9 @@ def compare(flags: argparse.Namespace) -> None:
     from causalcine_jax.evaluation.tables import write_report
     from causalcine_jax.utils.output import one_writer
 
-    first, second = (read_measures(path) for path in flags.compare)
-    report = comparison(first, second)
-    text = comparison_markdown(report, tuple(str(path) for path in flags.compare))
+    first, second = flags.compare
+    report = comparison(read_measures(first), read_measures(second))
+    text = comparison_markdown(report, (str(first), str(second)))
     if flags.out:
         with one_writer(flags.out, COMPARISON, overwrite=flags.overwrite):
             write_report(flags.out, "comparison", report, text)
