@@ -14,6 +14,7 @@ import pytest
 from evaluation_films import SEED, WORLD, film, paint
 from PIL import Image
 from repository import ROOT
+from scipy.ndimage import gaussian_filter
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
@@ -136,6 +137,16 @@ def test_shuffled_truth_is_near_chance(judge):
             for _ in range(40)
         ]
         assert np.mean(shuffled) < chance + 0.15
+
+
+def test_sharpness_falls_with_blur_and_does_not_ask_where_a_character_stands(judge):
+    story, video = film(0)
+    of = lambda other: free_films.summarise([score_film(story, other, judge)])["sharpness"].value
+    blurred = gaussian_filter(video.astype(np.float32), (0, 1.2, 1.2, 0)).astype(np.uint8)
+    assert of(video) == pytest.approx(1)
+    assert of(np.roll(video, 8, axis=2)) == pytest.approx(1, abs=0.03)
+    assert 0.3 < of(blurred) < 0.6
+    assert of(np.full_like(video, 128)) == 0
 
 
 def test_a_blank_film_holds_no_character(judge):

@@ -35,6 +35,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
     of_scene,
     sought,
 )
+from causalcine_jax.evaluation.storyworld.sharpness import Edges, sharpness
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.storyworld import WorldShot, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import WorldConfig
@@ -61,6 +62,7 @@ class ShotScores:
         default_factory=lambda: {name: [] for name in OF_CHARACTER}
     )
     consistency: list[float] = field(default_factory=list)
+    sharpness: list[float] = field(default_factory=list)
 
     @property
     def prompt_hits(self) -> list[bool]:
@@ -81,9 +83,11 @@ def score_film(story: WorldStory, video: UInt8[np.ndarray, "t h w 3"], judge: Ju
     """Judges a film that was generated or rendered for `story`, in the story's shot ranges."""
     asked, found = true_cuts(story), CutDetector()(video)
     near = {tolerance: detection(found, asked, tolerance, len(video)) for tolerance in TOLERANCES}
-    return FilmScores(
-        sca(found, asked, len(video)), near, score_shots(story, judge.read(video), judge)
-    )
+    reading = judge.read(video)
+    shots = score_shots(story, reading, judge)
+    for shot, ratios in zip(shots, sharpness(story, Edges.of(video, reading), judge), strict=True):
+        shot.sharpness.extend(ratios)
+    return FilmScores(sca(found, asked, len(video)), near, shots)
 
 
 def score_shots(story: WorldStory, reading: Reading, judge: Judge) -> list[ShotScores]:
@@ -226,4 +230,5 @@ def summarise(scores: list[FilmScores]) -> dict[str, Interval | float]:
                 lambda shot, kind=kind, name=name: getattr(shot, kind)[name]
             )
     summary["consistency"] = fraction(lambda shot: shot.consistency)
+    summary["sharpness"] = fraction(lambda shot: shot.sharpness)
     return summary

@@ -32,6 +32,7 @@ FREE_COLUMNS = {
     "truth recall colour": "truth_recall_colour",
     "truth recall accessory": "truth_recall_accessory",
     "intra-shot consistency": "consistency",
+    "sharpness of characters": "sharpness",
 }
 
 
