@@ -55,6 +55,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="fraction of the source films that are held out (default 0.05)",
     )
     parser.add_argument(
+        "--source-from",
+        metavar="PATTERN",
+        help="where a video's path names its source film, if no file does: parent (its folder), "
+        "or a regular expression, of which the first group counts",
+    )
+    parser.add_argument(
+        "--licence", default="", metavar="TEXT", help="of videos for which no file names one"
+    )
+    parser.add_argument(
         "--workers",
         type=whole_number,
         default=1,

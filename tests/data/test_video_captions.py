@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from causalcine_jax.data.video.captioner import Request, by_command, by_server
-from causalcine_jax.data.video.captioning import found_captions
-from causalcine_jax.data.video.captions import Captions, Cuts, parse, read, shotstream_table
+from causalcine_jax.data.video.captions import Captions, Cuts, parse
+from causalcine_jax.data.video.sidecars import read
 from causalcine_jax.errors import UsageError
 
 FORMATS = {
@@ -54,41 +54,6 @@ def test_formats(name, tmp_path):
     file = tmp_path / "film.json"
     file.write_text(json.dumps(data))
     assert read(file) == expected
-
-
-def test_text_files_longlive_folders_and_shotstream_tables(tmp_path):
-    (tmp_path / "a.txt").write_text("A fox\nwaves. ")
-    assert read(tmp_path / "a.txt") == Captions("A fox waves.")
-    folder = tmp_path / "b"
-    folder.mkdir()
-    for number, text in enumerate("xyz"):
-        (folder / f"{number}.json").write_text(json.dumps({"caption": text}))
-    (folder / "shot_durations.txt").write_text("2 2 4")
-    assert read(folder / "0.json") == Captions(
-        "", ("x", "y", "z"), Cuts((0, 0.25, 0.5), "fractions")
-    )
-    (tmp_path / "c.json").write_text(
-        json.dumps({"global_caption": "W", "shot1": "a", "shot2": "b"})
-    )
-    table = tmp_path / "all.csv"
-    table.write_text(
-        "shot_num_from_caption,json_path,video_path,frame_number\n"
-        '2,c.json,c.mp4,"[[0, 81], [81, 162]]"\n'
-    )
-    told = Captions("W", ("a", "b"), Cuts((0, 81.0)))
-    assert shotstream_table(table) == {(tmp_path / "c.mp4").resolve(): told}
-
-    videos = [tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")]
-    (tmp_path / "lost.txt").write_text("nobody's")
-    (tmp_path / "d.json").write_text("{")
-    files = [file for file in sorted(tmp_path.rglob("*")) if file.is_file()]
-    rejects = []
-    found = found_captions(videos, files, rejects, tmp_path)
-    assert found[videos[0]].whole == "A fox waves." and found[videos[1]].shots == ("x", "y", "z")
-    assert found[videos[2]] == told and found[videos[3]][0] == "bad captions"
-    assert [(row["file"], row["kind"]) for row in rejects] == [
-        ("lost.txt", "captions without a video")
-    ]
 
 
 @pytest.mark.parametrize(
@@ -181,12 +146,6 @@ def test_a_server_is_asked_with_pictures_and_its_key(monkeypatch):
     assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret", "model-a")
     images = [part for part in body["messages"][0]["content"] if part["type"] == "image_url"]
     assert len(images) == 2 and images[0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
-
-
-def test_a_video_called_0_has_a_sidecar_of_its_own(tmp_path):
-    told = {"shot_captions": ["A fox.", "An owl."], "shot_cut_frames": [12]}
-    (tmp_path / "0.json").write_text(json.dumps(told))
-    assert read(tmp_path / "0.json").shots == ("A fox.", "An owl.")
 
 
 def test_a_film_that_began_with_a_picture_has_its_caption_too(tmp_path):

@@ -10,17 +10,11 @@ from PIL import Image
 
 from causalcine_jax.clock import FPS
 from causalcine_jax.data.video.captioner import Captioner, Request
-from causalcine_jax.data.video.captions import (
-    Captions,
-    beside,
-    read,
-    shotstream_table,
-    to_row,
-)
-from causalcine_jax.data.video.filters import Reason, reject
+from causalcine_jax.data.video.captions import Captions, from_row, to_row
+from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock
 from causalcine_jax.data.video.frames import read as read_frames
-from causalcine_jax.data.video.manifest import Manifest, Row, content_id, path_text
+from causalcine_jax.data.video.manifest import Manifest, Row, content_id
 from causalcine_jax.data.video.windows import Piece, Window
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
@@ -38,6 +32,8 @@ class Video:
     row       of probe.py
     captions  those beside it, or why they cannot be used; None if there are none
     scan      of scan.py; empty before it is scanned
+    licence   as the files beside it say, or else the request
+    told      its source, as they say; empty if it is a source of its own
     """
 
     file: Path
@@ -45,6 +41,8 @@ class Video:
     row: Row
     captions: Captions | Reason | None
     scan: Row
+    licence: str = ""
+    told: str = ""
 
     @property
     def sha256(self) -> str:
@@ -57,12 +55,7 @@ class Video:
     @property
     def source(self) -> str:
         """The film that it is from, which is never split."""
-        told = self.captions.source if isinstance(self.captions, Captions) else ""
-        return told or self.sha256
-
-    @property
-    def licence(self) -> str:
-        return self.captions.licence if isinstance(self.captions, Captions) else ""
+        return self.told or self.sha256
 
 
 @dataclass(frozen=True)
@@ -85,48 +78,6 @@ class Film:
             at = [int(piece.first + place * (piece.stop - piece.first)) for place in places]
             ranges = [(index, index + 1) for index in at]
             yield list(read_frames(self.video.file, self.video.clock, ranges, height, width))
-
-
-def found_captions(
-    videos: Sequence[Path], files: Sequence[Path], rejects: list[Row], folder: Path
-) -> dict[Path, Captions | Reason]:
-    """The captions of every video that has some, and rejects for the files that belong to none."""
-    used: set[Path] = set()
-    captions: dict[Path, Captions | Reason] = {}
-    for table in (file for file in files if file.suffix == ".csv"):
-        try:
-            rows = shotstream_table(table)
-        except (UsageError, DataError) as error:
-            rejects.append(reject("captions", _name(table, folder), ("bad captions", str(error))))
-            used.add(table)
-            continue
-        by_stem = {video.resolve().with_suffix(""): video for video in videos}
-        for named, told in rows.items():
-            video = by_stem.get(named) or by_stem.get(named.with_suffix(""))
-            if video is not None:
-                captions[video] = told
-                used.add(table)
-    for video in videos:
-        places = beside(video)
-        used.update(places)
-        used.update(place.parent for place in places if place.name == "0.json")
-        if places and video not in captions:
-            try:
-                captions[video] = read(places[0])
-            except (UsageError, DataError) as error:
-                captions[video] = "bad captions", str(error)
-    for file in files:
-        if not {file, file.parent} & used:
-            rejects.append(
-                reject(
-                    "captions", _name(file, folder), ("captions without a video", "no such video")
-                )
-            )
-    return captions
-
-
-def _name(file: Path, folder: Path) -> str:
-    return path_text(file.relative_to(folder))
 
 
 def captioned(
@@ -163,7 +114,7 @@ def captioned(
             if row is None:
                 asked[row_id] = film
             else:
-                yield replace(film, captions=Captions(row["whole"], tuple(row["shots"]))), None
+                yield replace(film, captions=from_row(row)), None
     if captioner is None or not asked:
         return
     unread: dict[str, Reason] = {}

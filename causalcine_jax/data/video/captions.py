@@ -1,21 +1,18 @@
-"""Captions that lie beside a video, in the formats of other projects, and our own.
+"""Captions as plain data or text, in the formats of other projects, and our own.
 
-For film.mp4: film.json, film.yaml or film.txt beside it, a row of a ShotStream table, or a folder
-of LongLive 2.0. docs/data.md shows each format. A file says what the whole film shows, what its
-shots show, and perhaps where they begin.
+They say what the whole film shows, what its shots show, and perhaps where they begin. docs/data.md
+shows each format; sidecars.py finds the files.
 """
 
-import csv
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from causalcine_jax.clock import FPS, TEMPORAL_STRIDE
-from causalcine_jax.errors import UsageError, disk_faults, shown
-from causalcine_jax.utils.plain_data import MOST_BYTES, parse_plain, read_plain
+from causalcine_jax.errors import UsageError, shown
+from causalcine_jax.utils.plain_data import parse_plain
 
 RAW = re.compile(r"\[global caption\]|\[per shot caption\]|\[shot cut\]", re.IGNORECASE)
 SHOT_KEY = re.compile(r"shot_?(\d+)", re.IGNORECASE)
@@ -50,6 +47,11 @@ class Captions:
     licence: str = ""
     source: str = ""
 
+    @property
+    def describe(self) -> bool:
+        """Whether there are captions: a file may hold a licence or a source alone."""
+        return bool(self.whole or any(self.shots))
+
     def of_shots(self, count: int) -> tuple[str, ...] | None:
         """The captions of `count` shots in order; None if they cannot be told apart."""
         if len(self.shots) == count:
@@ -76,34 +78,6 @@ class Captions:
 LISTS = ("shots", "shot_captions", "prompts", "captions")  # keys of all shots' captions
 
 
-def beside(video: Path) -> list[Path]:
-    """The files that may hold a video's captions, the first that exists first."""
-    places = [video.with_suffix(suffix) for suffix in (".json", ".yaml", ".yml", ".txt")]
-    folders = [
-        video.with_suffix(""),
-        video.parent.parent / "caption" / video.stem,
-        video.parent.parent.parent / "caption" / video.parent.name,
-    ]
-    places += [folder / "0.json" for folder in folders]
-    return [place for place in places if place.is_file()]
-
-
-def read(file: Path) -> Captions:
-    """The captions in a file of `beside`.
-
-    Raises:
-      UsageError, DataError: they cannot be understood.
-    """
-    if file.suffix == ".txt":
-        return parse_text(_text(file))
-    data = read_plain(file)
-    # LongLive's 0.json holds one shot's caption; that of a video called 0 holds all of them.
-    whole = isinstance(data, Mapping) and any(key in data for key in (*LISTS, "story"))
-    if file.name == "0.json" and not whole:
-        return _longlive_folder(file.parent)
-    return parse(data, str(file))
-
-
 def parse(data: Any, what: str) -> Captions:
     """Captions from plain data, in any of the formats. `what` names it in errors.
 
@@ -113,27 +87,40 @@ def parse(data: Any, what: str) -> Captions:
     if isinstance(data, str):
         return parse_text(data)
     if isinstance(data, list) and data:
-        return _checked(Captions(shots=tuple(_caption(each, what) for each in data)), what)
+        return checked(Captions(shots=tuple(caption_of(each, what) for each in data)), what)
     if not isinstance(data, Mapping):
         raise UsageError(f"{what}: holds no captions, but {shown(data)}")
+    licence, source = about(data)
     if isinstance(data.get("story"), Mapping):  # film.json of a film made here
         resolved = data.get("resolved")
         cuts = resolved.get("cut_frames") if isinstance(resolved, Mapping) else None
         data, start = {**data["story"], "shot_cut_frames": cuts}, data.get("start")
         if isinstance(start, Mapping) and isinstance(data.get("shots"), list):  # the film's first
             data["shots"] = [{"caption": start.get("caption")}, *data["shots"]]
-    licence = str(data.get("licence") or data.get("license") or "")
-    source = str(data.get("source") or "")
     text = data.get("caption", data.get("text"))
     if isinstance(text, str) and not any(key in data for key in ("shots", "shot_captions")):
-        return _checked(replace(parse_text(text), licence=licence, source=source), what)
+        return checked(replace(parse_text(text), licence=licence, source=source), what)
     whole = next(
         (data[key] for key in ("global", "global_caption", "whole_caption") if data.get(key)), ""
     )
-    shots = tuple(_caption(each, what) for each in _listed(data, what))
+    shots = tuple(caption_of(each, what) for each in _listed(data, what))
     cuts = _cuts(data, len(shots), what)
-    found = Captions(_caption(whole, what), shots, cuts, licence, source)
-    return _checked(found, what)
+    found = Captions(caption_of(whole, what), shots, cuts, licence, source)
+    return checked(found, what)
+
+
+def about(data: Any) -> tuple[str, str]:
+    """The licence and the source that captions name, whatever else is wrong with them."""
+    if not isinstance(data, Mapping):
+        return "", ""
+    story = data.get("story")
+    places = (data, story) if isinstance(story, Mapping) else (data,)
+
+    def first(*keys: str) -> str:
+        told = [place.get(key) for place in places for key in keys]
+        return next((" ".join(str(each).split()) for each in told if each not in (None, "")), "")
+
+    return first("licence", "license"), first("source")
 
 
 def _listed(data: Mapping, what: str) -> list[Any]:
@@ -151,7 +138,7 @@ def _listed(data: Mapping, what: str) -> list[Any]:
     return [value for _, value in numbered]
 
 
-def _caption(value: Any, what: str) -> str:
+def caption_of(value: Any, what: str) -> str:
     if isinstance(value, Mapping):
         value = value.get("caption", value.get("text"))
     if not isinstance(value, str):
@@ -203,8 +190,11 @@ def _numbers(value: Any, what: str) -> list[float]:
     return numbers
 
 
-def _checked(found: Captions, what: str) -> Captions:
-    if not found.whole and not any(found.shots):
+def checked(found: Captions, what: str) -> Captions:
+    """`found`, which holds captions, or else a licence or a source. `UsageError` if it does not."""
+    if not found.describe and not found.cuts and (found.licence or found.source):
+        return found
+    if not found.describe:
         raise UsageError(f"{what}: holds no captions")
     if found.cuts is not None and len(found.cuts.starts) != len(found.shots):
         raise UsageError(
@@ -219,57 +209,21 @@ def parse_text(text: str) -> Captions:
     tags = [tag.lower() for tag in RAW.findall(text)]
     parts = [" ".join(part.split()) for part in RAW.split(text)]
     if not tags:
-        return _checked(Captions(_caption(text, "the text")), "the text")
+        return checked(Captions(caption_of(text, "the text")), "the text")
     told = list(zip(tags, parts[1:]))
     whole = " ".join(part for tag, part in told if tag == "[global caption]")
     shots = tuple(part for tag, part in told if tag != "[global caption]")
-    return _checked(Captions(whole, shots), "the text")
-
-
-def _longlive_folder(folder: Path) -> Captions:
-    """LongLive 2.0: 0.json, 1.json, ... and perhaps shot_durations.txt, in chunks."""
-    files = sorted((int(f.stem), f) for f in folder.glob("*.json") if f.stem.isdecimal())
-    shots = tuple(_caption(read_plain(file), str(file)) for _, file in files)
-    lengths = folder / "shot_durations.txt"
-    if not lengths.is_file():
-        return _checked(Captions(shots=shots), str(folder))
-    counts = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", _text(lengths))]
-    if len(counts) != len(shots) or not sum(counts):
-        raise UsageError(f"{lengths}: has {len(counts)} lengths for {len(shots)} captions")
-    starts = tuple(sum(counts[:n]) / sum(counts) for n in range(len(counts)))
-    return _checked(Captions(shots=shots, cuts=Cuts(starts, "fractions")), str(folder))
-
-
-def shotstream_table(file: Path) -> dict[Path, Captions]:
-    """The captions in a ShotStream table, by the video that a row names, or its json_path's.
-
-    Raises:
-      UsageError, DataError: a row or its JSON file cannot be understood.
-    """
-    found: dict[Path, Captions] = {}
-    for row in csv.DictReader(_text(file).splitlines()):
-        if not row.get("json_path"):
-            return found  # another table
-        told = file.parent / row["json_path"]
-        captions = parse(read_plain(told), str(told))
-        if row.get("frame_number"):
-            captions = replace(captions, cuts=ranges(row["frame_number"], str(file)))
-        named = row.get("video_path")
-        video = file.parent / named if named else told.with_suffix("")
-        found[video.resolve()] = _checked(captions, str(file))
-    return found
-
-
-def _text(file: Path) -> str:
-    try:
-        with disk_faults(f"{file} cannot be read"), open(file, "rb") as opened:
-            return opened.read(MOST_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not text in UTF-8: save it as UTF-8") from None
+    return checked(Captions(whole, shots), "the text")
 
 
 def to_row(captions: Captions) -> dict[str, Any]:
-    return {"whole": captions.whole, "shots": list(captions.shots)}
+    licence = {"licence": captions.licence} if captions.licence else {}
+    return {"whole": captions.whole, "shots": list(captions.shots), **licence}
+
+
+def from_row(row: Mapping[str, Any]) -> Captions:
+    """Inverse of `to_row`."""
+    return Captions(row["whole"], tuple(row["shots"]), licence=row.get("licence", ""))
 
 
 def from_json(text: str, what: str) -> Any:

@@ -1,10 +1,11 @@
 """What `causalcine prepare` is asked for, checked before a video is opened."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax.data.video.filters import Filters
-from causalcine_jax.errors import choice_faults, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults, shown
 
 CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
 SPLITS = ("train", "held_out")  # the stores in out
@@ -30,6 +31,8 @@ class PrepareConfig:
     workers           processes that read and, on a CPU, encode
     text_len          token ids per shot; None is the model's own
     overwrite         whether a store of other settings may be replaced
+    licence           of videos for which no file names one
+    source_from       "parent" or a regular expression: where a video's name holds its source
     """
 
     folder: Path
@@ -48,6 +51,8 @@ class PrepareConfig:
     text_len: int | None = None
     films_per_shard: int = 32
     overwrite: bool = False
+    licence: str = ""
+    source_from: str | None = None
 
     def __post_init__(self):
         faults = [
@@ -62,6 +67,10 @@ class PrepareConfig:
             faults.append("captioner and captioner_url are two captioners: leave one out")
         if bool(self.captioner_url) != bool(self.captioner_model):
             faults.append("captioner_url and captioner_model belong together: name both or none")
+        try:
+            re.compile(self.source_from or "")
+        except re.error as error:
+            faults.append(f"source_from {shown(self.source_from)} is no expression: {error}")
         if self.folder.resolve() == self.out.resolve():
             faults.append("out must be another folder than that of the videos")
         for own in (*SPLITS, "work"):

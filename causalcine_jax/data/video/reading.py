@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from causalcine_jax.data.video import probe
+from causalcine_jax.data.video import probe, sidecars
 from causalcine_jax.data.video import scan as scanning
-from causalcine_jax.data.video.captioning import Video, found_captions
+from causalcine_jax.data.video.captioning import Video
 from causalcine_jax.data.video.captions import Captions, Cuts
 from causalcine_jax.data.video.config import CAPTION_CUTS
 from causalcine_jax.data.video.filters import Reason
@@ -22,7 +22,8 @@ from causalcine_jax.utils.atomic_file import file_hash
 
 def probed(work: Work, files: Sequence[Path], told: Sequence[Path]) -> list[Video]:
     """The files that are videos, each content once, with the captions beside them (`told`)."""
-    captions = found_captions(files, told, work.rejects, work.config.folder)
+    config = work.config
+    beside = sidecars.found(files, told, work.rejects, config.folder)
     rows: dict[Path, Row] = {}
     manifest = work.manifest("probe")
     with work.bar(len(files), "file", "probe") as bar:
@@ -34,7 +35,7 @@ def probed(work: Work, files: Sequence[Path], told: Sequence[Path]) -> list[Vide
             else:
                 rows[file] = row
                 bar.update(1)
-        for file, found in each(_probe, pending, work.config.workers):
+        for file, found in each(_probe, pending, config.workers):
             bar.update(1)
             if isinstance(found, tuple):
                 work.drop("probe", work.name(file), found)
@@ -50,8 +51,13 @@ def probed(work: Work, files: Sequence[Path], told: Sequence[Path]) -> list[Vide
             same = videos[row["sha256"]].name
             work.drop("probe", work.name(file), ("same file", f"its content is that of {same}"))
             continue
-        video = Video(file, work.name(file), row, captions.get(file), {})
+        about, name = beside[file], work.name(file)
+        source = about.source or sidecars.source_of(name, config.source_from)
+        video = Video(file, name, row, about.captions, {}, about.licence or config.licence, source)
         videos[row["sha256"]] = video
+        if isinstance(video.captions, tuple) and (config.captioner or config.captioner_url):
+            kind, words = video.captions
+            work.drop("captions", name, (kind, f"{words}; the captioner is asked instead"))
     return list(videos.values())
 
 

@@ -44,7 +44,7 @@ class Encoded:
             "file": film.video.name,
             "sha256": film.video.sha256,
             "source": film.video.source,
-            "licence": film.captions.licence or film.video.licence,
+            "licence": film.video.licence or film.captions.licence,
             "global": film.captions.whole,
             "shots": shots,
         }

@@ -104,6 +104,7 @@ def settings(config: PrepareConfig, target: Target) -> dict[str, Any]:
         "detector": config.detector,
         "detector_weights": file_hash(weights) if weights else None,
         "held_out": config.held_out,
+        "source_from": config.source_from,
         **dataclasses.asdict(config.filters),
     }
 
