@@ -31,26 +31,37 @@ def path_text(path: Path) -> str:
 class Manifest:
     """The rows of one stage: a JSONL file to which one process appends.
 
-    A killed writer leaves at most one torn line, which is cut off when the file is opened again.
+    A killed writer leaves at most one torn line at the end, which is cut off when the file is
+    opened again. Other lines that cannot be read stay, and are left out and counted.
+
+    damaged  the number of such lines
+
+    Args:
+      file: of the rows.
+      sync: whether a row is on the disk before `add` returns: for rows that cost money.
 
     Raises:
       DataError: the file cannot be read or written.
     """
 
-    def __init__(self, file: Path):
-        self._file = file
+    def __init__(self, file: Path, sync: bool = False):
+        self._file, self._sync = file, sync
         self._rows: dict[str, Row] = {}
+        self.damaged = 0
         with disk_faults(f"cannot read {file}"):
             file.parent.mkdir(parents=True, exist_ok=True)
             whole = 0
             if file.exists():
                 with open(file, "rb") as lines:
                     for line in lines:
+                        if not line.endswith(b"\n"):
+                            break
+                        whole += len(line)
                         row = _row(line)
                         if row is None:
-                            break
-                        self._rows[row["id"]] = row
-                        whole += len(line)
+                            self.damaged += 1
+                        else:
+                            self._rows[row["id"]] = row
                 os.truncate(file, whole)
 
     def get(self, row_id: str) -> Row | None:
@@ -61,13 +72,16 @@ class Manifest:
         then = "; make room, then run again to go on"
         with disk_faults(f"cannot write {self._file}", then), open(self._file, "ab") as rows:
             rows.write(json_line(row))
+            if self._sync:
+                rows.flush()
+                os.fsync(rows.fileno())
         self._rows[row["id"]] = row
 
 
 def _row(line: bytes) -> Row | None:
     try:
-        row = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("id"), str) else None
 

@@ -1,5 +1,6 @@
 """What every stage of `causalcine prepare` shares: the request, its rows on disk, its rejects."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.filters import Reason, reject
 from causalcine_jax.data.video.manifest import Manifest, Row, path_text
+from causalcine_jax.errors import printable
 from causalcine_jax.utils.progress import progress_bar
+
+PAID = ("captions",)  # stages whose rows may have cost money
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,12 @@ class Work:
     rejects: list[Row] = field(default_factory=list)
 
     def manifest(self, stage: str) -> Manifest:
-        return Manifest(self.config.out / "work" / f"{stage}.jsonl")
+        file = self.config.out / "work" / f"{stage}.jsonl"
+        rows = Manifest(file, sync=stage in PAID)
+        if rows.damaged:
+            lines = f"{rows.damaged} damaged line{'s' * (rows.damaged > 1)}"
+            print(printable(f"note: {file} has {lines}: made again"), file=sys.stderr)
+        return rows
 
     def bar(self, total: int, unit: str, what: str, done: int = 0):
         return progress_bar(total, unit, what, done=done, shown=self.progress)
