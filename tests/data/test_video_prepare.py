@@ -227,6 +227,12 @@ def test_a_captioner_that_fails_is_asked_again_at_the_next_run(model, detector, 
     assert len(run(folder, out, model, **options).stores["train"]) == 4
     assert asked.read_text() == "4 1 "
     assert LatentStore.open(out / "train").prompts(0)[0] == "By day. Mia waves."
+    script.write_text(script.read_text().replace("number or done", "number == 0"))
+    options["captioner"] += " again"
+    with pytest.raises(DataError, match=r"failed for 3 windows .* have 4: they stay as they are"):
+        run(folder, out, model, **options)
+    assert len(LatentStore.open(out / "train")) == 4
+    assert len(run(folder, out, model, overwrite=True, **options).stores["train"]) == 2
 
 
 def test_captions_that_do_not_fit_are_dropped(model, detector, tmp_path):

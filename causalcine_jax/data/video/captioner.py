@@ -1,4 +1,4 @@
-"""Captions written by another program, or by a server that speaks OpenAI's chat protocol.
+"""Captions written by another program, or by a server (captioner_server.py).
 
     windows -> requests: the shots' times, and pictures of each
             -> answers: {"id", "global", "shots"}
@@ -6,41 +6,72 @@
 A program reads requests as JSON lines on its standard input, and writes answers as JSON lines on
 its standard output, in any order. What cannot be used is a reason, and its window is asked again at
 the next run.
+
+Pictures of a window lie on the disk until it is answered. So a program that reads on and on without
+an answer is handed `CaptionerOptions.ahead` windows. Then its input ends, and it is started again
+for the next ones: a program that reads all its input first needs no bound of its own.
 """
 
-import base64
 import contextlib
 import itertools
 import json
-import os
-import re
+import queue
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from http.client import HTTPException
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from causalcine_jax.data.video.captions import Captions, from_json, parse
 from causalcine_jax.data.video.filters import Reason
-from causalcine_jax.errors import DataError, UsageError, printable, shown
+from causalcine_jax.errors import DataError, UsageError, raise_faults, shown
 
-KEY = "CAUSALCINE_CAPTIONER_KEY"  # the environment variable with a server's key
+CAPTIONER_FAILED = "captioner failed"  # the kind of reason
 LONGEST_LINE = 1 << 20  # characters of an answer
-TIMEOUT = 300  # seconds of one answer of a server
-AT_ONCE = 4  # requests to a server
-MOST_FAILURES = 8  # one after another, and the server is asked no more
-ASK = (
-    "You see pictures of {count} consecutive shots of a film, in order. Answer with JSON alone: "
-    '{{"global": "...", "shots": ["...", ...]}}. "global" describes what all shots share: people, '
-    'place, light, style. "shots" holds {count} texts, one per shot: framing, camera, who is seen '
-    "and what happens. Write about 60 words each, and describe people anew in every shot."
-)
+PROGRAM_TIMEOUT = 3600.0  # seconds
+LEAST_AHEAD = 64  # windows: more than lie in a pipe, before a program that answers one by one
+PIPE_BYTES = 4096  # where the system allows it
+
+
+@dataclass(frozen=True)
+class CaptionerOptions:
+    """How a captioner is asked.
+
+    at_once  requests that a server has at the same time
+    ahead    windows that a program may read before it answers one
+    timeout  seconds in which a server answers, or a program writes something; None is
+             SERVER_TIMEOUT or PROGRAM_TIMEOUT
+    prompt   of a server, with {count} for the number of shots; None is ASK
+    request  more fields of a request to a server; those of None are left out
+    images   pictures of a window at most, but one per shot at least; None is three per shot
+    """
+
+    at_once: int = 4
+    ahead: int = 256
+    timeout: float | None = None
+    prompt: str | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    images: int | None = None
+
+    def __post_init__(self):
+        faults = [
+            f"{name} must be at least {least}, not {value}"
+            for name, value, least in (
+                ("captioner_at_once", self.at_once, 1),
+                ("captioner_ahead", self.ahead, LEAST_AHEAD),
+                ("captioner_images", self.images, 1),
+            )
+            if value is not None and value < least
+        ]
+        if self.timeout is not None and self.timeout <= 0:
+            faults.append(f"captioner_timeout must be positive, not {self.timeout:g}")
+        if own := {"model", "messages", "stream"} & set(self.request):
+            faults.append(f"captioner_request may not hold {', '.join(sorted(own))}")
+        raise_faults("prepare", faults)
 
 
 @dataclass(frozen=True)
@@ -62,8 +93,8 @@ Answer = tuple[str, Captions | Reason]
 Captioner = Callable[[Iterable[Request]], Iterator[Answer]]
 
 
-def by_command(command: str) -> Captioner:
-    """A captioner that runs `command` once for all windows.
+def by_command(command: str, options: CaptionerOptions = CaptionerOptions()) -> Captioner:
+    """A captioner that runs `command`.
 
     Raises:
       UsageError: there is no such program.
@@ -76,154 +107,149 @@ def by_command(command: str) -> Captioner:
         raise UsageError("--captioner needs a command")
 
     def answers(requests: Iterable[Request]) -> Iterator[Answer]:
-        with tempfile.TemporaryDirectory(prefix="causalcine-") as pictures:
-            try:
-                process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    encoding="utf-8",
-                    errors="replace",
-                )
-            except OSError as error:
-                raise UsageError(
-                    f"--captioner {shown(words[0])} cannot be run: {error.strerror or error}"
-                ) from None
-            told = _Writer(process, requests, Path(pictures))
-            try:
-                yield from _answers(process, told)
-                told.join()
-                code = process.wait()
-            finally:
-                process.kill()
-                process.wait()
-                told.join()
-        if told.error is not None:
-            raise told.error
-        for window in list(told.asked):
-            said = f"; it ended with exit code {code}" if code else ""
-            yield window, ("captioner failed", f"the captioner gave no answer{said}")
+        waiting = iter(requests)
+        while (request := next(waiting, None)) is not None:
+            one = _Round(words, itertools.chain([request], waiting), options)
+            yield from one.answers()
+            if not one.may_follow:
+                return
 
     return answers
 
 
-class _Writer(threading.Thread):
-    """Writes requests while answers are read, so that neither side waits for the other.
+class _Round:
+    """One run of the program: a thread hands it windows, another one reads what it writes.
 
-    asked  the number of shots of every window without an answer
-    error  why not all were written, if it is not the captioner's fault
+    may_follow  whether it was handed all that it may have, and ended well
     """
 
-    def __init__(self, process, requests: Iterable[Request], pictures: Path):
-        super().__init__(daemon=True)
-        self.asked: dict[str, int] = {}
-        self.error: Exception | None = None
-        self._process, self._requests, self._pictures = process, requests, pictures
-        self.start()
+    def __init__(self, words: list[str], requests: Iterator[Request], options: CaptionerOptions):
+        self.may_follow = False
+        self._words = words
+        self._requests, self._timeout = requests, options.timeout or PROGRAM_TIMEOUT
+        self._asked: dict[str, int] = {}
+        self._room = threading.Semaphore(options.ahead)
+        self._lines: queue.Queue[str | None] = queue.Queue(64)
+        self._answered, self._full, self._over = False, False, False
+        self._error: Exception | None = None
 
-    def run(self) -> None:
+    def answers(self) -> Iterator[Answer]:
+        code: int | None = None
+        with tempfile.TemporaryDirectory(prefix="causalcine-") as folder:
+            self._pictures, self._process = Path(folder), _started(self._words)
+            writer = threading.Thread(target=self._write, daemon=True)
+            writer.start()
+            threading.Thread(target=self._read, daemon=True).start()
+            try:
+                while line := self._next_line():
+                    if (answer := self._answer(line)) is not None:
+                        yield answer
+                self._end()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self._process.wait(self._timeout if line is None else 0)
+            finally:
+                self._end()
+                self._process.kill()
+                self._process.wait()
+                writer.join()
+        if self._error is not None:
+            raise self._error
+        said = f"; it ended with exit code {code}" if code else ""
+        if code is None:
+            said = f"; it wrote nothing for {self._timeout:g} s (--captioner-timeout)"
+        for window in self._asked:
+            yield window, (CAPTIONER_FAILED, f"the captioner gave no answer{said}")
+        self.may_follow = self._full and self._answered and code == 0
+
+    def _end(self) -> None:
+        """Lets the writer end where it waits for room."""
+        self._over = True
+        self._room.release()
+
+    def _next_line(self) -> str | None:
+        """What the program writes; None at its end, empty where it has been silent too long."""
+        while True:
+            try:
+                return self._lines.get(timeout=self._timeout)
+            except queue.Empty:
+                if self._asked:  # else it waits for us
+                    return ""
+
+    def _answer(self, line: str) -> Answer | None:
+        try:
+            data = from_json(line, "an answer of the captioner")
+        except UsageError:
+            return None  # a note to the user, or rubbish; its window stays unanswered
+        window = data.get("id") if isinstance(data, dict) else None
+        if not isinstance(window, str) or window not in self._asked:
+            return None
+        shutil.rmtree(self._pictures / window, ignore_errors=True)
+        self._answered = True
+        self._room.release()
+        return window, judged(data, self._asked.pop(window))
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError, ValueError), self._process.stdout as stdout:
+            while line := stdout.readline(LONGEST_LINE):
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _write(self) -> None:
+        assert self._process.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
-                for request in self._requests:
-                    self.asked[request.id] = len(request.shots)
+                while self._has_room() and (request := next(self._requests, None)) is not None:
+                    self._asked[request.id] = len(request.shots)
                     stdin.write(json.dumps(self._as_json(request)) + "\n")
                     stdin.flush()
         except OSError as error:
-            self.error = DataError(f"cannot write pictures for the captioner: {error}")
+            self._error = DataError(f"cannot write pictures for the captioner: {error}")
+        except Exception as error:
+            self._error = error
 
-    def answered(self, window: str) -> int:
-        """Returns the number of its shots, and removes its pictures."""
-        for file in self._pictures.glob(f"{window}-*.jpg"):
-            file.unlink(missing_ok=True)
-        return self.asked.pop(window)
+    def _has_room(self) -> bool:
+        """Whether the program may have another window. Where it never frees any, its input ends."""
+        if not self._room.acquire(blocking=False):
+            self._full = not self._answered or not self._room.acquire(timeout=self._timeout / 2)
+        return not self._full and not self._over
 
     def _as_json(self, request: Request) -> dict[str, Any]:
+        folder = self._pictures / request.id
+        folder.mkdir()
         shots = []
         for number, (times, images) in enumerate(zip(request.shots, request.images)):
-            files = []
-            for place, image in enumerate(images):
-                file = self._pictures / f"{request.id}-{number}-{place}.jpg"
+            files = [folder / f"{number}-{place}.jpg" for place in range(len(images))]
+            for file, image in zip(files, images):
                 file.write_bytes(image)
-                files.append(str(file))
-            shots.append({"start": times[0], "end": times[1], "images": files})
+            shots.append({"start": times[0], "end": times[1], "images": list(map(str, files))})
         return {"id": request.id, "video": str(request.video), "shots": shots}
 
 
-def _answers(process, told: _Writer) -> Iterator[Answer]:
-    while line := process.stdout.readline(LONGEST_LINE):
-        if not line.strip():
-            continue
-        try:
-            data = from_json(line, "an answer of the captioner")
-            window = data.get("id") if isinstance(data, dict) else None
-            if not isinstance(window, str) or window not in told.asked:
-                continue
-        except UsageError:
-            continue  # a note to the user, or rubbish; its window stays unanswered
-        yield window, _judged(data, told.answered(window))
+def _started(words: list[str]) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            pipesize=PIPE_BYTES,
+        )
+    except OSError as error:
+        raise UsageError(
+            f"--captioner {shown(words[0])} cannot be run: {error.strerror or error}"
+        ) from None
 
 
-def _judged(data: Any, shots: int) -> Captions | Reason:
+def judged(data: Any, shots: int) -> Captions | Reason:
+    """An answer's captions, or why they cannot be used; `shots` is how many were asked."""
     try:
         found = parse(data, "the captioner's answer")
     except UsageError as error:
-        return "captioner failed", str(error)
+        return CAPTIONER_FAILED, str(error)
+    if not found.describe:
+        return CAPTIONER_FAILED, "it named a licence or source, and described nothing"
     if len(found.shots) != shots:
-        return "captioner failed", f"it described {len(found.shots)} shots of {shots}"
+        return CAPTIONER_FAILED, f"it described {len(found.shots)} shots of {shots}"
     return found
-
-
-def by_server(url: str, model: str) -> Captioner:
-    """A captioner that asks `model` of the server at `url`, such as http://localhost:8000/v1.
-
-    The environment variable KEY holds the server's key, if it needs one.
-    """
-    if not re.match(r"https?://", url):
-        raise UsageError(f"--captioner-url must begin with http:// or https://, not {shown(url)}")
-    failures = {"in a row": 0}
-
-    def one(request: Request) -> Answer:
-        if failures["in a row"] >= MOST_FAILURES:
-            return request.id, ("captioner failed", "the server failed too often before it")
-        try:
-            content = _ask(url.rstrip("/"), model, request)
-            failures["in a row"] = 0
-            return request.id, _judged(
-                from_json(_json_in(content), "the server's answer"), len(request.shots)
-            )
-        except UsageError as error:
-            return request.id, ("captioner failed", str(error))
-        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
-            failures["in a row"] += 1
-            reason = printable(f"{url} failed: {error}")[:300]
-            return request.id, ("captioner failed", reason)
-
-    def answers(requests: Iterable[Request]) -> Iterator[Answer]:
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            waiting = iter(requests)
-            while batch := list(itertools.islice(waiting, AT_ONCE)):
-                yield from threads.map(one, batch)
-
-    return answers
-
-
-def _ask(url: str, model: str, request: Request) -> str:
-    parts: list[dict[str, Any]] = [{"type": "text", "text": ASK.format(count=len(request.shots))}]
-    for number, images in enumerate(request.images, start=1):
-        parts.append({"type": "text", "text": f"Shot {number}:"})
-        for image in images:
-            data = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
-            parts.append({"type": "image_url", "image_url": {"url": data}})
-    body = {"model": model, "messages": [{"role": "user", "content": parts}], "temperature": 0}
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get(KEY):
-        headers["Authorization"] = f"Bearer {key}"
-    asked = urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
-        return json.loads(answer.read(LONGEST_LINE))["choices"][0]["message"]["content"]
-
-
-def _json_in(text: str) -> str:
-    """The JSON object in a model's answer, which may stand in a code block."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    return found[0] if found else text

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from causalcine_jax.clock import FPS
-from causalcine_jax.data.video.captioner import Captioner, Request
+from causalcine_jax.data.video.captioner import CAPTIONER_FAILED, Captioner, Request
 from causalcine_jax.data.video.captions import Captions, from_row, to_row
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock
@@ -20,7 +20,7 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.story import prompt_of
 
-SEEN = (1 / 6, 1 / 2, 5 / 6)  # of a shot: the pictures that a captioner gets
+SEEN = 3  # pictures of a shot that a captioner gets
 SEEN_HEIGHT = 448  # pixels at most
 
 
@@ -86,6 +86,7 @@ def captioned(
     captioner_name: str,
     manifest: Manifest,
     size: tuple[int, int],
+    images: int | None = None,
 ) -> Iterator[tuple[Film, Reason | None]]:
     """Yields every film with captions, or with the reason why it has none; in any order.
 
@@ -96,6 +97,7 @@ def captioned(
       manifest: its earlier answers, to which new ones are added. Failures are not: their windows
         are asked about again at the next run.
       size: height and width of the model's films.
+      images: that the captioner gets of a window, at most (CaptionerOptions).
     """
     asked: dict[str, Film] = {}
     for film in films:
@@ -122,7 +124,7 @@ def captioned(
     def requests() -> Iterator[Request]:
         for row_id, film in list(asked.items()):
             try:
-                yield _request(row_id, film, size)
+                yield _request(row_id, film, size, images)
             except (UsageError, DataError) as error:
                 unread[row_id] = "unreadable", str(error)
 
@@ -133,7 +135,7 @@ def captioned(
             yield replace(film, captions=answer), None
         else:
             yield film, answer
-    ended = "captioner failed", "the captioner ended before it was asked"
+    ended = CAPTIONER_FAILED, "the captioner ended before it was asked"
     for row_id, film in asked.items():
         yield film, unread.get(row_id, ended)
 
@@ -158,13 +160,15 @@ def _unfit(told: Captions, film: Film) -> Reason:
     )
 
 
-def _request(row_id: str, film: Film, size: tuple[int, int]) -> Request:
+def _request(row_id: str, film: Film, size: tuple[int, int], images: int | None) -> Request:
     height = min(size[0], SEEN_HEIGHT)
     width = round(size[1] * height / size[0])
     seconds = lambda piece: (piece.first / FPS, piece.stop / FPS)
-    images = [[jpeg(image) for image in shot] for shot in film.pictures(SEEN, height, width)]
     shots: tuple[Piece, ...] = film.window.pieces
-    return Request(row_id, film.video.file, tuple(map(seconds, shots)), images)
+    each = SEEN if images is None else max(1, min(SEEN, images // len(shots)))
+    places = [(place + 0.5) / each for place in range(each)]
+    pictures = [[jpeg(image) for image in shot] for shot in film.pictures(places, height, width)]
+    return Request(row_id, film.video.file, tuple(map(seconds, shots)), pictures)
 
 
 def jpeg(image: np.ndarray) -> bytes:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from causalcine_jax.data.video import captioner as captioners
+from causalcine_jax.data.video.captioner import Captioner, by_command
+from causalcine_jax.data.video.captioner_server import by_server
 from causalcine_jax.data.video.captioning import Film, Video, prompt_reason
 from causalcine_jax.data.video.captioning import captioned as with_captions
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.filters import Duplicates, shot_reason, video_reason
+from causalcine_jax.data.video.manifest import content_id
 from causalcine_jax.data.video.target import Target
 from causalcine_jax.data.video.windows import Window, windows_of
 from causalcine_jax.data.video.work import Work
@@ -49,14 +51,14 @@ def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
 
 
 def captioned(
-    work: Work, films: Sequence[Film], ask: captioners.Captioner | None, name: str, target: Target
+    work: Work, films: Sequence[Film], ask: Captioner | None, name: str, target: Target
 ) -> list[Film]:
     """The films with captions that the model can read; `ask` is the captioner called `name`."""
     found: dict[str, Film] = {}
     size = target.height, target.width
-    manifest = work.manifest("captions")
+    manifest, images = work.manifest("captions"), work.config.captioning.images
     with work.bar(len(films), "window", "captions") as bar:
-        for film, reason in with_captions(films, ask, name, manifest, size):
+        for film, reason in with_captions(films, ask, name, manifest, size, images):
             bar.update(1)
             reason = reason or prompt_reason(film, target.tokenizer, target.text_len)
             if reason:
@@ -66,13 +68,15 @@ def captioned(
     return [found[film.window.id] for film in films if film.window.id in found]
 
 
-def captioner_of(config: PrepareConfig) -> tuple[captioners.Captioner | None, str]:
+def captioner_of(config: PrepareConfig) -> tuple[Captioner | None, str]:
     """The captioner, if one is asked for, and its name."""
     if config.captioner:
-        return captioners.by_command(config.captioner), config.captioner
+        return by_command(config.captioner, config.captioning), config.captioner
     if config.captioner_url and config.captioner_model:
-        ask = captioners.by_server(config.captioner_url, config.captioner_model)
-        return ask, f"{config.captioner_url} {config.captioner_model}"
+        ask = by_server(config.captioner_url, config.captioner_model, config.captioning)
+        prompt = config.captioning.prompt
+        own = f" {content_id(prompt)}" if prompt else ""  # another prompt asks anew
+        return ask, f"{config.captioner_url} {config.captioner_model}{own}"
     return None, ""
 
 

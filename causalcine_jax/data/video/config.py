@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from causalcine_jax.data.video.captioner import CaptionerOptions
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.errors import choice_faults, raise_faults, shown
 
@@ -33,6 +34,7 @@ class PrepareConfig:
     overwrite         whether a store of other settings may be replaced
     licence           of videos for which no file names one
     source_from       "parent" or a regular expression: where a video's name holds its source
+    captioning        how a captioner is asked
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class PrepareConfig:
     overwrite: bool = False
     licence: str = ""
     source_from: str | None = None
+    captioning: CaptionerOptions = CaptionerOptions()
 
     def __post_init__(self):
         faults = [
@@ -67,6 +70,8 @@ class PrepareConfig:
             faults.append("captioner and captioner_url are two captioners: leave one out")
         if bool(self.captioner_url) != bool(self.captioner_model):
             faults.append("captioner_url and captioner_model belong together: name both or none")
+        if (self.captioning.prompt or self.captioning.request) and not self.captioner_url:
+            faults.append("captioner_prompt and captioner_request need captioner_url")
         try:
             re.compile(self.source_from or "")
         except re.error as error:

@@ -8,7 +8,8 @@ OUT/work by what they depend on, so a run that was stopped, or that has more vid
     OUT/train, OUT/held_out              latent stores; films.jsonl in each names the films
     OUT/report.json                      numbers of every stage, and rejects by reason
     OUT/contact_sheet.png, rejects.html  windows and rejects to look at; rejects.jsonl has them all
-    OUT/work                             what the stages have made; may be deleted in the end
+    OUT/work/latents                     a film's latents; may be deleted in the end
+    OUT/work/*.jsonl                     rows of the stages, a captioner's answers among them: kept
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ import jax
 
 from causalcine_jax.clock import FPS
 from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.store_layout import SPEC_FILE, read_spec
 from causalcine_jax.data.video import encode, probe, report, text
+from causalcine_jax.data.video.captioner import CAPTIONER_FAILED
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.choosing import captioned, captioner_of, where, windows
 from causalcine_jax.data.video.config import SPLITS, PrepareConfig
@@ -97,11 +100,30 @@ def _prepare(work: Work) -> Prepared:
             f"no film is left of {config.folder}: {out / 'rejects.html'} says why "
             f"({report.most(work.rejects)})"
         )
+    check_failed(work, len(films))
     report.save_sheet(out / "contact_sheet.png", films, size)
     stores = _stores(work, encoded, target)
     numbers |= {split: len(store) for split, store in stores.items()}
     write_json(out / REPORT, numbers)
     return Prepared(stores, numbers)
+
+
+def check_failed(work: Work, films: int) -> None:
+    """Refuses to replace stores of more films by `films` where the captioner failed.
+
+    Raises:
+      DataError: it would, and `config.overwrite` does not ask for it.
+    """
+    out = work.config.out
+    failed = sum(row["kind"] == CAPTIONER_FAILED for row in work.rejects)
+    there = [out / split for split in SPLITS if (out / split / SPEC_FILE).is_file()]
+    before = sum(read_spec(path).films for path in there)
+    if failed and films < before and not work.config.overwrite:
+        raise DataError(
+            f"the captioner failed for {failed} windows ({out / 'rejects.html'} says why), so "
+            f"{films} films are left, and the stores in {out} have {before}: they stay as they "
+            "are; run again to ask again, or add --overwrite to replace them"
+        )
 
 
 def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]:

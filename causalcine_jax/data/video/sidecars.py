@@ -145,7 +145,7 @@ def read(file: Path) -> Captions:
       UsageError, DataError: they cannot be understood.
     """
     if file.suffix == ".txt":
-        return parse_text(_text(file))
+        return parse_text(read_text(file))
     data = read_plain(file)
     # LongLive's 0.json holds one shot's caption; that of a video called 0 holds all of them.
     whole = isinstance(data, Mapping) and any(key in data for key in (*LISTS, "story"))
@@ -164,7 +164,7 @@ def _longlive_folder(folder: Path) -> Captions:
     lengths = folder / "shot_durations.txt"
     if not lengths.is_file():
         return checked(captions, str(folder))
-    counts = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", _text(lengths))]
+    counts = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", read_text(lengths))]
     if len(counts) != len(shots) or not sum(counts):
         raise UsageError(f"{lengths}: has {len(counts)} lengths for {len(shots)} captions")
     starts = tuple(sum(counts[:n]) / sum(counts) for n in range(len(counts)))
@@ -178,7 +178,7 @@ def shotstream_table(file: Path) -> dict[Path, Captions]:
       UsageError, DataError: a row or its JSON file cannot be understood.
     """
     found: dict[Path, Captions] = {}
-    for row in csv.DictReader(_text(file).splitlines()):
+    for row in csv.DictReader(read_text(file).splitlines()):
         if not row.get("json_path"):
             return found  # another table
         told = file.parent / row["json_path"]
@@ -191,7 +191,13 @@ def shotstream_table(file: Path) -> dict[Path, Captions]:
     return found
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A file of text in UTF-8.
+
+    Raises:
+      DataError: it cannot be read.
+      UsageError: it is not text in UTF-8.
+    """
     try:
         with disk_faults(f"{file} cannot be read"), open(file, "rb") as opened:
             return opened.read(MOST_BYTES).decode("utf-8-sig")
