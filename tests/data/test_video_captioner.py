@@ -154,6 +154,8 @@ class Server:
                     text = json.dumps({"choices": [{"message": {"content": content}}]})
                 with lock:
                     self.at_once -= 1
+                if not code:
+                    return  # as if it ended
                 handler.send_response(code)
                 for name, value in headers.items():
                     handler.send_header(name, value)
@@ -203,6 +205,17 @@ def test_a_busy_server_is_asked_again_when_it_says(monkeypatch):
         answers = dict(by_server(server.url, "m", CaptionerOptions(at_once=1))(iter(REQUESTS[:2])))
     assert answers == {"w0": GOOD, "w1": GOOD} and len(server.asked) == 5
     assert time.monotonic() - begun >= 0.2
+
+
+def test_a_server_that_ends_is_asked_again_if_it_has_answered_before(monkeypatch):
+    monkeypatch.setattr(captioner_server, "FIRST_WAIT", 0.01)
+    ended, options = (0, {}, ""), CaptionerOptions(at_once=1)
+    with Server((200, {}, ""), ended, ended) as server:
+        answers = dict(by_server(server.url, "m", options)(iter(REQUESTS[:2])))
+    assert answers == {"w0": GOOD, "w1": GOOD} and len(server.asked) == 4
+    with Server(ended) as server:
+        answers = dict(by_server(server.url, "m", options)(iter(REQUESTS[:2])))
+    assert answers["w0"][0] == "captioner failed" and answers["w1"] == GOOD
 
 
 def test_a_server_is_given_up_after_failures_in_a_row(monkeypatch):

@@ -11,7 +11,7 @@ from causalcine_jax.data.video.captioning import Film, Video, captioned
 from causalcine_jax.data.video.captions import Captions, Cuts, parse
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.manifest import Manifest, content_id
-from causalcine_jax.data.video.reading import probed
+from causalcine_jax.data.video.reading import probed, scanned
 from causalcine_jax.data.video.sidecars import Sidecars, found, read, shotstream_table, source_of
 from causalcine_jax.data.video.windows import Piece, Window
 from causalcine_jax.data.video.work import Work
@@ -132,6 +132,25 @@ def test_the_path_may_name_the_source(tmp_path):
     assert source_of("x/else.mp4", r"tt\d+") == ""
     with pytest.raises(UsageError, match=r"source_from '.*' is no expression"):
         PrepareConfig(tmp_path / "videos", tmp_path / "out", Path("model"), source_from="(")
+
+
+def test_captions_that_cut_a_video_of_variable_rate_stay_with_their_shots(tmp_path):
+    """By the mean rate, the second shot would begin at 3.1 s."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    seconds = [*(n / 16 for n in range(20)), *(1.25 + n / 4 for n in range(20))]
+    write_video(folder / "a.mp4", shot_pictures([20, 10, 10])[0], seconds=seconds)
+    told = {"shot_captions": ["a", "b", "c"], "shot_cut_frames": [20, 30]}
+    (folder / "a.json").write_text(json.dumps(told))
+    config = PrepareConfig(folder, tmp_path / "out", Path("model"), detector="captions")
+    work = Work(config, progress=False)
+    (video,) = scanned(work, probed(work, *probe.files_of(folder, tmp_path / "out")))
+    assert [(shot["first"], shot["stop"]) for shot in video.scan["shots"]][1] == (20, 60)
+    for shot, caption in enumerate("abc"):
+        row = video.scan["shots"][shot]
+        film = Film(video, Window("0", (Piece(shot, row["first"], row["first"] + 9, 1),)))
+        ((found_one, reason),) = captioned([film], None, "", Manifest(tmp_path / "c"), (16, 32))
+        assert reason is None and found_one.captions.shots == (caption,)
 
 
 def test_the_licence_that_a_captioner_names_is_kept_for_the_next_run(tmp_path):

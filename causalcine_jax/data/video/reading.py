@@ -85,7 +85,19 @@ def scanned(work: Work, videos: Sequence[Video]) -> list[Video]:
         )
         tasks[row_id] = _Scan(row_id, video, config.detector, config.detector_weights, cuts)
     rows = rows_of(work, "shots", tasks, _scan)
-    return [replace(tasks[row_id].video, scan=row) for row_id, row in rows.items()]
+    return [_of_scan(tasks[row_id], row) for row_id, row in rows.items()]
+
+
+def _of_scan(task: "_Scan", row: Row) -> Video:
+    """The scanned video. Where its shots are those that the captions cut, they are told in order.
+
+    Otherwise `Captions.at` finds each shot's by time, which only estimates a frame's time.
+    """
+    video, told = replace(task.video, scan=row), task.video.captions
+    starts = task.cuts.starts if task.cuts else ()
+    if isinstance(told, Captions) and len(row["shots"]) == len(starts) and starts[0] == 0:
+        return replace(video, captions=replace(told, cuts=None))
+    return video
 
 
 class OfVideo(Protocol):
