@@ -215,8 +215,8 @@ class TrainConfig:
             yield "generator_start needs stage dmd"
         if self.data.return_weight != 1 and self.stage != "teacher_forcing":
             yield "data.return_weight needs stage teacher_forcing"
-        if self.data.chunks and self.stage != "teacher_forcing":
-            yield "data.chunks needs stage teacher_forcing"
+        if self.data.chunks and self.stage not in ("teacher_forcing", "dmd"):
+            yield "data.chunks needs stage teacher_forcing or dmd"
         if self.lora.rank and "muon" in (self.optim.optimizer, self.critic_optim.optimizer):
             yield "lora.rank needs optimizer=adamw: muon has no rule for adapters"
         if self.new_latents and self.lora.rank:

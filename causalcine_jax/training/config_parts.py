@@ -65,8 +65,9 @@ class DataConfig:
     threads     threads that read films ahead; 0 reads between steps, enough for small films
     workers     processes that paint clips ahead in stage autoencoder; 0 uses threads instead
     max_bad_fraction  corrupt records are skipped and counted; a larger fraction stops the run
-    chunks      length of the parts that films are cut to in stage teacher_forcing, each from a
-                shot's start on, another one at every visit; held-out films too. 0: whole films
+    chunks      length of the parts that films are cut to in stages teacher_forcing and dmd, each
+                from a shot's start on, another one at every visit; held-out films too. 0: whole
+                films
     """
 
     world: str = "base"

@@ -174,6 +174,13 @@ def check_store(
     raise_faults(f"latent store {store.path}", faults)
 
 
+def films_note(config: TrainConfig, store: LatentStore | MixedStore) -> str:
+    """What the films are, for the lines that a run begins with."""
+    spec, chunks = store.spec, config.data.chunks
+    parts = f", cut to parts of {chunks} chunks" if chunks else ""
+    return f"{spec.films} films of {spec.latent_frames} latent frames in {store.path}{parts}"
+
+
 def film_loader(
     config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer
 ) -> Loader:

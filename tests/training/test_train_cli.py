@@ -206,8 +206,8 @@ def test_networks_must_fit_together():
             "data.return_weight needs stage teacher_forcing",
         ),
         (
-            {"stage": "dmd", "teacher": "t", "data": DataConfig(chunks=1)},
-            "data.chunks needs stage teacher_forcing",
+            {"stage": "ode_init", "teacher": "t", "data": DataConfig(chunks=1)},
+            "data.chunks needs stage teacher_forcing or dmd",
         ),
         (
             {"init": "m", "train_text_encoder": False, "lora": LoraConfig(rank=4)}

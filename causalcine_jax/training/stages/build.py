@@ -39,6 +39,7 @@ from causalcine_jax.training.film_data import (
     check_store,
     film_loader,
     film_vae,
+    films_note,
     held_out_batches,
     open_store,
     rollout_facts,
@@ -117,11 +118,7 @@ def _on_films(config: TrainConfig) -> Stage:
         sample=sample,
         bad=lambda: len(loader.bad_records),
         held_out=held_out_batches(config, vae, tokenizer, sizes),
-        notes=(
-            f"{store.spec.films} films of {store.spec.latent_frames} latent frames in {store.path}"
-            + (f", cut to parts of {config.data.chunks} chunks" if config.data.chunks else ""),
-            *notes,
-        ),
+        notes=(films_note(config, store), *notes),
     )
 
 

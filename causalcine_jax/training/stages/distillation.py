@@ -38,6 +38,7 @@ from causalcine_jax.training.film_data import (
     check_store,
     film_loader,
     film_vae,
+    films_note,
     open_store,
     rollout_facts,
 )
@@ -154,10 +155,7 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
         export=_export(loaded, adapter_bases(nets)),
         sample=sample,
         bad=lambda: len(loader.bad_records),
-        notes=(
-            f"{films.spec.films} films of {films.spec.latent_frames} latent frames in {films.path}",
-            *notes,
-        ),
+        notes=(films_note(config, films), *notes),
     )
 
 

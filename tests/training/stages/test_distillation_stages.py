@@ -26,7 +26,12 @@ from causalcine_jax.parallel.sharding import state_shardings
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY
 from causalcine_jax.training import recorded, step_memory
-from causalcine_jax.training.config import LoraConfig, OptimConfig, SelfForcingConfig
+from causalcine_jax.training.config import (
+    DataConfig,
+    LoraConfig,
+    OptimConfig,
+    SelfForcingConfig,
+)
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
@@ -185,6 +190,14 @@ def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):
         load_transformer(tmp_path / "out" / "model"), state.ema["student"]
     )
     assert model_defaults(tmp_path / "out" / "model")["sampler"].solver == "few_step"
+
+
+@pytest.mark.slow
+def test_distribution_matching_trains_on_single_chunks(base, store, tmp_path):
+    data = DataConfig(store=str(store), chunks=1)
+    train(config_of("dmd", base, store, tmp_path / "out", data=data))
+    for record in read_records(tmp_path / "out" / "metrics.jsonl"):
+        assert np.isfinite(record["critic_loss"])
 
 
 @pytest.mark.slow
