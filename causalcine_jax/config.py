@@ -110,9 +110,11 @@ class PassConfig:
     memory            which history a chunk attends to
     chunk_frames      C, latent frames per chunk
     remat             layers that the backward pass recomputes together, from the tokens before
-                      them; 0: it keeps all activations that it needs
+                      them; 0: it keeps all activations that it needs. With 1 it also keeps what
+                      self-attention's kernel gave (models/attention/kept.py)
     segments_at_once  chunks whose fields are gathered and attended to at once (None: all). With
-                      remat, the backward pass does the same and repeats the attention
+                      remat, the backward pass does the same, and repeats attention that is not
+                      kept
     features          layers whose output tokens of the noisy chunks are also returned
     """
 

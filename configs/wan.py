@@ -21,13 +21,15 @@ Bytes, the sum over all devices:
                                                           1.3B      14B
     weights, average, AdamW's moments (16 per parameter)  23 GB     229 GB
     kept of a film for the backward pass, with remat      34 GB     153 GB
-The second is the residual stream in float32, once per layer. With fewer than 64 devices,
+The second is the residual stream in float32, once per layer. Accelerators also keep
+self-attention's output in bfloat16, half as much again: 77 GB at 14B. With fewer than 64 devices,
 --config.optim.accumulation cuts the batch.
 
 14B on 64 devices, by launch/plan.py compile (benchmarks/results/):
 --config.seq=8 --config.optim.accumulation=8 cuts a film over 8 devices, and needs less than 65 GB
-on each H200 or v5p. --config.remat_layers=5 then keeps a third of the 153 GB and adds a third of
-the forward pass's time. With --config.segments_at_once=13 too, a v6e's 33.6 GB are enough.
+on each H200 or v5p. Those plans are of code that kept no attention: by its size it adds 9.6 GB on
+each. --config.remat_layers=5 keeps a third of the 153 GB and no attention, and adds a third of the
+forward pass's time. With --config.segments_at_once=13 too, a v6e's 33.6 GB are enough.
 This stage has only been run at the sizes of tests (tests/training/test_train_from_wan.py).
 """
 

@@ -7,11 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.models.attention.packed_fields import ATTENDED
-
-# What the backward pass keeps of a recomputed layer. On a CPU it is the kernel's attention output:
-# all else costs less to recompute than to keep. On other platforms nothing has that name.
-KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+from causalcine_jax.models.attention.kept import kept
 
 
 def scan_layers(
@@ -46,9 +42,10 @@ def scan_layers(
 def _scan(body, x, inputs, layers: int, remat: int):
     """`jax.lax.scan` whose backward pass keeps x before every `remat`-th layer only.
 
-    From there it recomputes x before each layer of the group, then each layer.
+    From there it recomputes x before each layer of the group, then each layer, but for what
+    attention/kept.py keeps.
     """
-    body = jax.checkpoint(body, prevent_cse=False, policy=KEPT) if remat else body
+    body = jax.checkpoint(body, prevent_cse=False, policy=kept(remat)) if remat else body
     groups = layers // remat if remat > 1 else 0
     if groups < 2:
         return jax.lax.scan(body, x, inputs)

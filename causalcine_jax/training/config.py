@@ -61,11 +61,13 @@ class TrainConfig:
                      modulation and time embedding
     matmul_precision of products in float32; "" means jax's default. bfloat16 rounds their factors
                      and sums in float32: on two cores with AMX a step takes four fifths of the time
-    remat            recompute layers in the backward pass: less memory, a third more time
+    remat            recompute layers in the backward pass, except self-attention by a kernel: less
+                     memory, up to a third more time
     remat_layers     with remat: keep tokens only before every so many layers. A divisor of the
-                     number of layers near its square root keeps least, for another third more time
+                     number of layers near its square root keeps least, for another third more time.
+                     Above 1, accelerators recompute self-attention too
     segments_at_once chunks of the packed pass that attend at once; 0: all. Fewer need less memory,
-                     and with remat attention is computed once more
+                     and with remat attention that is not kept is computed once more
     rollout_weights  stages ode_init and dmd on several devices: weights of the network that makes
                      a film. gathered: each device holds them all, in `dtype`, during a rollout.
                      sharded: each pass gathers them again, a layer at a time. That needs less

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from causalcine_jax.config import MemoryConfig
+from causalcine_jax.models.attention.kept import ATTENDED
 from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cpu.kernels import (
     FIELDS,
@@ -26,9 +27,6 @@ from causalcine_jax.models.cpu.kernels import (
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.models.rope import rotation
 from causalcine_jax.parallel.platform import platform
-
-# The name, for jax.checkpoint, of the forward results that the backward pass needs.
-ATTENDED = "attended"
 
 
 class _Operands(NamedTuple):

@@ -14,6 +14,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float, Int
 
+from causalcine_jax.models.attention.kept import BY_SPLASH
+
 # Width of a TPU's registers in numbers: blocks of tokens and heads must be multiples of it.
 LANES = 128
 # Largest blocks of queries and keys, and keys multiplied at once. The backward kernels with these
@@ -72,6 +74,7 @@ def splash(
         ),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=None if lengths is None else BY_SPLASH,
         interpret=interpret,
     )
     return jnp.swapaxes(jax.vmap(kernel)(q, k, v, segments), 1, 2)[:, :queries]
