@@ -3,6 +3,7 @@
 A time is of a program that has been compiled and has run before, until its result is ready.
 """
 
+import functools
 import resource
 import time
 from collections.abc import Callable
@@ -25,6 +26,22 @@ class Memory(Used):
     """Whose bytes they are: the device's or the process's."""
 
     of: str
+
+
+@functools.cache
+def _loads() -> list[str]:
+    """An entry per program that this process has loaded since the first call."""
+    loaded: list[str] = []
+    event = "/jax/compilation_cache/cache_hits"
+    jax.monitoring.register_event_listener(
+        lambda name, **_: loaded.append(name) if name == event else None
+    )
+    return loaded
+
+
+def programs_loaded() -> int:
+    """Programs that this process found compiled on disk since the first call."""
+    return len(_loads())
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks.settings import Settings
-from benchmarks.timing import memory, program_bytes, rates, spread, timed
+from benchmarks.timing import memory, program_bytes, programs_loaded, rates, spread, timed
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.planning.flops import FilmFlops
@@ -99,11 +99,12 @@ def measured(run: "StageRun", repeats: int) -> dict:
     # The first whole cycle in which all updates have begun.
     first = -(-max(update.start for update in run.updates) // cycle) * cycle
     steps = range(first, first + cycle)
-    programs, compilation = {}, {}
+    programs, compilation, before = {}, {}, programs_loaded()
     for update in run.updates:
         begun = time.perf_counter()
         programs[update.name] = run.program(update)
         compilation[update.name] = time.perf_counter() - begun
+    loaded = programs_loaded() - before
     runs = {
         name: sum(update.due(step) for step in steps)
         for name, update in zip(programs, run.updates, strict=True)
@@ -137,6 +138,7 @@ def measured(run: "StageRun", repeats: int) -> dict:
         "seconds": spread(turns),
         **rates(total, spread(turns)["median"], run.config.dtype, run.mesh.size),
         "compile_seconds": sum(compilation.values()),
+        "programs_loaded": loaded,  # not compiled: JAX_COMPILATION_CACHE_DIR had them
         "bytes": max(
             (update["bytes"] for update in by_update.values()), key=lambda size: size["together"]
         ),

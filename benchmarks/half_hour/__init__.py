@@ -7,8 +7,9 @@
 
     part -> a process under its time limit -> record kept there -> RESULTS/half_hour_N.json
 
-Commands 1 to 4 end within 6, 8, 7 and 7 minutes. Each leaves one file, written after every part.
-What is measured is kept in the user's cache directory there: the same command goes on with what is
-missing. Any card is measured and labelled; parts that it has no memory for say so. `--rehearse`
-runs the same on a CPU with the sizes of the embedded StoryWorld model.
+Commands 1 to 4 end within 24 minutes together. Each leaves one file, written after every part.
+What is measured is kept in the user's cache directory there, and compiled programs beside it. So
+the same command goes on with what is missing, and compiles nothing twice. Any card is measured and
+labelled; parts that it has no memory for say so. `--rehearse` runs the same on a CPU with the sizes
+of the embedded StoryWorld model.
 """

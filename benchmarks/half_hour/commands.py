@@ -85,17 +85,18 @@ def _begin(part: Part, place: Path, left: float, memory: int | None, rehearse: b
 
 def _process(part: Part, place: Path, limit: float, rehearse: bool) -> dict:
     """Runs the part's process, which is killed with its children at `limit` seconds."""
-    partial = place.with_suffix(".partial.json")
+    partial, programs = place.with_suffix(".partial.json"), _programs(place, rehearse)
     words = part.rehearsal if rehearse else part.words
     command = (*BENCH, *words, "--out", str(partial)) if words else (*TESTS, TEST_FILE)
-    environment = os.environ | ({"XLA_FLAGS": part.flags} if part.flags else {})
+    environment = os.environ | _keeping(programs)
+    environment |= {"PYTHONUNBUFFERED": "1", **({"XLA_FLAGS": part.flags} if part.flags else {})}
     if part.words[:1] != ("race",):  # a race resumes from it, and checks its software
         partial.unlink(missing_ok=True)  # of an earlier attempt
-    begun, spent = time.perf_counter(), _children()
+    begun, spent, found = time.perf_counter(), _children(), _count(programs)
     process = subprocess.Popen(
         command,
         cwd=REPOSITORY,
-        env=environment | {"PYTHONUNBUFFERED": "1"},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -114,9 +115,28 @@ def _process(part: Part, place: Path, limit: float, rehearse: bool) -> dict:
         **({} if why is None else {"why": why}),
         "seconds": round(time.perf_counter() - begun, 1),
         "cpu_seconds": round(_children() - spent, 1),
+        # Of earlier parts too. A record of training says which of its own it loaded.
+        "programs": {"found": found, "added": _count(programs) - found},
         "record": json.loads(partial.read_text("utf-8")) if partial.exists() else None,
         "output": output.splitlines()[-LAST_LINES:],
     }
+
+
+def _programs(place: Path, rehearse: bool) -> Path:
+    """The folder of compiled programs beside the records; a rehearsal's is its own."""
+    return made(place.parent / f"programs{'.rehearsal' if rehearse else ''}")
+
+
+def _keeping(programs: Path) -> dict[str, str]:
+    """The variables by which a process keeps all compiled programs in the folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def _count(programs: Path) -> int:
+    return len(list(programs.glob("*-cache")))
 
 
 def _known(place: Path, part: Part, here: dict, kind: str) -> dict | None:

@@ -274,6 +274,23 @@ def test_a_cycle_is_held_against_the_rate_of_stage_1(monkeypatch):
     )
 
 
+def test_a_program_that_is_on_disk_counts_as_loaded_not_compiled(monkeypatch):
+    shortest = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, shortest)
+    jax.config.update(shortest, 0)  # the tests keep compiled programs, if they took long enough
+    compiled = lambda: jax.jit(lambda x: x * 17.25 - 3).lower(jnp.ones(7)).compile()
+    compiled()
+    known = timing.programs_loaded()
+    compiled()
+    jax.config.update(shortest, before)
+    assert timing.programs_loaded() == known + 1
+    monkeypatch.setattr(training_module, "stage_spec", linear_stage)
+    config = tiny_config(batch=2, optim=ADAM)
+    stages([config], (4, 4), repeats=1)
+    again = stages([config], (4, 4), repeats=1)["teacher_forcing"]
+    assert again["programs_loaded"] >= 1
+
+
 def test_the_measured_networks_are_those_of_the_configs():
     settings = Settings("storyworld-base", batch=2, configs=str(ROOT / "configs"))
     by_stage = {config.stage: config for config in configs(settings)}

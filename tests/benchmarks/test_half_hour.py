@@ -63,6 +63,21 @@ def test_a_command_goes_on_after_a_part_that_fails_and_again_with_what_is_missin
     assert (tmp_path / "kept" / "streaming_14b.json").stat().st_mtime_ns == before
 
 
+def test_parts_find_what_earlier_ones_compiled_and_the_record_says_so(machine, tmp_path):
+    compiles = (
+        "import os; folder = os.environ['JAX_COMPILATION_CACHE_DIR']; "
+        "assert os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] == '0'; "
+        "open(os.path.join(folder, f'program-{os.getpid()}-cache'), 'w')"
+    )
+    machine[:] = [Part(name, 60, (compiles,), ()) for name in ("one", "two")]
+    record = commands.measure(1, tmp_path / "out", tmp_path / "kept", False, str)
+    assert [part["programs"] for part in record["parts"]] == [
+        {"found": 0, "added": 1},
+        {"found": 1, "added": 1},
+    ]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["half_hour_1.json"]
+
+
 def test_results_come_home_labelled_with_their_card(machine, monkeypatch, tmp_path):
     measured(tmp_path)
     home, page = tmp_path / "home", tmp_path / "home" / "docs" / "performance.md"
@@ -121,6 +136,10 @@ def test_every_parts_words_are_those_of_bench_and_most_fit_their_time(command, m
     # The last part may be cut short if all others take all of their time.
     assert sum(part.seconds for part in found[:-1]) <= LIMITS[command]
     assert LIMITS[command] <= 600
+
+
+def test_a_lease_of_half_an_hour_has_time_to_start_and_install():
+    assert sum(LIMITS.values()) <= 24 * 60
 
 
 def test_targets_are_measured_by_parts_of_their_names():
