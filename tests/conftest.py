@@ -1,4 +1,4 @@
-"""Every test runs on the CPU path, in full float32, with modules as plain trees.
+"""Every test runs in full float32, with modules as plain trees; on the CPU, but for `-m gpu`.
 
 Tree mode is the coming default of flax NNX.
 """
@@ -6,15 +6,11 @@ Tree mode is the coming default of flax NNX.
 import os
 import sys
 
-# All other tests run on the CPU, also where there is a GPU: they are many, in many processes.
-# Processes of xdist take over what the first one sets.
-if "gpu" not in " ".join(sys.argv) and "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile many small programs and run each once: compile quickly rather than well.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+from compile_settings import set_up
+
+# Processes of xdist have what the first one set, but not its words.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    set_up(sys.argv[1:])
 # Several test processes share a GPU, if there is one: none may take most of it at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # test_target_programs.py compiles for GPUs that are not here. Their plugin would refuse to load.
@@ -54,7 +50,7 @@ def browser():
 def pytest_collection_modifyitems(items):
     if jax.default_backend() != "gpu":
         skip = pytest.mark.skip(
-            reason=f"needs an NVIDIA GPU, jax runs on {jax.default_backend()} here"
+            reason=f"needs an NVIDIA GPU and -m gpu: jax runs on {jax.default_backend()} here"
         )
         for item in items:
             if "gpu" in item.keywords:

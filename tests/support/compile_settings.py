@@ -1,0 +1,25 @@
+"""How tests compile: quickly on the CPU, and as every command does where they need a GPU."""
+
+import os
+
+from causalcine_jax.utils.compiler import tune_compiler
+
+# Tests compile many small programs and run each once: compile quickly rather than well.
+QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def gpu_alone(words: list[str]) -> bool:
+    """Whether pytest's words ask for the tests that need a GPU and no others: -m gpu."""
+    marks = [after for word, after in zip(words, words[1:], strict=False) if word == "-m"]
+    marks += [word.removeprefix("-m") for word in words if word.startswith("-m") and word != "-m"]
+    return marks == ["gpu"]
+
+
+def set_up(words: list[str]) -> None:
+    """Sets the environment's variables, before jax is imported."""
+    if gpu_alone(words):
+        tune_compiler()
+        return
+    # All other tests run on the CPU, also where there is a GPU: they are many, in many processes.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
