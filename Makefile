@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo desk test slow desk-test parity docs lint types format clean distclean
+.PHONY: help demo desk test slow programs desk-test parity docs lint types format clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make desk     the director's desk: prints an address and opens it in a browser"
 	@echo "make test     the tests, on CPU"
 	@echo "make slow     the tests that take minutes: every stage on every mesh of eight devices, made of one CPU; two processes as one run"
+	@echo "make programs  programs compiled for GPUs and TPUs that are not here, and read (a large install of their compilers)"
 	@echo "make parity   our networks and solvers against torch, diffusers and transformers (a large install)"
 	@echo "make desk-test  the desk's page in Chromium, which is installed from the distribution where it is not there"
 	@echo "make docs     the documentation's pages: outputs/docs/index.html; warnings are errors"
@@ -32,6 +33,10 @@ test: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# `make slow` runs these too, once the compilers are there.
+programs: $(VENV)/.programs
+	$(BIN)/python -m pytest -m slow tests/planning $(ARGS)
 
 # Without the check of annotations: these tests hand in torch's numbers as numpy's arrays.
 parity: $(VENV)/.parity
@@ -91,6 +96,10 @@ $(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.parity: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,.[test$(comma)parity])
+	@touch $(VENV)/.core $(VENV)/.test $@
+
+$(VENV)/.programs: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.[test$(comma)cuda13$(comma)tpu])
 	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
