@@ -32,10 +32,12 @@ class Memory(Used):
 def _loads() -> list[str]:
     """An entry per program that this process has loaded since the first call."""
     loaded: list[str] = []
-    event = "/jax/compilation_cache/cache_hits"
-    jax.monitoring.register_event_listener(
-        lambda name, **_: loaded.append(name) if name == event else None
-    )
+
+    def noted(event: str, **_: str | int) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            loaded.append(event)
+
+    jax.monitoring.register_event_listener(noted)
     return loaded
 
 
