@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import REPOSITORY
 from causalcine_jax.errors import DataError
 from causalcine_jax.serve.client import AsyncDeskClient
-from causalcine_jax.serve.server_messages import ShotApplied
+from causalcine_jax.serve.server_messages import SessionMetrics, ShotApplied
 
 REPORT_S = 0.5
 LONGEST_S = 600.0  # for anything to happen
@@ -85,6 +86,22 @@ class Player:
         return max(0.0, self.end - self.position())
 
 
+@dataclass(frozen=True)
+class Cut:
+    """An order to cut, in seconds.
+
+    made    from the order to the new shot's media
+    shown   from the order to its first frame in the player
+    lead    of film left to play at which the server began chunks
+    margin  the part of `lead` for media to reach the player
+    """
+
+    made: float
+    shown: float
+    lead: float
+    margin: float
+
+
 class Director:
     """A client with a film. What comes is read by `listen`; the rest waits for it."""
 
@@ -100,6 +117,7 @@ class Director:
         self._sent: dict[str, float] = {}
         self._applied: dict[str, ShotApplied] = {}
         self._shot, self._done = "", False
+        self._metrics: SessionMetrics | None = None
         self._taken: dict[str, str] = {}  # event: the take that it began
         self._changed = asyncio.Condition()
 
@@ -121,6 +139,8 @@ class Director:
             self._shot, self._applied[told.event_id or ""] = told.shot_id, told
         elif told.type == "media.dropped":
             self.lost += len(told.chunks)
+        elif told.type == "session.metrics":
+            self._metrics = told
         elif told.type == "error":
             raise DataError(f"the desk refused: {told.message}")
         if told.type == "take.begun":
@@ -156,8 +176,9 @@ class Director:
         await self._until(lambda: self.media)
         return min(when for when, _ in self.media.values()) - self._opened
 
-    async def cut(self, caption: str) -> tuple[float, float]:
-        """Seconds from the order to the new shot's media, and to its first frame in the player."""
+    async def cut(self, caption: str) -> Cut:
+        """Cuts to a shot, and waits until the player shows it."""
+        metrics = await self._until(lambda: self._metrics)
         event = self._event()
         await self._desk.cut(caption, chunks=8, event_id=event)
         applied = await self._until(lambda: self._applied.get(event))
@@ -166,7 +187,8 @@ class Director:
         while self.player.position() < applied.time_s:
             await asyncio.sleep(0.005)
         now, sent = time.monotonic(), self._sent[event]
-        return self.media[key][0] - sent, now - sent
+        made = self.media[key][0] - sent
+        return Cut(made, now - sent, metrics.next_lead_s, metrics.margin_s)
 
     async def retake(self) -> float:
         """Seconds from asking for the last shot again to its first media."""

@@ -95,7 +95,7 @@ def stop(session: Session, message: SessionStop) -> None:
 
 def report(session: Session, message: PlaybackReport) -> None:
     stands = message.playing and message.buffered_s < DRY
-    late = session.publisher.since(message.position_s + DRY) if stands else 0.0
+    late = session.publisher.late(message.position_s) if stands else 0.0
     session.playback.report(message.position_s, message.playing, late)
     session.change()
 

@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable
 
-UNEVEN = 1.25  # by how much a chunk may be slower than the slowest of the last ones
 SILENT = 3.0  # seconds without a report, after which the clock counts
 DRY = 0.05  # seconds of film left in a player, with which it stands still
-MARGIN, MOST_MARGIN = 0.35, 2.0  # seconds from a server's media to the player that shows it
+MARGIN, MOST_MARGIN = 0.15, 2.0  # seconds from a server's media to the player that shows it
+EASED = 0.99  # of a raised margin, what is left after a chunk: half after 69, which is a minute
 
 
 class Playback:
     """Position in seconds of film. Without reports it runs in real time, up to what was made.
 
-    margin  seconds that media need to reach this player; doubled when they needed longer
+    margin  seconds that media need to reach this player: doubled when they needed longer, and
+            eased back with every chunk, because a network that was slow once may be fast again
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
@@ -37,12 +38,16 @@ class Playback:
         self._at, self._since, self._reported = at, self._now(), False
         return at
 
-    def lead(self, slowest: float) -> float:
-        """Seconds of film left to play when a chunk that takes `slowest` seconds must begin.
+    def ease(self) -> None:
+        """Lowers the margin, after a chunk."""
+        self.margin = max(MARGIN, EASED * self.margin)
+
+    def lead(self, chunk_seconds: float) -> float:
+        """Seconds of film left to play when a chunk that takes `chunk_seconds` must begin.
 
         No more than needed, because film that is already made delays a new shot.
         """
-        return UNEVEN * slowest + self.margin
+        return chunk_seconds + self.margin
 
     def jump(self, position_s: float) -> None:
         """The film goes on from an earlier or later place."""

@@ -15,13 +15,14 @@ from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.film.chunk import frame_of_latent, most_retrieved
 from causalcine_jax.serve.media import encoded, mime, streaming_scale
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, Retrieved
+from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import MediaChunk, MediaInit, ShotApplied
 
 MOST_RETRIEVED = 8
 RECENT = 4  # chunks over which speed is measured
-LATELY = 8  # chunks, of which the slowest says how early the next must begin
+LATELY = 8  # chunks, whose times say how early the next must begin
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,30 @@ class Publisher:
         frames = sum(each.info.frames for each in recent[1:])
         return round(frames / max(recent[-1].when - recent[0].when, 1e-9), 2)
 
-    def since(self, time_s: float) -> float:
-        """Seconds since media of that time of the current take were sent; 0 if none were."""
-        for last in list(self._lately)[-1:]:
-            there = last.info.take_id == self._project.take_id
-            if there and last.info.time_s + last.info.seconds > time_s:
-                return time.monotonic() - last.when
-        return 0.0
+    def late(self, position_s: float) -> float:
+        """Seconds since the newest media were sent, if a player stands still for want of them.
+
+        0 where it stands elsewhere: there it wants older media, after a seek to what it dropped.
+
+        position_s  of the current take, where the player has no more film
+        """
+        if not self._lately or self._lately[-1].info.take_id != self._project.take_id:
+            return 0.0
+        newest = self._lately[-1]
+        begins_s = newest.info.time_s
+        stands_there = begins_s <= position_s + DRY < begins_s + newest.info.seconds
+        return time.monotonic() - newest.when if stands_there else 0.0
 
     @property
-    def slowest(self) -> float:
-        """Seconds from asking for a chunk to its media, of the slowest of the last ones."""
-        return max((each.spent for each in self._lately), default=math.inf)
+    def chunk_seconds(self) -> float:
+        """Seconds from asking for a chunk to its media: the second slowest of the last ones.
+
+        So a single slow chunk does not delay orders for as long as it is among the last ones.
+        """
+        spent = sorted(each.spent for each in self._lately)
+        if len(spent) < 3:  # too few to call one an exception
+            return max(spent, default=math.inf)
+        return spent[-2]
 
     async def _run(self) -> None:
         """Publishes what is put, in order, until cancelled."""

@@ -87,6 +87,10 @@ class SessionMetrics(FromServer):
     """Seconds of film made."""
     lead_s: float
     """made_s less the playback position."""
+    next_lead_s: float = 0.0
+    """lead_s at which the next chunk begins: an order is seen so long after that, or later."""
+    margin_s: float = 0.0
+    """The part of next_lead_s in which media reach the player; raised when they come too late."""
     turns_waiting: int
     """Sessions that share the device and have something to make."""
     viewers: int

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import UsageError
+from causalcine_jax.serve.age import Age
 from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import FromServer, ModelInfo, QueuedShot
@@ -79,7 +80,7 @@ class Session:
         self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
         self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
         self._changed, self.stopping = asyncio.Event(), False
-        self._begun = self._seen = self._measured = time.monotonic()
+        self._age, self._measured = Age(), time.monotonic()
 
     @property
     def director(self) -> FilmDirector:
@@ -132,7 +133,7 @@ class Session:
         self.viewers.discard(client)
         if self.directing is client:
             self.directing = None
-        self._seen = time.monotonic()
+        self._age.seen()
 
     def tell(self, message: FromServer, media: bytes | None = None) -> None:
         """Sends to all clients."""
@@ -222,6 +223,8 @@ class Session:
                     fps=self.publisher.fps,
                     made_s=made,
                     lead_s=made - self.playback.position(made),
+                    next_lead_s=self.lead,
+                    margin_s=self.playback.margin,
                     turns_waiting=self.resources.worker.waiting,
                     viewers=len(self.viewers),
                 )
@@ -244,7 +247,7 @@ class Session:
     def lead(self) -> float:
         """Seconds of film that are left to play when the next chunk begins."""
         most = self.resources.limits.lead_chunks * self.model.chunk_frames / self.model.fps
-        return min(most, self.playback.lead(self.publisher.slowest))
+        return min(most, self.playback.lead(self.publisher.chunk_seconds))
 
     def _unfinished(self) -> bool:
         """The last shot is shorter than asked for, and no cut was asked for."""
@@ -254,16 +257,11 @@ class Session:
         return last.chunks < self.project.take.shots[last.id].chunks
 
     def _outlived(self) -> bool:
-        """Whether the session stops; it does so at its greatest age, or without clients."""
-        now, limits = time.monotonic(), self.resources.limits
+        """Whether the session stops."""
         if self._clients():
-            self._seen = now
-        if self.stopping:
-            return True
-        if now - self._begun > limits.lifetime_s:
-            self.stop("lifetime", f"open for {limits.lifetime_s:g} s")
-        elif now - self._seen > limits.idle_s:
-            self.stop("idle", f"no client for {limits.idle_s:g} s")
+            self._age.seen()
+        if not self.stopping and (over := self._age.over(self.resources.limits)):
+            self.stop(*over)
         return self.stopping
 
     async def _wait(self, at_most: float) -> None:
@@ -298,3 +296,4 @@ class Session:
             return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
         self.look()
         await self.publisher.put(chunk, time.perf_counter() - begun)
+        self.playback.ease()

@@ -12,6 +12,7 @@ import pytest
 from causalcine_jax.errors import DataError
 from causalcine_jax.serve.mock import MockDirector, MockEngine
 from causalcine_jax.serve.parts import MOST_SHOTS
+from causalcine_jax.serve.playback import DRY, MARGIN
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.publish import LATELY
 from causalcine_jax.story import read_story
@@ -302,15 +303,44 @@ def test_the_next_chunk_begins_just_in_time_and_earlier_for_a_player_far_away(se
     session = next(iter(served.desk.sessions.values()))
     assert session.lead == 1.5  # nobody knows yet how long a chunk takes
     assert len(one.chunks(2)) == 2
+    one.say("session.pause", event_id="p")
+    one.until("session.status", event_id="p")
+    while not session.publisher.idle:
+        time.sleep(0.01)
     last = session.publisher._lately[-1]
     session.publisher._lately.extend([replace(last, spent=0.1)] * LATELY)
     fast = session.lead
-    assert fast < 0.75
-    time.sleep(0.5)  # its player still stands at what was sent
+    assert fast == pytest.approx(0.1 + MARGIN)
+    time.sleep(0.2)
+    # It went back to what it no longer has: this says nothing of how far away it is.
     one.say("playback.report", position_s=0.0, buffered_s=0.0, playing=True)
-    one.say("ping")
-    one.until("pong")
-    assert fast + 0.3 < session.lead <= 1.5
+    one.say("ping", event_id="back")
+    one.until("pong", event_id="back")
+    assert session.lead == fast
+    # Its player still stands at what was sent.
+    position_s = last.info.time_s - DRY / 2
+    one.say("playback.report", position_s=position_s, buffered_s=0.0, playing=True)
+    one.say("ping", event_id="end")
+    one.until("pong", event_id="end")
+    assert fast + 0.1 < session.lead <= 1.5
+
+
+def test_one_slow_chunk_does_not_delay_the_orders_after_it(serve_desk):
+    served = serve_desk()
+    one, _ = begun(served, ("Mia waves.", 1))
+    one.until("session.status", status="starved")
+    (session,) = served.desk.sessions.values()
+    publisher, last = session.publisher, session.publisher._lately[-1]
+
+    def after(*spent):
+        publisher._lately.clear()
+        publisher._lately.extend(replace(last, spent=each) for each in spent)
+        return publisher.chunk_seconds
+
+    assert after() == float("inf")
+    assert after(0.4, 0.9) == 0.9
+    assert after(0.4, 0.9, 0.5) == 0.5
+    assert after(0.4, 0.9, 0.5, 0.8) == 0.8
 
 
 def test_a_long_film_does_not_keep_the_device_from_another(serve_desk):

@@ -16,7 +16,7 @@ from causalcine_jax.serve.limits import SessionLimits
 from causalcine_jax.serve.mock import POOL_BYTES, MockEngine
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import ChunkInfo
-from causalcine_jax.serve.playback import Playback
+from causalcine_jax.serve.playback import MARGIN, MOST_MARGIN, Playback
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import MediaChunk, Pong
 from causalcine_jax.serve.worker import Worker
@@ -311,6 +311,23 @@ def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
     assert playback.position(made_s=10.0) == 8.5
     now[0] = 9.0
     assert playback.position(made_s=10.0) == 10.0
+
+
+def test_a_margin_doubles_where_media_came_too_late_and_falls_again():
+    playback = Playback(lambda: 0.0)
+    assert playback.lead(0.4) == 0.4 + MARGIN
+    playback.report(1.0, playing=True, late_s=MARGIN)
+    assert playback.margin == MARGIN
+    playback.report(1.0, playing=True, late_s=1.1 * MARGIN)
+    assert playback.margin == 2 * MARGIN
+    playback.ease()
+    assert MARGIN < playback.margin < 2 * MARGIN
+    for _ in range(100):
+        playback.ease()
+    assert playback.margin == MARGIN
+    for _ in range(9):
+        playback.report(1.0, playing=True, late_s=99.0)
+    assert playback.margin == MOST_MARGIN
 
 
 def test_a_torn_line_costs_no_later_chunk(serve_desk):
