@@ -27,7 +27,13 @@ from causalcine_jax.serve.export import take_files
 from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import Caption, FromClient, FromServer, Seed
 from causalcine_jax.serve.protocol import Refused
-from causalcine_jax.serve.server_messages import Error, MediaChunk, SessionDone, SessionStatus
+from causalcine_jax.serve.server_messages import (
+    OVER,
+    Error,
+    MediaChunk,
+    SessionDone,
+    SessionStatus,
+)
 from causalcine_jax.serve.shot_queue import chunks_of
 from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA
 from causalcine_jax.utils.atomic_file import write_text
@@ -118,7 +124,7 @@ class _Client(Outbox):
         elif isinstance(message, Error):  # a shot that cannot be filmed
             self._job.error = {"code": message.code, "message": message.message}
             self.done.set()
-        elif isinstance(message, SessionStatus) and message.status == "starved":
+        elif isinstance(message, SessionStatus) and message.status in OVER:
             self.done.set()
 
 

@@ -29,6 +29,7 @@ from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.reopen import reopened
+from causalcine_jax.serve.room import check_fits, chunks_left
 from causalcine_jax.serve.server_messages import ShotReceived, TakeBegun
 from causalcine_jax.serve.session import Session
 from causalcine_jax.serve.timeline import made_shots
@@ -44,13 +45,14 @@ def order(session: Session, message: Any) -> None:
 
 
 def append(session: Session, message: ShotAppend) -> None:
-    _receive(session, message.shot, message.event_id, message.before)
+    _receive(session, message.shot, message.event_id, message.before, chunks_left(session))
 
 
 def cut_now(session: Session, message: ShotCutNow) -> None:
     queue = session.project.queue
     if message.shot is not None:
-        _receive(session, message.shot, message.event_id, queue[0].shot_id if queue else None)
+        before = queue[0].shot_id if queue else None
+        _receive(session, message.shot, message.event_id, before, chunks_left(session, cut=True))
     elif not queue:
         raise Refused("refused", "no shot is queued to cut to: give one", "shot")
     session.cut = True
@@ -60,9 +62,13 @@ def cut_now(session: Session, message: ShotCutNow) -> None:
 
 def update(session: Session, message: ShotUpdate) -> None:
     shots, chunks = session.project.queue, None
+    last = session.seen.resolved.shots[-1:]
     if message.seconds is not None or message.chunks is not None:
         chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
-    last = session.seen.resolved.shots[-1:]
+        asked = {shot.shot_id: shot.chunks for shot in (*again_from(session, -1), *shots)}
+        if chunks > (now := asked.get(message.shot_id, chunks)):
+            field = "seconds" if message.chunks is None else "chunks"
+            check_fits(chunks, chunks_left(session) + now, session, field)
     if last and message.shot_id == last[0].id and chunks is not None and message.caption is None:
         told = session.project.resize(message.shot_id, chunks, session.model)
         session.tell(told.model_copy(update={"event_id": message.event_id}))
@@ -173,9 +179,15 @@ def check_caption(
         raise Refused("refused", str(error), field) from None
 
 
-def _receive(session: Session, shot: NewShot, event_id: str | None, before: str | None) -> None:
+def _receive(
+    session: Session, shot: NewShot, event_id: str | None, before: str | None, left: int
+) -> None:
+    """Queues a shot. left: chunks of the film that it may take."""
     project = session.project
     check_caption(session, shot.caption, "shot.caption")
+    length = shot_queue.chunks_of(shot.seconds, shot.chunks, session.model)
+    field = "shot.seconds" if shot.chunks is None else "shot.chunks"
+    check_fits(length, left, session, field)
     new = shot_queue.queued(project.new_shot_id(), shot, session.model)
     shots = shot_queue.with_shot(project.queue, new, before)
     session.publisher.events[new.shot_id] = event_id

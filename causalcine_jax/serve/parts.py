@@ -185,7 +185,7 @@ class Limits(FromServer):
     """What a session may ask for."""
 
     film_s: float
-    """Longest film of one take."""
+    """Longest film of one take; the chunk that reaches it is the last."""
     queued_shots: int
     idle_s: float
     """A session without a client is closed after so long; its resume token opens it again."""

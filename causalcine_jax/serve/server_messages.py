@@ -14,7 +14,8 @@ from causalcine_jax.serve.parts import (
     TakeInfo,
 )
 
-Status = Literal["making", "paused", "starved", "ahead"]
+Status = Literal["making", "paused", "starved", "ahead", "limit"]
+OVER = ("starved", "limit")  # all that was asked for and fits is made
 EndReason = Literal["stopped", "idle", "lifetime", "replaced", "server", "failed"]
 ErrorCode = Literal[
     "bad_message", "too_many", "not_started", "read_only", "unknown_shot",
@@ -73,7 +74,8 @@ class SessionStatus(FromServer):
 
     type: Literal["session.status"] = "session.status"
     status: Status
-    """starved: no shot is queued. ahead: of playback, by what the next chunk needs."""
+    """starved: no shot is queued. ahead: of playback, by what the next chunk needs.
+    limit: the take is as long as limits.film_s allows; shots can be filmed again, or branched."""
     event_id: str | None = None
 
 

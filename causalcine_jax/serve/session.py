@@ -14,7 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import UsageError
@@ -28,6 +28,7 @@ from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.publish import Publisher
 from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import (
+    OVER,
     EndReason,
     Error,
     Queue,
@@ -38,18 +39,9 @@ from causalcine_jax.serve.server_messages import (
     Status,
 )
 from causalcine_jax.serve.timeline import made_shots
-from causalcine_jax.serve.turns import in_words, next_chunk
-from causalcine_jax.story import ResolvedStory
+from causalcine_jax.serve.turns import Seen, in_words, next_chunk
 
 log = logging.getLogger("causalcine.desk")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A director between two turns."""
-
-    next_chunk: int
-    resolved: ResolvedStory
 
 
 class Session:
@@ -101,8 +93,7 @@ class Session:
 
     def look(self) -> None:
         """Notes where the director is, after a turn: during one, asking it would wait."""
-        director = self.director
-        self.seen = Seen(director.next_chunk, director.resolved)
+        self.seen = Seen.of(self.director)
 
     # --- clients ---
 
@@ -185,6 +176,8 @@ class Session:
                 elif (status := self.say_status()) == "making":
                     await self._make()
                 else:
+                    if status == "limit":  # the last shot ends here
+                        self._keep_length()
                     soon = status == "ahead" or not self.publisher.idle
                     await self._wait(0.05 if soon else 1.0)
             await self.publisher.drained()
@@ -211,7 +204,7 @@ class Session:
         """What the session does now; all clients are told if it changed, or if `event_id` asked."""
         status = self._status()
         changed = status != self.status
-        too_early = status == "starved" and not self.publisher.idle  # the last chunk goes first
+        too_early = status in OVER and not self.publisher.idle  # the last chunk goes first
         if event_id is not None or (changed and not too_early):
             self.status = status
             self.tell(SessionStatus(status=status, event_id=event_id))
@@ -238,7 +231,9 @@ class Session:
         holds = seen.resolved.shots and self.project.choices["on_empty"] == "hold"
         planned = seen.next_chunk < seen.resolved.chunks
         work = planned or self._unfinished() or self.project.queue or holds
-        if not work or made >= self.resources.limits.film_s:
+        if made >= self.resources.limits.film_s:
+            return "limit"
+        if not work:
             return "starved"
         near = made - self.playback.position(made) < self.lead
         return "making" if near or self.project.choices["pace"] == "free" else "ahead"
@@ -269,16 +264,18 @@ class Session:
             await asyncio.wait_for(self._changed.wait(), at_most)
         self._changed.clear()
 
+    def _keep_length(self, more: int = 0) -> None:
+        """Keeps the last shot's true length, and `more`: it may have been cut, or held."""
+        for last in self.seen.resolved.shots[-1:]:
+            if (length := last.chunks + more) != self.project.take.shots[last.id].chunks:
+                self.tell(self.project.resize(last.id, length, self.model))
+
     async def _make(self) -> None:
         """One chunk: of the last shot, or the first of the next."""
         director, shot = self.director, None
         planned = self.seen.next_chunk < self.seen.resolved.chunks
         if not planned and not self._unfinished():
-            # Record the last shot's true length: shorter if it was cut, longer if it is held.
-            for last in self.seen.resolved.shots[-1:]:
-                length = last.chunks + (not self.project.queue)
-                if length != self.project.take.shots[last.id].chunks:
-                    self.tell(self.project.resize(last.id, length, self.model))
+            self._keep_length(more=not self.project.queue)
             if self.project.queue:
                 self.cut, shot = False, self.project.begin_shot()
                 self.tell(Queue(shots=self.project.queue))

@@ -19,6 +19,7 @@ from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.film.story_edits import shot_of_line
 from causalcine_jax.serve.client import Address, DeskClient
 from causalcine_jax.serve.parts import TAKE_FILES
+from causalcine_jax.serve.server_messages import OVER
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.output import remove_files
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "save": "write film.mp4, film.json, story.yaml and contact_sheet.png to --out",
     "help": "this list",
 }
+DONE = (*OVER, "paused")  # statuses in which no chunk is being made
 QUIET = 1.0  # seconds without a message, after which a film with nothing queued is finished
 
 
@@ -41,6 +43,7 @@ class Terminal:
     def __init__(self, desk: DeskClient, address: Address, out: Path, tell: Callable[[str], None]):
         self._desk, self._address, self._out, self._tell = desk, address, out, tell
         self._session, self._take, self._status = "", "", ""
+        self._film_s = 0.0
         self._shots: tuple[str, ...] = ()  # of the take, those that have begun, in order
         self._open: set[str] = set()  # events that were sent and not answered
         self._lock, self._events = threading.Lock(), 0
@@ -67,7 +70,7 @@ class Terminal:
             try:
                 self._hear(*self._desk.receive(QUIET))
             except TimeoutError:
-                if finished.is_set() and not self._open and self._status in ("starved", "paused"):
+                if finished.is_set() and not self._open and self._status in DONE:
                     break
         if self.chunks == 0:
             raise UsageError("no film: write one caption per line of the input")
@@ -169,7 +172,7 @@ class Terminal:
             heard(message)
 
     def _hear_session_started(self, message: Any) -> None:
-        self._session = message.session_id
+        self._session, self._film_s = message.session_id, message.limits.film_s
         if not message.resumed:
             self._tell(f"resume with --resume {message.resume_token}")
 
@@ -183,6 +186,8 @@ class Terminal:
 
     def _hear_session_status(self, message: Any) -> None:
         self._status = message.status
+        if message.status == "limit":
+            self._tell(f"the film is as long as it may be, {self._film_s:g} s")
 
     def _hear_session_done(self, message: Any) -> None:
         raise DataError(f"the session ended ({message.reason}): {message.message}")

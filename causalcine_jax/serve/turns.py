@@ -1,11 +1,25 @@
 """What a session's director does in its turns at the device, and how its failures are told."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError, is_out_of_memory
 from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.parts import QueuedShot
+from causalcine_jax.story import ResolvedStory
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A director between two turns."""
+
+    next_chunk: int
+    resolved: ResolvedStory
+
+    @classmethod
+    def of(cls, director: FilmDirector) -> "Seen":
+        return cls(director.next_chunk, director.resolved)
 
 
 def next_chunk(director: FilmDirector, shot: QueuedShot | None) -> Any:

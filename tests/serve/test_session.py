@@ -362,7 +362,7 @@ def test_an_empty_queue_waits_or_holds_the_last_shot(on_empty, status, serve_des
         assert [m.chunk for m in one.seen if m.type == "media.chunk"] in ([], [0])
     else:
         assert [c.shot_id for c in one.chunks(9)] == ["s1"] * 9  # six seconds are the limit
-        one.until("session.status", status="starved")
+        one.until("session.status", status="limit")
 
 
 def test_eight_directors_share_the_device_and_nobody_sees_anothers_film(serve_desk):

@@ -1,6 +1,6 @@
 // What the film does now, how fast, and the files to take away.
 
-import { html, times } from "../ui.js";
+import { clock, html, times } from "../ui.js";
 import { saving } from "../save.js";
 import { Fault } from "./error.js";
 import { Menu } from "./menu.js";
@@ -87,6 +87,7 @@ function Doing({ desk }) {
     ahead: playing ? "Filming" : "Waits for the playhead",
     starved: queue.length ? "Filming" : "Waits for the next shot",
     paused: "Held",
+    limit: `As long as a film may be, ${clock(session.limits.film_s, 0)}: retake, branch or begin another`,
     stopped: "Ended",
   }[status];
   return html`<p class="doing" data-status=${status === "ahead" && playing ? "making" : status}>

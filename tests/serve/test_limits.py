@@ -1,0 +1,91 @@
+"""What a session may not do, and how it is told: with the field at fault and the rule."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.room import most_chunks
+
+
+def film(served, **start):
+    client = served.connect(seed=1, **start)
+    client.until("session.started")
+    return client
+
+
+@pytest.mark.parametrize(
+    "film_s, chunks", [(0.1, 1), (9 / 16, 1), (0.6, 2), (3.0, 5), (600.0, 801)]
+)
+def test_a_take_ends_with_the_chunk_that_reaches_its_longest_time(film_s, chunks):
+    # Chunks of 12 frames at 16 a second; the first has 9.
+    model = SimpleNamespace(fps=16, chunk_frames=12, first_chunk_frames=9)
+    assert most_chunks(film_s, model) == chunks
+
+
+def test_a_shot_that_no_longer_fits_is_refused_with_the_seconds_that_are_left(serve_desk):
+    served = serve_desk(film_s=3.0)  # five chunks
+    one = film(served)
+    one.say("session.pause")
+    one.shot("Mia waves.", 2)
+    one.shot("Otto sleeps.", 4, event_id="long")
+    refused = one.until("error", event_id="long")
+    assert (refused.code, refused.field) == ("limit", "shot.chunks")
+    assert refused.message == "3 s, and 2.25 s are left of the 3 s that a film may have"
+    one.say("shot.append", shot={"caption": "Otto sleeps.", "seconds": 2.25}, event_id="fits")
+    one.until("shot.received", event_id="fits")
+    one.say("shot.update", shot_id="s1", chunks=3, event_id="longer")
+    refused = one.until("error", event_id="longer")
+    assert (refused.code, refused.field) == ("limit", "chunks")
+    one.say("shot.update", shot_id="s1", chunks=1, event_id="shorter")
+    one.until("queue", event_id="shorter")
+    one.say("session.resume")
+    assert [chunk.shot_id for chunk in one.chunks(4)] == ["s1", "s2", "s2", "s2"]
+
+
+def test_a_cut_leaves_room_for_its_shot(serve_desk):
+    served = serve_desk(MockEngine(0.05), film_s=30.0)
+    one = film(served)
+    one.shot("Mia waves.", 40)
+    one.chunks(1)
+    one.shot("Otto sleeps.", 20, event_id="after")
+    assert one.until("error", event_id="after").field == "shot.chunks"
+    shot = {"caption": "Otto sleeps.", "chunks": 20}
+    one.say("shot.cut_now", shot=shot, event_id="now")
+    assert one.until("shot.applied", event_id="now")
+
+
+def test_at_its_longest_time_a_film_is_whole_and_goes_on_from_earlier_shots(serve_desk):
+    served = serve_desk(film_s=3.0)
+    one = film(served, on_empty="hold")
+    one.shot("Mia waves.", 2)
+    one.chunks(5)
+    one.until("session.status", status="limit")
+    one.shot("Otto sleeps.", event_id="late")
+    refused = one.until("error", event_id="late")
+    assert refused.code == "limit" and refused.message.startswith("nothing is left of the 3 s")
+    one.say("snapshot", event_id="s")
+    (shot,) = one.until("session.state", event_id="s").shots
+    assert shot.chunks == shot.asked_chunks == 5
+    one.say("branch", shot_id="s1")
+    one.until("take.begun")
+    one.shot("Otto sleeps.", 2)
+    assert [chunk.take_id for chunk in one.chunks(2)] == ["t2", "t2"]
+
+
+def test_a_shot_that_outlasts_the_film_is_cut_at_its_end(serve_desk):
+    # A queue is kept over takes, and one of them may be too long for it.
+    served = serve_desk(film_s=3.0)
+    one = film(served)
+    (session,) = served.desk.sessions.values()
+    one.say("session.pause", event_id="p")
+    one.until("session.status", event_id="p")
+    one.shot("Mia waves.", 5)
+    one.until("shot.received")
+    (shot,) = session.project.queue
+    session.project.queue = (shot.model_copy(update={"chunks": 9}), *session.project.queue[1:])
+    one.say("session.resume")
+    one.chunks(5)
+    one.until("session.status", status="limit")
+    (changed,) = (message for message in one.seen if message.type == "shot.changed")
+    assert changed.asked_chunks == 5
