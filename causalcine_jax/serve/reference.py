@@ -20,7 +20,7 @@ This page is written from the types: `causalcine serve --protocol` prints it, an
 """
 HTTP = """## By HTTP
 
-All but `/healthz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
+All but `/healthz` and `/readyz` need the token: the cookie, or `Authorization: Bearer TOKEN`.
 
 | path | what |
 |---|---|

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 COOKIE = (
     "causalcine_desk_"  # and the beginning of the token's hash: hosts share cookies of all ports
 )
-OPEN = ("/healthz",)  # without a token
+OPEN = ("/healthz", "/readyz")  # without a token: probes have none, and learn nothing else
 LOCAL = ("localhost",)
 HEADERS = {
     "Content-Security-Policy": (

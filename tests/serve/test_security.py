@@ -27,6 +27,7 @@ def test_without_the_token_there_is_only_health(serve_desk, token):
             assert client.get(path).status_code == 401, path
         assert client.get(f"/?token={token}").status_code == 401
         assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json().keys() == {"status"}
     with pytest.raises(InvalidStatus), socket(served.host, headers):
         pass
 
