@@ -76,6 +76,7 @@ class Admission:
                 "limit",
                 f"this film's history takes {needed:,} bytes, and all films together have "
                 f"{engine.room_bytes:,}: ask for smaller frames",
+                "story.video",
             )
         waiting = _Waiting(needed, tell)
         if self.closed:
@@ -85,6 +86,7 @@ class Admission:
                 raise Refused(
                     "full",
                     f"{len(self._reserved)} films are open and {len(self._waiting)} wait",
+                    "type",
                     retryable=True,
                     retry_after_s=RETRY_S,
                 )
@@ -128,4 +130,4 @@ class Admission:
 
 def _stopping() -> Refused:
     told = "this server stops: its films go on when it starts again, or at another"
-    return Refused("full", told, retryable=True, retry_after_s=RETRY_S)
+    return Refused("full", told, "type", retryable=True, retry_after_s=RETRY_S)

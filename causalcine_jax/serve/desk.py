@@ -131,7 +131,8 @@ class Desk:
             session = await self._opened(project, resumed, self.admission.reserved(key))
         except (UsageError, DataError) as error:
             self.admission.release(key)
-            raise Refused("refused", str(error), retryable=isinstance(error, DataError)) from None
+            field, again = "resume_token" if resumed else "story", isinstance(error, DataError)
+            raise Refused("refused", str(error), field, retryable=again) from None
         except BaseException:
             self.admission.release(key)
             raise
@@ -152,9 +153,8 @@ class Desk:
             raise Refused("bad_token", "no session is open that this token watches", "watch_token")
         if len(session.viewers) >= self.resources.limits.viewers:
             most = self.resources.limits.viewers
-            raise Refused(
-                "full", f"{most} viewers watch already", retryable=True, retry_after_s=RETRY_S
-            )
+            told = f"at most {most} viewers watch a film"
+            raise Refused("full", told, "watch_token", retryable=True, retry_after_s=RETRY_S)
         client.put(self.started(session, event_id, None, resumed=True))
         session.join(client, directs=False)
         return session

@@ -19,7 +19,7 @@ def film_routes(desk: Desk) -> list[Route]:
     async def header(request: Request) -> Response:
         project = desk.session(request.path_params["session"]).project
         if not project.header.is_file():
-            raise Refused("unknown_take", "the film has no chunk yet")
+            raise Refused("unknown_take", "the film has no chunk yet", "session")
         return FileResponse(project.header, media_type="video/mp4", headers=KEPT)
 
     async def chunk(request: Request) -> Response:

@@ -79,9 +79,9 @@ def _story(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8-sig")
         told = parse_plain(text, "the story", as_json=text.lstrip().startswith("{"))
     except UnicodeDecodeError:
-        raise Refused("bad_message", "the story is not text in UTF-8") from None
+        raise Refused("bad_message", "the story is not text in UTF-8", "story") from None
     except UsageError as error:
-        raise Refused("bad_message", str(error)) from None
+        raise Refused("bad_message", str(error), "story") from None
     if not isinstance(told, dict):
-        raise Refused("bad_message", "a story is a mapping in YAML or JSON")
+        raise Refused("bad_message", "a story is a mapping in YAML or JSON", "story")
     return told

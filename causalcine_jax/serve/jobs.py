@@ -149,7 +149,9 @@ class Jobs:
         if asked.model not in (None, name):
             raise Refused("refused", f"this server's model is {name}, not {asked.model}", "model")
         if self._desk.admission.full:
-            raise Refused("full", "too many films wait", retryable=True, retry_after_s=RETRY_S)
+            field = "prompt" if asked.story is None else "story"
+            told = f"at most {self._desk.resources.limits.waiting} films wait"
+            raise Refused("full", told, field, retryable=True, retry_after_s=RETRY_S)
         story = asked.as_story()
         start = SessionStart(type="session.start", story=story, seed=asked.seed, pace="free")
         _, shots = self._desk.read_story(start)  # faults are told at once

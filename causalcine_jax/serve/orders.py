@@ -147,8 +147,8 @@ def _queue_turn(
     session: Session, event_id: str | None, turn: Callable[[], Awaitable[None]]
 ) -> None:
     if len(session.turns) >= MOST_TURNS:
-        told = f"{MOST_TURNS} retakes, branches and takes already wait"
-        raise Refused("too_many", told, retryable=True)
+        told = f"at most {MOST_TURNS} retakes, branches and takes wait"
+        raise Refused("too_many", told, "type", retryable=True)
     session.turns.append((event_id, turn))
     session.change()
 
@@ -224,7 +224,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
 
     def check_room() -> None:
         if len(project.takes) >= limits.takes:
-            raise Refused("limit", f"a session has at most {limits.takes} takes")
+            raise Refused("limit", f"a session has at most {limits.takes} takes", "type")
 
     check_room()
 
@@ -241,7 +241,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
                 project.session_id, lambda: rewound(director, message.shot_id, folder)
             )
         except UsageError as error:
-            raise Refused("refused", str(error)) from None
+            raise Refused("refused", str(error), "shot_id") from None
         session.look()
         project.begin_take(take_id, why, first, message.shot_id)
         session.cut = False

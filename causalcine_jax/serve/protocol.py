@@ -31,9 +31,12 @@ MOST_FAULTS = 5
 
 
 class Refused(Exception):
-    """A message that cannot be done; `code` and `field` are those of an Error message."""
+    """A message that cannot be done; `code` and `field` are those of an Error message.
 
-    def __init__(self, code: ErrorCode, message: str, field: str | None = None, **more: Any):
+    field  at fault. `type` where it is the order itself; None where no message was read
+    """
+
+    def __init__(self, code: ErrorCode, message: str, field: str | None, **more: Any):
         super().__init__(message)
         self.error = Error(code=code, message=printable(message), field=field, **more)
 

@@ -202,7 +202,7 @@ class Error(FromServer):
     code: ErrorCode
     message: str
     field: str | None = None
-    """The field that is at fault, such as shot.caption."""
+    """The field at fault, such as shot.caption; `type` where it is the order itself."""
     retryable: bool = False
     retry_after_s: float | None = None
 

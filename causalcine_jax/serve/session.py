@@ -30,7 +30,6 @@ from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import (
     OVER,
     EndReason,
-    Error,
     Queue,
     SessionDone,
     SessionMetrics,
@@ -78,7 +77,7 @@ class Session:
     def director(self) -> FilmDirector:
         """Of the current take. `Refused` while another take is being opened."""
         if self._director is None:
-            raise Refused("refused", "another take is being opened", retryable=True)
+            raise Refused("refused", "another take is being opened", "take", retryable=True)
         return self._director
 
     @director.setter
@@ -290,7 +289,8 @@ class Session:
             self.project.beginning = None
             self.project.save()
             event = self.publisher.events.pop(shot.shot_id, None)
-            return self.tell_director(Error(event_id=event, code="refused", message=str(error)))
+            refused = Refused("refused", str(error), "shot", event_id=event)
+            return self.tell_director(refused.error)
         self.look()
         await self.publisher.put(chunk, time.perf_counter() - begun)
         self.playback.ease()

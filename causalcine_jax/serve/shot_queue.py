@@ -42,7 +42,7 @@ def place_of(shots: Shots, shot_id: str, field: str = "shot_id") -> int:
 
 def with_shot(shots: Shots, shot: QueuedShot, before: str | None = None) -> Shots:
     if len(shots) >= MOST_SHOTS:
-        raise Refused("limit", f"{MOST_SHOTS} shots are queued, and no more can be", retryable=True)
+        raise Refused("limit", f"at most {MOST_SHOTS} shots are queued", "shot", retryable=True)
     at = len(shots) if before is None else place_of(shots, before, "before")
     return (*shots[:at], shot, *shots[at:])
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from causalcine_jax.errors import DataError, UsageError, printable
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve.client_messages import Ping, SessionStart, SessionWatch, Snapshot
 from causalcine_jax.serve.desk import Desk
 from causalcine_jax.serve.limits import MESSAGE_BYTES
@@ -88,12 +88,12 @@ async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
                     _obey(session, directs, message, outbox)
                 refused = 0
             except (UsageError, DataError) as error:
-                event = getattr(message, "event_id", None)
-                outbox.put(Error(event_id=event, code="refused", message=printable(str(error))))
+                again = isinstance(error, DataError)
+                failed = Refused("refused", str(error), "type", retryable=again)
+                outbox.put(_answer(failed, message))
             except Refused as error:
-                event = getattr(message, "event_id", None)
                 told = error.error
-                outbox.put(told.model_copy(update={"event_id": told.event_id or event}))
+                outbox.put(_answer(error, message))
                 refused += 1
                 # A viewer may come before the director who opens the film again.
                 waits = told.retryable or isinstance(message, SessionWatch)
@@ -104,6 +104,12 @@ async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
     finally:
         if session is not None:
             session.leave(outbox)
+
+
+def _answer(refused: Refused, message: Any) -> Error:
+    """The refusal, with the message's event."""
+    told, event = refused.error, getattr(message, "event_id", None)
+    return told.model_copy(update={"event_id": told.event_id or event})
 
 
 class _Inbox:
@@ -133,7 +139,7 @@ class _Inbox:
             raise WebSocketDisconnect(received.get("code", 1005))
         text = received.get("text")
         if text is None:
-            raise Refused("bad_message", "messages to the server are text: JSON")
+            raise Refused("bad_message", "messages to the server are text: JSON", None)
         if len(text) > MESSAGE_BYTES or len(text.encode()) > MESSAGE_BYTES:
             raise _Closed(TOO_BIG, f"a message has at most {MESSAGE_BYTES} bytes")
         return text

@@ -1,10 +1,16 @@
 """What a session may not do, and how it is told: with the field at fault and the rule."""
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax import serve
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.serve.mock import MockDirector, MockEngine
+from causalcine_jax.serve.orders import MOST_TURNS
+from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.room import most_chunks
 
 
@@ -12,6 +18,54 @@ def film(served, **start):
     client = served.connect(seed=1, **start)
     client.until("session.started")
     return client
+
+
+def test_every_refusal_in_the_source_names_its_field():
+    files = Path(serve.__path__[0]).glob("*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    named = lambda node: getattr(node.func, "id", "")
+    calls = [node for node in nodes if isinstance(node, ast.Call) and named(node) == "Refused"]
+    assert len(calls) > 30
+    assert all(len(call.args) == 3 for call in calls)
+
+
+def test_orders_beyond_the_limits_are_refused_with_field_and_rule(serve_desk):
+    served = serve_desk(MockEngine(0.2), takes=1)
+    one = film(served)
+    one.shot("Mia waves.", 9)
+    one.chunks(1)
+    one.say("branch", shot_id="s1", event_id="take")
+    refused = one.until("error", event_id="take")
+    assert (refused.code, refused.field) == ("limit", "type")
+    assert "at most 1 takes" in refused.message
+    for _ in range(MOST_TURNS + 9):
+        one.say("take.open", take_id="t1")
+    refused = one.until("error")
+    assert (refused.code, refused.field, refused.retryable) == ("too_many", "type", True)
+    assert f"at most {MOST_TURNS}" in refused.message
+
+
+def test_a_shot_that_the_director_refuses_names_the_shot(serve_desk, monkeypatch):
+    def full(*_, **__):
+        raise UsageError("the film outgrows its pool")
+
+    one = film(serve_desk())
+    monkeypatch.setattr(MockDirector, "add_shot", full)
+    one.shot("Mia waves.", event_id="e")
+    refused = one.until("error", event_id="e")
+    assert (refused.code, refused.field) == ("refused", "shot")
+    assert refused.message == "the film outgrows its pool"
+
+
+def test_what_the_disk_refuses_may_be_asked_again(serve_desk, monkeypatch):
+    def full(project):
+        raise DataError("the disk is full")
+
+    one = film(serve_desk())
+    monkeypatch.setattr(Project, "save", full)
+    one.shot("Mia waves.", event_id="e")
+    refused = one.until("error", event_id="e")
+    assert (refused.field, refused.retryable) == ("type", True)
 
 
 @pytest.mark.parametrize(

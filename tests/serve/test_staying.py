@@ -112,7 +112,8 @@ def test_who_leaves_while_waiting_loses_the_place(serve_desk):
 def test_history_that_fits_nowhere_is_refused_with_its_size(serve_desk):
     served = serve_desk(MockEngine(room_bytes=POOL_BYTES - 1))
     error = served.connect().until("error")
-    assert error.code == "limit" and f"{POOL_BYTES:,} bytes" in error.message
+    assert (error.code, error.field) == ("limit", "story.video")
+    assert f"{POOL_BYTES:,} bytes" in error.message
 
 
 def test_a_failing_session_ends_with_its_film_and_harms_no_other(serve_desk, monkeypatch):
