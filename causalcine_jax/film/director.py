@@ -10,7 +10,8 @@ film back to the beginning of a shot and makes it again. `branch` gives a second
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,7 @@ class Director:
         self._rollout = FilmRollout(model, settings, functions, start)
         self._made: Chunk | None = None
         self._journal: Journal | None = None
+        self._last_kept: Callable[[], Journal | None] = lambda: None  # weak: it locks its folder
         self._locks = Locks()
 
     @classmethod
@@ -198,9 +200,8 @@ class Director:
         `UsageError` if it has no shot yet, or may not evict and would outgrow its pool.
         """
         with self._locks.story:
-            self._replace_story(
-                extended(self.story, chunks, self.model.chunk_frames), new_prompts=0
-            )
+            story = extended(self.story, chunks, self.model.chunk_frames)
+            self._replace_story(story, new_prompts=0)
             return self.resolved.shots[-1]
 
     def retake(
@@ -242,9 +243,8 @@ class Director:
             other._locks = Locks()
             other._rollout, other._made, other._journal = self._rollout.copy(), None, None
             story = replace(self.story, shots=self.story.shots[:number])
-            other._replace_story(
-                story, new_prompts=0, chunks=self.resolved.shots[number].first_chunk
-            )
+            first = self.resolved.shots[number].first_chunk
+            other._replace_story(story, new_prompts=0, chunks=first)
             other._rollout.catch_up(other.resolved)
             return other
 
@@ -267,8 +267,9 @@ class Director:
             return made
 
     def _keep(self, journal: Journal) -> None:
-        journal.write(self.story, self.settings, self._rollout.kept_chunks())
-        self._journal = journal
+        # A branch has a copy of `_last_kept`, so it shares the files of the film that it left.
+        journal.write(self.story, self.settings, self._rollout.kept_chunks(), self._last_kept())
+        self._journal, self._last_kept = journal, weakref.ref(journal)
 
     def _write(self, story: Story, chunks: int | None = None) -> None:
         if self._journal:

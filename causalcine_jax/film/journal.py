@@ -31,6 +31,7 @@ from causalcine_jax.film.journal_files import (
     chunk_files,
     digest_of,
     erase,
+    linked,
     read_chunks,
     read_start,
 )
@@ -64,6 +65,7 @@ class Journal:
         self._model: dict[str, Any] = {}
         # The text of journal.json; the chunks surely kept; the end of those that may be there.
         self._written, self._kept, self._end = "", sys.maxsize, sys.maxsize
+        self._chunks: tuple[KeptChunk, ...] = ()  # the content of the files, as far as it is known
         self._writing = threading.Lock()
         self._held = contextlib.ExitStack()
         weakref.finalize(self, self._held.close)  # a director that nobody holds frees its folder
@@ -120,17 +122,32 @@ class Journal:
 
     def close(self) -> None:
         """Frees the folder. Nothing is written from now on."""
+        self._chunks = ()
         self._held.close()
 
-    def write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
+    def write(
+        self,
+        story: Story,
+        settings: FilmSettings,
+        chunks: tuple[KeptChunk, ...],
+        earlier: "Journal | None" = None,
+    ) -> None:
         """Brings the folder to the state of the film; what is there already is not written again.
 
         A failed write can be repeated. `DataError` in all processes if it fails.
+
+        earlier  of the film that this one branches from: files of chunks that both have are shared
         """
         with self._writing:
-            by_first(lambda: self._write(story, settings, chunks))
+            by_first(lambda: self._write(story, settings, chunks, earlier))
 
-    def _write(self, story: Story, settings: FilmSettings, chunks: tuple[KeptChunk, ...]) -> None:
+    def _write(
+        self,
+        story: Story,
+        settings: FilmSettings,
+        chunks: tuple[KeptChunk, ...],
+        earlier: "Journal | None",
+    ) -> None:
         # First what is gone, or a crash could leave old chunks behind new ones.
         if len(chunks) < self._end:
             self._truncate(len(chunks))
@@ -146,14 +163,22 @@ class Journal:
             write_text(self.folder / FILE, text)
             self._written = text
         for number in range(self._kept, len(chunks)):
-            kept, self._end = vars(chunks[number]), max(self._end, number + 1)
-            self._save(
-                chunk_file(self.folder, number), lambda file, kept=kept: np.savez(file, **kept)
-            )
+            kept, self._end = chunks[number], max(self._end, number + 1)
+            file = chunk_file(self.folder, number)
+            if earlier is None or not earlier._shared(number, kept, file):
+                self._save(file, lambda file, kept=kept: np.savez(file, **vars(kept)))
             self._kept = number + 1
+        self._chunks = chunks
+
+    def _shared(self, number: int, chunk: KeptChunk, other: Path) -> bool:
+        """Makes `other` a second name of that chunk's file here, if the file has this content."""
+        with self._writing:
+            same = number < len(self._chunks) and self._chunks[number] is chunk
+            return same and linked(chunk_file(self.folder, number), other)
 
     def _truncate(self, chunk: int) -> None:
         """Removes that chunk and those after it, the earliest first."""
+        self._chunks = self._chunks[:chunk]
         self._kept = min(self._kept, chunk)  # if this fails, the removed ones are written again
         for file in sorted(chunk_files(self.folder), key=lambda file: int(file.stem)):
             if int(file.stem) >= chunk:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,19 @@ def chunk_file(folder: Path, chunk: int) -> Path:
 def chunk_files(folder: Path) -> list[Path]:
     """The files of chunks; other files in that folder are not ours."""
     return [f for f in (folder / LATENTS).glob("*.npz") if re.fullmatch(r"\d{6,}", f.stem)]
+
+
+def linked(file: Path, other: Path) -> bool:
+    """Makes `other` a second name of `file`; False where that cannot be done.
+
+    Files of a journal are replaced and removed, never changed, so both keep their content.
+    """
+    try:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, other)
+    except OSError:
+        return False
+    return True
 
 
 def erase(folder: Path) -> None:

@@ -142,6 +142,51 @@ def test_one_folder_keeps_one_film(model, tmp_path):
         whole.keep_in(tmp_path / "whole")
 
 
+def test_a_branch_shares_the_files_of_the_chunks_before_it(model, film, tmp_path):
+    trunk = begun(model, tmp_path / "trunk", 4)
+    branch = trunk.branch("s2")
+    branch.keep_in(tmp_path / "branch")
+    of = lambda name, chunk: tmp_path / name / "latents" / f"{chunk:06}.npz"
+    assert names(tmp_path / "branch") == ["000000.npz", "000001.npz"]
+    assert all(of("trunk", chunk).samefile(of("branch", chunk)) for chunk in range(2))
+    trunk.retake("s1", caption="Mia walks.")  # its files are others now, the branch's are not
+    next(trunk)
+    assert not of("trunk", 0).samefile(of("branch", 0))
+    branch.close()
+    again = Director.resume(tmp_path / "branch", model, from_beginning=True)
+    assert same(list(again), film[:2])
+
+
+def test_a_branch_of_a_film_that_changed_since_writes_its_own_files(model, film, tmp_path):
+    trunk = begun(model, tmp_path / "trunk", 4)
+    branch = trunk.branch("s2")
+    trunk.retake("s1", caption="Mia walks.")
+    next(trunk)
+    branch.keep_in(tmp_path / "branch")
+    branch.close()
+    again = Director.resume(tmp_path / "branch", model, from_beginning=True)
+    assert same(list(again), film[:2])
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_branch_is_kept_where_files_cannot_be_shared(model, film, tmp_path, monkeypatch, ends):
+    def refuses(*_):
+        raise OSError("no links here")
+
+    trunk = begun(model, tmp_path / "trunk", 4)
+    branch = trunk.branch("s2")
+    if ends:
+        trunk.close()  # its files are another process's from now on
+    else:
+        monkeypatch.setattr(os, "link", refuses)
+    branch.keep_in(tmp_path / "branch")
+    files = [tmp_path / name / "latents" / "000001.npz" for name in ("trunk", "branch")]
+    assert not files[0].samefile(files[1])
+    branch.close()
+    again = Director.resume(tmp_path / "branch", model, from_beginning=True)
+    assert same(list(again), film[:2])
+
+
 def test_a_failed_write_loses_nothing(model, film, tmp_path):
     """A full disk, for example: the error comes out, and the film goes on when there is room."""
     director = begun(model, tmp_path, 1)
