@@ -26,7 +26,8 @@ from causalcine_jax.serve.security import Guard
 from causalcine_jax.serve.socket import stream
 
 log = logging.getLogger("causalcine.desk")
-STATUS = {"unknown_take": 404, "not_started": 404, "full": 429}  # of refusals; others are 400
+# Of refusals; others are 400.
+STATUS = {"unknown_take": 404, "not_started": 404, "full": 429, "too_many": 429}
 PAGE = Path(__file__).parent / "page"
 
 

@@ -20,6 +20,7 @@ from causalcine_jax.serve.outbox import Outbox
 from causalcine_jax.serve.parts import MOST_SHOTS, NewShot
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.rate import ClientRates
 from causalcine_jax.serve.reopen import reopened
 from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import SessionDone, SessionStarted
@@ -44,6 +45,7 @@ class Desk:
         self.projects = Path(projects)
         self.sessions: dict[str, Session] = {}
         self.admission = Admission(engine, limits)
+        self.requests = ClientRates(limits.rate)
         self.ready = False
         self._tasks: set[asyncio.Task] = set()
         self._opening: set[str] = set()  # ids of sessions that are being opened from their folders

@@ -28,6 +28,7 @@ def film_routes(desk: Desk) -> list[Route]:
         return FileResponse(file, media_type="video/mp4", headers=KEPT)
 
     async def frame(request: Request) -> Response:
+        await desk.requests.turn(request)
         at = request.path_params
         project = desk.session(at["session"]).project
         for info in project.line(at["take"]):
@@ -38,6 +39,7 @@ def film_routes(desk: Desk) -> list[Route]:
         raise Refused("unknown_take", f"{at['take']} has no frame {at['frame']}", "frame")
 
     async def file(request: Request) -> Response:
+        await desk.requests.turn(request)
         at, engine = request.path_params, desk.resources.engine
         if at["file"] not in TAKE_FILES:
             raise Refused("unknown_take", f"a take has the files {', '.join(TAKE_FILES)}", "file")

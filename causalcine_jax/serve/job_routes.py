@@ -20,6 +20,7 @@ from causalcine_jax.utils.plain_data import parse_plain
 
 def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
     async def create(request: Request) -> Response:
+        await desk.requests.turn(request)
         try:
             asked = NewVideo.model_validate_json(await request.body())
         except ValidationError as error:
@@ -44,6 +45,7 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         return JSONResponse({"id": job_id, "object": "video.deleted", "deleted": True})
 
     async def validate(request: Request) -> Response:
+        await desk.requests.turn(request)
         # Hostile YAML takes seconds, in which no film may wait.
         told = await asyncio.to_thread(_story, await request.body())
         faults = story_faults(told)

@@ -20,7 +20,7 @@ class SessionLimits:
     sessions     open at once
     waiting      that wait for one to end
     viewers      of one session
-    rate         messages a second, over a while
+    rate         messages a second over a while, and requests by HTTP for what costs work
     """
 
     film_s: float = 600.0

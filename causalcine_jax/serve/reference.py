@@ -39,6 +39,9 @@ All but `/healthz` and `/readyz` need the token: the cookie, or `Authorization: 
 | `GET /readyz` | 200 once the model is compiled, 503 before |
 | `GET /healthz` | `{"status": "ok"}` |
 
+Frames, a take's files, new videos and stories to check cost work. Of these an address may ask for
+50 a second per film. More wait up to two seconds, then get 429 with `Retry-After`.
+
 A session's id is a secret of 128 bits: who knows it may see the film, and no one else.
 The resume token alone directs it. `...` is `/v1/sessions/{session}`.
 """

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,6 +17,7 @@ from causalcine_jax.serve.orders import order
 from causalcine_jax.serve.outbox import Outbox, Stalled
 from causalcine_jax.serve.parts import PROTOCOL
 from causalcine_jax.serve.protocol import Refused, read_client
+from causalcine_jax.serve.rate import Rate
 from causalcine_jax.serve.server_messages import Error, Pong
 from causalcine_jax.serve.session import Session
 
@@ -72,13 +72,14 @@ async def stream(desk: Desk, socket: WebSocket) -> None:
 
 async def _read(desk: Desk, inbox: "_Inbox", outbox: Outbox) -> None:
     session, directs, refused = None, False, 0
-    rate = _Rate(desk.resources.limits.rate)
+    rate = Rate(desk.resources.limits.rate)
     try:
         while True:
             message = None
             try:
                 text = await inbox.text(None if session else desk.resources.limits.first_s)
-                rate.count()
+                if rate.count() > 0:
+                    raise _Closed(POLICY, f"more than {rate.per_second:g} messages a second")
                 message = read_client(text)
                 if isinstance(message, Ping):
                     outbox.put(Pong(event_id=message.event_id))
@@ -174,17 +175,3 @@ def _obey(session: Session, directs: bool, message, outbox: Outbox) -> None:
     if not directs or session.directing is not outbox:
         raise Refused("read_only", "who watches cannot direct", "type")
     order(session, message)
-
-
-class _Rate:
-    """Counts messages; a burst of two seconds' worth is free."""
-
-    def __init__(self, per_second: float):
-        self._rate, self._left, self._at = per_second, 2 * per_second, time.monotonic()
-
-    def count(self) -> None:
-        now = time.monotonic()
-        self._left = min(2 * self._rate, self._left + (now - self._at) * self._rate) - 1
-        self._at = now
-        if self._left < 0:
-            raise _Closed(POLICY, f"more than {self._rate:g} messages a second")

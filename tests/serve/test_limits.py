@@ -1,16 +1,21 @@
 """What a session may not do, and how it is told: with the field at fault and the rule."""
 
 import ast
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx2
 import pytest
+from served_desk import BEARER
 
 from causalcine_jax import serve
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve.mock import MockDirector, MockEngine
 from causalcine_jax.serve.orders import MOST_TURNS
 from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.protocol import Refused
+from causalcine_jax.serve.rate import ClientRates, Rate
 from causalcine_jax.serve.room import most_chunks
 
 
@@ -18,6 +23,45 @@ def film(served, **start):
     client = served.connect(seed=1, **start)
     client.until("session.started")
     return client
+
+
+def test_a_rate_has_a_burst_then_waits_and_then_refuses():
+    now = [0.0]
+    rate = Rate(10.0, lambda: now[0])
+    assert [rate.count() for _ in range(20)] == [0.0] * 20
+    assert rate.count() == pytest.approx(0.1)  # it would have to wait, so it did not count
+    assert [rate.count(0.25) for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    now[0] = 0.3
+    assert rate.count() == 0.0
+    now[0] = 99.0
+    assert [rate.count() for _ in range(21)][19:] == pytest.approx([0.0, 0.1])
+
+
+def test_each_film_of_an_address_has_a_rate_of_its_own():
+    async def refused(session):
+        request = SimpleNamespace(
+            client=SimpleNamespace(host="::1"), path_params={"session": session}
+        )
+        answers = await asyncio.gather(
+            *(rates.turn(request) for _ in range(100)), return_exceptions=True
+        )
+        return sum(isinstance(answer, Refused) for answer in answers)
+
+    # 40 at once, and 40 more within two seconds.
+    rates = ClientRates(20.0)
+    assert 15 <= asyncio.run(refused("a")) <= 20
+    assert 15 <= asyncio.run(refused("b")) <= 20
+
+
+def test_what_costs_work_by_http_is_limited(serve_desk):
+    served = serve_desk(rate=0.1)  # not one in two seconds
+    for path in ("frames/0", "film.mp4"):
+        refused = served.get(f"/v1/sessions/x/takes/t1/{path}")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
+        assert refused.json()["error"]["code"] == "too_many"
+    for path in ("/v1/stories:validate", "/v1/videos"):
+        assert httpx2.post(f"{served.url}{path}", content="{}", headers=BEARER).status_code == 429
+    assert served.get("/v1/model").status_code == served.get("/v1/videos").status_code == 200
 
 
 def test_every_refusal_in_the_source_names_its_field():
