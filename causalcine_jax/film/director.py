@@ -84,7 +84,7 @@ class Director:
         self._rollout = FilmRollout(model, settings, functions, start)
         self._made: Chunk | None = None
         self._journal: Journal | None = None
-        self._last_kept: Callable[[], Journal | None] = lambda: None  # weak: it locks its folder
+        self._last_kept: Callable[[], Journal | None] = lambda: None  # weak; branches copy it
         self._locks = Locks()
 
     @classmethod
@@ -230,11 +230,12 @@ class Director:
             self._rollout.catch_up(self.resolved)
             return self.resolved.shots[number]
 
-    def branch(self, shot: str) -> "Director":
+    def branch(self, shot: str, stepwise: bool = False) -> "Director":
         """A second film, with its own pool, that equals this one up to the beginning of `shot`.
 
         It has no later shots, and no journal until `keep_in`. `UsageError` if there is no such
-        shot, or no memory for another pool.
+        shot, or no memory for another pool. stepwise: if its history was evicted, the branch
+        is before its first chunk, and iterating makes those chunks again.
         """
         with self._locks.between_chunks():
             number = self.resolved.number_of(shot)
@@ -245,7 +246,7 @@ class Director:
             story = replace(self.story, shots=self.story.shots[:number])
             first = self.resolved.shots[number].first_chunk
             other._replace_story(story, new_prompts=0, chunks=first)
-            other._rollout.catch_up(other.resolved)
+            other._rollout.catch_up(other.resolved, stepwise)
             return other
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -267,7 +268,6 @@ class Director:
             return made
 
     def _keep(self, journal: Journal) -> None:
-        # A branch has a copy of `_last_kept`, so it shares the files of the film that it left.
         journal.write(self.story, self.settings, self._rollout.kept_chunks(), self._last_kept())
         self._journal, self._last_kept = journal, weakref.ref(journal)
 

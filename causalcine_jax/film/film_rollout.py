@@ -16,7 +16,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.cut import open_shot
 from causalcine_jax.film.host_memory import check_host_room
-from causalcine_jax.film.kept_film import KeptChunk, KeptFilm, state_after
+from causalcine_jax.film.kept_film import KeptChunk, KeptFilm, must_replay, state_after
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.pool import check_room
 from causalcine_jax.film.rollout_functions import RolloutFunctions
@@ -107,8 +107,14 @@ class FilmRollout:
         """Forgets all but the first `chunks` chunks."""
         self._history, self._earlier = self._history.until(chunks), self._earlier[:chunks]
 
-    def catch_up(self, resolved: ResolvedStory) -> None:
-        """Brings the state to the end of the history."""
+    def catch_up(self, resolved: ResolvedStory, stepwise: bool = False) -> None:
+        """Brings the state to the end of the history.
+
+        stepwise  if chunks must be committed again for that: back to the beginning, and `make`
+                  replays them
+        """
+        if stepwise and must_replay(self.state, self.next_chunk, self.settings):
+            self._earlier, self._history = self.kept_chunks(), KeptFilm()
         self.state = state_after(
             self._history, resolved, self.model, self.state, self.settings, self._functions.start
         )

@@ -102,12 +102,19 @@ def state_after(
     if chunk == state.chunk and not lost:
         return state
     vae_cache = _decoder_before(history, chunk, model)
-    memory = settings.memory
-    changes = memory.eviction == "least_retrieved" or memory.at_cut != "keep"
-    if state.cache is None or (not lost and holds_all(state, chunk) and not changes):
+    if not must_replay(state, chunk, settings):
         return rewind(state, chunk, vae_cache)
     empty = begin(model, settings) if lost else rewind(state, 0, None)
     return _replayed(history, story, model, empty, settings, vae_cache)
+
+
+def must_replay(state: RolloutState, chunk: int, settings: FilmSettings) -> bool:
+    """Whether chunks must be committed again for the state after the first `chunk` of them."""
+    if state.cache is None or (chunk == state.chunk and not is_lost(state)):
+        return False
+    memory = settings.memory
+    changes = memory.eviction == "least_retrieved" or memory.at_cut != "keep"
+    return is_lost(state) or changes or not holds_all(state, chunk)
 
 
 def _decoder_before(history: KeptFilm, chunk: int, model: Model):

@@ -85,7 +85,7 @@ class MockDirector:
         self._replace_story(extended(self.story, chunks, CHUNK_FRAMES))
         return self.resolved.shots[-1]
 
-    def branch(self, shot: str) -> "MockDirector":
+    def branch(self, shot: str, stepwise: bool = False) -> "MockDirector":
         number = self.resolved.number_of(shot)
         other = MockDirector(replace(self.story, shots=self.story.shots[:number]), self._seconds)
         other.next_chunk = min(self.resolved.shots[number].first_chunk, self.next_chunk)

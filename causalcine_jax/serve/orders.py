@@ -4,6 +4,7 @@ Orders on queued shots act at once. A retake, a branch and another take wait for
 being made: they become one of the session's turns.
 """
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -231,17 +232,22 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
     async def turn() -> None:
         check_room()  # turns before it may have begun takes, or gone back
         _begun(session, message.shot_id)
-        director, begun = session.director, session.seen.resolved.shots
+        begun = session.seen.resolved.shots
         number = [shot.id for shot in begun].index(message.shot_id)
         shots, first = again_from(session, number), begun[number].first_chunk
         take_id = project.new_take_id()
         folder = project.folder_of(take_id)
+        take_turn = functools.partial(session.resources.worker.turn, project.session_id)
+        # No name is kept for the director before: its history is freed with it.
+        back = functools.partial(rewound, session.director, message.shot_id, folder)
         try:
-            session.director = await session.resources.worker.turn(
-                project.session_id, lambda: rewound(director, message.shot_id, folder)
-            )
+            session.director = await take_turn(back)
         except UsageError as error:
             raise Refused("refused", str(error), "shot_id") from None
+        finally:
+            del back
+        while session.director.next_chunk < first:  # one a turn, so that others need not wait
+            await take_turn(functools.partial(next, session.director))
         session.look()
         project.begin_take(take_id, why, first, message.shot_id)
         session.cut = False

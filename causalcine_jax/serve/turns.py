@@ -32,8 +32,11 @@ def next_chunk(director: FilmDirector, shot: QueuedShot | None) -> Any:
 
 
 def rewound(director: FilmDirector, shot_id: str, folder: Path) -> FilmDirector:
-    """The film up to the beginning of that shot, kept in `folder`. Runs in a turn."""
-    other = director.branch(shot_id)
+    """The film up to the beginning of that shot, kept in `folder`. Runs in a turn.
+
+    Chunks whose history was evicted are still to be made again, each in a turn of its own.
+    """
+    other = director.branch(shot_id, stepwise=True)
     other.keep_in(folder)
     director.close()
     return other

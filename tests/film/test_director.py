@@ -377,6 +377,17 @@ def test_a_retake_of_a_shot_that_has_not_begun_only_changes_its_words(model, fil
     assert not same(frames_of(made[4:]), frames_of(film[4:]))
 
 
+@pytest.mark.parametrize("pool, again", [(PoolConfig(18), 0), (PoolConfig(9), 4)])
+def test_a_stepwise_branch_makes_evicted_chunks_again_one_at_a_time(model, pool, again):
+    trunk = Director(model, STORY, pool=pool)
+    whole = list(trunk)
+    branch = trunk.branch("s3", stepwise=True)
+    assert branch.next_chunk == 4 - again
+    assert same(frames_of(branch), frames_of(whole[4 - again : 4]))
+    branch.add_shot(STORY.shots[2].caption, chunks=len(whole) - 4, seed=STORY.shots[2].seed)
+    assert same(frames_of(branch), frames_of(whole[4:]))
+
+
 @pytest.mark.parametrize("pool", [PoolConfig(18), PoolConfig(9)])
 def test_two_branches_go_their_own_ways(model, film, pool):
     trunk = Director(model, STORY, pool=pool)

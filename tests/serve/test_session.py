@@ -30,10 +30,10 @@ def held_back(monkeypatch, of, name):
     """Makes a method wait. Returns two events: it was called, and it may go on."""
     called, goes_on, method = threading.Event(), threading.Event(), getattr(of, name)
 
-    def waiting(self, given):
+    def waiting(self, *given, **options):
         called.set()
         assert goes_on.wait(20)
-        return method(self, given)
+        return method(self, *given, **options)
 
     monkeypatch.setattr(of, name, waiting)
     return called, goes_on
@@ -341,6 +341,28 @@ def test_one_slow_chunk_does_not_delay_the_orders_after_it(serve_desk):
     assert after(0.4, 0.9) == 0.9
     assert after(0.4, 0.9, 0.5) == 0.5
     assert after(0.4, 0.9, 0.5, 0.8) == 0.8
+
+
+def test_a_retake_of_evicted_history_takes_a_turn_per_chunk(serve_desk, monkeypatch):
+    def evicted(director, shot, stepwise=False):
+        other = branch(director, shot)
+        assert stepwise
+        other.next_chunk = 0
+        return other
+
+    branch = MockDirector.branch
+    monkeypatch.setattr(MockDirector, "branch", evicted)
+    served = serve_desk()
+    one, _ = begun(served, ("Mia waves.", 5), ("Otto sleeps.", 2))
+    one.chunks(7)
+    turns, turn = [], served.desk.resources.worker.turn
+    monkeypatch.setattr(
+        served.desk.resources.worker, "turn", lambda *asked: turns.append(1) or turn(*asked)
+    )
+    one.say("retake", shot_id="s2")
+    assert one.until("take.begun").next_chunk == 5
+    assert len(turns) >= 6  # back, and each of the five chunks
+    assert [chunk.chunk for chunk in one.chunks(2)] == [5, 6]
 
 
 def test_a_long_film_does_not_keep_the_device_from_another(serve_desk):
