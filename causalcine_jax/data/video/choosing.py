@@ -7,7 +7,8 @@ from causalcine_jax.data.video.captioner_server import by_server
 from causalcine_jax.data.video.captioning import Film, Video, prompt_reason
 from causalcine_jax.data.video.captioning import captioned as with_captions
 from causalcine_jax.data.video.config import PrepareConfig
-from causalcine_jax.data.video.filters import Duplicates, shot_reason, video_reason
+from causalcine_jax.data.video.duplicates import Duplicates
+from causalcine_jax.data.video.filters import shot_reason, video_reason
 from causalcine_jax.data.video.manifest import content_id
 from causalcine_jax.data.video.target import Target
 from causalcine_jax.data.video.windows import Window, windows_of

@@ -3,23 +3,17 @@
 A reason for dropping is (kind, words): the kind is counted, the words say what was measured.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from causalcine_jax.data.video.manifest import Row, content_id
-from causalcine_jax.data.video.windows import Window
 from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
 from causalcine_jax.utils.plain_data import read_plain
 
 Reason = tuple[str, str]
-BAND = 3  # bytes of a hash that must be equal for two shots to be compared
-MOST_BITS = 31  # of three hashes of 256: then at least one of the 32 bands is equal
-LEAST_SET = 48  # bits; pictures with less structure are like each other without being the same
+MOST_BITS = 31  # of three hashes of 256: then duplicates.py finds them
 
 
 @dataclass(frozen=True)
@@ -108,74 +102,6 @@ def shot_reason(shot: Row, shortest: int, filters: Filters) -> Reason | None:
             f"text covers {shot['text']:.1%} of a picture, at most {filters.most_text:.1%} may"
         )
     return None
-
-
-class Duplicates:
-    """Finds shots that another video has shown before.
-
-    Two shots of one video may look alike, as when a film returns to a place: those are not
-    compared.
-    """
-
-    def __init__(self, most_bits: int):
-        self._most = most_bits
-        self._bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-        self._hashes: list[np.ndarray] = []
-        self._videos: list[str] = []
-
-    def reason(
-        self, window: Window, shots: Sequence[Row], names: Mapping[str, str]
-    ) -> Reason | None:
-        """Why a window is dropped: half of it was in another video. Else its shots are kept.
-
-        Args:
-          window: to be judged.
-          shots: of its video, as scan.py has them.
-          names: of videos by sha256.
-        """
-        seen: dict[str, int] = defaultdict(int)
-        pieces = {
-            piece.shot: _hash_of(shots[piece.shot]) for piece in window.pieces if self._most >= 0
-        }
-        for piece in window.pieces:
-            value = pieces.get(piece.shot)
-            other = None if value is None else self._seen_in(value, window.sha256)
-            if other is not None:
-                seen[other] += piece.stop - piece.first
-        if seen:
-            video, count = max(seen.items(), key=lambda item: item[1])
-            if 2 * sum(seen.values()) >= window.frames:
-                return "near duplicate", f"{count} of {window.frames} frames are in {names[video]}"
-        for value in pieces.values():
-            if value is not None:
-                self._add(value, window.sha256)
-        return None
-
-    def _seen_in(self, value: np.ndarray, video: str) -> str | None:
-        candidates = {number for band in _bands(value) for number in self._bands.get(band, ())}
-        for number in sorted(candidates):
-            if self._videos[number] != video:
-                differing = np.bitwise_count(self._hashes[number] ^ value).sum()
-                if differing <= self._most:
-                    return self._videos[number]
-        return None
-
-    def _add(self, value: np.ndarray, video: str) -> None:
-        for band in _bands(value):
-            self._bands[band].append(len(self._hashes))
-        self._hashes.append(value)
-        self._videos.append(video)
-
-
-def _hash_of(shot: Row) -> np.ndarray | None:
-    value = np.frombuffer(bytes.fromhex("".join(shot["hashes"])), np.uint8)
-    return value if np.bitwise_count(value).sum() >= LEAST_SET else None
-
-
-def _bands(value: np.ndarray) -> list[tuple[int, bytes]]:
-    data = value.tobytes()
-    bands = [(at, data[at : at + BAND]) for at in range(0, len(data), BAND)]
-    return [band for band in bands if len(set(band[1])) > 1 or band[1][0] not in (0, 255)]
 
 
 def is_held_out(source: str, fraction: float) -> bool:
