@@ -187,6 +187,7 @@ def summary(numbers: dict) -> str:
             f"{numbers['video_seconds']:.0f} s, {numbers['shots']} shots",
             f"{numbers['windows']} windows, {numbers['films']} films: "
             f"{numbers.get('train', 0)} to train on, {numbers.get('held_out', 0)} held out",
+            *([numbers["lengths"]] if "lengths" in numbers else []),
             *(["rejects, which rejects.html shows:"] if rejects else ["nothing was rejected"]),
             *rejects,
             *([warning] if failed else []),

@@ -19,7 +19,7 @@ from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.data.video.captions import Cuts
 from causalcine_jax.data.video.frames import Clock, read
 from causalcine_jax.data.video.scan import scan
-from causalcine_jax.data.video.windows import windows_of
+from causalcine_jax.data.video.windows import chunks_kept, longest_that_keeps, windows_of
 from causalcine_jax.errors import DataError, UsageError
 
 SIZE = 16, 32
@@ -65,7 +65,7 @@ def test_no_chunk_holds_a_frame_of_another_shot(tmp_path, name):
     clock = Clock.from_row(row["clock"])
     assert clock.searched
     numbers = [int((colour == COLOURS).all(-1).argmax()) for colour in colours]
-    whole, _ = windows_of("film", shots, [True] * len(shots), 2, 3)
+    whole = windows_of("film", shots, [True] * len(shots), 2, 3).whole
     assert whole
     for window in whole:
         seen = colour_of(np.stack(list(read(file, clock, window.ranges, *SIZE))))
@@ -142,7 +142,8 @@ def test_windows_are_whole_chunks_of_following_shots(told, chunks, chunk_frames)
         shots.append((at, at + length))
         at += length + gap
     kept = [good for *_, good in told]
-    whole, short = windows_of("film", shots, kept, chunks, chunk_frames)
+    cut = windows_of("film", shots, kept, chunks, chunk_frames)
+    whole, short = cut.whole, cut.short
     for window in whole + short:
         owners = window.shot_of_chunk()
         assert len(owners) == chunks or window in short
@@ -157,6 +158,39 @@ def test_windows_are_whole_chunks_of_following_shots(told, chunks, chunk_frames)
             if after is not None:  # what is left out is less than a chunk
                 assert after.shot == piece.shot + 1 and after.first == shots[after.shot][0]
                 assert stop - piece.stop < 4 * chunk_frames
-    pieces = [piece for window in whole + short for piece in window.pieces]
+    apart = [window for window in whole + short if not window.overlaps]
+    pieces = [piece for window in apart for piece in window.pieces]
     taken = sorted((piece.first, piece.stop) for piece in pieces)
     assert all(a[1] <= b[0] for a, b in zip(taken, taken[1:]))
+    for window in set(whole) - set(apart):  # ends a run, half of it or more in no other window
+        before = whole[whole.index(window) - 1]
+        assert before.sha256 == window.sha256 and not before.overlaps
+        last = window.pieces[-1]
+        assert shots[last.shot][1] - last.stop < 4 * chunk_frames
+        seen = {frame for first, stop in before.ranges for frame in range(first, stop)}
+        new = [f for first, stop in window.ranges for f in range(first, stop) if f not in seen]
+        assert 2 * len(new) >= window.frames - 8 * chunk_frames
+
+
+@pytest.mark.parametrize(
+    "lengths, ends",
+    [
+        ([9 + 12 * 4], [(0, 45, False)]),  # one chunk is left of five: less than half
+        ([9 + 12 * 5 + 5], [(0, 45, False), (29, 74, True)]),  # two of four, to the very end
+        ([45, 12, 12], [(0, 45, False), (24, 69, True)]),
+        ([45, 10, 45], [(0, 45, False), (45, 91, False)]),
+        ([33, 30], [(0, 45, False)]),
+    ],
+)
+def test_a_run_ends_in_a_window_of_its_last_frames(lengths, ends):
+    edges = [0, *np.cumsum(lengths).tolist()]
+    shots = list(zip(edges[:-1], edges[1:]))
+    cut = windows_of("film", shots, [True] * len(shots), 4, 3)
+    found = [(w.pieces[0].first, w.pieces[-1].stop, w.overlaps) for w in cut.whole]
+    assert found == ends
+
+
+def test_the_length_that_most_runs_fill():
+    runs = {3: 10, 8: 5, 20: 1}  # 30, 40 and 20 chunks
+    assert [chunks_kept(runs, chunks) for chunks in (20, 8, 5, 3, 1)] == [20, 60, 60, 90, 90]
+    assert longest_that_keeps(runs, 0.75) == 3 and longest_that_keeps(runs, 0.6) == 8

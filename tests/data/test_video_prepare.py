@@ -104,6 +104,27 @@ def test_the_store_holds_windows_as_one_causal_pass_encodes_them(model, tmp_path
         assert next(loader)["latents"].shape == (2, 12, 4, 8, 16)
 
 
+def test_a_rest_of_half_a_film_is_in_a_window_that_overlaps(model, tmp_path):
+    folder = films_folder(tmp_path / "videos", 1, shots=(30, 20, 80))
+    made = run(folder, tmp_path / "out", model)
+    rows = (made.stores["train"].path / "films.jsonl").read_text().splitlines()
+    assert ["overlaps" in json.loads(row) for row in rows] == [False, False, True]
+    assert json.loads(rows[2])["shots"][-1]["stop"] == 130 and "lengths" not in made.numbers
+    assert made.numbers["rejects"] == {}
+
+
+def test_a_length_that_would_lose_less_is_named(model, tmp_path):
+    folder = films_folder(tmp_path / "videos", 4, shots=(30, 20))
+    films_folder(folder, 5, shots=(60, 90))
+    made = run(folder, tmp_path / "out", model, latent_frames=33)
+    assert made.numbers["films"] == 1
+    assert made.numbers["lengths"] == (
+        "most runs of shots are shorter than a film of 11 chunks, which fits into 46% of their "
+        "time (most frequent: 3 chunks 4 times, 12 chunks 1 times); --latent-frames 9 (2.1 s) "
+        "would fit into 100%"
+    )
+
+
 def test_every_file_that_is_no_film_is_counted_by_name(model, detector, tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -253,7 +274,7 @@ def test_bad_requests(model, tmp_path):
     films_folder(tmp_path / "videos", 1)
     with pytest.raises(UsageError, match=r"multiple of 3 \(nearest: 9 or 12\)"):
         run(tmp_path / "videos", tmp_path / "out", model, latent_frames=10)
-    with pytest.raises(DataError, match=r"no film is left of .*2 short window|1 short window"):
+    with pytest.raises(DataError, match=r"no film is left of .*1 short window.*; most runs of"):
         run(tmp_path / "videos", tmp_path / "out", model, latent_frames=90)
     with one_writer(tmp_path / "out"), pytest.raises(UsageError, match="is being written by"):
         run(tmp_path / "videos", tmp_path / "out", model)

@@ -115,7 +115,7 @@ def sound_only(path: Path) -> Path:
     return path
 
 
-def films_folder(folder: Path, count: int, *, shots: Sequence[int] = (30, 20, 80)) -> Path:
+def films_folder(folder: Path, count: int, *, shots: Sequence[int] = (30, 20, 70)) -> Path:
     """Writes `count` different videos with HoloCine captions that say where they cut.
 
     Each is enough for two films of 12 latent frames, and a rest. Videos that are there stay: an

@@ -1,7 +1,9 @@
 """The stages that choose: windows of shots, and which of them have captions."""
 
+from collections import Counter
 from collections.abc import Sequence
 
+from causalcine_jax.clock import FPS, first_frame_of_chunk
 from causalcine_jax.data.video.captioner import Captioner, by_command
 from causalcine_jax.data.video.captioner_server import by_server
 from causalcine_jax.data.video.captioning import Film, Video, prompt_reason
@@ -11,8 +13,16 @@ from causalcine_jax.data.video.duplicates import Duplicates
 from causalcine_jax.data.video.filters import shot_reason, video_reason
 from causalcine_jax.data.video.manifest import content_id
 from causalcine_jax.data.video.target import Target
-from causalcine_jax.data.video.windows import Window, windows_of
+from causalcine_jax.data.video.windows import (
+    Window,
+    chunks_kept,
+    longest_that_keeps,
+    windows_of,
+)
 from causalcine_jax.data.video.work import Work
+
+# Parts of the time of all runs of shots: below LITTLE a length that keeps MUCH is named.
+LITTLE, MUCH = 0.5, 0.75
 
 
 def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
@@ -33,12 +43,13 @@ def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
                 work.drop("filters", video.name, reason, **about)
         ranges = [(shot["first"], shot["stop"]) for shot in shots]
         kept = [reason is None for reason in reasons]
-        whole, short = windows_of(video.sha256, ranges, kept, target.chunks, target.chunk_frames)
-        for window in short:
+        cut = windows_of(video.sha256, ranges, kept, target.chunks, target.chunk_frames)
+        work.runs.update(cut.runs)
+        for window in cut.short:
             chunks = len(window.shot_of_chunk())
             words = f"{chunks} chunks follow each other, a film has {target.chunks}"
             work.drop("windows", video.name, ("short window", words), **where(window))
-        for window in whole:
+        for window in cut.whole:
             if len(window.pieces) < filters.least_shots:
                 words = f"{len(window.pieces)} shots, at least {filters.least_shots} are asked"
                 reason = "few shots", words
@@ -49,6 +60,23 @@ def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
             else:
                 films.append(Film(video, window))
     return films
+
+
+def length_advice(runs: Counter[int], target: Target) -> str | None:
+    """Which --latent-frames would lose less, if windows hold less than LITTLE of all `runs`."""
+    total = sum(length * count for length, count in runs.items())
+    kept = chunks_kept(runs, target.chunks)
+    if kept >= LITTLE * total:
+        return None
+    better = longest_that_keeps(runs, MUCH)
+    seconds = first_frame_of_chunk(better, target.chunk_frames) / FPS
+    often = ", ".join(f"{length} chunks {count} times" for length, count in runs.most_common(3))
+    return (
+        f"most runs of shots are shorter than a film of {target.chunks} chunks, which fits into "
+        f"{kept / total:.0%} of their time (most frequent: {often}); --latent-frames "
+        f"{better * target.chunk_frames} ({seconds:.1f} s) would fit into "
+        f"{chunks_kept(runs, better) / total:.0%}"
+    )
 
 
 def captioned(

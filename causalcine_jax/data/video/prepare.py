@@ -25,7 +25,13 @@ from causalcine_jax.data.store_layout import SPEC_FILE, read_spec
 from causalcine_jax.data.video import encode, probe, report, text
 from causalcine_jax.data.video.captioner import CAPTIONER_FAILED
 from causalcine_jax.data.video.captioning import Film
-from causalcine_jax.data.video.choosing import captioned, captioner_of, where, windows
+from causalcine_jax.data.video.choosing import (
+    captioned,
+    captioner_of,
+    length_advice,
+    where,
+    windows,
+)
 from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
@@ -91,6 +97,8 @@ def _prepare(work: Work) -> Prepared:
         "film_seconds": round(sum(film.window.frames for film in films) / FPS, 1),
         "rejects": report.counted(work.rejects),
     }
+    if advice := length_advice(work.runs, target):
+        numbers["lengths"] = advice
     write_rows(out / "rejects.jsonl", work.rejects)
     by_name = {video.name: video for video in videos}
     report.save_rejects(out / "rejects.html", work.rejects, by_name, size)
@@ -98,7 +106,7 @@ def _prepare(work: Work) -> Prepared:
     if not films:
         raise DataError(
             f"no film is left of {config.folder}: {out / 'rejects.html'} says why "
-            f"({report.most(work.rejects)})"
+            f"({report.most(work.rejects)})" + (f"; {advice}" if advice else "")
         )
     check_failed(work, len(films))
     report.save_sheet(out / "contact_sheet.png", films, size)

@@ -47,6 +47,7 @@ class Encoded:
             "licence": film.video.licence or film.captions.licence,
             "global": film.captions.whole,
             "shots": shots,
+            **({"overlaps": True} if film.window.overlaps else {}),
         }
 
 

@@ -7,14 +7,18 @@ A window's first chunk has 9 frames, later ones 12. The frames of a shot that fi
 are left out at its end, and the pieces joined. The joined frames go through the causal VAE in one
 pass, so a chunk holds frames of one shot only, and the decoder's past is the window's own.
 A shot that is longer than what a window has left goes on in the next window.
+
+    a run of shots      |------ window ------|------ window ------|-- rest --|
+                                                   |----- the last window ----|
+
+What is left at a run's end gets a window that ends there, if it is at least half of one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from causalcine_jax.clock import first_frame_of_chunk
-from causalcine_jax.data.video.manifest import Row, content_id
+from causalcine_jax.data.video.manifest import content_id
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Window:
-    """One film of the store: pieces of following shots of one video."""
+    """One film of the store: pieces of following shots of one video.
+
+    overlaps  whether its beginning is also the end of the window before it
+    """
 
     sha256: str
     pieces: tuple[Piece, ...]
+    overlaps: bool = False
 
     @property
     def id(self) -> str:
@@ -49,18 +57,28 @@ class Window:
     def shot_of_chunk(self) -> list[int]:
         return [number for number, piece in enumerate(self.pieces) for _ in range(piece.chunks)]
 
-    def to_row(self) -> Row:
-        pieces: list[dict[str, Any]] = [vars(piece) for piece in self.pieces]
-        return {"id": self.id, "sha256": self.sha256, "pieces": pieces}
+
+@dataclass(frozen=True)
+class Cut:
+    """A video's shots, cut into windows.
+
+    whole  the windows, in order
+    short  what is left of runs and is in no window
+    runs   chunks of every run of shots that may be joined
+    """
+
+    whole: tuple[Window, ...]
+    short: tuple[Window, ...]
+    runs: tuple[int, ...]
 
 
 def windows_of(
     sha256: str,
-    shots: list[tuple[int, int]],
+    shots: Sequence[tuple[int, int]],
     kept: Iterable[bool],
     chunks: int,
     chunk_frames: int,
-) -> tuple[list[Window], list[Window]]:
+) -> Cut:
     """Cuts a video's shots into windows.
 
     Args:
@@ -69,39 +87,74 @@ def windows_of(
       kept: whether each may be used; a shot that may not ends the run.
       chunks: of a window.
       chunk_frames: latent frames of a chunk.
-
-    Returns:
-      The whole windows, and those that a run's end left too short.
     """
     whole: list[Window] = []
     short: list[Window] = []
-    pieces: list[Piece] = []
-    have = 0
-
-    def close(into: list[Window]) -> None:
-        nonlocal pieces, have
-        if pieces:
-            into.append(Window(sha256, tuple(pieces)))
-        pieces, have = [], 0
-
-    for number, ((first, stop), good) in enumerate(zip(shots, kept, strict=True)):
-        if not good:
-            close(short)
+    runs: list[int] = []
+    for run in _runs(shots, kept, chunks, chunk_frames):
+        pieces = [Window(sha256, tuple(window)) for window in run]
+        runs.append(sum(len(window.shot_of_chunk()) for window in pieces))
+        rest = pieces.pop() if runs[-1] % chunks else None
+        whole += pieces
+        if rest is None:
             continue
+        last = None
+        if pieces and 2 * (runs[-1] % chunks) >= chunks:
+            last = _ending_with(run, shots, chunks, chunk_frames)
+        if last is None:
+            short.append(rest)
+        else:
+            whole.append(Window(sha256, last, overlaps=True))
+    return Cut(tuple(whole), tuple(short), tuple(runs))
+
+
+def _runs(
+    shots: Sequence[tuple[int, int]], kept: Iterable[bool], chunks: int, chunk_frames: int
+) -> Iterator[list[list[Piece]]]:
+    """Yields every run of shots that may be joined, as the pieces of windows; the last is short."""
+    windows: list[list[Piece]] = []
+    have = chunks  # of the last window
+    for number, ((first, stop), good) in enumerate(zip(shots, kept, strict=True)):
         began = first
-        while True:
+        while good:
+            if have == chunks:
+                windows.append([])
+                have = 0
             taken = min(chunks - have, _chunks_in(stop - first, have, chunk_frames))
             if taken == 0:
                 break
             length = _frames_of(taken, have, chunk_frames)
-            pieces.append(Piece(number, first, first + length, taken))
+            windows[-1].append(Piece(number, first, first + length, taken))
             first, have = first + length, have + taken
-            if have == chunks:
-                close(whole)
-        if first == began:  # shorter than a chunk: what follows it does not follow what was before
-            close(short)
-    close(short)
-    return whole, short
+        if first == began:  # not kept, or shorter than a chunk: the next does not follow the last
+            if whole := list(filter(None, windows)):
+                yield whole
+            windows, have = [], chunks
+    if whole := list(filter(None, windows)):
+        yield whole
+
+
+def _ending_with(
+    run: Sequence[Sequence[Piece]],
+    shots: Sequence[tuple[int, int]],
+    chunks: int,
+    chunk_frames: int,
+) -> tuple[Piece, ...] | None:
+    """The pieces of a window that ends with the run; None where its shots are too short."""
+    pieces: list[Piece] = []
+    missing = chunks
+    for number in range(run[-1][-1].shot, run[0][0].shot - 1, -1):
+        first, stop = shots[number]
+        if _chunks_in(stop - first, 0, chunk_frames) >= missing:
+            length = _frames_of(missing, 0, chunk_frames)
+            return Piece(number, stop - length, stop, missing), *reversed(pieces)
+        taken = _chunks_in(stop - first, 1, chunk_frames)
+        if taken == 0:
+            return None
+        missing -= taken
+        length = _frames_of(taken, 1, chunk_frames)
+        pieces.append(Piece(number, first, first + length, taken))
+    return None
 
 
 def _frames_of(taken: int, have: int, chunk_frames: int) -> int:
@@ -117,3 +170,19 @@ def _chunks_in(frames: int, have: int, chunk_frames: int) -> int:
     while _frames_of(taken + 1, have, chunk_frames) <= frames:
         taken += 1
     return taken
+
+
+def chunks_kept(runs: Mapping[int, int], chunks: int) -> int:
+    """Chunks of runs that windows of `chunks` hold. `runs`: how often each length occurs."""
+    kept = 0
+    for length, count in runs.items():
+        rest = length % chunks
+        kept += count * (length - (rest if length < chunks or 2 * rest < chunks else 0))
+    return kept
+
+
+def longest_that_keeps(runs: Mapping[int, int], share: float) -> int:
+    """The most chunks of a window with which windows hold this share of all runs."""
+    of_all = share * sum(length * count for length, count in runs.items())
+    lengths = range(max(runs), 1, -1)
+    return next((chunks for chunks in lengths if chunks_kept(runs, chunks) >= of_all), 1)

@@ -1,6 +1,7 @@
-"""What every stage of `causalcine prepare` shares: the request, its rows on disk, its rejects."""
+"""What every stage of `causalcine prepare` shares: the request, its rows on disk, its counts."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ PAID = ("captions",)  # stages whose rows may have cost money
 
 @dataclass(frozen=True)
 class Work:
-    """One run. Stages append to `rejects`."""
+    """One run. Stages append to `rejects`, and count the lengths of `runs` of shots, in chunks."""
 
     config: PrepareConfig
     progress: bool = True
     rejects: list[Row] = field(default_factory=list)
+    runs: Counter[int] = field(default_factory=Counter)
 
     def manifest(self, stage: str) -> Manifest:
         file = self.config.out / "work" / f"{stage}.jsonl"
