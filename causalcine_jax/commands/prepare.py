@@ -181,12 +181,14 @@ def summary(numbers: dict) -> str:
         f"WARNING: the captioner failed for {failed} of {numbers['windows']} windows, which are "
         "left out: rejects.html says why, and the same command asks again"
     )
+    bars = numbers["black_bars"]
     return "\n".join(
         [
             f"{numbers['videos']} videos of {numbers['files']} files, "
             f"{numbers['video_seconds']:.0f} s, {numbers['shots']} shots",
             f"{numbers['windows']} windows, {numbers['films']} films: "
             f"{numbers.get('train', 0)} to train on, {numbers.get('held_out', 0)} held out",
+            *([f"{bars} videos have black bars, which are cut off"] if bars else []),
             *([numbers["lengths"]] if "lengths" in numbers else []),
             *(["rejects, which rejects.html shows:"] if rejects else ["nothing was rejected"]),
             *rejects,

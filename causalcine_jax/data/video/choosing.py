@@ -32,7 +32,8 @@ def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
     names = {video.sha256: video.name for video in videos}
     for video in videos:
         shots = video.scan["shots"]
-        reason = video_reason(video.row, target.height, target.width, filters)
+        inside = video.clock.picture
+        reason = video_reason(video.row, inside, target.height, target.width, filters)
         if reason:
             work.drop("filters", video.name, reason)
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.data.video.bars import Part
 from causalcine_jax.data.video.manifest import Row, content_id
 from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
 from causalcine_jax.utils.plain_data import read_plain
@@ -67,19 +68,29 @@ class Filters:
         return cls(**data)
 
 
-def video_reason(video: Row, height: int, width: int, filters: Filters) -> Reason | None:
-    """Why no shot of a video can be used, if so. `video` is a row of probe.py."""
-    shape = width / height
-    rows = min(video["height"], video["width"] / shape)
-    kept = rows * rows * shape / (video["height"] * video["width"])
+def video_reason(
+    video: Row, picture: Part, height: int, width: int, filters: Filters
+) -> Reason | None:
+    """Why no shot of a video can be used, if so.
+
+    Args:
+      video: a row of probe.py.
+      picture: the part of its frames that is inside of black bars.
+      height, width: of the model's films.
+    """
+    left, top, right, bottom = picture
+    columns, lines = (right - left) * video["width"], (bottom - top) * video["height"]
+    size, shape = f"{columns:.0f}x{lines:.0f}", width / height
+    rows = min(lines, columns / shape)
+    kept = rows * rows * shape / (lines * columns)
     if kept < filters.least_seen:
         return "shape", (
-            f"{video['width']}x{video['height']}: the model's shape shows {kept:.0%} of it, "
+            f"{size}: the model's shape shows {kept:.0%} of it, "
             f"at least {filters.least_seen:.0%} is asked for"
         )
     if rows < filters.least_size * height:
         return "small", (
-            f"{video['width']}x{video['height']}: {rows:.0f} rows are left for the model's "
+            f"{size}: {rows:.0f} rows are left for the model's "
             f"{height}, at least {filters.least_size * height:.0f} are asked for"
         )
     return None

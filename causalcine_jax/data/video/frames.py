@@ -6,7 +6,7 @@ Frames are read one after another and few are held: a film's frames at full size
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from causalcine_jax.clock import FPS
+from causalcine_jax.data.video.bars import WHOLE, Part
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.clip import Stored, at_rate, fitted, sideways, stored, upright
+from causalcine_jax.render.clip import Frame, Stored, at_rate, fitted, sideways, stored, upright
 from causalcine_jax.render.colour import ToRGB
 
 LONGEST_FRAME = 600  # seconds of one frame; a longer one comes from a damaged file
@@ -26,21 +27,25 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True)
 class Clock:
-    """How a video's frames are found.
+    """How a video's frames are found, and which part of each is shown.
 
     start     the file's own time of the first frame, in seconds
     searched  whether every frame has a time, so that reading may begin at a keyframe
+    picture   the part inside of black bars
     """
 
     start: Fraction
     searched: bool
+    picture: Part = WHOLE
 
     def to_row(self) -> dict[str, Any]:
-        return {"start": str(self.start), "searched": self.searched}
+        bars = {} if self.picture == WHOLE else {"picture": list(self.picture)}
+        return {"start": str(self.start), "searched": self.searched, **bars}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Clock":
-        return cls(Fraction(row["start"]), row["searched"])
+        left, top, right, bottom = row.get("picture", WHOLE)
+        return cls(Fraction(row["start"]), row["searched"], (left, top, right, bottom))
 
 
 def tick(time: Fraction) -> int:
@@ -77,7 +82,7 @@ def read(
 ) -> Iterator[Picture]:
     """Yields the frames of ascending `ranges` [first, stop) of the model's clock, one by one.
 
-    Each is cut around its centre to the shape of `height` x `width`, then resized.
+    Each is cut around the centre of its picture to the shape of `height` x `width`, then resized.
 
     Raises:
       DataError: the file is damaged, or ends before they do.
@@ -94,9 +99,18 @@ def read(
         if index < following:
             continue
         if made is None or made[0] is not frame:
-            made = frame, fitted(upright(frame, to_rgb), height, width)
+            made = frame, fitted(_inside(upright(frame, to_rgb), clock.picture), height, width)
         yield made[1]
         following = next(wanted, None)
         if following is None:
             return
     raise DataError(f"{file} ends before frame {following} of {FPS} per second: was it changed?")
+
+
+def _inside(frame: Frame, part: Part) -> Frame:
+    if part == WHOLE:
+        return frame
+    width, height = frame.image.size
+    left, top, right, bottom = part
+    box = round(left * width), round(top * height), round(right * width), round(bottom * height)
+    return replace(frame, image=frame.image.crop(box))

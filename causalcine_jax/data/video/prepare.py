@@ -23,6 +23,7 @@ from causalcine_jax.clock import FPS
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import SPEC_FILE, read_spec
 from causalcine_jax.data.video import encode, probe, report, text
+from causalcine_jax.data.video.bars import WHOLE
 from causalcine_jax.data.video.captioner import CAPTIONER_FAILED
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.choosing import (
@@ -91,6 +92,7 @@ def _prepare(work: Work) -> Prepared:
         "files": len(files),
         "videos": len(videos),
         "video_seconds": round(sum(video.scan["frames"] for video in videos) / FPS, 1),
+        "black_bars": sum(video.clock.picture != WHOLE for video in videos),
         "shots": sum(len(video.scan["shots"]) for video in videos),
         "windows": len(chosen),
         "films": len(films),
@@ -167,7 +169,9 @@ def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]
 
 
 def _latents_file(out: Path, film: Film, target: Target) -> Path:
-    name = content_id("latents", film.window.id, target.vae_hash, target.height, target.width)
+    inside = film.video.clock.picture
+    seen = target.height, target.width, *([] if inside == WHOLE else [inside])
+    name = content_id("latents", film.window.id, target.vae_hash, *seen)
     return out / "work" / "latents" / name[:2] / f"{name}.npy"
 
 

@@ -2,6 +2,7 @@
 
     stored frames -> small pictures -> a shot detector, which finds ranges of stored frames
                                     -> brightness, motion and a perceptual hash of every frame
+    some frames, whole -> black bars around the picture
 
 Shots are found at the video's own rate, at which detectors were trained. Their ends are then the
 first frames of the model's clock that show the next shot, so no frame of a shot shows another one.
@@ -11,17 +12,20 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from causalcine_jax.data.video.bars import Brightest, area
 from causalcine_jax.data.video.captions import Cuts
 from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tick
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.data.video.shots import Shot, ShotDetector
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.clip import stored
+from causalcine_jax.render.clip import Stored, stored, upright
+from causalcine_jax.render.colour import ToRGB
 
 SIZE = (48, 27)  # of the pictures: width, height, as TransNetV2 takes them
 SIZES = {"scenedetect": (256, 144)}  # of detectors that ask for more
@@ -29,7 +33,7 @@ MOTION = Fraction(1, 4)  # seconds between two frames whose difference is a shot
 HASH_SIDE = 16
 HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
 HASHED = (0.25, 0.5, 0.75)  # of a shot
-VERSION = 1  # of the rows; raise it when their meaning changes
+VERSION = 2  # of the rows; raise it when their meaning changes
 
 
 def scan(
@@ -41,7 +45,8 @@ def scan(
     """A video's row: "frames" on the model's clock, "count" of stored ones, "clock", and "shots".
 
     A shot is {"first", "stop", "luma", "motion", "hashes"}: a range of frames on the model's clock;
-    mean brightness and mean change in a quarter of a second, in grey levels; perceptual hashes.
+    mean brightness and mean change in a quarter of a second, in grey levels, of the picture inside
+    of black bars; perceptual hashes.
 
     Args:
       file: the video.
@@ -63,11 +68,12 @@ def scan(
     if not len(seen.luma):
         raise DataError(f"{file} has no frames")
     assert seen.clock is not None
+    picture = seen.brightest.picture()
     return {
         "frames": seen.ticks[-1],
         "count": len(seen.luma),
-        "clock": Clock(seen.clock, seen.searched).to_row(),
-        "shots": [seen.shot(shot) for shot in shots],
+        "clock": Clock(seen.clock, seen.searched, picture).to_row(),
+        "shots": [seen.shot(shot, area(picture)) for shot in shots],
     }
 
 
@@ -81,11 +87,13 @@ class _Seen:
         self.seconds = array("d")
         self.luma = array("f")
         self.motion = array("f")
+        self.brightest = Brightest()
         self._hashes = bytearray()
 
     def watch(self, file: Path, size: tuple[int, int]) -> Iterator[Picture]:
         recent: deque[tuple[Fraction, np.ndarray]] = deque()
         to_picture, before, end = small(size), Fraction(-1), Fraction(0)
+        to_rgb = ToRGB()
         for frame in checked(file, stored(file)):
             picture = to_picture(frame)
             grey = picture.astype(np.float32).mean(-1)
@@ -99,6 +107,7 @@ class _Seen:
             self.luma.append(grey.mean())
             self.motion.append(np.abs(grey - recent[0][1]).mean())
             self._hashes += _hash(grey)
+            self.brightest.see(frame.start, partial(_whole, frame, to_rgb))
             before, end = frame.start, max(end, frame.end)
             yield picture
         self.ticks.append(tick(end))
@@ -117,7 +126,8 @@ class _Seen:
         edges = sorted({0, count, *(int(start) for start in starts if 0 < start < count)})
         return [Shot(a, b) for a, b in zip(edges[:-1], edges[1:])]
 
-    def shot(self, shot: Shot) -> Row:
+    def shot(self, shot: Shot, seen: float) -> Row:
+        """A shot's row; `seen` is the part of the pictures that is not in bars."""
         a, b = shot.start, shot.end
         # A frame is compared with one of a quarter of a second ago: is that of this shot?
         settled = [
@@ -127,10 +137,16 @@ class _Seen:
         return {
             "first": self.ticks[a],
             "stop": self.ticks[b],
-            "luma": round(float(np.mean(self.luma[a:b])), 3),
-            "motion": round(float(np.mean([self.motion[n] for n in settled])), 3) if settled else 0,
+            "luma": round(float(np.mean(self.luma[a:b])) / seen, 3),
+            "motion": round(float(np.mean([self.motion[n] for n in settled])) / seen, 3)
+            if settled
+            else 0,
             "hashes": [self._hashes[HASH_BYTES * n : HASH_BYTES * (n + 1)].hex() for n in at],
         }
+
+
+def _whole(frame: Stored, to_rgb: ToRGB) -> np.ndarray:
+    return np.asarray(upright(frame, to_rgb).image)
 
 
 def _hash(grey: np.ndarray) -> bytes:

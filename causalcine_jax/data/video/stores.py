@@ -16,6 +16,7 @@ from causalcine_jax.data.encode import tokenizer_hash
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.store_layout import SPEC_FILE, StoreSpec, partial_path, read_spec
+from causalcine_jax.data.video.bars import WHOLE
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.manifest import Row, content_id, write_rows
 from causalcine_jax.data.video.target import Target
@@ -34,7 +35,7 @@ class Encoded:
     @property
     def row(self) -> Row:
         """Where the film comes from, and what it shows, for films.jsonl."""
-        film = self.film
+        film, picture = self.film, self.film.video.clock.picture
         shots = [
             {"first": piece.first, "stop": piece.stop, "caption": caption}
             for piece, caption in zip(film.window.pieces, film.captions.shots, strict=True)
@@ -48,6 +49,7 @@ class Encoded:
             "global": film.captions.whole,
             "shots": shots,
             **({"overlaps": True} if film.window.overlaps else {}),
+            **({"picture": picture} if picture != WHOLE else {}),
         }
 
 
