@@ -75,7 +75,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--workers",
         type=whole_number,
         default=1,
-        help="processes that read videos and, on a CPU, encode them (default 1)",
+        help="processes that read videos and, on a CPU, encode them; on accelerators, threads "
+        "that read for them (default 1)",
     )
     parser.add_argument(
         "--text-len", type=whole_number, help="token ids per shot (default: the model's)"

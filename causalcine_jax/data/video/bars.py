@@ -57,7 +57,7 @@ def picture_of(brightest: UInt8[np.ndarray, "h w"]) -> Part:
     # A row's bars are looked for in the picture alone: rows of bars would count as dark edges.
     left, right = _bars(brightest[top : height - bottom].T, height)
     part = left / width, top / height, 1 - right / width, 1 - bottom / height
-    return tuple(round(x, 6) for x in part)  # type: ignore[return-value]
+    return tuple(round(x, 6) for x in part)
 
 
 def area(part: Part) -> float:

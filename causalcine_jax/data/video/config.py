@@ -29,7 +29,7 @@ class PrepareConfig:
     captioner_url     a server that writes captions, and
     captioner_model   the model that it is asked for
     held_out          fraction of the sources whose films are held out
-    workers           processes that read and, on a CPU, encode
+    workers           processes that read and, on a CPU, encode; threads that read for accelerators
     text_len          token ids per shot; None is the model's own
     overwrite         whether a store of other settings may be replaced
     licence           of videos for which no file names one

@@ -40,7 +40,14 @@ def each(
     waiting, lost = iter(tasks), []
     while more := (yield from _until_a_crash(function, waiting, min(workers, len(tasks)))):
         lost += more
-    for task in lost:
+    yield from alone(function, lost)
+
+
+def alone(
+    function: Callable[[Task], Result], tasks: Sequence[Task]
+) -> Iterator[tuple[Task, Result | Reason]]:
+    """As `each`, every task in a process of its own."""
+    for task in tasks:
         with _Pool(1) as pool:
             try:
                 with children_without_ctrl_c():

@@ -36,7 +36,7 @@ from causalcine_jax.data.video.choosing import (
 from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
-from causalcine_jax.data.video.pool import each
+from causalcine_jax.data.video.pool import alone, each
 from causalcine_jax.data.video.reading import detector_of, probed, scanned
 from causalcine_jax.data.video.stores import Encoded, check_stores, put_store, remove_store, spec_of
 from causalcine_jax.data.video.target import Target, check_settings, settings, target_of
@@ -151,21 +151,43 @@ def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]
         )
         for one in missing
     ]
-    workers = config.workers if jax.default_backend() == "cpu" else 1
+    # Accelerators belong to one process, so there threads read.
+    workers, readers = (
+        (config.workers, 1) if jax.default_backend() == "cpu" else (1, config.workers)
+    )
     encoding = encode.Encoding(config.model, target.height, target.width)
-    tasks = encode.tasks(to_encode, encoding, by_video=workers > 1)
-    reasons: dict[Path, Reason] = {}
-    done = len(films) - len(missing)
+    reasons = _crashing(to_encode, encoding)
+    to_encode = [window for window in to_encode if window.file not in reasons]
+    tasks = encode.tasks(to_encode, encoding, readers=readers, by_video=workers > 1)
+    done = len(films) - len(to_encode)
     with work.bar(len(films), "window", "encode", done) as bar:
         for task, found in each(encode.encode, list(tasks), workers):
             bar.update(len(task.windows))
-            each_one = [found] * len(task.windows) if isinstance(found, tuple) else found
-            pairs = zip(task.windows, each_one, strict=True)
-            reasons |= {window.file: reason for window, reason in pairs if reason}
+            reasons |= _reasons(task, found)
     for one in missing:
         if reason := reasons.get(one.latents):
             work.drop("encode", one.film.video.name, reason, **where(one.film.window))
     return [one for one in encoded if one.latents not in reasons]
+
+
+def _crashing(
+    windows: Sequence[encode.WindowToEncode], encoding: encode.Encoding
+) -> dict[Path, Reason]:
+    """Those windows that cannot be read, of the ones that a run was reading when it ended.
+
+    Each is read in a process of its own: it may have ended that run.
+    """
+    suspects = [encode.Task((one,), encoding) for one in windows if one.mark.exists()]
+    reasons: dict[Path, Reason] = {}
+    for task, found in alone(encode.check, suspects):
+        reasons |= _reasons(task, found)
+    return reasons
+
+
+def _reasons(task: encode.Task, found: list[Reason | None] | Reason) -> dict[Path, Reason]:
+    each_one = [found] * len(task.windows) if isinstance(found, tuple) else found
+    pairs = zip(task.windows, each_one, strict=True)
+    return {window.file: reason for window, reason in pairs if reason}
 
 
 def _latents_file(out: Path, film: Film, target: Target) -> Path:
