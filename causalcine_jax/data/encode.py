@@ -213,8 +213,16 @@ def _pieces(x: Array, length: int) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0], -1, length, *x.shape[2:]), 1, 0)
 
 
+def encoding_dtype() -> Any:
+    """Of the VAE that encodes: bfloat16 on accelerators, which is faster there, else float32."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
 def vae_hash(vae: VAE) -> str:
-    """Returns a hash of all that latents depend on: the encoder, mean and std; not the decoder."""
+    """Returns a hash of all that latents depend on: the encoder, mean and std; not the decoder.
+
+    `vae` is in float32, whatever dtype encodes.
+    """
     digest = hashlib.sha256(repr((vae.cfg.mean, vae.cfg.std)).encode())
     for path, leaf in jax.tree.leaves_with_path((vae.encoder, vae.conv1)):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())

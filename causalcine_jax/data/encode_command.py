@@ -11,9 +11,16 @@ import queue
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.find import holds
-from causalcine_jax.data.encode import StoryWorldFilms, encode_films, storyworld_spec
+from causalcine_jax.data.encode import (
+    StoryWorldFilms,
+    encode_films,
+    encoding_dtype,
+    storyworld_spec,
+)
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
@@ -67,10 +74,12 @@ class _Task:
 
     def __init__(self, config: EncodeConfig):
         self.batch = config.batch
-        self.vae = load_vae(config.model)
+        vae = load_vae(config.model)
+        dtype = encoding_dtype()
+        self.vae = vae if dtype == jnp.float32 else load_vae(config.model, dtype)
         self.tokenizer = tokenizer_of(config.model)
         self.source = StoryWorldFilms(WORLDS[config.world](), config.seed)
-        spec = storyworld_spec(self.source, config.films, self.vae, self.tokenizer, config.text_len)
+        spec = storyworld_spec(self.source, config.films, vae, self.tokenizer, config.text_len)
         self.writer = LatentStoreWriter(
             config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard)
         )

@@ -5,11 +5,16 @@ import threading
 from fractions import Fraction
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_models import tiny_folder
 from video_files import films_folder, shot_pictures, write_video
 
+from causalcine_jax.convert import load_vae
+from causalcine_jax.data import encode_command
+from causalcine_jax.data.encode import vae_hash
+from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.video import encode, prepare
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.encode import Encoding, Task, WindowToEncode
@@ -75,6 +80,32 @@ def test_few_windows_are_in_memory(model, video, tmp_path, monkeypatch):
     told = [one for one in windows(video, tmp_path, 24) if one.ranges[0][0] < 100]
     encode.encode(Task(tuple(told[:12]), Encoding(model, 16, 32), 3))
     assert done == 12 and 1 < most <= 4
+
+
+def test_accelerators_encode_in_bfloat16_and_training_knows_the_vae(tmp_path, monkeypatch):
+    model = tiny_folder(tmp_path / "tiny")  # no other test's: VAEs are kept
+    folder = films_folder(tmp_path / "videos", 1)
+
+    def store(name):
+        config = PrepareConfig(
+            folder, tmp_path / name, model, latent_frames=12, detector="captions", held_out=0
+        )
+        return prepare.prepare(config, progress=False).stores["train"]
+
+    exact = store("cpu")
+    for module in (encode, encode_command):
+        monkeypatch.setattr(module, "encoding_dtype", lambda: jnp.bfloat16)
+    encode._vae_of_each_device.cache_clear()
+    rounded = store("accelerator")
+    encode._vae_of_each_device.cache_clear()
+    assert exact.spec.vae == rounded.spec.vae == vae_hash(load_vae(model))
+    latents = exact[0]["latents"].astype(np.float32)
+    error = np.abs(latents - rounded[0]["latents"])
+    assert 0 < error.mean() < 0.02 * latents.std()
+
+    task = encode_command._Task(EncodeConfig(model, tmp_path / "world", films=1))
+    assert task.writer.spec.vae == exact.spec.vae
+    assert task.vae.encoder.conv1.weight[...].dtype == jnp.bfloat16
 
 
 def _ends(task: Task):

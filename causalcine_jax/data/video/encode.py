@@ -11,18 +11,19 @@ import contextlib
 import functools
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
 from causalcine_jax.convert import load_vae
-from causalcine_jax.data.encode import paint_and_encode
+from causalcine_jax.data.encode import encoding_dtype, paint_and_encode
 from causalcine_jax.data.latent_writer import as_float16
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock, read
@@ -69,13 +70,15 @@ class Task:
 
 @functools.lru_cache(1)
 def model_vae(model: Path) -> VAE:
-    """The VAE of a model folder, loaded once per process."""
+    """The VAE of a model folder in float32, loaded once per process."""
     return load_vae(model)
 
 
 @functools.lru_cache(1)
 def _vae_of_each_device(model: Path) -> tuple[VAE, ...]:
-    return tuple(jax.device_put(model_vae(model), device) for device in jax.local_devices())
+    dtype = encoding_dtype()
+    vae = model_vae(model) if dtype == jnp.float32 else load_vae(model, dtype)
+    return tuple(jax.device_put(vae, device) for device in jax.local_devices())
 
 
 def _pixels(frames):
@@ -114,7 +117,7 @@ def check(task: Task) -> list[Reason | None]:
     return [frames if isinstance(frames, tuple) else None for frames in found]
 
 
-def _read_ahead(task: Task) -> Iterator[tuple[WindowToEncode, Frames | Reason]]:
+def _read_ahead(task: Task) -> Generator[tuple[WindowToEncode, Frames | Reason], None, None]:
     """Yields the windows in order, each with its frames or why it has none.
 
     At most `task.readers` other windows are in memory, read or being read.
