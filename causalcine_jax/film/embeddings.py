@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from causalcine_jax.convert import weights_hash
 from causalcine_jax.convert.find import find_part
-from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.errors import DataError, UsageError, one_line, raise_faults
 from causalcine_jax.models.text.tokenizer import clean
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
@@ -66,14 +66,17 @@ class PromptEmbeddings:
                     raise DataError(
                         f"{path} holds no prompt embeddings (its header lacks the schema {SCHEMA})"
                     )
-                rows = {
-                    prompt: opened.get_tensor(str(i))
-                    for i, prompt in enumerate(json.loads(header["prompts"]))
-                }
+                prompts = json.loads(header["prompts"])
+                if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
+                    raise ValueError("its prompts are no list of texts")
+                rows = {prompt: opened.get_tensor(str(i)) for i, prompt in enumerate(prompts)}
+                if any(row.ndim != 2 for row in rows.values()):
+                    raise ValueError("an embedding is no table of tokens and numbers")
                 return cls(header["encoder_sha256"], rows, path)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
             raise DataError(
-                f"{path} is damaged or incomplete ({error}): make it again with --embed-only"
+                f"{path} is damaged or incomplete ({one_line(error)}): "
+                "make it again with --embed-only"
             ) from error
 
     def save(self, path: str | Path) -> None:
@@ -86,8 +89,8 @@ class PromptEmbeddings:
         with atomic_file(path) as partial:
             safetensors.numpy.save_file(tensors, partial, header)
 
-    def check(self, prompts: Iterable[tuple[str, str]], text_len: int) -> None:
-        """`UsageError` naming every prompt that is missing or too long.
+    def check(self, prompts: Iterable[tuple[str, str]], text_len: int, text_dim: int) -> None:
+        """`UsageError` naming every prompt that is missing, too long or of another encoder.
 
         prompts  (where it occurs, its text)
         """
@@ -101,6 +104,11 @@ class PromptEmbeddings:
             elif len(row) > text_len:
                 count = f"{len(row)} tokens, the model reads at most {text_len}"
                 faults.append(f"{where}: the prompt has {count}")
+            elif row.shape[1] != text_dim:
+                faults.append(
+                    f"{where}: a token has {row.shape[1]} numbers in {self.path}, and {text_dim} "
+                    "for this model: make the file again with --embed-only"
+                )
         raise_faults("prompt embeddings", faults)
 
     def padded(self, prompt: str, text_len: int) -> Float[np.ndarray, "1 t c"]:

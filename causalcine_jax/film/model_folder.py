@@ -111,7 +111,7 @@ class Model:
         """
         text_len = self.transformer.config.text_len
         if self.embeddings is not None:
-            self.embeddings.check(prompts, text_len)
+            self.embeddings.check(prompts, text_len, self.transformer.config.text_dim)
         else:
             assert self.tokenizer is not None
             check_prompts(prompts, self.tokenizer, text_len, story)

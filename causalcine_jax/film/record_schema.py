@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, MemoryConfig
-from causalcine_jax.errors import nearest, raise_faults, shown
+from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
 from causalcine_jax.story_schema import LARGEST_SIDE
 
 if typing.TYPE_CHECKING:  # importing it imports jax, which can wait until there is a film.json
@@ -93,15 +93,18 @@ class FilmRecord:
 
     @classmethod
     def from_dict(
-        cls, data: dict[str, Any], what: str = "film.json", needed: tuple[str, ...] = ()
+        cls, data: Any, what: str = "film.json", needed: tuple[str, ...] = ()
     ) -> "FilmRecord":
         """The record in plain data; what is not read (timings, retrieved, ...) is left out.
 
         Raises:
-          UsageError: lists every field that is missing or of another type, and unknown settings.
+          UsageError: `data` is no mapping. Or lists every field that is missing or of another type,
+            and unknown settings.
         """
         from causalcine_jax.diffusion.solvers import SamplerConfig
 
+        if not isinstance(data, dict):
+            raise UsageError(f"{what}: the record must be a mapping, not {shown(data)}")
         lacking = [f"this film.json lacks '{key}'" for key in needed if key not in data]
         raise_faults(what, lacking + type_faults(data))
         kinds = {"sampler": SamplerConfig, "memory": MemoryConfig}

@@ -26,6 +26,7 @@ from causalcine_jax.film_folder.record import FramesHash
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import ShotChanged
+from causalcine_jax.serve.session_file import is_session
 from causalcine_jax.serve.shot_queue import longer
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import append_line, atomic_file, write_text
@@ -97,8 +98,8 @@ class Project:
         session_id, _, secret = token.partition("-")
         folder = root / session_id
         known = SESSION_ID.fullmatch(session_id) and (folder / "session.json").is_file()
-        told = read_plain(folder / "session.json") if known else {"secret_sha256": ""}
-        if not hmac.compare_digest(told["secret_sha256"], _hash(secret)):
+        told = read_plain(folder / "session.json") if known else None
+        if not is_session(told) or not hmac.compare_digest(told["secret_sha256"], _hash(secret)):
             raise Refused("bad_token", "no session has this resume token", "resume_token")
         project = cls(folder, session_id, told)
         for file in sorted(folder.glob("takes/*/take.json")):

@@ -123,6 +123,27 @@ def test_files_that_hold_no_embeddings_are_named(tmp_path):
         PromptEmbeddings.load(tmp_path / "torn")
 
 
+@pytest.mark.parametrize("prompts", ["5", "null", '[["a"]]', "[" * 100_000])
+def test_prompts_that_are_no_list_of_texts_are_named(prompts, tmp_path):
+    header = {"schema": embeddings.SCHEMA, "encoder_sha256": "0", "prompts": prompts}
+    save_file({"0": np.zeros((1, 4), np.float32)}, tmp_path / "edited", header)
+    with pytest.raises(DataError, match="edited is damaged or incomplete") as refused:
+        PromptEmbeddings.load(tmp_path / "edited")
+    assert len(str(refused.value)) < 500
+
+
+def test_embeddings_of_another_shape_are_named(tmp_path):
+    header = {"schema": embeddings.SCHEMA, "encoder_sha256": "0", "prompts": '["a"]'}
+    save_file({"0": np.zeros(4, np.float32)}, tmp_path / "flat", header)
+    with pytest.raises(DataError, match="an embedding is no table"):
+        PromptEmbeddings.load(tmp_path / "flat")
+    PromptEmbeddings("0", {"a": np.zeros((1, 4), np.float32)}).save(tmp_path / "narrow")
+    known = PromptEmbeddings.load(tmp_path / "narrow")
+    known.check([("shot 's1'", "a")], text_len=8, text_dim=4)
+    with pytest.raises(UsageError, match=r"shot 's1': a token has 4 numbers in .*, and 16 for"):
+        known.check([("shot 's1'", "a")], text_len=8, text_dim=16)
+
+
 def test_nothing_compiles_anew_for_a_prompt_of_another_length(model):
     moves = (embeddings.encode, state.text_context, rollout.denoise, rollout.commit)
     captions = (

@@ -224,3 +224,14 @@ def test_a_film_that_cannot_be_begun_does_not_ask_to_be_resumed(folder, tmp_path
         with pytest.raises(DataError, match="full"):
             generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
     check_no_unfinished_film(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["x", 5, [], [1]])
+def test_a_record_that_is_no_mapping_is_refused_in_one_line(wrong, tmp_path):
+    with pytest.raises(UsageError, match=r"film\.json: the record must be a mapping, not "):
+        FilmRecord.from_dict(wrong, needed=("story",))
+    save_request(tmp_path, FilmRequest(Recipe(STORY), None, CHOICES))
+    file = tmp_path / "unfinished" / "asked.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "record": wrong}))
+    with pytest.raises(UsageError, match=r"asked\.json: the record must be a mapping, not "):
+        read_request(tmp_path)

@@ -1,6 +1,7 @@
 """A session on the mock: shots, receipts, media, retakes, branches, several directors."""
 
 import io
+import json
 import threading
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from causalcine_jax.serve.mock import MockDirector, MockEngine
 from causalcine_jax.serve.parts import MOST_SHOTS
 from causalcine_jax.serve.playback import DRY, MARGIN
 from causalcine_jax.serve.project import Project
+from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.publish import LATELY
 from causalcine_jax.story import read_story
 
@@ -462,3 +464,15 @@ def test_a_session_that_cannot_be_kept_frees_its_place(serve_desk, monkeypatch):
     while len(calls) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     assert len(calls) == 2 and freed(served.desk)
+
+
+@pytest.mark.parametrize("wrong", [{}, [], {"secret_sha256": 5}, {"secret_sha256": "é"}, 7])
+def test_a_damaged_session_has_no_token(wrong, tmp_path):
+    project, token = Project.create(tmp_path, read_story("examples/demo.yaml"), {})
+    project.save()
+    file = project.folder / "session.json"
+    told = json.loads(file.read_text())
+    assert Project.open(tmp_path, token).session_id == project.session_id
+    file.write_text(json.dumps({**told, **wrong} if wrong and isinstance(wrong, dict) else wrong))
+    with pytest.raises(Refused, match="no session has this resume token"):
+        Project.open(tmp_path, token)
