@@ -56,10 +56,12 @@ def _encode(config: EncodeConfig, progress: bool) -> LatentStore:
     start = time.monotonic()
     there = config.films - pending
     with progress_bar(config.films, "film", "encode", done=there, shown=progress) as bar:
-        if config.processes == 1:
+        # A shard is written by one process, so more processes would have nothing to do.
+        processes = min(config.processes, task.writer.spec.shards)
+        if processes == 1:
             task.run(0, 1, bar.update)
         else:
-            _in_processes(config, bar.update)
+            _in_processes(dataclasses.replace(config, processes=processes), bar.update)
     if pending and progress:
         seconds = time.monotonic() - start
         print(

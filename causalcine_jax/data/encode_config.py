@@ -6,6 +6,8 @@ from pathlib import Path
 from causalcine_jax.errors import choice_faults, raise_faults
 from causalcine_jax.storyworld.world import WORLDS
 
+MOST_PROCESSES = 1024
+
 
 @dataclass(frozen=True)
 class EncodeConfig:
@@ -18,7 +20,8 @@ class EncodeConfig:
     seed       of the collection of films; held-out films need another seed than training's
     films      how many, from the collection's first on
     batch      films per VAE call, None for the device's default
-    processes  more than 1 only on a CPU: an accelerator belongs to one process
+    processes  more than 1 only on a CPU: an accelerator belongs to one process. At most one per
+               shard is started
     text_len   token ids per shot
     films_per_shard  films written at a time: the most that an interruption costs a process
     """
@@ -41,6 +44,8 @@ class EncodeConfig:
         ]
         if self.batch is not None and self.batch < 1:
             faults.append(f"batch must be positive, not {self.batch}")
+        if self.processes > MOST_PROCESSES:
+            faults.append(f"processes must be at most {MOST_PROCESSES}, not {self.processes}")
         if self.seed < 0:
             faults.append(f"seed must not be negative, got {self.seed}")
         faults += choice_faults("world", self.world, WORLDS)

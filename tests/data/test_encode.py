@@ -228,9 +228,27 @@ def test_two_processes_encode_one_store(model, tmp_path):
 def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
     with pytest.raises(UsageError, match="caption too long"):
         encode_storyworld(
-            EncodeConfig(model, tmp_path / "films", films=1, processes=2, text_len=5),
+            EncodeConfig(
+                model, tmp_path / "films", films=2, processes=2, text_len=5, films_per_shard=1
+            ),
             progress=False,
         )
+
+
+def test_no_more_processes_are_started_than_shards(model, tiny_world, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        encode_command, "_in_processes", lambda config, _: started.append(config.processes)
+    )
+    out = tmp_path / "films"
+    with pytest.raises(DataError, match="still missing"):
+        encode_storyworld(
+            EncodeConfig(model, out, "tiny", films=6, processes=1000, films_per_shard=2),
+            progress=False,
+        )
+    assert started == [3]
+    with pytest.raises(UsageError, match="processes must be at most 1024, not 100000"):
+        EncodeConfig(model, out, processes=100_000)
 
 
 @pytest.mark.parametrize("full", ["write_spec", "open_arrays"])
