@@ -95,6 +95,9 @@ def refuse_faults(flags: argparse.Namespace) -> None:
         raise UsageError("--token must have at least 16 characters: leave it out for a random one")
     if flags.token is not None and not flags.token.isascii():
         raise UsageError("--token must be of ASCII characters: it is sent in headers")
+    there = next(place for place in (flags.projects, *flags.projects.parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"--projects: {there} is a file, and films need a folder: choose another")
     if flags.max_sessions < 1 or flags.viewers < 0:
         raise UsageError("--max-sessions must be at least 1, and --viewers at least 0")
     if flags.mock and flags.model:

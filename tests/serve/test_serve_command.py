@@ -50,6 +50,15 @@ def test_invalid_flags_of_ray_serve_are_refused(flags, said, capsys):
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("inside", ["", "films"])
+def test_projects_that_are_a_file_are_refused_before_the_model_is_loaded(inside, tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: command(["serve", "--projects", str(tmp_path / "taken" / inside)]))
+    assert ended.value.code == 2
+    assert f"--projects: {tmp_path / 'taken'} is a file" in capsys.readouterr().err
+
+
 def test_devices_that_a_cluster_lacks_are_named():
     there = {"CPU": 4.0, "GPU": 8.0}
     assert lacking({"CPU": 1, "GPU": 4, "TPU": 0}, 2, there) == ""
