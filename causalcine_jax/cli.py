@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 from causalcine_jax.config import GPU_MEMORY
@@ -44,6 +45,11 @@ DISK_FAULTS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the disk is read-only",
 }
+# Faults of a path that a user gave.
+PATH_FAULTS = {
+    errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR,
+    errno.ELOOP,
+}  # fmt: skip
 
 
 def cores() -> list[int]:
@@ -77,6 +83,16 @@ def whole_number(text: str) -> int:
     return value
 
 
+def path(text: str) -> Path:
+    """The type of every flag that takes a path: `ArgumentParser` puts it in place of Path.
+
+    It refuses an empty text, which Path would read as the current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a path, not nothing: . is the current folder")
+    return Path(text)
+
+
 def pixel_size(text: str) -> tuple[int, int]:
     """The type of every flag that takes WIDTHxHEIGHT."""
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
@@ -98,6 +114,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
+        self.register("type", Path, path)
 
     def parse_args(self, args=None, namespace=None):
         namespace, rest = self.parse_known_args(args, namespace)
@@ -163,7 +180,8 @@ def refuse_repeated(arguments: Iterable[str]) -> None:
 def run(main: Callable[[], object]) -> None:
     """Calls `main`, then exits the process.
 
-    Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk or full memory; 75 for a
+    Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk, a path that cannot be
+    opened or full memory; 75 for a
     `StoppedEarly`; 130 for Ctrl-C and 143 for SIGTERM where nothing is kept, both of which raise
     KeyboardInterrupt in `main`. Any other exception is a bug of this program and keeps its
     traceback.
@@ -190,6 +208,8 @@ def run(main: Callable[[], object]) -> None:
             FAILED, f"error: {_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}: {_ASK_FOR_LESS}"
         )
     except OSError as error:
+        if error.errno in PATH_FAULTS and error.filename is not None:
+            _exit(FAILED, f"error: {shown(str(error.filename))}: {error.strerror}")
         if error.errno not in DISK_FAULTS:
             raise
         _exit(

@@ -149,3 +149,32 @@ def test_flags_without_effect_are_refused(words, said, capsys):
     with pytest.raises(SystemExit) as ended:
         run(lambda: command(list(words)))
     assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("film", "--prompt", "a", "--out", ""),
+        ("film", "--prompt", "a", "--out", "x", "--model", ""),
+        ("film", "--resume", ""),
+        ("convert", "--from", "", "--out", "x"),
+        ("encode", "--model", " ", "--out", "x"),
+        ("gallery", "", "--out", "x"),
+        ("check", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: command(list(words)))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "must be a path, not nothing" in said
+
+
+def test_a_path_that_cannot_be_opened_ends_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / ("x" * 5000), tmp_path / "file" / "in it", tmp_path, tmp_path / "no"):
+        with pytest.raises(SystemExit) as ended:
+            run(lambda path=path: path.read_text())
+        said = capsys.readouterr().err
+        assert ended.value.code == 1 and said.startswith("error: '") and said.count("\n") == 1
+        assert len(said) < 200
