@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM in a command: never a traceback, never lost.
+"""Ctrl-C, SIGTERM and SIGHUP in a command: never a traceback, never lost.
 
     process starts --end_quietly--> its modules are imported --terminable--> the command runs
 
 Python runs signal handlers between any two steps of the main thread. An exception raised there is
 lost or becomes another one in two places: in destructors and callbacks of the garbage collector,
 and in imports, whose C code turns it into an ImportError. In both places the signal is sent again.
+
+SIGHUP, which comes when a connection drops, becomes a SIGTERM. So whoever handles that one, such as
+training or a server, handles both. After `nohup` it is ignored, and stays so.
 """
 
 import _thread
@@ -16,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SOON, AGAIN = 0.01, 0.2  # seconds
@@ -36,6 +40,7 @@ def end_quietly() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+    _hear_hang_ups()
 
 
 @contextlib.contextmanager
@@ -64,6 +69,7 @@ def terminable() -> Iterator[None]:
 
     ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before, hook = {number: signal.signal(number, stop) for number in ours}, sys.unraisablehook
+    before |= _hear_hang_ups()
     sys.unraisablehook = dropped
     try:
         yield
@@ -72,6 +78,14 @@ def terminable() -> Iterator[None]:
             sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _hear_hang_ups() -> dict[int, Any]:
+    """From now on a SIGHUP is a SIGTERM; returns the handler before, by number."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return {}
+    hung_up = lambda number, frame: signal.raise_signal(signal.SIGTERM)
+    return {signal.SIGHUP: signal.signal(signal.SIGHUP, hung_up)}
 
 
 def importing(frame: FrameType | None) -> bool:

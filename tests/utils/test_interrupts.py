@@ -14,7 +14,7 @@ from repository import ROOT
 from causalcine_jax.cli import run
 from causalcine_jax.errors import StoppedEarly
 from causalcine_jax.training.stopping import StopRequest
-from causalcine_jax.utils.interrupts import children_without_ctrl_c, send_again
+from causalcine_jax.utils.interrupts import children_without_ctrl_c, send_again, terminable
 
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 # As the C code of an extension module does, which is stopped while it is imported.
@@ -88,6 +88,27 @@ def test_a_command_that_is_just_being_imported_ends_quietly(program, number, cod
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
     )
     assert (done.returncode, done.stderr) == (code, "interrupted\n")
+
+
+def test_a_dropped_connection_ends_a_command_as_sigterm_does():
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: (signal.raise_signal(signal.SIGHUP), time.sleep(60)))
+    assert ended.value.code == 143
+    with terminable(), StopRequest() as training:
+        training.immediate = False
+        signal.raise_signal(signal.SIGHUP)
+        assert training.asked
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_after_nohup_a_dropped_connection_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(lambda: signal.raise_signal(signal.SIGHUP))
+        assert ended.value.code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_children_do_not_see_ctrl_c():
