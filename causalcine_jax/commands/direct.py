@@ -14,24 +14,27 @@ takes, and lines may also be commands: /cut, /retake 3, /branch 2, /pause, /save
 
 Leaves in --out:
     film.mp4     grows as film.unfinished.mp4 while chunks are made, and can be watched so
-    story.yaml   the story as it was told, which `causalcine film` makes again
+    story.yaml   the story as it was told so far, which `causalcine film` makes again
 
-Ctrl-C and SIGTERM end the film early, with exit code 75. film.unfinished.mp4 and story.yaml stay.
+Ctrl-C and SIGTERM end the film early, with exit code 75. film.unfinished.mp4 and story.yaml stay,
+also after a crash. The command that films all of the story is printed.
 A folder that holds a film is refused, unless --overwrite is given.
 """
 
 import argparse
 import contextlib
 import io
+import shlex
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.commands.model_flags import NETWORK_CHOICES, model_flag, network_flags
 from causalcine_jax.commands.serve import film_engine, load_for_directing
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, kept_when_stopped
 from causalcine_jax.utils.compile_cache import compile_cache_flags
 from causalcine_jax.utils.output import one_writer, remove_files
 
@@ -117,25 +120,50 @@ def main(arguments: list[str] | None = None) -> None:
         held.enter_context(on_mesh(asked.mesh))
         director = Director(asked.model, story, pool=PoolConfig(flags.pool_frames))
         video, kept = director.story.video, director.settings.pool.frames
-        room = eviction_note(kept, director.memory, video.fps) if kept else None
+        room = None
+        if kept:
+            room = eviction_note(kept, director.memory, video.fps, "--pool-frames")
         if room and flags.pool_frames is None:
             say(room)
             warnings.simplefilter("ignore", PoolOutgrown)  # said already
         remove_files(flags.out, files)
         if sys.stdin.isatty():
             say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")
-        try:
+        told = flags.out / "story.yaml"
+        keep = lambda story: write_story(story, told)
+        with _way_on(flags, told):
             scale = viewing_scale(video.size[0])
             with film_writer(director, flags.out / "film.mp4", scale) as film:
-                for chunk in directed(director, sys.stdin, flags.chunks, say):
+                for chunk in directed(director, sys.stdin, flags.chunks, say, keep):
                     film.append(chunk.frames)
                     say(_line(chunk, director.resolved.chunks))
                 if director.next_chunk == 0:
                     raise UsageError("no film: write one caption per line of the input")
-        finally:
-            if director.next_chunk:
-                write_story(director.story, flags.out / "story.yaml")
-        say(f"{film.path}: {film.frames} frames; {flags.out / 'story.yaml'} makes it again")
+        say(f"{film.path}: {film.frames} frames; {told} makes it again")
+
+
+@contextlib.contextmanager
+def _way_on(flags: argparse.Namespace, told: Path) -> Iterator[None]:
+    """Where the work inside ends early, says the command that films what was told."""
+    from causalcine_jax.film_folder.filming import say
+
+    try:
+        with kept_when_stopped(lambda: "stopped, the story is kept" if told.is_file() else ""):
+            yield
+    except BaseException:
+        if told.is_file():
+            say(f"film what was told: {film_command(flags, told)}")
+        raise
+
+
+def film_command(flags: argparse.Namespace, told: Path) -> str:
+    """The command that films the story `told` with the model and the pool of `flags`."""
+    words = ["causalcine", "film", "--story", str(told), "--out", "NEW"]
+    for name in ("model", "pool_frames", *NETWORK_CHOICES):
+        value = getattr(flags, name)
+        for each in value if isinstance(value, list) else [value]:
+            words += [] if each is None else [f"--{name.replace('_', '-')}", str(each)]
+    return shlex.join(words)
 
 
 def at_a_desk(flags: argparse.Namespace) -> None:

@@ -7,20 +7,25 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.story_edits import shot_of_line
+from causalcine_jax.story import Story
 
 
 def directed(
-    director: Director, lines: Iterable[str], chunks: int, tell: Callable[[str], None]
+    director: Director,
+    lines: Iterable[str],
+    chunks: int,
+    tell: Callable[[str], None],
+    keep: Callable[[Story], None] = lambda story: None,
 ) -> Iterator[Chunk]:
     """The chunks of the film whose shots are given by `lines`.
 
     A line such as "Mia waves." is a shot of `chunks` chunks, "6: Mia waves." one of six. It begins
     after all queued shots. If none is queued, the film waits for the next line. A line that is no
-    valid shot is reported through `tell` and skipped.
+    valid shot is reported through `tell` and skipped. `keep` is given the story after each shot.
     """
     came: queue.Queue[bool] = queue.Queue()  # True for each shot, False at the end of the lines
 
@@ -30,10 +35,10 @@ def directed(
                 if line.strip():
                     try:
                         _add(director, line.strip(), chunks)
-                    except UsageError as error:
-                        tell(f"error: {error}")
-                    else:
                         came.put(True)
+                        keep(director.story)
+                    except (UsageError, DataError) as error:
+                        tell(f"error: {error}")
         finally:
             came.put(False)
 

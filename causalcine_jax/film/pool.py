@@ -138,14 +138,19 @@ def _requested(model: Model, settings: FilmSettings) -> tuple[int | None, int]:
     return frames, bytes_of_chunk
 
 
-def eviction_note(frames: int, memory: MemoryConfig, fps: int) -> str | None:
-    """What a film loses that outgrows a pool of `frames`; None where memory would not see it."""
+def eviction_note(
+    frames: int, memory: MemoryConfig, fps: int, sized_by: str = "pool_frames or pool_gb"
+) -> str | None:
+    """What a film loses that outgrows a pool of `frames`; None where memory would not see it.
+
+    sized_by  what the user chooses the size by
+    """
     if not memory.reaches_all:
         return None
     seconds, what = frames * TEMPORAL_STRIDE / fps, memory.eviction.replace("_", " ")
     return (
         f"the pool keeps {frames} latent frames, {seconds:.0f} s of film; after that each chunk "
-        f"evicts the {what} (choose another size by pool_frames or pool_gb)"
+        f"evicts the {what} (choose another size by {sized_by})"
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -117,11 +118,27 @@ def test_a_stopped_film_and_its_story_stay(folder, tmp_path, monkeypatch, capsys
     unfinished = tmp_path / "film.unfinished.mp4"
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == "stopped before the film's end"
-    assert said[-2].startswith(f"kept: {unfinished}, ")
+    again = f"--story {tmp_path / 'story.yaml'} --out NEW --model {folder} --pool-frames 12"
+    assert said[-2] == f"film what was told: causalcine film {again}"
+    assert said[-3].startswith(f"kept: {unfinished}, ")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film.unfinished.mp4", "story.yaml"]
     assert len(read_film(unfinished)) in (9, 21) and len(read_story(tmp_path / "story.yaml").shots)
     assert direct(*flags) == 2
     assert "holds film.unfinished.mp4, story.yaml already" in capsys.readouterr().err
+
+
+def test_the_story_is_kept_after_every_shot(folder):
+    director = Director(
+        load_model(folder), "A story.", sampler=FEW, memory=MemoryConfig("camr", 1, 2),
+        pool=PoolConfig(18),
+    )  # fmt: skip
+    kept = []
+    lines = iter(["Mia waves.\n", "Mia wavess.\n", "2: Otto sleeps.\n"])
+    next(directed(director, lines, 1, lambda _: None, kept.append))
+    assert [shot.caption for shot in kept[0].shots] == ["Mia waves."]
+    while len(kept) < 2:
+        time.sleep(0.01)
+    assert [shot.caption for shot in kept[1].shots] == ["Mia waves.", "Otto sleeps."]
 
 
 @pytest.mark.parametrize(
