@@ -49,6 +49,8 @@ def command(arguments: list[str]) -> None:
     if name in HELP:
         print(help_text())
     elif name == "--version":
+        if rest:
+            raise UsageError(f"--version stands alone: leave out {shown(' '.join(rest))}")
         importlib.import_module(f"{HOME}.version").main()
     elif name in COMMANDS:
         importlib.import_module(f"{HOME}.{name}").main(rest)

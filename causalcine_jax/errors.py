@@ -117,6 +117,11 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 
 
+def counted(number: int, what: str) -> str:
+    """A count of things: "1 shot", "2 shots"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def first_line(error: object) -> str:
     """The first line of an error, or of its text: XLA's continue with tables of its memory."""
     lines = map(str.strip, str(error).splitlines())

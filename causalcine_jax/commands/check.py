@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from causalcine_jax.cli import ArgumentParser
 from causalcine_jax.commands.model_flags import model_flag
-from causalcine_jax.errors import UsageError, printable
+from causalcine_jax.errors import UsageError, counted, printable
 
 if TYPE_CHECKING:  # else jax would be imported before the story is understood
     from causalcine_jax.film_folder.check import StoryCheck
@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
 def report(found: "StoryCheck") -> str:
     """The film's length, its shots, its cuts, and how far it is from the model's limits."""
     film, video, model = found.resolved, found.story.video, found.setup.model
-    count = lambda number, what: f"{number} {what}{'s' * (number != 1)}"
     seconds = lambda frame: f"{frame / film.fps:.2f}"
     width = max(4, *(len(_name(shot.id)) for shot in film.shots))
     lines = [
-        f"{count(len(film.shots), 'shot')}, {count(film.chunks, 'chunk')}, {film.frames} frames: "
+        f"{counted(len(film.shots), 'shot')}, {counted(film.chunks, 'chunk')}, "
+        f"{film.frames} frames: "
         f"{seconds(film.frames)} s of {video.width}x{video.height} at {film.fps} frames per second",
         "",
         f"shot  {'name':{width}}  begins at  seconds   chunks  tokens",

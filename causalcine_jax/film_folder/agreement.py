@@ -61,7 +61,7 @@ def _request_facts(recipe: Recipe, model: Path | None, choices: Choices) -> dict
 def _found(
     recipe: Recipe, model: Path | None, choices: Choices
 ) -> tuple[Start | None, Path, Mesh | None, dict[str, Any]]:
-    raise_faults("generate", choices.faults())
+    raise_faults("film", choices.faults())
     for each in loras(choices.lora):
         adapter_file(each.path)
     start = chosen_start(choices.start, choices.start_caption, recipe.record.start)

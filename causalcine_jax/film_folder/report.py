@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.errors import counted
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.whole_film import NO_MEMORY
 from causalcine_jax.film_folder.record import Recipe
@@ -27,7 +28,7 @@ def opening_lines(
         f"pool of {director.settings.pool.frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"
     )
     lines = [
-        f"{len(resolved.shots)} shots, {resolved.frames} frames, "
+        f"{counted(len(resolved.shots), 'shot')}, {resolved.frames} frames, "
         f"{resolved.frames / resolved.fps:.1f} s of {video.width}x{video.height}, "
         f"seed {director.story.seed}",
         f"{history}; {director.settings.sampler.solver}, {director.settings.sampler.steps} steps, "

@@ -106,6 +106,7 @@ def test_the_version_says_what_the_cpu_computes_with():
     "arguments, said",
     [
         (["fil"], "unknown command 'fil', did you mean 'film'?"),
+        (["--version", "x"], "--version stands alone: leave out 'x'"),
         (["--verson"], "unknown command '--verson', did you mean '--version'?"),
         (
             ["film", "--stepps", "3", "--prompt", "a"],
