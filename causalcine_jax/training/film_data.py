@@ -25,8 +25,10 @@ from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
 from causalcine_jax.parallel.gathering import several
 from causalcine_jax.parallel.mesh import make_mesh, own_part
+from causalcine_jax.storyworld.world import WorldConfig
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.utils.machine_memory import GB, memory_size
 
@@ -53,10 +55,13 @@ def film_vae(config: TrainConfig) -> VAE | None:
     return load_vae(folder) if config.data.vae or holds(folder, "vae") else None
 
 
-def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
+def open_store(
+    config: TrainConfig, vae: VAE | None, sizes: TransformerConfig
+) -> LatentStore | MixedStore:
     """The latent stores that config.data names.
 
-    A single store inside config.out that is missing or incomplete is made first.
+    A single store inside config.out that is missing or incomplete is made first. `UsageError` if
+    host memory has no room for a batch of it. `sizes` are the transformer's.
     """
     if mixed := _several_stores(config.data.store):
         return mixed
@@ -65,7 +70,8 @@ def open_store(config: TrainConfig, text_len: int) -> LatentStore | MixedStore:
         Path(config.data.store or Path(config.out) / "latents"),
         config.data.films,
         config.data.seed,
-        text_len,
+        vae,
+        sizes,
     )
 
 
@@ -89,7 +95,8 @@ def held_out_batches(
         Path(config.held_out.store),
         config.held_out.films,
         config.data.seed + HELD_OUT_OFFSET,
-        sizes.text_len,
+        vae,
+        sizes,
     )
     check_store(config, store, vae, tokenizer, sizes)
     if len(store) < config.held_out.films:
@@ -104,7 +111,12 @@ def held_out_batches(
 
 
 def _one_store(
-    config: TrainConfig, path: Path, films: int, seed: int, text_len: int
+    config: TrainConfig,
+    path: Path,
+    films: int,
+    seed: int,
+    vae: VAE | None,
+    sizes: TransformerConfig,
 ) -> LatentStore:
     """The store at `path`.
 
@@ -119,6 +131,7 @@ def _one_store(
             f"there is no latent store {path}, and no VAE to make one: "
             "name a model folder with vae/ as data.vae"
         )
+    text_len = sizes.text_len
     command = (
         f"causalcine encode --model {model} --out {path} --world {config.data.world} "
         f"--seed {seed} --films {films} --text-len {text_len}"
@@ -133,12 +146,26 @@ def _one_store(
             f"there is no latent store {path}, and a run makes one only inside its out, "
             f"{config.out}: run {command} first"
         )
+    # Before films are encoded, which takes an hour.
+    check_batch_room(config.batch, config.batch * _latent_bytes(config.world, vae, sizes))
     print(f"encoding {films} films into {path}", flush=True)
     processes = len(cores()) if jax.default_backend() == "cpu" else 1
     wanted = EncodeConfig(
         model, path, config.data.world, seed, films, processes=processes, text_len=text_len
     )
     return encode_storyworld(wanted)
+
+
+def _latent_bytes(world: WorldConfig, vae: VAE | None, sizes: TransformerConfig) -> int:
+    """Bytes of the latents of a film that is not encoded yet."""
+    stride = spatial_stride(vae)
+    height, width = world.height // stride, world.width // stride
+    return 2 * world.latent_frames * height * width * sizes.in_dim
+
+
+def spatial_stride(vae: VAE | None) -> int:
+    """Pixels of a latent's side."""
+    return vae.cfg.spatial_stride if vae else VAEConfig().spatial_stride
 
 
 def check_store(
@@ -233,7 +260,7 @@ def rollout_facts(
 
     `begun` is the model that the run starts from, if any.
     """
-    stride = vae.cfg.spatial_stride if vae else 8
+    stride = spatial_stride(vae)
     # Guidance of a pretrained model keeps its negative prompt.
     inherited = (
         {

@@ -84,7 +84,7 @@ def _on_films(config: TrainConfig) -> Stage:
             f"its text encoder gives {text_sizes.dim}"
         )
     vae = film_vae(config)
-    store = open_store(config, sizes.text_len)
+    store = open_store(config, vae, sizes)
     check_store(config, store, vae, tokenizer, sizes)
     loader = film_loader(config, store, tokenizer)
     fixed = {} if config.train_text_encoder else {"text_encoder": loaded["text_encoder"]}

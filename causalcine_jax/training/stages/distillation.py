@@ -123,7 +123,7 @@ def _load(config: TrainConfig) -> _Loaded:
     student = load_transformer(student_folder, mesh=mesh) if config.init else teacher
     check_same_sizes(teacher, teacher_folder, student, student_folder)
     vae = film_vae(config)
-    store = open_store(config, teacher.config.text_len)
+    store = open_store(config, vae, teacher.config)
     check_store(config, store, vae, tokenizer, teacher.config)
     negative = model_defaults(teacher_folder).get("negative", "")
     return _Loaded(

@@ -219,3 +219,10 @@ def test_a_sampled_story_is_the_worlds():
     resolved = story.resolve()
     assert [shot.prompt for shot in resolved.shots] == list(told.prompts())
     assert (resolved.chunks, resolved.frames, story.seed) == (10, 117, 5)
+
+
+def test_films_are_not_encoded_for_a_batch_that_no_memory_holds(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(film_data, "encode_storyworld", lambda _: pytest.fail("was encoded"))
+    data = DataConfig(vae=str(model))
+    with pytest.raises(UsageError, match=r"^out of memory: batch=100,000,000,000 takes"):
+        make_stage(tiny_config(tmp_path / "run", data=data, batch=10**11))
