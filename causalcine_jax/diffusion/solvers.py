@@ -20,6 +20,8 @@ from causalcine_jax.diffusion.schedules import ADVANCE_TERMS, Schedule
 from causalcine_jax.errors import UsageError, choice_faults, raise_faults
 from causalcine_jax.utils.arrays import AnyArray
 
+MOST = 1000  # of guidance and shift; far beyond what gives a film, and far from overflow
+
 
 @dataclass(frozen=True)
 class SamplerConfig:
@@ -57,15 +59,15 @@ class SamplerConfig:
         faults = choice_faults("solver", self.solver, SOLVERS)
         if not _is_number(self.steps, int) or not 1 <= self.steps <= TRAIN_TIMES:
             faults.append(f"steps must be an integer from 1 to {TRAIN_TIMES}, not {self.steps!r}")
-        if not _is_number(self.shift) or not 0 < self.shift < float("inf"):
-            faults.append(f"shift must be positive and finite, not {self.shift!r}")
-        if not _is_number(self.guidance) or not 0 <= self.guidance < float("inf"):
+        if not _is_number(self.shift) or not 0 < self.shift <= MOST:
+            faults.append(f"shift must be more than 0 and at most {MOST}, not {self.shift!r}")
+        if not _is_number(self.guidance) or not 0 <= self.guidance <= MOST:
             faults.append(
-                f"guidance must be finite and not negative (1 means none), not {self.guidance!r}"
+                f"guidance must be from 0 to {MOST} (1 means none), not {self.guidance!r}"
             )
-        if not _is_number(self.memory_guidance) or not 0 <= self.memory_guidance < float("inf"):
+        if not _is_number(self.memory_guidance) or not 0 <= self.memory_guidance <= MOST:
             faults.append(
-                "memory_guidance must be finite and not negative (0 means none), "
+                f"memory_guidance must be from 0 to {MOST} (0 means none), "
                 f"not {self.memory_guidance!r}"
             )
         for name in ("step_list", "first_step_list"):

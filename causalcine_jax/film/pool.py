@@ -122,6 +122,9 @@ def closed_pool_size(model: Model, settings: FilmSettings, film_chunks: int | No
     memory, chunk_frames = settings.memory, model.chunk_frames
     asked, bytes_of_chunk = _requested(model, settings)
     frames = frames_wanted(memory, chunk_frames, film_chunks, asked)
+    if not asked and film_chunks is not None:  # nothing is evicted from a pool of its length
+        length = film_chunks * chunk_frames
+        frames = min(frames, rounded_up_to_step(length, chunk_frames, bytes_of_chunk))
     # A policy that reaches not all frames needs a constant size. Without route_clean every chunk
     # would attend to empty slots.
     fixed = asked or not memory.route_clean or not memory.reaches_all

@@ -131,16 +131,34 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
         model = replace(model, negative=story.negative)
     if whole:
         story, frames = _one_chunk(story, choices, recipe.record)
-        notes = _whole_film_notes(model, sampler)
+        notes = _sampler_notes(sampler, choices) + _whole_film_notes(model, sampler)
         sampler = sampler.changed(memory_guidance=0.0)
         model = replace(model, chunk_frames=frames)
         return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), True, notes)
     chunk_frames = choices.chunk_frames or recipe.record.chunk_frames or model.chunk_frames
     memory = _memory(recipe.record, model.memory, choices)
     pool = _pool(recipe.record, choices)
-    notes = _chunk_notes(model, memory, choices, chunk_frames)
+    notes = _sampler_notes(sampler, choices) + _chunk_notes(model, memory, choices, chunk_frames)
     model = replace(model, chunk_frames=chunk_frames)
+    if not (choices.start or recipe.record.start):  # which makes the film longer
+        notes += _length_notes(story, memory, chunk_frames)
     return Setup(model, story, sampler, memory, pool, False, notes)
+
+
+def _sampler_notes(sampler: SamplerConfig, choices: Choices) -> tuple[str, ...]:
+    if not choices.negative or sampler.guided:
+        return ()
+    return ("note: guidance is 1, so --negative has no effect: choose another --guidance",)
+
+
+def _length_notes(story: Story, memory: MemoryConfig, chunk_frames: int) -> tuple[str, ...]:
+    frames = story.resolve(chunk_frames).chunks * chunk_frames
+    if memory.retrieved_frames <= frames:
+        return ()
+    return (
+        f"note: memory retrieves {memory.retrieved_frames} frames, more than the film's {frames} "
+        "latent ones, so a chunk sees all before it",
+    )
 
 
 def _whole_film_notes(model: Model, sampler: SamplerConfig) -> tuple[str, ...]:
@@ -169,6 +187,11 @@ def _chunk_notes(
         notes.append(
             f"note: memory retrieves nothing, so --memory-guidance {choices.memory_guidance:g} has "
             "no effect: choose a --policy and --memory-frames"
+        )
+    if choices.eviction and not memory.reaches_all:
+        notes.append(
+            f"note: policy {memory.policy} never goes back to what is evicted, so --eviction "
+            f"{choices.eviction} has no effect: choose another --policy, such as camr"
         )
     if chunk_frames != model.chunk_frames:
         notes.append(

@@ -63,5 +63,5 @@ def test_nothing_changes_where_memory_holds_nothing(film, chunk, memory):
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "much"])
 def test_values_that_are_none_are_refused(value):
-    with pytest.raises(UsageError, match="memory_guidance must be finite and not negative"):
+    with pytest.raises(UsageError, match="memory_guidance must be from 0 to 1000"):
         SamplerConfig(memory_guidance=value)

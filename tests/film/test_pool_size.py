@@ -160,3 +160,11 @@ def test_a_resumed_film_tells_of_its_pool_as_one_that_was_not_interrupted(monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Director.resume(tmp_path / "asked", model).extend(chunks=1)
+
+
+@pytest.mark.parametrize("policy", ["camr", "sink"])
+def test_a_closed_film_has_no_pool_for_more_frames_than_it_has(policy):
+    closed, model = RolloutFunctions(closed_pool_size), tiny_model()
+    greedy = MemoryConfig(policy, 1, 100_000)
+    film = Director(model, STORY, memory=greedy, functions=closed)
+    assert 12 <= film.settings.pool.frames <= 72

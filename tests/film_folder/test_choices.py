@@ -217,3 +217,24 @@ def test_a_start_without_its_length_is_refused():
     with pytest.raises(UsageError, match="start: chunks must be"):
         FilmRecord.from_dict({"start": start})
     assert FilmRecord.from_dict({"start": {**start, "chunks": 1}}).start["chunks"] == 1
+
+
+def test_flags_without_effect_are_noted(model):
+    notes = lambda **asked: decide(Recipe(STORY), model, Choices(**asked)).notes
+    assert notes(guidance=1.0, negative="night") == (
+        "note: guidance is 1, so --negative has no effect: choose another --guidance",
+    )
+    assert not notes(guidance=2.0, negative="night") and not notes(guidance=1.0)
+    (note,) = notes(policy="none", eviction="least_retrieved")
+    assert "so --eviction least_retrieved has no effect" in note
+    assert not notes(policy="camr", memory_frames=6, eviction="least_retrieved")
+    (note,) = notes(policy="camr", memory_frames=100_000)
+    assert "memory retrieves 100000 frames, more than the film's 6 latent ones" in note
+
+
+@pytest.mark.parametrize("name", ["guidance", "memory_guidance", "shift"])
+def test_absurd_numbers_of_the_sampler_are_refused(name):
+    for absurd in (1e300, 1000.5):
+        with pytest.raises(UsageError, match=f"{name} must be .* 1000.*, not"):
+            SamplerConfig(**{name: absurd})
+    SamplerConfig(**{name: 1000.0})
