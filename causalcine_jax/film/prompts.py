@@ -42,7 +42,7 @@ def check_prompts(
         )
         if len(unknown) > MOST_FAULTS:
             listed += f" and {len(unknown) - MOST_FAULTS} more"
-        vocabulary = f"; it knows only: {' '.join(known)}" if known else ""
+        vocabulary = _vocabulary(tokenizer, known)
         faults.append(f"the model does not know {listed}{vocabulary}")
     if story is not None and knows_storyworld_only(tokenizer):
         faults += cast_faults(
@@ -53,6 +53,15 @@ def check_prompts(
             ],
         )
     raise_faults("story", faults)
+
+
+def _vocabulary(tokenizer: Tokenizer, known: list[str]) -> str:
+    if not known:
+        return ""
+    if knows_storyworld_only(tokenizer):
+        return "; causalcine words lists what it knows"
+    more = f" and {len(known) - MOST_FAULTS} more" if len(known) > MOST_FAULTS else ""
+    return f"; it knows only: {' '.join(known[:MOST_FAULTS])}{more}"
 
 
 def knows_storyworld_only(tokenizer: Tokenizer) -> bool:
