@@ -88,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="print the table (source key, target key, shape, dtype) and write nothing",
     )
-    parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
 
 

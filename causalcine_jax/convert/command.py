@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,16 @@ def _convert(config: ConvertConfig) -> None:
             writing.write(
                 layout, config.out, _request(config, layout, sources), sources, config.progress
             )
-    if config.progress:
-        _print_notes(networks)
-        print(f"{config.out}: {', '.join(network.part for network in networks)} as {config.to}")
-        print(sampling_note(converted_metadata(config, networks)))
+    _print_notes(networks)
+    print(sampling_note(converted_metadata(config, networks)), file=sys.stderr)
+    print(f"{config.out}: {', '.join(network.part for network in networks)} as {config.to}")
 
 
 def _print_notes(networks: list[Network]) -> None:
-    """Prints how the networks were read: adapters, scales, the choice of weights, eight bits."""
+    """Says how the networks were read: adapters, scales, the choice of weights, eight bits."""
     for network in networks:
         for note in network.tensors.notes:
-            print(note)
+            print(note, file=sys.stderr)
 
 
 def _sources(config: ConvertConfig) -> dict[str, Path]:
@@ -153,7 +153,8 @@ def _layout(config: ConvertConfig, networks: list[Network]) -> FolderLayout:
 def _tokenizer(config: ConvertConfig, networks: list[Network]) -> dict[str, bytes]:
     """The text encoder's tokenizer.json and the files beside it, by name.
 
-    Looks around the encoder first, then inside its file.
+    Looks around the encoder first, then inside its file. Empty, with a note, if what is there is no
+    tokenizer: the weights are of use without it.
     """
     encoder = next((network for network in networks if network.part == "text_encoder"), None)
     if encoder is None:
@@ -165,10 +166,15 @@ def _tokenizer(config: ConvertConfig, networks: list[Network]) -> dict[str, byte
         with contextlib.suppress(DataError):
             return layouts.tokenizer_files(tokenizer_file(folder))
     if (packed := encoder.tensors.packed_tokenizer()) is not None:
-        return {
-            "tokenizer.json": tokenizer_json(packed, f"the spiece_model in {where}"),
-            "spiece.model": packed,
-        }
+        try:
+            read = tokenizer_json(packed, f"the spiece_model in {where}")
+        except DataError as error:
+            encoder.tensors.notes.append(
+                f"note: {error} as --tokenizer; the text encoder is converted without one, "
+                "and film asks for it"
+            )
+            return {}
+        return {"tokenizer.json": read, "spiece.model": packed}
     raise DataError(
         f"no tokenizer beside the text encoder {where}: name the folder or tokenizer.json of "
         "google/umt5-xxl as --tokenizer"
@@ -197,10 +203,11 @@ def _request(config: ConvertConfig, layout: FolderLayout, sources: list[Path]) -
 
 def _print(config: ConvertConfig, networks: list[Network]) -> None:
     """The table of the conversion: source key, target key, shape, dtype."""
+    layout = None if config.to == "orbax" else _layout(config, networks)
     _print_notes(networks)
     rows = [("source key", "target key", "shape", "dtype")]
     total = 0
-    if config.to == "orbax":
+    if layout is None:
         for network in networks:
             for place in network.description.places:
                 target = place.path if place.layer is None else f"{place.path}[{place.layer}]"
@@ -213,7 +220,7 @@ def _print(config: ConvertConfig, networks: list[Network]) -> None:
                     )
                 )
     else:
-        for shard in _layout(config, networks).shards:
+        for shard in layout.shards:
             total += shard.nbytes
             for tensor in shard.tensors:
                 had = tensor.source.dtypes[tensor.key]
@@ -275,10 +282,8 @@ def _fill_orbax(
         documents[f"{network.part}/config.json"] = layouts.json_bytes(
             config_json(network.part, network.description.config)
         )
-        if network.part == "text_encoder":
-            documents["text_encoder/tokenizer.json"] = _tokenizer(config, networks)[
-                "tokenizer.json"
-            ]
+        if network.part == "text_encoder" and (files := _tokenizer(config, networks)):
+            documents["text_encoder/tokenizer.json"] = files["tokenizer.json"]
     for name, content in documents.items():
         (partial / name).write_bytes(content)
 

@@ -67,7 +67,7 @@ def describe(part: str, tensors) -> Description:
         _require(what, part, tensors)
     config = read_config(what, tensors.shapes, tensors.settings)
     _require(what, part, tensors)
-    _note_assumed(tensors, config)
+    _note_assumed(what, tensors, config)
     shapes = jax.eval_shape(lambda: module_class(config, key=jax.random.key(0)))
     patch_size = config.patch_size if isinstance(config, TransformerConfig) else ()
     places = tables.places(shapes, rules, patch_size)
@@ -140,11 +140,16 @@ def _require(what: str, part: str, tensors) -> None:
         )
 
 
-def _note_assumed(tensors, config: Config) -> None:
-    """Adds a note about assumed settings, for an unknown size without config.json."""
+def _note_assumed(what: str, tensors, config: Config) -> None:
+    """Notes what is assumed of an unknown size without config.json; `DataError` if it cannot be."""
     if tensors.settings:
         return
     if isinstance(config, TransformerConfig) and (config.dim, config.ffn_dim) not in WAN_HEADS:
+        if config.dim % WAN_HEAD_DIM or config.dim == WAN_HEAD_DIM:
+            raise DataError(
+                f"{what}: tensors do not determine num_heads, and dim {config.dim} is not of "
+                f"Wan2.1's heads of {WAN_HEAD_DIM}: put its config.json beside it"
+            )
         tensors.notes.append(
             f"note: {tensors.path.name} has no config.json beside it, and tensors do not determine "
             f"num_heads: {config.num_heads} is assumed (dim {config.dim} / {WAN_HEAD_DIM}, as in "

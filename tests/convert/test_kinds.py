@@ -227,7 +227,7 @@ def test_the_family_is_asked_for_where_no_name_identifies_it(tmp_path, capsys):
     save_file(BASE, tmp_path / "mine.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG_JSON))
     convert(ConvertConfig(tmp_path / "mine.safetensors", tmp_path / "out"))
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert (
         "family: unknown" in out
         and "plain Wan2.1: UniPC of 50 steps" in out

@@ -1,6 +1,7 @@
 """Model folders that cannot be loaded: the error names the fault and the fix."""
 
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -227,3 +228,16 @@ def test_missing_and_damaged_files_are_named_with_the_fix(folder, tmp_path):
     (folder / WEIGHTS).unlink()
     with pytest.raises(DataError, match=r"no \.safetensors file in .*transformer"):
         load_transformer(folder)
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(128, 4), (192, 6)])
+def test_without_config_heads_that_are_not_wans_are_refused(dim, heads, tmp_path):
+    sizes = TransformerConfig(
+        dim=dim, ffn_dim=16, num_heads=heads, num_layers=1, text_dim=8, freq_dim=10
+    )
+    save_model(tmp_path / "model", transformer=random_module(Transformer, sizes))
+    weights = tmp_path / "model/transformer/diffusion_pytorch_model.safetensors"
+    (tmp_path / "alone").mkdir()
+    shutil.copy(weights, tmp_path / "alone")
+    with pytest.raises(DataError, match=rf"num_heads, and dim {dim} is not of Wan2.1's heads"):
+        load_transformer(tmp_path / "alone")

@@ -116,8 +116,8 @@ def test_impossible_settings(base, tmp_path, settings, message):
 
 def test_the_scale_is_printed(base, tmp_path, capsys):
     folder = peft_folder(tmp_path / "peft", r=4, lora_alpha=8)
-    convert(ConvertConfig(base, tmp_path / "out", lora=[f"{folder}:0.8"]))
+    convert(ConvertConfig(base, tmp_path / "out", lora=[f"{folder}:0.8"], progress=False))
     assert (
         "lora peft: strength 0.8, scale 2 of 1 weights (alpha 8, adapter_config.json)"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )

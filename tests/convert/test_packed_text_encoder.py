@@ -67,13 +67,19 @@ def test_a_packed_text_encoder_brings_its_tokenizer(tmp_path):
     )
 
 
-def test_a_packed_tokenizer_that_is_invalid(tmp_path):
-    """A tokenizer.json beside the model has priority; without one, the packed one must be valid."""
+def test_a_packed_tokenizer_that_is_invalid(tmp_path, capsys):
+    """A tokenizer.json beside the model has priority; without one, the weights go without."""
     file = comfy(tmp_path / "umt5_xxl_fp16.safetensors", b"\n" * 64)
     wan = wan_folder(tmp_path / "wan", vae=False)
     (wan / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
     run(wan, tmp_path / "out", text_encoder=file)
     assert load_tokenizer(tmp_path / "out").count("a fox") == 3
     save_file(BASE, tmp_path / "dit.safetensors")
-    with pytest.raises(DataError, match=r"the spiece_model in .* is no SentencePiece model"):
-        run(tmp_path / "dit.safetensors", tmp_path / "none", text_encoder=file)
+    assert "SentencePiece" not in capsys.readouterr().err
+    for to in ("model", "orbax", "diffusers"):
+        run(tmp_path / "dit.safetensors", tmp_path / to, text_encoder=file, to=to)
+        said = capsys.readouterr().err
+        assert "is no SentencePiece model" in said and "converted without one" in said
+    load_text_encoder(tmp_path / "model")
+    with pytest.raises(DataError, match="no tokenizer at"):
+        load_tokenizer(tmp_path / "model")

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from torch_archives import archive, dictionary, tensor
 
-from causalcine_jax.convert import tables
+from causalcine_jax.convert import describe, tables
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
@@ -44,6 +44,8 @@ CONFIG_JSON = {
     "text_len": 512,
 }
 WORDS = word_tokenizer(["a", "fox"])
+# Many of these files come without a config.json, as the real ones do.
+describe.WAN_HEADS[TRANSFORMER.dim, TRANSFORMER.ffn_dim] = TRANSFORMER.num_heads
 
 
 def tensors(part: str, dtype=np.float32, **changes) -> dict[str, np.ndarray]:
