@@ -68,8 +68,9 @@ def terminable() -> Iterator[None]:
         send_again(given[0] if given and isinstance(given[0], int) else signal.SIGINT)
 
     ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before, hook = {number: signal.signal(number, stop) for number in ours}, sys.unraisablehook
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in ours}
     before |= _hear_hang_ups()
+    hook = sys.unraisablehook
     sys.unraisablehook = dropped
     try:
         yield
