@@ -26,15 +26,14 @@
 Every part runs in a process of its own. Prints a table, and with --out leaves everything as JSON:
 device, versions, commit, settings, results, written after each part. Exit code 1 if a part failed,
 2 if one cannot be measured as asked; all others run first.
-race, alone and without a preset, makes the same films by our rollout and by Self-Forcing's in plain
-torch, in processes that take turns: seconds a chunk, memory, by how much the films differ; and a
-roofline of the machine. --case picks what is raced, --repeats says how many films of each side (3).
+race, reliability and desk are measured alone, without a preset; --case picks some of their cases.
+race makes the same films by our rollout and by Self-Forcing's in plain torch, in turns: seconds a
+chunk, memory, by how much the films differ, and a roofline. --repeats: films of each side (3).
 Exit code 1 if the films differ. Called again with the same --out, it goes on with what is missing.
-reliability, alone and without a preset, gives mutated inputs to the readers of all commands (fuzz),
-ends commands at random moments (kills), makes a long film (endless) and fills disks (full_disk), on
-tiny networks. --case picks some, --repeats says how many. Exit code 1 if any failed.
-desk, alone and without a preset, directs films over the desk's protocol; --case picks one, two or
-soak, --repeats says how many minutes it soaks.
+reliability runs tiny networks. It gives mutated inputs to all commands' readers (fuzz), kills
+commands at random moments (kills), makes a long film (endless) and fills disks (full_disk).
+--repeats says how many. Exit code 1 if any failed.
+desk directs films over the desk's protocol. Its cases are one, two and soak (--repeats minutes).
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import REPOSITORY
 from benchmarks.bench import write
 from benchmarks.desk_clients import Director, Served, directing, watch
 from causalcine_jax.errors import choice_faults, raise_faults
@@ -27,7 +28,7 @@ from causalcine_jax.story import read_story
 
 SCHEMA = "causalcine/desk@1"
 CASES = ("one", "two", "soak")
-STORY = Path(__file__).parents[1] / "examples/demo.yaml"
+STORY = REPOSITORY / "examples/demo.yaml"
 ORDERS, RETAKES = 10, 5
 BETWEEN_S = 1.5  # at least, from an order's first frame to the next order
 GOLDEN = 0.618  # of a chunk: multiples of it spread evenly over a chunk, however many they are

@@ -8,10 +8,9 @@ The measure is recall of characters that come back after longer than the cache r
 Films of StoryWorld are several times as long as those of training. A case is a return of a
 character that first appeared after the sink, when a cache of --pool-frames is full.
 far: it was last seen before all chunks that the cache holds, so evicting the oldest has lost it.
-near: it was last seen behind the window, but evicting the oldest still holds it. Any other
-eviction can then only lose.
-The true film is committed up to the return, the model generates its first two chunks, and the
-judge reads them (evaluation/storyworld/recall.py). Every case has the same noise under
+near: it was last seen behind the window, but evicting the oldest still holds it. So any other
+eviction can only lose. The true film is committed up to the return. The model generates its first
+two chunks, and the judge reads them (evaluation/storyworld/recall.py). All cases have one noise:
 
     whole film         every chunk kept: the reference for the cost of forgetting
     whole film, int8   the same, stored in one byte per number
@@ -19,10 +18,9 @@ judge reads them (evaluation/storyworld/recall.py). Every case has the same nois
     least_retrieved    --pool-frames kept; the chunk that memory recently retrieved least is evicted
 
 --out has a line per case; started again, the measurement resumes after the last line.
-Prints one JSON object. Per row it has the fractions that are right (of all cases; not found is
-wrong), how many caches still held a chunk with the character, and the fraction of layers that
-retrieved one (remembered). It also has the fraction of frames that agree on looks (consistency),
-the difference to `whole film` in pixel values of 0..255, and paired differences.
+Prints one JSON object. Per row: the fractions that are right (not found is wrong), how many caches
+still held the character, the fraction of layers that retrieved it (remembered); that of frames that
+agree on looks (consistency), the difference to `whole film` in grey levels, paired differences.
 """
 
 import argparse

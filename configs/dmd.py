@@ -15,9 +15,9 @@ The student trains on its own rollouts, with a GAN head on the fake score.
 `steps` counts updates of the critic (fake score and head); every fifth also updates the student.
 --config.gan.generator_weight=0 trains without the head.
 
-Base size: 29 minutes on two CPU cores that did other work as well. That was the embedded student:
-at a constant rate, on films of both worlds, with one gradient clip for both of the critic's
-networks, and a head that saw films at the times of the scores. Storyworld size: planned for 9
+Base size: 29 minutes on two CPU cores that did other work as well. That was the embedded student,
+at a constant rate, on films of both worlds. Both of the critic's networks had one gradient clip,
+and the head saw films at the times of the scores. Storyworld size: planned for 9
 minutes on the H200, by counting forward passes; it has never run.
 
 For Wan2.1 the numbers are those of Self-Forcing (1.3B) and Self-Forcing-Plus (14B): AdamW without

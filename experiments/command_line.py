@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.utils.output import one_writer
+from experiments import REPOSITORY
 
 if TYPE_CHECKING:
     from experiments.commands import Command, Workshop
@@ -102,7 +103,7 @@ def _use(text: str) -> tuple[str, Path]:
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     if not Path("launch/train.py").is_file():  # commands and folders are named from there
-        raise UsageError(f"experiments run in their checkout: cd {Path(__file__).parents[1]}")
+        raise UsageError(f"experiments run in their checkout: cd {REPOSITORY}")
     from experiments.commands import OUT, Workshop, check_request, needed_runs
     from experiments.runs import SCALES
     from experiments.tables import TABLES

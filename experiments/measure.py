@@ -3,8 +3,8 @@
     a row + a kind -> OUT/measurements/NAME.json, and NAME.npz with stills
     (one file has all of a table's rows, if they are measured in turn)
 
-A saved measurement is used again if it is of at least as many films, with the same weights,
-memory, sampler, world, seed, judge and version. The report shows a measurement only if
+A saved measurement is used again if it is of at least as many films. Weights, memory, sampler,
+world, seed, judge and version must be the same. The report shows a measurement only if
 its model exists, with the weights that were measured.
 """
 

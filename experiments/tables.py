@@ -24,12 +24,8 @@ def _less_with_head(words: str, column: str) -> Claim:
 
 
 def _kept(what: str, column: str) -> Claim:
-    return Claim(
-        f"base minus student in {what} is at most 0.03",
-        ("base", column),
-        ("student", column),
-        at_most=0.03,
-    )
+    words = f"base minus student in {what} is at most 0.03"
+    return Claim(words, ("base", column), ("student", column), at_most=0.03)
 
 
 def _ratio(words: str, first: tuple[str, str], second: tuple[str, str], **bound: float) -> Claim:
@@ -186,8 +182,7 @@ TABLES = {
         claims=(
             _less_with_head("with the head subjects drift less", "drift.way"),
             _less_with_head(
-                "with the head fewer subjects are lost by the end of their shot",
-                "drift.lost",
+                "with the head fewer subjects are lost by the end of their shot", "drift.lost"
             ),
             _less_with_head(
                 "with the head subjects stay nearer to the middle in the film's last eighth",

@@ -1,6 +1,7 @@
-"""The order of the packages: imports run from higher ones to lower ones, without circles."""
+"""The order of the packages, without circles; and what holds for the text of every file."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ PARTS = (
     "planning", "serve", "gallery", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
+BESIDE = [
+    file
+    for folder in ("benchmarks", "experiments", "configs", "milestones", "launch")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+]
+NOT_YET = {PACKAGE / "data/video" / name for name in ("prepare.py", "windows.py")}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+# Of a docstring: an indented line, a row of a table (name, spaces, what it is), or a data flow.
+NO_PROSE = re.compile(r"^ |\S {2,}\S| -> ")
 
 
 def _imports(file: Path) -> set[tuple[str, ...]]:
@@ -89,3 +99,40 @@ def test_the_package_does_not_import_what_is_not_installed():
             for node in ast.walk(ast.parse(file.read_text()))
         }
         assert not modules & {"benchmarks", "experiments", "tests", "launch"}, file
+
+
+def test_no_file_has_more_than_300_lines():
+    lines = {file: len(file.read_text().splitlines()) for file in FILES + BESIDE}
+    assert not [f"{file}: {count}" for file, count in lines.items() if count > 300]
+
+
+def test_no_function_has_more_than_8_parameters():
+    wide = []
+    for file in FILES + BESIDE:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.args
+                every = (*given.posonlyargs, *given.args, *given.kwonlyargs)
+                count = sum(one.arg not in ("self", "cls") for one in every)
+                if count > 8:
+                    wide.append(f"{file}: {node.name} has {count}")
+    assert not wide
+
+
+def test_a_sentence_of_a_docstring_has_at_most_25_words():
+    long = [
+        f"{file}: {sentence}"
+        for file in {*FILES, *BESIDE} - NOT_YET
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, DOCUMENTED)
+        for sentence in _sentences(ast.get_docstring(node) or "")
+        if len(sentence.split()) > 25
+    ]
+    assert not long
+
+
+def _sentences(docstring: str) -> list[str]:
+    """The sentences of its prose; a colon or semicolon ends one, too. Tables are left out."""
+    blocks = [block.split("\n") for block in re.split(r"\n\s*\n", docstring)]
+    prose = [" ".join(lines) for lines in blocks if not any(map(NO_PROSE.search, lines))]
+    return [sentence for text in prose for sentence in re.split(r"(?<=[.!?:;])\s", text)]

@@ -1,7 +1,7 @@
 """Films cut to a few chunks in a row, so that a batch holds many beginnings of shots.
 
 A film of ten chunks begins without history once. Cut to one chunk at a shot's start, every film
-teaches what a prompt looks like when there is nothing to copy from, at a tenth of the tokens.
+teaches what a prompt looks like when there is nothing to copy from. It takes a tenth of the tokens.
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -83,6 +84,18 @@ class ReadableRecords:
         )
 
 
+@dataclass(frozen=True)
+class OwnPart:
+    """The part of every global batch that this process reads: the index-th of `count`.
+
+    sharing  processes that read this same part. They compare the films of every batch
+    """
+
+    index: int = 0
+    count: int = 1
+    sharing: int = 1
+
+
 class Loader(grain.DatasetIterator):
     """An iterator of endless batches of this process's films, with a position to save.
 
@@ -94,8 +107,7 @@ class Loader(grain.DatasetIterator):
       store: what to read.
       batch_size: films per batch of this process.
       seed: of the order of the films.
-      process_index, process_count: this process's part of every global batch.
-      sharing: processes that read this same part. They compare the films of every batch.
+      part: this process's part of every global batch.
       threads: threads that read ahead; 0 reads in `next`, which is enough for small films.
       max_bad_fraction: fraction of damaged records above which `next` raises DataError.
       visits: what changes a record each time it is read, in this order (film_parts.py,
@@ -111,9 +123,7 @@ class Loader(grain.DatasetIterator):
         batch_size: int,
         *,
         seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-        sharing: int = 1,
+        part: OwnPart = OwnPart(),
         threads: int = 0,
         max_bad_fraction: float = 0.01,
         visits: Sequence[Visit] = (),
@@ -123,8 +133,8 @@ class Loader(grain.DatasetIterator):
         faults = []
         if batch_size < 1:
             faults.append(f"batch_size must be at least 1, not {batch_size}")
-        if not 0 <= process_index < process_count:
-            faults.append(f"process_index must be in 0..{process_count - 1}, not {process_index}")
+        if not 0 <= part.index < part.count:
+            faults.append(f"part.index must be in 0..{part.count - 1}, not {part.index}")
         if not 0 <= seed < 2**32:
             faults.append(f"seed must be in 0..2^32-1, not {seed}")
         if threads < 0:
@@ -132,7 +142,7 @@ class Loader(grain.DatasetIterator):
         if not 0 <= max_bad_fraction < 1:
             faults.append(f"max_bad_fraction must be in [0, 1), not {max_bad_fraction}")
         raise_faults("loader", faults)
-        self._records, self._sharing = ReadableRecords(store, max_bad_fraction), sharing
+        self._records, self._sharing = ReadableRecords(store, max_bad_fraction), part.sharing
         self._unchecked: deque = deque()
         films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
         for visit in visits:
@@ -141,10 +151,10 @@ class Loader(grain.DatasetIterator):
             num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0
         )
         self._batches = iter(
-            films.batch(batch_size)[process_index::process_count].to_iter_dataset(options)
+            films.batch(batch_size)[part.index :: part.count].to_iter_dataset(options)
         )
         # A position is valid only for these values, the same in all processes; set_state checks.
-        self._order = {"films": len(store), "batch_size": batch_size * process_count, "seed": seed}
+        self._order = {"films": len(store), "batch_size": batch_size * part.count, "seed": seed}
 
     @property
     def bad_records(self) -> tuple[int, ...]:

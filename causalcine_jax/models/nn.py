@@ -216,8 +216,8 @@ FLOAT32_PARTS = ("norm", "modulation", "time_embedding", "time_projection")
 def stays_float32(name: str) -> bool:
     """Whether a parameter, such as `head.weight`, is of those that compute in float32.
 
-    These are norms, modulation, the time embedding, and the transformer's head and input skip,
-    whose output is divided by the noise level where the network predicts clean latents.
+    These are norms, modulation, the time embedding, and the transformer's head and input skip.
+    The output of head and skip is divided by the noise level where clean latents are predicted.
     """
     parts = set(name.split("."))
     return any(part in name for part in FLOAT32_PARTS) or (

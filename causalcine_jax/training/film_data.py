@@ -17,7 +17,7 @@ from causalcine_jax.data.encode_command import encode_storyworld
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.film_parts import FilmParts
 from causalcine_jax.data.latent_store import LatentStore
-from causalcine_jax.data.loader import Loader, Visit
+from causalcine_jax.data.loader import Loader, OwnPart, Visit
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.retelling import Retelling
 from causalcine_jax.errors import UsageError, raise_faults
@@ -221,9 +221,7 @@ def film_loader(
         store,
         config.batch // count,
         seed=config.seed,
-        process_index=index,
-        process_count=count,
-        sharing=jax.process_count() // count,
+        part=OwnPart(index, count, sharing=jax.process_count() // count),
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
         visits=_visits(config, store, tokenizer),

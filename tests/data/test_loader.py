@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from causalcine_jax.data import loader
 from causalcine_jax.data.latent_store import LatentStore
-from causalcine_jax.data.loader import Loader
+from causalcine_jax.data.loader import Loader, OwnPart
 from causalcine_jax.errors import DataError, UsageError
 
 
@@ -56,7 +56,7 @@ def test_every_epoch_has_every_film_in_a_new_order(store):
 
 def test_processes_share_one_order(store):
     alone = indices(Loader(store, 4), 14)
-    parts = [Loader(store, 2, process_index=i, process_count=2) for i in range(2)]
+    parts = [Loader(store, 2, part=OwnPart(i, 2)) for i in range(2)]
     together = [indices(part, 14) for part in parts]
     for batch in range(14):
         shared = [i for part in together for i in part[2 * batch : 2 * batch + 2]]
@@ -74,7 +74,7 @@ def test_processes_that_share_films_notice_that_one_skipped_a_record(store, monk
     films = [int(i) for i in next(Loader(store, 2))["index"]]
     gathered = [films, films, [5, 6], [5, 6]]
     monkeypatch.setattr(loader, "films_of_all", lambda own: np.array(gathered))
-    sharing, alone = Loader(store, 2, sharing=2), Loader(store, 2)
+    sharing, alone = Loader(store, 2, part=OwnPart(sharing=2)), Loader(store, 2)
     for _ in range(loader.BEHIND + 2):
         assert_same(next(sharing), next(alone))
     gathered[3] = [5, 0]
@@ -157,9 +157,9 @@ def test_too_many_damaged_records_are_a_clear_failure(tmp_path, threads):
 def test_bad_arguments_are_named_at_once(store):
     with pytest.raises(
         UsageError,
-        match=r"batch_size must be at least 1.*process_index must be in 0..1.*max_bad_fraction",
+        match=r"batch_size must be at least 1.*part.index must be in 0..1.*max_bad_fraction",
     ):
-        Loader(store, 0, process_index=2, process_count=2, max_bad_fraction=1.0)
+        Loader(store, 0, part=OwnPart(2, 2), max_bad_fraction=1.0)
 
 
 def test_a_closed_loader_stops(store):

@@ -67,8 +67,8 @@ def rank_agreement(
       judged: the judge's scores of the same films.
 
     Returns:
-      Per measure; `count` is the number of films that both could score, and the value is NaN
-      where one of the two gave all films the same score.
+      Per measure. `count` is the number of films that both could score. The value is NaN where one
+      of the two gave all films the same score.
     """
     found = {}
     for name, of_film in AGAINST.items():

@@ -1,9 +1,9 @@
 """Teacher trajectories on disk: made once, resumably, and then read as often as wanted.
 
 A trajectory store is a latent store with longer films, so it is written, checked and loaded like
-any other. A record has (K + 2) F frames. In order, these are the teacher's x at each of the
-student's K times, the end of its ODE, and the true film of its history. The spec records what the
-store was made from: another teacher, sampler or set of films is another store.
+any other. A record has (K + 2) F frames: the teacher's x at each of the student's K times, then the
+end of its ODE, then the true film of its history. The spec records what the store was made from:
+another teacher, sampler or set of films is another store.
 
 A trajectory's noise depends on the seed and the trajectory's number alone. So devices and processes
 may share the work in any way: each process writes shards of its own.
