@@ -1,6 +1,6 @@
 """What session.json must hold, so that a session is opened from it (project.py)."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 KINDS = {
     "secret_sha256": str, "watch": str, "take": str, "story": dict, "choices": dict,
@@ -8,7 +8,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def is_session(told: Any) -> bool:
+def is_session(told: Any) -> TypeGuard[dict[str, Any]]:
     """Whether `told`, read from a file that may be damaged, is the content of a session.json."""
     return (
         isinstance(told, dict)

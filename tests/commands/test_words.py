@@ -5,6 +5,9 @@ import json
 import pytest
 
 from causalcine_jax.commands.words import main, page
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.prompts import check_prompts
+from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.storyworld import (
     ACCESSORIES,
     ACTIONS,
@@ -66,3 +69,14 @@ def test_the_page_fits_the_terminal(columns, monkeypatch):
 def test_json_holds_the_same(capsys):
     main(["--json"])
     assert json.loads(capsys.readouterr().out) == lexicon()
+
+
+def test_who_writes_another_word_is_sent_here():
+    prompts = [("shot 's1'", "Mia the fox yodels.")]
+    with pytest.raises(UsageError) as refused:
+        check_prompts(prompts, word_tokenizer(VOCABULARY), 64)
+    said = str(refused.value)
+    assert "does not know 'yodels' in shot 's1'" in said
+    assert said.endswith("; causalcine words lists what it knows")
+    with pytest.raises(UsageError, match=r"it knows only:( \w+){20} and 20 more$"):
+        check_prompts(prompts, word_tokenizer([f"word{n}" for n in range(40)]), 64)

@@ -194,8 +194,7 @@ def test_prompts_that_the_model_cannot_read():
         "the model does not know 'robot' in shot 's1', 'meets' in shot 's1' (did you mean 'meet'?),"
         " 'dragon' in shot 's1'" in message
     )
-    assert "'walking' in shot 's1' (did you mean 'walk'?); it knows only: a about" in message
-    assert " zelda" in message
+    assert "'walking' in shot 's1' (did you mean 'walk'?); causalcine words lists" in message
     assert "shot 's2': the prompt has 35 tokens, the model reads at most 24" in message
 
 
