@@ -3,13 +3,14 @@
 Both treat scores as independent draws, so the evaluation takes at most one return per film.
 If a film answers several questions, `bootstrap_grouped` redraws whole films.
 `bootstrap_paired` compares two models on the same films, film by film.
+`bootstrap_others` averages over pairs of different films.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri
 
 CONFIDENCE, RESAMPLES = 0.95, 4000
@@ -111,6 +112,29 @@ def bootstrap_paired(first: Grouped, second: Grouped, statistic: Callable) -> In
         value = float(statistic(first.mean, second.mean))
         low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)))
     return Interval(value, low, high, both)
+
+
+def bootstrap_others(scores: Float[np.ndarray, "n n"], others: Bool[np.ndarray, "n n"]) -> Interval:
+    """Bootstraps the mean over things of each one's mean score with its `others` (percentile).
+
+    Things are redrawn, and with one all of its pairs; a copy is no other. `count` is the number of
+    things that have others.
+    """
+    with_others = int(others.any(axis=1).sum())
+    if not with_others:
+        return Interval(float("nan"), 0.0, 1.0, 0)
+    things = len(scores)
+
+    def means(weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+        with np.errstate(invalid="ignore"):
+            own = (weights @ np.where(others, scores, 0).T) / (weights @ others.T)
+            weights = np.where(np.isnan(own), 0, weights)
+            return (weights * np.nan_to_num(own)).sum(axis=1) / weights.sum(axis=1)
+
+    draws = _draws(things) + things * np.arange(RESAMPLES)[:, None]
+    drawn = np.bincount(draws.ravel(), minlength=things * RESAMPLES).reshape(RESAMPLES, things)
+    low, high = _bounds(means(drawn.astype(float)))
+    return Interval(float(means(np.ones((1, things)))[0]), low, high, with_others)
 
 
 def _draws(groups: int) -> Int[np.ndarray, "resamples groups"]:

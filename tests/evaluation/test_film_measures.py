@@ -13,6 +13,7 @@ from benchmarks.random_scorers import write_scorers
 from causalcine_jax.commands import evaluate
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.films import run
+from causalcine_jax.evaluation.films.shot_features import unpacked
 from causalcine_jax.evaluation.films.stories import find_films, read_stories
 from causalcine_jax.evaluation.metrics.shot_cuts import sca
 from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
@@ -117,6 +118,42 @@ def test_a_returning_character_is_compared_with_its_last_shot(measured):
     # A picture that never changes is nearest to one caption, so it earns nothing as a return.
     assert pair("never")[0]["similarity"] == pytest.approx(1, abs=2e-3)
     assert pair("never")[0]["gated"] == 0
+    passed = [pair(name)[0]["introduced"] for name in ("same", "drifts", "never")]
+    assert report["asked"]["returns_passed"]["value"] == pytest.approx(np.mean(passed))
+
+
+def test_features_of_shots_stay_in_a_films_own_file(measured):
+    out, report = measured
+    assert "shot_features" not in (out / "measures.json").read_text()
+    assert "shot_features" not in report["per_film"]["same"]["asked"]
+    kept = json.loads((out / "films/same.json").read_text())["asked"]
+    features = unpacked(kept["shot_features"])
+    assert len(features) == len(kept["ranges"]) == 3
+    assert features[0] @ features[2] == pytest.approx(kept["pairs"][0]["similarity"], abs=1e-3)
+
+
+def test_a_story_sets_report_has_bounds_and_both_labels_crossed(weights, tmp_path):
+    labels = small_set(tmp_path)
+    data = yaml.safe_load(labels.read_text())
+    data["stories"]["stove"] = data["stories"]["galley"] | {"described_again": True}
+    labels.write_text(yaml.safe_dump(data))
+    (tmp_path / "small/stove.yaml").write_text((tmp_path / "small/galley.yaml").read_text())
+    for name, last in (("galley", 0), ("stove", 2)):
+        shots = [(0, 45), (1, 48), (last, 48), (1, 48), (2, 48)]
+        write_film(tmp_path / f"films/{name}.mp4", shots)
+    flags = ["--films", str(tmp_path / "films"), "--stories", str(labels), "--every", "24"]
+    for _ in range(2):  # the second run reads the features back
+        evaluate.main([*flags, "--weights", weights, "--out", str(tmp_path / "out")])
+        report = json.loads((tmp_path / "out/measures.json").read_text())
+        bound = report["bounds"]["asked"]
+        assert (bound["chance"]["count"], bound["no_absence"]["count"]) == (2, 0)
+        assert bound["chance"]["value"] < report["asked"]["returns"]["high"]
+        assert [(row["away"], row["described_again"]) for row in report["crossed"]] == [
+            ("1", "false"),
+            ("1", "true"),
+        ]
+        text = (tmp_path / "out/measures.md").read_text()
+        assert "chance: shots of two stories" in text and "passes the gate" in text
 
 
 def test_what_was_not_measured_is_named(measured):

@@ -30,8 +30,8 @@ MEASURES: dict[str, tuple[str, Callable[[Film], float | None], bool]] = {
     **{
         name: (
             label,
-            lambda film, name=name: film["asked"]["means"][name],  # type: ignore[misc]
-            name != "dynamics",
+            lambda film, name=name: film["asked"]["means"].get(name),  # type: ignore[misc]
+            name not in ("dynamics", "returns_counted"),
         )
         for name, label in OF_RANGES.items()
     },

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.evaluation.films.features import FilmFeatures, film_features
+from causalcine_jax.evaluation.films.shot_features import packed
 from causalcine_jax.evaluation.films.stories import FilmStory
 from causalcine_jax.evaluation.metrics import consistency, ranges
 from causalcine_jax.evaluation.metrics.cut_detector import CutDetector, shrink
@@ -174,15 +175,24 @@ def _of_ranges(
         "background": features.within(features.clip_b32, shots),
         "alignment": None,
         "pairs": None,
+        "shot_features": None,
     }
     faithful: list[bool] | None = None
     if captions is not None:
         alignment = np.stack([features.clips[each] for each in shots]) @ captions[numbers].T
         values["alignment"] = np.diagonal(alignment).tolist()
         faithful = consistency.faithful_shots(alignment)
+    if features.of_shots is not None and shots:
+        values["shot_features"] = packed([features.of_shots[each] for each in shots])
     if features.of_shots is not None and any(story.cast):
+        first = consistency.first_shots([story.cast[n] for n in numbers])
         values["pairs"] = [
-            {**asdict(score.pair), "similarity": score.similarity, "gated": score.gated}
+            {
+                **asdict(score.pair),
+                "similarity": score.similarity,
+                "gated": score.gated,
+                "introduced": None if faithful is None else faithful[first[score.pair.character]],
+            }
             for score in _pair_scores(shots, story.cast, numbers, features, faithful)
             # An extra cut within a shot makes no second shot of it.
             if numbers[score.pair.first] != numbers[score.pair.second]
@@ -229,4 +239,9 @@ def means(values: dict[str, Any]) -> dict[str, float | None]:
         "inter_shot": consistency.inter_shot(pairs),
         "returns": mean([each["similarity"] for each in back]),
         "returns_gated": mean([each["gated"] for each in back]),
+        "returns_passed": mean([each["introduced"] for each in back]),
+        "returns_counted": mean([each["similarity"] for each in back if each["introduced"]]),
+        "no_absence": mean(
+            [each["similarity"] for each in values["pairs"] or () if each["absence"] == 0]
+        ),
     }

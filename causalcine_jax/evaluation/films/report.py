@@ -5,20 +5,15 @@ failed, a second table counts each of them as 0.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from causalcine_jax.evaluation.films.report_tables import KINDS, OF_RANGES
+from causalcine_jax.evaluation.films.returns import bounds, crossed
 from causalcine_jax.evaluation.films.run import Measured, Measurer
 from causalcine_jax.evaluation.films.stories import FilmStory
-from causalcine_jax.evaluation.intervals import (
-    Grouped,
-    Interval,
-    bootstrap_grouped,
-    bootstrap_mean,
-)
+from causalcine_jax.evaluation.films.story_means import Film, Score, of_range, story_mean
+from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped
 from causalcine_jax.evaluation.metrics import consistency
 from causalcine_jax.evaluation.metrics.shot_cuts import (
     PAPER_CALIBRATED,
@@ -50,40 +45,29 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
             "left_out": measurer.scorers.left_out,
             "notes": list(notes),
             "failed": len(failed),
-            "aesthetic": _mean(films, lambda film: film["aesthetic"]),
+            "aesthetic": story_mean(films, lambda film: film["aesthetic"]),
             "cuts": _cuts(films),
             **{
-                kind: {name: _mean(films, _of_range(kind, name)) for name in OF_RANGES}
+                kind: {name: story_mean(films, of_range(kind, name)) for name in OF_RANGES}
                 for kind in KINDS
             },
             "failed_as_0": _with_failed(films, failed) if failed else {},
             "absences": {kind: _absences(films, kind) for kind in KINDS},
+            "bounds": {kind: bounds(films, kind) for kind in KINDS},
+            "crossed": crossed(films),
             "by_label": _by_label(films),
             "shots_beyond_the_end": sum(film["shots_beyond_the_end"] for film in films),
             "captions_cut": sum(lost > 0 for film in films for lost in film["tokens_lost"] or ()),
             "tokens_lost": sum(sum(film["tokens_lost"] or ()) for film in films),
-            "per_film": measured.films,
+            "per_film": {name: _told(film) for name, film in measured.films.items()},
         }
     )
 
 
-Film = dict[str, Any]
-Score = Callable[[Film], float | None]
-
-
-def _mean(films: Iterable[Film], score: Score, failed: Iterable[FilmStory] = ()) -> Interval:
-    """The mean over stories of the mean over a story's films; a film that failed counts as 0."""
-    of_story: dict[str, list[float]] = {}
-    for film in films:
-        if (value := score(film)) is not None:
-            of_story.setdefault(film["story"], []).append(value)
-    for story in failed:
-        of_story.setdefault(story.name, []).append(0.0)
-    return bootstrap_mean([float(np.mean(values)) for values in of_story.values()])
-
-
-def _of_range(kind: str, name: str) -> Score:
-    return lambda film: film[kind]["means"][name]
+def _told(film: Film) -> Film:
+    """A film's measures without the features, which stay in its own file."""
+    without = lambda values: {k: v for k, v in values.items() if k != "shot_features"}
+    return film | {kind: without(film[kind]) for kind in KINDS}
 
 
 def _with_failed(films: list[Film], failed: list[FilmStory]) -> dict[str, Interval]:
@@ -93,23 +77,23 @@ def _with_failed(films: list[Film], failed: list[FilmStory]) -> dict[str, Interv
         "aesthetic": (lambda film: film["aesthetic"], failed),
         "sca": (lambda film: film["cuts"]["sca"], failed),
         **{
-            name: (_of_range("asked", name), failed)
+            name: (of_range("asked", name), failed)
             for name in ("alignment", "subject", "background")
         },
         "inter_shot": (
-            _of_range("asked", "inter_shot"),
+            of_range("asked", "inter_shot"),
             [story for story in failed if pairs[story.name]],
         ),
         **{
             name: (
-                _of_range("asked", name),
+                of_range("asked", name),
                 [story for story in failed if any(pair.absence for pair in pairs[story.name])],
             )
-            for name in ("returns", "returns_gated")
+            for name in ("returns", "returns_gated", "returns_passed")
         },
     }
     return {
-        name: _mean(films, score, without)
+        name: story_mean(films, score, without)
         for name, (score, without) in scores.items()
         if any(score(film) is not None for film in films)
     }
@@ -122,11 +106,11 @@ def _cuts(films: list[Film]) -> dict[str, Any]:
         sum(each["matched"] * each[name] for each in cuts) / matched if matched else math.nan
     )
     found: dict[str, Any] = {
-        "sca": _mean(films, lambda film: film["cuts"]["sca"]),
+        "sca": story_mean(films, lambda film: film["cuts"]["sca"]),
         "frames_per_cut": per_cut("frames_per_cut"),
         "milliseconds_per_cut": per_cut("milliseconds_per_cut"),
-        "missed": _mean(films, lambda film: film["cuts"]["missed"]),
-        "extra": _mean(films, lambda film: film["cuts"]["extra"]),
+        "missed": story_mean(films, lambda film: film["cuts"]["missed"]),
+        "extra": story_mean(films, lambda film: film["cuts"]["extra"]),
     }
     near = [{t: Detection(**each["near"][str(t)]) for t in TOLERANCES} for each in cuts]
     return found | summed_rates(near)
@@ -141,7 +125,8 @@ def _absences(films: list[Film], kind: str) -> dict[str, dict[str, Interval]]:
     away = sorted({pair["absence"] for pairs in known for pair in pairs} - {None})
     return {
         str(absence): {
-            name: _over_stories(known, absence, name) for name in ("similarity", "gated")
+            name: _over_stories(known, absence, name)
+            for name in ("similarity", "gated", "introduced")
         }
         for absence in away
     }
@@ -164,9 +149,9 @@ def _by_label(films: list[Film]) -> dict[str, dict[str, dict[str, Interval]]]:
     return {
         label: {
             value: {
-                name: _mean(
+                name: story_mean(
                     [film for film in films if film["labels"].get(label) == value],
-                    _of_range("asked", name),
+                    of_range("asked", name),
                 )
                 for name in OF_RANGES
             }

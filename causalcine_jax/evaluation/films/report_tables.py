@@ -13,6 +13,8 @@ OF_RANGES = {
     "inter_shot": "inter-shot consistency (DINOv2)",
     "returns": "of these, returns after an absence",
     "returns_gated": "returns, 0 where a shot is not as its caption says",
+    "returns_passed": "share of returns that passes the gate",
+    "returns_counted": "returns that pass the gate",
     "dynamics": "dynamics (grey levels a second)",
 }
 
@@ -49,6 +51,8 @@ def film_markdown(report: dict[str, Any]) -> str:
         ),
         *_failed_lines(report),
         *_absence_lines(report),
+        *_crossed_lines(report),
+        *_bound_lines(report),
         *_label_lines(report),
         *_omissions(report),
     ]
@@ -76,11 +80,47 @@ def _absence_lines(report: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     body = [
-        (away, number_text(row["similarity"]), number_text(row["gated"]))
+        (away, *(number_text(row[name]) for name in ("similarity", "gated", "introduced")))
         for away, row in rows.items()
     ]
-    head = ("shots away", "similarity of the return", "gated")
+    head = ("shots away", "similarity of the return", "gated", "passes the gate")
     return ["", "Returns on prompted ranges", "", *markdown_table(head, body)]
+
+
+def _crossed_lines(report: dict[str, Any]) -> list[str]:
+    if not (rows := report["crossed"]):
+        return []
+    columns = {
+        "returns": "similarity of the return",
+        "returns_gated": "gated",
+        "returns_passed": "passes the gate",
+        "returns_counted": "of those that pass",
+    }
+    body = [
+        (row["away"], row["described_again"], *(number_text(row[name]) for name in columns))
+        for row in rows
+    ]
+    head = ("away", "described again", *columns.values())
+    return ["", "Both labels of returns, on prompted ranges", "", *markdown_table(head, body)]
+
+
+def _bound_lines(report: dict[str, Any]) -> list[str]:
+    bounds = report["bounds"]
+    names = {
+        "no_absence": "two shots in a row that show the subject",
+        "chance": "chance: shots of two stories of the same kind",
+    }
+    body = [
+        (label, *(_of_stories(bounds[kind][name]) for kind in KINDS))
+        for name, label in names.items()
+        if any(bounds[kind][name]["count"] for kind in KINDS)
+    ]
+    head = ("bounds of returns", *KINDS.values())
+    return ["", *markdown_table(head, body)] if body else []
+
+
+def _of_stories(value: dict[str, Any]) -> str:
+    return f"{number_text(value)} ({value['count']} stories)" if value["count"] else "-"
 
 
 def _label_lines(report: dict[str, Any]) -> list[str]:

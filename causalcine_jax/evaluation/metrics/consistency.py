@@ -77,6 +77,15 @@ def matched_pairs(
     return pairs
 
 
+def first_shots(cast: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The first shot of every character."""
+    first: dict[str, int] = {}
+    for number, names in enumerate(cast):
+        for name in names:
+            first.setdefault(name, number)
+    return first
+
+
 @dataclass(frozen=True)
 class PairScore:
     """A pair, how similar its shots are, and whether both show what their captions say.
