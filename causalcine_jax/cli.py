@@ -103,6 +103,12 @@ def pixel_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def part(text: str) -> tuple[int, int]:
+    """The type of every flag that takes K/N: the K-th of N parts."""
+    number, _, count = text.partition("/")
+    return whole_number(number), whole_number(count)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, with descriptions as they are written and every error in one line.
 

@@ -79,6 +79,13 @@ def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:
     return [] if value in known else [f"unknown {name} {value!r}, {nearest(str(value), known)}"]
 
 
+def part_faults(part: tuple[int, int]) -> list[str]:
+    """`part` (K, N) must be the K-th of N parts."""
+    number, count = part
+    there = 1 <= number <= count
+    return [] if there else [f"--part {number}/{count}: there are parts 1 to {count}"]
+
+
 def check_choice(name: str, value, known: Iterable[str]) -> None:
     """Raises a `UsageError` if `value` is none of `known`."""
     for fault in choice_faults(name, value, known):

@@ -29,7 +29,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
+from causalcine_jax.cli import ArgumentParser, number, part, pixel_size, whole_number
 from causalcine_jax.commands.model_flags import (
     NETWORK_CHOICES,
     memory_flags,
@@ -86,7 +86,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--seeds", type=_seeds, metavar="N,N,...", help="with --stories (default: 0)"
     )
     parser.add_argument(
-        "--part", type=_part, metavar="K/N", help="with --stories: only the K-th of N parts"
+        "--part", type=part, metavar="K/N", help="with --stories: only the K-th of N parts"
     )
     parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="such as 832x480")
     parser.add_argument("--frames", type=whole_number, help="video frames of a film of one shot")
@@ -165,11 +165,6 @@ def _times(text: str) -> tuple[float, ...]:
 
 def _seeds(text: str) -> tuple[int, ...]:
     return tuple(whole_number(seed) for seed in text.split(","))
-
-
-def _part(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    return whole_number(number), whole_number(count)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,18 +2,20 @@
 
     causalcine prepare VIDEOS --model DIR --out outputs/data/films
     causalcine prepare VIDEOS --model DIR --out outputs/data/films --captioner "python caption.py"
+    causalcine prepare VIDEOS --model DIR --part 1/8 --out outputs/data/films-1
     causalcine train --config configs/wan.py --config.data.store=outputs/data/films/train
 
 Finds shots, joins consecutive ones to films of whole chunks, filters, captions, and encodes them.
 Captions lie beside the videos, or a program or server writes them (docs/data.md). A run that was
-stopped ends with exit code 75, and goes on when the same command is given again.
+stopped ends with exit code 75, and goes on when the same command is given again. Several machines
+share a folder: each gets a part and an --out of its own.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
+from causalcine_jax.cli import ArgumentParser, number, part, pixel_size, whole_number
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
 
@@ -77,6 +79,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1,
         help="processes that read videos and, on a CPU, encode them; on accelerators, threads "
         "that read for them (default 1)",
+    )
+    parser.add_argument(
+        "--part",
+        type=part,
+        default=(1, 1),
+        metavar="K/N",
+        help="only the K-th of N parts of the videos, into an --out of its own",
     )
     parser.add_argument(
         "--text-len", type=whole_number, help="token ids per shot (default: the model's)"
@@ -191,6 +200,7 @@ def summary(numbers: dict) -> str:
             f"{numbers.get('train', 0)} to train on, {numbers.get('held_out', 0)} held out",
             *([f"{bars} videos have black bars, which are cut off"] if bars else []),
             *([numbers["lengths"]] if "lengths" in numbers else []),
+            *([f"part {numbers['part']}: {numbers['note']}"] if "part" in numbers else []),
             *(["rejects, which rejects.html shows:"] if rejects else ["nothing was rejected"]),
             *rejects,
             *([warning] if failed else []),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.errors import DataError, UsageError, raise_faults
+from causalcine_jax.errors import DataError, UsageError, part_faults, raise_faults
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.filming import say
 from causalcine_jax.film_folder.generate import generate
@@ -48,9 +48,8 @@ class FilmSet:
     part: tuple[int, int] = (1, 1)
 
     def __post_init__(self):
-        number, count = self.part
-        if not 1 <= number <= count:
-            raise UsageError(f"--part {number}/{count}: there are parts 1 to {count}")
+        if faults := part_faults(self.part):
+            raise UsageError(faults[0])
 
     def films(self) -> list[tuple[int, str]]:
         """(seed, story's name) of each film of this part, seed by seed."""

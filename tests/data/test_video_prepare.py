@@ -1,5 +1,6 @@
 """A folder of videos to stores: what is in them, what was dropped and why, and how runs go on."""
 
+import itertools
 import json
 import os
 import shutil
@@ -27,8 +28,9 @@ from causalcine_jax.__main__ import command
 from causalcine_jax.convert import load_vae
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
-from causalcine_jax.data.video import encode, pool, prepare, reading
-from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.mixed_store import MixedStore
+from causalcine_jax.data.video import encode, parts, pool, prepare, reading
+from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.data.video.frames import Clock, read
 from causalcine_jax.data.video.shots import Shot
@@ -224,6 +226,73 @@ def test_films_of_one_source_are_never_split(model, tmp_path):
     ]
     assert len(sources) == 2 and not set.intersection(*sources)
     assert sum(map(len, stores.values())) == 16
+
+
+def test_parts_make_the_same_films_together(model, tmp_path):
+    """Copies fall into one part, both sides of the split stay, and nothing is rejected twice."""
+    folder = films_folder(tmp_path / "videos", 6)
+    shutil.copy(folder / "film3.mp4", folder / "again.mp4")
+    (folder / "words.mp4").write_text("no video at all")
+    (folder / "nobody.json").write_text('{"caption": "a"}')
+    (folder / "dangling.mp4").symlink_to(folder / "nowhere")
+
+    def films(out: Path) -> dict[str, list[tuple]]:
+        lines = {
+            split: (out / split / "films.jsonl").read_text().splitlines()
+            for split in SPLITS
+            if (out / split).exists()
+        }
+        return {
+            split: [
+                (row["id"], row["file"], str(row["shots"])) for row in map(json.loads, lines[split])
+            ]
+            for split in lines
+        }
+
+    run(folder, tmp_path / "all", model, held_out=0.4)
+    hashes = [parts.file_hash(file) for file in folder.glob("film*.mp4")]
+    count = next(n for n in (2, 3, 4) if len({parts.part_of(each, n) for each in hashes}) == n)
+    numbers, made = range(1, count + 1), {}
+    for number in numbers:
+        made[number] = run(
+            folder, tmp_path / str(number), model, held_out=0.4, part=(number, count)
+        ).numbers
+    whole = films(tmp_path / "all")
+    assert set(whole) == set(SPLITS)
+    for split, rows in whole.items():
+        pieces = [films(tmp_path / str(number)).get(split, []) for number in numbers]
+        assert sorted(itertools.chain(*pieces)) == sorted(rows)
+    every = [rejects(tmp_path / str(number)) for number in numbers]
+    assert sorted(itertools.chain(*every)) == rejects(tmp_path / "all")
+    assert sum(each["files"] for each in made.values()) == 9
+    assert made[2]["part"] == f"2/{count}" and "other parts" in made[2]["note"]
+    mixed = MixedStore(list(map(LatentStore.open, _trains(tmp_path))))
+    assert len(mixed) == len(whole["train"])
+    with pytest.raises(UsageError, match=f"part was 2/{count}, is 1/{count}"):
+        run(folder, tmp_path / "2", model, held_out=0.4, part=(1, count))
+    with pytest.raises(UsageError, match=f"part was None, is 1/{count}"):
+        run(folder, tmp_path / "all", model, held_out=0.4, part=(1, count))
+
+
+def _trains(folder: Path) -> list[Path]:
+    return [out / "train" for out in map(folder.joinpath, "123") if (out / "train").exists()]
+
+
+def test_a_part_hashes_a_file_once_and_may_be_empty(model, tmp_path, monkeypatch):
+    folder = films_folder(tmp_path / "videos", 2)
+    hashed = []
+    real = parts.file_hash
+    monkeypatch.setattr(parts, "file_hash", lambda file: hashed.append(file.name) or real(file))
+    number = parts.part_of(real(folder / "film0.mp4"), 2)
+    run(folder, tmp_path / "out", model, part=(number, 2))
+    again = run(folder, tmp_path / "out", model, part=(number, 2))
+    assert sorted(hashed) == ["film0.mp4", "film1.mp4"] and again.numbers["films"] >= 2
+    taken = {parts.part_of(real(folder / f"film{n}.mp4"), 50) for n in (0, 1)}
+    empty = min(set(range(1, 51)) - taken)
+    with pytest.raises(DataError, match=f"part {empty}/50 has none of the 2 files"):
+        run(folder, tmp_path / "empty", model, part=(empty, 50))
+    with pytest.raises(UsageError, match="--part 3/2: there are parts 1 to 2"):
+        PrepareConfig(folder, tmp_path / "out", model, part=(3, 2))
 
 
 def test_a_captioner_that_fails_is_asked_again_at_the_next_run(model, detector, tmp_path):

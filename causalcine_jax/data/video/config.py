@@ -6,7 +6,7 @@ from pathlib import Path
 
 from causalcine_jax.data.video.captioner import CaptionerOptions
 from causalcine_jax.data.video.filters import Filters
-from causalcine_jax.errors import choice_faults, raise_faults, shown
+from causalcine_jax.errors import choice_faults, part_faults, raise_faults, shown
 
 CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
 SPLITS = ("train", "held_out")  # the stores in out
@@ -35,6 +35,7 @@ class PrepareConfig:
     licence           of videos for which no file names one
     source_from       "parent" or a regular expression: where a video's name holds its source
     captioning        how a captioner is asked
+    part              (K, N): the K-th of N parts of the videos, by their content
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class PrepareConfig:
     licence: str = ""
     source_from: str | None = None
     captioning: CaptionerOptions = CaptionerOptions()
+    part: tuple[int, int] = (1, 1)
 
     def __post_init__(self):
         faults = [
@@ -65,6 +67,7 @@ class PrepareConfig:
         ]
         if not 0 <= self.held_out < 1:
             faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
+        faults += part_faults(self.part)
         faults += choice_faults("detector", self.detector, DETECTORS)
         if self.captioner and self.captioner_url:
             faults.append("captioner and captioner_url are two captioners: leave one out")
@@ -82,3 +85,8 @@ class PrepareConfig:
             if self.folder.resolve().is_relative_to((self.out / own).resolve()):
                 faults.append(f"the videos are inside of {self.out / own}, which is replaced")
         raise_faults("prepare", faults)
+
+
+def part_text(part: tuple[int, int]) -> str | None:
+    """K/N; None where the only part is all of the videos."""
+    return None if part[1] == 1 else f"{part[0]}/{part[1]}"

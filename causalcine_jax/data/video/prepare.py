@@ -33,9 +33,10 @@ from causalcine_jax.data.video.choosing import (
     where,
     windows,
 )
-from causalcine_jax.data.video.config import SPLITS, PrepareConfig
+from causalcine_jax.data.video.config import SPLITS, PrepareConfig, part_text
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
+from causalcine_jax.data.video.parts import of_part
 from causalcine_jax.data.video.pool import alone, each
 from causalcine_jax.data.video.reading import detector_of, probed, scanned
 from causalcine_jax.data.video.stores import Encoded, check_stores, put_store, remove_store, spec_of
@@ -45,6 +46,7 @@ from causalcine_jax.errors import DataError, kept_when_stopped
 from causalcine_jax.utils.atomic_file import remove_partials, write_json
 from causalcine_jax.utils.output import check_disk, one_writer
 
+OTHER_PARTS = "windows are not compared with those of other parts: both copies may be kept"
 SETTINGS, REPORT = "settings.json", "report.json"
 FILES = (REPORT, SETTINGS, "contact_sheet.png", "rejects.html", "rejects.jsonl")
 
@@ -82,14 +84,15 @@ def _prepare(work: Work) -> Prepared:
     there = any((out / split).exists() for split in SPLITS)
     check_settings(out / SETTINGS, settings(config, target), config.overwrite or not there)
     remove_partials(out / "work", below=True)
-    videos = text.with_text(work, scanned(work, probed(work, files, told)), target)
+    mine = of_part(work, files)
+    videos = text.with_text(work, scanned(work, probed(work, mine, told, files)), target)
     chosen = windows(work, videos, target)
     encoded = _encoded(work, captioned(work, chosen, *captioner, target), target)
 
     films, size = [one.film for one in encoded], (target.height, target.width)
     work.rejects.sort(key=lambda row: (row["file"], row.get("first", -1), row["stage"]))
     numbers = {
-        "files": len(files),
+        "files": len(mine),
         "videos": len(videos),
         "video_seconds": round(sum(video.scan["frames"] for video in videos) / FPS, 1),
         "black_bars": sum(video.clock.picture != WHOLE for video in videos),
@@ -101,6 +104,8 @@ def _prepare(work: Work) -> Prepared:
     }
     if advice := length_advice(work.runs, target):
         numbers["lengths"] = advice
+    if part := part_text(config.part):
+        numbers |= {"part": part, "note": OTHER_PARTS}
     write_rows(out / "rejects.jsonl", work.rejects)
     by_name = {video.name: video for video in videos}
     report.save_rejects(out / "rejects.html", work.rejects, by_name, size)

@@ -20,10 +20,18 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.utils.atomic_file import file_hash
 
 
-def probed(work: Work, files: Sequence[Path], told: Sequence[Path]) -> list[Video]:
-    """The files that are videos, each content once, with the captions beside them (`told`)."""
+def probed(
+    work: Work, files: Sequence[Path], told: Sequence[Path], every: Sequence[Path] | None = None
+) -> list[Video]:
+    """The files that are videos, each content once, with the captions beside them (`told`).
+
+    Args:
+      files: those of this part; `every` has the other parts' as well.
+    """
     config = work.config
-    beside = sidecars.found(files, told, work.rejects, config.folder)
+    # What is wrong with captions of no video is counted once, in the first part.
+    rejects = work.rejects if config.part[0] == 1 else []
+    beside = sidecars.found(every or files, told, rejects, config.folder, files)
     rows: dict[Path, Row] = {}
     manifest = work.manifest("probe")
     with work.bar(len(files), "file", "probe") as bar:

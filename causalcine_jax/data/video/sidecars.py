@@ -45,9 +45,18 @@ class Sidecars:
 
 
 def found(
-    videos: Sequence[Path], files: Sequence[Path], rejects: list[Row], folder: Path
+    videos: Sequence[Path],
+    files: Sequence[Path],
+    rejects: list[Row],
+    folder: Path,
+    mine: Sequence[Path] | None = None,
 ) -> dict[Path, Sidecars]:
-    """What is beside every video, and rejects for the files that belong to none."""
+    """What is beside every video, and rejects for the files that belong to none.
+
+    Args:
+      mine: the videos whose files are read; None for all.
+    """
+    read_of = set(videos if mine is None else mine)
     used: set[Path] = set()
     told: dict[Path, Captions] = {}
     for table in (file for file in files if file.suffix == ".csv"):
@@ -68,7 +77,8 @@ def found(
         places = beside(video)
         used.update(places)
         used.update(place.parent for place in places if place.name == "0.json")
-        beside_each[video] = _read_all(places, told.get(video))
+        if video in read_of:
+            beside_each[video] = _read_all(places, told.get(video))
     lost = "captions without a video", "no such video"
     rejects += [
         reject("captions", _name(file, folder), lost)

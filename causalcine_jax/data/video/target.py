@@ -11,7 +11,7 @@ from causalcine_jax.convert import load_tokenizer
 from causalcine_jax.convert.find import holds
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
-from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.config import PrepareConfig, part_text
 from causalcine_jax.data.video.encode import model_vae
 from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.model_folder import model_defaults, transformer_sizes
@@ -105,6 +105,7 @@ def settings(config: PrepareConfig, target: Target) -> dict[str, Any]:
         "detector_weights": file_hash(weights) if weights else None,
         "held_out": config.held_out,
         "source_from": config.source_from,
+        "part": part_text(config.part),
         **dataclasses.asdict(config.filters),
     }
 
