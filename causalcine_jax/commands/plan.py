@@ -6,6 +6,7 @@
     causalcine plan compile --config configs/wan.py:14b --topology v5p:4x4x4
     causalcine plan compile --config configs/dmd.py:wan_14b --config.batch=32 --topology h200:8x8
     causalcine plan compile --config configs/dmd.py:wan_14b --rollout --topology h200:1x8 --seq 8
+    causalcine plan prepare --videos 20000 --hours 10000 --devices 64 --cores 512
 
 memory: the bytes of a film, from configs and the headers of files: nothing is loaded or computed.
 --model is a preset (storyworld, wan-1.3b, wan-14b), a family (self-forcing, causvid, ...:
@@ -15,6 +16,9 @@ compile: the real training step of a stage, or, with --rollout, what makes a chu
 for hardware that need not be here: v5p, v6e, v5e, h200, h100. Its compiler must be: pip install
 'causalcine-jax[tpu]' or '[cuda13]'. Says bytes per device by part, collectives, FLOPs, and the
 roofline of a step (of a cycle of steps, where some do more). Exit code 1 if it does not fit.
+
+prepare: bytes on disk and hours of each stage for a folder of videos. Each row says whether its
+number was measured, counted or assumed; --rate replaces one.
 """
 
 import argparse
@@ -133,15 +137,64 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where the pool is")
     step.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    prepare = _prepare_parser(commands)
     flags, rest = parser.parse_known_args(arguments)
     of_config = ("--config.", "--noconfig.") if flags.command == "compile" else ()
-    {"memory": memory, "compile": step}[flags.command].refuse(
+    {"memory": memory, "compile": step, "prepare": prepare}[flags.command].refuse(
         [word for word in rest if not word.startswith(of_config)]
     )
     if flags.command == "compile" and not flags.rollout:
         of_rollout = ("pool_frames", "kv_dtype", "pool_on")
         step.refuse_set(flags, of_rollout, "applies only to a rollout: add --rollout")
     return flags, rest
+
+
+def _prepare_parser(commands) -> ArgumentParser:
+    parser = commands.add_parser(
+        "prepare", help="bytes and hours of `causalcine prepare`", allow_abbrev=False
+    )
+    parser.add_argument("--videos", type=whole_number, required=True, help="in the folder")
+    parser.add_argument("--hours", type=number, required=True, help="of all videos together")
+    parser.add_argument(
+        "--size",
+        type=pixel_size,
+        default=(832, 480),
+        metavar="WIDTHxHEIGHT",
+        help="pixels of the films (default 832x480)",
+    )
+    parser.add_argument(
+        "--latent-frames",
+        type=whole_number,
+        default=60,
+        help="latent frames per film (default 60: 14.8 s)",
+    )
+    parser.add_argument("--devices", type=whole_number, default=1, help="that encode (default 1)")
+    parser.add_argument("--chip", default="h200", help="their kind (default h200)")
+    parser.add_argument("--cores", type=whole_number, default=1, help="that read (default 1)")
+    parser.add_argument(
+        "--captioner-at-once",
+        type=whole_number,
+        default=4,
+        dest="at_once",
+        metavar="N",
+        help="requests that the captioner has at the same time (default 4)",
+    )
+    parser.add_argument(
+        "--rate",
+        action="append",
+        default=[],
+        type=_rate,
+        dest="rates",
+        metavar="NAME=NUMBER",
+        help="replaces a rate, by the name that its row shows; may be given several times",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    return name, number(value)
 
 
 def _need_no_device() -> None:
@@ -165,6 +218,18 @@ def memory(flags: argparse.Namespace) -> None:
         MemoryRequest(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
     )
     print(to_json(plan) if flags.json else table(plan))
+
+
+def prepare(flags: argparse.Namespace) -> None:
+    from causalcine_jax.planning.prepare_plan import PrepareRequest, prepare_plan
+    from causalcine_jax.planning.prepare_table import table, to_json
+
+    width, height = flags.size
+    names = ("videos", "hours", "latent_frames", "devices", "cores", "chip", "at_once")
+    asked = {name: getattr(flags, name) for name in names}
+    request = PrepareRequest(**asked, height=height, width=width, rates=dict(flags.rates))
+    rows = prepare_plan(request)
+    print(to_json(request, rows) if flags.json else table(request, rows))
 
 
 def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
@@ -197,7 +262,7 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     flags, rest = parse(arguments)
     _need_no_device()
-    if flags.command == "memory":
-        memory(flags)
-    else:
+    if flags.command == "compile":
         compile_step(flags, rest)
+    else:
+        {"memory": memory, "prepare": prepare}[flags.command](flags)
