@@ -114,4 +114,5 @@ def test_both_labels_are_crossed():
     assert rows["1", "true"]["returns"].value == pytest.approx(0.5)
     assert rows["1", "false"]["returns"].value == pytest.approx(0.5)
     assert rows["1", "false"]["returns_passed"].value == pytest.approx(0.5)
+    assert rows["1", "true"]["returns_passed"].low < 0.5, "one story that passes proves little"
     assert rows["1", "false"]["returns_counted"].value == pytest.approx(1)

@@ -12,7 +12,14 @@ from causalcine_jax.evaluation.films.report_tables import KINDS, OF_RANGES
 from causalcine_jax.evaluation.films.returns import bounds, crossed
 from causalcine_jax.evaluation.films.run import Measured, Measurer
 from causalcine_jax.evaluation.films.stories import FilmStory
-from causalcine_jax.evaluation.films.story_means import Film, Score, of_range, story_mean
+from causalcine_jax.evaluation.films.story_means import (
+    SHARES,
+    Film,
+    Score,
+    of_range,
+    range_mean,
+    story_mean,
+)
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped
 from causalcine_jax.evaluation.metrics import consistency
 from causalcine_jax.evaluation.metrics.shot_cuts import (
@@ -47,10 +54,7 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
             "failed": len(failed),
             "aesthetic": story_mean(films, lambda film: film["aesthetic"]),
             "cuts": _cuts(films),
-            **{
-                kind: {name: story_mean(films, of_range(kind, name)) for name in OF_RANGES}
-                for kind in KINDS
-            },
+            **{kind: {name: range_mean(films, kind, name) for name in OF_RANGES} for kind in KINDS},
             "failed_as_0": _with_failed(films, failed) if failed else {},
             "absences": {kind: _absences(films, kind) for kind in KINDS},
             "bounds": {kind: bounds(films, kind) for kind in KINDS},
@@ -93,7 +97,7 @@ def _with_failed(films: list[Film], failed: list[FilmStory]) -> dict[str, Interv
         },
     }
     return {
-        name: story_mean(films, score, without)
+        name: story_mean(films, score, without, fractions=name in SHARES)
         for name, (score, without) in scores.items()
         if any(score(film) is not None for film in films)
     }
@@ -149,9 +153,10 @@ def _by_label(films: list[Film]) -> dict[str, dict[str, dict[str, Interval]]]:
     return {
         label: {
             value: {
-                name: story_mean(
+                name: range_mean(
                     [film for film in films if film["labels"].get(label) == value],
-                    of_range("asked", name),
+                    "asked",
+                    name,
                 )
                 for name in OF_RANGES
             }

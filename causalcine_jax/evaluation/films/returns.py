@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from causalcine_jax.evaluation.films.shot_features import unpacked
-from causalcine_jax.evaluation.films.story_means import Film, of_range, story_mean
+from causalcine_jax.evaluation.films.story_means import Film, range_mean
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_others
 
 OF_RETURNS = ("returns", "returns_gated", "returns_passed", "returns_counted")
@@ -21,7 +21,7 @@ OF_RETURNS = ("returns", "returns_gated", "returns_passed", "returns_counted")
 def bounds(films: Sequence[Film], kind: str) -> dict[str, Interval]:
     """Both bounds on one kind of ranges; `count` is the number of stories."""
     return {
-        "no_absence": story_mean(films, of_range(kind, "no_absence")),
+        "no_absence": range_mean(films, kind, "no_absence"),
         "chance": chance(films, kind),
     }
 
@@ -63,9 +63,10 @@ def crossed(films: Sequence[Film]) -> list[dict[str, Any]]:
             "away": away,
             "described_again": again,
             **{
-                name: story_mean(
+                name: range_mean(
                     [film for film in films if label(film) == (away, again)],
-                    of_range("asked", name),
+                    "asked",
+                    name,
                 )
                 for name in OF_RETURNS
             },

@@ -10,19 +10,35 @@ from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean
 
 Film = dict[str, Any]  # what was measured of it
 Score = Callable[[Film], float | None]
+SHARES = ("returns_passed",)  # measures on ranges that are shares of a film's returns
 
 
-def story_mean(films: Iterable[Film], score: Score, failed: Iterable[FilmStory] = ()) -> Interval:
-    """The mean over stories of the mean over a story's films; a film that failed counts as 0."""
+def story_mean(
+    films: Iterable[Film],
+    score: Score,
+    failed: Iterable[FilmStory] = (),
+    *,
+    fractions: bool = False,
+) -> Interval:
+    """The mean over stories of the mean over a story's films; a film that failed counts as 0.
+
+    fractions  the scores are shares, of which all may be 1: see `bootstrap_mean`
+    """
     of_story: dict[str, list[float]] = {}
     for film in films:
         if (value := score(film)) is not None:
             of_story.setdefault(film["story"], []).append(value)
     for story in failed:
         of_story.setdefault(story.name, []).append(0.0)
-    return bootstrap_mean([float(np.mean(values)) for values in of_story.values()])
+    means = [float(np.mean(values)) for values in of_story.values()]
+    return bootstrap_mean(means, fractions=fractions)
 
 
 def of_range(kind: str, name: str) -> Score:
     """A film's mean of a measure, on prompted ("asked") or detected ("found") ranges."""
     return lambda film: film[kind]["means"][name]
+
+
+def range_mean(films: Iterable[Film], kind: str, name: str) -> Interval:
+    """The mean over stories of a measure on one kind of ranges."""
+    return story_mean(films, of_range(kind, name), fractions=name in SHARES)
