@@ -91,6 +91,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--text-len", type=whole_number, help="token ids per shot (default: the model's)"
     )
     parser.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="embed the prompts too, as causalcine embed does; needs the model's text encoder",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace stores that have other settings, or more films where the captioner failed",

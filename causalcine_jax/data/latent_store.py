@@ -5,11 +5,11 @@ import operator
 import os
 import time
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import tensorstore as ts
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32
 
 from causalcine_jax.data.store_layout import (
     StoreSpec,
@@ -29,7 +29,10 @@ WAITS = (0.5, 2.0, 8.0)  # seconds before another try
 
 
 class Record(TypedDict):
-    """A film, or a part of one (`first_chunk`, film_parts.py); retelling adds `chunk_weight`."""
+    """A film, or a part of one (`first_chunk`, film_parts.py).
+
+    Retelling adds `chunk_weight`, prompt_embeddings.py `text` and `null_text`.
+    """
 
     latents: Float32[np.ndarray, "f h w z"]
     token_ids: Int32[np.ndarray, "s t"]
@@ -37,6 +40,8 @@ class Record(TypedDict):
     index: np.int64
     first_chunk: NotRequired[np.int32]
     chunk_weight: NotRequired[Float32[np.ndarray, " n"]]
+    text: NotRequired[Float[np.ndarray, "s t d"]]
+    null_text: NotRequired[Float[np.ndarray, "t d"]]
 
 
 class CorruptRecord(DataError):
@@ -107,7 +112,7 @@ class LatentStore:
             )
         kept = slice(first_chunk, first_chunk + chunks)
         frames = slice(kept.start * self.spec.chunk_frames, kept.stop * self.spec.chunk_frames)
-        record = self._read(index, frames)
+        record = self._read(index, {"latents": frames, "token_ids": ..., "shot_of_chunk": ...})
         return {
             "latents": record["latents"].astype(np.float32),
             "token_ids": record["token_ids"],
@@ -115,14 +120,15 @@ class LatentStore:
             "index": np.int64(index),
         }
 
-    def _read(self, index: int, frames: slice) -> dict[str, np.ndarray]:
+    def token_ids(self, index: int) -> Int32[np.ndarray, "s t"]:
+        """Reads a film's token ids alone. Raises as `window` does."""
+        return self._read(self._index(index), {"token_ids": ...})["token_ids"]
+
+    def _read(self, index: int, parts: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Name of an array -> the part of the film's entry that `parts` asks for."""
         waits = iter(WAITS)
         while True:
-            reads = {
-                "latents": self._arrays["latents"][index, frames].read(),
-                "token_ids": self._arrays["token_ids"][index].read(),
-                "shot_of_chunk": self._arrays["shot_of_chunk"][index].read(),
-            }
+            reads = {name: self._arrays[name][index, part].read() for name, part in parts.items()}
             try:
                 return {name: np.asarray(future.result()) for name, future in reads.items()}
             except ValueError as error:  # all of tensorstore's errors

@@ -36,6 +36,7 @@ class PrepareConfig:
     source_from       "parent" or a regular expression: where a video's name holds its source
     captioning        how a captioner is asked
     part              (K, N): the K-th of N parts of the videos, by their content
+    embeddings        embed the prompts too, by the model's text encoder (embed_command.py)
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class PrepareConfig:
     source_from: str | None = None
     captioning: CaptionerOptions = CaptionerOptions()
     part: tuple[int, int] = (1, 1)
+    embeddings: bool = False
 
     def __post_init__(self):
         faults = [

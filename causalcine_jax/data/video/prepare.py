@@ -5,7 +5,8 @@
 Every stage takes rows and gives rows. What reads videos or asks a captioner keeps its rows in
 OUT/work by what they depend on, so a run that was stopped, or that has more videos, goes on.
 
-    OUT/train, OUT/held_out              latent stores; films.jsonl in each names the films
+    OUT/train, OUT/held_out              latent stores; films.jsonl in each names the films, and
+                                         --embeddings adds those of their prompts
     OUT/report.json                      numbers of every stage, and rejects by reason
     OUT/contact_sheet.png, rejects.html  windows and rejects to look at; rejects.jsonl has them all
     OUT/work/latents                     a film's latents; may be deleted in the end
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 
 from causalcine_jax.clock import FPS
+from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import SPEC_FILE, read_spec
 from causalcine_jax.data.video import encode, probe, report, text
@@ -120,6 +122,9 @@ def _prepare(work: Work) -> Prepared:
     stores = _stores(work, encoded, target)
     numbers |= {split: len(store) for split, store in stores.items()}
     write_json(out / REPORT, numbers)
+    if config.embeddings:
+        paths = [store.path for store in stores.values()]
+        embed_stores(config.model, paths, progress=work.progress)
     return Prepared(stores, numbers)
 
 

@@ -1,0 +1,169 @@
+"""`causalcine embed`: the prompts of latent stores embedded once, so that training need not.
+
+    token ids of all films, distinct -> text encoder, over all devices -> STORE/embeddings
+
+The rows are written under STORE/embeddings.partial, file by file, and renamed when complete. A
+run that was stopped goes on with the files that are missing.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from causalcine_jax.convert import load_text_encoder, load_tokenizer, orbax_copy
+from causalcine_jax.convert.load import abstract_network
+from causalcine_jax.data.encode import tokenizer_hash
+from causalcine_jax.data.latent_store import CorruptRecord, LatentStore
+from causalcine_jax.data.prompt_embeddings import (
+    FOLDER,
+    EmbeddingsSpec,
+    key_of,
+    open_rows,
+    read_spec,
+    shard_file,
+    write_spec,
+)
+from causalcine_jax.errors import (
+    DataError,
+    UsageError,
+    choice_faults,
+    disk_faults,
+    kept_when_stopped,
+    raise_faults,
+)
+from causalcine_jax.film.embeddings import encode, encoder_hash
+from causalcine_jax.film.model_folder import model_defaults
+from causalcine_jax.models.text.tokenizer import Tokenizer
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.parallel.sharding import put_batch
+from causalcine_jax.utils.output import check_disk, one_writer
+from causalcine_jax.utils.progress import progress_bar
+
+DTYPES = ("bfloat16", "float32")
+AT_ONCE = 8  # prompts per device
+
+
+def embed_stores(
+    model: Path, stores: Sequence[Path], dtype: str = DTYPES[0], *, progress: bool = True
+) -> None:
+    """Embeds the prompts of the stores by the text encoder of `model`, in `dtype`.
+
+    Embeddings of the same encoder, prompts and dtype stay as they are; others are replaced.
+
+    Raises:
+      UsageError: the request is bad, or a store is of another tokenizer or is being written.
+      DataError: files of model or store are bad, or the disk is full.
+      StoppedEarly: for a KeyboardInterrupt; what was embedded is kept.
+    """
+    raise_faults("embed", choice_faults("dtype", dtype, DTYPES))
+    if copy := orbax_copy.find(model, "text_encoder"):
+        raise UsageError(
+            f"{copy} is an orbax copy, which has no hash: name the model that it was made from"
+        )
+    tokenizer, opened = load_tokenizer(model), [LatentStore.open(store) for store in stores]
+    raise_faults(
+        "embed",
+        [
+            f"the token ids of {store.path} are of another tokenizer than that of {model}"
+            for store in opened
+            if store.spec.tokenizer and store.spec.tokenizer != tokenizer_hash(tokenizer)
+        ],
+    )
+    negative = model_defaults(model).get("negative", "")
+    sha256, (sizes, _) = encoder_hash(model), abstract_network(model, "text_encoder")
+    mesh, loaded = make_mesh(), []
+
+    def encoder() -> UMT5Encoder:  # loaded at the first prompt that lacks its embedding
+        if not loaded:
+            loaded.append(load_text_encoder(model, jnp.dtype(dtype), mesh=mesh))
+        return loaded[0]
+
+    kept = "stopped: what was embedded is kept; the same command goes on from there"
+    for store in opened:
+        with one_writer(store.path / FOLDER, beside=True), kept_when_stopped(kept):
+            prompts = _prompts(store, tokenizer, negative)
+            spec = EmbeddingsSpec(sha256, dtype, store.spec.text_len, sizes.dim, tuple(prompts))
+            count = _embed(store.path / FOLDER, spec, [*prompts.values()], encoder, mesh, progress)
+        if progress:
+            print(f"{store.path / FOLDER}: {len(prompts)} prompts, {count} of them new")
+
+
+def _prompts(
+    store: LatentStore, tokenizer: Tokenizer, negative: str
+) -> dict[str, Int[np.ndarray, " t"]]:
+    """Key -> token ids of every prompt of the store, after the null and the negative prompt.
+
+    A negative prompt that is longer than the store's rows cannot be used with it, and is left out.
+    """
+    text_len = store.spec.text_len
+    nulls = [text for text in ("", negative) if tokenizer.count(text) <= text_len]
+    found = {key_of(ids): ids for ids in tokenizer(nulls, text_len)[0]}
+    for film in range(len(store)):
+        try:
+            rows = store.token_ids(film)
+        except CorruptRecord:  # training skips it too
+            continue
+        found |= {key_of(ids): ids for ids in rows if ids.any()}
+    return found
+
+
+def _embed(
+    folder: Path,
+    spec: EmbeddingsSpec,
+    prompts: list[Int[np.ndarray, " t"]],
+    encoder: Callable[[], UMT5Encoder],
+    mesh: Mesh,
+    progress: bool,
+) -> int:
+    """Makes `folder` hold the embeddings of `spec`; returns how many had to be computed."""
+    if read_spec(folder) == spec:
+        return 0
+    partial = folder.with_name(f"{folder.name}.partial")
+    with disk_faults(f"cannot write {partial}", "; run again to go on"):
+        if read_spec(partial) != spec:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_spec(partial, spec)
+        missing = [shard for shard in spec.shards if not shard_file(partial, shard).exists()]
+        count, there = sum(map(len, missing)), len(spec.keys)
+        tokens = sum(np.count_nonzero(prompts[row]) for shard in missing for row in shard)
+        check_disk(int(tokens) * spec.dim * jnp.dtype(spec.dtype).itemsize, folder)
+        rows = open_rows(partial, spec, create=True)
+        with progress_bar(there, "prompt", "embed", done=there - count, shown=progress) as bar:
+            for shard in missing:
+                made = _embedded(encoder(), np.stack([prompts[row] for row in shard]), mesh, bar)
+                _write(rows, shard, made, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    return count
+
+
+def _embedded(encoder: UMT5Encoder, ids: Int[np.ndarray, "n t"], mesh: Mesh, bar) -> np.ndarray:
+    """The embeddings of one file's prompts, some at a time, shared by the devices."""
+    size = AT_ONCE * mesh.size
+    made = []
+    with jax.set_mesh(mesh):
+        for first in range(0, len(ids), size):
+            some = ids[first : first + size]
+            padded = np.pad(some, ((0, size - len(some)), (0, 0)))  # one shape compiles once
+            batch = put_batch(mesh, {"ids": padded, "mask": np.int32(padded != 0)})
+            made.append(np.asarray(encode(encoder, batch["ids"], batch["mask"]))[: len(some)])
+            bar.update(len(some))
+    return np.concatenate(made)
+
+
+def _write(rows, shard: range, made: np.ndarray, partial: Path) -> None:
+    try:
+        rows[shard.start : shard.stop].write(made).result()
+    except ValueError as error:  # all of tensorstore's errors
+        raise DataError(
+            f"cannot write {partial} ({error}); free some disk space, then run again to go on"
+        ) from error
