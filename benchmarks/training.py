@@ -203,7 +203,13 @@ def _random_films(
     shapes = spec.batch(config, films, world.latent_frames, latent_size, shots)
     chunks = world.latent_frames // config.chunk_frames
     shot_of_chunk = np.tile(np.arange(chunks) * shots // chunks, spec.films_per_record)
+    known = {
+        name: rng.standard_normal(shape.shape, np.float32).astype(shape.dtype)
+        for name, shape in shapes.items()
+        if name in ("text", "null_text")
+    }
     return {
+        **known,
         "latents": rng.standard_normal(shapes["latents"].shape, np.float32),
         "token_ids": rng.integers(
             2, config.text_encoder.vocab_size, shapes["token_ids"].shape, np.int32

@@ -26,14 +26,15 @@ import numpy as np
 from flax import nnx
 
 from causalcine_jax.convert import tables
-from causalcine_jax.convert.describe import Config
+from causalcine_jax.convert.describe import Config, describe
 from causalcine_jax.convert.find import find_part, home
+from causalcine_jax.convert.formats import open_part
 from causalcine_jax.convert.metadata import MANIFEST, METADATA
 from causalcine_jax.convert.safetensors_files import write_tensors
 from causalcine_jax.convert.tensor_files import SUFFIXES
 from causalcine_jax.errors import DataError, UsageError, disk_faults
 from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.text.tokenizer import Tokenizer, tokenizer_file
+from causalcine_jax.models.text.tokenizer import FILE_NAME, Tokenizer, tokenizer_file
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import OURS
@@ -53,7 +54,7 @@ def save_model(
     *,
     transformer: Transformer | None = None,
     vae: VAE | None = None,
-    text_encoder: UMT5Encoder | None = None,
+    text_encoder: UMT5Encoder | Path | None = None,
     tokenizer: Tokenizer | None = None,
     dtype=jnp.bfloat16,
     metadata: Mapping[str, Any] | None = None,
@@ -65,7 +66,8 @@ def save_model(
     Args:
       folder: the model folder. It is written beside it under another name, then replaced in one
         step.
-      text_encoder, tokenizer: given together or not at all.
+      text_encoder, tokenizer: given together or not at all. A path names a model whose text encoder
+        is copied without being loaded: as hard links where it lies in a model folder.
       dtype: of every tensor on disk, bfloat16 or float32.
       metadata: the new content of metadata.json (JSON values).
 
@@ -90,7 +92,7 @@ def save_model(
         parts.append(("transformer", transformer, transformer.config, places))
     if vae is not None:
         parts.append(("vae", vae, vae.cfg, tables.places(vae, tables.VAE)))
-    if text_encoder is not None:
+    if isinstance(text_encoder, UMT5Encoder):
         parts.append(
             (
                 "text_encoder",
@@ -113,7 +115,9 @@ def save_model(
                 partial.chmod(0o755)
                 for part, network, config, places in parts:
                     _write_part(partial, part, network, config, places, dtype)
-                if tokenizer is not None:
+                if isinstance(text_encoder, Path):
+                    _copy_text_encoder(text_encoder, partial, dtype)
+                if tokenizer is not None and not (partial / "text_encoder" / FILE_NAME).exists():
                     tokenizer.save(partial / "text_encoder")
                 if metadata is not None:
                     _write_json(partial / METADATA, dict(metadata))
@@ -189,6 +193,21 @@ def _write_part(
     )
 
 
+def _copy_text_encoder(model: Path, folder: Path, dtype: np.dtype) -> None:
+    """The text encoder of `model` in `folder`: linked, or one tensor after the other in `dtype`."""
+    part = "text_encoder"
+    if (there := home(model, part) / part).is_dir():
+        shutil.copytree(there, folder / part, copy_function=_link)
+        return
+    (folder / part).mkdir()
+    with open_part(model, part) as tensors:
+        network = describe(part, tensors)
+        specs = [(place.key, place.shape) for place in network.places]
+        read = (tensors.read_slice(key, (slice(None),) * len(shape)) for key, shape in specs)
+        _write_json(folder / part / "config.json", config_json(part, network.config))
+        write_tensors(folder / part / f"{WEIGHTS[part]}.safetensors", specs, dtype, read)
+
+
 def _tensors(module, places: list[tables.TensorPlace], dtype: np.dtype) -> Iterator[np.ndarray]:
     """The checkpoint's tensors in the order of `places`; none in a process but the first.
 
@@ -216,21 +235,21 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 def _keep_the_rest(old: Path, new: Path) -> None:
     """Adds what `old` holds and `new` lacks, as hard links, or copies if links are impossible."""
-
-    def link(source, target):
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
-
     for entry in old.iterdir() if old.is_dir() else ():
         target = new / entry.name
         if target.exists():
             continue
         if entry.is_dir():
-            shutil.copytree(entry, target, copy_function=link)
+            shutil.copytree(entry, target, copy_function=_link)
         else:
-            link(entry, target)
+            _link(entry, target)
+
+
+def _link(source, target) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _clear_remains(folder: Path) -> None:

@@ -147,11 +147,6 @@ class KnownPrompts:
             self._shape = (spec.text_len, spec.dim)
         self._null = self._rows(np.asarray(null_prompt)[None])[0]
 
-    @property
-    def dim(self) -> int:
-        """Width of the embeddings."""
-        return self._shape[1]
-
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         del rng  # every visit reads the same
         return record | {"text": self._rows(record["token_ids"]), "null_text": self._null}

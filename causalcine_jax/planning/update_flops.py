@@ -92,6 +92,8 @@ COUNTS = {"teacher_forcing": _teacher_forcing, "ode_init": _ode_init, "dmd": _dm
 
 
 def _text(config: TrainConfig, films: FilmFlops, null: int = 0) -> Flops:
+    if config.data.embeddings:
+        return Flops()
     return text_encoder_flops(
         config.text_encoder, films.films * films.shots + null, films.config.text_len
     )

@@ -217,6 +217,9 @@ class TrainConfig:
             yield "generator_start needs stage dmd"
         if self.data.return_weight != 1 and self.stage != "teacher_forcing":
             yield "data.return_weight needs stage teacher_forcing"
+        fixed = self.facts.student or not (self.facts.clips or self.train_text_encoder)
+        if self.data.embeddings and not fixed:
+            yield "data.embeddings needs train_text_encoder=False, and a stage that reads prompts"
         if self.data.chunks and self.stage not in ("teacher_forcing", "dmd"):
             yield "data.chunks needs stage teacher_forcing or dmd"
         if self.lora.rank and "muon" in (self.optim.optimizer, self.critic_optim.optimizer):

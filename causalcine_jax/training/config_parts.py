@@ -68,6 +68,8 @@ class DataConfig:
     chunks      length of the parts that films are cut to in stages teacher_forcing and dmd, each
                 from a shot's start on, another one at every visit; held-out films too. 0: whole
                 films
+    embeddings  read the prompts' embeddings, which `causalcine embed` left in every store, and load
+                no text encoder. It must not be trained
     """
 
     world: str = "base"
@@ -83,6 +85,7 @@ class DataConfig:
     workers: int = 0
     max_bad_fraction: float = 0.01
     chunks: int = 0
+    embeddings: bool = False
 
     def faults(self) -> Iterable[str]:
         yield from choice_faults("data.world", self.world, WORLDS)
@@ -95,6 +98,8 @@ class DataConfig:
                 "data.return_weight needs data.retell=True, "
                 "which knows where a character comes back"
             )
+        if self.embeddings and self.retell:
+            yield "data.embeddings: data.retell rewords the prompts; leave one of the two out"
         yield from range_faults("data.threads", self.threads, 0)
         yield from range_faults("data.workers", self.workers, 0)
         yield from range_faults("data.max_bad_fraction", self.max_bad_fraction, 0, 1)

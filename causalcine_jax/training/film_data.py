@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from causalcine_jax.parallel.gathering import several
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.storyworld.world import WorldConfig
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.known_prompts import known_prompts
 from causalcine_jax.utils.machine_memory import GB, memory_size
 
 HELD_OUT_OFFSET = 1_000  # added to data.seed: the stories of another collection
@@ -106,7 +108,7 @@ def held_out_batches(
     told = dataclasses.replace(
         config, data=dataclasses.replace(config.data, retell=False, return_weight=1.0)
     )
-    with film_loader(told, store, tokenizer) as loader:
+    with film_loader(told, store, visits_of(told, store, tokenizer)) as loader:
         return tuple(itertools.islice(loader, config.held_out.films // config.batch))
 
 
@@ -209,7 +211,7 @@ def films_note(config: TrainConfig, store: LatentStore | MixedStore) -> str:
 
 
 def film_loader(
-    config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer
+    config: TrainConfig, store: LatentStore | MixedStore, visits: Sequence[Visit]
 ) -> Loader:
     """This process's part of endless batches of the store.
 
@@ -224,20 +226,25 @@ def film_loader(
         part=OwnPart(index, count, sharing=jax.process_count() // count),
         threads=config.data.threads,
         max_bad_fraction=config.data.max_bad_fraction,
-        visits=_visits(config, store, tokenizer),
+        visits=visits,
     )
 
 
-def _visits(
+def visits_of(
     config: TrainConfig, store: LatentStore | MixedStore, tokenizer: Tokenizer
 ) -> list[Visit]:
-    """What changes a record each time it is read."""
+    """What changes a record of `store`, or of trajectories over it, each time it is read.
+
+    `UsageError` with data.embeddings, if the store has none of the run's text encoder.
+    """
     data = config.data
     visits: list[Visit] = []
     if data.chunks:
         visits.append(FilmParts(data.chunks, config.chunk_frames))
     if data.retell:
         visits.append(Retelling(store.spec, tokenizer, data.return_weight))
+    if data.embeddings:
+        visits.append(known_prompts(config, store, tokenizer))
     return visits
 
 

@@ -26,10 +26,10 @@ from causalcine_jax.training.stages.ode import NEAR
 ENCODER = "text_encoder"
 
 
-def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None:
+def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder | None, mesh) -> None:
     """`UsageError` listing every difference between teacher, init and config.
 
-    A folder without metadata passes. `text_encoder` is the teacher's.
+    A folder without metadata passes. `text_encoder` is the teacher's; None if it is not loaded.
     """
     faults = []
     for name in ("teacher", "init"):
@@ -45,9 +45,8 @@ def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder, mesh) -> None
         folders = Path(config.init), Path(config.teacher)
         # By files first: one process reads them, and nothing is kept in memory.
         same = text_of_first(lambda: "same" if _same_files(*folders) else "")
-        if not same and not _same(
-            load_text_encoder(config.init, jnp.bfloat16, mesh=mesh), text_encoder
-        ):
+        load = lambda folder: load_text_encoder(folder, jnp.bfloat16, mesh=mesh)
+        if not same and not _same(load(config.init), text_encoder or load(config.teacher)):
             faults.append(
                 f"init {config.init} has another text encoder than teacher {config.teacher}: "
                 "name the teacher that init was made from"

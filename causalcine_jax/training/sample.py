@@ -1,12 +1,19 @@
-"""A film by the model in training, of a story that it is not trained on."""
+"""A film by the model in training, of a story that it is not trained on.
+
+With data.embeddings its prompts are embedded before a network is loaded, so that the text encoder
+is never beside the networks in training.
+"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 
+from causalcine_jax.convert import abstract_network
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.film.prompts import check_prompts
+from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.generate import generate
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.models.text.tokenizer import Tokenizer
@@ -14,6 +21,13 @@ from causalcine_jax.parallel.gathering import several
 from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import WorldConfig, WorldStory, sample_story
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.film_data import open_store
+from causalcine_jax.training.known_prompts import (
+    embed_sample,
+    embeddings_for,
+    known_prompts,
+    text_model,
+)
 
 SAMPLE_SEED = 31_337  # of the sampled stories; neither training nor evaluation uses it
 SEVERAL = "several processes make no film in training: film OUT/model afterwards"
@@ -46,20 +60,47 @@ def sampling(
         return None, ()
     if several():  # a film is agreed on by all processes, and the first alone exports
         return None, (SEVERAL,)
-    if config.sample.story:
-        story = _read_story(config, tokenizer)
-    elif worlds := [source["storyworld"] for source in spec.sources if "storyworld" in source]:
-        told = sample_story(SAMPLE_SEED, config.seed, WorldConfig(**worlds[0]))
-        story = as_story(told, config.seed)
-    else:
+    story = _story(config, spec, tokenizer)
+    if story is None:
         return None, (NO_STORY,)
 
     def sample(model: Path, out: Path, step: int) -> None:
         del step  # the story is the same at every step
+        known = config.data.embeddings and embed_sample(config, story, tokenizer)
+        choices = Choices(embeddings=embeddings_for(known, model) if known else None)
         with jax.default_matmul_precision(None):  # as `causalcine film` would make it again
-            generate(Recipe(story), out, model=model, progress=False, overwrite=True)
+            generate(
+                Recipe(story), out, model=model, choices=choices, progress=False, overwrite=True
+            )
 
     return sample, ()
+
+
+def embed_ahead(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """With data.embeddings: checks those of the store, and embeds the prompts of sample films.
+
+    Call it before networks are loaded. Raises as `known_prompts` and `sampling`.
+    """
+    if not config.data.embeddings:
+        return
+    sizes, _ = abstract_network(text_model(config), "transformer")
+    sized = replace(config, transformer=sizes)
+    store = open_store(config, sizes.text_len)
+    known_prompts(config, store, tokenizer)
+    wanted = (config.sample.at_end or config.sample.every) and not several()
+    if wanted and (story := _story(sized, store.spec, tokenizer)):
+        embed_sample(config, story, tokenizer)
+
+
+def _story(config: TrainConfig, spec: StoreSpec, tokenizer: Tokenizer) -> Story | None:
+    """The story of all samples; None where there is none."""
+    if config.sample.story:
+        return _read_story(config, tokenizer)
+    worlds = [source["storyworld"] for source in spec.sources if "storyworld" in source]
+    if not worlds:
+        return None
+    told = sample_story(SAMPLE_SEED, config.seed, WorldConfig(**worlds[0]))
+    return as_story(told, config.seed)
 
 
 def _read_story(config: TrainConfig, tokenizer: Tokenizer) -> Story:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import (
+    abstract_network,
     load_text_encoder,
     load_tokenizer,
     load_transformer,
@@ -44,8 +45,10 @@ from causalcine_jax.training.film_data import (
     open_store,
     rollout_facts,
     vae_folder,
+    visits_of,
 )
-from causalcine_jax.training.sample import sampling
+from causalcine_jax.training.known_prompts import null_prompt
+from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.autoencoder import TRAIN, latent_statistics
 from causalcine_jax.training.stages.distillation import student_stage
@@ -71,6 +74,7 @@ def _on_films(config: TrainConfig) -> Stage:
     if init and not init.exists():
         raise DataError(f"no model at {init} (init): there is no such file or folder")
     tokenizer = load_tokenizer(init) if init else tokenizer_of(vae_folder(config))
+    embed_ahead(config, tokenizer)
     loaded, sized = _networks(config, init) if init else ({}, config)
     sizes, text_sizes = sized.transformer, sized.text_encoder
     if tokenizer.size > text_sizes.vocab_size:
@@ -86,8 +90,8 @@ def _on_films(config: TrainConfig) -> Stage:
     vae = film_vae(config)
     store = open_store(config, vae, sizes)
     check_store(config, store, vae, tokenizer, sizes)
-    loader = film_loader(config, store, tokenizer)
-    fixed = {} if config.train_text_encoder else {"text_encoder": loaded["text_encoder"]}
+    loader = film_loader(config, store, visits_of(config, store, tokenizer))
+    fixed = {} if config.train_text_encoder else {"text_encoder": loaded.get("text_encoder", init)}
     sampler = {
         "steps": config.sample.steps,
         "guidance": config.sample.guidance,
@@ -109,9 +113,9 @@ def _on_films(config: TrainConfig) -> Stage:
             metadata=defaults | facts,
         )
 
-    null_prompt = tuple(tokenizer([""], store.spec.text_len)[0][0].tolist())
     sample, notes = sampling(sized, store.spec, tokenizer) if vae else (None, ())
-    return stage_spec(sized, null_prompt).stage(
+    null = null_prompt(config, tokenizer, store.spec.text_len)
+    return stage_spec(sized, tuple(null.tolist())).stage(
         loaded,
         batches=loader,
         export=export,
@@ -123,14 +127,20 @@ def _on_films(config: TrainConfig) -> Stage:
 
 
 def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
-    """Transformer and text encoder of `init`, and the config with their sizes."""
+    """Transformer and text encoder of `init`, and the config with their sizes.
+
+    With data.embeddings there is no text encoder.
+    """
     mesh = make_mesh(config.seq)
+    transformer = _grown(load_transformer(init, mesh=mesh), config)
+    if config.data.embeddings:
+        sizes, _ = abstract_network(init, "text_encoder")
+        sized = replace(config, transformer=transformer.config, text_encoder=sizes)
+        return {"transformer": transformer}, sized
     # A text encoder that is not trained needs no float32 copy: UMT5-XXL is 11 GB in the bfloat16 of
     # its checkpoint.
     text_dtype = jnp.float32 if config.train_text_encoder else jnp.dtype(config.dtype)
     text_encoder = load_text_encoder(init, text_dtype, mesh=mesh)
-    transformer = load_transformer(init, mesh=mesh)
-    transformer = _grown(transformer, config)
     sized = replace(config, transformer=transformer.config, text_encoder=text_encoder.cfg)
     return {"transformer": transformer, "text_encoder": text_encoder}, sized
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import (
+    abstract_network,
     load_text_encoder,
     load_tokenizer,
     load_transformer,
@@ -24,9 +25,9 @@ from causalcine_jax.convert import (
 )
 from causalcine_jax.convert.metadata import base_entry
 from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.loader import Visit
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.tokenizer import Tokenizer
@@ -41,9 +42,11 @@ from causalcine_jax.training.film_data import (
     films_note,
     open_store,
     rollout_facts,
+    visits_of,
 )
+from causalcine_jax.training.known_prompts import null_prompt
 from causalcine_jax.training.recorded import check_recorded
-from causalcine_jax.training.sample import sampling
+from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.smaller_step import smaller_trajectories
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
@@ -59,8 +62,10 @@ class _Loaded:
     """What a student's stage needs.
 
     config       with the sizes of the teacher
-    nets         student, fake_score (a copy of the teacher to train), teacher, text_encoder
+    nets         student, fake_score (a copy of the teacher to train), teacher, and text_encoder
+                 unless prompts are embedded before
     vae          that made the films; None if this installation has none
+    visits       what changes a record of the store, or of trajectories over it
     null_prompt  token ids of what the teacher's guidance steers away from
     """
 
@@ -69,6 +74,7 @@ class _Loaded:
     tokenizer: Tokenizer
     vae: VAE | None
     store: LatentStore | MixedStore
+    visits: list[Visit]
     null_prompt: tuple[int, ...]
 
 
@@ -98,6 +104,7 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         source={"teacher_sha256": teacher_hash, **rounding},
         seq=config.seq,
         batch=config.ode.batch,
+        visits=tuple(loaded.visits),
     )
     lower = smaller_trajectories(config, jax.device_count())
     say = lambda note: print(note, flush=True)
@@ -105,7 +112,7 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         Path(config.ode.store),
         loaded.store,
         ode_init_task(config, loaded.null_prompt),
-        (loaded.nets["teacher"], loaded.nets["text_encoder"]),
+        (loaded.nets["teacher"], loaded.nets.get("text_encoder")),
         settings,
         lambda program: check_fits(program, "a batch of trajectories", "weights", lower, say),
     )
@@ -117,7 +124,9 @@ def _load(config: TrainConfig) -> _Loaded:
     tokenizer = load_tokenizer(teacher_folder)
     # Loaded where the run will have them; it makes copies of its own of what it trains.
     mesh, dtype = make_mesh(config.seq), jnp.dtype(config.dtype)
-    text_encoder = load_text_encoder(teacher_folder, dtype, mesh=mesh)
+    embed_ahead(config, tokenizer)
+    told = not config.data.embeddings
+    text_encoder = load_text_encoder(teacher_folder, dtype, mesh=mesh) if told else None
     check_recorded(config, text_encoder, mesh)
     teacher = load_transformer(teacher_folder, mesh=mesh)
     student = load_transformer(student_folder, mesh=mesh) if config.init else teacher
@@ -125,28 +134,27 @@ def _load(config: TrainConfig) -> _Loaded:
     vae = film_vae(config)
     store = open_store(config, vae, teacher.config)
     check_store(config, store, vae, tokenizer, teacher.config)
-    negative = model_defaults(teacher_folder).get("negative", "")
+    text_sizes, _ = abstract_network(teacher_folder, "text_encoder")
     return _Loaded(
-        config=dataclasses.replace(
-            config, transformer=teacher.config, text_encoder=text_encoder.cfg
-        ),
+        config=dataclasses.replace(config, transformer=teacher.config, text_encoder=text_sizes),
         nets={
             "student": student,
             "fake_score": teacher,
             "teacher": cast_weights(teacher, dtype),
-            "text_encoder": text_encoder,
+            **({"text_encoder": text_encoder} if text_encoder else {}),
         },
         tokenizer=tokenizer,
         vae=vae,
         store=store,
-        null_prompt=tuple(tokenizer([negative], store.spec.text_len)[0][0].tolist()),
+        visits=visits_of(config, store, tokenizer),
+        null_prompt=tuple(null_prompt(config, tokenizer, store.spec.text_len).tolist()),
     )
 
 
 def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
     """The stage on the batches of `store`: films, or trajectories over them."""
     config, films = loaded.config, loaded.store
-    loader = film_loader(config, store, loaded.tokenizer)
+    loader = film_loader(config, store, loaded.visits)
     nets = bases(loaded.nets, config)
     sample, notes = sampling(config, films.spec, loaded.tokenizer) if loaded.vae else (None, ())
     return stage_spec(config, loaded.null_prompt).stage(
@@ -161,7 +169,8 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
 
 def _export(loaded: _Loaded, nets: Nets) -> Callable[[Nets, Path, dict], None]:
     config, teacher = loaded.config, Path(loaded.config.teacher)
-    text_encoder, vae, tokenizer = loaded.nets["text_encoder"], loaded.vae, loaded.tokenizer
+    text_encoder, vae = loaded.nets.get("text_encoder", teacher), loaded.vae
+    tokenizer = loaded.tokenizer
     defaults = rollout_facts(config, loaded.store, vae, teacher) | {
         "sampler": dataclasses.asdict(config.self_forcing.sampler)
     }

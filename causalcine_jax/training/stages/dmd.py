@@ -26,7 +26,7 @@ from causalcine_jax.training.stages import gan
 from causalcine_jax.training.stages.clean_history import clean_history
 from causalcine_jax.training.stages.dmd_gradient import DMDConfig, dmd_gradient, loss_with_gradient
 from causalcine_jax.training.stages.gan import GANConfig
-from causalcine_jax.training.stages.prompts import embed, embed_null
+from causalcine_jax.training.stages.prompts import null_text_of, text_of
 from causalcine_jax.training.stages.scoring import FilmSlice, Noised, score_times, slice_velocity
 from causalcine_jax.training.stages.self_forcing import (
     SelfForcingConfig,
@@ -242,8 +242,9 @@ def _gradient_slice(task: DistributionMatching, rollout: StudentRollout) -> Film
 
 def _texts(task: DistributionMatching, nets: Nets, batch):
     """The films' prompts, embedded, and the null prompt in the place of each."""
-    text = embed(nets["text_encoder"], batch["token_ids"])
-    return text, embed_null(nets["text_encoder"], task.null_prompt, text)
+    text_encoder = nets.get("text_encoder")
+    text = text_of(text_encoder, batch)
+    return text, null_text_of(text_encoder, task.null_prompt, batch, text)
 
 
 def _rollout(task: DistributionMatching, nets: Nets, text, batch, key):

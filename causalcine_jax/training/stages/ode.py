@@ -34,7 +34,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import pool_forced, teacher_forced
 from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.training.stages.clean_history import clean_history
-from causalcine_jax.training.stages.prompts import embed, embed_null
+from causalcine_jax.training.stages.prompts import null_text_of, text_of
 from causalcine_jax.training.state import Loss, Metrics, Nets, weighted
 from causalcine_jax.utils.arrays import AnyArray
 
@@ -145,13 +145,14 @@ def teacher_trajectory(
 ) -> Trajectory:
     """The teacher's ODE from `noise`, for every chunk of the batch's films, given clean history.
 
-    With guidance, the null prompt has a history of its own, as in generation.
+    With guidance, the null prompt has a history of its own, as in generation. `text_encoder` may be
+    None for a batch with "text".
     """
     teacher = place_rollout_weights(teacher, task.rollout_weights)
     film, shots = batch["latents"].astype(jnp.float32), batch["shot_of_chunk"]
-    text = embed(text_encoder, batch["token_ids"])
+    text = text_of(text_encoder, batch)
     if task.teacher.guided:
-        null = embed_null(text_encoder, task.null_prompt, text)
+        null = null_text_of(text_encoder, task.null_prompt, batch, text)
         text, shots = jnp.concatenate([text, null]), jnp.concatenate([shots, shots])
     films = jnp.concatenate([film, film]) if task.teacher.guided else film
     passes = dataclasses.replace(task.passes, remat=0)
@@ -225,9 +226,9 @@ def ode_init_loss(task: ODEInit) -> Loss:
         else:
             noise = jax.random.normal(key, batch["latents"].shape)
             trajectory = teacher_trajectory(
-                task, nets["teacher"], nets["text_encoder"], batch, noise
+                task, nets["teacher"], nets.get("text_encoder"), batch, noise
             )
-        text = jax.lax.stop_gradient(embed(nets["text_encoder"], batch["token_ids"]))
+        text = jax.lax.stop_gradient(text_of(nets.get("text_encoder"), batch))
         clean = batch["latents"].astype(jnp.float32)
 
         velocity = student_velocity(

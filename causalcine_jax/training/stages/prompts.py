@@ -1,4 +1,8 @@
-"""Prompts as the stages embed them: token ids [..., T], of which 0 pads."""
+"""Prompts as the stages embed them: token ids [..., T], of which 0 pads.
+
+A batch with "text" holds embeddings made before (data/prompt_embeddings.py). Then "null_text" is
+the null prompt's, per film, and no text encoder is needed: it may be None.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,9 +14,17 @@ def embed(text_encoder, ids: Int[AnyArray, "*b t"]) -> Float[Array, "*b t d"]:
     return text_encoder(ids, ids != 0)
 
 
-def embed_null(
-    text_encoder, null_prompt: tuple[int, ...], text: Float[Array, "b shots t d"]
+def text_of(text_encoder, batch) -> Float[AnyArray, "b shots t d"]:
+    """The embeddings of a batch's prompts."""
+    return batch["text"] if "text" in batch else embed(text_encoder, batch["token_ids"])
+
+
+def null_text_of(
+    text_encoder, null_prompt: tuple[int, ...], batch, text: Float[AnyArray, "b shots t d"]
 ) -> Float[Array, "b shots t d"]:
     """The null prompt [T] in the place of every prompt of `text`."""
-    null = embed(text_encoder, jnp.asarray(null_prompt)[None, None])
+    if "null_text" in batch:
+        null = batch["null_text"][:, None]
+    else:
+        null = embed(text_encoder, jnp.asarray(null_prompt)[None, None])
     return jnp.broadcast_to(null, text.shape)

@@ -90,10 +90,16 @@ class StageSpec:
         """The shapes of a batch of films from a latent store."""
         shape, chunks = jax.ShapeDtypeStruct, frames // config.chunk_frames
         latents = (films, self.films_per_record * frames, *latent_size, config.transformer.in_dim)
+        text, dtype = (config.transformer.text_len, config.transformer.text_dim), config.dtype
+        known = {
+            "text": shape((films, shots, *text), dtype),
+            "null_text": shape((films, *text), dtype),
+        }
         return {
             "latents": shape(latents, jnp.float32),
-            "token_ids": shape((films, shots, config.transformer.text_len), jnp.int32),
+            "token_ids": shape((films, shots, text[0]), jnp.int32),
             "shot_of_chunk": shape((films, self.films_per_record * chunks), jnp.int32),
+            **(known if config.data.embeddings else {}),
         }
 
 
@@ -138,7 +144,7 @@ def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> Stage
         time=config.time,
         caption_dropout=config.caption_dropout,
     )
-    trained, fixed = {"transformer": _transformer(config)}, {"text_encoder": _text_encoder(config)}
+    trained, fixed = {"transformer": _transformer(config)}, _text_encoder(config)
     if config.train_text_encoder:
         trained, fixed = {**trained, "text_encoder": _trained_text_encoder(config)}, {}
     return StageSpec(
@@ -172,7 +178,7 @@ def _clips_loss(config: TrainConfig) -> Loss:
 
 
 def _ode_init(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
-    task, fixed = ode_init_task(config, null_prompt), {"text_encoder": _text_encoder(config)}
+    task, fixed = ode_init_task(config, null_prompt), _text_encoder(config)
     if not task.stored:
         fixed["teacher"] = _teacher(config)
     return StageSpec(
@@ -239,7 +245,7 @@ def _dmd(config: TrainConfig, null_prompt: tuple[int, ...]) -> StageSpec:
     )
     return StageSpec(
         trained=trained,
-        fixed={"text_encoder": _text_encoder(config), "teacher": _teacher(config)},
+        fixed=_text_encoder(config) | {"teacher": _teacher(config)},
         updates=(generator, critic),
         exported=("student",),
         limits={"critic_mse": (config.max_critic_mse, advice)},
@@ -270,7 +276,8 @@ def _trained_text_encoder(config: TrainConfig) -> Init:
     return lambda key: UMT5Encoder(config.text_encoder, key=key)
 
 
-def _text_encoder(config: TrainConfig) -> Init:
-    """Not trained, so held in config.dtype throughout, as it is loaded."""
+def _text_encoder(config: TrainConfig) -> dict[str, Init]:
+    """Not trained, so held in config.dtype throughout, as it is loaded; none with embeddings."""
     cast = lambda leaf: leaf.astype(config.dtype)
-    return lambda key: jax.tree.map(cast, _trained_text_encoder(config)(key))
+    init = lambda key: jax.tree.map(cast, _trained_text_encoder(config)(key))
+    return {} if config.data.embeddings else {"text_encoder": init}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
@@ -45,7 +45,8 @@ def teacher_forcing_loss(
 ) -> Callable[[Nets, Nets, dict[str, Array], Array], tuple[Float[Array, ""], Metrics]]:
     """The loss (trained, fixed, batch, key) -> (loss, metrics).
 
-    transformer and text_encoder may be in either dict of networks.
+    transformer and text_encoder may be in either dict of networks. A batch with "text" needs no
+    text_encoder.
     """
 
     def loss(trained: Nets, fixed: Nets, batch, key):
@@ -53,10 +54,14 @@ def teacher_forcing_loss(
         key_time, key_noise, key_captions = jax.random.split(key, 3)
         clean = batch["latents"].astype(jnp.float32)
         films, frames = clean.shape[:2]
-        ids = drop_captions(
-            batch["token_ids"], jnp.asarray(task.null_prompt), task.caption_dropout, key_captions
+        drop = lambda prompts, null: drop_captions(
+            prompts, null, task.caption_dropout, key_captions
         )
-        text = embed(nets["text_encoder"], ids)
+        if "text" in batch:
+            text = drop(batch["text"], batch["null_text"][:, None])
+        else:
+            ids = drop(batch["token_ids"], jnp.asarray(task.null_prompt))
+            text = embed(nets["text_encoder"], ids)
         draws, chunks = task.time.draws, frames // task.passes.chunk_frames
         t = noise_times(key_time, films * draws, chunks, task.time)
         t = jnp.broadcast_to(t.reshape(films, draws, -1), (films, draws, chunks))
@@ -98,11 +103,15 @@ def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array
 
 
 def drop_captions(
-    ids: Int[AnyArray, "b s t"], null: Int[AnyArray, " t"], rate: float, key
-) -> Int[Array, "b s t"]:
-    """Replaces all prompts of a film by the null prompt, with probability `rate` for each film."""
-    dropped = jax.random.bernoulli(key, rate, (ids.shape[0], 1, 1))
-    return jnp.where(dropped, null.astype(ids.dtype), ids)
+    prompts: Shaped[AnyArray, "b s t *d"], null: Shaped[AnyArray, "..."], rate: float, key
+) -> Shaped[Array, "b s t *d"]:
+    """Replaces all prompts of a film by the null prompt, with probability `rate` for each film.
+
+    Prompts are token ids or embeddings; `null` has the shape of a prompt, or of one per film.
+    """
+    dropped = jax.random.bernoulli(key, rate, (prompts.shape[0], 1, 1))
+    dropped = dropped.reshape(-1, *(1,) * (prompts.ndim - 1))
+    return jnp.where(dropped, null.astype(prompts.dtype), prompts)
 
 
 def error_by_time(error: Float[Array, "b f"], t: Float[Array, "b f"]) -> Metrics:

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
+from causalcine_jax.data.loader import Visit
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.store_layout import partial_path, read_spec
 from causalcine_jax.errors import UsageError
@@ -47,6 +48,7 @@ class TrajectorySettings:
     source  what else the store's spec tells, such as the hash of the teacher
     seq     devices that share a film
     batch   films that each such group of devices makes at once
+    visits  what changes a film's record before; it may add "text", in place of a text encoder
     """
 
     count: int
@@ -54,6 +56,7 @@ class TrajectorySettings:
     source: dict[str, Any]
     seq: int = 1
     batch: int = 1
+    visits: tuple[Visit, ...] = ()
 
 
 def trajectory_spec(
@@ -85,7 +88,7 @@ def write_trajectories(
     path: Path,
     films: LatentStore | MixedStore,
     task: ODEInit,
-    nets: tuple[Transformer, UMT5Encoder],
+    nets: tuple[Transformer, UMT5Encoder | None],
     settings: TrajectorySettings,
     check: Callable[[jax.stages.Compiled], None] = lambda program: None,
 ) -> LatentStore:
@@ -130,7 +133,7 @@ def _write(
     missing: Sequence[range],
     films: LatentStore | MixedStore,
     task: ODEInit,
-    nets: tuple[Transformer, UMT5Encoder],
+    nets: tuple[Transformer, UMT5Encoder | None],
     settings: TrajectorySettings,
     check: Callable[[jax.stages.Compiled], None],
 ) -> None:
@@ -160,7 +163,7 @@ def _write(
             # Filled up where films run out: all processes run the same program, equally often.
             numbers = [*own, *[0] * (size - len(own))]
             read = [films[number * len(films) // settings.count] for number in numbers]
-            batch = put_batch(mesh, _inputs(read, numbers))
+            batch = put_batch(mesh, _inputs(read, numbers, settings.visits))
             if program is None:
                 program = _trajectories(task, settings.seed, mesh).lower(nets, batch).compile()
                 check(program)
@@ -177,7 +180,7 @@ def _write(
 def _trajectories(task: ODEInit, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
     """A function (nets, batch) -> a trajectory's points and its end, one after the other."""
 
-    def make(nets: tuple[Transformer, UMT5Encoder], batch) -> Float[Array, "b kf h w c"]:
+    def make(nets: tuple[Transformer, UMT5Encoder | None], batch) -> Float[Array, "b kf h w c"]:
         shape, key = batch["latents"].shape[1:], jax.random.key(seed)
         draw = lambda number: jax.random.normal(jax.random.fold_in(key, number), shape)
         made = teacher_trajectory(task, *nets, batch, jax.vmap(draw)(batch["number"]))
@@ -186,13 +189,14 @@ def _trajectories(task: ODEInit, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.jit(make, out_shardings=NamedSharding(mesh, PartitionSpec("data")))
 
 
-def _inputs(read: list[Record], numbers: list[int]) -> dict[str, np.ndarray]:
-    return {
-        "latents": np.stack([film["latents"] for film in read]),
-        "token_ids": np.stack([film["token_ids"] for film in read]),
-        "shot_of_chunk": np.stack([film["shot_of_chunk"] for film in read]),
-        "number": np.array(numbers, np.int32),
-    }
+def _inputs(
+    read: list[Record], numbers: list[int], visits: Sequence[Visit]
+) -> dict[str, np.ndarray]:
+    draws = np.random.default_rng(0)  # no visit of these films draws anything
+    for visit in visits:
+        read = [visit(film, draws) for film in read]
+    stacked = {name: np.stack([film[name] for film in read]) for name in read[0]}
+    return stacked | {"number": np.array(numbers, np.int32)}
 
 
 def _record(row: np.ndarray, film: Record) -> NewRecord:

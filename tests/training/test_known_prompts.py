@@ -1,0 +1,251 @@
+"""Training on embeddings made before: the same losses, and no text encoder in memory."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_checkpoints import wan_folder
+from tiny_models import WORDS, tiny_folder, tiny_model
+from tiny_training import tiny_config, tiny_store
+
+from causalcine_jax.convert import load_text_encoder, load_tokenizer, save_model
+from causalcine_jax.data.embed_command import embed_stores
+from causalcine_jax.errors import UsageError
+from causalcine_jax.film.embeddings import encoder_hash
+from causalcine_jax.parallel.mesh import make_mesh
+from causalcine_jax.planning.flops import FilmFlops
+from causalcine_jax.planning.planned_step import FilmBatch, training_steps
+from causalcine_jax.planning.update_flops import update_flops
+from causalcine_jax.story import Shot, Story, write_story
+from causalcine_jax.training import known_prompts
+from causalcine_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    HeldOutConfig,
+    LoraConfig,
+    OptimConfig,
+    SampleConfig,
+    SelfForcingConfig,
+)
+from causalcine_jax.training.loop import train
+from causalcine_jax.training.metrics import read_records
+from causalcine_jax.training.stages import build, distillation
+from causalcine_jax.training.stages.gan import GANConfig
+from causalcine_jax.training.stages.ode import ODEConfig
+
+OPTIM = OptimConfig(lr=1e-3, schedule="constant", warmup=0, ema_decay=0.5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model with a negative prompt, as guidance of a teacher needs."""
+    return tiny_folder(
+        tmp_path_factory.mktemp("known") / "model", tiny_model(negative="Mia waves.")
+    )
+
+
+@pytest.fixture(scope="module")
+def stores(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("known")
+    made = [tiny_store(folder / name, films=4, seed=seed).path for seed, name in enumerate("abc")]
+    embed_stores(model, made, "float32", progress=False)
+    return made
+
+
+@pytest.fixture
+def no_text_encoder(monkeypatch):
+    """Loading one fails, while it is set."""
+
+    def refused(*_, **__):
+        raise AssertionError("a text encoder is loaded")
+
+    def use():
+        for module in (build, distillation, known_prompts):
+            monkeypatch.setattr(module, "load_text_encoder", refused)
+
+    return use
+
+
+def config_of(model, stores, out="", embeddings=False, stage="teacher_forcing", **changes):
+    joined = ",".join(map(str, stores))
+    start = {"init": str(model)} if stage == "teacher_forcing" else {"teacher": str(model)}
+    settings = {
+        "stage": stage,
+        **start,
+        "train_text_encoder": False,
+        "steps": 3,
+        "batch": 2,
+        "log_every": 1,
+        "caption_dropout": 0.5,
+        "optim": OPTIM,
+        "critic_optim": OPTIM,
+        "data": DataConfig(store=joined, embeddings=embeddings),
+        "self_forcing": SelfForcingConfig(steps=2, grad_frames=6),
+        "ode": ODEConfig(steps=4, guidance=2.0),
+        "gan": GANConfig(generator_weight=0.0, discriminator_weight=0.0),
+        "max_critic_mse": 100.0,
+    }
+    return tiny_config(out, "", **{**settings, **changes})
+
+
+def losses(out) -> list[dict[str, float]]:
+    timed = ("_s", "per_s", "per_hour", "bytes", "gb")
+    return [
+        {
+            name: value
+            for name, value in record.items()
+            if isinstance(value, float) and ("loss" in name or "mse" in name)
+        }
+        for record in read_records(out / "metrics.jsonl")
+        if not any(name in record for name in timed)
+    ]
+
+
+def check_equal(config, tmp_path, no_text_encoder):
+    """A run with its text encoder, and one on embeddings that loads none."""
+    plain = dataclasses.replace(
+        config,
+        out=str(tmp_path / "plain"),
+        data=dataclasses.replace(config.data, embeddings=False),
+    )
+    if config.ode.store:
+        plain = dataclasses.replace(
+            plain, ode=dataclasses.replace(config.ode, store=str(tmp_path / "plain_trajectories"))
+        )
+    train(plain)
+    no_text_encoder()
+    state = train(dataclasses.replace(config, out=str(tmp_path / "known")))
+    expected, found = losses(tmp_path / "plain"), losses(tmp_path / "known")
+    assert len(found) == len(expected) >= 3 and all(found)
+    for a, b in zip(expected, found, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([*b.values()], [*a.values()], rtol=1e-6)
+    return state
+
+
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_losses_are_those_with_the_text_encoder(chunks, model, stores, tmp_path, no_text_encoder):
+    """Of two stores mixed, whole films and parts, held-out films, and dropped captions."""
+    config = config_of(
+        model,
+        stores,
+        data=DataConfig(store=f"{stores[0]},{stores[1]}", embeddings=True, chunks=chunks),
+        held_out=HeldOutConfig(every=3, films=2, store=str(stores[2])),
+    )
+    check_equal(config, tmp_path, no_text_encoder)
+    ours, theirs = load_text_encoder(tmp_path / "known/model"), load_text_encoder(model)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    file = "text_encoder/model.safetensors"
+    assert (tmp_path / "known/model" / file).samefile(model / file)
+    assert load_tokenizer(tmp_path / "known/model").size == WORDS.size
+    assert encoder_hash(tmp_path / "known/model") == encoder_hash(model)
+
+
+def test_adapters_need_only_the_transformer(model, stores, tmp_path, no_text_encoder):
+    config = config_of(model, stores[:1], embeddings=True, lora=LoraConfig(rank=2))
+    no_text_encoder()
+    assert set(build.make_stage(config).fixed) == {"transformer_base"}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_student_learns_its_teachers_trajectories(
+    stored, model, stores, tmp_path, no_text_encoder
+):
+    ode = ODEConfig(
+        steps=4, guidance=2.0, store=str(tmp_path / "trajectories") if stored else "", films=4
+    )
+    config = config_of(model, stores[:1], embeddings=True, stage="ode_init", ode=ode)
+    check_equal(config, tmp_path, no_text_encoder)
+
+
+def test_a_student_matches_its_teacher(model, stores, tmp_path, no_text_encoder):
+    config = config_of(model, stores[:1], embeddings=True, stage="dmd", generator_every=2)
+    check_equal(config, tmp_path, no_text_encoder)
+    assert load_text_encoder(tmp_path / "known/model") is not None
+
+
+def test_a_stopped_run_goes_on(model, stores, tmp_path, no_text_encoder):
+    checkpoint = CheckpointConfig(every=2, export_dtype="float32")
+    config = config_of(model, stores, tmp_path / "whole", True, checkpoint=checkpoint, steps=4)
+    no_text_encoder()
+    whole = train(config)
+    train(dataclasses.replace(config, out=str(tmp_path / "part"), steps=2))
+    part = train(dataclasses.replace(config, out=str(tmp_path / "part")))
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(part.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_text_encoder_is_exported_without_being_loaded(model, tmp_path):
+    """Linked where it lies in a model folder, else written tensor by tensor."""
+    wan = wan_folder(tmp_path / "Wan2.1-T2V-1.3B")
+    for source in (model, wan):
+        folder, tokenizer = tmp_path / f"of_{source.name}", load_tokenizer(source)
+        for _ in range(2):  # a run exports more than once
+            save_model(folder, text_encoder=source, tokenizer=tokenizer, dtype=np.float32)
+        ours, theirs = load_text_encoder(folder), load_text_encoder(source)
+        assert ours.cfg == theirs.cfg and load_tokenizer(folder).size == tokenizer.size
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_sample_films_are_made_of_prompts_embedded_before(model, stores, tmp_path, monkeypatch):
+    write_story(Story((Shot("Mia waves.", chunks=1),)), tmp_path / "story.yaml")
+    sample = SampleConfig(every=2, story=str(tmp_path / "story.yaml"), steps=1)
+    loads, load = [], known_prompts.load_text_encoder
+    monkeypatch.setattr(
+        known_prompts, "load_text_encoder", lambda *a, **k: loads.append(a) or load(*a, **k)
+    )
+    config = config_of(model, stores[:1], tmp_path / "run", True, sample=sample)
+    train(config)
+    assert len(loads) == 1
+    for step in ("000002", "000003"):
+        made = json.loads((tmp_path / "run/samples" / step / "film.json").read_text())
+        assert made["frames_sha256"]
+
+
+def test_faults_name_the_command(model, stores, tmp_path):
+    bare = tiny_store(tmp_path / "bare", films=4)
+    with pytest.raises(UsageError, match=f"causalcine embed --model {model} --store {bare.path}"):
+        build.make_stage(config_of(model, [bare.path], embeddings=True))
+    other = tiny_folder(
+        tmp_path / "other",
+        dataclasses.replace(tiny_model(), text_encoder=tiny_model().text_encoder),
+    )
+    words = json.loads((other / "text_encoder/config.json").read_text())
+    (other / "text_encoder/config.json").write_text(json.dumps({**words, "note": "another file"}))
+    with pytest.raises(UsageError, match="is of another text encoder: run causalcine embed"):
+        build.make_stage(config_of(other, stores, embeddings=True))
+    held = HeldOutConfig(every=1, films=2, store=str(bare.path))
+    with pytest.raises(UsageError, match=f"{bare.path}/embeddings holds no embeddings"):
+        build.make_stage(config_of(model, stores, embeddings=True, held_out=held))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_text_encoder": True}, "data.embeddings needs train_text_encoder=False"),
+        ({"stage": "autoencoder", "init": ""}, "data.embeddings needs train_text_encoder=False"),
+        ({"data": DataConfig(embeddings=True, retell=True)}, "data.retell rewords the prompts"),
+    ],
+)
+def test_what_has_other_prompts_at_every_visit_is_refused(changes, said, model, stores):
+    with pytest.raises(UsageError, match=said):
+        config_of(model, stores, embeddings=True, **changes)
+
+
+@pytest.mark.parametrize("stage", ["teacher_forcing", "ode_init", "dmd"])
+def test_a_plan_counts_no_text_encoder(stage, model, stores):
+    films, parts, flops = FilmBatch(9, 48, 80, 2), {}, {}
+    for known in (False, True):
+        config = config_of(model, stores, embeddings=known, stage=stage)
+        (*_, step) = training_steps(config, films, make_mesh())
+        parts[known] = step.parts
+        sizes = FilmFlops(config.transformer, config.memory, 2, 3, 15, config.chunk_frames, 2)
+        flops[known] = update_flops(config, sizes)
+    assert "text_encoder, not trained" in parts[False]
+    assert "text_encoder, not trained" not in parts[True]
+    assert parts[True]["batch"][0] > parts[False]["batch"][0]
+    assert all(flops[True][name] < flops[False][name] for name in flops[True])
