@@ -19,7 +19,7 @@ COMMANDS = {
     "check": "a story's length, cuts and faults, without filming it",
     "words": "what StoryWorld's models understand, with example captions",
     "encode": "StoryWorld's films as a latent store, from which train reads",
-    "embed": "the prompts of latent stores, so that training needs no text encoder",
+    "embed": "prompts embedded once, so that training needs no text encoder",
     "prepare": "a folder of your videos as latent stores, from which train reads",
     "train": "one stage of training, as a config file says",
     "evaluate": "a model on held-out films: does it remember, cut and obey?",
@@ -69,7 +69,6 @@ def help_text() -> str:
         [
             "Films of several shots, made chunk by chunk by a model that remembers them.",
             "usage: causalcine COMMAND ...       causalcine COMMAND --help tells its flags",
-            "",
             *listed(COMMANDS),
             "from a checkout of the repository:",
             *listed(FROM_CHECKOUT),

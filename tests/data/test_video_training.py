@@ -10,6 +10,7 @@ import pytest
 from repository import ROOT
 
 from causalcine_jax.data.latent_store import LatentStore
+from causalcine_jax.data.prompt_embeddings import FOLDER, read_spec
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.render.mp4 import FilmWriter, read_film
 from causalcine_jax.storyworld import WORLDS, render, sample_story, scene_parameters
@@ -44,10 +45,11 @@ def test_a_model_is_trained_on_videos_and_films(tmp_path):
 
     said = causalcine(
         "prepare", tmp_path / "videos", "--model", EMBEDDED, "--out", tmp_path / "out",
-        "--latent-frames", 30, "--shots", "captions", "--held-out", 0,
+        "--latent-frames", 30, "--shots", "captions", "--held-out", 0, "--embeddings",
     )  # fmt: skip
     assert "2 videos of 2 files" in said and "3 films: 3 to train on" in said
     assert LatentStore.open(tmp_path / "out" / "train").spec.shapes()["latents"] == (30, 6, 10, 16)
+    assert len(read_spec(tmp_path / "out" / "train" / FOLDER).keys) > 3
     causalcine(
         "train", "--config", "configs/embedded.py:first", "--config.steps=2",
         "--config.batch=2", "--config.optim.warmup=1",

@@ -125,8 +125,9 @@ def _load(config: TrainConfig) -> _Loaded:
     # Loaded where the run will have them; it makes copies of its own of what it trains.
     mesh, dtype = make_mesh(config.seq), jnp.dtype(config.dtype)
     embed_ahead(config, tokenizer)
-    told = not config.data.embeddings
-    text_encoder = load_text_encoder(teacher_folder, dtype, mesh=mesh) if told else None
+    text_encoder = None
+    if not config.data.embeddings:
+        text_encoder = load_text_encoder(teacher_folder, dtype, mesh=mesh)
     check_recorded(config, text_encoder, mesh)
     teacher = load_transformer(teacher_folder, mesh=mesh)
     student = load_transformer(student_folder, mesh=mesh) if config.init else teacher
