@@ -79,7 +79,8 @@ def embed_stores(
     )
     negative = model_defaults(model).get("negative", "")
     sha256, (sizes, _) = encoder_hash(model), abstract_network(model, "text_encoder")
-    mesh, loaded = make_mesh(), []
+    mesh = make_mesh()
+    loaded: list[UMT5Encoder] = []
 
     def encoder() -> UMT5Encoder:  # loaded at the first prompt that lacks its embedding
         if not loaded:

@@ -17,6 +17,7 @@ from causalcine_jax.data.prompt_embeddings import KnownPrompts
 from causalcine_jax.film.embeddings import PromptEmbeddings, embed_prompts, encoder_hash
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.text.tokenizer import Tokenizer, clean
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.parallel.processes import text_of_first
 from causalcine_jax.story import Story
 from causalcine_jax.training.config import TrainConfig
@@ -27,6 +28,16 @@ FILE = "sample_prompts.safetensors"  # in a run's out
 def text_model(config: TrainConfig) -> Path:
     """The model whose text encoder the run keeps as it is."""
     return Path(config.teacher if config.facts.student else config.init)
+
+
+def sizes_of(model: Path) -> tuple[TransformerConfig, TextEncoderConfig]:
+    """Sizes of a model's transformer and text encoder, from headers alone."""
+    transformer, _ = abstract_network(model, "transformer")
+    text_encoder, _ = abstract_network(model, "text_encoder")
+    assert isinstance(transformer, TransformerConfig) and isinstance(
+        text_encoder, TextEncoderConfig
+    )
+    return transformer, text_encoder
 
 
 def null_prompt(config: TrainConfig, tokenizer: Tokenizer, text_len: int) -> Int[np.ndarray, " t"]:
@@ -61,7 +72,7 @@ def embed_sample(config: TrainConfig, story: Story, tokenizer: Tokenizer) -> Pat
     texts = [shot.prompt for shot in story.resolve(config.chunk_frames).shots]
     texts += [story.negative or "", model_defaults(model).get("negative", "")]
     if not (file.exists() and {*map(clean, texts)} <= {*PromptEmbeddings.load(file).rows}):
-        text_len = abstract_network(model, "transformer")[0].text_len
+        text_len = sizes_of(model)[0].text_len
         encoder = load_text_encoder(model, jnp.dtype(config.dtype))
         embed_prompts(file, texts, encoder, tokenizer, text_len, encoder_hash(model))
     return file

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 
-from causalcine_jax.convert import abstract_network
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film_folder.choices import Choices
@@ -26,6 +25,7 @@ from causalcine_jax.training.known_prompts import (
     embed_sample,
     embeddings_for,
     known_prompts,
+    sizes_of,
     text_model,
 )
 
@@ -83,7 +83,7 @@ def embed_ahead(config: TrainConfig, tokenizer: Tokenizer) -> None:
     """
     if not config.data.embeddings:
         return
-    sizes, _ = abstract_network(text_model(config), "transformer")
+    sizes, _ = sizes_of(text_model(config))
     sized = replace(config, transformer=sizes)
     store = open_store(config, sizes.text_len)
     known_prompts(config, store, tokenizer)

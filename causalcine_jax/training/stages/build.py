@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import (
-    abstract_network,
     load_text_encoder,
     load_tokenizer,
     load_transformer,
@@ -47,7 +46,7 @@ from causalcine_jax.training.film_data import (
     vae_folder,
     visits_of,
 )
-from causalcine_jax.training.known_prompts import null_prompt
+from causalcine_jax.training.known_prompts import null_prompt, sizes_of
 from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.autoencoder import TRAIN, latent_statistics
@@ -134,8 +133,8 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     mesh = make_mesh(config.seq)
     transformer = _grown(load_transformer(init, mesh=mesh), config)
     if config.data.embeddings:
-        sizes, _ = abstract_network(init, "text_encoder")
-        sized = replace(config, transformer=transformer.config, text_encoder=sizes)
+        _, text_sizes = sizes_of(init)
+        sized = replace(config, transformer=transformer.config, text_encoder=text_sizes)
         return {"transformer": transformer}, sized
     # A text encoder that is not trained needs no float32 copy: UMT5-XXL is 11 GB in the bfloat16 of
     # its checkpoint.

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from causalcine_jax.convert import (
-    abstract_network,
     load_text_encoder,
     load_tokenizer,
     load_transformer,
@@ -44,7 +43,7 @@ from causalcine_jax.training.film_data import (
     rollout_facts,
     visits_of,
 )
-from causalcine_jax.training.known_prompts import null_prompt
+from causalcine_jax.training.known_prompts import null_prompt, sizes_of
 from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.smaller_step import smaller_trajectories
@@ -135,7 +134,7 @@ def _load(config: TrainConfig) -> _Loaded:
     vae = film_vae(config)
     store = open_store(config, vae, teacher.config)
     check_store(config, store, vae, tokenizer, teacher.config)
-    text_sizes, _ = abstract_network(teacher_folder, "text_encoder")
+    _, text_sizes = sizes_of(teacher_folder)
     return _Loaded(
         config=dataclasses.replace(config, transformer=teacher.config, text_encoder=text_sizes),
         nets={

@@ -14,13 +14,15 @@ def embed(text_encoder, ids: Int[AnyArray, "*b t"]) -> Float[Array, "*b t d"]:
     return text_encoder(ids, ids != 0)
 
 
-def text_of(text_encoder, batch) -> Float[AnyArray, "b shots t d"]:
+def text_of(text_encoder, batch) -> Float[Array, "b shots t d"]:
     """The embeddings of a batch's prompts."""
-    return batch["text"] if "text" in batch else embed(text_encoder, batch["token_ids"])
+    if "text" in batch:
+        return jnp.asarray(batch["text"])
+    return embed(text_encoder, batch["token_ids"])
 
 
 def null_text_of(
-    text_encoder, null_prompt: tuple[int, ...], batch, text: Float[AnyArray, "b shots t d"]
+    text_encoder, null_prompt: tuple[int, ...], batch, text: Float[Array, "b shots t d"]
 ) -> Float[Array, "b shots t d"]:
     """The null prompt [T] in the place of every prompt of `text`."""
     if "null_text" in batch:

@@ -195,7 +195,7 @@ def _inputs(
     draws = np.random.default_rng(0)  # no visit of these films draws anything
     for visit in visits:
         read = [visit(film, draws) for film in read]
-    stacked = {name: np.stack([film[name] for film in read]) for name in read[0]}
+    stacked = jax.tree.map(lambda *films: np.stack(films), *read)
     return stacked | {"number": np.array(numbers, np.int32)}
 
 
