@@ -91,19 +91,13 @@ def config_of(model, stores, out="", embeddings=False, stage="teacher_forcing", 
 
 
 def losses(out) -> list[dict[str, float]]:
-    timed = ("_s", "per_s", "per_hour", "bytes", "gb")
     return [
-        {
-            name: value
-            for name, value in record.items()
-            if isinstance(value, float) and ("loss" in name or "mse" in name)
-        }
+        {name: value for name, value in record.items() if "loss" in name or "mse" in name}
         for record in read_records(out / "metrics.jsonl")
-        if not any(name in record for name in timed)
     ]
 
 
-def check_equal(config, tmp_path, no_text_encoder):
+def check_equal(config, tmp_path, no_text_encoder, rtol=1e-6):
     """A run with its text encoder, and one on embeddings that loads none."""
     plain = dataclasses.replace(
         config,
@@ -121,7 +115,7 @@ def check_equal(config, tmp_path, no_text_encoder):
     assert len(found) == len(expected) >= 3 and all(found)
     for a, b in zip(expected, found, strict=True):
         assert a.keys() == b.keys()
-        np.testing.assert_allclose([*b.values()], [*a.values()], rtol=1e-6)
+        np.testing.assert_allclose([*b.values()], [*a.values()], rtol=rtol)
     return state
 
 
@@ -163,7 +157,8 @@ def test_a_student_learns_its_teachers_trajectories(
 
 def test_a_student_matches_its_teacher(model, stores, tmp_path, no_text_encoder):
     config = config_of(model, stores[:1], embeddings=True, stage="dmd", generator_every=2)
-    check_equal(config, tmp_path, no_text_encoder)
+    # The student's loss is the square of a small difference, which rounding changes more.
+    check_equal(config, tmp_path, no_text_encoder, rtol=1e-5)
     assert load_text_encoder(tmp_path / "known/model") is not None
 
 
