@@ -211,8 +211,8 @@ class TrainConfig:
             yield "time.draws above 1 needs stage teacher_forcing"
         first = -(-self.generator_start // self.generator_every) * self.generator_every
         if self.stage == "dmd" and first >= self.steps:
-            told = f"the student's first update is at step {first + 1} of {self.steps}: "
-            yield told + "lower generator_start or generator_every"
+            why = "lower generator_start or generator_every"
+            yield f"the student's first update is at step {first + 1} of {self.steps}: {why}"
         elif self.generator_start and self.stage != "dmd":
             yield "generator_start needs stage dmd"
         if self.data.return_weight != 1 and self.stage != "teacher_forcing":
@@ -248,10 +248,7 @@ class TrainConfig:
                 "evaluate the model instead"
             )
         elif not self.facts.clips and not self.held_out.store:
-            yield (
-                "held_out.every needs held_out.store, a latent store of films that are not "
-                "trained on"
-            )
+            yield "held_out.every needs held_out.store, of films that are not trained on"
         if self.held_out.films % self.batch:
             yield f"held_out.films {self.held_out.films} is not a multiple of batch {self.batch}"
 
