@@ -157,6 +157,12 @@ class ArgumentParser(argparse.ArgumentParser):
         _exit(USAGE, f"error: {' '.join(message.split())}")
 
 
+def _is_given(path: object) -> bool:
+    """Whether a path lies in one that the command line names: a fault of any other is ours."""
+    words = [word.rpartition("=")[2] for word in sys.argv[1:]]
+    return any(word and str(path).startswith(word) for word in words)
+
+
 class _StoreOnce(argparse._StoreAction):
     def __call__(self, parser, namespace, values, option_string=None):
         given = vars(namespace).setdefault(_GIVEN, {})
@@ -214,7 +220,7 @@ def run(main: Callable[[], object]) -> None:
             FAILED, f"error: {_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}: {_ASK_FOR_LESS}"
         )
     except OSError as error:
-        if error.errno in PATH_FAULTS and error.filename is not None:
+        if error.errno in PATH_FAULTS and _is_given(error.filename):
             _exit(FAILED, f"error: {shown(str(error.filename))}: {error.strerror}")
         if error.errno not in DISK_FAULTS:
             raise

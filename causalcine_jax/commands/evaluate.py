@@ -18,7 +18,7 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import ArgumentParser, whole_number
+from causalcine_jax.cli import ArgumentParser, path, whole_number
 from causalcine_jax.commands.model_flags import model_flag, sampler_flags
 from causalcine_jax.config import DTYPES, POOL_PLACES
 from causalcine_jax.memory_policies import POLICIES
@@ -133,7 +133,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _count_or_folder(text: str) -> int | Path:
-    return whole_number(text) if re.fullmatch(r"[+-]?\d+", text) else Path(text)
+    return whole_number(text) if re.fullmatch(r"[+-]?\d+", text) else path(text)
 
 
 def main(arguments: list[str] | None = None) -> None:

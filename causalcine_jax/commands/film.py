@@ -164,7 +164,7 @@ def _times(text: str) -> tuple[float, ...]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(whole_number(seed) for seed in text.split(","))
+    return tuple(dict.fromkeys(whole_number(seed) for seed in text.split(",")))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -35,6 +35,7 @@ from causalcine_jax.errors import (
     UsageError,
     choice_faults,
     disk_faults,
+    first_line,
     kept_when_stopped,
     raise_faults,
 )
@@ -137,7 +138,11 @@ def _embed(
         count, there = sum(map(len, missing)), len(spec.keys)
         tokens = sum(np.count_nonzero(prompts[row]) for shard in missing for row in shard)
         check_disk(int(tokens) * spec.dim * jnp.dtype(spec.dtype).itemsize, folder)
-        rows = open_rows(partial, spec, create=True)
+        try:
+            rows = open_rows(partial, spec, create=True)
+        except ValueError as error:
+            told = f"cannot write {partial}, delete it and run again: {first_line(error)}"
+            raise DataError(told) from error
         with progress_bar(there, "prompt", "embed", done=there - count, shown=progress) as bar:
             for shard in missing:
                 made = _embedded(encoder(), np.stack([prompts[row] for row in shard]), mesh, bar)

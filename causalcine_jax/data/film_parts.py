@@ -36,7 +36,7 @@ class FilmParts:
         told = ids[shots[first] :][: len(own)]
         own[: len(told)] = told
         return record | {
-            "latents": record["latents"][frames],
+            "latents": record["latents"][frames].copy(),  # a view would keep the whole film
             "shot_of_chunk": shots[part] - shots[first],
             "token_ids": own,
             "first_chunk": np.int32(first),

@@ -147,9 +147,7 @@ class Loader(grain.DatasetIterator):
         films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
         for visit in visits:
             films = films.random_map(visit)
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=2 * batch_size if threads else 0
-        )
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         self._batches = iter(
             films.batch(batch_size)[part.index :: part.count].to_iter_dataset(options)
         )

@@ -19,7 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.errors import DataError, UsageError, part_faults, raise_faults
+from causalcine_jax.errors import (
+    DataError,
+    UsageError,
+    kept_when_stopped,
+    part_faults,
+    raise_faults,
+)
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.filming import say
 from causalcine_jax.film_folder.generate import generate
@@ -97,9 +103,10 @@ def film_set(
     """
     if several():
         raise UsageError("--stories is made by one process: give each process a part (--part 1/2)")
+    raise_faults("film", choices.faults())
     _agree(out, wanted, model, choices)
     films = wanted.films()
-    left = [each for each in films if not (_folder(out, *each) / "film.json").is_file()]
+    left = [each for each in films if not _is_finished(_folder(out, *each))]
     tell = say if progress else (lambda line: None)
     tell(f"{len(films)} films, {len(films) - len(left)} of them finished already")
     loaded = functools.lru_cache(maxsize=1)(load_with_choices)
@@ -110,12 +117,15 @@ def film_set(
     failed: dict[str, str] = {}
     seconds: list[float] = []
     in_row = 0
+    made = lambda: f"stopped after {len(seconds)} films: the same command goes on"
     for number, (seed, name) in enumerate(left, start=1):
         started = time.perf_counter()
+        if _is_finished(_folder(out, seed, name)):  # by another process meanwhile
+            continue
         try:
-            record = _film(
-                wanted.stories[name], _folder(out, seed, name), seed, model, choices, load
-            )
+            with kept_when_stopped(made):
+                folder = _folder(out, seed, name)
+                record = _film(wanted.stories[name], folder, seed, model, choices, load)
         except (UsageError, DataError) as error:
             failed[f"{seed}/{name}"] = str(error)
             in_row += 1
@@ -142,20 +152,22 @@ def film_set(
 def _film(
     recipe: Recipe, folder: Path, seed: int, model: Path | None, choices: Choices, load
 ) -> dict[str, Any]:
-    if is_unfinished(folder):
-        asked = read_request(folder)
-        recipe, model, choices = asked.recipe, asked.model, asked.choices
-    else:
-        choices = dataclasses.replace(choices, seed=seed)
+    """Makes the film, or goes on with it. What cannot be gone on with is made again."""
+    resume = is_unfinished(folder)
     return generate(
-        recipe,
+        read_request(folder).recipe if resume else recipe,
         folder,
         model=model,
-        choices=choices,
+        choices=dataclasses.replace(choices, seed=seed),
         progress=False,
-        resume=is_unfinished(folder),
+        overwrite=not resume,
+        resume=resume,
         load=load,
     )
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "film.json").is_file()
 
 
 def _folder(out: Path, seed: int, name: str) -> Path:
@@ -172,7 +184,8 @@ def _agree(out: Path, wanted: FilmSet, model: Path | None, choices: Choices) -> 
     }
     fields = json.loads(json.dumps(fields))
     file = out / "set.json"
-    if not file.exists():
+    begun = any(out.glob("*/*/film.json")) or any(out.glob("*/*/unfinished/asked.json"))
+    if not begun or not file.exists():
         write_text(file, json.dumps(fields, indent=2) + "\n")
         return
     there = read_plain(file)

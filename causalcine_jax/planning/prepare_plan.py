@@ -191,9 +191,7 @@ def _encoding(height: int, width: int, latent_frames: int, chip: str) -> Known:
     vae = jax.eval_shape(lambda: VAE(VAEConfig(), key=jax.random.key(0)))
     video = jax.ShapeDtypeStruct((1, frames, height, width, 3), jnp.float32)
     flops = flops_by_kind(jax.make_jaxpr(VAE.encode)(vae, video))
-    # `prepare` encodes in float32: GPUs' TF32 has half the peak, TPUs multiply in bfloat16.
-    peak = hardware.chip.flops / (2 if hardware.chip.platform == "gpu" else 1)
-    attained = rates(hardware)
+    peak, attained = hardware.chip.flops, rates(hardware)  # `prepare` encodes in bfloat16
     seconds = sum(flops.get(kind, 0.0) / (peak * attained[kind].expected) for kind in PRODUCTS)
     share, tflop = attained["convolutions"], sum(flops.values()) / 1e12
     told = f"{tflop:.0f} TFLOP a film at {share.expected:g} of {chip}'s peak, {share.how}"

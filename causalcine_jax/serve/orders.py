@@ -67,6 +67,8 @@ def update(session: Session, message: ShotUpdate) -> None:
     if message.seconds is not None or message.chunks is not None:
         chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
         asked = {shot.shot_id: shot.chunks for shot in (*again_from(session, -1), *shots)}
+        if session.cut and last:  # the rest of the shot that is cut is not counted
+            asked[last[0].id] = session.seen.next_chunk - last[0].first_chunk
         if chunks > (now := asked.get(message.shot_id, chunks)):
             field = "seconds" if message.chunks is None else "chunks"
             check_fits(chunks, chunks_left(session) + now, session, field)

@@ -48,6 +48,8 @@ class ClientRates:
         key = address, request.path_params.get("session", "")
         if key not in self._rates and len(self._rates) >= MOST_CLIENTS:
             self._rates = {key: rate for key, rate in self._rates.items() if not rate.rests}
+            if len(self._rates) >= MOST_CLIENTS:
+                self._rates.pop(next(iter(self._rates)))
         rate = self._rates.setdefault(key, Rate(self._per_second))
         wait = rate.count(LONGEST_WAIT)
         if wait > LONGEST_WAIT:

@@ -22,6 +22,9 @@ def chunks_left(session: Session, cut: bool = False) -> int:
     if not (cut or session.cut):
         for last in session.seen.resolved.shots[-1:]:
             end = max(end, last.first_chunk + session.project.take.shots[last.id].chunks)
+    begun = session.project.beginning  # taken from the queue, and not seen in the film yet
+    if begun and begun.shot_id not in {shot.id for shot in session.seen.resolved.shots}:
+        end += 1 if cut or session.cut else begun.chunks
     queued = sum(shot.chunks for shot in session.project.queue)
     return most_chunks(session.resources.limits.film_s, session.model) - end - queued
 

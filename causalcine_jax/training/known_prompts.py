@@ -71,10 +71,13 @@ def embed_sample(config: TrainConfig, story: Story, tokenizer: Tokenizer) -> Pat
     file, model = Path(config.out) / FILE, text_model(config)
     texts = [shot.prompt for shot in story.resolve(config.chunk_frames).shots]
     texts += [story.negative or "", model_defaults(model).get("negative", "")]
+    encoder_sha256 = encoder_hash(model)
+    if file.exists() and PromptEmbeddings.load(file).encoder_sha256 != encoder_sha256:
+        file.unlink()  # of an earlier run from another model
     if not (file.exists() and {*map(clean, texts)} <= {*PromptEmbeddings.load(file).rows}):
         text_len = sizes_of(model)[0].text_len
         encoder = load_text_encoder(model, jnp.dtype(config.dtype))
-        embed_prompts(file, texts, encoder, tokenizer, text_len, encoder_hash(model))
+        embed_prompts(file, texts, encoder, tokenizer, text_len, encoder_sha256)
     return file
 
 

@@ -20,7 +20,7 @@ from causalcine_jax.parallel.gathering import several
 from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import WorldConfig, WorldStory, sample_story
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.film_data import open_store
+from causalcine_jax.training.film_data import film_vae, open_store
 from causalcine_jax.training.known_prompts import (
     embed_sample,
     embeddings_for,
@@ -85,9 +85,10 @@ def embed_ahead(config: TrainConfig, tokenizer: Tokenizer) -> None:
         return
     sizes, _ = sizes_of(text_model(config))
     sized = replace(config, transformer=sizes)
-    store = open_store(config, sizes.text_len)
+    vae = film_vae(config)
+    store = open_store(config, vae, sizes)
     known_prompts(config, store, tokenizer)
-    wanted = (config.sample.at_end or config.sample.every) and not several()
+    wanted = vae and (config.sample.at_end or config.sample.every) and not several()
     if wanted and (story := _story(sized, store.spec, tokenizer)):
         embed_sample(config, story, tokenizer)
 

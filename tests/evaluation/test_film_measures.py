@@ -153,7 +153,7 @@ def test_a_story_sets_report_has_bounds_and_both_labels_crossed(weights, tmp_pat
             ("1", "true"),
         ]
         text = (tmp_path / "out/measures.md").read_text()
-        assert "chance: shots of two stories" in text and "passes the gate" in text
+        assert "chance: shots of two stories" in text and "was introduced" in text
 
 
 def test_what_was_not_measured_is_named(measured):

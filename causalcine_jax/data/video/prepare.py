@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from causalcine_jax.clock import FPS
+from causalcine_jax.convert.find import find_part
 from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import SPEC_FILE, read_spec
@@ -80,6 +81,8 @@ def _prepare(work: Work) -> Prepared:
     files, told = probe.files_of(config.folder, out)
     captioner = captioner_of(config)
     detector_of(config.detector, config.detector_weights)  # if it fails, then now
+    if config.embeddings:
+        find_part(config.model, "text_encoder")  # as above
     if config.filters.most_text < 1:
         text.check_installed()
     target = target_of(config)

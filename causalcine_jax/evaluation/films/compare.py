@@ -18,6 +18,7 @@ from causalcine_jax.evaluation.intervals import Grouped, bootstrap_mean, bootstr
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.utils.plain_data import read_plain
 
+NEEDED = {"settings", "per_film", "bad", "without_film"}
 Film = dict[str, Any]
 Scores = dict[str, list[float]]  # of a story's films, by story
 
@@ -48,7 +49,7 @@ def read_measures(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UsageError(f"--compare {path}: there is no {file}: `evaluate --films` makes one")
     report = read_plain(file)
-    if not isinstance(report, dict) or not {"settings", "per_film", "bad"} <= report.keys():
+    if not isinstance(report, dict) or not report.keys() >= NEEDED:
         raise UsageError(f"--compare {file}: holds no measures of films, but {shown(report)}")
     return report
 
@@ -115,7 +116,11 @@ def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
     ]
     for name, failed in zip(names, report["failed"], strict=True):
         if failed:
-            lines.append(f"{name}: {len(failed)} films failed or are missing, and count as 0")
+            without = ", ".join(label for label, _, worst in MEASURES.values() if not worst)
+            lines.append(
+                f"{name}: {len(failed)} films failed or are missing. They count as 0, except in: "
+                f"{without}"
+            )
     return "\n".join(lines) + "\n"
 
 

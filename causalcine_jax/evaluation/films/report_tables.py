@@ -13,8 +13,8 @@ OF_RANGES = {
     "inter_shot": "inter-shot consistency (DINOv2)",
     "returns": "of these, returns after an absence",
     "returns_gated": "returns, 0 where a shot is not as its caption says",
-    "returns_passed": "share of returns that passes the gate",
-    "returns_counted": "returns that pass the gate",
+    "returns_passed": "share of returns whose character was introduced",
+    "returns_counted": "returns of introduced characters",
     "dynamics": "dynamics (grey levels a second)",
 }
 
@@ -83,7 +83,7 @@ def _absence_lines(report: dict[str, Any]) -> list[str]:
         (away, *(number_text(row[name]) for name in ("similarity", "gated", "introduced")))
         for away, row in rows.items()
     ]
-    head = ("shots away", "similarity of the return", "gated", "passes the gate")
+    head = ("shots away", "similarity of the return", "gated", "introduced")
     return ["", "Returns on prompted ranges", "", *markdown_table(head, body)]
 
 
@@ -93,8 +93,8 @@ def _crossed_lines(report: dict[str, Any]) -> list[str]:
     columns = {
         "returns": "similarity of the return",
         "returns_gated": "gated",
-        "returns_passed": "passes the gate",
-        "returns_counted": "of those that pass",
+        "returns_passed": "introduced",
+        "returns_counted": "of those",
     }
     body = [
         (row["away"], row["described_again"], *(number_text(row[name]) for name in columns))
