@@ -276,7 +276,8 @@ def test_pictures_of_a_window_have_a_bound(images, each, tmp_path):
 
 
 def test_the_command_warns_of_a_captioner_that_failed():
-    numbers = dict.fromkeys(("videos", "files", "video_seconds", "shots", "films"), 1)
+    counted = ("videos", "files", "video_seconds", "shots", "films", "black_bars")
+    numbers = dict.fromkeys(counted, 1)
     numbers |= {"windows": 9, "rejects": {"captions": {"captioner failed": 8}}}
     assert "WARNING: the captioner failed for 8 of 9 windows" in summary(numbers)
     assert "WARNING" not in summary(numbers | {"rejects": {}})
