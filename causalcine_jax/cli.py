@@ -193,10 +193,9 @@ def run(main: Callable[[], object]) -> None:
     """Calls `main`, then exits the process.
 
     Exit codes: 0; 2 for a `UsageError`; 1 for a `DataError`, a full disk, a path that cannot be
-    opened or full memory; 75 for a
-    `StoppedEarly`; 130 for Ctrl-C and 143 for SIGTERM where nothing is kept, both of which raise
-    KeyboardInterrupt in `main`. Any other exception is a bug of this program and keeps its
-    traceback.
+    opened or full memory; 75 for a `StoppedEarly`; 130 for Ctrl-C and 143 for SIGTERM where nothing
+    is kept, both of which raise KeyboardInterrupt in `main`. Any other exception is a bug of this
+    program and keeps its traceback.
 
     jax starts its devices inside `main`. It may use the fraction `GPU_MEMORY` of a GPU's memory,
     unless the environment sets another. XLA's settings are those of utils/compiler.py.

@@ -5,7 +5,6 @@
 Overlapping intervals of two means decide nothing, because some stories are hard for every system.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,15 @@ import numpy as np
 from causalcine_jax.errors import UsageError, raise_faults, shown
 from causalcine_jax.evaluation.films.report_tables import OF_RANGES
 from causalcine_jax.evaluation.films.stories import story_of
+from causalcine_jax.evaluation.films.story_means import Score, by_story
 from causalcine_jax.evaluation.intervals import Grouped, bootstrap_mean, bootstrap_paired
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.utils.plain_data import read_plain
 
 NEEDED = {"settings", "per_film", "bad", "without_film"}
-Film = dict[str, Any]
-Scores = dict[str, list[float]]  # of a story's films, by story
 
 # How each is read from a film, and whether 0 is the worst, which a failed film then gets.
-MEASURES: dict[str, tuple[str, Callable[[Film], float | None], bool]] = {
+MEASURES: dict[str, tuple[str, Score, bool]] = {
     "aesthetic": ("aesthetic (LAION, over 10)", lambda film: film["aesthetic"], True),
     "sca": ("shot-cut accuracy (SCA)", lambda film: film["cuts"]["sca"], True),
     "missed": ("missed cuts per film", lambda film: film["cuts"]["missed"], False),
@@ -66,12 +64,13 @@ def comparison(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     _check_same(first, second)
     found = {}
     for name, (_, score, worst) in MEASURES.items():
-        sides = [_scores(each, score) for each in (first, second)]
-        if worst:
-            for each, own, other in zip((first, second), sides, reversed(sides), strict=True):
-                for story in _failed(each):
-                    if story in own or story in other:
-                        own.setdefault(story, []).append(0.0)
+        sides = [by_story(each["per_film"].values(), score) for each in (first, second)]
+        if worst:  # a story that no film has a score of does not have the measure
+            known = sides[0].keys() | sides[1].keys()
+            sides = [
+                by_story(each["per_film"].values(), score, [s for s in _failed(each) if s in known])
+                for each in (first, second)
+            ]
         stories = sorted(sides[0].keys() & sides[1].keys())
         if not stories:
             continue
@@ -122,14 +121,6 @@ def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
                 f"{without}"
             )
     return "\n".join(lines) + "\n"
-
-
-def _scores(report: dict[str, Any], score: Callable[[Film], float | None]) -> Scores:
-    found: Scores = {}
-    for film in report["per_film"].values():
-        if (value := score(film)) is not None:
-            found.setdefault(film["story"], []).append(value)
-    return found
 
 
 def _failed(report: dict[str, Any]) -> list[str]:

@@ -13,6 +13,19 @@ Score = Callable[[Film], float | None]
 SHARES = ("returns_passed",)  # measures on ranges that are shares of a film's returns
 
 
+def by_story(
+    films: Iterable[Film], score: Score, failed: Iterable[str] = ()
+) -> dict[str, list[float]]:
+    """The scores of every story's films; a film that failed, named by its story, scores 0."""
+    of_story: dict[str, list[float]] = {}
+    for film in films:
+        if (value := score(film)) is not None:
+            of_story.setdefault(film["story"], []).append(value)
+    for story in failed:
+        of_story.setdefault(story, []).append(0.0)
+    return of_story
+
+
 def story_mean(
     films: Iterable[Film],
     score: Score,
@@ -24,12 +37,7 @@ def story_mean(
 
     fractions  the scores are shares, of which all may be 1: see `bootstrap_mean`
     """
-    of_story: dict[str, list[float]] = {}
-    for film in films:
-        if (value := score(film)) is not None:
-            of_story.setdefault(film["story"], []).append(value)
-    for story in failed:
-        of_story.setdefault(story.name, []).append(0.0)
+    of_story = by_story(films, score, (story.name for story in failed))
     means = [float(np.mean(values)) for values in of_story.values()]
     return bootstrap_mean(means, fractions=fractions)
 
