@@ -56,6 +56,7 @@ class LatentStore:
 
     def __init__(self, path: Path, spec: StoreSpec, arrays: dict[str, ts.TensorStore]):
         self.path = path
+        self.folders = [path]
         self.spec = spec
         self._arrays = arrays
 

@@ -48,7 +48,8 @@ class MixedStore:
         )
         self._stores = stores
         self._ends = list(itertools.accumulate(len(store) for store in stores))
-        self.path = ",".join(str(store.path) for store in stores)
+        self.folders = [store.path for store in stores]
+        self.path = ",".join(map(str, self.folders))
         self.spec: StoreSpec = dataclasses.replace(
             first,
             films=self._ends[-1],

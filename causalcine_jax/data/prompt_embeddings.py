@@ -115,6 +115,8 @@ def shard_file(folder: Path, shard: range) -> Path:
 class KnownPrompts:
     """Adds "text" and "null_text" to a record, looked up by its token ids: a grain random map.
 
+    dtypes  of the embeddings on disk
+
     Args:
       stores: folders of the latent stores.
       encoder_sha256: hash of the text encoder that embeds the prompts otherwise.
@@ -136,6 +138,7 @@ class KnownPrompts:
     ):
         self._command, self._dtype = command, jnp.dtype(dtype)
         self._places: dict[str, tuple[ts.TensorStore, int]] = {}
+        self.dtypes: set[str] = set()
         for folder in (store / FOLDER for store in stores):
             spec = read_spec(folder)
             if spec is None:
@@ -145,6 +148,7 @@ class KnownPrompts:
             rows = self._opened(folder, spec)
             self._places |= {key: (rows, row) for row, key in enumerate(spec.keys)}
             self._shape = (spec.text_len, spec.dim)
+            self.dtypes.add(spec.dtype)
         self._null = self._rows(np.asarray(null_prompt)[None])[0]
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:

@@ -128,6 +128,11 @@ def _one_store(
     model = vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
+    if config.data.embeddings:
+        raise UsageError(
+            f"there is no latent store {path}, and data.embeddings needs one whose prompts are "
+            "embedded: make it by causalcine encode or prepare, then run causalcine embed"
+        )
     if not holds(model, "vae"):
         raise UsageError(
             f"there is no latent store {path}, and no VAE to make one: "

@@ -4,6 +4,7 @@ With data.embeddings no text encoder is loaded for training. That of sample film
 any other network, and dropped again.
 """
 
+import functools
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from causalcine_jax.story import Story
 from causalcine_jax.training.config import TrainConfig
 
 FILE = "sample_prompts.safetensors"  # in a run's out
+# A run asks several times, and UMT5-XXL has 11 GB to read.
+_encoder_hash = functools.cache(encoder_hash)
 
 
 def text_model(config: TrainConfig) -> Path:
@@ -58,8 +61,8 @@ def known_prompts(
     """
     model = text_model(config)
     return KnownPrompts(
-        [Path(path) for path in str(store.path).split(",")],
-        text_of_first(lambda: encoder_hash(model)),
+        store.folders,
+        text_of_first(lambda: _encoder_hash(model)),
         null_prompt(config, tokenizer, store.spec.text_len),
         config.dtype,
         f"causalcine embed --model {model} --store {store.path}",
@@ -71,7 +74,7 @@ def embed_sample(config: TrainConfig, story: Story, tokenizer: Tokenizer) -> Pat
     file, model = Path(config.out) / FILE, text_model(config)
     texts = [shot.prompt for shot in story.resolve(config.chunk_frames).shots]
     texts += [story.negative or "", model_defaults(model).get("negative", "")]
-    encoder_sha256 = encoder_hash(model)
+    encoder_sha256 = _encoder_hash(model)
     if file.exists() and PromptEmbeddings.load(file).encoder_sha256 != encoder_sha256:
         file.unlink()  # of an earlier run from another model
     if not (file.exists() and {*map(clean, texts)} <= {*PromptEmbeddings.load(file).rows}):

@@ -155,6 +155,23 @@ def test_a_student_learns_its_teachers_trajectories(
     check_equal(config, tmp_path, no_text_encoder)
 
 
+def test_trajectories_of_rounded_embeddings_say_so(model, tmp_path):
+    """Else a run would go on with those of the encoder itself, or of other embeddings."""
+    store = tiny_store(tmp_path / "store", films=4).path
+    embed_stores(model, [store], "bfloat16", progress=False)
+    ode = ODEConfig(steps=4, guidance=2.0, store=str(tmp_path / "trajectories"), films=2)
+    build.make_stage(config_of(model, [store], embeddings=True, stage="ode_init", ode=ode))
+    source = json.loads((tmp_path / "trajectories/store.json").read_text())["source"]
+    assert source["embeddings"] == "bfloat16"
+
+
+def test_a_missing_store_is_not_made_where_it_would_have_no_embeddings(model, tmp_path):
+    config = config_of(model, [], tmp_path / "out", embeddings=True)
+    with pytest.raises(UsageError, match=r"data\.embeddings needs one whose prompts are embedded"):
+        build.make_stage(config)
+    assert not (tmp_path / "out" / "latents").exists()
+
+
 def test_a_student_matches_its_teacher(model, stores, tmp_path, no_text_encoder):
     config = config_of(model, stores[:1], embeddings=True, stage="dmd", generator_every=2)
     # The student's loss is the square of a small difference, which rounding changes more.

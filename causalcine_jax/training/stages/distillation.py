@@ -26,6 +26,7 @@ from causalcine_jax.convert.metadata import base_entry
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Visit
 from causalcine_jax.data.mixed_store import MixedStore
+from causalcine_jax.data.prompt_embeddings import KnownPrompts
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import cast_weights
@@ -96,6 +97,9 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         for name in ("matmul_precision", "dtype")
         if (value := getattr(config, name)) != getattr(TrainConfig, name)
     }
+    for visit in loaded.visits:
+        if isinstance(visit, KnownPrompts) and (rounded := visit.dtypes - {config.dtype}):
+            rounding["embeddings"] = ",".join(sorted(rounded))
     teacher_hash = text_of_first(lambda: weights_hash(config.teacher))
     settings = TrajectorySettings(
         count=config.ode.films,
