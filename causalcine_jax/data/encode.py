@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from causalcine_jax.convert import load_vae
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.models.text.tokenizer import FILE_NAME, Tokenizer
@@ -216,6 +217,12 @@ def _pieces(x: Array, length: int) -> Array:
 def encoding_dtype() -> Any:
     """Of the VAE that encodes: bfloat16 on accelerators, which is faster there, else float32."""
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def encoding_vae(model: Path, vae: VAE) -> VAE:
+    """The VAE of `model` that encodes here; `vae` is the same in float32, which has its hash."""
+    dtype = encoding_dtype()
+    return vae if dtype == jnp.float32 else load_vae(model, dtype)
 
 
 def vae_hash(vae: VAE) -> str:

@@ -11,14 +11,12 @@ import queue
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.find import holds
 from causalcine_jax.data.encode import (
     StoryWorldFilms,
     encode_films,
-    encoding_dtype,
+    encoding_vae,
     storyworld_spec,
 )
 from causalcine_jax.data.encode_config import EncodeConfig
@@ -77,8 +75,7 @@ class _Task:
     def __init__(self, config: EncodeConfig):
         self.batch = config.batch
         vae = load_vae(config.model)
-        dtype = encoding_dtype()
-        self.vae = vae if dtype == jnp.float32 else load_vae(config.model, dtype)
+        self.vae = encoding_vae(config.model, vae)
         self.tokenizer = tokenizer_of(config.model)
         self.source = StoryWorldFilms(WORLDS[config.world](), config.seed)
         spec = storyworld_spec(self.source, config.films, vae, self.tokenizer, config.text_len)

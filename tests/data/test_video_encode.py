@@ -12,6 +12,7 @@ from tiny_models import tiny_folder
 from video_files import films_folder, shot_pictures, write_video
 
 from causalcine_jax.convert import load_vae
+from causalcine_jax.data import encode as data_encode
 from causalcine_jax.data import encode_command
 from causalcine_jax.data.encode import vae_hash
 from causalcine_jax.data.encode_config import EncodeConfig
@@ -93,8 +94,7 @@ def test_accelerators_encode_in_bfloat16_and_training_knows_the_vae(tmp_path, mo
         return prepare.prepare(config, progress=False).stores["train"]
 
     exact = store("cpu")
-    for module in (encode, encode_command):
-        monkeypatch.setattr(module, "encoding_dtype", lambda: jnp.bfloat16)
+    monkeypatch.setattr(data_encode, "encoding_dtype", lambda: jnp.bfloat16)
     encode._vae_of_each_device.cache_clear()
     rounded = store("accelerator")
     encode._vae_of_each_device.cache_clear()

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
 from causalcine_jax.convert import load_vae
-from causalcine_jax.data.encode import encoding_dtype, paint_and_encode
+from causalcine_jax.data.encode import encoding_vae, paint_and_encode
 from causalcine_jax.data.latent_writer import as_float16
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock, read
@@ -76,8 +75,7 @@ def model_vae(model: Path) -> VAE:
 
 @functools.lru_cache(1)
 def _vae_of_each_device(model: Path) -> tuple[VAE, ...]:
-    dtype = encoding_dtype()
-    vae = model_vae(model) if dtype == jnp.float32 else load_vae(model, dtype)
+    vae = encoding_vae(model, model_vae(model))
     return tuple(jax.device_put(vae, device) for device in jax.local_devices())
 
 
