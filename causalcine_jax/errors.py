@@ -12,7 +12,7 @@ import contextlib
 import difflib
 import math
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MOST_FAULTS = 20  # listed in one message
 LONGEST_VALUE = 80  # characters of a value in a message
@@ -67,10 +67,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def raise_faults(what: str, faults: Iterable[str]) -> None:
     """Raises one `UsageError` that lists the first MOST_FAULTS faults of `what`, if any."""
-    faults = list(faults)
-    if faults:
-        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-        raise UsageError(printable(f"{what}: " + "; ".join([*faults[:MOST_FAULTS], *more])))
+    if faults := list(faults):
+        raise UsageError(printable(f"{what}: {listed(faults)}"))
+
+
+def listed(faults: Sequence[str]) -> str:
+    """The first MOST_FAULTS of them, and how many more there are."""
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    return "; ".join([*faults[:MOST_FAULTS], *more])
 
 
 def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ from causalcine_jax.errors import (
     DataError,
     UsageError,
     kept_when_stopped,
+    listed,
     part_faults,
     raise_faults,
 )
@@ -141,11 +142,9 @@ def film_set(
         parts += [f"{seconds[-1]:.0f} s", *([time_left(rest)] if number < len(left) else [])]
         tell("  ".join(parts))
     if failed:
-        listed = "; ".join(f"{name}: {error}" for name, error in list(failed.items())[:20])
-        more = f"; and {len(failed) - 20} more" if len(failed) > 20 else ""
         raise DataError(
             f"{len(failed)} of {len(left)} films failed, the same command tries them again: "
-            f"{listed}{more}"
+            + listed([f"{name}: {error}" for name, error in failed.items()])
         )
 
 
