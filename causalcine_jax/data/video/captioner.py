@@ -34,6 +34,7 @@ CAPTIONER_FAILED = "captioner failed"  # the kind of reason
 LONGEST_LINE = 1 << 20  # characters of an answer
 PROGRAM_TIMEOUT = 3600.0  # seconds
 LEAST_AHEAD = 64  # windows: more than lie in a pipe, before a program that answers one by one
+FIRST_ANSWER = 2.0  # seconds for it, once a program was handed all that it may have
 PIPE_BYTES = 4096  # where the system allows it
 
 
@@ -211,7 +212,10 @@ class _Round:
     def _has_room(self) -> bool:
         """Whether the program may have another window. Where it never frees any, its input ends."""
         if not self._room.acquire(blocking=False):
-            self._full = not self._answered or not self._room.acquire(timeout=self._timeout / 2)
+            patience = self._timeout / 2
+            # What it was handed may wait in the pipe, so its first answer may still be to come.
+            patience = patience if self._answered else min(patience, FIRST_ANSWER)
+            self._full = not self._room.acquire(timeout=patience)
         return not self._full and not self._over
 
     def _as_json(self, request: Request) -> dict[str, Any]:
