@@ -93,7 +93,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     of_films = parser.add_argument_group("for --films FOLDER")
     of_films.add_argument(
-        "--stories", type=Path, help="a story file, a folder of them, or a .json/.jsonl of many"
+        "--stories", type=Path, help="a story set, a story, a folder of them, or a file of many"
     )
     of_films.add_argument(
         "--weights",

@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--stories",
         type=Path,
-        help="a set of stories (its .yaml of labels) or a folder of them: a film of each",
+        help="a film of each of them: a story set, a folder of stories, or a file of many",
     )
     what.add_argument(
         "--resume",
@@ -213,9 +213,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _film_set(flags: argparse.Namespace) -> None:
     from causalcine_jax.film.host_memory import allow_all_host_memory
-    from causalcine_jax.film_folder.film_set import FilmSet, film_set, read_stories
+    from causalcine_jax.film_folder.film_set import FilmSet, film_set, recipes
 
-    wanted = FilmSet(read_stories(flags.stories), flags.seeds or (0,), flags.part or (1, 1))
+    wanted = FilmSet(recipes(flags.stories), flags.seeds or (0,), flags.part or (1, 1))
     allow_all_host_memory()
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
     film_set(

@@ -31,10 +31,10 @@ from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.filming import say
 from causalcine_jax.film_folder.generate import generate
 from causalcine_jax.film_folder.loaded_model import load_with_choices
-from causalcine_jax.film_folder.record import Recipe, read_recipe
+from causalcine_jax.film_folder.record import Recipe, recipe_of
 from causalcine_jax.film_folder.unfinished import is_unfinished, plain_choices, read_request
 from causalcine_jax.parallel.gathering import several
-from causalcine_jax.story_sets.story_set import read_set
+from causalcine_jax.story_sets.reading import read_stories
 from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.plain_data import read_plain
 from causalcine_jax.utils.progress import time_left
@@ -69,22 +69,9 @@ class FilmSet:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def read_stories(path: Path) -> dict[str, Recipe]:
-    """The stories of a set's file of labels (story_set.py), or of a folder of stories, by name.
-
-    Raises:
-      UsageError: a story has faults, or there is none.
-      DataError: a file cannot be read.
-    """
-    if not path.is_dir():
-        return {each.name: Recipe(each.story) for each in read_set(path).stories}
-    files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
-    if not files:
-        raise UsageError(f"--stories {path}: this folder holds no story (.yaml, .json)")
-    names = [file.stem for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    raise_faults(str(path), [f"two stories are called {name}: rename one" for name in twice])
-    return {file.stem: read_recipe(file) for file in files}
+def recipes(path: Path) -> dict[str, Recipe]:
+    """The recipes of the stories that `read_stories` finds, by name. Raises as it does."""
+    return {told.name: recipe_of(told.plain, told.where) for told in read_stories(path)}
 
 
 def film_set(

@@ -53,11 +53,15 @@ def with_start(story: Story, start: Mapping[str, Any]) -> Story:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Reads a story file (YAML, JSON) or an earlier film's film.json. `UsageError` for faults."""
-    data = read_plain(path)
+    return recipe_of(read_plain(path), str(path))
+
+
+def recipe_of(data: Any, what: str) -> Recipe:
+    """The recipe in plain data. `what` names it in errors."""
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
-        record = FilmRecord.from_dict(data, what=str(path), needed=NEEDED)
-        return Recipe(Story.from_dict(data["story"], what=str(path)), record)
-    return Recipe(Story.from_dict(data, what=str(path)))
+        record = FilmRecord.from_dict(data, what=what, needed=NEEDED)
+        return Recipe(Story.from_dict(data["story"], what=what), record)
+    return Recipe(Story.from_dict(data, what=what))
 
 
 def prompt_recipe(prompt: str) -> Recipe:

@@ -69,6 +69,25 @@ def read_set(path: str | Path) -> StorySet:
     """
     path = Path(path)
     data = read_plain(path)
+    files = labelled_files(path, data)
+    return StorySet(
+        path,
+        data["name"],
+        data["licence"],
+        data.get("balance", {}),
+        data.get("at_least", {}),
+        tuple(
+            LabelledStory(name, read_story(file), labels) for name, (file, labels) in files.items()
+        ),
+    )
+
+
+def labelled_files(path: Path, data: Any) -> dict[str, tuple[Path, Mapping[str, Any]]]:
+    """The file and labels of each story by name, of the labels' file `path` that holds `data`.
+
+    Raises:
+      UsageError: the labels have faults, or a story has no file or no labels.
+    """
     raise_faults(str(path), set_faults(data))
     folder = path.with_suffix("")
     names = list(data["stories"])
@@ -80,17 +99,7 @@ def read_set(path: str | Path) -> StorySet:
             *(f"{folder / name}.yaml has no labels" for name in sorted(there.difference(names))),
         ],
     )
-    return StorySet(
-        path,
-        data["name"],
-        data["licence"],
-        data.get("balance", {}),
-        data.get("at_least", {}),
-        tuple(
-            LabelledStory(name, read_story(folder / f"{name}.yaml"), labels)
-            for name, labels in data["stories"].items()
-        ),
-    )
+    return {name: (folder / f"{name}.yaml", labels) for name, labels in data["stories"].items()}
 
 
 def hash_lines(stories: StorySet) -> str:

@@ -14,7 +14,7 @@ from causalcine_jax.commands import evaluate
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.films import run
 from causalcine_jax.evaluation.films.shot_features import unpacked
-from causalcine_jax.evaluation.films.stories import find_films, read_stories
+from causalcine_jax.evaluation.films.stories import film_stories, find_films
 from causalcine_jax.evaluation.metrics.shot_cuts import sca
 from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
@@ -237,15 +237,15 @@ def test_missing_weights_are_refused_before_any_film(films, tmp_path):
 def test_stories_come_in_several_shapes(tmp_path):
     one = story("one")
     (tmp_path / "one.json").write_text(json.dumps({k: v for k, v in one.items() if k != "id"}))
-    assert read_stories(tmp_path / "one.json")["one"].cuts == (1.5, 3.0)
+    assert film_stories(tmp_path / "one.json")["one"].cuts == (1.5, 3.0)
     (tmp_path / "many.json").write_text(json.dumps({"stories": {"a": one, "b": one}}))
-    assert list(read_stories(tmp_path / "many.json")) == ["a", "b"]
+    assert list(film_stories(tmp_path / "many.json")) == ["a", "b"]
     tagged = story("tagged", words=0)
     for n, shot in enumerate(tagged["shots"]):
         del shot["characters"]
         shot["caption"] += f"[character{n % 2}] sits by [Character 5]"
     (tmp_path / "list.json").write_text(json.dumps([tagged]))
-    assert read_stories(tmp_path / "list.json")["tagged"].cast == (
+    assert film_stories(tmp_path / "list.json")["tagged"].cast == (
         ("character0", "character5"),
         ("character1", "character5"),
         ("character0", "character5"),
@@ -260,12 +260,12 @@ def test_stories_come_in_several_shapes(tmp_path):
     ):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
         with pytest.raises(UsageError, match=fault):
-            read_stories(tmp_path / "bad.json")
+            film_stories(tmp_path / "bad.json")
 
 
 def test_a_story_set_names_subjects_and_groups(tmp_path):
     labels = small_set(tmp_path)
-    stories = read_stories(labels)
+    stories = film_stories(labels)
     cook = ("the cook",)
     assert stories["galley"].cast == (cook, (), cook, (), ())
     assert stories["harbour"].cast == (("the mate",), (), (), (), ("the mate",))
@@ -283,7 +283,7 @@ def test_a_story_set_names_subjects_and_groups(tmp_path):
     del data["stories"]["galley"]["present"]
     labels.write_text(yaml.safe_dump(data))
     with pytest.raises(UsageError, match=r"galley.*present"):
-        read_stories(labels)
+        film_stories(labels)
 
 
 def test_films_that_failed_count_as_the_worst(measured):

@@ -3,15 +3,16 @@
 import json
 
 import pytest
+from small_story_set import small_set
 from stopped_films import stop_after
 from tiny_models import tiny_folder
 
 from causalcine_jax.commands import film as command
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError
-from causalcine_jax.evaluation.films.stories import find_films
+from causalcine_jax.evaluation.films.stories import film_stories, find_films
 from causalcine_jax.film_folder import film_set as sets
 from causalcine_jax.film_folder.choices import Choices
-from causalcine_jax.film_folder.film_set import FilmSet, film_set, read_stories
+from causalcine_jax.film_folder.film_set import FilmSet, film_set, recipes
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.story import Shot, Story, write_story
 
@@ -93,11 +94,36 @@ def test_a_film_that_fails_does_not_stop_the_others(model, tmp_path):
     assert sorted(hashes(tmp_path)) == ["0/sleeps", "1/sleeps", "1/waves"]
 
 
+def test_stories_are_those_that_evaluate_measures(tmp_path):
+    """Every form of --stories, also with what benchmarks add."""
+    told = {**STORIES["waves"].story.to_dict(), "id": "waves", "tags": ["sea"]}
+    told["shots"][0]["characters"] = ["Mia"]
+    forms = {"lines.jsonl": told, "list.json": [told], "map.yaml": {"stories": {"waves": told}}}
+    for name, form in {**forms, "one.json": told}.items():
+        (tmp_path / name).write_text(json.dumps(form))
+        assert recipes(tmp_path / name) == {"waves": STORIES["waves"]}
+        assert film_stories(tmp_path / name)["waves"].cast == (("Mia",),)
+    labels = small_set(tmp_path / "set")
+    assert list(recipes(labels)) == list(film_stories(labels)) == ["harbour", "galley"]
+    (tmp_path / "set/small/extra.yaml").write_text("{}")
+    for read in (recipes, film_stories):
+        with pytest.raises(UsageError, match=r"extra\.yaml has no labels"):
+            read(labels)
+
+
+@pytest.mark.parametrize("name", ["../waves", "a/b", "..", "a\\b"])
+def test_a_name_that_is_no_name_of_a_file_is_refused(tmp_path, name):
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps([{**STORIES["waves"].story.to_dict(), "id": name}]))
+    with pytest.raises(UsageError, match="cannot name a film's file"):
+        recipes(file)
+
+
 def test_the_command_reads_a_folder_of_stories(straight, model, tmp_path):
     (tmp_path / "set").mkdir()
     for name, recipe in STORIES.items():
         write_story(recipe.story, tmp_path / "set" / f"{name}.yaml")
-    assert list(read_stories(tmp_path / "set")) == ["sleeps", "waves"]
+    assert list(recipes(tmp_path / "set")) == ["sleeps", "waves"]
     words = f"--stories {tmp_path / 'set'} --seeds 0,1 --model {model} --out {tmp_path / 'out'} "
     words += "--steps 1 --scale 2 --window 1 --memory-frames 3 --pool-frames 9 --no-progress"
     command.main(words.split())

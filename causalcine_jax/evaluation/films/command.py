@@ -38,7 +38,7 @@ def measure(flags: argparse.Namespace) -> None:
     from causalcine_jax.evaluation.films.report import film_report
     from causalcine_jax.evaluation.films.report_tables import film_markdown
     from causalcine_jax.evaluation.films.run import FILES, Measurer, measure_films
-    from causalcine_jax.evaluation.films.stories import find_films, read_stories
+    from causalcine_jax.evaluation.films.stories import film_stories, find_films
     from causalcine_jax.evaluation.networks.scorers import Scorers
     from causalcine_jax.evaluation.tables import write_report
     from causalcine_jax.utils.atomic_file import file_hash
@@ -46,7 +46,7 @@ def measure(flags: argparse.Namespace) -> None:
     from causalcine_jax.utils.output import one_writer, remove_files
 
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
-    films, stories = find_films(flags.films), read_stories(flags.stories)
+    films, stories = find_films(flags.films), film_stories(flags.stories)
     dtype = flags.dtype or "float32"
     out = flags.out or Path("outputs/measures")
     with one_writer(out, FILES):

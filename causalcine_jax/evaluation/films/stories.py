@@ -1,34 +1,26 @@
 """The stories that films of any system were made from, and the film files themselves.
 
-    --stories  a story file, a folder of them, one file of many, or a story set's file of labels
+    --stories  as story_sets/reading.py reads them
     --films    NAME.mp4 for the story called NAME, or NAME/film.mp4 as `causalcine film` leaves it;
                several films of a story in folders of their seeds: 0/NAME.mp4, 1/NAME.mp4
 
-A story is that of `causalcine film` (causalcine/story@1). Here it may also have an `id`, which is
-the film's name, and every shot a list of `characters`. [character1] in a caption does as well.
+Who is in a shot says its list of `characters`, else [character1] in its caption.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import DataError, UsageError, raise_faults, shown
+from causalcine_jax.errors import UsageError, raise_faults, shown
 from causalcine_jax.story import Story
-from causalcine_jax.story_schema import SHOT_KEYS, STORY_KEYS
-from causalcine_jax.story_sets.labels import SCHEMA as STORY_SET
-from causalcine_jax.story_sets.labels import set_faults
-from causalcine_jax.utils.plain_data import parse_plain, read_plain
+from causalcine_jax.story_sets.reading import ToldStory, read_stories
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v")
-STORY_SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 GROUPS = ("category", "kind", "away", "described_again")  # labels that the report groups by
-# What a benchmark's stories hold beside what a film is made from.
-_STORY_EXTRAS = ("id", "title", "characters", "targets", "tags", "meta")
-_SHOT_EXTRAS = ("characters", "tags", "transition")
 _TAG = re.compile(r"\[(character\s*\d+)\]", re.IGNORECASE)
 
 
@@ -53,27 +45,25 @@ class FilmStory:
         return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()
 
 
-def film_story(
-    data: Any, name: str, what: str, labels: Mapping[str, Any] | None = None
-) -> FilmStory:
-    """The story in plain data, with its labels in a story set. `what` names it in errors.
+def film_stories(path: Path) -> dict[str, FilmStory]:
+    """What the stories that `read_stories` finds ask for, by name. Raises as both do."""
+    return {told.name: film_story(told) for told in read_stories(path)}
+
+
+def film_story(told: ToldStory) -> FilmStory:
+    """What a story asks of its film.
 
     Raises:
       UsageError: it has faults; all are listed.
     """
-    if not isinstance(data, Mapping) or not isinstance(data.get("shots"), list):
-        raise UsageError(f"{what}: must be a story, a mapping with shots, not {shown(data)}")
-    shots = [shot if isinstance(shot, Mapping) else {} for shot in data["shots"]]
-    plain = {key: value for key, value in data.items() if _is_known(key, STORY_KEYS, _STORY_EXTRAS)}
-    plain["shots"] = [
-        {key: value for key, value in shot.items() if _is_known(key, SHOT_KEYS, _SHOT_EXTRAS)}
-        if isinstance(shot, Mapping)
-        else shot
-        for shot in data["shots"]
-    ]
-    story = Story.from_dict(plain, what)
+    if not isinstance(told.told, Mapping) or not isinstance(told.told.get("shots"), list):
+        raise UsageError(
+            f"{told.where}: must be a story, a mapping with shots, not {shown(told.told)}"
+        )
+    story = Story.from_dict(told.plain, told.where)
+    shots, labels = told.told["shots"], told.labels or {}
     raise_faults(
-        what,
+        told.where,
         [
             f"shot {number}: characters must be a list of names, not {shown(shot['characters'])}"
             for number, shot in enumerate(shots, start=1)
@@ -82,21 +72,14 @@ def film_story(
     )
     resolved = story.resolve()
     return FilmStory(
-        name,
+        told.name,
         tuple(shot.caption for shot in story.shots),
         tuple(cut / resolved.fps for cut in resolved.asked_cut_frames),
-        tuple(
-            _cast(given.get("characters"), shot.caption)
-            for given, shot in zip(shots, story.shots, strict=True)
-        )
-        if labels is None
-        else _labelled_cast(labels, len(shots)),
-        tuple((key, str(labels[key]).lower()) for key in GROUPS if labels and key in labels),
+        _labelled_cast(labels, len(shots))
+        if labels
+        else tuple(_cast(shot.get("characters"), shot["caption"]) for shot in shots),
+        tuple((key, str(labels[key]).lower()) for key in GROUPS if key in labels),
     )
-
-
-def _is_known(key: Any, known: tuple[str, ...], extras: tuple[str, ...]) -> bool:
-    return key in known or key not in extras
 
 
 def _is_cast(value: Any) -> bool:
@@ -118,81 +101,6 @@ def _labelled_cast(labels: Mapping[str, Any], shots: int) -> tuple[tuple[str, ..
         tuple(who for who, where in seen.items() if number in where)
         for number in range(1, shots + 1)
     )
-
-
-def read_stories(path: Path) -> dict[str, FilmStory]:
-    """The stories at `path` by name.
-
-    Raises:
-      UsageError: there are none, they have faults, or two have the same name.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in STORY_SUFFIXES)
-    else:
-        files = [path]
-    stories: dict[str, FilmStory] = {}
-    for file in files:
-        for data, name, what, labels in _stories_in(file):
-            if name in stories:
-                raise UsageError(f"{what}: two stories are called {shown(name)}: rename one")
-            stories[name] = film_story(data, name, what, labels)
-    if not stories:
-        raise UsageError(f"{path} holds no story: name a file or folder of {_suffixes()}")
-    return stories
-
-
-def _suffixes() -> str:
-    return ", ".join(STORY_SUFFIXES)
-
-
-def _stories_in(file: Path) -> Iterator[tuple[Any, str, str, Mapping[str, Any] | None]]:
-    """(plain data, name, what errors call it, labels) of every story in a file."""
-    if file.suffix.lower() == ".jsonl":
-        try:
-            lines = file.read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            raise UsageError(f"{file}: there is no such file") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                what = f"{file}, line {number}"
-                yield _named(parse_plain(line, what, as_json=True), what)
-        return
-    data = read_plain(file)
-    if isinstance(data, Mapping) and data.get("schema") == STORY_SET:
-        yield from _of_set(file, data)
-        return
-    if isinstance(data, Mapping) and "shots" not in data:
-        data = data.get("stories", data)
-        if isinstance(data, Mapping):
-            for name, story in data.items():
-                yield story, str(name), f"{file}, {name}", None
-            return
-    if isinstance(data, list):
-        for number, story in enumerate(data, start=1):
-            what = f"{file}, story {number}"
-            yield _named(story, what)
-        return
-    name = data.get("id") if isinstance(data, Mapping) else None
-    yield data, name if isinstance(name, str) and name else file.stem, str(file), None
-
-
-def _of_set(
-    file: Path, data: Mapping[str, Any]
-) -> Iterator[tuple[Any, str, str, Mapping[str, Any] | None]]:
-    """The stories of a set: its file labels what lies in the folder beside it."""
-    raise_faults(str(file), set_faults(data))
-    for name, labels in data["stories"].items():
-        story = file.with_suffix("") / f"{name}.yaml"
-        yield read_plain(story), name, str(story), labels
-
-
-def _named(data: Any, what: str) -> tuple[Any, str, str, None]:
-    name = data.get("id") if isinstance(data, Mapping) else None
-    if not isinstance(name, str) or not name:
-        raise UsageError(f"{what}: has no id, which is the name of its film")
-    return data, name, f"{what} ({shown(name)})", None
 
 
 def story_of(film: str) -> str:

@@ -16,6 +16,7 @@ from causalcine_jax.evaluation.intervals import Interval
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores
 from causalcine_jax.evaluation.storyworld.judge import OF_CHARACTER
 from causalcine_jax.story_schema import SCHEMA
+from causalcine_jax.story_sets.reading import ToldStory
 from causalcine_jax.storyworld import WorldStory
 
 RESAMPLES = 2000
@@ -54,7 +55,7 @@ def story_data(story: WorldStory, name: str) -> dict[str, Any]:
 
 
 def as_film_story(story: WorldStory, name: str) -> FilmStory:
-    return film_story(story_data(story, name), name, name)
+    return film_story(ToldStory(name, name, story_data(story, name)))
 
 
 def rank_agreement(
