@@ -23,7 +23,7 @@ from causalcine_jax.utils.output import one_writer
 from experiments import REPOSITORY
 
 if TYPE_CHECKING:
-    from experiments.commands import Command, Workshop
+    from experiments.commands import RunCommand, Workshop
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(
     workshop: "Workshop",
-    commands: "list[Command]",
+    commands: "list[RunCommand]",
     tables: list[str],
     amounts: dict[str, int],
     flags: argparse.Namespace,

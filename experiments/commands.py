@@ -72,7 +72,7 @@ class Workshop:
         """Whether the model needs no more training. An unfinished run's model does not count."""
         return self.taken(run) is not None or _finished(self.folder(run, seed))
 
-    def made_by(self, command: "Command") -> bool:
+    def made_by(self, command: "RunCommand") -> bool:
         """Whether the result of a command exists and is complete."""
         store = command.makes.removeprefix("films/")
         return (
@@ -109,22 +109,24 @@ class Workshop:
         """The name of its scale."""
         return next(name for name, scale in SCALES.items() if scale is self.scale)
 
-    def recipe(self, runs: Iterable[str], seeds: int) -> list["Command"]:
+    def recipe(self, runs: Iterable[str], seeds: int) -> list["RunCommand"]:
         """Returns the commands that make the models of `runs`, as if none were used or made."""
         return Workshop(self.scale, OUT / self.name).commands(runs, seeds, done=True)
 
-    def commands(self, runs: Iterable[str], seeds: int, *, done: bool = False) -> list["Command"]:
+    def commands(
+        self, runs: Iterable[str], seeds: int, *, done: bool = False
+    ) -> list["RunCommand"]:
         """Lists the commands after which the models of `runs` exist, each after what it needs.
 
         With `done`, also those that were already run.
         """
-        listed: dict[str, Command] = {}
+        listed: dict[str, RunCommand] = {}
         for seed in range(seeds):
             for run in runs:
                 self._add(run, seed, listed, done)
         return list(listed.values())
 
-    def _add(self, name: str, seed: int, listed: dict[str, "Command"], done: bool) -> None:
+    def _add(self, name: str, seed: int, listed: dict[str, "RunCommand"], done: bool) -> None:
         made = self.made(name, seed)
         if made in listed or self.taken(name):
             return
@@ -149,7 +151,7 @@ class Workshop:
     def _encoded(self, films: str) -> bool:
         return (self.store(films) / "store.json").is_file()
 
-    def _encode(self, films: str) -> "Command":
+    def _encode(self, films: str) -> "RunCommand":
         what = self.scale.films[films]
         processes = len(cores()) if self.scale.world == "base" else 1
         flags = {
@@ -159,13 +161,13 @@ class Workshop:
             "films": what.count,
             "processes": processes,
         }
-        return Command(
+        return RunCommand(
             f"films/{films}",
             "launch/encode.py",
             tuple(part for name, value in flags.items() for part in (f"--{name}", str(value))),
         )
 
-    def _train(self, name: str, seed: int) -> "Command":
+    def _train(self, name: str, seed: int) -> "RunCommand":
         run, out = self.scale.runs[name], self.folder(name, seed)
         fields = {"out": str(out)}
         fields |= {
@@ -183,11 +185,11 @@ class Workshop:
             run.config,
             *(f"--config.{key}={value}" for key, value in fields.items()),
         )
-        return Command(self.made(name, seed), "launch/train.py", flags)
+        return RunCommand(self.made(name, seed), "launch/train.py", flags)
 
 
 @dataclass(frozen=True)
-class Command:
+class RunCommand:
     """One command line of this repository, and the name of what it makes."""
 
     makes: str
@@ -252,7 +254,7 @@ def check_request(scale: str, tables: list[str], seeds: int, amounts: dict[str, 
     raise_faults("experiments", faults)
 
 
-def _check_recipe(out: Path, command: "Command") -> None:
+def _check_recipe(out: Path, command: "RunCommand") -> None:
     """Checks that the finished run in `out` has the config that the command would use now.
 
     Raises:

@@ -71,7 +71,7 @@ class Subject:
 
 
 @dataclass
-class Measured:
+class KindResults:
     """The results of one kind.
 
     scores  by row
@@ -84,7 +84,7 @@ class Measured:
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
-def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> KindResults:
     """Measures primary recall (recall.py of evaluation) of one row, and `vae`, the ceiling."""
     ((key, subject),) = subjects.items()
     cases = find_returns(world, HELD_OUT_SEED, amounts.returns)
@@ -95,10 +95,10 @@ def recall(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -
         {key: subject.memory},
         subject.at_once(amounts.batch, len(cases)),
     )
-    return Measured({row: scores.of_verdicts(result.verdicts[row]) for row in (key, VAE)})
+    return KindResults({row: scores.of_verdicts(result.verdicts[row]) for row in (key, VAE)})
 
 
-def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> KindResults:
     """Measures one row's films from captions alone, and the same of true films.
 
     The measures are cuts, prompts, memory of themselves, and consistency.
@@ -106,7 +106,7 @@ def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
     ((key, subject),) = subjects.items()
     judge, stories = Judge.load(), stories_apart(world, HELD_OUT_SEED, amounts.films)
     rows: dict[str, list] = {key: [], TRUE_FILMS: []}
-    measured = Measured({}, {key: []}, [])
+    measured = KindResults({}, {key: []}, [])
     for story, video in films_of(subject, stories, amounts.batch, "films"):
         rows[key].append(scores.of_film(score_film(story, video, judge)))
         rows[TRUE_FILMS].append(scores.of_film(score_film(story, true_film(story), judge)))
@@ -119,7 +119,7 @@ def films(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
     return measured
 
 
-def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> KindResults:
     """Measures seconds per film of all rows, in turn.
 
     The first film of each row compiles and is not counted. `latents` leaves out prompts and
@@ -141,7 +141,7 @@ def speed(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
                 rows[key].append(
                     {"seconds": (time.perf_counter() - began, 1), "latents": (latents, 1)}
                 )
-    return Measured({key: scores.by_metric(films) for key, films in rows.items()})
+    return KindResults({key: scores.by_metric(films) for key, films in rows.items()})
 
 
 def films_of(

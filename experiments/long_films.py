@@ -41,7 +41,7 @@ from causalcine_jax.storyworld import ACTIONS, WorldConfig, WorldStory, grammar,
 from causalcine_jax.training.sample import as_story
 from causalcine_jax.utils.progress import progress_bar
 from experiments import scores
-from experiments.kinds import SHOWN, Amounts, Measured, Subject, films_of
+from experiments.kinds import SHOWN, Amounts, KindResults, Subject, films_of
 from experiments.plan import LONGER
 from experiments.scores import Pair
 
@@ -55,7 +55,7 @@ POOL_FRAMES = 60  # latent frames of history that an endless film keeps
 COMPILING = 2  # chunks
 
 
-def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> KindResults:
     """Measures how far staying characters drift, in one row's films and in true films.
 
     `world` is that of training.
@@ -65,7 +65,7 @@ def drift(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) ->
     stories = [staying_story(world, index) for index in range(amounts.long_films)]
     ends = [number for number in (0, LONGER // 3, 2 * LONGER // 3, LONGER - 1) for _ in range(2)]
     rows: dict[str, list] = {key: [], TRUE_FILMS: []}
-    measured = Measured({}, {key: []}, [])
+    measured = KindResults({}, {key: []}, [])
     for story, video in films_of(subject, stories, amounts.long_batch, "drift"):
         rows[key].append(drift_scores(story, judge.read(video)))
         rows[TRUE_FILMS].append(drift_scores(story, judge.read(true_film(story))))
@@ -141,12 +141,12 @@ def place(reading: Reading, who: Sought) -> Float[np.ndarray, "2"] | None:
     return cells.sum(axis=0) / cells.sum() @ CELL_CENTRES
 
 
-def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> KindResults:
     """Measures one row's films of several plans of `world` with one cast, by plan."""
     ((key, subject),) = subjects.items()
     judge = Judge.load()
     stories = stories_apart(world.longer(LONGER), HELD_OUT_SEED, amounts.long_films)
-    rows, measured = [], Measured({}, {key: []}, [])
+    rows, measured = [], KindResults({}, {key: []}, [])
     for story, video in films_of(subject, stories, amounts.long_batch, "long films"):
         rows.append(long_scores(story, judge.read(video), judge))
         if len(measured.shown) < SHOWN:
@@ -180,11 +180,11 @@ def _act(story: WorldStory, shot) -> int:
     return shot.start_chunk // story.world.act_chunks
 
 
-def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> Measured:
+def endless(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> KindResults:
     """Measures one row's films of ten minutes, one after the other, with a bounded cache."""
     ((key, subject),) = subjects.items()
     judge, long_world = Judge.load(), world.longer(MINUTES * MINUTE // world.chunks)
-    rows, measured = [], Measured({}, {key: []}, [])
+    rows, measured = [], KindResults({}, {key: []}, [])
     for number, story in enumerate(stories_apart(long_world, HELD_OUT_SEED, amounts.endless_films)):
         film = _EndlessFilm(story, judge)
         director = Director(

@@ -34,13 +34,13 @@ from causalcine_jax.utils.atomic_file import atomic_file, file_hash, write_text
 from causalcine_jax.utils.environment import device, software
 from experiments import kinds, long_films
 from experiments.commands import Workshop
-from experiments.kinds import Amounts, Measured, Subject
+from experiments.kinds import Amounts, KindResults, Subject
 from experiments.plan import Row, Table
 from experiments.tables import TABLES
 
 
 @dataclass(frozen=True)
-class Kind:
+class MeasuredKind:
     """A way to measure.
 
     amounts   the fields of `Amounts` on which it depends
@@ -55,12 +55,12 @@ class Kind:
 
 
 KINDS = {
-    "recall": Kind(kinds.recall, ("returns",), version=2),
-    "films": Kind(kinds.films, ("films",)),
-    "speed": Kind(kinds.speed, (), together=True),
-    "drift": Kind(long_films.drift, ("long_films",)),
-    "long": Kind(long_films.long, ("long_films",)),
-    "endless": Kind(long_films.endless, ("endless_films",), version=2),
+    "recall": MeasuredKind(kinds.recall, ("returns",), version=2),
+    "films": MeasuredKind(kinds.films, ("films",)),
+    "speed": MeasuredKind(kinds.speed, (), together=True),
+    "drift": MeasuredKind(long_films.drift, ("long_films",)),
+    "long": MeasuredKind(long_films.long, ("long_films",)),
+    "endless": MeasuredKind(long_films.endless, ("endless_films",), version=2),
 }
 
 
@@ -207,7 +207,7 @@ def _covers(known: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 def _save(
-    workshop: Workshop, name: str, settings: dict[str, Any], result: Measured, seconds: float
+    workshop: Workshop, name: str, settings: dict[str, Any], result: KindResults, seconds: float
 ) -> None:
     path = _path(workshop, name)
     if result.stills:

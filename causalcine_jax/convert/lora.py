@@ -95,7 +95,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRankTerm:
     """An update of one tensor, scale * up @ down; both are keys of the adapter's `tensors`."""
 
     tensors: TensorFiles
@@ -125,7 +125,7 @@ class LowRank:
         )
 
 
-Term = Difference | LowRank
+Term = Difference | LowRankTerm
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def adapter(
                     scale.stated_by.replace(own[0].name, ".alpha"),
                 )
             )
-            terms[weight].append(LowRank(tensors, scale.value * asked.strength, down, up))
+            terms[weight].append(LowRankTerm(tensors, scale.value * asked.strength, down, up))
         for side, key in (("diff", weight), ("diff_b", f"{target}.bias")):
             if side in sides:
                 terms[key].append(Difference(tensors, asked.strength, sides[side]))

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from causalcine_jax.convert.stored import MAX_AXES, NUMPY_DTYPES, Stored
+from causalcine_jax.convert.stored import MAX_AXES, NUMPY_DTYPES, StoredTensor
 from causalcine_jax.errors import DataError
 
 # The dtypes of weights.
@@ -24,7 +24,7 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _LENGTH = struct.Struct("<Q")
 
 
-def locate(file: Path) -> dict[str, Stored]:
+def locate(file: Path) -> dict[str, StoredTensor]:
     """The location of each tensor in `file`.
 
     Raises:
@@ -77,7 +77,7 @@ def _entries(file: Path) -> tuple[dict[str, Any], int, int]:
     return entries, _LENGTH.size + length, size
 
 
-def _locate(file: Path) -> dict[str, Stored]:
+def _locate(file: Path) -> dict[str, StoredTensor]:
     entries, begin, size = _entries(file)
     entries.pop("__metadata__", None)
     spans = {key: _span(key, entry) for key, entry in entries.items()}
@@ -91,7 +91,7 @@ def _locate(file: Path) -> dict[str, Stored]:
     if begin + end != size:
         raise ValueError(f"its header describes {begin + end:,} bytes, the file has {size:,}")
     return {
-        key: Stored(file, entry["dtype"], tuple(entry["shape"]), begin + spans[key][0])
+        key: StoredTensor(file, entry["dtype"], tuple(entry["shape"]), begin + spans[key][0])
         for key, entry in entries.items()
     }
 

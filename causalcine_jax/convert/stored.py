@@ -33,7 +33,7 @@ MAX_AXES = 32
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file.
 
     dtype    safetensors' name

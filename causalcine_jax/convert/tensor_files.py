@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from causalcine_jax.convert import safetensors_files, torch_files
-from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored
+from causalcine_jax.convert.stored import NUMPY_DTYPES, StoredTensor
 from causalcine_jax.errors import DataError, disk_faults
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -32,7 +32,7 @@ class TensorFiles:
 
     def __init__(self, files: list[Path]):
         self.files = files
-        self._stored: dict[str, Stored] = {}
+        self._stored: dict[str, StoredTensor] = {}
         self._mapped: dict[Path, mmap.mmap] = {}
         for file in files:
             for key, stored in _locate(file).items():
@@ -95,7 +95,7 @@ def open_tensors(path: Path) -> Iterator[TensorFiles]:
         files.close()
 
 
-def _locate(file: Path) -> dict[str, Stored]:
+def _locate(file: Path) -> dict[str, StoredTensor]:
     start = _start(file)
     if start == _LFS_POINTER:
         raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 from causalcine_jax.convert.stored import MAX_AXES
 
 
-class Refused(Exception):
+class RefusedPickle(Exception):
     """The pickle asks for something that is neither a tensor nor plain data; the text names it."""
 
 
@@ -74,10 +74,10 @@ def set_of(values: list[Any]) -> set[Any]:
 
 
 def name_of(module: str, name: str) -> PickledName:
-    """A name that the pickle may use, or `Refused`."""
+    """A name that the pickle may use, or `RefusedPickle`."""
     text = f"{module}.{name}"
     if text not in _CONSTRUCTORS and text not in _STORAGES and text not in _NAMES:
-        raise Refused(shown_name(text))
+        raise RefusedPickle(shown_name(text))
     return PickledName(text)
 
 
@@ -86,9 +86,9 @@ def shown_name(name: str) -> str:
 
 
 def construct(name: Any, arguments: Any) -> Any:
-    """What the pickle's call of `name` builds, or `Refused`."""
+    """What the pickle's call of `name` builds, or `RefusedPickle`."""
     if type(name) is not PickledName or name.text not in _CONSTRUCTORS:
-        raise Refused(
+        raise RefusedPickle(
             f"a call of {name.text if type(name) is PickledName else f'a {kind_name(type(name))}'}"
         )
     return _CONSTRUCTORS[name.text](*expect(tuple, arguments))
@@ -139,7 +139,7 @@ def _tensor(
             f"its pickle describes a tensor of {len(shape)} sizes and {len(strides)} strides"
         )
     if metadata:
-        raise Refused("a conjugated or negated view of a tensor")
+        raise RefusedPickle("a conjugated or negated view of a tensor")
     dtype = dtype or storage.dtype
     if dtype is None:
         raise ValueError("its pickle describes a tensor without a dtype")
@@ -166,7 +166,7 @@ def _shape(sizes) -> tuple[int, ...]:
 
 def _encoded(text, encoding) -> bytes:
     if encoding != "latin1":
-        raise Refused(f"_codecs.encode to {ascii(encoding)[:30]}")
+        raise RefusedPickle(f"_codecs.encode to {ascii(encoding)[:30]}")
     return expect(str, text).encode("latin1")
 
 

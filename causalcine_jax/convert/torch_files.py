@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from causalcine_jax.convert.stored import NUMPY_DTYPES, Stored, elements_spanned
-from causalcine_jax.convert.torch_constructors import PickledTensor, Refused, kind_name
+from causalcine_jax.convert.stored import NUMPY_DTYPES, StoredTensor, elements_spanned
+from causalcine_jax.convert.torch_constructors import PickledTensor, RefusedPickle, kind_name
 from causalcine_jax.convert.torch_pickle import MAX_BYTES, read_pickle
 from causalcine_jax.errors import DataError
 
@@ -28,7 +28,7 @@ _SIGNATURE, _ENCRYPTED = b"PK\x03\x04", 1
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
-def locate(file: Path) -> dict[str, Stored]:
+def locate(file: Path) -> dict[str, StoredTensor]:
     """The location of each tensor in `file`; keys of nested dictionaries are joined by "/".
 
     Raises:
@@ -41,7 +41,7 @@ def locate(file: Path) -> dict[str, Stored]:
             with zipfile.ZipFile(opened) as archive:
                 members = _Members(file, opened, archive.infolist())
             return _locate(file, members)
-    except Refused as refused:
+    except RefusedPickle as refused:
         raise DataError(
             f"{file} is refused: its pickle asks for {refused}, and only tensors and plain data "
             "are read from such a file (nothing in it was run). If you trust its source, load it "
@@ -137,7 +137,7 @@ class _Members:
         return offset, info.file_size
 
 
-def _locate(file: Path, members: _Members) -> dict[str, Stored]:
+def _locate(file: Path, members: _Members) -> dict[str, StoredTensor]:
     order = members.content("byteorder", limit=16) if "byteorder" in members else b"little"
     if order != b"little":
         raise DataError(
@@ -150,7 +150,7 @@ def _locate(file: Path, members: _Members) -> dict[str, Stored]:
             f"it holds a {kind_name(type(value)).lower()}, "
             "where a dictionary of tensors was expected"
         )
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for key, tensor in _tensors(value, itertools.count()):
         if key in found:
             raise ValueError(f"two of its tensors are {key[:100]!a}")
@@ -173,7 +173,7 @@ def _tensors(
             yield from _tensors(inner, seen, (*keys, str(key)))
 
 
-def _stored(file: Path, members: _Members, key: str, tensor: PickledTensor) -> Stored:
+def _stored(file: Path, members: _Members, key: str, tensor: PickledTensor) -> StoredTensor:
     """The tensor's location, after checking that it fits its storage and the storage its member."""
     storage, itemsize = tensor.storage, NUMPY_DTYPES[tensor.dtype].itemsize
     offset, size = members.span(f"data/{storage.key}")
@@ -187,7 +187,7 @@ def _stored(file: Path, members: _Members, key: str, tensor: PickledTensor) -> S
         raise ValueError(
             f"{key[:100]!a} of shape {tensor.shape} does not fit its storage of {promised:,} bytes"
         )
-    return Stored(
+    return StoredTensor(
         file, tensor.dtype, tensor.shape, offset + tensor.offset * itemsize, _strides(tensor)
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from causalcine_jax.convert.torch_constructors import (
-    Refused,
+    RefusedPickle,
     construct,
     dict_from_flat,
     expect,
@@ -30,7 +30,7 @@ def read_pickle(content: bytes) -> Any:
     Tensors are `PickledTensor` and dtypes `PickledName`.
 
     Raises:
-      Refused: it asks for anything else.
+      RefusedPickle: it asks for anything else.
       ValueError: it is damaged, or larger than any checkpoint's.
     """
     if len(content) > MAX_BYTES:
@@ -142,7 +142,7 @@ class _Machine:
             case "GLOBAL":
                 push(name_of(*argument.split(" ", 1)))
             case "INST":
-                raise Refused(f"a call of {shown_name('.'.join(argument.split(' ', 1)))}")
+                raise RefusedPickle(f"a call of {shown_name('.'.join(argument.split(' ', 1)))}")
             case "STACK_GLOBAL":
                 name, module = pop(), pop()
                 push(name_of(expect(str, module), expect(str, name)))
@@ -155,7 +155,7 @@ class _Machine:
                 pop()
                 expect(dict, self.stack[-1])
             case _:
-                raise Refused(f"the opcode {op}")
+                raise RefusedPickle(f"the opcode {op}")
 
     def _since_mark(self) -> list[Any]:
         values, self.stack = self.stack, self.below.pop()

@@ -35,7 +35,7 @@ FRAMES_PER_STEP = 8  # video frames encoded together; a multiple of the VAE's te
 
 
 @dataclass(frozen=True)
-class Film:
+class UnencodedFilm:
     """One film before encoding.
 
     frames         a tree of arrays with leading axis T; `FilmSource.pixels` makes video from it
@@ -59,7 +59,7 @@ class FilmSource(Protocol):
     @property
     def pixels(self) -> Callable[[Any], UInt8[Array, "n h w 3"]]: ...
 
-    def __getitem__(self, index: int) -> Film: ...
+    def __getitem__(self, index: int) -> UnencodedFilm: ...
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,11 @@ class StoryWorldFilms:
     world: WorldConfig
     seed: int
 
-    def __getitem__(self, index: int) -> Film:
+    def __getitem__(self, index: int) -> UnencodedFilm:
         story = sample_story(self.seed, index, self.world)
-        return Film(scene_parameters(story)["shapes"], story.prompts(), story.shot_of_chunk())
+        return UnencodedFilm(
+            scene_parameters(story)["shapes"], story.prompts(), story.shot_of_chunk()
+        )
 
     @property
     def pixels(self) -> Paint:
@@ -151,14 +153,16 @@ def encode_films(
         on_progress(len(shard))
 
 
-def _tokenised(film: Film, tokenizer: Tokenizer, text_len: int) -> tuple[Film, np.ndarray]:
+def _tokenised(
+    film: UnencodedFilm, tokenizer: Tokenizer, text_len: int
+) -> tuple[UnencodedFilm, np.ndarray]:
     token_ids, _ = tokenizer(film.prompts, text_len)
     return film, token_ids
 
 
 def _encoded(
-    vae: VAE, pixels: Callable, films: Iterator[tuple[Film, np.ndarray]], batch: int
-) -> Iterator[tuple[tuple[Film, np.ndarray], np.ndarray]]:
+    vae: VAE, pixels: Callable, films: Iterator[tuple[UnencodedFilm, np.ndarray]], batch: int
+) -> Iterator[tuple[tuple[UnencodedFilm, np.ndarray], np.ndarray]]:
     """Yields each of `films` with its latents [F,h,w,z], in order.
 
     One batch is on the device while the host makes the next.

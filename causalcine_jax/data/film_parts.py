@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import Record
+from causalcine_jax.data.latent_store import StoreRecord
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FilmParts:
     chunks: int
     chunk_frames: int
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def __call__(self, record: StoreRecord, rng: np.random.Generator) -> StoreRecord:
         shots = record["shot_of_chunk"]
         starts = np.flatnonzero(np.diff(shots, prepend=-1))
         first = int(rng.choice(starts[starts + self.chunks <= len(shots)]))

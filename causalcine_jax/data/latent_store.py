@@ -28,7 +28,7 @@ DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "INVA
 WAITS = (0.5, 2.0, 8.0)  # seconds before another try
 
 
-class Record(TypedDict):
+class StoreRecord(TypedDict):
     """A film, or a part of one (`first_chunk`, film_parts.py).
 
     Retelling adds `chunk_weight`, prompt_embeddings.py `text` and `null_text`.
@@ -91,11 +91,11 @@ class LatentStore:
     def __len__(self) -> int:
         return self.spec.films
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> StoreRecord:
         """Reads a whole film; raises as `window` does."""
         return self.window(index, 0, self.spec.chunks)
 
-    def window(self, index: int, first_chunk: int, chunks: int) -> Record:
+    def window(self, index: int, first_chunk: int, chunks: int) -> StoreRecord:
         """Reads `chunks` chunks of a film from `first_chunk` on, and checks no other latents.
 
         Token ids are those of all shots. A read that fails for another reason than damage is tried

@@ -18,7 +18,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, Record
+from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, StoreRecord
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.errors import DataError, raise_faults
 from causalcine_jax.parallel.gathering import films_of_all
@@ -26,7 +26,7 @@ from causalcine_jax.parallel.processes import check_same_films
 
 log = logging.getLogger(__name__)
 
-Visit = Callable[[Record, np.random.Generator], Record]
+Visit = Callable[[StoreRecord, np.random.Generator], StoreRecord]
 
 BEHIND = 2
 EPOCHS = 10**6  # no run gets to the end; grain's endless repeat overflows in batches of 1
@@ -49,7 +49,7 @@ class ReadableRecords:
     def __len__(self) -> int:
         return len(self._store)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> StoreRecord:
         for step in range(len(self)):
             candidate = (index + step) % len(self)
             if candidate in self.bad:

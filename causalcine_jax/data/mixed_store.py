@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import LatentStore, Record
+from causalcine_jax.data.latent_store import LatentStore, StoreRecord
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import raise_faults
 
@@ -60,7 +60,7 @@ class MixedStore:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> StoreRecord:
         """Returns film `index` of all: see `LatentStore.__getitem__`."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} have {len(self)} records, there is no record {index}")

@@ -19,7 +19,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Float, Int
 
-from causalcine_jax.data.latent_store import Record
+from causalcine_jax.data.latent_store import StoreRecord
 from causalcine_jax.data.store_layout import CACHE_BYTES
 from causalcine_jax.errors import DataError, UsageError, first_line
 from causalcine_jax.utils.atomic_file import write_json
@@ -151,7 +151,7 @@ class KnownPrompts:
             self.dtypes.add(spec.dtype)
         self._null = self._rows(np.asarray(null_prompt)[None])[0]
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def __call__(self, record: StoreRecord, rng: np.random.Generator) -> StoreRecord:
         del rng  # every visit reads the same
         return record | {"text": self._rows(record["token_ids"]), "null_text": self._null}
 

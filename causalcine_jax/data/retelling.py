@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalcine_jax.data.latent_store import Record
+from causalcine_jax.data.latent_store import StoreRecord
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class Retelling:
                     "no other source can be reworded"
                 )
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def __call__(self, record: StoreRecord, rng: np.random.Generator) -> StoreRecord:
         story = self.story(int(record["index"]))
         chunks = len(record["shot_of_chunk"])
         story = retold(part_of(story, int(record.get("first_chunk", 0)), chunks), rng)

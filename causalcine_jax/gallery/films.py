@@ -20,7 +20,7 @@ RETRIEVED = 5  # frames of a chunk that are shown
 
 
 @dataclass(frozen=True)
-class Retrieved:
+class ChunkRetrieval:
     """Latent frames that most layers retrieved for a chunk, and the share of layers that did."""
 
     chunk: int
@@ -29,7 +29,7 @@ class Retrieved:
 
 
 @dataclass(frozen=True)
-class Film:
+class GalleryFilm:
     """A film that a gallery shows.
 
     title     its path below the folder that was named
@@ -47,7 +47,7 @@ class Film:
     story: Story | None
     resolved: ResolvedStory | None
     chunk_frames: int
-    retrieved: tuple[Retrieved, ...]
+    retrieved: tuple[ChunkRetrieval, ...]
     facts: tuple[tuple[str, str], ...]
 
     @property
@@ -65,7 +65,7 @@ def films_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def read_film_card(path: Path, folder: Path) -> Film:
+def read_film_card(path: Path, folder: Path) -> GalleryFilm:
     """A film below `folder`: film.mp4 beside film.json, or an mp4 beside a story of its name.
 
     Raises:
@@ -87,7 +87,7 @@ def read_film_card(path: Path, folder: Path) -> Film:
     start = data.get("start")  # its picture is the film's first shot, and not in the story
     if story and isinstance(start, dict) and isinstance(start.get("caption"), str):
         story = with_start(story, start)
-    return Film(
+    return GalleryFilm(
         title=_title(path, folder),
         path=path,
         record=record,
@@ -105,7 +105,7 @@ def _title(path: Path, folder: Path) -> str:
     return below.as_posix() if below.parts else folder.resolve().name
 
 
-def _retrieved(retrieved: Any) -> tuple[Retrieved, ...]:
+def _retrieved(retrieved: Any) -> tuple[ChunkRetrieval, ...]:
     """From film.json's [chunk][layer][place] of latent frames, -1 for none."""
     if not retrieved:
         return ()
@@ -117,7 +117,7 @@ def _retrieved(retrieved: Any) -> tuple[Retrieved, ...]:
     for index, layers in enumerate(chunks):
         if retrieved := most_retrieved(layers, RETRIEVED):
             frames, shares = zip(*retrieved, strict=True)
-            found.append(Retrieved(index, frames, shares))
+            found.append(ChunkRetrieval(index, frames, shares))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chunk import frame_of_latent
-from causalcine_jax.gallery.films import Film
+from causalcine_jax.gallery.films import GalleryFilm
 from causalcine_jax.render.colour import ToRGB
 from causalcine_jax.render.mp4 import decoded
 from causalcine_jax.utils.atomic_file import atomic_file
@@ -35,7 +35,7 @@ class Stills:
     thumb: tuple[int, int]
 
 
-def draw_stills(film: Film, poster: Path, sheet: Path) -> Stills:
+def draw_stills(film: GalleryFilm, poster: Path, sheet: Path) -> Stills:
     """Decodes the film once; writes its poster and, where frames were retrieved, their sheet.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.chunk import frame_of_latent
-from causalcine_jax.gallery.films import FILM, RECORD, Film, films_in, read_film_card
+from causalcine_jax.gallery.films import FILM, RECORD, GalleryFilm, films_in, read_film_card
 from causalcine_jax.gallery.measures import Facts
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash, write_text
@@ -97,7 +97,7 @@ def _films(folder: Path, out: Path) -> list[Path]:
     return found
 
 
-def _written_film(film: Film, out: Path, number: int) -> dict[str, Any]:
+def _written_film(film: GalleryFilm, out: Path, number: int) -> dict[str, Any]:
     """Copies a film, draws its stills; returns what the page knows of it."""
     place = f"{FILMS}/{number:03}"
     folder = out / place
@@ -125,7 +125,7 @@ def _written_film(film: Film, out: Path, number: int) -> dict[str, Any]:
     }
 
 
-def _shots(film: Film, stills: Stills) -> list[dict[str, Any]]:
+def _shots(film: GalleryFilm, stills: Stills) -> list[dict[str, Any]]:
     if film.resolved is None:
         return [{"caption": "", "first_frame": 0, "frames": stills.frames}]
     return [
@@ -135,7 +135,7 @@ def _shots(film: Film, stills: Stills) -> list[dict[str, Any]]:
     ]
 
 
-def _retrieved(film: Film, stills: Stills) -> list[dict[str, Any]]:
+def _retrieved(film: GalleryFilm, stills: Stills) -> list[dict[str, Any]]:
     place_of = {latent: place for place, latent in enumerate(stills.retrieved)}
     return [
         {

@@ -35,7 +35,7 @@ FLOAT32 = "highest"
 LEAST_TIME = 50.0  # of 0..1000
 
 
-class Attention(Module):
+class DiTAttention(Module):
     """The four projections and the full-width qk norms of one attention."""
 
     def __init__(self, dim: int, *, key):
@@ -48,15 +48,15 @@ class Attention(Module):
         self.norm_k = RMSNorm(dim)
 
 
-class Block(Module):
+class DiTBlock(Module):
     """A transformer block: modulated self-attention, cross-attention, modulated feed-forward."""
 
     def __init__(self, config: TransformerConfig, *, key):
         keys = jax.random.split(key, 5)
         self.modulation = Param(jax.random.normal(keys[0], (6, config.dim)) / config.dim**0.5)
-        self.self_attn = Attention(config.dim, key=keys[1])
+        self.self_attn = DiTAttention(config.dim, key=keys[1])
         self.norm3 = LayerNorm(config.dim)
-        self.cross_attn = Attention(config.dim, key=keys[2])
+        self.cross_attn = DiTAttention(config.dim, key=keys[2])
         self.ffn_0 = Linear(config.dim, config.ffn_dim, key=keys[3])
         self.ffn_2 = Linear(config.ffn_dim, config.dim, key=keys[4])
 
@@ -94,7 +94,7 @@ class Transformer(Module):
         self.time_embedding_0 = Linear(config.freq_dim, dim, key=keys[3], std=0.02)
         self.time_embedding_2 = Linear(dim, dim, key=keys[4], std=0.02)
         self.time_projection_1 = Linear(dim, 6 * dim, key=keys[5])
-        self.blocks = stack_init(lambda k: Block(config, key=k), config.num_layers, keys[6])
+        self.blocks = stack_init(lambda k: DiTBlock(config, key=k), config.num_layers, keys[6])
         self.head_modulation = Param(jax.random.normal(keys[7], (2, dim)) / dim**0.5)
         self.head = Linear(dim, config.out_dim * patch, key=keys[8], std=0.0)
         if config.skip_dim:  # a key of its own: the other parts are those of a network without it
@@ -222,7 +222,7 @@ def text_keys_values(model: Transformer, text: Float[Array, "b shots t c"]) -> T
     # each layer gathers its part.
     context = second(jax.nn.gelu(first(shard(text, "data", None, "seq")), approximate=True))
 
-    def layer(block: Block):
+    def layer(block: DiTBlock):
         attn = all_gather_params(block.cross_attn)
         return heads(attn.norm_k(attn.k(context), config.eps), config), heads(
             attn.v(context), config
@@ -247,7 +247,7 @@ def modulated_norm(x, shift, scale, eps: float):
     return layer_norm(x, eps) * (1 + scale) + shift
 
 
-def self_attention_inputs(block: Block, x: Float[Array, "*b d"], config: TransformerConfig):
+def self_attention_inputs(block: DiTBlock, x: Float[Array, "*b d"], config: TransformerConfig):
     """q, k (unrotated, normed over the full width) and v of modulated tokens x, in heads."""
     attn = block.self_attn
     q = heads(attn.norm_q(attn.q(x), config.eps), config)
@@ -256,7 +256,7 @@ def self_attention_inputs(block: Block, x: Float[Array, "*b d"], config: Transfo
 
 
 def cross_attention(
-    block: Block, x: Float[Array, "b s t d"], k, v, shot, config: TransformerConfig
+    block: DiTBlock, x: Float[Array, "b s t d"], k, v, shot, config: TransformerConfig
 ) -> Float[Array, "b s t d"]:
     """Attention of each segment's tokens to its own shot's prompt.
 
@@ -272,7 +272,7 @@ def cross_attention(
     return attn.o(merge_heads(over_tokens(attend)(q, k, v, shot)))
 
 
-def feed_forward(block: Block, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+def feed_forward(block: DiTBlock, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     return block.ffn_2(jax.nn.gelu(block.ffn_0(x), approximate=True))
 
 

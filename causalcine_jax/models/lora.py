@@ -15,7 +15,7 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.nn import Linear, LowRank, Param, stack_init
 from causalcine_jax.network_sizes import TransformerConfig
 
-# The layers of a block that can have one: Wan2.1's name -> the path in dit.Block.
+# The layers of a block that can have one: Wan2.1's name -> the path in dit.DiTBlock.
 LAYERS = {
     **{
         f"{part}.{name}": f"{part}.{name}"

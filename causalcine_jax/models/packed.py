@@ -19,7 +19,7 @@ from causalcine_jax.config import PassConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.models import dit
-from causalcine_jax.models.attention.segments import Shared, attend_segments
+from causalcine_jax.models.attention.segments import SharedInputs, attend_segments
 from causalcine_jax.models.cache.history import History
 from causalcine_jax.models.cache.kv_cache import KVCache, describe
 from causalcine_jax.models.dit import TextContext, Transformer
@@ -235,7 +235,7 @@ def transformer_pass(
     e, e0 = dit.embed_time(model, segments.t)
     own_positions = jnp.arange(chunk_frames - 1, -1, -1, dtype=jnp.int32)
     own_rotation = rotation(own_positions, grid, sizes.head_dim)
-    shared = Shared(segments.chunk_index, own_rotation, grid, segments.clean, config)
+    shared = SharedInputs(segments.chunk_index, own_rotation, grid, segments.clean, config)
     by_prompt = POLICIES[config.memory.policy].by_prompt
     readers = len(segments.chunk_index)
     if history is not None and history.copies is not None and readers > 1:

@@ -22,7 +22,7 @@ ENDS = ("expected", "low", "high")
 
 
 @dataclass(frozen=True)
-class Rate:
+class AttainedRate:
     """A fraction of a peak, or the seconds of a launch.
 
     how  measured (here, on that chip), published (by others), or estimated
@@ -49,12 +49,12 @@ class Expected:
 
 
 @cache
-def rates(target: HardwareTarget) -> dict[str, Rate]:
+def rates(target: HardwareTarget) -> dict[str, AttainedRate]:
     """kind -> rate on that chip."""
     known = json.loads(FILE.read_text(encoding="utf-8"))
     chip = target.name.partition(":")[0]
     entries = known[target.chip.platform] | known.get(chip, {})
-    return {kind: Rate(**entries[kind]) for kind in KINDS}
+    return {kind: AttainedRate(**entries[kind]) for kind in KINDS}
 
 
 def expected(

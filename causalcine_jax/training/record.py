@@ -15,7 +15,7 @@ from causalcine_jax.training.state import MetricSums, Stage, TrainState, Update
 
 
 @dataclass(frozen=True)
-class Record:
+class MetricRecord:
     """The metrics of the steps since the last record, up to `step`.
 
     values    name -> value, as it is logged
@@ -31,7 +31,7 @@ class Record:
 
 def record_of(
     config: TrainConfig, stage: Stage, state: TrainState, step: int, clock: "StepTimer"
-) -> Record:
+) -> MetricRecord:
     """The record after `step`. The host waits for the numbers."""
     windows, skipped = jax.device_get((state.window, state.skipped))
     timing = clock.lap()
@@ -67,11 +67,11 @@ def record_of(
         **({"films_per_s": config.batch / timing["step_s"]} if timing else {}),
         **timing,
     }
-    return Record(step, values, {update.name: windows[update.name] for update in ran}, since)
+    return MetricRecord(step, values, {update.name: windows[update.name] for update in ran}, since)
 
 
 def check_record(
-    config: TrainConfig, stage: Stage, record: Record, newest: int | None
+    config: TrainConfig, stage: Stage, record: MetricRecord, newest: int | None
 ) -> Iterator[str]:
     """Yields lines to print about skipped updates.
 

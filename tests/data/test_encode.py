@@ -17,8 +17,8 @@ from repository import ROOT
 from causalcine_jax.convert import save_model
 from causalcine_jax.data import encode_command, latent_writer
 from causalcine_jax.data.encode import (
-    Film,
     StoryWorldFilms,
+    UnencodedFilm,
     encode_films,
     paint_and_encode,
     storyworld_spec,
@@ -137,11 +137,11 @@ class NoiseFilms:
 
     pixels = staticmethod(_identity)
 
-    def __getitem__(self, index: int) -> Film:
+    def __getitem__(self, index: int) -> UnencodedFilm:
         video = np.random.default_rng(index).integers(
             0, 256, (TINY.frames, TINY.height, TINY.width, 3), np.uint8
         )
-        return Film(video, ["A fox."], np.zeros(TINY.chunks, np.int32))
+        return UnencodedFilm(video, ["A fox."], np.zeros(TINY.chunks, np.int32))
 
 
 def test_an_interrupted_encoding_goes_on_and_ends_the_same(tokenizer, tmp_path):
@@ -149,7 +149,7 @@ def test_an_interrupted_encoding_goes_on_and_ends_the_same(tokenizer, tmp_path):
     spec = spec_of(vae, tokenizer, 5)
 
     class Interrupted(NoiseFilms):
-        def __getitem__(self, index: int) -> Film:
+        def __getitem__(self, index: int) -> UnencodedFilm:
             if index == 4:
                 raise KeyboardInterrupt
             asked.append(index)

@@ -28,8 +28,8 @@ from causalcine_jax.storyworld import WORLDS, Return, WorldConfig, WorldStory, s
 from causalcine_jax.training import flags as training_flags
 from causalcine_jax.training.flags import parse
 from experiments import claims, long_films, measure, scores
-from experiments.commands import Command, Workshop, needed_runs
-from experiments.kinds import Amounts, Measured, Subject
+from experiments.commands import RunCommand, Workshop, needed_runs
+from experiments.kinds import Amounts, KindResults, Subject
 from experiments.plan import Claim
 from experiments.report import write_report
 from experiments.runs import EMBEDDED, SCALES
@@ -114,7 +114,7 @@ def test_a_command_that_fails_is_named():
     with pytest.raises(
         DataError, match=r"ode failed with exit code 3; the same command .* python -c"
     ):
-        Command("ode", "-c", ("raise SystemExit(3)",)).run()
+        RunCommand("ode", "-c", ("raise SystemExit(3)",)).run()
 
 
 def test_a_measurement_is_made_once(workshop, monkeypatch):
@@ -122,12 +122,12 @@ def test_a_measurement_is_made_once(workshop, monkeypatch):
 
     def fake(subjects, world, amounts):
         made.append((list(subjects), amounts.returns))
-        return Measured(
+        return KindResults(
             {"student": {"mean": [(1.0, 1), (0.5, 1)]}},
             {"student": [np.zeros((2, 48, 80, 3), np.uint8)]},
         )
 
-    monkeypatch.setitem(measure.KINDS, "recall", measure.Kind(fake, ("returns",)))
+    monkeypatch.setitem(measure.KINDS, "recall", measure.MeasuredKind(fake, ("returns",)))
     monkeypatch.setattr(
         measure, "load_model", lambda folder: type("Model", (), {"memory": measure.MemoryConfig()})
     )
@@ -382,7 +382,7 @@ def test_the_report_says_what_was_measured_and_what_was_not(workshop):
 
     def save(name, keys, of):
         stills = {key: [np.zeros((3, 48, 80, 3), np.uint8)] for key in keys}
-        measured = Measured(dict.fromkeys(keys, of), stills, shown)
+        measured = KindResults(dict.fromkeys(keys, of), stills, shown)
         measure._save(workshop, name, settings, measured, 1.0)
 
     right = {name: [(1.0, 1)] * 100 for name in ("colour", "accessory", "mean")}

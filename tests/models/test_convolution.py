@@ -8,7 +8,7 @@ from jax import lax
 
 from causalcine_jax.models.cpu import convolution as cpu_convolution
 from causalcine_jax.models.cpu import kernels as cpu_kernels
-from causalcine_jax.models.cpu.convolution import Window, convolve
+from causalcine_jax.models.cpu.convolution import ConvWindow, convolve
 from causalcine_jax.models.cpu.norm import norm_silu
 from causalcine_jax.models.vae import convolution
 from causalcine_jax.models.vae.layers import ChannelNorm
@@ -66,7 +66,7 @@ def test_the_kernel_is_xlas_convolution(shape, outer, ahead):
     frames = shape[1] if ahead else shape[1] + 1
     x = random(*(shape if ahead else (shape[0], frames + 2, *shape[2:])))
     weight, bias = random(3, 3, 3, shape[-1], outer, seed=1), random(outer, seed=2)
-    window = Window(frames, ahead, AROUND)
+    window = ConvWindow(frames, ahead, AROUND)
     theirs = lambda x, w, b: plain(x, w, b, ((-ahead, 0), *AROUND))
     assert_same_with_gradients(lambda x, w, b: convolve(x, w, b, window), theirs, x, weight, bias)
 
@@ -76,7 +76,7 @@ def test_windows_of_other_sizes():
         pytest.skip(cpu_kernels.missing())
     x, weight, bias = random(2, 3, 6, 5, 4), random(1, 2, 3, 4, 8, seed=1), random(8, seed=2)
     pads = ((0, 1), (2, 0))
-    window = Window(3, 0, pads)
+    window = ConvWindow(3, 0, pads)
     assert_same_with_gradients(
         lambda *a: convolve(*a, window), lambda *a: plain(*a, ((0, 0), *pads)), x, weight, bias
     )

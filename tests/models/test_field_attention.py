@@ -44,7 +44,7 @@ def _packed(films, chunks, chunk_frames, grid, memory, head_dim: int = 32):
             pool_k, pool_v, describe(pool_k), jnp.arange(clean * chunk_frames, dtype=jnp.int32)
         )
         config = PassConfig(memory, chunk_frames)
-        shared = attention_segments.Shared(index, own, grid, clean, config)
+        shared = attention_segments.SharedInputs(index, own, grid, clean, config)
         out, field, _ = attention_segments.attend_segments(q, k, v, past, None, shared)
         return jnp.sum(out * weight), (out, field.frame)
 

@@ -7,15 +7,15 @@ import pytest
 from tiny_models import random_weights
 
 from causalcine_jax.models.shot_detector import similarity
-from causalcine_jax.models.shot_detector.stages import DILATIONS, EPS, Block, Stage
+from causalcine_jax.models.shot_detector.stages import DILATIONS, EPS, DilatedBlock, DilatedStage
 from causalcine_jax.models.shot_detector.transnet import TransNet
 from causalcine_jax.models.vae import convolution
 
 CHANNELS, HIDDEN = 8, 16
 
 
-def random_block(d_in: int, d_out: int) -> Block:
-    block = random_weights(lambda key: Block(d_in, d_out, key=key), 0)
+def random_block(d_in: int, d_out: int) -> DilatedBlock:
+    block = random_weights(lambda key: DilatedBlock(d_in, d_out, key=key), 0)
     block.norm.variance[...] = jnp.abs(block.norm.variance[...]) + 0.5
     return block
 
@@ -51,7 +51,7 @@ def test_a_block_is_four_dilated_convolutions_and_a_norm(monkeypatch, own):
 
 
 def test_a_stage_halves_the_size_and_drops_odd_rows_and_columns():
-    stage = random_weights(lambda key: Stage(3, 8, key=key), 0)
+    stage = random_weights(lambda key: DilatedStage(3, 8, key=key), 0)
     x = jnp.asarray(np.random.default_rng(1).random((1, 4, 7, 9, 3)), jnp.float32)
     first, second = (b.norm for b in stage.blocks)
     for norm in (first, second):

@@ -51,7 +51,7 @@ def pixel_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
 
 
 @dataclass
-class Seen:
+class FirstPass:
     """What the first pass over a film leaves."""
 
     times: Float[np.ndarray, " t"]
@@ -106,7 +106,7 @@ def measure_film(
     }
 
 
-def _look(film: Path, find_cuts: CutFinder) -> Seen:
+def _look(film: Path, find_cuts: CutFinder) -> FirstPass:
     times: list[float] = []
     luma: list[np.ndarray] = []
 
@@ -119,7 +119,7 @@ def _look(film: Path, find_cuts: CutFinder) -> Seen:
     cuts = find_cuts(watched())
     if not times:
         raise DataError(f"{film} has no frames")
-    return Seen(np.array(times), np.stack(luma), cuts)
+    return FirstPass(np.array(times), np.stack(luma), cuts)
 
 
 def _frames(film: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
@@ -135,7 +135,7 @@ def _frames(film: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
         yield image, float(frame.start)
 
 
-def _cut_scores(seen: Seen, asked: Sequence[int]) -> dict[str, Any]:
+def _cut_scores(seen: FirstPass, asked: Sequence[int]) -> dict[str, Any]:
     count = len(seen.times)
     score = sca(seen.cuts, asked, count)
     step = float(np.median(np.diff(seen.times))) if count > 1 else 0.0
@@ -162,7 +162,7 @@ def _of_ranges(
     story: FilmStory,
     features: FilmFeatures,
     captions: Float[np.ndarray, "shots d"] | None,
-    seen: Seen,
+    seen: FirstPass,
 ) -> dict[str, Any]:
     """The measures of one kind of ranges. `shown`: each with the number of its asked shot."""
     shots, numbers = [each for _, each in shown], [number for number, _ in shown]

@@ -14,7 +14,7 @@ from causalcine_jax.evaluation.films.run import Measured, Measurer
 from causalcine_jax.evaluation.films.stories import FilmStory
 from causalcine_jax.evaluation.films.story_means import (
     SHARES,
-    Film,
+    FilmMeasures,
     Score,
     of_range,
     range_mean,
@@ -68,13 +68,13 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
     )
 
 
-def _told(film: Film) -> Film:
+def _told(film: FilmMeasures) -> FilmMeasures:
     """A film's measures without the features, which stay in its own file."""
     without = lambda values: {k: v for k, v in values.items() if k != "shot_features"}
     return film | {kind: without(film[kind]) for kind in KINDS}
 
 
-def _with_failed(films: list[Film], failed: list[FilmStory]) -> dict[str, Interval]:
+def _with_failed(films: list[FilmMeasures], failed: list[FilmStory]) -> dict[str, Interval]:
     """Every measure that has a worst value, 0, with the films that failed; on prompted ranges."""
     pairs = {story.name: consistency.matched_pairs(story.cast) for story in failed}
     scores: dict[str, tuple[Score, list[FilmStory]]] = {
@@ -103,7 +103,7 @@ def _with_failed(films: list[Film], failed: list[FilmStory]) -> dict[str, Interv
     }
 
 
-def _cuts(films: list[Film]) -> dict[str, Any]:
+def _cuts(films: list[FilmMeasures]) -> dict[str, Any]:
     cuts = [film["cuts"] for film in films]
     matched = sum(each["matched"] for each in cuts)
     per_cut = lambda name: (
@@ -120,7 +120,7 @@ def _cuts(films: list[Film]) -> dict[str, Any]:
     return found | summed_rates(near)
 
 
-def _absences(films: list[Film], kind: str) -> dict[str, dict[str, Interval]]:
+def _absences(films: list[FilmMeasures], kind: str) -> dict[str, dict[str, Interval]]:
     """Similarity of a returning character's shots, by the number of shots that it was away."""
     of_story: dict[str, list[dict[str, Any]]] = {}
     for film in films:
@@ -144,7 +144,7 @@ def _over_stories(stories: list[list[dict[str, Any]]], absence: int, name: str) 
     return bootstrap_grouped(Grouped.of(scores))
 
 
-def _by_label(films: list[Film]) -> dict[str, dict[str, dict[str, Interval]]]:
+def _by_label(films: list[FilmMeasures]) -> dict[str, dict[str, dict[str, Interval]]]:
     """The measures on prompted ranges, of the films of every value of a story set's labels."""
     values: dict[str, dict[str, None]] = {}
     for film in films:

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from causalcine_jax.evaluation.films.shot_features import unpacked
-from causalcine_jax.evaluation.films.story_means import Film, range_mean
+from causalcine_jax.evaluation.films.story_means import FilmMeasures, range_mean
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_others
 
 OF_RETURNS = ("returns", "returns_gated", "returns_passed", "returns_counted")
 
 
-def bounds(films: Sequence[Film], kind: str) -> dict[str, Interval]:
+def bounds(films: Sequence[FilmMeasures], kind: str) -> dict[str, Interval]:
     """Both bounds on one kind of ranges; `count` is the number of stories."""
     return {
         "no_absence": range_mean(films, kind, "no_absence"),
@@ -26,7 +26,7 @@ def bounds(films: Sequence[Film], kind: str) -> dict[str, Interval]:
     }
 
 
-def chance(films: Sequence[Film], kind: str) -> Interval:
+def chance(films: Sequence[FilmMeasures], kind: str) -> Interval:
     """The similarity of all pairs of different stories, as the mean over stories of their mean.
 
     A mean of products of features is the product of mean features. So a story's films and returns
@@ -54,7 +54,7 @@ def _means(of_story: dict[str, list[np.ndarray]]) -> Float[np.ndarray, "stories 
     return np.stack([np.mean(features, axis=0) for features in of_story.values()])
 
 
-def crossed(films: Sequence[Film]) -> list[dict[str, Any]]:
+def crossed(films: Sequence[FilmMeasures]) -> list[dict[str, Any]]:
     """The numbers of returns for every `away` and `described_again`, on prompted ranges."""
     label = lambda film: (film["labels"].get("away"), film["labels"].get("described_again"))
     there = sorted({label(film) for film in films if None not in label(film)})

@@ -8,13 +8,13 @@ import numpy as np
 from causalcine_jax.evaluation.films.stories import FilmStory
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean
 
-Film = dict[str, Any]  # what was measured of it
-Score = Callable[[Film], float | None]
+FilmMeasures = dict[str, Any]  # what was measured of it
+Score = Callable[[FilmMeasures], float | None]
 SHARES = ("returns_passed",)  # measures on ranges that are shares of a film's returns
 
 
 def by_story(
-    films: Iterable[Film], score: Score, failed: Iterable[str] = ()
+    films: Iterable[FilmMeasures], score: Score, failed: Iterable[str] = ()
 ) -> dict[str, list[float]]:
     """The scores of every story's films; a film that failed, named by its story, scores 0."""
     of_story: dict[str, list[float]] = {}
@@ -27,7 +27,7 @@ def by_story(
 
 
 def story_mean(
-    films: Iterable[Film],
+    films: Iterable[FilmMeasures],
     score: Score,
     failed: Iterable[FilmStory] = (),
     *,
@@ -47,6 +47,6 @@ def of_range(kind: str, name: str) -> Score:
     return lambda film: film[kind]["means"][name]
 
 
-def range_mean(films: Iterable[Film], kind: str, name: str) -> Interval:
+def range_mean(films: Iterable[FilmMeasures], kind: str, name: str) -> Interval:
     """The mean over stories of a measure on one kind of ranges."""
     return story_mean(films, of_range(kind, name), fractions=name in SHARES)

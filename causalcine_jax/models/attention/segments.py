@@ -28,7 +28,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Shared:
+class SharedInputs:
     """The inputs that every layer, film and head of a pass has in common.
 
     chunk_index   each segment's chunk in the film
@@ -43,7 +43,7 @@ class Shared:
     clean: int = dataclasses.field(metadata=_STATIC)
     config: PassConfig = dataclasses.field(metadata=_STATIC)
 
-    def under(self, memory: MemoryConfig) -> "Shared":
+    def under(self, memory: MemoryConfig) -> "SharedInputs":
         """Returns a copy with another rule for the fields."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, memory=memory))
 
@@ -60,7 +60,7 @@ def attend_segments(
     v: Float[Array, "b s t h e"],
     past: History,
     preset: ReceptiveField | None,
-    shared: Shared,
+    shared: SharedInputs,
     prompt_key: Float[Array, "b s h e"] | None = None,
 ):
     """Attention of all segments; t = C * P tokens each.
@@ -100,7 +100,7 @@ def attend_segments(
     return jnp.moveaxis(out, 0, 1), field, taken
 
 
-def _each(operands, past: History, shared: Shared):
+def _each(operands, past: History, shared: SharedInputs):
     """Calls `_attend_segment` for the segments in `operands` [s, ...], batched or in a loop."""
     segments, config = operands[3].shape[0], shared.config
     attend = lambda segment, alone=False: _attend_segment(segment, past, shared, alone)
@@ -114,7 +114,7 @@ def _each(operands, past: History, shared: Shared):
     return jax.lax.map(body, operands, batch_size=config.segments_at_once)
 
 
-def _attend_segment(operands, past: History, shared: Shared, alone: bool):
+def _attend_segment(operands, past: History, shared: SharedInputs, alone: bool):
     """One segment: choose its field, gather and rotate the frames, attend. q, k, v [b, t, h, e].
 
     Args:

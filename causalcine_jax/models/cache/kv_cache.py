@@ -43,7 +43,9 @@ class DeviceCopies:
 
 
 # Values of k and v of frames that memory retrieved, and their indices in the film (-1: none).
-Retrieved = tuple[Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], Int[Array, "l b m"]]
+RetrievedHistory = tuple[
+    Shaped[Array, "l b m p h d"], Shaped[Array, "l b m p h d"], Int[Array, "l b m"]
+]
 
 
 class LayerParts(NamedTuple):
@@ -250,7 +252,7 @@ def write(
     k: Float[Array, "l b c p h d"],
     v: Float[Array, "l b c p h d"],
     usage: float | Float[Array, ""] = 0.0,
-    retrieved: Retrieved | None = None,
+    retrieved: RetrievedHistory | None = None,
 ) -> KVCache:
     """Writes this chunk to `chunk_slot`, in place when the caller's jit donates the cache.
 
@@ -273,14 +275,14 @@ def write(
 
 
 def _copies_after(
-    copies: DeviceCopies, chunk_index: Int[Array, ""], k, v, retrieved: Retrieved | None
+    copies: DeviceCopies, chunk_index: Int[Array, ""], k, v, retrieved: RetrievedHistory | None
 ) -> DeviceCopies:
     """The frames also on the device, after the chunk of k, v is committed."""
     chunk_frames = k.shape[2]
     frame = jnp.arange(chunk_frames, dtype=jnp.int32) + chunk_index * chunk_frames
     frame = jnp.broadcast_to(frame, k.shape[:3])
 
-    def put(copies: DeviceCopies, new: Retrieved, first: int | Array) -> DeviceCopies:
+    def put(copies: DeviceCopies, new: RetrievedHistory, first: int | Array) -> DeviceCopies:
         pairs = zip((copies.k, copies.v, copies.frame), new, strict=True)
         k, v, frame = (_put(array, part, first) for array, part in pairs)
         return DeviceCopies(k, v, frame, copies.chunks)

@@ -18,7 +18,7 @@ GRADIENT_CHANNELS = 8  # the weights' gradient needs a multiple of this
 
 
 @dataclass(frozen=True)
-class Window:
+class ConvWindow:
     """Where a convolution reads.
 
     frames  of y
@@ -30,13 +30,13 @@ class Window:
     ahead: int
     pads: tuple[tuple[int, int], tuple[int, int]]
 
-    def turned(self, x_frames: int, taps: tuple[int, ...]) -> "Window":
+    def turned(self, x_frames: int, taps: tuple[int, ...]) -> "ConvWindow":
         """The window of the convolution that is x's gradient."""
         rows, columns = (
             (tap - 1 - before, tap - 1 - after)
             for tap, (before, after) in zip(taps[1:], self.pads, strict=True)
         )
-        return Window(x_frames, 1 - taps[0] - self.ahead, (rows, columns))
+        return ConvWindow(x_frames, 1 - taps[0] - self.ahead, (rows, columns))
 
 
 def convolves(dtype) -> bool:
@@ -54,7 +54,7 @@ def convolve(
     x: Float[Array, "b t h w i"],
     weight: Float[Array, "kt kh kw i o"],
     bias: Float[Array, " o"],
-    window: Window,
+    window: ConvWindow,
 ) -> Array:
     """y [b, window.frames, h', w', o], in float32. Call it only where `convolves` is true."""
     sides = (
@@ -67,7 +67,7 @@ def convolve(
     )
 
 
-def _backward(window: Window, kept, gradient):
+def _backward(window: ConvWindow, kept, gradient):
     x, weight = kept
     turned = jnp.swapaxes(weight[::-1, ::-1, ::-1], 3, 4)
     of_x = convolve(
@@ -93,5 +93,5 @@ convolve.defvjp(
 )
 
 
-def _begin(window: Window) -> dict[str, int]:
+def _begin(window: ConvWindow) -> dict[str, int]:
     return {"ahead": window.ahead, "top": window.pads[0][0], "left": window.pads[1][0]}

@@ -16,7 +16,7 @@ Frames = Float[Array, "b t h w i"]
 SameSize = Float[Array, "b t h w o"]
 
 
-class Branch(Module):
+class DilatedConv(Module):
     """Weights of a 3x3 convolution in space, and one of three taps in time after it."""
 
     def __init__(self, d_in: int, d_out: int, *, key):
@@ -39,12 +39,12 @@ class BatchNorm(Module):
         return (x - self.mean[...]) * scale + self.bias[...]
 
 
-class Block(Module):
+class DilatedBlock(Module):
     """Four branches side by side, one per dilation, and a norm of their channels."""
 
     def __init__(self, d_in: int, d_out: int, *, key):
         keys = jax.random.split(key, len(DILATIONS))
-        self.branches = nnx.List([Branch(d_in, d_out // len(DILATIONS), key=k) for k in keys])
+        self.branches = nnx.List([DilatedConv(d_in, d_out // len(DILATIONS), key=k) for k in keys])
         self.norm = BatchNorm(d_out)
 
     def __call__(self, x: Frames) -> SameSize:
@@ -58,12 +58,14 @@ class Block(Module):
         return self.norm(jnp.concatenate(y, axis=-1))
 
 
-class Stage(Module):
+class DilatedStage(Module):
     """Two blocks beside a shortcut around the second; then means of 2x2 pixels."""
 
     def __init__(self, d_in: int, d_out: int, *, key):
         keys = jax.random.split(key)
-        self.blocks = nnx.List([Block(d_in, d_out, key=keys[0]), Block(d_out, d_out, key=keys[1])])
+        self.blocks = nnx.List(
+            [DilatedBlock(d_in, d_out, key=keys[0]), DilatedBlock(d_out, d_out, key=keys[1])]
+        )
 
     def __call__(self, x: Frames) -> Float[Array, "b t h//2 w//2 o"]:
         first, second = self.blocks

@@ -24,7 +24,7 @@ from causalcine_jax.models.shot_detector.similarity import (
     histograms,
     near_cosines,
 )
-from causalcine_jax.models.shot_detector.stages import Stage
+from causalcine_jax.models.shot_detector.stages import DilatedStage
 
 HEIGHT, WIDTH = 27, 48
 STAGES = 3
@@ -46,7 +46,7 @@ class TransNet(Module):
         widths = [channels * 2**n for n in range(STAGES)]
         self.stages = nnx.List(
             [
-                Stage(d_in, d_out, key=k)
+                DilatedStage(d_in, d_out, key=k)
                 for d_in, d_out, k in zip([3, *widths], widths, keys[:STAGES])
             ]
         )

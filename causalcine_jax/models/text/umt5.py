@@ -47,7 +47,7 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.nda
     return ((offset > 0) * half + np.where(distance < exact, distance, far)).astype(np.int32)
 
 
-class Attention(nn.Module):
+class UMT5Attention(nn.Module):
     """Multi-head self-attention, unscaled, with an additive bias."""
 
     def __init__(self, cfg: TextEncoderConfig, key):
@@ -88,14 +88,14 @@ class FeedForward(nn.Module):
         return self.fc2(self.fc1(x) * jax.nn.gelu(self.gate_0(x), approximate=True))
 
 
-class Block(nn.Module):
+class UMT5Block(nn.Module):
     """One layer; `pos_embedding` [num_buckets, heads] is its table of relative position biases."""
 
     def __init__(self, cfg: TextEncoderConfig, key):
         attn, ffn, position = jax.random.split(key, 3)
         self.eps = cfg.eps
         self.norm1 = nn.RMSNorm(cfg.dim)
-        self.attn = Attention(cfg, attn)
+        self.attn = UMT5Attention(cfg, attn)
         self.norm2 = nn.RMSNorm(cfg.dim)
         self.ffn = FeedForward(cfg, ffn)
         std = (2 * cfg.num_buckets * cfg.num_heads) ** -0.5
@@ -121,7 +121,7 @@ class UMT5Encoder(nn.Module):
         embedding, blocks = jax.random.split(key)
         self.cfg = cfg
         self.token_embedding = nn.Param(jax.random.normal(embedding, (cfg.vocab_size, cfg.dim)))
-        self.blocks = nn.stack_init(lambda k: Block(cfg, k), cfg.num_layers, blocks)
+        self.blocks = nn.stack_init(lambda k: UMT5Block(cfg, k), cfg.num_layers, blocks)
         self.norm = nn.RMSNorm(cfg.dim)
 
     def __call__(

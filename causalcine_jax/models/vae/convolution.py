@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from causalcine_jax.models.cpu.convolution import Window, convolve, convolves
+from causalcine_jax.models.cpu.convolution import ConvWindow, convolve, convolves
 from causalcine_jax.parallel.mesh import active_mesh
 from causalcine_jax.parallel.platform import platform
 
@@ -41,7 +41,7 @@ def causal_conv3d(
             x[:, 2:] if from_zero else x,
             weight,
             bias,
-            Window(x.shape[1] - 2, -2 if from_zero else 0, AROUND),
+            ConvWindow(x.shape[1] - 2, -2 if from_zero else 0, AROUND),
         )
     # An image has zeros before it: convolve one frame instead of three.
     if from_zero and x.shape[1] == 3:
@@ -65,7 +65,7 @@ def conv2d(x: Frames, weight: Weight2d, bias: Float[Array, " o"] | None, pads=AR
     x = x.astype(weight.dtype)
     if convolves(weight.dtype):
         bias = jnp.zeros(weight.shape[-1:], weight.dtype) if bias is None else bias
-        return convolve(x, weight[None], bias, Window(x.shape[1], 0, pads))
+        return convolve(x, weight[None], bias, ConvWindow(x.shape[1], 0, pads))
     y = _by_frames(x, weight, 1, pads)
     return y if bias is None else y + bias
 

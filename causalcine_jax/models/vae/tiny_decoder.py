@@ -63,7 +63,7 @@ class MemoryBlock(Module):
         return jax.nn.relu(third(jax.nn.relu(second(jax.nn.relu(first(y))))) + x)
 
 
-class Stage(Module):
+class DecoderStage(Module):
     """Memory blocks, then doubles height and width and multiplies the frames by `grow`."""
 
     def __init__(self, dim: int, d_out: int, grow: int, *, key):
@@ -90,7 +90,10 @@ class TinyDecoder(Module):
         outs = (*DIMS[1:], DIMS[-1])
         self.conv_in = Conv(LATENT_CHANNELS, DIMS[0], key=keys[0])
         self.stages = nnx.List(
-            [Stage(*sizes, key=k) for *sizes, k in zip(DIMS, outs, GROWS, keys[1:-1], strict=True)]
+            [
+                DecoderStage(*sizes, key=k)
+                for *sizes, k in zip(DIMS, outs, GROWS, keys[1:-1], strict=True)
+            ]
         )
         self.conv_out = Conv(DIMS[-1], 3, key=keys[-1])
 

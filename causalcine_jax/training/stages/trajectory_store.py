@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from causalcine_jax.data.latent_store import LatentStore, Record, StoreSpec
+from causalcine_jax.data.latent_store import LatentStore, StoreRecord, StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.loader import Visit
 from causalcine_jax.data.mixed_store import MixedStore
@@ -190,7 +190,7 @@ def _trajectories(task: ODEInit, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
 
 
 def _inputs(
-    read: list[Record], numbers: list[int], visits: Sequence[Visit]
+    read: list[StoreRecord], numbers: list[int], visits: Sequence[Visit]
 ) -> dict[str, np.ndarray]:
     draws = np.random.default_rng(0)  # no visit of these films draws anything
     for visit in visits:
@@ -199,7 +199,7 @@ def _inputs(
     return stacked | {"number": np.array(numbers, np.int32)}
 
 
-def _record(row: np.ndarray, film: Record) -> NewRecord:
+def _record(row: np.ndarray, film: StoreRecord) -> NewRecord:
     """Captions stay with the films; every part of the record is under the film's shots."""
     latents = np.concatenate([row, film["latents"]])
     shots = np.tile(film["shot_of_chunk"], len(latents) // len(film["latents"]))
