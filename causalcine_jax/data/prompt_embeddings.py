@@ -7,6 +7,11 @@
 rows are those of all films' prompts, of the null prompt, and of the model's negative prompt.
 """
 
+# A film's embeddings have another format (film/embeddings.py), because they are read otherwise. A
+# film has some prompts, wanted all at once, by their text: no tokenizer is loaded beside them. A
+# store may have more prompts than memory holds, wanted row by row and by token ids, as its records
+# have them. Writing takes hours, so what was written file by file must outlast a stop.
+
 import dataclasses
 import hashlib
 import json
@@ -20,7 +25,7 @@ import tensorstore as ts
 from jaxtyping import Float, Int
 
 from causalcine_jax.data.latent_store import StoreRecord
-from causalcine_jax.data.store_layout import CACHE_BYTES
+from causalcine_jax.data.store_layout import new_context, open_array
 from causalcine_jax.errors import DataError, UsageError, first_line
 from causalcine_jax.utils.atomic_file import write_json
 
@@ -75,36 +80,16 @@ def write_spec(folder: Path, spec: EmbeddingsSpec) -> None:
 
 def open_rows(folder: Path, spec: EmbeddingsSpec, *, create: bool = False) -> ts.TensorStore:
     """The array of all rows. A row is read alone, and its zeros take no room on the disk."""
-    codecs = [
-        {"name": "bytes", "configuration": {"endian": "little"}},
-        {"name": "zstd", "configuration": {"level": 1}},
-        {"name": "crc32c"},
-    ]
-    row = [1, spec.text_len, spec.dim]
-    sharding = {"chunk_shape": row, "codecs": codecs, "index_codecs": [codecs[0], codecs[2]]}
-    return ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{folder / ROWS}/"},
-            "fill_missing_data_reads": False,
-            "store_data_equal_to_fill_value": True,
-            "recheck_cached_data": False,
-            "metadata": {
-                "shape": [len(spec.keys), *row[1:]],
-                "data_type": spec.dtype,
-                "fill_value": 0,
-                "chunk_grid": {
-                    "name": "regular",
-                    "configuration": {"chunk_shape": [SHARD, *row[1:]]},
-                },
-                "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            },
-        },
-        open=True,
+    row = (spec.text_len, spec.dim)
+    return open_array(
+        folder / ROWS,
+        (len(spec.keys), *row),
+        spec.dtype,
+        SHARD,
+        row,
+        compression=[{"name": "zstd", "configuration": {"level": 1}}],
+        context=new_context(),
         create=create,
-        read=True,
-        write=create,
-        context=ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}}),
     ).result()
 
 

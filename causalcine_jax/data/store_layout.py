@@ -18,6 +18,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,47 +119,73 @@ def open_arrays(path: Path, spec: StoreSpec, *, create: bool = False) -> dict[st
 
     `create` makes missing arrays and opens all for writing.
     """
-    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    context = new_context()
     futures = {}
     for name, shape in spec.shapes().items():
-        inner = (spec.chunk_frames, *shape[1:]) if name == "latents" else shape
-        futures[name] = ts.open(
-            _array_spec(
-                path / name, spec, shape, inner, "float16" if name == "latents" else "int32"
-            ),
-            open=True,
-            create=create,
-            read=True,
-            write=create,
+        latents = name == "latents"
+        futures[name] = open_array(
+            path / name,
+            (spec.films, *shape),
+            "float16" if latents else "int32",
+            spec.films_per_shard,
+            (spec.chunk_frames, *shape[1:]) if latents else shape,
             context=context,
+            create=create,
         )
     return {name: future.result() for name, future in futures.items()}
 
 
-def _array_spec(
-    path: Path, spec: StoreSpec, shape: tuple[int, ...], inner: tuple[int, ...], dtype: str
-) -> dict:
-    checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = {"chunk_shape": [1, *inner], "codecs": checked, "index_codecs": checked}
-    return {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{path}/"},
-        # By default zarr reads a missing chunk as zeros and does not store a chunk of zeros.
-        # Here a missing chunk is damage, and zeros are data.
-        "fill_missing_data_reads": False,
-        "store_data_equal_to_fill_value": True,
-        "recheck_cached_data": False,
-        "metadata": {
-            "shape": [spec.films, *shape],
-            "data_type": dtype,
-            "fill_value": 0,
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [spec.films_per_shard, *shape]},
-            },
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        },
+def new_context() -> ts.Context:
+    """What arrays share: the cache of what was read lately."""
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+def open_array(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: str,
+    per_file: int,
+    inner: tuple[int, ...],
+    *,
+    compression: Sequence[dict] = (),
+    context: ts.Context,
+    create: bool = False,
+) -> ts.Future:
+    """Opens a zarr3 array of files of `per_file` rows, whose parts of shape `inner` have a CRC-32C.
+
+    compression  codecs between a part's numbers and its checksum
+    create       makes a missing array, and opens it for writing
+    """
+    plain, crc = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}
+    sharding = {
+        "chunk_shape": [1, *inner],
+        "codecs": [plain, *compression, crc],
+        "index_codecs": [plain, crc],
     }
+    grid = {"name": "regular", "configuration": {"chunk_shape": [per_file, *shape[1:]]}}
+    return ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{path}/"},
+            # By default zarr reads a missing chunk as zeros and does not store a chunk of zeros.
+            # Here a missing chunk is damage, and zeros are data.
+            "fill_missing_data_reads": False,
+            "store_data_equal_to_fill_value": True,
+            "recheck_cached_data": False,
+            "metadata": {
+                "shape": list(shape),
+                "data_type": dtype,
+                "fill_value": 0,
+                "chunk_grid": grid,
+                "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            },
+        },
+        open=True,
+        create=create,
+        read=True,
+        write=create,
+        context=context,
+    )
 
 
 def captions_file(path: Path, shard: int) -> Path:
