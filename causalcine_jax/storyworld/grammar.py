@@ -135,8 +135,8 @@ def write(
 
     With `told`, a character's colour and accessory are named in its first shot.
     """
-    line = _pick(rng, GLOBAL).format(
-        tone=_pick(rng, TONES), kind=_pick(rng, KINDS), cast=_listed([_who(c) for c in cast])
+    line = pick(rng, GLOBAL).format(
+        tone=pick(rng, TONES), kind=pick(rng, KINDS), cast=_listed([_who(c) for c in cast])
     )
     seen: set[int] = set()
     captions = []
@@ -151,11 +151,11 @@ def write(
 def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: WorldShot) -> str:
     way = WAYS[shot.facing]
     return _sentences(
-        _pick(rng, SHOT if shot.cast else EMPTY_SHOT).format(
-            size=_pick(rng, SIZE_PHRASES[shot.size]),
-            place=_pick(rng, PLACE_PHRASES[shot.place]),
-            time=_pick(rng, TIME_PHRASES[shot.time]),
-            camera=_pick(rng, CAMERA_PHRASES[shot.camera]).format(way=way),
+        pick(rng, SHOT if shot.cast else EMPTY_SHOT).format(
+            size=pick(rng, SIZE_PHRASES[shot.size]),
+            place=pick(rng, PLACE_PHRASES[shot.place]),
+            time=pick(rng, TIME_PHRASES[shot.time]),
+            camera=pick(rng, CAMERA_PHRASES[shot.camera]).format(way=way),
             deed=_deed(rng, [_who(cast[c]) for c in shot.cast], shot.actions, way),
         )
     )
@@ -163,7 +163,7 @@ def _caption(rng: np.random.Generator, cast: Sequence[Character], shot: WorldSho
 
 def _deed(rng: np.random.Generator, who: list[str], actions: tuple[str, ...], way: str) -> str:
     """Returns who does what. Always draws once per character."""
-    phrases = [_pick(rng, ACTION_PHRASES[action]) for action in actions]
+    phrases = [pick(rng, ACTION_PHRASES[action]) for action in actions]
     if len(who) == 2 and actions[0] == actions[1]:
         return f"{_listed(who)} {phrases[0][1]}".format(way=way)
     return _listed([f"{name} {one}" for name, (one, _) in zip(who, phrases, strict=True)]).format(
@@ -172,7 +172,7 @@ def _deed(rng: np.random.Generator, who: list[str], actions: tuple[str, ...], wa
 
 
 def _looks(rng: np.random.Generator, character: Character, count: int) -> str:
-    template = _pick(rng, PAIR_LOOKS if count > 1 else LOOKS)
+    template = pick(rng, PAIR_LOOKS if count > 1 else LOOKS)
     return template.format(
         name=character.name, colour=character.colour, accessory=character.accessory
     )
@@ -200,7 +200,8 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _pick(rng: np.random.Generator, options: Sequence):
+def pick(rng: np.random.Generator, options: Sequence):
+    """One of the options, each as likely."""
     return options[int(rng.integers(len(options)))]
 
 

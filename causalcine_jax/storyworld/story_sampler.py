@@ -95,16 +95,17 @@ def retold(story: WorldStory, rng: np.random.Generator) -> WorldStory:
     )
 
 
-def _pick(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]
-
-
 def _sample_cast(rng: np.random.Generator) -> tuple[Character, ...]:
     count = MAX_CAST - 1 + int(rng.random() < 0.4)
     names = rng.permutation(len(NAMES))[:count]
     species = rng.permutation(len(SPECIES))[:count]
     return tuple(
-        Character(NAMES[n], SPECIES[s], _pick(rng, tuple(COLOURS)), _pick(rng, tuple(ACCESSORIES)))
+        Character(
+            NAMES[n],
+            SPECIES[s],
+            grammar.pick(rng, tuple(COLOURS)),
+            grammar.pick(rng, tuple(ACCESSORIES)),
+        )
         for n, s in zip(names, species, strict=True)
     )
 
@@ -171,17 +172,17 @@ def _sample_shot(
     who: tuple[int, ...],
     previous_place: str | None,
 ) -> WorldShot:
-    place = _pick(rng, [p for p in PLACES if p != previous_place])
-    size = "wide" if not who else _pick(rng, SIZES[:2] if len(who) == 2 else SIZES)
+    place = grammar.pick(rng, [p for p in PLACES if p != previous_place])
+    size = "wide" if not who else grammar.pick(rng, SIZES[:2] if len(who) == 2 else SIZES)
     return WorldShot(
         start,
         length,
         who,
-        tuple(_pick(rng, ACTIONS) for _ in who),
+        tuple(grammar.pick(rng, ACTIONS) for _ in who),
         place,
-        _pick(rng, TIMES),
+        grammar.pick(rng, TIMES),
         size,
-        _pick(rng, CAMERAS),
+        grammar.pick(rng, CAMERAS),
         facing=float(rng.choice([-1.0, 1.0])),
         offset=float(rng.uniform(-0.22, 0.22)),
     )
