@@ -86,17 +86,22 @@ def memory_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
     )
-    group.add_argument(
-        "--pool-frames",
-        type=whole_number,
-        metavar="FRAMES",
-        help="latent frames of history kept (default: all that the policy may retrieve)",
-    )
+    pool_flags(group, "all that the policy may retrieve")
     group.add_argument(
         "--pool-gb",
         type=number,
         metavar="GB",
-        help="size of the pool in GB (10^9 bytes), instead of --pool-frames",
+        help="size of the pool in GB (10^9 bytes) over all devices, instead of --pool-frames",
+    )
+
+
+def pool_flags(group: argparse._ActionsContainer, frames: str) -> None:
+    """Adds the flags of the pool's length, dtype and place. `frames` says the default length."""
+    group.add_argument(
+        "--pool-frames",
+        type=whole_number,
+        metavar="FRAMES",
+        help=f"latent frames of history kept (default: {frames})",
     )
     group.add_argument(
         "--kv-dtype",

@@ -25,7 +25,8 @@ import argparse
 import os
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
-from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, ROLLOUT_WEIGHTS
+from causalcine_jax.commands.model_flags import pool_flags
+from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import DataError
 
 # Of a film's memory: flags and fields of a request alike.
@@ -49,26 +50,12 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         metavar="WIDTHxHEIGHT",
         help="pixels of the film, 832x480 for Wan (default: the model's own)",
     )
-    memory.add_argument(
-        "--pool-frames",
-        type=whole_number,
-        help="latent frames of history kept (default: 60, a film of 15 s, "
-        "or less if memory cannot use so many)",
-    )
+    pool_flags(memory, "60, a film of 15 s, or less if memory cannot use so many")
     memory.add_argument(
         "--pool-gb",
         type=number,
         metavar="GB",
         help="size of the pool in GB (10^9 bytes) over all devices, instead of --pool-frames",
-    )
-    memory.add_argument(
-        "--kv-dtype",
-        default="same",
-        choices=KV_DTYPES,
-        help="of keys and values in history (default: same as the weights)",
-    )
-    memory.add_argument(
-        "--pool-on", default="device", choices=POOL_PLACES, help="where the pool is: device or host"
     )
     memory.add_argument(
         "--devices", type=whole_number, default=1, help="number of devices (default 1)"
@@ -127,15 +114,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         action="store_true",
         help="not the stage's step but a rollout by the config's transformer, sampler and memory",
     )
-    step.add_argument(
-        "--pool-frames",
-        type=whole_number,
-        help="latent frames of a rollout's history (default: the whole film)",
-    )
-    step.add_argument(
-        "--kv-dtype", default="same", choices=KV_DTYPES, help="dtype of the pool (default: same)"
-    )
-    step.add_argument("--pool-on", default="device", choices=POOL_PLACES, help="where the pool is")
+    pool_flags(step, "the whole film")
     step.add_argument("--json", action="store_true", help="print JSON instead of a table")
     prepare = _prepare_parser(commands)
     flags, rest = parser.parse_known_args(arguments)
@@ -215,7 +194,12 @@ def memory(flags: argparse.Namespace) -> None:
     from causalcine_jax.planning.memory_table import table, to_json
 
     plan = memory_plan(
-        MemoryRequest(flags.model, height, width, **{name: getattr(flags, name) for name in ASKED})
+        MemoryRequest(
+            flags.model,
+            height,
+            width,
+            **{name: value for name in ASKED if (value := getattr(flags, name)) is not None},
+        )
     )
     print(to_json(plan) if flags.json else table(plan))
 
@@ -242,7 +226,9 @@ def compile_step(flags: argparse.Namespace, rest: list[str]) -> None:
     from causalcine_jax.planning.compile_plan import compile_plan
     from causalcine_jax.planning.compile_table import table, to_json
 
-    pool = PoolConfig(flags.pool_frames, kv_dtype=flags.kv_dtype, on=flags.pool_on)
+    pool = PoolConfig(
+        flags.pool_frames, kv_dtype=flags.kv_dtype or "same", on=flags.pool_on or "device"
+    )
     plan = compile_plan(
         config,
         flags.topology,
