@@ -5,7 +5,7 @@ Validation reports all faults of a config at once. network_sizes.py has the netw
 
 from dataclasses import dataclass, replace
 
-from causalcine_jax.errors import choice_faults, raise_faults
+from causalcine_jax.errors import choice_faults, least_faults, raise_faults
 from causalcine_jax.memory_policies import POLICIES
 
 SOLVERS = ("unipc", "euler", "few_step")  # diffusion/solvers.py
@@ -68,11 +68,7 @@ class MemoryConfig:
                 f"sink_frames must be between 0 and memory_frames {self.memory_frames}, "
                 f"got {self.sink_frames}"
             )
-        if self.window_chunks < 0:
-            faults.append(f"window_chunks must not be negative, got {self.window_chunks}")
-        if self.memory_frames < 0:
-            faults.append(f"memory_frames must not be negative, got {self.memory_frames}")
-        return faults
+        return faults + least_faults(self, ("window_chunks", "memory_frames"), 0)
 
     @property
     def window_only(self) -> "MemoryConfig":

@@ -117,6 +117,15 @@ def range_faults(
     return [f"{name} must be {bounds}, not {shown(value)}"]
 
 
+def least_faults(config: object, names: Iterable[str], least: int, prefix: str = "") -> list[str]:
+    """These fields of a config must be finite and at least `least`."""
+    return [
+        fault
+        for name in names
+        for fault in range_faults(prefix + name, getattr(config, name), least)
+    ]
+
+
 def printable(text: str) -> str:
     """`text` with control and unprintable characters escaped: \\x1b for ESC, \\n for a line end."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -20,7 +20,7 @@ import numpy as np
 
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, StoreRecord
 from causalcine_jax.data.mixed_store import MixedStore
-from causalcine_jax.errors import DataError, raise_faults
+from causalcine_jax.errors import DataError, raise_faults, range_faults
 from causalcine_jax.parallel.gathering import films_of_all
 from causalcine_jax.parallel.processes import check_same_films
 
@@ -130,17 +130,12 @@ class Loader(grain.DatasetIterator):
     ):
         super().__init__()
         self._batches: Any = None  # if arguments are refused, grain's __del__ still closes
-        faults = []
-        if batch_size < 1:
-            faults.append(f"batch_size must be at least 1, not {batch_size}")
+        faults = range_faults("batch_size", batch_size, 1)
         if not 0 <= part.index < part.count:
             faults.append(f"part.index must be in 0..{part.count - 1}, not {part.index}")
-        if not 0 <= seed < 2**32:
-            faults.append(f"seed must be in 0..2^32-1, not {seed}")
-        if threads < 0:
-            faults.append(f"threads must not be negative, got {threads}")
-        if not 0 <= max_bad_fraction < 1:
-            faults.append(f"max_bad_fraction must be in [0, 1), not {max_bad_fraction}")
+        faults += range_faults("seed", seed, 0, 2**32 - 1)
+        faults += range_faults("threads", threads, 0)
+        faults += range_faults("max_bad_fraction", max_bad_fraction, 0, 1, open_high=True)
         raise_faults("loader", faults)
         self._records, self._sharing = ReadableRecords(store, max_bad_fraction), part.sharing
         self._unchecked: deque = deque()

@@ -9,7 +9,7 @@ from typing import Any
 
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError, choice_faults
+from causalcine_jax.errors import UsageError, choice_faults, least_faults
 from causalcine_jax.film.chosen_model import is_causal
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.film.record_schema import FilmRecord
@@ -77,12 +77,8 @@ class Choices:
     lora: tuple[str, ...] | None = None
 
     def faults(self) -> list[str]:
-        counted = ("scale", "chunk_frames", "frames", "seq")
-        faults = [
-            f"{n} must be at least 1, not {getattr(self, n)}"
-            for n in counted
-            if getattr(self, n) is not None and getattr(self, n) < 1
-        ]
+        counted = _given(self, ("scale", "chunk_frames", "frames", "seq"))
+        faults = least_faults(self, counted, 1)
         if self.rollout_weights is not None:
             faults += choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
         asked = (

@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from causalcine_jax.clock import CHUNK_FRAMES, FPS
 from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.data.video.target import WAN_PATCH, WAN_TEXT_LEN
-from causalcine_jax.errors import UsageError, choice_faults, raise_faults, range_faults
+from causalcine_jax.errors import (
+    UsageError,
+    choice_faults,
+    least_faults,
+    raise_faults,
+    range_faults,
+)
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.planning.attained import PRODUCTS, rates
@@ -77,11 +83,7 @@ class PrepareRequest:
 
     def __post_init__(self):
         step = VAEConfig().spatial_stride * WAN_PATCH
-        faults = [
-            fault
-            for name in ("videos", "latent_frames", "devices", "cores", "at_once")
-            for fault in range_faults(name, getattr(self, name), 1)
-        ]
+        faults = least_faults(self, ("videos", "latent_frames", "devices", "cores", "at_once"), 1)
         faults += [
             f"{name} must be positive, not {value:g}"
             for name, value in {"hours": self.hours, **self.rates}.items()

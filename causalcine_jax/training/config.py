@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PassConfig
-from causalcine_jax.errors import choice_faults, raise_faults, range_faults
+from causalcine_jax.errors import choice_faults, least_faults, raise_faults, range_faults
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
@@ -161,10 +161,8 @@ class TrainConfig:
         yield from choice_faults("dtype", self.dtype, TRAIN_DTYPES)
         yield from choice_faults("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         yield from choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
-        for name in _AT_LEAST_ONE:
-            yield from range_faults(name, getattr(self, name), 1)
-        yield from range_faults("segments_at_once", self.segments_at_once, 0)
-        yield from range_faults("generator_start", self.generator_start, 0)
+        yield from least_faults(self, _AT_LEAST_ONE, 1)
+        yield from least_faults(self, ("segments_at_once", "generator_start"), 0)
         yield from range_faults("caption_dropout", self.caption_dropout, 0, 1)
         if not self.out:
             yield "out must name a folder"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS, TRAIN_TIMES
-from causalcine_jax.errors import choice_faults, nearest, range_faults
+from causalcine_jax.errors import choice_faults, least_faults, nearest, range_faults
 from causalcine_jax.models.lora import LAYERS, layers_of
 from causalcine_jax.storyworld.world import WORLDS
 
@@ -89,10 +89,9 @@ class DataConfig:
 
     def faults(self) -> Iterable[str]:
         yield from choice_faults("data.world", self.world, WORLDS)
-        for name in ("films", "clip_frames", "clips_per_story"):
-            yield from range_faults(f"data.{name}", getattr(self, name), 1)
+        yield from least_faults(self, ("films", "clip_frames", "clips_per_story"), 1, "data.")
         yield from range_faults("data.return_weight", self.return_weight, 0, open_low=True)
-        yield from range_faults("data.chunks", self.chunks, 0)
+        yield from least_faults(self, ("chunks", "threads", "workers"), 0, "data.")
         if self.return_weight != 1 and not self.retell:
             yield (
                 "data.return_weight needs data.retell=True, "
@@ -100,8 +99,6 @@ class DataConfig:
             )
         if self.embeddings and self.retell:
             yield "data.embeddings: data.retell rewords the prompts; leave one of the two out"
-        yield from range_faults("data.threads", self.threads, 0)
-        yield from range_faults("data.workers", self.workers, 0)
         yield from range_faults("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
 
 
@@ -141,8 +138,7 @@ class CheckpointConfig:
     export_dtype: str = "bfloat16"
 
     def faults(self) -> Iterable[str]:
-        yield from range_faults("checkpoint.every", self.every, 1)
-        yield from range_faults("checkpoint.keep", self.keep, 1)
+        yield from least_faults(self, ("every", "keep"), 1, "checkpoint.")
         yield from range_faults("checkpoint.export_every", self.export_every, 0)
         yield from choice_faults("checkpoint.export_dtype", self.export_dtype, TRAIN_DTYPES)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from causalcine_jax.errors import choice_faults, range_faults
+from causalcine_jax.errors import choice_faults, least_faults, range_faults
 from causalcine_jax.parallel.sharding import path_of
 from causalcine_jax.training.muon import scale_by_muon
 
@@ -61,13 +61,11 @@ class OptimConfig:
         yield from choice_faults(f"{name}.optimizer", self.optimizer, OPTIMIZERS)
         yield from choice_faults(f"{name}.schedule", self.schedule, SCHEDULES)
         yield from range_faults(f"{name}.lr", self.lr, 0, 10, open_low=True)
-        yield from range_faults(f"{name}.warmup", self.warmup, 0)
         yield from range_faults(f"{name}.final_lr", self.final_lr, 0, 1)
         yield from range_faults(f"{name}.eps", self.eps, 0, 1, open_low=True)
-        yield from range_faults(f"{name}.weight_decay", self.weight_decay, 0)
-        yield from range_faults(f"{name}.clip", self.clip, 0)
+        from_0 = ("warmup", "weight_decay", "clip", "ema_start")
+        yield from least_faults(self, from_0, 0, f"{name}.")
         yield from range_faults(f"{name}.accumulation", self.accumulation, 1)
-        yield from range_faults(f"{name}.ema_start", self.ema_start, 0)
         for part in ("b1", "b2", "ema_decay"):
             yield from range_faults(f"{name}.{part}", getattr(self, part), 0, 1, open_high=True)
 

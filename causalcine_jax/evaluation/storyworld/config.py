@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from causalcine_jax.config import POOL_PLACES
-from causalcine_jax.errors import choice_faults, raise_faults
+from causalcine_jax.errors import choice_faults, least_faults, raise_faults
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.storyworld.world import WORLDS
 
@@ -50,11 +50,7 @@ class EvaluationConfig:
             faults.append("name at least one policy")
         if len(set(self.policies)) < len(self.policies):
             faults.append(f"a policy is named twice in {','.join(self.policies)}")
-        faults += [
-            f"{name} must be at least 1, not {getattr(self, name)}"
-            for name in ("returns", "batch")
-            if getattr(self, name) < 1
-        ]
+        faults += least_faults(self, ("returns", "batch"), 1)
         faults += [
             f"{name} must not be negative, got {getattr(self, name)}"
             for name in ("films", "seed")

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.diffusion.solvers import SamplerConfig, memory_guided, sample
-from causalcine_jax.errors import UsageError, range_faults
+from causalcine_jax.errors import UsageError, least_faults, range_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import pool_forced, teacher_forced
 from causalcine_jax.parallel.sharding import place_rollout_weights
@@ -67,11 +67,9 @@ class ODEConfig:
 
     def faults(self) -> Iterable[str]:
         yield from range_faults("ode.steps", self.steps, 1, flow.TRAIN_TIMES)
-        yield from range_faults("ode.guidance", self.guidance, 0)
-        yield from range_faults("ode.memory_guidance", self.memory_guidance, 0)
-        yield from range_faults("ode.films", self.films, 1)
-        yield from range_faults("ode.times_at_once", self.times_at_once, 0)
-        yield from range_faults("ode.batch", self.batch, 1)
+        from_0 = ("guidance", "memory_guidance", "times_at_once")
+        yield from least_faults(self, from_0, 0, "ode.")
+        yield from least_faults(self, ("films", "batch"), 1, "ode.")
 
     def sampler(self, shift: float) -> SamplerConfig:
         """The teacher's sampler, on the student's schedule."""
