@@ -66,7 +66,11 @@ def read_stories(path: Path) -> list[ToldStory]:
     """
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        )
     stories: dict[str, ToldStory] = {}
     for story in (story for file in files for story in _stories_in(file)):
         if re.search(r"[/\\\0]", story.name) or story.name in ("", ".", ".."):

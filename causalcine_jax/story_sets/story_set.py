@@ -91,7 +91,7 @@ def labelled_files(path: Path, data: Any) -> dict[str, tuple[Path, Mapping[str, 
     raise_faults(str(path), set_faults(data))
     folder = path.with_suffix("")
     names = list(data["stories"])
-    there = {file.stem for file in folder.glob("*.yaml")}
+    there = {file.stem for file in folder.glob("*.yaml") if not file.name.startswith(".")}
     raise_faults(
         str(path),
         [

@@ -104,6 +104,7 @@ def test_stories_are_those_that_evaluate_measures(tmp_path):
         assert recipes(tmp_path / name) == {"waves": STORIES["waves"]}
         assert film_stories(tmp_path / name)["waves"].cast == (("Mia",),)
     labels = small_set(tmp_path / "set")
+    (tmp_path / "set/small/.hidden.yaml").write_text("{}")
     assert list(recipes(labels)) == list(film_stories(labels)) == ["harbour", "galley"]
     (tmp_path / "set/small/extra.yaml").write_text("{}")
     for read in (recipes, film_stories):
