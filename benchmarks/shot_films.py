@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from causalcine_jax.data.video.shots import Shot
+from causalcine_jax.data.video.shots import DetectedShot
 from causalcine_jax.storyworld import WorldConfig, render, sample_story, scene_parameters
 
 HEIGHT, WIDTH = 90, 160
@@ -32,8 +32,8 @@ class KnownFilm:
     """
 
     frames: Video
-    shots: tuple[Shot, ...]
-    flashes: tuple[Shot, ...]
+    shots: tuple[DetectedShot, ...]
+    flashes: tuple[DetectedShot, ...]
 
 
 def photographs() -> list[Image.Image]:
@@ -115,11 +115,11 @@ def cut_film(
             first = before + int(rng.integers(5, pure - 9))
             last = first + int(rng.integers(1, 4))
             video[first:last] = _flash(video[first:last], rng)
-            flashes.append(Shot(end + first, end + last))
+            flashes.append(DetectedShot(end + first, end + last))
         if before:
             pieces.append(_mixed(tail, video[:before], kinds[n - 1]))
         pieces.append(video[before : before + pure])
-        shots.append(Shot(end + before, end + before + pure))
+        shots.append(DetectedShot(end + before, end + before + pure))
         end += before + pure
         tail = video[before + pure :]
     return KnownFilm(np.concatenate(pieces), tuple(shots), tuple(flashes))
@@ -129,7 +129,7 @@ def story_film(index: int) -> KnownFilm:
     """A film of StoryWorld, with the cuts of its story."""
     story = sample_story(0, index, WorldConfig.montage_long())
     frames = render(scene_parameters(story), story.world.height, story.world.width)
-    shots = tuple(Shot(shot.frames.start, shot.frames.stop) for shot in story.shots)
+    shots = tuple(DetectedShot(shot.frames.start, shot.frames.stop) for shot in story.shots)
     return KnownFilm(frames, shots, ())
 
 

@@ -27,7 +27,7 @@ from benchmarks.shot_films import (
     story_film,
     texture_shot,
 )
-from causalcine_jax.data.video.shots import DETECTORS, Shot, ShotDetector, shot_detector
+from causalcine_jax.data.video.shots import DETECTORS, DetectedShot, ShotDetector, shot_detector
 from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.metrics.shot_cuts import Detection, detection
 from causalcine_jax.utils.environment import device, software
@@ -92,7 +92,7 @@ def known_films(films: int) -> Mapping[str, Iterator[KnownFilm]]:
     return {name: made(shot) for name, shot in makers.items()} | {"storyworld": stories}
 
 
-def count(film: KnownFilm, shots: tuple[Shot, ...]) -> Counter:
+def count(film: KnownFilm, shots: tuple[DetectedShot, ...]) -> Counter:
     """What a detector found of a film's truth."""
     known, reported = transitions(film.shots), transitions(shots)
     cuts = detection(hard(reported), hard(known), tolerance=0)
@@ -133,21 +133,21 @@ def total(parts: Iterable[Counter]) -> Counter:
     return whole
 
 
-def transitions(shots: tuple[Shot, ...]) -> list[Shot]:
+def transitions(shots: tuple[DetectedShot, ...]) -> list[DetectedShot]:
     """The ranges between shots; an empty one is a hard cut."""
-    return [Shot(one.end, two.start) for one, two in zip(shots, shots[1:])]
+    return [DetectedShot(one.end, two.start) for one, two in zip(shots, shots[1:])]
 
 
-def hard(ranges: list[Shot]) -> list[int]:
+def hard(ranges: list[DetectedShot]) -> list[int]:
     return [cut.start for cut in ranges if not len(cut)]
 
 
-def meet(one: Shot, two: Shot, near: int = 0) -> bool:
+def meet(one: DetectedShot, two: DetectedShot, near: int = 0) -> bool:
     """Whether the ranges overlap, touch, or are at most `near` frames apart."""
     return one.start <= two.end + near and two.start <= one.end + near
 
 
-def covered(shots: tuple[Shot, ...], frames: int) -> np.ndarray:
+def covered(shots: tuple[DetectedShot, ...], frames: int) -> np.ndarray:
     """Whether each frame is in a shot."""
     inside = np.zeros(frames, bool)
     for shot in shots:

@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.shot_films import cut_film, story_film
 from benchmarks.shots import count, summary, total, transitions
-from causalcine_jax.data.video.shots import Shot
+from causalcine_jax.data.video.shots import DetectedShot
 
 
 def plain(rng: np.random.Generator, frames: int) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_findings_are_counted():
     assert [perfect[name] for name in wrong] == [0] * 4
     assert perfect["cuts"] + perfect["gradual"] == 11
 
-    nothing = count(film, (Shot(0, len(film.frames)),))
+    nothing = count(film, (DetectedShot(0, len(film.frames)),))
     assert nothing["cuts_found"] == nothing["gradual_found"] == 0
     assert nothing["mixed_frames_in_shots"] == perfect["mixed_frames"]
 
@@ -53,7 +53,7 @@ def test_findings_are_counted():
         part
         for shot in shots
         for part in (
-            [Shot(shot.start, frame), Shot(frame, shot.end)]
+            [DetectedShot(shot.start, frame), DetectedShot(frame, shot.end)]
             if shot.start < frame < shot.end
             else [shot]
         )

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import random_weights
 
 from causalcine_jax.data.video import shots, transitions
-from causalcine_jax.data.video.shots import Shot, shot_detector, shots_between
+from causalcine_jax.data.video.shots import DetectedShot, shot_detector, shots_between
 from causalcine_jax.data.video.transitions import (
     Evidence,
     find_transitions,
@@ -63,9 +63,13 @@ def test_flashes_and_cuts_that_the_picture_confirms():
 
 
 def test_shots_between_transitions():
-    assert shots_between([], 7) == (Shot(0, 7),)
-    assert shots_between([(2, 2), (4, 9)], 12) == (Shot(0, 2), Shot(2, 4), Shot(9, 12))
-    assert shots_between([(0, 3), (10, 12)], 12) == (Shot(3, 10),)
+    assert shots_between([], 7) == (DetectedShot(0, 7),)
+    assert shots_between([(2, 2), (4, 9)], 12) == (
+        DetectedShot(0, 2),
+        DetectedShot(2, 4),
+        DetectedShot(9, 12),
+    )
+    assert shots_between([(0, 3), (10, 12)], 12) == (DetectedShot(3, 10),)
     assert shots_between([(0, 5)], 5) == shots_between([], 0) == ()
     assert [len(shot) for shot in shots_between([(2, 2)], 5)] == [2, 3]
 
@@ -148,6 +152,6 @@ def test_scenedetect_detects_cuts():
     scenes = np.random.default_rng(0).integers(0, 256, (3, 1, 54, 600, 3), np.uint8)
     scenes = np.kron(scenes[:, :, ::27, ::300], np.ones((1, 1, 27, 300, 1), np.uint8))
     film = np.concatenate([scene.repeat(n, 0) for scene, n in zip(scenes, (20, 31, 25))])
-    assert detect(iter(film)) == (Shot(0, 20), Shot(20, 51), Shot(51, 76))
+    assert detect(iter(film)) == (DetectedShot(0, 20), DetectedShot(20, 51), DetectedShot(51, 76))
     assert detect(iter(())) == ()
     assert detect(iter(film)) == detect(iter(film)), "a detector is ready for the next film"

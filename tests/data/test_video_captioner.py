@@ -15,7 +15,7 @@ from causalcine_jax.data.video import captioner_server
 from causalcine_jax.data.video import scan as scanning
 from causalcine_jax.data.video.captioner import CaptionerOptions, Request, by_command
 from causalcine_jax.data.video.captioner_server import by_server, read_prompt, read_request
-from causalcine_jax.data.video.captioning import Film, Video, captioned
+from causalcine_jax.data.video.captioning import Film, SourceVideo, captioned
 from causalcine_jax.data.video.captions import Captions, Cuts
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.manifest import Manifest
@@ -264,7 +264,7 @@ def test_pictures_of_a_window_have_a_bound(images, each, tmp_path):
     video = write_video(tmp_path / "a.mp4", shot_pictures([20, 20])[0])
     scan = scanning.scan(video, None, Cuts((0, 20)))
     pieces = (Piece(0, 0, 9, 1), Piece(1, 20, 32, 1))
-    film = Film(Video(video, "a.mp4", {"sha256": "0"}, None, scan), Window("0", pieces))
+    film = Film(SourceVideo(video, "a.mp4", {"sha256": "0"}, None, scan), Window("0", pieces))
     asked = []
 
     def captioner(requests):

@@ -33,7 +33,7 @@ from causalcine_jax.data.video import encode, parts, pool, prepare, reading
 from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.data.video.frames import Clock, read
-from causalcine_jax.data.video.shots import Shot
+from causalcine_jax.data.video.shots import DetectedShot
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.utils.output import one_writer
 
@@ -167,7 +167,7 @@ def test_every_file_that_is_no_film_is_counted_by_name(model, detector, tmp_path
 
 
 def test_filters_drop_what_is_dark_still_small_or_seen_before(model, tmp_path, monkeypatch):
-    one_shot = lambda pictures: (Shot(0, sum(1 for _ in pictures)),)
+    one_shot = lambda pictures: (DetectedShot(0, sum(1 for _ in pictures)),)
     monkeypatch.setattr(reading, "shot_detector", lambda name, weights: one_shot)
     reading.detector_of.cache_clear()
     folder = tmp_path / "videos"

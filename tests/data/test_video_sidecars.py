@@ -7,7 +7,7 @@ import pytest
 from video_files import films_folder, shot_pictures, write_video
 
 from causalcine_jax.data.video import probe
-from causalcine_jax.data.video.captioning import Film, Video, captioned
+from causalcine_jax.data.video.captioning import Film, SourceVideo, captioned
 from causalcine_jax.data.video.captions import Captions, Cuts, parse
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.manifest import Manifest, content_id
@@ -99,7 +99,7 @@ def test_captions_that_cannot_be_used_keep_their_source(tmp_path):
     assert told.captions[0] == "bad captions" and told.source == "one film"
 
 
-def probed_videos(folder: Path, **options) -> tuple[list[Video], list[dict]]:
+def probed_videos(folder: Path, **options) -> tuple[list[SourceVideo], list[dict]]:
     work = Work(PrepareConfig(folder, folder.parent / "out", Path("model"), **options), False)
     return probed(work, *probe.files_of(folder, folder.parent / "out")), work.rejects
 
@@ -155,7 +155,7 @@ def test_captions_that_cut_a_video_of_variable_rate_stay_with_their_shots(tmp_pa
 
 def test_the_licence_that_a_captioner_names_is_kept_for_the_next_run(tmp_path):
     scan = {"shots": [{}], "frames": 9, "count": 9}
-    video = Video(Path("a.mp4"), "a.mp4", {"sha256": "0"}, None, scan)
+    video = SourceVideo(Path("a.mp4"), "a.mp4", {"sha256": "0"}, None, scan)
     film = Film(video, Window("0", (Piece(0, 0, 9, 1),)))
     answer = Captions("W", ("a",), licence="CC0")
     asked = content_id("captions", "name", film.window.id)

@@ -14,7 +14,7 @@ from causalcine_jax.data.video import prepare, reading, text
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.data.video.frames import Clock
-from causalcine_jax.data.video.shots import Shot
+from causalcine_jax.data.video.shots import DetectedShot
 from causalcine_jax.errors import UsageError
 
 FILTERS = Filters(dark=0, static=0, duplicate_bits=-1, least_size=0, most_text=0.1)
@@ -35,7 +35,7 @@ def moving(seed: int, subtitle: bool = False) -> np.ndarray:
 def videos(tmp_path, monkeypatch):
     """A video of three shots; the second has a subtitle."""
     two = lambda pictures: tuple(
-        Shot(SHOT * n, SHOT * (n + 1)) for n in range(sum(1 for _ in pictures) // SHOT)
+        DetectedShot(SHOT * n, SHOT * (n + 1)) for n in range(sum(1 for _ in pictures) // SHOT)
     )
     monkeypatch.setattr(reading, "shot_detector", lambda name, weights: two)
     monkeypatch.setattr(text, "check_installed", lambda: None)

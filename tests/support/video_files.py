@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from causalcine_jax.data.video.shots import Shot
+from causalcine_jax.data.video.shots import DetectedShot
 from causalcine_jax.render.colour import ToYUV
 
 COLOURS = np.array(
@@ -43,11 +43,11 @@ def colour_of(frames: np.ndarray) -> np.ndarray:
     return np.abs(edge[:, None] - COLOURS[None].astype(float)).sum(-1).argmin(1)
 
 
-def colour_detector(pictures) -> tuple[Shot, ...]:
+def colour_detector(pictures) -> tuple[DetectedShot, ...]:
     """A shot detector for these videos."""
     numbers = np.array([colour_of(picture[None])[0] for picture in pictures])
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
-    return tuple(Shot(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:]) if b > a)
+    return tuple(DetectedShot(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:]) if b > a)
 
 
 def write_video(

@@ -25,7 +25,7 @@ SEEN_HEIGHT = 448  # pixels at most
 
 
 @dataclass(frozen=True)
-class Video:
+class SourceVideo:
     """A video that can be read.
 
     name      of the file within the folder
@@ -62,7 +62,7 @@ class Video:
 class Film:
     """A window with what it shows: one caption per shot."""
 
-    video: Video
+    video: SourceVideo
     window: Window
     captions: Captions = Captions()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from causalcine_jax.clock import FPS, first_frame_of_chunk
 from causalcine_jax.data.video.captioner import Captioner, by_command
 from causalcine_jax.data.video.captioner_server import by_server
-from causalcine_jax.data.video.captioning import Film, Video, prompt_reason
+from causalcine_jax.data.video.captioning import Film, SourceVideo, prompt_reason
 from causalcine_jax.data.video.captioning import captioned as with_captions
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.duplicates import Duplicates
@@ -25,7 +25,7 @@ from causalcine_jax.data.video.work import Work
 LITTLE, MUCH = 0.5, 0.75
 
 
-def windows(work: Work, videos: Sequence[Video], target: Target) -> list[Film]:
+def windows(work: Work, videos: Sequence[SourceVideo], target: Target) -> list[Film]:
     """The windows of all videos that pass the filters, still without captions."""
     filters, films = work.config.filters, []
     duplicates = Duplicates(filters.duplicate_bits)

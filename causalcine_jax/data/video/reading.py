@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from causalcine_jax.data.video import probe, sidecars
 from causalcine_jax.data.video import scan as scanning
-from causalcine_jax.data.video.captioning import Video
+from causalcine_jax.data.video.captioning import SourceVideo
 from causalcine_jax.data.video.captions import Captions, Cuts
 from causalcine_jax.data.video.config import CAPTION_CUTS
 from causalcine_jax.data.video.filters import Reason
@@ -22,7 +22,7 @@ from causalcine_jax.utils.atomic_file import file_hash
 
 def probed(
     work: Work, files: Sequence[Path], told: Sequence[Path], every: Sequence[Path] | None = None
-) -> list[Video]:
+) -> list[SourceVideo]:
     """The files that are videos, each content once, with the captions beside them (`told`).
 
     Args:
@@ -50,7 +50,7 @@ def probed(
             else:
                 manifest.add(found)
                 rows[file] = found
-    videos: dict[str, Video] = {}
+    videos: dict[str, SourceVideo] = {}
     for file in files:
         row = rows.get(file)
         if row is None:
@@ -61,7 +61,9 @@ def probed(
             continue
         about, name = beside[file], work.name(file)
         source = about.source or sidecars.source_of(name, config.source_from)
-        video = Video(file, name, row, about.captions, {}, about.licence or config.licence, source)
+        video = SourceVideo(
+            file, name, row, about.captions, {}, about.licence or config.licence, source
+        )
         videos[row["sha256"]] = video
         if isinstance(video.captions, tuple) and (config.captioner or config.captioner_url):
             kind, words = video.captions
@@ -69,7 +71,7 @@ def probed(
     return list(videos.values())
 
 
-def scanned(work: Work, videos: Sequence[Video]) -> list[Video]:
+def scanned(work: Work, videos: Sequence[SourceVideo]) -> list[SourceVideo]:
     """The videos that can be read to their end, with their shots."""
     config = work.config
     weights = file_hash(config.detector_weights) if config.detector_weights else None
@@ -96,7 +98,7 @@ def scanned(work: Work, videos: Sequence[Video]) -> list[Video]:
     return [_of_scan(tasks[row_id], row) for row_id, row in rows.items()]
 
 
-def _of_scan(task: "_Scan", row: Row) -> Video:
+def _of_scan(task: "_Scan", row: Row) -> SourceVideo:
     """The scanned video. Where its shots are those that the captions cut, they are told in order.
 
     Otherwise `Captions.at` finds each shot's by time, which only estimates a frame's time.
@@ -115,7 +117,7 @@ class OfVideo(Protocol):
     def id(self) -> str: ...
 
     @property
-    def video(self) -> Video: ...
+    def video(self) -> SourceVideo: ...
 
 
 AnyTask = TypeVar("AnyTask", bound=OfVideo)
@@ -152,7 +154,7 @@ def rows_of(
 @dataclass(frozen=True)
 class _Scan:
     id: str
-    video: Video
+    video: SourceVideo
     detector: str
     weights: Path | None
     cuts: Cuts | None

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from causalcine_jax.clock import FPS
-from causalcine_jax.data.video.captioning import Film, Video, jpeg
+from causalcine_jax.data.video.captioning import Film, SourceVideo, jpeg
 from causalcine_jax.data.video.frames import read
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.errors import DataError, UsageError
@@ -97,7 +97,9 @@ def _draw_window(page: Image.Image, draw, film: Film, y: int, height: int) -> No
         draw.text((MARGIN, y + 14 + 26 * line_number), line, TEXT, face(text, font(18)))
 
 
-def _frames(video: Video, indices: Sequence[int], height: int, width: int) -> list[np.ndarray]:
+def _frames(
+    video: SourceVideo, indices: Sequence[int], height: int, width: int
+) -> list[np.ndarray]:
     """Frames of a video by ascending indices; those that cannot be read are missing."""
     found: list[np.ndarray] = []
     try:
@@ -124,7 +126,7 @@ img { display: block; height: 60px; border-radius: 3px } .file { overflow-wrap: 
 
 
 def save_rejects(
-    file: Path, rejects: Sequence[Row], videos: Mapping[str, Video], size: tuple[int, int]
+    file: Path, rejects: Sequence[Row], videos: Mapping[str, SourceVideo], size: tuple[int, int]
 ) -> None:
     """Writes the rejects as one HTML file: counted by reason, then listed with a frame of each.
 

@@ -22,7 +22,7 @@ from causalcine_jax.data.video.bars import Brightest, area
 from causalcine_jax.data.video.captions import Cuts
 from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tick
 from causalcine_jax.data.video.manifest import Row
-from causalcine_jax.data.video.shots import Shot, ShotDetector
+from causalcine_jax.data.video.shots import DetectedShot, ShotDetector
 from causalcine_jax.errors import DataError
 from causalcine_jax.render.clip import Stored, stored, upright
 from causalcine_jax.render.colour import ToRGB
@@ -60,7 +60,7 @@ def scan(
     seen = _Seen()
     pictures = seen.watch(file, size)
     if detector is not None:
-        shots: Sequence[Shot] = detector(pictures)
+        shots: Sequence[DetectedShot] = detector(pictures)
     else:
         assert cuts is not None
         deque(pictures, maxlen=0)
@@ -113,7 +113,7 @@ class _Seen:
         self.ticks.append(tick(end))
         self.seconds.append(float(end))
 
-    def between(self, cuts: Cuts) -> list[Shot]:
+    def between(self, cuts: Cuts) -> list[DetectedShot]:
         """The shots that begin at `cuts`, from the first frame to the last."""
         count = len(self.luma)
         starts: Sequence[float] | np.ndarray = cuts.starts
@@ -124,9 +124,9 @@ class _Seen:
                 np.asarray(self.seconds[:-1]), np.asarray(starts) * scale - 5e-4
             )
         edges = sorted({0, count, *(int(start) for start in starts if 0 < start < count)})
-        return [Shot(a, b) for a, b in zip(edges[:-1], edges[1:])]
+        return [DetectedShot(a, b) for a, b in zip(edges[:-1], edges[1:])]
 
-    def shot(self, shot: Shot, seen: float) -> Row:
+    def shot(self, shot: DetectedShot, seen: float) -> Row:
         """A shot's row; `seen` is the part of the pictures that is not in bars."""
         a, b = shot.start, shot.end
         # A frame is compared with one of a quarter of a second ago: is that of this shot?

@@ -26,7 +26,7 @@ SCENE_WIDTH = 256  # pixels; PySceneDetect compares frames of about this width
 
 
 @dataclass(frozen=True)
-class Shot:
+class DetectedShot:
     """Frames start, ..., end - 1 of a film."""
 
     start: int
@@ -38,7 +38,7 @@ class Shot:
 
 # A film's frames, of any one size, in order. They are read once, and few are held at a time.
 # No frames have no shots.
-ShotDetector = Callable[[Iterable[Frame]], tuple[Shot, ...]]
+ShotDetector = Callable[[Iterable[Frame]], tuple[DetectedShot, ...]]
 
 
 def shot_detector(name: str, weights: str | os.PathLike | None = None) -> ShotDetector:
@@ -60,20 +60,20 @@ def shot_detector(name: str, weights: str | os.PathLike | None = None) -> ShotDe
     return DETECTORS[name](weights)
 
 
-def shots_between(transitions: Iterable[Transition], frames: int) -> tuple[Shot, ...]:
+def shots_between(transitions: Iterable[Transition], frames: int) -> tuple[DetectedShot, ...]:
     """The shots of a film of so many frames; empty ones are left out."""
     starts, ends = [0], []
     for first, last in transitions:
         ends.append(first)
         starts.append(last)
-    shots = map(Shot, starts, [*ends, frames])
+    shots = map(DetectedShot, starts, [*ends, frames])
     return tuple(shot for shot in shots if len(shot))
 
 
 def _transnet(weights: str | os.PathLike | None) -> ShotDetector:
     network = load_shot_detector(weights)
 
-    def detect(frames: Iterable[Frame]) -> tuple[Shot, ...]:
+    def detect(frames: Iterable[Frame]) -> tuple[DetectedShot, ...]:
         evidence = gather_evidence(frames, network)
         return shots_between(find_transitions(evidence), len(evidence.middle))
 
@@ -91,7 +91,7 @@ def _scenedetect(weights: str | os.PathLike | None) -> ShotDetector:
             'install it with `pip install "causalcine-jax[video]"`, or detect shots with transnet'
         ) from error
 
-    def detect(frames: Iterable[Frame]) -> tuple[Shot, ...]:
+    def detect(frames: Iterable[Frame]) -> tuple[DetectedShot, ...]:
         detector, cuts, count = AdaptiveDetector(), set(), 0
         for frame in frames:
             # Its lengths are in frames here, so any rate will do.

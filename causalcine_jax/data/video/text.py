@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from causalcine_jax.data.video.captioning import Video
+from causalcine_jax.data.video.captioning import SourceVideo
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock, Picture, read
 from causalcine_jax.data.video.manifest import Row, content_id
@@ -38,7 +38,7 @@ def check_installed() -> None:
         )
 
 
-def with_text(work: Work, videos: Sequence[Video], target: Target) -> list[Video]:
+def with_text(work: Work, videos: Sequence[SourceVideo], target: Target) -> list[SourceVideo]:
     """The videos whose shots have "text", the share of a picture that text covers."""
     if work.config.filters.most_text >= 1:
         return list(videos)
@@ -62,7 +62,7 @@ def with_text(work: Work, videos: Sequence[Video], target: Target) -> list[Video
 @dataclass(frozen=True)
 class _Find:
     id: str
-    video: Video
+    video: SourceVideo
     height: int
     width: int
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from causalcine_jax.data.video.shots import Shot, shot_detector
+from causalcine_jax.data.video.shots import DetectedShot, shot_detector
 from causalcine_jax.evaluation.films.measure import CutFinder, pixel_cuts
 
 
@@ -15,6 +15,6 @@ def cut_finder(name: str, weights: Path | None = None) -> CutFinder:
     return lambda frames: cuts_between(detector(frames))
 
 
-def cuts_between(shots: Sequence[Shot]) -> list[int]:
+def cuts_between(shots: Sequence[DetectedShot]) -> list[int]:
     """The cuts between shots. Of a gradual transition, which is in no shot, the middle frame."""
     return [(before.end + after.start + 1) // 2 for before, after in zip(shots, shots[1:])]
