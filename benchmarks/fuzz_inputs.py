@@ -5,11 +5,7 @@ kinds(folder) -> {kind: Kind} -> Kind.write(target, rng) -> a mutated file, or a
 
 import dataclasses
 import json
-import shutil
-import struct
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -18,7 +14,15 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import REPOSITORY
-from benchmarks.mutate import mutated_bytes, mutated_json, mutated_yaml
+from benchmarks.fuzz_film_inputs import film_kinds
+from benchmarks.mutate import mutated_bytes, mutated_yaml
+from benchmarks.mutate_files import (
+    Kind,
+    change_bytes,
+    change_document,
+    change_inside,
+    change_safetensors,
+)
 
 # The tests' tiny networks, and torch's files without torch.
 SUPPORT = REPOSITORY / "tests" / "support"
@@ -32,17 +36,6 @@ def get_config():
         data=DataConfig(clip_frames=2))
 """
 LITERALS = ("None", "-1", "0", "1e999", "float('nan')", "'x'", "[]", "{}", "10**5000", "True")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of input: sound ones, and a function that writes a mutated one at a path.
-
-    `write` returns what was mutated.
-    """
-
-    sound: list[Path]
-    write: Callable[[Path, Random], str]
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
@@ -67,32 +60,21 @@ def kinds(folder: Path) -> dict[str, Kind]:
     config.write_text(CONFIG)
     return {
         "story": Kind([story], lambda to, rng: _story(to, rng, story)),
-        "record": Kind([record], lambda to, rng: _document(to, rng, record)),
+        "record": Kind([record], lambda to, rng: change_document(to, rng, record)),
         "training config": Kind([config], _config),
-        "model folder": Kind([model], lambda to, rng: _inside(to, rng, model, small)),
-        "safetensors": Kind([weights], lambda to, rng: _safetensors(to, rng, weights)),
+        "model folder": Kind([model], lambda to, rng: change_inside(to, rng, model, small)),
+        "safetensors": Kind([weights], lambda to, rng: change_safetensors(to, rng, weights)),
         "torch file": Kind([torch], lambda to, rng: _torch(to, rng, torch)),
-        "picture": Kind(pictures, lambda to, rng: _bytes(to, rng, rng.choice(pictures))),
-        "clip": Kind(clips, lambda to, rng: _bytes(to, rng, rng.choice(clips))),
-        "store": Kind([store], lambda to, rng: _inside(to, rng, store, ("",))),
+        "picture": Kind(pictures, lambda to, rng: change_bytes(to, rng, rng.choice(pictures))),
+        "clip": Kind(clips, lambda to, rng: change_bytes(to, rng, rng.choice(clips))),
+        "store": Kind([store], lambda to, rng: change_inside(to, rng, store, ("",))),
+        **film_kinds(folder, model, store),
     }
-
-
-def _bytes(to: Path, rng: Random, source: Path) -> str:
-    to.write_bytes(mutated_bytes(source.read_bytes(), rng))
-    return f"bytes of {source.name}"
-
-
-def _document(to: Path, rng: Random, source: Path) -> str:
-    if rng.random() < 0.3:
-        return _bytes(to, rng, source)
-    to.write_bytes(mutated_json(json.loads(source.read_bytes()), rng))
-    return "values"
 
 
 def _story(to: Path, rng: Random, source: Path) -> str:
     if rng.random() < 0.3:
-        return _bytes(to, rng, source)
+        return change_bytes(to, rng, source)
     to.write_bytes(mutated_yaml(source.read_text("utf-8"), rng))
     return "lines"
 
@@ -107,43 +89,12 @@ def _config(to: Path, rng: Random) -> str:
     return "values"
 
 
-def _inside(to: Path, rng: Random, source: Path, named: tuple[str, ...]) -> str:
-    """A copy of the folder with one file mutated or missing."""
-    shutil.copytree(source, to)
-    files = sorted(f for f in to.rglob("*") if f.is_file() and any(n in f.name for n in named))
-    file = rng.choice(files)
-    if rng.random() < 0.1:
-        file.unlink()
-        return f"{file.relative_to(to)} missing"
-    content = file.read_bytes()
-    try:
-        document = json.loads(content)
-    except ValueError:
-        document = None
-    if document is None or rng.random() < 0.3:
-        file.write_bytes(mutated_bytes(content, rng))
-    else:
-        file.write_bytes(mutated_json(document, rng))
-    return f"{file.relative_to(to)}"
-
-
-def _safetensors(to: Path, rng: Random, source: Path) -> str:
-    content = source.read_bytes()
-    if rng.random() < 0.4:
-        to.write_bytes(mutated_bytes(content, rng))
-        return "bytes"
-    (length,) = struct.unpack("<Q", content[:8])
-    header = mutated_json(json.loads(content[8 : 8 + length]), rng)
-    to.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
-    return "header"
-
-
 def _torch(to: Path, rng: Random, source: Path) -> str:
     """The archive's bytes, or its pickle's in a sound archive."""
     import zipfile
 
     if rng.random() < 0.3:
-        return _bytes(to, rng, source)
+        return change_bytes(to, rng, source)
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(to, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
             content = old.read(name)

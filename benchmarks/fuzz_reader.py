@@ -6,6 +6,8 @@ Outcomes: read; refused, by a UsageError or DataError; traceback, any other exce
 than MOST_BYTES beyond what the process had when it began; long, a refusal too long for a terminal.
 """
 
+import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -15,6 +17,8 @@ import sys
 import time
 import traceback
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks import REPOSITORY
 from causalcine_jax.errors import DataError, UsageError, printable
@@ -98,6 +102,9 @@ def _readers() -> dict:
         load_model(path)
         load_tokenizer(path)
 
+    def adapter(path: Path) -> None:
+        load_transformer(path.parent / "model", lora=path)
+
     def media(path: Path) -> None:
         read_frames(path, 48, 80, 16, (9, 12))
 
@@ -111,7 +118,82 @@ def _readers() -> dict:
         "picture": media,
         "clip": media,
         "store": store,
+        "adapter": adapter,
+        "prompt embeddings": _read_prompt_embeddings,
+        "store embeddings": _read_store_embeddings,
+        "journal": _resume,
+        "asked.json": _resume,
     }
+
+
+@functools.cache
+def _model(folder: Path):
+    from causalcine_jax.film.model_folder import load_model
+
+    return load_model(folder)
+
+
+def _read_prompt_embeddings(path: Path) -> None:
+    """What a film reads of them; also that nothing but finite numbers comes out."""
+    from benchmarks.fuzz_film_inputs import PROMPTS
+    from causalcine_jax.film.embeddings import PromptEmbeddings
+
+    model = dataclasses.replace(
+        _model(path.parent / "model"), embeddings=PromptEmbeddings.load(path)
+    )
+    model.check_prompts([(prompt, prompt) for prompt in PROMPTS])
+    for prompt in PROMPTS:
+        _check_numbers(model.embed(prompt))
+
+
+def _read_store_embeddings(path: Path) -> None:
+    """What training reads of them, for every film."""
+    from causalcine_jax.convert.load import load_tokenizer
+    from causalcine_jax.data.latent_store import LatentStore
+    from causalcine_jax.data.prompt_embeddings import KnownPrompts
+    from causalcine_jax.film.embeddings import encoder_hash
+
+    model, store = path.parent / "model", LatentStore.open(path)
+    null = load_tokenizer(model)([""], store.spec.text_len)[0][0]
+    known = KnownPrompts([path], encoder_hash(model), null, "float32", "causalcine embed")
+    for film in range(len(store)):
+        found = known({"token_ids": store.token_ids(film)}, np.random.default_rng(0))
+        _check_numbers(found["text"])
+        _check_numbers(found["null_text"])
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(*asked):
+    from causalcine_jax.film_folder.loaded_model import load_with_choices
+
+    return load_with_choices(*asked)
+
+
+def _resume(path: Path) -> None:
+    """What `film --resume` does before the first chunk."""
+    from causalcine_jax.film.director import Director
+    from causalcine_jax.film_folder.agreement import agreed
+    from causalcine_jax.film_folder.choices import decide
+    from causalcine_jax.film_folder.start import opening
+    from causalcine_jax.film_folder.unfinished import journal_folder, read_request
+
+    asked = read_request(path)
+    start, folder, mesh = agreed(asked.recipe, asked.model, asked.choices)
+    loaded = _loaded(folder, asked.choices, mesh, asked.recipe.record.dtype)
+    setup = decide(asked.recipe, loaded.model, asked.choices)
+    if start:
+        opening(start, setup.story, setup.model)
+    director = Director.resume(journal_folder(path), setup.model, from_beginning=True)
+    for kept in director._rollout.kept_chunks():
+        _check_numbers(kept.latents)
+        layers = (kept.retrieved.shape[0], kept.retrieved.dtype.kind)
+        assert layers == (2, "i"), f"retrieved of {layers}"
+    director.close()
+
+
+def _check_numbers(array) -> None:
+    assert np.issubdtype(array.dtype, np.floating) or array.dtype == "bfloat16", array.dtype
+    assert np.isfinite(np.asarray(array, np.float32)).all(), "not finite"
 
 
 if __name__ == "__main__":
