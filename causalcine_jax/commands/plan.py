@@ -22,12 +22,13 @@ number was measured, counted or assumed; --rate replaces one.
 """
 
 import argparse
+import collections
 import os
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
 from causalcine_jax.commands.model_flags import pool_flags
 from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, UsageError, shown
 
 # Of a film's memory: flags and fields of a request alike.
 ASKED = (
@@ -172,7 +173,11 @@ def _prepare_parser(commands) -> ArgumentParser:
 
 
 def _rate(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=NUMBER, such as kept=0.5, not {shown(text)}"
+        )
     return name, number(value)
 
 
@@ -208,6 +213,9 @@ def prepare(flags: argparse.Namespace) -> None:
     from causalcine_jax.planning.prepare_plan import PrepareRequest, prepare_plan
     from causalcine_jax.planning.prepare_table import table, to_json
 
+    counted = collections.Counter(name for name, _ in flags.rates)
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise UsageError(f"--rate {twice[0]} is given twice: leave out all but one")
     width, height = flags.size
     names = ("videos", "hours", "latent_frames", "devices", "cores", "chip", "at_once")
     asked = {name: getattr(flags, name) for name in names}

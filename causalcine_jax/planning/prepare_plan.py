@@ -22,7 +22,6 @@ from causalcine_jax.data.video.target import WAN_PATCH, WAN_TEXT_LEN
 from causalcine_jax.errors import (
     UsageError,
     choice_faults,
-    least_faults,
     raise_faults,
     range_faults,
 )
@@ -34,6 +33,8 @@ from causalcine_jax.planning.jaxpr_flops import flops_by_kind
 from causalcine_jax.story_schema import size_faults
 
 HOUR = 3600
+MOST = 1e12  # videos, hours or a rate: beyond this a number is a typing error
+LEAST = 1e-9
 VIDEO_ROW = 500  # bytes of what is known of a video, about
 RECORD = "benchmarks/results/2026-11-28_shots_cpu.json"
 INDEX_BYTES = 20  # of a chunk of a zarr shard: its offset and length, and its checksum
@@ -83,11 +84,15 @@ class PrepareRequest:
 
     def __post_init__(self):
         step = VAEConfig().spatial_stride * WAN_PATCH
-        faults = least_faults(self, ("videos", "latent_frames", "devices", "cores", "at_once"), 1)
+        faults = [
+            fault
+            for name in ("videos", "latent_frames", "devices", "cores", "at_once")
+            for fault in range_faults(name, getattr(self, name), 1, MOST)
+        ]
         faults += [
-            f"{name} must be positive, not {value:g}"
+            fault
             for name, value in {"hours": self.hours, **self.rates}.items()
-            if not value > 0
+            for fault in range_faults(name, value, LEAST, MOST)
         ]
         faults += [fault for name in self.rates for fault in choice_faults("rate", name, RATES)]
         faults += range_faults("kept", self.rates.get("kept", 1.0), 0, 1)

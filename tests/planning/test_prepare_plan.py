@@ -111,7 +111,10 @@ def test_a_stores_arrays_are_as_large_as_planned(tmp_path):
         ({"chip": "h20"}, "unknown chip 'h20'"),
         ({"rates": {"kept": 2.0}}, "kept must be"),
         ({"rates": {"captions": 2.0}}, "did you mean 'caption'"),
-        ({"hours": 0.0}, "hours must be positive"),
+        ({"hours": 0.0}, "hours must be at least 1e-09"),
+        ({"hours": 1e300}, "hours must be .* at most 1000000000000.0, not 1e\\+300"),
+        ({"rates": {"encode": 1e-320}}, "encode must be at least 1e-09"),
+        ({"videos": 10**18}, "videos must be at least 1 and at most"),
         ({"videos": 100_000}, "leave no films of 14.8 s"),
     ],
 )
@@ -128,3 +131,18 @@ def test_the_command_prints_a_table_and_json(capsys):
     plan.main([*words, "--json"])
     data = json.loads(capsys.readouterr().out)
     assert data["request"]["width"] == 80 and len(data["rows"]) == 14
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        (["kept"], "must be NAME=NUMBER, such as kept=0.5, not 'kept'"),
+        (["kept="], "must be a finite number, not ''"),
+        (["kept=0.5", "scan=1", "kept=0.9"], "--rate kept is given twice"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused(rates, said, capsys):
+    words = ["prepare", "--videos=10", "--hours=5", *(f"--rate={rate}" for rate in rates)]
+    with pytest.raises((UsageError, SystemExit)) as refused:
+        plan.main(words)
+    assert said in f"{refused.value} {capsys.readouterr().err}"
