@@ -90,3 +90,32 @@ def test_the_command_prints_a_table_and_writes_it(tmp_path, capsys):
         evaluate.main([*words, "--returns", "3"])
     with pytest.raises(UsageError, match=r"there is no .*measures\.json"):
         evaluate.main(["--compare", str(tmp_path), str(tmp_path / "a")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("settings", ["x"], "settings must be a mapping, not"),
+        ("per_film", [1], "per_film must be a mapping, not"),
+        ("bad", "b", "bad must be a mapping, not"),
+        ("without_film", [1], "without_film must be a list of names, not"),
+        ("per_film", {"a": 3}, "the film a names no story: measure it again"),
+        ("per_film", {"a": film("a", 1.0) | {"story": 3}}, "the film a names no story"),
+        ("per_film", {"a": film("a", 1.0) | {"cuts": {}}}, "lacks sca: .*; .*lacks missed: "),
+        ("per_film", {"a": film("a", 1.0) | {"asked": None}}, "the film a lacks alignment"),
+        ("per_film", {"a": film("a", "1.0")}, "sca must be a number, not '1.0'"),
+        ("per_film", {"a": film("a", np.nan)}, "sca must be a number, not nan"),
+        ("per_film", {"a": film("a", 1.0, story_sha256=[])}, "story_sha256 must be text"),
+    ],
+)
+def test_edited_measures_are_refused_with_all_faults(tmp_path, field, value, message):
+    (tmp_path / "a.json").write_text(json.dumps(measures({"a": film("a", 1.0)})))
+    (tmp_path / "b.json").write_text(json.dumps(measures({"a": film("a", 1.0)}) | {field: value}))
+    words = ["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    with pytest.raises(UsageError, match=message):
+        evaluate.main(words)
+
+
+def test_measures_are_not_compared_with_themselves(tmp_path):
+    with pytest.raises(UsageError, match="twice: name the measures of two systems"):
+        evaluate.main(["--compare", str(tmp_path), f"{tmp_path}/."])

@@ -93,6 +93,8 @@ def compare(flags: argparse.Namespace) -> None:
     from causalcine_jax.utils.output import one_writer
 
     first, second = flags.compare
+    if first.resolve() == second.resolve():
+        raise UsageError(f"--compare names {first} twice: name the measures of two systems")
     report = comparison(read_measures(first), read_measures(second))
     text = comparison_markdown(report, (str(first), str(second)))
     if flags.out:

@@ -5,6 +5,7 @@
 Overlapping intervals of two means decide nothing, because some stories are hard for every system.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def read_measures(path: Path) -> dict[str, Any]:
     """What `evaluate --films` left: measures.json, or the folder that holds it.
 
     Raises:
-      UsageError: it is not there, or is something else.
+      UsageError: it is not there, is something else, or was edited; lists every fault.
     """
     file = path / "measures.json" if path.is_dir() else path
     if not file.is_file():
@@ -49,7 +50,37 @@ def read_measures(path: Path) -> dict[str, Any]:
     report = read_plain(file)
     if not isinstance(report, dict) or not report.keys() >= NEEDED:
         raise UsageError(f"--compare {file}: holds no measures of films, but {shown(report)}")
+    raise_faults(f"--compare {file}", _faults(report))
     return report
+
+
+def _faults(report: dict[str, Any]) -> list[str]:
+    """What `comparison` would read and cannot: people edit these files."""
+    films, absent = report["per_film"], report["without_film"]
+    faults = [
+        f"{name} must be a mapping, not {shown(report[name])}"
+        for name in ("settings", "per_film", "bad")
+        if not isinstance(report[name], dict)
+    ]
+    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
+        faults.append(f"without_film must be a list of names, not {shown(absent)}")
+    for name, film in films.items() if isinstance(films, dict) else ():
+        if not isinstance(film, dict) or not isinstance(film.get("story"), str):
+            faults.append(f"the film {name} names no story: measure it again")
+            continue
+        for measure, (_, score, _) in MEASURES.items():
+            try:
+                value = score(film)
+            except (KeyError, TypeError, AttributeError):
+                faults.append(f"the film {name} lacks {measure}: measure it again")
+                continue
+            if value is not None and (
+                not isinstance(value, int | float) or not math.isfinite(value)
+            ):
+                faults.append(f"the film {name}: {measure} must be a number, not {shown(value)}")
+        if not isinstance(film.get("story_sha256", ""), str):
+            faults.append(f"the film {name}: story_sha256 must be text: measure it again")
+    return faults
 
 
 def comparison(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
