@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.convert.metadata import read_settings
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, shown
 
 CONFIG = "adapter_config.json"
 FLAG = "--lora-alpha"
@@ -28,6 +28,11 @@ _ALPHAS, _RANKS = (
     ("lora_alpha", "alpha", "ss_network_alpha"),
     ("r", "rank", "lora_rank", "ss_network_dim"),
 )
+
+# Values of peft's init_lora_weights that subtract the adapter's beginning from the base.
+_CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Settings with which an adapter is more than an update of the base's own layers.
+_OTHER_LAYERS = ("alora_invocation_tokens", "layer_replication", "use_qalora")
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,18 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
         raise DataError(
             f"{file} says fan_in_fan_out, which no layer of Wan2.1 has: "
             "the adapter is of another network"
+        )
+    begun = settings.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(_CHANGED_BASE):
+        raise DataError(
+            f"{file} says init_lora_weights {shown(begun)}: it was trained on a changed base, "
+            "and would be wrong on this one. Save it by peft's save_pretrained with "
+            "path_initial_model_for_weight_conversion"
+        )
+    if unknown := [name for name in _OTHER_LAYERS if settings.get(name)]:
+        raise DataError(
+            f"{file} says {unknown[0]}, which is not merged here: train or save the adapter "
+            "without it"
         )
     root = settings.get("use_rslora")
     if root is not None and not isinstance(root, bool):

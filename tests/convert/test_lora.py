@@ -102,6 +102,10 @@ def test_sources_that_disagree_are_refused_and_named(base, tmp_path):
     [
         ({"peft_type": "LOHA"}, "is of LOHA, and only LoRA is merged"),
         ({"use_dora": True}, "is of DoRA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4': it was trained on a changed"),
+        ({"init_lora_weights": "OLoRA"}, "save_pretrained with path_initial_model_for"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens, which is not merged"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication, which is not merged here"),
         ({"lora_alpha": "8"}, "lora_alpha must be a positive number, not '8'"),
         ({"lora_alpha": -8}, "lora_alpha must be a positive number"),
         ({"use_rslora": "yes"}, "use_rslora must be true or false"),
