@@ -16,7 +16,7 @@ from causalcine_jax.cli import ArgumentParser
 from causalcine_jax.storyworld import VOCABULARY
 from causalcine_jax.storyworld.lexicon import lexicon
 
-WIDEST = 100  # columns
+NARROWEST, WIDEST = 40, 100  # columns
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def page() -> str:
     """The lexicon for people, as wide as the terminal."""
-    width = min(WIDEST, shutil.get_terminal_size().columns)
+    width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns))
     all_words = lexicon()
     known = sum(map(str.isalnum, VOCABULARY))
     lines = [f"StoryWorld's models know {known} words. All of them, by kind:", ""]

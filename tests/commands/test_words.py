@@ -66,6 +66,11 @@ def test_the_page_fits_the_terminal(columns, monkeypatch):
     assert "at most 2 characters in a shot" in lines
 
 
+def test_a_terminal_of_a_few_columns_gets_lines_of_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "8")
+    assert "characters      Mia, Otto, Luna, Felix," in page().splitlines()
+
+
 def test_json_holds_the_same(capsys):
     main(["--json"])
     assert json.loads(capsys.readouterr().out) == lexicon()
