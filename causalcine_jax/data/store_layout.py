@@ -25,7 +25,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from causalcine_jax.errors import DataError, raise_faults, shown
+from causalcine_jax.errors import DataError, listed, raise_faults, shown
 from causalcine_jax.utils.atomic_file import write_json
 
 SCHEMA = 1
@@ -213,10 +213,19 @@ def read_spec(path: Path) -> StoreSpec:
                 "encode the films again"
             )
         return StoreSpec(**fields)
+    except NotADirectoryError:
+        raise DataError(
+            f"{path} is not a latent store: it is a file, and a store a folder"
+        ) from None
     except FileNotFoundError:
+        inside = [str(spec.parent) for spec in sorted(path.glob(f"*/{SPEC_FILE}"))]
         raise DataError(
             f"{path} is not a latent store: it has no {SPEC_FILE}; "
-            f"`causalcine encode --out {path}` makes one"
+            + (
+                f"name one of those in it: {listed(inside)}"
+                if inside
+                else f"`causalcine encode --out {path}` makes one"
+            )
         ) from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(

@@ -129,6 +129,10 @@ def test_opening_what_is_no_store(tmp_path):
     with pytest.raises(DataError, match="schema 2, this version reads 1"):
         LatentStore.open(store.path)
     spec_file.write_text("{")
+    with pytest.raises(DataError, match=r"name one of those in it: .*films"):
+        LatentStore.open(store.path.parent)
+    with pytest.raises(DataError, match="it is a file, and a store a folder"):
+        LatentStore.open(spec_file)
     with pytest.raises(DataError, match=r"store.json cannot be read"):
         LatentStore.open(store.path)
 
