@@ -51,7 +51,7 @@ def test_a_command_that_answers_rubbish_loses_only_those(tmp_path):
 
 def test_a_command_that_is_not_there_or_dies_at_once():
     with pytest.raises(UsageError, match="cannot be run"):
-        list(by_command("no-such-program --x")(iter(REQUESTS)))
+        by_command("no-such-program --x")
     ended = dict(by_command(f"{sys.executable} -c 'raise SystemExit(3)'")(iter(REQUESTS)))
     assert ended and all("exit code 3" in reason for _, reason in ended.values())
 
@@ -250,7 +250,8 @@ def test_the_prompt_and_the_fields_of_a_request_may_be_others(tmp_path):
     with pytest.raises(UsageError, match="must be fields"):
         read_request("[1]")
     with pytest.raises(
-        UsageError, match=r"at_once must be at least 1, not 0; .*ahead .* 64, not 3"
+        UsageError,
+        match=r"at_once must be at least 1 and at most 4096, not 0; .*ahead .* 64, not 3",
     ):
         CaptionerOptions(at_once=0, ahead=3)
     with pytest.raises(UsageError, match="may not hold messages, model"):
@@ -281,3 +282,18 @@ def test_the_command_warns_of_a_captioner_that_failed():
     numbers |= {"windows": 9, "rejects": {"captions": {"captioner failed": 8}}}
     assert "WARNING: the captioner failed for 8 of 9 windows" in summary(numbers)
     assert "WARNING" not in summary(numbers | {"rejects": {}})
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"timeout": 1e300}, "captioner_timeout must be at least 0.001 and at most 1000000"),
+        ({"timeout": 0.0}, "captioner_timeout must be at least"),
+        ({"at_once": 10**9}, "captioner_at_once must be at least 1 and at most 4096"),
+        ({"ahead": 3}, "captioner_ahead must be at least 64"),
+        ({"images": 0}, "captioner_images must be at least 1"),
+    ],
+)
+def test_options_that_cannot_be(options, fault):
+    with pytest.raises(UsageError, match=fault):
+        CaptionerOptions(**options)

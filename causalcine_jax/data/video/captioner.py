@@ -15,6 +15,7 @@ for the next ones: a program that reads all its input first needs no bound of it
 import contextlib
 import itertools
 import json
+import math
 import queue
 import shlex
 import shutil
@@ -28,9 +29,11 @@ from typing import Any
 
 from causalcine_jax.data.video.captions import Captions, from_json, parse
 from causalcine_jax.data.video.filters import Reason
-from causalcine_jax.errors import DataError, UsageError, raise_faults, shown
+from causalcine_jax.errors import DataError, UsageError, raise_faults, range_faults, shown
 
 CAPTIONER_FAILED = "captioner failed"  # the kind of reason
+MOST_AT_ONCE = 4096  # requests: each has a thread, and its pictures in memory
+LEAST_TIMEOUT, MOST_TIMEOUT = 1e-3, 1e6  # seconds
 LONGEST_LINE = 1 << 20  # characters of an answer
 PROGRAM_TIMEOUT = 3600.0  # seconds
 LEAST_AHEAD = 64  # windows: more than lie in a pipe, before a program that answers one by one
@@ -60,16 +63,16 @@ class CaptionerOptions:
 
     def __post_init__(self):
         faults = [
-            f"{name} must be at least {least}, not {value}"
-            for name, value, least in (
-                ("captioner_at_once", self.at_once, 1),
-                ("captioner_ahead", self.ahead, LEAST_AHEAD),
-                ("captioner_images", self.images, 1),
+            fault
+            for name, value, least, most in (
+                ("captioner_at_once", self.at_once, 1, MOST_AT_ONCE),
+                ("captioner_ahead", self.ahead, LEAST_AHEAD, math.inf),
+                ("captioner_images", self.images, 1, math.inf),
+                ("captioner_timeout", self.timeout, LEAST_TIMEOUT, MOST_TIMEOUT),
             )
-            if value is not None and value < least
+            if value is not None
+            for fault in range_faults(name, value, least, most)
         ]
-        if self.timeout is not None and self.timeout <= 0:
-            faults.append(f"captioner_timeout must be positive, not {self.timeout:g}")
         if own := {"model", "messages", "stream"} & set(self.request):
             faults.append(f"captioner_request may not hold {', '.join(sorted(own))}")
         raise_faults("prepare", faults)
@@ -106,6 +109,8 @@ def by_command(command: str, options: CaptionerOptions = CaptionerOptions()) -> 
         raise UsageError(f"--captioner {shown(command)}: {error}") from None
     if not words:
         raise UsageError("--captioner needs a command")
+    if shutil.which(words[0]) is None:  # told before the videos are read
+        raise UsageError(f"--captioner {shown(words[0])} cannot be run: there is no such program")
 
     def answers(requests: Iterable[Request]) -> Iterator[Answer]:
         waiting = iter(requests)
