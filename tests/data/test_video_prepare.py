@@ -341,6 +341,8 @@ def test_bad_requests(model, tmp_path):
     with pytest.raises(UsageError, match="holds no videos"):
         run(tmp_path / "videos", tmp_path / "out", model)
     films_folder(tmp_path / "videos", 1)
+    with pytest.raises(DataError, match=r"no vae at .*none: there is no such file or folder"):
+        run(tmp_path / "videos", tmp_path / "out", tmp_path / "none")
     with pytest.raises(UsageError, match=r"multiple of 3 \(nearest: 9 or 12\)"):
         run(tmp_path / "videos", tmp_path / "out", model, latent_frames=10)
     with pytest.raises(DataError, match=r"no film is left of .*1 short window.*; most runs of"):
@@ -357,6 +359,26 @@ def test_bad_requests(model, tmp_path):
         run(tmp_path / "videos", tmp_path / "other", model)
     assert (tmp_path / "other/held_out/diary.txt").read_text() == "mine"
     with pytest.raises(UsageError, match="unknown filter 'darkness'"):
+        Filters.read(tmp_path / "filters.yaml")
+    with pytest.raises(UsageError, match="workers must be at most 1024"):
+        PrepareConfig(tmp_path / "videos", tmp_path / "new", model, workers=10**6)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("dark: .nan", "dark must be a finite number, not nan"),
+        ("static: .inf", "static must be a finite number, not inf"),
+        ("least_shots: 1.5", "least_shots must be a whole number, not 1.5"),
+        ("least_shots: true", "least_shots must be a whole number, not True"),
+        ("most_text: 20", "most_text must be at least 0 and at most 1, not 20"),
+        ("least_seen: 50", "least_seen must be at least 0 and at most 1, not 50"),
+        ("duplicate_bits: 99", "duplicate_bits must be at least -1 and at most 31, not 99"),
+    ],
+)
+def test_thresholds_that_would_keep_or_drop_all_are_refused(text, fault, tmp_path):
+    (tmp_path / "filters.yaml").write_text(text)
+    with pytest.raises(UsageError, match=fault):
         Filters.read(tmp_path / "filters.yaml")
 
 

@@ -130,6 +130,9 @@ def test_the_path_may_name_the_source(tmp_path):
     assert source_of("x/tt123_scene4.mp4", r"tt\d+") == "tt123"
     assert source_of("x/tt123_scene4.mp4", r"(\w+)_scene") == "tt123"
     assert source_of("x/else.mp4", r"tt\d+") == ""
+    for useless in (r"tt\d+", ""):
+        with pytest.raises(UsageError, match="gives none of 3 files a source, such as"):
+            probed_videos(tmp_path / "videos", source_from=useless)
     with pytest.raises(UsageError, match=r"source_from '.*' is no expression"):
         PrepareConfig(tmp_path / "videos", tmp_path / "out", Path("model"), source_from="(")
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from causalcine_jax.data.encode_config import MOST_PROCESSES
 from causalcine_jax.data.video.captioner import CaptionerOptions
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.errors import choice_faults, part_faults, raise_faults, shown
@@ -67,6 +68,8 @@ class PrepareConfig:
             for name in ("latent_frames", "workers", "text_len", "films_per_shard")
             if getattr(self, name) is not None and getattr(self, name) < 1
         ]
+        if self.workers > MOST_PROCESSES:
+            faults.append(f"workers must be at most {MOST_PROCESSES}, not {self.workers}")
         if not 0 <= self.held_out < 1:
             faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
         faults += part_faults(self.part)

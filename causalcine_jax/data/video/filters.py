@@ -10,11 +10,21 @@ from typing import Any
 
 from causalcine_jax.data.video.bars import Part
 from causalcine_jax.data.video.manifest import Row, content_id
-from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
+from causalcine_jax.errors import UsageError, nearest, raise_faults, range_faults, shown
+from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.utils.plain_data import read_plain
 
 Reason = tuple[str, str]
 MOST_BITS = 31  # of three hashes of 256: then duplicates.py finds them
+LIMITS = {  # of each threshold: a percentage in place of a share would drop all, or nothing
+    "least_seen": (0, 1),
+    "least_size": (0,),
+    "dark": (0, 255),
+    "static": (0, 255),
+    "most_text": (0, 1),
+    "duplicate_bits": (-1, MOST_BITS),
+    "least_shots": (1,),
+}
 
 
 @dataclass(frozen=True)
@@ -40,15 +50,9 @@ class Filters:
     least_shots: int = 1
 
     def __post_init__(self):
-        faults = [
-            f"{field.name} must be a number, not {shown(getattr(self, field.name))}"
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), bool)
-            or not isinstance(getattr(self, field.name), int | float)
-        ]
-        if not faults and not -1 <= self.duplicate_bits <= MOST_BITS:
-            faults.append(f"duplicate_bits must be in -1..{MOST_BITS}, not {self.duplicate_bits}")
-        raise_faults("filters", faults)
+        raise_faults("prepare", field_faults(Filters, vars(self), "filters"))
+        ranges = (range_faults(name, getattr(self, name), *LIMITS[name]) for name in LIMITS)
+        raise_faults("filters", [fault for faults in ranges for fault in faults])
 
     @classmethod
     def read(cls, file: Path) -> "Filters":

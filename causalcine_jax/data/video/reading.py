@@ -16,7 +16,7 @@ from causalcine_jax.data.video.manifest import Manifest, Row, content_id
 from causalcine_jax.data.video.pool import each
 from causalcine_jax.data.video.shots import ShotDetector, shot_detector
 from causalcine_jax.data.video.work import Work
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, counted, shown
 from causalcine_jax.utils.atomic_file import file_hash
 
 
@@ -29,6 +29,8 @@ def probed(
       files: those of this part; `every` has the other parts' as well.
     """
     config = work.config
+    _check_source_from(config.source_from, [work.name(file) for file in every or files])
+    licence = " ".join(config.licence.split())
     # What is wrong with captions of no video is counted once, in the first part.
     rejects = work.rejects if config.part[0] == 1 else []
     beside = sidecars.found(every or files, told, rejects, config.folder, files)
@@ -61,14 +63,21 @@ def probed(
             continue
         about, name = beside[file], work.name(file)
         source = about.source or sidecars.source_of(name, config.source_from)
-        video = SourceVideo(
-            file, name, row, about.captions, {}, about.licence or config.licence, source
-        )
+        video = SourceVideo(file, name, row, about.captions, {}, about.licence or licence, source)
         videos[row["sha256"]] = video
         if isinstance(video.captions, tuple) and (config.captioner or config.captioner_url):
             kind, words = video.captions
             work.drop("captions", name, (kind, f"{words}; the captioner is asked instead"))
     return list(videos.values())
+
+
+def _check_source_from(pattern: str | None, names: Sequence[str]) -> None:
+    """`UsageError` if the pattern gives no file a source: clips of a film would be split."""
+    if pattern is not None and not any(sidecars.source_of(name, pattern) for name in names):
+        raise UsageError(
+            f"--source-from {shown(pattern)} gives none of {counted(len(names), 'file')} a source, "
+            f"such as {shown(names[0])}: correct it, or leave it out"
+        )
 
 
 def scanned(work: Work, videos: Sequence[SourceVideo]) -> list[SourceVideo]:

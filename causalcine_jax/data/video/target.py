@@ -8,7 +8,7 @@ from typing import Any
 
 from causalcine_jax.clock import CHUNK_FRAMES, first_frame_of_chunk
 from causalcine_jax.convert import load_tokenizer
-from causalcine_jax.convert.find import holds
+from causalcine_jax.convert.find import find_part, holds
 from causalcine_jax.convert.formats import open_part
 from causalcine_jax.data.encode import tokenizer_hash, vae_hash
 from causalcine_jax.data.video.config import PrepareConfig, part_text
@@ -62,6 +62,7 @@ def target_of(config: PrepareConfig) -> Target:
       UsageError: the size or the length does not fit the model.
       DataError: the model lacks a part, or it is damaged.
     """
+    find_part(config.model, "vae")  # a folder that is not there would say no size either
     defaults = model_defaults(config.model)
     text_len, patch = WAN_TEXT_LEN, WAN_PATCH
     if holds(config.model, "transformer"):
