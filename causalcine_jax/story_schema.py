@@ -20,6 +20,7 @@ SHOT_KEYS = ("id", "caption", "seconds", "chunks", "seed")
 
 SIZE_STEP = 16  # pixels per token: a VAE stride of 8 and patches of 2
 LARGEST_SIDE = 16384  # pixels; H.264 and its players support no more
+LONGEST_TEXT = 20_000  # characters; the longest prompts that models read have some thousand
 LONGEST_SHOT = 3600.0  # seconds; a longer one is a typing error
 MAX_SEED = 2**32 - 1
 
@@ -68,6 +69,8 @@ def _seed_faults(seed: Any, what: str) -> list[str]:
 def _text_faults(value: Any, what: str) -> list[str]:
     if not isinstance(value, str):
         return [f"{what} must be text, not {_kind(value)}"]
+    if len(value) > LONGEST_TEXT:
+        return [f"{what} has {len(value):,} characters, at most {LONGEST_TEXT:,} are read"]
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -208,3 +208,13 @@ def test_json_is_what_to_dict_returns(tmp_path):
     story = Story((Shot("x", chunks=1),))
     write_story(story, tmp_path / "s.json")
     assert json.loads((tmp_path / "s.json").read_text()) == story.to_dict()
+
+
+@pytest.mark.parametrize("key", ["global", "negative", "caption", "id"])
+def test_texts_that_no_model_reads_are_refused_before_they_are_tokenized(key):
+    long = "x" * 20_001
+    shot = {"caption": "Mia waves.", "chunks": 1}
+    data = {"schema": "causalcine/story@1", "shots": [shot]}
+    (shot if key in ("caption", "id") else data)[key] = long
+    with pytest.raises(UsageError, match="has 20,001 characters, at most 20,000 are read"):
+        Story.from_dict(data)

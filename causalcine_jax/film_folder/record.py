@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causalcine_jax.errors import UsageError
 from causalcine_jax.film.record_schema import NEEDED, SCHEMA, FilmRecord
 from causalcine_jax.story import ResolvedStory, Shot, Story
 from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
@@ -61,6 +62,10 @@ def recipe_of(data: Any, what: str) -> Recipe:
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
         record = FilmRecord.from_dict(data, what=what, needed=NEEDED)
         return Recipe(Story.from_dict(data["story"], what=what), record)
+    if isinstance(data, dict) and "stories" in data and "shots" not in data:
+        raise UsageError(
+            f"{what} is a set of stories: film --stories films it, causalcine stories checks it"
+        )
     return Recipe(Story.from_dict(data, what=what))
 
 

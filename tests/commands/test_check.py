@@ -122,3 +122,9 @@ def test_a_film_json_with_a_start(folder, tmp_path, capsys):
     assert check(tmp_path / "again.json", "--model", folder) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:5]]
     assert [(row[1], row[5]) for row in rows] == [("start", "1-2"), ("a", "3-3")]
+
+
+def test_a_set_of_stories_is_told_from_a_story(tmp_path):
+    (tmp_path / "set.yaml").write_text("schema: causalcine/story-set@1\nstories: {a: {}}")
+    with pytest.raises(UsageError, match="set of stories: film --stories films it"):
+        read_recipe(tmp_path / "set.yaml")

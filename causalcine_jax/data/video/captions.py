@@ -12,11 +12,11 @@ from typing import Any
 
 from causalcine_jax.clock import FPS, TEMPORAL_STRIDE
 from causalcine_jax.errors import UsageError, shown
+from causalcine_jax.story_schema import LONGEST_TEXT
 from causalcine_jax.utils.plain_data import parse_plain
 
 RAW = re.compile(r"\[global caption\]|\[per shot caption\]|\[shot cut\]", re.IGNORECASE)
 SHOT_KEY = re.compile(r"shot_?(\d+)", re.IGNORECASE)
-MOST_CHARACTERS = 20_000  # of a caption; a longer one is something else
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def caption_of(value: Any, what: str) -> str:
         value = value.get("caption", value.get("text"))
     if not isinstance(value, str):
         raise UsageError(f"{what}: a caption must be text, not {shown(value)}")
-    if len(value) > MOST_CHARACTERS:
+    if len(value) > LONGEST_TEXT:
         raise UsageError(f"{what}: a caption has {len(value):,} characters")
     return " ".join(value.split())
 
