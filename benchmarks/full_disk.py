@@ -31,7 +31,13 @@ DISK_BYTES = 64 * 2**20
 SAID = ("No space left on device", "not enough room on the disk", "the disk is full")
 
 
-def full_disk(count: int, seed: int, failed: Path | None, say: Callable[[str], None]) -> dict:
+def full_disk(
+    count: int,
+    seed: int,
+    failed: Path | None,
+    say: Callable[[str], None],
+    only: tuple[str, ...] = (),
+) -> dict:
     """`count` runs, of all commands in turn, whose disk becomes full. Arguments as of `kills`."""
     rng, faults = Random(seed), []
     codes: dict[str, list[int]] = {}
@@ -40,7 +46,7 @@ def full_disk(count: int, seed: int, failed: Path | None, say: Callable[[str], N
         with _disk(folder / "probe"):
             pass
         tried = commands(folder)
-        order = tuple(tried)
+        order = only or tuple(tried)
         sound = {name: undisturbed(tried[name], folder / f"sound-{name}") for name in order}
         for number in until_stopped(count):
             name = order[number % len(order)]

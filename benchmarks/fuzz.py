@@ -49,7 +49,7 @@ def fuzz(
         _check_sound(reader, {name: sound[name].sound for name in names})
         for number in range(count):
             name = names[number % len(names)]
-            path = Path(scratch) / f"{number}{'.py' if name == 'training config' else ''}"
+            path = Path(scratch) / f"{number}{sound[name].suffix}"
             what = sound[name].write(path, Random(f"{seed}.{name}.{number}"))
             answer = reader.ask(name, path)
             seconds = answer.get("seconds", 0.0)

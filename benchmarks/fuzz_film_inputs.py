@@ -70,7 +70,7 @@ def _adapters(folder: Path) -> list[Path]:
     of_peft = {f"base_model.model.{key}": half for key, half in halves.items()}
     save_file(of_peft, peft / "adapter_model.safetensors")
     (peft / "adapter_config.json").write_text(json.dumps(PEFT))
-    flat = {}
+    flat: dict[str, np.ndarray] = {}
     for name, (down, up) in pairs.items():
         key = f"lora_unet_{name.replace('.', '_')}"
         flat |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks import REPOSITORY
 from benchmarks.fuzz_film_inputs import film_kinds
+from benchmarks.fuzz_text_inputs import text_kinds
 from benchmarks.mutate import mutated_bytes, mutated_yaml
 from benchmarks.mutate_files import (
     Kind,
@@ -61,7 +62,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     return {
         "story": Kind([story], lambda to, rng: _story(to, rng, story)),
         "record": Kind([record], lambda to, rng: change_document(to, rng, record)),
-        "training config": Kind([config], _config),
+        "training config": Kind([config], _config, ".py"),
         "model folder": Kind([model], lambda to, rng: change_inside(to, rng, model, small)),
         "safetensors": Kind([weights], lambda to, rng: change_safetensors(to, rng, weights)),
         "torch file": Kind([torch], lambda to, rng: _torch(to, rng, torch)),
@@ -69,6 +70,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "clip": Kind(clips, lambda to, rng: change_bytes(to, rng, rng.choice(clips))),
         "store": Kind([store], lambda to, rng: change_inside(to, rng, store, ("",))),
         **film_kinds(folder, model, store),
+        **text_kinds(folder),
     }
 
 

@@ -123,6 +123,10 @@ def _readers() -> dict:
         "store embeddings": _read_store_embeddings,
         "journal": _resume,
         "asked.json": _resume,
+        "captions": _read_captions,
+        "tagged captions": _read_captions,
+        "story set": _read_set,
+        "measures": _read_measures,
     }
 
 
@@ -189,6 +193,43 @@ def _resume(path: Path) -> None:
         layers = (kept.retrieved.shape[0], kept.retrieved.dtype.kind)
         assert layers == (2, "i"), f"retrieved of {layers}"
     director.close()
+
+
+def _read_captions(path: Path) -> None:
+    """What `prepare` reads beside a video, and where it looks a caption up."""
+    from causalcine_jax.data.video.sidecars import read
+
+    captions = read(path)
+    if captions.cuts:
+        assert isinstance(captions.at(0.5, 1.5, seconds=10.0, frames=160.0), str)
+
+
+def _read_set(path: Path) -> None:
+    """What `stories`, `film --stories` and `evaluate --films` do with a set."""
+    from benchmarks.fuzz_text_inputs import SET
+    from causalcine_jax.commands.stories import report
+    from causalcine_jax.evaluation.films.stories import read_stories
+    from causalcine_jax.story_sets.lint import estimated_tokens, set_lint
+    from causalcine_jax.story_sets.story_set import check_hashes, read_set
+
+    file = path / f"{SET}.yaml"
+    stories = read_set(file)
+    set_lint(stories, estimated_tokens)
+    read_stories(file)
+    check_hashes(stories)
+    report(stories, estimated_tokens)
+
+
+def _read_measures(path: Path) -> None:
+    """What `evaluate --compare` reads, beside sound measures."""
+    from causalcine_jax.evaluation.films.compare import (
+        comparison,
+        comparison_markdown,
+        read_measures,
+    )
+
+    sound = read_measures(path.parent / "m.json")
+    comparison_markdown(comparison(sound, read_measures(path)), ("a", "b"))
 
 
 def _check_numbers(array) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mutate import mutated_bytes, mutated_json
+from benchmarks.mutate import mutated_bytes, mutated_json, mutated_yaml
 
 DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I32", "U8", "BOOL", "C64", "X")
 ARRAY_DTYPES = ("float64", "float16", "complex64", "int8", "uint64", "bool", "U4", "S4")
@@ -22,11 +22,12 @@ VALUES = (np.nan, np.inf, -np.inf, 1e30, -1, 0, 10**6, -(2**31))
 class Kind:
     """A kind of input: sound ones, and a function that writes a mutated one at a path.
 
-    `write` returns what was mutated.
+    `write` returns what was mutated; `suffix` is of the name of what it writes.
     """
 
     sound: list[Path]
     write: Callable[[Path, Random], str]
+    suffix: str = ""
 
 
 def change_bytes(to: Path, rng: Random, source: Path) -> str:
@@ -58,7 +59,9 @@ def change_inside(to: Path, rng: Random, source: Path, named: tuple[str, ...]) -
         return f"{names[file]}, {_change_arrays(file, rng)}"
     if file.suffix == ".safetensors":
         return f"{names[file]}, {change_safetensors(file, rng, file)}"
-    if document is None or rng.random() < 0.3:
+    if file.suffix == ".yaml" and rng.random() < 0.7:
+        file.write_bytes(mutated_yaml(content.decode(), rng))
+    elif document is None or rng.random() < 0.3:
         file.write_bytes(mutated_bytes(content, rng))
     else:
         file.write_bytes(mutated_json(document, rng))
