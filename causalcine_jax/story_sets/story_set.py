@@ -113,7 +113,8 @@ def hash_lines(stories: StorySet) -> str:
 
 def check_hashes(stories: StorySet) -> None:
     """`UsageError` where the file of hashes is missing or does not fit the files."""
-    if not stories.hashes.is_file() or stories.hashes.read_text("utf-8") != hash_lines(stories):
+    there = stories.hashes.read_bytes() if stories.hashes.is_file() else b""
+    if there != hash_lines(stories).encode():
         raise UsageError(
             f"{stories.hashes} does not fit the files of {stories.name}: they were changed. "
             "Restore them, or write the hashes of a set of your own with --write-hashes"

@@ -19,6 +19,7 @@ from causalcine_jax.evaluation.metrics.shot_cuts import sca
 from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
 from causalcine_jax.render.mp4 import FilmWriter
+from causalcine_jax.story_sets.story_set import read_set
 
 FPS = 16
 _draw = np.random.default_rng(3)
@@ -261,6 +262,19 @@ def test_stories_come_in_several_shapes(tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
         with pytest.raises(UsageError, match=fault):
             film_stories(tmp_path / "bad.json")
+
+
+def test_hidden_files_are_neither_films_nor_stories(tmp_path):
+    """Such as the ._NAME that macOS leaves beside NAME on other disks."""
+    labels = small_set(tmp_path)
+    names = list(read_stories(labels))
+    (labels.with_suffix("") / "._galley.yaml").write_bytes(b"\0\5\x16\7")
+    assert [each.name for each in read_set(labels).stories] == names
+    assert sorted(read_stories(labels.with_suffix(""))) == sorted(names)
+    (tmp_path / "films").mkdir()
+    for name in ("galley.mp4", "._galley.mp4"):
+        (tmp_path / "films" / name).write_bytes(b"")
+    assert list(find_films(tmp_path / "films")) == ["galley"]
 
 
 def test_a_story_set_names_subjects_and_groups(tmp_path):

@@ -143,3 +143,6 @@ def test_a_changed_file_does_not_fit_its_hash(path):
     change(path, "galley", lambda story: story.update(seed=1))
     with pytest.raises(UsageError, match=r"small\.sha256 does not fit the files of small"):
         check_hashes(stories)
+    stories.hashes.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"small\.sha256 does not fit the files of small"):
+        check_hashes(stories)

@@ -130,7 +130,8 @@ def find_films(folder: Path) -> dict[str, Path]:
 def _films_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted([*folder.iterdir(), *folder.glob("*/film.mp4")]):
-        if file.suffix.lower() not in SUFFIXES or not file.is_file():
+        hidden = file.name.startswith(".")  # such as macOS's ._NAME on other disks
+        if file.suffix.lower() not in SUFFIXES or hidden or not file.is_file():
             continue
         name = file.stem if file.parent == folder else file.parent.name
         if name in found:
