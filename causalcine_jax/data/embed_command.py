@@ -22,6 +22,7 @@ from causalcine_jax.convert.load import abstract_network
 from causalcine_jax.data.encode import tokenizer_hash
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore
 from causalcine_jax.data.prompt_embeddings import (
+    DTYPES,
     FOLDER,
     EmbeddingsSpec,
     key_of,
@@ -48,7 +49,6 @@ from causalcine_jax.parallel.sharding import put_batch
 from causalcine_jax.utils.output import check_disk, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
-DTYPES = ("bfloat16", "float32")
 AT_ONCE = 8  # prompts per device
 
 

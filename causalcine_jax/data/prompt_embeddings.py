@@ -27,10 +27,13 @@ from jaxtyping import Float, Int
 from causalcine_jax.data.latent_store import StoreRecord
 from causalcine_jax.data.store_layout import new_context, open_array
 from causalcine_jax.errors import DataError, UsageError, first_line
+from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.utils.atomic_file import write_json
 
 FOLDER, SPEC_FILE, ROWS = "embeddings", "embeddings.json", "rows"
 SCHEMA = "causalcine/store-embeddings@1"
+DTYPES = ("bfloat16", "float32")
+MOST_SIZE = 2**20  # of T and D
 SHARD = 64  # rows per file: the most that an interruption costs
 
 
@@ -68,10 +71,13 @@ def read_spec(folder: Path) -> EmbeddingsSpec | None:
     """The spec of the embeddings in `folder`; None if there are none that can be read."""
     try:
         fields = json.loads((folder / SPEC_FILE).read_text("utf-8"))
+        if field_faults(EmbeddingsSpec, fields, SPEC_FILE):
+            return None
         spec = EmbeddingsSpec(**{**fields, "keys": tuple(fields["keys"])})
-        return spec if spec.schema == SCHEMA else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    sizes = 1 <= spec.text_len <= MOST_SIZE and 1 <= spec.dim <= MOST_SIZE
+    return spec if spec.schema == SCHEMA and spec.dtype in DTYPES and sizes else None
 
 
 def write_spec(folder: Path, spec: EmbeddingsSpec) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Array, Float, Int
@@ -29,6 +30,8 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash
 
 SCHEMA = "causalcine/embeddings@1"
+# Of what a header may hold: types of numbers that numpy lacks, no JSON, other values.
+_FAULTS = (ValueError, KeyError, TypeError, RecursionError)
 
 
 @jax.jit
@@ -70,10 +73,13 @@ class PromptEmbeddings:
                 if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
                     raise ValueError("its prompts are no list of texts")
                 rows = {prompt: opened.get_tensor(str(i)) for i, prompt in enumerate(prompts)}
-                if any(row.ndim != 2 for row in rows.values()):
-                    raise ValueError("an embedding is no table of tokens and numbers")
+                for row in rows.values():
+                    if row.ndim != 2 or not jnp.issubdtype(row.dtype, jnp.floating):
+                        raise ValueError("an embedding is no table of tokens and numbers")
+                    if not np.isfinite(row.astype(np.float32)).all():
+                        raise ValueError("an embedding holds NaN or infinity")
                 return cls(header["encoder_sha256"], rows, path)
-        except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+        except (SafetensorError, OSError, *_FAULTS) as error:
             raise DataError(
                 f"{path} is damaged or incomplete ({one_line(error)}): "
                 "make it again with --embed-only"

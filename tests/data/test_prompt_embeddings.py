@@ -1,6 +1,7 @@
 """Embeddings beside a latent store: each prompt embedded once, and found again by its token ids."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from causalcine_jax.convert import load_text_encoder, save_model
 from causalcine_jax.data import embed_command
 from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.data.latent_store import LatentStore
-from causalcine_jax.data.prompt_embeddings import FOLDER, KnownPrompts, key_of, read_spec
+from causalcine_jax.data.prompt_embeddings import (
+    FOLDER,
+    EmbeddingsSpec,
+    KnownPrompts,
+    key_of,
+    read_spec,
+    write_spec,
+)
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.film.embeddings import encoder_hash
 from causalcine_jax.models.text.umt5 import UMT5Encoder
@@ -136,3 +144,25 @@ def test_a_store_of_another_tokenizer_is_refused(model, store):
         embed_stores(model, [store.path])
     with pytest.raises(UsageError, match="dtype"):
         embed_stores(model, [store.path], "float64")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"text_len": 10**400},
+        {"text_len": 2**40},
+        {"dim": 0},
+        {"dtype": "int32"},
+        {"keys": [{}]},
+        {"keys": "abc"},
+        {"encoder_sha256": None},
+        {"more": 1},
+    ],
+)
+def test_an_edited_spec_counts_as_none(edit, tmp_path):
+    spec = EmbeddingsSpec("0" * 64, "bfloat16", 8, 16, ("a", "b"))
+    write_spec(tmp_path, spec)
+    assert read_spec(tmp_path) == spec
+    file = tmp_path / "embeddings.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edit))
+    assert read_spec(tmp_path) is None

@@ -137,6 +137,12 @@ def test_embeddings_of_another_shape_are_named(tmp_path):
     save_file({"0": np.zeros(4, np.float32)}, tmp_path / "flat", header)
     with pytest.raises(DataError, match="an embedding is no table"):
         PromptEmbeddings.load(tmp_path / "flat")
+    save_file({"0": np.zeros((1, 4), np.int32)}, tmp_path / "whole", header)
+    with pytest.raises(DataError, match="an embedding is no table of tokens and numbers"):
+        PromptEmbeddings.load(tmp_path / "whole")
+    save_file({"0": np.full((1, 4), np.nan, np.float32)}, tmp_path / "nan", header)
+    with pytest.raises(DataError, match="an embedding holds NaN or infinity"):
+        PromptEmbeddings.load(tmp_path / "nan")
     PromptEmbeddings("0", {"a": np.zeros((1, 4), np.float32)}).save(tmp_path / "narrow")
     known = PromptEmbeddings.load(tmp_path / "narrow")
     known.check([("shot 's1'", "a")], text_len=8, text_dim=4)
