@@ -221,6 +221,7 @@ class Journal:
         story = model.completed(story)
         size = latent_size(model, *story.video.size)
         shape = (1, model.chunk_frames, *size, model.transformer.config.in_dim)
+        layers = model.transformer.config.num_layers
         sampler, memory, pool = (kind(**fields[name]) for name, kind in KINDS.items())
         return Journalled(
             model,
@@ -229,7 +230,7 @@ class Journal:
             memory,
             pool,
             fields["pool_asked"],
-            by_all(lambda: tuple(read_chunks(self.folder, shape))),
+            by_all(lambda: tuple(read_chunks(self.folder, shape, layers))),
             by_all(lambda: read_start(self.folder, fields["start"])),
         )
 

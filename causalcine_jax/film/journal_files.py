@@ -68,13 +68,20 @@ def erase(folder: Path) -> None:
         (folder / LATENTS).rmdir()
 
 
-def read_chunks(folder: Path, shape: tuple[int, ...]) -> Iterator[KeptChunk]:
-    """The chunks in a folder, of latents of that shape, up to the first missing or damaged one."""
+def read_chunks(folder: Path, shape: tuple[int, ...], layers: int) -> Iterator[KeptChunk]:
+    """The chunks in a folder, up to the first that is missing or damaged.
+
+    shape   of a chunk's latents
+    layers  of the transformer, for each of which memory retrieved frames
+    """
     for number in itertools.count():
         kept = _loaded(chunk_file(folder, number))
         if not isinstance(kept, dict) or kept.keys() != {"latents", "retrieved"}:
             return
-        if kept["latents"].shape != shape or kept["retrieved"].ndim != 2:
+        latents, retrieved = kept["latents"], kept["retrieved"]
+        if latents.shape != shape or latents.dtype != np.float32 or not np.isfinite(latents).all():
+            return
+        if retrieved.ndim != 2 or len(retrieved) != layers or retrieved.dtype.kind != "i":
             return
         yield KeptChunk(**kept)
 

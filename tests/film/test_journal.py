@@ -16,6 +16,7 @@ from causalcine_jax.config import PoolConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.journal import Journal
+from causalcine_jax.film.journal_files import chunk_file, read_chunks
 from causalcine_jax.film.kept_film import KeptChunk
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.whole_film import WHOLE_FILM
@@ -94,6 +95,31 @@ def test_a_damaged_chunk_and_those_after_it_are_made_again(model, film, tmp_path
         assert names(tmp_path) == ["000000.npz", "000001.npz"]  # no stale chunk is left behind
         assert director.next_chunk == 2 and same(director, film[2:])
         director.close()
+
+
+SHAPE, LAYERS = (1, 3, 2, 2, 4), 2
+LATENTS, NONE = np.ones(SHAPE, np.float32), np.full((LAYERS, 2), -1, np.int32)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"latents": LATENTS[:, :2]},
+        {"latents": LATENTS.astype(np.int8)},
+        {"latents": np.where(np.arange(4) > 2, np.float32(np.nan), LATENTS)},
+        {"retrieved": NONE.astype(float)},
+        {"retrieved": NONE[:1]},
+        {"retrieved": NONE[0]},
+        {"more": NONE},
+    ],
+)
+def test_a_chunk_that_was_not_written_so_counts_as_damaged(damage, tmp_path):
+    sound = {"latents": LATENTS, "retrieved": NONE}
+    (tmp_path / "latents").mkdir()
+    for number, arrays in enumerate((sound, sound | damage, sound)):
+        np.savez(chunk_file(tmp_path, number), **arrays)
+    (kept,) = read_chunks(tmp_path, SHAPE, LAYERS)
+    assert np.array_equal(kept.latents, LATENTS) and np.array_equal(kept.retrieved, NONE)
 
 
 def test_retakes_and_new_shots_are_kept_too(model, tmp_path):
