@@ -169,8 +169,11 @@ def _is(value: Any, kind: Any) -> bool:
     if isinstance(kind, types.UnionType):
         return any(_is(value, one) for one in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and all(
-            _is(item, typing.get_args(kind)[0]) for item in value
+        first, last = typing.get_args(kind)[0], typing.get_args(kind)[-1]
+        return (
+            isinstance(value, list | tuple)
+            and all(_is(item, first) for item in value)
+            and (last is Ellipsis or len(value) == len(typing.get_args(kind)))
         )
     if kind is float:
         return (
@@ -179,11 +182,18 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
+def _plural(kind: Any) -> str:
+    name = _named(kind)
+    return name if kind is str else f"{name.removeprefix('a ')}s"
+
+
 def _named(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return " or ".join(_named(one) for one in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return f"a list of {_named(typing.get_args(kind)[0])}s"
+        items = typing.get_args(kind)
+        many = "" if items[-1] is Ellipsis else f"{len(items)} "
+        return f"a list of {many}{_plural(items[0])}"
     return {
         int: "a whole number",
         float: "a finite number",

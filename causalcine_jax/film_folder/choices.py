@@ -81,6 +81,8 @@ class Choices:
         faults = least_faults(self, counted, 1)
         if self.rollout_weights is not None:
             faults += choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
+        if self.rollout_of is not None:
+            faults += choice_faults("rollout_of", self.rollout_of, ROLLOUTS)
         asked = (
             "rollout_of",
             "policy",

@@ -13,7 +13,7 @@ from stopped_films import stop_after
 from tiny_models import tiny_folder
 
 from causalcine_jax.commands import film as command
-from causalcine_jax.errors import DataError, StoppedEarly, UsageError
+from causalcine_jax.errors import DataError, StoppedEarly, UsageError, raise_faults
 from causalcine_jax.film.finite import NotFinite
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film_folder import generate as generation
@@ -235,3 +235,22 @@ def test_a_record_that_is_no_mapping_is_refused_in_one_line(wrong, tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "record": wrong}))
     with pytest.raises(UsageError, match=r"asked\.json: the record must be a mapping, not "):
         read_request(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"size": [32]}, "choices: size must be a list of 2 whole numbers or nothing"),
+        ({"size": [32, 16, 8]}, "choices: size must be a list of 2 whole numbers"),
+        ({"step_list": ["x"]}, "step_list must be a list of finite numbers or nothing"),
+        ({"lora": [3]}, "lora must be a list of text"),
+        ({"rollout_of": "x"}, "unknown rollout_of 'x'"),
+    ],
+)
+def test_edited_choices_are_refused(edit, message, tmp_path):
+    save_request(tmp_path, FilmRequest(Recipe(STORY), None, CHOICES))
+    file = tmp_path / "unfinished" / "asked.json"
+    asked = json.loads(file.read_text())
+    file.write_text(json.dumps(asked | {"choices": asked["choices"] | edit}))
+    with pytest.raises(UsageError, match=message):
+        raise_faults("film", read_request(tmp_path).choices.faults())
