@@ -194,6 +194,8 @@ def _need_no_device() -> None:
 
 
 def memory(flags: argparse.Namespace) -> None:
+    if not flags.model.strip():
+        raise UsageError("--model must be a preset, a family or a path, not nothing")
     width, height = flags.size or (None, None)
     from causalcine_jax.planning.memory_plan import MemoryRequest, memory_plan
     from causalcine_jax.planning.memory_table import table, to_json

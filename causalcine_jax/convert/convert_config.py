@@ -5,9 +5,10 @@ from pathlib import Path
 
 from causalcine_jax import families
 from causalcine_jax.convert.lora import AskedLoras, loras
-from causalcine_jax.errors import UsageError, check_choice
+from causalcine_jax.errors import UsageError, check_choice, raise_faults, range_faults
 
 TARGETS = ("model", "diffusers", "orbax")
+MOST_SHARD_GB = 1e6
 TARGET_DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
 
 
@@ -33,8 +34,9 @@ class ConvertConfig:
     def __post_init__(self):
         check_choice("target", self.to, TARGETS)
         check_choice("dtype", self.dtype, TARGET_DTYPES)
-        if self.shard_gb <= 0:
-            raise UsageError(f"--shard-gb must be above 0, not {self.shard_gb}")
+        raise_faults(
+            "convert", range_faults("--shard-gb", self.shard_gb, 0, MOST_SHARD_GB, open_low=True)
+        )
         asked = loras(self.lora)
         if self.lora_alpha is not None and len(asked) != 1:
             raise UsageError(

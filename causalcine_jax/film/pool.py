@@ -7,7 +7,7 @@ import jax
 
 from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.config import MemoryConfig, PoolConfig
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, raise_faults, range_faults
 from causalcine_jax.film.host_memory import allocate_in_host_memory, check_host_room
 from causalcine_jax.film.model_folder import Model, latent_size
 from causalcine_jax.film.rollout import empty_cache
@@ -21,6 +21,7 @@ from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.utils.arrays import tree_bytes
 from causalcine_jax.utils.machine_memory import GB, memory_size
 
+MOST_GB = 1e9
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
 # Room for shots that are added later: a minute at 16 video frames per second, or as much of it as
 # takes this share of the memory that is left. The rest is for activations and the decoder.
@@ -80,8 +81,9 @@ def chunk_bytes(
 def frames_within(pool_gb: float, chunk_bytes: int, memory: MemoryConfig, chunk_frames: int) -> int:
     """Latent frames of the largest pool of at most `pool_gb` GB (10^9 bytes).
 
-    `UsageError` if that cannot hold the receptive field of one chunk.
+    `UsageError` if that cannot hold the receptive field of one chunk, or is no possible size.
     """
+    raise_faults("pool", range_faults("pool_gb", pool_gb, 0, MOST_GB, open_low=True))
     size, smallest = round(pool_gb * GB), memory.smallest_pool(chunk_frames)
     chunks = size // chunk_bytes
     if chunks * chunk_frames < smallest:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from causalcine_jax.diffusion.flow import LOSS_WEIGHTS, TRAIN_TIMES
-from causalcine_jax.errors import choice_faults, least_faults, nearest, range_faults
+from causalcine_jax.errors import choice_faults, least_faults, nearest, range_faults, shown
 from causalcine_jax.models.lora import LAYERS, layers_of
 from causalcine_jax.storyworld.world import WORLDS
 
@@ -92,6 +92,7 @@ class DataConfig:
         yield from least_faults(self, ("films", "clip_frames", "clips_per_story"), 1, "data.")
         yield from range_faults("data.return_weight", self.return_weight, 0, open_low=True)
         yield from least_faults(self, ("chunks", "threads", "workers"), 0, "data.")
+        yield from _store_faults("data.store", self.store)
         if self.return_weight != 1 and not self.retell:
             yield (
                 "data.return_weight needs data.retell=True, "
@@ -121,6 +122,13 @@ class HeldOutConfig:
     def faults(self) -> Iterable[str]:
         yield from range_faults("held_out.every", self.every, 0)
         yield from range_faults("held_out.films", self.films, 1)
+        yield from _store_faults("held_out.store", self.store)
+
+
+def _store_faults(name: str, stores: str) -> list[str]:
+    """An empty path would be the current folder."""
+    empty = bool(stores) and not all(map(str.strip, stores.split(",")))
+    return [f"{name} names an empty path between commas: {shown(stores)}"] if empty else []
 
 
 @dataclass(frozen=True)

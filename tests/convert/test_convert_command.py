@@ -30,7 +30,7 @@ from causalcine_jax.convert import (
     writing,
 )
 from causalcine_jax.convert.convert_config import ConvertConfig
-from causalcine_jax.errors import StoppedEarly
+from causalcine_jax.errors import StoppedEarly, UsageError
 from causalcine_jax.models.text.tokenizer import Tokenizer
 
 LOADERS = {"transformer": load_transformer, "vae": load_vae, "text_encoder": load_text_encoder}
@@ -256,3 +256,9 @@ def test_flags_and_config_agree():
     flags = vars(parse(["--from", "a", "--out", "b"]))
     progress = not flags.pop("no_progress")
     assert ConvertConfig(**flags, progress=progress) == ConvertConfig(Path("a"), Path("b"))
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, 1e300])
+def test_an_impossible_size_of_shards_is_refused(size, tmp_path):
+    with pytest.raises(UsageError, match="--shard-gb must be more than 0 and at most"):
+        ConvertConfig(tmp_path / "a", tmp_path / "b", shard_gb=size)

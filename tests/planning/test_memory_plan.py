@@ -12,6 +12,7 @@ from repository import ROOT
 from tiny_checkpoints import wan_folder
 from tiny_models import tiny_folder, tiny_model
 
+from causalcine_jax.commands import plan
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.rollout import embed_prompt
 from causalcine_jax.models.cache.kv_cache import KVCache
@@ -173,3 +174,8 @@ def test_a_model_whose_metadata_has_no_size_is_planned_at_wans(tmp_path):
     (folder / "metadata.json").write_text(json.dumps(said | {"video": {"fps": 24}}))
     video = planned_model(str(folder)).video
     assert (video.fps, *video.size) == (24, 480, 832)
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(UsageError, match="--model must be a preset, a family or a path"):
+        plan.main(["memory", "--model", " "])

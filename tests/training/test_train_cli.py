@@ -15,6 +15,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.training.config import (
     DataConfig,
+    HeldOutConfig,
     LoraConfig,
     OptimConfig,
     SampleConfig,
@@ -209,6 +210,9 @@ def test_networks_must_fit_together():
             {"stage": "ode_init", "teacher": "t", "data": DataConfig(chunks=1)},
             "data.chunks needs stage teacher_forcing or dmd",
         ),
+        ({"data": DataConfig(store="a,,b")}, "data.store names an empty path between commas"),
+        ({"data": DataConfig(store=" ")}, "data.store names an empty path"),
+        ({"held_out": HeldOutConfig(store=",")}, "held_out.store names an empty path"),
         (
             {"init": "m", "train_text_encoder": False, "lora": LoraConfig(rank=4)}
             | {"optim": OptimConfig(optimizer="muon")},
