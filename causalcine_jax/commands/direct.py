@@ -99,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
     story = Story((), flags.global_caption.strip(), flags.seed)
     if flags.chunks < 1:
         raise UsageError(f"--chunks must be at least 1, not {flags.chunks}")
+    if sys.stdin is None:  # closed by the shell: <&-
+        raise UsageError("there is no input: give captions, a line each, on standard input")
     _forgive_bytes()
     if flags.server or flags.takes:
         return at_a_desk(flags)

@@ -26,10 +26,13 @@ def directed(
     A line such as "Mia waves." is a shot of `chunks` chunks, "6: Mia waves." one of six. It begins
     after all queued shots. If none is queued, the film waits for the next line. A line that is no
     valid shot is reported through `tell` and skipped. `keep` is given the story after each shot.
+    `DataError` after the shots that came, where the lines cannot be read to their end.
     """
-    came: queue.Queue[bool] = queue.Queue()  # True for each shot, False at the end of the lines
+    # True for each shot, then the error that ended the lines, or None at their end.
+    came: queue.Queue[bool | Exception | None] = queue.Queue()
 
     def read() -> None:
+        end: Exception | None = None
         try:
             for line in lines:
                 if line.strip():
@@ -39,12 +42,18 @@ def directed(
                         keep(director.story)
                     except (UsageError, DataError) as error:
                         tell(f"error: {error}")
+        except OSError as error:
+            end = DataError(f"the input broke off: {error}")
+        except Exception as error:
+            end = error
         finally:
-            came.put(False)
+            came.put(end)
 
     threading.Thread(target=read, daemon=True).start()
-    while came.get():
+    while (told := came.get()) is True:
         yield from director
+    if isinstance(told, Exception):
+        raise told
 
 
 def _add(director: Director, line: str, chunks: int) -> None:

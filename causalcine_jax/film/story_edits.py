@@ -9,9 +9,14 @@ from causalcine_jax.story_schema import MAX_SEED, duration_faults
 
 
 def shot_of_line(line: str, chunks: int) -> tuple[str, int]:
-    """Caption and chunks of a line that directs: `Mia waves.`, or `6: Mia waves.` for six."""
-    length, caption = re.findall(r"^(?:(\d{1,4}):)?(.*)$", line)[0]
-    return caption.strip(), int(length) if length else chunks
+    """Caption and chunks of a line that directs: `Mia waves.`, or `6: Mia waves.` for six.
+
+    `10:30, Mia waves.` begins with a time of day, and is a caption.
+    """
+    length = re.match(r"(\d{1,18})\s*:(?!\d)", line)
+    if length is None:
+        return line.strip(), chunks
+    return line[length.end() :].strip(), int(length[1])
 
 
 def with_shot(story: Story, shot: Shot) -> Story:

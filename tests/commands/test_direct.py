@@ -17,9 +17,11 @@ from causalcine_jax.cli import run
 from causalcine_jax.commands import direct as direct_command
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
+from causalcine_jax.errors import DataError
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.live import directed
 from causalcine_jax.film.model_folder import load_model
+from causalcine_jax.film.story_edits import shot_of_line
 from causalcine_jax.film_folder import filming
 from causalcine_jax.render.mp4 import FilmWriter, read_film
 from causalcine_jax.story import read_story
@@ -139,6 +141,41 @@ def test_the_story_is_kept_after_every_shot(folder):
     while len(kept) < 2:
         time.sleep(0.01)
     assert [shot.caption for shot in kept[1].shots] == ["Mia waves.", "Otto sleeps."]
+
+
+def test_an_input_that_breaks_off_ends_the_film_with_an_error(folder):
+    def lines():
+        yield "Mia waves.\n"
+        raise OSError("Input/output error")
+
+    memory, pool = MemoryConfig("camr", 1, 2), PoolConfig(18)
+    director = Director(load_model(folder), "A story.", sampler=FEW, memory=memory, pool=pool)
+    chunks = directed(director, lines(), 1, lambda _: None)
+    assert next(chunks).index == 0
+    with pytest.raises(DataError, match="the input broke off: Input/output error"):
+        next(chunks)
+
+
+def test_a_closed_input_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert direct("--out", tmp_path / "live") == 2
+    assert "there is no input" in capsys.readouterr().err and not (tmp_path / "live").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "caption", "chunks"),
+    [
+        ("Mia waves.", "Mia waves.", 4),
+        ("6: Mia waves.", "Mia waves.", 6),
+        ("6 :Mia waves.", "Mia waves.", 6),
+        ("10:30 in the morning, Mia waves.", "10:30 in the morning, Mia waves.", 4),
+        ("123456: Mia waves.", "Mia waves.", 123456),
+        (f"{'9' * 5000}: Mia waves.", f"{'9' * 5000}: Mia waves.", 4),
+        ("7:", "", 7),
+    ],
+)
+def test_the_length_in_front_of_a_caption(line, caption, chunks):
+    assert shot_of_line(line, 4) == (caption, chunks)
 
 
 @pytest.mark.parametrize(
