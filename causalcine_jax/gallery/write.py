@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.clock import first_frame_of_chunk
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, listed
 from causalcine_jax.film.chunk import frame_of_latent
 from causalcine_jax.gallery.films import FILM, RECORD, GalleryFilm, films_in, read_film_card
 from causalcine_jax.gallery.measures import Facts
@@ -37,9 +37,14 @@ class Written:
 def find_films(folders: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """(film, the folder that it is below) of all films below `folders`, less those in `out`.
 
-    `UsageError` if a folder is missing, or holds no film.
+    A film that lies below two of the folders is listed once. `UsageError` if a folder is missing,
+    holds no film, or is in `out`.
     """
-    return [(path, folder) for folder in folders for path in _films(folder, out)]
+    found: dict[Path, tuple[Path, Path]] = {}
+    for folder in folders:
+        for path in _films(folder, out):
+            found.setdefault(path.resolve(), (path, folder))
+    return list(found.values())
 
 
 def write_gallery(
@@ -72,9 +77,9 @@ def write_gallery(
             skipped.append(f"{path}: {error}")
         seen(path)
     if not shown:
-        raise DataError("no film could be shown: " + "; ".join(skipped))
+        raise DataError("no film could be shown: " + listed(skipped))
     for left in (out / FILMS).glob(f"[0-9]*/{POSTER}"):
-        if int(left.parent.name) > len(shown):
+        if left.parent.name.isdecimal() and int(left.parent.name) > len(shown):
             shutil.rmtree(left.parent)  # of a larger gallery that was here
     data = {"schema": SCHEMA, "title": title, "films": shown}
     text = json.dumps(data, indent=1)  # ASCII, because names of files may hold any bytes
@@ -91,6 +96,8 @@ def _films(folder: Path, out: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name folders with films")
     inside = out.resolve()
+    if folder.resolve().is_relative_to(inside):
+        raise UsageError(f"{folder} is in --out, where the gallery goes: choose another --out")
     found = [path for path in films_in(folder) if not path.resolve().is_relative_to(inside)]
     if not found:
         raise UsageError(f"{folder} holds no film: no mp4 is below it")

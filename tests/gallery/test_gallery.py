@@ -132,6 +132,8 @@ def test_folders_without_films_and_galleries_that_exist_are_refused(films, tmp_p
     again = gallery([tmp_path], tmp_path / "out", "--overwrite")
     assert len(again["films"]) == 1  # its own films are not taken
     assert [folder.name for folder in (tmp_path / "out/films").iterdir()] == ["001"]
+    with pytest.raises(UsageError, match="is in --out, where the gallery goes"):
+        gallery([tmp_path / "out" / "films"], tmp_path / "out", "--overwrite")
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "a.mp4").write_bytes(b"")
@@ -203,3 +205,8 @@ def test_the_picture_that_a_film_goes_on_from_is_its_first_shot(tmp_path):
     make_film(tmp_path / "films/one", story=story, start=start)
     (film,) = gallery([tmp_path / "films"], tmp_path / "out")["films"]
     assert [shot["caption"] for shot in film["shots"]] == ["Mia.", "Otto runs."]
+
+
+def test_a_film_that_lies_below_two_folders_is_shown_once(films, tmp_path):
+    found = gallery([films, films / "second", films], tmp_path / "out")
+    assert len(found["films"]) == len(gallery([films], tmp_path / "alone")["films"])
