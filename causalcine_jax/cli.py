@@ -105,8 +105,10 @@ def pixel_size(text: str) -> tuple[int, int]:
 
 def part(text: str) -> tuple[int, int]:
     """The type of every flag that takes K/N: the K-th of N parts."""
-    number, _, count = text.partition("/")
-    return whole_number(number), whole_number(count)
+    match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be K/N, such as 1/8, not {shown(text)}")
+    return int(match[1]), int(match[2])
 
 
 class ArgumentParser(argparse.ArgumentParser):

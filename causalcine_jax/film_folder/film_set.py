@@ -22,10 +22,12 @@ import numpy as np
 from causalcine_jax.errors import (
     DataError,
     UsageError,
+    counted,
     kept_when_stopped,
     listed,
     part_faults,
     raise_faults,
+    range_faults,
 )
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.filming import say
@@ -34,8 +36,10 @@ from causalcine_jax.film_folder.loaded_model import load_with_choices
 from causalcine_jax.film_folder.record import Recipe, recipe_of
 from causalcine_jax.film_folder.unfinished import is_unfinished, plain_choices, read_request
 from causalcine_jax.parallel.gathering import several
+from causalcine_jax.story_schema import MAX_SEED
 from causalcine_jax.story_sets.reading import read_stories
 from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.output import check_kinds
 from causalcine_jax.utils.plain_data import read_plain
 from causalcine_jax.utils.progress import time_left
 
@@ -55,8 +59,8 @@ class FilmSet:
     part: tuple[int, int] = (1, 1)
 
     def __post_init__(self):
-        if faults := part_faults(self.part):
-            raise UsageError(faults[0])
+        seeds = [fault for seed in self.seeds for fault in range_faults("seed", seed, 0, MAX_SEED)]
+        raise_faults("film", [*part_faults(self.part), *seeds])
 
     def films(self) -> list[tuple[int, str]]:
         """(seed, story's name) of each film of this part, seed by seed."""
@@ -92,11 +96,12 @@ def film_set(
     if several():
         raise UsageError("--stories is made by one process: give each process a part (--part 1/2)")
     raise_faults("film", choices.faults())
+    check_kinds(out, ())
     _agree(out, wanted, model, choices)
     films = wanted.films()
     left = [each for each in films if not _is_finished(_folder(out, *each))]
     tell = say if progress else (lambda line: None)
-    tell(f"{len(films)} films, {len(films) - len(left)} of them finished already")
+    tell(f"{counted(len(films), 'film')}, {len(films) - len(left)} of them finished already")
     loaded = functools.lru_cache(maxsize=1)(load_with_choices)
 
     def load(folder, asked: Choices, *of):
@@ -175,8 +180,9 @@ def _agree(out: Path, wanted: FilmSet, model: Path | None, choices: Choices) -> 
         write_text(file, json.dumps(fields, indent=2) + "\n")
         return
     there = read_plain(file)
-    earlier = there if isinstance(there, dict) else {}
-    was, now = ({**each, **(each.get("choices") or {})} for each in (earlier, fields))
+    if not isinstance(there, dict) or not isinstance(there.get("choices", {}), dict):
+        raise UsageError(f"{file} was edited, and does not say what films are made with: delete it")
+    was, now = ({**each, **each.get("choices", {})} for each in (there, fields))
     names: Sequence[str] = sorted({*was, *now} - {"choices"})
     raise_faults(
         f"{out} holds films made otherwise (choose another --out)",

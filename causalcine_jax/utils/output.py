@@ -52,7 +52,7 @@ def one_writer(
     """
     out = Path(out)
     with _cannot_write(out, "--out"):
-        _check_kinds(out, files)
+        check_kinds(out, files)
     folder, name = (
         (out.absolute().parent, f".{out.absolute().name}{LOCK}") if beside else (out, LOCK)
     )
@@ -162,7 +162,8 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3f} MB"
 
 
-def _check_kinds(out: Path, files: Iterable[str]) -> None:
+def check_kinds(out: Path, files: Iterable[str]) -> None:
+    """`UsageError` if a file is where the folder `out` goes, or a folder where one of `files`."""
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not above.is_dir():
         raise UsageError(f"{above} is a file, and --out is a folder: choose another --out")

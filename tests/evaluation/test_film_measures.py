@@ -267,10 +267,10 @@ def test_stories_come_in_several_shapes(tmp_path):
 def test_hidden_files_are_neither_films_nor_stories(tmp_path):
     """Such as the ._NAME that macOS leaves beside NAME on other disks."""
     labels = small_set(tmp_path)
-    names = list(read_stories(labels))
+    names = list(film_stories(labels))
     (labels.with_suffix("") / "._galley.yaml").write_bytes(b"\0\5\x16\7")
     assert [each.name for each in read_set(labels).stories] == names
-    assert sorted(read_stories(labels.with_suffix(""))) == sorted(names)
+    assert sorted(film_stories(labels.with_suffix(""))) == sorted(names)
     (tmp_path / "films").mkdir()
     for name in ("galley.mp4", "._galley.mp4"):
         (tmp_path / "films" / name).write_bytes(b"")

@@ -1,6 +1,7 @@
 """All stories of a set filmed with several seeds by one command, which goes on where it stopped."""
 
 import json
+import shutil
 
 import pytest
 from small_story_set import small_set
@@ -68,6 +69,20 @@ def test_parts_make_the_same_films_together(straight, model, tmp_path):
         FilmSet(STORIES, (0,), (3, 2))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_no_story_can_have_are_refused_before_the_model_is_loaded(seed):
+    with pytest.raises(UsageError, match=f"seed must be at least 0 and .*, not {seed}"):
+        FilmSet(STORIES, (0, seed))
+
+
+@pytest.mark.parametrize("edited", ["[1]", '{"choices": [1]}', "3"])
+def test_an_edited_set_json_is_refused(straight, model, tmp_path, edited):
+    shutil.copytree(straight, tmp_path / "out")
+    (tmp_path / "out" / "set.json").write_text(edited)
+    with pytest.raises(UsageError, match=r"set\.json was edited, .*: delete it"):
+        film(tmp_path / "out", model)
+
+
 def test_the_same_command_goes_on_where_it_was_stopped(straight, model, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
@@ -85,6 +100,12 @@ def test_other_settings_or_stories_are_refused_in_the_same_folder(straight, mode
     with pytest.raises(UsageError, match="stories_sha256 was"):
         film(straight, model, FilmSet({"waves": STORIES["waves"]}, (0,)))
     film(straight, model, FilmSet(STORIES, (1,)))
+
+
+def test_a_file_in_the_way_of_the_folder_is_told_first(model, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="out is a file, and --out is a folder"):
+        film(tmp_path / "out", model)
 
 
 def test_a_film_that_fails_does_not_stop_the_others(model, tmp_path):
@@ -124,6 +145,7 @@ def test_the_command_reads_a_folder_of_stories(straight, model, tmp_path):
     (tmp_path / "set").mkdir()
     for name, recipe in STORIES.items():
         write_story(recipe.story, tmp_path / "set" / f"{name}.yaml")
+    (tmp_path / "set" / "._waves.yaml").write_bytes(b"\0\5\x16\7")
     assert list(recipes(tmp_path / "set")) == ["sleeps", "waves"]
     words = f"--stories {tmp_path / 'set'} --seeds 0,1 --model {model} --out {tmp_path / 'out'} "
     words += "--steps 1 --scale 2 --window 1 --memory-frames 3 --pool-frames 9 --no-progress"
@@ -133,6 +155,8 @@ def test_the_command_reads_a_folder_of_stories(straight, model, tmp_path):
         command.main([*words.split(), "--seed", "3", "--overwrite"])
     with pytest.raises(UsageError, match="--part need --stories"):
         command.main(["--prompt", "A fox.", "--part", "1/2", "--out", str(tmp_path / "one")])
+    with pytest.raises(UsageError, match="is one story: give it as --story"):
+        read_stories(tmp_path / "set" / "waves.yaml")
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="holds no story"):
         command.main(["--stories", str(tmp_path / "none"), "--out", str(tmp_path / "x")])
