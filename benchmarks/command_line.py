@@ -33,7 +33,7 @@ Exit code 1 if the films differ. Called again with the same --out, it goes on wi
 reliability runs tiny networks. It gives mutated inputs to all commands' readers (fuzz), kills
 commands at random moments (kills), makes a long film (endless) and fills disks (full_disk).
 --repeats says how many. Exit code 1 if any failed.
-desk directs films over the desk's protocol. Its cases are one, two and soak (--repeats minutes).
+desk has the cases page (in Chromium), one, two, soak and soak_model (each --repeats minutes).
 --targets (h200 or cpu) does so for a list of runs, into a folder, to the end, whatever fails;
 targets.md there says which targets are met, and of the others why not. Called again, it goes on
 with what is missing or failed. Exit code 0 if everything was measured, met or not.

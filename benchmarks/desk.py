@@ -1,20 +1,23 @@
 """Measures the director's desk over its own protocol; a JSON record.
 
+    page    in Chromium: from opening the page to the first frame on the screen, and again after a
+            reload; left out where Chromium or Playwright is missing
     one     a director with the embedded student: the first frame, an order's first frame, a retake,
             a branch, whether the picture ever stood still
     two     two directors at once: frames a second of each, and how evenly they share the device
     soak    eight directors and twenty viewers on drawn pictures: messages lost, memory, receipts
+    soak_model   the same on the embedded student
 
-`causalcine bench desk --out FILE.json` makes all; --case picks some. A player is simulated: it
-begins with the first chunk, runs in real time, and stands still when it has no more.
+`causalcine bench desk --out FILE.json` makes all; --case picks some. Of all cases but `page` the
+player is simulated: it begins with the first chunk, runs in real time, and stands still when it
+has no more.
 """
 
 import asyncio
 import dataclasses
-import functools
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -22,25 +25,31 @@ from typing import Any
 
 from benchmarks import REPOSITORY
 from benchmarks.bench import write
+from benchmarks.chromium import missing_browser
 from benchmarks.desk_clients import Director, Served, directing, watch
-from causalcine_jax.errors import choice_faults, raise_faults
+from benchmarks.page_opening import opened_pages
+from causalcine_jax.errors import DataError, choice_faults, raise_faults
 from causalcine_jax.story import read_story
 
 SCHEMA = "causalcine/desk@1"
-CASES = ("one", "two", "soak")
+CASES = ("page", "one", "two", "soak", "soak_model")
 STORY = REPOSITORY / "examples/demo.yaml"
 ORDERS, RETAKES = 10, 5
 BETWEEN_S = 1.5  # at least, from an order's first frame to the next order
 GOLDEN = 0.618  # of a chunk: multiples of it spread evenly over a chunk, however many they are
 FILM_S, SHARED_S = 60.0, 30.0
 DIRECTORS, VIEWERS, SOAK_MINUTES = 8, 20, 30
+SAMPLES = 200  # of the server's memory in a soak
 # A film is at most ten minutes long: the soak's directors begin another before that.
 SESSION_S = 500.0
 # Seconds, frames a second, shares.
-TARGETS = {
+SOAK_TARGETS = {"memory_growth": 0.02, "lost": 0, "receipt_p99_s": 0.1}
+TARGETS: dict[str, dict[str, float]] = {
+    "page": {"first_frame_s": 2.0, "reload_s": 2.0},
     "one": {"order_chunks": 1.5, "fps": 16, "retake_s": 1.0, "branch_s": 2.0, "stood_still_s": 0},
     "two": {"jain": 0.98, "fps": 16},
-    "soak": {"memory_growth": 0.02, "lost": 0, "receipt_p99_s": 0.1},
+    "soak": SOAK_TARGETS,
+    "soak_model": SOAK_TARGETS,
 }
 
 
@@ -50,13 +59,16 @@ def desk(
     """Measures the cases `names` (empty: all); returns the record, written after each.
 
     Args:
-      minutes: of the soak, in place of SOAK_MINUTES.
+      minutes: of a soak, in place of SOAK_MINUTES.
 
     Raises:
-      UsageError: an unknown case.
+      UsageError: an unknown case, or `page` by name where no browser is.
       DataError: a server did not start, or ended.
     """
-    raise_faults("desk", [fault for n in names for fault in choice_faults("case", n, CASES)])
+    faults = [fault for n in names for fault in choice_faults("case", n, CASES)]
+    if (lacks := missing_browser()) and "page" in names:
+        faults.append(f"--case page {lacks}")
+    raise_faults("desk", faults)
     from causalcine_jax.utils.environment import run_context
 
     record = {
@@ -67,19 +79,26 @@ def desk(
         "targets": TARGETS,
         "cases": {},
     }
-    cases: dict[str, Callable[[Served], Coroutine[Any, Any, dict[str, Any]]]] = {
-        "one": _directed,
-        "two": _shared,
-        "soak": functools.partial(_soaked, seconds=60.0 * (minutes or SOAK_MINUTES)),
+    cases: dict[str, Callable[[Served], dict[str, Any]]] = {
+        "page": lambda at: opened_pages(at.url),
+        "one": lambda at: asyncio.run(_directed(at)),
+        "two": lambda at: asyncio.run(_shared(at)),
+        "soak": lambda at: asyncio.run(_soaked(at, 60.0 * (minutes or SOAK_MINUTES))),
     }
+    cases["soak_model"] = cases["soak"]
     for name in names or CASES:
+        if name == "page" and lacks:
+            say(f"{name}: not measured, {lacks}")
+            record["cases"][name] = {"not_measured": lacks}
+            continue
         say(f"{name} ...")
-        flags = ("--mock", "--max-sessions", str(DIRECTORS)) if name == "soak" else ()
+        flags = ("--max-sessions", str(DIRECTORS)) if name.startswith("soak") else ()
+        flags += ("--mock",) if name == "soak" else ()
         with (
             tempfile.TemporaryDirectory(prefix="desk.") as films,
             Served(Path(films), *flags) as at,
         ):
-            record["cases"][name] = asyncio.run(cases[name](at))
+            record["cases"][name] = cases[name](at)
         if out:
             write(record, out)
     return record
@@ -146,33 +165,46 @@ async def _shared(served: Served) -> dict[str, Any]:
             both = (one, other)
             await asyncio.gather(*(each.shot(captions[0], 4) for each in both))
             await asyncio.gather(*(each.first_frame() for each in both))
-            begun = [each.chunks for each in both]
+            begun = [each.arrivals.chunks for each in both]
             await asyncio.sleep(SHARED_S)
             if pace == "playback":
                 found["fps"] = min(each.fps() for each in both)
                 found["stood_still_s"] = max(each.player.stood_still for each in both)
             else:
-                made = [each.chunks - at for each, at in zip(both, begun, strict=True)]
+                made = [each.arrivals.chunks - at for each, at in zip(both, begun, strict=True)]
                 found["chunks"] = made
                 found["jain"] = sum(made) ** 2 / (len(made) * sum(n * n for n in made))
     return found
 
 
 async def _soaked(served: Served, seconds: float) -> dict[str, Any]:
-    """Memory is compared between half of the time and all of it."""
-    end = time.monotonic() + seconds
+    """Memory is compared between the second and the last quarter of the time."""
+    begun = time.monotonic()
+    end = begun + seconds
     films: dict[int, Director] = {}  # of each director, the film that is open
-    async with asyncio.TaskGroup() as group:
-        clients = [
-            *(group.create_task(_films_on(served.url, n, films, end)) for n in range(DIRECTORS)),
-            *(group.create_task(_watches_on(served.url, n, films, end)) for n in range(VIEWERS)),
-        ]
-        await asyncio.sleep(seconds / 2)
-        half = served.memory()
-        await asyncio.sleep(seconds / 2 - min(5.0, seconds / 8))
-        whole = served.memory()
+    memory: list[int] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            clients = [
+                *(
+                    group.create_task(_films_on(served.url, n, films, end))
+                    for n in range(DIRECTORS)
+                ),
+                *(
+                    group.create_task(_watches_on(served.url, n, films, end))
+                    for n in range(VIEWERS)
+                ),
+            ]
+            for sample in range(SAMPLES):
+                await asyncio.sleep(begun + (sample + 1) * seconds / SAMPLES - time.monotonic())
+                memory.append(served.memory())
+    except ExceptionGroup as failed:
+        first = failed.exceptions[0]
+        raise DataError(f"the soak ended early: {type(first).__name__}: {first}") from failed
     results = [client.result() for client in clients]
     receipts = sorted(each for result in results for each in result.receipts)
+    quarter = len(memory) // 4
+    half, whole = median(memory[quarter : 2 * quarter]), median(memory[-quarter:])
     return {
         "minutes": seconds / 60,
         "chunks": sum(result.chunks for result in results[:DIRECTORS]),
@@ -199,18 +231,19 @@ class _Counted:
 async def _films_on(url: str, number: int, films: dict[int, Director], end: float) -> _Counted:
     """A director who types a shot every few seconds, and now and then films one again."""
     counted, typed = _Counted(), 0
+    told, captions = _captions()
     while time.monotonic() < end:
         until = min(end, time.monotonic() + SESSION_S)
-        async with directing(url, on_empty="hold", seed=number) as one:
+        async with directing(url, global_caption=told, on_empty="hold", seed=number) as one:
             films[number] = one
             while time.monotonic() < until:
                 typed += 1
-                await one.shot(f"Mia walks on beach number {typed}.", 3)
+                await one.shot(captions[typed % len(captions)], 3)
                 if typed % 10 == 0:
                     await one.retake()
                 await asyncio.sleep(2.5 + 0.1 * number)
-            counted.chunks += one.chunks
-            counted.lost += one.lost
+            counted.chunks += one.arrivals.chunks
+            counted.lost += one.arrivals.lost
             counted.receipts += one.receipts
             await one.stop()
     return counted
@@ -225,7 +258,7 @@ async def _watches_on(url: str, number: int, films: dict[int, Director], end: fl
             await asyncio.sleep(0.1)
             continue
         seen = film
-        chunks, lost = await watch(url, film.watch_token, end - 2)
-        counted.chunks += chunks
-        counted.lost += lost
+        came = await watch(url, film.watch_token, end - 2)
+        counted.chunks += came.chunks
+        counted.lost += came.lost
     return counted

@@ -5,6 +5,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,37 @@ class Served:
         self._process.wait()
 
     def memory(self) -> int:
-        """Resident bytes of the server."""
+        """Resident bytes of the server. `DataError` if it has ended."""
+        if (code := self._process.poll()) is not None:
+            raise DataError(f"the desk ended with code {code}")
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return 1024 * int(line.split()[1])
         raise DataError("this system does not tell a process's memory")
+
+
+class Arrivals:
+    """The chunks that came, by take; lost are those that were dropped, or that lack in between."""
+
+    def __init__(self):
+        self._came: dict[str, set[int]] = defaultdict(set)
+        self._dropped: dict[str, set[int]] = defaultdict(set)
+
+    def read(self, told: Any) -> None:
+        if told.type == "media.chunk":
+            self._came[told.take_id].add(told.chunk)
+        elif told.type == "media.dropped":
+            self._dropped[told.take_id].update(told.chunks)
+
+    @property
+    def chunks(self) -> int:
+        return sum(map(len, self._came.values()))
+
+    @property
+    def lost(self) -> int:
+        between = {take: {*range(min(came), max(came))} - came for take, came in self._came.items()}
+        takes = {*between, *self._dropped}
+        return sum(len(between.get(take, set()) | self._dropped[take]) for take in takes)
 
 
 class Player:
@@ -113,7 +140,8 @@ class Director:
         self.player = Player()
         self.media: dict[tuple[str, int], tuple[float, Any]] = {}  # take, chunk: when, what
         self.receipts: list[float] = []
-        self.chunks = self.lost = self._asked = 0
+        self.arrivals = Arrivals()
+        self._asked = 0
         self._sent: dict[str, float] = {}
         self._applied: dict[str, ShotApplied] = {}
         self._shot, self._done = "", False
@@ -129,16 +157,14 @@ class Director:
 
     def _read(self, told: Any) -> None:
         now = time.monotonic()
+        self.arrivals.read(told)
         if told.type == "media.chunk":
-            self.chunks += 1
             self.media[told.take_id, told.chunk] = now, told
             self.player.media(told.time_s + told.seconds)
         elif told.type == "shot.received" and told.event_id in self._sent:
             self.receipts.append(now - self._sent[told.event_id])
         elif told.type == "shot.applied":
             self._shot, self._applied[told.event_id or ""] = told.shot_id, told
-        elif told.type == "media.dropped":
-            self.lost += len(told.chunks)
         elif told.type == "session.metrics":
             self._metrics = told
         elif told.type == "error":
@@ -251,17 +277,16 @@ async def directing(url: str, **start: Any) -> AsyncIterator[Director]:
                     raise error
 
 
-async def watch(url: str, token: str, end: float) -> tuple[int, int]:
-    """A viewer, to the film's end or that time: chunks that came, and that the server dropped."""
-    chunks = lost = 0
+async def watch(url: str, token: str, end: float) -> Arrivals:
+    """A viewer, to the film's end or that time."""
+    arrivals = Arrivals()
     async with AsyncDeskClient.open(url) as desk:
         await desk.watch(token)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(end - time.monotonic()):
                 async for told, _ in desk:
-                    chunks += told.type == "media.chunk"
-                    lost += len(told.chunks) if told.type == "media.dropped" else 0
-    return chunks, lost
+                    arrivals.read(told)
+    return arrivals
 
 
 async def _until(desk: AsyncDeskClient, kind: str) -> Any:

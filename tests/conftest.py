@@ -18,9 +18,9 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 import jax
 import pytest
-from desk_page import CHROMIUM
 from flax import nnx
 
+from benchmarks.chromium import chromium, missing_browser
 from causalcine_jax.utils.compile_cache import keep_compiled
 
 # For this process and those that tests start, now and later: each program is compiled once.
@@ -37,14 +37,14 @@ def _numerics_and_tree_mode():
 @pytest.fixture(scope="module")  # while it is open, no other test may run an event loop
 def browser():
     """Chromium; skips where it, or Playwright, is missing."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make desk-test")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: make desk-test")
-    with api.sync_playwright() as playwright:
-        # Containers run as root, where Chromium's sandbox cannot start.
-        shown = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    if lacks := missing_browser():
+        pytest.skip(lacks)
+    with chromium() as shown:
         yield shown
-        shown.close()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--pictures", metavar="DIR", help="where the desk's pictures go, as of docs/")
 
 
 def pytest_collection_modifyitems(items):

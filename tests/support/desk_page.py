@@ -1,12 +1,7 @@
 """The desk's page in a real browser, and what a director does with it."""
 
-import os
-import shutil
 import time
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 MOST_MS = 60_000  # for anything to appear, on a busy machine
 CHUNK = 0.75
 BEACH, FOREST = "Mia walks left on the beach.", "Otto waves in the forest."
