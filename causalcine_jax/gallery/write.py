@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def write_gallery(
             film = read_film_card(path, folder)
             if measures and (told := measures.get(file_hash(path))):
                 film = replace(film, facts=(*film.facts, *told))
-            shown.append(_written_film(film, out, len(shown) + 1))
+            shown.append(write_film(film, out, len(shown) + 1))
         except (DataError, UsageError) as error:
             skipped.append(f"{path}: {error}")
         seen(path)
@@ -84,12 +85,16 @@ def write_gallery(
     data = {"schema": SCHEMA, "title": title, "films": shown}
     text = json.dumps(data, indent=1)  # ASCII, because names of files may hold any bytes
     write_text(out / DATA, f"const GALLERY = {text};\n")
-    pages = {name: files("causalcine_jax.gallery") / "page" / name for name in PAGE}
-    pages[COLOURS] = files("causalcine_jax.serve") / "page" / "style" / COLOURS
-    for name, page in pages.items():
+    for name, page in page_files().items():
         with atomic_file(out / name) as partial:
             partial.write_bytes(page.read_bytes())
     return Written(len(shown), tuple(skipped))
+
+
+def page_files() -> dict[str, Traversable]:
+    """The page's own files, by name."""
+    pages = {name: files("causalcine_jax.gallery") / "page" / name for name in PAGE}
+    return {**pages, COLOURS: files("causalcine_jax.serve") / "page" / "style" / COLOURS}
 
 
 def _films(folder: Path, out: Path) -> list[Path]:
@@ -104,8 +109,12 @@ def _films(folder: Path, out: Path) -> list[Path]:
     return found
 
 
-def _written_film(film: GalleryFilm, out: Path, number: int) -> dict[str, Any]:
-    """Copies a film, draws its stills; returns what the page knows of it."""
+def write_film(film: GalleryFilm, out: Path, number: int) -> dict[str, Any]:
+    """Copies a film into the folder `out`, draws its stills; returns what the page knows of it.
+
+    Raises:
+      DataError: the film cannot be decoded or a file cannot be written.
+    """
     place = f"{FILMS}/{number:03}"
     folder = out / place
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import tiny_model
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film.chunk import Chunk
+from causalcine_jax.film.director import Director
+from causalcine_jax.gallery.cell import film_cell
 from causalcine_jax.render.mp4 import FilmWriter
+from causalcine_jax.story import Story
 
 STORY = {
     "schema": "causalcine/story@1",
@@ -151,6 +157,7 @@ def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browse
     assert page.inner_text("h1") == "Ours & theirs"
     assert page.locator(".global").first.inner_text() == STORY["global"]
     assert page.locator("main b, main i:not(.head)").count() == 0  # captions are text, never HTML
+    assert "false" not in page.inner_text("main")  # of films without a record or retrieved frames
     card = page.locator(".card").first
     card.locator(".shot").nth(1).click()
     page.wait_for_function("document.querySelector('video').currentTime > 1.3")
@@ -210,3 +217,52 @@ def test_the_picture_that_a_film_goes_on_from_is_its_first_shot(tmp_path):
 def test_a_film_that_lies_below_two_folders_is_shown_once(films, tmp_path):
     found = gallery([films, films / "second", films], tmp_path / "out")
     assert len(found["films"]) == len(gallery([films], tmp_path / "alone")["films"])
+
+
+@pytest.fixture(scope="module")
+def cell():
+    """What a notebook shows of STORY in greys: RETRIEVED, 9 and 12 frames a chunk."""
+    director = Director(tiny_model(), Story.from_dict(STORY))
+    chunks = [
+        Chunk(
+            np.full((12 if index else 9, 16, 32, 3), 60 if index < 2 else 180, np.uint8),
+            index,
+            director.resolved.shots[index // 2],
+            np.array(retrieved),
+            {},
+        )
+        for index, retrieved in enumerate(RETRIEVED)
+    ]
+    return film_cell(director, chunks)
+
+
+def test_a_notebooks_cell_holds_all_that_it_shows(cell):
+    assert re.findall(r'(?:src|href)="([^"]*)"', cell.page) == ["data:,"]  # the icon
+    told = re.search(r"const GALLERY = (.*);\n</script>", cell.page)[1]
+    assert "<" not in told, "a caption could end the script"
+    (film,) = json.loads(told)["films"]
+    assert film["global"] == STORY["global"]
+    assert [(shot["first_frame"], shot["frames"]) for shot in film["shots"]] == [(0, 21), (21, 24)]
+    assert [each["first_frame"] for each in film["retrieved"]] == [21, 33]
+    kinds = {name: address.split(";")[0] for name, address in film["files"].items()}
+    assert kinds == {
+        "film.mp4": "data:video/mp4",
+        "poster.webp": "data:image/webp",
+        "retrieved.webp": "data:image/webp",
+    }
+    assert repr(cell).startswith("FilmCell(height=")  # a stored notebook keeps it twice otherwise
+
+
+@pytest.mark.browser
+def test_a_notebooks_cell_plays_its_film(cell, browser):
+    wrong = []
+    page = browser.new_page()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.set_content(cell._repr_html_())
+    inside = page.frame_locator("iframe")
+    inside.locator(".shot").nth(1).click()
+    inside.locator(".caption:has-text('Otto runs.')").wait_for()
+    inside.locator(".memory button").nth(1).wait_for()
+    assert inside.locator(".links label, .top").locator("visible=true").count() == 0
+    assert not wrong
+    page.close()

@@ -9,12 +9,15 @@ function make(tag, fields = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value != null) element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child != null && child !== ""));
+  element.append(...children.filter((child) => child != null && child !== "" && child !== false));
   return element;
 }
 
 const clock = (seconds) =>
   `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+/** Where a film's file is: beside the page, or within it, as in a notebook. */
+const address = (film, name) => film.files?.[name] ?? `${film.folder}/${name}`;
 
 /** The last of `items`, in order of first_frame, that has begun at that video frame. */
 const begunAt = (items, frame) => items.findLast((each) => each.first_frame <= frame + 0.5);
@@ -41,7 +44,7 @@ class Player {
       playsinline: true,
       loop: alone,
       preload: "none",
-      poster: `${film.folder}/poster.webp`,
+      poster: address(film, "poster.webp"),
       width: film.width,
       height: film.height,
       "aria-label": film.title,
@@ -82,7 +85,7 @@ class Player {
       if (open) close(open);
       open = this;
     }
-    this.video.src = `${this.film.folder}/film.mp4`;
+    this.video.src = address(this.film, "film.mp4");
     this.video.currentTime = this.at;
   }
 
@@ -138,13 +141,14 @@ class Player {
       "aria-label": `Retrieved frame at ${from}`,
       style:
         `width: ${width}px; height: ${height}px; --share: ${percent}%;` +
-        `background-image: url("${this.film.folder}/retrieved.webp");` +
+        `background-image: url("${address(this.film, "retrieved.webp")}");` +
         `background-position: ${x}px ${y}px`,
       onclick: () => this.seek(frame),
     });
   }
 }
 
+const films = GALLERY.films.length;
 const players = [];
 const chosen = []; // cards that shall be compared, at most two
 
@@ -169,15 +173,15 @@ function card(film) {
       player.video),
     player.timeline,
     make("div", { class: "told" },
-      make("h2", { title: film.title }, film.title),
+      film.title && make("h2", { title: film.title }, film.title),
       film.global && make("p", { class: "global" }, film.global),
       player.caption,
       remembers && make("p", { class: "label" }, "Retrieved for these frames"),
       remembers && player.memory,
       make("dl", {}, ...facts),
       make("p", { class: "links" },
-        make("label", {}, tick, "compare"),
-        make("a", { href: `${film.folder}/film.mp4`, download: "" }, "film.mp4"),
+        make("label", { hidden: films === 1 }, tick, "compare"),
+        make("a", { href: address(film, "film.mp4"), download: "film.mp4" }, "film.mp4"),
         film.record && make("a", { href: `${film.folder}/film.json` }, "film.json"),
       ),
     ),
@@ -225,7 +229,8 @@ function closeAll() {
 
 document.title = GALLERY.title;
 document.querySelector("h1").textContent = GALLERY.title;
-const films = GALLERY.films.length;
+if (!GALLERY.title) document.querySelector(".top").classList.add("none");
+for (const button of document.querySelectorAll(".top button")) button.hidden = films === 1;
 document.querySelector(".count").textContent = films === 1 ? "one film" : `${films} films`;
 const cards = GALLERY.films.map(card);
 document.querySelector("main").append(...cards);
