@@ -43,10 +43,6 @@ def browser():
         yield shown
 
 
-def pytest_addoption(parser):
-    parser.addoption("--pictures", metavar="DIR", help="where the desk's pictures go, as of docs/")
-
-
 def pytest_collection_modifyitems(items):
     if jax.default_backend() != "gpu":
         skip = pytest.mark.skip(
