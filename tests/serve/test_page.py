@@ -30,6 +30,7 @@ def test_a_typed_shot_is_filmed_and_played(page):
     played(page, 1.5)
     assert page.inner_text(".made .label") == f"1 {BEACH}"
     assert max(page.evaluate(COLOUR)) > 30
+    assert len(page.inner_text(".timecode")) == len("00:00:00")
     assert page.evaluate("document.activeElement.id") == "prompt"
 
 

@@ -12,6 +12,7 @@ export function Stage({ desk }) {
   useEffect(() => frame.current?.append(video), [session?.session_id, opening]);
   useEffect(() => {
     let id = 0;
+    // Its text is set here alone: one that is drawn too would be put beside this one.
     const show = () => {
       const fps = desk.state.session?.model.fps;
       if (code.current && fps) code.current.textContent = timecode(video.currentTime, fps);
@@ -64,7 +65,7 @@ export function Stage({ desk }) {
       </div>
     </div>
     <div class="transport" role="toolbar" aria-label="Playback">
-      <span class="timecode" aria-hidden="true" ref=${code}>00:00:00</span>
+      <span class="timecode" aria-hidden="true" ref=${code}></span>
       <span class="moves">
         <button
           class="quiet"
