@@ -3,7 +3,8 @@
     causalcine film --story film.json --out again
 
 This reads story, seed, sampler, memory and pool from the record. With the same weights, software
-and device the frames are the same, bit by bit; `frames_sha256` proves it.
+and device the frames are the same, bit by bit; `frames_sha256` proves it. A GPU's kernels are part
+of that: the compile cache keeps the autotuner's choices, which may differ without it.
 
 Chunks and frames in the record are indices from 0: first_chunk, first_frame, cut_frames, retrieved.
 Progress, pictures and messages count chunks and shots from 1.
