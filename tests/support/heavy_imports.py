@@ -12,30 +12,28 @@ HEAVY = {
     "jax", "flax", "optax", "orbax", "scipy", "matplotlib", "av", "grain", "tensorstore", "ftfy",
     "tokenizers",
 }  # fmt: skip
-_LAST = "heavy:"
+_IMPORT = "import time:"  # how python's report of an import begins
 
 
-def heavy_imports(script: str, arguments: list[str], cwd: Path) -> tuple[set[str], int, str]:
-    """Runs a script file, or `-m` and a module; (its heavy imports, exit code, what it said)."""
-    run = "run_module" if script.startswith("-m") else "run_path"
-    program = f"""
-import runpy, sys
-sys.argv = {[script, *arguments]}
-code = 0
-try:
-    runpy.{run}({script.removeprefix("-m ")!r}, run_name="__main__")
-except SystemExit as ended:
-    code = ended.code or 0
-print({_LAST!r}, *({HEAVY} & set(sys.modules)))
-sys.exit(code)
-"""
+def heavy_imports(words: list[str], cwd: Path) -> tuple[set[str], subprocess.CompletedProcess]:
+    """Runs python with these words; (its heavy imports, the process that ended).
+
+    The stderr of the process is without python's lines about imports.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-X", "importtime", *words],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=cwd,
     )
-    *_, last = done.stdout.splitlines() or [""]
-    assert last.startswith(_LAST), done.stdout + done.stderr
-    return set(last.split()[1:]), done.returncode, done.stderr
+    lines = done.stderr.splitlines(keepends=True)
+    # import time: self [us] | cumulative | imported package
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in lines
+        if line.startswith(_IMPORT)
+    }
+    assert "causalcine_jax" in imported, done.stderr
+    done.stderr = "".join(line for line in lines if not line.startswith(_IMPORT))
+    return HEAVY & imported, done

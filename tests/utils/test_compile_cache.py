@@ -158,7 +158,6 @@ def test_the_least_recently_used_programs_are_removed_first(tmp_path):
     assert len(entries(tmp_path)) == 2
 
 
-COMMANDS = ("bench", "convert", "encode", "evaluate", "experiments", "generate", "plan", "train")
 REFUSED = {
     "a story": ("generate.py", "--story", "nowhere.yaml", "--out", "film"),
     "a flag": ("generate.py", "--nonsense"),
@@ -170,15 +169,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    "command",
-    [*((f"{name}.py", "--help") for name in COMMANDS), *REFUSED.values()],
-    ids=[*COMMANDS, *REFUSED],
-)
-def test_help_and_refusals_do_not_wait_for_jax(command):
+@pytest.mark.parametrize("command", REFUSED.values(), ids=REFUSED)
+def test_refusals_do_not_wait_for_jax(command):
     script, *arguments = command
-    heavy, code, said = heavy_imports(f"launch/{script}", arguments, ROOT)
-    assert not heavy and code == (0 if "--help" in command else 2), said
+    heavy, done = heavy_imports([f"launch/{script}", *arguments], ROOT)
+    assert not heavy and done.returncode == 2, done.stderr
 
 
 def test_every_folder_on_the_way_is_private(tmp_path):
