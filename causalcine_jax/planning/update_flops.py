@@ -22,6 +22,8 @@ def _teacher_forcing(config: TrainConfig, films: FilmFlops) -> dict[str, float]:
     text = _text(config, films)
     more = (config.time.draws - 1) * films.noisy()
     packed = (films.packed() + more).trained
+    if config.time.own_history:
+        packed += films.packed().forward
     return {"": packed + (text.trained if config.train_text_encoder else text.forward)}
 
 

@@ -207,6 +207,8 @@ class TrainConfig:
             yield "new_latents needs stage teacher_forcing and init, the model that goes on"
         if self.time.draws > 1 and self.stage != "teacher_forcing":
             yield "time.draws above 1 needs stage teacher_forcing"
+        if self.time.own_history and self.stage != "teacher_forcing":
+            yield "time.own_history above 0 needs stage teacher_forcing"
         first = -(-self.generator_start // self.generator_every) * self.generator_every
         if self.stage == "dmd" and first >= self.steps:
             why = "lower generator_start or generator_every"

@@ -25,6 +25,9 @@ class TimeConfig:
                   sigma or x0 (diffusion/flow.py)
     draws         noise draws of each film, with times of their own, that a pass of stage
                   teacher_forcing learns from; they share the pass's clean chunks
+    own_history   share of history's chunks in stage teacher_forcing that are the network's own
+                  predictions, not the film's, so that it learns to go on from its errors.
+                  The held-out loss is measured the same way
     """
 
     shift: float = 5.0
@@ -32,12 +35,14 @@ class TimeConfig:
     stratified: bool = True
     weight: str = "none"
     draws: int = 1
+    own_history: float = 0.0
 
     def faults(self) -> Iterable[str]:
         yield from choice_faults("time.shared_by", self.shared_by, TIME_SHARED_BY)
         yield from choice_faults("time.weight", self.weight, LOSS_WEIGHTS)
         yield from range_faults("time.shift", self.shift, 0, 100, open_low=True)
         yield from range_faults("time.draws", self.draws, 1)
+        yield from range_faults("time.own_history", self.own_history, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from causalcine_jax.config import PassConfig
 from causalcine_jax.diffusion import flow
+from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.packed import teacher_forced
 from causalcine_jax.training.config import TimeConfig
 from causalcine_jax.training.stages.prompts import embed
@@ -24,6 +25,7 @@ from causalcine_jax.training.state import Metrics, Nets, weighted
 from causalcine_jax.utils.arrays import AnyArray
 
 BUCKETS = 4  # equal parts of 0..1000 that the error is also logged for
+OWN_TIMES = (100.0, 700.0)  # of the predictions in history: below, no errors; above, no characters
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def teacher_forcing_loss(
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
         key_time, key_noise, key_captions = jax.random.split(key, 3)
+        net, shots = nets["transformer"], batch["shot_of_chunk"]
         clean = batch["latents"].astype(jnp.float32)
         films, frames = clean.shape[:2]
         drop = lambda prompts, null: drop_captions(
@@ -68,15 +71,15 @@ def teacher_forcing_loss(
         t = t.reshape(films, -1)
         target = jnp.tile(clean, (1, draws, 1, 1, 1))
         noise = jax.random.normal(key_noise, target.shape)
-        velocity = teacher_forced(
-            nets["transformer"],
-            clean,
-            flow.add_noise(target, noise, t),
-            t,
-            text,
-            batch["shot_of_chunk"],
-            task.passes,
-        )
+        history = clean
+        if task.time.own_history:
+            key_chosen, key_own = jax.random.split(jax.random.fold_in(key, 1))
+            own = own_predictions(net, clean, text, shots, task.passes, key=key_own)
+            chosen = jax.random.bernoulli(key_chosen, task.time.own_history, (films, chunks))
+            chosen = jnp.repeat(chosen, task.passes.chunk_frames, axis=1)
+            history = jnp.where(chosen[:, :, None, None, None], own, clean)
+        noisy = flow.add_noise(target, noise, t)
+        velocity = teacher_forced(net, history, noisy, t, text, shots, task.passes)
         error = jnp.square(velocity.astype(jnp.float32) - flow.velocity_target(target, noise))
         error = jnp.mean(error, axis=(2, 3, 4))  # [B, K F]
         t = flow.per_frame(t, draws * frames)
@@ -88,6 +91,26 @@ def teacher_forcing_loss(
         return jnp.mean(weight * error), error_by_time(error, t)
 
     return loss
+
+
+def own_predictions(
+    net: Transformer,
+    clean: Float[Array, "b f h w c"],
+    text: Float[Array, "b shots tokens text_dim"],
+    shots: Int[Array, "b n"],
+    passes: PassConfig,
+    *,
+    key: Array,
+) -> Float[Array, "b f h w c"]:
+    """Every chunk as the network predicts it from a noisy copy and clean history; no gradient."""
+    films, frames = clean.shape[:2]
+    key_time, key_noise = jax.random.split(key)
+    low, high = OWN_TIMES
+    chunks = frames // passes.chunk_frames
+    t = jax.random.uniform(key_time, (films, chunks), minval=low, maxval=high)
+    noisy = flow.add_noise(clean, jax.random.normal(key_noise, clean.shape), t)
+    velocity = teacher_forced(net, clean, noisy, t, text, shots, passes)
+    return jax.lax.stop_gradient(flow.x0_from_velocity(noisy, velocity.astype(jnp.float32), t))
 
 
 def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array, "..."]:

@@ -14,6 +14,7 @@ from causalcine_jax.training.stages.teacher_forcing import (
     drop_captions,
     error_by_time,
     noise_times,
+    own_predictions,
     teacher_forcing_loss,
 )
 
@@ -79,6 +80,34 @@ def test_several_draws_of_a_film_average_its_loss(nets, batch, shared_by):
     }
     assert np.mean(values[4]) == pytest.approx(np.mean(values[1]), rel=0.1)
     assert len(set(values[4])) == 2
+
+
+def test_history_may_hold_the_networks_own_predictions(nets, batch):
+    """All chunks but the first then see other history; the targets stay the film's."""
+    passes = PassConfig(MemoryConfig("camr", 1, 2))
+
+    def of(share, changed=batch):
+        time = TimeConfig(shared_by="chunk", own_history=share)
+        run = jax.jit(teacher_forcing_loss(TeacherForcing(NULL, passes, time, 0.0)))
+        return float(run(nets, {}, changed, jax.random.key(0))[0])
+
+    own = own_predictions(
+        nets["transformer"],
+        jnp.asarray(batch["latents"]),
+        jnp.zeros((2, 2, 24, nets["transformer"].config.text_dim)),
+        jnp.asarray(batch["shot_of_chunk"]),
+        passes,
+        key=jax.random.key(1),
+    )
+    assert own.shape == batch["latents"].shape
+    assert 0 < float(jnp.max(jnp.abs(own - batch["latents"]))) < 10
+    assert of(0.0) != of(1.0) == pytest.approx(of(0.0), rel=0.2)
+    one_chunk = {
+        **batch,
+        "latents": batch["latents"][:, :3],
+        "shot_of_chunk": batch["shot_of_chunk"][:, :1],
+    }
+    assert of(0.0, one_chunk) == of(1.0, one_chunk)  # without history nothing changes
 
 
 def test_dropping_takes_every_prompt_of_a_film():
