@@ -53,18 +53,37 @@ PRESETS = {
         height=96,
         width=160,
     ),
-    # The size of the weights inside the package.
+    # The size of the weights inside the package. With a token for every latent, characters are no
+    # mosaics of patches. Clean latents and an input skip learn faster (docs/lab.md).
     "storyworld-base": Preset(
         TransformerConfig(
-            dim=128, ffn_dim=512, num_heads=4, num_layers=6, text_dim=96, text_len=64, freq_dim=64
+            dim=128,
+            ffn_dim=512,
+            num_heads=4,
+            num_layers=6,
+            text_dim=96,
+            text_len=64,
+            in_dim=48,
+            out_dim=48,
+            freq_dim=64,
+            patch_size=(1, 1, 1),
+            predicts="clean",
+            skip_dim=320,
         ),
         VAEConfig(
-            dim=8, dim_mult=(1, 3, 6, 8), num_res_blocks=1, mean=(0.0,) * 16, std=(1.0,) * 16
+            dim=16,
+            z_dim=48,
+            dim_mult=(1, 3, 6),
+            num_res_blocks=1,
+            temperal_downsample=(True, True),
+            mean=(0.0,) * 48,
+            std=(1.0,) * 48,
+            patch_size=2,
         ),
         TextEncoderConfig(
             vocab_size=160, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2
         ),
-        shift=3.0,
+        shift=5.0,
         guidance=2.0,
         negative="",
         height=48,

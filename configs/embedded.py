@@ -1,36 +1,32 @@
-"""How the embedded transformer was made: runs on two CPU cores, each from the previous one's model.
+"""How the embedded models were made: runs on two CPU cores, each from the previous one's model.
 
-    # Films of the base world teach what things look like and what words mean.
-    python launch/train.py --config configs/embedded.py:first
-    # Films that cut at almost every chunk teach it to use memory.
-    python launch/train.py --config configs/embedded.py:montage
-    # Both worlds, with the learning rate falling to 0; then the same once more.
-    python launch/train.py --config configs/embedded.py:mixed
-    python launch/train.py --config configs/embedded.py:last
-
-The next weights, in training (docs/lab.md): the same transformer on latents of the VAE of
-embedded_vae.py. milestones/films has the newest: encode with --model milestones/films, then go on
-with --config.init=milestones/films --config.new_latents=False --config.data.vae=milestones/films.
-
-    causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
-        --world base --films 800 --out outputs/embedded/latents/base
-    causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
+    # Latents, by the VAE of embedded_vae.py or of the weights in the package.
+    causalcine encode --model causalcine_jax/weights/storyworld --processes 2 \\
+        --world base --seed 1 --films 800 --out outputs/embedded/latents/base
+    causalcine encode --model causalcine_jax/weights/storyworld --processes 2 \\
         --world montage --seed 1 --films 1600 --out outputs/embedded/latents/montage
-    causalcine encode --model outputs/embedded/whole_frames/model --processes 2 \\
+    causalcine encode --model causalcine_jax/weights/storyworld --processes 2 \\
         --world montage --seed 1000001 --films 64 --out outputs/embedded/latents/held_out
-    # At a constant rate; on single chunks without history; with the rate falling to 0.
+    # From nothing, on base films; then with memory, at a constant rate.
+    python launch/train.py --config configs/embedded.py:first
     python launch/train.py --config configs/embedded.py:films
+    # On single chunks without history; on films again, with the rate falling to 0.
     python launch/train.py --config configs/embedded.py:beginnings
     python launch/train.py --config configs/embedded.py:films_last
     # Its four-step student.
     python launch/train.py --config configs/embedded.py:student_ode
     python launch/train.py --config configs/embedded.py:student
 
+The weights in the package did not begin with `first`: they began with a transformer of other
+latents. `beginnings` and `films_last` were each run several times (docs/lab.md). To go on from the
+weights in the package: --config.init=causalcine_jax/weights/storyworld.
+
 Why a montage: in a base film most chunks continue the one before, so the window explains them.
 The gradient that teaches a character's colour from memory is then a small part of the whole.
 Cuts at almost every chunk, to characters seen before, make it most of the gradient.
-Two more settings help for the same reason: high noise (shift 6), at which colours are decided,
-and a time per chunk, so that every film has all noise levels.
+Two more settings help for the same reason: high noise (shift 5), at which colours are decided,
+and a time per chunk, so that every film has all noise levels. Why single chunks: in whole films
+most chunks can copy their character from history, and few teach to draw it from a caption.
 """
 
 import dataclasses
@@ -52,18 +48,16 @@ from causalcine_jax.training.config import (
 )
 
 OUT = "outputs/embedded"
+LATENTS = f"{OUT}/latents"
+STORES = f"{LATENTS}/base,{LATENTS}/montage"
 VAE = "causalcine_jax/weights/storyworld"
 EMBEDDED = preset("storyworld-base")
 OPTIM = OptimConfig(optimizer="muon", lr=1.5e-3, warmup=60, ema_decay=0.998)
-BOTH = DataConfig(world="base", store=f"{OUT}/first/latents,{OUT}/montage/latents", vae=VAE)
 
 
 def get_config(stage: str = "first") -> TrainConfig:
     stages = {
         "first": first,
-        "montage": montage,
-        "mixed": mixed,
-        "last": last,
         "films": films,
         "beginnings": beginnings,
         "films_last": films_last,
@@ -76,70 +70,18 @@ def get_config(stage: str = "first") -> TrainConfig:
 
 
 def first() -> TrainConfig:
-    optim = dataclasses.replace(OPTIM, lr=2e-3)
     return _run(
         "first",
         "",
         steps=2500,
-        time=TimeConfig(shift=3.0),
-        optim=optim,
-        data=DataConfig(world="base", films=1024, vae=VAE),
+        time=TimeConfig(shift=3.0, weight="sigma"),
+        optim=dataclasses.replace(OPTIM, lr=2e-3),
+        data=DataConfig(world="base", store=f"{LATENTS}/base", vae=VAE),
     )
-
-
-def montage() -> TrainConfig:
-    time, optim = (
-        TimeConfig(shift=6.0, shared_by="chunk"),
-        dataclasses.replace(OPTIM, schedule="constant"),
-    )
-    return _run(
-        "montage",
-        "first",
-        steps=8500,
-        time=time,
-        optim=optim,
-        data=DataConfig(world="montage", films=1536, vae=VAE),
-    )
-
-
-def mixed() -> TrainConfig:
-    return _run(
-        "mixed",
-        "montage",
-        steps=2300,
-        time=TimeConfig(shift=4.0, shared_by="chunk"),
-        optim=OPTIM,
-        data=BOTH,
-    )
-
-
-def last() -> TrainConfig:
-    return _run(
-        "last",
-        "mixed",
-        steps=1600,
-        time=TimeConfig(shift=5.0, shared_by="chunk"),
-        optim=OPTIM,
-        data=BOTH,
-    )
-
-
-LATENTS = f"{OUT}/latents"
-# A token for each of 6x10 latents: patches of 2 by 2 learned places well, but characters came out
-# as mosaics of patches. Clean latents and an input skip learn faster, too (docs/lab.md).
-TRANSFORMER = dataclasses.replace(
-    EMBEDDED.transformer,
-    in_dim=48,
-    out_dim=48,
-    patch_size=(1, 1, 1),
-    predicts="clean",
-    skip_dim=320,
-)
 
 
 def films() -> TrainConfig:
-    config = _films("films", "last", 20_000, schedule="constant", lr=2e-3, warmup=100)
-    return dataclasses.replace(config, new_latents=True)
+    return _films("films", "first", 20_000, schedule="constant", lr=2e-3, warmup=100)
 
 
 def beginnings() -> TrainConfig:
@@ -168,14 +110,13 @@ def _films(name: str, before: str, steps: int, **optim) -> TrainConfig:
             time=TimeConfig(shift=5.0, shared_by="chunk", weight="sigma", draws=2),
             optim=dataclasses.replace(OPTIM, **optim),
             data=DataConfig(
-                store=f"{LATENTS}/base,{LATENTS}/montage",
-                vae=f"{OUT}/whole_frames/model",
+                store=STORES,
+                vae=VAE,
                 retell=True,
                 return_weight=2.5,
             ),
         ),
         batch=2,
-        transformer=TRANSFORMER,
         held_out=HeldOutConfig(every=500, films=32, store=f"{LATENTS}/held_out"),
         checkpoint=CheckpointConfig(every=250, keep=2, export_every=1000),
     )
@@ -219,10 +160,10 @@ def _student(name: str, **what) -> TrainConfig:
         batch=4,
         remat=True,
         train_text_encoder=False,
-        transformer=TRANSFORMER,
+        transformer=EMBEDDED.transformer,
         text_encoder=EMBEDDED.text_encoder,
         self_forcing=SelfForcingConfig(shift=4.0, grad_frames=0),
-        data=DataConfig(store=f"{LATENTS}/base,{LATENTS}/montage"),
+        data=DataConfig(store=STORES, vae=VAE),
         checkpoint=CheckpointConfig(every=50, keep=2),
         **what,
     )

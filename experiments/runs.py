@@ -64,6 +64,7 @@ _BASE_STEPS: tuple[Override, ...] = (
     ("optim.warmup", "20"),
     ("checkpoint.every", "100"),
     _QUIET,
+    ("held_out.every", "0"),
 )
 # What two cores can do in an hour.
 _BRIEF = {"ode": (("steps", "150"), ("ode.films", "160")), "dmd": (("steps", "300"),)}
@@ -80,7 +81,7 @@ SCALES = {
             "single": FilmStore("single", 512),
         },
         runs={
-            "base": TrainingRun("configs/embedded.py:last", shipped=EMBEDDED),
+            "base": TrainingRun("configs/embedded.py:films_last", shipped=EMBEDDED),
             **_students("", _BOTH, STUDENT, ("ode.store", "{out}/trajectories"), brief=_BRIEF),
             "single-base": TrainingRun(
                 "configs/embedded.py:first",
@@ -90,7 +91,7 @@ SCALES = {
             "multi-base": TrainingRun(
                 "configs/embedded.py:first", films=("base",), overrides=(("steps", "600"), _QUIET)
             ),
-            **_variants("configs/embedded.py:last", _BOTH, *_BASE_STEPS),
+            **_variants("configs/embedded.py:films_last", _BOTH, *_BASE_STEPS),
         },
     ),
     "storyworld": ExperimentScale(

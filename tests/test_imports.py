@@ -19,7 +19,7 @@ PARTS = (
 FILES = sorted(PACKAGE.rglob("*.py"))
 BESIDE = [
     file
-    for folder in ("benchmarks", "experiments", "configs", "milestones", "launch")
+    for folder in ("benchmarks", "experiments", "configs", "launch")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ]
 NOT_YET = {PACKAGE / "data/video" / name for name in ("prepare.py", "windows.py")}

@@ -48,7 +48,7 @@ def test_a_model_is_trained_on_videos_and_films(tmp_path):
         "--latent-frames", 30, "--shots", "captions", "--held-out", 0, "--embeddings",
     )  # fmt: skip
     assert "2 videos of 2 files" in said and "3 films: 3 to train on" in said
-    assert LatentStore.open(tmp_path / "out" / "train").spec.shapes()["latents"] == (30, 6, 10, 16)
+    assert LatentStore.open(tmp_path / "out" / "train").spec.shapes()["latents"] == (30, 6, 10, 48)
     assert len(read_spec(tmp_path / "out" / "train" / FOLDER).keys) > 3
     causalcine(
         "train", "--config", "configs/embedded.py:first", "--config.steps=2",

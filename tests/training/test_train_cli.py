@@ -34,9 +34,11 @@ BASE = f"--config={ROOT / 'configs' / 'base.py'}"
         ("storyworld.py", "storyworld", "teacher_forcing"),
         ("storyworld.py:autoencoder", "storyworld", "autoencoder"),
         ("embedded.py:first", "base", "teacher_forcing"),
-        ("embedded.py:montage", "montage", "teacher_forcing"),
-        ("embedded.py:mixed", "base", "teacher_forcing"),
-        ("embedded.py:last", "base", "teacher_forcing"),
+        ("embedded.py:films", "base", "teacher_forcing"),
+        ("embedded.py:beginnings", "base", "teacher_forcing"),
+        ("embedded.py:films_last", "base", "teacher_forcing"),
+        ("embedded.py:student_ode", "base", "ode_init"),
+        ("embedded.py:student", "base", "dmd"),
     ],
 )
 def test_the_configs_are_sound(file, world, stage):
