@@ -92,8 +92,8 @@ def desk(
             record["cases"][name] = {"not_measured": lacks}
             continue
         say(f"{name} ...")
-        flags = ("--max-sessions", str(DIRECTORS)) if name.startswith("soak") else ()
-        flags += ("--mock",) if name == "soak" else ()
+        flags = ["--max-sessions", str(DIRECTORS)] if name.startswith("soak") else []
+        flags += ["--mock"] if name == "soak" else []
         with (
             tempfile.TemporaryDirectory(prefix="desk.") as films,
             Served(Path(films), *flags) as at,

@@ -105,8 +105,6 @@ def _embedded_store(folder: Path, model: Path, store: Path) -> Path:
 
 def _film(folder: Path) -> Path:
     """An unfinished film of two shots, of which a start and the next chunk are kept."""
-    from tiny_models import SIZE
-
     from causalcine_jax.config import MemoryConfig, PoolConfig
     from causalcine_jax.diffusion.solvers import SamplerConfig
     from causalcine_jax.film.journal import Journal
@@ -119,16 +117,22 @@ def _film(folder: Path) -> Path:
     from causalcine_jax.story import Shot, Story
 
     rng, model = np.random.default_rng(0), load_model(folder.parent / "model")
+    width, height = 32, 16  # tiny_models.SIZE
     shots = tuple(Shot(prompt, chunks=2) for prompt in PROMPTS)
     told = Story(shots, "A story.")
     memory, sampler = MemoryConfig("camr", 1, 2), SamplerConfig(steps=1)
     choices = Choices(
-        steps=1, step_list=None, pool_frames=9, window_chunks=1, memory_frames=2, size=(32, 16)
+        steps=1,
+        step_list=None,
+        pool_frames=9,
+        window_chunks=1,
+        memory_frames=2,
+        size=(width, height),
     )
-    shape = (1, 3, *latent_size(model, SIZE.height, SIZE.width), 16)
+    shape = (1, 3, *latent_size(model, height, width), 16)
     latents = [rng.standard_normal(shape).astype(np.float32) for _ in range(2)]
     chunks = tuple(KeptChunk(each, np.full((2, 2), -1, np.int32)) for each in latents)
-    settings = FilmSettings(sampler, memory, PoolConfig(9), SIZE.height, SIZE.width)
+    settings = FilmSettings(sampler, memory, PoolConfig(9), height, width)
     journal = Journal.new(journal_folder(folder), model, latents[0], True)
     journal.write(told, settings, chunks)
     journal.close()

@@ -161,7 +161,7 @@ def _read_store_embeddings(path: Path) -> None:
     null = load_tokenizer(model)([""], store.spec.text_len)[0][0]
     known = KnownPrompts([path], encoder_hash(model), null, "float32", "causalcine embed")
     for film in range(len(store)):
-        found = known({"token_ids": store.token_ids(film)}, np.random.default_rng(0))
+        found = known(store[film], np.random.default_rng(0))
         _check_numbers(found["text"])
         _check_numbers(found["null_text"])
 

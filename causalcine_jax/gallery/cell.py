@@ -48,10 +48,10 @@ def film_cell(director: "Director", chunks: Sequence[Chunk]) -> FilmCell:
     Raises:
       DataError: there is no chunk.
     """
-    video = director.story.video
+    scale = viewing_scale(director.settings.height)
     with tempfile.TemporaryDirectory(prefix="film.") as temporary:
         folder = Path(temporary)
-        with FilmWriter(folder / FILM, video.fps, viewing_scale(video.height)) as film:
+        with FilmWriter(folder / FILM, director.story.video.fps, scale) as film:
             for chunk in chunks:
                 film.append(chunk.frames)
         record = {
