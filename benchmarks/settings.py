@@ -17,7 +17,7 @@ from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import Module
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
+from causalcine_jax.network_sizes import OURS, TransformerConfig, VAEConfig
 from causalcine_jax.presets import Preset, preset
 from causalcine_jax.story_schema import size_faults
 from causalcine_jax.training.stages.table import FILM_STAGES
@@ -99,6 +99,12 @@ class Settings:
             faults.append(
                 "the tiny decoder decodes latents of Wan2.1's shape, "
                 "and the preset's are of another"
+            )
+        ours = {name: getattr(sizes.transformer, name) for name in OURS}
+        if self.peer and ours != OURS:
+            faults.append(
+                f"the peers have no network like {self.preset}'s, which predicts clean latents or "
+                "skips its input: leave out peer, or measure storyworld"
             )
         if self.peer and self.dtype == "float8":
             faults.append("the peers have no float8: leave out peer, or measure another dtype")

@@ -176,12 +176,6 @@ _H200 = (
 )
 _CPU = (
     TargetRun(
-        "forward_base",
-        ("forward",),
-        {"preset": "storyworld-base", "peer": True, "repeats": 20},
-        (FORWARD,),
-    ),
-    TargetRun(
         "forward_storyworld",
         ("forward",),
         {"preset": "storyworld", "peer": True, "repeats": 20},

@@ -33,7 +33,7 @@ def get_config() -> TrainConfig:
         log_every=10,
         transformer=BASE.transformer,
         text_encoder=BASE.text_encoder,
-        time=TimeConfig(shift=3.0),
+        time=TimeConfig(shift=3.0, weight="sigma"),
         optim=OptimConfig(optimizer="muon", lr=2e-3, warmup=50, ema_decay=0.99),
         data=DataConfig(world="base", films=400),
         checkpoint=CheckpointConfig(every=100, keep=2),

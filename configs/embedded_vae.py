@@ -1,4 +1,4 @@
-"""How the embedded world's next VAE was made: on two CPU cores, each run from the previous model.
+"""How the embedded VAE was made: on two CPU cores, each run from the previous model.
 
     # On crops of single frames, then of clips with cuts, then on whole frames with the learning
     # rate falling to 0.

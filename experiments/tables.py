@@ -112,8 +112,8 @@ TABLES = {
         made="The base of the second row is trained from random weights on films of one shot, and "
         "then distilled. The first stage of distillation is on its own films, the second on "
         "multi-shot films, as for the student. At the base scale, all three stages are shorter "
-        "than those of the first row. Their steps are in the commands below; the embedded base "
-        "had 14,900, its student 300 and 600. As in the paper, a model without multi-shot tuning "
+        "than those of the first row. Their steps are in the commands below; docs/lab.md has "
+        "those of the embedded base and its student. As in the paper, a model without multi-shot tuning "
         "has less training, so the first comparison is not at equal compute. The bases of the last "
         "two rows had equally many steps, on equally many films per step. At the base scale they "
         "had too few to draw characters. A character that is not found counts as wrong, so their "
@@ -162,7 +162,7 @@ TABLES = {
         curves={},
         made="Every policy, camr too, continues the training of the same base, for the same number "
         "of steps on the same films. It is then measured under its own policy. "
-        "That base was trained under camr for 14,900 steps, so the 400 steps of a sink say "
+        "That base was trained under camr for far longer, so the 400 steps of a sink say "
         "little of a model that never knew camr. The paper's rows also have prompts, cuts and "
         "steadiness, which were not measured here.",
     ),
@@ -202,8 +202,7 @@ TABLES = {
         "middle: of its mean position in the last two chunks, sideways. Lost: not found there. "
         "The first row of the table is the same measure on true films: the judge's own error. "
         "Drift and distance are of the subjects that are still found. At the base scale the first "
-        "row is the shipped student, made before the rates of configs/dmd.py became a cosine. A "
-        "second row to compare with it must be made that way too.",
+        "row is the shipped student. The second row to compare with it is made by configs/dmd.py.",
     ),
     "positions": Table(
         title="Positions: places in the field, or distances in the film, "

@@ -109,8 +109,9 @@ def own_predictions(
     chunks = frames // passes.chunk_frames
     t = jax.random.uniform(key_time, (films, chunks), minval=low, maxval=high)
     noisy = flow.add_noise(clean, jax.random.normal(key_noise, clean.shape), t)
+    net, text = jax.lax.stop_gradient((net, text))
     velocity = teacher_forced(net, clean, noisy, t, text, shots, passes)
-    return jax.lax.stop_gradient(flow.x0_from_velocity(noisy, velocity.astype(jnp.float32), t))
+    return flow.x0_from_velocity(noisy, velocity.astype(jnp.float32), t)
 
 
 def noise_times(key, films: int, chunks: int, config: TimeConfig) -> Float[Array, "..."]:
