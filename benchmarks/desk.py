@@ -204,7 +204,7 @@ async def _soaked(served: Served, seconds: float) -> dict[str, Any]:
     results = [client.result() for client in clients]
     receipts = sorted(each for result in results for each in result.receipts)
     quarter = len(memory) // 4
-    half, whole = median(memory[quarter : 2 * quarter]), median(memory[-quarter:])
+    second, last = median(memory[quarter : 2 * quarter]), median(memory[-quarter:])
     return {
         "minutes": seconds / 60,
         "chunks": sum(result.chunks for result in results[:DIRECTORS]),
@@ -213,9 +213,9 @@ async def _soaked(served: Served, seconds: float) -> dict[str, Any]:
         "receipts": len(receipts),
         "receipt_p50_s": receipts[len(receipts) // 2],
         "receipt_p99_s": receipts[int(0.99 * (len(receipts) - 1))],
-        "memory_half_bytes": half,
-        "memory_bytes": whole,
-        "memory_growth": whole / half - 1,
+        "memory_second_quarter_bytes": second,
+        "memory_last_quarter_bytes": last,
+        "memory_growth": last / second - 1,
     }
 
 
