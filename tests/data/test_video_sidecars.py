@@ -11,6 +11,7 @@ from causalcine_jax.data.video.captioning import Film, SourceVideo, captioned
 from causalcine_jax.data.video.captions import Captions, Cuts, parse
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.manifest import Manifest, content_id
+from causalcine_jax.data.video.parts import of_part
 from causalcine_jax.data.video.reading import probed, scanned
 from causalcine_jax.data.video.sidecars import Sidecars, found, read, shotstream_table, source_of
 from causalcine_jax.data.video.windows import Piece, Window
@@ -101,7 +102,8 @@ def test_captions_that_cannot_be_used_keep_their_source(tmp_path):
 
 def probed_videos(folder: Path, **options) -> tuple[list[SourceVideo], list[dict]]:
     work = Work(PrepareConfig(folder, folder.parent / "out", Path("model"), **options), False)
-    return probed(work, *probe.files_of(folder, folder.parent / "out")), work.rejects
+    files, told = probe.files_of(folder, folder.parent / "out")
+    return probed(work, of_part(work, files), told), work.rejects
 
 
 def test_clips_of_one_source_stay_together_where_a_captioner_describes_them(tmp_path):
@@ -147,7 +149,8 @@ def test_captions_that_cut_a_video_of_variable_rate_stay_with_their_shots(tmp_pa
     (folder / "a.json").write_text(json.dumps(told))
     config = PrepareConfig(folder, tmp_path / "out", Path("model"), detector="captions")
     work = Work(config, progress=False)
-    (video,) = scanned(work, probed(work, *probe.files_of(folder, tmp_path / "out")))
+    files, captions = probe.files_of(folder, tmp_path / "out")
+    (video,) = scanned(work, probed(work, of_part(work, files), captions))
     assert [(shot["first"], shot["stop"]) for shot in video.scan["shots"]][1] == (20, 60)
     for shot, caption in enumerate("abc"):
         row = video.scan["shots"][shot]
@@ -157,7 +160,7 @@ def test_captions_that_cut_a_video_of_variable_rate_stay_with_their_shots(tmp_pa
 
 
 def test_the_licence_that_a_captioner_names_is_kept_for_the_next_run(tmp_path):
-    scan = {"shots": [{}], "frames": 9, "count": 9}
+    scan = {"shots": [{}], "frames": 9}
     video = SourceVideo(Path("a.mp4"), "a.mp4", {"sha256": "0"}, None, scan)
     film = Film(video, Window("0", (Piece(0, 0, 9, 1),)))
     answer = Captions("W", ("a",), licence="CC0")

@@ -4,7 +4,7 @@ A file's part follows from its content alone. So copies of a video fall into one
 stays in its part when others are added.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from causalcine_jax.data.video import probe
@@ -20,8 +20,10 @@ def part_of(sha256: str, parts: int) -> int:
     return int(sha256[:12], 16) % parts + 1
 
 
-def of_part(work: Work, files: Sequence[Path]) -> list[Path]:
-    """The files of `work.config.part`. Every file is read once to know its part.
+def of_part(work: Work, files: Sequence[Path]) -> Mapping[Path, str | None]:
+    """The files of `work.config.part`, each with its hash if the part depends on it.
+
+    Every file is read once to know its part, and its hash is not computed again (probe.py).
 
     A file that cannot be read is of part 1, which says why.
 
@@ -30,7 +32,7 @@ def of_part(work: Work, files: Sequence[Path]) -> list[Path]:
     """
     number, count = work.config.part
     if count == 1:
-        return list(files)
+        return dict.fromkeys(files)
     manifest = work.manifest("hashes")
     known = {file: manifest.get(row_id) for file in files if (row_id := _id(file))}
     pending = [file for file, row in known.items() if row is None]
@@ -40,8 +42,13 @@ def of_part(work: Work, files: Sequence[Path]) -> list[Path]:
             if isinstance(row, dict):
                 manifest.add(row)
                 known[file] = row
-    parts = {file: part_of(row["sha256"], count) if row else 1 for file, row in known.items()}
-    mine = [file for file in files if parts.get(file, 1) == number]
+    hashes = {file: row["sha256"] if row else None for file, row in known.items()}
+    all_hashes = [(file, hashes.get(file)) for file in files]
+    mine = {
+        file: sha256
+        for file, sha256 in all_hashes
+        if number == (part_of(sha256, count) if sha256 else 1)
+    }
     if not mine:
         raise DataError(
             f"part {number}/{count} has none of the {len(files)} files in {work.config.folder}: "

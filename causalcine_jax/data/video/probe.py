@@ -61,8 +61,10 @@ def probe_id(file: Path) -> str:
     return content_id("probe", VERSION, state(file))
 
 
-def probe(file: Path) -> Row:
+def probe(file: Path, sha256: str | None = None) -> Row:
     """A video's row: "sha256", "bytes", "width", "height" (as shown), "rate", "seconds", "codec".
+
+    `sha256` is the file's hash, if it is known.
 
     Raises:
       DataError, UsageError: the file is no video that can be read.
@@ -85,7 +87,7 @@ def probe(file: Path) -> Row:
         )
         codec, rate = stream.codec_context.name, float(stream.average_rate or 0)
     return {
-        "sha256": file_hash(file),
+        "sha256": sha256 or file_hash(file),
         "bytes": size,
         "width": round(width),
         "height": round(height),

@@ -1,7 +1,7 @@
 """The stages that read videos: what each file is, and its shots."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -21,31 +21,36 @@ from causalcine_jax.utils.atomic_file import file_hash
 
 
 def probed(
-    work: Work, files: Sequence[Path], told: Sequence[Path], every: Sequence[Path] | None = None
+    work: Work,
+    files: Mapping[Path, str | None],
+    told: Sequence[Path],
+    every: Sequence[Path] | None = None,
 ) -> list[SourceVideo]:
     """The files that are videos, each content once, with the captions beside them (`told`).
 
     Args:
-      files: those of this part; `every` has the other parts' as well.
+      files: those of this part, each with its hash if it is known (parts.py).
+      told: files of captions.
+      every: the files of all parts; None if `files` are all.
     """
     config = work.config
     _check_source_from(config.source_from, [work.name(file) for file in every or files])
     licence = " ".join(config.licence.split())
     # What is wrong with captions of no video is counted once, in the first part.
     rejects = work.rejects if config.part[0] == 1 else []
-    beside = sidecars.found(every or files, told, rejects, config.folder, files)
+    beside = sidecars.found(every or [*files], told, rejects, config.folder, [*files])
     rows: dict[Path, Row] = {}
     manifest = work.manifest("probe")
     with work.bar(len(files), "file", "probe") as bar:
         pending = []
-        for file in files:
+        for file, sha256 in files.items():
             row = _known(manifest, file)
             if row is None:
-                pending.append(file)
+                pending.append((file, sha256))
             else:
                 rows[file] = row
                 bar.update(1)
-        for file, found in each(_probe, pending, config.workers):
+        for (file, _), found in each(_probe, pending, config.workers):
             bar.update(1)
             if isinstance(found, tuple):
                 work.drop("probe", work.name(file), found)
@@ -110,7 +115,7 @@ def scanned(work: Work, videos: Sequence[SourceVideo]) -> list[SourceVideo]:
 def _of_scan(task: "_Scan", row: Row) -> SourceVideo:
     """The scanned video. Where its shots are those that the captions cut, they are told in order.
 
-    Otherwise `Captions.at` finds each shot's by time, which only estimates a frame's time.
+    Otherwise `Captions.at` finds each shot's by time.
     """
     video, told = replace(task.video, scan=row), task.video.captions
     starts = task.cuts.starts if task.cuts else ()
@@ -169,9 +174,10 @@ class _Scan:
     cuts: Cuts | None
 
 
-def _probe(file: Path) -> Row | Reason:
+def _probe(task: tuple[Path, str | None]) -> Row | Reason:
+    file, sha256 = task
     try:
-        return {"id": probe.probe_id(file), **probe.probe(file)}
+        return {"id": probe.probe_id(file), **probe.probe(file, sha256)}
     except (UsageError, DataError) as error:
         return "unreadable", str(error)
 
