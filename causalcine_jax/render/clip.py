@@ -166,6 +166,15 @@ def stored(
             yield Stored(frame, start, start + length, zero, pixel_aspect(stream), time is not None)
 
 
+def beginning(file: Path) -> Fraction:
+    """The file's own time at which players begin to count: its sound may come before its frames.
+
+    Raises `DataError` if the file cannot be read.
+    """
+    with readable(file) as container:
+        return Fraction(container.start_time or 0, av.time_base)
+
+
 def _searched(
     container: InputContainer, stream: VideoStream, time: Fraction
 ) -> Iterator[av.VideoFrame]:

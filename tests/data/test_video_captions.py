@@ -71,7 +71,7 @@ def test_bad_captions_are_named(data, fault):
 
 def test_captions_find_their_shots_by_time():
     told = Captions("W", ("a", "b"), Cuts((0, 50), "frames"))  # of 100 frames in 4 seconds
-    at = lambda first, stop: told.at(first, stop, 4.0, 100)
+    at = lambda first, stop: told.at(first, stop, [(0, 0.0), (100, 4.0)])
     assert [at(0, 1.9), at(1.5, 2.2), at(1.8, 2.6), at(3, 4)] == ["a", "a", "b", "b"]
 
 

@@ -145,10 +145,7 @@ def _of_window(told: Captions, film: Film) -> tuple[str, ...] | None:
     scan = film.video.scan
     pieces = film.window.pieces
     if told.cuts is not None and told.shots:
-        seconds = scan["frames"] / FPS
-        return tuple(
-            told.at(piece.first / FPS, piece.stop / FPS, seconds, scan["count"]) for piece in pieces
-        )
+        return tuple(told.at(piece.first / FPS, piece.stop / FPS, scan["pace"]) for piece in pieces)
     shots = told.of_shots(len(scan["shots"]))
     return None if shots is None else tuple(shots[piece.shot] for piece in pieces)
 
@@ -163,7 +160,8 @@ def _unfit(told: Captions, film: Film) -> Reason:
 def _request(row_id: str, film: Film, size: tuple[int, int], images: int | None) -> Request:
     height = min(size[0], SEEN_HEIGHT)
     width = round(size[1] * height / size[0])
-    seconds = lambda piece: (piece.first / FPS, piece.stop / FPS)
+    begins = film.video.scan["begins"]
+    seconds = lambda piece: (begins + piece.first / FPS, begins + piece.stop / FPS)
     shots: tuple[Piece, ...] = film.window.pieces
     each = SEEN if images is None else max(1, min(SEEN, images // len(shots)))
     places = [(place + 0.5) / each for place in range(each)]

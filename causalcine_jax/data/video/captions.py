@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from causalcine_jax.clock import FPS, TEMPORAL_STRIDE
+from causalcine_jax.data.video.pace import Pace, times_of
 from causalcine_jax.errors import UsageError, shown
 from causalcine_jax.story_schema import LONGEST_TEXT
 from causalcine_jax.utils.plain_data import parse_plain
@@ -28,6 +29,13 @@ class Cuts:
 
     starts: tuple[float, ...]
     unit: str = "frames"
+
+    def seconds(self, pace: Pace) -> list[float]:
+        """The starts in seconds from the first frame of a video of this pace."""
+        if self.unit == "frames":
+            return times_of(self.starts, pace)
+        _, length = pace[-1]
+        return [start * (length if self.unit == "fractions" else 1) for start in self.starts]
 
 
 @dataclass(frozen=True)
@@ -60,14 +68,13 @@ class Captions:
             return (self.shots or ("",)) * count
         return None
 
-    def at(self, first: float, stop: float, seconds: float, frames: float) -> str:
+    def at(self, first: float, stop: float, pace: Pace) -> str:
         """The caption of the shot with most of the time from `first` to `stop`, in seconds.
 
-        `seconds` and `frames` are the video's length.
+        `pace` says when the video's frames are shown.
         """
         assert self.cuts is not None
-        scale = {"frames": seconds / frames, "seconds": 1.0, "fractions": seconds}[self.cuts.unit]
-        starts = [scale * start for start in self.cuts.starts]
+        starts = self.cuts.seconds(pace)
         overlaps = [
             min(stop, end) - max(first, start)
             for start, end in zip(starts, [*starts[1:], float("inf")])

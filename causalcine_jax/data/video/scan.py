@@ -22,9 +22,10 @@ from causalcine_jax.data.video.bars import Brightest, area
 from causalcine_jax.data.video.captions import Cuts
 from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tick
 from causalcine_jax.data.video.manifest import Row
+from causalcine_jax.data.video.pace import pace_of
 from causalcine_jax.data.video.shots import DetectedShot, ShotDetector
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.clip import Stored, stored, upright
+from causalcine_jax.render.clip import Stored, beginning, stored, upright
 from causalcine_jax.render.colour import ToRGB
 
 SIZE = (48, 27)  # of the pictures: width, height, as TransNetV2 takes them
@@ -33,7 +34,7 @@ MOTION = Fraction(1, 4)  # seconds between two frames whose difference is a shot
 HASH_SIDE = 16
 HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
 HASHED = (0.25, 0.5, 0.75)  # of a shot
-VERSION = 2  # of the rows; raise it when their meaning changes
+VERSION = 3  # of the rows; raise it when their meaning changes
 
 
 def scan(
@@ -42,7 +43,10 @@ def scan(
     cuts: Cuts | None = None,
     size: tuple[int, int] = SIZE,
 ) -> Row:
-    """A video's row: "frames" on the model's clock, "count" of stored ones, "clock", and "shots".
+    """A video's row: "frames" on the model's clock, "clock", "pace", "begins" and "shots".
+
+    The pace says when stored frames are shown (pace.py), in seconds from the first. The first is
+    shown at "begins", in seconds of the file as players count them.
 
     A shot is {"first", "stop", "luma", "motion", "hashes"}: a range of frames on the model's clock;
     mean brightness and mean change in a quarter of a second, in grey levels, of the picture inside
@@ -71,7 +75,8 @@ def scan(
     picture = seen.brightest.picture()
     return {
         "frames": seen.ticks[-1],
-        "count": len(seen.luma),
+        "pace": pace_of(seen.seconds),
+        "begins": round(float(max(seen.clock - beginning(file), 0)), 3),
         "clock": Clock(seen.clock, seen.searched, picture).to_row(),
         "shots": [seen.shot(shot, area(picture)) for shot in shots],
     }
