@@ -58,6 +58,8 @@ class LatentStore:
         self.path = path
         self.folders = [path]
         self.spec = spec
+        self.sizes = [spec]  # as of several stores, mixed_store.py
+        self.alike = [range(spec.films)]
         self._arrays = arrays
 
     @classmethod

@@ -4,6 +4,9 @@
           -> one global order, reshuffled every epoch, without end
           -> batches of numpy arrays, of which this process has its part
 
+Where films have several lengths, heights or widths, each size has such an order and batches of its
+own. The batches take turns, each size as often as it has films (to 1 %). So nothing is padded.
+
 Resuming is exact to the batch, and the order depends on the seed alone.
 Batch n, joined over processes, is the same for any number of processes.
 """
@@ -35,9 +38,9 @@ EPOCHS = 10**6  # no run gets to the end; grain's endless repeat overflows in ba
 class ReadableRecords:
     """A random-access source: a store whose damaged records read as the next readable one.
 
-    Replacing depends on the store alone, so order and shapes of batches stay the same in every
-    run. `bad` holds the damaged records met so far. If they exceed `max_bad_fraction` of the
-    store, reading raises DataError.
+    That one is of the same size. Replacing depends on the store alone, so order and shapes of
+    batches stay the same in every run. `bad` holds the damaged records met so far. If they exceed
+    `max_bad_fraction` of the store, reading raises DataError.
     """
 
     def __init__(self, store: LatentStore | MixedStore, max_bad_fraction: float):
@@ -50,15 +53,17 @@ class ReadableRecords:
         return len(self._store)
 
     def __getitem__(self, index: int) -> StoreRecord:
-        for step in range(len(self)):
-            candidate = (index + step) % len(self)
+        alike = next(films for films in self._store.alike if index in films)
+        for step in range(len(alike)):
+            candidate = alike[(index - alike.start + step) % len(alike)]
             if candidate in self.bad:
                 continue
             try:
                 return self._store[candidate]
             except CorruptRecord as error:
                 self._count(candidate, error)
-        raise DataError(f"{self._store.path}: no record can be read; encode the films again")
+        which = f"none of {len(alike)} records" if len(alike) < len(self) else "no record"
+        raise DataError(f"{self._store.path}: {which} can be read; encode the films again")
 
     def __repr__(self) -> str:
         return f"ReadableRecords({self._store.path})"
@@ -85,6 +90,20 @@ class ReadableRecords:
 
 
 @dataclass(frozen=True)
+class _Films:
+    """A random-access source: some films of another one."""
+
+    records: ReadableRecords
+    films: range
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def __getitem__(self, index: int) -> StoreRecord:
+        return self.records[self.films[index]]
+
+
+@dataclass(frozen=True)
 class OwnPart:
     """The part of every global batch that this process reads: the index-th of `count`.
 
@@ -100,8 +119,9 @@ class Loader(grain.DatasetIterator):
     """An iterator of endless batches of this process's films, with a position to save.
 
     A batch: {"latents" float32 [B,F,h,w,z] normalised, "token_ids" int32 [B,S,T],
-    "shot_of_chunk" int32 [B,N], "index" int64 [B]}. orbax saves and restores the position as any
-    grain iterator's: `save_checkpointables(step, {"state": ..., "data": loader})`.
+    "shot_of_chunk" int32 [B,N], "index" int64 [B]}. All its films have one size. orbax saves and
+    restores the position as any grain iterator's:
+    `save_checkpointables(step, {"state": ..., "data": loader})`.
 
     Args:
       store: what to read.
@@ -139,15 +159,18 @@ class Loader(grain.DatasetIterator):
         raise_faults("loader", faults)
         self._records, self._sharing = ReadableRecords(store, max_bad_fraction), part.sharing
         self._unchecked: deque = deque()
-        films = grain.MapDataset.source(self._records).seed(seed).shuffle().repeat(EPOCHS)
-        for visit in visits:
-            films = films.random_map(visit)
+        self._of_size = [
+            _batches_of(_Films(self._records, films), visits, (seed + number) % 2**32, batch_size)[
+                part.index :: part.count
+            ]
+            for number, films in enumerate(store.alike)
+        ]
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-        self._batches = iter(
-            films.batch(batch_size)[part.index :: part.count].to_iter_dataset(options)
-        )
+        of_all = grain.MapDataset.mix(self._of_size, [*map(len, store.alike)])
+        self._batches = iter(of_all.to_iter_dataset(options))
         # A position is valid only for these values, the same in all processes; set_state checks.
-        self._order = {"films": len(store), "batch_size": batch_size * part.count, "seed": seed}
+        films: Any = len(store) if len(store.alike) == 1 else [*map(len, store.alike)]
+        self._order = {"films": films, "batch_size": batch_size * part.count, "seed": seed}
 
     @property
     def bad_records(self) -> tuple[int, ...]:
@@ -169,6 +192,10 @@ class Loader(grain.DatasetIterator):
             if len(self._unchecked) > BEHIND:
                 check_same_films(self._unchecked.popleft(), self._sharing)
         return batch
+
+    def of_each_size(self) -> list[dict[str, np.ndarray]]:
+        """A batch of every size of films, without taking any; none if all have one size."""
+        return [batches[0] for batches in self._of_size] if len(self._of_size) > 1 else []
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position, as JSON."""
@@ -199,6 +226,16 @@ class Loader(grain.DatasetIterator):
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _batches_of(
+    films: _Films, visits: Sequence[Visit], seed: int, batch_size: int
+) -> grain.MapDataset:
+    """Endless batches of all processes."""
+    ordered = grain.MapDataset.source(films).seed(seed).shuffle().repeat(EPOCHS)
+    for visit in visits:
+        ordered = ordered.random_map(visit)
+    return ordered.batch(batch_size)
 
 
 def _listed(indices: list[int], limit: int = 10) -> str:

@@ -1,6 +1,7 @@
 """Several latent stores read as one: the first's films, then the second's, and so on.
 
-A loader shuffles them all together.
+A loader shuffles all films of one size together. Films of another length, height or width are other
+arrays, so a batch never mixes sizes (loader.py).
 """
 
 import bisect
@@ -14,9 +15,6 @@ from causalcine_jax.data.store_layout import StoreSpec
 from causalcine_jax.errors import raise_faults
 
 SAME = (
-    "latent_frames",
-    "height",
-    "width",
     "channels",
     "chunk_frames",
     "text_len",
@@ -26,9 +24,13 @@ SAME = (
 
 
 class MixedStore:
-    """Stores of one VAE, tokenizer and film size.
+    """Stores of one VAE and tokenizer. Those with films of one size stand together.
 
     A record has as many rows of token ids as the store with the most shots.
+
+    spec     of all films; its sizes are those of the first store
+    sizes    a spec for each size of films, in the order of `alike`
+    alike    the films of each size
 
     Raises:
       UsageError: the stores do not fit together; names every difference.
@@ -46,6 +48,10 @@ class MixedStore:
                 if getattr(store.spec, name) != getattr(first, name)
             ],
         )
+        of_size: dict[tuple[int, ...], list[LatentStore]] = {}
+        for store in stores:
+            of_size.setdefault(store.spec.shapes()["latents"], []).append(store)
+        stores = [store for group in of_size.values() for store in group]
         self._stores = stores
         self._ends = list(itertools.accumulate(len(store) for store in stores))
         self.folders = [store.path for store in stores]
@@ -56,6 +62,11 @@ class MixedStore:
             shots=max(s.spec.shots for s in stores),
             source={"mixed": [{**s.spec.source, "films": len(s)} for s in stores]},
         )
+
+        counts = [sum(map(len, group)) for group in of_size.values()]
+        ends = list(itertools.accumulate(counts))
+        self.alike = [range(end - count, end) for end, count in zip(ends, counts)]
+        self.sizes = [group[0].spec for group in of_size.values()]
 
     def __len__(self) -> int:
         return self._ends[-1]

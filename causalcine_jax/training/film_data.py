@@ -125,9 +125,9 @@ def _one_store(
     One inside config.out that is missing or incomplete is made first, with `films` films. Another
     one is an input of the run, so it must be there.
     """
-    model = vae_folder(config)
     if path.is_dir():
         return LatentStore.open(path)
+    model = vae_folder(config)
     if config.data.embeddings:
         raise UsageError(
             f"there is no latent store {path}, and data.embeddings needs one whose prompts are "
@@ -203,16 +203,21 @@ def check_store(
         faults.append(
             f"its chunks have {spec.chunk_frames} frames, chunk_frames is {config.chunk_frames}"
         )
-    if config.data.chunks > spec.chunks:
-        faults.append(f"its films have {spec.chunks} chunks, data.chunks is {config.data.chunks}")
+    fewest = min(each.chunks for each in store.sizes)
+    if config.data.chunks > fewest:
+        faults.append(f"its films have {fewest} chunks, data.chunks is {config.data.chunks}")
     raise_faults(f"latent store {store.path}", faults)
 
 
 def films_note(config: TrainConfig, store: LatentStore | MixedStore) -> str:
     """What the films are, for the lines that a run begins with."""
-    spec, chunks = store.spec, config.data.chunks
+    chunks = config.data.chunks
     parts = f", cut to parts of {chunks} chunks" if chunks else ""
-    return f"{spec.films} films of {spec.latent_frames} latent frames in {store.path}{parts}"
+    films = ", ".join(
+        f"{len(alike)} films of {spec.latent_frames} latent frames of {spec.height}x{spec.width}"
+        for alike, spec in zip(store.alike, store.sizes, strict=True)
+    )
+    return f"{films} in {store.path}{parts}"
 
 
 def film_loader(
@@ -223,7 +228,9 @@ def film_loader(
     `UsageError` if host memory has no room for one.
     """
     index, count = own_part(make_mesh(config.seq))
-    check_batch_room(config.batch, config.batch // count * store.spec.film_bytes)
+    check_batch_room(
+        config.batch, config.batch // count * max(each.film_bytes for each in store.sizes)
+    )
     return Loader(
         store,
         config.batch // count,

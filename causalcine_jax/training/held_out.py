@@ -52,10 +52,12 @@ class HeldOut:
         ]
 
     def compile(self, state: TrainState, fixed: Nets) -> None:
-        """Compiles and checks its program, so that it does not fail hours into a run."""
+        """Compiles and checks its programs, so that none fails hours into a run."""
+        of_each_size = {str(jax.tree.map(np.shape, batch)): batch for batch in self._batches}
         with jax.set_mesh(self._mesh):
-            batch = put_batch(self._mesh, self._batches[0])
-            self._metrics.compile(state.params, fixed, batch, np.int32(0))
+            for batch in of_each_size.values():
+                placed = put_batch(self._mesh, batch)
+                self._metrics.compile(state.params, fixed, placed, np.int32(0))
 
     def __call__(self, state: TrainState, fixed: Nets) -> dict[str, float]:
         averaged = {**state.params, **state.ema}

@@ -149,8 +149,10 @@ class Run:
                 begun = time.monotonic()
             with jax.set_mesh(self.mesh):
                 if number == self.start + 1:  # also what runs later: it must not fail mid-run
-                    for _, apply in updates:
-                        apply.compile(state, fixed, batch)
+                    for each in (batch, *stage.of_each_size()):
+                        placed = each if each is batch else put_batch(self.mesh, each)
+                        for _, apply in updates:
+                            apply.compile(state, fixed, placed)
                     if self.measure_held_out:
                         self.measure_held_out.compile(state, fixed)
                     # A changed config that cannot run must not replace that of the trained steps.

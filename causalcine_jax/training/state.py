@@ -8,7 +8,7 @@ PRNG keys are not carried: the key of a step is fold_in(key(seed), step). Metric
 record are carried, so that an interrupted run writes the same records as one that was not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -143,6 +143,7 @@ class Stage(StageNets):
     bad       number of records skipped as corrupt so far
     notes     lines for the log
     held_out  this process's part of batches that are never trained on (held_out.py)
+    of_each_size  () -> a batch of every size of films, where `batches` has several sizes
     """
 
     batches: "Batches"
@@ -151,6 +152,7 @@ class Stage(StageNets):
     bad: Callable[[], int] = lambda: 0
     notes: tuple[str, ...] = ()
     held_out: tuple[Any, ...] = ()
+    of_each_size: Callable[[], Sequence[Any]] = tuple
 
 
 @runtime_checkable

@@ -1,11 +1,12 @@
 """Whether a program fits in memory, read from its compiled form before it runs.
 
-The program is compiled once: what is checked is what runs.
+What is checked is what runs: a program is compiled once, for each size of films.
 """
 
 from collections.abc import Callable, Iterable
 
 import jax
+import numpy as np
 
 from causalcine_jax.parallel.processes import check_all
 from causalcine_jax.training.config import TrainConfig
@@ -17,9 +18,9 @@ SURE = 1.25
 
 
 class CheckedProgram:
-    """A jitted function, compiled and checked before it runs.
+    """A jitted function, compiled and checked before it runs, once for each size of batches.
 
-    Call it under the mesh, always with the same shapes and shardings.
+    Call it under the mesh, always with the same dtypes and shardings.
 
     what  it is, such as: a step of dmd
     say   is told if memory may not suffice
@@ -33,18 +34,22 @@ class CheckedProgram:
         say: Callable[[str], None],
     ):
         self._jitted, self._what, self._config, self._say = jitted, what, config, say
-        self._program: jax.stages.Compiled | None = None
+        self._programs: dict[tuple[tuple[int, ...], ...], jax.stages.Compiled] = {}
 
     def compile(self, *arguments) -> jax.stages.Compiled:
-        """Compiles it once. `UsageError` in all processes if one has no room to run it."""
-        if self._program is None:
+        """The program for arguments of these shapes, compiled if they are new.
+
+        `UsageError` in all processes if one has no room to run it.
+        """
+        shapes = tuple(map(np.shape, jax.tree.leaves(arguments)))
+        if shapes not in self._programs:
             program = self._jitted.lower(*arguments).compile()
             config = self._config
             lower = [*smaller_step(config, jax.device_count())]
             lower.append(f"--config.batch=N below {config.batch}")
             check_fits(program, self._what, "weights and optimizer", lower, self._say)
-            self._program = program
-        return self._program
+            self._programs[shapes] = program
+        return self._programs[shapes]
 
     def __call__(self, *arguments):
         return self.compile(*arguments)(*arguments)

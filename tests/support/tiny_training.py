@@ -55,11 +55,12 @@ def get_config():
     return tiny_config()
 
 
-def tiny_store(path: Path, films: int = 16, seed: int = 0) -> LatentStore:
+def tiny_store(path: Path, films: int = 16, seed: int = 0, frames: int = 9) -> LatentStore:
     """Films of 9 latent frames: one constant picture and a little noise, which can be learned."""
+    shot_of_chunk = np.array([0, 0, 1], np.int32)[-(frames // 3) :]
     spec = StoreSpec(
         films=films,
-        latent_frames=9,
+        latent_frames=frames,
         height=4,
         width=4,
         shots=2,
@@ -76,13 +77,9 @@ def tiny_store(path: Path, films: int = 16, seed: int = 0) -> LatentStore:
             ids = np.zeros((2, TEXT_LEN), np.int32)
             ids[:, :5], ids[:, 5] = rng.integers(3, 100, (2, 5)), 1
             picture = rng.standard_normal((1, 4, 4, 16))
-            latents = np.broadcast_to(picture, (9, 4, 4, 16)) + 0.1 * rng.standard_normal(
-                (9, 4, 4, 16)
+            latents = np.broadcast_to(picture, (frames, 4, 4, 16)) + 0.1 * rng.standard_normal(
+                (frames, 4, 4, 16)
             )
-            records.append(
-                NewRecord(
-                    latents.astype(np.float32), ids, np.array([0, 0, 1], np.int32), ["a", "b"]
-                )
-            )
+            records.append(NewRecord(latents.astype(np.float32), ids, shot_of_chunk, ["a", "b"]))
         writer.write(shard, records)
     return writer.finish()

@@ -57,7 +57,7 @@ def test_films_are_measured_a_micro_batch_at_a_time(tmp_path):
     )
     _, state = run(tmp_path, every=0)
     parts.compile(state, {})
-    seen = [parts._metrics._program.in_avals[0][2]["x"].shape]
+    seen = [each.in_avals[0][2]["x"].shape for each in parts._metrics._programs.values()]
     assert seen == [(2, *UNSEEN[0]["x"].shape[1:])]
     losses = [each(state, {})["held_out_loss"] for each in (parts, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

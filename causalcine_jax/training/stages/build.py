@@ -120,6 +120,7 @@ def _on_films(config: TrainConfig) -> Stage:
         export=export,
         sample=sample,
         bad=lambda: len(loader.bad_records),
+        of_each_size=loader.of_each_size,
         held_out=held_out_batches(config, vae, tokenizer, sizes),
         notes=(films_note(config, store), *notes),
     )

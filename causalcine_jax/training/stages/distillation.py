@@ -167,6 +167,7 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
         export=_export(loaded, adapter_bases(nets)),
         sample=sample,
         bad=lambda: len(loader.bad_records),
+        of_each_size=loader.of_each_size,
         notes=(films_note(config, films), *notes),
     )
 

@@ -64,6 +64,11 @@ def trajectory_spec(
 ) -> StoreSpec:
     """The spec of the store of trajectories over `films`."""
     count = settings.count
+    if len(films.sizes) > 1:
+        raise UsageError(
+            f"ode.store: {films.path} have films of {len(films.sizes)} sizes, and trajectories are "
+            "of one: name stores of one size as data.store, or leave ode.store out"
+        )
     if count > len(films):
         raise UsageError(f"ode.films {count} is more than the {len(films)} films of {films.path}")
     told = {
