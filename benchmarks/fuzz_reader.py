@@ -201,21 +201,21 @@ def _read_captions(path: Path) -> None:
 
     captions = read(path)
     if captions.cuts:
-        assert isinstance(captions.at(0.5, 1.5, seconds=10.0, frames=160.0), str)
+        assert isinstance(captions.at(0.5, 1.5, [(0, 0.0), (160, 10.0)]), str)
 
 
 def _read_set(path: Path) -> None:
     """What `stories`, `film --stories` and `evaluate --films` do with a set."""
     from benchmarks.fuzz_text_inputs import SET
     from causalcine_jax.commands.stories import report
-    from causalcine_jax.evaluation.films.stories import read_stories
+    from causalcine_jax.evaluation.films.stories import film_stories
     from causalcine_jax.story_sets.lint import estimated_tokens, set_lint
     from causalcine_jax.story_sets.story_set import check_hashes, read_set
 
     file = path / f"{SET}.yaml"
     stories = read_set(file)
     set_lint(stories, estimated_tokens)
-    read_stories(file)
+    film_stories(file)
     check_hashes(stories)
     report(stories, estimated_tokens)
 

@@ -33,4 +33,5 @@ def pace_of(seconds: Sequence[float]) -> Pace:
 
 def times_of(frames: Sequence[float], pace: Sequence[Sequence[float]]) -> list[float]:
     """When these frames are shown, in seconds; those after the end at the end."""
-    return np.interp(frames, *zip(*pace)).tolist()
+    knots, seconds = np.asarray(pace).T
+    return np.interp(np.asarray(frames), knots, seconds).tolist()

@@ -76,7 +76,7 @@ def scan(
     return {
         "frames": seen.ticks[-1],
         "pace": pace_of(seen.seconds),
-        "begins": round(float(max(seen.clock - beginning(file), 0)), 3),
+        "begins": round(max(float(seen.clock - beginning(file)), 0.0), 3),
         "clock": Clock(seen.clock, seen.searched, picture).to_row(),
         "shots": [seen.shot(shot, area(picture)) for shot in shots],
     }
