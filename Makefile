@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo     a 15 s film from examples/demo.yaml: outputs/demo/film.mp4, contact_sheet.png, film.json"
+	@echo "make demo     an 18 s film from examples/demo.yaml: outputs/demo/film.mp4, contact_sheet.png, film.json"
 	@echo "make desk     the director's desk: prints an address and opens it in a browser"
 	@echo "make test     the tests, on CPU"
 	@echo "make slow     the tests that take minutes: every stage on every mesh of eight devices, made of one CPU; two processes as one run"

@@ -35,19 +35,20 @@ def check(*arguments):
 def test_the_demo_as_it_will_be_filmed(capsys):
     assert check(ROOT / "examples" / "demo.yaml") == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == ("5 shots, 20 chunks, 237 frames: 14.81 s of 80x48 at 16 frames per second")
-    rows = [line.split() for line in said[3:8]]
+    assert said[0] == ("6 shots, 24 chunks, 285 frames: 17.81 s of 80x48 at 16 frames per second")
+    rows = [line.split() for line in said[3:9]]
     assert [row[:2] for row in rows] == [
         ["1", "mia"],
         ["2", "otto"],
         ["3", "the-sea"],
         ["4", "moonlight"],
         ["5", "mia-again"],
+        ["6", "together"],
     ]
-    assert [row[2] for row in rows] == ["0.00", "2.81", "5.81", "8.81", "11.81"]
-    assert [row[4] for row in rows] == ["2.81", "3.00", "3.00", "3.00", "3.00"]
-    assert [row[5] for row in rows] == ["1-4", "5-8", "9-12", "13-16", "17-20"]
-    assert "cuts at 2.81 s, 5.81 s, 8.81 s, 11.81 s" in said
+    assert [row[2] for row in rows] == ["0.00", "2.81", "5.81", "8.81", "11.81", "14.81"]
+    assert [row[4] for row in rows] == ["2.81", *["3.00"] * 5]
+    assert [row[5] for row in rows] == ["1-4", "5-8", "9-12", "13-16", "17-20", "21-24"]
+    assert "cuts at 2.81 s, 5.81 s, 8.81 s, 11.81 s, 14.81 s" in said
     assert "shot 'mia': 3 s asked, 2.812 s on the chunk grid (4 chunks)" in said
     longest = max(int(row[6]) for row in rows)
     reads = f"storyworld-student reads 64 tokens of a prompt, the longest here has {longest}"
