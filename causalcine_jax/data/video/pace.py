@@ -33,5 +33,5 @@ def pace_of(seconds: Sequence[float]) -> Pace:
 
 def times_of(frames: Sequence[float], pace: Sequence[Sequence[float]]) -> list[float]:
     """When these frames are shown, in seconds; those after the end at the end."""
-    knots, seconds = np.asarray(pace).T
-    return np.interp(np.asarray(frames), knots, seconds).tolist()
+    numbers, seconds = np.asarray(pace, np.float64).T
+    return np.interp(np.asarray(frames, np.float64), numbers, seconds).tolist()
