@@ -34,9 +34,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--latent-frames",
-        type=whole_number,
-        default=60,
-        help="latent frames per film (default 60: 14.8 s)",
+        type=lengths,
+        default=(60,),
+        metavar="N[,N...]",
+        help="latent frames per film (default 60: 14.8 s); with 60,30,15 what is left of shots is "
+        "made shorter films, in a store for each length",
     )
     parser.add_argument(
         "--shots",
@@ -104,6 +106,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def lengths(text: str) -> tuple[int, ...]:
+    """Whole numbers, joined by commas."""
+    return tuple(map(whole_number, text.split(",")))
+
+
 def _captioner_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--captioner-at-once",
@@ -167,11 +174,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     filters, size = flags.pop("filters"), flags.pop("size")
     detector, weights = flags.pop("shots"), flags.pop("shots_weights")
+    longest, *shorter = flags.pop("latent_frames")
     captioning = _captioning(flags)
     config = PrepareConfig(
         **flags,
         captioning=captioning,
         size=size and size[::-1],
+        latent_frames=longest,
+        shorter=tuple(shorter),
         detector=detector,
         detector_weights=weights,
         filters=Filters.read(filters) if filters else Filters(),
@@ -197,12 +207,14 @@ def summary(numbers: dict) -> str:
         "left out: rejects.html says why, and the same command asks again"
     )
     bars = numbers["black_bars"]
+    stores = ", ".join(f"{name} {count}" for name, count in numbers.get("stores", {}).items())
     return "\n".join(
         [
             f"{numbers['videos']} videos of {numbers['files']} files, "
             f"{numbers['video_seconds']:.0f} s, {numbers['shots']} shots",
             f"{numbers['windows']} windows, {numbers['films']} films: "
             f"{numbers.get('train', 0)} to train on, {numbers.get('held_out', 0)} held out",
+            *([f"films of each store: {stores}"] if stores else []),
             *([f"{bars} videos have black bars, which are cut off"] if bars else []),
             *([numbers["lengths"]] if "lengths" in numbers else []),
             *([f"part {numbers['part']}: {numbers['note']}"] if "part" in numbers else []),

@@ -29,7 +29,7 @@ from causalcine_jax.convert import load_vae
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
-from causalcine_jax.data.video import encode, parts, pool, prepare, reading
+from causalcine_jax.data.video import encode, parts, pool, prepare, probe, reading
 from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.data.video.frames import Clock, read
@@ -121,10 +121,35 @@ def test_a_length_that_would_lose_less_is_named(model, tmp_path):
     made = run(folder, tmp_path / "out", model, latent_frames=33)
     assert made.numbers["films"] == 1
     assert made.numbers["lengths"] == (
-        "most runs of shots are shorter than a film of 11 chunks, which fits into 46% of their "
-        "time (most frequent: 3 chunks 4 times, 12 chunks 1 times); --latent-frames 9 (2.1 s) "
-        "would fit into 100%"
+        "most runs of shots are shorter than a film of 11 chunks: films hold 46% of their "
+        "time (most frequent: 3 chunks 4 times, 12 chunks 1 times); --latent-frames 33,9 would "
+        "hold 96%, by a store of films of 2.1 s too"
     )
+
+
+def test_what_is_left_of_shots_becomes_a_store_of_shorter_films(model, tmp_path):
+    """Training draws batches of both stores; a length that is not asked for any more goes."""
+    folder, out = films_folder(tmp_path / "videos", 3), tmp_path / "out"
+    made = run(folder, out, model, latent_frames=15, shorter=(9,))
+    assert {name: len(store) for name, store in made.stores.items()} == made.numbers["stores"]
+    assert {*made.stores} == {"train", "train-9"} and made.numbers["train"] == 6
+    assert [made.stores[name].spec.latent_frames for name in made.stores] == [15, 9]
+    rows = {
+        name: [json.loads(row) for row in (store.path / "films.jsonl").read_text().splitlines()]
+        for name, store in made.stores.items()
+    }
+    for long, short in zip(rows["train"], rows["train-9"], strict=True):
+        assert long["file"] == short["file"]
+        assert long["shots"][-1]["stop"] <= short["shots"][0]["first"]
+    with Loader(MixedStore([*made.stores.values()]), 1) as loader:
+        seen = [next(loader)["latents"].shape[1] for _ in range(6)]
+    assert sorted(seen) == [9] * 3 + [15] * 3
+    with pytest.raises(UsageError, match=r"shorter was \[9\], is None"):
+        run(folder, out, model, latent_frames=15)
+    assert {*run(folder, out, model, latent_frames=15, overwrite=True).stores} == {"train"}
+    assert not (out / "train-9").exists()
+    with pytest.raises(UsageError, match="must fall from the longest to the shortest, not 9,15"):
+        run(folder, out, model, latent_frames=9, shorter=(15,))
 
 
 def test_every_file_that_is_no_film_is_counted_by_name(model, detector, tmp_path):
@@ -282,7 +307,10 @@ def test_a_part_hashes_a_file_once_and_may_be_empty(model, tmp_path, monkeypatch
     folder = films_folder(tmp_path / "videos", 2)
     hashed = []
     real = parts.file_hash
-    monkeypatch.setattr(parts, "file_hash", lambda file: hashed.append(file.name) or real(file))
+    for module in (parts, probe):
+        monkeypatch.setattr(
+            module, "file_hash", lambda file: hashed.append(file.name) or real(file)
+        )
     number = parts.part_of(real(folder / "film0.mp4"), 2)
     run(folder, tmp_path / "out", model, part=(number, 2))
     again = run(folder, tmp_path / "out", model, part=(number, 2))

@@ -44,11 +44,10 @@ def windows(work: Work, videos: Sequence[SourceVideo], target: Target) -> list[F
                 work.drop("filters", video.name, reason, **about)
         ranges = [(shot["first"], shot["stop"]) for shot in shots]
         kept = [reason is None for reason in reasons]
-        cut = windows_of(video.sha256, ranges, kept, target.chunks, target.chunk_frames)
+        cut = windows_of(video.sha256, ranges, kept, target.lengths, target.chunk_frames)
         work.runs.update(cut.runs)
         for window in cut.short:
-            chunks = len(window.shot_of_chunk())
-            words = f"{chunks} chunks follow each other, a film has {target.chunks}"
+            words = f"{window.chunks} chunks follow each other, a film has {target.lengths[-1]}"
             work.drop("windows", video.name, ("short window", words), **where(window))
         for window in cut.whole:
             if len(window.pieces) < filters.least_shots:
@@ -66,17 +65,18 @@ def windows(work: Work, videos: Sequence[SourceVideo], target: Target) -> list[F
 def length_advice(runs: Counter[int], target: Target) -> str | None:
     """Which --latent-frames would lose less, if windows hold less than LITTLE of all `runs`."""
     total = sum(length * count for length, count in runs.items())
-    kept = chunks_kept(runs, target.chunks)
+    kept = chunks_kept(runs, target.lengths)
     if kept >= LITTLE * total:
         return None
     better = longest_that_keeps(runs, MUCH)
+    lengths = sorted({*target.lengths, better}, reverse=True)
+    named = ",".join(str(length * target.chunk_frames) for length in lengths)
     seconds = first_frame_of_chunk(better, target.chunk_frames) / FPS
     often = ", ".join(f"{length} chunks {count} times" for length, count in runs.most_common(3))
     return (
-        f"most runs of shots are shorter than a film of {target.chunks} chunks, which fits into "
-        f"{kept / total:.0%} of their time (most frequent: {often}); --latent-frames "
-        f"{better * target.chunk_frames} ({seconds:.1f} s) would fit into "
-        f"{chunks_kept(runs, better) / total:.0%}"
+        f"most runs of shots are shorter than a film of {target.lengths[-1]} chunks: films hold "
+        f"{kept / total:.0%} of their time (most frequent: {often}); --latent-frames {named} would "
+        f"hold {chunks_kept(runs, lengths) / total:.0%}, by a store of films of {seconds:.1f} s too"
     )
 
 

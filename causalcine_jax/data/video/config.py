@@ -10,7 +10,7 @@ from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.errors import choice_faults, part_faults, raise_faults, shown
 
 CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
-SPLITS = ("train", "held_out")  # the stores in out
+SPLITS = ("train", "held_out")
 DETECTORS = ("transnet", "scenedetect", CAPTION_CUTS)
 
 
@@ -22,7 +22,7 @@ class PrepareConfig:
     out               the folder to write
     model             with the VAE and the tokenizer
     size              height and width of the films; None is the model's own
-    latent_frames     of every film
+    latent_frames     of every film, but for those that `shorter` asks for
     detector          of shots, a name of DETECTORS
     detector_weights  its file, if it is not installed
     filters           what is kept
@@ -38,6 +38,7 @@ class PrepareConfig:
     captioning        how a captioner is asked
     part              (K, N): the K-th of N parts of the videos, by their content
     embeddings        embed the prompts too, by the model's text encoder (embed_command.py)
+    shorter           latent frames of shorter films, made of what is left of a run of shots
     """
 
     folder: Path
@@ -61,15 +62,33 @@ class PrepareConfig:
     captioning: CaptionerOptions = CaptionerOptions()
     part: tuple[int, int] = (1, 1)
     embeddings: bool = False
+    shorter: tuple[int, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Latent frames of the films, from the longest to the shortest."""
+        return self.latent_frames, *self.shorter
+
+    @property
+    def stores(self) -> dict[tuple[str, int], Path]:
+        """The stores, by split and latent frames."""
+        return {
+            (split, frames): self.out / (f"{split}-{frames}" if number else split)
+            for split in SPLITS
+            for number, frames in enumerate(self.lengths)
+        }
 
     def __post_init__(self):
         faults = [
             f"{name} must be positive, not {getattr(self, name)}"
-            for name in ("latent_frames", "workers", "text_len", "films_per_shard")
+            for name in ("workers", "text_len", "films_per_shard")
             if getattr(self, name) is not None and getattr(self, name) < 1
         ]
         if self.workers > MOST_PROCESSES:
             faults.append(f"workers must be at most {MOST_PROCESSES}, not {self.workers}")
+        if [*self.lengths] != sorted({*self.lengths}, reverse=True) or min(self.lengths) < 1:
+            named = ",".join(map(str, self.lengths))
+            faults.append(f"latent_frames must fall from the longest to the shortest, not {named}")
         if not 0 <= self.held_out < 1:
             faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
         faults += part_faults(self.part)
@@ -86,9 +105,9 @@ class PrepareConfig:
             faults.append(f"source_from {shown(self.source_from)} is no expression: {error}")
         if self.folder.resolve() == self.out.resolve():
             faults.append("out must be another folder than that of the videos")
-        for own in (*SPLITS, "work"):
-            if self.folder.resolve().is_relative_to((self.out / own).resolve()):
-                faults.append(f"the videos are inside of {self.out / own}, which is replaced")
+        for own in (*self.stores.values(), self.out / "work"):
+            if self.folder.resolve().is_relative_to(own.resolve()):
+                faults.append(f"the videos are inside of {own}, which is replaced")
         raise_faults("prepare", faults)
 
 

@@ -7,6 +7,7 @@ OUT/work by what they depend on, so a run that was stopped, or that has more vid
 
     OUT/train, OUT/held_out              latent stores; films.jsonl in each names the films, and
                                          --embeddings adds those of their prompts
+    OUT/train-15, OUT/held_out-15        the same of shorter films, here of 15 latent frames
     OUT/report.json                      numbers of every stage, and rejects by reason
     OUT/contact_sheet.png, rejects.html  windows and rejects to look at; rejects.jsonl has them all
     OUT/work/latents                     a film's latents; may be deleted in the end
@@ -36,13 +37,20 @@ from causalcine_jax.data.video.choosing import (
     where,
     windows,
 )
-from causalcine_jax.data.video.config import SPLITS, PrepareConfig, part_text
+from causalcine_jax.data.video.config import PrepareConfig, part_text
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
 from causalcine_jax.data.video.parts import of_part
 from causalcine_jax.data.video.pool import alone, each
 from causalcine_jax.data.video.reading import detector_of, probed, scanned
-from causalcine_jax.data.video.stores import Encoded, check_stores, put_store, remove_store, spec_of
+from causalcine_jax.data.video.stores import (
+    Encoded,
+    check_stores,
+    of_other_lengths,
+    put_store,
+    remove_store,
+    spec_of,
+)
 from causalcine_jax.data.video.target import Target, check_settings, settings, target_of
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError, kept_when_stopped
@@ -56,7 +64,7 @@ FILES = (REPORT, SETTINGS, "contact_sheet.png", "rejects.html", "rejects.jsonl")
 
 @dataclass(frozen=True)
 class Prepared:
-    """The stores that hold films, by split, and what report.json says."""
+    """The stores that hold films, by their names in `out`, and what report.json says."""
 
     stores: dict[str, LatentStore]
     numbers: dict[str, Any]
@@ -77,7 +85,7 @@ def prepare(config: PrepareConfig, *, progress: bool = True) -> Prepared:
 
 def _prepare(work: Work) -> Prepared:
     config, out = work.config, work.config.out
-    check_stores([out / split for split in SPLITS])
+    check_stores(config.stores.values())
     files, told = probe.files_of(config.folder, out)
     captioner = captioner_of(config)
     detector_of(config.detector, config.detector_weights)  # if it fails, then now
@@ -86,7 +94,7 @@ def _prepare(work: Work) -> Prepared:
     if config.filters.most_text < 1:
         text.check_installed()
     target = target_of(config)
-    there = any((out / split).exists() for split in SPLITS)
+    there = any(path.exists() for path in config.stores.values())
     check_settings(out / SETTINGS, settings(config, target), config.overwrite or not there)
     remove_partials(out / "work", below=True)
     mine = of_part(work, files)
@@ -123,7 +131,11 @@ def _prepare(work: Work) -> Prepared:
     check_failed(work, len(films))
     report.save_sheet(out / "contact_sheet.png", films, size)
     stores = _stores(work, encoded, target)
-    numbers |= {split: len(store) for split, store in stores.items()}
+    for name, store in stores.items():
+        split = name.split("-")[0]
+        numbers[split] = numbers.get(split, 0) + len(store)
+    if config.shorter:
+        numbers["stores"] = {name: len(store) for name, store in stores.items()}
     write_json(out / REPORT, numbers)
     if config.embeddings:
         paths = [store.path for store in stores.values()]
@@ -139,7 +151,7 @@ def check_failed(work: Work, films: int) -> None:
     """
     out = work.config.out
     failed = sum(row["kind"] == CAPTIONER_FAILED for row in work.rejects)
-    there = [out / split for split in SPLITS if (out / split / SPEC_FILE).is_file()]
+    there = [path for path in work.config.stores.values() if (path / SPEC_FILE).is_file()]
     before = sum(read_spec(path).films for path in there)
     if failed and films < before and not work.config.overwrite:
         raise DataError(
@@ -156,8 +168,10 @@ def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]
         return []
     encoded = [Encoded(film, _latents_file(config.out, film, target)) for film in films]
     missing = [one for one in encoded if not one.latents.exists()]
-    film_bytes = spec_of(films, target, config.films_per_shard, "").film_bytes
-    check_disk((len(missing) + len(films)) * film_bytes, config.out)
+    longest, *_ = by_length = sorted(films, key=lambda film: film.window.chunks, reverse=True)
+    film_bytes = spec_of(by_length, target, config.films_per_shard, "").film_bytes  # of the longest
+    chunks = sum(film.window.chunks for film in (*films, *(one.film for one in missing)))
+    check_disk(chunks * film_bytes // longest.window.chunks, config.out)
     to_encode = [
         encode.WindowToEncode(
             one.film.video.file, one.film.video.clock, one.film.window.ranges, one.latents
@@ -211,16 +225,18 @@ def _latents_file(out: Path, film: Film, target: Target) -> Path:
 
 
 def _stores(work: Work, encoded: Sequence[Encoded], target: Target) -> dict[str, LatentStore]:
-    stores = {}
-    for split in SPLITS:
-        path = work.config.out / split
+    config, stores = work.config, {}
+    for (split, frames), path in config.stores.items():
         mine = [
             one
             for one in encoded
-            if is_held_out(one.film.video.source, work.config.held_out) == (split == "held_out")
+            if one.film.window.chunks * target.chunk_frames == frames
+            and is_held_out(one.film.video.source, config.held_out) == (split == "held_out")
         ]
         if mine:
-            stores[split] = put_store(path, mine, target, work.config.films_per_shard)
+            stores[path.name] = put_store(path, mine, target, config.films_per_shard)
         else:
             remove_store(path)
+    for path in of_other_lengths(config.out, config.stores.values()):
+        remove_store(path)
     return stores

@@ -1,11 +1,12 @@
 """Latents, captions and token ids to the stores that training reads.
 
-all films of a split, in order -> a latent store beside the old one -> put in its place
+all films of a split and length, in order -> a latent store beside the old one -> put in its place
 """
 
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.store_layout import SPEC_FILE, StoreSpec, partial_path, read_spec
 from causalcine_jax.data.video.bars import WHOLE
 from causalcine_jax.data.video.captioning import Film
+from causalcine_jax.data.video.config import SPLITS
 from causalcine_jax.data.video.manifest import Row, content_id, write_rows
 from causalcine_jax.data.video.target import Target
 from causalcine_jax.errors import DataError, UsageError
@@ -54,11 +56,11 @@ class Encoded:
 
 
 def spec_of(films: Sequence[Film], target: Target, films_per_shard: int, content: str) -> StoreSpec:
-    """The spec of a store of `films`; `content` is a hash of their rows."""
-    frames, height, width, channels = target.latents
+    """The spec of a store of `films` of one length; `content` is a hash of their rows."""
+    height, width, channels = target.latents
     return StoreSpec(
         films=len(films),
-        latent_frames=frames,
+        latent_frames=films[0].window.chunks * target.chunk_frames,
         height=height,
         width=width,
         shots=max(len(film.window.pieces) for film in films),
@@ -106,7 +108,7 @@ def put_store(
     return LatentStore.open(path)
 
 
-def check_stores(paths: Sequence[Path]) -> None:
+def check_stores(paths: Iterable[Path]) -> None:
     """`UsageError` if something that is no store is where a store will be put or removed."""
     for folder in paths:
         if folder.exists() and not (folder / SPEC_FILE).is_file() and _holds_something(folder):
@@ -128,6 +130,16 @@ def remove_store(path: Path) -> None:
     if path.exists():
         os.replace(path, old)
         shutil.rmtree(old)
+
+
+def of_other_lengths(out: Path, stores: Iterable[Path]) -> list[Path]:
+    """Stores of films of lengths that are not asked for any more."""
+    own = re.compile(rf"({'|'.join(SPLITS)})-\d+")
+    return [
+        path
+        for path in sorted(out.iterdir())
+        if own.fullmatch(path.name) and path not in {*stores} and (path / SPEC_FILE).is_file()
+    ]
 
 
 def _folders(path: Path) -> tuple[Path, ...]:

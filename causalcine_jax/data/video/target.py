@@ -28,6 +28,7 @@ class Target:
     """The films' sizes, and what makes their latents and token ids.
 
     height, width  in pixels
+    shorter        latent frames of shorter films, of what is left of a run of shots
     vae, vae_hash  of the latents
     """
 
@@ -39,10 +40,12 @@ class Target:
     tokenizer: Tokenizer
     vae: VAEConfig
     vae_hash: str
+    shorter: tuple[int, ...] = ()
 
     @property
-    def chunks(self) -> int:
-        return self.latent_frames // self.chunk_frames
+    def lengths(self) -> list[int]:
+        """Chunks of the films, from the longest to the shortest."""
+        return [frames // self.chunk_frames for frames in (self.latent_frames, *self.shorter)]
 
     @property
     def shortest_shot(self) -> int:
@@ -50,9 +53,10 @@ class Target:
         return first_frame_of_chunk(1, self.chunk_frames)
 
     @property
-    def latents(self) -> tuple[int, int, int, int]:
+    def latents(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
         stride = self.vae.spatial_stride
-        return self.latent_frames, self.height // stride, self.width // stride, self.vae.z_dim
+        return self.height // stride, self.width // stride, self.vae.z_dim
 
 
 def target_of(config: PrepareConfig) -> Target:
@@ -77,9 +81,10 @@ def target_of(config: PrepareConfig) -> Target:
     vae = model_vae(config.model)
     step = vae.cfg.spatial_stride * patch
     faults = size_faults(size[0], size[1], (step, step))
-    if config.latent_frames % chunk_frames:
-        near = nearest_multiples(config.latent_frames, chunk_frames)
-        faults.append(f"latent_frames must be a multiple of {chunk_frames} (nearest: {near})")
+    for frames in config.lengths:
+        if frames % chunk_frames:
+            near = nearest_multiples(frames, chunk_frames)
+            faults.append(f"latent_frames must be a multiple of {chunk_frames} (nearest: {near})")
     raise_faults("prepare", faults)
     return Target(
         size[0],
@@ -90,6 +95,7 @@ def target_of(config: PrepareConfig) -> Target:
         load_tokenizer(config.model),
         vae.cfg,
         vae_hash(vae),
+        config.shorter,
     )
 
 
@@ -99,6 +105,7 @@ def settings(config: PrepareConfig, target: Target) -> dict[str, Any]:
     return {
         "size": f"{target.width}x{target.height}",
         "latent_frames": target.latent_frames,
+        "shorter": [*target.shorter] or None,
         "text_len": target.text_len,
         "vae": target.vae_hash,
         "tokenizer": tokenizer_hash(target.tokenizer),

@@ -1,4 +1,4 @@
-"""Windows: runs of consecutive shots, cut to whole chunks, each as long as a film of the store.
+"""Windows: runs of consecutive shots, cut to whole chunks, each as long as the films of a store.
 
     frames of a video   |----- shot 1 -----|---- shot 2 ----|--- shot 3 ---|
     chunks of a window  |c0|--c1--|--c2--|  |--c3--|--c4--|  |--c5--| ...
@@ -11,7 +11,8 @@ A shot that is longer than what a window has left goes on in the next window.
     a run of shots      |------ window ------|------ window ------|-- rest --|
                                                    |----- the last window ----|
 
-What is left at a run's end gets a window that ends there, if it is at least half of one.
+What is left at a run's end is cut into windows of the next shorter length, where one is asked for.
+After the shortest, what is left gets a window that ends there, if it is at least half of one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,10 @@ class Window:
         return content_id("window", self.sha256, [(p.first, p.stop) for p in self.pieces])
 
     @property
+    def chunks(self) -> int:
+        return sum(piece.chunks for piece in self.pieces)
+
+    @property
     def ranges(self) -> list[tuple[int, int]]:
         return [(piece.first, piece.stop) for piece in self.pieces]
 
@@ -62,7 +67,7 @@ class Window:
 class Cut:
     """A video's shots, cut into windows.
 
-    whole  the windows, in order
+    whole  the windows, in order, each of one of the lengths
     short  what is left of runs and is in no window
     runs   chunks of every run of shots that may be joined
     """
@@ -76,7 +81,7 @@ def windows_of(
     sha256: str,
     shots: Sequence[tuple[int, int]],
     kept: Iterable[bool],
-    chunks: int,
+    lengths: Sequence[int],
     chunk_frames: int,
 ) -> Cut:
     """Cuts a video's shots into windows.
@@ -85,18 +90,25 @@ def windows_of(
       sha256: of the video.
       shots: their frames [first, stop) on the model's clock, in order.
       kept: whether each may be used; a shot that may not ends the run.
-      chunks: of a window.
+      lengths: chunks of a window, from the longest to the shortest.
       chunk_frames: latent frames of a chunk.
     """
+    chunks, *shorter = lengths
     whole: list[Window] = []
     short: list[Window] = []
     runs: list[int] = []
     for run in _runs(shots, kept, chunks, chunk_frames):
         pieces = [Window(sha256, tuple(window)) for window in run]
-        runs.append(sum(len(window.shot_of_chunk()) for window in pieces))
+        runs.append(sum(window.chunks for window in pieces))
         rest = pieces.pop() if runs[-1] % chunks else None
         whole += pieces
         if rest is None:
+            continue
+        if shorter:
+            end = _from(rest, shots)
+            left = windows_of(sha256, *end, shorter, chunk_frames)
+            whole += left.whole
+            short += left.short
             continue
         last = None
         if pieces and 2 * (runs[-1] % chunks) >= chunks:
@@ -132,6 +144,17 @@ def _runs(
             windows, have = [], chunks
     if whole := list(filter(None, windows)):
         yield whole
+
+
+def _from(
+    rest: Window, shots: Sequence[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], list[bool]]:
+    """The shots of a run's rest, from where it begins, and which of them they are."""
+    first, last = rest.pieces[0], rest.pieces[-1]
+    own = [first.shot <= number <= last.shot for number in range(len(shots))]
+    begun = [*shots]
+    begun[first.shot] = first.first, shots[first.shot][1]
+    return begun, own
 
 
 def _ending_with(
@@ -172,12 +195,17 @@ def _chunks_in(frames: int, have: int, chunk_frames: int) -> int:
     return taken
 
 
-def chunks_kept(runs: Mapping[int, int], chunks: int) -> int:
-    """Chunks of runs that windows of `chunks` hold. `runs`: how often each length occurs."""
+def chunks_kept(runs: Mapping[int, int], lengths: Sequence[int]) -> int:
+    """Chunks of runs that windows of these lengths hold. `runs`: how often each length occurs."""
+    chunks, *shorter = lengths
     kept = 0
     for length, count in runs.items():
         rest = length % chunks
-        kept += count * (length - (rest if length < chunks or 2 * rest < chunks else 0))
+        if shorter:
+            lost = rest - chunks_kept({rest: 1}, shorter)
+        else:
+            lost = rest if length < chunks or 2 * rest < chunks else 0
+        kept += count * (length - lost)
     return kept
 
 
@@ -185,4 +213,4 @@ def longest_that_keeps(runs: Mapping[int, int], share: float) -> int:
     """The most chunks of a window with which windows hold this share of all runs."""
     of_all = share * sum(length * count for length, count in runs.items())
     lengths = range(max(runs), 1, -1)
-    return next((chunks for chunks in lengths if chunks_kept(runs, chunks) >= of_all), 1)
+    return next((chunks for chunks in lengths if chunks_kept(runs, [chunks]) >= of_all), 1)
