@@ -68,6 +68,7 @@ def test_every_size_is_compiled_before_the_first_step(tmp_path, monkeypatch):
     assert checked == [((size, 8), 2) for size in (4, 8, 4, 8)]
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_films_of_two_lengths(tmp_path):
     paths = [
         str(tiny_store(tmp_path / name, seed=seed, frames=frames).path)
