@@ -53,7 +53,7 @@ def teacher_forcing_loss(
 
     def loss(trained: Nets, fixed: Nets, batch, key):
         nets = {**fixed, **trained}
-        key_time, key_noise, key_captions = jax.random.split(key, 3)
+        key_time, key_noise, key_captions, key_history = jax.random.split(key, 4)
         net, shots = nets["transformer"], batch["shot_of_chunk"]
         clean = batch["latents"].astype(jnp.float32)
         films, frames = clean.shape[:2]
@@ -73,7 +73,7 @@ def teacher_forcing_loss(
         noise = jax.random.normal(key_noise, target.shape)
         history = clean
         if task.time.own_history:
-            key_chosen, key_own = jax.random.split(jax.random.fold_in(key, 1))
+            key_chosen, key_own = jax.random.split(key_history)
             own = own_predictions(net, clean, text, shots, task.passes, key=key_own)
             chosen = jax.random.bernoulli(key_chosen, task.time.own_history, (films, chunks))
             chosen = jnp.repeat(chosen, task.passes.chunk_frames, axis=1)

@@ -9,6 +9,7 @@ from tiny_models import tiny_model
 from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.diffusion import flow
 from causalcine_jax.training.config import TimeConfig
+from causalcine_jax.training.stages import teacher_forcing
 from causalcine_jax.training.stages.teacher_forcing import (
     TeacherForcing,
     drop_captions,
@@ -108,6 +109,84 @@ def test_history_may_hold_the_networks_own_predictions(nets, batch):
         "shot_of_chunk": batch["shot_of_chunk"][:, :1],
     }
     assert of(0.0, one_chunk) == of(1.0, one_chunk)  # without history nothing changes
+
+
+@pytest.fixture
+def spied(nets, monkeypatch):
+    """Runs the loss on 8 films of 4 chunks, the network's pass replaced: (clean, histories that were read)."""
+    rng, histories = np.random.default_rng(0), []
+    clean = jnp.asarray(rng.standard_normal((8, 12, 2, 2, 4)), jnp.float32)
+    text = jnp.ones((8, 1, 3, 5))
+    films = {
+        "latents": clean,
+        "text": text,
+        "null_text": 0 * text[:, 0],
+        "shot_of_chunk": jnp.zeros((8, 4), jnp.int32),
+    }
+
+    def teacher_forced(net, history, noisy, *others):
+        histories.append(np.asarray(history))
+        return noisy
+
+    monkeypatch.setattr(teacher_forcing, "teacher_forced", teacher_forced)
+
+    def run(share):
+        time = TimeConfig(shared_by="chunk", own_history=share)
+        task = TeacherForcing(NULL, PassConfig(MemoryConfig("camr", 1, 2)), time, 0.1)
+        teacher_forcing_loss(task)(nets, {}, films, jax.random.key(0))
+        return clean, histories
+
+    return run
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_no_key_is_used_twice(spied, monkeypatch, share):
+    """`fold_in(key, i)` is `split(key, n)[i]`, so the two must not be mixed."""
+    used = []
+    for name in ("split", "normal", "uniform", "bernoulli"):
+
+        def spy(key, *args, made=getattr(jax.random, name), **options):
+            used.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
+            return made(key, *args, **options)
+
+        monkeypatch.setattr(jax.random, name, spy)
+    spied(share)
+    assert len(used) >= 4 and len(used) == len(set(used))
+
+
+def test_history_draws_leave_the_others_as_they_are():
+    """Time, noise and captions have the same keys with and without own_history."""
+    three, four = (jax.random.key_data(jax.random.split(jax.random.key(5), n)) for n in (3, 4))
+    np.testing.assert_array_equal(three, four[:3])
+
+
+def test_chunks_of_history_are_replaced_whole(spied):
+    clean, (of_predictions, history) = spied(0.5)
+    np.testing.assert_array_equal(of_predictions, clean)
+    replaced = np.any(history != clean, axis=(2, 3, 4)).reshape(8, 4, 3)
+    np.testing.assert_array_equal(replaced.any(2), replaced.all(2))
+    assert 0.25 < replaced.mean() < 0.75
+
+
+def test_no_gradient_goes_through_own_predictions(nets, monkeypatch):
+    monkeypatch.setattr(
+        teacher_forcing,
+        "teacher_forced",
+        lambda net, history, noisy, t, text, *others: (
+            noisy * jnp.sum(net.head_modulation) + jnp.mean(text)
+        ),
+    )
+    clean, text = jnp.ones((1, 6, 2, 2, 4)), jnp.ones((1, 1, 3, 5))
+    shots, passes = jnp.zeros((1, 2), jnp.int32), PassConfig(MemoryConfig("camr", 1, 2))
+
+    def total(net, text):
+        key = jax.random.key(0)
+        return jnp.sum(own_predictions(net, clean, text, shots, passes, key=key))
+
+    net = nets["transformer"]
+    assert total(net, text) != total(net, 2 * text)
+    for gradient in jax.tree.leaves(jax.grad(total, (0, 1))(net, text)):
+        np.testing.assert_array_equal(gradient, 0)
 
 
 def test_dropping_takes_every_prompt_of_a_film():
