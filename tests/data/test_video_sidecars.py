@@ -135,8 +135,20 @@ def test_the_path_may_name_the_source(tmp_path):
     for useless in (r"tt\d+", ""):
         with pytest.raises(UsageError, match="gives none of 3 files a source, such as"):
             probed_videos(tmp_path / "videos", source_from=useless)
+    for file in ("one/a", "one/b", "c"):  # no video needs the expression
+        (tmp_path / "videos" / f"{file}.json").write_text(json.dumps({"source": "told"}))
+    videos, _ = probed_videos(tmp_path / "videos", source_from=r"tt\d+")
+    assert {v.source for v in videos} == {"told"}
     with pytest.raises(UsageError, match=r"source_from '.*' is no expression"):
         PrepareConfig(tmp_path / "videos", tmp_path / "out", Path("model"), source_from="(")
+
+
+def test_videos_directly_in_the_folder_stay_their_own_sources(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for seed, name in enumerate("ab"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", shot_pictures([20], seed=seed)[0])
+    videos, _ = probed_videos(tmp_path / "videos", source_from="parent")
+    assert [v.source for v in videos] == [v.sha256 for v in videos]
 
 
 def test_captions_that_cut_a_video_of_variable_rate_stay_with_their_shots(tmp_path):

@@ -34,11 +34,12 @@ def probed(
       every: the files of all parts; None if `files` are all.
     """
     config = work.config
-    _check_source_from(config.source_from, [work.name(file) for file in every or files])
     licence = " ".join(config.licence.split())
     # What is wrong with captions of no video is counted once, in the first part.
     rejects = work.rejects if config.part[0] == 1 else []
     beside = sidecars.found(every or [*files], told, rejects, config.folder, [*files])
+    if not all(beside[file].source for file in files):
+        _check_source_from(config.source_from, [work.name(file) for file in every or files])
     rows: dict[Path, Row] = {}
     manifest = work.manifest("probe")
     with work.bar(len(files), "file", "probe") as bar:
@@ -77,8 +78,13 @@ def probed(
 
 
 def _check_source_from(pattern: str | None, names: Sequence[str]) -> None:
-    """`UsageError` if the pattern gives no file a source: clips of a film would be split."""
-    if pattern is not None and not any(sidecars.source_of(name, pattern) for name in names):
+    """`UsageError` if the expression gives no file a source: clips of a film would be split.
+
+    By PARENT, videos directly in the folder stay sources of their own.
+    """
+    if pattern in (None, sidecars.PARENT):
+        return
+    if not any(sidecars.source_of(name, pattern) for name in names):
         raise UsageError(
             f"--source-from {shown(pattern)} gives none of {counted(len(names), 'file')} a source, "
             f"such as {shown(names[0])}: correct it, or leave it out"
