@@ -274,6 +274,8 @@ def test_hidden_files_are_neither_films_nor_stories(tmp_path):
     (tmp_path / "films").mkdir()
     for name in ("galley.mp4", "._galley.mp4"):
         (tmp_path / "films" / name).write_bytes(b"")
+    (tmp_path / "films/.harbour").mkdir()
+    (tmp_path / "films/.harbour/film.mp4").write_bytes(b"")
     assert list(find_films(tmp_path / "films")) == ["galley"]
 
 

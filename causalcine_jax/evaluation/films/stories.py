@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import UsageError, raise_faults, shown
+from causalcine_jax.errors import UsageError
 from causalcine_jax.story import Story
+from causalcine_jax.story_sets.labels import shots_of_subjects
 from causalcine_jax.story_sets.reading import ToldStory, read_stories
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v")
@@ -56,20 +57,8 @@ def film_story(told: ToldStory) -> FilmStory:
     Raises:
       UsageError: it has faults; all are listed.
     """
-    if not isinstance(told.told, Mapping) or not isinstance(told.told.get("shots"), list):
-        raise UsageError(
-            f"{told.where}: must be a story, a mapping with shots, not {shown(told.told)}"
-        )
     story = Story.from_dict(told.plain, told.where)
-    shots, labels = told.told["shots"], told.labels or {}
-    raise_faults(
-        told.where,
-        [
-            f"shot {number}: characters must be a list of names, not {shown(shot['characters'])}"
-            for number, shot in enumerate(shots, start=1)
-            if not _is_cast(shot.get("characters", []))
-        ],
-    )
+    shots, labels = told.shots, told.labels or {}
     resolved = story.resolve()
     return FilmStory(
         told.name,
@@ -82,21 +71,14 @@ def film_story(told: ToldStory) -> FilmStory:
     )
 
 
-def _is_cast(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
-
-
 def _cast(given: list[str] | None, caption: str) -> tuple[str, ...]:
     tagged = (re.sub(r"\s+", "", tag).lower() for tag in _TAG.findall(caption))
     return tuple(dict.fromkeys(tagged if given is None else given))
 
 
 def _labelled_cast(labels: Mapping[str, Any], shots: int) -> tuple[tuple[str, ...], ...]:
-    """Who is in each shot: `subjects` with their shots, or one `subject` and where it is present.
-
-    Shots count from 1.
-    """
-    seen = labels.get("subjects", {labels.get("subject"): labels.get("present")})
+    """Who is in each shot."""
+    seen = shots_of_subjects(labels)
     return tuple(
         tuple(who for who, where in seen.items() if number in where)
         for number in range(1, shots + 1)
@@ -130,7 +112,8 @@ def find_films(folder: Path) -> dict[str, Path]:
 def _films_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted([*folder.iterdir(), *folder.glob("*/film.mp4")]):
-        hidden = file.name.startswith(".")  # such as macOS's ._NAME on other disks
+        # Such as macOS's ._NAME on other disks.
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
         if file.suffix.lower() not in SUFFIXES or hidden or not file.is_file():
             continue
         name = file.stem if file.parent == folder else file.parent.name
