@@ -55,7 +55,12 @@ def with_start(story: Story, start: Mapping[str, Any]) -> Story:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Reads a story file (YAML, JSON) or an earlier film's film.json. `UsageError` for faults."""
-    return recipe_of(read_plain(path), str(path))
+    data = read_plain(path)
+    if isinstance(data, dict) and "stories" in data and "shots" not in data:
+        raise UsageError(
+            f"{path} is a set of stories: film --stories films it, causalcine stories checks it"
+        )
+    return recipe_of(data, str(path))
 
 
 def recipe_of(data: Any, what: str) -> Recipe:
@@ -63,10 +68,6 @@ def recipe_of(data: Any, what: str) -> Recipe:
     if isinstance(data, dict) and data.get("schema") == SCHEMA:
         record = FilmRecord.from_dict(data, what=what, needed=NEEDED)
         return Recipe(Story.from_dict(data["story"], what=what), record)
-    if isinstance(data, dict) and "stories" in data and "shots" not in data:
-        raise UsageError(
-            f"{what} is a set of stories: film --stories films it, causalcine stories checks it"
-        )
     return Recipe(Story.from_dict(data, what=what))
 
 

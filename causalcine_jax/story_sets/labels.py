@@ -115,6 +115,13 @@ def label_faults(labels: Any) -> list[str]:
     ]
 
 
+def shots_of_subjects(labels: Mapping[str, Any]) -> Mapping[str, list[int]]:
+    """Who is seen in which shots, counted from 1, by labels without faults."""
+    if "subject" in labels:
+        return {labels["subject"]: labels["present"]}
+    return labels["subjects"]
+
+
 def _counts(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(n, int) for n in value.values())
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from causalcine_jax.errors import UsageError, raise_faults
 from causalcine_jax.story import Story, read_story
-from causalcine_jax.story_sets.labels import set_faults
+from causalcine_jax.story_sets.labels import set_faults, shots_of_subjects
 from causalcine_jax.utils.atomic_file import file_hash, write_text
 from causalcine_jax.utils.plain_data import read_plain
 
@@ -30,9 +30,7 @@ class LabelledStory:
     @property
     def subjects(self) -> dict[str, tuple[int, ...]]:
         """Who is seen in which shots."""
-        if "subject" in self.labels:
-            return {self.labels["subject"]: tuple(self.labels["present"])}
-        return {who: tuple(shots) for who, shots in self.labels["subjects"].items()}
+        return {who: tuple(shots) for who, shots in shots_of_subjects(self.labels).items()}
 
     @property
     def captions(self) -> tuple[str, ...]:

@@ -37,7 +37,20 @@ def read_plain(path: str | Path) -> Any:
       DataError: it cannot be read.
     """
     as_json = Path(path).suffix.lower() == ".json"
-    most = MOST_BYTES if as_json else MOST_YAML_BYTES
+    if as_json:
+        text = read_text(path)
+    else:
+        text = read_text(path, MOST_YAML_BYTES, ": save so long a story as .json")
+    return parse_plain(text, str(path), as_json)
+
+
+def read_text(path: str | Path, most: int = MOST_BYTES, advice: str = "") -> str:
+    """A file of UTF-8, with or without a mark in front, of at most so many bytes.
+
+    Raises:
+      UsageError: the file does not exist, is not UTF-8, or is too large, which ends with `advice`.
+      DataError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(most + 1)
@@ -52,11 +65,8 @@ def read_plain(path: str | Path) -> Any:
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
     if len(content) > most:
-        raise UsageError(
-            f"{path}: has more than {most:,} bytes"
-            f"{'' if as_json else ': save so long a story as .json'}"
-        )
-    return parse_plain(text, str(path), as_json)
+        raise UsageError(f"{path}: has more than {most:,} bytes{advice}")
+    return text
 
 
 def parse_plain(text: str, what: str, as_json: bool) -> Any:
