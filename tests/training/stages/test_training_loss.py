@@ -113,7 +113,7 @@ def test_history_may_hold_the_networks_own_predictions(nets, batch):
 
 @pytest.fixture
 def spied(nets, monkeypatch):
-    """Runs the loss on 8 films of 4 chunks, the network's pass replaced: (clean, histories that were read)."""
+    """Runs the loss on 8 films of 4 chunks with a pass that reads nothing: (clean, histories)."""
     rng, histories = np.random.default_rng(0), []
     clean = jnp.asarray(rng.standard_normal((8, 12, 2, 2, 4)), jnp.float32)
     text = jnp.ones((8, 1, 3, 5))
