@@ -31,6 +31,7 @@ _ALPHAS, _RANKS = (
 
 # Values of peft's init_lora_weights that subtract the adapter's beginning from the base.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_CONVERTED = ("pissa", "olora", "corda")  # by save_pretrained, to adapters of the plain base
 # Settings with which an adapter is more than an update of the base's own layers.
 _OTHER_LAYERS = ("alora_invocation_tokens", "layer_replication", "use_qalora")
 
@@ -148,8 +149,12 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
     if isinstance(begun, str) and begun.lower().startswith(_CHANGED_BASE):
         raise DataError(
             f"{file} says init_lora_weights {shown(begun)}: it was trained on a changed base, "
-            "and would be wrong on this one. Save it by peft's save_pretrained with "
-            "path_initial_model_for_weight_conversion"
+            "and would be wrong on this one. "
+            + (
+                "Save it by peft's save_pretrained with path_initial_model_for_weight_conversion"
+                if begun.lower().startswith(_CONVERTED)
+                else "Train it on the plain base"
+            )
         )
     if unknown := [name for name in _OTHER_LAYERS if settings.get(name)]:
         raise DataError(
