@@ -13,7 +13,7 @@ def shot_of_line(line: str, chunks: int) -> tuple[str, int]:
 
     `10:30, Mia waves.` begins with a time of day, and is a caption.
     """
-    length = re.match(r"(\d{1,18})\s*:(?!\d)", line)
+    length = re.match(r"(\d{1,18})\s*:(?!\d\d\b)", line)
     if length is None:
         return line.strip(), chunks
     return line[length.end() :].strip(), int(length[1])
