@@ -104,6 +104,8 @@ def test_the_command_prints_a_table_and_writes_it(tmp_path, capsys):
         ("per_film", {"a": film("a", 1.0) | {"cuts": {}}}, "lacks sca: .*; .*lacks missed: "),
         ("per_film", {"a": film("a", 1.0) | {"asked": None}}, "the film a lacks alignment"),
         ("per_film", {"a": film("a", "1.0")}, "sca must be a number, not '1.0'"),
+        ("per_film", {"a": film("a", 10**400)}, "sca must be a number, not 1000"),
+        ("per_film", {"a": film("a", -np.inf)}, "sca must be a number, not -inf"),
         ("per_film", {"a": film("a", np.nan)}, "sca must be a number, not nan"),
         ("per_film", {"a": film("a", 1.0, story_sha256=[])}, "story_sha256 must be text"),
     ],
@@ -116,6 +118,8 @@ def test_edited_measures_are_refused_with_all_faults(tmp_path, field, value, mes
         evaluate.main(words)
 
 
-def test_measures_are_not_compared_with_themselves(tmp_path):
+@pytest.mark.parametrize("same", [".", "measures.json"])
+def test_measures_are_not_compared_with_themselves(tmp_path, same):
+    (tmp_path / "measures.json").write_text(json.dumps(measures({"a": film("a", 1.0)})))
     with pytest.raises(UsageError, match="twice: name the measures of two systems"):
-        evaluate.main(["--compare", str(tmp_path), f"{tmp_path}/."])
+        evaluate.main(["--compare", str(tmp_path), f"{tmp_path}/{same}"])

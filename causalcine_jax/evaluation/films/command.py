@@ -87,13 +87,14 @@ def compare(flags: argparse.Namespace) -> None:
     from causalcine_jax.evaluation.films.compare import (
         comparison,
         comparison_markdown,
+        measures_file,
         read_measures,
     )
     from causalcine_jax.evaluation.tables import write_report
     from causalcine_jax.utils.output import one_writer
 
     first, second = flags.compare
-    if first.resolve() == second.resolve():
+    if measures_file(first).resolve() == measures_file(second).resolve():
         raise UsageError(f"--compare names {first} twice: name the measures of two systems")
     report = comparison(read_measures(first), read_measures(second))
     text = comparison_markdown(report, (str(first), str(second)))

@@ -5,7 +5,7 @@
 Overlapping intervals of two means decide nothing, because some stories are hard for every system.
 """
 
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.utils.plain_data import read_plain
 
 NEEDED = {"settings", "per_film", "bad", "without_film"}
+LARGEST = sys.float_info.max
 
 # How each is read from a film, and whether 0 is the worst, which a failed film then gets.
 MEASURES: dict[str, tuple[str, Score, bool]] = {
@@ -38,13 +39,18 @@ MEASURES: dict[str, tuple[str, Score, bool]] = {
 }
 
 
+def measures_file(path: Path) -> Path:
+    """measures.json of a folder; any other path is the file itself."""
+    return path / "measures.json" if path.is_dir() else path
+
+
 def read_measures(path: Path) -> dict[str, Any]:
     """What `evaluate --films` left: measures.json, or the folder that holds it.
 
     Raises:
       UsageError: it is not there, is something else, or was edited; lists every fault.
     """
-    file = path / "measures.json" if path.is_dir() else path
+    file = measures_file(path)
     if not file.is_file():
         raise UsageError(f"--compare {path}: there is no {file}: `evaluate --films` makes one")
     report = read_plain(file)
@@ -74,8 +80,9 @@ def _faults(report: dict[str, Any]) -> list[str]:
             except (KeyError, TypeError, AttributeError):
                 faults.append(f"the film {name} lacks {measure}: measure it again")
                 continue
+            # By bounds: math.isfinite raises for integers beyond those of a float.
             if value is not None and (
-                not isinstance(value, int | float) or not math.isfinite(value)
+                not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST
             ):
                 faults.append(f"the film {name}: {measure} must be a number, not {shown(value)}")
         if not isinstance(film.get("story_sha256", ""), str):
