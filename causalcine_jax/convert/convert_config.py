@@ -8,7 +8,7 @@ from causalcine_jax.convert.lora import AskedLoras, loras
 from causalcine_jax.errors import UsageError, check_choice, raise_faults, range_faults
 
 TARGETS = ("model", "diffusers", "orbax")
-MOST_SHARD_GB = 1e6
+MOST_SHARD_GB = 10**6
 TARGET_DTYPES = {"keep": None, "bf16": "BF16", "fp32": "F32"}
 
 

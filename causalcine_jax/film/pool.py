@@ -21,7 +21,7 @@ from causalcine_jax.parallel.sharding import place_rollout_weights
 from causalcine_jax.utils.arrays import tree_bytes
 from causalcine_jax.utils.machine_memory import GB, memory_size
 
-MOST_GB = 1e9
+MOST_GB = 10**9
 STEP_CHUNKS, STEP_BYTES = 24, 2**28
 # Room for shots that are added later: a minute at 16 video frames per second, or as much of it as
 # takes this share of the memory that is left. The rest is for activations and the decoder.

@@ -33,7 +33,7 @@ from causalcine_jax.planning.jaxpr_flops import flops_by_kind
 from causalcine_jax.story_schema import size_faults
 
 HOUR = 3600
-MOST = 1e12  # videos, hours or a rate: beyond this a number is a typing error
+MOST = 10**12  # videos, hours or a rate: beyond this a number is a typing error
 LEAST = 1e-9
 VIDEO_ROW = 500  # bytes of what is known of a video, about
 RECORD = "benchmarks/results/2026-11-28_shots_cpu.json"

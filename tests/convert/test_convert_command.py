@@ -260,5 +260,5 @@ def test_flags_and_config_agree():
 
 @pytest.mark.parametrize("size", [0.0, -1.0, 1e300])
 def test_an_impossible_size_of_shards_is_refused(size, tmp_path):
-    with pytest.raises(UsageError, match="--shard-gb must be more than 0 and at most"):
+    with pytest.raises(UsageError, match="--shard-gb must be more than 0 and at most 1000000, not"):
         ConvertConfig(tmp_path / "a", tmp_path / "b", shard_gb=size)
