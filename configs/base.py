@@ -1,4 +1,4 @@
-"""StoryWorld on a laptop: a small causal transformer in about 10 minutes on two CPU cores.
+"""StoryWorld on a laptop: a small causal transformer, on two CPU cores.
 
     python launch/train.py --config configs/base.py
 
