@@ -13,7 +13,7 @@ from video_files import colour_detector, shot_pictures, write_video
 
 from causalcine_jax.data.video import probe, reading
 from causalcine_jax.data.video import scan as scanning
-from causalcine_jax.data.video.captioning import Film, Video, captioned
+from causalcine_jax.data.video.captioning import Film, SourceVideo, captioned
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.manifest import Manifest
 from causalcine_jax.data.video.pace import NEAR, pace_of, times_of
@@ -96,7 +96,7 @@ def test_a_captioner_is_told_the_times_of_the_file(tmp_path, sound):
     file = with_sound(file, frames, times) if sound else write_video(file, frames, seconds=times)
     row = scanning.scan(file, colour_detector)
     pieces = tuple(Piece(n, s["first"], s["first"] + 9, 1) for n, s in enumerate(row["shots"]))
-    film = Film(Video(file, "a.mkv", {"sha256": "0"}, None, row), Window("0", pieces))
+    film = Film(SourceVideo(file, "a.mkv", {"sha256": "0"}, None, row), Window("0", pieces))
     asked = []
     captioner = lambda requests: iter([asked.extend(requests)][1:])
     list(captioned([film], captioner, "", Manifest(tmp_path / "c"), (16, 32)))
