@@ -16,8 +16,8 @@ The student trains on its own rollouts, with a GAN head on the fake score.
 --config.gan.generator_weight=0 trains without the head.
 
 Base size: not run to its end. The embedded student was made by configs/embedded.py:student, on
-films of both worlds, which took 6 to 9 seconds a step of 2 films on two busy CPU cores. Storyworld
-size: planned for 9 minutes on the H200, by counting forward passes; it has never run.
+films of both worlds. A step of 2 films took 7 to 10 seconds on two busy CPU cores. Storyworld size:
+planned for 9 minutes on the H200, by counting forward passes; it has never run.
 
 For Wan2.1 the numbers are those of Self-Forcing (1.3B) and Self-Forcing-Plus (14B): AdamW without
 momentum at 2e-6, the critic at 4e-7, batch 64, gradients clipped at 10, the average from step 200

@@ -16,7 +16,7 @@ from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.director import Director
 from causalcine_jax.gallery.cell import film_cell
 from causalcine_jax.render.mp4 import FilmWriter
-from causalcine_jax.story import Story
+from causalcine_jax.story import Shot, Story
 
 STORY = {
     "schema": "causalcine/story@1",
@@ -222,7 +222,9 @@ def test_a_film_that_lies_below_two_folders_is_shown_once(films, tmp_path):
 @pytest.fixture(scope="module")
 def cell():
     """What a notebook shows of STORY in greys: RETRIEVED, 9 and 12 frames a chunk."""
-    director = Director(tiny_model(), Story.from_dict(STORY))
+    known = Story((Shot("Mia waves.", chunks=2), Shot("Otto waves.", chunks=2)))
+    director = Director(tiny_model(), known)
+    director.story = Story.from_dict(STORY)  # words that no model of StoryWorld takes
     chunks = [
         Chunk(
             np.full((12 if index else 9, 16, 32, 3), 60 if index < 2 else 180, np.uint8),

@@ -16,6 +16,8 @@ from causalcine_jax.training import step_memory
 from causalcine_jax.training.config import HeldOutConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages.build import make_stage
+from causalcine_jax.training.stages.ode import ODEConfig, ODEInit
+from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
 from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, trajectory_spec
 
 
@@ -101,5 +103,6 @@ def test_a_batch_of_short_films_is_that_of_their_store_alone(tmp_path):
 
 def test_trajectories_of_several_sizes_are_refused(tmp_path):
     films = MixedStore([tiny_store(tmp_path / str(n), seed=n, frames=n) for n in (9, 6)])
+    task = ODEInit((1,), SelfForcingConfig().sampler, ODEConfig().sampler(5.0))
     with pytest.raises(UsageError, match=r"ode.store: .* have films of 2 sizes"):
-        trajectory_spec(films, None, TrajectorySettings(4, 0, {}))
+        trajectory_spec(films, task, TrajectorySettings(4, 0, {}))
