@@ -108,7 +108,7 @@ def test_the_store_holds_what_the_vae_and_the_tokenizer_give(vae, tokenizer, tmp
     encode_films(vae, tokenizer, source, writer, batch=1, on_progress=written.append)
     store = writer.finish()
     assert written == [1] and len(store) == 1
-    assert store.spec.source["seed"] == 3 and store.spec.shapes()["latents"] == (18, 6, 10, 48)
+    assert store.spec.source["seed"] == 3 and store.spec.shapes()["latents"] == (18, 6, 10, 16)
     story = sample_story(3, 0, TINY)
     video = render(scene_parameters(story), TINY.height, TINY.width)
     record = store[0]
@@ -221,7 +221,7 @@ def test_a_bad_request_names_all_its_faults(tmp_path):
 def test_two_processes_encode_one_store(model, tmp_path):
     config = EncodeConfig(model, tmp_path / "films", films=2, films_per_shard=1, processes=2)
     store = encode_storyworld(config, progress=False)
-    assert len(store) == 2 and store[1]["latents"].shape == (30, 6, 10, 48)
+    assert len(store) == 2 and store[1]["latents"].shape == (30, 6, 10, 16)
     assert not np.array_equal(store[0]["latents"], store[1]["latents"])
 
 
