@@ -87,6 +87,10 @@ def memory_flags(parser: argparse.ArgumentParser) -> None:
         "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"
     )
     pool_flags(group, "all that the policy may retrieve")
+    pool_gb_flag(group)
+
+
+def pool_gb_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--pool-gb",
         type=number,

@@ -26,7 +26,7 @@ import collections
 import os
 
 from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
-from causalcine_jax.commands.model_flags import pool_flags
+from causalcine_jax.commands.model_flags import pool_flags, pool_gb_flag
 from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import DataError, UsageError, shown
 
@@ -52,12 +52,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         help="pixels of the film, 832x480 for Wan (default: the model's own)",
     )
     pool_flags(memory, "60, a film of 15 s, or less if memory cannot use so many")
-    memory.add_argument(
-        "--pool-gb",
-        type=number,
-        metavar="GB",
-        help="size of the pool in GB (10^9 bytes) over all devices, instead of --pool-frames",
-    )
+    pool_gb_flag(memory)
     memory.add_argument(
         "--devices", type=whole_number, default=1, help="number of devices (default 1)"
     )
