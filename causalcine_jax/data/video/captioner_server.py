@@ -34,9 +34,8 @@ from causalcine_jax.data.video.captioner import (
     judged,
 )
 from causalcine_jax.data.video.captions import from_json
-from causalcine_jax.data.video.sidecars import read_text
 from causalcine_jax.errors import UsageError, printable, shown
-from causalcine_jax.utils.plain_data import parse_plain
+from causalcine_jax.utils.plain_data import parse_plain, read_text
 
 KEY = "CAUSALCINE_CAPTIONER_KEY"  # the environment variable with a server's key
 SERVER_TIMEOUT = 300.0  # seconds

@@ -24,8 +24,8 @@ from causalcine_jax.data.video.captions import (
 )
 from causalcine_jax.data.video.filters import Reason, reject
 from causalcine_jax.data.video.manifest import Row, path_text
-from causalcine_jax.errors import DataError, UsageError, disk_faults
-from causalcine_jax.utils.plain_data import MOST_BYTES, read_plain
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.utils.plain_data import read_plain, read_text
 
 PARENT = "parent"  # in place of a regular expression: a video's source is its folder
 
@@ -199,17 +199,3 @@ def shotstream_table(file: Path) -> dict[Path, Captions]:
         video = file.parent / named if named else told.with_suffix("")
         found[video.resolve()] = checked(captions, str(file))
     return found
-
-
-def read_text(file: Path) -> str:
-    """A file of text in UTF-8.
-
-    Raises:
-      DataError: it cannot be read.
-      UsageError: it is not text in UTF-8.
-    """
-    try:
-        with disk_faults(f"{file} cannot be read"), open(file, "rb") as opened:
-            return opened.read(MOST_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not text in UTF-8: save it as UTF-8") from None
