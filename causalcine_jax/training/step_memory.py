@@ -20,7 +20,8 @@ SURE = 1.25
 class CheckedProgram:
     """A jitted function, compiled and checked before it runs, once for each size of batches.
 
-    Call it under the mesh, always with the same dtypes and shardings.
+    Call it under the mesh: (state, fixed networks, batch, ...). Of all but the first two the shapes
+    may differ from call to call, and nothing else.
 
     what  it is, such as: a step of dmd
     say   is told if memory may not suffice
@@ -37,11 +38,11 @@ class CheckedProgram:
         self._programs: dict[tuple[tuple[int, ...], ...], jax.stages.Compiled] = {}
 
     def compile(self, *arguments) -> jax.stages.Compiled:
-        """The program for arguments of these shapes, compiled if they are new.
+        """The program for a batch of these shapes, compiled if they are new.
 
         `UsageError` in all processes if one has no room to run it.
         """
-        shapes = tuple(map(np.shape, jax.tree.leaves(arguments)))
+        shapes = tuple(map(np.shape, jax.tree.leaves(arguments[2:])))
         if shapes not in self._programs:
             program = self._jitted.lower(*arguments).compile()
             config = self._config
