@@ -172,4 +172,5 @@ def _has_glyph(character: str) -> bool:
 def save_png(path: str | Path, page: Image.Image) -> None:
     """Writes an atomic file of PNG. Raises as `atomic_file`."""
     with atomic_file(path) as partial:
-        page.save(partial, format="PNG", optimize=True)
+        # Level 9 makes pages of frames 8 % smaller and takes ten times as long: seconds a page.
+        page.save(partial, format="PNG", compress_level=4)
