@@ -1,11 +1,18 @@
 """How tests compile: quickly on the CPU, and as every command does where they need a GPU."""
 
 import os
+from importlib.metadata import version
 
 from causalcine_jax.utils.compiler import tune_compiler
 
 # Tests compile many small programs and run each once: compile quickly rather than well.
-QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICKLY = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
+# Halves what compiling takes. Later versions refuse the flag, as any that they do not know.
+if version("jaxlib").startswith("0.10."):
+    QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 
 
 def gpu_alone(words: list[str]) -> bool:
