@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 import jax
 import pytest
+from bounded_memory import forget_programs
 from flax import nnx
 
 from benchmarks.chromium import chromium, missing_browser
@@ -27,11 +28,21 @@ from causalcine_jax.utils.compile_cache import keep_compiled
 keep_compiled()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--pictures", metavar="DIR", help="where the desk's pictures go, as of docs/")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _numerics_and_tree_mode():
     jax.config.update("jax_default_matmul_precision", "highest")
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    yield
+    forget_programs()
 
 
 @pytest.fixture(scope="module")  # while it is open, no other test may run an event loop

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from causalcine_jax.convert import checkpoint_keys, diffusers_configs, kinds
 from causalcine_jax.convert.metadata import bases, read_settings
-from causalcine_jax.convert.tensor_files import open_tensors
+from causalcine_jax.convert.tensor_files import SUFFIXES, open_tensors
 from causalcine_jax.errors import DataError
 
 PARTS = ("transformer", "vae", "text_encoder")
 # The files of a folder that are examined; a file given by name may have any suffix.
-_LOADABLE = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
+_LOADABLE = (*SUFFIXES, ".gguf")  # GGUF is told what to take instead
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _BELOW = ("models", "checkpoints")  # where fine-tuned causal models keep their files
 

@@ -20,7 +20,7 @@ from causalcine_jax.errors import DataError, disk_faults
 _LFS_POINTER = b"version https://git-lfs"
 _GGUF = b"GGUF"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since 1.6, and before
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of every file that can be read
 _FORMATS = ("safetensors", "bin")  # of shards in a folder, the preferred one first
 
 

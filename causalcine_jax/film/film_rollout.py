@@ -1,7 +1,7 @@
 """One film's rollout: what was made of it so far, and its next chunk.
 
-The history is the source of truth. The state (pool, decoder's cache) is rebuilt from it where they
-differ: after going back, or after a move that was interrupted.
+What was made (`KeptFilm`: latents on the host) is the source of truth. The state (pool, decoder's
+cache) is rebuilt from it where they differ: after going back, or after an interrupted move.
 """
 
 import copy

@@ -2,9 +2,9 @@
 
 With memory_policies.py, this is all of content-aware memory routing (paper Eq. 6 to 9). The result
 is a list of indices into a pool of history frames, newest first, with the number of valid entries.
-The packed training pass and the streaming rollout both call it, so they cannot disagree. Invalid
-entries, which occur early in a film, are at the end of the list. Attention therefore needs a length
-and never a mask.
+The packed training pass and the streaming rollout both call it, so both choose by one rule. Only
+scores that are equal up to rounding may be ranked differently. Invalid entries, which occur early
+in a film, are at the end of the list. Attention therefore needs a length and never a mask.
 
 How a list is made: distance of every pool frame to the chunk -> window by distance -> top-K of the
 rest by the policy's score -> sort by distance. The order is newest first, so a frame's temporal

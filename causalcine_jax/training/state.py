@@ -78,8 +78,9 @@ class Update:
             are never trained, and those that other updates train
     nets    networks that it trains
     optim   its optimizer
-    name    "" for the only update of a stage. Otherwise it precedes the names of the update's
-            metrics: critic_loss, critic_lr, or critic_head_grad_norm for one of several networks
+    name    "" for the only update of a stage. Otherwise it precedes loss, learning rate and
+            gradient norms: critic_loss, critic_lr, or critic_head_grad_norm for one of several
+            networks. The loss names all other metrics, and no two updates may share a name
     every   it runs at steps 0, every, 2 every, ..., from `start` on
     rates   network -> its learning rate over that of `optim`; 1 if it is not named
     """

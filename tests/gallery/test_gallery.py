@@ -162,7 +162,10 @@ def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browse
     card.locator(".shot").nth(1).click()
     page.wait_for_function("document.querySelector('video').currentTime > 1.3")
     assert card.locator(".caption").inner_text() == "Otto runs."
-    assert card.locator(".memory button").count() == 2
+    # On a busy machine the film may be in the next chunk by now, of which three are retrieved.
+    page.evaluate("film => { film.pause(); film.currentTime = 1.5 }", page.query_selector("video"))
+    first = "document.querySelector('.card')"
+    page.wait_for_function(f"{first}.querySelectorAll('.memory button').length === 2")
     card.locator(".memory button").first.click()
     page.wait_for_function("document.querySelector('video').currentTime < 1")
     assert page.locator("main video[src]").count() == 1  # one decoder at a time

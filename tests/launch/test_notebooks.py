@@ -48,7 +48,8 @@ def test_outputs_are_stored_and_tell_nothing_of_the_machine(name):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     kinds = {output["output_type"] for output in outputs}
-    assert kinds == {"stream", "display_data"}, "run again: notebooks/run.py"
+    assert "stream" in kinds, "run again: notebooks/run.py"
+    assert kinds - {"stream"} in ({"display_data"}, {"execute_result"})  # pictures, or a film
     said = "".join(line for output in outputs for line in output.get("text", []))
     assert not re.findall(r"(?:^|[\s'\"=(])/\w\S*", said)  # an absolute path
     assert not any("execution" in cell["metadata"] for cell in cells)

@@ -21,6 +21,10 @@ from causalcine_jax.utils.plain_data import read_plain
 
 NEEDED = {"settings", "per_film", "bad", "without_film"}
 LARGEST = sys.float_info.max
+ZERO_IS_WORST = {
+    "alignment", "subject", "background", "inter_shot",
+    "returns", "returns_gated", "returns_passed",
+}  # fmt: skip
 
 # How each is read from a film, and whether 0 is the worst, which a failed film then gets.
 MEASURES: dict[str, tuple[str, Score, bool]] = {
@@ -32,7 +36,7 @@ MEASURES: dict[str, tuple[str, Score, bool]] = {
         name: (
             label,
             lambda film, name=name: film["asked"]["means"].get(name),  # type: ignore[misc]
-            name not in ("dynamics", "returns_counted"),
+            name in ZERO_IS_WORST,
         )
         for name, label in OF_RANGES.items()
     },
