@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults, shown
-from causalcine_jax.evaluation.networks.sources import SOURCES, refuse_absent
+from causalcine_jax.scorers.sources import SOURCES, refuse_absent
 from causalcine_jax.utils.plain_data import read_plain
 
 COMPARISON = ("comparison.json", "comparison.md")
@@ -39,8 +39,9 @@ def measure(flags: argparse.Namespace) -> None:
     from causalcine_jax.evaluation.films.report_tables import film_markdown
     from causalcine_jax.evaluation.films.run import FILES, Measurer, measure_films
     from causalcine_jax.evaluation.films.stories import film_stories, find_films
-    from causalcine_jax.evaluation.networks.scorers import Scorers
+    from causalcine_jax.evaluation.metrics.ranges import SAMPLED
     from causalcine_jax.evaluation.tables import write_report
+    from causalcine_jax.scorers.scorers import Scorers
     from causalcine_jax.utils.atomic_file import file_hash
     from causalcine_jax.utils.compile_cache import keep_compiled
     from causalcine_jax.utils.output import one_writer, remove_files
@@ -58,7 +59,7 @@ def measure(flags: argparse.Namespace) -> None:
             cut_finder(cuts, weights.get("transnet") if cuts == "transnet" else None),
             {name: _identity(path, file_hash) for name, path in sorted(weights.items())},
         )
-        notes = measurer.scorers.notes() + [
+        notes = measurer.scorers.notes(SAMPLED) + [
             f"{name} is another file than the published one, of sha256 {SOURCES[name].sha256}"
             for name, digest in measurer.weights.items()
             if SOURCES[name].sha256 not in ("", digest)
