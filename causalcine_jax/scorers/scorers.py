@@ -116,6 +116,10 @@ class Scorers:
             if (missing := self.missing(measure))
         }
 
+    def pictures(self, name: str) -> Embedder:
+        """The network for single pictures called `name`, one of `sources.PICTURES`."""
+        return getattr(self, name)
+
     @cached_property
     def clip_l14(self) -> Embedder:
         return self._embedder("clip_l14")
