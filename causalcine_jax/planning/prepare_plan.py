@@ -53,9 +53,8 @@ class Known:
 
 
 RATES = {
-    "kept": Known(
-        0.5, "assumed", "share of the hours; then half a film of the shortest is lost per video"
-    ),
+    "kept": Known(0.5, "assumed", "share of the hours; then half a film is lost in every run"),
+    "runs": Known(1.0, "assumed", "runs of shots per video, between those that filters drop"),
     "shot": Known(4.0, "assumed", "seconds of a shot, for rows"),
     "scan": Known(0.1, "assumed", "core-seconds to read a second of 720p video small, for shots"),
     "shots": Known(0.533, "measured", f"core-seconds of transnet per second of video: {RECORD}"),
@@ -139,7 +138,8 @@ def prepare_plan(request: PrepareRequest) -> list[PlanRow]:
     """
     given = {name: Known(value, "given", f"--rate {name}") for name, value in request.rates.items()}
     seconds = request.hours * HOUR
-    counts = _films(request, seconds * (RATES | given)["kept"].value)
+    kept, runs = ((RATES | given)[name].value for name in ("kept", "runs"))
+    counts = _films(request.lengths, seconds * kept, request.videos * runs)
     films = sum(counts.values())
     if films < 1:
         raise UsageError(
@@ -148,7 +148,7 @@ def prepare_plan(request: PrepareRequest) -> list[PlanRow]:
         )
     known = RATES | {"encode": _encoding(request, counts)} | given
     rate = {name: each.value for name, each in known.items()}
-    kept = sum(count * _seconds(frames) for frames, count in counts.items())
+    filmed = sum(count * _seconds(frames) for frames, count in counts.items())
     specs = [
         (count, store_spec(request, frames, count)) for frames, count in counts.items() if count
     ]
@@ -162,8 +162,8 @@ def prepare_plan(request: PrepareRequest) -> list[PlanRow]:
     disk = 2 * latents + ids + index + rows + embedded["bytes"]
     scan = seconds * (rate["scan"] + rate["shots"]) / request.cores / HOUR
     captions = films * rate["caption"] / request.at_once / HOUR
-    decode = kept * rate["decode"] / request.cores / HOUR
-    encode = kept / rate["encode"] / request.devices / HOUR
+    decode = filmed * rate["decode"] / request.cores / HOUR
+    encode = filmed / rate["encode"] / request.devices / HOUR
     total = scan + embedded["hours"] + captions + max(decode, encode)
     more = ("embed", "compare") if request.embed_shots else ()
     weakest = _source(known, ("scan", "shots", "caption", "decode", "encode", *more))[0]
@@ -171,11 +171,11 @@ def prepare_plan(request: PrepareRequest) -> list[PlanRow]:
     row = lambda name, value, unit, *rates: PlanRow(name, value, unit, *_source(known, rates))
     counted = lambda name, value, why, unit="bytes": PlanRow(name, value, unit, "counted", why)
     lengths = [
-        row(f"films of {frames} latent frames", count, "films", "kept")
+        row(f"films of {frames} latent frames", count, "films", "kept", "runs")
         for frames, count in counts.items()
     ]
     return [
-        row("films", films, "films", "kept"),
+        row("films", films, "films", "kept", "runs"),
         *(lengths if request.shorter else []),
         counted("latents in work/latents", latents, "float16, a file per film"),
         counted("latents in the stores", latents, "the same once more"),
@@ -216,15 +216,15 @@ def _embedding_rows(
     ]
 
 
-def _films(request: PrepareRequest, kept: float) -> dict[int, int]:
-    """How many films of each length `kept` seconds give, if each video is one run of shots.
+def _films(lengths: tuple[int, ...], kept: float, runs: float) -> dict[int, int]:
+    """How many films of each length `kept` seconds give, in so many runs of shots.
 
     On average half a film of a length is left at a run's end. It goes to the next shorter one.
     """
-    rest, counts = kept / request.videos, {}
-    for frames in request.lengths:
+    rest, counts = kept / runs, {}
+    for frames in lengths:
         each = max(rest / _seconds(frames) - 0.5, 0.0)
-        counts[frames] = math.ceil(request.videos * each)
+        counts[frames] = math.ceil(runs * each)
         rest -= each * _seconds(frames)
     return counts
 

@@ -59,18 +59,11 @@ def test_hours_are_shared_by_cores_devices_and_requests():
 def test_films_of_several_lengths_are_counted_each():
     """What is left of a run, on average half a film, goes to the next shorter length."""
     sizes = {"height": 48, "width": 80, "rates": {"kept": 1.0, "encode": 2.0, "decode": 0.5}}
-    whole = 100 * 3600 / 2  # seconds of each of two videos
     seconds = {n: (4 * (n - 1) + 1) / 16 for n in (60, 30, 15)}
     found = rows(**sizes, shorter=(30, 15))
     counts = {n: value(found, f"films of {n} latent frames", "films") for n in seconds}
-    left, expected = whole, {}
-    for n, film in seconds.items():
-        expected[n] = 2 * (left / film - 0.5)
-        left -= expected[n] / 2 * film
-    assert counts == pytest.approx(expected, abs=1)
-    assert (
-        counts[30] == counts[15] == pytest.approx(2 * (seconds[60] / 2 / seconds[30] - 0.5), abs=1)
-    )
+    assert counts[60] == pytest.approx(100 * 3600 / seconds[60] - 1, abs=1)
+    assert counts[30] == counts[15] == 2, "half a film of each video, and a little more"
     assert value(found, "films", "films") == sum(counts.values())
     latents = sum(count * n * 6 * 10 * 16 * 2 for n, count in counts.items())
     assert value(found, "latents in the stores", "bytes") == latents
@@ -83,6 +76,22 @@ def test_films_of_several_lengths_are_counted_each():
     one = rows(**sizes)
     assert value(one, "VAE encoding", "hours") < value(found, "VAE encoding", "hours")
     assert not any(name.startswith("films of") for name, _ in one)
+
+
+def test_runs_of_any_length_give_as_many_films_as_planned():
+    """Against runs that are cut one by one, the longest film first."""
+    seconds = {n: (4 * (n - 1) + 1) / 16 for n in (60, 30, 15)}
+    runs = np.random.default_rng(0).uniform(20, 100, 20_000)
+    rest, cut = runs.copy(), {}
+    for n, film in seconds.items():
+        cut[n] = (rest // film).sum()
+        rest %= film
+    rates = {"kept": 1.0, "encode": 1.0, "runs": 20.0}
+    asked = {"videos": 1000, "hours": runs.sum() / 3600, "rates": rates, "shorter": (30, 15)}
+    found = rows(height=48, width=80, **asked)
+    for n in seconds:
+        films = value(found, f"films of {n} latent frames", "films")
+        assert films == pytest.approx(cut[n], rel=0.05)
 
 
 def test_videos_too_short_for_the_longest_films_give_shorter_ones():
