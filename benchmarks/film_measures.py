@@ -20,12 +20,12 @@ import numpy as np
 from benchmarks.random_scorers import SMALL, TRUE, write_scorers
 from causalcine_jax.evaluation.films.command import named_weights
 from causalcine_jax.evaluation.films.measure import MeasureSettings, measure_film, pixel_cuts
-from causalcine_jax.evaluation.networks.scorers import Scorers
 from causalcine_jax.evaluation.storyworld.agreement import as_film_story, rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import score_film, stories_apart
 from causalcine_jax.evaluation.storyworld.reading import Judge
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.render.mp4 import FilmWriter
+from causalcine_jax.scorers.scorers import Scorers
 from causalcine_jax.storyworld import WORLDS, WorldStory
 from causalcine_jax.utils.environment import device, software
 from causalcine_jax.utils.progress import progress_bar

@@ -83,6 +83,11 @@ def whole_number(text: str) -> int:
     return value
 
 
+def lengths(text: str) -> tuple[int, ...]:
+    """The type of every flag that takes whole numbers, joined by commas."""
+    return tuple(map(whole_number, text.split(",")))
+
+
 def path(text: str) -> Path:
     """The type of every flag that takes a path: `ArgumentParser` puts it in place of Path.
 

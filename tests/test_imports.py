@@ -13,8 +13,8 @@ PARTS = (
     "errors", "utils", "clock", "memory_policies", "config", "rollouts", "network_sizes", "presets",
     "cli",
     "story_schema", "story", "story_sets", "diffusion", "families", "storyworld", "parallel",
-    "models", "convert", "render", "film", "film_folder", "data", "evaluation", "training",
-    "planning", "serve", "gallery", "commands",
+    "models", "convert", "scorers", "render", "film", "film_folder", "data", "evaluation",
+    "training", "planning", "serve", "gallery", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 BESIDE = [

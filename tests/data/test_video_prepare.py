@@ -402,6 +402,7 @@ def test_bad_requests(model, tmp_path):
         ("most_text: 20", "most_text must be at least 0 and at most 1, not 20"),
         ("least_seen: 50", "least_seen must be at least 0 and at most 1, not 50"),
         ("duplicate_bits: 99", "duplicate_bits must be at least -1 and at most 31, not 99"),
+        ("duplicate_cosine: 90", "duplicate_cosine must be at least 0 and at most 1, not 90"),
     ],
 )
 def test_thresholds_that_would_keep_or_drop_all_are_refused(text, fault, tmp_path):

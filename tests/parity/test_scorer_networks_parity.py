@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from scorer_files import PlainViCLIP, as_hub, as_openai, as_viclip_text
 from torch import nn
 
-from causalcine_jax.evaluation.networks import preprocess
-from causalcine_jax.evaluation.networks.load import load_text_encoder, load_vit
-from causalcine_jax.evaluation.networks.sources import SOURCES
-from causalcine_jax.evaluation.networks.vit import ViT
+from causalcine_jax.scorers import preprocess
+from causalcine_jax.scorers.load import load_text_encoder, load_vit
+from causalcine_jax.scorers.sources import SOURCES
+from causalcine_jax.scorers.vit import ViT
 
 SMALL = {
     "hidden_size": 128,

@@ -1,5 +1,6 @@
 """`causalcine plan prepare`, against sizes by hand and the store's own layout."""
 
+import base64
 import json
 
 import numpy as np
@@ -55,6 +56,91 @@ def test_hours_are_shared_by_cores_devices_and_requests():
     assert value(one, "all stages", "hours") == pytest.approx(total)
 
 
+def test_films_of_several_lengths_are_counted_each():
+    """What is left of a run, on average half a film, goes to the next shorter length."""
+    sizes = {"height": 48, "width": 80, "rates": {"kept": 1.0, "encode": 2.0, "decode": 0.5}}
+    seconds = {n: (4 * (n - 1) + 1) / 16 for n in (60, 30, 15)}
+    found = rows(**sizes, shorter=(30, 15))
+    counts = {n: value(found, f"films of {n} latent frames", "films") for n in seconds}
+    assert counts[60] == pytest.approx(100 * 3600 / seconds[60] - 1, abs=1)
+    assert counts[30] == counts[15] == 2, "half a film of each video, and a little more"
+    assert value(found, "films", "films") == sum(counts.values())
+    latents = sum(count * n * 6 * 10 * 16 * 2 for n, count in counts.items())
+    assert value(found, "latents in the stores", "bytes") == latents
+    ids = sum(count * (n // 3 * 512 + n // 3) * 4 for n, count in counts.items())
+    assert value(found, "token ids in the stores", "bytes") == ids
+    kept = sum(count * seconds[n] for n, count in counts.items())
+    assert value(found, "VAE encoding", "hours") == pytest.approx(kept / 2 / 3600)
+    assert value(found, "decoding for the VAE", "hours") == pytest.approx(kept * 0.5 / 3600)
+    assert value(found, "captions", "requests") == sum(counts.values())
+    one = rows(**sizes)
+    assert value(one, "VAE encoding", "hours") < value(found, "VAE encoding", "hours")
+    assert not any(name.startswith("films of") for name, _ in one)
+
+
+def test_runs_of_any_length_give_as_many_films_as_planned():
+    """Against runs that are cut one by one, the longest film first."""
+    seconds = {n: (4 * (n - 1) + 1) / 16 for n in (60, 30, 15)}
+    runs = np.random.default_rng(0).uniform(20, 100, 20_000)
+    rest, cut = runs.copy(), {}
+    for n, film in seconds.items():
+        cut[n] = (rest // film).sum()
+        rest %= film
+    rates = {"kept": 1.0, "encode": 1.0, "runs": 20.0}
+    asked = {"videos": 1000, "hours": runs.sum() / 3600, "rates": rates, "shorter": (30, 15)}
+    found = rows(height=48, width=80, **asked)
+    for n in seconds:
+        films = value(found, f"films of {n} latent frames", "films")
+        assert films == pytest.approx(cut[n], rel=0.05)
+
+
+def test_videos_too_short_for_the_longest_films_give_shorter_ones():
+    sizes = {"height": 48, "width": 80, "rates": {"kept": 1.0, "encode": 1.0}}
+    found = rows(videos=1000, hours=1000 * 5 / 3600, **sizes, shorter=(15,))
+    assert value(found, "films of 60 latent frames", "films") == 0
+    each = 5 / (57 / 16) - 0.5
+    assert value(found, "films of 15 latent frames", "films") == pytest.approx(1000 * each, abs=1)
+    with pytest.raises(UsageError, match=r"videos of 1\.0 s leave no films of 3\.6 s"):
+        rows(videos=1000, hours=1000 / 3600, **sizes, shorter=(15,))
+
+
+def test_the_encoders_rate_is_that_of_all_lengths():
+    sizes = {"height": 48, "width": 80, "latent_frames": 12}
+    several = rows(**sizes, shorter=(3,))
+    counts = [value(several, f"films of {n} latent frames", "films") for n in (12, 3)]
+    long, short = (
+        value(rows(height=48, width=80, latent_frames=n), "VAE encoding", "hours")
+        / value(rows(height=48, width=80, latent_frames=n), "films", "films")
+        for n in (12, 3)
+    )
+    assert value(several, "VAE encoding", "hours") == pytest.approx(
+        counts[0] * long + counts[1] * short
+    )
+
+
+def test_embeddings_of_shots_add_bytes_and_hours():
+    sizes = {"height": 48, "width": 80, "latent_frames": 3}
+    rates = {"shot": 2.0, "embed": 3.0, "compare": 1e6, "kept": 0.5}
+    one, found = rows(**sizes, rates=rates), rows(**sizes, rates=rates, embed_shots=True, cores=1)
+    shots, compared = 180_000, 90_000
+    text = len(base64.b64encode(bytes(2 * 768)))
+    assert value(found, "embeddings in work/*.jsonl", "bytes") == shots * text
+    assert value(found, "memory of embeddings", "GB") == pytest.approx(compared * 1536 / 1e9)
+    hours = {
+        "embedding shots": shots * 3.0 / 3600,
+        "comparing embeddings": compared**2 / 2 / 1e6 / 3600,
+    }
+    for name, expected in hours.items():
+        assert value(found, name, "hours") == pytest.approx(expected)
+    for name, unit, more in (
+        ("on disk, first run", "bytes", shots * text),
+        ("all stages", "hours", sum(hours.values())),
+    ):
+        assert value(found, name, unit) - value(one, name, unit) == pytest.approx(more)
+    many = rows(**sizes, rates=rates, embed_shots=True, cores=8)
+    assert value(many, "embedding shots", "hours") == pytest.approx(hours["embedding shots"] / 8)
+
+
 def test_every_row_says_how_its_number_is_known():
     small = {"latent_frames": 3, "height": 48, "width": 80}
     found = rows(**small)
@@ -80,7 +166,7 @@ def test_the_encoder_takes_as_long_as_its_pixels():
 
 def test_a_stores_arrays_are_as_large_as_planned(tmp_path):
     request = PrepareRequest(1, 1.0, height=48, width=80, latent_frames=12)
-    spec = store_spec(request, 4)
+    spec = store_spec(request, 12, 4)
     writer = LatentStoreWriter(tmp_path / "store", spec)
     record = NewRecord(
         np.ones((12, 6, 10, 16), np.float16),
@@ -107,6 +193,8 @@ def test_a_stores_arrays_are_as_large_as_planned(tmp_path):
     "asked, fault",
     [
         ({"latent_frames": 61}, "latent_frames must be a multiple of 3"),
+        ({"shorter": (60,)}, "latent_frames must fall from the longest to the shortest, not 60,60"),
+        ({"shorter": (31,)}, "latent_frames must be a multiple of 3"),
         ({"width": 830}, "width must be a positive multiple of 16"),
         ({"chip": "h20"}, "unknown chip 'h20'"),
         ({"rates": {"kept": 2.0}}, "kept must be"),
@@ -131,6 +219,10 @@ def test_the_command_prints_a_table_and_json(capsys):
     plan.main([*words, "--json"])
     data = json.loads(capsys.readouterr().out)
     assert data["request"]["width"] == 80 and len(data["rows"]) == 14
+    plan.main([*words[:-1], "6,3", "--embed-shots"])
+    text = capsys.readouterr().out
+    assert "80x48 pixels, 6,3 latent frames" in text and "films of 3 latent frames" in text
+    assert "comparing embeddings" in text
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ LITTLE, MUCH = 0.5, 0.75
 def windows(work: Work, videos: Sequence[SourceVideo], target: Target) -> list[Film]:
     """The windows of all videos that pass the filters, still without captions."""
     filters, films = work.config.filters, []
-    duplicates = Duplicates(filters.duplicate_bits)
+    least = filters.duplicate_cosine if work.config.duplicates_weights else None
+    duplicates = Duplicates(filters.duplicate_bits, least)
     names = {video.sha256: video.name for video in videos}
     for video in videos:
         shots = video.scan["shots"]

@@ -1,6 +1,7 @@
 """What `causalcine prepare` is asked for, checked before a video is opened."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from causalcine_jax.data.encode_config import MOST_PROCESSES
 from causalcine_jax.data.video.captioner import CaptionerOptions
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.errors import choice_faults, part_faults, raise_faults, shown
+from causalcine_jax.scorers.sources import PICTURES
 
 CAPTION_CUTS = "captions"  # in place of a detector: shots begin where the captions say
 SPLITS = ("train", "held_out")
@@ -39,6 +41,8 @@ class PrepareConfig:
     part              (K, N): the K-th of N parts of the videos, by their content
     embeddings        embed the prompts too, by the model's text encoder (embed_command.py)
     shorter           latent frames of shorter films, made of what is left of a run of shots
+    duplicates_weights  a network of `sources.PICTURES` and its file, which embeds shots so that
+                      copies are found; None compares hashes alone
     """
 
     folder: Path
@@ -63,6 +67,7 @@ class PrepareConfig:
     part: tuple[int, int] = (1, 1)
     embeddings: bool = False
     shorter: tuple[int, ...] = ()
+    duplicates_weights: tuple[str, Path] | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -86,13 +91,14 @@ class PrepareConfig:
         ]
         if self.workers > MOST_PROCESSES:
             faults.append(f"workers must be at most {MOST_PROCESSES}, not {self.workers}")
-        if [*self.lengths] != sorted({*self.lengths}, reverse=True) or min(self.lengths) < 1:
-            named = ",".join(map(str, self.lengths))
-            faults.append(f"latent_frames must fall from the longest to the shortest, not {named}")
+        faults += length_faults(self.lengths)
         if not 0 <= self.held_out < 1:
             faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
         faults += part_faults(self.part)
         faults += choice_faults("detector", self.detector, DETECTORS)
+        if self.duplicates_weights:
+            network, _ = self.duplicates_weights
+            faults += choice_faults("network of duplicates_weights", network, PICTURES)
         if self.captioner and self.captioner_url:
             faults.append("captioner and captioner_url are two captioners: leave one out")
         if bool(self.captioner_url) != bool(self.captioner_model):
@@ -109,6 +115,14 @@ class PrepareConfig:
             if self.folder.resolve().is_relative_to(own.resolve()):
                 faults.append(f"the videos are inside of {own}, which is replaced")
         raise_faults("prepare", faults)
+
+
+def length_faults(lengths: Sequence[int]) -> list[str]:
+    """Latent frames of films must be positive and fall."""
+    if [*lengths] == sorted({*lengths}, reverse=True) and min(lengths) >= 1:
+        return []
+    named = ",".join(map(str, lengths))
+    return [f"latent_frames must fall from the longest to the shortest, not {named}"]
 
 
 def part_text(part: tuple[int, int]) -> str | None:

@@ -1,19 +1,22 @@
-"""Finds windows that another video has shown before, by the perceptual hashes of their shots.
+"""Finds windows that another video has shown before, by the hashes and embeddings of their shots.
 
     hash of a shot (768 bits) -> 32 bands -> shots with an equal band -> those that differ little
+    embedding of a shot, where there is one -> embedding_index.py, if the hash finds nothing
 
 Two hashes that differ in at most 31 bits have an equal band. Bands are integers, and what is kept
 is sorted: 356 bytes a shot. New shots make a segment of their own, and segments of like length are
 merged. So there are few, and each shot is sorted again a few times only.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, UInt64
 
+from causalcine_jax.data.video.embedding_index import Embedding, EmbeddingIndex
+from causalcine_jax.data.video.embeddings import embedding_of
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.data.video.windows import Window
@@ -67,12 +70,18 @@ class Duplicates:
     """Finds shots that another video has shown before.
 
     Two shots of one video may look alike, as when a film returns to a place: those are not
-    compared.
+    compared. Nor are pictures with little structure, by their embeddings as by their hashes.
+
+    Args:
+      most_bits: two hashes that differ in as many or fewer are of the same shot; -1 compares none.
+      least_cosine: of two embeddings of the same shot; None compares none.
     """
 
-    def __init__(self, most_bits: int):
+    def __init__(self, most_bits: int, least_cosine: float | None = None):
         self._most = most_bits
         self._segments: list[_Segment] = []
+        self._embeddings = None if least_cosine is None else EmbeddingIndex(least_cosine)
+        self._embedded = _Embedded(-1, {}, {})
         self._numbers: dict[str, int] = {}
         self._videos: list[str] = []
 
@@ -86,22 +95,45 @@ class Duplicates:
           shots: of its video, as scan.py has them.
           names: of videos by sha256.
         """
-        if self._most < 0:
+        if self._most < 0 and self._embeddings is None:
             return None
         number = self._number(window.sha256)
         hashes = {piece.shot: _hash_of(shots[piece.shot]) for piece in window.pieces}
-        seen: dict[int, int] = defaultdict(int)
+        embedded = self._of_video(number, shots)
+        seen, by_hash, cosines = Counter[int](), False, []
         for piece in window.pieces:
-            value = hashes[piece.shot]
+            value, frames = hashes[piece.shot], piece.stop - piece.first
             other = None if value is None else self._seen_in(value, number)
             if other is not None:
-                seen[other] += piece.stop - piece.first
+                by_hash = True
+            elif piece.shot in embedded.found:
+                other, cosine = embedded.found[piece.shot]
+                cosines.append(cosine)
+            if other is not None:
+                seen[other] += frames
         if 2 * sum(seen.values()) >= window.frames:
-            video, count = max(seen.items(), key=lambda item: item[1])
-            of = names[self._videos[video]]
-            return "near duplicate", f"{count} of {window.frames} frames are in {of}"
+            ((video, count),) = seen.most_common(1)
+            how = ["hash"] if by_hash else []
+            if cosines:
+                how.append(f"embedding (cosine {min(cosines):.3f} or more)")
+            of = f"{count} of {window.frames} frames are in {names[self._videos[video]]}"
+            return "near duplicate", f"{of}, by {' and '.join(how)}"
         self._add([value for value in hashes.values() if value is not None], number)
+        if self._embeddings is not None:
+            for shot in sorted(hashes.keys() & embedded.shots.keys()):
+                self._embeddings.add(embedded.shots[shot], number)
         return None
+
+    def _of_video(self, video: int, shots: Sequence[Row]) -> "_Embedded":
+        """The embeddings of a video's shots, compared once for all of its windows."""
+        if self._embeddings is not None and self._embedded.video != video:
+            told = {
+                number: embedding
+                for number, shot in enumerate(shots)
+                if _hash_of(shot) is not None and (embedding := embedding_of(shot)) is not None
+            }
+            self._embedded = _Embedded(video, told, self._embeddings.first_like(told, video))
+        return self._embedded
 
     def _number(self, video: str) -> int:
         if video not in self._numbers:
@@ -117,7 +149,7 @@ class Duplicates:
         return None
 
     def _add(self, values: list[np.ndarray], video: int) -> None:
-        if not values:
+        if not values or self._most < 0:
             return
         hashes = np.stack(values)
         keys = np.sort(_bands(hashes))
@@ -125,6 +157,15 @@ class Duplicates:
         while self._segments and _merged(len(self._segments[-1].videos), len(new.videos)):
             new = self._segments.pop().followed_by(new)
         self._segments.append(new)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A video's shots by their numbers: embeddings, and the other video that has one like it."""
+
+    video: int
+    shots: Mapping[int, Embedding]
+    found: Mapping[int, tuple[int, float]]
 
 
 def _merged(before: int, new: int) -> bool:

@@ -24,6 +24,7 @@ LIMITS = {  # of each threshold: a percentage in place of a share would drop all
     "most_text": (0, 1),
     "duplicate_bits": (-1, MOST_BITS),
     "least_shots": (1,),
+    "duplicate_cosine": (0, 1),
 }
 
 
@@ -39,6 +40,8 @@ class Filters:
     duplicate_bits  of 768: shots of two videos that differ in as many bits or fewer are the same;
                     -1 compares none
     least_shots     shots of a window
+    duplicate_cosine  of the embeddings of two videos' shots: from it on they are the same, where
+                    a network embeds them
     """
 
     least_seen: float = 0.5
@@ -48,6 +51,7 @@ class Filters:
     most_text: float = 1.0
     duplicate_bits: int = 24
     least_shots: int = 1
+    duplicate_cosine: float = 0.9
 
     def __post_init__(self):
         raise_faults("prepare", field_faults(Filters, vars(self), "filters"))

@@ -38,6 +38,7 @@ from causalcine_jax.data.video.choosing import (
     windows,
 )
 from causalcine_jax.data.video.config import PrepareConfig, part_text
+from causalcine_jax.data.video.embeddings import embedder_of
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
 from causalcine_jax.data.video.parts import of_part
@@ -89,6 +90,8 @@ def _prepare(work: Work) -> Prepared:
     files, told = probe.files_of(config.folder, out)
     captioner = captioner_of(config)
     detector_of(config.detector, config.detector_weights)  # if it fails, then now
+    if config.duplicates_weights:
+        embedder_of(*config.duplicates_weights)
     if config.embeddings:
         find_part(config.model, "text_encoder")  # as above
     if config.filters.most_text < 1:

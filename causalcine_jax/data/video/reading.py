@@ -11,10 +11,12 @@ from causalcine_jax.data.video import scan as scanning
 from causalcine_jax.data.video.captioning import SourceVideo
 from causalcine_jax.data.video.captions import Captions, Cuts
 from causalcine_jax.data.video.config import CAPTION_CUTS
+from causalcine_jax.data.video.embeddings import embedder_of
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.manifest import Manifest, Row, content_id
 from causalcine_jax.data.video.pool import each
 from causalcine_jax.data.video.shots import ShotDetector, shot_detector
+from causalcine_jax.data.video.target import embedder_text
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError, UsageError, counted, shown
 from causalcine_jax.utils.atomic_file import file_hash
@@ -95,6 +97,7 @@ def scanned(work: Work, videos: Sequence[SourceVideo]) -> list[SourceVideo]:
     """The videos that can be read to their end, with their shots."""
     config = work.config
     weights = file_hash(config.detector_weights) if config.detector_weights else None
+    embedder = [embedder_text(config)] if config.duplicates_weights else []
     tasks: dict[str, _Scan] = {}
     for video in videos:
         cuts = None
@@ -112,9 +115,12 @@ def scanned(work: Work, videos: Sequence[SourceVideo]) -> list[SourceVideo]:
             config.detector,
             weights,
             cuts and vars(cuts),
+            *embedder,
         )
-        tasks[row_id] = _Scan(row_id, video, config.detector, config.detector_weights, cuts)
+        detector = config.detector, config.detector_weights
+        tasks[row_id] = _Scan(row_id, video, *detector, cuts, config.duplicates_weights)
     rows = rows_of(work, "shots", tasks, _scan)
+    embedder_of.cache_clear()  # frees its memory for the VAE
     return [_of_scan(tasks[row_id], row) for row_id, row in rows.items()]
 
 
@@ -178,6 +184,7 @@ class _Scan:
     detector: str
     weights: Path | None
     cuts: Cuts | None
+    embedder: tuple[str, Path] | None
 
 
 def _probe(task: tuple[Path, str | None]) -> Row | Reason:
@@ -204,7 +211,8 @@ def detector_of(name: str, weights: Path | None) -> ShotDetector | None:
 def _scan(task: _Scan) -> Row:
     detector = detector_of(task.detector, task.weights)
     size = scanning.SIZES.get(task.detector, scanning.SIZE)
+    embed = embedder_of(*task.embedder) if task.embedder else None
     try:
-        return {"id": task.id, **scanning.scan(task.video.file, detector, task.cuts, size)}
+        return {"id": task.id, **scanning.scan(task.video.file, detector, task.cuts, size, embed)}
     except (UsageError, DataError) as error:
         return {"id": task.id, "reason": ["unreadable", str(error)]}

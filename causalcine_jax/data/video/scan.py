@@ -3,6 +3,7 @@
     stored frames -> small pictures -> a shot detector, which finds ranges of stored frames
                                     -> brightness, motion and a perceptual hash of every frame
     some frames, whole -> black bars around the picture
+    some frames, small -> an embedding of every shot, where a network for it is given
 
 Shots are found at the video's own rate, at which detectors were trained. Their ends are then the
 first frames of the model's clock that show the next shot, so no frame of a shot shows another one.
@@ -20,6 +21,7 @@ from PIL import Image
 
 from causalcine_jax.data.video.bars import Brightest, area
 from causalcine_jax.data.video.captions import Cuts
+from causalcine_jax.data.video.embeddings import PictureEmbedder, Pictures
 from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tick
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.data.video.pace import pace_of
@@ -42,6 +44,7 @@ def scan(
     detector: ShotDetector | None,
     cuts: Cuts | None = None,
     size: tuple[int, int] = SIZE,
+    embed: PictureEmbedder | None = None,
 ) -> Row:
     """A video's row: "frames" on the model's clock, "clock", "pace", "begins" and "shots".
 
@@ -50,18 +53,19 @@ def scan(
 
     A shot is {"first", "stop", "luma", "motion", "hashes"}: a range of frames on the model's clock;
     mean brightness and mean change in a quarter of a second, in grey levels, of the picture inside
-    of black bars; perceptual hashes.
+    of black bars; perceptual hashes. With `embed` it has an "embedding" too (embeddings.py).
 
     Args:
       file: the video.
       detector: finds the shots; None takes them from `cuts`.
       cuts: where shots begin, as the captions say.
       size: of the pictures that the detector gets.
+      embed: gives the embedding of pictures.
 
     Raises:
       DataError: the video is damaged.
     """
-    seen = _Seen()
+    seen = _Seen(Pictures() if embed else None)
     pictures = seen.watch(file, size)
     if detector is not None:
         shots: Sequence[DetectedShot] = detector(pictures)
@@ -73,19 +77,24 @@ def scan(
         raise DataError(f"{file} has no frames")
     assert seen.clock is not None
     picture = seen.brightest.picture()
+    rows = [seen.shot(shot, area(picture)) for shot in shots]
+    if embed and seen.small:
+        texts = seen.small.embeddings(shots, picture, embed)
+        rows = [row | {"embedding": text} for row, text in zip(rows, texts, strict=True)]
     return {
         "frames": seen.ticks[-1],
         "pace": pace_of(seen.seconds),
         "begins": round(max(float(seen.clock - beginning(file)), 0.0), 3),
         "clock": Clock(seen.clock, seen.searched, picture).to_row(),
-        "shots": [seen.shot(shot, area(picture)) for shot in shots],
+        "shots": rows,
     }
 
 
 class _Seen:
     """Numbers of every stored frame, gathered while a detector reads the pictures."""
 
-    def __init__(self):
+    def __init__(self, small_pictures: Pictures | None = None):
+        self.small = small_pictures
         self.clock: Fraction | None = None
         self.searched = True
         self.ticks = array("q")  # of every frame, and of the end
@@ -113,6 +122,8 @@ class _Seen:
             self.motion.append(np.abs(grey - recent[0][1]).mean())
             self._hashes += _hash(grey)
             self.brightest.see(frame.start, partial(_whole, frame, to_rgb))
+            if self.small:
+                self.small.see(len(self.luma) - 1, frame)
             before, end = frame.start, max(end, frame.end)
             yield picture
         self.ticks.append(tick(end))

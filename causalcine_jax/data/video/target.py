@@ -17,6 +17,7 @@ from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.model_folder import model_defaults, transformer_sizes
 from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.network_sizes import VAEConfig
+from causalcine_jax.scorers.sources import weights_hash
 from causalcine_jax.story_schema import nearest_multiples, size_faults
 from causalcine_jax.utils.atomic_file import file_hash, write_json
 
@@ -114,8 +115,18 @@ def settings(config: PrepareConfig, target: Target) -> dict[str, Any]:
         "held_out": config.held_out,
         "source_from": config.source_from,
         "part": part_text(config.part),
+        "duplicates_weights": embedder_text(config),
         **dataclasses.asdict(config.filters),
+        **({} if config.duplicates_weights else {"duplicate_cosine": None}),  # is not used
     }
+
+
+def embedder_text(config: PrepareConfig) -> str | None:
+    """The network that embeds shots and the hash of its weights; None without one."""
+    if config.duplicates_weights is None:
+        return None
+    name, weights = config.duplicates_weights
+    return f"{name} {weights_hash(weights)}"
 
 
 def check_settings(file: Path, now: dict[str, Any], overwrite: bool) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults, shown
-from causalcine_jax.evaluation.networks.sources import SOURCES, refuse_absent
+from causalcine_jax.scorers.sources import SOURCES, refuse_absent, weights_hash
 from causalcine_jax.utils.plain_data import read_plain
 
 COMPARISON = ("comparison.json", "comparison.md")
@@ -39,9 +39,9 @@ def measure(flags: argparse.Namespace) -> None:
     from causalcine_jax.evaluation.films.report_tables import film_markdown
     from causalcine_jax.evaluation.films.run import FILES, Measurer, measure_films
     from causalcine_jax.evaluation.films.stories import film_stories, find_films
-    from causalcine_jax.evaluation.networks.scorers import Scorers
+    from causalcine_jax.evaluation.metrics.ranges import SAMPLED
     from causalcine_jax.evaluation.tables import write_report
-    from causalcine_jax.utils.atomic_file import file_hash
+    from causalcine_jax.scorers.scorers import Scorers
     from causalcine_jax.utils.compile_cache import keep_compiled
     from causalcine_jax.utils.output import one_writer, remove_files
 
@@ -56,9 +56,9 @@ def measure(flags: argparse.Namespace) -> None:
             Scorers({n: p for n, p in weights.items() if n != "transnet"}, jnp.dtype(dtype)),
             MeasureSettings(flags.every, cuts, dtype),
             cut_finder(cuts, weights.get("transnet") if cuts == "transnet" else None),
-            {name: _identity(path, file_hash) for name, path in sorted(weights.items())},
+            {name: weights_hash(path) for name, path in sorted(weights.items())},
         )
-        notes = measurer.scorers.notes() + [
+        notes = measurer.scorers.notes(SAMPLED) + [
             f"{name} is another file than the published one, of sha256 {SOURCES[name].sha256}"
             for name, digest in measurer.weights.items()
             if SOURCES[name].sha256 not in ("", digest)
@@ -135,11 +135,3 @@ def named_weights(given: list[str]) -> dict[str, Path]:
         raise_faults(where, faults)
         weights |= {key: base / Path(value).expanduser() for key, value in pairs.items()}
     return weights
-
-
-def _identity(path: Path, file_hash) -> str:
-    """SHA-256 of a file, or of the names and hashes of a folder's files."""
-    if path.is_file():
-        return file_hash(path)
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    return " ".join(f"{file.name}:{file_hash(file)}" for file in files)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from causalcine_jax.evaluation.metrics import consistency
 from causalcine_jax.evaluation.metrics.ranges import middles
-from causalcine_jax.evaluation.networks.scorers import BATCH, Embedder, Scorers
+from causalcine_jax.scorers.scorers import BATCH, Embedder, Scorers
 
 Frames = Iterable[UInt8[np.ndarray, "h w 3"]]
 Features = Float[np.ndarray, "n d"]

@@ -22,8 +22,8 @@ from causalcine_jax.evaluation.metrics import consistency, ranges
 from causalcine_jax.evaluation.metrics.cut_detector import CutDetector, shrink
 from causalcine_jax.evaluation.metrics.dynamics import dynamics, luma_cells
 from causalcine_jax.evaluation.metrics.shot_cuts import TOLERANCES, detection, sca
-from causalcine_jax.evaluation.networks.scorers import Scorers
 from causalcine_jax.render.clip import frames as clip_frames
+from causalcine_jax.scorers.scorers import Scorers
 
 MOST_FRAMES = 100_000  # about an hour; a longer file is no film of a story
 # A film's frames to the first frames of its shots after the first.

@@ -18,7 +18,7 @@ from typing import Any
 from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.evaluation.films.measure import CutFinder, MeasureSettings, measure_film
 from causalcine_jax.evaluation.films.stories import FilmStory, story_of
-from causalcine_jax.evaluation.networks.scorers import Scorers
+from causalcine_jax.scorers.scorers import Scorers
 from causalcine_jax.utils.atomic_file import file_hash, write_text
 from causalcine_jax.utils.progress import progress_bar
 

@@ -22,10 +22,10 @@ from causalcine_jax.convert.describe import check_places
 from causalcine_jax.convert.load import fill
 from causalcine_jax.convert.tensor_files import TensorFiles, open_tensors
 from causalcine_jax.errors import DataError
-from causalcine_jax.evaluation.networks import key_tables
-from causalcine_jax.evaluation.networks.key_tables import RULES, Format, View
-from causalcine_jax.evaluation.networks.sources import Source, refuse_absent
-from causalcine_jax.evaluation.networks.vit import (
+from causalcine_jax.scorers import key_tables
+from causalcine_jax.scorers.key_tables import RULES, Format, View
+from causalcine_jax.scorers.sources import Source, refuse_absent
+from causalcine_jax.scorers.vit import (
     CLIP_EPS,
     DINO_EPS,
     HEAD_DIM,

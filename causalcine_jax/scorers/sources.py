@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax.errors import DataError
+from causalcine_jax.utils.atomic_file import file_hash
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,16 @@ SOURCES = {
         "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
     ),
 }
+
+PICTURES = ("clip_b32", "clip_l14", "dino", "dinov2")  # networks for single pictures
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of a folder's files."""
+    if path.is_file():
+        return file_hash(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return " ".join(f"{file.name}:{file_hash(file)}" for file in files)
 
 
 def refuse_absent(path: str | Path, source: Source) -> Path:

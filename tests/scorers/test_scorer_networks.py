@@ -10,12 +10,12 @@ from safetensors.numpy import load_file, save_file
 from benchmarks.random_scorers import SMALL, clip, write_merges, write_scorers
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.films.command import named_weights
-from causalcine_jax.evaluation.networks.load import load_vit
-from causalcine_jax.evaluation.networks.preprocess import positions_for
-from causalcine_jax.evaluation.networks.scorers import AestheticHead, Scorers
-from causalcine_jax.evaluation.networks.sources import SOURCES
-from causalcine_jax.evaluation.networks.tokenizer import END, START, ClipTokenizer
 from causalcine_jax.models.nn import Param
+from causalcine_jax.scorers.load import load_vit
+from causalcine_jax.scorers.preprocess import positions_for
+from causalcine_jax.scorers.scorers import AestheticHead, Scorers
+from causalcine_jax.scorers.sources import SOURCES
+from causalcine_jax.scorers.tokenizer import END, START, ClipTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_another_network_is_refused_by_its_keys(tmp_path, weights):
 
 
 def test_networks_of_other_sizes_than_the_papers_are_named(tmp_path, weights):
-    lines = Scorers({"dino": weights["dino"]}).notes()
+    lines = Scorers({"dino": weights["dino"]}).notes(8)
     assert len(lines) == 1 and "width 64" in lines[0] and "DINO ViT-B/16" in lines[0]
 
 

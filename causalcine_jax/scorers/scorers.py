@@ -17,14 +17,13 @@ from jaxtyping import Float, UInt8
 
 from causalcine_jax.convert.tensor_files import open_tensors
 from causalcine_jax.errors import DataError
-from causalcine_jax.evaluation.metrics.ranges import SAMPLED
-from causalcine_jax.evaluation.networks import preprocess
-from causalcine_jax.evaluation.networks.load import load_text_encoder, load_vit, vit_sizes
-from causalcine_jax.evaluation.networks.preprocess import Preprocessing, pixels_of, positions_for
-from causalcine_jax.evaluation.networks.sources import SOURCES, Source, refuse_absent
-from causalcine_jax.evaluation.networks.tokenizer import ClipTokenizer
-from causalcine_jax.evaluation.networks.vit import TextEncoder, ViT
 from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.scorers import preprocess
+from causalcine_jax.scorers.load import load_text_encoder, load_vit, vit_sizes
+from causalcine_jax.scorers.preprocess import Preprocessing, pixels_of, positions_for
+from causalcine_jax.scorers.sources import SOURCES, Source, refuse_absent
+from causalcine_jax.scorers.tokenizer import ClipTokenizer
+from causalcine_jax.scorers.vit import TextEncoder, ViT
 
 # Frames of one call: enough to fill two cores, and little memory.
 BATCH = 16
@@ -117,6 +116,10 @@ class Scorers:
             if (missing := self.missing(measure))
         }
 
+    def pictures(self, name: str) -> Embedder:
+        """The network for single pictures called `name`, one of `sources.PICTURES`."""
+        return getattr(self, name)
+
     @cached_property
     def clip_l14(self) -> Embedder:
         return self._embedder("clip_l14")
@@ -150,10 +153,13 @@ class Scorers:
         net = load_vit(_KINDS[name][0], self._paths[name], SOURCES[name])
         return cast_weights(net, self._dtype)
 
-    def notes(self) -> list[str]:
+    def notes(self, clip_frames: int) -> list[str]:
         """A line for every network that is not of the paper's size.
 
         Reads the headers of all files, so that a wrong one is refused before the first film.
+
+        Args:
+          clip_frames: of the clips that ViCLIP is given.
         """
         lines = []
         for name, (network, _) in _KINDS.items():
@@ -161,10 +167,10 @@ class Scorers:
                 continue
             source = SOURCES[name]
             sizes = vit_sizes(network, self._paths[name], source)
-            if sizes.frames not in (0, SAMPLED):
+            if sizes.frames not in (0, clip_frames):
                 raise DataError(
                     f"{self._paths[name]} reads clips of {sizes.frames} frames, and a shot is "
-                    f"given as {SAMPLED}: name {source.describe()}"
+                    f"given as {clip_frames}: name {source.describe()}"
                 )
             found = (sizes.layers.dim, sizes.patch, sizes.layers.count, sizes.positions)
             if found != (source.dim, source.patch, source.layers, source.positions):

@@ -16,8 +16,8 @@ from jaxtyping import Int
 from tokenizers import models, pre_tokenizers
 
 from causalcine_jax.errors import DataError
-from causalcine_jax.evaluation.networks.sources import SOURCES, refuse_absent
 from causalcine_jax.models.text.tokenizer import clean
+from causalcine_jax.scorers.sources import SOURCES, refuse_absent
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY = 49_408

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from causalcine_jax.evaluation.networks.vit import ViT
+from causalcine_jax.scorers.vit import ViT
 from causalcine_jax.utils.arrays import AnyArray
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
