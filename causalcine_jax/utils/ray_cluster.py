@@ -1,6 +1,7 @@
 """A Ray cluster to run on, which needs the extra [ray]. Ray is imported when one is asked for."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -34,7 +35,7 @@ def join(address: str) -> None:
         import ray
     alone = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(address, log_to_driver=False, **alone)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **alone)
     except (
         Exception
     ) as error:  # of many kinds: ConnectionError, ValueError, RuntimeError, Exception

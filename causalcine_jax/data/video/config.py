@@ -39,6 +39,8 @@ class PrepareConfig:
     part              (K, N): the K-th of N parts of the videos, by their content
     embeddings        embed the prompts too, by the model's text encoder (embed_command.py)
     shorter           latent frames of shorter films, made of what is left of a run of shots
+    ray               the address of a Ray cluster that does the work, or "local" to start one
+    gpus_per_worker   of a process of that cluster that encodes; None is one, where there are any
     """
 
     folder: Path
@@ -63,6 +65,8 @@ class PrepareConfig:
     part: tuple[int, int] = (1, 1)
     embeddings: bool = False
     shorter: tuple[int, ...] = ()
+    ray: str | None = None
+    gpus_per_worker: int | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -86,6 +90,12 @@ class PrepareConfig:
         ]
         if self.workers > MOST_PROCESSES:
             faults.append(f"workers must be at most {MOST_PROCESSES}, not {self.workers}")
+        if self.ray is not None and self.workers > 1:
+            faults.append("workers are of one machine, and ray takes all cores: leave one out")
+        if self.ray is None and self.gpus_per_worker is not None:
+            faults.append("gpus_per_worker needs ray")
+        if (self.gpus_per_worker or 0) < 0:
+            faults.append(f"gpus_per_worker must be at least 0, not {self.gpus_per_worker}")
         if [*self.lengths] != sorted({*self.lengths}, reverse=True) or min(self.lengths) < 1:
             named = ",".join(map(str, self.lengths))
             faults.append(f"latent_frames must fall from the longest to the shortest, not {named}")
