@@ -3,12 +3,13 @@
     causalcine prepare VIDEOS --model DIR --out outputs/data/films
     causalcine prepare VIDEOS --model DIR --out outputs/data/films --captioner "python caption.py"
     causalcine prepare VIDEOS --model DIR --part 1/8 --out outputs/data/films-1
+    causalcine prepare VIDEOS --model DIR --ray auto --out outputs/data/films
     causalcine train --config configs/wan.py --config.data.store=outputs/data/films/train
 
 Finds shots, joins consecutive ones to films of whole chunks, filters, captions, and encodes them.
 Captions lie beside the videos, or a program or server writes them (docs/data.md). A run that was
 stopped ends with exit code 75, and goes on when the same command is given again. Several machines
-share a folder: each gets a part and an --out of its own.
+share a folder: each gets a part and an --out of its own, or all are one Ray cluster.
 """
 
 import argparse
@@ -96,6 +97,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=(1, 1),
         metavar="K/N",
         help="only the K-th of N parts of the videos, into an --out of its own",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="a Ray cluster does the work; its hosts have the videos, model and --out at the same "
+        "paths; auto: that of this machine; local: start one here (needs the extra ray)",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=whole_number,
+        metavar="N",
+        help="with --ray: GPUs of each process that encodes; 0 encodes on CPU cores (default 1, "
+        "where the cluster has any)",
     )
     parser.add_argument(
         "--text-len", type=whole_number, help="token ids per shot (default: the model's)"
@@ -201,6 +215,10 @@ def main(arguments: list[str] | None = None) -> None:
     # After the flags are understood: a wrong one should not wait for jax. And before processes are
     # started, which keep theirs there, too.
     keep_compiled(*kept)
+    if config.ray is not None:
+        from causalcine_jax.data.worker_process import leave_devices
+
+        leave_devices()  # to the cluster's workers, also those of this machine
     from causalcine_jax.data.video.prepare import prepare
 
     print(summary(prepare(config).numbers))

@@ -11,14 +11,14 @@ the one with the fewest films. All share --projects, on storage that their hosts
 
 import argparse
 import functools
-import os
 import secrets
 import sys
 import threading
 
 from causalcine_jax.cli import ArgumentParser, whole_number
 from causalcine_jax.commands.serve import address, desk_flags, desk_of, refuse_faults
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import UsageError
+from causalcine_jax.utils.ray_cluster import LOCAL, join, needs_ray
 
 PORT = 8000
 
@@ -54,23 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise UsageError("--drain needs --address, of the cluster with that replica")
     flags.token = flags.token or secrets.token_urlsafe(24)
     flags.projects = flags.projects.absolute()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
+    with needs_ray():
         import ray
 
         from causalcine_jax.serve import replicas
-    except ImportError as error:
-        raise UsageError(
-            f"Ray Serve cannot be imported ({error}): pip install 'causalcine-jax[ray]'"
-        ) from None
-    try:
-        alone = {} if flags.address else {"include_dashboard": False}
-        ray.init(flags.address or "local", log_to_driver=False, **alone)
-    except ConnectionError as error:
-        raise DataError(
-            f"no Ray cluster answers at {flags.address} ({error}): if it asks for a token, set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
-        ) from None
+    join(flags.address or LOCAL)
     if flags.drain is not None:
         return replicas.drain(flags.drain)
     shared = replicas.Shared(

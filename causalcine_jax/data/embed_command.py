@@ -2,18 +2,24 @@
 
     token ids of all films, distinct -> text encoder, over all devices -> STORE/embeddings
 
+Other processes may share the work, file by file (`each`): each loads the encoder once.
+
 The rows are written under STORE/embeddings.partial, file by file, and renamed when complete. A
 run that was stopped goes on with the files that are missing.
 """
 
+import functools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorstore as ts
 from jax.sharding import Mesh
 from jaxtyping import Int
 
@@ -52,12 +58,52 @@ from causalcine_jax.utils.progress import progress_bar
 AT_ONCE = 8  # prompts per device
 
 
+@dataclass(frozen=True)
+class Shard:
+    """The prompts of one file of rows.
+
+    model, dtype  of the text encoder
+    rows, folder  where their embeddings go
+    places        of the prompts among the rows
+    ids           token ids of each
+    """
+
+    model: Path
+    dtype: str
+    rows: ts.TensorStore
+    folder: Path
+    places: range
+    ids: Int[np.ndarray, "n t"]
+
+
+# Yields every shard and what the function gave for it, in any order, or a tuple that says why not.
+Each = Callable[[Callable[[Shard], int], Sequence[Shard]], Iterator[tuple[Shard, Any]]]
+
+
+def in_turn(
+    function: Callable[[Shard], int], shards: Sequence[Shard]
+) -> Iterator[tuple[Shard, Any]]:
+    """Calls the function in this process."""
+    return ((shard, function(shard)) for shard in shards)
+
+
 def embed_stores(
-    model: Path, stores: Sequence[Path], dtype: str = DTYPES[0], *, progress: bool = True
+    model: Path,
+    stores: Sequence[Path],
+    dtype: str = DTYPES[0],
+    *,
+    progress: bool = True,
+    each: Each = in_turn,
 ) -> None:
     """Embeds the prompts of the stores by the text encoder of `model`, in `dtype`.
 
     Embeddings of the same encoder, prompts and dtype stay as they are; others are replaced.
+
+    Args:
+      model, stores: their folders.
+      dtype: of the embeddings.
+      progress: whether to show it.
+      each: calls a function for all shards, in this process or in others.
 
     Raises:
       UsageError: the request is bad, or a store is of another tokenizer or is being written.
@@ -80,22 +126,17 @@ def embed_stores(
     )
     negative = model_defaults(model).get("negative", "")
     sha256, (sizes, _) = encoder_hash(model), abstract_network(model, "text_encoder")
-    mesh = make_mesh()
-    loaded: list[UMT5Encoder] = []
-
-    def encoder() -> UMT5Encoder:  # loaded at the first prompt that lacks its embedding
-        if not loaded:
-            loaded.append(load_text_encoder(model, jnp.dtype(dtype), mesh=mesh))
-        return loaded[0]
-
     kept = "stopped: what was embedded is kept; the same command goes on from there"
-    for store in opened:
-        with one_writer(store.path / FOLDER, beside=True), kept_when_stopped(kept):
-            prompts = _prompts(store, tokenizer, negative)
-            spec = EmbeddingsSpec(sha256, dtype, store.spec.text_len, sizes.dim, tuple(prompts))
-            count = _embed(store.path / FOLDER, spec, [*prompts.values()], encoder, mesh, progress)
-        if progress:
-            print(f"{store.path / FOLDER}: {len(prompts)} prompts, {count} of them new")
+    try:
+        for store in opened:
+            with one_writer(store.path / FOLDER, beside=True), kept_when_stopped(kept):
+                prompts = _prompts(store, tokenizer, negative)
+                spec = EmbeddingsSpec(sha256, dtype, store.spec.text_len, sizes.dim, tuple(prompts))
+                count = _embed(store.path / FOLDER, spec, prompts.values(), model, progress, each)
+            if progress:
+                print(f"{store.path / FOLDER}: {len(prompts)} prompts, {count} of them new")
+    finally:
+        _text_encoder.cache_clear()
 
 
 def _prompts(
@@ -120,12 +161,13 @@ def _prompts(
 def _embed(
     folder: Path,
     spec: EmbeddingsSpec,
-    prompts: list[Int[np.ndarray, " t"]],
-    encoder: Callable[[], UMT5Encoder],
-    mesh: Mesh,
+    prompts: Iterable[Int[np.ndarray, " t"]],
+    model: Path,
     progress: bool,
+    each: Each,
 ) -> int:
     """Makes `folder` hold the embeddings of `spec`; returns how many had to be computed."""
+    all_ids = [*prompts]
     if read_spec(folder) == spec:
         return 0
     partial = folder.with_name(f"{folder.name}.partial")
@@ -136,7 +178,7 @@ def _embed(
             write_spec(partial, spec)
         missing = [shard for shard in spec.shards if not shard_file(partial, shard).exists()]
         count, there = sum(map(len, missing)), len(spec.keys)
-        tokens = sum(np.count_nonzero(prompts[row]) for shard in missing for row in shard)
+        tokens = sum(np.count_nonzero(all_ids[row]) for shard in missing for row in shard)
         check_disk(int(tokens) * spec.dim * jnp.dtype(spec.dtype).itemsize, folder)
         try:
             rows = open_rows(partial, spec, create=True)
@@ -144,15 +186,36 @@ def _embed(
             told = f"cannot write {partial}, delete it and run again: {first_line(error)}"
             raise DataError(told) from error
         with progress_bar(there, "prompt", "embed", done=there - count, shown=progress) as bar:
-            for shard in missing:
-                made = _embedded(encoder(), np.stack([prompts[row] for row in shard]), mesh, bar)
-                _write(rows, shard, made, partial)
+            shards = [
+                Shard(
+                    model, spec.dtype, rows, partial, places, np.stack([all_ids[n] for n in places])
+                )
+                for places in missing
+            ]
+            for shard, failed in each(embed_shard, shards):
+                if isinstance(failed, tuple):
+                    raise DataError(f"{partial}: {failed[1]}; run again to go on")
+                bar.update(len(shard.places))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     return count
 
 
-def _embedded(encoder: UMT5Encoder, ids: Int[np.ndarray, "n t"], mesh: Mesh, bar) -> np.ndarray:
+@functools.lru_cache(1)
+def _text_encoder(model: Path, dtype: str, mesh: Mesh) -> UMT5Encoder:
+    """Loaded once per process, at the first prompt that lacks its embedding."""
+    return load_text_encoder(model, jnp.dtype(dtype), mesh=mesh)
+
+
+def embed_shard(shard: Shard) -> int:
+    """Writes the embeddings of a shard, by all devices of this process; returns their number."""
+    mesh = make_mesh()
+    made = _embedded(_text_encoder(shard.model, shard.dtype, mesh), shard.ids, mesh)
+    _write(shard.rows, shard.places, made, shard.folder)
+    return len(made)
+
+
+def _embedded(encoder: UMT5Encoder, ids: Int[np.ndarray, "n t"], mesh: Mesh) -> np.ndarray:
     """The embeddings of one file's prompts, some at a time, shared by the devices."""
     size = AT_ONCE * mesh.size
     made = []
@@ -162,7 +225,6 @@ def _embedded(encoder: UMT5Encoder, ids: Int[np.ndarray, "n t"], mesh: Mesh, bar
             padded = np.pad(some, ((0, size - len(some)), (0, 0)))  # one shape compiles once
             batch = put_batch(mesh, {"ids": padded, "mask": np.int32(padded != 0)})
             made.append(np.asarray(encode(encoder, batch["ids"], batch["mask"]))[: len(some)])
-            bar.update(len(some))
     return np.concatenate(made)
 
 

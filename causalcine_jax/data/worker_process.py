@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 
 from causalcine_jax.cli import cores
@@ -24,3 +25,10 @@ def begin_worker(index: int, count: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         mine = cores()
         os.sched_setaffinity(0, mine[index % len(mine) :: count])
+
+
+def leave_devices() -> None:
+    """This process and its children run on the CPU alone. Call it before jax starts its devices."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")

@@ -139,9 +139,9 @@ def test_windows_that_were_read_at_a_crash_are_tried_in_a_process_of_their_own(
             raise Killed
         return original(window, encoding)
 
-    original = encode._frames
+    original = encode.read_window
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(encode, "_frames", killed)
+        patched.setattr(encode, "read_window", killed)
         prepare.prepare(config, progress=False)
     marks = len(list(out.rglob("*.reading")))
     assert marks

@@ -392,6 +392,19 @@ def test_bad_requests(model, tmp_path):
         PrepareConfig(tmp_path / "videos", tmp_path / "new", model, workers=10**6)
 
 
+def test_without_ray_the_extra_is_named(model, tmp_path, monkeypatch):
+    folder = films_folder(tmp_path / "videos", 1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"Ray cannot be imported .*causalcine-jax\[ray\]"):
+        run(folder, tmp_path / "out", model, ray="local")
+    with pytest.raises(UsageError, match="ray takes all cores: leave one out"):
+        run(folder, tmp_path / "out", model, ray="local", workers=2)
+    with pytest.raises(UsageError, match="gpus_per_worker needs ray"):
+        run(folder, tmp_path / "out", model, gpus_per_worker=1)
+    with pytest.raises(UsageError, match="gpus_per_worker must be at least 0, not -1"):
+        run(folder, tmp_path / "out", model, ray="local", gpus_per_worker=-1)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

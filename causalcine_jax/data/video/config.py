@@ -43,6 +43,8 @@ class PrepareConfig:
     shorter           latent frames of shorter films, made of what is left of a run of shots
     duplicates_weights  a network of `sources.PICTURES` and its file, which embeds shots so that
                       copies are found; None compares hashes alone
+    ray               the address of a Ray cluster that does the work, or "local" to start one
+    gpus_per_worker   of a process of that cluster that encodes; None is one, where there are any
     """
 
     folder: Path
@@ -68,6 +70,8 @@ class PrepareConfig:
     embeddings: bool = False
     shorter: tuple[int, ...] = ()
     duplicates_weights: tuple[str, Path] | None = None
+    ray: str | None = None
+    gpus_per_worker: int | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -92,6 +96,12 @@ class PrepareConfig:
         if self.workers > MOST_PROCESSES:
             faults.append(f"workers must be at most {MOST_PROCESSES}, not {self.workers}")
         faults += length_faults(self.lengths)
+        if self.ray is not None and self.workers > 1:
+            faults.append("workers are of one machine, and ray takes all cores: leave one out")
+        if self.ray is None and self.gpus_per_worker is not None:
+            faults.append("gpus_per_worker needs ray")
+        if (self.gpus_per_worker or 0) < 0:
+            faults.append(f"gpus_per_worker must be at least 0, not {self.gpus_per_worker}")
         if not 0 <= self.held_out < 1:
             faults.append(f"held_out must be at least 0 and below 1, not {self.held_out}")
         faults += part_faults(self.part)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,19 +91,26 @@ def encode(task: Task) -> list[Reason | None]:
     Raises:
       DataError: the disk is full, or latents are not finite.
     """
-    vaes = _vae_of_each_device(task.encoding.model)
+    with contextlib.closing(_read_ahead(task)) as all_read:
+        return encode_read(all_read, task.encoding)
+
+
+def encode_read(
+    all_read: Iterable[tuple[WindowToEncode, Frames | Reason]], encoding: Encoding
+) -> list[Reason | None]:
+    """As `encode`, of windows with what `read_window` gave."""
+    vaes = _vae_of_each_device(encoding.model)
     waiting: deque[tuple[Path, jax.Array]] = deque()
     reasons: list[Reason | None] = []
-    with contextlib.closing(_read_ahead(task)) as all_read:
-        for number, (window, frames) in enumerate(all_read):
-            if isinstance(frames, tuple):
-                reasons.append(frames)
-                continue
-            reasons.append(None)
-            latents = paint_and_encode(vaes[number % len(vaes)], frames[None], _pixels)
-            waiting.append((window.file, latents))
-            if len(waiting) > len(vaes):
-                _keep(*waiting.popleft())
+    for number, (window, frames) in enumerate(all_read):
+        if isinstance(frames, tuple):
+            reasons.append(frames)
+            continue
+        reasons.append(None)
+        latents = paint_and_encode(vaes[number % len(vaes)], frames[None], _pixels)
+        waiting.append((window.file, latents))
+        if len(waiting) > len(vaes):
+            _keep(*waiting.popleft())
     for done in waiting:
         _keep(*done)
     return reasons
@@ -111,7 +118,7 @@ def encode(task: Task) -> list[Reason | None]:
 
 def check(task: Task) -> list[Reason | None]:
     """Reads the windows of a task and keeps nothing. Returns as `encode` does."""
-    found = (_frames(window, task.encoding) for window in task.windows)
+    found = (read_window(window, task.encoding) for window in task.windows)
     return [frames if isinstance(frames, tuple) else None for frames in found]
 
 
@@ -124,7 +131,7 @@ def _read_ahead(task: Task) -> Generator[tuple[WindowToEncode, Frames | Reason],
     pool = ThreadPoolExecutor(task.readers)  # decoding and resizing hold no lock of Python's
     try:
         for window in task.windows:
-            ahead.append((window, pool.submit(_frames, window, task.encoding)))
+            ahead.append((window, pool.submit(read_window, window, task.encoding)))
             if len(ahead) > task.readers:
                 window, frames = ahead.popleft()
                 yield window, frames.result()
@@ -135,7 +142,8 @@ def _read_ahead(task: Task) -> Generator[tuple[WindowToEncode, Frames | Reason],
         pool.shutdown(cancel_futures=True)
 
 
-def _frames(window: WindowToEncode, encoding: Encoding) -> Frames | Reason:
+def read_window(window: WindowToEncode, encoding: Encoding) -> Frames | Reason:
+    """A window's frames, or why it has none. Its mark is there meanwhile."""
     with disk_faults(f"cannot write {window.mark}"):
         window.mark.parent.mkdir(parents=True, exist_ok=True)
         window.mark.touch()
@@ -158,11 +166,25 @@ def _keep(file: Path, latents: jax.Array) -> None:
 
 
 def tasks(
-    windows: Sequence[WindowToEncode], encoding: Encoding, *, readers: int, by_video: bool
+    windows: Iterable[WindowToEncode],
+    encoding: Encoding,
+    *,
+    readers: int = 1,
+    devices: int = 1,
+    by_video: bool,
 ) -> Iterator[Task]:
     """The windows as tasks, each of one video if `by_video`: a crash then costs no other video."""
-    at_once = AT_ONCE * max(readers, jax.local_device_count())
+    at_once = AT_ONCE * max(readers, devices)
     videos = itertools.groupby(windows, key=lambda window: window.video if by_video else None)
     for _, group in videos:
         while some := tuple(itertools.islice(group, at_once)):
             yield Task(some, encoding, readers)
+
+
+def by_window(
+    results: Iterable[tuple[Task, list[Reason | None] | Reason]],
+) -> Iterator[tuple[WindowToEncode, Reason | None]]:
+    """The windows of all tasks, each with its own result, or the reason why its task has none."""
+    for task, found in results:
+        each_one = [found] * len(task.windows) if isinstance(found, tuple) else found
+        yield from zip(task.windows, each_one, strict=True)

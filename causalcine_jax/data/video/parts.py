@@ -9,7 +9,6 @@ from pathlib import Path
 
 from causalcine_jax.data.video import probe
 from causalcine_jax.data.video.manifest import Row, content_id
-from causalcine_jax.data.video.pool import each
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError
 from causalcine_jax.utils.atomic_file import file_hash
@@ -37,7 +36,7 @@ def of_part(work: Work, files: Sequence[Path]) -> Mapping[Path, str | None]:
     known = {file: manifest.get(row_id) for file in files if (row_id := _id(file))}
     pending = [file for file, row in known.items() if row is None]
     with work.bar(len(files), "file", "part", len(files) - len(pending)) as bar:
-        for file, row in each(_hashed, pending, work.config.workers):
+        for file, row in work.executor.each(_hashed, pending):
             bar.update(1)
             if isinstance(row, dict):
                 manifest.add(row)

@@ -6,19 +6,18 @@ that file, every task without a result is run again in a process of its own.
 
 import itertools
 import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from causalcine_jax.data.video.filters import Reason
-from causalcine_jax.data.worker_process import begin_worker
+from causalcine_jax.data.worker_process import begin_worker, leave_devices
 from causalcine_jax.utils.interrupts import children_without_ctrl_c
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+CRASH = "crash", "the process that read it died: is it damaged, or memory low?"
 
 
 def each(
@@ -54,10 +53,7 @@ def alone(
                     future = pool.submit(function, task)
                 yield task, future.result()
             except BrokenProcessPool:
-                yield (
-                    task,
-                    ("crash", "the process that read it died: is it damaged, or memory low?"),
-                )
+                yield task, CRASH
 
 
 def _until_a_crash(
@@ -113,6 +109,4 @@ def _begin(counter, workers: int) -> None:
     with counter.get_lock():
         index, counter.value = counter.value, counter.value + 1
     begin_worker(index, workers)
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    leave_devices()

@@ -15,18 +15,16 @@ OUT/work by what they depend on, so a run that was stopped, or that has more vid
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from causalcine_jax.clock import FPS
 from causalcine_jax.convert.find import find_part
 from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import SPEC_FILE, read_spec
-from causalcine_jax.data.video import encode, probe, report, text
+from causalcine_jax.data.video import probe, report, text
 from causalcine_jax.data.video.bars import WHOLE
 from causalcine_jax.data.video.captioner import CAPTIONER_FAILED
 from causalcine_jax.data.video.captioning import Film
@@ -39,10 +37,11 @@ from causalcine_jax.data.video.choosing import (
 )
 from causalcine_jax.data.video.config import PrepareConfig, part_text
 from causalcine_jax.data.video.embeddings import embedder_of
+from causalcine_jax.data.video.encode import Encoding, WindowToEncode
+from causalcine_jax.data.video.executors import executor_of
 from causalcine_jax.data.video.filters import Reason, is_held_out
 from causalcine_jax.data.video.manifest import content_id, write_rows
 from causalcine_jax.data.video.parts import of_part
-from causalcine_jax.data.video.pool import alone, each
 from causalcine_jax.data.video.reading import detector_of, probed, scanned
 from causalcine_jax.data.video.stores import (
     Encoded,
@@ -80,8 +79,20 @@ def prepare(config: PrepareConfig, *, progress: bool = True) -> Prepared:
       StoppedEarly: for a KeyboardInterrupt; what was made is kept.
     """
     kept = "stopped: what was made is kept; the same command goes on from there"
-    with one_writer(config.out, FILES), kept_when_stopped(kept):
-        return _prepare(Work(config, progress))
+    if config.ray is not None:  # other processes have folders of their own to start from
+        paths = {name: getattr(config, name).absolute() for name in ("folder", "out", "model")}
+        if config.detector_weights:
+            paths["detector_weights"] = config.detector_weights.absolute()
+        config = replace(config, **paths)
+        if config.duplicates_weights:
+            network, weights = config.duplicates_weights
+            config = replace(config, duplicates_weights=(network, weights.absolute()))
+    with (
+        one_writer(config.out, FILES),
+        kept_when_stopped(kept),
+        executor_of(config) as executor,
+    ):
+        return _prepare(Work(config, progress, executor=executor))
 
 
 def _prepare(work: Work) -> Prepared:
@@ -142,7 +153,8 @@ def _prepare(work: Work) -> Prepared:
     write_json(out / REPORT, numbers)
     if config.embeddings:
         paths = [store.path for store in stores.values()]
-        embed_stores(config.model, paths, progress=work.progress)
+        on_devices = work.executor.on_devices
+        embed_stores(config.model, paths, progress=work.progress, each=on_devices)
     return Prepared(stores, numbers)
 
 
@@ -176,48 +188,22 @@ def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]
     chunks = sum(film.window.chunks for film in (*films, *(one.film for one in missing)))
     check_disk(chunks * film_bytes // longest.window.chunks, config.out)
     to_encode = [
-        encode.WindowToEncode(
+        WindowToEncode(
             one.film.video.file, one.film.video.clock, one.film.window.ranges, one.latents
         )
         for one in missing
     ]
-    # Accelerators belong to one process, so there threads read.
-    workers, readers = (
-        (config.workers, 1) if jax.default_backend() == "cpu" else (1, config.workers)
-    )
-    encoding = encode.Encoding(config.model, target.height, target.width)
-    reasons = _crashing(to_encode, encoding)
-    to_encode = [window for window in to_encode if window.file not in reasons]
-    tasks = encode.tasks(to_encode, encoding, readers=readers, by_video=workers > 1)
-    done = len(films) - len(to_encode)
-    with work.bar(len(films), "window", "encode", done) as bar:
-        for task, found in each(encode.encode, list(tasks), workers):
-            bar.update(len(task.windows))
-            reasons |= _reasons(task, found)
+    encoding = Encoding(config.model, target.height, target.width)
+    reasons: dict[Path, Reason] = {}
+    with work.bar(len(films), "window", "encode", len(films) - len(to_encode)) as bar:
+        for window, reason in work.executor.encoded(to_encode, encoding):
+            bar.update(1)
+            if reason:
+                reasons[window.file] = reason
     for one in missing:
         if reason := reasons.get(one.latents):
             work.drop("encode", one.film.video.name, reason, **where(one.film.window))
     return [one for one in encoded if one.latents not in reasons]
-
-
-def _crashing(
-    windows: Sequence[encode.WindowToEncode], encoding: encode.Encoding
-) -> dict[Path, Reason]:
-    """Those windows that cannot be read, of the ones that a run was reading when it ended.
-
-    Each is read in a process of its own: it may have ended that run.
-    """
-    suspects = [encode.Task((one,), encoding) for one in windows if one.mark.exists()]
-    reasons: dict[Path, Reason] = {}
-    for task, found in alone(encode.check, suspects):
-        reasons |= _reasons(task, found)
-    return reasons
-
-
-def _reasons(task: encode.Task, found: list[Reason | None] | Reason) -> dict[Path, Reason]:
-    each_one = [found] * len(task.windows) if isinstance(found, tuple) else found
-    pairs = zip(task.windows, each_one, strict=True)
-    return {window.file: reason for window, reason in pairs if reason}
 
 
 def _latents_file(out: Path, film: Film, target: Target) -> Path:

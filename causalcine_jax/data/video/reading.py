@@ -14,7 +14,6 @@ from causalcine_jax.data.video.config import CAPTION_CUTS
 from causalcine_jax.data.video.embeddings import embedder_of
 from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.manifest import Manifest, Row, content_id
-from causalcine_jax.data.video.pool import each
 from causalcine_jax.data.video.shots import ShotDetector, shot_detector
 from causalcine_jax.data.video.target import embedder_text
 from causalcine_jax.data.video.work import Work
@@ -53,7 +52,7 @@ def probed(
             else:
                 rows[file] = row
                 bar.update(1)
-        for (file, _), found in each(_probe, pending, config.workers):
+        for (file, _), found in work.executor.each(_probe, pending):
             bar.update(1)
             if isinstance(found, tuple):
                 work.drop("probe", work.name(file), found)
@@ -159,7 +158,7 @@ def rows_of(
     manifest, crashed = work.manifest(stage), {}
     pending = [task for row_id, task in tasks.items() if manifest.get(row_id) is None]
     with work.bar(len(tasks), "video", stage, len(tasks) - len(pending)) as bar:
-        for task, found in each(made, pending, work.config.workers):
+        for task, found in work.executor.each(made, pending):
             bar.update(1)
             if isinstance(found, tuple):
                 crashed[task.id] = found

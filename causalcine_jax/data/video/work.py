@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.data.video.config import PrepareConfig
+from causalcine_jax.data.video.executors import Executor, Processes
 from causalcine_jax.data.video.filters import Reason, reject
 from causalcine_jax.data.video.manifest import Manifest, Row, path_text
 from causalcine_jax.errors import printable
@@ -17,12 +18,16 @@ PAID = ("captions",)  # stages whose rows may have cost money
 
 @dataclass(frozen=True)
 class Work:
-    """One run. Stages append to `rejects`, and count the lengths of `runs` of shots, in chunks."""
+    """One run. Stages append to `rejects`, and count the lengths of `runs` of shots, in chunks.
+
+    executor  where the stages run
+    """
 
     config: PrepareConfig
     progress: bool = True
     rejects: list[Row] = field(default_factory=list)
     runs: Counter[int] = field(default_factory=Counter)
+    executor: Executor = Processes()
 
     def manifest(self, stage: str) -> Manifest:
         file = self.config.out / "work" / f"{stage}.jsonl"
