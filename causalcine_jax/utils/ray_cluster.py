@@ -4,12 +4,14 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 
 from causalcine_jax.errors import DataError, UsageError, first_line
 
 LOCAL = "local"  # the address that starts a cluster on this machine
+ANSWERS_S = 10.0  # Ray itself tries for minutes
 
 
 @contextlib.contextmanager
@@ -35,6 +37,9 @@ def join(address: str) -> None:
         import ray
     alone = {"include_dashboard": False} if address == LOCAL else {}
     try:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal() and "://" not in address:
+            socket.create_connection((host, int(port)), ANSWERS_S).close()
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **alone)
     except (
         Exception

@@ -173,6 +173,12 @@ def test_actors_with_gpus_encode_what_others_read(cluster, videos, model, one, t
     assert result(out) == result(one)
 
 
+def test_an_address_where_no_cluster_is(videos, model, tmp_path):
+    pytest.importorskip("ray", reason="needs Ray, the extra [ray]")
+    with pytest.raises(DataError, match=r"no Ray cluster answers at 127.0.0.1:1 \(.*refused\)"):
+        prepare.prepare(config(videos, model, tmp_path / "out", ray="127.0.0.1:1"))
+
+
 def _unless_five(number: int) -> int:
     if number == 5:
         os._exit(3)

@@ -122,14 +122,6 @@ def ray_executor(config: PrepareConfig) -> RayExecutor:
             f"--gpus-per-worker {gpus}, and the Ray cluster has {there}: ask for fewer, 0 encodes "
             "on CPU cores"
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # the tasks of a dead worker are found missing
-    # ray_remote_args_fn: the extra [ray] ends before the version without it.
-    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.CRITICAL)  # Ray's own files keep it all
     return RayExecutor(gpus, (config.folder, config.model, config.out))
 
 
@@ -153,8 +145,21 @@ def _begin(sees: tuple[Path, ...]) -> None:
     keep_compiled()
 
 
+def _set_up() -> None:
+    """What Ray Data is told in this process."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # the tasks of a dead worker are found missing
+    # ray_remote_args_fn: the extra [ray] ends before the version without it.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)  # Ray's own files keep it all
+
+
 def _until_none_ends(tasks: Sequence[Any], stages: Sequence[_Stage]) -> Iterator[tuple[Any, Any]]:
     """Yields every task with its result, those that are lost again and again with CRASH."""
+    _set_up()
     waiting, before = dict(enumerate(tasks)), len(tasks) + 1
     while waiting and len(waiting) < before:
         before = len(waiting)
