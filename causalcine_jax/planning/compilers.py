@@ -58,7 +58,8 @@ def clear_faults(platform: str, what: str, at: str) -> Iterator[None]:
         except RuntimeError as error:
             if OUT_OF_MEMORY in str(error):
                 raise
-            cause = logged[0].exc_info[1] if logged else error
+            told = logged[0].exc_info if logged else None
+            cause = told[1] if told else error
             logged.clear()
             raise DataError(
                 f"the compiler for {what} fails at {at}: {first_line(cause).rstrip('.')}; "
