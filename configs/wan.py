@@ -26,10 +26,10 @@ self-attention's output in bfloat16, half as much again: 77 GB at 14B. With fewe
 --config.optim.accumulation cuts the batch.
 
 14B on 64 devices, by launch/plan.py compile (benchmarks/results/):
---config.seq=8 --config.optim.accumulation=8 cuts a film over 8 devices, and needs less than 65 GB
-on each H200 or v5p. Those plans are of code that kept no attention: by its size it adds 9.6 GB on
-each. --config.remat_layers=5 keeps a third of the 153 GB and no attention, and adds a third of the
-forward pass's time. With --config.segments_at_once=13 too, a v6e's 33.6 GB are enough.
+--config.seq=8 --config.optim.accumulation=8 cuts a film over 8 devices, and needs 67.5 GB on each
+H200 and 74.7 GB on each v5p. --config.remat_layers=5 keeps a third of the 153 GB and no attention,
+and adds a third of the forward pass's time. With --config.segments_at_once=13 too, a v6e's 33.6 GB
+are enough.
 This stage has only been run at the sizes of tests (tests/training/test_train_from_wan.py).
 """
 

@@ -11,13 +11,14 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 from jax.sharding import Mesh
 
 from causalcine_jax.config import PoolConfig
-from causalcine_jax.errors import DataError, first_line
 from causalcine_jax.planning.attained import Expected, expected
+from causalcine_jax.planning.compilers import clear_faults
 from causalcine_jax.planning.hardware import HardwareTarget, target, target_mesh
 from causalcine_jax.planning.hlo.collectives import Collective, collectives
 from causalcine_jax.planning.hlo.program import parse_hlo
@@ -170,6 +171,7 @@ def compile_plan(
 
     Raises:
       UsageError: an unknown topology, a missing compiler, or a config that does not fit the mesh.
+      DataError: the compiler fails for another reason than memory.
     """
     where = target(topology)
     films = FilmBatch.of(config, frames, size)
@@ -188,7 +190,8 @@ def compile_plan(
 def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAccount:
     """Compiles one program and reads it."""
     seconds, clock = {}, time.perf_counter()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    clear = partial(clear_faults, where.chip.platform, where.name, step.name)
+    with clear(), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         traced = step.trace(*step.arguments)
         lowered = traced.lower()
     seconds["trace"] = time.perf_counter() - clock
@@ -196,13 +199,9 @@ def account(step: PlannedStep, mesh: Mesh, where: HardwareTarget) -> ProgramAcco
     flops = sum(by_kind.values())
     clock = time.perf_counter()
     try:
-        compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise DataError(
-                f"the compiler for {where.name} fails at {step.name}, "
-                f"because of a bug in the compiler or in causalcine: {first_line(error)}"
-            ) from error
+        with clear():
+            compiled = lowered.compile(compiler_options=NEVER_RUN[where.chip.platform])
+    except jax.errors.JaxRuntimeError as error:  # too little memory
         return _refused(
             step, where, flops, str(error), seconds | {"compile": time.perf_counter() - clock}
         )

@@ -12,7 +12,6 @@ way. Each GPU has a network card of 400 Gbit/s, as in a DGX. One H200 measured 7
 product and 4.3 TB/s.
 """
 
-import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from jax.sharding import Mesh
 from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.parallel.sharding import AXES
+from causalcine_jax.planning.compilers import check_installed, clear_faults
 from causalcine_jax.utils.machine_memory import GB
 
 # What an H200 reports to a compiler, numbers only. Source:
@@ -123,10 +123,6 @@ CHIPS = {
     "h200": _hopper("NVIDIA H200 141GB HBM3e", 151397597184, 4800 * GB),
     "h100": _hopper("NVIDIA H100 80GB HBM3", 84978434048, 3352 * GB),
 }
-INSTALL = {
-    "tpu": ("libtpu", "pip install 'causalcine-jax[tpu]'"),
-    "gpu": ("jax_plugins.xla_cuda13", "pip install 'causalcine-jax[cuda13]'"),
-}
 
 
 @dataclass(frozen=True)
@@ -188,25 +184,23 @@ def target_devices(target: HardwareTarget) -> list:
 
     Raises:
       UsageError: the compiler for them is not installed; names the install command.
+      DataError: it is, but does not start.
     """
     from jax.experimental import topologies
 
-    module, install = INSTALL[target.chip.platform]
-    if not _installed(module):
-        raise UsageError(
-            f"compiling for {target.name} needs {module.split('.')[0]}, which is not installed "
-            f"here: {install}"
+    platform = target.chip.platform
+    check_installed(platform, target.name)
+    with clear_faults(platform, target.name, "its start"):
+        if platform == "tpu":
+            return list(topologies.get_topology_desc(target.name, platform="tpu").devices)
+        nodes, gpus = target.sides
+        found = topologies.get_topology_desc(
+            target.name,
+            platform="cuda",
+            target_config=target.chip.described,
+            topology=f"1x{nodes}x{gpus}",
         )
-    if target.chip.platform == "tpu":
-        return list(topologies.get_topology_desc(target.name, platform="tpu").devices)
-    nodes, gpus = target.sides
-    found = topologies.get_topology_desc(
-        target.name,
-        platform="cuda",
-        target_config=target.chip.described,
-        topology=f"1x{nodes}x{gpus}",
-    )
-    return list(found.devices)
+        return list(found.devices)
 
 
 def target_mesh(target: HardwareTarget, seq: int = 1) -> Mesh:
@@ -222,10 +216,3 @@ def target_mesh(target: HardwareTarget, seq: int = 1) -> Mesh:
             f"seq={seq}: {legal} can be"
         )
     return Mesh(np.asarray(target_devices(target)).reshape(-1, seq), AXES)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -4,8 +4,8 @@ By kind, because kernels attain different fractions of the peak (attained.py). A
 neither the sum nor the outputs of its second operand are shorter than WIDE.
 
 Counted over all devices before the compiler sees the program. So remat's recomputation counts, and
-what the compiler drops or duplicates does not. Padding counts as work: attention over a partly
-empty field costs as much as over a full one.
+what the compiler duplicates does not, nor what nothing reads, which it drops. Padding counts as
+work: attention over a partly empty field costs as much as over a full one.
 """
 
 import math
@@ -38,7 +38,7 @@ def flops_by_kind(jaxpr, unknown_trips: int = 1) -> dict[str, float]:
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     total: dict[str, float] = defaultdict(float)
-    for eqn in jaxpr.eqns:
+    for eqn in _read(jaxpr):
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
             total[_width(eqn)] += _product(eqn)
@@ -61,6 +61,19 @@ def flops_by_kind(jaxpr, unknown_trips: int = 1) -> dict[str, float]:
                     # The only products of kernels of our own are those of TPUs' attention.
                     total["attention" if name == "pallas_call" else kind] += rounds * flops
     return dict(total)
+
+
+def _read(jaxpr) -> list:
+    """The operations whose results something reads, or that have effects.
+
+    Others stay in a trace, such as splash's forward kernel where remat keeps what it computes.
+    """
+    read, found = {id(value) for value in jaxpr.outvars}, []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(id(value) in read for value in eqn.outvars):
+            read.update(map(id, eqn.invars))
+            found.append(eqn)
+    return found
 
 
 def _own_kind(kernel: str) -> str:

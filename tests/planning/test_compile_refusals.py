@@ -1,12 +1,14 @@
 """launch/plan.py compile: refused flags and targets, compiler failures, advice."""
 
 import dataclasses
+import logging
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
 from jax.sharding import Mesh
 from plan_cases import FILMS, REFUSAL, TINY
 from tiny_models import mesh_of_nothing
@@ -16,28 +18,122 @@ from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.planning import compile_plan as planning
-from causalcine_jax.planning import hardware as targets
+from causalcine_jax.planning import compilers
 from causalcine_jax.planning.compile_advice import advice
 from causalcine_jax.planning.compile_plan import CompilePlan
 from causalcine_jax.planning.hardware import target, target_devices, target_mesh
 from causalcine_jax.planning.planned_step import FilmBatch, training_steps
 from causalcine_jax.training.config import ODEConfig, OptimConfig
 
+ALL_HERE = r"all that it needs is installed \(pip .*\), so this is a bug in the compiler or in caus"
 
-def test_a_compiler_that_fails_is_one_clear_error():
-    def compile(compiler_options):
-        raise jax.errors.JaxRuntimeError("INTERNAL: no tiles for %dot.7\n\tmore about it")
 
-    lowered = SimpleNamespace(compile=compile)
-    traced = lambda x: SimpleNamespace(jaxpr=jax.make_jaxpr(lambda x: x)(x), lower=lambda: lowered)
-    step = planning.PlannedStep("denoise", traced, (jnp.zeros(2),), parts={})
+def step_that(trace=lambda: None, compile=lambda: None):
+    """A planned step whose tracing and compiling call these first."""
+    lowered = SimpleNamespace(compile=lambda compiler_options: compile())
+
+    def traced(x):
+        trace()
+        return SimpleNamespace(jaxpr=jax.make_jaxpr(lambda x: x)(x), lower=lambda: lowered)
+
+    return planning.PlannedStep("denoise", traced, (jnp.zeros(2),), parts={})
+
+
+def fails(said):
+    def fail(*_, **__):
+        raise said
+
+    return fail
+
+
+def account_of(step):
+    mesh = Mock(spec=Mesh, abstract_mesh=mesh_of_nothing(1, 1))
+    return planning.account(step, mesh, target("h200:1x1"))
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """Makes the CUDA plugin ask for two packages; `of(*names)` are those that are here."""
+    asked = ["jax-cuda13-pjrt==0.10.2", 'nvidia-cudnn-cu13<10.0,>=9.12; extra == "with-cuda"']
+
+    def of(*here):
+        monkeypatch.setattr(compilers.metadata, "requires", lambda name: asked)
+        monkeypatch.setattr(
+            compilers.metadata, "distributions", lambda name: [name] if name in here else []
+        )
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        (jax.errors.JaxRuntimeError("INTERNAL: no tiles for %dot.7\n\tmore about it"), "%dot.7"),
+        (RuntimeError("Unable to load cuDNN"), "Unable to load cuDNN"),
+        (NotImplementedError("no topology"), "no topology"),
+    ],
+)
+@pytest.mark.parametrize("when", ["trace", "compile"])
+def test_a_compiler_that_fails_is_one_clear_error(fault, said, when, packages):
+    packages("jax-cuda13-pjrt", "nvidia-cudnn-cu13")
+    fails_so = rf"^the compiler for h200:1x1 fails at denoise: .*{said}; {ALL_HERE}"
+    with pytest.raises(DataError, match=fails_so) as raised:
+        account_of(step_that(**{when: fails(fault)}))
+    assert raised.value.__cause__ is fault and "more about it" not in str(raised.value)
+
+
+def test_a_compiler_that_fails_names_the_packages_to_install(packages, monkeypatch):
+    """As with the CUDA plugin installed without its extra: jax looks for cuDNN while it traces."""
+    step = step_that(trace=fails(RuntimeError("cuDNN not found.")))
+    packages("jax-cuda13-pjrt")
     with pytest.raises(
         DataError,
-        match=r"^the compiler for h200:1x1 fails at denoise, .*: INTERNAL: no tiles for %dot.7$",
+        match=r"fails at denoise: cuDNN not found; not installed here: nvidia-cudnn-cu13; "
+        r"pip install 'causalcine-jax\[cuda13\]' installs all it needs$",
     ):
-        planning.account(
-            step, Mock(spec=Mesh, abstract_mesh=mesh_of_nothing(1, 1)), target("h200:1x1")
-        )
+        account_of(step)
+    gone = fails(compilers.metadata.PackageNotFoundError())
+    monkeypatch.setattr(compilers.metadata, "requires", gone)
+    with pytest.raises(DataError, match="not installed here: jax-cuda13-plugin; pip install"):
+        account_of(step)
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(packages):
+    with pytest.raises(TypeError, match="ours"):
+        account_of(step_that(trace=fails(TypeError("ours"))))
+    refused = DataError("said already")
+    with pytest.raises(DataError) as raised:
+        account_of(step_that(trace=fails(refused)))
+    assert raised.value is refused
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_plugin_that_does_not_load_is_told_by_its_cause(starts, packages, monkeypatch, caplog):
+    """jax logs the cause with a traceback, and says of the platform only that it is unknown."""
+
+    def topology(*_, **__):
+        try:
+            raise OSError("libcudart.so.13: cannot open shared object file")
+        except OSError:
+            logging.getLogger("jax._src.xla_bridge").exception("Jax plugin configuration error")
+        if not starts:
+            raise RuntimeError("Unknown backend cuda")
+        return SimpleNamespace(devices=["a device"])
+
+    packages("jax-cuda13-pjrt")
+    monkeypatch.setattr(compilers, "installed", lambda platform: True)
+    monkeypatch.setattr(topologies, "get_topology_desc", topology)
+    if starts:  # the fault is another plugin's
+        assert target_devices(target("h200:1x1")) == ["a device"]
+        assert "Jax plugin configuration error" in caplog.text
+        return
+    with pytest.raises(
+        DataError,
+        match=r"fails at its start: libcudart\.so\.13: cannot open shared object file; "
+        "not installed here: nvidia-cudnn-cu13; pip install",
+    ):
+        target_devices(target("h200:1x1"))
+    assert not caplog.text
 
 
 @pytest.mark.usefixtures("here")
@@ -151,7 +247,7 @@ def test_impossible_targets_are_refused(tmp_path, monkeypatch):
         r"1, 2, 4 can be",
     ):
         target_mesh(target("v5p:2x2x1"), 3)
-    monkeypatch.setattr(targets, "_installed", lambda module: False)
+    monkeypatch.setattr(compilers, "installed", lambda platform: False)
     with pytest.raises(
         UsageError,
         match=r"compiling for v6e:8x8 needs libtpu, which is not installed here: "

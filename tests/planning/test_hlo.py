@@ -179,6 +179,8 @@ def test_flops_of_loops_recomputation_choices_and_convolutions():
     assert count(until, x, jax.ShapeDtypeStruct((), jnp.int32), unknown_trips=3) == 3 * layer
     choose = lambda p, x: jax.lax.cond(p, lambda x: x @ jnp.ones((32, 32)), lambda x: x, x)
     assert count(choose, jax.ShapeDtypeStruct((), bool), x) == layer
+    # What nothing reads stays in a trace. The compiler drops it.
+    assert count(lambda x: (jnp.sin(x @ jnp.ones((32, 32))), x)[1], x) == 0
     image, kernel = (
         jax.ShapeDtypeStruct((1, 8, 8, 6), jnp.float32),
         jax.ShapeDtypeStruct((3, 3, 6, 10), jnp.float32),

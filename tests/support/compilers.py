@@ -1,17 +1,11 @@
 """Marks tests that compile for hardware that is not present."""
 
-import importlib.util
-
 import pytest
 
-from causalcine_jax.planning.hardware import INSTALL
+from causalcine_jax.planning.compilers import INSTALL, installed
 
 
 def needs(platform: str):
     """Skips where the compiler for `platform` (tpu or gpu) is not installed, with the command."""
-    module, install = INSTALL[platform]
-    try:
-        missing = importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:
-        missing = True
-    return pytest.mark.skipif(missing, reason=f"needs {module}: {install}")
+    module, _, install = INSTALL[platform]
+    return pytest.mark.skipif(not installed(platform), reason=f"needs {module}: {install}")
