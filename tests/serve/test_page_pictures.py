@@ -28,6 +28,7 @@ def test_pictures_of_a_film_that_is_directed(open_page, tmp_path, request):
     engine = FilmEngine(LoadedModel(load_model(chosen_model(None))), PoolConfig(60))
     engine.warm_up()
     page = open_page(engine)
+    page.emulate_media(color_scheme="dark")
     page.fill("#global", story["global"])
     page.fill(".start .seed input", str(story["seed"]))
     page.click("text=Begin")
