@@ -5,13 +5,13 @@ chunks' latents, from which it can go back: these are counted apart. It also kee
 cache at the beginning of each shot, up to 512 MiB: shots are long here, so that this is little.
 """
 
-import re
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.fuzz_inputs import SUPPORT
+from benchmarks.timing import process_bytes
 
 SHOT_CHUNKS = 1000
 LOOKS = 20  # at the process's memory
@@ -68,6 +68,6 @@ def endless(count: int, say: Callable[[str], None]) -> dict:
 
 
 def _resident() -> int:
-    told = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert told is not None
-    return int(told[1]) * 1024
+    now = process_bytes()["in_use"]
+    assert now, "this system does not tell a process's memory"
+    return now

@@ -73,7 +73,7 @@ class Shard:
     rows: ts.TensorStore
     folder: Path
     places: range
-    ids: Int[np.ndarray, "n t"]
+    ids: Sequence[Int[np.ndarray, " t"]]
 
 
 # Yields every shard and what the function gave for it, in any order, or a tuple that says why not.
@@ -187,9 +187,7 @@ def _embed(
             raise DataError(told) from error
         with progress_bar(there, "prompt", "embed", done=there - count, shown=progress) as bar:
             shards = [
-                Shard(
-                    model, spec.dtype, rows, partial, places, np.stack([all_ids[n] for n in places])
-                )
+                Shard(model, spec.dtype, rows, partial, places, [all_ids[n] for n in places])
                 for places in missing
             ]
             for shard, failed in each(embed_shard, shards):
@@ -210,7 +208,7 @@ def _text_encoder(model: Path, dtype: str, mesh: Mesh) -> UMT5Encoder:
 def embed_shard(shard: Shard) -> int:
     """Writes the embeddings of a shard, by all devices of this process; returns their number."""
     mesh = make_mesh()
-    made = _embedded(_text_encoder(shard.model, shard.dtype, mesh), shard.ids, mesh)
+    made = _embedded(_text_encoder(shard.model, shard.dtype, mesh), np.stack(shard.ids), mesh)
     _write(shard.rows, shard.places, made, shard.folder)
     return len(made)
 

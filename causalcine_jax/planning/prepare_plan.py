@@ -168,7 +168,7 @@ def prepare_plan(request: PrepareRequest) -> list[PlanRow]:
     more = ("embed", "compare") if request.embed_shots else ()
     weakest = _source(known, ("scan", "shots", "caption", "decode", "encode", *more))[0]
     most = "one shot per chunk at most: a store pads to its longest list"
-    row = lambda name, value, unit, *rates: PlanRow(name, value, unit, *_source(known, rates))
+    row = functools.partial(_row, known)
     counted = lambda name, value, why, unit="bytes": PlanRow(name, value, unit, "counted", why)
     lengths = [
         row(f"films of {frames} latent frames", count, "films", "kept", "runs")
@@ -207,13 +207,18 @@ def _embedding_rows(
     text = 4 * math.ceil(2 * EMBEDDING / 3)  # base64
     embed = shots * rate["embed"] / request.cores / HOUR
     compare = compared**2 / 2 / rate["compare"] / HOUR
-    row = lambda name, value, unit, *rates: PlanRow(name, value, unit, *_source(known, rates))
+    row = functools.partial(_row, known)
     return [
         row("embeddings in work/*.jsonl", shots * text, "bytes", "shot"),
         row("memory of embeddings", 2 * EMBEDDING * compared / 1e9, "GB", "kept", "shot"),
         row("embedding shots", embed, "hours", "embed", "shot"),
         row("comparing embeddings", compare, "hours", "compare", "kept", "shot"),
     ]
+
+
+def _row(known: Mapping[str, Known], name: str, value: float, unit: str, *rates: str) -> PlanRow:
+    """A number that follows from these rates."""
+    return PlanRow(name, value, unit, *_source(known, rates))
 
 
 def _films(lengths: tuple[int, ...], kept: float, runs: float) -> dict[int, int]:

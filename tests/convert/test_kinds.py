@@ -17,6 +17,7 @@ from causalcine_jax.convert.command import convert
 from causalcine_jax.convert.convert_config import ConvertConfig
 from causalcine_jax.convert.find import find_part, holds
 from causalcine_jax.convert.formats import open_part
+from causalcine_jax.convert.tensor_files import SUFFIXES
 from causalcine_jax.errors import DataError, UsageError
 
 BASE = tensors("transformer")
@@ -47,6 +48,16 @@ def test_a_name_decides_nothing(tmp_path, name):
     else:
         save_torch(source, **BASE)
     run(source, tmp_path / "out")
+    assert_is_base(tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_alone_in_a_folder_is_found(tmp_path, suffix):
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    save = save_file if suffix == ".safetensors" else lambda made, file: save_torch(file, **made)
+    save(BASE, folder / f"step5000{suffix}")
+    run(folder, tmp_path / "out")
     assert_is_base(tmp_path / "out")
 
 

@@ -26,6 +26,18 @@ def serve_desk(tmp_path):
 
 
 @pytest.fixture
+def embedded_engine():
+    """On the weights inside the package. Imported late: jaxtyping's hook must come before."""
+    from causalcine_jax.config import PoolConfig
+    from causalcine_jax.film.chosen_model import chosen_model
+    from causalcine_jax.film.model_folder import load_model
+    from causalcine_jax.film_folder.loaded_model import LoadedModel
+    from causalcine_jax.serve.film_engine import FilmEngine
+
+    return FilmEngine(LoadedModel(load_model(chosen_model(None))), PoolConfig(60))
+
+
+@pytest.fixture
 def open_page(browser, serve_desk):
     """Opens a desk's page. Fails in the end if a page threw or broke its content policy."""
     contexts, wrong = [], []

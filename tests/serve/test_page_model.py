@@ -3,17 +3,11 @@
 import pytest
 from desk_page import COLOUR, HEAD, MADE, played, type_shot, until
 
-from causalcine_jax.config import PoolConfig
-from causalcine_jax.film.chosen_model import chosen_model
-from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.film_folder.loaded_model import LoadedModel
-from causalcine_jax.serve.film_engine import FilmEngine
-
 pytestmark = pytest.mark.browser
 
 
-def test_the_embedded_model_films_its_example_and_a_typed_shot(open_page):
-    page = open_page(FilmEngine(LoadedModel(load_model(chosen_model(None))), PoolConfig(60)))
+def test_the_embedded_model_films_its_example_and_a_typed_shot(open_page, embedded_engine):
+    page = open_page(embedded_engine)
     page.click("text=Film an example")
     page.wait_for_selector(".made")
     played(page, 1)

@@ -10,24 +10,17 @@ from PIL import Image
 from repository import ROOT
 from screencast import Screencast, still
 
-from causalcine_jax.config import PoolConfig
-from causalcine_jax.film.chosen_model import chosen_model
-from causalcine_jax.film.model_folder import load_model
-from causalcine_jax.film_folder.loaded_model import LoadedModel
-from causalcine_jax.serve.film_engine import FilmEngine
-
 pytestmark = pytest.mark.browser
 WIDTH = 960  # pixels of the recording
 MOST_BYTES = 2_000_000  # of the recording
 
 
-def test_pictures_of_a_film_that_is_directed(open_page, tmp_path, request):
+def test_pictures_of_a_film_that_is_directed(open_page, embedded_engine, tmp_path, request):
     pictures = Path(request.config.getoption("pictures") or tmp_path)
     story = yaml.safe_load((ROOT / "examples" / "demo.yaml").read_text("utf-8"))
     mia, otto, *_, mia_again, together = (shot["caption"] for shot in story["shots"])
-    engine = FilmEngine(LoadedModel(load_model(chosen_model(None))), PoolConfig(60))
-    engine.warm_up()
-    page = open_page(engine)
+    embedded_engine.warm_up()
+    page = open_page(embedded_engine)
     page.emulate_media(color_scheme="dark")
     page.fill("#global", story["global"])
     page.fill(".start .seed input", str(story["seed"]))
