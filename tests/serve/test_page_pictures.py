@@ -42,7 +42,8 @@ def test_pictures_of_a_film_that_is_directed(open_page, embedded_engine, tmp_pat
     recording.save(pictures / "desk_recording.webp", WIDTH)
     order(page, "x")
     page.wait_for_selector(".compare video")
-    until(page, "[...document.querySelectorAll('.compare video')].every((v) => v.currentTime > 1)")
+    # After the takes have parted, at 5.8 s.
+    until(page, "[...document.querySelectorAll('.compare video')].every((v) => v.currentTime > 7)")
     still(page, pictures / "desk_takes.webp")
 
     assert (pictures / "desk_recording.webp").stat().st_size < MOST_BYTES
