@@ -35,7 +35,7 @@ class FilmPosition:
     chunk: int
     held: Int[Array, " slots"]
     usage: Float[Array, " slots"]
-    descriptors: Float[Array, "l b f h d"]
+    descriptors: Float[Array, "l b f g h d"]
     copies: DeviceCopies | None
 
 

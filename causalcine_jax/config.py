@@ -19,6 +19,9 @@ DTYPES = ("float32", "bfloat16", "float8")
 # Dtypes of the cached keys and values: the model's, or one byte each (models/cache/quantised.py).
 KV_DTYPES = ("same", "int8", "fp8")
 POOL_PLACES = ("device", "host")  # where the cached keys and values are (models/cache/history.py)
+# A frame has at most so many descriptors (MemoryConfig.parts). Wan2.1's at 480p have 15, each of
+# two rows of tokens.
+MOST_PARTS = 16
 # Share of an NVIDIA GPU's memory that JAX preallocates (cli.py); its own default is 0.75. This is a
 # choice: the rest is for NCCL, cuDNN and compiled programs.
 GPU_MEMORY = 0.92
@@ -84,6 +87,12 @@ class MemoryConfig:
     def reaches_all(self) -> bool:
         """Whether any frame of the film may be retrieved, so that every eviction loses some."""
         return POLICIES[self.policy].reaches_all
+
+    def parts(self, tokens: int) -> int:
+        """Into how many equal parts routing divides a frame of `tokens` tokens."""
+        if not POLICIES[self.policy].by_parts:
+            return 1
+        return max(parts for parts in range(1, MOST_PARTS + 1) if tokens % parts == 0)
 
     @property
     def first_frames(self) -> int:

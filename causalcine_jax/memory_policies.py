@@ -20,6 +20,8 @@ class Candidates:
                   to the prompt's keys instead under a policy with `by_prompt`
     resemblance   () -> [F]: of each frame's keys to those of the newest frame before the chunk, the
                   cosine over all heads up to a factor that the frames share
+    attention     () -> [F]: what each frame would get of the chunk's attention to all that may be
+                  retrieved, estimated from parts of frames, under a policy with `by_parts`
     frame         [F], each one's index in the film; negative where the slot is empty
     chunk_index   of the chunk that asks, []
     chunk_frames  C, latent frames of a chunk
@@ -27,6 +29,7 @@ class Candidates:
 
     similarity: "Callable[[], Array]"
     resemblance: "Callable[[], Array]"
+    attention: "Callable[[], Array]"
     frame: "Array"
     chunk_index: "Array"
     chunk_frames: int
@@ -44,6 +47,7 @@ class Policy:
     reaches_all  whether it may retrieve any frame, so that every eviction loses some
     by_prompt    whether similarity is to the mean key of the prompt's tokens, as cross-attention
                  has it in the same layer (MemFlow, arXiv 2512.14699)
+    by_parts     whether frames are described part by part, not by one mean
     """
 
     retrieves: str
@@ -51,6 +55,7 @@ class Policy:
     reaches_all: bool = True
     by_prompt: bool = False
     first_only: bool = False
+    by_parts: bool = False
 
 
 def _first(pool: Candidates) -> "Array":
@@ -72,14 +77,14 @@ def _blind(pool: Candidates) -> "Array":
     return ((mixed ^ (mixed >> 16)) >> 8).astype(jnp.float32) / 2**24
 
 
-def _spread(pool: Candidates) -> "Array":
-    """Ranks by similarity, but every chunk's best frame comes before any chunk's second.
+def _spread(score: "Array", pool: Candidates) -> "Array":
+    """Ranks by `score`, but every chunk's best frame comes before any chunk's second.
 
     Frames next to each other in a shot look alike.
     """
     import jax.numpy as jnp
 
-    order = jnp.argsort(jnp.argsort(pool.similarity())).astype(jnp.float32)
+    order = jnp.argsort(jnp.argsort(score)).astype(jnp.float32)
     chunk = pool.frame // pool.chunk_frames
     same_chunk = chunk[:, None] == chunk[None, :]
     better = jnp.sum(
@@ -93,7 +98,15 @@ POLICIES = {
         "frames whose keys match the chunk's queries best, the paper's content-aware routing",
         lambda pool: pool.similarity(),
     ),
-    "spread": Policy("as camr, but every chunk's best frame before any chunk's second", _spread),
+    "spread": Policy(
+        "as camr, but every chunk's best frame before any chunk's second",
+        lambda pool: _spread(pool.similarity(), pool),
+    ),
+    "attended": Policy(
+        "frames that would get most of the chunk's attention, judged by parts; spread over chunks",
+        lambda pool: _spread(pool.attention(), pool),
+        by_parts=True,
+    ),
     "random": Policy("frames drawn independently of their content, as a baseline", _blind),
     "prompt": Policy(
         "frames whose keys match the prompt best, as in MemFlow",

@@ -18,7 +18,7 @@ import argparse
 import re
 from pathlib import Path
 
-from causalcine_jax.cli import ArgumentParser, path, whole_number
+from causalcine_jax.cli import ArgumentParser, number, path, whole_number
 from causalcine_jax.commands.model_flags import model_flag, sampler_flags
 from causalcine_jax.config import DTYPES, POOL_PLACES
 from causalcine_jax.memory_policies import POLICIES
@@ -40,6 +40,7 @@ OF_STORYWORLD = (
     "seed",
     "batch",
     "pool_on",
+    "most_shown",
 )
 
 
@@ -54,6 +55,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=whole_number,
         default=200,
         help="returns of the PRIMARY recall, each from another film (default 200)",
+    )
+    parser.add_argument(
+        "--most-shown",
+        type=number,
+        default=1.0,
+        metavar="SHARE",
+        help="returns of characters in at most this share of the chunks older than the window, so "
+        "that memory must choose (default 1: all returns)",
     )
     parser.add_argument(
         "--films",
@@ -162,6 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=HELD_OUT_SEED if flags.seed is None else flags.seed,
         batch=flags.batch,
         pool_on=flags.pool_on,
+        most_shown=flags.most_shown,
     )
     # After the flags are understood: a wrong one should not wait for jax.
     from causalcine_jax.evaluation.storyworld.evaluate import evaluate, write_evaluation

@@ -60,6 +60,7 @@ def empty_pool(
         model.chunk_frames,
         pool.kv_dtype,
         copies,
+        memory,
     )
     shapes = jax.eval_shape(make)
     check_room(shapes.bytes - shapes.host_bytes, batched=films > 2)  # 2: one film with guidance
@@ -70,11 +71,13 @@ def empty_pool(
 
 
 def chunk_bytes(
-    model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str = "same"
+    model: Model, films: int, latent_size: tuple[int, int], kv_dtype: str, memory: MemoryConfig
 ) -> int:
     """Bytes of one chunk in a pool."""
     frames = model.chunk_frames
-    make = partial(empty_cache, model.transformer, films, frames, latent_size, frames, kv_dtype)
+    make = partial(
+        empty_cache, model.transformer, films, frames, latent_size, frames, kv_dtype, memory=memory
+    )
     return jax.eval_shape(make).bytes
 
 
@@ -136,7 +139,9 @@ def closed_pool_size(model: Model, settings: FilmSettings, film_chunks: int | No
 def _requested(model: Model, settings: FilmSettings) -> tuple[int | None, int]:
     """The requested frames, if any, and the bytes of a chunk."""
     size = latent_size(model, settings.height, settings.width)
-    bytes_of_chunk = chunk_bytes(model, settings.histories, size, settings.pool.kv_dtype)
+    bytes_of_chunk = chunk_bytes(
+        model, settings.histories, size, settings.pool.kv_dtype, settings.memory
+    )
     if settings.pool.gb is None:
         return settings.pool.frames, bytes_of_chunk
     frames = frames_within(settings.pool.gb, bytes_of_chunk, settings.memory, model.chunk_frames)

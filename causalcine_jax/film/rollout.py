@@ -30,13 +30,18 @@ def empty_cache(
     chunk_frames: int,
     kv_dtype: str = "same",
     copies: tuple[int, int] | None = None,
+    memory: MemoryConfig = MemoryConfig(),
 ) -> KVCache:
-    """`KVCache.empty` for latent frames of `latent_size` (h, w), in the dtype of the weights."""
+    """`KVCache.empty` for latent frames of `latent_size` (h, w), in the dtype of the weights.
+
+    memory  the rule by which frames will be retrieved, for which they are described
+    """
     rows, columns = dit.token_grid(model.config, *latent_size)
     dtype = model.patch_embedding.weight[...].dtype
-    return KVCache.empty(
+    pool = KVCache.empty(
         model.config, films, frames, rows * columns, chunk_frames, dtype, kv_dtype, copies
     )
+    return pool.described_by(memory.parts(rows * columns))
 
 
 def embed_prompt(model: Transformer, text: Float[Array, "b tokens text_dim"]) -> TextContext:

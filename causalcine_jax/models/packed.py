@@ -21,10 +21,10 @@ from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.models import dit
 from causalcine_jax.models.attention.segments import SharedInputs, attend_segments
 from causalcine_jax.models.cache.history import History
-from causalcine_jax.models.cache.kv_cache import KVCache, describe
+from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import TextContext, Transformer
 from causalcine_jax.models.layer_scan import scan_layers
-from causalcine_jax.models.receptive_field import ReceptiveField
+from causalcine_jax.models.receptive_field import ReceptiveField, describe
 from causalcine_jax.models.rope import rotation
 from causalcine_jax.parallel.mesh import shard
 from causalcine_jax.parallel.sharding import all_gather_params
@@ -271,7 +271,8 @@ def transformer_pass(
             clean = slice(shared.clean)
             clean_k, clean_v = frames_of(k[:, clean]), frames_of(v[:, clean])
             frame = jnp.arange(shared.clean * chunk_frames, dtype=jnp.int32)
-            past = History(clean_k, clean_v, describe(clean_k), frame)
+            parts = shared.config.memory.parts(clean_k.shape[2])
+            past = History(clean_k, clean_v, describe(clean_k, parts), frame)
         out, field, taken = attend_segments(q, k, v, past, preset, shared, prompt_key)
         if not keep_kv:
             return out, field, None

@@ -16,7 +16,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.memory_policies import POLICIES, Candidates
@@ -60,10 +60,20 @@ def field_size(pool_frames: int, memory: MemoryConfig, chunk_frames: int) -> int
     return min(pool_frames, memory.window_chunks * chunk_frames + memory.retrieved_frames)
 
 
+def describe(keys: Float[Array, "*b p h d"], parts: int = 1) -> Float[Array, "*b g h d"]:
+    """A frame's descriptors: its unrotated, normed keys' mean over tokens, float32 (paper Eq. 6).
+
+    With several parts, which are equal runs of tokens, row by row: the mean over each.
+    """
+    *batch, tokens, heads, width = keys.shape
+    runs = keys.astype(jnp.float32).reshape(*batch, parts, tokens // parts, heads, width)
+    return jnp.mean(runs, axis=-3)
+
+
 def choose_fields(
     q: Float[Array, "b t h e"],
     prompt_key: Float[Array, "b h e"] | None,
-    descriptors: Float[Array, "b f h e"],
+    descriptors: Float[Array, "b f g h e"],
     frame: Int[Array, " f"],
     chunk_index: Int[Array, ""],
     memory: MemoryConfig,
@@ -71,20 +81,27 @@ def choose_fields(
 ) -> ReceptiveField:
     """Each film's field [b, ...] for one chunk in one layer.
 
-    q                   the chunk's unrotated, normed queries; their mean asks memory (paper Eq. 6)
+    q                   the chunk's unrotated, normed queries; their mean asks memory (paper Eq. 6),
+                        or one of each part, under a policy `by_parts`
     prompt_key          asks in their place, under a policy `by_prompt`: the prompt's mean key
     descriptors, frame  of the pool's F frames, as `receptive_field` takes them
     """
-    query = jnp.mean(q.astype(jnp.float32), axis=1) if prompt_key is None else prompt_key
-    choose = lambda query, keys: receptive_field(
-        query, keys, frame, chunk_index, memory, chunk_frames
+    if prompt_key is not None:
+        queries = prompt_key[:, None]
+    elif POLICIES[memory.policy].by_parts:
+        run = q.shape[1] // (chunk_frames * descriptors.shape[2])  # tokens of a part
+        queries = q[:, run // 2 :: run].astype(jnp.float32)
+    else:
+        queries = jnp.mean(q.astype(jnp.float32), axis=1, keepdims=True)
+    choose = lambda queries, keys: receptive_field(
+        queries, keys, frame, chunk_index, memory, chunk_frames
     )
-    return jax.vmap(choose)(query, descriptors)
+    return jax.vmap(choose)(queries, descriptors)
 
 
 def receptive_field(
-    query: Float[Array, "h d"],
-    descriptors: Float[Array, "f h d"],
+    queries: Float[Array, "n h d"],
+    descriptors: Float[Array, "f g h d"],
     frame: Int[Array, " f"],
     chunk_index: Int[Array, ""],
     memory: MemoryConfig,
@@ -92,9 +109,9 @@ def receptive_field(
 ) -> ReceptiveField:
     """The field of one chunk in one layer, over a pool of F frame slots.
 
-    query        mean of the chunk's unrotated, normed queries over its frames and tokens,
+    queries      mean of the chunk's unrotated, normed queries over its frames and tokens,
                  or what else the policy asks by
-    descriptors  mean of each pool frame's unrotated, normed keys over its tokens
+    descriptors  mean of each pool frame's unrotated, normed keys over the tokens of each part
     frame        each pool frame's index in the film, negative where the slot is empty
     """
     pool_frames = frame.shape[0]
@@ -107,10 +124,15 @@ def receptive_field(
     count, score_of = min(memory.retrieved_frames, pool_frames), POLICIES[memory.policy].score
     if count and score_of is not None:
         candidate = is_history & ~selected
-        similarity = functools.partial(_similarity, query, descriptors)
-        newest = descriptors[jnp.argmin(jnp.where(is_history, distance, FAR))]
-        resemblance = functools.partial(_resemblance, newest, descriptors)
-        score = score_of(Candidates(similarity, resemblance, frame, chunk_index, chunk_frames))
+        queries, descriptors = jax.lax.stop_gradient((queries, descriptors))
+        means = jnp.mean(descriptors, axis=1)
+        similarity = functools.partial(_similarity, jnp.mean(queries, axis=0), means)
+        newest = means[jnp.argmin(jnp.where(is_history, distance, FAR))]
+        resemblance = functools.partial(_resemblance, newest, means)
+        attention = functools.partial(_attention, queries, descriptors, candidate)
+        score = score_of(
+            Candidates(similarity, resemblance, attention, frame, chunk_index, chunk_frames)
+        )
         score = jnp.where(frame < memory.sink_frames, jnp.inf, score)
         _, top = jax.lax.top_k(jnp.where(candidate, score, -jnp.inf), count)
         selected |= jnp.zeros_like(selected).at[top].set(True) & candidate
@@ -134,12 +156,24 @@ def receptive_field(
 
 
 def _similarity(query: Float[Array, "h d"], keys: Float[Array, "f h d"]) -> Float[Array, " f"]:
-    """Each frame's similarity to the chunk, without gradient (paper 3.3, Eq. 7)."""
-    query, keys = jax.lax.stop_gradient((query, keys))
+    """Each frame's similarity to the chunk (paper 3.3, Eq. 7)."""
     return sum_over_heads(jnp.einsum("hd,fhd->f", query, keys, precision="highest"))
 
 
 def _resemblance(newest: Float[Array, "h d"], keys: Float[Array, "f h d"]) -> Float[Array, " f"]:
-    """Each frame's cosine to the newest frame, times the newest's length; without gradient."""
-    squares = jnp.sum(jnp.square(jax.lax.stop_gradient(keys)), axis=(-2, -1))
+    """Each frame's cosine to the newest frame, times the newest's length."""
+    squares = jnp.sum(jnp.square(keys), axis=(-2, -1))
     return _similarity(newest, keys) / jnp.sqrt(jnp.maximum(sum_over_heads(squares), 1e-12))
+
+
+def _attention(
+    queries: Float[Array, "n h d"], keys: Float[Array, "f g h d"], candidate: Bool[Array, " f"]
+) -> Float[Array, " f"]:
+    """Each candidate's share of the queries' attention, summed over queries and heads.
+
+    A part that fits a query exactly wins much of its attention. In a frame's mean it would be lost.
+    """
+    products = jnp.einsum("nhd,fghd->nhfg", queries, keys, precision="highest")
+    logits = jnp.where(candidate[:, None], products / jnp.sqrt(queries.shape[-1]), -FAR)
+    shares = jax.nn.softmax(logits, axis=(-2, -1))
+    return sum_over_heads(jnp.sum(shares, axis=(0, 1, 3)))

@@ -21,11 +21,11 @@ from causalcine_jax.parallel.platform import platform
 
 TOKENS = P("data", None, "seq")  # [b, s, (c p), h, e]: each chunk's tokens are sharded
 HEADS = P("data", None, None, "seq")  # [b, f, p, h, e]: a history's keys and values
-# A history's frame descriptors [b, f, h, e], and its scales [b, f, h] where it is quantised.
+# A history's scales [b, f, h] where it is quantised. Descriptors [b, f, g, h, e] are as keys.
 FRAME_HEADS = P("data", None, "seq")
 LAYERS_HEADS = P(None, *HEADS)  # [l, b, f, p, h, e]: all layers, in host memory
 # By number of axes. Arrays that count frames or layers are replicated.
-HISTORY = {2: P("data"), 3: FRAME_HEADS, 4: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}
+HISTORY = {2: P("data"), 3: FRAME_HEADS, 5: HEADS, 6: LAYERS_HEADS}
 FIELDS = P(None, "data")  # [s, b, ...]
 PROMPT_KEY = P("data", None, "seq")  # [b, s, h, e]
 

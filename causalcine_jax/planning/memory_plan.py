@@ -147,7 +147,7 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
     pool_of = lambda frames, copies=None: jax.eval_shape(
         lambda: KVCache.empty(
             config, histories, frames, tokens, model.chunk_frames, dtype, request.kv_dtype, copies
-        )
+        ).described_by(model.memory.parts(tokens))
     )
     if request.pool_gb is not None and tokens:
         frames = frames_within(

@@ -69,7 +69,11 @@ def rollout_steps(
         )
     copies = copies_of(planned, config.memory)
     stored = (config.chunk_frames, DTYPE, planned.kv_dtype, copies)
-    pool = jax.eval_shape(lambda: KVCache.empty(sizes, histories, frames, rows * columns, *stored))
+    pool = jax.eval_shape(
+        lambda: KVCache.empty(sizes, histories, frames, rows * columns, *stored).described_by(
+            config.memory.parts(rows * columns)
+        )
+    )
     pool = jax.tree.map(
         lambda a, kind: _at(a, mesh, *axes_of(a), kind=kind), pool, pool.memory_kinds()
     )

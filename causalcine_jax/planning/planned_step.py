@@ -195,7 +195,7 @@ def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh | AbstractMesh, hist
     pool = jax.eval_shape(
         lambda: KVCache.empty(
             config.transformer, histories, films.frames, rows * columns, config.chunk_frames, dtype
-        )
+        ).described_by(config.memory.parts(rows * columns))
     )
     shardings = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)
     return device_size_of(_placed(pool, shardings))

@@ -70,7 +70,7 @@ class FilmEngine:
         pool = self.pool if folder is None else kept_pool(folder)
         size = latent_size(self.model, *self.model.completed(story).video.size)
         histories = self.model.sampler.histories
-        of_chunk = chunk_bytes(self.model, histories, size, pool.kv_dtype)
+        of_chunk = chunk_bytes(self.model, histories, size, pool.kv_dtype, self.model.memory)
         frames = self._frames if folder is None else pool.frames or self._frames
         return frames // self.model.chunk_frames * of_chunk
 

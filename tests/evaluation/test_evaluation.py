@@ -25,6 +25,7 @@ from causalcine_jax.evaluation.storyworld.config import TRAINING_SEED, Evaluatio
 from causalcine_jax.evaluation.storyworld.evaluate import Evaluation, write_evaluation
 from causalcine_jax.evaluation.storyworld.free_films import score_film
 from causalcine_jax.evaluation.storyworld.judge import CLASSES, OF_FRAME
+from causalcine_jax.evaluation.storyworld.judge_clips import melted
 from causalcine_jax.evaluation.storyworld.reading import (
     CharacterReading,
     Judge,
@@ -50,6 +51,7 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE as VideoVAE
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.storyworld import VOCABULARY
+from causalcine_jax.storyworld.world import WORLDS
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +155,17 @@ def test_a_blank_film_holds_no_character(judge):
     assert of_character(judge.read(np.full((24, 48, 80, 3), 128, np.uint8))) is None
 
 
-@pytest.mark.xfail(
-    reason="the shipped judge takes white noise for a character; "
-    "judge_training now shows it noise, but has not been rerun"
-)
-def test_white_noise_holds_no_character(judge):
-    noise = np.random.default_rng(0).integers(0, 255, (24, 48, 80, 3), dtype=np.uint8)
+def test_noise_and_smears_hold_no_character(judge):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (24, 48, 80, 3), dtype=np.uint8)
     assert of_character(judge.read(noise)) is None
+    smears = [melted(rng, film(index)[1][:24]) for index in range(10)]
+    assert not any(of_character(judge.read(smear)) for smear in smears)
+
+
+def test_the_judge_reads_actions_of_true_films(judge):
+    scores = [score_film(*film(index), judge) for index in range(20)]
+    assert free_films.summarise(scores)["action"].value >= 0.95
 
 
 def test_larger_films_are_read_as_if_small(judge):
@@ -213,6 +219,19 @@ def test_returns_are_longer_than_the_window_and_one_per_film():
         assert shows[chunk] and shows[chunk + 1] and any(shows[: chunk - window])
         assert not any(shows[chunk - window : chunk])
     assert cases == find_returns(WORLD, SEED, 60)[:40]
+
+
+def test_most_shown_bounds_the_share_of_older_chunks_that_show_the_character():
+    world = WORLDS["base-long"]()
+    rare = find_returns(world, SEED, 10, most_shown=0.15)
+    for case in rare:
+        older = range(case.back.chunk - world.window_chunks)
+        shot_of_chunk = case.story.shot_of_chunk()
+        shows = [case.back.character in case.story.shots[shot_of_chunk[i]].cast for i in older]
+        assert case.shown == pytest.approx(np.mean(shows)) and 0 < case.shown <= 0.15
+    assert max(case.shown for case in find_returns(world, SEED, 10)) > 0.15
+    with pytest.raises(UsageError, match="lower --returns, or raise --most-shown"):
+        find_returns(WORLD, SEED, 2, most_shown=0.01)
 
 
 def test_verdicts_by_hand():
@@ -332,6 +351,7 @@ def test_the_history_of_a_batch_lies_where_it_is_asked_to(untrained):
 def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
     _, _, measured, free = untrained
     settings = {"world": "base", "steps": 1, "guidance": 2.0, "seed": 3, "dtype": "float32"}
+    settings["most_shown"] = 0.2
     report = build_report(settings, measured, free)
     (tmp_path / "evaluation.json").write_text("of an earlier one")
     write_evaluation(tmp_path, Evaluation(measured, free, report))

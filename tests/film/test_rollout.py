@@ -103,6 +103,7 @@ def field_of(field, segment):
         ("sink", True, 3, 1, 3, 5, CONFIG),
         ("none", True, 3, 1, 3, 5, CONFIG),
         ("spread", True, 3, 1, 3, 6, CONFIG),
+        ("attended", True, 3, 1, 3, 6, CONFIG),
         ("random", True, 3, 1, 3, 6, CONFIG),
         ("prompt", True, 3, 1, 3, 6, CONFIG),
         ("alike", True, 3, 1, 3, 6, CONFIG),
@@ -129,6 +130,7 @@ def test_rollout_of_true_chunks_equals_packed_pass(
 
     tokens = HEIGHT * WIDTH // 4
     cache = KVCache.empty(config, BATCH, chunks * chunk_frames, tokens, chunk_frames)
+    cache = cache.described_by(memory.parts(tokens))
     for i in range(chunks):
         # Each film of the batch may be in another shot, so the context picks per element.
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)

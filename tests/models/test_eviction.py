@@ -34,7 +34,7 @@ def test_what_memory_keeps_retrieving_outlives_the_oldest():
         @jax.jit
         def commit(cache, index, key):
             choose = lambda keys: receptive_field(
-                jnp.ones(width), keys, cache.film_index(), index, memory, 1
+                jnp.ones((1, *width)), keys, cache.film_index(), index, memory, 1
             )
             field = jax.tree.map(
                 lambda a: a[:, None], jax.vmap(jax.vmap(choose))(cache.descriptors)

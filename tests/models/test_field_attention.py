@@ -8,8 +8,8 @@ from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.models.attention import segments as attention_segments
 from causalcine_jax.models.attention.backends import _own_kernel, _xla_cpu
 from causalcine_jax.models.cache.history import History
-from causalcine_jax.models.cache.kv_cache import describe
 from causalcine_jax.models.cpu import kernels as cpu_kernels
+from causalcine_jax.models.receptive_field import describe
 from causalcine_jax.models.rope import rotation
 
 needs_kernels = pytest.mark.skipif(
@@ -105,7 +105,7 @@ def test_what_the_kernel_cannot_attend_goes_segment_by_segment():
     past = lambda dtype: History(
         jnp.zeros((1, 3, 4, 2, 32), dtype),
         jnp.zeros((1, 3, 4, 2, 32), dtype),
-        jnp.zeros((1, 3, 2, 32)),
+        jnp.zeros((1, 3, 1, 2, 32)),
         jnp.arange(3),
     )
     q = jnp.zeros((1, 2, 12, 2, 32))

@@ -8,8 +8,7 @@ from causalcine_jax.commands import film
 from causalcine_jax.config import AFTER_CUT, MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.memory_policies import POLICIES, Policy
-from causalcine_jax.models.cache.kv_cache import describe
-from causalcine_jax.models.receptive_field import choose_fields, receptive_field
+from causalcine_jax.models.receptive_field import choose_fields, describe, receptive_field
 
 
 def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
@@ -20,8 +19,8 @@ def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
         descriptors[list(history_time).index(time), 0, 0] = 10.0 - rank
     descriptors[:, 0, 1] = -np.asarray(history_time) / 1000  # the rest: older is liked more
     return receptive_field(
-        jnp.ones((1, 2)),
-        jnp.asarray(descriptors),
+        jnp.ones((1, 1, 2)),
+        jnp.asarray(descriptors)[:, None],
         history_time,
         jnp.int32(chunk_index),
         memory,
@@ -56,9 +55,8 @@ def test_head_scores_are_summed():
         .at[2]
         .set(jnp.asarray([[0.0, 9.0], [9.0, 0.6]]))
     )
-    f = receptive_field(
-        query, keys, jnp.arange(6), jnp.int32(6), MemoryConfig(window_chunks=1, memory_frames=1), 1
-    )
+    memory = MemoryConfig(window_chunks=1, memory_frames=1)
+    f = receptive_field(query[None], keys[:, None], jnp.arange(6), jnp.int32(6), memory, 1)
     assert frames(f) == [5, 2]  # 2 * 0.6 beats 1 * 1
 
 
@@ -68,7 +66,7 @@ def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
     keys[0, 1, :, 0, 0] = 9, -9  # one token matches best, but not the frame's mean
     keys[0, 3, :, 0, 0] = 1, 2
     described = describe(jnp.asarray(keys))
-    np.testing.assert_array_equal(described[0, :, 0, 0], [0, 0, 0, 1.5, 0, 0])
+    np.testing.assert_array_equal(described[0, :, 0, 0, 0], [0, 0, 0, 1.5, 0, 0])
     queries = np.zeros(
         (1, 4, 1, 2), np.float32
     )  # [b, t, h, d]: a chunk of two frames of two tokens
@@ -82,6 +80,35 @@ def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
         jnp.asarray(-queries), None, described, jnp.arange(6), jnp.int32(3), memory, 2
     )
     assert found.frame[0, :2].tolist() == [5, 4] and found.frame[0, 2] != 3
+
+
+def test_attended_finds_a_part_that_a_mean_over_tokens_loses():
+    """Frames of two tokens. In frame 1 the first fits a query, and the second opposes it."""
+    keys = np.zeros((1, 6, 2, 1, 2), np.float32)  # [b, f, p, h, d]
+    keys[0, 1, :, 0, 0] = 9, -9
+    keys[0, 3, :, 0, 0] = 1, 2
+    keys, time = jnp.asarray(keys), jnp.arange(6)
+    queries = jnp.asarray([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # [b, t, h, d], a chunk of one frame
+
+    def retrieved(policy, queries):
+        memory = MemoryConfig(policy, window_chunks=1, memory_frames=1)
+        described = describe(keys, memory.parts(tokens=2))
+        found = choose_fields(queries, None, described, time, jnp.int32(6), memory, 1)
+        return found.frame[0, 1:].tolist()
+
+    assert retrieved("attended", queries) == [1] and retrieved("camr", queries) == [3]
+    assert [MemoryConfig("attended").parts(p) for p in (1, 7, 34, 60, 1560)] == [1, 7, 2, 15, 15]
+    assert MemoryConfig("camr").parts(60) == 1
+
+
+def test_attended_takes_the_best_frame_of_each_chunk_first():
+    keys = np.zeros((1, 9, 2, 1, 2), np.float32)
+    keys[0, :, 0, 0, 0] = 9, 8, 7, 1, 2, 3, 0, 0, 0
+    memory = MemoryConfig("attended", window_chunks=1, memory_frames=3)
+    described = describe(jnp.asarray(keys), memory.parts(tokens=2))
+    queries = jnp.ones((1, 6, 1, 2))
+    found = choose_fields(queries, None, described, jnp.arange(9), jnp.int32(3), memory, 3)
+    assert found.frame[0].tolist() == [8, 7, 6, 5, 1, 0]
 
 
 def test_sink_takes_the_first_frames_and_none_takes_nothing():

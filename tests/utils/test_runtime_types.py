@@ -18,7 +18,7 @@ X, ANGLES = jnp.zeros((1, 3, 6, 2, 16)), jnp.zeros((3, 6, 8))
 def pool():
     zeros = lambda *shape: jnp.zeros((2, 1, 6, *shape))
     slots = jnp.zeros(2)
-    return KVCache(zeros(4, 2, 12), zeros(4, 2, 12), zeros(2, 12), slots.astype(int), slots)
+    return KVCache(zeros(4, 2, 12), zeros(4, 2, 12), zeros(1, 2, 12), slots.astype(int), slots)
 
 
 @pytest.mark.parametrize("traced", [False, True])

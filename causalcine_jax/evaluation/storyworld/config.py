@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from causalcine_jax.config import POOL_PLACES
-from causalcine_jax.errors import choice_faults, least_faults, raise_faults
+from causalcine_jax.errors import choice_faults, least_faults, raise_faults, range_faults
 from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.storyworld.world import WORLDS
 
@@ -24,6 +24,8 @@ class EvaluationConfig:
     films    free films per policy; 0 measures recall alone
     batch    films generated at once
     pool_on  where their history is kept
+    most_shown  a return's character is in at most this share of the chunks older than the window:
+                the smaller, the more memory must choose
     """
 
     world: str = "base"
@@ -37,6 +39,7 @@ class EvaluationConfig:
     seed: int = HELD_OUT_SEED
     batch: int = 16
     pool_on: str = "device"
+    most_shown: float = 1.0
 
     def __post_init__(self):
         raise_faults("evaluation", self.faults())
@@ -51,6 +54,7 @@ class EvaluationConfig:
         if len(set(self.policies)) < len(self.policies):
             faults.append(f"a policy is named twice in {','.join(self.policies)}")
         faults += least_faults(self, ("returns", "batch"), 1)
+        faults += range_faults("most_shown", self.most_shown, 0, 1, open_low=True)
         faults += [
             f"{name} must not be negative, got {getattr(self, name)}"
             for name in ("films", "seed")

@@ -57,7 +57,7 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
     recall = measure_recall(
         engine,
         judge,
-        find_returns(engine.world, config.seed, config.returns),
+        find_returns(engine.world, config.seed, config.returns, config.most_shown),
         policies,
         min(config.batch, config.returns),
     )

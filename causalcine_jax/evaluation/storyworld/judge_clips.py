@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
+from scipy.ndimage import zoom
 
 from causalcine_jax.evaluation.storyworld.config import TRAINING_SEED
 from causalcine_jax.evaluation.storyworld.judge import (
@@ -40,6 +41,7 @@ from causalcine_jax.utils.progress import progress_bar
 
 LABELS = (*OF_CHARACTER, *OF_FRAME, "action", "head", "pose")
 CLIPS_PER_SHOT = 3
+MELTED = 8.0  # pixels, the typical way of a pixel of a smear: the size of a head in a medium shot
 
 # Parts of a pose (storyworld.characters.Pose), and the typical size that divides each.
 POSE = {
@@ -111,13 +113,16 @@ def mirrored(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def with_nonsense(rng: np.random.Generator, clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Makes the first clip unreadable: coloured noise, or its own pieces shuffled.
+    """Makes the first clip unreadable: coloured noise, its own pieces shuffled, or melted.
 
     The judge thereby learns to find no character.
     """
     clips = {name: values.copy() for name, values in clips.items()}
     frames = clips["frames"][0]
-    if rng.random() < 0.5:
+    kind = rng.choice(["noise", "shuffled", "melted"])
+    if kind == "melted":
+        clips["frames"][0] = melted(rng, frames)
+    elif kind == "noise":
         size = int(rng.choice([1, 2, 4, 8]))
         noise = rng.integers(
             0, 256, (len(frames), HEIGHT // size, WIDTH // size, 3), dtype=np.uint8
@@ -131,6 +136,16 @@ def with_nonsense(rng: np.random.Generator, clips: dict[str, np.ndarray]) -> dic
     for name in LABELS:
         clips[name][0] = 0 if name == "pose" else -1
     return clips
+
+
+def melted(
+    rng: np.random.Generator, frames: UInt8[np.ndarray, "t h w 3"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Takes each pixel from a random place about it, near ones from near places: a smear."""
+    way = rng.normal(scale=MELTED, size=(2, *GRID))
+    way = zoom(way, (1, HEIGHT // GRID[0], WIDTH // GRID[1]), order=3)
+    rows, columns = np.rint(np.indices((HEIGHT, WIDTH)) + way).astype(int)
+    return frames[:, rows.clip(0, HEIGHT - 1), columns.clip(0, WIDTH - 1)]
 
 
 def _render(shapes: Float[np.ndarray, "n k fields"]) -> np.ndarray:

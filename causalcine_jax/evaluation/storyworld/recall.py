@@ -75,6 +75,13 @@ class ReturnCase:
         return self.back.chunk - self.back.last_seen_chunk
 
     @property
+    def shown(self) -> float:
+        """The share of the chunks older than the window that show the character."""
+        story = self.story
+        older = story.shot_of_chunk()[: self.back.chunk - story.world.window_chunks]
+        return float(np.mean([self.back.character in story.shots[shot].cast for shot in older]))
+
+    @property
     def sought(self) -> Sought:
         return sought(self.story, self.story.shots[self.back.shot], self.back.character)
 
@@ -141,23 +148,36 @@ def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
     return summary
 
 
-def find_returns(world: WorldConfig, seed: int, count: int) -> list[ReturnCase]:
+def find_returns(
+    world: WorldConfig, seed: int, count: int, most_shown: float = 1.0
+) -> list[ReturnCase]:
     """Returns one return from each of the first `count` stories of `seed` that have one.
 
-    The return's shot must be long enough. Of several returns in a story, takes the character
-    that appeared latest, the hardest for a memory of first frames.
+    The return's shot must be long enough, and `most_shown` is the largest `ReturnCase.shown`. Of
+    several returns in a story, takes the character that appeared latest, the hardest for a memory
+    of first frames.
+
+    Raises:
+      UsageError: too few of the stories have one.
     """
     cases: list[ReturnCase] = []
     for index in range(count * MAX_STORIES_PER_RETURN):
         if len(cases) == count:
             return cases
         story = sample_story(seed, index, world)
-        usable = [back for back in returns(story) if story.shots[back.shot].chunks >= CHUNKS_JUDGED]
+        usable = [
+            case
+            for back in returns(story)
+            if story.shots[back.shot].chunks >= CHUNKS_JUDGED
+            if (case := ReturnCase(story, back)).shown <= most_shown
+        ]
         if usable:
-            cases.append(
-                ReturnCase(story, max(usable, key=lambda back: (back.first_seen_frame, back.chunk)))
-            )
-    raise UsageError(f"only {len(cases)} of {count} returns found in this world: lower --returns")
+            latest = lambda case: (case.back.first_seen_frame, case.back.chunk)
+            cases.append(max(usable, key=latest))
+    raise UsageError(
+        f"only {len(cases)} of {count} returns found in this world: lower --returns"
+        + (", or raise --most-shown" if most_shown < 1 else "")
+    )
 
 
 def measure_recall(

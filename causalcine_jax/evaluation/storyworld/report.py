@@ -76,7 +76,8 @@ def markdown(report: dict[str, Any]) -> str:
     """Formats the report as the markdown tables that are printed."""
     primary, settings = report["primary"], report["settings"]
     lines = [
-        f"## PRIMARY recall: {primary['returns']} returns after absences longer than the window",
+        f"## PRIMARY recall: {primary['returns']} returns after absences longer than the window"
+        + _rarity(settings["most_shown"]),
         f"world {settings['world']}, {settings['steps']} steps, guidance {settings['guidance']}, "
         f"seed {settings['seed']}, {settings['dtype']} on {report['device']['kind']}; "
         "value [95 % interval]",
@@ -116,6 +117,10 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _rarity(most_shown: float) -> str:
+    return f", of characters in at most {most_shown:.0%} of older chunks" if most_shown < 1 else ""
+
+
 def _recall_rows(rows: dict[str, dict]) -> list[tuple[str, ...]]:
     return [
         (LABELS.get(row, row), *(number_text(values[column]) for column in RECALL_COLUMNS))
@@ -141,6 +146,7 @@ def _case(primary: RecallResult, number: int) -> dict[str, Any]:
         "story": case.story.index,
         "chunk": case.back.chunk,
         "told": case.story.told,
+        "shown": case.shown,
         **dataclasses.asdict(case.back),
         "truth": dataclasses.asdict(case.character),
         "seen": {row: _seen(verdicts[number]) for row, verdicts in primary.verdicts.items()},

@@ -47,7 +47,7 @@ class History:
     """One layer's history frames.
 
     k, v         unrotated keys and values
-    descriptors  of each frame
+    descriptors  of each frame's parts
     frame        each one's index in the film (-1: empty)
     layer        of a pool that is passed whole: which layer this is
     copied       of a pool in host memory: indices in the film of the frames also on the device
@@ -55,7 +55,7 @@ class History:
 
     k: Frames | PoolFrames  # [b, f, p, h, d]
     v: Frames | PoolFrames
-    descriptors: Float[Array, "b f h d"]
+    descriptors: Float[Array, "b f g h d"]
     frame: Int[Array, " f"]
     layer: Int[Array, ""] | None = None
     copied: Int[Array, "b n"] | None = None

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.cache.history import History, PoolFrames
 from causalcine_jax.models.cache.quantised import Frames, Quantised, stored_as, values_of, zeros
+from causalcine_jax.models.receptive_field import describe
 from causalcine_jax.network_sizes import TransformerConfig
 from causalcine_jax.parallel.mesh import active_mesh, shard
 from causalcine_jax.parallel.platform import platform
@@ -57,7 +58,7 @@ class LayerParts(NamedTuple):
     copies  the frames that are also on the device, where the pool is in host memory
     """
 
-    descriptors: Float[Array, "*l b f h d"]
+    descriptors: Float[Array, "*l b f g h d"]
     k: Frames | None = None
     v: Frames | None = None
     layer: Int[Array, "*l"] | None = None
@@ -71,7 +72,7 @@ class KVCache:
     """Committed history of every layer's self-attention.
 
     k, v         unrotated keys, and values; in host memory if `copies` is set
-    descriptors  each frame's key descriptor
+    descriptors  each frame's key descriptors, one of each of its g parts (`describe`)
     chunk        which chunk of the film a chunk slot holds (-1: empty)
     usage        how often memory retrieved the chunk (eviction.py); 0 unless eviction needs it
     copies       of a pool in host memory: the frames that are also on the device
@@ -79,7 +80,7 @@ class KVCache:
 
     k: Frames  # [l, b, f, p, h, d]
     v: Frames
-    descriptors: Float[Array, "l b f h d"]
+    descriptors: Float[Array, "l b f g h d"]
     chunk: Int[Array, " slots"]
     usage: Float[Array, " slots"]
     copies: DeviceCopies | None = None
@@ -118,7 +119,7 @@ class KVCache:
             k, v = (zeros((*films, tokens_per_frame, *heads), dtype, kv_dtype) for _ in range(2))
             slots = (frames // chunk_frames,)
             chunk, usage = jnp.full(slots, -1, jnp.int32), jnp.zeros(slots, jnp.float32)
-            pool = cls(k, v, jnp.zeros((*films, *heads), jnp.float32), chunk, usage)
+            pool = cls(k, v, jnp.zeros((*films, 1, *heads), jnp.float32), chunk, usage)
             if copies is not None:
                 chunks = min(copies[0], *slots)
                 lead = config.num_layers, batch, chunks * chunk_frames + min(copies[1], frames)
@@ -129,6 +130,11 @@ class KVCache:
 
         # Compiled under a mesh, so that the arrays are created sharded.
         return make() if active_mesh() is None else jax.jit(make)()
+
+    def described_by(self, parts: int) -> "KVCache":
+        """An empty pool whose frames have a descriptor for each of `parts` parts."""
+        descriptors = jnp.zeros((*self.descriptors.shape[:3], parts, *self.descriptors.shape[4:]))
+        return dataclasses.replace(self, descriptors=shard(descriptors, *axes_of(descriptors)))
 
     @property
     def frames(self) -> int:
@@ -240,11 +246,6 @@ def forgotten(cache: KVCache, gone: Bool[Array, " slots"]) -> KVCache:
     )
 
 
-def describe(keys: Float[Array, "*b p h d"]) -> Float[Array, "*b h d"]:
-    """A frame's descriptor: its unrotated, normed keys' mean over tokens, float32 (paper Eq. 6)."""
-    return jnp.mean(keys.astype(jnp.float32), axis=-3)
-
-
 def write(
     cache: KVCache,
     chunk_slot: Int[Array, ""],
@@ -259,7 +260,8 @@ def write(
     Args:
       retrieved: with a pool in host memory, the frames that memory retrieved for this chunk.
     """
-    descriptors, new_k, new_v = describe(k), stored_as(cache.k, k), stored_as(cache.v, v)
+    descriptors = describe(k, parts=cache.descriptors.shape[3])
+    new_k, new_v = stored_as(cache.k, k), stored_as(cache.v, v)
     put = lambda buffers, new: jax.tree.map(
         lambda buffer, part: _put(buffer, part, chunk_slot * cache.chunk_frames), buffers, new
     )

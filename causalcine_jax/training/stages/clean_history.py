@@ -21,7 +21,9 @@ def clean_history(
     """The pool after committing all chunks of `film` but the last, to which nothing attends."""
     (films, chunks), chunk_frames = shot_of_chunk.shape, config.chunk_frames
     _, _, height, width, _ = film.shape
-    pool = empty_cache(model, films, chunks * chunk_frames, (height, width), chunk_frames)
+    pool = empty_cache(
+        model, films, chunks * chunk_frames, (height, width), chunk_frames, memory=config.memory
+    )
 
     def commit(pool: KVCache, index):
         chunk = jax.lax.dynamic_slice_in_dim(film, index * chunk_frames, chunk_frames, axis=1)

@@ -140,7 +140,9 @@ def student_rollout(
     key_exit, key_noise, key_window = jax.random.split(key, 3)
     exit_step = config.exit_step(key_exit)
     prompts = dit.text_keys_values(model, text)
-    pool = empty_cache(model, films, chunks * chunk_frames, frame_shape[:2], chunk_frames)
+    pool = empty_cache(
+        model, films, chunks * chunk_frames, frame_shape[:2], chunk_frames, memory=memory
+    )
 
     def chunk(pool: KVCache, index):
         shot = shot_of_chunk[:, index, None]
