@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.convert import checkpoint_keys, diffusers_configs, eight_bits, lora
+from causalcine_jax.convert import checkpoint_keys, diffusers_configs, eight_bits, lora, lora_terms
 from causalcine_jax.convert.diffusers_tables import TIED, KeyTable, key_table
 from causalcine_jax.convert.find import Location, adapter_file, find_part
 from causalcine_jax.convert.metadata import read_settings
@@ -88,7 +88,7 @@ class PartTensors:
         }
         self.settings = diffusers_configs.ours(settings)
         self.foreign_config = diffusers_configs.class_of(settings) in diffusers_configs.FOREIGN
-        self._terms: dict[str, list[lora.Term]] = {}
+        self._terms: dict[str, list[lora_terms.Term]] = {}
         if self._float8:
             count, scaled = len(self._float8), len(self._scales)
             self.notes.append(
@@ -124,7 +124,7 @@ class PartTensors:
             scale = self._tensors.read(self._scales[key]) if key in self._scales else None
             tensor = eight_bits.dequantised(tensor, index, scale)
         terms = self._terms.get(key)
-        return lora.merged(tensor, index, self.shapes[key], terms) if terms else tensor
+        return lora_terms.merged(tensor, index, self.shapes[key], terms) if terms else tensor
 
 
 @contextlib.contextmanager
@@ -167,10 +167,11 @@ def open_part(
                 f"{where.weights.name} holds {', '.join(sorted(several))}: "
                 f"{re.split('[/.]', chosen)[0]} is taken"
             )
-        for each in _adapters(where, lora.loras(lora_path)) if part == "transformer" else ():
-            view.merge(
-                each, opened.enter_context(open_tensors(adapter_file(each.path))), lora_alpha
-            )
+        asked = _adapters(where, lora.loras(lora_path)) if part == "transformer" else []
+        files = [adapter_file(each.path) for each in asked]
+        lora.refuse_twice(files)
+        for each, file in zip(asked, files, strict=True):
+            view.merge(each, opened.enter_context(open_tensors(file)), lora_alpha)
         yield view
 
 

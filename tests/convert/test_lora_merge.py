@@ -26,6 +26,14 @@ from causalcine_jax.errors import DataError, UsageError
             "lora_unet_blocks_0_attn1_to_q.lora_down.weight",
             "lora_unet_blocks_0_attn1_to_q.lora_up.weight",
         ),
+        (
+            "lycoris_blocks_0_self_attn_q.lora_down.weight",
+            "lycoris_blocks_0_self_attn_q.lora_up.weight",
+        ),
+        (
+            f"base_model.model.generator.net.{Q}.lora_A.weight",
+            f"base_model.model.generator.net.{Q}.lora_B.weight",
+        ),
         (f"pipe.dit.{Q}.lora_A.default.weight", f"pipe.dit.{Q}.lora_B.default.weight"),
         (f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"),
         (
@@ -75,6 +83,8 @@ def test_full_differences_of_weights_and_biases(base, tmp_path):
         f"{Q}.bias",
         "blocks.1.norm3.weight",
         "blocks.2.modulation",
+        "blocks.1.modulation",
+        "head.modulation",
         "patch_embedding.weight",
     ]
     names = [
@@ -82,6 +92,8 @@ def test_full_differences_of_weights_and_biases(base, tmp_path):
         f"{Q}.diff_b",
         "blocks.1.norm3.diff",
         "blocks.2.modulation.diff",
+        "blocks.1.diff_m",
+        "head.diff_m",
         "patch_embedding.diff",
     ]
     updates = {
@@ -145,6 +157,14 @@ def test_an_adapter_on_a_bfloat16_base_is_summed_before_it_is_rounded(base, tmp_
     )
 
 
+def test_a_merge_beyond_the_bases_dtype_names_the_adapter(base, tmp_path):
+    half = {key: t.astype(np.float16) for key, t in BASE.items()}
+    save_file(half, base / "diffusion_pytorch_model.safetensors")
+    save_file(PAIR, tmp_path / "lora.safetensors")
+    with pytest.raises(DataError, match=r"lora\.safetensors: .*weights exceed float16"):
+        read(base, f"{tmp_path / 'lora.safetensors'}:1e5")
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -164,6 +184,28 @@ def test_an_adapter_on_a_bfloat16_base_is_summed_before_it_is_rounded(base, tmp_
                 for s, t in (("A", DOWN), ("B", UP))
             },
             "several adapters, a, b",
+        ),
+        (
+            {
+                f"{Q}.lora_{s}.{n}weight": t
+                for n in ("default.", "")
+                for s, t in (("A", DOWN), ("B", UP))
+            },
+            "several adapters, default, one without a name",
+        ),
+        (
+            {
+                **PAIR,
+                "lora_unet_blocks_0_self_attn_q.lora_down.weight": DOWN,
+                "lora_unet_blocks_0_self_attn_q.lora_up.weight": UP,
+            },
+            r"self_attn\.q is updated twice, under different names",
+        ),
+        ({key: t.astype(np.int8) for key, t in PAIR.items()}, "is I8, and only float weights"),
+        ({f"{Q}.diff": np.ones((24, 24), np.int32)}, "is I32, and only float weights are merged"),
+        (
+            {**PAIR, f"diffusion_model.{Q}.lora_A.weight": DOWN * np.nan},
+            r"lora\.safetensors: the LoRA's update by .*lora_B\.weight holds NaN or infinity",
         ),
         ({f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP[:, :2]}, "have no common rank"),
         (
@@ -194,6 +236,11 @@ def test_requested_adapters(tmp_path):
             loras(text)
     with pytest.raises(UsageError, match=r"a is given twice"):
         loras([f"{tmp_path}/a", f"{tmp_path}/a:0.5"])
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UsageError, match=r"a and .*link is given twice"):
+        loras([f"{tmp_path}/a", f"{tmp_path}/link:0.5"])
+    with pytest.raises(UsageError, match="--lora names no file"):
+        loras("")
     with pytest.raises(UsageError, match="goes with one --lora, not 2"):
         ConvertConfig(tmp_path, tmp_path / "out", lora=["a", "b"], lora_alpha=8.0)
 
@@ -206,6 +253,8 @@ def test_folders_without_one_adapter(base, tmp_path):
         read(base, tmp_path / "nowhere")
     save_file(PAIR, tmp_path / "empty/a.safetensors")
     assert scale(base, tmp_path / "empty") == 1.0
+    with pytest.raises(UsageError, match=r"a\.safetensors is given twice"):
+        read(base, tmp_path / "empty", tmp_path / "empty/a.safetensors")
     save_file(PAIR, tmp_path / "empty/b.safetensors")
     with pytest.raises(DataError, match=r"holds 2 LoRAs, a\.safetensors, b\.safetensors"):
         read(base, tmp_path / "empty")
