@@ -45,6 +45,7 @@ class PartTensors:
     foreign_config  config.json is Diffusers' or transformers', where omitted fields mean Wan2.1's
     complete    config.json must state what shapes cannot (see `find.Location`)
     files       that the tensors are read from
+    absent      keys that an index lists and no file has
     notes       lines for the user about how they are read
     """
 
@@ -86,6 +87,7 @@ class PartTensors:
             original: eight_bits.READ_AS if original in self._float8 else dtype
             for original, dtype in stored.items()
         }
+        self.absent = tensors.absent
         self.settings = diffusers_configs.ours(settings)
         self.foreign_config = diffusers_configs.class_of(settings) in diffusers_configs.FOREIGN
         self._terms: dict[str, list[lora_terms.Term]] = {}
@@ -164,7 +166,7 @@ def open_part(
             chosen := next(iter(names.values()), None)
         ):
             view.notes.append(
-                f"{where.weights.name} holds {', '.join(sorted(several))}: "
+                f"{where.weights.name} holds {', '.join(several)}: "
                 f"{re.split('[/.]', chosen)[0]} is taken"
             )
         asked = _adapters(where, lora.loras(lora_path)) if part == "transformer" else []

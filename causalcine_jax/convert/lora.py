@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from causalcine_jax.convert import checkpoint_keys, lora_keys, lora_scale
+from causalcine_jax.convert import checkpoint_keys, kinds, lora_keys, lora_scale
 from causalcine_jax.convert.lora_scale import AdapterScale
 from causalcine_jax.convert.lora_terms import Difference, LowRankTerm, Term
 from causalcine_jax.convert.tensor_files import TensorFiles
@@ -215,6 +215,8 @@ def _parts(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
         listed = ", ".join(sorted(name or "one without a name" for name in adapters))
         raise DataError(f"{file} holds several adapters, {listed}: save each in a file of its own")
     faults += twice
+    if faults and not other and kinds.kind_of_keys(keys) not in (None, kinds.ADAPTER):
+        raise DataError(f"{file} is not a LoRA: {kinds.said_of(keys)}")
     if faults or other or not parts:
         raise DataError(
             f"{file} is not a LoRA of a Wan2.1 transformer: "

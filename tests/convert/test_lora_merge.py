@@ -212,7 +212,7 @@ def test_a_merge_beyond_the_bases_dtype_names_the_adapter(base, tmp_path):
             {f"{Q}.lora_A.weight": DOWN[:, :3], f"{Q}.lora_B.weight": UP},
             r"self_attn\.q\.weight \(24, 3\), the base has \(24, 24\)",
         ),
-        (BASE, "is no lora_A or lora_B"),
+        (BASE, "is not a LoRA: its keys are those of a transformer"),
     ],
 )
 def test_files_that_are_no_lora_of_this_transformer(base, tmp_path, content, message):
