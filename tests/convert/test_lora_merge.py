@@ -77,6 +77,20 @@ def test_several_are_summed_each_at_its_strength(base, tmp_path):
     assert recorded == ["a.safetensors:0.8", "b.safetensors:-0.5"]
 
 
+def test_an_adapter_merged_once_more_is_said(base, tmp_path, capsys):
+    save_file(PAIR, tmp_path / "a.safetensors")
+    convert(ConvertConfig(base, tmp_path / "one", lora=tmp_path / "a.safetensors", progress=False))
+    assert "merged by now" not in capsys.readouterr().err
+    again = [f"{tmp_path / 'a.safetensors'}:0.5"]
+    convert(ConvertConfig(tmp_path / "one", tmp_path / "two", lora=again, progress=False))
+    said = "merged by now: a.safetensors, a.safetensors:0.5; strengths of the same file add up"
+    assert said in capsys.readouterr().err
+    for name, value in (("loras", 3), ("loras", [3]), ("family", [])):
+        (tmp_path / "one/metadata.json").write_text(json.dumps({name: value}))
+        with pytest.raises(DataError, match=rf"metadata\.json: {name} must be a"):
+            convert(ConvertConfig(tmp_path / "one", tmp_path / "no", lora=again, progress=False))
+
+
 def test_full_differences_of_weights_and_biases(base, tmp_path):
     keys = [
         f"{Q}.weight",
