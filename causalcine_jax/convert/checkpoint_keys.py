@@ -6,6 +6,7 @@ as `model._fsdp_wrapped_module.blocks.0...`.
 """
 
 import collections
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _WRAPPERS = (
 # Removed at its start.
 _PREFIXES = ("model.", "diffusion_model.", "module.", "net.", "pipe.dit.", "dit.")
 LORA = "generator_lora"
+# Dictionaries of other networks, and of what training needs.
+_OTHERS = re.compile(r"critic|teacher|fake_score|net_fake_score|real_score|discriminator|optim")
 
 
 def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict[str, str]:
@@ -91,15 +94,28 @@ def _in(path: str, names: Iterable[str]) -> bool:
 
 
 def lora_keys(keys: Iterable[str], file: Path) -> dict[str, str]:
-    """Plain key -> saved key of an adapter's file."""
+    """Plain key -> saved key of an adapter's file.
+
+    Raises:
+      DataError: its dictionaries are those of other networks, or none can be preferred.
+    """
     keys = list(keys)
-    chosen = [key for key in keys if key.startswith(f"{LORA}/")] or [
+    inside = dict.fromkeys(key.split("/", 1)[0] for key in keys if "/" in key)
+    known = [name for name in inside if not _OTHERS.match(name)]
+    chosen = [key for key in keys if f"/{LORA}/" in f"/{key}"] or [
         key for key in keys if "/" not in key
     ]
-    # All may be in one dictionary, such as state_dict.
-    if not chosen and len({key.split("/", 1)[0] for key in keys}) == 1:
-        chosen = keys
+    if not chosen and (name := next(iter(_candidates(keys)), None) or _only(known)):
+        chosen = [key for key in keys if key.startswith(f"{name}/")]
+    if not chosen and inside:
+        raise DataError(
+            f"{file} holds {', '.join(inside)}: an adapter is expected in {LORA}, or by itself"
+        )
     return _stripped({key: key for key in chosen}, file)
+
+
+def _only(names: list[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
 
 
 def _stripped(paths: Mapping[str, str], file: Path) -> dict[str, str]:

@@ -123,7 +123,11 @@ def adapter_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise DataError(f"no LoRA at {path}: there is no such file")
-    found = [file for file, kind in units(path).items() if kind == kinds.ADAPTER]
+    there = units(path)
+    found = [file for file, kind in there.items() if kind == kinds.ADAPTER]
+    damaged = [fault for fault in there.values() if isinstance(fault, DataError)]
+    if damaged and not found:
+        raise damaged[0]
     if len(found) != 1:
         listed = (
             f"holds {len(found)} LoRAs, {', '.join(file.name for file in found)}"

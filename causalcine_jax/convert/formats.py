@@ -103,7 +103,8 @@ class PartTensors:
         names = {"to_original": self._table.to_original, "to_diffusers": self._table.to_diffusers}
         found = lora.adapter(asked, tensors, self.shapes, names, alpha)
         self.files += tensors.files
-        self.notes.append(str(found))
+        taken = [term.named for terms in found.terms.values() for term in terms]
+        self.notes += [*_choice(tensors, taken), str(found)]
         for key, terms in found.terms.items():
             self._terms.setdefault(key, []).extend(terms)
 
@@ -162,19 +163,23 @@ def open_part(
         if refused:
             raise DataError(f"{where.weights} is {refused}")
         view = PartTensors(where, tensors, names, part, settings)
-        if len(several := checkpoint_keys.stored_networks(tensors.shapes)) > 1 and (
-            chosen := next(iter(names.values()), None)
-        ):
-            view.notes.append(
-                f"{where.weights.name} holds {', '.join(several)}: "
-                f"{re.split('[/.]', chosen)[0]} is taken"
-            )
+        view.notes += _choice(tensors, list(names.values()))
         asked = _adapters(where, lora.loras(lora_path)) if part == "transformer" else []
         files = [adapter_file(each.path) for each in asked]
         lora.refuse_twice(files)
         for each, file in zip(asked, files, strict=True):
             view.merge(each, opened.enter_context(open_tensors(file)), lora_alpha)
         yield view
+
+
+def _choice(tensors: TensorFiles, taken: list[str]) -> list[str]:
+    """A note on which of several networks in a file the keys `taken` are of, if there are more."""
+    several = checkpoint_keys.stored_networks(tensors.shapes)
+    if len(several) < 2 or not taken:
+        return []
+    chosen = next((name for name in several if re.match(rf"(.*[/.])?{name}[/.]", taken[0])), None)
+    file = tensors.files[0].name
+    return [f"{file} holds {', '.join(several)}: {chosen} is taken"] if chosen else []
 
 
 def _adapters(where: Location, asked: tuple[lora.Lora, ...]) -> list[lora.Lora]:

@@ -6,11 +6,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny_checkpoints import save_torch
 from tiny_loras import BASE, DOWN, PAIR, RANK, RNG, UP, Q, read, scale
 
 from causalcine_jax.convert import load_transformer
 from causalcine_jax.convert.command import convert
 from causalcine_jax.convert.convert_config import ConvertConfig
+from causalcine_jax.convert.formats import open_part
 from causalcine_jax.convert.lora import Lora, loras
 from causalcine_jax.errors import DataError, UsageError
 
@@ -75,6 +77,28 @@ def test_several_are_summed_each_at_its_strength(base, tmp_path):
     )
     recorded = json.loads((tmp_path / "out/metadata.json").read_text())["loras"]
     assert recorded == ["a.safetensors:0.8", "b.safetensors:-0.5"]
+
+
+def test_dictionaries_of_an_adapters_file(base, tmp_path):
+    """The generator's is taken, an average before it; a critic's is never merged."""
+    pair = {f"base_model.model.{Q}.lora_A.weight": DOWN, f"base_model.model.{Q}.lora_B.weight": UP}
+    other = {key: t * 2 for key, t in pair.items()}
+    for taken, content in (
+        (1, {"generator": pair, "critic": other}),
+        (1, {"model": pair, "optimizer": other}),
+        (1, {"state_dict": {"generator_lora": pair, "critic_lora": other}}),
+        (4, {"generator": pair, "generator_ema": other}),
+        (1, {"mine": pair}),
+    ):
+        assert scale(base, save_torch(tmp_path / "lora.pt", **content)) == taken
+    with open_part(base, "transformer", lora_path=tmp_path / "lora.pt") as part:
+        assert "is taken" not in part.notes[0]
+    for content in ({"critic_lora": pair}, {"mine": pair, "yours": other}):
+        with pytest.raises(DataError, match="an adapter is expected in generator_lora"):
+            read(base, save_torch(tmp_path / "lora.pt", **content))
+    file = save_torch(tmp_path / "lora.pt", generator=pair, generator_ema=other)
+    with open_part(base, "transformer", lora_path=file) as part:
+        assert part.notes[0] == "lora.pt holds generator_ema, generator: generator_ema is taken"
 
 
 def test_an_adapter_merged_once_more_is_said(base, tmp_path, capsys):
@@ -262,6 +286,9 @@ def test_requested_adapters(tmp_path):
 def test_folders_without_one_adapter(base, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no LoRA"):
+        read(base, tmp_path / "empty")
+    (tmp_path / "empty/cut.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cut\.safetensors is damaged"):
         read(base, tmp_path / "empty")
     with pytest.raises(DataError, match=r"no LoRA at .*nowhere: there is no such file"):
         read(base, tmp_path / "nowhere")
