@@ -3,6 +3,7 @@
 The sum is in float32, over all adapters, then cast to the base's dtype.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,16 +57,18 @@ class LowRankTerm:
         return self.up
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return self.shape == shape
+        """Whether the shapes agree; some trainers save a matrix as a convolution of one pixel."""
+        own, more = self.shape[: len(shape)], self.shape[len(shape) :]
+        return own == shape and math.prod(more) == 1
 
     def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
         """As `Difference.read`."""
         if len(shape) == 2:
             rows, columns = (*index, slice(None), slice(None))[:2]
-            down = self.tensors.read_slice(self.down, (slice(None), columns)).astype(np.float32)
-            return self.scale * (
-                self.tensors.read_slice(self.up, (rows, slice(None))).astype(np.float32) @ down
-            )
+            down = self.tensors.read_slice(self.down, (slice(None), columns))
+            up = self.tensors.read_slice(self.up, (rows, slice(None)))
+            down, up = (side.reshape(side.shape[:2]).astype(np.float32) for side in (down, up))
+            return self.scale * (up @ down)
         up, down = (self.tensors.read(key).astype(np.float32) for key in (self.up, self.down))
         return (
             self.scale

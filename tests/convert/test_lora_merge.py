@@ -79,6 +79,14 @@ def test_several_are_summed_each_at_its_strength(base, tmp_path):
     assert recorded == ["a.safetensors:0.8", "b.safetensors:-0.5"]
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_a_matrix_saved_as_a_convolution_of_one_pixel(base, tmp_path, both):
+    down, up = f"{Q}.lora_down.weight", f"{Q}.lora_up.weight"
+    pair = {down: DOWN[..., None, None] if both else DOWN, up: UP[..., None, None]}
+    save_file(pair, tmp_path / "lora.safetensors")
+    assert scale(base, tmp_path / "lora.safetensors") == 1.0
+
+
 def test_dictionaries_of_an_adapters_file(base, tmp_path):
     """The generator's is taken, an average before it; a critic's is never merged."""
     pair = {f"base_model.model.{Q}.lora_A.weight": DOWN, f"base_model.model.{Q}.lora_B.weight": UP}
