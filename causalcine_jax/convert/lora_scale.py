@@ -36,7 +36,7 @@ _CONVERTED = ("pissa", "olora", "corda")  # by save_pretrained, to adapters of t
 _OTHER_LAYERS = (
     "alora_invocation_tokens", "layer_replication", "use_qalora", "modules_to_save", "bias",
 )  # fmt: skip
-_NO_OTHER_LAYERS = (None, False, "", "none", [], {})
+_NO_OTHER_LAYERS: tuple[object, ...] = (None, False, "", "none", [], {})
 _ROUNDING = 2.0**-8  # of an alpha tensor in bfloat16
 _NO_NUMBER = ("none", "dynamic")  # kohya, where there is no single alpha or rank
 _COMMON_WORDS = ("alpha", "rank", "r")  # in a header, may mean something else
@@ -207,8 +207,10 @@ def _header(file: Path, header: Mapping[str, str]) -> ScaleSource:
 
 def _float(file: Path, name: str, text: str | None) -> float | None:
     """A number of the header; None where there is none. Common words may mean something else."""
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
         if name in _COMMON_WORDS or text.strip().lower().startswith(_NO_NUMBER):
             return None
